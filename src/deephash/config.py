@@ -1,0 +1,438 @@
+"""From the composed configuration to the one that runs: folded, checked, named.
+
+Importing this module costs nothing heavy; ``check`` looks at the constructors of the parts, and so
+imports torch.
+"""
+
+import difflib
+import hashlib
+import inspect
+import json
+import re
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+
+from deephash.errors import ConfigError
+
+SEATS = ("head", "relaxation", "codebook", "similarity", "loss")
+"""The parts of a method that a group of the same name replaces."""
+
+GIVEN = {
+    "method.head": {"in_features", "nbit"},
+    "method.codebook": {"num_classes", "nbit", "seed"},
+    "dataset.source": {"cache"},
+    "optimizer": {"params"},
+    "logger.console": {"total_epochs", "steps_per_epoch"},
+    "logger.wandb": {"name", "run_id", "folder", "config", "group", "tags"},
+}
+"""Arguments that the program gives to a part: not the user's to set."""
+
+OWN_KEYS = {"optimizer": {"backbone_scale"}}
+"""Keys beside a part's arguments that the program itself reads."""
+
+ELSEWHERE = ("logger", "paths", "rerun", "trainer.device", "trainer.log_every", "dataset.root",
+             "dataset.source.root", "dataset.source.download", "trainer.eval_batch_size")
+"""Keys that do not change a result: where things lie, and what is told meanwhile."""
+
+ALLOWED = ("deephash.", "torch.", "torchvision.")
+"""What a ``_target_`` may start with; a configuration may come from a stranger."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong with the configuration: where, what, and what to type instead."""
+
+    key: str
+    what: str
+    instead: str
+
+
+def refuse(faults: Sequence[Fault], composed_from: Iterable[str] = ()) -> None:
+    """Raises one ConfigError that tells all faults; does nothing when there are none."""
+    if not faults:
+        return
+    width = max(len(fault.key) for fault in faults)
+    lines = [f"config: {len(faults)} problem{'s' if len(faults) > 1 else ''}", ""]
+    for fault in faults:
+        lines.append(f"  {fault.key:<{width}}  {fault.what}")
+        lines.append(f"  {'':<{width}}  {fault.instead}")
+    lines += ["", f"composed from: {' '.join(composed_from) or 'the defaults'}"]
+    raise ConfigError("\n".join([*lines, "nothing was loaded or written"]))
+
+
+def fold(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as plain values, with what sits in a seat moved into the method, whole.
+
+    Raises:
+        ConfigError: a value that was left open, or refers to one that does not exist.
+    """
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    refuse([Fault(key, "has no value.", f"Give it one: {key}=...") for key in missing])
+    try:
+        plain = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    except Exception as error:  # omegaconf raises many kinds; the text names the key
+        refuse([Fault("interpolation", str(error).splitlines()[0], "See --cfg job.")])
+    assert isinstance(plain, dict)
+    folded: dict[str, Any] = {str(key): value for key, value in plain.items()}
+    for seat in SEATS:
+        part = folded.pop(seat, None)
+        if part is not None:
+            folded["method"][seat] = part
+    return folded
+
+
+def check(cfg: Mapping[str, Any]) -> list[Fault]:
+    """All that is wrong with a folded configuration, before any data is opened."""
+    faults: list[Fault] = []
+    for path, node in parts(cfg):
+        faults += _check_part(path, node)
+    faults += _check_numbers(cfg)
+    faults += _check_protocol(cfg)
+    if not faults:
+        faults += _check_recipe(cfg)
+    return faults
+
+
+def parts(node: Any, path: str = "") -> list[tuple[str, Mapping[str, Any]]]:
+    """Every node with a ``_target_`` and where it is."""
+    found: list[tuple[str, Mapping[str, Any]]] = []
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            found.append((path, node))
+        for key, value in node.items():
+            found += parts(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list):
+        for at, value in enumerate(node):
+            found += parts(value, f"{path}.{at}")
+    return found
+
+
+def locate(target: str, path: str = "") -> type:
+    """The class a ``_target_`` names.
+
+    Raises:
+        ConfigError: it is outside deephash, torch and torchvision, or does not exist.
+    """
+    if not target.startswith(ALLOWED):
+        raise ConfigError(
+            f"{path}._target_  {target} is not a part of deephash, torch or torchvision; a"
+            " configuration may not run other code."
+        )
+    try:
+        return get_class(target)
+    except Exception as error:
+        raise ConfigError(f"{path}._target_  there is no {target}: {error}") from error
+
+
+def _check_part(path: str, node: Mapping[str, Any]) -> list[Fault]:
+    try:
+        target = locate(str(node["_target_"]), path)
+    except ConfigError as error:
+        return [Fault(path, str(error).splitlines()[0], "Choose a part by its group's name.")]
+    given = GIVEN.get(path, set())
+    known = {
+        name: parameter
+        for name, parameter in inspect.signature(target).parameters.items()
+        if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+    }
+    faults = []
+    free = sorted(set(known) - given)
+    for key, value in node.items():
+        if key == "_target_" or key in OWN_KEYS.get(path, ()):
+            continue
+        if key in given and key in known:
+            faults.append(Fault(f"{path}.{key}", "is set by the program.", "Leave it out."))
+        elif key not in known:
+            near = difflib.get_close_matches(str(key), free, n=1)
+            instead = f"Did you mean {path}.{near[0]}?" if near else f"It takes {', '.join(free)}."
+            faults.append(Fault(f"{path}.{key}", f"{target.__name__} has no such option.", instead))
+        elif not _fits(value, known[key].annotation):
+            kind = _spell(known[key].annotation)
+            faults.append(
+                Fault(f"{path}.{key}", f"{value!r} is not {kind}.", f"Give it as {path}.{key}=...")
+            )
+    for name, parameter in known.items():
+        if parameter.default is parameter.empty and name not in node and name not in given:
+            faults.append(
+                Fault(f"{path}.{name}", f"{target.__name__} needs it.", f"Give +{path}.{name}=...")
+            )
+    return faults
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a plain value can stand for an annotated argument; unknown annotations accept all."""
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, one) for one in get_args(kind))
+    if origin is Literal:
+        return value in get_args(kind)
+    if kind is None or kind is type(None):
+        return value is None
+    if kind is bool:
+        return isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is str:
+        return isinstance(value, str)
+    return True
+
+
+def _spell(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(map(str, get_args(kind)))
+    if get_origin(kind) in (Union, types.UnionType):
+        return " or ".join(_spell(one) for one in get_args(kind))
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text",
+             type(None): "null"}
+    return names.get(kind, str(kind))
+
+
+def _check_numbers(cfg: Mapping[str, Any]) -> list[Fault]:
+    least = {
+        "model.nbit": 1, "trainer.epochs": 0, "trainer.batch_size": 1, "trainer.eval_batch_size": 1,
+        "trainer.eval_every": 1, "trainer.log_every": 1, "trainer.patience": 1, "evaluation.top": 1,
+    }  # fmt: skip
+    faults = []
+    for key, bound in least.items():
+        value = _at(cfg, key)
+        if value is not None and value < bound:
+            faults.append(Fault(key, f"is {value}.", f"It must be at least {bound}."))
+    device = str(_at(cfg, "trainer.device"))
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        faults.append(Fault("trainer.device", f"there is no {device!r}.", "Try auto, cpu or cuda."))
+    elif device.startswith("cuda"):
+        import torch
+
+        number = int(device.partition(":")[2] or 0)
+        if number >= torch.cuda.device_count():
+            count = torch.cuda.device_count()
+            faults.append(
+                Fault("trainer.device", f"is {device}; torch sees {count} CUDA devices.",
+                      "Try trainer.device=cpu, or auto.")
+            )  # fmt: skip
+    return faults
+
+
+def _check_protocol(cfg: Mapping[str, Any]) -> list[Fault]:
+    dataset = cfg["dataset"]
+    known = dataset.get("protocols", {})
+    name = str(dataset.get("protocol"))
+    if name not in known:
+        return [
+            Fault("dataset.protocol", f"{dataset['name']} has no protocol {name!r}.",
+                  f"It has {', '.join(known)}.")
+        ]  # fmt: skip
+    protocol, faults = known[name], []
+    key = f"dataset.protocols.{name}"
+    for count, bound in (("queries", 1), ("train", 1), ("validation", 0)):
+        value = protocol.get(count)
+        if isinstance(value, int) and value < bound:
+            faults.append(Fault(f"{key}.{count}", f"is {value}.", f"At least {bound} a class."))
+    trainer = cfg["trainer"]
+    if trainer["select_on"] == "val" and not protocol.get("validation"):
+        faults.append(
+            Fault("trainer.select_on", f"is val, and protocol {name} holds out no validation split.",
+                  f"Try {key}.validation=50 (images of each class), or trainer.select_on=query.")
+        )  # fmt: skip
+    if trainer["select_on"] == "last" and trainer["patience"] is not None:
+        faults.append(
+            Fault("trainer.patience", "stops by a mAP, and trainer.select_on=last looks at none.",
+                  "Try trainer.select_on=val, or trainer.patience=null.")
+        )  # fmt: skip
+    return faults
+
+
+def _check_recipe(cfg: Mapping[str, Any]) -> list[Fault]:
+    """Whether the parts of the method can work together."""
+    method, trainer = cfg["method"], cfg["trainer"]
+    name = method["name"]
+    faults = []
+    unknown = sorted(set(method) - {*SEATS, "name", "paper", "year", "batch_coupled", "views"})
+    for key in unknown:
+        faults.append(Fault(f"method.{key}", "no method has such a part.", "Leave it out."))
+    has = {
+        "logits": method.get("similarity") is not None,
+        "centers": method.get("codebook") is not None,
+    }
+    if has["logits"] and not has["centers"]:
+        faults.append(
+            Fault("similarity", f"compares codes with class centers; method={name} has none.",
+                  "Try codebook=max_hamming with it.")
+        )  # fmt: skip
+    for need in sorted(getattr(locate(method["loss"]["_target_"]), "needs", ())):
+        if not has.get(need, True):
+            faults.append(
+                Fault("loss", f"reads {need}, and method={name} with these parts has none.",
+                      "Try similarity=cosine codebook=max_hamming with it.")
+            )  # fmt: skip
+    if method.get("batch_coupled") and not trainer["drop_last"]:
+        faults.append(
+            Fault("trainer.drop_last", f"is false, and the loss of {name} depends on the batch size.",
+                  "Leave it true.")
+        )  # fmt: skip
+    if method["head"]["_target_"].endswith(".BatchNorm") and trainer["batch_size"] < 2:
+        faults.append(
+            Fault("trainer.batch_size", "is 1, and batch normalisation needs two images.",
+                  "Try trainer.batch_size=16, or head=linear.")
+        )  # fmt: skip
+    if cfg["backbone"].get("weights") not in (None, "none", "imagenet"):
+        file = Path(cfg["backbone"]["weights"]).expanduser()
+        if not file.is_file():
+            faults.append(
+                Fault("backbone.weights", f"there is no file {file}.",
+                      "It may be imagenet, none, or a file with a state dict.")
+            )  # fmt: skip
+    return faults
+
+
+def explain(overrides: Sequence[str], compose: Any) -> None:
+    """Finds out which overrides Hydra refuses, one by one, and raises all of that at once.
+
+    Args:
+        overrides: the command line without its flags.
+        compose: ``(overrides) -> config``, raising what Hydra raises.
+
+    Raises:
+        ConfigError: at least one override is refused.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    groups = [text for text in overrides if "." not in text.partition("=")[0]]
+    faults: list[Fault] = []
+    for text in overrides:
+        key = text.partition("=")[0].lstrip("+~")
+        try:
+            override = OverridesParser.create().parse_override(text)
+        except Exception as error:
+            faults.append(Fault(key, _first_line(error), "Write it as key=value."))
+            continue
+        values = [text]
+        if override.is_sweep_override():
+            values = [f"{override.input_line.partition('=')[0]}={v}"
+                      for v in override.sweep_string_iterator()]  # fmt: skip
+        alone = "." not in key
+        context = [] if alone else [g for g in groups if "," not in g]
+        for value in values:
+            try:
+                compose([*context, value])
+            except Exception as error:
+                if context and not _composes(compose, context):
+                    continue  # the group is the fault, and is told on its own
+                faults.append(Fault(key, _first_line(error), _instead(key, compose, error)))
+                break
+    refuse(faults, overrides)
+
+
+def _composes(compose: Any, overrides: Sequence[str]) -> bool:
+    try:
+        compose(list(overrides))
+    except Exception:
+        return False
+    return True
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error.__cause__ or error)
+    found = [line.strip() for line in text.splitlines() if line.strip()]
+    if found and found[0].startswith("Key ") or "Could not override" in text:
+        return "there is no such key."
+    return (found or [type(error).__name__])[0].rstrip(".") + "."
+
+
+def _instead(key: str, compose: Any, error: BaseException) -> str:
+    text = f"{error}\n{error.__cause__ or ''}"
+    options = re.search(r"Available options in '[^']*':\s*((?:\s*\S+)+)", text)
+    if options:
+        return "There are " + ", ".join(options.group(1).split()) + "."
+    keys = _keys(OmegaConf.to_container(compose([]), resolve=False))
+    if key in keys:
+        return "See its default with --cfg job."
+    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
+    tail = key.rpartition(".")[2]
+    near = [k for k in keys if k.rpartition(".")[2] == tail][:1] or near
+    return f"Did you mean {near[0]}?" if near else "See all keys with --cfg job."
+
+
+def _keys(node: Any, path: str = "") -> list[str]:
+    if not isinstance(node, Mapping):
+        return []
+    found = []
+    for key, value in node.items():
+        here = f"{path}.{key}" if path else str(key)
+        found += [here, *_keys(value, here)]
+    return found
+
+
+def run_name(cfg: Mapping[str, Any], overrides: Sequence[str]) -> str:
+    """The folder of a run: a name, so that the same experiment is the same folder.
+
+    ``<dataset>/<method>[+part...]/<bits>bit/seed<seed>[,key=value...]``: what was given on the
+    command line beside dataset, method, bits and seed stands in the last piece, unless it cannot
+    change the result.
+    """
+    given = dict(sorted(_split(text) for text in overrides if "=" in text))
+    swaps = [given.pop(seat).strip("'\"") for seat in SEATS if seat in given]
+    rest = []
+    for key, value in given.items():
+        if key in ("dataset", "method", "model.nbit", "seed", "dataset.name"):
+            continue
+        if key.startswith("hydra") or any(key == e or key.startswith(e + ".") for e in ELSEWHERE):
+            continue
+        rest.append(f"{key}={_short(value)}")
+    last = ",".join([f"seed{cfg['seed']}", *rest])
+    if len(last) > 160:
+        last = last[:140] + "~" + hashlib.sha256(last.encode()).hexdigest()[:12]
+    method = "+".join([cfg["method"]["name"], *swaps])
+    return "/".join([cfg["dataset"]["name"], method, f"{cfg['model']['nbit']}bit", last])
+
+
+def _split(text: str) -> tuple[str, str]:
+    key, _, value = text.partition("=")
+    return key.lstrip("+~"), value
+
+
+def _short(value: str) -> str:
+    """A value as part of a file name: a path keeps its stem, odd characters become ``-``."""
+    value = value.strip("'\"")
+    if "/" in value and not value.startswith(("{", "[")):
+        value = Path(value).stem
+    return re.sub(r"[^\w.+=-]+", "-", value)
+
+
+def essence(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration less the keys that cannot change a result."""
+    plain = json.loads(json.dumps(cfg))
+    for key in ELSEWHERE:
+        *path, last = key.split(".")
+        node = plain
+        for part in path:
+            node = node.get(part, {}) if isinstance(node, dict) else {}
+        if isinstance(node, dict):
+            node.pop(last, None)
+    return plain
+
+
+def differences(a: Any, b: Any, path: str = "") -> list[str]:
+    """The keys at which two configurations differ, with both values."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        found = []
+        for key in sorted({*a, *b}):
+            here = f"{path}.{key}" if path else str(key)
+            found += differences(a.get(key), b.get(key), here)
+        return found
+    return [] if a == b else [f"{path}: {a!r} -> {b!r}"]
+
+
+def _at(cfg: Mapping[str, Any], key: str) -> Any:
+    node: Any = cfg
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node

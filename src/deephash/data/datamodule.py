@@ -1,0 +1,209 @@
+"""From an image set to batches on the device. Pixels stay uint8 until they are there."""
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deephash.data.images import ImageSet
+from deephash.data.sources import Source
+from deephash.data.splits import Facts, Split, SplitProtocol, describe
+from deephash.data.transforms import Pipeline
+from deephash.errors import DataError
+from deephash.records import Batch, generator
+
+T = TypeVar("T")
+
+
+class DataModule:
+    """A dataset under a protocol, as batches.
+
+    Everything random is derived from `seed` and the epoch alone, so an epoch can be replayed
+    without those before it. The seed of the split is the protocol's own.
+
+    Args:
+        name: of the dataset, for the record.
+        source: where the images come from.
+        protocol: how they are split.
+        protocol_name: of the protocol, for the record.
+        train_transform: makes a view of a training image.
+        test_transform: prepares database, queries and validation; nothing in it is random.
+        batch_size: training images per batch.
+        eval_batch_size: images per batch otherwise.
+        drop_last: drop the last training batch of an epoch if it is short.
+        views: views of each training image, each a pass of `train_transform` of its own.
+        seed: of order and augmentation.
+        resident_limit_bytes: pixels up to this size are kept on the device as a whole.
+        expected: facts that must hold, by name, such as `{num_train: 5000}`; a fingerprint may be
+            given by its first digits.
+
+    Raises:
+        DataError: on `setup`, an expected fact does not hold, or an epoch has no batch.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        source: Source,
+        protocol: SplitProtocol,
+        protocol_name: str,
+        train_transform: Pipeline,
+        test_transform: Pipeline,
+        batch_size: int,
+        eval_batch_size: int = 256,
+        drop_last: bool = True,
+        views: int = 1,
+        seed: int = 0,
+        resident_limit_bytes: int = 4 << 30,
+        expected: Mapping[str, object] | None = None,
+    ):
+        for key, value in (
+            ("batch_size", batch_size),
+            ("eval_batch_size", eval_batch_size),
+            ("views", views),
+        ):
+            if value < 1:
+                raise DataError(f"dataset.{key}={value} must be at least 1")
+        if test_transform.random:
+            raise DataError("dataset.test_transform has a random step: it would change every score")
+        self.name = name
+        self.source = source
+        self.protocol = protocol
+        self.protocol_name = protocol_name
+        self.train_transform = train_transform
+        self.test_transform = test_transform
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.drop_last = drop_last
+        self.views = views
+        self.seed = seed
+        self.resident_limit_bytes = resident_limit_bytes
+        self.expected = expected
+        self._images: ImageSet | None = None
+        self._split: Split | None = None
+        self._facts: Facts | None = None
+
+    def setup(self, device: torch.device | str) -> None:
+        """Load, split, check, and move to the device what fits. A second call only moves."""
+        self.device = torch.device(device)
+        if self._images is None:
+            images = self.source.load()
+            split = self.protocol.split(images)
+            facts = describe(images, split, self.name, self.protocol_name, self.protocol.seed)
+            _check(facts, self.expected or {})
+            if self.drop_last and len(split.train) < self.batch_size:
+                raise DataError(
+                    f"an epoch has no batch: {len(split.train)} training images are fewer than "
+                    f"dataset.batch_size={self.batch_size}. Lower it, or set "
+                    "dataset.drop_last=false"
+                )
+            self._images, self._split, self._facts = images, split, facts
+        images = self._images
+        # torch wants memory it may write to; what came read-only is copied.
+        pixels = torch.from_numpy(np.require(images.pixels, requirements=["C", "W"]))
+        self._resident = self.device.type == "cpu" or images.pixels.nbytes <= (
+            self.resident_limit_bytes
+        )
+        self._pixels = pixels.to(self.device) if self._resident else pixels
+        self._labels = torch.from_numpy(images.labels).float().to(self.device)
+        self.train_transform.to(self.device)
+        self.test_transform.to(self.device)
+
+    @property
+    def images(self) -> ImageSet:
+        """What the source loaded."""
+        return _ready(self._images)
+
+    @property
+    def split(self) -> Split:
+        """Who plays which role, as rows of `images`."""
+        return _ready(self._split)
+
+    @property
+    def facts(self) -> Facts:
+        """What the split turned out to be."""
+        return _ready(self._facts)
+
+    @property
+    def steps(self) -> int:
+        """Batches per epoch."""
+        count = len(self.split.train)
+        return count // self.batch_size if self.drop_last else -(-count // self.batch_size)
+
+    def train(self, epoch: int) -> Iterator[Batch]:
+        """The batches of one epoch, shuffled and augmented; `index` is the place in split.train."""
+        rows = torch.from_numpy(self.split.train)
+        order = torch.randperm(len(rows), generator=generator(self.seed, "order", epoch))
+        order = order[: self.steps * self.batch_size]
+        draw = generator(self.seed, "augment", epoch)
+        for index, pixels in self._walk(rows, order, self.batch_size):
+            views = [self.train_transform(pixels, draw) for _ in range(self.views)]
+            yield self._batch(torch.stack(views, dim=1), rows, index)
+
+    def eval_batches(self, ids: np.ndarray | Tensor) -> Iterator[Batch]:
+        """Images by row, in the order given and one view each; `index` is the place in `ids`."""
+        rows = torch.as_tensor(ids, dtype=torch.int64, device="cpu")
+        for index, pixels in self._walk(rows, torch.arange(len(rows)), self.eval_batch_size):
+            yield self._batch(self.test_transform(pixels).unsqueeze(1), rows, index)
+
+    def labels(self, ids: np.ndarray | Tensor) -> Tensor:
+        """Labels of images by row: (n, C) float32 on the device."""
+        _ready(self._images)
+        return self._labels[torch.as_tensor(ids, dtype=torch.int64, device=self.device)]
+
+    def _batch(self, images: Tensor, rows: Tensor, index: Tensor) -> Batch:
+        return Batch(images, self.labels(rows[index]), index.to(self.device))
+
+    def _walk(self, rows: Tensor, order: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Places and pixels, batch by batch: (b,) int64 on the CPU, (b, 3, H, W) on the device."""
+        batches = list(order.split(size)) if len(order) else []
+        if self._resident:
+            for index in batches:
+                yield index, self._pixels[rows[index].to(self.device)]
+            return
+
+        def gather(index: Tensor) -> Tensor:
+            pixels = self._pixels[rows[index]]
+            return pixels.pin_memory() if self.device.type == "cuda" else pixels
+
+        for index, pixels in zip(batches, _ahead(gather, batches), strict=True):
+            yield index, pixels.to(self.device, non_blocking=True)
+
+
+def _ahead(gather: Callable[[Tensor], Tensor], batches: list[Tensor]) -> Iterator[Tensor]:
+    """Gather each batch while the one before is in use: one thread, two batches in memory."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = [pool.submit(gather, index) for index in batches[:1]]
+        for index in batches[1:]:
+            pixels = coming.pop().result()
+            coming.append(pool.submit(gather, index))
+            yield pixels
+        for last in coming:
+            yield last.result()
+
+
+def _ready(value: T | None) -> T:
+    if value is None:
+        raise DataError("call setup(device) before the data is used")
+    return value
+
+
+def _check(facts: Facts, expected: Mapping[str, object]) -> None:
+    """Compare the facts with what the configuration says they are."""
+    found = facts.as_dict()
+    problems = []
+    for key, value in expected.items():
+        if key not in found:
+            problems.append(f"{key} is no fact; known are {', '.join(found)}")
+        elif key == "fingerprint" and str(found[key]).startswith(str(value)) and value:
+            continue
+        elif found[key] != value:
+            problems.append(f"{key} should be {value} and is {found[key]}")
+    if problems:
+        raise DataError(
+            f"dataset {facts.dataset} under protocol {facts.protocol} is not what dataset.expected "
+            "says:\n  " + "\n  ".join(problems)
+        )

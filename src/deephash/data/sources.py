@@ -1,0 +1,442 @@
+"""Where images come from: an embedded set, the CIFAR archives, folders of files.
+
+A source is built with plain keywords and reads nothing until `load()`.
+"""
+
+import logging
+import os
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+
+from deephash.data.cache import Notes, cached
+from deephash.data.images import ImageSet, one_hot
+from deephash.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+log = logging.getLogger(__name__)
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+CHUNK = 64  # images a thread decodes before it comes back for more
+
+
+class Source(Protocol):
+    """Anything that can load an image set."""
+
+    def load(self) -> ImageSet:
+        """Read everything; the same call gives the same rows in the same order."""
+        ...
+
+
+class Digits:
+    """The handwritten digits that come with scikit-learn: 1,797 images, 10 classes, no download.
+
+    8 x 8 gray values 0..16, scaled by 255/16 and repeated to three channels. The transforms
+    enlarge them.
+    """
+
+    def load(self) -> ImageSet:
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        gray = np.round(digits.images * (255 / 16)).astype(np.uint8)  # (n, 8, 8)
+        return ImageSet(
+            pixels=np.repeat(gray[:, None], 3, axis=1),
+            labels=one_hot(digits.target, 10),
+            ids=tuple(f"digits/{row:06d}" for row in range(len(gray))),
+            classes=tuple(str(name) for name in digits.target_names),
+        )
+
+
+class Cifar:
+    """CIFAR-10 or CIFAR-100 (Krizhevsky, 2009): 50,000 + 10,000 images of 32 x 32.
+
+    The rows are always the official training part, then the official test part. Two layouts of
+    `root` are read:
+
+    - class folders, `train/<class>/*.jpg` and `test/<class>/*.jpg` (also jpeg and png), in the
+      order of their sorted names, decoded once into the cache;
+    - torchvision's own, the python archive of the authors, which it downloads if it may.
+
+    Class indices are the ranks of the sorted class names in both, which is the authors' order.
+
+    Args:
+        name: `cifar10` or `cifar100`.
+        root: the folder of either layout.
+        download: whether the archive may be fetched when `root` has neither.
+        cache: folder for decoded pixels; None for the default one. Class folders only.
+        on_error: `raise`, or `skip` to leave unreadable files out. Class folders only.
+
+    Raises:
+        DataError: on `load`, neither layout is there and the download failed; the two parts have
+            other classes; a file is unreadable or has another size.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        root: str | Path,
+        download: bool = True,
+        cache: str | Path | None = None,
+        on_error: str = "raise",
+    ):
+        if name not in ("cifar10", "cifar100"):
+            raise DataError(f"dataset.source.name={name} is unknown: cifar10 or cifar100")
+        _check_on_error(on_error)
+        self.name = name
+        self.num_classes = 10 if name == "cifar10" else 100
+        self.root = Path(root).expanduser()
+        self.download = download
+        self.cache = cache
+        self.on_error = on_error
+
+    def load(self) -> ImageSet:
+        if (self.root / "train").is_dir() and (self.root / "test").is_dir():
+            return self._load_folders()
+        return self._load_archive()
+
+    def _load_folders(self) -> ImageSet:
+        endings = (".jpg", ".jpeg", ".png")
+        names = {part: _class_folders(self.root / part) for part in ("train", "test")}
+        if names["train"] != names["test"] or len(names["train"]) != self.num_classes:
+            raise DataError(
+                f"{self.name} needs the same {self.num_classes} class folders below "
+                f"{self.root}/train and {self.root}/test; they hold {len(names['train'])} and "
+                f"{len(names['test'])}"
+            )
+        files, targets = [], []
+        for part in ("train", "test"):
+            for index, name in enumerate(names[part]):
+                found = _image_files(self.root, f"{part}/{name}", endings)
+                files += found
+                targets += [index] * len(found)
+        return _decode_all(
+            self.root,
+            files,
+            np.array(targets),
+            tuple(names["train"]),
+            decode=_exactly_32,
+            size=32,
+            settings={"decode": "32"},
+            cache=self.cache,
+            on_error=self.on_error,
+            workers=None,
+            official=np.array([file.id.startswith("test/") for file in files]),
+        )
+
+    def _load_archive(self) -> ImageSet:
+        from torchvision.datasets import CIFAR10, CIFAR100
+
+        kind = CIFAR10 if self.name == "cifar10" else CIFAR100
+        try:
+            with warnings.catch_warnings():
+                # The authors' pickles are older than numpy's present way to write a dtype.
+                warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
+                train = kind(str(self.root), train=True, download=self.download)
+                test = kind(str(self.root), train=False, download=self.download)
+        except (OSError, RuntimeError) as error:  # URLError and HTTPError are OSErrors
+            raise DataError(self._missing(kind.base_folder, error)) from error
+        pixels = np.concatenate([train.data, test.data]).transpose(0, 3, 1, 2)
+        targets = np.array([*train.targets, *test.targets])
+        return ImageSet(
+            pixels=np.ascontiguousarray(pixels),
+            labels=one_hot(targets, self.num_classes),
+            ids=(
+                *(f"train/{row:06d}" for row in range(len(train.data))),
+                *(f"test/{row:06d}" for row in range(len(test.data))),
+            ),
+            classes=tuple(train.classes),
+            official_query=np.arange(len(targets)) >= len(train.data),
+        )
+
+    def _missing(self, archive: str, error: Exception) -> str:
+        tried = "the download failed" if self.download else "downloading is off"
+        return (
+            f"{self.name} is not at {self.root}, and {tried} ({error}).\n"
+            f"  looked for  {self.root / archive}\n"
+            f"              {self.root}/train/<class>/*.jpg and {self.root}/test/<class>/*.jpg\n"
+            "  two ways on: run once with dataset.source.download=true on a machine with a network "
+            f"and copy its {archive} into {self.root};\n"
+            "  or set dataset.root=FOLDER to a folder with train/<class> and test/<class>"
+        )
+
+
+class Folder:
+    """Any images, one folder per class below `root`; folders inside a class folder are entered.
+
+    Class indices are the ranks of the sorted folder names, rows are sorted by class, then by
+    relative path. Files and folders whose names begin with a dot are passed over. Files are
+    decoded to RGB (see `to_rgb`), turned as their EXIF orientation says, and brought to
+    size x size once, bilinear with antialiasing.
+
+    Args:
+        root: the folder of the class folders.
+        size: side of the stored squares, in pixels.
+        fit: `crop`, the shorter side becomes `size` and the middle square is kept; or `squash`,
+            both sides become `size`.
+        cache: folder for decoded pixels; None for the default one.
+        on_error: `raise`, or `skip` to leave unreadable files out.
+        workers: decoding threads; None for one per core, at most 16.
+
+    Raises:
+        DataError: on `load`, `root` is missing, has fewer than two class folders or an empty one,
+            or a file is unreadable.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        size: int = 256,
+        fit: str = "crop",
+        cache: str | Path | None = None,
+        on_error: str = "raise",
+        workers: int | None = None,
+    ):
+        if fit not in ("crop", "squash"):
+            raise DataError(f"dataset.source.fit={fit} is unknown: crop or squash")
+        if size < 1:
+            raise DataError(f"dataset.source.size={size} must be positive")
+        _check_on_error(on_error)
+        self.root = Path(root).expanduser()
+        self.size = size
+        self.fit = fit
+        self.cache = cache
+        self.on_error = on_error
+        self.workers = workers
+
+    def load(self) -> ImageSet:
+        names = _class_folders(self.root)
+        if len(names) < 2:
+            found = f"only {names[0]!r}" if names else "none"
+            raise DataError(
+                f"{self.root} must hold one folder per class, at least two; it has {found}"
+            )
+        files, targets = [], []
+        for index, name in enumerate(names):
+            found_files = _image_files(self.root, name, ENDINGS)
+            files += found_files
+            targets += [index] * len(found_files)
+        return _decode_all(
+            self.root,
+            files,
+            np.array(targets),
+            tuple(names),
+            decode=self._square,
+            size=self.size,
+            settings={"decode": self.fit, "size": self.size},
+            cache=self.cache,
+            on_error=self.on_error,
+            workers=self.workers,
+            official=None,
+        )
+
+    def _square(self, image: "Image", path: Path) -> "Image":
+        from PIL.Image import Resampling
+
+        size = self.size
+        width, height = image.size
+        if self.fit == "squash":
+            return image.resize((size, size), Resampling.BILINEAR)
+        short = min(width, height)
+        width, height = int(size * width / short), int(size * height / short)
+        image = image.resize((width, height), Resampling.BILINEAR)
+        left, top = round((width - size) / 2), round((height - size) / 2)
+        return image.crop((left, top, left + size, top + size))
+
+
+def to_rgb(image: "Image") -> "Image":
+    """An image of any mode, upright, as RGB.
+
+    Gray is repeated, a palette looked up, CMYK converted; what is transparent lies on white;
+    16 bits become 8 by dividing by 257.
+    """
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # I;16 and its kin, or I: 16-bit gray
+        wide = np.asarray(image).astype(np.float64)
+        gray = np.round(wide / 257).clip(0, 255).astype(np.uint8)
+        return Image.fromarray(gray).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        above = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", above.size, "white"), above).convert("RGB")
+    return image.convert("RGB")
+
+
+def _exactly_32(image: "Image", path: Path) -> "Image":
+    if image.size != (32, 32):
+        raise DataError(f"{path} is {image.width} x {image.height}; a CIFAR image is 32 x 32")
+    return image
+
+
+class _File(NamedTuple):
+    id: str  # path relative to the root, with forward slashes
+    size: int
+    mtime: int  # ns
+
+
+def _check_on_error(on_error: str) -> None:
+    if on_error not in ("raise", "skip"):
+        raise DataError(f"dataset.source.on_error={on_error} is unknown: raise or skip")
+
+
+def _class_folders(root: Path) -> list[str]:
+    """Sorted names of the folders below root."""
+    if not root.is_dir():
+        raise DataError(f"the image folder {root} does not exist: set dataset.root=FOLDER")
+    with os.scandir(root) as entries:
+        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+
+
+def _image_files(root: Path, name: str, endings: tuple[str, ...]) -> list[_File]:
+    """The images below one class folder, sorted by path."""
+    found: list[_File] = []
+    pending = [name]
+    while pending:
+        folder = pending.pop()
+        with os.scandir(root / folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(f"{folder}/{entry.name}")
+                elif entry.name.lower().endswith(endings):
+                    # A link that leads nowhere is listed, and fails like any unreadable file.
+                    stat = entry.stat(follow_symlinks=not _dangling(entry))
+                    found.append(_File(f"{folder}/{entry.name}", stat.st_size, stat.st_mtime_ns))
+    if not found:
+        raise DataError(
+            f"the class folder {root / name} holds no image ({', '.join(endings)}): fill it or "
+            "remove it"
+        )
+    return sorted(found)
+
+
+def _dangling(entry: os.DirEntry[str]) -> bool:
+    return entry.is_symlink() and not os.path.exists(entry.path)
+
+
+def _decode_all(
+    root: Path,
+    files: Sequence[_File],
+    targets: np.ndarray,
+    classes: tuple[str, ...],
+    decode: Callable[["Image", Path], "Image"],
+    size: int,
+    settings: dict[str, object],
+    cache: str | Path | None,
+    on_error: str,
+    workers: int | None,
+    official: np.ndarray | None,
+) -> ImageSet:
+    """Decode files into (n, 3, size, size) uint8, or take them from the cache.
+
+    Unreadable files are noted in the entry with their cause, so that a later run which does not
+    skip them is told the same as if it had decoded them itself.
+    """
+    import PIL
+
+    def build(pixels: np.ndarray) -> Notes:
+        log.info("decoding %d images below %s", len(files), root)
+        faults = _decode_into(pixels, root, files, decode, on_error, workers)
+        if faults:
+            _close_gaps(pixels, [row for row in range(len(files)) if row not in faults])
+        return [[files[row].id, cause] for row, cause in sorted(faults.items())]
+
+    parts = {"files": files, "settings": settings, "pillow": PIL.__version__}
+    pixels, notes = cached(parts, (len(files), 3, size, size), build, cache)
+    if not notes:
+        ids = tuple(file.id for file in files)
+        return ImageSet(pixels, one_hot(targets, len(classes)), ids, classes, (), official)
+    if on_error == "raise":
+        raise _unreadable(root / notes[0][0], notes[0][1])
+    skipped = tuple(name for name, _ in notes)
+    log.warning(
+        "left out %d unreadable of %d images below %s, the first is %s (%s). A mended file is "
+        "read again when its time of change differs.",
+        len(skipped),
+        len(files),
+        root,
+        *notes[0],
+    )
+    left_out = set(skipped)
+    kept = np.array([file.id not in left_out for file in files])
+    return ImageSet(
+        pixels=pixels[: int(kept.sum())],
+        labels=one_hot(targets[kept], len(classes)),
+        ids=tuple(file.id for file in files if file.id not in left_out),
+        classes=classes,
+        skipped=skipped,
+        official_query=None if official is None else official[kept],
+    )
+
+
+def _decode_into(
+    pixels: np.ndarray,
+    root: Path,
+    files: Sequence[_File],
+    decode: Callable[["Image", Path], "Image"],
+    on_error: str,
+    workers: int | None,
+) -> dict[int, str]:
+    """Fill each file's row with its pixels; the rows that could not be read, with the cause."""
+    from PIL import Image
+
+    # What Pillow raises for broken files, by format.
+    broken = (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        IndexError,
+        struct.error,
+        zlib.error,
+        Image.DecompressionBombError,
+    )
+
+    def some(start: int) -> dict[int, str]:
+        faults = {}
+        for row in range(start, min(start + CHUNK, len(files))):
+            path = root / files[row].id
+            try:
+                with Image.open(path) as image:
+                    square = decode(to_rgb(image), path)
+                pixels[row] = np.asarray(square).transpose(2, 0, 1)
+            except broken as error:
+                faults[row] = f"{type(error).__name__}: {error}"
+                if on_error == "raise":
+                    raise _unreadable(path, faults[row]) from error
+        return faults
+
+    Image.init()  # load the format plugins once, before the threads
+    pool = ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1))
+    try:
+        faults: dict[int, str] = {}
+        for found in pool.map(some, range(0, len(files), CHUNK)):
+            faults |= found
+        return faults
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _unreadable(path: Path, cause: str) -> DataError:
+    return DataError(
+        f"cannot read the image {path} ({cause}): mend it, or set dataset.source.on_error=skip to "
+        "leave it out"
+    )
+
+
+def _close_gaps(pixels: np.ndarray, kept: Sequence[int]) -> None:
+    """Move the kept rows together to the front, in place and in order."""
+    for start in range(0, len(kept), CHUNK):
+        rows = kept[start : start + CHUNK]
+        pixels[start : start + len(rows)] = pixels[rows]  # a row never moves towards the end
+    pixels[len(kept) :] = 0

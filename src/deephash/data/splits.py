@@ -1,0 +1,308 @@
+"""Split protocols: who trains, who is searched, who asks. Each is an object with its own seed.
+
+Two numbers can be compared when their splits have one fingerprint.
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from deephash.data.images import ImageSet
+from deephash.errors import DataError
+from deephash.records import derive
+
+ROLES = ("train", "database", "queries", "validation")
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Row numbers into an image set, by role; the order counts, since it breaks ties in a ranking.
+
+    Validation items are queries for choosing an epoch or a hyperparameter, so that the test
+    queries are asked once. They never train. Where they belong to the database they stay there
+    for the test queries, and are taken out only while they are the ones who ask.
+    """
+
+    train: np.ndarray  # (num_train,) int64
+    database: np.ndarray  # (num_database,) int64
+    queries: np.ndarray  # (num_queries,) int64
+    validation: np.ndarray  # (num_validation,) int64, may be empty
+
+    @property
+    def validation_database(self) -> np.ndarray:
+        """What validation items are searched in: the database without them, its order kept."""
+        return self.database[~np.isin(self.database, self.validation)]
+
+
+class SplitProtocol(Protocol):
+    """Anything that can split an image set, the same way each time."""
+
+    seed: int
+
+    def split(self, images: ImageSet) -> Split:
+        """Give each image its roles."""
+        ...
+
+
+class PerClass:
+    """So many queries and training images of each class, drawn at random.
+
+    The classes are walked in order; the increasing rows of each are shuffled by one legacy NumPy
+    generator that runs on from class to class. The first `queries` of them ask, the rest are the
+    database, the first `train` of the rest train. So the splits of RelaHash, OrthoHash and DPN for
+    CIFAR-10, which shuffle by `np.random.seed(420)`, are `seed=420`. All roles are ordered class
+    after class, each in shuffled order.
+
+    Validation items are drawn by a generator of their own, so asking for them moves nothing else:
+
+    - train is a true part of the database: drawn from the rest of the database, where they stay;
+    - train is the whole database: taken out of train, they stay in the database;
+    - train lies outside the database: taken out of train, they are in no other role.
+
+    Args:
+        queries: queries per class.
+        train: training images per class; None for all that are not queries.
+        train_in_database: whether the training images can be found.
+        validation: validation items per class.
+        seed: of the split, apart from the seed of training.
+
+    Raises:
+        DataError: images with several labels or none, or a class with too few images.
+    """
+
+    def __init__(
+        self,
+        queries: int,
+        train: int | None,
+        train_in_database: bool = True,
+        validation: int = 0,
+        seed: int = 0,
+    ):
+        _check_counts(queries=queries, train=train, validation=validation)
+        if queries < 1:
+            raise DataError("dataset.protocol.queries must be at least 1")
+        if train is None and not train_in_database:
+            raise DataError(
+                "dataset.protocol.train=null makes every image that is not a query a training "
+                "image; with train_in_database=false nothing is left to search. Set train to a "
+                "number per class"
+            )
+        self.queries = queries
+        self.train = train
+        self.train_in_database = train_in_database
+        self.validation = validation
+        self.seed = seed
+
+    def split(self, images: ImageSet) -> Split:
+        rng = np.random.RandomState(self.seed)
+        apart = 0 if self.train_in_database else 1  # the database must not be empty
+        queries, train, database = [], [], []
+        for index, rows in enumerate(_rows_by_class(images, "PerClass")):
+            needed = self.queries + max(1, (self.train or 0) + apart)
+            if len(rows) < needed:
+                wanted = f"{self.queries} queries"
+                wanted += f" + {self.train} training images" if self.train else ""
+                wanted += " + at least 1 to search" if not self.train or apart else ""
+                key = "queries" if self.queries >= (self.train or 0) else "train"
+                raise _too_few(images.classes[index], len(rows), needed, wanted, key)
+            rng.shuffle(rows)
+            rest = rows[self.queries :]
+            chosen = rest if self.train is None else rest[: self.train]
+            queries.append(rows[: self.queries])
+            train.append(chosen)
+            database.append(rest if self.train_in_database else rest[len(chosen) :])
+        return _finish(images, train, database, queries, self.validation, self.seed)
+
+
+class Official:
+    """The official test part asks, the official training part is the database.
+
+    `train` images of each class are drawn from the database as in `PerClass`; None trains on the
+    whole database. Database and queries are ordered class after class, each by increasing row.
+    Validation items follow the rules of `PerClass`.
+
+    Args:
+        train: training images per class; None for the whole database.
+        validation: validation items per class.
+        seed: of the split, apart from the seed of training.
+
+    Raises:
+        DataError: a set without an official test part, images with several labels or none, or a
+            class with too few images.
+    """
+
+    def __init__(self, train: int | None, validation: int = 0, seed: int = 0):
+        _check_counts(train=train, validation=validation)
+        self.train = train
+        self.validation = validation
+        self.seed = seed
+
+    def split(self, images: ImageSet) -> Split:
+        official = images.official_query
+        if official is None:
+            raise DataError(
+                "this dataset has no official test part: use a protocol that draws its queries, "
+                "such as deephash.data.splits.PerClass"
+            )
+        rng = np.random.RandomState(self.seed)
+        queries, train, database = [], [], []
+        for index, rows in enumerate(_rows_by_class(images, "Official")):
+            name = images.classes[index]
+            asked, rest = rows[official[rows]], rows[~official[rows]]
+            if len(asked) == 0 or len(rest) == 0:
+                raise DataError(
+                    f"class {name!r} has {len(rest)} images in the official training part and "
+                    f"{len(asked)} in the test part; both need at least 1"
+                )
+            if self.train is not None and len(rest) < self.train:
+                wanted = f"{self.train} training images"
+                raise _too_few(name, len(rest), self.train, wanted, "train")
+            drawn = rest
+            if self.train is not None:
+                drawn = rest.copy()
+                rng.shuffle(drawn)
+            queries.append(asked)
+            train.append(drawn[: self.train])
+            database.append(rest)
+        return _finish(images, train, database, queries, self.validation, self.seed)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a split turned out to be; every run and report carries it."""
+
+    dataset: str
+    protocol: str
+    split_seed: int
+    num_classes: int
+    classes: tuple[str, ...]
+    multilabel: bool
+    num_train: int
+    num_database: int
+    num_queries: int
+    num_validation: int
+    per_class: dict[str, dict[str, int]]  # role -> the smallest and the largest class
+    overlaps: dict[str, int]  # images two roles share
+    num_skipped: int
+    skipped: tuple[str, ...]  # ids of unreadable files that were left out
+    fingerprint: str  # 64 hex digits
+
+    def as_dict(self) -> dict[str, object]:
+        """The facts as JSON holds them."""
+        values = dataclasses.asdict(self)
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in values.items()
+        }
+
+
+def describe(images: ImageSet, split: Split, dataset: str, protocol: str, seed: int) -> Facts:
+    """The facts of a split, counted from what was loaded."""
+    per_class = {}
+    for role in ROLES:
+        counts = images.labels[getattr(split, role)].sum(axis=0)
+        per_class[role] = {"min": int(counts.min()), "max": int(counts.max())}
+    return Facts(
+        dataset=dataset,
+        protocol=protocol,
+        split_seed=seed,
+        num_classes=len(images.classes),
+        classes=images.classes,
+        multilabel=images.multilabel,
+        num_train=len(split.train),
+        num_database=len(split.database),
+        num_queries=len(split.queries),
+        num_validation=len(split.validation),
+        per_class=per_class,
+        overlaps=overlaps(split),
+        num_skipped=len(images.skipped),
+        skipped=images.skipped,
+        fingerprint=fingerprint(images, split),
+    )
+
+
+def overlaps(split: Split) -> dict[str, int]:
+    """How many images two roles share."""
+    return {
+        "train_queries": len(np.intersect1d(split.train, split.queries)),
+        "queries_database": len(np.intersect1d(split.queries, split.database)),
+        "train_database": len(np.intersect1d(split.train, split.database)),
+    }
+
+
+def fingerprint(images: ImageSet, split: Split) -> str:
+    """sha256 of who plays which role, in order, under which labels: 64 hex digits.
+
+    Role by role it covers the ids and the label rows. Pixels, class names, row numbers and images
+    without a role do not count.
+    """
+    digest = hashlib.sha256()
+    for role in ROLES:
+        rows = getattr(split, role)
+        digest.update(json.dumps([role, [images.ids[row] for row in rows]]).encode())
+        digest.update(json.dumps([len(rows), images.labels.shape[1]]).encode())
+        digest.update(np.packbits(images.labels[rows], axis=1).tobytes())
+    return digest.hexdigest()
+
+
+def _check_counts(**counts: int | None) -> None:
+    for key, count in counts.items():
+        lowest = 1 if key == "train" else 0
+        if count is not None and count < lowest:
+            raise DataError(f"dataset.protocol.{key}={count} must be at least {lowest}")
+
+
+def _rows_by_class(images: ImageSet, protocol: str) -> list[np.ndarray]:
+    """The increasing rows of each class."""
+    if images.multilabel:
+        several = int((images.labels.sum(axis=1) != 1).sum())
+        raise DataError(
+            f"{protocol} needs single-label data, since it counts images per class; {several} of "
+            f"{len(images)} images have several labels or none"
+        )
+    return [np.flatnonzero(images.labels[:, index]) for index in range(len(images.classes))]
+
+
+def _too_few(name: str, has: int, needed: int, wanted: str, key: str) -> DataError:
+    return DataError(
+        f"class {name!r} has {has} images and the protocol needs {needed} ({wanted}): lower "
+        f"dataset.protocol.{key}"
+    )
+
+
+def _finish(
+    images: ImageSet,
+    train: list[np.ndarray],
+    database: list[np.ndarray],
+    queries: list[np.ndarray],
+    validation: int,
+    seed: int,
+) -> Split:
+    """Draw the validation items, class by class, and put the classes together."""
+    # From the database's own part if it has one, else from train (see PerClass).
+    spare = [kept[~np.isin(kept, drawn)] for kept, drawn in zip(database, train, strict=True)]
+    inside = bool(np.isin(np.concatenate(train), np.concatenate(database)).any())
+    from_train = not inside or not any(len(rows) for rows in spare)
+    rng = np.random.RandomState(derive(seed, "validation") % 2**32)
+    held: list[np.ndarray] = []
+    for index, rows in enumerate(train if from_train else spare):
+        if validation and len(rows) < validation + from_train:  # train must not become empty
+            wanted = f"{validation} validation items"
+            wanted += " + at least 1 to train" if from_train else " outside train"
+            needed = validation + from_train
+            raise _too_few(images.classes[index], len(rows), needed, wanted, "validation")
+        held.append(rng.permutation(rows)[:validation])
+    if from_train:
+        train = [rows[~np.isin(rows, out)] for rows, out in zip(train, held, strict=True)]
+    roles = (train, database, queries, held)
+    split = Split(*(np.concatenate(role).astype(np.int64) for role in roles))
+    shared = overlaps(split)
+    if shared["train_queries"] or shared["queries_database"]:
+        raise DataError(
+            f"{shared['train_queries']} queries are in train and {shared['queries_database']} in "
+            "the database; a query must be new to both"
+        )
+    return split

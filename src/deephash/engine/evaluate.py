@@ -1,0 +1,85 @@
+"""From an encoder and data to numbers: encode once, compare codes."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from deephash import retrieval
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Real-valued codes of the items with the given ids; ids ascending."""
+
+    ids: np.ndarray  # (n,) int64
+    z: Tensor  # (n, K) float32, on the CPU
+    images_per_second: float
+
+    def of(self, ids: np.ndarray) -> Tensor:
+        """The codes of some of the items, in the order asked for."""
+        return self.z[np.searchsorted(self.ids, ids)]
+
+
+@torch.inference_mode()
+def encode(encoder: nn.Module, data: Any, autocast: Any) -> Codes:
+    """Encodes every item that has a role in retrieval, once, in eval mode.
+
+    Args:
+        encoder: with ``encode(images (n, 3, H, W)) -> (n, K)``.
+        data: with ``split`` and ``eval_batches(ids)``.
+        autocast: makes the context of the forward pass.
+    """
+    split = data.split
+    ids = np.unique(np.concatenate([split.database, split.queries, split.validation]))
+    was_training = encoder.training
+    encoder.eval()
+    began, found = time.perf_counter(), []
+    try:
+        for batch in data.eval_batches(ids):
+            with autocast():
+                found.append(encoder.encode(batch.flat()).float().cpu())
+    finally:
+        encoder.train(was_training)
+    return Codes(ids, torch.cat(found), len(ids) / (time.perf_counter() - began))
+
+
+class Evaluation:
+    """Measures an encoder under one convention.
+
+    Args:
+        convention: R, ties, denominator and the rule for empty queries.
+        autocast: makes the context of the forward pass.
+    """
+
+    def __init__(self, convention: retrieval.Convention, autocast: Any) -> None:
+        self.convention = convention
+        self.autocast = autocast
+        self.images_per_second = 0.0
+
+    def __call__(self, encoder: nn.Module, data: Any) -> dict[str, float | None]:
+        """mAP on the queries, and on the validation split where there is one."""
+        codes = encode(encoder, data, self.autocast)
+        self.images_per_second = codes.images_per_second
+        split = data.split
+        query = self.measure(codes, data, split.queries, split.database)["map"]
+        val = None
+        if len(split.validation):
+            val = self.measure(codes, data, split.validation, split.validation_database)["map"]
+        return {"query": query, "val": val}
+
+    def measure(
+        self, codes: Codes, data: Any, queries: np.ndarray, database: np.ndarray, full: bool = False
+    ) -> dict[str, Any]:
+        """The metrics of some queries against a database; all of them when ``full``."""
+        return retrieval.evaluate_codes(
+            codes.of(queries),
+            codes.of(database),
+            data.labels(queries),
+            data.labels(database),
+            self.convention,
+            full=full,
+        )

@@ -1,0 +1,62 @@
+"""What a run has seen so far, and which epoch it would keep."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass
+class Progress:
+    """The state of a run beside its tensors; plain values, so it is saved as it is."""
+
+    epoch: int = 0  # the next one
+    step: int = 0
+    seconds: float = 0.0  # in the loop, over all sessions
+    evaluation_seconds: float = 0.0
+    images: int = 0
+    train_seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)  # {"epoch", "query", "val"}
+    selected: int | None = None  # epoch whose encoder is kept
+    wait: int = 0  # evaluations since the selected one
+    stopped_early: bool = False
+
+    def add(self, epoch: int, query: float, val: float | None, select_on: str) -> bool:
+        """Notes an evaluation; True when its encoder is to be kept. Better means strictly better."""
+        row = {"epoch": epoch, "query": query, "val": val}
+        best = self.best(select_on)
+        self.history.append(row)
+        if select_on == "last":
+            better = True
+        else:
+            value = row[select_on]
+            assert value is not None  # a validation split was asked for in the configuration
+            better = best is None or value > best[select_on]
+        if better:
+            self.selected, self.wait = epoch, 0
+        else:
+            self.wait += 1
+        return better
+
+    def best(self, which: str) -> dict[str, Any] | None:
+        """The first evaluation with the highest mAP on ``query`` or ``val``."""
+        rows = [row for row in self.history if row.get(which) is not None]
+        return max(rows, key=lambda row: row[which], default=None)
+
+    def selection(self, select_on: str, eval_every: int, epochs: int) -> dict[str, Any]:
+        """The three numbers of every report: best on the queries, at the validation's epoch, last."""
+        best, val, last = self.best("query"), self.best("val"), self.history[-1]
+        return {
+            "select_on": select_on,
+            "map_best_on_query": best["query"] if best else None,
+            "epoch_best_on_query": best["epoch"] if best else None,
+            "map_at_val_epoch": val["query"] if val else None,
+            "epoch_at_val": val["epoch"] if val else None,
+            "map_last": last["query"],
+            "epoch_last": last["epoch"],
+            "selected_epoch": self.selected,
+            "eval_every": eval_every,
+            "epochs": epochs,
+            "stopped_early": self.stopped_early,
+        }
+
+    def state(self) -> dict[str, Any]:
+        return asdict(self)

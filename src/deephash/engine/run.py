@@ -1,0 +1,128 @@
+"""The run folder: what ran, with what, and whether it is finished."""
+
+import fcntl
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+import yaml
+
+from deephash.engine.checkpoint import write_text
+from deephash.errors import TrainingError
+
+
+class RunFolder:
+    """One experiment's folder. Finished means that ``report.json`` exists.
+
+    Args:
+        path: the folder; it need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: IO[str] | None = None
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / "report.json").is_file()
+
+    def config(self) -> dict[str, Any]:
+        """The configuration that ran here.
+
+        Raises:
+            TrainingError: this is not a run folder, or its configuration is damaged.
+        """
+        file = self.path / "config.yaml"
+        if not file.is_file():
+            raise TrainingError(f"{self.path} is not a run folder: it has no config.yaml")
+        try:
+            found = yaml.safe_load(file.read_text())
+        except yaml.YAMLError as error:
+            raise TrainingError(f"{file} is not readable: {error}") from error
+        if not isinstance(found, dict):
+            raise TrainingError(f"{file} holds no configuration")
+        return found
+
+    def report(self) -> dict[str, Any]:
+        return json.loads((self.path / "report.json").read_text())
+
+    def open(self, config: Mapping[str, Any], overrides: list[str], fresh: bool) -> None:
+        """Takes the folder for this process and writes down what runs.
+
+        Args:
+            config: folded and resolved.
+            overrides: the command line.
+            fresh: forget what an earlier run left here.
+
+        Raises:
+            TrainingError: another process is training here.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise TrainingError(f"another process is training in {self.path}") from None
+        if fresh:
+            for name in ("report.json", "report.html", "last.pt", "log.jsonl", "codes.npz"):
+                (self.path / name).unlink(missing_ok=True)
+            for file in self.path.glob("best*.pt"):
+                file.unlink()
+        write_text(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+        write_text(self.path / "overrides.txt", "".join(f"{text}\n" for text in overrides))
+
+    def close(self) -> None:
+        """Lets the folder go."""
+        if self._lock is not None:
+            self._lock.close()
+            (self.path / ".lock").unlink(missing_ok=True)
+            self._lock = None
+
+
+def git() -> dict[str, Any]:
+    """Commit of the source tree and whether it has changes; None where there is no repository."""
+    here = Path(__file__).parent
+
+    def ask(*words: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", *words], cwd=here, capture_output=True, text=True, timeout=10, check=True
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    commit = ask("rev-parse", "HEAD")
+    changes = ask("status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
+def environment() -> dict[str, Any]:
+    """Versions and hardware."""
+    import torchvision
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if "model name" in line), "")

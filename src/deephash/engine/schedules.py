@@ -1,0 +1,33 @@
+"""Learning-rate schedules as functions of the epoch: nothing to save, nothing to restore."""
+
+import math
+
+
+class Constant:
+    """The same rate throughout."""
+
+    def factor(self, epoch: int, epochs: int) -> float:
+        return 1.0
+
+
+class Step:
+    """The rate is multiplied by ``gamma`` after every ``int(at * epochs)`` epochs.
+
+    Args:
+        at: part of all epochs, in (0, 1].
+        gamma: the factor.
+    """
+
+    def __init__(self, at: float = 0.8, gamma: float = 0.1) -> None:
+        self.at = at
+        self.gamma = gamma
+
+    def factor(self, epoch: int, epochs: int) -> float:
+        return self.gamma ** (epoch // max(1, int(self.at * epochs)))
+
+
+class Cosine:
+    """From the full rate down to 0 along half a cosine."""
+
+    def factor(self, epoch: int, epochs: int) -> float:
+        return 0.5 * (1 + math.cos(math.pi * epoch / epochs))

@@ -1,0 +1,227 @@
+"""The hot loop. It knows terms, time and files; nothing about hashing."""
+
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from deephash.engine import checkpoint
+from deephash.engine.meter import Meter
+from deephash.engine.progress import Progress
+from deephash.errors import TrainingError
+from deephash.records import Batch, Terms
+
+
+class Trainable(Protocol):
+    """What the loop asks of a method."""
+
+    encoder: nn.Module
+
+    def __call__(self, batch: Batch) -> Terms: ...
+    def prepare(self, data: Any) -> None: ...
+    def on_epoch(self, epoch: int) -> None: ...
+    def train(self) -> Any: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> Any: ...
+
+
+class Data(Protocol):
+    """What the loop asks of the data."""
+
+    def train(self, epoch: int) -> Iterable[Batch]: ...
+
+
+Evaluate = Callable[[Any, Any], dict[str, float | None]]
+"""``(encoder, data) -> {"query": mAP, "val": mAP or None}``."""
+
+
+class Trainer:
+    """Trains a method, evaluates it now and then, keeps its best encoder; resumes by itself.
+
+    Args:
+        folder: the run folder, for ``last.pt`` and the best encoder.
+        optimizer: over the method's parameters; its rates are those of epoch 0.
+        schedule: ``factor(epoch, epochs)`` of the rates.
+        logger: ``scalars(where, values, step, epoch)`` and ``tick()``.
+        device: where the batches already are.
+        fingerprint: of the data; a checkpoint of other data is refused.
+        epochs: all in all.
+        eval_every: epochs between evaluations; the last epoch is always evaluated.
+        select_on: ``query``, ``val`` or ``last``.
+        patience: evaluations without a better mAP after which training stops, or None.
+        precision: ``fp32`` or ``bf16``.
+        log_every: steps between two lines of the record.
+        clip_norm: largest norm of the whole gradient, or None.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        optimizer: torch.optim.Optimizer,
+        schedule: Any,
+        logger: Any,
+        device: torch.device,
+        fingerprint: str,
+        epochs: int,
+        eval_every: int,
+        select_on: str = "query",
+        patience: int | None = None,
+        precision: str = "fp32",
+        log_every: int = 50,
+        clip_norm: float | None = None,
+    ) -> None:
+        self.folder = folder
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.logger = logger
+        self.device = device
+        self.fingerprint = fingerprint
+        self.epochs = epochs
+        self.eval_every = eval_every
+        self.select_on = select_on
+        self.patience = patience
+        self.precision = precision
+        self.log_every = log_every
+        self.clip_norm = clip_norm
+        self.progress = Progress()
+        self.meter = Meter()
+        self.rates = [group["lr"] for group in optimizer.param_groups]
+
+    def fit(self, method: Trainable, data: Data, evaluate: Evaluate) -> Progress:
+        """Trains from the last whole epoch on; returns what was seen.
+
+        Raises:
+            TrainingError: a term or the gradient is not finite, or a foreign checkpoint.
+        """
+        now = self.progress
+        for epoch in range(now.epoch, self.epochs):
+            began = time.perf_counter()
+            method.train()
+            method.on_epoch(epoch)
+            self._set_rates(epoch)
+            for batch in data.train(epoch):
+                with self.autocast():
+                    terms = method(batch)  # {"lmcl": ...}
+                    loss = torch.stack(list(terms.values())).sum()
+                self.optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                norm = self._gradient_norm()
+                self.optimizer.step()
+                now.step += 1
+                now.images += len(batch.index)
+                self.meter.add(now.step, {"loss": loss, **terms, "grad_norm": norm})
+                self.logger.tick()
+                if now.step % self.log_every == 0:
+                    self._log(epoch, began)  # the one point where we wait for the GPU
+            self._log(epoch, began)
+            now.train_seconds += time.perf_counter() - began
+            now.epoch = epoch + 1
+            if now.epoch % self.eval_every == 0 or now.epoch == self.epochs:
+                self._evaluate(method, data, evaluate, epoch)
+            now.seconds += time.perf_counter() - began
+            self._save(method)
+            if now.stopped_early:
+                break
+        if not now.history:  # epochs=0: prepared, not trained, and yet measured
+            self._evaluate(method, data, evaluate, 0)
+        self._settle()
+        return now
+
+    def start(self, method: Trainable, data: Data) -> int:
+        """Prepares a new run or takes up an interrupted one; returns the epochs already done."""
+        last = self.folder / "last.pt"
+        if not last.is_file():
+            method.prepare(data)
+            return 0
+        state = checkpoint.load(last)
+        if state["fingerprint"] != self.fingerprint:
+            raise TrainingError(
+                f"{last} was trained on other data: its fingerprint is"
+                f" {state['fingerprint'][:16]}, that of the data now {self.fingerprint[:16]}.\n"
+                "  Bring the data back as it was, or train anew with rerun=true."
+            )
+        method.load_state_dict(state["method"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.progress = Progress(**state["progress"])
+        torch.set_rng_state(state["rng"]["cpu"])
+        if self.device.type == "cuda" and state["rng"]["cuda"] is not None:
+            torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)
+        return self.progress.epoch
+
+    def autocast(self) -> torch.autocast:
+        """The context of the forward pass."""
+        return torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
+        )
+
+    def _set_rates(self, epoch: int) -> None:
+        factor = self.schedule.factor(epoch, self.epochs)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+
+    def _gradient_norm(self) -> Tensor:
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        limit = float("inf") if self.clip_norm is None else self.clip_norm
+        return nn.utils.clip_grad_norm_(parameters, limit) if self.clip_norm else (
+            nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        )
+
+    def _log(self, epoch: int, began: float) -> None:
+        seen = self.meter.count
+        means = self.meter.means()
+        if not seen:
+            return
+        clock = time.perf_counter()
+        since = max(began, getattr(self, "_logged", began))
+        rate = self.progress.images - getattr(self, "_images", 0)
+        self._logged, self._images = clock, self.progress.images
+        means["lr"] = self.optimizer.param_groups[0]["lr"]
+        means["images_per_second"] = rate / max(clock - since, 1e-9)
+        self.logger.scalars("train", means, self.progress.step, epoch)
+
+    def _evaluate(self, method: Trainable, data: Data, evaluate: Evaluate, epoch: int) -> None:
+        now, began = self.progress, time.perf_counter()
+        found = evaluate(method.encoder, data)
+        query, val = found["query"], found["val"]
+        assert query is not None
+        keep = now.add(epoch, query, val, self.select_on)
+        now.evaluation_seconds += time.perf_counter() - began
+        self.logger.scalars("query", {"map": query}, now.step, epoch)
+        if val is not None:
+            self.logger.scalars("val", {"map": val}, now.step, epoch)
+        if keep:
+            state = {"encoder": method.encoder.state_dict(), "epoch": epoch,
+                     "fingerprint": self.fingerprint}  # fmt: skip
+            checkpoint.save(self._best(epoch), state)
+        now.stopped_early = self.patience is not None and now.wait >= self.patience
+
+    def _best(self, epoch: int) -> Path:
+        return self.folder / f"best-epoch{epoch:04d}.pt"
+
+    def _save(self, method: Trainable) -> None:
+        """``last.pt``, which names the best encoder; only then the outdated ones go."""
+        on_cuda = self.device.type == "cuda"
+        state = {
+            "method": method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": self.progress.state(),
+            "rng": {
+                "cpu": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state(self.device) if on_cuda else None,
+            },
+            "fingerprint": self.fingerprint,
+        }
+        checkpoint.save(self.folder / "last.pt", state)
+        for old in self.folder.glob("best-epoch*.pt"):
+            if self.progress.selected is None or old != self._best(self.progress.selected):
+                old.unlink()
+
+    def _settle(self) -> None:
+        """Gives the selected encoder its final name, ``best.pt``."""
+        assert self.progress.selected is not None
+        best = self._best(self.progress.selected)
+        if best.is_file():
+            best.replace(self.folder / "best.pt")

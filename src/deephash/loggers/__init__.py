@@ -1,0 +1,52 @@
+"""Who listens to a run: the console, the record on disk, and Weights & Biases if asked for."""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from deephash.loggers.console import Console
+from deephash.loggers.jsonl import Jsonl
+from deephash.loggers.logger import Logger
+from deephash.loggers.wandb import Wandb
+
+__all__ = ["Console", "Jsonl", "Logger", "Loggers", "Wandb"]
+
+log = logging.getLogger(__name__)
+
+
+class Loggers(Logger):
+    """Several loggers as one.
+
+    A logger that raises is warned about once and dropped: a full inbox elsewhere must not end a
+    day of training. Except for ``Jsonl``, which is the run's own record.
+    """
+
+    def __init__(self, loggers: Iterable[Logger]) -> None:
+        self.loggers = list(loggers)
+
+    def tick(self, n: int = 1) -> None:
+        self._tell(lambda logger: logger.tick(n))
+
+    def scalars(self, where: str, values: Mapping[str, float], step: int, epoch: int) -> None:
+        self._tell(lambda logger: logger.scalars(where, values, step, epoch))
+
+    def report(self, report: Mapping[str, Any], step: int) -> None:
+        self._tell(lambda logger: logger.report(report, step))
+
+    def summary(self, report: Mapping[str, Any], folder: Path) -> None:
+        self._tell(lambda logger: logger.summary(report, folder))
+
+    def close(self, failed: bool = False) -> None:
+        self._tell(lambda logger: logger.close(failed))
+
+    def _tell(self, say: Callable[[Logger], None]) -> None:
+        for logger in list(self.loggers):
+            try:
+                say(logger)
+            except Exception as error:
+                if isinstance(logger, Jsonl):
+                    raise
+                self.loggers.remove(logger)
+                name = type(logger).__name__
+                log.warning("%s is dropped for the rest of the run: %r", name, error)

@@ -1,0 +1,207 @@
+"""What a person sees of a run: a bar at a terminal, plain lines in a file, a summary at the end."""
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console as Screen
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from deephash.loggers.logger import Logger
+
+RATES = ("lr", "images_per_second")
+
+
+class Console(Logger):
+    """A progress bar when stderr is a terminal, else one plain line an epoch, also on stderr.
+
+    The summary goes to stdout, since it is the result.
+
+    Args:
+        total_epochs: Epochs of the whole run.
+        steps_per_epoch: Optimizer steps in each.
+        quiet: No bar and no lines; the summary is a single line.
+        metric: What the values named ``map`` are called, with their cut-off.
+        best: The best value so far of each evaluated part, for a run that is resumed.
+    """
+
+    def __init__(
+        self,
+        total_epochs: int,
+        steps_per_epoch: int,
+        quiet: bool = False,
+        metric: str = "mAP",
+        best: Mapping[str, float] | None = None,
+    ) -> None:
+        self.total_epochs = total_epochs
+        self.total_steps = total_epochs * steps_per_epoch
+        self.quiet = quiet
+        self.metric = metric
+        self._screen = Screen(stderr=True, highlight=False)
+        self._train: dict[str, float] = {}
+        self._best = dict(best or {})
+        self._epoch = 0  # of the last training values
+        self._printed = 0  # the last epoch that has its line
+        self._step = 0
+        self._ticks = 0
+        self._started = time.monotonic()
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+
+    def tick(self, n: int = 1) -> None:
+        if self._ticks == 0:
+            self._started = time.monotonic()  # what came before the first step tells us nothing
+            self._open_bar()
+        self._ticks += n
+        self._step += n
+        if self._bar is not None:
+            self._bar.advance(self._task, n)
+
+    def scalars(self, where: str, values: Mapping[str, float], step: int, epoch: int) -> None:
+        self._step = step  # a resumed run does not start at 0
+        if where == "train":
+            if self._printed < self._epoch < epoch:
+                self._print_epoch(self._epoch)  # it went by without an evaluation
+            self._epoch = epoch
+            self._train = dict(values)
+        elif "map" in values:
+            self._best[where] = max(values["map"], self._best.get(where, -math.inf))
+            tail = ""
+            if where not in ("eval", "query"):
+                tail = f"{where} "
+            tail += f"{self.metric} {values['map']:.3f} (best {self._best[where]:.3f})"
+            self._print_epoch(epoch, tail)
+        if self._bar is not None:
+            self._bar.update(
+                self._task, completed=step, epoch=self._count(epoch), texts=self._texts()
+            )
+
+    def summary(self, report: Mapping[str, Any], folder: Path) -> None:
+        self._close_bar()
+        folder = Path(folder)
+        screen = Screen(highlight=False)
+        metrics = report.get("metrics", {})
+        if self.quiet:
+            line = f"done   {folder}  {self.metric} {number(metrics.get('map'))}"
+            screen.print(Text(line), soft_wrap=True)
+            return
+        table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column(style="dim", no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, value in self._summary_rows(report):
+            bold = "bold" if name == self.metric else ""
+            table.add_row(Text(name), Text(value, style=bold))
+        screen.print()
+        screen.print(table)
+        # Paths stay on one line however narrow the screen is, to be copied or clicked.
+        screen.print(Text(f"\nrun     {folder}"), soft_wrap=True)
+        if (page := folder / "report.html").exists():
+            screen.print(Text(f"report  {page}"), soft_wrap=True)
+
+    def close(self, failed: bool = False) -> None:
+        self._close_bar()
+        if self._printed < self._epoch:
+            self._print_epoch(self._epoch)
+
+    def _summary_rows(self, report: Mapping[str, Any]) -> list[tuple[str, str]]:
+        metrics, protocol = report.get("metrics", {}), report.get("protocol", {})
+        training, selection = report.get("training", {}), report.get("selection", {})
+        rows = [
+            ("method", f"{report.get('method', '-')}, {report.get('nbit', '-')} bits"),
+            ("data", f"{protocol.get('dataset', '-')} / {protocol.get('protocol', '-')}"),
+            ("fingerprint", str(protocol.get("fingerprint", "-"))),
+            (self.metric, number(metrics.get("map"))),
+        ]
+        rows += [(f"  {name}", str(value)) for name, value in conventions(metrics)]
+        for title, value, epoch in (
+            ("best on query", "map_best_on_query", "epoch_best_on_query"),
+            ("chosen on validation", "map_at_val_epoch", "epoch_at_val"),
+            ("last epoch", "map_last", "epoch_last"),
+        ):
+            if selection.get(value) is not None:
+                at = selection.get(epoch)
+                rows.append((title, number(selection[value]) + (f"  epoch {at}" if at else "")))
+        if training.get("seconds") is not None:
+            rows.append(("time", clock(training["seconds"])))
+        return rows
+
+    def _print_epoch(self, epoch: int, tail: str = "") -> None:
+        """The epoch's line; a second evaluation of the same epoch goes under the first."""
+        if self.quiet:
+            return
+        head = f"epoch  {self._count(epoch)}  {self._texts()}"
+        if epoch == self._printed:
+            head = " " * len(f"epoch  {self._count(epoch)}")
+        self._printed = epoch
+        line = f"{head} |  {tail}" if tail else head
+        screen = self._screen if self._bar is None else self._bar.console
+        screen.print(Text(line.rstrip()), soft_wrap=True)
+
+    def _count(self, epoch: int) -> str:
+        return f"{epoch:>{len(str(self.total_epochs))}}/{self.total_epochs}"
+
+    def _texts(self) -> str:
+        """The training values in a row: the terms, the learning rate, the speed, the time left."""
+        terms = {name: v for name, v in self._train.items() if name not in RATES}
+        if len(terms) == 2:  # a sole term is the loss: say its name, and say it once
+            terms.pop("loss", None)
+        texts = [f"{name} {value:.3f}" for name, value in terms.items()]
+        if "lr" in self._train:
+            texts.append(f"lr {self._train['lr']:.1e}")
+        if "images_per_second" in self._train:
+            texts.append(f"{self._train['images_per_second']:.0f} img/s")
+        if (left := self._seconds_left()) is not None:
+            texts.append(f"eta {clock(left)}")
+        return "  ".join(texts)
+
+    def _seconds_left(self) -> float | None:
+        if self._ticks < 2 or self._step >= self.total_steps:
+            return None
+        each = (time.monotonic() - self._started) / self._ticks
+        return each * (self.total_steps - self._step)
+
+    def _open_bar(self) -> None:
+        if self.quiet or not self._screen.is_terminal:
+            return
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}", markup=False),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%  {task.fields[texts]}", markup=False),
+            console=self._screen,
+            refresh_per_second=4,
+            transient=True,
+        )
+        self._task = self._bar.add_task(
+            "", total=self.total_steps, completed=self._step, epoch=self._count(1), texts=""
+        )
+        self._bar.start()
+
+    def _close_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def conventions(metrics: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """What the mAP was measured under, line by line."""
+    return list(metrics.get("conventions", {}).items())
+
+
+def number(value: float | None) -> str:
+    """A metric with three digits, or a dash for one that was not measured."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as a clock shows them.
+
+    >>> clock(190), clock(7384)
+    ('3:10', '2:03:04')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,1 @@
+"""Objectives that two or more papers share."""

@@ -1,0 +1,1 @@
+"""Methods: the assembly, and what each paper alone brought."""

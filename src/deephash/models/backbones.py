@@ -1,0 +1,186 @@
+"""Backbones: images ``(N, 3, H, W)`` to features ``(N, D)``, with ``out_features = D``."""
+
+from pathlib import Path
+from typing import Any, Literal
+from urllib.error import URLError
+
+import torch
+from torch import Tensor, nn
+
+from deephash.errors import ConfigError, DataError
+
+NUM_IMAGENET_CLASSES = 1000
+
+
+class Torchvision(nn.Module):
+    """Any torchvision classification model, cut at the features its last layer reads.
+
+    AlexNet and VGG end at fc7 after its ReLU (D = 4096), ResNets at the pooled map, SqueezeNet at
+    its last fire module, averaged over the map (D = 512).
+
+    Args:
+        name: torchvision's name of the model, as ``torchvision.models.list_models`` gives it.
+        weights: ``imagenet`` (torchvision's IMAGENET1K_V1, what the papers used), ``none``, or a
+            file with a state dict of the whole model.
+        dropout: whether the model's own dropout layers work in training. RelaHash's reference
+            code trains with them off, those of OrthoHash, DPN, GreedyHash and CSQ with them on.
+        frozen: keep the weights and the statistics of batch norm as loaded.
+
+    Raises:
+        ConfigError: no such model, or a model without a single last layer.
+        DataError: weights that are missing, unreadable or of another model.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        weights: str | None = "imagenet",
+        dropout: bool = False,
+        frozen: bool = False,
+    ) -> None:
+        super().__init__()
+        self.trunk = _load(name, "none" if weights is None else str(weights))
+        self.out_features = _cut(self.trunk, name)
+        self.frozen = frozen
+        if not dropout:
+            for module in self.trunk.modules():
+                if isinstance(module, nn.Dropout):
+                    module.p = 0.0
+        if frozen:
+            self.trunk.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Torchvision":
+        return super().train(mode and not self.frozen)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.trunk(images).flatten(1)
+
+
+class Tiny(nn.Module):
+    """Three small convolution blocks, trained from scratch: for digits and for tests.
+
+    Args:
+        width: channels of the first block; the next ones have twice and four times as many.
+        weights: ``none``, or a file with a state dict of this module.
+        pool: side of the map that is flattened into features; D = 4 * width * pool ** 2.
+    """
+
+    def __init__(
+        self, width: int = 32, weights: str | None = "none", pool: Literal[1, 2] = 2
+    ) -> None:
+        super().__init__()
+        widths = [3, width, 2 * width, 4 * width]
+        blocks: list[nn.Module] = []
+        for inputs, outputs in zip(widths, widths[1:], strict=False):
+            blocks += [
+                nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+                nn.BatchNorm2d(outputs),
+                nn.ReLU(inplace=True),
+            ]
+            if outputs == 2 * width:
+                blocks.append(nn.MaxPool2d(2))
+        self.blocks = nn.Sequential(*blocks, nn.AdaptiveMaxPool2d(pool))
+        self.out_features = widths[-1] * pool**2
+        if weights == "imagenet":
+            raise ConfigError(
+                "backbone.weights  the tiny backbone has no ImageNet weights.\n"
+                "                  Try backbone.weights=none, or backbone=squeezenet1_0."
+            )
+        if weights not in (None, "none"):
+            _fill(self, _read(str(weights)), f"backbone tiny (width {width})", str(weights))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.blocks(images).flatten(1)
+
+
+def _load(name: str, weights: str) -> nn.Module:
+    """The whole torchvision model, last layer included, with its weights."""
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        import difflib
+
+        near = ", ".join(difflib.get_close_matches(name, known, n=3)) or "alexnet, resnet50"
+        raise ConfigError(f"backbone.name  torchvision has no model {name!r}. Did you mean {near}?")
+    builder = models.get_model_builder(name)
+    options: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):  # their training heads are not part of a backbone
+        options = {"aux_logits": False, "init_weights": False}
+    if weights == "imagenet":
+        enum = models.get_model_weights(name)
+        choice = getattr(enum, "IMAGENET1K_V1", None)
+        if choice is None:
+            names = ", ".join(member.name for member in enum)
+            raise DataError(f"backbone.weights  torchvision has no IMAGENET1K_V1 of {name} ({names})")
+        try:
+            return builder(weights=choice, **({'aux_logits': False} if options else {}))
+        except (URLError, OSError) as error:
+            file = Path(torch.hub.get_dir()) / "checkpoints" / choice.url.rsplit("/", 1)[-1]
+            raise DataError(
+                f"The ImageNet weights of {name} are not here and could not be downloaded: {error}\n"
+                f"  looked for  {file}\n"
+                f"  either      download {choice.url} on a machine with a network and copy it there\n"
+                f"  or          give a state dict of the model: backbone.weights=FILE\n"
+                f"  (or start from random weights: backbone.weights=none)"
+            ) from error
+    model = builder(weights=None, **options)
+    if weights != "none":
+        state = _read(weights)
+        if options:
+            state = {key: value for key, value in state.items() if not key.startswith("aux")
+                     and not key.startswith("AuxLogits")}
+        _fill(model, state, f"torchvision's {name}", weights)
+    return model
+
+
+def _read(file: str) -> dict[str, Tensor]:
+    """A state dict from a file, loaded without running any code it may hold."""
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise DataError(
+            f"backbone.weights  there is no file {path} (looked for it in {path.absolute().parent}).\n"
+            "                  It may be imagenet, none, or a file with a state dict."
+        )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises half a dozen kinds for a file that is none of its own
+        raise DataError(f"backbone.weights  {path} is not a readable state dict: {error}") from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not (isinstance(state, dict) and all(isinstance(v, Tensor) for v in state.values())):
+        raise DataError(f"backbone.weights  {path} does not hold a state dict (names to tensors).")
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def _fill(model: nn.Module, state: dict[str, Tensor], what: str, file: str) -> None:
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise DataError(
+            f"backbone.weights  {file} does not fit {what}: {error}"
+        ) from error
+
+
+def _cut(model: nn.Module, name: str) -> int:
+    """Takes the last layer off, in place, and returns the size of what it read."""
+    last = [
+        (path, module)
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d)
+        and NUM_IMAGENET_CLASSES in (getattr(module, "out_features", 0),
+                                     getattr(module, "out_channels", 0))
+    ]
+    if len(last) != 1:
+        raise ConfigError(f"backbone.name  {name} has no single last layer to cut at")
+    path, module = last[0]
+    parent = model.get_submodule(path.rpartition(".")[0])
+    key = path.rpartition(".")[2]
+    if isinstance(module, nn.Linear):
+        setattr(parent, key, nn.Identity())
+        return module.in_features
+    # SqueezeNet classifies each place of its map before it averages: average the map instead.
+    assert isinstance(parent, nn.Sequential) and isinstance(module, nn.Conv2d)
+    model.classifier = nn.Sequential(*list(parent)[: int(key)], nn.AdaptiveAvgPool2d(1))
+    return module.in_channels
+

@@ -1,0 +1,50 @@
+"""Hash heads: features ``(N, D)`` to real-valued codes ``(N, K)``; ``z >= 0`` are the bits."""
+
+from torch import Tensor, nn
+
+
+class Linear(nn.Module):
+    """One affine layer.
+
+    Args:
+        in_features: D.
+        nbit: K.
+        bias: whether the layer has a bias.
+        init_std: standard deviation of normal initial weights (the bias then starts at 0);
+            None keeps PyTorch's Kaiming-uniform default.
+    """
+
+    def __init__(
+        self, in_features: int, nbit: int, bias: bool = False, init_std: float | None = None
+    ) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_features, nbit, bias=bias)
+        if init_std is not None:
+            nn.init.normal_(self.linear.weight, std=init_std)
+            if bias:
+                nn.init.zeros_(self.linear.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.linear(features)
+
+
+class BatchNorm(Linear):
+    """A linear layer without bias, then batch normalisation: the head of OrthoHash and RelaHash.
+
+    In training the code of an image depends on its batch, which must hold at least two images.
+
+    Args:
+        in_features: D.
+        nbit: K.
+        init_std: standard deviation of the initial weights.
+        momentum: of the running statistics, PyTorch's meaning (weight of the new batch).
+    """
+
+    def __init__(
+        self, in_features: int, nbit: int, init_std: float | None = 0.01, momentum: float = 0.1
+    ) -> None:
+        super().__init__(in_features, nbit, bias=False, init_std=init_std)
+        self.norm = nn.BatchNorm1d(nbit, momentum=momentum)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.norm(self.linear(features))

@@ -1,0 +1,321 @@
+"""One finished run as a page: what it reached, how it got there, what it was measured under."""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from deephash.errors import DataError
+from deephash.report.svg import Point, svg_lines, svg_span
+
+NOT_TERMS = frozenset({"time", "where", "step", "epoch", "lr", "images_per_second"})
+
+Rows = list[tuple[str, str]]
+
+
+def write_html(folder: Path) -> Path:
+    """Write ``report.html`` beside a run's ``report.json`` and return its path.
+
+    The page stands alone: it loads nothing, runs no script, and can be sent to somebody. Whatever
+    the report leaves out, the page leaves out too.
+    """
+    folder = Path(folder)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = files("deephash.report").joinpath("run.html.j2").read_text(encoding="utf-8")
+    page = environment.from_string(template).render(read_page(folder))
+    path = folder / "report.html"
+    beside = folder / f"report.html.{os.getpid()}.tmp"
+    beside.write_text(page, encoding="utf-8")
+    beside.replace(path)
+    return path
+
+
+def read_page(folder: Path) -> dict[str, Any]:
+    """Everything the template shows, from the files of a run folder."""
+    report = read_report(folder / "report.json")
+    lines = read_log(folder / "log.jsonl")
+    part = {
+        name: report.get(name) or {}
+        for name in ("metrics", "selection", "protocol", "training", "environment", "git")
+    }
+    fingerprint = str(part["protocol"].get("fingerprint", ""))
+    return {
+        "title": report.get("run") or folder.name,
+        "metric": "mAP",
+        "map": number(part["metrics"].get("map")),
+        "chips": chips(report, part["protocol"]),
+        "fingerprint": fingerprint,
+        "choices": choices(part["selection"]),
+        "selected_on": part["selection"].get("select_on"),
+        "gap": gap(part["selection"]),
+        "curves": curves(lines, part["selection"]),
+        "retrieval": retrieval_figures(part["metrics"]),
+        "tables": [
+            (title, rows)
+            for title, rows in (
+                ("Retrieval", metric_rows(part["metrics"])),
+                ("Conventions", rows_of(part["metrics"].get("conventions") or {})),
+                ("Protocol", rows_of(part["protocol"])),
+                ("Training", training_rows(part["training"])),
+            )
+            if rows
+        ],
+        "config": read_optional(folder / "config.yaml"),
+        "overrides": " ".join(read_optional(folder / "overrides.txt").split()),
+        "environment": rows_of(part["environment"]),
+        "git": rows_of(part["git"]),
+        "made_by": f"deephash {report.get('deephash', '')}".strip(),
+        "checkpoint": report.get("checkpoint"),
+    }
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """The report, or an error that says why there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist: the run has not finished.") from error
+    except ValueError as error:
+        raise DataError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path} holds no report, but a {type(found).__name__}.")
+    return found
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log that can be read, in the order of their steps."""
+    found = []
+    for text in read_optional(path).splitlines():
+        try:
+            entry = json.loads(text)
+        except ValueError:
+            continue  # torn by a kill
+        if isinstance(entry, dict) and entry.keys() >= {"where", "step", "epoch"}:
+            found.append(entry)
+    return sorted(found, key=lambda entry: entry["step"])
+
+
+def read_optional(path: Path) -> str:
+    """A text file, empty when it is not there."""
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+
+def chips(report: Mapping[str, Any], protocol: Mapping[str, Any]) -> Rows:
+    """The few words under the headline."""
+    named = {
+        "method": report.get("method"),
+        "bits": report.get("nbit"),
+        "dataset": protocol.get("dataset"),
+        "protocol": protocol.get("protocol"),
+        "seed": report.get("seed"),
+        "fingerprint": str(protocol.get("fingerprint") or "")[:12] or None,
+    }
+    return [(name, str(value)) for name, value in named.items() if value is not None]
+
+
+def choices(selection: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The three numbers a run can be quoted with, and what each of them means."""
+    found = []
+    for key, name, value, epoch, meaning in (
+        (
+            "query",
+            "Best on the queries",
+            "map_best_on_query",
+            "epoch_best_on_query",
+            "The highest value seen on the very queries it is reported on. Many papers print "
+            "this; it is optimistic, and more so the more often one looks.",
+        ),
+        (
+            "val",
+            "Chosen on validation",
+            "map_at_val_epoch",
+            "epoch_at_val",
+            "The queries' value at the epoch that validation images chose. What to expect of "
+            "queries that nobody has looked at.",
+        ),
+        (
+            "last",
+            "Last epoch",
+            "map_last",
+            "epoch_last",
+            "The value when training ended. Nothing was chosen, so nothing is biased by choosing.",
+        ),
+    ):
+        if value in selection:
+            found.append(
+                {
+                    "name": name,
+                    "value": number(selection[value]),
+                    "epoch": selection.get(epoch),
+                    "meaning": meaning,
+                    "reported": selection.get("select_on") == key,
+                }
+            )
+    return found
+
+
+def gap(selection: Mapping[str, Any]) -> str:
+    """A sentence on how much of the best number is owed to choosing it on the queries."""
+    best = selection.get("map_best_on_query")
+    honest, whose = selection.get("map_at_val_epoch"), "the epoch chosen on validation"
+    if honest is None:
+        honest, whose = selection.get("map_last"), "the last epoch"
+    if best is None or honest is None:
+        return ""
+    looks = ""
+    if selection.get("eval_every") and selection.get("epochs"):
+        every = selection["eval_every"]
+        often = "epoch" if every == 1 else f"{every} epochs"
+        looks = f" The run of {selection['epochs']} epochs was looked at every {often}"
+        looks += ", and stopped early." if selection.get("stopped_early") else "."
+    return f"Choosing on the queries is worth {best - honest:+.4f} over {whose}.{looks}"
+
+
+def curves(
+    lines: Sequence[Mapping[str, Any]], selection: Mapping[str, Any]
+) -> list[tuple[str, str, Markup]]:
+    """The learning curves: title, caption, drawing."""
+    train = [entry for entry in lines if entry["where"] == "train"]
+    terms = {name: None for entry in train for name in entry if name not in NOT_TERMS}
+    names = list(terms)
+    if len(names) == 2 and "loss" in names and same(train, *names):
+        names.remove("loss")  # the sole term is the loss
+    losses = {name: track(train, "step", name) for name in names}
+    titles = {"query": "queries", "val": "validation"}
+    parts = {entry["where"]: None for entry in lines if "map" in entry}
+    maps = {
+        titles.get(part, part): track([e for e in lines if e["where"] == part], "epoch", "map")
+        for part in parts
+    }
+    selected = selection.get("selected_epoch")
+    marks = {} if selected is None else {f"selected: {selected}": float(selected)}
+    found = []
+    if any(maps.values()):
+        caption = "Each point is an evaluation; the line marks the epoch that is reported."
+        drawing = svg_lines(maps, "epoch", "mAP", marks)
+        found.append(("mAP", caption if marks else "Each point is an evaluation.", drawing))
+    if any(losses.values()):
+        caption = "Means over the steps since the point before, as the objective weighs them."
+        found.append(("Loss", caption, svg_lines(losses, "step", "loss")))
+    if rates := track(train, "step", "lr"):
+        drawing = svg_lines({"lr": rates}, "step", "learning rate", y_range=(0.0, 0.0))
+        found.append(("Learning rate", "", drawing))
+    return [(title, caption, Markup(drawing)) for title, caption, drawing in found]
+
+
+def retrieval_figures(metrics: Mapping[str, Any]) -> list[tuple[str, str, Markup]]:
+    """Precision against recall, and what the order of ties is worth: title, caption, drawing."""
+    found = []
+    curve = metrics.get("pr_curve") or {}
+    columns = [curve.get(name) or [] for name in ("recall", "precision", "radius")]
+    points: list[Point] = [
+        (x, y, f"radius {radius}: precision {number(y)}, recall {number(x)}")
+        for x, y, radius in zip(*columns, strict=False)
+        if x is not None and y is not None
+    ]
+    if points:
+        drawing = svg_lines({"precision": points}, "recall", "precision", y_range=(0.0, 1.0))
+        caption = "One point for each Hamming radius: all that lies within it is returned."
+        found.append(("Precision and recall by radius", caption, drawing))
+    ties = {
+        name: float(value)
+        for name, value in (metrics.get("ties") or {}).items()
+        if isinstance(value, int | float) and math.isfinite(value)
+    }
+    if {"worst", "best"} <= ties.keys():
+        caption = (
+            "Images at the same Hamming distance can stand in any order. This is the mAP if they "
+            "stood in the worst or the best one, on average over all, and in the stable order."
+        )
+        found.append(("What ties are worth", caption, svg_span(ties, "worst", "best")))
+    return [(title, caption, Markup(drawing)) for title, caption, drawing in found]
+
+
+def metric_rows(metrics: Mapping[str, Any]) -> Rows:
+    """The numbers of the report but those that are drawn or have a table of their own."""
+    drawn = {"ties", "pr_curve", "conventions"}
+    return rows_of({name: value for name, value in metrics.items() if name not in drawn})
+
+
+def training_rows(training: Mapping[str, Any]) -> Rows:
+    """How long things took; seconds also as a clock shows them."""
+    rows = []
+    for name, value in rows_of(training):
+        seconds = training.get(name)
+        if name == "seconds" and isinstance(seconds, int | float) and seconds >= 60:
+            value = f"{value} ({clock(seconds)})"
+        rows.append((name, value))
+    return rows
+
+
+def rows_of(values: Mapping[str, Any], prefix: str = "") -> Rows:
+    """A nested mapping as rows of a table.
+
+    >>> rows_of({"num_train": 5000, "overlaps": {"train_query": 0}})
+    [('num train', '5,000'), ('overlaps: train query', '0')]
+    """
+    rows: Rows = []
+    for name, value in values.items():
+        title = prefix + str(name).replace("_", " ")
+        if isinstance(value, Mapping):
+            rows += rows_of(value, f"{title}: ")
+        else:
+            rows.append((title, shown(value)))
+    return rows
+
+
+def shown(value: Any) -> str:
+    """A value for a reader.
+
+    >>> shown(True), shown(None), shown(60000), shown(0.68412), shown([5, 3, 4])
+    ('yes', '-', '60,000', '0.6841', '5, 3, 4')
+    """
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "-"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        if 0 < abs(value) < 0.001:
+            return f"{value:.3g}"
+        return number(value) if abs(value) < 10 else f"{value:,.1f}"
+    if isinstance(value, list | tuple):
+        if len(value) > 12 and all(isinstance(item, int | float) for item in value):
+            return f"{len(value)} values from {shown(min(value))} to {shown(max(value))}"
+        return ", ".join(shown(item) for item in value)
+    return str(value)
+
+
+def number(value: Any) -> str:
+    """A metric with four digits, or a dash for one that was not measured."""
+    return f"{value:.4f}" if isinstance(value, int | float) else "-"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as a clock shows them.
+
+    >>> clock(190), clock(7384)
+    ('3:10', '2:03:04')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def track(lines: Sequence[Mapping[str, Any]], over: str, name: str) -> list[Point]:
+    """The values of one name along the log; what JSON cannot say stands there as text."""
+    return [(float(entry[over]), float(entry[name])) for entry in lines if name in entry]
+
+
+def same(lines: Sequence[Mapping[str, Any]], one: str, other: str) -> bool:
+    """Whether two names carry the same values throughout."""
+    return all(entry.get(one) == entry.get(other) for entry in lines)

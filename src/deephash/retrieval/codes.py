@@ -1,0 +1,179 @@
+"""From real values to bits, to packed bytes, to Hamming distances.
+
+``N`` codes, ``A`` and ``B`` two sets of them, ``K`` bits, ``W`` machine words per code.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from deephash.errors import DataError
+
+Array = npt.NDArray[Any]
+ArrayLike = Tensor | Array
+
+_ONES_IN_BYTE = np.array([byte.bit_count() for byte in range(256)], dtype=np.uint8)  # (256,)
+_BLOCK = 1 << 22  # distances worked on at once
+
+
+def as_array(values: ArrayLike) -> Array:
+    """The values as a numpy array, wherever they lived; half precision is widened."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        if values.dtype in (torch.bfloat16, torch.float16):
+            values = values.float()
+        return values.numpy()
+    return np.asarray(values)
+
+
+def binarize(z: ArrayLike) -> npt.NDArray[np.bool_]:
+    """The bits of real-valued codes: ``z >= 0``, so that zero is a one, never a third value.
+
+    Args:
+        z: (N, K) signed numbers.
+
+    Returns:
+        (N, K) bool.
+
+    Raises:
+        DataError: if the codes are no matrix, hold NaN, or are of a kind without a sign.
+    """
+    values = as_array(z)
+    if values.ndim != 2 or values.shape[1] == 0:
+        raise DataError(f"codes must be a matrix (N, K) with K >= 1, not of shape {values.shape}")
+    if values.dtype.kind not in "fi":
+        raise DataError(f"codes must be signed numbers, not {values.dtype}: z >= 0 are the bits")
+    if np.isnan(values).any():
+        broken = int(np.isnan(values).any(axis=1).sum())
+        raise DataError(f"{broken} of {len(values)} codes hold NaN: the network has diverged")
+    return values >= 0
+
+
+def pack(bits: ArrayLike) -> npt.NDArray[np.uint8]:
+    """Eight bits to a byte, the first bit highest; the last byte is filled up with zeros.
+
+    Args:
+        bits: (N, K) bool.
+
+    Returns:
+        (N, ceil(K / 8)) uint8.
+
+    Raises:
+        DataError: if the bits are no matrix of bool.
+    """
+    values = as_array(bits)
+    if values.ndim != 2 or values.shape[1] == 0 or values.dtype != np.bool_:
+        raise DataError(
+            f"bits must be a bool matrix (N, K) with K >= 1, not {values.dtype} {values.shape}; "
+            "binarize makes bits of real values"
+        )
+    return np.packbits(values, axis=1)
+
+
+def unpack(packed: ArrayLike, nbit: int) -> npt.NDArray[np.bool_]:
+    """The bits that were packed.
+
+    Args:
+        packed: (N, ceil(K / 8)) uint8.
+        nbit: K.
+
+    Returns:
+        (N, K) bool.
+
+    Raises:
+        DataError: if the bytes cannot be packed codes of ``nbit`` bits.
+    """
+    return np.unpackbits(checked(packed, nbit, "packed"), axis=1, count=nbit).astype(np.bool_)
+
+
+def hamming(a_packed: ArrayLike, b_packed: ArrayLike) -> npt.NDArray[np.int16]:
+    """The number of bits in which each code of one set differs from each of another.
+
+    Args:
+        a_packed: (A, ceil(K / 8)) uint8.
+        b_packed: (B, ceil(K / 8)) uint8.
+
+    Returns:
+        (A, B) int16.
+
+    Raises:
+        DataError: if either is no matrix of packed bytes, or their widths differ.
+    """
+    a, b = _bytes(a_packed, "a_packed"), _bytes(b_packed, "b_packed")
+    if a.shape[1] != b.shape[1]:
+        raise DataError(f"codes of {a.shape[1]} bytes cannot be compared with {b.shape[1]} bytes")
+    if 8 * a.shape[1] > np.iinfo(np.int16).max:
+        raise DataError(f"codes of {a.shape[1]} bytes are too long for distances of 16 bits")
+    a_words, b_words = as_words(a), as_words(b)
+    distance_AB = np.zeros((len(a), len(b)), dtype=np.int16)
+    step = max(1, _BLOCK // max(1, len(b)))
+    for start in range(0, len(a), step):
+        block = distance_AB[start : start + step]
+        for a_word, b_word in zip(a_words[:, start : start + step], b_words, strict=True):
+            block += popcount(a_word[:, None] ^ b_word[None, :])
+    return distance_AB
+
+
+def checked(packed: ArrayLike, nbit: int, name: str) -> npt.NDArray[np.uint8]:
+    """The packed codes as an array, once they are known to be codes of ``nbit`` bits.
+
+    Args:
+        packed: (N, ceil(K / 8)) uint8.
+        nbit: K.
+        name: What the codes are called in a complaint.
+
+    Returns:
+        (N, ceil(K / 8)) uint8.
+
+    Raises:
+        DataError: if dtype, shape or width do not fit, or a bit beyond the last one is set.
+    """
+    if isinstance(nbit, bool) or not isinstance(nbit, (int, np.integer)) or nbit < 1:
+        raise DataError(f"nbit must be a whole number of at least 1, not {nbit!r}")
+    if nbit > np.iinfo(np.int16).max:
+        raise DataError(f"nbit={nbit} is too long for distances of 16 bits")
+    values, width = _bytes(packed, name), -(-nbit // 8)
+    if values.shape[1] != width:
+        raise DataError(
+            f"{name} has {values.shape[1]} bytes per code, but {nbit} bits are packed in {width}"
+        )
+    spare = 8 * width - nbit
+    if spare and (values[:, -1] & ((1 << spare) - 1)).any():
+        raise DataError(f"{name} has bits set beyond bit {nbit}: were longer codes packed?")
+    return values
+
+
+def as_words(packed: npt.NDArray[np.uint8]) -> Array:
+    """Packed codes as few wide words as hold them, each word of all codes side by side.
+
+    Args:
+        packed: (N, bytes) uint8.
+
+    Returns:
+        (W, N) unsigned integers of 1, 2, 4 or 8 bytes.
+    """
+    size, width = packed.shape
+    word = next((w for w in (1, 2, 4) if width <= w), 8)
+    padded = np.zeros((size, -(-width // word) * word), dtype=np.uint8)
+    padded[:, :width] = packed
+    return np.ascontiguousarray(padded.view(f"u{word}").T)
+
+
+def popcount(words: Array) -> npt.NDArray[np.uint8]:
+    """The number of ones in each unsigned word, of any shape (NumPy 1 has no such function)."""
+    if hasattr(np, "bitwise_count"):
+        return np.bitwise_count(words)
+    ones = _ONES_IN_BYTE[np.ascontiguousarray(words).view(np.uint8)]
+    return ones.reshape(*words.shape, words.itemsize).sum(axis=-1, dtype=np.uint8)
+
+
+def _bytes(packed: ArrayLike, name: str) -> npt.NDArray[np.uint8]:
+    values = as_array(packed)
+    if values.ndim != 2 or values.shape[1] == 0 or values.dtype != np.uint8:
+        raise DataError(
+            f"{name} must be packed codes, uint8 (N, bytes), not {values.dtype} {values.shape}"
+        )
+    return values

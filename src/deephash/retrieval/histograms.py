@@ -1,0 +1,105 @@
+"""All that a Hamming ranking tells, counted: how many items, and relevant ones, at each distance.
+
+Distances take K + 1 values only, so two rows of counts per query hold everything but the order
+within a tie. One pass over the database makes them, and every metric that does not depend on that
+order reads them.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from deephash.errors import DataError
+from deephash.retrieval.codes import ArrayLike
+from deephash.retrieval.ranking import Ranking
+
+
+@dataclass(frozen=True)
+class Histograms:
+    """For each query, the items and the relevant items at each distance 0..K.
+
+    Raises:
+        DataError: if the counts contradict each other.
+    """
+
+    items: npt.NDArray[np.int64]  # (Q, K + 1)
+    relevant: npt.NDArray[np.int64]  # (Q, K + 1)
+    labelled: npt.NDArray[np.bool_] | None = None  # (Q,) has the query a label; None: all have
+
+    def __post_init__(self) -> None:
+        items, relevant = self.items, self.relevant
+        if items.ndim != 2 or 0 in items.shape or items.shape != relevant.shape:
+            raise DataError(f"histograms must be (Q, K + 1), not {items.shape}, {relevant.shape}")
+        if items.dtype.kind not in "iu" or relevant.dtype.kind not in "iu":
+            raise DataError(f"histograms hold counts, not {items.dtype} and {relevant.dtype}")
+        if (relevant < 0).any() or (relevant > items).any():
+            raise DataError("histograms count more relevant items than items, or fewer than none")
+        totals = items.sum(axis=1)
+        if totals[0] == 0 or (totals != totals[0]).any():
+            raise DataError("every query must have met the same database, and not an empty one")
+        if self.labelled is not None and self.labelled.shape != (len(items),):
+            raise DataError(f"labelled must be ({len(items)},), not {self.labelled.shape}")
+
+    @property
+    def queries(self) -> int:
+        """Q."""
+        return self.items.shape[0]
+
+    @property
+    def nbit(self) -> int:
+        """K."""
+        return self.items.shape[1] - 1
+
+    @property
+    def size(self) -> int:
+        """N, the items of the database."""
+        return int(self.items[0].sum())
+
+    @classmethod
+    def of(cls, ranking: Ranking) -> Self:
+        """Count what each query of a ranking sees."""
+        values = ranking.nbit + 1
+        items_QK = np.empty((ranking.queries, values), dtype=np.int64)
+        relevant_QK = np.empty_like(items_QK)
+        if ranking.single:  # what is relevant lies in one piece once the database is sorted
+            ranking, start_Q, stop_Q = ranking.by_class()
+            for query in range(ranking.queries):
+                distance_N = ranking.distances(query)
+                shared = distance_N[start_Q[query] : stop_Q[query]]
+                items_QK[query] = np.bincount(distance_N, minlength=values)
+                relevant_QK[query] = np.bincount(shared, minlength=values)
+        else:  # relevant items are counted apart, behind the others
+            for query in range(ranking.queries):
+                key_N = ranking.relevant(query) * np.int64(values)
+                key_N += ranking.distances(query)
+                counts = np.bincount(key_N, minlength=2 * values).reshape(2, values)
+                items_QK[query] = counts.sum(axis=0)
+                relevant_QK[query] = counts[1]
+        return cls(items_QK, relevant_QK, ranking.labelled)
+
+
+def histograms(
+    query_codes: ArrayLike,
+    database_codes: ArrayLike,
+    query_labels: ArrayLike,
+    database_labels: ArrayLike,
+    nbit: int,
+) -> Histograms:
+    """Count, for each query, items and relevant items by distance, in memory O(Q K + N).
+
+    Args:
+        query_codes: (Q, ceil(K / 8)) uint8, packed.
+        database_codes: (N, ceil(K / 8)) uint8, packed.
+        query_labels: (Q, C) multi-hot, or (Q,) class indices.
+        database_labels: (N, C) multi-hot, or (N,) class indices.
+        nbit: K.
+
+    Returns:
+        The counts; relevant are items that share at least one label with the query.
+
+    Raises:
+        DataError: if codes or labels are malformed, contradict each other, or a side is empty.
+    """
+    return Histograms.of(Ranking(query_codes, database_codes, query_labels, database_labels, nbit))

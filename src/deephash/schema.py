@@ -1,0 +1,156 @@
+"""The types of the closed configuration nodes. Imports nothing heavy: ``--help`` waits for it."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+
+class Precision(Enum):
+    """Number format of the network's forward pass; objectives are always judged in float32."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class SelectOn(Enum):
+    """Which mAP decides which epoch's encoder is kept."""
+
+    query = "query"  # best on the queries: what the papers do
+    val = "val"  # best on a validation split: honest
+    last = "last"  # no selection
+
+
+class Ties(Enum):
+    """Order of database items at the same distance."""
+
+    expected = "expected"
+    stable = "stable"
+    shuffled = "shuffled"
+    best = "best"
+    worst = "worst"
+
+
+class Denominator(Enum):
+    """What the precisions of a query are divided by in AP@R."""
+
+    hits = "hits"
+    min = "min"
+    total = "total"
+    R = "R"
+
+
+class Empty(Enum):
+    """What becomes of queries that find nothing."""
+
+    zero = "zero"
+    skip_retrieved_none = "skip_retrieved_none"
+    skip_no_relevant = "skip_no_relevant"
+    skip_unlabelled = "skip_unlabelled"
+
+
+@dataclass
+class Model:
+    """``model``: what is shipped."""
+
+    nbit: int = 32
+
+
+@dataclass
+class Paths:
+    """``paths``: where things lie, relative to the working directory."""
+
+    outputs: str = "outputs"
+    data: str = "data"
+    cache: str | None = None  # decoded images; null: DEEPHASH_CACHE, else ~/.cache/deephash
+
+
+@dataclass
+class Trainer:
+    """``trainer``: the loop."""
+
+    epochs: int = MISSING
+    batch_size: int = MISSING
+    drop_last: bool = True  # a short last batch is left out
+    eval_batch_size: int = 256
+    eval_every: int = MISSING  # epochs between evaluations; the last epoch is always evaluated
+    select_on: SelectOn = SelectOn.query
+    patience: int | None = None  # stop after so many evaluations without a better mAP
+    precision: Precision = Precision.fp32
+    device: str = "auto"  # auto, cpu, cuda, cuda:1
+    deterministic: bool = True  # deterministic algorithms; on CUDA slower, on CPU free
+    channels_last: bool = True  # memory layout of the images: faster convolutions
+    clip_norm: float | None = None  # largest norm of the whole gradient
+    log_every: int = 50  # steps between lines in log.jsonl
+
+
+@dataclass
+class Evaluation:
+    """``evaluation``: the conventions of mAP."""
+
+    top: int | None = None  # R; null: as the dataset says, there null for all
+    ties: Ties = Ties.expected
+    denominator: Denominator = Denominator.hits
+    empty: Empty = Empty.zero
+    seed: int = 0  # of ties=shuffled
+
+
+@dataclass
+class Train:
+    """The top page of ``train.py``. Parts are open: their constructors are their schema."""
+
+    dataset: Any = MISSING
+    backbone: Any = MISSING
+    method: Any = MISSING
+    head: Any = None  # the empty seats: what sits here replaces the method's own part
+    relaxation: Any = None
+    codebook: Any = None
+    similarity: Any = None
+    loss: Any = None
+    optimizer: Any = MISSING
+    scheduler: Any = MISSING
+    logger: Any = MISSING
+    model: Model = field(default_factory=Model)
+    trainer: Trainer = field(default_factory=Trainer)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    paths: Paths = field(default_factory=Paths)
+    seed: int = 0
+    rerun: bool = False
+
+
+@dataclass
+class Where:
+    """``dataset`` of ``evaluate.py``: where the images are now."""
+
+    root: str | None = None
+
+
+@dataclass
+class Evaluate:
+    """The top page of ``evaluate.py``; what is null is as the run had it."""
+
+    run: str = MISSING
+    checkpoint: str = "best"  # best, last
+    device: str = "auto"
+    dataset: Where = field(default_factory=Where)
+    evaluation: "EvaluationChange" = field(default_factory=lambda: EvaluationChange())
+
+
+@dataclass
+class EvaluationChange:
+    """Conventions to measure under instead of the run's own."""
+
+    top: int | None = None
+    ties: Ties | None = None
+    denominator: Denominator | None = None
+    empty: Empty | None = None
+    seed: int | None = None
+
+
+def register() -> None:
+    """Makes the types known to Hydra under the names the top pages list."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Train)
+    store.store(name="evaluate_schema", node=Evaluate)

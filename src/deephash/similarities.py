@@ -1,0 +1,11 @@
+"""Code against class center: ``(u (N, K), centers (C, K)) -> (N, C)``, values in [-1, 1]."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Cosine(nn.Module):
+    """The cosine of the angle between a code and each center."""
+
+    def forward(self, u: Tensor, centers: Tensor) -> Tensor:
+        return F.normalize(u) @ F.normalize(centers).T  # (N, C)

@@ -1,0 +1,122 @@
+import pytest
+
+from deephash.loggers import Console
+
+TRAIN = {"loss": 2.8142, "lmcl": 2.8142, "lr": 1e-4, "images_per_second": 411.7}
+REPORT = {
+    "method": "relahash",
+    "nbit": 32,
+    "metrics": {"map": 0.6843, "conventions": {"cutoff": "all [R]"}},
+    "protocol": {"dataset": "digits", "protocol": "half", "fingerprint": "3f9a0b7c"},
+    "selection": {
+        "map_best_on_query": 0.69,
+        "epoch_best_on_query": 90,
+        "map_at_val_epoch": None,
+        "map_last": 0.682,
+        "epoch_last": 100,
+    },
+    "training": {"seconds": 190.2},
+}
+
+
+@pytest.fixture(autouse=True)
+def no_terminal(monkeypatch):
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_an_epoch_is_one_plain_line(capsys):
+    console = Console(100, 10, metric="mAP@all")
+    console.scalars("train", TRAIN, step=400, epoch=40)
+    console.scalars("query", {"map": 0.684}, step=400, epoch=40)
+    console.close()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == (
+        "epoch   40/100  lmcl 2.814  lr 1.0e-04  412 img/s |  mAP@all 0.684 (best 0.684)\n"
+    )
+
+
+def test_the_time_left_is_told_from_the_steps_so_far(capsys, monkeypatch):
+    """20 steps took 10 seconds, 380 are left: 190 seconds."""
+    now = iter([0.0, 100.0, *[110.0] * 9])
+    monkeypatch.setattr("deephash.loggers.console.time.monotonic", lambda: next(now))
+    console = Console(40, 10)
+    for _ in range(20):
+        console.tick()
+    console.scalars("train", TRAIN, step=20, epoch=2)
+    console.scalars("eval", {"map": 0.5}, step=20, epoch=2)
+    assert "eta 3:10 |  mAP 0.500 (best 0.500)" in capsys.readouterr().err
+
+
+def test_the_best_of_each_part_is_kept_and_validation_stands_below(capsys):
+    console = Console(9, 10, best={"query": 0.7})
+    for epoch, value in enumerate([0.5, 0.4], start=1):
+        console.scalars("train", TRAIN, epoch * 10, epoch)
+        console.scalars("query", {"map": value}, epoch * 10, epoch)
+        console.scalars("val", {"map": value}, epoch * 10, epoch)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("|")[1].strip() for line in lines] == [
+        "mAP 0.500 (best 0.700)",
+        "val mAP 0.500 (best 0.500)",
+        "mAP 0.400 (best 0.700)",
+        "val mAP 0.400 (best 0.500)",
+    ]
+    assert [line.startswith("epoch") for line in lines] == [True, False, True, False]
+
+
+def test_an_epoch_without_evaluation_has_its_line_too(capsys):
+    console = Console(3, 10)
+    for epoch in (1, 2, 3):
+        console.scalars("train", TRAIN, epoch * 10, epoch)
+    console.close()
+    assert [line[:10] for line in capsys.readouterr().err.splitlines()] == [
+        "epoch  1/3",
+        "epoch  2/3",
+        "epoch  3/3",
+    ]
+
+
+def test_at_a_terminal_there_is_a_bar(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    console = Console(2, 10)
+    console.tick()
+    console.scalars("train", TRAIN, step=1, epoch=1)
+    console.scalars("query", {"map": 0.25}, step=10, epoch=1)
+    console.close(failed=True)
+    console.close()
+    err = capsys.readouterr().err
+    assert "━" in err
+    assert "mAP 0.250 (best 0.250)" in err
+
+
+def test_the_summary_says_what_it_came_to_and_where_it_is(capsys, tmp_path):
+    folder = tmp_path / ("a_rather_long_name_" * 8)
+    folder.mkdir()
+    (folder / "report.html").touch()
+    Console(1, 1, metric="mAP@all").summary(REPORT, folder)
+    out, err = capsys.readouterr()
+    assert err == ""
+    for said in ("relahash, 32 bits", "digits / half", "3f9a0b7c", "0.684", "all [R]", "3:10"):
+        assert said in out
+    assert "0.690  epoch 90" in out
+    assert "validation" not in out  # none was held out
+    assert str(folder / "report.html") in out  # on one line, however narrow the screen
+
+
+def test_the_summary_of_an_empty_report(capsys, tmp_path):
+    Console(1, 1).summary({}, tmp_path)
+    assert str(tmp_path) in capsys.readouterr().out
+
+
+def test_quiet_is_a_single_line(capsys, tmp_path):
+    console = Console(1, 10, quiet=True)
+    console.tick(10)
+    console.scalars("train", TRAIN, step=10, epoch=1)
+    console.scalars("query", {"map": 0.684}, step=10, epoch=1)
+    console.summary(REPORT, tmp_path)
+    console.close()
+    out, err = capsys.readouterr()
+    assert out == f"done   {tmp_path}  mAP 0.684\n"
+    assert err == ""

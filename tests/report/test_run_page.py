@@ -1,0 +1,209 @@
+import json
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+
+from deephash.errors import DataError
+from deephash.report import write_html
+
+REPORT = {
+    "schema": 1,
+    "deephash": "0.1.0",
+    "run": "digits/relahash/32bit/seed0",
+    "method": "relahash",
+    "nbit": 32,
+    "seed": 0,
+    "metrics": {
+        "map": 0.68431,
+        "ties": {"expected": 0.6839, "stable": 0.6843, "best": 0.7011, "worst": 0.6645},
+        "precision_within_radius_2": {"zero": 0.61, "nonempty": 0.83, "empty_fraction": 0.2654},
+        "pr_curve": {"radius": [0, 1, 2], "precision": [0.9, 0.8, None], "recall": [0.1, 0.5, 1]},
+        "database": 59000,
+        "conventions": {"ties": "distance, then database index"},
+    },
+    "selection": {
+        "select_on": "val",
+        "map_best_on_query": 0.6901,
+        "epoch_best_on_query": 90,
+        "map_at_val_epoch": 0.6843,
+        "epoch_at_val": 80,
+        "map_last": 0.682,
+        "epoch_last": 100,
+        "selected_epoch": 80,
+        "eval_every": 10,
+        "epochs": 100,
+        "stopped_early": False,
+    },
+    "protocol": {
+        "dataset": "digits",
+        "protocol": "half",
+        "fingerprint": "3f9a0b7c1d2e4f50",
+        "overlaps": {"queries_in_database": 0},
+        "class_counts": list(range(100, 120)),
+        "skipped": None,
+    },
+    "training": {"seconds": 912.4, "images_per_second": 412.7},
+    "environment": {"torch": "2.15", "gpu": None},
+    "git": {"commit": "2a1aeb9", "dirty": True},
+    "checkpoint": "best.pt",
+}
+VOID = {"meta", "link", "br", "hr", "img", "input"}
+
+
+class Page(HTMLParser):
+    """Reads a page strictly: every tag that opens must close, in order."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.open, self.seen, self.texts = [], [], []
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+        self.close()
+        assert self.open == []
+        self.text = re.sub(r"\s+", " ", " ".join(self.texts))
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] != ["style"]:
+            self.texts.append(data)
+
+    def drawings(self):
+        found = re.findall(r"<svg.*?</svg>", self.source, flags=re.DOTALL)
+        return [ElementTree.fromstring(drawing) for drawing in found]
+
+
+def line(where, step, epoch, **values):
+    return json.dumps({"time": "t", "where": where, "step": step, "epoch": epoch, **values}) + "\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    log = ""
+    for epoch in (10, 80, 100):
+        terms = {"loss": 3 / epoch, "lmcl": 2 / epoch, "quantization": 1 / epoch}
+        log += line("train", epoch * 5, epoch, **terms, lr=1e-3, images_per_second=412.0)
+        log += line("query", epoch * 5, epoch, map=0.6) + line("val", epoch * 5, epoch, map=0.61)
+    log += line("train", 501, 101, loss="nan", lmcl="nan", quantization="nan", lr=1e-3) + '{"torn'
+    (tmp_path / "log.jsonl").write_text(log)
+    (tmp_path / "report.json").write_text(json.dumps(REPORT))
+    (tmp_path / "config.yaml").write_text("model:\n  nbit: 32\n")
+    (tmp_path / "overrides.txt").write_text("method=relahash\nmodel.nbit=32\n")
+    return tmp_path
+
+
+def test_the_page_holds_the_numbers(folder):
+    path = write_html(folder)
+    assert path == folder / "report.html"
+    assert not list(folder.glob("*.tmp"))
+    page = Page(path)
+    for said in (
+        "0.6843",
+        "0.6901",
+        "0.6820",
+        "epoch 80",
+        "+0.0058 over the epoch chosen on validation",
+        "The run of 100 epochs was looked at every 10 epochs.",
+        "3f9a0b7c1d2e",
+        "59,000",
+        "0.2654",
+        "distance, then database index",
+        "queries in database",
+        "20 values from 100 to 119",
+        "912.4 (15:12)",
+        "python train.py method=relahash model.nbit=32",
+        "nbit: 32",
+        "2a1aeb9",
+        "best.pt",
+    ):
+        assert said in page.text, said
+    assert page.text.count("reported ") >= 1
+    headings = [drawing.get("aria-label") for drawing in page.drawings()]
+    assert headings[:3] == [
+        "mAP over epoch: queries, validation",
+        "loss over step: loss, lmcl, quantization",
+        "learning rate over step: lr",
+    ]
+    assert len(headings) == 5
+    assert "selected: 80" in page.text
+
+
+def test_the_page_loads_nothing_and_runs_nothing(folder):
+    page = Page(write_html(folder))
+    for tag, attributes in page.seen:
+        assert tag not in {"script", "link", "img", "iframe", "object", "embed", "base"}
+        assert not {"src", "href", "srcset", "style"} & attributes.keys()
+        assert not any(name.startswith("on") for name in attributes)
+    assert not re.search(r"https?:|url\(|@import", page.source)
+    assert "default-src 'none'" in page.source
+    assert "prefers-color-scheme: dark" in page.source
+
+
+def test_what_a_stranger_wrote_is_text(folder):
+    evil = '</pre></title><script>alert("x")</script><img src=x onerror=alert(1)>'
+    (folder / "config.yaml").write_text(f"name: {evil}\n")
+    (folder / "overrides.txt").write_text(evil)
+    (folder / "log.jsonl").write_text(
+        line("train", 1, 1, **{evil: 1.0}) + line(evil, 1, 1, map=0.1)
+    )
+    report = REPORT | {"run": evil, "method": evil, "git": {evil: evil}}
+    report["protocol"] = REPORT["protocol"] | {"fingerprint": f'"{evil}'}
+    report["metrics"] = REPORT["metrics"] | {"ties": {"worst": 0.1, "best": 0.2, evil: 0.15}}
+    report["metrics"]["pr_curve"] = {"radius": [evil], "precision": [0.5], "recall": [0.5]}
+    (folder / "report.json").write_text(json.dumps(report))
+    page = Page(write_html(folder))
+    assert not {"script", "img"} & {tag for tag, _ in page.seen}
+    assert evil in "".join(page.texts)
+    assert len(page.drawings()) == 4
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        {},
+        {"metrics": {"map": 0.5}},
+        {"metrics": {"map": None}, "selection": None, "protocol": {}},
+        {"metrics": {"map": float("nan"), "ties": {"best": None, "worst": 0.1}}},
+        {"training": {"seconds": None}, "selection": {"map_last": 0.5, "map_at_val_epoch": None}},
+    ],
+)
+def test_what_is_missing_is_left_out(tmp_path, report):
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    page = Page(write_html(tmp_path))
+    assert page.drawings() == []
+    assert "None" not in page.text
+    assert "How it learned" not in page.text
+
+
+def test_without_validation_the_gap_is_to_the_last_epoch(folder):
+    selection = REPORT["selection"] | {"map_at_val_epoch": None, "epoch_at_val": None}
+    (folder / "report.json").write_text(json.dumps(REPORT | {"selection": selection}))
+    assert "+0.0081 over the last epoch" in Page(write_html(folder)).text
+
+
+def test_a_sole_term_is_drawn_once(folder):
+    (folder / "log.jsonl").write_text(
+        "".join(line("train", step, 1, loss=1 / step, lmcl=1 / step) for step in (1, 2, 3))
+    )
+    drawings = Page(write_html(folder)).drawings()
+    assert drawings[0].get("aria-label") == "loss over step: lmcl"
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]"])
+def test_no_report_is_an_error_that_names_the_file(tmp_path, content):
+    if content is not None:
+        (tmp_path / "report.json").write_text(content)
+    with pytest.raises(DataError, match=r"report\.json"):
+        write_html(tmp_path)
+    assert not (tmp_path / "report.html").exists()

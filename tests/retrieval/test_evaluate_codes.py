@@ -1,0 +1,126 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from deephash import retrieval
+from deephash.errors import DataError
+from deephash.retrieval import Convention, Ranking, binarize, evaluate_codes, histograms, pack
+
+
+def given(nbit=12, classes=4, queries=15, database=120):
+    torch.manual_seed(0)
+    return (
+        torch.randn(queries, nbit),
+        torch.randn(database, nbit),
+        (torch.rand(queries, classes) < 0.3).float(),
+        (torch.rand(database, classes) < 0.3).float(),
+    )
+
+
+def test_the_report_survives_json():
+    report = evaluate_codes(*given())
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+
+
+@pytest.mark.parametrize("ties", retrieval.TIES)
+def test_the_report_holds_what_the_metrics_say(ties):
+    z, database, asked, held = given()
+    convention = Convention(top=50, ties=ties, seed=3)
+    packed = pack(binarize(z)), pack(binarize(database))
+    ranking, hist = Ranking(*packed, asked, held, 12), histograms(*packed, asked, held, 12)
+
+    def value(**fields):
+        return retrieval.mean_average_precision(ranking, Convention(top=50, seed=3, **fields)).value
+
+    report = evaluate_codes(z, database, asked, held, convention)
+    assert report["map"] == value(ties=ties)
+    assert report["map_min"] == value(ties=ties, denominator="min")
+    assert report["ties"] == {
+        name: value(ties=name) for name in ("expected", "stable", "best", "worst")
+    }
+    assert report["precision_within_radius_2"] == {
+        "mean_zero": retrieval.precision_within_radius(hist).mean_zero,
+        "mean_nonempty": retrieval.precision_within_radius(hist).mean_nonempty,
+        "empty_fraction": retrieval.precision_within_radius(hist).empty_fraction,
+    }
+    assert report["precision_at"] == {"100": retrieval.precision_at(hist, [100])[100]}
+    curve = retrieval.pr_curve_by_radius(hist)
+    assert report["pr_curve"]["radius"] == list(range(13))
+    assert report["pr_curve"]["recall_micro"] == curve.recall_micro.tolist()
+    assert (report["queries"], report["database"], report["nbit"]) == (15, 120, 12)
+    assert report["queries_without_relevant"] == (hist.relevant.sum(axis=1) == 0).sum()
+    assert report["conventions"] == {
+        "metric": "mAP@50",
+        "top": 50,
+        "ties": ties,
+        "seed": 3,
+        "denominator": "hits",
+        "empty": "zero",
+        "bit": "z >= 0",
+        "stable_order": "database order",
+        "relevance": "at least one shared label",
+    }
+
+
+def test_the_short_report_says_the_same():
+    full = evaluate_codes(*given(), Convention(top=9))
+    short = evaluate_codes(*given(), Convention(top=9), full=False)
+    assert short == {"map": full["map"], "map_min": full["map_min"]}
+
+
+def test_bits_and_values_are_the_same_codes():
+    z, database, *labels = given()
+    bits = torch.from_numpy(binarize(database))
+    assert evaluate_codes(z, database, *labels) == evaluate_codes(z.numpy(), bits, *labels)
+
+
+def test_a_cut_of_all_names_its_size():
+    conventions = evaluate_codes(*given())["conventions"]
+    assert (conventions["metric"], conventions["top"]) == ("mAP@all", 120)
+
+
+def test_what_the_convention_forbids_is_null():
+    convention = Convention(top=5, ties="stable", empty="skip_retrieved_none")
+    ties = evaluate_codes(*given(), convention)["ties"]
+    assert ties["expected"] is None
+    assert ties["best"] >= 0
+
+
+def test_perfect_codes_score_one():
+    """Each class has its own code: every relevant item is at 0, all others further."""
+    labels = np.arange(20) % 4
+    codes = np.eye(4, dtype=bool)[labels]
+    report = evaluate_codes(codes, codes, labels, labels)
+    assert report["map"] == pytest.approx(1.0)
+    assert report["ties"]["worst"] == pytest.approx(1.0)
+    assert report["precision_at"] == {}
+
+
+def test_inputs_stay_as_they_were():
+    arguments = given()
+    copies = [tensor.clone() for tensor in arguments]
+    evaluate_codes(*arguments)
+    assert all(torch.equal(a, b) for a, b in zip(arguments, copies, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"query": torch.full((15, 12), float("nan"))}, "15 of 15 codes hold NaN"),
+        ({"query": torch.zeros(15, 13)}, "queries have 13 bits, the database 12"),
+        ({"query": np.ones(15, bool)}, "bool matrix"),
+        ({"query": np.ones((15, 12), np.uint8)}, "signed numbers"),
+        ({"database": torch.zeros(119, 12)}, r"database_labels must be \(119, C\)"),
+        ({"convention": Convention(top=121)}, "mAP@121 asks for more than the 120 items"),
+        (
+            {"database": torch.zeros(0, 12), "database_labels": torch.zeros(0, 4)},
+            "the database is empty",
+        ),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused(change, says):
+    names = ("query", "database", "query_labels", "database_labels")
+    with pytest.raises(DataError, match=says):
+        evaluate_codes(**(dict(zip(names, given(), strict=True)) | change))
