@@ -28,7 +28,7 @@ GIVEN = {
     "method.codebook": {"num_classes", "nbit", "seed"},
     "dataset.source": {"cache"},
     "optimizer": {"params"},
-    "logger.console": {"total_epochs", "steps_per_epoch"},
+    "logger.console": {"total_epochs", "steps_per_epoch", "metric", "best"},
     "logger.wandb": {"name", "run_id", "folder", "config", "group", "tags"},
 }
 """Arguments that the program gives to a part: not the user's to set."""
@@ -130,17 +130,22 @@ def locate(target: str, path: str = "") -> type:
         raise ConfigError(f"{path}._target_  there is no {target}: {error}") from error
 
 
+def arguments(target: type) -> dict[str, inspect.Parameter]:
+    """The named arguments of a part's constructor: its schema."""
+    return {
+        name: parameter
+        for name, parameter in inspect.signature(target).parameters.items()
+        if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+    }
+
+
 def _check_part(path: str, node: Mapping[str, Any]) -> list[Fault]:
     try:
         target = locate(str(node["_target_"]), path)
     except ConfigError as error:
         return [Fault(path, str(error).splitlines()[0], "Choose a part by its group's name.")]
     given = GIVEN.get(path, set())
-    known = {
-        name: parameter
-        for name, parameter in inspect.signature(target).parameters.items()
-        if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-    }
+    known = arguments(target)
     faults = []
     free = sorted(set(known) - given)
     for key, value in node.items():

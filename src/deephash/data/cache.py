@@ -84,14 +84,14 @@ def _write(entry: Path, shape: tuple[int, ...], build: Callable[[np.ndarray], No
         if free < needed + (1 << 20):
             raise DataError(
                 f"the cache folder {entry.parent} has {free / 1e9:.1f} GB free and the decoded "
-                f"images need {needed / 1e9:.1f} GB: set dataset.source.cache, or the environment "
+                f"images need {needed / 1e9:.1f} GB: set paths.cache, or the environment "
                 "variable DEEPHASH_CACHE, to a folder on a larger disk"
             )
         fresh = Path(tempfile.mkdtemp(prefix="building-", dir=entry.parent))
     except OSError as error:
         raise DataError(
             f"cannot write to the cache folder {entry.parent} ({error}): set "
-            "dataset.source.cache, or the environment variable DEEPHASH_CACHE, to one that can be "
+            "paths.cache, or the environment variable DEEPHASH_CACHE, to one that can be "
             "written"
         ) from error
     try:

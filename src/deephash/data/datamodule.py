@@ -66,7 +66,7 @@ class DataModule:
             ("views", views),
         ):
             if value < 1:
-                raise DataError(f"dataset.{key}={value} must be at least 1")
+                raise DataError(f"trainer.{key}={value} must be at least 1")
         if test_transform.random:
             raise DataError("dataset.test_transform has a random step: it would change every score")
         self.name = name
@@ -97,8 +97,8 @@ class DataModule:
             if self.drop_last and len(split.train) < self.batch_size:
                 raise DataError(
                     f"an epoch has no batch: {len(split.train)} training images are fewer than "
-                    f"dataset.batch_size={self.batch_size}. Lower it, or set "
-                    "dataset.drop_last=false"
+                    f"trainer.batch_size={self.batch_size}. Lower it, or set "
+                    "trainer.drop_last=false"
                 )
             self._images, self._split, self._facts = images, split, facts
         images = self._images

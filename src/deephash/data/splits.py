@@ -84,10 +84,10 @@ class PerClass:
     ):
         _check_counts(queries=queries, train=train, validation=validation)
         if queries < 1:
-            raise DataError("dataset.protocol.queries must be at least 1")
+            raise DataError("dataset.protocols.<protocol>.queries must be at least 1")
         if train is None and not train_in_database:
             raise DataError(
-                "dataset.protocol.train=null makes every image that is not a query a training "
+                "dataset.protocols.<protocol>.train=null makes every image that is not a query a training "
                 "image; with train_in_database=false nothing is left to search. Set train to a "
                 "number per class"
             )
@@ -236,11 +236,12 @@ def overlaps(split: Split) -> dict[str, int]:
 def fingerprint(images: ImageSet, split: Split) -> str:
     """sha256 of who plays which role, in order, under which labels: 64 hex digits.
 
-    Role by role it covers the ids and the label rows. Pixels, class names, row numbers and images
-    without a role do not count.
+    Role by role it covers the ids and the label rows. Pixels, class names, row numbers, images
+    without a role and the validation split, against which no reported number is measured, do not
+    count.
     """
     digest = hashlib.sha256()
-    for role in ROLES:
+    for role in ("train", "database", "queries"):
         rows = getattr(split, role)
         digest.update(json.dumps([role, [images.ids[row] for row in rows]]).encode())
         digest.update(json.dumps([len(rows), images.labels.shape[1]]).encode())
@@ -252,7 +253,7 @@ def _check_counts(**counts: int | None) -> None:
     for key, count in counts.items():
         lowest = 1 if key == "train" else 0
         if count is not None and count < lowest:
-            raise DataError(f"dataset.protocol.{key}={count} must be at least {lowest}")
+            raise DataError(f"dataset.protocols.<protocol>.{key}={count} must be at least {lowest}")
 
 
 def _rows_by_class(images: ImageSet, protocol: str) -> list[np.ndarray]:
@@ -269,7 +270,7 @@ def _rows_by_class(images: ImageSet, protocol: str) -> list[np.ndarray]:
 def _too_few(name: str, has: int, needed: int, wanted: str, key: str) -> DataError:
     return DataError(
         f"class {name!r} has {has} images and the protocol needs {needed} ({wanted}): lower "
-        f"dataset.protocol.{key}"
+        f"dataset.protocols.<protocol>.{key}"
     )
 
 

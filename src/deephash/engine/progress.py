@@ -8,19 +8,19 @@ from typing import Any
 class Progress:
     """The state of a run beside its tensors; plain values, so it is saved as it is."""
 
-    epoch: int = 0  # the next one
+    epoch: int = 0  # whole epochs trained
     step: int = 0
     seconds: float = 0.0  # in the loop, over all sessions
     evaluation_seconds: float = 0.0
     images: int = 0
     train_seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)  # {"epoch", "query", "val"}
-    selected: int | None = None  # epoch whose encoder is kept
+    selected: int | None = None  # epochs behind the encoder that is kept
     wait: int = 0  # evaluations since the selected one
     stopped_early: bool = False
 
     def add(self, epoch: int, query: float, val: float | None, select_on: str) -> bool:
-        """Notes an evaluation; True when its encoder is to be kept. Better means strictly better."""
+        """Notes an evaluation after ``epoch`` epochs; True when its encoder is to be kept. Better means strictly better."""
         row = {"epoch": epoch, "query": query, "val": val}
         best = self.best(select_on)
         self.history.append(row)

@@ -45,7 +45,6 @@ class Trainer:
         folder: the run folder, for ``last.pt`` and the best encoder.
         optimizer: over the method's parameters; its rates are those of epoch 0.
         schedule: ``factor(epoch, epochs)`` of the rates.
-        logger: ``scalars(where, values, step, epoch)`` and ``tick()``.
         device: where the batches already are.
         fingerprint: of the data; a checkpoint of other data is refused.
         epochs: all in all.
@@ -62,7 +61,6 @@ class Trainer:
         folder: Path,
         optimizer: torch.optim.Optimizer,
         schedule: Any,
-        logger: Any,
         device: torch.device,
         fingerprint: str,
         epochs: int,
@@ -76,7 +74,7 @@ class Trainer:
         self.folder = folder
         self.optimizer = optimizer
         self.schedule = schedule
-        self.logger = logger
+        self.logger: Any = None
         self.device = device
         self.fingerprint = fingerprint
         self.epochs = epochs
@@ -88,15 +86,22 @@ class Trainer:
         self.clip_norm = clip_norm
         self.progress = Progress()
         self.meter = Meter()
+        self._logged = (0.0, 0)  # clock and images at the last line of the record
         self.rates = [group["lr"] for group in optimizer.param_groups]
 
-    def fit(self, method: Trainable, data: Data, evaluate: Evaluate) -> Progress:
+    def fit(self, method: Trainable, data: Data, evaluate: Evaluate, logger: Any) -> Progress:
         """Trains from the last whole epoch on; returns what was seen.
+
+        Args:
+            method: what is trained, after ``start``.
+            data: gives the batches of an epoch.
+            evaluate: measures the encoder.
+            logger: ``scalars(where, values, step, epoch)`` and ``tick()``.
 
         Raises:
             TrainingError: a term or the gradient is not finite, or a foreign checkpoint.
         """
-        now = self.progress
+        now, self.logger = self.progress, logger
         for epoch in range(now.epoch, self.epochs):
             began = time.perf_counter()
             method.train()
@@ -120,7 +125,7 @@ class Trainer:
             now.train_seconds += time.perf_counter() - began
             now.epoch = epoch + 1
             if now.epoch % self.eval_every == 0 or now.epoch == self.epochs:
-                self._evaluate(method, data, evaluate, epoch)
+                self._evaluate(method, data, evaluate, now.epoch)
             now.seconds += time.perf_counter() - began
             self._save(method)
             if now.stopped_early:
@@ -164,25 +169,23 @@ class Trainer:
 
     def _gradient_norm(self) -> Tensor:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        limit = float("inf") if self.clip_norm is None else self.clip_norm
-        return nn.utils.clip_grad_norm_(parameters, limit) if self.clip_norm else (
-            nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        )
+        if self.clip_norm is None:
+            return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        return nn.utils.clip_grad_norm_(parameters, self.clip_norm)
 
     def _log(self, epoch: int, began: float) -> None:
-        seen = self.meter.count
-        means = self.meter.means()
-        if not seen:
+        if not self.meter.count:
             return
-        clock = time.perf_counter()
-        since = max(began, getattr(self, "_logged", began))
-        rate = self.progress.images - getattr(self, "_images", 0)
-        self._logged, self._images = clock, self.progress.images
+        means = self.meter.means()
+        clock, images = self._logged
+        self._logged = (time.perf_counter(), self.progress.images)
+        seconds = self._logged[0] - max(clock, began)
         means["lr"] = self.optimizer.param_groups[0]["lr"]
-        means["images_per_second"] = rate / max(clock - since, 1e-9)
-        self.logger.scalars("train", means, self.progress.step, epoch)
+        means["images_per_second"] = (self.progress.images - images) / max(seconds, 1e-9)
+        self.logger.scalars("train", means, self.progress.step, epoch + 1)
 
     def _evaluate(self, method: Trainable, data: Data, evaluate: Evaluate, epoch: int) -> None:
+        """Measures the encoder as it is after ``epoch`` whole epochs, and keeps it if it is best."""
         now, began = self.progress, time.perf_counter()
         found = evaluate(method.encoder, data)
         query, val = found["query"], found["val"]

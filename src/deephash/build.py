@@ -1,0 +1,158 @@
+"""From a folded and checked configuration to the parts it names; the only place that builds."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from deephash import config
+from deephash.data.datamodule import DataModule
+from deephash.data.transforms import Pipeline
+from deephash.engine import evaluate
+from deephash.loggers import Jsonl, Loggers
+from deephash.methods.method import Method
+from deephash.models.encoder import Encoder
+from deephash.records import derive
+from deephash.retrieval import Convention
+
+Config = Mapping[str, Any]
+
+
+def part(node: Config, path: str = "", **given: Any) -> Any:
+    """The object a ``_target_`` node describes, with what the program adds to it.
+
+    Raises:
+        ConfigError: the target is no part of deephash, torch or torchvision.
+    """
+    options = {key: value for key, value in node.items() if key != "_target_"}
+    return config.locate(str(node["_target_"]), path)(**options, **given)
+
+
+def device(name: str) -> torch.device:
+    """The device a run computes on; ``auto`` is CUDA where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def data(cfg: Config) -> DataModule:
+    """Source, protocol and views; nothing is opened yet."""
+    dataset, trainer = cfg["dataset"], cfg["trainer"]
+    protocol = dataset["protocol"]
+    transforms = {
+        role: Pipeline([part(step, "dataset.transforms") for step in dataset["transforms"][role]])
+        for role in ("train", "test")
+    }
+    return DataModule(
+        name=dataset["name"],
+        source=_source(cfg),
+        protocol=part(dataset["protocols"][protocol], "dataset.protocols"),
+        protocol_name=protocol,
+        train_transform=transforms["train"],
+        test_transform=transforms["test"],
+        batch_size=trainer["batch_size"],
+        eval_batch_size=trainer["eval_batch_size"],
+        drop_last=trainer["drop_last"],
+        views=cfg["method"].get("views", 1),
+        seed=cfg["seed"],
+        expected=_expected(cfg),
+    )
+
+
+def _source(cfg: Config) -> Any:
+    """The source of the images, told where decoded ones are kept, if it keeps any."""
+    node, cache = cfg["dataset"]["source"], cfg["paths"]["cache"]
+    keeps = "cache" in config.arguments(config.locate(node["_target_"]))
+    return part(node, "dataset.source", **({"cache": cache} if keeps else {}))
+
+
+def _expected(cfg: Config) -> dict[str, Any]:
+    """The counts the protocol promises, unless its numbers were changed on the command line."""
+    dataset = cfg["dataset"]
+    return dict((dataset.get("expected") or {}).get(dataset["protocol"]) or {})
+
+
+def encoder(cfg: Config, pretrained: bool = True) -> Encoder:
+    """Backbone and head; ``pretrained=False`` when a checkpoint will fill them anyway."""
+    node = dict(cfg["backbone"]) if pretrained else {**cfg["backbone"], "weights": "none"}
+    backbone = part(node, "backbone")
+    head = part(
+        cfg["method"]["head"],
+        "method.head",
+        in_features=backbone.out_features,
+        nbit=cfg["model"]["nbit"],
+    )
+    return Encoder(backbone, head)
+
+
+def method(cfg: Config, num_classes: int, pretrained: bool = True) -> Method:
+    """The whole recipe. Initial weights are drawn from the run's seed."""
+    torch.manual_seed(derive(cfg["seed"], "weights"))
+    recipe = cfg["method"]
+    given = {"num_classes": num_classes, "nbit": cfg["model"]["nbit"], "seed": cfg["seed"]}
+    codebook: nn.Module | None = None
+    if recipe.get("codebook") is not None:
+        codebook = part(recipe["codebook"], "method.codebook", **given)
+    similarity: nn.Module | None = None
+    if recipe.get("similarity") is not None:
+        similarity = part(recipe["similarity"], "method.similarity")
+    return Method(
+        encoder(cfg, pretrained),
+        part(recipe["relaxation"], "method.relaxation"),
+        codebook,
+        similarity,
+        part(recipe["loss"], "method.loss"),
+    )
+
+
+def optimizer(cfg: Config, of: Method) -> torch.optim.Optimizer:
+    """The optimizer, the backbone at its own rate."""
+    node = dict(cfg["optimizer"])
+    scale = node.pop("backbone_scale")
+    return part(node, "optimizer", params=of.param_groups(node["lr"], scale))
+
+
+def convention(cfg: Config) -> Convention:
+    """How mAP is measured; R is the dataset's unless one is given."""
+    chosen = dict(cfg["evaluation"])
+    if chosen["top"] is None:
+        chosen["top"] = cfg["dataset"].get("top")
+    return Convention(**chosen)
+
+
+def evaluation(cfg: Config, on: torch.device) -> evaluate.Evaluation:
+    """Measures encoders as the configuration says."""
+    half = cfg["trainer"]["precision"] == "bf16"
+
+    def autocast() -> torch.autocast:
+        return torch.autocast(on.type, dtype=torch.bfloat16, enabled=half)
+
+    return evaluate.Evaluation(convention(cfg), autocast)
+
+
+def loggers(cfg: Config, folder: Path, name: str, steps: int, done: Any) -> Loggers:
+    """The local record and whatever else listens. ``done`` is the progress of an earlier session."""
+    record = Jsonl(folder / "log.jsonl")
+    record.truncate_after(done.step)
+    best = {which: row[which] for which in ("query", "val") if (row := done.best(which))}
+    given: dict[str, dict[str, Any]] = {
+        "console": {
+            "total_epochs": cfg["trainer"]["epochs"],
+            "steps_per_epoch": steps,
+            "metric": convention(cfg).name,
+            "best": best,
+        },
+        "wandb": {
+            "name": name,
+            "run_id": f"{derive(0, str(folder.resolve())):016x}",
+            "folder": folder,
+            "config": cfg,
+            "group": cfg["method"]["name"],
+            "tags": [cfg["dataset"]["name"], f"{cfg['model']['nbit']} bits"],
+        },
+    }
+    others = [part(node, f"logger.{key}", **given.get(key, {}))
+              for key, node in cfg["logger"].items()]  # fmt: skip
+    return Loggers([record, *others])

@@ -1,0 +1,116 @@
+"""The command line: composes with Hydra, and turns errors into words. Heavy imports come late."""
+
+import argparse
+import logging
+import re
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from deephash import config, schema
+from deephash.errors import DeephashError
+
+SHOWING = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i",
+           "--shell-completion", "-sc"}  # fmt: skip
+"""Flags under which Hydra shows something and runs nothing."""
+
+
+def train(conf: Path) -> int:
+    """``train.py``: one run, or with ``-m`` a grid. Returns the exit status."""
+    return _main(conf, "train", _train_job)
+
+
+def evaluate(conf: Path) -> int:
+    """``evaluate.py``. Returns the exit status."""
+    return _main(conf, "evaluate", _evaluate_job)
+
+
+def _train_job(cfg: DictConfig) -> None:
+    folded = config.fold(cfg)
+    overrides = list(HydraConfig.get().overrides.task)
+    config.refuse(config.check(folded), overrides)
+    from deephash import jobs
+
+    jobs.train(folded, overrides)
+
+
+def _evaluate_job(cfg: DictConfig) -> None:
+    from deephash import jobs
+
+    jobs.evaluate(config.fold(cfg))
+
+
+def _main(conf: Path, page: str, job: Any) -> int:
+    logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
+    warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")
+    schema.register()
+    _python_3_14()
+    arguments = sys.argv[1:]
+    flags = {text.partition("=")[0] for text in arguments}
+    failures: list[tuple[str, DeephashError]] = []
+
+    def run(cfg: DictConfig) -> None:
+        try:
+            job(cfg)
+        except DeephashError as error:  # kept as words: an exception would keep its tensors
+            failures.append((" ".join(HydraConfig.get().overrides.task), error.with_traceback(None)))
+
+    try:
+        if not flags & SHOWING:
+            _check_overrides(conf, page, [text for text in arguments if _is_override(text)])
+        main = hydra.main(version_base="1.3", config_path=str(conf.resolve()), config_name=page)
+        main(run)()
+    except DeephashError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command goes on from the last whole epoch", file=sys.stderr)
+        return 130
+    for overrides, error in failures:
+        title = f"failed: {overrides}\n" if flags & {"-m", "--multirun"} else ""
+        print(f"{title}{error}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _is_override(text: str) -> bool:
+    return "=" in text and not text.startswith("-") or text.startswith("~")
+
+
+def _check_overrides(conf: Path, page: str, overrides: Sequence[str]) -> None:
+    """Composes once before Hydra does, to tell everything that is wrong, and how to mend it."""
+
+    def composed(some: Sequence[str]) -> DictConfig:
+        return compose(page, overrides=list(some))
+
+    with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
+        try:
+            composed([text for text in overrides if not _is_sweep(text)])
+            plain = True
+        except Exception:  # whatever Hydra raises; `explain` finds out which override it was
+            plain = False
+        if not plain or any(_is_sweep(text) for text in overrides):
+            config.explain(overrides, composed)
+    GlobalHydra.instance().clear()
+
+
+def _is_sweep(text: str) -> bool:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    try:
+        return OverridesParser.create().parse_override(text).is_sweep_override()
+    except Exception:  # not an override at all: `explain` says so
+        return False
+
+
+def _python_3_14() -> None:
+    """Hydra 1.3 gives argparse a help that is no text, which Python 3.14 refuses."""
+    if sys.version_info >= (3, 14) and re.match(r"1\.[0-3]\.", hydra.__version__):
+        argparse.ArgumentParser._check_help = lambda self, action: None  # type: ignore[attr-defined]

@@ -1,0 +1,239 @@
+"""The two jobs: train a run, and measure a run again."""
+
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import deephash
+from deephash import build, config, retrieval
+from deephash.engine import checkpoint
+from deephash.engine.evaluate import Codes, encode
+from deephash.engine.run import RunFolder, environment, git
+from deephash.engine.trainer import Trainer
+from deephash.errors import ConfigError
+from deephash.report import write_html
+
+Config = Mapping[str, Any]
+log = logging.getLogger("deephash")
+
+
+def train(cfg: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Trains the run a folded configuration describes, or skips it when it is finished.
+
+    Returns:
+        the report, as in ``report.json``.
+
+    Raises:
+        DeephashError: with a message for the user.
+    """
+    config.refuse(config.check(cfg), overrides)
+    name = config.run_name(cfg, overrides)
+    run = RunFolder(Path(cfg["paths"]["outputs"]) / name)
+    if not cfg["rerun"]:
+        _same(run, cfg)
+        if run.finished:
+            report = run.report()
+            print(f"finished already, skipped (rerun=true trains anew): {run.path}"
+                  f"  {report['metrics']['conventions']['metric']} {report['metrics']['map']:.4f}")
+            return report
+    run.open(cfg, list(overrides), fresh=cfg["rerun"])
+    try:
+        return _train(cfg, run, name)
+    finally:
+        run.close()
+
+
+def _same(run: RunFolder, cfg: Config) -> None:
+    """Refuses a folder in which something else ran."""
+    if not (run.path / "config.yaml").is_file():
+        return
+    changed = config.differences(config.essence(run.config()), config.essence(cfg))
+    if changed:
+        raise ConfigError(
+            f"{run.path} holds a run with another configuration:\n  "
+            + "\n  ".join(changed[:8])
+            + "\nTrain anew with rerun=true, or elsewhere with paths.outputs=FOLDER."
+        )
+
+
+def _train(cfg: dict[str, Any], run: RunFolder, name: str) -> dict[str, Any]:
+    settings = cfg["trainer"]
+    device = build.device(settings["device"])
+    deterministic(settings["deterministic"])
+    data = build.data(cfg)
+    data.setup(device)
+    method = build.method(cfg, data.facts.num_classes, not (run.path / "last.pt").is_file())
+    method.to(device)
+    if settings["channels_last"]:
+        method.encoder.to(memory_format=torch.channels_last)
+    torch.manual_seed(cfg["seed"])
+    evaluation = build.evaluation(cfg, device)
+    trainer = Trainer(
+        run.path,
+        build.optimizer(cfg, method),
+        build.part(cfg["scheduler"], "scheduler"),
+        device=device,
+        fingerprint=data.facts.fingerprint,
+        **{key: settings[key] for key in ("epochs", "eval_every", "select_on", "patience",
+                                          "precision", "log_every", "clip_norm")},
+    )  # fmt: skip
+    done = trainer.start(method, data)
+    if done:
+        print(f"resumed after epoch {done}: {run.path}")
+    logger = build.loggers(cfg, run.path, name, data.steps, trainer.progress)
+    failed = True
+    try:
+        trainer.fit(method, data, evaluation, logger)
+        report, codes = _report(cfg, name, run, data, method.encoder, evaluation, trainer)
+        save_codes(run.path / "codes.npz", codes, data)
+        checkpoint.write_json(run.path / "report.json", report)
+        write_html(run.path)
+        logger.report(report, trainer.progress.step)
+        logger.summary(report, run.path)
+        failed = False
+    finally:
+        logger.close(failed)
+    return report
+
+
+def _report(
+    cfg: Config, name: str, run: RunFolder, data: Any, encoder: Any, evaluation: Any, trainer: Any
+) -> tuple[dict[str, Any], Codes]:
+    """Loads the selected encoder and measures it in full."""
+    began = time.perf_counter()
+    load_encoder(run.path / "best.pt", encoder, data.facts.fingerprint)
+    codes = encode(encoder, data, evaluation.autocast)
+    split, now, settings = data.split, trainer.progress, cfg["trainer"]
+    metrics = evaluation.measure(codes, data, split.queries, split.database, full=True)
+    now.evaluation_seconds += time.perf_counter() - began
+    now.seconds += time.perf_counter() - began
+    report = {
+        "schema": 1,
+        "deephash": deephash.__version__,
+        "run": name,
+        "method": cfg["method"]["name"],
+        "nbit": cfg["model"]["nbit"],
+        "seed": cfg["seed"],
+        "metrics": metrics,
+        "selection": now.selection(settings["select_on"], settings["eval_every"],
+                                   settings["epochs"]),
+        "protocol": data.facts.as_dict(),
+        "training": {
+            "seconds": now.seconds,
+            "evaluation_seconds": now.evaluation_seconds,
+            "steps": now.step,
+            "images_per_second": now.images / now.train_seconds if now.train_seconds else None,
+            "encode_images_per_second": codes.images_per_second,
+            "batch_size": settings["batch_size"],
+            "precision": settings["precision"],
+            "device": str(trainer.device),
+            "parameters": sum(p.numel() for p in encoder.parameters()),
+        },
+        "environment": environment(),
+        "git": git(),
+        "checkpoint": "best.pt",
+    }  # fmt: skip
+    return report, codes
+
+
+def load_encoder(file: Path, encoder: Any, fingerprint: str) -> None:
+    """Fills an encoder from ``best.pt`` or ``last.pt``; a word of warning for other data."""
+    state = checkpoint.load(file)
+    if state["fingerprint"] != fingerprint:
+        log.warning("the data are not those of the run: fingerprint %s, now %s",
+                    state["fingerprint"][:16], fingerprint[:16])  # fmt: skip
+    weights = state.get("encoder")
+    if weights is None:
+        prefix = "encoder."
+        weights = {key.removeprefix(prefix): value for key, value in state["method"].items()
+                   if key.startswith(prefix)}  # fmt: skip
+    encoder.load_state_dict(weights)
+
+
+def save_codes(path: Path, codes: Codes, data: Any) -> None:
+    """Packed codes of queries and database, with labels, ids and fingerprint."""
+    split = data.split
+    arrays: dict[str, Any] = {"fingerprint": data.facts.fingerprint, "nbit": codes.z.shape[1]}
+    for role, ids in (("query", split.queries), ("database", split.database)):
+        arrays[f"{role}_codes"] = retrieval.pack(retrieval.binarize(codes.of(ids)))
+        arrays[f"{role}_labels"] = data.labels(ids).cpu().numpy().astype(bool)
+        arrays[f"{role}_ids"] = np.array([data.images.ids[i] for i in ids])
+
+    def write(beside: Path) -> None:
+        with beside.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+
+    checkpoint.write_atomic(path, write)
+
+
+def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Measures a run again from its folder: builds its encoder and its data, nothing else.
+
+    Returns:
+        the metrics, as they also stand in ``evaluation.json`` of the folder.
+
+    Raises:
+        DeephashError: with a message for the user.
+    """
+    run = RunFolder(Path(cfg["run"]).expanduser())
+    ran = run.config()
+    for key, value in cfg["evaluation"].items():
+        if value is not None:
+            ran["evaluation"][key] = value
+    if cfg["dataset"]["root"] is not None:
+        _move(ran["dataset"], cfg["dataset"]["root"])
+    ran["trainer"]["device"] = cfg["device"]
+    if cfg["checkpoint"] not in ("best", "last"):
+        raise ConfigError(f"checkpoint  there is no {cfg['checkpoint']!r}. Try best or last.")
+    device = build.device(cfg["device"])
+    deterministic(ran["trainer"]["deterministic"])
+    encoder = build.encoder(ran, pretrained=False).to(device)
+    data = build.data(ran)
+    data.setup(device)
+    load_encoder(run.path / f"{cfg['checkpoint']}.pt", encoder, data.facts.fingerprint)
+    if ran["trainer"]["channels_last"]:
+        encoder.to(memory_format=torch.channels_last)
+    evaluation = build.evaluation(ran, device)
+    codes = encode(encoder, data, evaluation.autocast)
+    split = data.split
+    metrics = evaluation.measure(codes, data, split.queries, split.database, full=True)
+    found = {
+        "run": str(run.path),
+        "checkpoint": f"{cfg['checkpoint']}.pt",
+        "metrics": metrics,
+        "protocol": data.facts.as_dict(),
+        "encode_images_per_second": codes.images_per_second,
+        "environment": environment(),
+    }
+    checkpoint.write_json(run.path / "evaluation.json", found)
+    name = metrics["conventions"]["metric"]
+    print(f"{name} {metrics['map']!r}  (ties {metrics['conventions']['ties']},"
+          f" fingerprint {data.facts.fingerprint[:16]})")  # fmt: skip
+    if run.finished:
+        trained = run.report()["metrics"]
+        if trained["conventions"] == metrics["conventions"] and cfg["checkpoint"] == "best":
+            same = trained["map"] == metrics["map"]
+            print(f"training reported {trained['map']!r}: {'the same' if same else 'DIFFERENT'}")
+    return found
+
+
+def _move(dataset: dict[str, Any], root: str) -> None:
+    """Tells the dataset of a run where its images are now."""
+    if "root" not in dataset["source"]:
+        raise ConfigError(f"dataset.root  {dataset['name']} reads no folder. Leave it out.")
+    dataset["root"] = dataset["source"]["root"] = root
+
+
+def deterministic(wanted: bool) -> None:
+    """The same numbers from the same seed; operations that cannot are named by torch's warning."""
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(wanted, warn_only=True)
+    torch.backends.cudnn.benchmark = not wanted
+
