@@ -91,13 +91,15 @@ def _check_overrides(conf: Path, page: str, overrides: Sequence[str]) -> None:
         return compose(page, overrides=list(some))
 
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
+        sweeps = any(_is_sweep(text) for text in overrides)
         try:
             composed([text for text in overrides if not _is_sweep(text)])
-            plain = True
+            composes = True
         except Exception:  # whatever Hydra raises; `explain` finds out which override it was
-            plain = False
-        if not plain or any(_is_sweep(text) for text in overrides):
-            config.explain(overrides, composed)
+            composes = False
+        if sweeps or not composes:
+            check = config.check if page == "train" else lambda cfg: []
+            config.refuse(config.explain(overrides, composed, check), overrides)
     GlobalHydra.instance().clear()
 
 

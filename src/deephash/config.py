@@ -298,72 +298,81 @@ def _check_recipe(cfg: Mapping[str, Any]) -> list[Fault]:
     return faults
 
 
-def explain(overrides: Sequence[str], compose: Any) -> None:
-    """Finds out which overrides Hydra refuses, one by one, and raises all of that at once.
+def explain(overrides: Sequence[str], compose: Any, check: Any) -> list[Fault]:
+    """Finds out which overrides Hydra refuses, one by one, and what the others come to.
 
     Args:
         overrides: the command line without its flags.
         compose: ``(overrides) -> config``, raising what Hydra raises.
+        check: ``(folded) -> faults``.
 
-    Raises:
-        ConfigError: at least one override is refused.
+    Returns:
+        the faults of the single overrides, then those of the configuration without them.
     """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    groups = [text for text in overrides if "." not in text.partition("=")[0]]
     faults: list[Fault] = []
-    for text in overrides:
+    good: list[str] = []
+    for text in sorted(overrides, key=lambda text: "." in text.partition("=")[0]):  # groups first
         key = text.partition("=")[0].lstrip("+~")
         try:
-            override = OverridesParser.create().parse_override(text)
+            values = _single_values(text)
         except Exception as error:
             faults.append(Fault(key, _first_line(error), "Write it as key=value."))
             continue
-        values = [text]
-        if override.is_sweep_override():
-            values = [f"{override.input_line.partition('=')[0]}={v}"
-                      for v in override.sweep_string_iterator()]  # fmt: skip
-        alone = "." not in key
-        context = [] if alone else [g for g in groups if "," not in g]
         for value in values:
             try:
-                compose([*context, value])
+                compose([*good, value])
             except Exception as error:
-                if context and not _composes(compose, context):
-                    continue  # the group is the fault, and is told on its own
-                faults.append(Fault(key, _first_line(error), _instead(key, compose, error)))
+                faults.append(Fault(key, _first_line(error), _instead(key, value, compose, error)))
                 break
-    refuse(faults, overrides)
-
-
-def _composes(compose: Any, overrides: Sequence[str]) -> bool:
+        else:
+            good.append(values[0])
     try:
-        compose(list(overrides))
-    except Exception:
-        return False
-    return True
+        folded = fold(compose(good))
+    except ConfigError:
+        return faults
+    told = {fault.key for fault in faults}
+    return faults + [fault for fault in check(folded) if fault.key not in told]
+
+
+def _single_values(text: str) -> list[str]:
+    """An override as it is, or, of a sweep, one override for each of its values."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    override = OverridesParser.create().parse_override(text)
+    if not override.is_sweep_override():
+        return [text]
+    key = text.partition("=")[0]
+    return [f"{key}={value}" for value in override.sweep_string_iterator()]
 
 
 def _first_line(error: BaseException) -> str:
-    text = str(error.__cause__ or error)
-    found = [line.strip() for line in text.splitlines() if line.strip()]
-    if found and found[0].startswith("Key ") or "Could not override" in text:
+    text = f"{error}\n{error.__cause__ or ''}"
+    if "Could not override" in text:
         return "there is no such key."
+    if options := re.search(r"Could not find '([^']*)'", text):
+        return f"there is no {options.group(1)}."
+    if value := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text):
+        kind = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+        return f"{value.group(1)!r} is not {kind.get(value.group(2), value.group(2))}."
+    found = [line.strip() for line in text.splitlines() if line.strip()]
     return (found or [type(error).__name__])[0].rstrip(".") + "."
 
 
-def _instead(key: str, compose: Any, error: BaseException) -> str:
+def _instead(key: str, given: str, compose: Any, error: BaseException) -> str:
     text = f"{error}\n{error.__cause__ or ''}"
-    options = re.search(r"Available options in '[^']*':\s*((?:\s*\S+)+)", text)
-    if options:
-        return "There are " + ", ".join(options.group(1).split()) + "."
-    keys = _keys(OmegaConf.to_container(compose([]), resolve=False))
+    if options := re.search(r"Available options in '[^']*':\n((?:\t\S+\n?)+)", text):
+        return f"There are {', '.join(options.group(1).split())}."
+    if options := re.search(r"expected one of \[(.*?)\]", text):
+        return f"It is one of {options.group(1)}."
+    plain = OmegaConf.to_container(compose([]), resolve=False)
+    keys = _keys(plain)
     if key in keys:
-        return "See its default with --cfg job."
-    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
-    tail = key.rpartition(".")[2]
-    near = [k for k in keys if k.rpartition(".")[2] == tail][:1] or near
-    return f"Did you mean {near[0]}?" if near else "See all keys with --cfg job."
+        return f"Its default is {key}={_at(plain, key)}."  # type: ignore[arg-type]
+    same = [known for known in keys if known.rpartition(".")[2] == key]
+    near = same or difflib.get_close_matches(key, keys, n=1, cutoff=0.7)
+    if not near:
+        return "See all keys with --cfg job."
+    return f"Did you mean {near[0]}={given.partition('=')[2]}?"
 
 
 def _keys(node: Any, path: str = "") -> list[str]:

@@ -1,6 +1,6 @@
 """Views of images, made in batches on the device: (B, 3, H, W) in, (B, 3, H, W) out.
 
-A pipeline starts with `ToFloat`; every later step works on float32 in 0..1 until `Normalize`.
+A pipeline turns uint8 pixels into float32 first; every step works on float32 in 0..1 until `Normalize`.
 What a random step draws comes from the CPU generator it is handed, one set of numbers per image,
 so a seed gives the same view on every device. Images are never changed in place.
 """
@@ -25,7 +25,7 @@ class Step(nn.Module):
 
 
 class Pipeline(Step):
-    """Steps, one after the other.
+    """uint8 in 0..255 becomes float32 in 0..1; then the steps, one after the other.
 
     Args:
         steps: in the order they run.
@@ -37,18 +37,11 @@ class Pipeline(Step):
         self.random = any(step.random for step in steps)
 
     def forward(self, images: Tensor, generator: Generator | None = None) -> Tensor:
+        if images.dtype == torch.uint8:
+            images = images.float().div_(255)
         for step in self.steps:
             images = step(images, generator)
         return images
-
-
-class ToFloat(Step):
-    """uint8 in 0..255 to float32 in 0..1."""
-
-    def forward(self, images: Tensor, generator: Generator | None = None) -> Tensor:
-        if images.dtype != torch.uint8:
-            raise DataError(f"ToFloat reads uint8 pixels; it was given {images.dtype}")
-        return images.float().div_(255)
 
 
 class Resize(Step):
