@@ -133,7 +133,7 @@ def evaluation(cfg: Config, on: torch.device) -> evaluate.Evaluation:
 
 
 def loggers(cfg: Config, folder: Path, name: str, steps: int, done: Any) -> Loggers:
-    """The local record and whatever else listens. ``done`` is the progress of an earlier session."""
+    """The local record and whatever else listens; ``done`` is an earlier session's progress."""
     record = Jsonl(folder / "log.jsonl")
     record.truncate_after(done.step)
     best = {which: row[which] for which in ("query", "val") if (row := done.best(which))}

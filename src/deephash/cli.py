@@ -61,7 +61,8 @@ def _main(conf: Path, page: str, job: Any) -> int:
         try:
             job(cfg)
         except DeephashError as error:  # kept as words: an exception would keep its tensors
-            failures.append((" ".join(HydraConfig.get().overrides.task), error.with_traceback(None)))
+            words = " ".join(HydraConfig.get().overrides.task)
+            failures.append((words, error.with_traceback(None)))
 
     try:
         if not flags & SHOWING:
@@ -74,14 +75,14 @@ def _main(conf: Path, page: str, job: Any) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted: the same command goes on from the last whole epoch", file=sys.stderr)
         return 130
-    for overrides, error in failures:
+    for overrides, failure in failures:
         title = f"failed: {overrides}\n" if flags & {"-m", "--multirun"} else ""
-        print(f"{title}{error}", file=sys.stderr)
+        print(f"{title}{failure}", file=sys.stderr)
     return 1 if failures else 0
 
 
 def _is_override(text: str) -> bool:
-    return "=" in text and not text.startswith("-") or text.startswith("~")
+    return ("=" in text and not text.startswith("-")) or text.startswith("~")
 
 
 def _check_overrides(conf: Path, page: str, overrides: Sequence[str]) -> None:

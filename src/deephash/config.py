@@ -36,8 +36,17 @@ GIVEN = {
 OWN_KEYS = {"optimizer": {"backbone_scale"}}
 """Keys beside a part's arguments that the program itself reads."""
 
-ELSEWHERE = ("logger", "paths", "rerun", "trainer.device", "trainer.log_every", "dataset.root",
-             "dataset.source.root", "dataset.source.download", "trainer.eval_batch_size")
+ELSEWHERE = (
+    "logger",
+    "paths",
+    "rerun",
+    "trainer.device",
+    "trainer.log_every",
+    "dataset.root",
+    "dataset.source.root",
+    "dataset.source.download",
+    "trainer.eval_batch_size",
+)
 """Keys that do not change a result: where things lie, and what is told meanwhile."""
 
 ALLOWED = ("deephash.", "torch.", "torchvision.")
@@ -195,8 +204,13 @@ def _spell(kind: Any) -> str:
         return "one of " + ", ".join(map(str, get_args(kind)))
     if get_origin(kind) in (Union, types.UnionType):
         return " or ".join(_spell(one) for one in get_args(kind))
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text",
-             type(None): "null"}
+    names = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "a text",
+        type(None): "null",
+    }
     return names.get(kind, str(kind))
 
 
@@ -244,7 +258,7 @@ def _check_protocol(cfg: Mapping[str, Any]) -> list[Fault]:
     trainer = cfg["trainer"]
     if trainer["select_on"] == "val" and not protocol.get("validation"):
         faults.append(
-            Fault("trainer.select_on", f"is val, and protocol {name} holds out no validation split.",
+            Fault("trainer.select_on", f"is val, and protocol {name} has no validation split.",
                   f"Try {key}.validation=50 (images of each class), or trainer.select_on=query.")
         )  # fmt: skip
     if trainer["select_on"] == "last" and trainer["patience"] is not None:
@@ -280,7 +294,7 @@ def _check_recipe(cfg: Mapping[str, Any]) -> list[Fault]:
             )  # fmt: skip
     if method.get("batch_coupled") and not trainer["drop_last"]:
         faults.append(
-            Fault("trainer.drop_last", f"is false, and the loss of {name} depends on the batch size.",
+            Fault("trainer.drop_last", f"is false, and the loss of {name} depends on batch size.",
                   "Leave it true.")
         )  # fmt: skip
     if method["head"]["_target_"].endswith(".BatchNorm") and trainer["batch_size"] < 2:

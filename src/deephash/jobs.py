@@ -39,8 +39,10 @@ def train(cfg: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
         _same(run, cfg)
         if run.finished:
             report = run.report()
-            print(f"finished already, skipped (rerun=true trains anew): {run.path}"
-                  f"  {report['metrics']['conventions']['metric']} {report['metrics']['map']:.4f}")
+            print(
+                f"finished already, skipped (rerun=true trains anew): {run.path}"
+                f"  {report['metrics']['conventions']['metric']} {report['metrics']['map']:.4f}"
+            )
             return report
     run.open(cfg, list(overrides), fresh=cfg["rerun"])
     try:
@@ -236,4 +238,3 @@ def deterministic(wanted: bool) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(wanted, warn_only=True)
     torch.backends.cudnn.benchmark = not wanted
-

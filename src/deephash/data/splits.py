@@ -87,9 +87,9 @@ class PerClass:
             raise DataError("dataset.protocols.<protocol>.queries must be at least 1")
         if train is None and not train_in_database:
             raise DataError(
-                "dataset.protocols.<protocol>.train=null makes every image that is not a query a training "
-                "image; with train_in_database=false nothing is left to search. Set train to a "
-                "number per class"
+                "dataset.protocols.<protocol>.train=null makes every image that is not a query a "
+                "training image; with train_in_database=false nothing is left to search. "
+                "Set train to a number per class"
             )
         self.queries = queries
         self.train = train

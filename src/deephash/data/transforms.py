@@ -1,6 +1,6 @@
 """Views of images, made in batches on the device: (B, 3, H, W) in, (B, 3, H, W) out.
 
-A pipeline turns uint8 pixels into float32 first; every step works on float32 in 0..1 until `Normalize`.
+A pipeline turns uint8 pixels into float32 first; its steps work on 0..1 until `Normalize`.
 What a random step draws comes from the CPU generator it is handed, one set of numbers per image,
 so a seed gives the same view on every device. Images are never changed in place.
 """

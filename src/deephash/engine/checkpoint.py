@@ -52,6 +52,5 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         raise TrainingError(f"there is no checkpoint {path}") from None
     except Exception as error:  # torch raises half a dozen kinds for a foreign or broken file
         raise TrainingError(
-            f"{path} cannot be read as a checkpoint: {error}\n"
-            f"  Remove it to train from the start."
+            f"{path} cannot be read as a checkpoint: {error}\n  Remove it to train from the start."
         ) from error

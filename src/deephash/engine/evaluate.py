@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from deephash import retrieval
 
@@ -25,7 +25,7 @@ class Codes:
 
 
 @torch.inference_mode()
-def encode(encoder: nn.Module, data: Any, autocast: Any) -> Codes:
+def encode(encoder: Any, data: Any, autocast: Any) -> Codes:
     """Encodes every item that has a role in retrieval, once, in eval mode.
 
     Args:
@@ -60,8 +60,8 @@ class Evaluation:
         self.autocast = autocast
         self.images_per_second = 0.0
 
-    def __call__(self, encoder: nn.Module, data: Any) -> dict[str, float | None]:
-        """mAP on the queries, and on the validation split where there is one."""
+    def __call__(self, encoder: Any, data: Any) -> dict[str, float | None]:
+        """MAP on the queries, and on the validation split where there is one."""
         codes = encode(encoder, data, self.autocast)
         self.images_per_second = codes.images_per_second
         split = data.split

@@ -20,7 +20,10 @@ class Progress:
     stopped_early: bool = False
 
     def add(self, epoch: int, query: float, val: float | None, select_on: str) -> bool:
-        """Notes an evaluation after ``epoch`` epochs; True when its encoder is to be kept. Better means strictly better."""
+        """Notes an evaluation after ``epoch`` epochs; True when its encoder is to be kept.
+
+        Better means strictly better.
+        """
         row = {"epoch": epoch, "query": query, "val": val}
         best = self.best(select_on)
         self.history.append(row)
@@ -42,7 +45,7 @@ class Progress:
         return max(rows, key=lambda row: row[which], default=None)
 
     def selection(self, select_on: str, eval_every: int, epochs: int) -> dict[str, Any]:
-        """The three numbers of every report: best on the queries, at the validation's epoch, last."""
+        """The three numbers of every report: best on queries, at the validation's epoch, last."""
         best, val, last = self.best("query"), self.best("val"), self.history[-1]
         return {
             "select_on": select_on,

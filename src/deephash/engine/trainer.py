@@ -18,9 +18,9 @@ from deephash.records import Batch, Terms
 class Trainable(Protocol):
     """What the loop asks of a method."""
 
-    encoder: nn.Module
-
-    def __call__(self, batch: Batch) -> Terms: ...
+    @property
+    def encoder(self) -> nn.Module: ...
+    def __call__(self, batch: Batch, /) -> Terms: ...
     def prepare(self, data: Any) -> None: ...
     def on_epoch(self, epoch: int) -> None: ...
     def train(self) -> Any: ...
@@ -185,7 +185,7 @@ class Trainer:
         self.logger.scalars("train", means, self.progress.step, epoch + 1)
 
     def _evaluate(self, method: Trainable, data: Data, evaluate: Evaluate, epoch: int) -> None:
-        """Measures the encoder as it is after ``epoch`` whole epochs, and keeps it if it is best."""
+        """Measures the encoder after ``epoch`` whole epochs, and keeps it if it is best."""
         now, began = self.progress, time.perf_counter()
         found = evaluate(method.encoder, data)
         query, val = found["query"], found["val"]

@@ -1,4 +1,4 @@
-"""Large-margin cosine loss. Wang et al., CosFace, CVPR 2018; RelaHash and OrthoHash train with it."""
+"""Large-margin cosine loss: CosFace (Wang et al., CVPR 2018), used by RelaHash and OrthoHash."""
 
 from typing import ClassVar
 
@@ -11,7 +11,8 @@ from deephash.records import Batch, Output, Terms
 class LMCL(nn.Module):
     r"""Cross-entropy over similarities, the true class held back by a margin. CosFace, Eq. (4).
 
-    .. math:: L = -\log \frac{e^{s(\cos\theta_y - m)}}{e^{s(\cos\theta_y - m)} + \sum_{j \ne y} e^{s\cos\theta_j}}
+    .. math:: L = -\log \frac{e^{s(\cos\theta_y - m)}}
+                            {e^{s(\cos\theta_y - m)} + \sum_{j \ne y} e^{s\cos\theta_j}}
 
     RelaHash, Eq. (9), is the same over its relative similarities, with beta for s. With several
     labels the target is spread evenly over them and each bears the margin. A row without labels

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from deephash.models.encoder import Encoder
 from deephash.records import Batch, Output, Terms
@@ -57,7 +57,7 @@ class Method(nn.Module):
         backbone = [p for p in self.encoder.backbone.parameters() if p.requires_grad]
         known = {id(p) for p in self.encoder.backbone.parameters()}
         rest = [p for p in self.parameters() if p.requires_grad and id(p) not in known]
-        groups: list[tuple[str, list[Tensor], float]] = [
+        groups: list[tuple[str, list[nn.Parameter], float]] = [
             ("rest", rest, lr),
             ("backbone", backbone, lr * backbone_scale),
         ]

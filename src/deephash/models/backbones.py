@@ -1,5 +1,6 @@
 """Backbones: images ``(N, 3, H, W)`` to features ``(N, D)``, with ``out_features = D``."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 from urllib.error import URLError
@@ -71,7 +72,7 @@ class Tiny(nn.Module):
         super().__init__()
         widths = [3, width, 2 * width, 4 * width]
         blocks: list[nn.Module] = []
-        for inputs, outputs in zip(widths, widths[1:], strict=False):
+        for inputs, outputs in pairwise(widths):
             blocks += [
                 nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
                 nn.BatchNorm2d(outputs),
@@ -112,15 +113,17 @@ def _load(name: str, weights: str) -> nn.Module:
         choice = getattr(enum, "IMAGENET1K_V1", None)
         if choice is None:
             names = ", ".join(member.name for member in enum)
-            raise DataError(f"backbone.weights  torchvision has no IMAGENET1K_V1 of {name} ({names})")
+            raise DataError(
+                f"backbone.weights  torchvision has no IMAGENET1K_V1 of {name} ({names})"
+            )
         try:
-            return builder(weights=choice, **({'aux_logits': False} if options else {}))
+            return builder(weights=choice, **({"aux_logits": False} if options else {}))
         except (URLError, OSError) as error:
             file = Path(torch.hub.get_dir()) / "checkpoints" / choice.url.rsplit("/", 1)[-1]
             raise DataError(
-                f"The ImageNet weights of {name} are not here and could not be downloaded: {error}\n"
+                f"The ImageNet weights of {name} are not here, and no download: {error}\n"
                 f"  looked for  {file}\n"
-                f"  either      download {choice.url} on a machine with a network and copy it there\n"
+                f"  either      download {choice.url} elsewhere and copy it there\n"
                 f"  or          give a state dict of the model: backbone.weights=FILE\n"
                 f"  (or start from random weights: backbone.weights=none)"
             ) from error
@@ -128,8 +131,11 @@ def _load(name: str, weights: str) -> nn.Module:
     if weights != "none":
         state = _read(weights)
         if options:
-            state = {key: value for key, value in state.items() if not key.startswith("aux")
-                     and not key.startswith("AuxLogits")}
+            state = {
+                key: value
+                for key, value in state.items()
+                if not key.startswith("aux") and not key.startswith("AuxLogits")
+            }
         _fill(model, state, f"torchvision's {name}", weights)
     return model
 
@@ -139,13 +145,15 @@ def _read(file: str) -> dict[str, Tensor]:
     path = Path(file).expanduser()
     if not path.is_file():
         raise DataError(
-            f"backbone.weights  there is no file {path} (looked for it in {path.absolute().parent}).\n"
+            f"backbone.weights  there is no file {path.absolute()}.\n"
             "                  It may be imagenet, none, or a file with a state dict."
         )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises half a dozen kinds for a file that is none of its own
-        raise DataError(f"backbone.weights  {path} is not a readable state dict: {error}") from error
+    except Exception as error:  # torch raises half a dozen kinds for a foreign file
+        raise DataError(
+            f"backbone.weights  {path} is not a readable state dict: {error}"
+        ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not (isinstance(state, dict) and all(isinstance(v, Tensor) for v in state.values())):
@@ -157,9 +165,7 @@ def _fill(model: nn.Module, state: dict[str, Tensor], what: str, file: str) -> N
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise DataError(
-            f"backbone.weights  {file} does not fit {what}: {error}"
-        ) from error
+        raise DataError(f"backbone.weights  {file} does not fit {what}: {error}") from error
 
 
 def _cut(model: nn.Module, name: str) -> int:
@@ -168,8 +174,8 @@ def _cut(model: nn.Module, name: str) -> int:
         (path, module)
         for path, module in model.named_modules()
         if isinstance(module, nn.Linear | nn.Conv2d)
-        and NUM_IMAGENET_CLASSES in (getattr(module, "out_features", 0),
-                                     getattr(module, "out_channels", 0))
+        and NUM_IMAGENET_CLASSES
+        in (getattr(module, "out_features", 0), getattr(module, "out_channels", 0))
     ]
     if len(last) != 1:
         raise ConfigError(f"backbone.name  {name} has no single last layer to cut at")
@@ -183,4 +189,3 @@ def _cut(model: nn.Module, name: str) -> int:
     assert isinstance(parent, nn.Sequential) and isinstance(module, nn.Conv2d)
     model.classifier = nn.Sequential(*list(parent)[: int(key)], nn.AdaptiveAvgPool2d(1))
     return module.in_channels
-
