@@ -6,7 +6,7 @@ TRAIN = {"loss": 2.8142, "lmcl": 2.8142, "lr": 1e-4, "images_per_second": 411.7}
 REPORT = {
     "method": "relahash",
     "nbit": 32,
-    "metrics": {"map": 0.6843, "conventions": {"cutoff": "all [R]"}},
+    "metrics": {"map": 0.6843, "conventions": {"ties": "all [R]"}},
     "protocol": {"dataset": "digits", "protocol": "half", "fingerprint": "3f9a0b7c"},
     "selection": {
         "map_best_on_query": 0.69,
@@ -98,7 +98,7 @@ def test_the_summary_says_what_it_came_to_and_where_it_is(capsys, tmp_path):
     Console(1, 1, metric="mAP@all").summary(REPORT, folder)
     out, err = capsys.readouterr()
     assert err == ""
-    for said in ("relahash, 32 bits", "digits / half", "3f9a0b7c", "0.684", "all [R]", "3:10"):
+    for said in ("relahash, 32 bits", "digits / half", "3f9a0b7c", "0.6843", "ties all [R]", "3:10"):
         assert said in out
     assert "0.690  epoch 90" in out
     assert "validation" not in out  # none was held out
@@ -118,5 +118,5 @@ def test_quiet_is_a_single_line(capsys, tmp_path):
     console.summary(REPORT, tmp_path)
     console.close()
     out, err = capsys.readouterr()
-    assert out == f"done   {tmp_path}  mAP 0.684\n"
+    assert out == f"done   {tmp_path}  mAP 0.6843\n"
     assert err == ""

@@ -110,13 +110,15 @@ class Console(Logger):
     def _summary_rows(self, report: Mapping[str, Any]) -> list[tuple[str, str]]:
         metrics, protocol = report.get("metrics", {}), report.get("protocol", {})
         training, selection = report.get("training", {}), report.get("selection", {})
+        counts = "{num_queries} queries, {num_database} database, {num_train} train"
         rows = [
             ("method", f"{report.get('method', '-')}, {report.get('nbit', '-')} bits"),
             ("data", f"{protocol.get('dataset', '-')} / {protocol.get('protocol', '-')}"),
-            ("fingerprint", str(protocol.get("fingerprint", "-"))),
-            (self.metric, number(metrics.get("map"))),
+            ("fingerprint", str(protocol.get("fingerprint", "-"))[:16]),
+            (self.metric, f"{number(metrics.get('map'))}  {conventions(metrics)}".rstrip()),
         ]
-        rows += [(f"  {name}", str(value)) for name, value in conventions(metrics)]
+        if "num_queries" in protocol:
+            rows.insert(2, ("", counts.format(**protocol)))
         for title, value, epoch in (
             ("best on query", "map_best_on_query", "epoch_best_on_query"),
             ("chosen on validation", "map_at_val_epoch", "epoch_at_val"),
@@ -186,14 +188,16 @@ class Console(Logger):
             self._bar = None
 
 
-def conventions(metrics: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """What the mAP was measured under, line by line."""
-    return list(metrics.get("conventions", {}).items())
+def conventions(metrics: Mapping[str, Any]) -> str:
+    """What the mAP was measured under, in one line."""
+    told = metrics.get("conventions", {})
+    names = ("ties", "denominator", "empty")
+    return ", ".join(f"{name} {told[name]}" for name in names if name in told)
 
 
 def number(value: float | None) -> str:
-    """A metric with three digits, or a dash for one that was not measured."""
-    return "-" if value is None else f"{value:.3f}"
+    """A metric with four digits, or a dash for one that was not measured."""
+    return "-" if value is None else f"{value:.4f}"
 
 
 def clock(seconds: float) -> str:
