@@ -12,11 +12,13 @@ import torch
 
 import deephash
 from deephash import build, config, retrieval
+from deephash.data.datamodule import DataModule
 from deephash.engine import checkpoint
 from deephash.engine.evaluate import Codes, encode
 from deephash.engine.run import RunFolder, environment, git
 from deephash.engine.trainer import Trainer
 from deephash.errors import ConfigError
+from deephash.methods.method import Method
 from deephash.report import write_html
 
 Config = Mapping[str, Any]
@@ -44,16 +46,22 @@ def train(cfg: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
                 f"  {report['metrics']['conventions']['metric']} {report['metrics']['map']:.4f}"
             )
             return report
+    device = build.device(cfg["trainer"]["device"])
+    deterministic(cfg["trainer"]["deterministic"])
+    data = build.data(cfg)
+    data.setup(device)  # what is wrong with the data comes to light before anything is written
+    resumes = (run.path / "last.pt").is_file() and not cfg["rerun"]
+    method = build.method(cfg, data.facts.num_classes, pretrained=not resumes).to(device)
     run.open(cfg, list(overrides), fresh=cfg["rerun"])
     try:
-        return _train(cfg, run, name)
+        return _train(cfg, run, name, data, method)
     finally:
         run.close()
 
 
 def _same(run: RunFolder, cfg: Config) -> None:
     """Refuses a folder in which something else ran."""
-    if not (run.path / "config.yaml").is_file():
+    if not run.finished and not (run.path / "last.pt").is_file():
         return
     changed = config.differences(config.essence(run.config()), config.essence(cfg))
     if changed:
@@ -64,14 +72,10 @@ def _same(run: RunFolder, cfg: Config) -> None:
         )
 
 
-def _train(cfg: dict[str, Any], run: RunFolder, name: str) -> dict[str, Any]:
-    settings = cfg["trainer"]
-    device = build.device(settings["device"])
-    deterministic(settings["deterministic"])
-    data = build.data(cfg)
-    data.setup(device)
-    method = build.method(cfg, data.facts.num_classes, not (run.path / "last.pt").is_file())
-    method.to(device)
+def _train(
+    cfg: dict[str, Any], run: RunFolder, name: str, data: DataModule, method: Method
+) -> dict[str, Any]:
+    settings, device = cfg["trainer"], data.device
     if settings["channels_last"]:
         method.encoder.to(memory_format=torch.channels_last)
     torch.manual_seed(cfg["seed"])

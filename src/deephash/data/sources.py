@@ -3,6 +3,7 @@
 A source is built with plain keywords and reads nothing until `load()`.
 """
 
+import contextlib
 import logging
 import os
 import struct
@@ -143,6 +144,8 @@ class Cifar:
                 train = kind(str(self.root), train=True, download=self.download)
                 test = kind(str(self.root), train=False, download=self.download)
         except (OSError, RuntimeError) as error:  # URLError and HTTPError are OSErrors
+            with contextlib.suppress(OSError):
+                self.root.rmdir()  # torchvision makes it first; goes only if empty
             raise DataError(self._missing(kind.base_folder, error)) from error
         pixels = np.concatenate([train.data, test.data]).transpose(0, 3, 1, 2)
         targets = np.array([*train.targets, *test.targets])

@@ -70,7 +70,14 @@ class RunFolder:
         except OSError:
             raise TrainingError(f"another process is training in {self.path}") from None
         if fresh:
-            for name in ("report.json", "report.html", "last.pt", "log.jsonl", "codes.npz"):
+            for name in (
+                "report.json",
+                "report.html",
+                "last.pt",
+                "log.jsonl",
+                "codes.npz",
+                "evaluation.json",
+            ):
                 (self.path / name).unlink(missing_ok=True)
             for file in self.path.glob("best*.pt"):
                 file.unlink()
