@@ -17,6 +17,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from deephash.errors import ConfigError
 
@@ -81,11 +82,11 @@ def fold(cfg: DictConfig) -> dict[str, Any]:
     Raises:
         ConfigError: a value that was left open, or refers to one that does not exist.
     """
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    refuse([Fault(key, "has no value.", f"Give it one: {key}=...") for key in missing])
     try:
+        missing = _open_keys(OmegaConf.to_container(cfg, enum_to_str=True))
+        refuse([Fault(key, "has no value.", f"Give it one: {key}=...") for key in missing])
         plain = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
-    except Exception as error:  # omegaconf raises many kinds; the text names the key
+    except OmegaConfBaseException as error:  # its text names the key
         refuse([Fault("interpolation", str(error).splitlines()[0], "See --cfg job.")])
     assert isinstance(plain, dict)
     folded: dict[str, Any] = {str(key): value for key, value in plain.items()}
@@ -94,6 +95,14 @@ def fold(cfg: DictConfig) -> dict[str, Any]:
         if part is not None:
             folded["method"][seat] = part
     return folded
+
+
+def _open_keys(node: Any, path: str = "") -> list[str]:
+    """The keys whose value is still ``???``, of an unresolved configuration."""
+    if isinstance(node, Mapping):
+        pairs = [(f"{path}.{key}" if path else str(key), value) for key, value in node.items()]
+        return [found for key, value in pairs for found in _open_keys(value, key)]
+    return [path] if node == "???" else []
 
 
 def check(cfg: Mapping[str, Any]) -> list[Fault]:

@@ -98,7 +98,14 @@ def test_the_summary_says_what_it_came_to_and_where_it_is(capsys, tmp_path):
     Console(1, 1, metric="mAP@all").summary(REPORT, folder)
     out, err = capsys.readouterr()
     assert err == ""
-    for said in ("relahash, 32 bits", "digits / half", "3f9a0b7c", "0.6843", "ties all [R]", "3:10"):
+    for said in (
+        "relahash, 32 bits",
+        "digits / half",
+        "3f9a0b7c",
+        "0.6843",
+        "ties all [R]",
+        "3:10",
+    ):
         assert said in out
     assert "0.6900  epoch 90" in out
     assert "validation" not in out  # none was held out

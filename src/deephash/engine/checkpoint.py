@@ -47,10 +47,13 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         TrainingError: the file is missing or not a checkpoint.
     """
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise TrainingError(f"there is no checkpoint {path}") from None
     except Exception as error:  # torch raises half a dozen kinds for a foreign or broken file
         raise TrainingError(
             f"{path} cannot be read as a checkpoint: {error}\n  Remove it to train from the start."
         ) from error
+    if not isinstance(state, dict):
+        raise TrainingError(f"{path} is no checkpoint of a run: it holds a {type(state).__name__}")
+    return state

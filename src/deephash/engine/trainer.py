@@ -103,6 +103,8 @@ class Trainer:
         """
         now, self.logger = self.progress, logger
         for epoch in range(now.epoch, self.epochs):
+            if now.stopped_early:
+                break
             began = time.perf_counter()
             method.train()
             method.on_epoch(epoch)
@@ -128,8 +130,6 @@ class Trainer:
                 self._evaluate(method, data, evaluate, now.epoch)
             now.seconds += time.perf_counter() - began
             self._save(method)
-            if now.stopped_early:
-                break
         if not now.history:  # epochs=0: prepared, not trained, and yet measured
             self._evaluate(method, data, evaluate, 0)
         self._settle()
@@ -142,14 +142,21 @@ class Trainer:
             method.prepare(data)
             return 0
         state = checkpoint.load(last)
+        if not {"fingerprint", "method", "optimizer", "progress", "rng"} <= set(state):
+            raise TrainingError(f"{last} is no checkpoint of a run. Train anew with rerun=true.")
         if state["fingerprint"] != self.fingerprint:
             raise TrainingError(
                 f"{last} was trained on other data: its fingerprint is"
                 f" {state['fingerprint'][:16]}, that of the data now {self.fingerprint[:16]}.\n"
                 "  Bring the data back as it was, or train anew with rerun=true."
             )
-        method.load_state_dict(state["method"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        try:
+            method.load_state_dict(state["method"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise TrainingError(
+                f"{last} does not fit this method: {error}\n  Train anew with rerun=true."
+            ) from error
         self.progress = Progress(**state["progress"])
         torch.set_rng_state(state["rng"]["cpu"])
         if self.device.type == "cuda" and state["rng"]["cuda"] is not None:

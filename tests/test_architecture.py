@@ -1,0 +1,143 @@
+"""Who may import whom, and which words the engine may not know."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "deephash"
+
+FLOORS = [
+    "records errors",
+    "losses codebooks similarities models",
+    "methods data retrieval loggers report",
+    "engine",
+    "schema config",
+    "build",
+    "jobs",
+    "cli",
+]
+FLOOR_OF = {name: level for level, names in enumerate(FLOORS) for name in names.split()}
+
+ONLY_IN = {
+    "wandb": ("loggers/wandb.py",),
+    "hydra": ("config.py", "schema.py", "cli.py"),
+    "omegaconf": ("config.py", "schema.py", "cli.py"),
+    "torchvision": ("data/", "models/backbones.py", "engine/run.py"),
+}
+
+
+def imported(path: Path, root: Path) -> Iterator[str]:
+    """Dotted names of all that a file imports, at its head or inside a function."""
+    package = ("deephash", *path.relative_to(root).parent.parts)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:  # relative
+                base = ".".join([*package[: len(package) - node.level + 1], *base.split(".")])
+            yield from (f"{base.rstrip('.')}.{alias.name}" for alias in node.names)
+
+
+def upstairs(root: Path) -> list[str]:
+    """Imports that do not go strictly downwards."""
+    found = []
+    for path in sorted(root.rglob("*.py")):
+        here = path.relative_to(root).parts[0].removesuffix(".py")
+        for name in imported(path, root):
+            parts = name.split(".")
+            if here == "__init__" or parts[0] != "deephash" or len(parts) < 2:
+                continue
+            there = parts[1]
+            if there.startswith("__") or there == here:
+                continue
+            if FLOOR_OF[there] >= FLOOR_OF[here]:
+                found.append(f"{path.relative_to(root)} imports deephash.{there}")
+    return found
+
+
+def foreign(root: Path) -> list[str]:
+    """Imports of outside packages where they do not belong."""
+    found = []
+    for path in sorted(root.rglob("*.py")):
+        where = path.relative_to(root).as_posix()
+        for name in imported(path, root):
+            outside = name.partition(".")[0]
+            if outside in ONLY_IN and not where.startswith(ONLY_IN[outside]):
+                found.append(f"{where} imports {outside}")
+    return found
+
+
+def words(root: Path, forbidden: set[str]) -> list[str]:
+    """Strings of the source that are one of the forbidden words."""
+    return [
+        f"{path.name}:{node.lineno} says {node.value!r}"
+        for path in sorted(root.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in forbidden
+    ]
+
+
+def test_every_module_has_a_floor():
+    names = {path.name.removesuffix(".py") for path in SOURCE.iterdir() if path.name[0] != "_"}
+    assert names == set(FLOOR_OF)
+
+
+def test_nobody_imports_upstairs():
+    assert upstairs(SOURCE) == []
+
+
+def test_outside_packages_stay_where_they_belong():
+    assert foreign(SOURCE) == []
+
+
+def test_config_and_schema_lean_on_errors_alone():
+    for name in ("config.py", "schema.py"):
+        ours = {n for n in imported(SOURCE / name, SOURCE) if n.startswith("deephash")}
+        assert all(n.startswith("deephash.errors.") for n in ours), name
+
+
+def test_engine_knows_no_method_loss_or_dataset_by_name():
+    names = {
+        path.stem
+        for group in ("method", "loss", "dataset")
+        for path in (ROOT / "conf" / group).glob("*.yaml")
+    }
+    assert {"relahash", "lmcl", "digits"} <= names
+    assert words(SOURCE / "engine", names) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "found"),
+    [
+        ("losses/a.py", "from deephash.codebooks import signs", "imports deephash.codebooks"),
+        ("records.py", "from deephash import errors", "imports deephash.errors"),
+        ("engine/a.py", "def f():\n    import deephash.build", "imports deephash.build"),
+        ("losses/b.py", "from ..engine import trainer", "imports deephash.engine"),
+    ],
+)
+def test_the_floors_are_watched(tmp_path, file, line, found):
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(line)
+    assert upstairs(tmp_path) == [f"{file} {found}"]
+
+
+def test_the_outside_is_watched(tmp_path):
+    (tmp_path / "engine").mkdir()
+    (tmp_path / "engine" / "a.py").write_text("def f():\n    import wandb\n")
+    (tmp_path / "config.py").write_text("from omegaconf import OmegaConf\n")
+    assert foreign(tmp_path) == ["engine/a.py imports wandb"]
+    (tmp_path / "engine" / "a.py").write_text('if name == "digits": pass\n')
+    assert words(tmp_path / "engine", {"digits"}) == ["a.py:1 says 'digits'"]
+
+
+def test_the_command_line_starts_without_torch():
+    script = "import sys, deephash.cli; print([m for m in ('torch', 'wandb') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stderr

@@ -1,0 +1,396 @@
+"""Every page of ``conf`` by walking, and what the checks of a configuration tell."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from deephash import build, config, schema
+from deephash.errors import ConfigError
+
+CONF = Path(__file__).parents[1] / "conf"
+NEEDS = {"dataset=folder": ["dataset.root=x"], "backbone=torchvision": ["backbone.name=alexnet"]}
+OPTIONS = [f"{path.parent.name}={path.stem}" for path in sorted(CONF.glob("*/*.yaml"))]
+GROUPS = {option.partition("=")[0] for option in OPTIONS}
+
+
+@pytest.fixture(scope="module")
+def composed():
+    schema.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield lambda overrides: compose("train", overrides=["trainer.device=cpu", *overrides])
+
+
+@pytest.fixture(scope="module")
+def folded(composed):
+    return lambda *overrides: config.fold(composed(list(overrides)))
+
+
+@pytest.fixture(scope="module")
+def faults(folded):
+    def find(*overrides):
+        return {fault.key: fault for fault in config.check(folded(*overrides))}
+
+    return find
+
+
+@pytest.fixture(scope="module")
+def explained(composed):
+    def find(*overrides):
+        return {f.key: f for f in config.explain(overrides, composed, config.check)}
+
+    return find
+
+
+# walking
+
+
+def test_every_yaml_is_an_option_or_a_top_page():
+    pages = {path.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml")}
+    options = {option.replace("=", "/") + ".yaml" for option in OPTIONS}
+    assert pages == options | {"train.yaml", "evaluate.yaml"}
+    assert {"method", "dataset", "backbone", *config.SEATS} <= GROUPS
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes_resolves_and_has_no_fault(option, folded):
+    cfg = folded(option, *NEEDS.get(option, []))
+    parts = config.parts(cfg)
+    assert len(parts) > 10
+    for path, node in parts:
+        assert isinstance(config.locate(node["_target_"], path), type), path
+    assert config.check(cfg) == []
+    config.refuse(config.check(cfg))
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_spells_out_its_part(option, composed):
+    """What a page leaves out, a default in the code decides; what numbers depend on is in sight."""
+    group = option.partition("=")[0]
+    if group not in config.SEATS:
+        return
+    node = OmegaConf.to_container(composed([option])[group])
+    given = config.GIVEN.get(f"method.{group}", set())
+    assert (
+        set(node) - {"_target_"} == set(config.arguments(config.locate(node["_target_"]))) - given
+    )
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "digits"])
+def test_every_protocol_of_a_dataset_composes(dataset, folded):
+    for name in folded(f"dataset={dataset}")["dataset"]["protocols"]:
+        cfg = folded(f"dataset={dataset}", f"dataset.protocol={name}")
+        assert config.check(cfg) == [] and build.data(cfg) is not None
+        assert build._expected(cfg), name
+
+
+def test_evaluate_composes(composed):
+    cfg = config.fold(compose("evaluate", overrides=["run=x", "evaluation.ties=stable"]))
+    assert cfg["run"] == "x" and cfg["evaluation"]["ties"] == "stable"
+    with pytest.raises(ConfigError, match=r"run +has no value"):
+        config.fold(compose("evaluate"))
+
+
+def test_digits_bring_their_own_backbone(folded):
+    assert folded("dataset=digits")["backbone"]["_target_"].endswith("Tiny")
+    assert folded("dataset=cifar10")["backbone"]["name"] == "alexnet"
+    assert folded("dataset=cifar10", "backbone=resnet50")["backbone"]["name"] == "resnet50"
+
+
+# folding
+
+
+@pytest.mark.parametrize("option", [o for o in OPTIONS if o.partition("=")[0] in config.SEATS])
+def test_a_swap_replaces_the_whole_part(option, folded, composed):
+    """Nothing of the method's own part is left, its numbers included."""
+    seat = option.partition("=")[0]
+    cfg = folded(option)
+    assert cfg["method"][seat] == OmegaConf.to_container(composed([option])[seat])
+    assert seat not in cfg
+    plain = folded()
+    for other in set(config.SEATS) - {seat}:
+        assert cfg["method"][other] == plain["method"][other]
+
+
+def test_a_swapped_loss_forgets_the_numbers_of_the_method(folded):
+    assert folded()["method"]["loss"]["scale"] == 50
+    assert folded("loss=lmcl")["method"]["loss"] == {
+        "_target_": "deephash.losses.lmcl.LMCL", "scale": 8.0, "margin": 0.2,
+    }  # fmt: skip
+    assert folded("loss=lmcl", "loss.scale=3")["method"]["loss"]["scale"] == 3
+    assert folded("method.loss.scale=3")["method"]["loss"]["scale"] == 3
+
+
+def test_without_a_swap_the_seats_are_gone(folded):
+    cfg = folded()
+    assert not set(config.SEATS) & set(cfg)
+    assert cfg["trainer"]["select_on"] == "query" and cfg["evaluation"]["ties"] == "expected"
+
+
+def test_swapped_parts_are_built(folded):
+    cfg = folded("codebook=bernoulli", "similarity=cosine", "head=linear", "relaxation=tanh")
+    assert config.check(cfg) == []
+    method = build.method(cfg, num_classes=10)
+    names = [type(part).__name__ for part in (method.codebook, method.similarity,
+                                              method.encoder.head, method.relaxation)]  # fmt: skip
+    assert names == ["Bernoulli", "Cosine", "Linear", "Tanh"]
+
+
+def test_a_value_left_open_is_told(composed):
+    told = r"dataset\.root +has no value\.\n +Give it one: dataset\.root=\.\.\."
+    with pytest.raises(ConfigError, match=told):
+        config.fold(composed(["dataset=folder"]))
+
+
+def test_a_reference_to_nothing_is_told(composed):
+    with pytest.raises(ConfigError, match=r"interpolation +(.|\n)*no\.such"):
+        config.fold(composed(["trainer.epochs=${no.such}"]))
+
+
+# faults of a configuration
+
+
+def test_unknown_keys_of_a_part_are_told_with_a_near_one(faults):
+    found = faults("+method.loss.scael=3", "+optimizer.mementum=0.9", "optimizer=sgd")
+    assert set(found) == {"method.loss.scael", "optimizer.mementum"}
+    assert found["method.loss.scael"].instead == "Did you mean method.loss.scale?"
+    assert "momentum" in found["optimizer.mementum"].instead
+
+
+def test_wrong_types_are_told(faults):
+    found = faults("method.loss.scale=big", "backbone.width=1.5", "method.similarity.sqrt_bk=3",
+                   "backbone.pool=5")  # fmt: skip
+    assert {key: fault.what for key, fault in found.items()} == {
+        "method.loss.scale": "'big' is not a number.",
+        "backbone.width": "1.5 is not a whole number.",
+        "method.similarity.sqrt_bk": "3 is not true or false.",
+        "backbone.pool": "5 is not one of 1, 2.",
+    }
+
+
+def test_what_the_program_sets_is_not_the_users(faults):
+    found = faults("+method.codebook.nbit=8", "+method.head.in_features=3")
+    assert {fault.what for fault in found.values()} == {"is set by the program."}
+    assert set(found) == {"method.codebook.nbit", "method.head.in_features"}
+
+
+def test_a_missing_argument_is_told(faults):
+    (fault,) = faults("~method.loss.margin").values()
+    assert fault.key == "method.loss.margin" and "needs it" in fault.what
+
+
+@pytest.mark.parametrize(
+    "target", ["os.system", "builtins.eval", "subprocess.Popen", "deephashevil.Thing"]
+)
+def test_foreign_code_is_refused(target, faults):
+    (fault,) = faults(f"method.loss._target_={target}").values()
+    assert fault.key == "method.loss" and target in fault.what
+    with pytest.raises(ConfigError, match="may not run other code"):
+        build.part({"_target_": target}, "loss")
+
+
+@pytest.mark.parametrize("target", ["deephash.losses.nothing.Loss", "deephash.losses.lmcl.Nothing"])
+def test_a_part_that_does_not_exist_is_told(target, faults):
+    assert "there is no" in faults(f"method.loss._target_={target}")["method.loss"].what
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["trainer.epochs=-1"], "trainer.epochs"),
+        (["trainer.batch_size=0"], "trainer.batch_size"),
+        (["trainer.eval_every=0"], "trainer.eval_every"),
+        (["trainer.patience=0"], "trainer.patience"),
+        (["model.nbit=0"], "model.nbit"),
+        (["evaluation.top=0"], "evaluation.top"),
+        (["trainer.device=tpu"], "trainer.device"),
+        (["trainer.device=cuda:99"], "trainer.device"),
+        (["dataset.protocol=other"], "dataset.protocol"),
+        (["dataset.protocols.per_class.queries=0"], "dataset.protocols.per_class.queries"),
+        (["trainer.select_on=val", "dataset.protocols.per_class.validation=0"],
+         "trainer.select_on"),
+        (["trainer.select_on=last", "trainer.patience=3"], "trainer.patience"),
+        (["trainer.batch_size=1"], "trainer.batch_size"),
+        (["trainer.drop_last=false"], "trainer.drop_last"),
+        (["backbone.weights=/no/such.pt"], "backbone.weights"),
+        (["+method.sauce=1"], "method.sauce"),
+        (["method.codebook=null"], "similarity"),
+        (["method.similarity=null"], "loss"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_told_alone(overrides, key, faults):
+    found = faults(*overrides)
+    assert list(found) == [key]
+    assert found[key].what and found[key].instead
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["trainer.epochs=0"],
+        ["trainer.select_on=val"],
+        ["trainer.select_on=val", "trainer.patience=3"],
+        ["trainer.batch_size=1", "head=linear"],
+        ["trainer.device=auto"],
+        ["backbone.weights=null"],
+        ["method.codebook=null", "codebook=bernoulli"],
+    ],
+)
+def test_what_can_work_is_let_through(overrides, faults):
+    assert faults(*overrides) == {}
+
+
+def test_an_existing_weights_file_is_let_through(faults, tmp_path):
+    (tmp_path / "w.pt").touch()
+    assert faults(f"backbone.weights={tmp_path / 'w.pt'}") == {}
+
+
+def test_several_faults_are_told_at_once(folded):
+    overrides = ["+method.loss.scael=3", "model.nbit=0", "dataset.protocol=other"]
+    with pytest.raises(ConfigError) as caught:
+        config.refuse(config.check(folded(*overrides)), overrides)
+    told = str(caught.value)
+    assert told.startswith("config: 3 problems\n")
+    for word in ("method.loss.scael", "model.nbit", "dataset.protocol", *overrides):
+        assert word in told
+    assert told.endswith("nothing was loaded or written")
+
+
+def test_nothing_wrong_nothing_said():
+    assert config.refuse([]) is None
+
+
+# faults of a command line
+
+
+def test_unknown_keys_and_groups_are_explained_at_once(explained):
+    found = explained("nbit=64", "trainer.epoch=3", "method=rehash", "trainer.precision=fp8",
+                      "trainer.epochs=many", "trainer.batch_size=0", "bad")  # fmt: skip
+    assert found["nbit"].instead == "Did you mean model.nbit=64?"
+    assert found["trainer.epoch"].instead == "Did you mean trainer.epochs=3?"
+    assert "relahash" in found["method"].instead
+    assert "fp32" in found["trainer.precision"].instead
+    assert found["trainer.epochs"].what == "'many' is not a whole number."
+    assert found["trainer.batch_size"].what == "is 0."  # of what was left, checked as usual
+    assert found["bad"].instead == "Write it as key=value."
+    assert len(found) == 7
+
+
+def test_each_value_of_a_sweep_is_explained(explained):
+    assert explained("model.nbit=16,32", "seed=0,1") == {}
+    found = explained("model.nbit=16,lots", "backbone=tiny,tny")
+    assert found["model.nbit"].what == "'lots' is not a whole number."
+    assert set(found) == {"model.nbit", "backbone"}
+
+
+def test_options_of_the_chosen_part_are_known(explained):
+    """Groups are composed first, wherever they stand."""
+    assert explained("optimizer.momentum=0.5", "optimizer=sgd") == {}
+    assert set(explained("optimizer.momentum=0.5")) == {"optimizer.momentum"}
+
+
+# names
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ([], "digits/relahash/32bit/seed0"),
+        (["method=relahash", "dataset=digits", "seed=3", "model.nbit=64"],
+         "digits/relahash/64bit/seed3"),
+        (["similarity=cosine", "codebook=bernoulli"],
+         "digits/relahash+bernoulli+cosine/32bit/seed0"),
+        (["trainer.epochs=3", "optimizer.lr=0.1"],
+         "digits/relahash/32bit/seed0,optimizer.lr=0.1,trainer.epochs=3"),
+        (["optimizer.lr=0.1", "trainer.epochs=3"],
+         "digits/relahash/32bit/seed0,optimizer.lr=0.1,trainer.epochs=3"),
+        (["+optimizer.eps=1e-7"], "digits/relahash/32bit/seed0,optimizer.eps=1e-7"),
+        (["backbone.weights=/a/b/net.pth"], "digits/relahash/32bit/seed0,backbone.weights=net"),
+        (["optimizer.betas=[0.8, 0.9]"],
+         "digits/relahash/32bit/seed0,optimizer.betas=-0.8-0.9-"),
+        (["loss=lmcl", "loss.scale=9"], "digits/relahash+lmcl/32bit/seed0,loss.scale=9"),
+    ],
+)  # fmt: skip
+def test_names_of_runs(overrides, name, folded):
+    assert config.run_name(folded(*overrides), overrides) == name
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["logger=quiet", "paths.outputs=elsewhere", "rerun=true", "trainer.log_every=7",
+     "trainer.device=auto", "trainer.eval_batch_size=8", "hydra.job.chdir=false"],
+)  # fmt: skip
+def test_what_cannot_change_a_result_is_in_no_name(override, folded):
+    assert config.run_name(folded(override), [override]) == "digits/relahash/32bit/seed0"
+    assert config.essence(folded(override)) == config.essence(folded())
+
+
+def test_long_names_are_cut_and_stay_apart(folded):
+    cfg = folded()
+    overrides = [f"optimizer.option_number_{n}=0.123456789" for n in range(20)]
+    first = config.run_name(cfg, overrides)
+    second = config.run_name(cfg, [*overrides[:-1], overrides[-1] + "1"])
+    assert first != second and first[:100] == second[:100]
+    assert all(len(piece) <= 160 for name in (first, second) for piece in name.split("/"))
+    assert re.search(r"~[0-9a-f]{12}$", first)
+    assert first == config.run_name(cfg, overrides[::-1])
+
+
+def test_names_are_good_folders(folded):
+    overrides = ["dataset.protocols.per_class.queries=5", 'method.paper="a b: c*?"']
+    name = config.run_name(folded(), overrides)
+    assert re.fullmatch(r"[\w./,+=~-]+", name) and ".." not in name
+
+
+# what a run is
+
+
+def test_essence_leaves_its_argument_alone(folded):
+    cfg = folded()
+    config.essence(cfg)
+    assert "logger" in cfg and "device" in cfg["trainer"]
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("seed=1", ["seed: 0 -> 1"]),
+        ("method.loss.margin=0.1", ["method.loss.margin: 0.5 -> 0.1"]),
+        ("loss=lmcl", ["method.loss.margin: 0.5 -> 0.2", "method.loss.scale: 50 -> 8.0"]),
+        ("trainer.patience=4", ["trainer.patience: None -> 4"]),
+        ("trainer.deterministic=false", ["trainer.deterministic: True -> False"]),
+    ],
+)
+def test_differences_name_each_key_with_both_values(override, told, folded):
+    before, after = config.essence(folded()), config.essence(folded(override))
+    assert config.differences(before, after) == told
+    assert config.differences(before, before) == []
+
+
+def test_where_the_images_lie_is_not_essential(folded):
+    here, there = (folded("dataset=cifar10", f"dataset.root={root}") for root in ("a", "b"))
+    assert here["dataset"]["source"]["root"] == "a"
+    assert config.essence(here) == config.essence(there)
+
+
+def test_the_same_configuration_reads_back_the_same(folded, tmp_path):
+    from deephash.engine.run import RunFolder
+
+    run = RunFolder(tmp_path / "run")
+    run.open(folded("trainer.patience=3"), [], fresh=False)
+    run.close()
+    assert config.differences(run.config(), folded("trainer.patience=3")) == []
+
+
+def test_the_device_is_found():
+    assert build.device("cpu") == torch.device("cpu")
+    assert build.device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_retrieval_takes_the_cut_off_of_the_dataset(folded):
+    assert build.convention(folded("dataset.top=100")).top == 100
+    assert build.convention(folded("dataset.top=100", "evaluation.top=7")).top == 7
+    assert build.convention(folded()).top is None

@@ -1,0 +1,211 @@
+import re
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import torch
+import yaml
+from torch import nn
+from torchvision import models
+
+from deephash.errors import ConfigError, DataError
+from deephash.models.backbones import Tiny, Torchvision
+from deephash.models.encoder import Encoder
+from deephash.models.heads import BatchNorm, Linear
+from deephash.models.relaxations import Identity, Tanh
+
+CONF = Path(__file__).parents[1] / "conf" / "backbone"
+SMALL = "squeezenet1_0"
+FEATURES = {
+    path.stem: int(re.search(r"D = (\d+)", path.read_text()).group(1))
+    for path in sorted(CONF.glob("*.yaml"))
+    if path.stem not in ("torchvision", "tiny")
+}
+
+
+def images(count=2, side=64):
+    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def alexnet():
+    torch.manual_seed(0)
+    return models.alexnet(weights=None).eval()
+
+
+@pytest.fixture(scope="module")
+def alexnet_file(alexnet, tmp_path_factory):
+    file = tmp_path_factory.mktemp("weights") / "alexnet.pth"
+    torch.save(alexnet.state_dict(), file)
+    return file
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_every_named_backbone_is_cut_at_its_features(name):
+    """Shapes alone, on the meta device: no weights are made."""
+    assert yaml.safe_load((CONF / f"{name}.yaml").read_text())["name"] == name
+    with torch.device("meta"):
+        backbone = Torchvision(name, weights="none").eval()
+        found = backbone(torch.empty(2, 3, 224, 224))
+    assert found.shape == (2, FEATURES[name])
+    assert backbone.out_features == FEATURES[name]
+    layers = [m for m in backbone.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    assert all(layer.weight.shape[0] != 1000 for layer in layers)
+
+
+def test_features_of_alexnet_are_what_its_last_layer_reads(alexnet, alexnet_file):
+    backbone = Torchvision("alexnet", weights=str(alexnet_file)).eval()
+    x = images()
+    with torch.no_grad():
+        fc7 = alexnet.classifier[:-1](alexnet.avgpool(alexnet.features(x)).flatten(1))
+        assert torch.equal(backbone(x), fc7)
+        assert (fc7 >= 0).all() and fc7.shape == (2, 4096)
+
+
+def test_squeezenet_is_averaged_over_its_map(tmp_path):
+    whole = models.squeezenet1_0(weights=None).eval()
+    torch.save({"state_dict": {f"module.{k}": v for k, v in whole.state_dict().items()}},
+               tmp_path / "s.pt")  # fmt: skip
+    backbone = Torchvision(SMALL, weights=str(tmp_path / "s.pt")).eval()
+    with torch.no_grad():
+        expected = whole.features(images()).mean(dim=(2, 3))
+        torch.testing.assert_close(backbone(images()), expected)
+
+
+def test_resnet_features_are_its_pooled_map(tmp_path):
+    whole = models.resnet18(weights=None).eval()
+    torch.save(whole.state_dict(), tmp_path / "r.pt")
+    backbone = Torchvision("resnet18", weights=str(tmp_path / "r.pt")).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(whole.fc(backbone(images())), whole(images()))
+
+
+@pytest.mark.parametrize("dropout", [True, False])
+def test_dropout_is_a_switch(dropout):
+    """Off, two passes in training agree; on, they do not."""
+    backbone = Torchvision(SMALL, weights="none", dropout=dropout).train()
+    with torch.no_grad():
+        same = torch.equal(backbone(images()), backbone(images()))
+    assert same is not dropout
+
+
+def test_frozen_keeps_weights_and_statistics():
+    frozen, free = (Torchvision("resnet18", weights="none", frozen=f) for f in (True, False))
+    for backbone in (frozen, free):
+        nn.Sequential(backbone).train()
+        backbone(images())
+    assert not any(p.requires_grad for p in frozen.parameters())
+    assert all(p.requires_grad for p in free.parameters())
+    assert frozen.trunk.bn1.num_batches_tracked == 0
+    assert torch.equal(frozen.trunk.bn1.running_mean, torch.zeros(64))
+    assert free.trunk.bn1.num_batches_tracked == 1
+
+
+def test_unknown_models_are_told_with_a_near_one():
+    with pytest.raises(ConfigError, match=r"no model 'resnet5'.*resnet50"):
+        Torchvision("resnet5", weights="none")
+
+
+def test_weights_that_are_not_there(tmp_path):
+    for build in (lambda w: Torchvision(SMALL, weights=w), lambda w: Tiny(weights=w)):
+        with pytest.raises(DataError, match=re.escape(str(tmp_path / "no.pt"))):
+            build(str(tmp_path / "no.pt"))
+
+
+def test_weights_that_are_no_state_dict(tmp_path):
+    text, listed = tmp_path / "text.pt", tmp_path / "list.pt"
+    text.write_text("not weights")
+    torch.save([1, 2, 3], listed)
+    with pytest.raises(DataError, match=r"text\.pt is not a readable state dict"):
+        Tiny(weights=str(text))
+    with pytest.raises(DataError, match=r"list\.pt does not hold a state dict"):
+        Torchvision(SMALL, weights=str(listed))
+
+
+def test_weights_of_another_model(tmp_path):
+    torch.save(Tiny(width=4).state_dict(), tmp_path / "tiny.pt")
+    with pytest.raises(DataError, match=r"tiny\.pt does not fit torchvision's squeezenet1_0"):
+        Torchvision(SMALL, weights=str(tmp_path / "tiny.pt"))
+    with pytest.raises(DataError, match=r"tiny\.pt does not fit backbone tiny \(width 8\)"):
+        Tiny(width=8, weights=str(tmp_path / "tiny.pt"))
+
+
+class Code:
+    def __reduce__(self):
+        import os
+
+        return os.system, ("true",)
+
+
+def test_weights_run_no_code(tmp_path):
+    torch.save({"a": Code()}, tmp_path / "evil.pt")
+    with pytest.raises(DataError, match=r"evil\.pt is not a readable state dict"):
+        Tiny(weights=str(tmp_path / "evil.pt"))
+
+
+def test_no_network_is_told_with_a_way_out(monkeypatch):
+    def no_network(*args, **kwargs):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(models.WeightsEnum, "get_state_dict", no_network)
+    with pytest.raises(DataError) as caught:
+        Torchvision(SMALL, weights="imagenet")
+    told = str(caught.value)
+    url = models.SqueezeNet1_0_Weights.IMAGENET1K_V1.url
+    assert "no route to host" in told and url in told
+    assert str(Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]) in told
+    assert "backbone.weights=FILE" in told and "backbone.weights=none" in told
+
+
+@pytest.mark.parametrize(("width", "pool", "side"), [(4, 1, 8), (4, 2, 8), (8, 2, 31)])
+def test_tiny(width, pool, side):
+    tiny = Tiny(width=width, pool=pool)
+    assert tiny(images(3, side)).shape == (3, tiny.out_features)
+    assert tiny.out_features == 4 * width * pool**2
+
+
+def test_tiny_from_a_file(tmp_path):
+    first = Tiny(width=4).eval()
+    torch.save(first.state_dict(), tmp_path / "t.pt")
+    second = Tiny(width=4, weights=str(tmp_path / "t.pt")).eval()
+    assert torch.equal(first(images()), second(images()))
+
+
+def test_tiny_knows_no_imagenet():
+    with pytest.raises(ConfigError, match=r"backbone\.weights.*tiny(.|\n)*weights=none"):
+        Tiny(weights="imagenet")
+
+
+def test_linear_head():
+    head = Linear(6, 4, bias=True, init_std=0.01)
+    assert head(torch.ones(3, 6)).shape == (3, 4)
+    assert torch.equal(head.linear.bias, torch.zeros(4))
+    assert Linear(6, 4).linear.bias is None
+    wide = Linear(1000, 100, init_std=0.01).linear.weight
+    assert wide.std().item() == pytest.approx(0.01, rel=0.05)
+    kaiming = Linear(1000, 100, init_std=None).linear.weight
+    assert kaiming.abs().max().item() == pytest.approx(1000**-0.5, rel=0.01)
+
+
+def test_batch_norm_head_gives_standard_bits():
+    """In training every bit has mean 0 and variance 1 over the batch."""
+    head = BatchNorm(6, 4)
+    z = head(torch.randn(50, 6) * 100 + 3)
+    torch.testing.assert_close(z.mean(0), torch.zeros(4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(z.var(0, unbiased=False), torch.ones(4), atol=1e-2, rtol=0)
+    assert head.linear.bias is None and head.norm.momentum == 0.1
+    assert head.linear.weight.abs().max() < 0.06
+
+
+def test_encoder_gives_features_and_codes():
+    encoder = Encoder(Tiny(width=4), Linear(64, 5)).eval()
+    features, z = encoder(images(3, 8))
+    assert features.shape == (3, 64) and z.shape == (3, 5)
+    assert torch.equal(encoder.encode(images(3, 8)), z)
+    assert torch.equal(encoder.head(features), z)
+
+
+def test_relaxations():
+    z = torch.tensor([[-1.0, 0.0, 0.5]])
+    assert Identity()(z) is z
+    torch.testing.assert_close(Tanh(slope=2)(z), torch.tensor([[-0.9640276, 0.0, 0.7615942]]))
