@@ -13,7 +13,7 @@ import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from deephash import config, schema
 from deephash.errors import DeephashError
@@ -37,7 +37,7 @@ def _train_job(cfg: DictConfig) -> None:
     folded = config.fold(cfg)
     from deephash import jobs
 
-    jobs.train(folded, list(HydraConfig.get().overrides.task))
+    jobs.train(folded, _overrides())
 
 
 def _evaluate_job(cfg: DictConfig) -> None:
@@ -59,8 +59,7 @@ def _main(conf: Path, page: str, job: Any) -> int:
         try:
             job(cfg)
         except DeephashError as error:  # kept as words: an exception would keep its tensors
-            words = " ".join(HydraConfig.get().overrides.task)
-            failures.append((words, error.with_traceback(None)))
+            failures.append((" ".join(_overrides()), error.with_traceback(None)))
 
     try:
         if not flags & SHOWING:
@@ -77,6 +76,13 @@ def _main(conf: Path, page: str, job: Any) -> int:
         title = f"failed: {overrides}\n" if flags & {"-m", "--multirun"} else ""
         print(f"{title}{failure}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def _overrides() -> list[str]:
+    """The command line of this job, as it was typed."""
+    found = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    assert isinstance(found, list)
+    return [str(text) for text in found]
 
 
 def _is_override(text: str) -> bool:
