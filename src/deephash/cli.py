@@ -1,6 +1,7 @@
 """The command line: composes with Hydra, and turns errors into words. Heavy imports come late."""
 
 import argparse
+import contextlib
 import logging
 import re
 import sys
@@ -51,6 +52,8 @@ def _main(conf: Path, page: str, job: Any) -> int:
     warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")
     schema.register()
     _python_3_14()
+    if page == "evaluate":
+        sys.argv[1:] = [_quoted(text) for text in sys.argv[1:]]
     arguments = sys.argv[1:]
     flags = {text.partition("=")[0] for text in arguments}
     failures: list[tuple[str, DeephashError]] = []
@@ -85,6 +88,15 @@ def _overrides() -> list[str]:
     return [str(text) for text in found]
 
 
+def _quoted(text: str) -> str:
+    """``run=FOLDER`` with the folder in quotes: its name holds what Hydra reads as syntax."""
+    key, _, folder = text.partition("=")
+    if key != "run" or folder[:1] in ("'", '"'):
+        return text
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", folder)
+    return f"run='{escaped}'"
+
+
 def _is_override(text: str) -> bool:
     return ("=" in text and not text.startswith("-")) or text.startswith("~")
 
@@ -96,15 +108,16 @@ def _check_overrides(conf: Path, page: str, overrides: Sequence[str]) -> None:
         return compose(page, overrides=list(some))
 
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
-        sweeps = any(_is_sweep(text) for text in overrides)
-        try:
-            composed([text for text in overrides if not _is_sweep(text)])
-            composes = True
-        except Exception:  # whatever Hydra raises; `explain` finds out which override it was
-            composes = False
-        if sweeps or not composes:
-            check = config.check if page == "train" else lambda cfg: []
-            config.refuse(config.explain(overrides, composed, check), overrides)
+        check = config.check if page == "train" else lambda cfg: []
+        cfg = None
+        if not any(_is_sweep(text) for text in overrides):
+            with contextlib.suppress(Exception):  # `explain` finds out which override it was
+                cfg = composed(overrides)
+        if cfg is None:
+            faults = config.explain(overrides, composed, check)
+        else:
+            faults = check(config.fold(cfg))
+        config.refuse(faults, overrides)
     GlobalHydra.instance().clear()
 
 

@@ -352,6 +352,8 @@ def explain(overrides: Sequence[str], compose: Any, check: Any) -> list[Fault]:
     try:
         folded = fold(compose(good))
     except ConfigError:
+        if not faults:
+            raise
         return faults
     told = {fault.key for fault in faults}
     return faults + [fault for fault in check(folded) if fault.key not in told]

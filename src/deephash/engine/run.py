@@ -45,8 +45,8 @@ class RunFolder:
             found = yaml.safe_load(file.read_text())
         except yaml.YAMLError as error:
             raise TrainingError(f"{file} is not readable: {error}") from error
-        if not isinstance(found, dict):
-            raise TrainingError(f"{file} holds no configuration")
+        if not isinstance(found, dict) or "dataset" not in found:
+            raise TrainingError(f"{file} holds no configuration of a run")
         return found
 
     def report(self) -> dict[str, Any]:
@@ -69,6 +69,8 @@ class RunFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise TrainingError(f"another process is training in {self.path}") from None
+        for piece in self.path.glob(".*.tmp"):  # of a write that was killed
+            piece.unlink()
         if fresh:
             for name in (
                 "report.json",
