@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from deephash import build, config, schema
-from deephash.errors import ConfigError
+from deephash.errors import ConfigError, TrainingError
 
 CONF = Path(__file__).parents[1] / "conf"
 NEEDS = {"dataset=folder": ["dataset.root=x"], "backbone=torchvision": ["backbone.name=alexnet"]}
@@ -370,9 +370,13 @@ def test_differences_name_each_key_with_both_values(override, told, folded):
     assert config.differences(before, before) == []
 
 
-def test_where_the_images_lie_is_not_essential(folded):
+def test_whether_images_may_be_downloaded_is_not_essential_but_where_they_lie_is(folded):
     here, there = (folded("dataset=cifar10", f"dataset.root={root}") for root in ("a", "b"))
     assert here["dataset"]["source"]["root"] == "a"
+    assert config.essence(here) != config.essence(there)
+    here, there = (
+        folded("dataset=cifar10", f"dataset.source.download={yes}") for yes in ("true", "false")
+    )
     assert config.essence(here) == config.essence(there)
 
 
@@ -380,9 +384,23 @@ def test_the_same_configuration_reads_back_the_same(folded, tmp_path):
     from deephash.engine.run import RunFolder
 
     run = RunFolder(tmp_path / "run")
-    run.open(folded("trainer.patience=3"), [], fresh=False)
+    run.lock()
+    run.begin(folded("trainer.patience=3"), [], fresh=False)
     run.close()
     assert config.differences(run.config(), folded("trainer.patience=3")) == []
+
+
+def test_a_folder_is_one_process_s_and_an_empty_one_disappears(tmp_path):
+    from deephash.engine.run import RunFolder
+
+    first, second = (RunFolder(tmp_path / "a" / "b" / "c" / "run") for _ in range(2))
+    first.lock()
+    with pytest.raises(TrainingError, match="another process"):
+        second.lock()
+    first.close()
+    assert list(tmp_path.iterdir()) == []
+    second.lock()
+    second.close()
 
 
 def test_the_device_is_found():

@@ -1,7 +1,6 @@
 """From a folded and checked configuration to the parts it names; the only place that builds."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from deephash import config
 from deephash.data.datamodule import DataModule
 from deephash.data.transforms import Pipeline
 from deephash.engine import evaluate
+from deephash.engine.run import RunFolder
 from deephash.loggers import Jsonl, Loggers
 from deephash.methods.method import Method
 from deephash.models.encoder import Encoder
@@ -132,27 +132,27 @@ def evaluation(cfg: Config, on: torch.device) -> evaluate.Evaluation:
     return evaluate.Evaluation(convention(cfg), autocast)
 
 
-def loggers(cfg: Config, folder: Path, name: str, steps: int, done: Any) -> Loggers:
+def loggers(cfg: Config, run: RunFolder, name: str, steps: int, done: Any) -> Loggers:
     """The local record and whatever else listens; ``done`` is an earlier session's progress."""
-    record = Jsonl(folder / "log.jsonl")
+    record = Jsonl(run.path / "log.jsonl")
     record.truncate_after(done.step)
     best = {which: row[which] for which in ("query", "val") if (row := done.best(which))}
-    given: dict[str, dict[str, Any]] = {
-        "console": {
-            "total_epochs": cfg["trainer"]["epochs"],
-            "steps_per_epoch": steps,
-            "metric": convention(cfg).name,
-            "best": best,
-        },
-        "wandb": {
+    given: dict[str, dict[str, Any]] = {}
+    given["console"] = {
+        "total_epochs": cfg["trainer"]["epochs"],
+        "steps_per_epoch": steps,
+        "metric": convention(cfg).name,
+        "best": best,
+    }
+    if "wandb" in cfg["logger"]:
+        given["wandb"] = {
             "name": name,
-            "run_id": f"{derive(0, str(folder.resolve())):016x}",
-            "folder": folder,
+            "run_id": run.run_id(),
+            "folder": run.path,
             "config": cfg,
             "group": cfg["method"]["name"],
             "tags": [cfg["dataset"]["name"], f"{cfg['model']['nbit']} bits"],
-        },
-    }
+        }
     others = [part(node, f"logger.{key}", **given.get(key, {}))
               for key, node in cfg["logger"].items()]  # fmt: skip
     return Loggers([record, *others])

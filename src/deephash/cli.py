@@ -73,7 +73,8 @@ def _main(conf: Path, page: str, job: Any) -> int:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted: the same command goes on from the last whole epoch", file=sys.stderr)
+        again = "" if page == "evaluate" else "; without rerun=true the command goes on from here"
+        print(f"\ninterrupted{again}", file=sys.stderr)
         return 130
     for overrides, failure in failures:
         title = f"failed: {overrides}\n" if flags & {"-m", "--multirun"} else ""
@@ -116,7 +117,7 @@ def _check_overrides(conf: Path, page: str, overrides: Sequence[str]) -> None:
         if cfg is None:
             faults = config.explain(overrides, composed, check)
         else:
-            faults = check(config.fold(cfg))
+            faults = check(config.fold(cfg, overrides))
         config.refuse(faults, overrides)
     GlobalHydra.instance().clear()
 

@@ -43,12 +43,13 @@ ELSEWHERE = (
     "rerun",
     "trainer.device",
     "trainer.log_every",
-    "dataset.root",
-    "dataset.source.root",
-    "dataset.source.download",
     "trainer.eval_batch_size",
+    "dataset.source.download",
 )
 """Keys that do not change a result: where things lie, and what is told meanwhile."""
+
+UNNAMED = (*ELSEWHERE, "dataset.root", "dataset.source.root", "dataset.name")
+"""Keys that do not stand in the name of a run; other images under one name are refused."""
 
 ALLOWED = ("deephash.", "torch.", "torchvision.")
 """What a ``_target_`` may start with; a configuration may come from a stranger."""
@@ -76,7 +77,7 @@ def refuse(faults: Sequence[Fault], composed_from: Iterable[str] = ()) -> None:
     raise ConfigError("\n".join([*lines, "nothing was loaded or written"]))
 
 
-def fold(cfg: DictConfig) -> dict[str, Any]:
+def fold(cfg: DictConfig, composed_from: Iterable[str] = ()) -> dict[str, Any]:
     """The configuration as plain values, with what sits in a seat moved into the method, whole.
 
     Raises:
@@ -84,10 +85,15 @@ def fold(cfg: DictConfig) -> dict[str, Any]:
     """
     try:
         missing = _open_keys(OmegaConf.to_container(cfg, enum_to_str=True))
-        refuse([Fault(key, "has no value.", f"Give it one: {key}=...") for key in missing])
+        refuse(
+            [Fault(key, "has no value.", f"Give it one: {key}=...") for key in missing],
+            composed_from,
+        )
         plain = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     except OmegaConfBaseException as error:  # its text names the key
-        refuse([Fault("interpolation", str(error).splitlines()[0], "See --cfg job.")])
+        refuse(
+            [Fault("interpolation", str(error).splitlines()[0], "See --cfg job.")], composed_from
+        )
     assert isinstance(plain, dict)
     folded: dict[str, Any] = {str(key): value for key, value in plain.items()}
     for seat in SEATS:
@@ -350,7 +356,7 @@ def explain(overrides: Sequence[str], compose: Any, check: Any) -> list[Fault]:
         else:
             good.append(values[0])
     try:
-        folded = fold(compose(good))
+        folded = fold(compose(good), overrides)
     except ConfigError:
         if not faults:
             raise
@@ -374,6 +380,8 @@ def _first_line(error: BaseException) -> str:
     text = f"{error}\n{error.__cause__ or ''}"
     if "Could not override" in text:
         return "there is no such key."
+    if value := re.search(r"Invalid value '([^']*)'", text):
+        return f"{value.group(1)!r} is no choice."
     if options := re.search(r"Could not find '([^']*)'", text):
         return f"there is no {options.group(1)}."
     if value := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text):
@@ -393,6 +401,8 @@ def _instead(key: str, given: str, compose: Any, error: BaseException) -> str:
     keys = _keys(plain)
     if key in keys:
         return f"Its default is {key}={_at(plain, key)}."  # type: ignore[arg-type]
+    if key == "dataset.root":
+        return "The digits read no folder; choose dataset=folder or dataset=cifar10 with it."
     same = [known for known in keys if known.rpartition(".")[2] == key]
     near = same or difflib.get_close_matches(key, keys, n=1, cutoff=0.7)
     if not near:
@@ -419,11 +429,12 @@ def run_name(cfg: Mapping[str, Any], overrides: Sequence[str]) -> str:
     """
     given = dict(sorted(_split(text) for text in overrides if "=" in text))
     swaps = [given.pop(seat).strip("'\"") for seat in SEATS if seat in given]
+    swaps = [swap for swap in swaps if swap != "null"]
     rest = []
     for key, value in given.items():
-        if key in ("dataset", "method", "model.nbit", "seed", "dataset.name"):
+        if key in ("dataset", "method", "model.nbit", "seed"):
             continue
-        if key.startswith("hydra") or any(key == e or key.startswith(e + ".") for e in ELSEWHERE):
+        if key.startswith("hydra") or any(key == e or key.startswith(e + ".") for e in UNNAMED):
             continue
         rest.append(f"{key}={_short(value)}")
     last = ",".join([f"seed{cfg['seed']}", *rest])

@@ -17,7 +17,7 @@ from deephash.engine import checkpoint
 from deephash.engine.evaluate import Codes, encode
 from deephash.engine.run import RunFolder, environment, git
 from deephash.engine.trainer import Trainer
-from deephash.errors import ConfigError
+from deephash.errors import ConfigError, TrainingError
 from deephash.methods.method import Method
 from deephash.report import write_html
 
@@ -41,6 +41,8 @@ def train(cfg: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
         _same(run, cfg)
         if run.finished:
             report = run.report()
+            if not (run.path / "report.html").is_file():  # killed between the two
+                write_html(run.path)
             print(
                 f"finished already, skipped (rerun=true trains anew): {run.path}"
                 f"  {report['metrics']['conventions']['metric']} {report['metrics']['map']:.4f}"
@@ -48,15 +50,31 @@ def train(cfg: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
             return report
     device = build.device(cfg["trainer"]["device"])
     deterministic(cfg["trainer"]["deterministic"])
-    data = build.data(cfg)
-    data.setup(device)  # what is wrong with the data comes to light before anything is written
-    resumes = (run.path / "last.pt").is_file() and not cfg["rerun"]
-    method = build.method(cfg, data.facts.num_classes, pretrained=not resumes).to(device)
-    run.open(cfg, list(overrides), fresh=cfg["rerun"])
-    try:
+    run.lock()
+    try:  # what is wrong with data and parts comes to light before anything is written
+        data = build.data(cfg)
+        data.setup(device)
+        resumes = (run.path / "last.pt").is_file() and not cfg["rerun"]
+        method = build.method(cfg, data.facts.num_classes, pretrained=not resumes).to(device)
+        _try(method, data, cfg)
+        run.begin(cfg, list(overrides), fresh=cfg["rerun"])
         return _train(cfg, run, name, data, method)
     finally:
         run.close()
+
+
+@torch.inference_mode()
+def _try(method: Method, data: DataModule, cfg: Config) -> None:
+    """Sends two images through the encoder: a network may refuse images of their size."""
+    images = next(iter(data.eval_batches(data.split.queries[:2]))).flat()
+    try:
+        method.encoder.eval().encode(images)
+    except RuntimeError as error:
+        size = "x".join(map(str, images.shape[2:]))
+        raise ConfigError(
+            f"backbone  {cfg['backbone'].get('name', 'the backbone')} cannot take images of {size}:"
+            f" {error}\n          Try larger images (dataset.size=224), or another backbone."
+        ) from error
 
 
 def _same(run: RunFolder, cfg: Config) -> None:
@@ -68,7 +86,8 @@ def _same(run: RunFolder, cfg: Config) -> None:
         raise ConfigError(
             f"{run.path} holds a run with another configuration:\n  "
             + "\n  ".join(changed[:8])
-            + "\nTrain anew with rerun=true, or elsewhere with paths.outputs=FOLDER."
+            + "\nTrain anew with rerun=true, or elsewhere with paths.outputs=FOLDER"
+            + " (images of your own: dataset.name=NAME)."
         )
 
 
@@ -92,7 +111,7 @@ def _train(
     done = trainer.start(method, data)
     if done:
         print(f"resumed after epoch {done}: {run.path}")
-    logger = build.loggers(cfg, run.path, name, data.steps, trainer.progress)
+    logger = build.loggers(cfg, run, name, data.steps, trainer.progress)
     failed = True
     try:
         trainer.fit(method, data, evaluation, logger)
@@ -151,6 +170,8 @@ def _report(
 def load_encoder(file: Path, encoder: Any, fingerprint: str) -> None:
     """Fills an encoder from ``best.pt`` or ``last.pt``; a word of warning for other data."""
     state = checkpoint.load(file)
+    if "fingerprint" not in state or not {"encoder", "method"} & set(state):
+        raise TrainingError(f"{file} is no checkpoint of a run")
     if state["fingerprint"] != fingerprint:
         log.warning("the data are not those of the run: fingerprint %s, now %s",
                     state["fingerprint"][:16], fingerprint[:16])  # fmt: skip
@@ -159,7 +180,10 @@ def load_encoder(file: Path, encoder: Any, fingerprint: str) -> None:
         prefix = "encoder."
         weights = {key.removeprefix(prefix): value for key, value in state["method"].items()
                    if key.startswith(prefix)}  # fmt: skip
-    encoder.load_state_dict(weights)
+    try:
+        encoder.load_state_dict(weights)
+    except RuntimeError as error:
+        raise TrainingError(f"{file} does not fit the configuration beside it: {error}") from error
 
 
 def save_codes(path: Path, codes: Codes, data: Any) -> None:

@@ -97,8 +97,8 @@ class DataModule:
             if self.drop_last and len(split.train) < self.batch_size:
                 raise DataError(
                     f"an epoch has no batch: {len(split.train)} training images are fewer than "
-                    f"trainer.batch_size={self.batch_size}. Lower it, or set "
-                    "trainer.drop_last=false"
+                    f"trainer.batch_size={self.batch_size}. Try "
+                    f"trainer.batch_size={max(1, len(split.train) // 2)}"
                 )
             self._images, self._split, self._facts = images, split, facts
         images = self._images

@@ -137,6 +137,7 @@ class Cifar:
         from torchvision.datasets import CIFAR10, CIFAR100
 
         kind = CIFAR10 if self.name == "cifar10" else CIFAR100
+        existed = self.root.exists()
         try:
             with warnings.catch_warnings():
                 # The authors' pickles are older than numpy's present way to write a dtype.
@@ -144,8 +145,9 @@ class Cifar:
                 train = kind(str(self.root), train=True, download=self.download)
                 test = kind(str(self.root), train=False, download=self.download)
         except (OSError, RuntimeError) as error:  # URLError and HTTPError are OSErrors
-            with contextlib.suppress(OSError):
-                self.root.rmdir()  # torchvision makes it first; goes only if empty
+            if not existed:
+                with contextlib.suppress(OSError):
+                    self.root.rmdir()  # torchvision makes it before it tries
             raise DataError(self._missing(kind.base_folder, error)) from error
         pixels = np.concatenate([train.data, test.data]).transpose(0, 3, 1, 2)
         targets = np.array([*train.targets, *test.targets])

@@ -40,14 +40,14 @@ def save(path: Path, state: dict[str, Any]) -> None:
     write_atomic(path, lambda beside: torch.save(state, beside))
 
 
-def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+def load(path: Path) -> dict[str, Any]:
     """Loads what ``save`` wrote; a file can bring no code of its own.
 
     Raises:
         TrainingError: the file is missing or not a checkpoint.
     """
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise TrainingError(f"there is no checkpoint {path}") from None
     except Exception as error:  # torch raises half a dozen kinds for a foreign or broken file

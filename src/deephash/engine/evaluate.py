@@ -58,12 +58,10 @@ class Evaluation:
     def __init__(self, convention: retrieval.Convention, autocast: Any) -> None:
         self.convention = convention
         self.autocast = autocast
-        self.images_per_second = 0.0
 
     def __call__(self, encoder: Any, data: Any) -> dict[str, float | None]:
         """MAP on the queries, and on the validation split where there is one."""
         codes = encode(encoder, data, self.autocast)
-        self.images_per_second = codes.images_per_second
         split = data.split
         query = self.measure(codes, data, split.queries, split.database)["map"]
         val = None

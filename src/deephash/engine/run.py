@@ -1,10 +1,12 @@
 """The run folder: what ran, with what, and whether it is finished."""
 
+import contextlib
 import fcntl
 import json
 import os
 import platform
 import subprocess
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -52,46 +54,66 @@ class RunFolder:
     def report(self) -> dict[str, Any]:
         return json.loads((self.path / "report.json").read_text())
 
-    def open(self, config: Mapping[str, Any], overrides: list[str], fresh: bool) -> None:
-        """Takes the folder for this process and writes down what runs.
-
-        Args:
-            config: folded and resolved.
-            overrides: the command line.
-            fresh: forget what an earlier run left here.
+    def lock(self) -> None:
+        """Takes the folder for this process; the system lets it go when the process ends.
 
         Raises:
             TrainingError: another process is training here.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.path / ".lock").open("w")
+        file = self.path / ".lock"
+        lock = file.open("w")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine = file.stat().st_ino == os.fstat(lock.fileno()).st_ino  # not one just let go
         except OSError:
-            raise TrainingError(f"another process is training in {self.path}") from None
+            mine = False
+        if not mine:
+            lock.close()
+            raise TrainingError(f"another process is training in {self.path}")
+        self._lock = lock
         for piece in self.path.glob(".*.tmp"):  # of a write that was killed
             piece.unlink()
+
+    def begin(self, config: Mapping[str, Any], overrides: list[str], fresh: bool) -> None:
+        """Writes down what runs.
+
+        Args:
+            config: folded and resolved.
+            overrides: the command line.
+            fresh: forget what an earlier run left here.
+        """
         if fresh:
-            for name in (
-                "report.json",
-                "report.html",
-                "last.pt",
+            for left in (
+                "report.*",
+                "evaluation.json",
+                "run_id.txt",
                 "log.jsonl",
                 "codes.npz",
-                "evaluation.json",
+                "*.pt",
             ):
-                (self.path / name).unlink(missing_ok=True)
-            for file in self.path.glob("best*.pt"):
-                file.unlink()
+                for file in self.path.glob(left):
+                    file.unlink()
         write_text(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
         write_text(self.path / "overrides.txt", "".join(f"{text}\n" for text in overrides))
 
     def close(self) -> None:
-        """Lets the folder go."""
-        if self._lock is not None:
-            self._lock.close()
-            (self.path / ".lock").unlink(missing_ok=True)
-            self._lock = None
+        """Lets the folder go; one in which nothing was written disappears."""
+        if self._lock is None:
+            return
+        (self.path / ".lock").unlink(missing_ok=True)
+        self._lock.close()
+        with contextlib.suppress(OSError):  # up to the first folder that holds something
+            for folder in (self.path, *self.path.parents[:3]):  # the pieces of a run's name
+                folder.rmdir()
+        self._lock = None
+
+    def run_id(self) -> str:
+        """A name for this run, and no other, to a server; a resumed run keeps it."""
+        file = self.path / "run_id.txt"
+        if not file.is_file():
+            write_text(file, uuid.uuid4().hex)
+        return file.read_text()
 
 
 def git() -> dict[str, Any]:

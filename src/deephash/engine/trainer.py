@@ -132,6 +132,7 @@ class Trainer:
             self._save(method)
         if not now.history:  # epochs=0: prepared, not trained, and yet measured
             self._evaluate(method, data, evaluate, 0)
+            self._save(method)
         self._settle()
         return now
 
@@ -153,11 +154,11 @@ class Trainer:
         try:
             method.load_state_dict(state["method"])
             self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError) as error:
+            self.progress = Progress(**state["progress"])
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise TrainingError(
                 f"{last} does not fit this method: {error}\n  Train anew with rerun=true."
             ) from error
-        self.progress = Progress(**state["progress"])
         torch.set_rng_state(state["rng"]["cpu"])
         if self.device.type == "cuda" and state["rng"]["cuda"] is not None:
             torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)

@@ -23,8 +23,8 @@ class Torchvision(nn.Module):
         name: torchvision's name of the model, as ``torchvision.models.list_models`` gives it.
         weights: ``imagenet`` (torchvision's IMAGENET1K_V1, what the papers used), ``none``, or a
             file with a state dict of the whole model.
-        dropout: whether the model's own dropout layers work in training. RelaHash's reference
-            code trains with them off, those of OrthoHash, DPN, GreedyHash and CSQ with them on.
+        dropout: whether the model's own dropout and stochastic depth work in training. RelaHash's
+            reference code trains without, those of OrthoHash, DPN, GreedyHash and CSQ with them.
         frozen: keep the weights and the statistics of batch norm as loaded.
 
     Raises:
@@ -40,12 +40,14 @@ class Torchvision(nn.Module):
         frozen: bool = False,
     ) -> None:
         super().__init__()
+        from torchvision.ops import StochasticDepth
+
         self.trunk = _load(name, "none" if weights is None else str(weights))
         self.out_features = _cut(self.trunk, name)
         self.frozen = frozen
         if not dropout:
             for module in self.trunk.modules():
-                if isinstance(module, nn.Dropout):
+                if isinstance(module, nn.Dropout | StochasticDepth):
                     module.p = 0.0
         if frozen:
             self.trunk.requires_grad_(False)
