@@ -14,7 +14,7 @@ from markupsafe import Markup
 from deephash.errors import DataError
 from deephash.report.svg import Point, svg_lines, svg_span
 
-NOT_TERMS = frozenset({"time", "where", "step", "epoch", "lr", "images_per_second"})
+NOT_TERMS = frozenset({"time", "where", "step", "epoch", "lr", "images_per_second", "grad_norm"})
 
 Rows = list[tuple[str, str]]
 
@@ -49,7 +49,7 @@ def read_page(folder: Path) -> dict[str, Any]:
     fingerprint = str(part["protocol"].get("fingerprint", ""))
     return {
         "title": report.get("run") or folder.name,
-        "metric": "mAP",
+        "metric": (part["metrics"].get("conventions") or {}).get("metric", "mAP"),
         "map": number(part["metrics"].get("map")),
         "chips": chips(report, part["protocol"]),
         "fingerprint": fingerprint,
