@@ -1,0 +1,188 @@
+"""Batches: what is in them, in which order, and that an epoch can be replayed."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from deephash.data.datamodule import DataModule
+from deephash.data.images import ImageSet, one_hot
+from deephash.data.splits import PerClass
+from deephash.data.transforms import Pipeline, RandomHorizontalFlip, RandomShift
+from deephash.errors import DataError
+
+
+class Made:
+    """Forty images whose every pixel is the row number, of four classes in turn."""
+
+    def __init__(self, read_only=False):
+        self.read_only = read_only
+
+    def load(self):
+        pixels = np.arange(40, dtype=np.uint8).reshape(40, 1, 1, 1)
+        pixels = np.broadcast_to(pixels, (40, 3, 5, 6)).copy()
+        pixels[:, 0] += np.arange(6, dtype=np.uint8)  # a ramp, so that a flip is seen
+        pixels.flags.writeable = not self.read_only
+        return ImageSet(
+            pixels=pixels,
+            labels=one_hot(np.arange(40) % 4, 4),
+            ids=tuple(map(str, range(40))),
+            classes=tuple("abcd"),
+        )
+
+
+def module(**changes):
+    settings = {
+        "name": "made",
+        "source": Made(),
+        "protocol": PerClass(queries=2, train=5, validation=1, seed=3),
+        "protocol_name": "own",
+        "train_transform": Pipeline([RandomHorizontalFlip(), RandomShift(1)]),
+        "test_transform": Pipeline([]),
+        "batch_size": 6,
+    }
+    return DataModule(**(settings | changes))
+
+
+@pytest.fixture
+def data():
+    made = module()
+    made.setup("cpu")
+    return made
+
+
+def rows_of(batch):
+    return (batch.images[:, 0, 1, 0, 0] * 255).round().long()
+
+
+def test_training_batches(data):
+    batches = list(data.train(0))
+    assert len(batches) == data.steps == 3
+    seen = torch.cat([batch.index for batch in batches])
+    assert len(set(seen.tolist())) == 18 and seen.max() < 20
+    for batch in batches:
+        assert batch.images.shape == (6, 1, 3, 5, 6) and batch.images.dtype == torch.float32
+        assert batch.labels.dtype == torch.float32 and batch.index.dtype == torch.int64
+        rows = torch.from_numpy(data.split.train)[batch.index]
+        assert torch.equal(rows_of(batch), rows)
+        assert torch.equal(batch.labels.argmax(1), rows % 4)
+
+
+def test_without_drop_last_every_image_is_seen():
+    made = module(drop_last=False)
+    made.setup("cpu")
+    batches = list(made.train(1))
+    assert [len(batch.index) for batch in batches] == [6, 6, 6, 2]
+    assert made.steps == 4
+    assert sorted(torch.cat([batch.index for batch in batches]).tolist()) == list(range(20))
+
+
+def test_an_epoch_is_replayed_alone(data):
+    for _ in range(2):
+        list(data.train(0))
+    later = module()
+    later.setup("cpu")
+    for mine, other in zip(data.train(2), later.train(2), strict=True):
+        assert torch.equal(mine.index, other.index)
+        assert torch.equal(mine.images, other.images)
+
+
+def test_epochs_and_seeds_differ(data):
+    other = module(seed=1)
+    other.setup("cpu")
+    orders = [torch.cat([b.index for b in batches]) for batches in (data.train(0), data.train(1))]
+    orders.append(torch.cat([batch.index for batch in other.train(0)]))
+    assert not torch.equal(orders[0], orders[1])
+    assert not torch.equal(orders[0], orders[2])
+    assert data.facts == other.facts  # the seed of training does not move the split
+
+
+def test_views_are_passes_of_their_own():
+    made = module(views=2)
+    made.setup("cpu")
+    batch = next(iter(made.train(0)))
+    assert batch.images.shape == (6, 2, 3, 5, 6)
+    assert not torch.equal(batch.images[:, 0], batch.images[:, 1])
+    assert batch.flat().shape == (12, 3, 5, 6) and batch.targets.shape == (12, 4)
+
+
+@pytest.mark.parametrize("ids", [np.array([7, 3, 3, 39, 0]), torch.tensor([5, 1]), np.array([])])
+def test_eval_batches_keep_the_order(ids):
+    made = module(eval_batch_size=2)
+    made.setup("cpu")
+    batches = list(made.eval_batches(ids))
+    assert [len(batch.index) for batch in batches] == [2] * (len(ids) // 2) + [1] * (len(ids) % 2)
+    if len(ids):
+        assert torch.cat([rows_of(batch) for batch in batches]).tolist() == list(ids)
+        assert torch.cat([batch.index for batch in batches]).tolist() == list(range(len(ids)))
+    labels = made.labels(ids)
+    assert labels.shape == (len(ids), 4) and labels.dtype == torch.float32
+    assert labels.argmax(1).tolist() == [int(row) % 4 for row in ids]
+
+
+def test_pixels_too_large_for_the_device_are_gathered_ahead(data):
+    """The path of a large set on a GPU, walked on the CPU."""
+    apart = module()
+    apart.setup("cpu")
+    apart._resident = False
+    for mine, other in zip(data.train(0), apart.train(0), strict=True):
+        assert torch.equal(mine.images, other.images)
+    assert next(apart.train(0)).index.tolist() == next(data.train(0)).index.tolist()
+    assert list(apart.eval_batches(np.array([]))) == []
+
+
+def test_read_only_pixels():
+    made = module(source=Made(read_only=True))
+    made.setup("cpu")
+    assert len(list(made.train(0))) == 3
+
+
+def test_facts_and_expected(data):
+    assert data.facts.num_train == 20 and data.facts.num_validation == 4
+    assert data.facts.dataset == "made" and data.facts.split_seed == 3
+    told = json.loads(json.dumps(data.facts.as_dict()))
+    good = {key: told[key] for key in ("num_train", "multilabel", "classes", "per_class")}
+    module(expected=good | {"fingerprint": told["fingerprint"][:16]}).setup("cpu")
+    bad = {"num_train": 21, "num_database": 32, "num_queries": 9, "lines": 3, "fingerprint": "zz"}
+    with pytest.raises(DataError) as caught:
+        module(expected=bad).setup("cpu")
+    message = str(caught.value)
+    assert "num_train should be 21 and is 20" in message
+    assert "num_queries should be 9 and is 8" in message
+    assert "lines is no fact" in message and "fingerprint should be zz" in message
+    assert "num_database should" not in message
+
+
+def test_errors_come_before_the_first_epoch():
+    with pytest.raises(DataError, match=r"20 training images.*batch_size=21.*Try trainer.batch_size=10"):
+        module(batch_size=21).setup("cpu")
+    module(batch_size=21, drop_last=False).setup("cpu")
+    with pytest.raises(DataError, match="test_transform has a random step"):
+        module(test_transform=Pipeline([RandomShift(1)]))
+    for key in ("batch_size", "eval_batch_size", "views"):
+        with pytest.raises(DataError, match=rf"trainer\.{key}=0"):
+            module(**{key: 0})
+    for use in (lambda m: m.facts, lambda m: m.steps, lambda m: m.labels([0])):
+        with pytest.raises(DataError, match="setup"):
+            use(module())
+
+
+def test_setup_again_keeps_the_data(data):
+    before = data.images
+    data.setup("cpu")
+    assert data.images is before
+    assert dataclasses.is_dataclass(data.facts)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("limit", [1 << 30, 0])
+def test_batches_are_the_same_on_the_gpu(data, limit):
+    there = module(resident_limit_bytes=limit)
+    there.setup("cuda")
+    for mine, other in zip(data.train(0), there.train(0), strict=True):
+        assert other.images.is_cuda and other.labels.is_cuda and other.index.is_cuda
+        torch.testing.assert_close(mine.images, other.images.cpu())
+        assert torch.equal(mine.index, other.index.cpu())
