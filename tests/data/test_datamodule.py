@@ -156,7 +156,7 @@ def test_facts_and_expected(data):
 
 
 def test_errors_come_before_the_first_epoch():
-    with pytest.raises(DataError, match=r"20 training images.*batch_size=21.*Try trainer.batch_size=10"):
+    with pytest.raises(DataError, match=r"20 training images.*=21.*Try trainer\.batch_size=10"):
         module(batch_size=21).setup("cpu")
     module(batch_size=21, drop_last=False).setup("cpu")
     with pytest.raises(DataError, match="test_transform has a random step"):
