@@ -412,3 +412,12 @@ def test_retrieval_takes_the_cut_off_of_the_dataset(folded):
     assert build.convention(folded("dataset.top=100")).top == 100
     assert build.convention(folded("dataset.top=100", "evaluation.top=7")).top == 7
     assert build.convention(folded()).top is None
+
+
+def test_expected_counts_are_those_of_the_protocol_as_published(composed):
+    """README: dataset.protocols.54k.validation=50, which leaves 4,500 training images."""
+    words = ["dataset=cifar10", "dataset.protocol=54k"]
+    assert config.fold(composed(words), words)["dataset"]["expected"]["54k"]["num_train"] == 5000
+    words.append("dataset.protocols.54k.validation=50")
+    assert config.fold(composed(words), words)["dataset"]["expected"] == {}
+    assert build.data(config.fold(composed(words), words)).expected is None

@@ -57,7 +57,7 @@ def data(cfg: Config) -> DataModule:
         drop_last=trainer["drop_last"],
         views=cfg["method"].get("views", 1),
         seed=cfg["seed"],
-        expected=_expected(cfg),
+        expected=(dataset.get("expected") or {}).get(protocol),
     )
 
 
@@ -66,12 +66,6 @@ def _source(cfg: Config) -> Any:
     node, cache = cfg["dataset"]["source"], cfg["paths"]["cache"]
     keeps = "cache" in config.arguments(config.locate(node["_target_"]))
     return part(node, "dataset.source", **({"cache": cache} if keeps else {}))
-
-
-def _expected(cfg: Config) -> dict[str, Any]:
-    """The counts the protocol promises, unless its numbers were changed on the command line."""
-    dataset = cfg["dataset"]
-    return dict((dataset.get("expected") or {}).get(dataset["protocol"]) or {})
 
 
 def encoder(cfg: Config, pretrained: bool = True) -> Encoder:

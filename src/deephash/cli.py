@@ -35,10 +35,10 @@ def evaluate(conf: Path) -> int:
 
 
 def _train_job(cfg: DictConfig) -> None:
-    folded = config.fold(cfg)
     from deephash import jobs
 
-    jobs.train(folded, _overrides())
+    overrides = _overrides()
+    jobs.train(config.fold(cfg, overrides), overrides)
 
 
 def _evaluate_job(cfg: DictConfig) -> None:

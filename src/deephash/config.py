@@ -80,6 +80,13 @@ def refuse(faults: Sequence[Fault], composed_from: Iterable[str] = ()) -> None:
 def fold(cfg: DictConfig, composed_from: Iterable[str] = ()) -> dict[str, Any]:
     """The configuration as plain values, with what sits in a seat moved into the method, whole.
 
+    The counts that a dataset's yaml expects are those of its protocols as they stand there: once a
+    protocol's numbers are given on the command line, none are expected.
+
+    Args:
+        cfg: as Hydra composed it.
+        composed_from: the command line.
+
     Raises:
         ConfigError: a value that was left open, or refers to one that does not exist.
     """
@@ -100,6 +107,8 @@ def fold(cfg: DictConfig, composed_from: Iterable[str] = ()) -> dict[str, Any]:
         part = folded.pop(seat, None)
         if part is not None:
             folded["method"][seat] = part
+    if any(_split(text)[0].startswith("dataset.protocols.") for text in composed_from):
+        folded["dataset"]["expected"] = {}
     return folded
 
 
