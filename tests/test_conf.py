@@ -84,7 +84,7 @@ def test_every_protocol_of_a_dataset_composes(dataset, folded):
     for name in folded(f"dataset={dataset}")["dataset"]["protocols"]:
         cfg = folded(f"dataset={dataset}", f"dataset.protocol={name}")
         assert config.check(cfg) == [] and build.data(cfg) is not None
-        assert build._expected(cfg), name
+        assert build.data(cfg).expected, name
 
 
 def test_evaluate_composes(composed):
@@ -414,10 +414,21 @@ def test_retrieval_takes_the_cut_off_of_the_dataset(folded):
     assert build.convention(folded()).top is None
 
 
+def test_the_hint_for_a_protocol_without_validation_composes(composed):
+    words = ["dataset=cifar10", "dataset.protocol=54k", "trainer.select_on=val"]
+    cfg = composed([*words, "backbone.weights=none"])
+    (fault,) = config.check(config.fold(cfg))
+    words.append(fault.instead.split("'")[1])
+    assert config.check(config.fold(composed(words), words)) == []
+
+
 def test_expected_counts_are_those_of_the_protocol_as_published(composed):
-    """README: dataset.protocols.54k.validation=50, which leaves 4,500 training images."""
+    """README's 50 validation images of each class leave 54k with 4,500 training images."""
     words = ["dataset=cifar10", "dataset.protocol=54k"]
     assert config.fold(composed(words), words)["dataset"]["expected"]["54k"]["num_train"] == 5000
-    words.append("dataset.protocols.54k.validation=50")
+    words.append("dataset.protocols={54k:{validation:50}}")
+    folded = config.fold(composed(words), words)
+    assert folded["dataset"]["protocols"]["54k"]["validation"] == 50
+    assert folded["dataset"]["protocols"]["54k"]["queries"] == 100
     assert config.fold(composed(words), words)["dataset"]["expected"] == {}
     assert build.data(config.fold(composed(words), words)).expected is None

@@ -107,7 +107,7 @@ def fold(cfg: DictConfig, composed_from: Iterable[str] = ()) -> dict[str, Any]:
         part = folded.pop(seat, None)
         if part is not None:
             folded["method"][seat] = part
-    if any(_split(text)[0].startswith("dataset.protocols.") for text in composed_from):
+    if any(f"{_split(text)[0]}.".startswith("dataset.protocols.") for text in composed_from):
         folded["dataset"]["expected"] = {}
     return folded
 
@@ -280,10 +280,13 @@ def _check_protocol(cfg: Mapping[str, Any]) -> list[Fault]:
         if isinstance(value, int) and value < bound:
             faults.append(Fault(f"{key}.{count}", f"is {value}.", f"At least {bound} a class."))
     trainer = cfg["trainer"]
+    validation = f"{key}.validation=50"
+    if not name.isidentifier():  # Hydra's grammar takes 54k as a key in braces only
+        validation = f"'dataset.protocols={{{name}:{{validation:50}}}}'"
     if trainer["select_on"] == "val" and not protocol.get("validation"):
         faults.append(
             Fault("trainer.select_on", f"is val, and protocol {name} has no validation split.",
-                  f"Try {key}.validation=50 (images of each class), or trainer.select_on=query.")
+                  f"Try {validation} (images of each class), or trainer.select_on=query.")
         )  # fmt: skip
     if trainer["select_on"] == "last" and trainer["patience"] is not None:
         faults.append(
