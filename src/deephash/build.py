@@ -1,6 +1,7 @@
 """From a folded and checked configuration to the parts it names; the only place that builds."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from deephash import config
 from deephash.data.datamodule import DataModule
 from deephash.data.transforms import Pipeline
 from deephash.engine import evaluate
+from deephash.engine.precision import autocast
 from deephash.engine.run import RunFolder
 from deephash.loggers import Jsonl, Loggers
 from deephash.methods.method import Method
@@ -118,12 +120,7 @@ def convention(cfg: Config) -> Convention:
 
 def evaluation(cfg: Config, on: torch.device) -> evaluate.Evaluation:
     """Measures encoders as the configuration says."""
-    half = cfg["trainer"]["precision"] == "bf16"
-
-    def autocast() -> torch.autocast:
-        return torch.autocast(on.type, dtype=torch.bfloat16, enabled=half)
-
-    return evaluate.Evaluation(convention(cfg), autocast)
+    return evaluate.Evaluation(convention(cfg), partial(autocast, on, cfg["trainer"]["precision"]))
 
 
 def loggers(cfg: Config, run: RunFolder, name: str, steps: int, done: Any) -> Loggers:

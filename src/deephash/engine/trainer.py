@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from deephash.engine import checkpoint
 from deephash.engine.meter import Meter
+from deephash.engine.precision import autocast
 from deephash.engine.progress import Progress
 from deephash.errors import TrainingError
 from deephash.records import Batch, Terms
@@ -110,7 +111,7 @@ class Trainer:
             method.on_epoch(epoch)
             self._set_rates(epoch)
             for batch in data.train(epoch):
-                with self.autocast():
+                with autocast(self.device, self.precision):
                     terms = method(batch)  # {"lmcl": ...}
                     loss = torch.stack(list(terms.values())).sum()
                 self.optimizer.zero_grad(set_to_none=True)
@@ -163,12 +164,6 @@ class Trainer:
         if self.device.type == "cuda" and state["rng"]["cuda"] is not None:
             torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)
         return self.progress.epoch
-
-    def autocast(self) -> torch.autocast:
-        """The context of the forward pass."""
-        return torch.autocast(
-            self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
-        )
 
     def _set_rates(self, epoch: int) -> None:
         factor = self.schedule.factor(epoch, self.epochs)
