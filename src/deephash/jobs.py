@@ -20,6 +20,7 @@ from deephash.engine.trainer import Trainer
 from deephash.errors import ConfigError, TrainingError
 from deephash.methods.method import Method
 from deephash.report import write_html
+from deephash.words import number
 
 Config = Mapping[str, Any]
 log = logging.getLogger("deephash")
@@ -45,7 +46,7 @@ def train(cfg: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
                 write_html(run.path)
             print(
                 f"finished already, skipped (rerun=true trains anew): {run.path}"
-                f"  {report['metrics']['conventions']['metric']} {report['metrics']['map']:.4f}"
+                f"  {report['metrics']['conventions']['metric']} {number(report['metrics']['map'])}"
             )
             return report
     device = build.device(cfg["trainer"]["device"])
@@ -116,7 +117,7 @@ def _train(
     try:
         trainer.fit(method, data, evaluation, logger)
         report, codes = _report(cfg, name, run, data, method.encoder, evaluation, trainer)
-        save_codes(run.path / "codes.npz", codes, data)
+        save_codes(run.path / "codes.npz", codes, data, evaluation.ternary)
         checkpoint.write_json(run.path / "report.json", report)
         write_html(run.path)
         logger.report(report, trainer.progress.step)
@@ -186,12 +187,18 @@ def load_encoder(file: Path, encoder: Any, fingerprint: str) -> None:
         raise TrainingError(f"{file} does not fit the configuration beside it: {error}") from error
 
 
-def save_codes(path: Path, codes: Codes, data: Any) -> None:
-    """Packed codes of queries and database, with labels, ids and fingerprint."""
+def save_codes(path: Path, codes: Codes, data: Any, ternary: float | None = None) -> None:
+    """Packed codes of queries and database, with labels, ids and fingerprint.
+
+    When ternary, also which bits are undecided, packed likewise.
+    """
     split = data.split
     arrays: dict[str, Any] = {"fingerprint": data.facts.fingerprint, "nbit": codes.z.shape[1]}
     for role, ids in (("query", split.queries), ("database", split.database)):
         arrays[f"{role}_codes"] = retrieval.pack(retrieval.binarize(codes.of(ids)))
+        if ternary is not None:
+            mask = retrieval.undecided(codes.of(ids), ternary)
+            arrays[f"{role}_undecided"] = retrieval.pack(mask)
         arrays[f"{role}_labels"] = data.labels(ids).cpu().numpy().astype(bool)
         arrays[f"{role}_ids"] = np.array([data.images.ids[i] for i in ids])
 
@@ -247,7 +254,8 @@ def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
           f" fingerprint {data.facts.fingerprint[:16]})")  # fmt: skip
     if run.finished:
         trained = run.report()["metrics"]
-        if trained["conventions"] == metrics["conventions"] and cfg["checkpoint"] == "best":
+        then = {"ternary": None} | trained["conventions"]  # older runs do not tell
+        if then == metrics["conventions"] and cfg["checkpoint"] == "best":
             same = trained["map"] == metrics["map"]
             print(f"training reported {trained['map']!r}: {'the same' if same else 'DIFFERENT'}")
     return found

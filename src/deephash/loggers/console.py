@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deephash.loggers.logger import Logger
+from deephash.words import clock, number
 
 RATES = ("lr", "images_per_second")
 
@@ -193,19 +194,3 @@ def conventions(metrics: Mapping[str, Any]) -> str:
     told = metrics.get("conventions", {})
     names = ("ties", "denominator", "empty")
     return ", ".join(f"{name} {told[name]}" for name in names if name in told)
-
-
-def number(value: float | None) -> str:
-    """A metric with four digits, or a dash for one that was not measured."""
-    return "-" if value is None else f"{value:.4f}"
-
-
-def clock(seconds: float) -> str:
-    """Seconds as a clock shows them.
-
-    >>> clock(190), clock(7384)
-    ('3:10', '2:03:04')
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

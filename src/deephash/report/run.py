@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from deephash.errors import DataError
 from deephash.report.svg import Point, svg_lines, svg_span
+from deephash.words import clock, number
 
 NOT_TERMS = frozenset({"time", "where", "step", "epoch", "lr", "images_per_second", "grad_norm"})
 
@@ -293,22 +294,6 @@ def shown(value: Any) -> str:
             return f"{len(value)} values from {shown(min(value))} to {shown(max(value))}"
         return ", ".join(shown(item) for item in value)
     return str(value)
-
-
-def number(value: Any) -> str:
-    """A metric with four digits, or a dash for one that was not measured."""
-    return f"{value:.4f}" if isinstance(value, int | float) else "-"
-
-
-def clock(seconds: float) -> str:
-    """Seconds as a clock shows them.
-
-    >>> clock(190), clock(7384)
-    ('3:10', '2:03:04')
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def track(lines: Sequence[Mapping[str, Any]], over: str, name: str) -> list[Point]:
