@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "deephash"
 
 FLOORS = [
-    "records errors words",
+    "records errors words files",
     "losses codebooks similarities models",
     "methods data retrieval loggers report",
     "engine",

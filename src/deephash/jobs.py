@@ -18,6 +18,7 @@ from deephash.engine.evaluate import Codes, encode
 from deephash.engine.run import RunFolder, environment, git
 from deephash.engine.trainer import Trainer
 from deephash.errors import ConfigError, TrainingError
+from deephash.files import write_atomic, write_json
 from deephash.methods.method import Method
 from deephash.report import write_html
 from deephash.words import number
@@ -118,7 +119,7 @@ def _train(
         trainer.fit(method, data, evaluation, logger)
         report, codes = _report(cfg, name, run, data, method.encoder, evaluation, trainer)
         save_codes(run.path / "codes.npz", codes, data, evaluation.ternary)
-        checkpoint.write_json(run.path / "report.json", report)
+        write_json(run.path / "report.json", report)
         write_html(run.path)
         logger.report(report, trainer.progress.step)
         logger.summary(report, run.path)
@@ -206,7 +207,7 @@ def save_codes(path: Path, codes: Codes, data: Any, ternary: float | None = None
         with beside.open("wb") as file:
             np.savez_compressed(file, **arrays)
 
-    checkpoint.write_atomic(path, write)
+    write_atomic(path, write)
 
 
 def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,7 +249,7 @@ def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
         "encode_images_per_second": codes.images_per_second,
         "environment": environment(),
     }
-    checkpoint.write_json(run.path / "evaluation.json", found)
+    write_json(run.path / "evaluation.json", found)
     name = metrics["conventions"]["metric"]
     print(f"{name} {metrics['map']!r}  (ties {metrics['conventions']['ties']},"
           f" fingerprint {data.facts.fingerprint[:16]})")  # fmt: skip

@@ -15,52 +15,6 @@ def test_a_round_trip(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
-    file = tmp_path / "a.txt"
-    checkpoint.write_text(file, "old")
-
-    def half(beside):
-        beside.write_text("ne")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        checkpoint.write_atomic(file, half)
-    assert file.read_text() == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
-
-
-def test_a_failed_rename_leaves_the_old_file(tmp_path, monkeypatch):
-    file = tmp_path / "a.txt"
-    checkpoint.write_text(file, "old")
-
-    def killed(*args):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "replace", killed)
-    with pytest.raises(KeyboardInterrupt):
-        checkpoint.write_text(file, "new")
-    assert file.read_text() == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
-
-
-def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path):
-    file = tmp_path / "a.txt"
-    checkpoint.write_text(file, "old")
-
-    def look(beside):
-        beside.write_text("new")
-        assert beside != file and beside.parent == file.parent  # a rename within one folder
-        assert file.read_text() == "old"
-
-    checkpoint.write_atomic(file, look)
-    assert file.read_text() == "new"
-
-
-def test_json_is_readable(tmp_path):
-    checkpoint.write_json(tmp_path / "a.json", {"name": "Müller", "n": [1]})
-    assert (tmp_path / "a.json").read_text() == '{\n  "name": "Müller",\n  "n": [\n    1\n  ]\n}\n'
-
-
 def test_a_missing_file(tmp_path):
     with pytest.raises(TrainingError, match=r"there is no checkpoint .*a\.pt"):
         checkpoint.load(tmp_path / "a.pt")

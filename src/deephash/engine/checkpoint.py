@@ -1,38 +1,12 @@
-"""Files that are whole or not there: written beside, then renamed."""
+"""The tensors and plain values of a run, on disk."""
 
-import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from deephash.errors import TrainingError
-
-
-def write_atomic(path: Path, write: Any) -> None:
-    """Calls ``write(temporary_path)`` and renames the result to ``path``.
-
-    A kill at any moment leaves the old file or the new one, never a piece.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(beside)
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file atomically."""
-    write_atomic(path, lambda beside: beside.write_text(text))
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Writes values as readable JSON, atomically."""
-    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+from deephash.files import write_atomic
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 import yaml
 
-from deephash.engine.checkpoint import write_text
 from deephash.errors import TrainingError
+from deephash.files import write_text
 
 
 class RunFolder:

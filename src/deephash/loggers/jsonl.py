@@ -3,11 +3,11 @@
 import json
 import logging
 import math
-import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from deephash.files import write_text
 from deephash.loggers.logger import Logger
 
 log = logging.getLogger(__name__)
@@ -52,12 +52,7 @@ class Jsonl(Logger):
         kept = [line for line in lines if (at := step_of(line)) is not None and at <= step]
         if len(kept) < len(lines):
             log.info("%s: %d lines after step %d dropped", self.path, len(lines) - len(kept), step)
-            beside = self.path.with_name(self.path.name + ".tmp")
-            with beside.open("w", encoding="utf-8") as file:
-                file.writelines(kept)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(self.path)
+            write_text(self.path, "".join(kept))
         self._file = self.path.open("a", encoding="utf-8")
 
     def close(self, failed: bool = False) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +11,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from deephash.errors import DataError
+from deephash.files import write_text
 from deephash.report.svg import Point, svg_lines, svg_span
 from deephash.words import clock, number
 
@@ -33,9 +33,7 @@ def write_html(folder: Path) -> Path:
     template = files("deephash.report").joinpath("run.html.j2").read_text(encoding="utf-8")
     page = environment.from_string(template).render(read_page(folder))
     path = folder / "report.html"
-    beside = folder / f"report.html.{os.getpid()}.tmp"
-    beside.write_text(page, encoding="utf-8")
-    beside.replace(path)
+    write_text(path, page)
     return path
 
 
