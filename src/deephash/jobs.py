@@ -13,7 +13,7 @@ import torch
 import deephash
 from deephash import build, config, retrieval
 from deephash.data.datamodule import DataModule
-from deephash.engine import checkpoint
+from deephash.engine import checkpoint, memory
 from deephash.engine.evaluate import Codes, encode
 from deephash.engine.run import RunFolder, environment, git
 from deephash.engine.trainer import Trainer
@@ -27,6 +27,7 @@ Config = Mapping[str, Any]
 log = logging.getLogger("deephash")
 
 
+@memory.told()
 def train(cfg: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Trains the run a folded configuration describes, or skips it when it is finished.
 
@@ -70,8 +71,14 @@ def _try(method: Method, data: DataModule, cfg: Config) -> None:
     """Sends two images through the encoder: a network may refuse images of their size."""
     images = next(iter(data.eval_batches(data.split.queries[:2]))).flat()
     try:
-        method.encoder.eval().encode(images)
+        with memory.told():
+            method.encoder.eval().encode(images)
     except RuntimeError as error:
+        if memory.is_failure(error):
+            raise TrainingError(
+                f"the device failed at the first two images: {memory.brief(error)}\n"
+                f"  If its memory may be full (nvidia-smi shows it): {memory.ADVICE}"
+            ) from error
         size = "x".join(map(str, images.shape[2:]))
         raise ConfigError(
             f"backbone  {cfg['backbone'].get('name', 'the backbone')} cannot take images of {size}:"
@@ -210,6 +217,10 @@ def save_codes(path: Path, codes: Codes, data: Any, ternary: float | None = None
     write_atomic(path, write)
 
 
+@memory.told(
+    "Try a smaller trainer.eval_batch_size in the run's config.yaml, device=cpu, or a device\n"
+    "  nobody else uses."
+)
 def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """Measures a run again from its folder: builds its encoder and its data, nothing else.
 

@@ -229,6 +229,20 @@ def test_a_gradient_that_is_not_finite_is_named_with_its_step(tmp_path):
         run(tmp_path, method=method, log_every=1)
 
 
+@pytest.mark.parametrize("where", ["training", "evaluation"])
+def test_out_of_memory_is_told_with_what_to_make_smaller(tmp_path, where):
+    def hungry(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    method = Toy()
+    if where == "training":
+        method.on_epoch = lambda epoch: hungry() if epoch == 1 else None
+    with pytest.raises(TrainingError, match=r"20\.00 GiB(.|\n)*trainer\.batch_size") as caught:
+        run(tmp_path, hungry if where == "evaluation" else by_weights, method)
+    assert "trainer.eval_batch_size" in str(caught.value)
+    assert (tmp_path / "last.pt").is_file() == (where == "training")  # the epoch before
+
+
 def test_the_gradient_is_clipped(tmp_path):
     class Seen(torch.optim.SGD):
         norms: list[float] = []  # noqa: RUF012

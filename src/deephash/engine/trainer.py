@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from deephash.engine import checkpoint
+from deephash.engine import checkpoint, memory
 from deephash.engine.meter import Meter
 from deephash.engine.precision import autocast
 from deephash.engine.progress import Progress
@@ -90,6 +90,7 @@ class Trainer:
         self._logged = (0.0, 0)  # clock and images at the last line of the record
         self.rates = [group["lr"] for group in optimizer.param_groups]
 
+    @memory.told()
     def fit(self, method: Trainable, data: Data, evaluate: Evaluate, logger: Any) -> Progress:
         """Trains from the last whole epoch on; returns what was seen.
 
@@ -100,7 +101,7 @@ class Trainer:
             logger: ``scalars(where, values, step, epoch)`` and ``tick()``.
 
         Raises:
-            TrainingError: a term or the gradient is not finite, or a foreign checkpoint.
+            TrainingError: a term or the gradient is not finite, or the memory is not enough.
         """
         now, self.logger = self.progress, logger
         for epoch in range(now.epoch, self.epochs):
