@@ -3,7 +3,9 @@
 import argparse
 import contextlib
 import logging
+import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -26,12 +28,12 @@ SHOWING = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info",
 
 def train(conf: Path) -> int:
     """``train.py``: one run, or with ``-m`` a grid. Returns the exit status."""
-    return _main(conf, "train", _train_job)
+    return _flushed(_main(conf, "train", _train_job))
 
 
 def evaluate(conf: Path) -> int:
     """``evaluate.py``. Returns the exit status."""
-    return _main(conf, "evaluate", _evaluate_job)
+    return _flushed(_main(conf, "evaluate", _evaluate_job))
 
 
 def _train_job(cfg: DictConfig) -> None:
@@ -56,13 +58,15 @@ def _main(conf: Path, page: str, job: Any) -> int:
         sys.argv[1:] = [_quoted(text) for text in sys.argv[1:]]
     arguments = sys.argv[1:]
     flags = {text.partition("=")[0] for text in arguments}
-    failures: list[tuple[str, DeephashError]] = []
+    if flags & SHOWING:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--help | head`; nothing else is open
+    failures: list[tuple[str, str]] = []
 
     def run(cfg: DictConfig) -> None:
         try:
             job(cfg)
         except DeephashError as error:  # kept as words: an exception would keep its tensors
-            failures.append((" ".join(_overrides()), error.with_traceback(None)))
+            failures.append((" ".join(_overrides()), str(error)))
 
     try:
         if not flags & SHOWING:
@@ -80,6 +84,16 @@ def _main(conf: Path, page: str, job: Any) -> int:
         title = f"failed: {overrides}\n" if flags & {"-m", "--multirun"} else ""
         print(f"{title}{failure}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def _flushed(status: int) -> int:
+    """The exit status once all is said; that of ``head`` and the like when nobody reads it."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    return status
 
 
 def _overrides() -> list[str]:
@@ -109,7 +123,10 @@ def _check_overrides(conf: Path, page: str, overrides: Sequence[str]) -> None:
         return compose(page, overrides=list(some))
 
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
-        check = config.check if page == "train" else lambda cfg: []
+
+        def check(cfg: dict[str, Any]) -> list[config.Fault]:
+            return config.check(cfg, overrides) if page == "train" else []
+
         cfg = None
         if not any(_is_sweep(text) for text in overrides):
             with contextlib.suppress(Exception):  # `explain` finds out which override it was

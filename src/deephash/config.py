@@ -24,9 +24,17 @@ from deephash.errors import ConfigError
 SEATS = ("head", "relaxation", "codebook", "similarity", "loss")
 """The parts of a method that a group of the same name replaces."""
 
+FEEDS = {
+    "relaxation": {"u", "logits"},
+    "codebook": {"centers", "logits"},
+    "similarity": {"logits"},
+}
+"""What an objective must read, of the fields of Output, for a part to make a difference."""
+
 GIVEN = {
     "method.head": {"in_features", "nbit"},
     "method.codebook": {"num_classes", "nbit", "seed"},
+    "method.loss": {"num_classes", "nbit", "seed", "num_train"},
     "dataset.source": {"cache"},
     "optimizer": {"params"},
     "logger.console": {"total_epochs", "steps_per_epoch", "metric", "best"},
@@ -120,15 +128,20 @@ def _open_keys(node: Any, path: str = "") -> list[str]:
     return [path] if node == "???" else []
 
 
-def check(cfg: Mapping[str, Any]) -> list[Fault]:
-    """All that is wrong with a folded configuration, before any data is opened."""
+def check(cfg: Mapping[str, Any], overrides: Iterable[str] = ()) -> list[Fault]:
+    """All that is wrong with a folded configuration, before any data is opened.
+
+    Args:
+        cfg: folded.
+        overrides: the command line; a part swapped there must make a difference.
+    """
     faults: list[Fault] = []
     for path, node in parts(cfg):
         faults += _check_part(path, node)
     faults += _check_numbers(cfg)
     faults += _check_protocol(cfg)
     if not faults:
-        faults += _check_recipe(cfg)
+        faults += _check_recipe(cfg) + _check_swaps(cfg, overrides)
     return faults
 
 
@@ -301,7 +314,7 @@ def _check_recipe(cfg: Mapping[str, Any]) -> list[Fault]:
     method, trainer = cfg["method"], cfg["trainer"]
     name = method["name"]
     faults = []
-    unknown = sorted(set(method) - {*SEATS, "name", "paper", "year", "batch_coupled", "views"})
+    unknown = sorted(set(method) - {*SEATS, "name", "paper", "year", "views", "streams"})
     for key in unknown:
         faults.append(Fault(f"method.{key}", "no method has such a part.", "Leave it out."))
     has = {
@@ -313,16 +326,33 @@ def _check_recipe(cfg: Mapping[str, Any]) -> list[Fault]:
             Fault("similarity", f"compares codes with class centers; method={name} has none.",
                   "Try codebook=max_hamming with it.")
         )  # fmt: skip
-    for need in sorted(getattr(locate(method["loss"]["_target_"]), "needs", ())):
+    loss = _class_of(method, "loss")
+    for need in sorted(_needs(method)):
         if not has.get(need, True):
             faults.append(
-                Fault("loss", f"reads {need}, and method={name} with these parts has none.",
+                Fault("loss", f"{loss.__name__} reads {need}, and method={name} here has none.",
                       "Try similarity=cosine codebook=max_hamming with it.")
             )  # fmt: skip
-    if method.get("batch_coupled") and not trainer["drop_last"]:
+    if getattr(loss, "fixed_centers", False) and getattr(
+        _class_of(method, "codebook"), "learned", False
+    ):
         faults.append(
-            Fault("trainer.drop_last", f"is false, and the loss of {name} depends on batch size.",
-                  "Leave it true.")
+            Fault("codebook", f"learns, and {loss.__name__} reads nothing but its signs.",
+                  "Try codebook=hadamard, max_hamming, balanced or bernoulli.")
+        )  # fmt: skip
+    if (
+        getattr(_class_of(method, "similarity"), "batch_coupled", False)
+        and not trainer["drop_last"]
+    ):
+        faults.append(
+            Fault("trainer.drop_last", f"is false, and the similarity of {name} depends on the"
+                  " batch size.", "Leave it true.")
+        )  # fmt: skip
+    streams = method.get("streams", 1)
+    if streams < 1 or trainer["batch_size"] % streams:
+        faults.append(
+            Fault("method.streams", f"is {streams}, and trainer.batch_size={trainer['batch_size']}"
+                  " is no multiple of it.", "Try trainer.batch_size=72 method.streams=2.")
         )  # fmt: skip
     if method["head"]["_target_"].endswith(".BatchNorm") and trainer["batch_size"] < 2:
         faults.append(
@@ -337,6 +367,32 @@ def _check_recipe(cfg: Mapping[str, Any]) -> list[Fault]:
                       "It may be imagenet, none, or a file with a state dict.")
             )  # fmt: skip
     return faults
+
+
+def _check_swaps(cfg: Mapping[str, Any], overrides: Iterable[str]) -> list[Fault]:
+    """Whether a part that was put in on the command line is read at all."""
+    method, faults = cfg["method"], []
+    given = dict(_split(text) for text in overrides)
+    for seat, fields in FEEDS.items():
+        if given.get(seat, "null") == "null" or fields & _needs(method):
+            continue
+        loss = _class_of(method, "loss").__name__
+        faults.append(
+            Fault(seat, f"is not read by {loss}, the loss here: it would change nothing.",
+                  "Leave it out, or swap the loss as well: loss=lmcl.")
+        )  # fmt: skip
+    return faults
+
+
+def _class_of(method: Mapping[str, Any], part: str) -> Any:
+    """The class of a part of the method, None where it has none."""
+    node = method.get(part)
+    return None if node is None else locate(node["_target_"], f"method.{part}")
+
+
+def _needs(method: Mapping[str, Any]) -> frozenset[str]:
+    """The fields of Output that the loss reads."""
+    return getattr(_class_of(method, "loss"), "needs", frozenset())
 
 
 def explain(overrides: Sequence[str], compose: Any, check: Any) -> list[Fault]:

@@ -35,6 +35,8 @@ class DataModule:
         eval_batch_size: images per batch otherwise.
         drop_last: drop the last training batch of an epoch if it is short.
         views: views of each training image, each a pass of `train_transform` of its own.
+        streams: independently shuffled passes over the training images that a batch takes equal
+            parts from, one after the other; an epoch goes once through each.
         seed: of order and augmentation.
         resident_limit_bytes: pixels up to this size are kept on the device as a whole.
         expected: facts that must hold, by name, such as `{num_train: 5000}`; a fingerprint may be
@@ -56,6 +58,7 @@ class DataModule:
         eval_batch_size: int = 256,
         drop_last: bool = True,
         views: int = 1,
+        streams: int = 1,
         seed: int = 0,
         resident_limit_bytes: int = 4 << 30,
         expected: Mapping[str, object] | None = None,
@@ -64,9 +67,14 @@ class DataModule:
             ("batch_size", batch_size),
             ("eval_batch_size", eval_batch_size),
             ("views", views),
+            ("streams", streams),
         ):
             if value < 1:
                 raise DataError(f"trainer.{key}={value} must be at least 1")
+        if batch_size % streams:
+            raise DataError(
+                f"trainer.batch_size={batch_size} is not a multiple of method.streams={streams}"
+            )
         if test_transform.random:
             raise DataError("dataset.test_transform has a random step: it would change every score")
         self.name = name
@@ -79,6 +87,7 @@ class DataModule:
         self.eval_batch_size = eval_batch_size
         self.drop_last = drop_last
         self.views = views
+        self.streams = streams
         self.seed = seed
         self.resident_limit_bytes = resident_limit_bytes
         self.expected = expected
@@ -94,11 +103,16 @@ class DataModule:
             split = self.protocol.split(images)
             facts = describe(images, split, self.name, self.protocol_name, self.protocol.seed)
             _check(facts, self.expected or {})
-            if self.drop_last and len(split.train) < self.batch_size:
+            # what has no label teaches nothing and would be similar to nothing, itself included
+            self._trainable = torch.from_numpy(images.labels[split.train].any(axis=1)).nonzero()[
+                :, 0
+            ]
+            count, part = len(self._trainable), self.batch_size // self.streams
+            if count < (part if self.drop_last else 1):
                 raise DataError(
-                    f"an epoch has no batch: {len(split.train)} training images are fewer than "
+                    f"an epoch has no batch: {count} training images are fewer than "
                     f"trainer.batch_size={self.batch_size}. Try "
-                    f"trainer.batch_size={max(1, len(split.train) // 2)}"
+                    f"trainer.batch_size={max(1, count // 2) * self.streams}"
                 )
             self._images, self._split, self._facts = images, split, facts
         images = self._images
@@ -130,23 +144,27 @@ class DataModule:
     @property
     def steps(self) -> int:
         """Batches per epoch."""
-        count = len(self.split.train)
-        return count // self.batch_size if self.drop_last else -(-count // self.batch_size)
+        _ready(self._split)
+        count, part = len(self._trainable), self.batch_size // self.streams
+        return count // part if self.drop_last else -(-count // part)
 
     def train(self, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch, shuffled and augmented; `index` is the place in split.train."""
+        """The batches of one epoch, shuffled and augmented; `index` is the place in split.train.
+
+        Training images without a label are left out.
+        """
         rows = torch.from_numpy(self.split.train)
-        order = torch.randperm(len(rows), generator=generator(self.seed, "order", epoch))
-        order = order[: self.steps * self.batch_size]
         draw = generator(self.seed, "augment", epoch)
-        for index, pixels in self._walk(rows, order, self.batch_size):
+        for index, pixels in self._walk(rows, self._order(epoch)):
             views = [self.train_transform(pixels, draw) for _ in range(self.views)]
             yield self._batch(torch.stack(views, dim=1), rows, index)
 
     def eval_batches(self, ids: np.ndarray | Tensor) -> Iterator[Batch]:
         """Images by row, in the order given and one view each; `index` is the place in `ids`."""
         rows = torch.as_tensor(ids, dtype=torch.int64, device="cpu")
-        for index, pixels in self._walk(rows, torch.arange(len(rows)), self.eval_batch_size):
+        for index, pixels in self._walk(
+            rows, list(torch.arange(len(rows)).split(self.eval_batch_size))
+        ):
             yield self._batch(self.test_transform(pixels).unsqueeze(1), rows, index)
 
     def labels(self, ids: np.ndarray | Tensor) -> Tensor:
@@ -157,9 +175,17 @@ class DataModule:
     def _batch(self, images: Tensor, rows: Tensor, index: Tensor) -> Batch:
         return Batch(images, self.labels(rows[index]), index.to(self.device))
 
-    def _walk(self, rows: Tensor, order: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _order(self, epoch: int) -> list[Tensor]:
+        """The places of the training images, batch by batch."""
+        parts = []
+        for stream in range(self.streams):
+            name = ("order", epoch, stream) if stream else ("order", epoch)
+            shuffled = torch.randperm(len(self._trainable), generator=generator(self.seed, *name))
+            parts.append(self._trainable[shuffled].split(self.batch_size // self.streams))
+        return [torch.cat(batch) for batch in zip(*parts, strict=True)][: self.steps]
+
+    def _walk(self, rows: Tensor, batches: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Places and pixels, batch by batch: (b,) int64 on the CPU, (b, 3, H, W) on the device."""
-        batches = list(order.split(size)) if len(order) else []
         if self._resident:
             for index in batches:
                 yield index, self._pixels[rows[index].to(self.device)]

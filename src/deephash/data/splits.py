@@ -182,6 +182,7 @@ class Facts:
     classes: tuple[str, ...]
     multilabel: bool
     num_train: int
+    num_train_unlabelled: int  # of these; without a label they do not train
     num_database: int
     num_queries: int
     num_validation: int
@@ -213,6 +214,7 @@ def describe(images: ImageSet, split: Split, dataset: str, protocol: str, seed: 
         classes=images.classes,
         multilabel=images.multilabel,
         num_train=len(split.train),
+        num_train_unlabelled=int((~images.labels[split.train].any(axis=1)).sum()),
         num_database=len(split.database),
         num_queries=len(split.queries),
         num_validation=len(split.validation),

@@ -1,10 +1,12 @@
 """Large-margin cosine loss: CosFace (Wang et al., CVPR 2018), used by RelaHash and OrthoHash."""
 
-from typing import ClassVar
+import math
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deephash.losses.labels import even_target
 from deephash.records import Batch, Output, Terms
 
 
@@ -19,23 +21,34 @@ class LMCL(nn.Module):
     contributes 0 to the mean.
 
     Args:
-        scale: s, beta in RelaHash.
+        num_classes: C.
+        nbit: K.
+        scale: s, beta in RelaHash; ``sqrt_nbit`` is the square root of K (OrthoHash), ``adaptive``
+            is sqrt(2) ln(C - 1) (AdaCos; the ablation of OrthoHash's supplement).
         margin: m.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"logits"})
 
-    def __init__(self, scale: float, margin: float) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        nbit: int,
+        scale: float | Literal["sqrt_nbit", "adaptive"],
+        margin: float,
+    ) -> None:
         super().__init__()
-        self.scale = scale
+        if scale == "sqrt_nbit":
+            scale = math.sqrt(nbit)
+        elif scale == "adaptive":
+            scale = math.sqrt(2) * math.log(max(num_classes - 1, 2))
+        self.scale = float(scale)
         self.margin = margin
 
     def forward(self, output: Output, batch: Batch) -> Terms:
+        return {"lmcl": F.cross_entropy(self.held_back(output, batch), even_target(batch.targets))}
+
+    def held_back(self, output: Output, batch: Batch) -> Tensor:
+        """The logits, those of the true classes lower by the margin: ``(N, C)``."""
         assert output.logits is not None  # promised by `needs`
-        held_back = output.logits - self.margin * batch.targets  # (N, C)
-        return {"lmcl": F.cross_entropy(self.scale * held_back, even_target(batch.targets))}
-
-
-def even_target(targets: Tensor) -> Tensor:
-    """Multi-hot rows ``(N, C)`` as distributions: even over the labels; an empty row stays 0."""
-    return targets / targets.sum(dim=1, keepdim=True).clamp(min=1)
+        return self.scale * (output.logits - self.margin * batch.targets)

@@ -1,5 +1,7 @@
 """RelaHash. Minh et al., "RelaHash: Deep Hashing With Relative Position", IEEE Access 2023."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,6 +20,8 @@ class Relative(nn.Module):
             the constant out (the paper lets the scale absorb it), and only so do the published
             values of beta, 5 to 500, make sense: hence the default.
     """
+
+    batch_coupled: ClassVar[bool] = True
 
     def __init__(self, sqrt_bk: bool = False) -> None:
         super().__init__()

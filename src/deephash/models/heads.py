@@ -48,3 +48,24 @@ class BatchNorm(Linear):
 
     def forward(self, features: Tensor) -> Tensor:
         return self.norm(self.linear(features))
+
+
+class MLP(nn.Sequential):
+    """Hidden layers as wide as the features, each with ReLU and dropout, then a linear layer.
+
+    The head of CSQ's own code has two.
+
+    Args:
+        in_features: D.
+        nbit: K.
+        hidden: hidden layers.
+        dropout: probability, between the hidden layers.
+    """
+
+    def __init__(self, in_features: int, nbit: int, hidden: int = 2, dropout: float = 0.0) -> None:
+        layers: list[nn.Module] = []
+        for at in range(hidden):
+            layers += [nn.Linear(in_features, in_features), nn.ReLU(inplace=True)]
+            if dropout and at + 1 < hidden:
+                layers.append(nn.Dropout(dropout))
+        super().__init__(*layers, nn.Linear(in_features, nbit))

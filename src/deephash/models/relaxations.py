@@ -1,5 +1,7 @@
 """What the objective sees in place of bits, during training only: ``(N, K) -> (N, K)``."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -24,3 +26,75 @@ class Tanh(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         return torch.tanh(self.slope * z)
+
+
+class Continuation(nn.Module):
+    """``tanh(beta z)`` with a beta that grows: HashNet (ICCV 2017), section 3.3.
+
+    beta = sqrt(1 + gain * every * floor(t / every)), t counted in epochs from 0, or in training
+    batches from 1. ``epoch, 20, 0.05`` gives sqrt(1 + floor(epoch / 20)), as the later
+    implementations have it; ``iteration, 200, 0.005`` is the authors' own.
+
+    Args:
+        unit: what t counts.
+        every: t at which beta moves.
+        gain: growth of beta squared for each t.
+    """
+
+    count: Tensor  # () int64, t
+
+    def __init__(
+        self, unit: Literal["epoch", "iteration"] = "epoch", every: int = 20, gain: float = 0.05
+    ) -> None:
+        super().__init__()
+        self.unit = unit
+        self.every = every
+        self.gain = gain
+        self.register_buffer("count", torch.tensor(0))
+
+    @property
+    def beta(self) -> Tensor:
+        """The steepness now, on the device."""
+        return torch.sqrt(1 + self.gain * self.every * (self.count // self.every))
+
+    def on_epoch(self, epoch: int) -> None:
+        if self.unit == "epoch":
+            self.count.fill_(epoch)
+
+    def forward(self, z: Tensor) -> Tensor:
+        if self.unit == "iteration" and self.training:
+            self.count += 1
+        return torch.tanh(self.beta * z)
+
+
+class Sign(nn.Module):
+    """The bits as -1 and +1; the gradient passes as if nothing had happened (GreedyHash).
+
+    ``z = 0`` is +1, as it is when codes are compared.
+    """
+
+    def forward(self, z: Tensor) -> Tensor:
+        return (z - z.detach()) + torch.where(z >= 0, 1.0, -1.0)
+
+
+class StochasticSign(nn.Module):
+    """Bits b drawn with probability sigmoid(z), as 2 b - 1: JMLH (ICCV Workshops 2019).
+
+    The gradient passes to the probability: that of b by z is p (1 - p). Outside training, and
+    without ``stochastic``, the bits are those of ``z >= 0``.
+
+    Args:
+        stochastic: b = 1 where p exceeds a number drawn evenly from [0, 1) (the comparisons of
+            OrthoHash); otherwise where p exceeds 1/2 (the authors' code).
+    """
+
+    def __init__(self, stochastic: bool = True) -> None:
+        super().__init__()
+        self.stochastic = stochastic
+
+    def forward(self, z: Tensor) -> Tensor:
+        p = torch.sigmoid(z)
+        bits = z >= 0
+        if self.stochastic and self.training:
+            bits = p > torch.rand_like(p)
+        return 2 * ((p - p.detach()) + bits) - 1

@@ -1,0 +1,52 @@
+"""Cross-entropy of a linear classifier on the codes: the baseline, GreedyHash and JMLH."""
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deephash.losses.labels import even_target, first_label
+from deephash.records import Batch, Output, Terms
+
+
+class CrossEntropy(nn.Module):
+    r"""Softmax cross-entropy of the inner products of codes and class vectors.
+
+    .. math:: L = -\frac1N \sum_n \sum_c P_{nc} \log \mathrm{softmax}_c(W u_n + \text{bias})
+
+    W is the codebook. With one label P is one-hot.
+
+    Args:
+        num_classes: C.
+        nbit: K.
+        bias: whether each class has a bias.
+        multi_label: ``even`` spreads the target evenly over the labels of an image (what OrthoHash
+            calls label smoothing; there is no epsilon in it); ``first`` takes the first label
+            alone. A row without labels contributes 0 to the mean.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"u", "centers"})
+
+    def __init__(
+        self,
+        num_classes: int,
+        nbit: int,
+        bias: bool = True,
+        multi_label: Literal["even", "first"] = "even",
+    ) -> None:
+        super().__init__()
+        self.bias: nn.Parameter | None = None
+        if bias:  # as a linear layer of PyTorch starts
+            self.bias = nn.Parameter(torch.empty(num_classes).uniform_(-(nbit**-0.5), nbit**-0.5))
+        self.multi_label = multi_label
+
+    def forward(self, output: Output, batch: Batch) -> Terms:
+        return {"cross_entropy": self.classification(output.u, output, batch)}
+
+    def classification(self, code: Tensor, output: Output, batch: Batch) -> Tensor:
+        """The cross-entropy of codes ``(N, K)``."""
+        assert output.centers is not None  # promised by `needs`
+        logits = F.linear(code, output.centers, self.bias)  # (N, C)
+        spread = even_target if self.multi_label == "even" else first_label
+        return F.cross_entropy(logits, spread(batch.targets))

@@ -1,0 +1,126 @@
+"""Likelihood of pairwise similarities: HashNet, DHN, and what grew from them."""
+
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deephash.losses.labels import similar
+from deephash.losses.memory import PairMemory
+from deephash.losses.quantization import Form, quantization
+from deephash.records import Batch, Output, Terms
+
+
+class PairwiseLikelihood(nn.Module):
+    r"""Negative log likelihood of which pairs of images share a label.
+
+    .. math:: e_{ij} = \log(1 + e^{\theta_{ij}}) - s_{ij} \theta_{ij}, \qquad
+              \theta_{ij} = \alpha \langle u_i, u_j \rangle
+
+    HashNet (ICCV 2017), Eq. (4); DHN (AAAI 2016). Images are paired with themselves too wherever
+    the sources do so. A group of pairs that is empty contributes 0.
+
+    Args:
+        num_train: training images, for the memory.
+        nbit: K.
+        num_classes: C.
+        alpha: the factor; ``10/nbit`` is 10 / K.
+        product: ``inner``; ``clipped``: the inner product cut to [-15, 15]; ``cosine``.
+        pairs: ``batch``: all in the batch, each with itself as well. ``halves``: the first half of
+            the batch with the second. ``memory``: the batch with the last codes of all training
+            images, its own refreshed before; the gradient goes through the batch alone.
+        weighting: of similar against dissimilar pairs, S1 and S0 of S in number. ``mean``: none.
+            ``balanced``: mean over the similar plus mean over the dissimilar, the w_ij of HashNet's
+            Eq. (2) over S. ``positives``: similar pairs count S / S1 times. ``class``: similar
+            pairs count ``class_weight`` times, normalised by the sum of the weights.
+        class_weight: of ``class``.
+        graded: the degree of similarity of a similar pair, a factor of its weight. ``none``: 1.
+            ``jaccard``: labels in common by labels of either (HashNet's paper). ``cosine``: four
+            times the squared cosine of the label rows (HashNet's first release).
+        quantization: weight of the quantization term.
+        quantization_form: ``log_cosh``, ``l1`` or ``l2``, of |u| - 1.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"u"})
+
+    def __init__(
+        self,
+        num_train: int,
+        nbit: int,
+        num_classes: int,
+        alpha: float | Literal["10/nbit"] = 1.0,
+        product: Literal["inner", "clipped", "cosine"] = "inner",
+        pairs: Literal["batch", "halves", "memory"] = "batch",
+        weighting: Literal["mean", "balanced", "positives", "class"] = "balanced",
+        class_weight: float = 1.0,
+        graded: Literal["none", "jaccard", "cosine"] = "none",
+        quantization: float = 0.0,
+        quantization_form: Form = "log_cosh",
+    ) -> None:
+        super().__init__()
+        self.alpha = 10 / nbit if alpha == "10/nbit" else float(alpha)
+        self.product = product
+        self.pairs = pairs
+        self.weighting = weighting
+        self.class_weight = class_weight
+        self.graded = graded
+        self.quantization = quantization
+        self.quantization_form = quantization_form
+        self.memory: PairMemory | None = None
+        if pairs == "memory":
+            self.memory = PairMemory(num_train, nbit, num_classes)
+
+    def forward(self, output: Output, batch: Batch) -> Terms:
+        u, labels = output.u, batch.targets
+        one, other, one_labels, other_labels = u, u, labels, labels
+        if self.memory is not None:
+            if self.training:
+                self.memory.remember(batch, u)
+            other = self.memory.codes.to(u.dtype)
+            other_labels = self.memory.labels.to(labels.dtype)
+        elif self.pairs == "halves":
+            half = len(u) // 2
+            one, other = u[:half], u[half:]
+            one_labels, other_labels = labels[:half], labels[half:]
+        theta = self.theta(one, other)  # (N, M)
+        s = similar(one_labels, other_labels)
+        loss = F.softplus(theta) - s * theta
+        if self.graded != "none":
+            loss = loss * grade(one_labels, other_labels, self.graded).where(s, 1.0)
+        terms = {"likelihood": self.weighted(loss, s)}
+        if self.quantization:
+            gap = quantization(u, self.quantization_form).mean()
+            terms["quantization"] = self.quantization * gap
+        return terms
+
+    def theta(self, one: Tensor, other: Tensor) -> Tensor:
+        """How similar codes are: ``(N, K), (M, K) -> (N, M)``."""
+        if self.product == "cosine":
+            return self.alpha * F.normalize(one) @ F.normalize(other).T
+        product = one @ other.T
+        if self.product == "clipped":
+            product = product.clamp(-15, 15)
+        return self.alpha * product
+
+    def weighted(self, loss: Tensor, s: Tensor) -> Tensor:
+        """The mean of the pairs' losses ``(N, M)`` under the weighting."""
+        pairs, positives = float(max(s.numel(), 1)), s.sum()
+        negatives = s.numel() - positives
+        positive, negative = (loss * s).sum(), (loss * ~s).sum()
+        if self.weighting == "mean":
+            return (positive + negative) / pairs
+        if self.weighting == "balanced":
+            return positive / positives.clamp(min=1) + negative / negatives.clamp(min=1)
+        if self.weighting == "positives":
+            return positive / positives.clamp(min=1) + negative / pairs
+        weight = self.class_weight
+        return (weight * positive + negative) / (weight * positives + negatives).clamp(min=1)
+
+
+def grade(one: Tensor, other: Tensor, kind: Literal["jaccard", "cosine"]) -> Tensor:
+    """The degree of similarity of multi-hot rows: ``(N, C), (M, C) -> (N, M)``."""
+    if kind == "cosine":
+        return 4 * (F.normalize(one) @ F.normalize(other).T) ** 2
+    common = one @ other.T
+    either = one.sum(dim=1, keepdim=True) + other.sum(dim=1) - common
+    return common / either.clamp(min=1)

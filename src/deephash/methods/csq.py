@@ -1,0 +1,68 @@
+"""CSQ, CVPR 2020.
+
+Yuan et al., "Central Similarity Quantization for Efficient Image and Video Retrieval".
+"""
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deephash.losses.labels import labelled, similar, tie_vector, vote
+from deephash.losses.quantization import quantization
+from deephash.records import Batch, Output, Terms
+
+
+class CentralSimilarity(nn.Module):
+    r"""Binary cross-entropy of tanh codes against each image's center, and quantization.
+
+    .. math:: L_C = \frac1{NK} \sum_{nk} \log(1 + e^{-2 t_{nk} z_{nk}}), \qquad
+              L_Q = \frac1{NK} \sum_{nk} (|\tanh z_{nk}| - 1)^2
+
+    Eq. (5) and (6). L_C is the cross-entropy of (1 + tanh z) / 2 in the form that cannot overflow:
+    the tanh belongs to the objective. The target t of an image with several labels is the majority
+    vote of its centers, ties by a vector drawn once (Eq. 3).
+
+    Args:
+        nbit: K.
+        seed: of the tie vector.
+        quantization: lambda, weight of L_Q.
+        quantization_form: ``l2`` is what all code does; ``log_cosh`` what the paper writes.
+        pairwise: weight of a likelihood over pairs of the first and the second half of the batch,
+            theta = 10 / K times the inner product of the tanh codes. The authors' code has it and
+            every published command leaves it at 0. A batch of an odd number of images has none.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"z", "centers"})
+    fixed_centers: ClassVar[bool] = True  # reads their signs: they cannot learn
+    ties: Tensor  # (K,)
+
+    def __init__(
+        self,
+        nbit: int,
+        seed: int,
+        quantization: float = 0.001,
+        quantization_form: Literal["l2", "log_cosh"] = "l2",
+        pairwise: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.quantization = quantization
+        self.quantization_form = quantization_form
+        self.pairwise = pairwise
+        self.register_buffer("ties", tie_vector(nbit, seed))
+
+    def forward(self, output: Output, batch: Batch) -> Terms:
+        assert output.centers is not None  # promised by `needs`
+        z, targets = output.z, batch.targets
+        code = torch.tanh(z)
+        goal = vote(targets, output.centers, self.ties.to(z.dtype))  # (N, K)
+        central = (labelled(targets) * F.softplus(-2 * goal * z)).mean()
+        gap = quantization(code, self.quantization_form).mean()
+        terms = {"central": central, "quantization": self.quantization * gap}
+        if self.pairwise and len(z) % 2 == 0:
+            half = len(z) // 2
+            theta = 10 / z.shape[1] * code[:half] @ code[half:].T
+            s = similar(targets[:half], targets[half:])
+            terms["pairwise"] = self.pairwise * (F.softplus(theta) - s * theta).mean()
+        return terms

@@ -1,0 +1,57 @@
+"""DTSH. Wang et al., "Deep Supervised Hashing with Triplet Labels", ACCV 2016."""
+
+from typing import ClassVar, Literal
+
+from torch import nn
+from torch.nn import functional as F
+
+from deephash.losses.labels import similar
+from deephash.losses.quantization import quantization
+from deephash.records import Batch, Output, Terms
+
+
+class TripletLikelihood(nn.Module):
+    r"""Likelihood that an image is nearer to a similar than to a dissimilar one, and quantization.
+
+    .. math:: l_i = \mathrm{mean}_{p, q} \log(1 + e^{-\tau_{ipq}}), \qquad
+              \tau_{ipq} = \theta_{ip} - \theta_{iq} - \alpha, \qquad
+              \theta_{ij} = \langle u_i, u_j \rangle
+
+    over all p similar and q dissimilar to i in the batch (i is similar to itself), then the mean
+    over the anchors i that have both; 0 if none has. tau is cut to [-100, 50], outside which no
+    gradient flows. Takes memory for the cube of the batch size.
+
+    Args:
+        nbit: K.
+        margin: alpha; 5 in the comparisons of OrthoHash, ``nbit/2`` (K / 2) in the paper.
+        half: theta is half the inner product, as the paper has it.
+        quantization: weight of the mean squared distance of the code to its signs.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"u"})
+
+    def __init__(
+        self,
+        nbit: int,
+        margin: float | Literal["nbit/2"] = 5.0,
+        half: bool = False,
+        quantization: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.margin = nbit / 2 if margin == "nbit/2" else float(margin)
+        self.factor = 0.5 if half else 1.0
+        self.quantization = quantization
+
+    def forward(self, output: Output, batch: Batch) -> Terms:
+        u = output.u
+        theta = self.factor * u @ u.T
+        s = similar(batch.targets, batch.targets)
+        tau = (theta[:, :, None] - theta[:, None, :] - self.margin).clamp(-100, 50)  # (i, p, q)
+        triplets = s[:, :, None] & ~s[:, None, :]
+        count = triplets.sum(dim=(1, 2))
+        per_anchor = (F.softplus(-tau) * triplets).sum(dim=(1, 2)) / count.clamp(min=1)
+        gap = quantization(u, "l2").mean()
+        return {
+            "triplet": per_anchor.sum() / (count > 0).sum().clamp(min=1),
+            "quantization": self.quantization * gap,
+        }

@@ -1,0 +1,89 @@
+"""OrthoHash, NeurIPS 2021.
+
+Hoe et al., "One Loss for All: Deep Hashing with a Single Cosine Similarity based Learning
+Objective".
+"""
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from deephash.losses.labels import even_target, labelled
+from deephash.losses.lmcl import LMCL
+from deephash.losses.quantization import quantization
+from deephash.records import Batch, Output, Terms
+
+
+class SingleCosine(LMCL):
+    r"""LMCL, or its angular sister, with the terms of the paper's ablations beside it.
+
+    .. math:: L_{nc} = s (\cos\theta_{nc} - m Y_{nc}) \quad \text{or} \quad
+              L_{nc} = s \cos(\theta_{nc} + m Y_{nc})
+
+    With one label the loss is the softmax cross-entropy of L, and so it is by default with many.
+
+    Args:
+        num_classes: C.
+        nbit: K.
+        scale: s; ``sqrt_nbit``, ``adaptive`` or a number.
+        margin: m.
+        margin_on: ``cosine`` (OrthoCos), or ``angle`` (OrthoArc): the cosine is cut to
+            [-0.99999, 0.99999], outside which no gradient flows, and theta + m may exceed pi.
+        multi_label: ``softmax``: the target is spread evenly over the labels. ``bce``: a logistic
+            loss for each class. ``imbalance``: the same, classes that are absent and not taken for
+            present (probability below 0.7) weighing 1 / C.
+        quantization: weight of the quantization term.
+        quantization_form: ``cosine``: 1 - cos(z, sign z); ``l1`` and ``l2`` of z - sign z.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"logits", "z"})
+
+    def __init__(
+        self,
+        num_classes: int,
+        nbit: int,
+        scale: float | Literal["sqrt_nbit", "adaptive"] = "sqrt_nbit",
+        margin: float = 0.2,
+        margin_on: Literal["cosine", "angle"] = "cosine",
+        multi_label: Literal["softmax", "bce", "imbalance"] = "softmax",
+        quantization: float = 0.0,
+        quantization_form: Literal["cosine", "l1", "l2"] = "cosine",
+    ) -> None:
+        super().__init__(num_classes, nbit, scale, margin)
+        self.margin_on = margin_on
+        self.multi_label = multi_label
+        self.quantization = quantization
+        self.quantization_form = quantization_form
+
+    def forward(self, output: Output, batch: Batch) -> Terms:
+        terms = {"lmcl": self.classification(self.held_back(output, batch), batch.targets)}
+        if self.quantization:
+            terms["quantization"] = self.quantization * self.gap(output.z)
+        return terms
+
+    def held_back(self, output: Output, batch: Batch) -> Tensor:
+        if self.margin_on == "cosine":
+            return super().held_back(output, batch)
+        assert output.logits is not None  # promised by `needs`
+        theta = torch.acos(output.logits.clamp(-0.99999, 0.99999))
+        return self.scale * torch.cos(theta + self.margin * batch.targets)
+
+    def classification(self, logits: Tensor, targets: Tensor) -> Tensor:
+        if self.multi_label == "softmax":
+            return F.cross_entropy(logits, even_target(targets))
+        loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        weight = labelled(targets).expand_as(targets)
+        if self.multi_label == "bce":
+            return (weight * loss).mean()
+        wrong = (targets > 0) != (logits.detach().sigmoid() >= 0.7)
+        heavy = wrong | (targets > 0)
+        weight = weight * torch.where(heavy, 1.0, 1 / targets.shape[1])
+        return (weight * loss).sum() / (weight.sum() + 1e-7)
+
+    def gap(self, z: Tensor) -> Tensor:
+        if self.quantization_form == "cosine":
+            signs = torch.where(z >= 0, 1.0, -1.0).to(z.dtype)
+            return (1 - F.cosine_similarity(z, signs)).mean()
+        return quantization(z, self.quantization_form).mean()  # type: ignore[arg-type]
