@@ -5,12 +5,19 @@ parameters. Distances between rows are Hamming distances, in bits.
 """
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from deephash.errors import ConfigError
 from deephash.records import generator
+
+BUDGET = 30_000_000_000
+"""Multiply-adds that the search for a balanced book may spend: seconds on one core."""
+
+REDRAWS = 20
+"""How often the rows beyond the Hadamard matrix are drawn anew with ``rest="redraw"``."""
 
 
 class Codebook(nn.Module):
@@ -66,12 +73,94 @@ class MaxHamming(Codebook):
         super().__init__(max_hamming(num_classes, nbit, rng, threshold, step, floor, tries))
 
 
-class Learned(nn.Module):
-    """Centers learned with the rest, drawn from a standard normal distribution."""
+class Hadamard(Codebook):
+    """The first C rows of Sylvester's Hadamard matrix H and, below it, its negative (CSQ).
 
-    def __init__(self, num_classes: int, nbit: int, seed: int) -> None:
+    Every two of the first K rows differ in exactly K / 2 bits, and row K + i is the negative of
+    row i. The first row is +1 throughout and says nothing about its class in particular. The seed
+    has a say only where rows are drawn: for more than 2 K classes, or K no power of two.
+
+    Args:
+        num_classes: C.
+        nbit: K.
+        seed: of the draw.
+        rest: what to do beyond 2 K classes. ``all``: every row is drawn balanced, as in
+            ``Balanced`` (CSQ). ``redraw``: [H; -H] is kept and balanced rows follow, drawn up to
+            20 times until the book's least distance exceeds K / 4 and its mean is K / 2 or more;
+            the last draw stands otherwise (swuxyj). ``once``: the same with one draw and no
+            check (the copies in RelaHash and FIRe). Only ``all`` serves a K no power of two.
+        tries: draws of whole books with ``all``, at most.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        nbit: int,
+        seed: int,
+        rest: Literal["all", "redraw", "once"] = "all",
+        tries: int = 10_000,
+    ) -> None:
+        rng = generator(seed, "codebook")
+        super().__init__(hadamard(num_classes, nbit, rng, rest, tries))
+
+
+class Balanced(Codebook):
+    """Random rows with as many -1 as +1, whole books drawn until one is good (CSQ).
+
+    A row has exactly floor(K / 2) entries -1. A book is accepted when its least distance reaches
+    the threshold and its mean distance K / 2. Without such a book, the best one drawn is kept: the
+    largest least distance, and among those the largest mean. With many classes for the bits, that
+    one may hold a row twice.
+
+    A draw costs C * C * K multiply-adds, and no more draws are made than ``BUDGET`` pays for:
+    ``tries`` = 10,000 up to 216 classes at 64 bits, but 468 draws at 1,000 classes.
+
+    Args:
+        num_classes: C.
+        nbit: K.
+        seed: of the draw.
+        threshold: least distance that accepts a book, in bits. None: the largest even number up
+            to K / 3, which is 20 for 64 bits, and 2 below 12 bits, which tells rows apart;
+            distances between balanced rows are even.
+        tries: draws of whole books, at most.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        nbit: int,
+        seed: int,
+        threshold: int | None = None,
+        tries: int = 10_000,
+    ) -> None:
+        rng = generator(seed, "codebook")
+        super().__init__(balanced_book(num_classes, nbit, rng, threshold, tries))
+
+
+class Learned(nn.Module):
+    """Centers learned with the rest.
+
+    Args:
+        num_classes: C.
+        nbit: K.
+        seed: of the first values.
+        init: their distribution. ``normal``: standard normal. ``linear``: uniform up to
+            1 / sqrt(K) either way, as PyTorch starts the weight of a linear classifier.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        nbit: int,
+        seed: int,
+        init: Literal["normal", "linear"] = "normal",
+    ) -> None:
         super().__init__()
-        rows = torch.randn(num_classes, nbit, generator=generator(seed, "codebook"))
+        rng, rows = generator(seed, "codebook"), torch.empty(num_classes, nbit)
+        if init == "linear":
+            rows.uniform_(-(nbit**-0.5), nbit**-0.5, generator=rng)
+        else:
+            rows.normal_(generator=rng)
         self.rows = nn.Parameter(rows)
 
     def forward(self) -> Tensor:
@@ -81,6 +170,109 @@ class Learned(nn.Module):
 def signs(rows: int, nbit: int, rng: torch.Generator) -> Tensor:
     """Fair random bits as -1 and +1: ``(rows, nbit)`` float32."""
     return torch.randint(0, 2, (rows, nbit), generator=rng).float() * 2 - 1
+
+
+def balanced(rows: int, nbit: int, rng: torch.Generator) -> Tensor:
+    """Random rows with exactly floor(K / 2) entries -1, all equally likely: ``(rows, nbit)``.
+
+    Entry by entry, -1 comes with the chance of (-1 still owed) / (entries still free); at the end
+    of a row that is 0 or 1, and the count is met exactly.
+    """
+    chance = torch.rand(rows, nbit, generator=rng).T.contiguous()  # (K, rows)
+    owed = torch.full((rows,), float(nbit // 2))
+    for at in range(nbit):
+        minus = (chance[at] < owed / (nbit - at)).float()
+        owed -= minus
+        chance[at] = 1 - 2 * minus
+    return chance.T.contiguous()
+
+
+def sylvester(nbit: int) -> Tensor:
+    """The Hadamard matrix of a power of two: ``(K, K)`` of -1 and +1, its rows orthogonal."""
+    rows = torch.ones(1, 1)
+    while len(rows) < nbit:
+        rows = torch.cat([torch.cat([rows, rows], dim=1), torch.cat([rows, -rows], dim=1)])
+    return rows
+
+
+def hadamard(
+    num_classes: int,
+    nbit: int,
+    rng: torch.Generator,
+    rest: Literal["all", "redraw", "once"] = "all",
+    tries: int = 10_000,
+) -> Tensor:
+    """Hadamard rows, their negatives, and what ``rest`` says beyond: ``(C, K)`` of -1 and +1.
+
+    Raises:
+        ConfigError: K is no power of two and ``rest`` needs the matrix, or no balanced book exists.
+    """
+    exists = _is_power(nbit)
+    if rest == "all" and not (exists and num_classes <= 2 * nbit):
+        return balanced_book(num_classes, nbit, rng, None, tries)
+    if not exists:
+        below = 2 ** (nbit.bit_length() - 1)
+        raise _fault(
+            f"Hadamard rows exist for a power of two only, and model.nbit is {nbit}.",
+            ["codebook=hadamard codebook.rest=all"] * _fits_balanced(num_classes, nbit)
+            + _others(num_classes, nbit, "hadamard", "balanced")
+            + [f"model.nbit={below} or {2 * below}"],
+        )
+    half = sylvester(nbit)
+    book = torch.cat([half, -half])[:num_classes].clone()
+    if num_classes <= 2 * nbit:
+        return book
+    for _ in range(REDRAWS if rest == "redraw" else 1):
+        book = torch.cat([half, -half, balanced(num_classes - 2 * nbit, nbit, rng)])
+        least, mean = spread(book)
+        if least > nbit / 4 and mean >= nbit / 2:
+            break
+    return book
+
+
+def balanced_book(
+    num_classes: int,
+    nbit: int,
+    rng: torch.Generator,
+    threshold: int | None = None,
+    tries: int = 10_000,
+) -> Tensor:
+    """The first balanced book that is good enough, else the best: ``(C, K)`` of -1 and +1.
+
+    ``Balanced`` tells the rule. Drawn and judged a chunk of books at a time.
+
+    Raises:
+        ConfigError: there are fewer balanced rows than classes.
+    """
+    _check_search(tries)
+    if not _fits_balanced(num_classes, nbit):
+        enough = next(bits for bits in range(nbit, nbit + 64) if _fits_balanced(num_classes, bits))
+        raise _fault(
+            f"{nbit} bits make {math.comb(nbit, nbit // 2)} balanced rows, too few for"
+            f" {num_classes} classes.",
+            [f"model.nbit={enough}", *_others(num_classes, nbit, "balanced")],
+        )
+    if threshold is None:
+        threshold = max(2, 2 * (nbit // 6))
+    left = max(1, min(tries, BUDGET // (num_classes**2 * nbit)))
+    chunk = max(1, 2**20 // (num_classes * (num_classes + nbit)))
+    best, score = torch.empty(0), (-1.0, -math.inf)
+    while left > 0:
+        count = min(chunk, left)
+        left -= count
+        books = balanced(count * num_classes, nbit, rng).view(count, num_classes, nbit)
+        dots = books @ books.mT  # (count, C, C)
+        dots.diagonal(dim1=1, dim2=2).fill_(-nbit)
+        least = (nbit - dots.amax(dim=(1, 2))) / 2
+        # what all dot products of two rows sum to, twice: 0 or less is a mean of K / 2 or more
+        total = books.sum(dim=1).double().square().sum(dim=1) - num_classes * nbit
+        for book, near, spare in zip(books, least.tolist(), (-total).tolist(), strict=True):
+            found, accepted = (near, spare), near >= threshold and spare >= 0
+            if accepted or found > score:
+                best, score = book.clone(), found
+            if accepted:
+                return best
+    return best
 
 
 def max_hamming(
@@ -102,6 +294,7 @@ def max_hamming(
     Raises:
         ConfigError: the threshold fell below ``floor``: there is no room for so many classes.
     """
+    _check_search(tries, step)
     book = torch.empty(0, nbit)
     fails, drops = 0, 0
     while len(book) < num_classes:
@@ -128,10 +321,10 @@ def max_hamming(
             if fails >= tries:
                 fails, drops = 0, drops + 1
                 if threshold - drops * step < floor - 1e-9:
-                    raise ConfigError(
-                        f"method.codebook  {num_classes} classes do not fit into {nbit} bits at"
-                        f" a distance of {floor:g} * {nbit} bits.\n"
-                        "                 Try more bits (model.nbit), or codebook=bernoulli."
+                    raise _fault(
+                        f"{num_classes} classes do not fit into {nbit} bits at a distance of"
+                        f" {floor:g} * {nbit} bits.",
+                        ["more bits (model.nbit)", *_others(num_classes, nbit, "max_hamming")],
                     )
     return book[torch.randperm(num_classes, generator=rng)]
 
@@ -145,3 +338,44 @@ def spread(rows: Tensor) -> tuple[int, float]:
     upper = torch.ones(count, count, device=rows.device).triu(1).bool()
     distances = ((nbit - rows @ rows.T) / 2)[upper]
     return int(distances.min()), float(distances.double().mean())
+
+
+def _is_power(nbit: int) -> bool:
+    return nbit & (nbit - 1) == 0
+
+
+def _fits_balanced(num_classes: int, nbit: int) -> bool:
+    """Whether there are as many different balanced rows as classes."""
+    return num_classes <= math.comb(nbit, nbit // 2)
+
+
+def _others(num_classes: int, nbit: int, *without: str) -> list[str]:
+    """The fixed codebooks, other than those named, sure to have room for the classes.
+
+    Of max_hamming that is sure while the words nearer than its floor to some row, counted once
+    for each row, cannot be all words: then there is always a next row.
+    """
+    near = sum(math.comb(nbit, bits) for bits in range(math.ceil(0.2 * nbit)))
+    room = {
+        "hadamard": _is_power(nbit) and num_classes <= 2 * nbit,
+        "balanced": _fits_balanced(num_classes, nbit),
+        "max_hamming": num_classes * near <= 2**nbit,
+        "bernoulli": True,
+    }
+    return [f"codebook={name}" for name, fits in room.items() if fits and name not in without]
+
+
+def _check_search(tries: int, step: float = 1.0) -> None:
+    """Raises a ConfigError for a search that would draw nothing or never end."""
+    if tries < 1:
+        raise _fault(f"tries is {tries}; a search draws at least once.", ["tries=10000"])
+    if step <= 0:
+        raise _fault(f"step is {step:g}; the threshold must fall.", ["step=0.01"])
+
+
+def _fault(what: str, instead: list[str]) -> ConfigError:
+    """The error of a codebook that cannot be: what, and on a second line what to type instead."""
+    key = "method.codebook"
+    *first, last = instead
+    options = f"{', '.join(first)}, or {last}" if first else last
+    return ConfigError(f"{key}  {what}\n{'':<{len(key)}}  Try {options}.")
