@@ -3,7 +3,10 @@
 import sys
 from pathlib import Path
 
-from deephash import cli
-
 if __name__ == "__main__":
-    sys.exit(cli.evaluate(Path(__file__).parent / "conf"))
+    try:
+        from deephash import cli
+
+        sys.exit(cli.evaluate(Path(__file__).parent / "conf"))
+    except KeyboardInterrupt:  # so early that nothing has begun
+        sys.exit(130)

@@ -1,0 +1,66 @@
+"""The scripts as a shell sees them: pipes that close, and Ctrl-C before anything has begun."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from deephash import cli
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def start(cwd, *arguments, script="train.py", **options):
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    env |= {"DEEPHASH_CACHE": str(cwd / "cache"), "PYTHONPATH": str(cwd)}
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / script), *arguments],
+        cwd=cwd, env=env, stderr=subprocess.PIPE, text=True, **options,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("flag", ["--help", "--cfg=job", "--info"])
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
+def test_showing_into_a_pipe_that_nobody_reads(tmp_path, script, flag):
+    with start(tmp_path, flag, script=script, stdout=subprocess.PIPE) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+        assert process.wait(60) in (0, 141, -signal.SIGPIPE)
+    assert "Traceback" not in said and "BrokenPipe" not in said
+
+
+def test_the_last_words_of_a_job_into_a_pipe_that_nobody_reads(monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        print("mAP@all 0.5")
+        assert cli._flushed(0) == 141
+    monkeypatch.undo()
+    assert cli._flushed(1) == 1  # where somebody reads
+
+
+@pytest.mark.parametrize("module", ["hydra", "torch"])
+def test_interrupted_while_it_imports(tmp_path, module):
+    (tmp_path / f"{module}.py").write_text(
+        "import pathlib, time\npathlib.Path('here').touch()\ntime.sleep(60)\n"
+    )
+    with start(tmp_path, "trainer.epochs=0", stdout=subprocess.DEVNULL) as process:
+        try:
+            until = time.monotonic() + 60
+            while not (tmp_path / "here").exists() and time.monotonic() < until:
+                assert process.poll() is None
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            said = process.stderr.read()
+            assert process.wait(60) == 130
+        finally:
+            process.kill()
+    assert "Traceback" not in said
+    assert not (tmp_path / "outputs").exists()
