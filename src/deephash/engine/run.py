@@ -5,9 +5,11 @@ import fcntl
 import json
 import os
 import platform
+import shlex
 import subprocess
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +19,9 @@ import yaml
 
 from deephash.errors import TrainingError
 from deephash.files import write_text
+
+MOST_FOLDERS = 2000
+"""That many are looked at in search of runs: somebody may have named the root of a disk."""
 
 
 class RunFolder:
@@ -42,7 +47,8 @@ class RunFolder:
         """
         file = self.path / "config.yaml"
         if not file.is_file():
-            raise TrainingError(f"{self.path} is not a run folder: it has no config.yaml")
+            why = "it has no config.yaml" if self.path.is_dir() else "it does not exist"
+            raise TrainingError(f"{self.path} is not a run folder: {why}{_offer(self.path)}")
         try:
             found = yaml.safe_load(file.read_text())
         except yaml.YAMLError as error:
@@ -114,6 +120,25 @@ class RunFolder:
         if not file.is_file():
             write_text(file, uuid.uuid4().hex)
         return file.read_text()
+
+
+def runs_below(folder: Path) -> Iterator[Path]:
+    """The run folders with a checkpoint in a folder, in the order of their names."""
+    for here, inner, files in islice(os.walk(folder), MOST_FOLDERS):
+        if "config.yaml" in files:
+            inner.clear()
+            if {"best.pt", "last.pt"} & set(files):
+                yield Path(here)
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+
+
+def _offer(folder: Path) -> str:
+    """The first run folders in a folder, to copy from."""
+    found = list(islice(runs_below(folder), 11))
+    if not found:
+        return ""
+    lines = [f"run={shlex.quote(str(path))}" for path in found[:10]]
+    return "\n  ".join(["\nThere are runs in it:", *lines, *["..."] * (len(found) > 10)])
 
 
 def git() -> dict[str, Any]:
