@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from deephash import build, config, schema
-from deephash.errors import ConfigError, TrainingError
+from deephash.errors import ConfigError, DataError, TrainingError
 
 CONF = Path(__file__).parents[1] / "conf"
 NEEDS = {"dataset=folder": ["dataset.root=x"], "backbone=torchvision": ["backbone.name=alexnet"]}
@@ -432,3 +432,29 @@ def test_expected_counts_are_those_of_the_protocol_as_published(composed):
     assert folded["dataset"]["protocols"]["54k"]["queries"] == 100
     assert config.fold(composed(words), words)["dataset"]["expected"] == {}
     assert build.data(config.fold(composed(words), words)).expected is None
+
+
+def test_undecided_bits_are_an_option_of_evaluation(folded):
+    given = folded("evaluation.ternary=1", "evaluation.ties=stable")
+    assert config.check(given) == []
+    found = build.evaluation(given, torch.device("cpu"))
+    assert (found.ternary, found.convention.ties) == (1.0, "stable")
+    assert build.evaluation(folded(), torch.device("cpu")).ternary is None
+    for threshold in ("-1", "nan"):
+        with pytest.raises(DataError, match="at least 0"):
+            build.evaluation(folded(f"evaluation.ternary={threshold}"), torch.device("cpu"))
+
+
+def test_a_run_from_before_undecided_bits_still_evaluates(folded):
+    older = folded()
+    del older["evaluation"]["ternary"]
+    assert build.evaluation(older, torch.device("cpu")).ternary is None
+    assert config.differences(config.essence(older), config.essence(folded())) == []
+
+
+def test_evaluate_changes_undecided_bits_only_when_told(composed):
+    untold, none, one = (
+        config.fold(compose("evaluate", overrides=["run=x", *words]))["evaluation"]["ternary"]
+        for words in ([], ["evaluation.ternary=0"], ["evaluation.ternary=1"])
+    )
+    assert (untold, none, one) == (None, 0.0, 1.0)

@@ -112,7 +112,7 @@ def optimizer(cfg: Config, of: Method) -> torch.optim.Optimizer:
 
 def convention(cfg: Config) -> Convention:
     """How mAP is measured; R is the dataset's unless one is given."""
-    chosen = dict(cfg["evaluation"])
+    chosen = {key: value for key, value in cfg["evaluation"].items() if key != "ternary"}
     if chosen["top"] is None:
         chosen["top"] = cfg["dataset"].get("top")
     return Convention(**chosen)
@@ -120,7 +120,8 @@ def convention(cfg: Config) -> Convention:
 
 def evaluation(cfg: Config, on: torch.device) -> evaluate.Evaluation:
     """Measures encoders as the configuration says."""
-    return evaluate.Evaluation(convention(cfg), partial(autocast, on, cfg["trainer"]["precision"]))
+    context = partial(autocast, on, cfg["trainer"]["precision"])
+    return evaluate.Evaluation(convention(cfg), context, cfg["evaluation"].get("ternary"))
 
 
 def loggers(cfg: Config, run: RunFolder, name: str, steps: int, done: Any) -> Loggers:

@@ -14,7 +14,7 @@ import deephash
 from deephash import build, config, retrieval
 from deephash.data.datamodule import DataModule
 from deephash.engine import checkpoint, memory
-from deephash.engine.evaluate import Codes, encode
+from deephash.engine.evaluate import Codes, Evaluation, encode
 from deephash.engine.run import RunFolder, environment, git
 from deephash.engine.trainer import Trainer
 from deephash.errors import ConfigError, TrainingError
@@ -55,13 +55,14 @@ def train(cfg: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     deterministic(cfg["trainer"]["deterministic"])
     run.lock()
     try:  # what is wrong with data and parts comes to light before anything is written
+        evaluation = build.evaluation(cfg, device)
         data = build.data(cfg)
         data.setup(device)
         resumes = (run.path / "last.pt").is_file() and not cfg["rerun"]
         method = build.method(cfg, data.facts.num_classes, pretrained=not resumes).to(device)
         _try(method, data, cfg)
         run.begin(cfg, list(overrides), fresh=cfg["rerun"])
-        return _train(cfg, run, name, data, method)
+        return _train(cfg, run, name, data, method, evaluation)
     finally:
         run.close()
 
@@ -101,13 +102,17 @@ def _same(run: RunFolder, cfg: Config) -> None:
 
 
 def _train(
-    cfg: dict[str, Any], run: RunFolder, name: str, data: DataModule, method: Method
+    cfg: dict[str, Any],
+    run: RunFolder,
+    name: str,
+    data: DataModule,
+    method: Method,
+    evaluation: Evaluation,
 ) -> dict[str, Any]:
     settings, device = cfg["trainer"], data.device
     if settings["channels_last"]:
         method.encoder.to(memory_format=torch.channels_last)
     torch.manual_seed(cfg["seed"])
-    evaluation = build.evaluation(cfg, device)
     trainer = Trainer(
         run.path,
         build.optimizer(cfg, method),
@@ -242,13 +247,13 @@ def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"checkpoint  there is no {cfg['checkpoint']!r}. Try best or last.")
     device = build.device(cfg["device"])
     deterministic(ran["trainer"]["deterministic"])
+    evaluation = build.evaluation(ran, device)
     encoder = build.encoder(ran, pretrained=False).to(device)
     data = build.data(ran)
     data.setup(device)
     load_encoder(run.path / f"{cfg['checkpoint']}.pt", encoder, data.facts.fingerprint)
     if ran["trainer"]["channels_last"]:
         encoder.to(memory_format=torch.channels_last)
-    evaluation = build.evaluation(ran, device)
     codes = encode(encoder, data, evaluation.autocast)
     split = data.split
     metrics = evaluation.measure(codes, data, split.queries, split.database, full=True)
@@ -261,13 +266,14 @@ def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
         "environment": environment(),
     }
     write_json(run.path / "evaluation.json", found)
-    name = metrics["conventions"]["metric"]
-    print(f"{name} {metrics['map']!r}  (ties {metrics['conventions']['ties']},"
+    told = metrics["conventions"]
+    ternary = "" if told["ternary"] is None else f" ternary {told['ternary']},"
+    print(f"{told['metric']} {metrics['map']!r}  (ties {told['ties']},{ternary}"
           f" fingerprint {data.facts.fingerprint[:16]})")  # fmt: skip
     if run.finished:
         trained = run.report()["metrics"]
         then = {"ternary": None} | trained["conventions"]  # older runs do not tell
-        if then == metrics["conventions"] and cfg["checkpoint"] == "best":
+        if then == told and cfg["checkpoint"] == "best":
             same = trained["map"] == metrics["map"]
             print(f"training reported {trained['map']!r}: {'the same' if same else 'DIFFERENT'}")
     return found

@@ -88,13 +88,14 @@ class Trainer:
 
 @dataclass
 class Evaluation:
-    """``evaluation``: the conventions of mAP."""
+    """``evaluation``: the conventions of mAP, and of the bits."""
 
     top: int | None = None  # R; null: as the dataset says, there null for all
     ties: Ties = Ties.expected
     denominator: Denominator = Denominator.hits
     empty: Empty = Empty.zero
     seed: int = 0  # of ties=shuffled
+    ternary: float | None = None  # |z| below it is undecided, half a bit; null: every z is a bit
 
 
 @dataclass
@@ -147,6 +148,7 @@ class EvaluationChange:
     denominator: Denominator | None = None
     empty: Empty | None = None
     seed: int | None = None
+    ternary: float | None = None  # 0: nothing is undecided
 
 
 def register() -> None:

@@ -59,6 +59,7 @@ def test_the_report_holds_what_the_metrics_say(ties):
         "denominator": "hits",
         "empty": "zero",
         "bit": "z >= 0",
+        "ternary": None,
         "stable_order": "database order",
         "relevance": "at least one shared label",
     }

@@ -53,11 +53,18 @@ class Evaluation:
     Args:
         convention: R, ties, denominator and the rule for empty queries.
         autocast: makes the context of the forward pass.
+        ternary: entries with ``|z|`` below it are neither bit; None for bits.
+
+    Raises:
+        DataError: if ``ternary`` is no number of at least 0.
     """
 
-    def __init__(self, convention: retrieval.Convention, autocast: Any) -> None:
+    def __init__(
+        self, convention: retrieval.Convention, autocast: Any, ternary: float | None = None
+    ) -> None:
         self.convention = convention
         self.autocast = autocast
+        self.ternary = None if ternary is None else retrieval.check_threshold(ternary)
 
     def __call__(self, encoder: Any, data: Any) -> dict[str, float | None]:
         """MAP on the queries, and on the validation split where there is one."""
@@ -80,4 +87,5 @@ class Evaluation:
             data.labels(database),
             self.convention,
             full=full,
+            ternary=self.ternary,
         )

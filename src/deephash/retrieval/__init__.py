@@ -18,7 +18,15 @@ the orders give an average precision of 1, half of them (1 + 2/3) / 2.
 'mAP@all'
 """
 
-from deephash.retrieval.codes import binarize, hamming, pack, unpack
+from deephash.retrieval.codes import (
+    binarize,
+    check_threshold,
+    hamming,
+    pack,
+    pack_ternary,
+    undecided,
+    unpack,
+)
 from deephash.retrieval.histograms import Histograms, histograms
 from deephash.retrieval.metrics import (
     DENOMINATORS,
@@ -50,14 +58,17 @@ __all__ = [
     "WithinRadius",
     "average_precision",
     "binarize",
+    "check_threshold",
     "evaluate_codes",
     "hamming",
     "histograms",
     "mean_average_precision",
     "pack",
+    "pack_ternary",
     "pr_curve_by_radius",
     "precision_at",
     "precision_within_radius",
     "recall_at",
+    "undecided",
     "unpack",
 ]

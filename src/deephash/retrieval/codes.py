@@ -1,8 +1,9 @@
-"""From real values to bits, to packed bytes, to Hamming distances.
+"""From real values to bits, to packed bytes, to Hamming distances; also with undecided bits.
 
 ``N`` codes, ``A`` and ``B`` two sets of them, ``K`` bits, ``W`` machine words per code.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ ArrayLike = Tensor | Array
 
 _ONES_IN_BYTE = np.array([byte.bit_count() for byte in range(256)], dtype=np.uint8)  # (256,)
 _BLOCK = 1 << 22  # distances worked on at once
+_UNDECIDED = {"query": 0b0011, "database": 0b0101}  # half of it differs from 1111, 0000 and another
 
 
 def as_array(values: ArrayLike) -> Array:
@@ -41,6 +43,41 @@ def binarize(z: ArrayLike) -> npt.NDArray[np.bool_]:
     Raises:
         DataError: if the codes are no matrix, hold NaN, or are of a kind without a sign.
     """
+    return _signed(z) >= 0
+
+
+def undecided(z: ArrayLike, threshold: float) -> npt.NDArray[np.bool_]:
+    """Which entries of real-valued codes are too small to be a bit: ``|z| < threshold``.
+
+    Args:
+        z: (N, K) signed numbers.
+        threshold: At least 0, which leaves none undecided.
+
+    Returns:
+        (N, K) bool.
+
+    Raises:
+        DataError: if ``binarize`` would refuse the codes, or ``check_threshold`` the threshold.
+    """
+    bound = check_threshold(threshold)
+    values = _signed(z)
+    return (values < bound) & (values > -bound)  # the smallest int8 has no absolute value
+
+
+def check_threshold(threshold: float) -> float:
+    """The threshold of undecided bits, once it is known to be one.
+
+    Raises:
+        DataError: if it is no finite number of at least 0.
+    """
+    number = isinstance(threshold, (int, float, np.integer, np.floating))
+    if not number or isinstance(threshold, bool) or not 0 <= threshold < math.inf:
+        raise DataError(f"ternary={threshold!r} must be a number of at least 0, or None for bits")
+    return float(threshold)
+
+
+def _signed(z: ArrayLike) -> Array:
+    """Codes of which every entry has a sign, (N, K)."""
     values = as_array(z)
     if values.ndim != 2 or values.shape[1] == 0:
         raise DataError(f"codes must be a matrix (N, K) with K >= 1, not of shape {values.shape}")
@@ -49,7 +86,7 @@ def binarize(z: ArrayLike) -> npt.NDArray[np.bool_]:
     if np.isnan(values).any():
         broken = int(np.isnan(values).any(axis=1).sum())
         raise DataError(f"{broken} of {len(values)} codes hold NaN: the network has diverged")
-    return values >= 0
+    return values
 
 
 def pack(bits: ArrayLike) -> npt.NDArray[np.uint8]:
@@ -64,13 +101,44 @@ def pack(bits: ArrayLike) -> npt.NDArray[np.uint8]:
     Raises:
         DataError: if the bits are no matrix of bool.
     """
-    values = as_array(bits)
-    if values.ndim != 2 or values.shape[1] == 0 or values.dtype != np.bool_:
-        raise DataError(
-            f"bits must be a bool matrix (N, K) with K >= 1, not {values.dtype} {values.shape}; "
-            "binarize makes bits of real values"
-        )
-    return np.packbits(values, axis=1)
+    return np.packbits(_matrix(bits, "bits"), axis=1)
+
+
+def pack_ternary(bits: ArrayLike, mask: ArrayLike, side: str) -> npt.NDArray[np.uint8]:
+    """Four bits for each entry, so that Hamming distances are four times the ternary ones.
+
+    An undecided entry, 0 beside +1 and -1, makes 1/2 (K - <a, b>) the distance: half a bit against
+    anything, another undecided one included. With 1111 for a one and 0000 for a zero, undecided is
+    0011 on one side and 0101 on the other: each is two bits from 1111, from 0000, and from the
+    other. No codes have twice the ternary distances: of those between +1, 0 and +1, 0, three would
+    be odd, but their sum is even, as each code is in two.
+
+    >>> asked = pack_ternary(np.array([[True, False]]), np.array([[False, True]]), "query")
+    >>> held = pack_ternary(np.array([[False, False]]), np.array([[False, True]]), "database")
+    >>> hamming(asked, held) / 4
+    array([[1.5]])
+
+    Args:
+        bits: (N, K) bool.
+        mask: (N, K) bool, which are undecided; their bits do not matter.
+        side: ``query`` or ``database``; only codes of different sides can be compared.
+
+    Returns:
+        (N, ceil(4 K / 8)) uint8, packed codes of 4 K bits.
+
+    Raises:
+        DataError: if bits and mask are no bool matrices of one shape, or the side is unknown.
+    """
+    ones, open_bits = _matrix(bits, "bits"), _matrix(mask, "mask")
+    if ones.shape != open_bits.shape:
+        raise DataError(f"bits are {ones.shape}, but their mask is {open_bits.shape}")
+    if side not in _UNDECIDED:
+        raise DataError(f"side={side!r} is unknown; allowed: {', '.join(_UNDECIDED)}")
+    size, nbit = ones.shape
+    fours = np.zeros((size, nbit + nbit % 2), dtype=np.uint8)
+    fours[:, :nbit] = ones * np.uint8(0b1111)
+    fours[:, :nbit][open_bits] = _UNDECIDED[side]
+    return fours[:, ::2] << np.uint8(4) | fours[:, 1::2]
 
 
 def unpack(packed: ArrayLike, nbit: int) -> npt.NDArray[np.bool_]:
@@ -168,6 +236,16 @@ def popcount(words: Array) -> npt.NDArray[np.uint8]:
         return np.bitwise_count(words)
     ones = _ONES_IN_BYTE[np.ascontiguousarray(words).view(np.uint8)]
     return ones.reshape(*words.shape, words.itemsize).sum(axis=-1, dtype=np.uint8)
+
+
+def _matrix(bits: ArrayLike, name: str) -> npt.NDArray[np.bool_]:
+    values = as_array(bits)
+    if values.ndim != 2 or values.shape[1] == 0 or values.dtype != np.bool_:
+        raise DataError(
+            f"{name} must be a bool matrix (N, K) with K >= 1, not {values.dtype} {values.shape}; "
+            "binarize makes bits of real values"
+        )
+    return values
 
 
 def _bytes(packed: ArrayLike, name: str) -> npt.NDArray[np.uint8]:
