@@ -32,6 +32,12 @@ def part(node: Config, path: str = "", **given: Any) -> Any:
     return config.locate(str(node["_target_"]), path)(**options, **given)
 
 
+def _asking(node: Config, path: str, **offered: Any) -> Any:
+    """A part that is given what its constructor asks for of what the program offers."""
+    known = config.arguments(config.locate(str(node["_target_"]), path))
+    return part(node, path, **{key: value for key, value in offered.items() if key in known})
+
+
 def device(name: str) -> torch.device:
     """The device a run computes on; ``auto`` is CUDA where there is one."""
     if name == "auto":
@@ -58,6 +64,7 @@ def data(cfg: Config) -> DataModule:
         eval_batch_size=trainer["eval_batch_size"],
         drop_last=trainer["drop_last"],
         views=cfg["method"].get("views", 1),
+        streams=cfg["method"].get("streams", 1),
         seed=cfg["seed"],
         expected=(dataset.get("expected") or {}).get(protocol),
     )
@@ -65,9 +72,7 @@ def data(cfg: Config) -> DataModule:
 
 def _source(cfg: Config) -> Any:
     """The source of the images, told where decoded ones are kept, if it keeps any."""
-    node, cache = cfg["dataset"]["source"], cfg["paths"]["cache"]
-    keeps = "cache" in config.arguments(config.locate(node["_target_"]))
-    return part(node, "dataset.source", **({"cache": cache} if keeps else {}))
+    return _asking(cfg["dataset"]["source"], "dataset.source", cache=cfg["paths"]["cache"])
 
 
 def encoder(cfg: Config, pretrained: bool = True) -> Encoder:
@@ -83,7 +88,7 @@ def encoder(cfg: Config, pretrained: bool = True) -> Encoder:
     return Encoder(backbone, head)
 
 
-def method(cfg: Config, num_classes: int, pretrained: bool = True) -> Method:
+def method(cfg: Config, num_classes: int, num_train: int, pretrained: bool = True) -> Method:
     """The whole recipe. Initial weights are drawn from the run's seed."""
     torch.manual_seed(derive(cfg["seed"], "weights"))
     recipe = cfg["method"]
@@ -99,7 +104,7 @@ def method(cfg: Config, num_classes: int, pretrained: bool = True) -> Method:
         part(recipe["relaxation"], "method.relaxation"),
         codebook,
         similarity,
-        part(recipe["loss"], "method.loss"),
+        _asking(recipe["loss"], "method.loss", num_train=num_train, **given),
     )
 
 

@@ -36,17 +36,17 @@ def evaluate(conf: Path) -> int:
     return _flushed(_main(conf, "evaluate", _evaluate_job))
 
 
-def _train_job(cfg: DictConfig) -> None:
+def _train_job(cfg: DictConfig) -> dict[str, Any]:
     from deephash import jobs
 
     overrides = _overrides()
-    jobs.train(config.fold(cfg, overrides), overrides)
+    return jobs.train(config.fold(cfg, overrides), overrides)
 
 
-def _evaluate_job(cfg: DictConfig) -> None:
+def _evaluate_job(cfg: DictConfig) -> dict[str, Any]:
     from deephash import jobs
 
-    jobs.evaluate(config.fold(cfg))
+    return jobs.evaluate(config.fold(cfg))
 
 
 def _main(conf: Path, page: str, job: Any) -> int:
@@ -61,10 +61,11 @@ def _main(conf: Path, page: str, job: Any) -> int:
     if flags & SHOWING:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--help | head`; nothing else is open
     failures: list[tuple[str, str]] = []
+    reports: list[dict[str, Any]] = []
 
     def run(cfg: DictConfig) -> None:
         try:
-            job(cfg)
+            reports.append(job(cfg))
         except DeephashError as error:  # kept as words: an exception would keep its tensors
             failures.append((" ".join(_overrides()), str(error)))
 
@@ -80,9 +81,14 @@ def _main(conf: Path, page: str, job: Any) -> int:
         again = "" if page == "evaluate" else "; without rerun=true the command goes on from here"
         print(f"\ninterrupted{again}", file=sys.stderr)
         return 130
+    many = bool(flags & {"-m", "--multirun"})
     for overrides, failure in failures:
-        title = f"failed: {overrides}\n" if flags & {"-m", "--multirun"} else ""
+        title = f"failed: {overrides}\n" if many else ""
         print(f"{title}{failure}", file=sys.stderr)
+    if many and page == "train" and reports:
+        from deephash.report.table import markdown
+
+        print(f"\n{markdown(reports)}")
     return 1 if failures else 0
 
 

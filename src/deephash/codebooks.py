@@ -5,7 +5,7 @@ parameters. Distances between rows are Hamming distances, in bits.
 """
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -147,6 +147,8 @@ class Learned(nn.Module):
         init: their distribution. ``normal``: standard normal. ``linear``: uniform up to
             1 / sqrt(K) either way, as PyTorch starts the weight of a linear classifier.
     """
+
+    learned: ClassVar[bool] = True
 
     def __init__(
         self,

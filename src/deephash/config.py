@@ -255,6 +255,7 @@ def _check_numbers(cfg: Mapping[str, Any]) -> list[Fault]:
     least = {
         "model.nbit": 1, "trainer.epochs": 0, "trainer.batch_size": 1, "trainer.eval_batch_size": 1,
         "trainer.eval_every": 1, "trainer.log_every": 1, "trainer.patience": 1, "evaluation.top": 1,
+        "evaluation.ternary": 0,
     }  # fmt: skip
     faults = []
     for key, bound in least.items():

@@ -12,6 +12,7 @@ import torch
 
 import deephash
 from deephash import build, config, retrieval
+from deephash.codebooks import spread
 from deephash.data.datamodule import DataModule
 from deephash.engine import checkpoint, memory
 from deephash.engine.evaluate import Codes, Evaluation, encode
@@ -37,7 +38,7 @@ def train(cfg: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         DeephashError: with a message for the user.
     """
-    config.refuse(config.check(cfg), overrides)
+    config.refuse(config.check(cfg, overrides), overrides)
     name = config.run_name(cfg, overrides)
     run = RunFolder(Path(cfg["paths"]["outputs"]) / name)
     if not cfg["rerun"]:
@@ -59,7 +60,10 @@ def train(cfg: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
         data = build.data(cfg)
         data.setup(device)
         resumes = (run.path / "last.pt").is_file() and not cfg["rerun"]
-        method = build.method(cfg, data.facts.num_classes, pretrained=not resumes).to(device)
+        if unlabelled := data.facts.num_train_unlabelled:
+            log.warning("%d training images have no label and are left out", unlabelled)
+        method = build.method(cfg, data.facts.num_classes, data.facts.num_train,
+                              pretrained=not resumes).to(device)  # fmt: skip
         _try(method, data, cfg)
         run.begin(cfg, list(overrides), fresh=cfg["rerun"])
         return _train(cfg, run, name, data, method, evaluation)
@@ -129,7 +133,7 @@ def _train(
     failed = True
     try:
         trainer.fit(method, data, evaluation, logger)
-        report, codes = _report(cfg, name, run, data, method.encoder, evaluation, trainer)
+        report, codes = _report(cfg, name, run, data, method, evaluation, trainer)
         save_codes(run.path / "codes.npz", codes, data, evaluation.ternary)
         write_json(run.path / "report.json", report)
         write_html(run.path)
@@ -142,10 +146,11 @@ def _train(
 
 
 def _report(
-    cfg: Config, name: str, run: RunFolder, data: Any, encoder: Any, evaluation: Any, trainer: Any
+    cfg: Config, name: str, run: RunFolder, data: Any, method: Method, evaluation: Any, trainer: Any
 ) -> tuple[dict[str, Any], Codes]:
     """Loads the selected encoder and measures it in full."""
     began = time.perf_counter()
+    encoder = method.encoder
     load_encoder(run.path / "best.pt", encoder, data.facts.fingerprint)
     codes = encode(encoder, data, evaluation.autocast)
     split, now, settings = data.split, trainer.progress, cfg["trainer"]
@@ -163,6 +168,7 @@ def _report(
         "selection": now.selection(settings["select_on"], settings["eval_every"],
                                    settings["epochs"]),
         "protocol": data.facts.as_dict(),
+        "codebook": _distances(method),
         "training": {
             "seconds": now.seconds,
             "evaluation_seconds": now.evaluation_seconds,
@@ -179,6 +185,16 @@ def _report(
         "checkpoint": "best.pt",
     }  # fmt: skip
     return report, codes
+
+
+def _distances(method: Method) -> dict[str, Any] | None:
+    """How far the class centers are from each other, in bits; of learned ones, their signs."""
+    if method.codebook is None:
+        return None
+    rows = method.codebook().detach().cpu()
+    smallest, mean = spread(rows)
+    return {"classes": len(rows), "bits": rows.shape[1], "min_distance": smallest,
+            "mean_distance": mean}  # fmt: skip
 
 
 def load_encoder(file: Path, encoder: Any, fingerprint: str) -> None:

@@ -19,7 +19,11 @@ REPORT = {
         "map": 0.68431,
         "ties": {"expected": 0.6839, "stable": 0.6843, "best": 0.7011, "worst": 0.6645},
         "precision_within_radius_2": {"zero": 0.61, "nonempty": 0.83, "empty_fraction": 0.2654},
-        "pr_curve": {"radius": [0, 1, 2], "precision": [0.9, 0.8, None], "recall": [0.1, 0.5, 1]},
+        "pr_curve": {
+            "radius": [0, 1, 2],
+            "precision_macro": [0.9, 0.8, None],
+            "recall_macro": [0.1, 0.5, 1],
+        },
         "database": 59000,
         "conventions": {"ties": "distance, then database index"},
     },
@@ -160,7 +164,11 @@ def test_what_a_stranger_wrote_is_text(folder):
     report = REPORT | {"run": evil, "method": evil, "git": {evil: evil}}
     report["protocol"] = REPORT["protocol"] | {"fingerprint": f'"{evil}'}
     report["metrics"] = REPORT["metrics"] | {"ties": {"worst": 0.1, "best": 0.2, evil: 0.15}}
-    report["metrics"]["pr_curve"] = {"radius": [evil], "precision": [0.5], "recall": [0.5]}
+    report["metrics"]["pr_curve"] = {
+        "radius": [evil],
+        "precision_macro": [0.5],
+        "recall_macro": [0.5],
+    }
     (folder / "report.json").write_text(json.dumps(report))
     page = Page(write_html(folder))
     assert not {"script", "img"} & {tag for tag, _ in page.seen}

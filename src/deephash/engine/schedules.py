@@ -26,8 +26,31 @@ class Step:
         return self.gamma ** (epoch // max(1, int(self.at * epochs)))
 
 
-class Cosine:
-    """From the full rate down to 0 along half a cosine."""
+class Every:
+    """The rate is multiplied by ``gamma`` after every so many epochs.
+
+    Args:
+        epochs: between two falls.
+        gamma: the factor.
+    """
+
+    def __init__(self, epochs: int = 30, gamma: float = 0.1) -> None:
+        self.epochs = epochs
+        self.gamma = gamma
 
     def factor(self, epoch: int, epochs: int) -> float:
-        return 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+        return self.gamma ** (epoch // self.epochs)
+
+
+class Cosine:
+    """From the full rate down to a part of it along half a cosine.
+
+    Args:
+        floor: that part.
+    """
+
+    def __init__(self, floor: float = 0.0) -> None:
+        self.floor = floor
+
+    def factor(self, epoch: int, epochs: int) -> float:
+        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * epoch / epochs))

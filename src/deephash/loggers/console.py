@@ -192,5 +192,7 @@ class Console(Logger):
 def conventions(metrics: Mapping[str, Any]) -> str:
     """What the mAP was measured under, in one line."""
     told = metrics.get("conventions", {})
-    names = ("ties", "denominator", "empty")
+    names = ["ties", "denominator", "empty"]
+    if told.get("ternary") is not None:
+        names.append("ternary")
     return ", ".join(f"{name} {told[name]}" for name in names if name in told)

@@ -43,7 +43,15 @@ def read_page(folder: Path) -> dict[str, Any]:
     lines = read_log(folder / "log.jsonl")
     part = {
         name: report.get(name) or {}
-        for name in ("metrics", "selection", "protocol", "training", "environment", "git")
+        for name in (
+            "metrics",
+            "selection",
+            "protocol",
+            "codebook",
+            "training",
+            "environment",
+            "git",
+        )
     }
     fingerprint = str(part["protocol"].get("fingerprint", ""))
     return {
@@ -63,6 +71,7 @@ def read_page(folder: Path) -> dict[str, Any]:
                 ("Retrieval", metric_rows(part["metrics"])),
                 ("Conventions", rows_of(part["metrics"].get("conventions") or {})),
                 ("Protocol", rows_of(part["protocol"])),
+                ("Codebook", rows_of(part["codebook"])),
                 ("Training", training_rows(part["training"])),
             )
             if rows
@@ -214,7 +223,7 @@ def retrieval_figures(metrics: Mapping[str, Any]) -> list[tuple[str, str, Markup
     """Precision against recall, and what the order of ties is worth: title, caption, drawing."""
     found = []
     curve = metrics.get("pr_curve") or {}
-    columns = [curve.get(name) or [] for name in ("recall", "precision", "radius")]
+    columns = [curve.get(name) or [] for name in ("recall_macro", "precision_macro", "radius")]
     points: list[Point] = [
         (x, y, f"radius {radius}: precision {number(y)}, recall {number(x)}")
         for x, y, radius in zip(*columns, strict=False)
@@ -222,7 +231,10 @@ def retrieval_figures(metrics: Mapping[str, Any]) -> list[tuple[str, str, Markup
     ]
     if points:
         drawing = svg_lines({"precision": points}, "recall", "precision", y_range=(0.0, 1.0))
-        caption = "One point for each Hamming radius: all that lies within it is returned."
+        caption = (
+            "One point for each Hamming radius: all that lies within it is returned. Means over the "
+            "queries; one with nothing within the radius has precision 0."
+        )
         found.append(("Precision and recall by radius", caption, drawing))
     ties = {
         name: float(value)

@@ -1,0 +1,69 @@
+"""Several runs as one table: a row for each method, a column for each number of bits."""
+
+import re
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Report = Mapping[str, Any]
+
+
+def markdown(reports: Sequence[Report]) -> str:
+    """The mAP of runs, mean and standard deviation over their seeds, as Markdown tables.
+
+    One table for each dataset and protocol; runs that differ in more than method, bits and seed
+    have rows of their own. The deviation is that of a sample (n - 1). A cell whose runs were
+    measured under another convention, or on other data, than the first of the table is marked.
+
+    Args:
+        reports: as in ``report.json``.
+    """
+    tables: dict[tuple[str, str], list[Report]] = defaultdict(list)
+    for report in reports:
+        protocol = report["protocol"]
+        tables[protocol["dataset"], protocol["protocol"]].append(report)
+    return "\n\n".join(_table(*names, some) for names, some in tables.items())
+
+
+def _table(dataset: str, protocol: str, reports: Sequence[Report]) -> str:
+    first = _measured(reports[0])
+    bits = sorted({report["nbit"] for report in reports})
+    cells: dict[str, dict[int, list[Report]]] = defaultdict(lambda: defaultdict(list))
+    for report in reports:
+        cells[_label(report)][report["nbit"]].append(report)
+    seeds = ", ".join(str(seed) for seed in sorted({report["seed"] for report in reports}))
+    lines = [
+        f"{reports[0]['metrics']['conventions']['metric']}, {dataset}, protocol {protocol},"
+        f" fingerprint {reports[0]['protocol']['fingerprint'][:16]}; mean ± sd over seeds {seeds}",
+        "",
+        "| method | " + " | ".join(f"{nbit} bits" for nbit in bits) + " |",
+        "|---" * (len(bits) + 1) + "|",
+    ]
+    for label, row in cells.items():
+        found = [_cell(row.get(nbit, []), first) for nbit in bits]
+        lines.append(f"| {label} | " + " | ".join(found) + " |")
+    if any("*" in line for line in lines[4:]):
+        lines += ["", "\\* measured under another convention, or on other data"]
+    return "\n".join(lines)
+
+
+def _cell(reports: Sequence[Report], first: Any) -> str:
+    if not reports:
+        return ""
+    values = [report["metrics"]["map"] for report in reports]
+    text = f"{statistics.fmean(values):.4f}"
+    if len(values) > 1:
+        text += f" ± {statistics.stdev(values):.4f}"
+    mark = any(_measured(report) != first for report in reports)
+    return text + (" \\*" if mark else "")
+
+
+def _measured(report: Report) -> tuple[str, str]:
+    return report["protocol"]["fingerprint"], repr(report["metrics"]["conventions"])
+
+
+def _label(report: Report) -> str:
+    """What a run's name says beside its dataset, bits and seed."""
+    _, method, _, last = report["run"].split("/", 3)
+    return method + re.sub(r"^seed-?\d+", "", last).replace(",", " ")
