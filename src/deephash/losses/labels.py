@@ -35,7 +35,7 @@ def similar(one: Tensor, other: Tensor) -> Tensor:
 def vote(targets: Tensor, centers: Tensor, ties: Tensor) -> Tensor:
     """One target code for each image: bit by bit the majority of its classes' centers.
 
-    CSQ, Eq. 3 and the text below it: for one label this is the center itself.
+    CSQ (CVPR 2020), its rule for several labels; for one label this is the center itself.
 
     Args:
         targets: ``(N, C)``.

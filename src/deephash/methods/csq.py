@@ -20,9 +20,9 @@ class CentralSimilarity(nn.Module):
     .. math:: L_C = \frac1{NK} \sum_{nk} \log(1 + e^{-2 t_{nk} z_{nk}}), \qquad
               L_Q = \frac1{NK} \sum_{nk} (|\tanh z_{nk}| - 1)^2
 
-    Eq. (5) and (6). L_C is the cross-entropy of (1 + tanh z) / 2 in the form that cannot overflow:
+    L_C is the cross-entropy of (1 + tanh z) / 2 in the form that cannot overflow:
     the tanh belongs to the objective. The target t of an image with several labels is the majority
-    vote of its centers, ties by a vector drawn once (Eq. 3).
+    vote of its centers, ties by a vector drawn once.
 
     Args:
         nbit: K.

@@ -16,7 +16,7 @@ class Greedy(CrossEntropy):
               \alpha \cdot \mathrm{mean} \, | |z| - 1 |^p
 
     The bits and their straight-through gradient are the relaxation ``sign``; the penalty is on the
-    code before it (section 3.3 of the paper).
+    code before it.
 
     Args:
         num_classes: C.

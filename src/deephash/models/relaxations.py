@@ -29,7 +29,7 @@ class Tanh(nn.Module):
 
 
 class Continuation(nn.Module):
-    """``tanh(beta z)`` with a beta that grows: HashNet (ICCV 2017), section 3.3.
+    """``tanh(beta z)`` with a beta that grows: HashNet (ICCV 2017).
 
     beta = sqrt(1 + gain * every * floor(t / every)), t counted in epochs from 0, or in training
     batches from 1. ``epoch, 20, 0.05`` gives sqrt(1 + floor(epoch / 20)), as the later

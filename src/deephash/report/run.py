@@ -232,8 +232,8 @@ def retrieval_figures(metrics: Mapping[str, Any]) -> list[tuple[str, str, Markup
     if points:
         drawing = svg_lines({"precision": points}, "recall", "precision", y_range=(0.0, 1.0))
         caption = (
-            "One point for each Hamming radius: all that lies within it is returned. Means over the "
-            "queries; one with nothing within the radius has precision 0."
+            "One point for each Hamming radius: all that lies within it is returned. Means over "
+            "the queries; one with nothing within the radius has precision 0."
         )
         found.append(("Precision and recall by radius", caption, drawing))
     ties = {

@@ -1,0 +1,126 @@
+"""Writes README's method table and docs/methods/*.md from conf: ``python docs/generate.py``."""
+
+import inspect
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deephash import config
+
+ROOT = Path(__file__).resolve().parents[1]
+CONF = ROOT / "conf"
+START, END = "<!-- methods: docs/generate.py -->", "<!-- end -->"
+PARTS = ("head", "relaxation", "codebook", "similarity", "loss")
+FIRST = ("relahash", "orthohash", "orthohash_arc", "dpn", "csq", "hashnet", "greedyhash")
+
+
+def names() -> list[str]:
+    """All methods: those the project began with, then the others by name."""
+    found = {path.stem for path in (CONF / "method").glob("*.yaml")}
+    return [*FIRST, *sorted(found - set(FIRST))]
+
+
+def recipe(name: str) -> dict[str, Any]:
+    """A method's page with, for each part, the option it takes from the part's group."""
+    page = yaml.safe_load((CONF / "method" / f"{name}.yaml").read_text())
+    found: dict[str, Any] = {}
+    for entry in page.pop("defaults"):
+        if entry == "_self_":
+            found |= page
+        elif isinstance(entry, str):
+            found |= recipe(entry)
+        else:
+            ((key, option),) = entry.items()
+            found["parts"] = {**found.get("parts", {}), key.rpartition("@")[2]: option}
+    return found
+
+
+def option(group: str, name: str) -> tuple[str, type]:
+    """The page of an option, and the class it names."""
+    text = (CONF / group / f"{name}.yaml").read_text()
+    return text, config.locate(yaml.safe_load(text)["_target_"])
+
+
+def row(name: str) -> str:
+    """A method as a line of README's table."""
+    found = recipe(name)
+    parts, cells = found["parts"], [f"[{name}](docs/methods/{name}.md)"]
+    needs = option("loss", parts["loss"])[1].needs  # type: ignore[attr-defined]
+    for part in PARTS:
+        text = parts.get(part, "-")
+        if text != "-" and part in config.FEEDS and not config.FEEDS[part] & needs:
+            text = f"({text})"
+        cells.append(text)
+    return f"| {' | '.join(cells)} | {found['paper']} | {found['year']} |"
+
+
+def table() -> str:
+    """README's table."""
+    head = ["method", *PARTS, "paper", "year"]
+    return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *map(row, names())])
+
+
+def page(name: str) -> str:
+    """What a method does, its formula, its options with the sources' disagreements."""
+    found = recipe(name)
+    text = (CONF / "method" / f"{name}.yaml").read_text()
+    lines = [f"# {name}", "", f"{found['paper']} ({found['year']}).", ""]
+    lines += ["```sh", f"python train.py method={name} model.nbit=32 dataset=cifar10", "```", ""]
+    experiments = sorted(path.stem for path in (CONF / "experiment").glob(f"{name}_*.yaml"))
+    experiments = [one for one in experiments if one.rpartition("_")[0] == name]
+    if experiments:
+        lines += ["As published, each value with its source in the file:", ""]
+        lines += [f"- `experiment={one}` ([file](../../conf/experiment/{one}.yaml))"
+                  for one in experiments] + [""]  # fmt: skip
+    lines += ["## Recipe", "", "```yaml", text.rstrip(), "```", ""]
+    loss_text, loss = option("loss", found["parts"]["loss"])
+    about, arguments = described(loss)
+    lines += [f"## Loss: {found['parts']['loss']}", "", about, "", *arguments, ""]
+    lines += ["Its options, unless the recipe says otherwise:", "", "```yaml", loss_text.rstrip(),
+              "```", ""]  # fmt: skip
+    for part in PARTS[:-1]:
+        if part not in found["parts"]:
+            continue
+        about, arguments = described(option(part, found["parts"][part])[1])
+        lines += [f"## {part.capitalize()}: {found['parts'][part]}", "", about, "", *arguments, ""]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"
+
+
+def described(part: type) -> tuple[str, list[str]]:
+    """A part's docstring as Markdown: what it says, and its arguments as a list."""
+    text = inspect.getdoc(part) or ""
+    text, _, rest = text.partition("\nArgs:\n")
+    text = text.replace("``", "`")
+    text = re.sub(
+        r"\.\. math::((?:.|\n)*?)(?=\n\n\S|\Z)",
+        lambda found: "```math\n" + inspect.cleandoc(found.group(1)) + "\n```",
+        text,
+    )
+    entries = re.findall(r"^    (\w+): ((?:.|\n)*?)(?=^    \w|^\S|\Z)", rest, re.MULTILINE)
+    given = {"num_classes", "nbit", "num_train", "seed", "in_features"}
+    arguments = [f"- `{key}`: {' '.join(said.split())}".replace("``", "`")
+                 for key, said in entries if key not in given]  # fmt: skip
+    return text.strip(), arguments
+
+
+def files() -> dict[Path, str]:
+    """Every file this script keeps, with what it should hold."""
+    readme = (ROOT / "README.md").read_text()
+    before, _, rest = readme.partition(START)
+    kept = {ROOT / "README.md": f"{before}{START}\n{table()}\n{END}{rest.partition(END)[2]}"}
+    return kept | {ROOT / "docs" / "methods" / f"{name}.md": page(name) for name in names()}
+
+
+def main() -> int:
+    """Brings the files up to date."""
+    for path, text in files().items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

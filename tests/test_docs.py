@@ -1,0 +1,50 @@
+"""README and the pages of the methods say what conf says."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SPEC = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+generate = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(generate)
+
+
+@pytest.mark.parametrize("path", generate.files(), ids=lambda path: path.name)
+def test_it_is_up_to_date(path):
+    assert path.read_text() == generate.files()[path], "run: python docs/generate.py"
+
+
+def test_every_method_has_a_line_and_a_page_and_no_page_is_left_over():
+    methods = {path.stem for path in (ROOT / "conf" / "method").glob("*.yaml")}
+    assert {path.stem for path in (ROOT / "docs" / "methods").glob("*.md")} == methods
+    lines = re.findall(r"^\| \[(\w+)\]", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert sorted(lines) == sorted(methods) and len(lines) == 11
+
+
+def test_a_line_tells_the_parts_and_which_of_them_the_loss_does_not_read():
+    assert generate.row("relahash").startswith(
+        "| [relahash](docs/methods/relahash.md) | batch_norm | identity | max_hamming | relative"
+        " | lmcl | RelaHash"
+    )
+    assert "| hadamard | (cosine) | central_similarity |" in generate.row("csq")
+    assert "| linear | (tanh) |" in generate.row("csq")
+    assert "| continuation | - | - | pairwise |" in generate.row("hashnet")
+    assert "| bernoulli | cosine | single_cosine |" in generate.row("orthohash_arc")
+
+
+@pytest.mark.parametrize("name", generate.names())
+def test_a_page_holds_formula_and_every_option(name):
+    page = generate.page(name)
+    loss = generate.option("loss", generate.recipe(name)["parts"]["loss"])[1]
+    assert "```math" in page and f"method={name}" in page and "``relaxation``" not in page
+    listed = set(re.findall(r"^- `(\w+)`", page, re.MULTILINE))
+    options = set(generate.config.arguments(loss)) - generate.config.GIVEN["method.loss"]
+    assert options <= listed
+
+
+def test_the_experiments_of_a_method_are_its_own():
+    assert "orthohash_arc_cifar10" not in generate.page("orthohash")
+    assert "experiment=orthohash_cifar10" in generate.page("orthohash")
