@@ -17,8 +17,8 @@ class PairwiseLikelihood(nn.Module):
     .. math:: e_{ij} = \log(1 + e^{\theta_{ij}}) - s_{ij} \theta_{ij}, \qquad
               \theta_{ij} = \alpha \langle u_i, u_j \rangle
 
-    HashNet (ICCV 2017), DHN (AAAI 2016), DPSH (IJCAI 2016). Images are paired with themselves too wherever
-    the sources do so. A group of pairs that is empty contributes 0.
+    HashNet (ICCV 2017), DHN (AAAI 2016), DPSH (IJCAI 2016). Images are paired with themselves too
+    wherever the sources do so. A group of pairs that is empty contributes 0.
 
     Args:
         num_train: training images, for the memory.
@@ -30,9 +30,10 @@ class PairwiseLikelihood(nn.Module):
             the batch with the second. ``memory``: the batch with the last codes of all training
             images, its own refreshed before; the gradient goes through the batch alone.
         weighting: of similar against dissimilar pairs, S1 and S0 of S in number. ``mean``: none.
-            ``balanced``: mean over the similar plus mean over the dissimilar, which is the sum
-            of HashNet's paper, weighted by S / S1 and S / S0, over S. ``positives``: similar pairs count S / S1 times. ``class``: similar
-            pairs count ``class_weight`` times, normalised by the sum of the weights.
+            ``balanced``: mean over the similar plus mean over the dissimilar; HashNet's paper has
+            the sum, weighted by S / S1 and S / S0, which is S times that. ``positives``: similar
+            pairs count S / S1 times. ``class``: similar pairs count ``class_weight`` times,
+            normalised by the sum of the weights.
         class_weight: of ``class``.
         graded: the degree of similarity of a similar pair, a factor of its weight. ``none``: 1.
             ``jaccard``: labels in common by labels of either (HashNet's paper). ``cosine``: four
