@@ -142,7 +142,7 @@ def check(cfg: Mapping[str, Any], overrides: Iterable[str] = ()) -> list[Fault]:
     faults += _check_protocol(cfg)
     if not faults:
         faults += _check_recipe(cfg) + _check_swaps(cfg, overrides)
-    return faults
+    return [_as_typed(fault, overrides) for fault in faults]
 
 
 def parts(node: Any, path: str = "") -> list[tuple[str, Mapping[str, Any]]]:
@@ -328,10 +328,11 @@ def _check_recipe(cfg: Mapping[str, Any]) -> list[Fault]:
                   "Try codebook=max_hamming with it.")
         )  # fmt: skip
     loss = _class_of(method, "loss")
+    words = {"logits": "similarities to class centers", "centers": "class centers"}
     for need in sorted(_needs(method)):
         if not has.get(need, True):
             faults.append(
-                Fault("loss", f"{loss.__name__} reads {need}, and method={name} here has none.",
+                Fault("loss", f"{loss.__name__} reads {words[need]}; method={name} here has none.",
                       "Try similarity=cosine codebook=max_hamming with it.")
             )  # fmt: skip
     if getattr(loss, "fixed_centers", False) and getattr(
@@ -383,6 +384,18 @@ def _check_swaps(cfg: Mapping[str, Any], overrides: Iterable[str]) -> list[Fault
                   "Leave it out, or swap the loss as well: loss=lmcl.")
         )  # fmt: skip
     return faults
+
+
+def _as_typed(fault: Fault, overrides: Iterable[str]) -> Fault:
+    """A fault of a part that sits in a seat, under the address it was typed at."""
+    for seat, option in (_split(text) for text in overrides):
+        if seat in SEATS and option != "null":
+            inside = f"method.{seat}."
+            instead = fault.instead.replace(inside, f"{seat}.")
+            key = f"{seat}." + fault.key.removeprefix(inside)
+            if fault.key.startswith(inside):
+                return Fault(key, fault.what, instead)
+    return fault
 
 
 def _class_of(method: Mapping[str, Any], part: str) -> Any:
@@ -496,7 +509,7 @@ def run_name(cfg: Mapping[str, Any], overrides: Sequence[str]) -> str:
     command line beside dataset, method, bits and seed stands in the last piece, unless it cannot
     change the result.
     """
-    given = dict(sorted(_split(text) for text in overrides if "=" in text))
+    given = dict(sorted(_split(text) for text in overrides if "=" in text and text[0] != "~"))
     swaps = [given.pop(seat).strip("'\"") for seat in SEATS if seat in given]
     swaps = [swap for swap in swaps if swap != "null"]
     rest = []
@@ -506,6 +519,7 @@ def run_name(cfg: Mapping[str, Any], overrides: Sequence[str]) -> str:
         if key.startswith("hydra") or any(key == e or key.startswith(e + ".") for e in UNNAMED):
             continue
         rest.append(f"{key}={_short(value)}")
+    rest += sorted(text.partition("=")[0] for text in overrides if text.startswith("~"))
     last = ",".join([f"seed{cfg['seed']}", *rest])
     if len(last) > 160:
         last = last[:140] + "~" + hashlib.sha256(last.encode()).hexdigest()[:12]
