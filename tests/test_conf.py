@@ -1,5 +1,8 @@
 """Every page of ``conf`` by walking, and what the checks of a configuration tell."""
 
+import functools
+import itertools
+import json
 import re
 from pathlib import Path
 
@@ -10,6 +13,10 @@ from omegaconf import OmegaConf
 
 from deephash import build, config, schema
 from deephash.errors import ConfigError, DataError, TrainingError
+from deephash.models.backbones import Tiny
+from deephash.models.encoder import Encoder
+from deephash.models.heads import Linear
+from deephash.records import Batch
 
 CONF = Path(__file__).parents[1] / "conf"
 NEEDS = {"dataset=folder": ["dataset.root=x"], "backbone=torchvision": ["backbone.name=alexnet"]}
@@ -118,7 +125,7 @@ def test_a_swap_replaces_the_whole_part(option, folded, composed):
 def test_a_swapped_loss_forgets_the_numbers_of_the_method(folded):
     assert folded()["method"]["loss"]["scale"] == 50
     assert folded("loss=lmcl")["method"]["loss"] == {
-        "_target_": "deephash.losses.lmcl.LMCL", "scale": 8.0, "margin": 0.2,
+        "_target_": "deephash.losses.lmcl.LMCL", "scale": "sqrt_nbit", "margin": 0.2,
     }  # fmt: skip
     assert folded("loss=lmcl", "loss.scale=3")["method"]["loss"]["scale"] == 3
     assert folded("method.loss.scale=3")["method"]["loss"]["scale"] == 3
@@ -133,7 +140,7 @@ def test_without_a_swap_the_seats_are_gone(folded):
 def test_swapped_parts_are_built(folded):
     cfg = folded("codebook=bernoulli", "similarity=cosine", "head=linear", "relaxation=tanh")
     assert config.check(cfg) == []
-    method = build.method(cfg, num_classes=10)
+    method = build.method(cfg, num_classes=10, num_train=500)
     names = [type(part).__name__ for part in (method.codebook, method.similarity,
                                               method.encoder.head, method.relaxation)]  # fmt: skip
     assert names == ["Bernoulli", "Cosine", "Linear", "Tanh"]
@@ -164,7 +171,7 @@ def test_wrong_types_are_told(faults):
     found = faults("method.loss.scale=big", "backbone.width=1.5", "method.similarity.sqrt_bk=3",
                    "backbone.pool=5")  # fmt: skip
     assert {key: fault.what for key, fault in found.items()} == {
-        "method.loss.scale": "'big' is not a number.",
+        "method.loss.scale": "'big' is not a number or one of sqrt_nbit, adaptive.",
         "backbone.width": "1.5 is not a whole number.",
         "method.similarity.sqrt_bk": "3 is not true or false.",
         "backbone.pool": "5 is not one of 1, 2.",
@@ -217,6 +224,9 @@ def test_a_part_that_does_not_exist_is_told(target, faults):
         (["trainer.drop_last=false"], "trainer.drop_last"),
         (["backbone.weights=/no/such.pt"], "backbone.weights"),
         (["+method.sauce=1"], "method.sauce"),
+        (["method=hashnet", "trainer.batch_size=9", "method.streams=2"], "method.streams"),
+        (["method=hashnet", "method.streams=0"], "method.streams"),
+        (["method=hashnet", "method.streams=two"], "method.streams"),
         (["method.codebook=null"], "similarity"),
         (["method.similarity=null"], "loss"),
     ],
@@ -359,7 +369,7 @@ def test_essence_leaves_its_argument_alone(folded):
     [
         ("seed=1", ["seed: 0 -> 1"]),
         ("method.loss.margin=0.1", ["method.loss.margin: 0.5 -> 0.1"]),
-        ("loss=lmcl", ["method.loss.margin: 0.5 -> 0.2", "method.loss.scale: 50 -> 8.0"]),
+        ("loss=lmcl", ["method.loss.margin: 0.5 -> 0.2", "method.loss.scale: 50 -> 'sqrt_nbit'"]),
         ("trainer.patience=4", ["trainer.patience: None -> 4"]),
         ("trainer.deterministic=false", ["trainer.deterministic: True -> False"]),
     ],
@@ -458,3 +468,109 @@ def test_evaluate_changes_undecided_bits_only_when_told(composed):
         for words in ([], ["evaluation.ternary=0"], ["evaluation.ternary=1"])
     )
     assert (untold, none, one) == (None, 0.0, 1.0)
+
+
+# crossings
+
+CROSSED = ("codebook", "similarity", "relaxation", "loss")
+PAGES = {
+    group: [None, *(path.stem for path in sorted((CONF / group).glob("*.yaml")))]
+    for group in CROSSED
+}
+METHODS = [path.stem for path in sorted((CONF / "method").glob("*.yaml"))]
+
+
+@pytest.fixture(scope="module")
+def crossed(composed):
+    """``(method, its parts' pages) -> (folded, overrides)``; each page is composed once."""
+    pages = {
+        (seat, page): OmegaConf.to_container(composed([f"{seat}={page}"])[seat])
+        for seat in CROSSED
+        for page in PAGES[seat]
+        if page
+    }
+    plain = {
+        name: config.fold(composed([f"method={name}", "model.nbit=8", "dataset=digits"]))
+        for name in METHODS
+    }
+
+    def cross(name, *chosen):
+        given = {seat: page for seat, page in zip(CROSSED, chosen, strict=True) if page}
+        parts = {seat: pages[seat, page] for seat, page in given.items()}
+        cfg = {**plain[name], "method": {**plain[name]["method"], **parts}}
+        return cfg, [f"method={name}", *(f"{seat}={page}" for seat, page in given.items())]
+
+    return cross
+
+
+@pytest.fixture(scope="module")
+def finite():
+    """Whether the terms and gradients of a recipe are finite, on one encoder and one batch."""
+    torch.manual_seed(0)
+    backbone = Tiny(width=2, pool=1)
+    tiny, known = Encoder(backbone, Linear(backbone.out_features, 8)), {}
+    batch = Batch(torch.randn(4, 1, 3, 8, 8), torch.eye(4)[[0, 0, 1, 2]], torch.arange(4))
+    batch.labels[1, 3] = 1
+
+    def judge(cfg):
+        key = json.dumps([cfg["method"].get(seat) for seat in CROSSED])
+        if key not in known:
+            method = build.method(cfg, num_classes=4, num_train=6)
+            tiny.zero_grad()
+            total = sum(method(batch).values())
+            total.backward()
+            slopes = [p.grad for p in method.parameters() if p.grad is not None]
+            known[key] = bool(total.isfinite()) and all(g.isfinite().all() for g in slopes)
+            assert tiny.head.linear.weight.grad.any(), cfg["method"]
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "encoder", lambda cfg, pretrained: tiny)
+        yield judge
+
+
+def test_a_crossing_is_what_the_command_line_composes(crossed, composed):
+    for name, chosen in (
+        ("hashnet", ("hadamard", "cosine", None, "lmcl")),
+        ("relahash", (None, None, "sign", "polarization")),
+        ("csq", ("learned", "relative", "tanh", None)),
+    ):
+        cfg, words = crossed(name, *chosen)
+        found = config.fold(composed([*words, "model.nbit=8", "dataset=digits"]))
+        assert config.differences(cfg, found) == []
+
+
+def is_refused(method, codebook, similarity, relaxation):
+    """The rule in its own words: what is read is there, and what is typed is read."""
+    reads = config.locate(method["loss"]["_target_"]).needs
+    scores, centers = "logits" in reads, "centers" in reads
+    lacks = (scores and not method.get("similarity")) or (
+        (scores or centers or method.get("similarity")) and not method.get("codebook")
+    )
+    idle = (
+        (codebook and not (scores or centers))
+        or (similarity and not scores)
+        or (relaxation and not (scores or "u" in reads))
+    )
+    learns = (method.get("codebook") or {}).get("_target_") == "deephash.codebooks.Learned"
+    return bool(lacks or idle or (learns and "csq" in method["loss"]["_target_"]))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_crossing_works_or_is_refused_by_name(name, crossed, finite, monkeypatch):
+    """A fault stands at a seat and names the loss that lacks something or does not read it."""
+    monkeypatch.setattr(config, "locate", functools.cache(config.locate))
+    monkeypatch.setattr(config, "arguments", functools.cache(config.arguments))
+    works = refused = 0
+    for chosen in itertools.product(*PAGES.values()):
+        cfg, words = crossed(name, *chosen)
+        faults = config.check(cfg, words)
+        assert bool(faults) == is_refused(cfg["method"], *chosen[:3]), words
+        loss = cfg["method"]["loss"]["_target_"].rpartition(".")[2]
+        for fault in faults:
+            assert fault.key in CROSSED and fault.instead, words
+            assert loss in fault.what or (fault.key == "similarity" and name in fault.what), words
+        refused += bool(faults)
+        works += not faults
+        assert faults or finite(cfg), words
+    assert works > 20 and refused > 20

@@ -1,3 +1,4 @@
+import math
 import re
 from pathlib import Path
 from urllib.error import URLError
@@ -11,8 +12,8 @@ from torchvision import models
 from deephash.errors import ConfigError, DataError
 from deephash.models.backbones import Tiny, Torchvision
 from deephash.models.encoder import Encoder
-from deephash.models.heads import BatchNorm, Linear
-from deephash.models.relaxations import Identity, Tanh
+from deephash.models.heads import MLP, BatchNorm, Linear
+from deephash.models.relaxations import Continuation, Identity, Sign, StochasticSign, Tanh
 
 CONF = Path(__file__).parents[1] / "conf" / "backbone"
 SMALL = "squeezenet1_0"
@@ -197,6 +198,18 @@ def test_batch_norm_head_gives_standard_bits():
     assert head.linear.weight.abs().max() < 0.06
 
 
+@pytest.mark.parametrize(("hidden", "dropout"), [(0, 0.5), (1, 0.5), (2, 0.0), (2, 0.5), (3, 0.5)])
+def test_mlp_head(hidden, dropout):
+    """Hidden layers as wide as the features; dropout between them and nowhere else."""
+    head = MLP(6, 4, hidden, dropout)
+    assert head(torch.ones(3, 6)).shape == (3, 4)
+    shapes = [tuple(m.weight.shape) for m in head if isinstance(m, nn.Linear)]
+    assert shapes == [(6, 6)] * hidden + [(4, 6)]
+    names = "".join(type(m).__name__[0] for m in head)  # Linear, ReLU, Dropout
+    between = "LRD" if dropout else "LR"
+    assert names == (between * (hidden - 1) + "LR" if hidden else "") + "L"
+
+
 def test_encoder_gives_features_and_codes():
     encoder = Encoder(Tiny(width=4), Linear(64, 5)).eval()
     features, z = encoder(images(3, 8))
@@ -209,3 +222,87 @@ def test_relaxations():
     z = torch.tensor([[-1.0, 0.0, 0.5]])
     assert Identity()(z) is z
     torch.testing.assert_close(Tanh(slope=2)(z), torch.tensor([[-0.9640276, 0.0, 0.7615942]]))
+
+
+def test_continuation_by_epochs():
+    """The square root of 1 + floor(epoch / 20): 1, 1.414, 1.732, 2, 2.236; given by the epoch."""
+    relaxation, found = Continuation(), []
+    for epoch in (0, 19, 20, 40, 60, 80, 99):
+        relaxation.on_epoch(epoch)
+        relaxation(torch.zeros(1, 1))  # a batch changes nothing
+        found.append(relaxation.beta.item())
+    expected = [1, 1, 2**0.5, 3**0.5, 2, 5**0.5, 5**0.5]
+    assert found == pytest.approx(expected)
+    z = torch.tensor([[0.3, -2.0]])
+    torch.testing.assert_close(relaxation(z), torch.tanh(5**0.5 * z))
+
+
+def test_continuation_by_iterations():
+    """HashNet's own: the square root of 1 + 0.005 t, moved at every 200th training batch."""
+    relaxation, z = Continuation("iteration", every=200, gain=0.005), torch.ones(1, 1)
+    expected = {199: 1, 200: 1.414, 399: 1.414, 400: 1.732, 2000: 3.317, 9000: 6.782, 10000: 7.141}
+    for at, beta in expected.items():
+        relaxation.count.fill_(at - 1)
+        found = relaxation(z)
+        assert relaxation.beta.item() == pytest.approx(beta, abs=5e-4), at
+        assert found.item() == pytest.approx(math.tanh(relaxation.beta.item()))
+    for _ in range(3):
+        relaxation.eval()(z)
+    relaxation.on_epoch(7)
+    assert relaxation.count == 10000
+
+
+def test_continuation_counts_from_the_first_batch():
+    relaxation = Continuation("iteration", every=3, gain=1.0)
+    found = [relaxation(torch.ones(1, 1)).item() for _ in range(6)]
+    betas = [1, 1, 2, 2, 2, 7**0.5]
+    assert found == pytest.approx([math.tanh(beta) for beta in betas])
+
+
+def test_continuation_is_part_of_the_state():
+    one, two = (Continuation("iteration", every=2) for _ in range(2))
+    for _ in range(5):
+        one(torch.ones(1, 1))
+    two.load_state_dict(one.state_dict())
+    assert two.count == 5 and two.beta == one.beta > 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_bits_are_exact_and_their_gradient_passes(dtype):
+    z = torch.tensor([-7e4, -1e-30, -0.0, 0.0, 1e-30, 0.3, 7e4], dtype=dtype, requires_grad=True)
+    u = Sign()(z)
+    assert u.dtype == dtype and u.tolist() == [-1, -1, 1, 1, 1, 1, 1]
+    weights = torch.arange(7.0, dtype=dtype)
+    (u * weights).sum().backward()
+    assert torch.equal(z.grad, weights)
+
+
+def test_stochastic_bits_come_as_often_as_their_probability():
+    """20,000 draws: within five standard deviations, 0.018 at most."""
+    torch.manual_seed(0)
+    z = torch.tensor([-2.0, -0.5, 0.0, 1.0, 60.0]).repeat(20000, 1)
+    u = StochasticSign()(z)
+    assert set(u.unique().tolist()) == {-1.0, 1.0}
+    torch.testing.assert_close((u > 0).float().mean(0), torch.sigmoid(z[0]), atol=0.018, rtol=0)
+    assert (u[:, 4] == 1).all()
+
+
+@pytest.mark.parametrize("stochastic", [True, False])
+def test_the_gradient_of_stochastic_bits_is_that_of_their_probability(stochastic):
+    """u = 2 b - 1, so 2 p (1 - p), whichever bit was drawn: 1/2 at z = 0."""
+    z = torch.tensor([-2.0, 0.0, 0.7], requires_grad=True)
+    StochasticSign(stochastic)(z).sum().backward()
+    p = torch.sigmoid(z.detach())
+    torch.testing.assert_close(z.grad, 2 * p * (1 - p))
+    assert z.grad[1] == 0.5
+
+
+def test_nothing_is_drawn_outside_training_or_when_told():
+    z = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    z[0] = 0
+    signs = torch.where(z >= 0, 1.0, -1.0)
+    before = torch.get_rng_state()
+    assert torch.equal(StochasticSign().eval()(z), signs)
+    assert torch.equal(StochasticSign(stochastic=False)(z), signs)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not torch.equal(StochasticSign()(z), signs)

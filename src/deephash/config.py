@@ -351,7 +351,7 @@ def _check_recipe(cfg: Mapping[str, Any]) -> list[Fault]:
                   " batch size.", "Leave it true.")
         )  # fmt: skip
     streams = method.get("streams", 1)
-    if streams < 1 or trainer["batch_size"] % streams:
+    if not isinstance(streams, int) or streams < 1 or trainer["batch_size"] % streams:
         faults.append(
             Fault("method.streams", f"is {streams}, and trainer.batch_size={trainer['batch_size']}"
                   " is no multiple of it.", "Try trainer.batch_size=72 method.streams=2.")

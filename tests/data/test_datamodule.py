@@ -9,7 +9,7 @@ import torch
 
 from deephash.data.datamodule import DataModule
 from deephash.data.images import ImageSet, one_hot
-from deephash.data.splits import PerClass
+from deephash.data.splits import PerClass, Split
 from deephash.data.transforms import Pipeline, RandomHorizontalFlip, RandomShift
 from deephash.errors import DataError
 
@@ -161,12 +161,126 @@ def test_errors_come_before_the_first_epoch():
     module(batch_size=21, drop_last=False).setup("cpu")
     with pytest.raises(DataError, match="test_transform has a random step"):
         module(test_transform=Pipeline([RandomShift(1)]))
-    for key in ("batch_size", "eval_batch_size", "views"):
+    for key in ("batch_size", "eval_batch_size", "views", "streams"):
         with pytest.raises(DataError, match=rf"trainer\.{key}=0"):
             module(**{key: 0})
     for use in (lambda m: m.facts, lambda m: m.steps, lambda m: m.labels([0])):
         with pytest.raises(DataError, match="setup"):
             use(module())
+
+
+# streams
+
+
+def test_streams_are_shuffles_of_their_own():
+    """Batches of 6 from two streams: 3 of each; 20 images fill 6 such batches and leave 2."""
+    made, plain = module(streams=2), module(batch_size=3)
+    made.setup("cpu")
+    plain.setup("cpu")
+    batches = list(made.train(0))
+    assert len(batches) == made.steps == plain.steps == 6
+    first, second = (torch.cat([b.index[part] for b in batches])
+                     for part in (slice(3), slice(3, 6)))  # fmt: skip
+    for stream in (first, second):
+        assert len(stream) == len(set(stream.tolist())) == 18
+    assert torch.equal(first, torch.cat([b.index for b in plain.train(0)]))
+    assert not torch.equal(first, second)
+    for batch in batches:
+        assert torch.equal(rows_of(batch), torch.from_numpy(made.split.train)[batch.index])
+        assert torch.equal(batch.labels.argmax(1), rows_of(batch) % 4)
+
+
+def test_the_last_batch_of_two_streams_has_equal_parts():
+    made = module(streams=2, drop_last=False)
+    made.setup("cpu")
+    batches = list(made.train(3))
+    assert [len(batch.index) for batch in batches] == [6] * 6 + [4] and made.steps == 7
+    halves = [torch.cat([b.index.chunk(2)[part] for b in batches]) for part in (0, 1)]
+    assert all(sorted(half.tolist()) == list(range(20)) for half in halves)
+
+
+def test_streams_can_be_replayed_and_differ_by_epoch():
+    one, two = module(streams=2), module(streams=2)
+    one.setup("cpu")
+    two.setup("cpu")
+    list(one.train(0))
+    mine, other = ([b.index for b in data.train(1)] for data in (one, two))
+    assert all(map(torch.equal, mine, other))
+    assert not torch.equal(mine[0], next(one.train(0)).index)
+
+
+def test_streams_that_do_not_divide_the_batch_are_refused():
+    with pytest.raises(DataError, match=r"batch_size=6 is not a multiple of method\.streams=4"):
+        module(streams=4)
+    with pytest.raises(DataError, match=r"20 training images.*Try trainer\.batch_size=20"):
+        module(streams=2, batch_size=42).setup("cpu")
+    module(streams=2, batch_size=40).setup("cpu")
+
+
+# images without labels
+
+
+class Unlabelled(Made):
+    """Every third image has lost its label."""
+
+    def load(self):
+        images = super().load()
+        labels = images.labels.copy()
+        labels[::3] = 0
+        return dataclasses.replace(images, labels=labels)
+
+
+class Halves:
+    """The first half trains, the second is searched for the first rows of itself."""
+
+    seed = 0
+
+    def split(self, images):
+        rows = np.arange(40)
+        return Split(train=rows[5:25], database=rows[25:], queries=rows[25:30],
+                     validation=rows[:0])  # fmt: skip
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_images_without_labels_do_not_train(streams):
+    """Of the rows 5 to 24 those at 6, 9, ..., 24 have none: 13 of 20 are left."""
+    made = module(source=Unlabelled(), protocol=Halves(), streams=streams, drop_last=False)
+    made.setup("cpu")
+    assert (made.facts.num_train, made.facts.num_train_unlabelled) == (20, 7)
+    known = [place for place in range(20) if (place + 5) % 3]
+    for epoch in range(2):
+        batches = list(made.train(epoch))
+        assert len(batches) == made.steps
+        seen = torch.cat([batch.index for batch in batches])
+        assert sorted(seen.tolist()) == sorted(known * streams)
+        for batch in batches:
+            assert (batch.labels.sum(dim=1) == 1).all()
+            assert torch.equal(rows_of(batch), batch.index + 5)  # places in split.train
+
+
+def test_steps_count_the_images_that_have_labels():
+    made = module(source=Unlabelled(), protocol=Halves())
+    made.setup("cpu")
+    assert made.steps == len(list(made.train(0))) == 2
+    with pytest.raises(DataError, match=r"13 training images.*trainer\.batch_size=14"):
+        module(source=Unlabelled(), protocol=Halves(), batch_size=14).setup("cpu")
+
+
+def test_without_any_label_an_epoch_has_no_batch():
+    class Nothing(Made):
+        def load(self):
+            images = super().load()
+            return dataclasses.replace(images, labels=np.zeros_like(images.labels))
+
+    for drop_last in (True, False):
+        made = module(source=Nothing(), protocol=Halves(), drop_last=drop_last)
+        with pytest.raises(DataError, match="no batch: 0 training images"):
+            made.setup("cpu")
+
+
+def test_labels_all_there_are_counted_too(data):
+    assert data.facts.num_train_unlabelled == 0
+    assert data.facts.as_dict()["num_train_unlabelled"] == 0
 
 
 def test_setup_again_keeps_the_data(data):

@@ -162,9 +162,8 @@ class DataModule:
     def eval_batches(self, ids: np.ndarray | Tensor) -> Iterator[Batch]:
         """Images by row, in the order given and one view each; `index` is the place in `ids`."""
         rows = torch.as_tensor(ids, dtype=torch.int64, device="cpu")
-        for index, pixels in self._walk(
-            rows, list(torch.arange(len(rows)).split(self.eval_batch_size))
-        ):
+        places = torch.arange(len(rows)).split(self.eval_batch_size) if len(rows) else ()
+        for index, pixels in self._walk(rows, list(places)):
             yield self._batch(self.test_transform(pixels).unsqueeze(1), rows, index)
 
     def labels(self, ids: np.ndarray | Tensor) -> Tensor:

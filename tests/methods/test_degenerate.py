@@ -1,0 +1,151 @@
+"""Batches that are easily forgotten: every recipe and every form of its objective must bear them.
+
+The encoder is a stand-in that gives the codes of the case.
+"""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from deephash import build
+from deephash.records import Batch
+
+FORMS = [
+    "relahash", "relahash method.similarity.sqrt_bk=true", "relahash loss=lmcl",
+    "orthohash", "orthohash method.loss.quantization=1",
+    "orthohash method.loss.quantization=1 method.loss.quantization_form=l1",
+    "orthohash method.loss.quantization=1 method.loss.quantization_form=l2",
+    "orthohash method.loss.multi_label=bce", "orthohash method.loss.multi_label=imbalance",
+    "orthohash method.loss.scale=adaptive", "orthohash_arc",
+    "orthohash_arc method.loss.multi_label=imbalance",
+    "dpn", "dpn method.loss.regularization=0.1 method.loss.bits=mean",
+    "dpn method.loss.multi_label=vote", "dpn method.loss.update_every=1",
+    "dpn method.loss.update_every=1 method.loss.update=ternary method.loss.multi_label=vote",
+    "csq", "csq method.loss.pairwise=1 method.loss.quantization_form=log_cosh",
+    "greedyhash", "greedyhash method.loss.multi_label=first method.loss.bias=false",
+    "greedyhash loss=lmcl", "jmlh", "jmlh method.loss.epsilon=0", "jmlh loss=lmcl",
+    "ce", "ce method.loss.multi_label=first", "dtsh",
+    "dtsh method.loss.margin=nbit/2 method.loss.half=true",
+    "hashnet", "hashnet method.loss.pairs=halves method.loss.weighting=class",
+    "hashnet method.loss.pairs=memory method.loss.graded=jaccard",
+    "hashnet method.loss.weighting=positives method.loss.product=clipped",
+    "hashnet method.loss.product=cosine method.loss.graded=cosine",
+    "dhn", "dhn relaxation=identity method.loss.pairs=memory method.loss.quantization=0.1",
+    "dhn method.loss.quantization_form=l1", "dhn method.loss.quantization_form=l2",
+]  # fmt: skip
+
+POINTWISE = {"lmcl", "polarization", "central", "cross_entropy"}
+"""Terms that judge an image by its own labels."""
+
+COUPLED = ("relahash", "hashnet", "dhn", "dtsh")
+"""Methods in which the code of an image bears on the loss of another."""
+
+
+class Given(nn.Module):
+    """An encoder that gives these codes for whatever images."""
+
+    def __init__(self, z):
+        super().__init__()
+        self.z = nn.Parameter(z)
+
+    def forward(self, images):
+        return self.z, self.z
+
+
+@pytest.fixture(scope="module")
+def judged(composed):
+    """``(form, codes, labels) -> (terms, gradient of their sum)``, float32 and finite."""
+
+    def judge(form, z, labels, only=None):
+        method = build.method(composed(f"method={form}".split()[0], *form.split()[1:]), 10, 60)
+        method.encoder = Given(z.clone())
+        terms = method(Batch(torch.zeros(len(z), 1, 3, 1, 1), labels, torch.arange(len(z))))
+        kept = {key: term for key, term in terms.items() if only is None or key in only}
+        sum(kept.values()).backward()
+        assert all(term.isfinite() for term in terms.values())
+        assert method.encoder.z.grad.isfinite().all()
+        return kept, method.encoder.z.grad
+
+    return judge
+
+
+def codes(n):
+    return torch.randn(n, 16, generator=torch.Generator().manual_seed(0))
+
+
+def classes(*which):
+    return F.one_hot(torch.tensor(which), 10).float()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_batch_of_one_image(form, judged):
+    terms, _ = judged(form, codes(1), classes(3))
+    assert "triplet" not in terms or terms["triplet"] == 0
+    assert "pairwise" not in terms
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_batch_of_one_class(form, judged):
+    terms, grad = judged(form, codes(6), classes(*6 * [3]))
+    assert grad.abs().sum() > 0
+    if "triplet" in terms:
+        assert terms["triplet"] == 0
+    if form == "hashnet":
+        u = torch.tanh(codes(6))
+        torch.testing.assert_close(terms["likelihood"], F.softplus(-u @ u.T).mean())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_batch_without_labels(form, judged):
+    """No image is then similar to another, nor to itself."""
+    terms, _ = judged(form, codes(6), torch.zeros(6, 10))
+    assert all(terms[key] == 0 for key in {*POINTWISE, "triplet"} & set(terms))
+    if form == "hashnet":
+        u = torch.tanh(codes(6))
+        torch.testing.assert_close(terms["likelihood"], F.softplus(u @ u.T).mean())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_one_image_without_labels_among_others(form, judged):
+    labels = classes(0, 1, 2, 3, 4, 5)
+    labels[4] = 0
+    judged(form, codes(6), labels)
+
+
+@pytest.mark.parametrize("form", [f for f in FORMS if not f.startswith(COUPLED)])
+def test_without_labels_an_image_teaches_nothing(form, judged):
+    """Neither loss nor gradient. In RelaHash its code moves the others, and so is not for here."""
+    z, labels = codes(6), classes(0, 1, 2, 3, 4, 5)
+    labels[4] = 0
+    terms, grad = judged(form, z, labels, POINTWISE)
+    assert torch.equal(grad[4], torch.zeros(16)) and grad[:4].abs().sum(dim=1).min() > 0
+    if not form.startswith("jmlh"):  # whose bits would be drawn anew
+        rest = [0, 1, 2, 3, 5]
+        alone, _ = judged(form, z[rest], labels[rest], POINTWISE)
+        for key, term in terms.items():
+            torch.testing.assert_close(term, alone[key] * (1 if "imbalance" in form else 5 / 6))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_two_identical_images(form, judged):
+    judged(form, codes(1).repeat(2, 1), classes(1, 1))
+    judged(form, codes(1).repeat(2, 1), classes(1, 2))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_saturated_codes(form, judged):
+    for z in (60 * codes(6).sign(), torch.full((6, 16), 60.0) * torch.tensor([1, -1] * 8)):
+        labels = classes(0, 0, 1, 2, 3, 3)
+        labels[0, 7] = 1
+        judged(form, z, labels)
+
+
+def test_what_is_left_of_a_single_class_by_hand(judged):
+    """HashNet on one image: log(1 + e^-theta), theta its squared length, and nothing else."""
+    z = torch.zeros(1, 16)
+    z[0, 0] = math.atanh(0.5)
+    terms, _ = judged("hashnet", z, classes(3))
+    assert terms["likelihood"].item() == pytest.approx(math.log1p(math.exp(-0.25)))

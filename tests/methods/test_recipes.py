@@ -1,0 +1,299 @@
+"""Every recipe as it is built: what must hold of all of them."""
+
+import inspect
+from pathlib import Path
+from typing import Literal, Union, get_args, get_origin
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from deephash import build, config
+from deephash.engine.schedules import Constant
+from deephash.engine.trainer import Trainer
+from deephash.records import Batch
+
+CONF = Path(__file__).parents[2] / "conf"
+RECIPES = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+PAIRWISE = ["dhn", "dtsh", "hashnet"]
+POINTWISE = sorted(set(RECIPES) - set(PAIRWISE))
+OWN = [[f"method={name}"] for name in RECIPES]
+SHARED = [[f"method={name}", "loss=lmcl"] for name in POINTWISE]
+
+
+@pytest.fixture
+def built(composed):
+    """``(overrides) -> method``, after its configuration has passed the checks."""
+
+    def make(*words):
+        cfg = composed(*words)
+        assert config.check(cfg, words) == []
+        return build.method(cfg, num_classes=10, num_train=500)
+
+    return make
+
+
+def total(method, batch):
+    terms = method(batch)
+    assert terms and all(term.shape == () and term.isfinite() for term in terms.values())
+    return sum(terms.values())
+
+
+def untouched(method):
+    """The encoder's weights that no gradient reached."""
+    encoder = method.encoder.named_parameters()
+    return [name for name, p in encoder if p.grad is None or not p.grad.abs().sum() > 0]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_it_builds_and_gradients_reach_all_that_learns(name, built, first_batch):
+    method = built(f"method={name}")
+    total(method, first_batch).backward()
+    assert untouched(method) == []
+    assert all(p.grad is not None and p.grad.norm() > 0 for p in method.parameters())
+
+
+@pytest.mark.parametrize("words", OWN + SHARED, ids=" ".join)
+def test_ten_steps_lower_the_loss(words, composed, first_batch):
+    """The stochastic bits of JMLH are drawn with the same numbers each time."""
+    cfg = composed(*words, "optimizer.lr=0.001")
+    method = build.method(cfg, 10, 500)
+    optimizer, losses = build.optimizer(cfg, method), []
+    for _ in range(11):
+        torch.manual_seed(0)
+        found = total(method, first_batch)
+        optimizer.zero_grad()
+        found.backward()
+        optimizer.step()
+        losses.append(found.item())
+    assert losses[-1] < 0.95 * losses[0]
+
+
+STATES = [
+    *([name] for name in RECIPES),
+    ["hashnet", "method.loss.pairs=memory"],
+    ["hashnet", "method.relaxation.unit=iteration", "method.relaxation.every=1"],
+    ["dpn", "method.loss.update_every=1"],
+]
+
+
+@pytest.mark.parametrize("words", STATES, ids=" ".join)
+def test_state_dict_holds_all_that_the_terms_depend_on(words, composed, first_batch):
+    one, two = (
+        build.method(composed(f"method={words[0]}", *words[1:], f"seed={seed}"), 10, 500)
+        for seed in (0, 1)
+    )
+    one.on_epoch(0)
+    one(first_batch)  # moves the running statistics, memories and counters
+    one.on_epoch(1)
+    with torch.no_grad():
+        expected, other = one.eval()(first_batch), two.eval()(first_batch)
+        assert any(not torch.equal(expected[key], other[key]) for key in expected)
+        two.load_state_dict(one.state_dict())
+        found = two(first_batch)
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_weights_are_drawn_from_the_seed_alone(name, built):
+    one = built(f"method={name}").state_dict()
+    torch.rand(5)
+    two = built(f"method={name}").state_dict()
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_backbone_learns_at_a_tenth_of_the_rate(name, composed):
+    cfg = composed(f"method={name}", "optimizer.lr=0.01", "optimizer.backbone_scale=0.1")
+    method = build.method(cfg, 10, 500)
+    rate = {
+        id(p): group["lr"]
+        for group in build.optimizer(cfg, method).param_groups
+        for p in group["params"]
+    }
+    backbone = {id(p) for p in method.encoder.backbone.parameters()}
+    assert set(rate) == {id(p) for p in method.parameters()}
+    expected = {key: 0.001 if key in backbone else 0.01 for key in rate}
+    assert 0 < len(backbone) < len(rate) and rate == pytest.approx(expected)
+
+
+# the shared loss
+
+
+@pytest.mark.parametrize("words", SHARED, ids=" ".join)
+def test_lmcl_takes_the_place_of_any_pointwise_objective(words, built, first_batch):
+    method = built(*words)
+    assert (method.loss.scale, method.loss.margin) == (4, 0.2)  # the square root of 16
+    total(method, first_batch).backward()
+    assert untouched(method) == []
+
+
+@pytest.mark.parametrize("name", PAIRWISE)
+def test_lmcl_is_refused_by_name_where_there_are_no_scores(name, composed):
+    words = [f"method={name}", "loss=lmcl"]
+    (fault,) = config.check(composed(*words), words)
+    assert fault.key == "loss" and "LMCL reads" in fault.what and name in fault.what
+    offered = fault.instead.split()[1:3]
+    assert config.check(composed(*words, *offered), [*words, *offered]) == []
+
+
+def test_hashnet_with_centers_takes_lmcl(built, first_batch):
+    words = ["method=hashnet", "loss=lmcl", "codebook=hadamard", "similarity=cosine"]
+    method = built(*words)
+    total(method, first_batch).backward()
+    assert untouched(method) == [] and type(method.relaxation).__name__ == "Continuation"
+
+
+# options of the losses
+
+
+OWNERS = {"lmcl": "relahash", "single_cosine": "orthohash", "polarization": "dpn",
+          "central_similarity": "csq", "greedy": "greedyhash", "variational": "jmlh",
+          "cross_entropy": "ce", "pairwise": "hashnet", "triplet": "dtsh"}  # fmt: skip
+
+
+def literals(kind):
+    """The values that an annotation spells out."""
+    if get_origin(kind) is Literal:
+        return list(get_args(kind))
+    if get_origin(kind) is Union or isinstance(kind, type(int | str)):
+        return [value for one in get_args(kind) for value in literals(one)]
+    return [True, False] if kind is bool else []
+
+
+CHOICES = [
+    pytest.param(page.stem, key, value, id=f"{page.stem}-{key}={value}")
+    for page in sorted((CONF / "loss").glob("*.yaml"))
+    for key, parameter in inspect.signature(
+        config.locate(yaml.safe_load(page.read_text())["_target_"])
+    ).parameters.items()
+    for value in literals(parameter.annotation)
+]
+
+
+def test_every_loss_is_some_recipes_own():
+    assert {path.stem for path in (CONF / "loss").glob("*.yaml")} == set(OWNERS)
+
+
+@pytest.mark.parametrize(("page", "key", "value"), CHOICES)
+def test_every_choice_builds_and_is_in_sight(page, key, value, composed, first_batch):
+    cfg = composed(f"method={OWNERS[page]}", f"loss={page}")
+    cfg["method"]["loss"][key] = value
+    if "quantization" in key:
+        cfg["method"]["loss"]["quantization"] = 0.5
+    assert config.check(cfg) == []
+    total(build.method(cfg, 10, 500), first_batch)
+    if not isinstance(value, bool):
+        line = next(line for line in (CONF / "loss" / f"{page}.yaml").read_text().splitlines()
+                    if line.startswith(f"{key}:"))  # fmt: skip
+        assert value in line
+
+
+def test_the_heads_of_the_papers_build(built, first_batch):
+    for words in (["method=csq", "head=mlp"], ["method=ce", "head=batch_norm"]):
+        method = built(*words)
+        total(method, first_batch).backward()
+        assert untouched(method) == []
+
+
+# a run that was stopped
+
+
+class Log:
+    def scalars(self, *args): ...
+    def tick(self): ...
+
+
+class Three:
+    """Three batches of fifteen digits an epoch, the same images in another order each time."""
+
+    def __init__(self, batch):
+        self.batch = batch
+
+    def train(self, epoch):
+        order = torch.randperm(50, generator=torch.Generator().manual_seed(epoch))[:45]
+        for rows in order.split(15):
+            b = self.batch
+            yield Batch(b.images[rows], b.labels[rows], b.index[rows])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["method=hashnet", "method.loss.pairs=memory"],
+        ["method=hashnet", "method.relaxation.unit=iteration", "method.relaxation.every=2"],
+        ["method=dpn", "method.loss.update_every=1"],
+        ["method=dpn", "method.loss.update_every=2", "method.loss.update=ternary",
+         "method.loss.margin=0.3"],
+        ["method=jmlh"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_resumed_run_remembers_what_the_stopped_one_knew(words, composed, first_batch, tmp_path):
+    """Three epochs at a stretch, and one and then two more: the same state to the last bit."""
+    cfg = composed(*words, "optimizer.lr=0.01")
+
+    def train(folder, epochs):
+        method = build.method(cfg, 10, 500)
+        trainer = Trainer(folder, build.optimizer(cfg, method), Constant(), torch.device("cpu"),
+                          "data", epochs, eval_every=9)  # fmt: skip
+        folder.mkdir(exist_ok=True)
+        data = Three(first_batch)
+        trainer.start(method, data)
+        trainer.fit(method, data, lambda *_: {"query": 0.5, "val": None}, Log())
+        return method.state_dict()
+
+    whole = train(tmp_path / "whole", 3)
+    train(tmp_path / "parts", 1)
+    parts = train(tmp_path / "parts", 3)
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    known = {key: value for key, value in whole.items() if "memory" in key or "count" in key}
+    assert known.keys() == {key for key in known if known[key].any()}
+    if "method=dpn" in words:
+        centers = build.method(cfg, 10, 500).codebook.rows
+        assert whole["loss.adapted"] and not torch.equal(whole["loss.centers"], centers)
+
+
+# the assembly
+
+
+def test_views_share_the_labels_of_their_image():
+    images = torch.arange(2 * 3 * 3.0).reshape(2, 3, 3, 1, 1)
+    views = Batch(images, torch.eye(2), torch.arange(2))
+    assert torch.equal(views.flat()[:, 0, 0, 0], torch.tensor([0.0, 9, 3, 12, 6, 15]))
+    assert torch.equal(views.targets, torch.eye(2).repeat(3, 1))
+
+
+def test_frozen_weights_are_in_no_group(built):
+    method = built("method=relahash")
+    method.encoder.backbone.requires_grad_(False)
+    (group,) = method.param_groups(1.0, 0.1)
+    assert group["name"] == "rest" and group["lr"] == 1.0
+
+
+def test_a_learned_codebook_learns_with_the_rest(built, first_batch):
+    method = built("method=relahash", "codebook=learned")
+    total(method, first_batch).backward()
+    assert method.codebook.rows.grad.norm() > 0
+    (rest,) = [g for g in method.param_groups(1.0, 0.1) if g["name"] == "rest"]
+    assert any(p is method.codebook.rows for p in rest["params"])
+
+
+def test_hooks_reach_every_part(built):
+    class Listener(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.heard = []
+
+        def prepare(self, data):
+            self.heard.append(data)
+
+        def on_epoch(self, epoch):
+            self.heard.append(epoch)
+
+    method = built("method=relahash")
+    method.loss, method.relaxation = Listener(), nn.Sequential(Listener())
+    method.prepare("data")
+    method.on_epoch(3)
+    assert method.loss.heard == method.relaxation[0].heard == ["data", 3]
