@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from hydra import compose, initialize_config_dir
 from torch import nn
 
@@ -21,7 +22,7 @@ CONF = Path(__file__).parents[2] / "conf"
 
 
 @functools.cache
-def folded(*words):
+def pages(*words):
     schema.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         given = ["dataset=digits", "trainer.device=cpu", "model.nbit=16"]
@@ -30,13 +31,27 @@ def folded(*words):
 
 @pytest.fixture(scope="session")
 def composed():
-    """``(overrides) -> folded configuration``, on the digits at 16 bits; yours to change."""
-    return lambda *words: copy.deepcopy(folded(*words))
+    """``(overrides) -> folded configuration``, on the digits at 16 bits; yours to change.
+
+    Hydra composes the pages, once; a value is then set where the pages have its key.
+    """
+
+    def fold(*words):
+        values = [word for word in words if "." in word.partition("=")[0] or "seed=" in word]
+        cfg = copy.deepcopy(pages(*(word for word in words if word not in values)))
+        for key, _, value in (word.partition("=") for word in values):
+            *path, last = key.split(".")
+            node = functools.reduce(dict.__getitem__, path, cfg)
+            assert last in node, key
+            node[last] = yaml.safe_load(value)
+        return cfg
+
+    return fold
 
 
 @pytest.fixture(scope="session")
 def first_batch():
-    data = build.data(folded())
+    data = build.data(pages())
     data.setup("cpu")
     return next(data.train(0))
 
