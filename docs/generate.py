@@ -54,12 +54,17 @@ def row(name: str) -> str:
         if text != "-" and part in config.FEEDS and not config.FEEDS[part] & needs:
             text = f"({text})"
         cells.append(text)
-    return f"| {' | '.join(cells)} | {found['paper']} | {found['year']} |"
+    return f"| {' | '.join(cells)} | {cited(found)} |"
+
+
+def cited(found: dict[str, Any]) -> str:
+    """The paper of a recipe."""
+    return "{paper} ({authors}, {venue} {year})".format(**found)
 
 
 def table() -> str:
     """README's table."""
-    head = ["method", *PARTS, "paper", "year"]
+    head = ["method", *PARTS, "paper"]
     return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *map(row, names())])
 
 
@@ -67,12 +72,12 @@ def page(name: str) -> str:
     """What a method does, its formula, its options with the sources' disagreements."""
     found = recipe(name)
     text = (CONF / "method" / f"{name}.yaml").read_text()
-    lines = [f"# {name}", "", f"{found['paper']} ({found['year']}).", ""]
+    lines = [f"# {name}", "", f"{cited(found)}.", ""]
     lines += ["```sh", f"python train.py method={name} model.nbit=32 dataset=cifar10", "```", ""]
     experiments = sorted(path.stem for path in (CONF / "experiment").glob(f"{name}_*.yaml"))
     experiments = [one for one in experiments if one.rpartition("_")[0] == name]
     if experiments:
-        lines += ["As published, each value with its source in the file:", ""]
+        lines += ["As its source ran it, each value with that source in the file:", ""]
         lines += [f"- `experiment={one}` ([file](../../conf/experiment/{one}.yaml))"
                   for one in experiments] + [""]  # fmt: skip
     lines += ["## Recipe", "", "```yaml", text.rstrip(), "```", ""]

@@ -157,6 +157,18 @@ def test_bernoulli_bits_are_fair():
     assert abs(rows.mean()) < 4 / math.sqrt(rows.numel())
 
 
+def test_hadamard_may_skip_the_row_of_ones():
+    """21 classes at 32 bits: the second to the 22nd row; at 4 bits the seventh row is the last."""
+    whole = Hadamard(22, 32, seed=0)()
+    assert torch.equal(Hadamard(21, 32, seed=0, skip_ones=True)(), whole[1:])
+    assert torch.equal(Hadamard(7, 4, seed=0, skip_ones=True)(), Hadamard(8, 4, seed=0)()[1:])
+    beyond = Hadamard(8, 8, seed=0, rest="once", skip_ones=True)()
+    assert torch.equal(beyond, Hadamard(9, 8, seed=0)()[1:])
+    more = Hadamard(16, 8, seed=0, rest="once", skip_ones=True)()
+    assert torch.equal(more[:15], Hadamard(16, 8, seed=0)()[1:])
+    assert int((more[15] < 0).sum()) == 4
+
+
 def test_hadamard_by_hand():
     """H_4 is [[H_2, H_2], [H_2, -H_2]], and H_2 is [[1, 1], [1, -1]]; then come the negatives."""
     expected = torch.tensor([[1.0, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1]])

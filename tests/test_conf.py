@@ -19,7 +19,12 @@ from deephash.models.heads import Linear
 from deephash.records import Batch
 
 CONF = Path(__file__).parents[1] / "conf"
-NEEDS = {"dataset=folder": ["dataset.root=x"], "backbone=torchvision": ["backbone.name=alexnet"]}
+NEEDS = {
+    "dataset=folder": ["dataset.root=x"],
+    "backbone=torchvision": ["backbone.name=alexnet"],
+    "loss=greedy": ["relaxation=sign"],
+    "loss=variational": ["relaxation=stochastic_sign"],
+}
 OPTIONS = [f"{path.parent.name}={path.stem}" for path in sorted(CONF.glob("*/*.yaml"))]
 GROUPS = {option.partition("=")[0] for option in OPTIONS}
 
@@ -126,6 +131,7 @@ def test_a_swapped_loss_forgets_the_numbers_of_the_method(folded):
     assert folded()["method"]["loss"]["scale"] == 50
     assert folded("loss=lmcl")["method"]["loss"] == {
         "_target_": "deephash.losses.lmcl.LMCL", "scale": "sqrt_nbit", "margin": 0.2,
+        "quantization": 0.0, "quantization_form": "cosine", "quantization_of": "z",
     }  # fmt: skip
     assert folded("loss=lmcl", "loss.scale=3")["method"]["loss"]["scale"] == 3
     assert folded("method.loss.scale=3")["method"]["loss"]["scale"] == 3
@@ -273,6 +279,36 @@ def test_nothing_wrong_nothing_said():
     assert config.refuse([]) is None
 
 
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["method=hashnet", "method.relaxation.every=0"], "method.relaxation.every"),
+        (["scheduler=every", "scheduler.epochs=0"], "scheduler.epochs"),
+        (["method=dpn", "method.loss.update_every=-1"], "method.loss.update_every"),
+        (["method=dpn", "method.loss.update_rate=1.5"], "method.loss.update_rate"),
+        (["scheduler=cosine", "scheduler.floor=2"], "scheduler.floor"),
+        (["evaluation.ternary=-1"], "evaluation.ternary"),
+    ],
+)
+def test_numbers_of_parts_have_bounds(overrides, key, faults):
+    found = faults(*overrides)
+    assert list(found) == [key] and "It must be at " in found[key].instead
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["loss=lmcl", "+loss.scael=3"], "loss.scael"),
+        (["method=jmlh", "relaxation=stochastic_sign", "relaxation.stochastic=7"],
+         "relaxation.stochastic"),
+        (["+method.loss.scael=3"], "method.loss.scael"),
+    ],
+)  # fmt: skip
+def test_a_fault_stands_where_it_was_typed(overrides, key, composed):
+    (fault,) = config.check(config.fold(composed(overrides)), overrides)
+    assert fault.key == key
+
+
 # faults of a command line
 
 
@@ -322,6 +358,7 @@ def test_options_of_the_chosen_part_are_known(explained):
         (["optimizer.betas=[0.8, 0.9]"],
          "digits/relahash/32bit/seed0,optimizer.betas=-0.8-0.9-"),
         (["loss=lmcl", "loss.scale=9"], "digits/relahash+lmcl/32bit/seed0,loss.scale=9"),
+        (["~scheduler.gamma"], "digits/relahash/32bit/seed0,~scheduler.gamma"),
     ],
 )  # fmt: skip
 def test_names_of_runs(overrides, name, folded):
@@ -553,7 +590,9 @@ def is_refused(method, codebook, similarity, relaxation):
         or (relaxation and not (scores or "u" in reads))
     )
     learns = (method.get("codebook") or {}).get("_target_") == "deephash.codebooks.Learned"
-    return bool(lacks or idle or (learns and "csq" in method["loss"]["_target_"]))
+    stay = any(paper in method["loss"]["_target_"] for paper in ("csq", "dpn"))
+    real = "bits" in reads and "Sign" not in method["relaxation"]["_target_"]
+    return bool(lacks or idle or real or (learns and stay))
 
 
 @pytest.mark.parametrize("name", METHODS)

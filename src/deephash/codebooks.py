@@ -89,6 +89,8 @@ class Hadamard(Codebook):
             20 times until the book's least distance exceeds K / 4 and its mean is K / 2 or more;
             the last draw stands otherwise (swuxyj). ``once``: the same with one draw and no
             check (the copies in RelaHash and FIRe). Only ``all`` serves a K no power of two.
+        skip_ones: start with the second row of H, as CSQ's centers for NUS-WIDE-21 at 32 and 64
+            bits do; there are 2 K - 1 rows then before ``rest`` has a say.
         tries: draws of whole books with ``all``, at most.
     """
 
@@ -98,10 +100,11 @@ class Hadamard(Codebook):
         nbit: int,
         seed: int,
         rest: Literal["all", "redraw", "once"] = "all",
+        skip_ones: bool = False,
         tries: int = 10_000,
     ) -> None:
         rng = generator(seed, "codebook")
-        super().__init__(hadamard(num_classes, nbit, rng, rest, tries))
+        super().__init__(hadamard(num_classes, nbit, rng, rest, tries, skip_ones))
 
 
 class Balanced(Codebook):
@@ -203,14 +206,15 @@ def hadamard(
     rng: torch.Generator,
     rest: Literal["all", "redraw", "once"] = "all",
     tries: int = 10_000,
+    skip_ones: bool = False,
 ) -> Tensor:
     """Hadamard rows, their negatives, and what ``rest`` says beyond: ``(C, K)`` of -1 and +1.
 
     Raises:
         ConfigError: K is no power of two and ``rest`` needs the matrix, or no balanced book exists.
     """
-    exists = _is_power(nbit)
-    if rest == "all" and not (exists and num_classes <= 2 * nbit):
+    exists, fit = _is_power(nbit), 2 * nbit - skip_ones
+    if rest == "all" and not (exists and num_classes <= fit):
         return balanced_book(num_classes, nbit, rng, None, tries)
     if not exists:
         below = 2 ** (nbit.bit_length() - 1)
@@ -221,11 +225,11 @@ def hadamard(
             + [f"model.nbit={below} or {2 * below}"],
         )
     half = sylvester(nbit)
-    book = torch.cat([half, -half])[:num_classes].clone()
-    if num_classes <= 2 * nbit:
-        return book
+    rows = torch.cat([half, -half])[int(skip_ones) :]
+    if num_classes <= fit:
+        return rows[:num_classes].clone()
     for _ in range(REDRAWS if rest == "redraw" else 1):
-        book = torch.cat([half, -half, balanced(num_classes - 2 * nbit, nbit, rng)])
+        book = torch.cat([rows, balanced(num_classes - fit, nbit, rng)])
         least, mean = spread(book)
         if least > nbit / 4 and mean >= nbit / 2:
             break

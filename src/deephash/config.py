@@ -255,13 +255,19 @@ def _check_numbers(cfg: Mapping[str, Any]) -> list[Fault]:
     least = {
         "model.nbit": 1, "trainer.epochs": 0, "trainer.batch_size": 1, "trainer.eval_batch_size": 1,
         "trainer.eval_every": 1, "trainer.log_every": 1, "trainer.patience": 1, "evaluation.top": 1,
-        "evaluation.ternary": 0,
+        "evaluation.ternary": 0, "method.relaxation.every": 1, "method.head.hidden": 0,
+        "method.loss.update_every": 0, "method.loss.update_rate": 0, "scheduler.epochs": 1,
     }  # fmt: skip
+    most = {"method.loss.update_rate": 1, "scheduler.at": 1, "scheduler.floor": 1}
     faults = []
     for key, bound in least.items():
         value = _at(cfg, key)
-        if value is not None and value < bound:
+        if isinstance(value, int | float) and value < bound:
             faults.append(Fault(key, f"is {value}.", f"It must be at least {bound}."))
+    for key, bound in most.items():
+        value = _at(cfg, key)
+        if isinstance(value, int | float) and value > bound:
+            faults.append(Fault(key, f"is {value}.", f"It must be at most {bound}."))
     device = str(_at(cfg, "trainer.device"))
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         faults.append(Fault("trainer.device", f"there is no {device!r}.", "Try auto, cpu or cuda."))
@@ -315,12 +321,15 @@ def _check_recipe(cfg: Mapping[str, Any]) -> list[Fault]:
     method, trainer = cfg["method"], cfg["trainer"]
     name = method["name"]
     faults = []
-    unknown = sorted(set(method) - {*SEATS, "name", "paper", "year", "views", "streams"})
+    unknown = sorted(
+        set(method) - {*SEATS, "name", "paper", "authors", "venue", "year", "views", "streams"}
+    )
     for key in unknown:
         faults.append(Fault(f"method.{key}", "no method has such a part.", "Leave it out."))
     has = {
         "logits": method.get("similarity") is not None,
         "centers": method.get("codebook") is not None,
+        "bits": getattr(_class_of(method, "relaxation"), "bits", False),
     }
     if has["logits"] and not has["centers"]:
         faults.append(
@@ -328,18 +337,23 @@ def _check_recipe(cfg: Mapping[str, Any]) -> list[Fault]:
                   "Try codebook=max_hamming with it.")
         )  # fmt: skip
     loss = _class_of(method, "loss")
-    words = {"logits": "similarities to class centers", "centers": "class centers"}
+    wanted = {
+        "logits": ("similarities to class centers", "similarity=cosine codebook=max_hamming"),
+        "centers": ("class centers", "codebook=max_hamming"),
+        "bits": ("bits, not real values", "relaxation=sign, or relaxation=stochastic_sign"),
+    }
     for need in sorted(_needs(method)):
         if not has.get(need, True):
+            what, instead = wanted[need]
             faults.append(
-                Fault("loss", f"{loss.__name__} reads {words[need]}; method={name} here has none.",
-                      "Try similarity=cosine codebook=max_hamming with it.")
+                Fault("loss", f"{loss.__name__} reads {what}; method={name} here has none.",
+                      f"Try {instead} with it.")
             )  # fmt: skip
     if getattr(loss, "fixed_centers", False) and getattr(
         _class_of(method, "codebook"), "learned", False
     ):
         faults.append(
-            Fault("codebook", f"learns, and {loss.__name__} reads nothing but its signs.",
+            Fault("codebook", f"learns, and {loss.__name__} takes centers that do not.",
                   "Try codebook=hadamard, max_hamming, balanced or bernoulli.")
         )  # fmt: skip
     if (

@@ -14,7 +14,7 @@ import deephash
 from deephash import build, config, retrieval
 from deephash.codebooks import spread
 from deephash.data.datamodule import DataModule
-from deephash.engine import checkpoint, memory
+from deephash.engine import checkpoint, out_of_memory
 from deephash.engine.evaluate import Codes, Evaluation, encode
 from deephash.engine.run import RunFolder, environment, git
 from deephash.engine.trainer import Trainer
@@ -28,7 +28,7 @@ Config = Mapping[str, Any]
 log = logging.getLogger("deephash")
 
 
-@memory.told()
+@out_of_memory.told()
 def train(cfg: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Trains the run a folded configuration describes, or skips it when it is finished.
 
@@ -76,13 +76,13 @@ def _try(method: Method, data: DataModule, cfg: Config) -> None:
     """Sends two images through the encoder: a network may refuse images of their size."""
     images = next(iter(data.eval_batches(data.split.queries[:2]))).flat()
     try:
-        with memory.told():
+        with out_of_memory.told():
             method.encoder.eval().encode(images)
     except RuntimeError as error:
-        if memory.is_failure(error):
+        if out_of_memory.is_failure(error):
             raise TrainingError(
-                f"the device failed at the first two images: {memory.brief(error)}\n"
-                f"  If its memory may be full (nvidia-smi shows it): {memory.ADVICE}"
+                f"the device failed at the first two images: {out_of_memory.brief(error)}\n"
+                f"  If its memory may be full (nvidia-smi shows it): {out_of_memory.ADVICE}"
             ) from error
         size = "x".join(map(str, images.shape[2:]))
         raise ConfigError(
@@ -168,7 +168,7 @@ def _report(
         "selection": now.selection(settings["select_on"], settings["eval_every"],
                                    settings["epochs"]),
         "protocol": data.facts.as_dict(),
-        "codebook": _distances(method),
+        "codebook": _distances(method, now.epoch),
         "training": {
             "seconds": now.seconds,
             "evaluation_seconds": now.evaluation_seconds,
@@ -187,14 +187,15 @@ def _report(
     return report, codes
 
 
-def _distances(method: Method) -> dict[str, Any] | None:
-    """How far the class centers are from each other, in bits; of learned ones, their signs."""
-    if method.codebook is None:
+def _distances(method: Method, epoch: int) -> dict[str, Any] | None:
+    """How far apart the signs of the class centers are after the last epoch, in bits."""
+    centers = method.centers()
+    if centers is None:
         return None
-    rows = method.codebook().detach().cpu()
+    rows = centers.detach().cpu()
     smallest, mean = spread(rows)
     return {"classes": len(rows), "bits": rows.shape[1], "min_distance": smallest,
-            "mean_distance": mean}  # fmt: skip
+            "mean_distance": mean, "after_epoch": epoch}  # fmt: skip
 
 
 def load_encoder(file: Path, encoder: Any, fingerprint: str) -> None:
@@ -238,7 +239,7 @@ def save_codes(path: Path, codes: Codes, data: Any, ternary: float | None = None
     write_atomic(path, write)
 
 
-@memory.told(
+@out_of_memory.told(
     "Try a smaller trainer.eval_batch_size in the run's config.yaml, device=cpu, or a device\n"
     "  nobody else uses."
 )

@@ -5,7 +5,10 @@ from torch.nn import functional as F
 
 
 class Cosine(nn.Module):
-    """The cosine of the angle between a code and each center."""
+    r"""The cosine of the angle between a code and each center.
+
+    .. math:: S_{nc} = \frac{\langle u_n, c_c \rangle}{\lVert u_n \rVert \lVert c_c \rVert}
+    """
 
     def forward(self, u: Tensor, centers: Tensor) -> Tensor:
         return F.normalize(u) @ F.normalize(centers).T  # (N, C)

@@ -162,7 +162,7 @@ def test_errors_come_before_the_first_epoch():
     with pytest.raises(DataError, match="test_transform has a random step"):
         module(test_transform=Pipeline([RandomShift(1)]))
     for key in ("batch_size", "eval_batch_size", "views", "streams"):
-        with pytest.raises(DataError, match=rf"trainer\.{key}=0"):
+        with pytest.raises(DataError, match=rf"{key}=0 must be at least 1"):
             module(**{key: 0})
     for use in (lambda m: m.facts, lambda m: m.steps, lambda m: m.labels([0])):
         with pytest.raises(DataError, match="setup"):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from deephash.engine.schedules import Constant, Cosine, Step
+from deephash.engine.schedules import Constant, Cosine, Every, Step
 
 RATE = 0.1
 
@@ -37,6 +37,21 @@ def test_cosine_is_that_of_pytorch(epochs):
     found = [RATE * Cosine().factor(epoch, epochs) for epoch in range(epochs)]
     assert found == pytest.approx(expected, rel=1e-9)
     assert Cosine().factor(0, epochs) == 1
+
+
+@pytest.mark.parametrize(("every", "gamma"), [(30, 0.1), (20, 2 / 3), (1, 0.5)])
+def test_every_is_that_of_pytorch(every, gamma):
+    expected = rates(lambda o: torch.optim.lr_scheduler.StepLR(o, every, gamma), 100)
+    found = [RATE * Every(every, gamma).factor(epoch, 100) for epoch in range(100)]
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_cosine_may_end_above_zero():
+    """Down to a hundredth, as PyTorch's eta_min has it."""
+    low = torch.optim.lr_scheduler.CosineAnnealingLR
+    expected = rates(lambda o: low(o, 50, eta_min=RATE / 100), 50)
+    found = [RATE * Cosine(floor=0.01).factor(epoch, 50) for epoch in range(50)]
+    assert found == pytest.approx(expected, rel=1e-9)
 
 
 def test_constant():

@@ -159,11 +159,25 @@ def average(values):
 
 def gap(x, form):
     off = abs(x) - 1
-    return {"l1": abs(off), "l2": off * off, "log_cosh": math.log(math.cosh(off))}[form]
+    if form == "log_cosh":
+        return math.log(math.cosh(off))
+    return {"l1": abs(off), "l2": off * off, "l3": abs(off) ** 3}[form]
 
 
 def mean_gap(codes, form):
+    if form == "cosine":
+        return average(1 - cosine(row, [sign(x) for x in row]) for row in codes)
     return average(gap(x, form) for row in codes for x in row)
+
+
+def far_from_fair(codes, log_epsilon=0.0):
+    total = 0.0
+    for row in codes:
+        for x in row:
+            p = 1 / (1 + math.exp(-x))
+            for chance in (p, 1 - p):
+                total += chance * (math.log(chance + log_epsilon) - math.log(0.5 + log_epsilon))
+    return total / len(codes)
 
 
 def sign(x):
@@ -181,7 +195,7 @@ def softmax_loss(logits, labels, multi_label="even"):
 
 
 def lmcl(at, scale="sqrt_nbit", margin=0.2, margin_on="cosine", multi_label="softmax",
-         quantization=0.0, quantization_form="cosine"):  # fmt: skip
+         quantization=0.0, quantization_form="cosine", quantization_of="z"):  # fmt: skip
     classes = len(at.labels[0])
     scale = {"sqrt_nbit": math.sqrt(len(at.z[0])),
              "adaptive": math.sqrt(2) * math.log(classes - 1)}.get(scale, scale)  # fmt: skip
@@ -205,11 +219,10 @@ def lmcl(at, scale="sqrt_nbit", margin=0.2, margin_on="cosine", multi_label="sof
                 above += weight * (softplus(x) - y * x)
                 below += 1 if multi_label == "bce" else weight
         loss = above / (below + (1e-7 if multi_label == "imbalance" else 0))
-    if quantization_form == "cosine":
-        quan = average(1 - cosine(row, [sign(x) for x in row]) for row in at.z)
-    else:
-        quan = mean_gap(at.z, quantization_form)
-    return loss + quantization * quan
+    if quantization_form == "divergence":
+        return loss + quantization * far_from_fair(at.z)
+    codes = {"z": at.z, "u": at.u}[quantization_of]
+    return loss + quantization * mean_gap(codes, quantization_form)
 
 
 def cross_entropy(at, multi_label="even", codes=None, bias=True):
@@ -224,15 +237,10 @@ def greedy(at, penalty=1.0, power=3.0, **others):
     return cross_entropy(at, **others) + penalty * off
 
 
-def variational(at, divergence=0.1, epsilon=1e-7, **others):
-    total = 0.0
-    for row in at.z:
-        for x in row:
-            p = 1 / (1 + math.exp(-x))
-            for chance in (p, 1 - p):
-                total += chance * (math.log(chance + epsilon) - math.log(0.5 + epsilon))
+def variational(at, divergence=0.1, log_epsilon=1e-7, **others):
     bits = [[(x + 1) / 2 for x in row] for row in at.u]
-    return cross_entropy(at, codes=bits, **others) + divergence * total / len(at.z)
+    found = cross_entropy(at, codes=bits, **others)
+    return found + divergence * far_from_fair(at.z, log_epsilon)
 
 
 def voted(wanted, at):
@@ -263,7 +271,7 @@ def central_similarity(at, quantization=0.001, quantization_form="l2", pairwise=
             if any(wanted):
                 loss -= (goal * math.log(p) + (1 - goal) * math.log(1 - p)) / (n * nbit)
     loss += quantization * mean_gap(codes, quantization_form)
-    if n % 2 == 0:
+    if pairwise:
         pairs = every_pair(range(n // 2), range(n // 2, n))
         loss += pairwise * average(
             softplus(theta) - (dot(at.labels[i], at.labels[j]) > 0) * theta

@@ -57,13 +57,29 @@ def test_classifiers_are_the_loop(multi_label, bias, seed, drawn, loops):
     for kind, relaxation, own in (
         (CrossEntropy, None, [{}]),
         (Greedy, Sign(), [{"penalty": 0.1}, {"power": 2.0}, {"power": 1.0}]),
-        (Variational, StochasticSign(stochastic=False), [{}, {"epsilon": 0.0, "divergence": 0.2}]),
+        (
+            Variational,
+            StochasticSign(stochastic=False),
+            [{}, {"log_epsilon": 0.0, "divergence": 0.2}],
+        ),
     ):
         at = drawn(seed, **({"relaxation": relaxation} if relaxation else {}))
         for options in own:
             loss = at.made(kind, **shared, **options)
             expected = loops(at, loss, **shared, **options)
             assert at.total(loss).item() == pytest.approx(expected, rel=1e-9), (kind, options)
+
+
+@pytest.mark.parametrize("form", ["cosine", "l1", "l2", "l3", "log_cosh", "divergence"])
+@pytest.mark.parametrize("of", ["z", "u"])
+def test_lmcl_may_keep_the_terms_of_other_losses(form, of, drawn, loops):
+    """The term is of the code itself or, as CSQ has it, of the relaxed one."""
+    at = drawn(0, relaxation=Tanh(), similarity=Cosine())
+    options = {"margin": 0.2, "quantization": 0.3, "quantization_form": form,
+               "quantization_of": of}  # fmt: skip
+    loss = at.made(LMCL, scale=4.0, **options)
+    assert list(at.terms(loss)) == ["lmcl", "quantization"]
+    assert at.total(loss).item() == pytest.approx(loops(at, loss, scale=4.0, **options), rel=1e-9)
 
 
 def test_lmcl_by_hand():
@@ -144,7 +160,7 @@ def test_targets_of_several_labels():
 def test_the_divergence_by_hand(case):
     """p = 3/4 at z = log 3: 3/4 log 3/2 + 1/4 log 1/2 a bit; a fair bit has none. Two bits, 0.1."""
     at = case([[math.log(3), math.log(3)], [0.0, 0.0]], [[1], [1]], [[0, 0]])
-    found = at.terms(at.made(Variational, epsilon=0.0))["divergence"].item()
+    found = at.terms(at.made(Variational, log_epsilon=0.0))["divergence"].item()
     bit = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
     assert found == pytest.approx(0.1 * 2 * bit / 2)
 

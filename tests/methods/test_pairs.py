@@ -9,7 +9,7 @@ import torch
 from deephash.losses.labels import similar
 from deephash.losses.memory import PairMemory
 from deephash.losses.pairwise import PairwiseLikelihood, grade
-from deephash.losses.quantization import quantization
+from deephash.losses.quantization import divergence, quantization
 from deephash.methods.dtsh import TripletLikelihood
 from deephash.records import Batch
 
@@ -80,14 +80,25 @@ def test_no_gradient_flows_outside_the_cuts_of_tau(case):
         assert (grad.abs().sum() > 0) == reaches
 
 
-def test_the_three_forms_of_quantization():
+def test_the_forms_of_quantization_by_hand():
     """At 0, 1/2 and -3 the distances from the nearer of -1 and +1 are 1, 1/2 and 2."""
-    code, gaps = torch.tensor([0.0, 0.5, -3.0]), [1, 0.5, 2]
-    torch.testing.assert_close(quantization(code, "l1"), torch.tensor(gaps))
-    torch.testing.assert_close(quantization(code, "l2"), torch.tensor([1, 0.25, 4]))
-    smooth = torch.tensor([math.log(math.cosh(gap)) for gap in gaps])
-    torch.testing.assert_close(quantization(code, "log_cosh"), smooth)
-    assert quantization(torch.tensor([1e4]), "log_cosh").item() == pytest.approx(9999 - math.log(2))
+    code, gaps = torch.tensor([[0.0, 0.5, -3.0]]), [1, 0.5, 2]
+    for form, power in (("l1", 1), ("l2", 2), ("l3", 3)):
+        expected = sum(gap**power for gap in gaps) / 3
+        assert quantization(code, form).item() == pytest.approx(expected)
+    smooth = sum(math.log(math.cosh(gap)) for gap in gaps) / 3
+    assert quantization(code, "log_cosh").item() == pytest.approx(smooth)
+    far = quantization(torch.tensor([[1e4]]), "log_cosh").item()
+    assert far == pytest.approx(9999 - math.log(2))
+    cosine = (0 + 0.5 + 3) / (0.25 + 9) ** 0.5 / 3**0.5
+    assert quantization(code, "cosine").item() == pytest.approx(1 - cosine)
+
+
+def test_divergence_of_fair_and_of_certain_bits():
+    """Fair bits are fair; a certain bit is log 2 from fair, and bits add up."""
+    assert divergence(torch.zeros(3, 4)).item() == 0
+    assert divergence(torch.full((3, 4), 80.0)).item() == pytest.approx(4 * math.log(2))
+    assert divergence(torch.full((3, 4), -80.0), 1e-7).item() == pytest.approx(4 * math.log(2))
 
 
 def test_grades_by_hand():

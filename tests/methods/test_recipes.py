@@ -197,6 +197,18 @@ def test_the_heads_of_the_papers_build(built, first_batch):
         assert untouched(method) == []
 
 
+def test_the_centers_in_use_are_those_that_moved(built):
+    """Before the first update the codebook's, then the loss'; pairs know none."""
+    method = built("method=dpn", "method.loss.update_every=1")
+    assert torch.equal(method.centers(), method.codebook())
+    method.loss.centers.fill_(1.0)
+    assert torch.equal(method.centers(), method.codebook())
+    method.loss.adapted.fill_(True)
+    assert torch.equal(method.centers(), torch.ones(10, 16))
+    assert torch.equal((csq := built("method=csq")).centers(), csq.codebook())
+    assert built("method=hashnet").centers() is None
+
+
 # a run that was stopped
 
 

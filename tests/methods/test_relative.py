@@ -73,3 +73,11 @@ def test_the_loss_has_a_floor_at_small_scale_of_the_similarity(case):
     at = case(labels @ centers, labels, centers, similarity=Relative())
     found = at.total(at.made(LMCL, scale=50, margin=0.5))
     assert found.item() == pytest.approx(12.5 + math.log(9), abs=1e-4)
+
+
+def test_a_constant_batch_has_no_position():
+    """All entries equal: nothing is left of them, and no gradient is not a number."""
+    z = torch.full((3, 4), 0.5, requires_grad=True)
+    found = Relative()(z, torch.ones(2, 4))
+    found.sum().backward()
+    assert torch.equal(found, torch.zeros(3, 2)) and z.grad.isfinite().all()

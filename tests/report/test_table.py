@@ -43,6 +43,13 @@ def test_every_dataset_has_its_table():
     assert text.count("| method |") == 2 and rows(text)[0] == "| csq | 0.1000 |"
 
 
+def test_a_convention_that_is_not_set_is_none_of_difference():
+    """Reports of an earlier version do not name what did not exist then."""
+    old = run(0.2, "dpn")
+    del old["metrics"]["conventions"]["top"]
+    assert "another convention" not in markdown([run(0.1), old])
+
+
 @pytest.mark.parametrize("other", [{"print_": "b" * 64}, {"top": 100}])
 def test_what_cannot_be_compared_is_marked(other):
     text = markdown([run(0.1), run(0.2, "dpn", **other)])

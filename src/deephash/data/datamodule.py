@@ -64,13 +64,13 @@ class DataModule:
         expected: Mapping[str, object] | None = None,
     ):
         for key, value in (
-            ("batch_size", batch_size),
-            ("eval_batch_size", eval_batch_size),
-            ("views", views),
-            ("streams", streams),
+            ("trainer.batch_size", batch_size),
+            ("trainer.eval_batch_size", eval_batch_size),
+            ("method.views", views),
+            ("method.streams", streams),
         ):
             if value < 1:
-                raise DataError(f"trainer.{key}={value} must be at least 1")
+                raise DataError(f"{key}={value} must be at least 1")
         if batch_size % streams:
             raise DataError(
                 f"trainer.batch_size={batch_size} is not a multiple of method.streams={streams}"

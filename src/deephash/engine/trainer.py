@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from deephash.engine import checkpoint, memory
+from deephash.engine import checkpoint, out_of_memory
 from deephash.engine.meter import Meter
 from deephash.engine.precision import autocast
 from deephash.engine.progress import Progress
@@ -90,7 +90,7 @@ class Trainer:
         self._logged = (0.0, 0)  # clock and images at the last line of the record
         self.rates = [group["lr"] for group in optimizer.param_groups]
 
-    @memory.told()
+    @out_of_memory.told()
     def fit(self, method: Trainable, data: Data, evaluate: Evaluate, logger: Any) -> Progress:
         """Trains from the last whole epoch on; returns what was seen.
 

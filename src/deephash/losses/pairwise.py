@@ -17,7 +17,8 @@ class PairwiseLikelihood(nn.Module):
     .. math:: e_{ij} = \log(1 + e^{\theta_{ij}}) - s_{ij} \theta_{ij}, \qquad
               \theta_{ij} = \alpha \langle u_i, u_j \rangle
 
-    HashNet (ICCV 2017), DHN (AAAI 2016), DPSH (IJCAI 2016). Images are paired with themselves too
+    DHN and DPSH add a quantization term, log cosh(|u| - 1) or its square. HashNet (ICCV 2017), DHN
+    (AAAI 2016), DPSH (IJCAI 2016). Images are paired with themselves too
     wherever the sources do so. A group of pairs that is empty contributes 0.
 
     Args:
@@ -39,7 +40,7 @@ class PairwiseLikelihood(nn.Module):
             ``jaccard``: labels in common by labels of either (HashNet's paper). ``cosine``: four
             times the squared cosine of the label rows (HashNet's first release).
         quantization: weight of the quantization term.
-        quantization_form: ``log_cosh``, ``l1`` or ``l2``, of |u| - 1.
+        quantization_form: of u: ``log_cosh`` (DHN), ``l2`` (DPSH), ``l1``, ``l3``, ``cosine``.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"u"})
@@ -90,8 +91,7 @@ class PairwiseLikelihood(nn.Module):
             loss = loss * grade(one_labels, other_labels, self.graded).where(s, 1.0)
         terms = {"likelihood": self.weighted(loss, s)}
         if self.quantization:
-            gap = quantization(u, self.quantization_form).mean()
-            terms["quantization"] = self.quantization * gap
+            terms["quantization"] = self.quantization * quantization(u, self.quantization_form)
         return terms
 
     def theta(self, one: Tensor, other: Tensor) -> Tensor:

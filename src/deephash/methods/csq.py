@@ -17,7 +17,8 @@ from deephash.records import Batch, Output, Terms
 class CentralSimilarity(nn.Module):
     r"""Binary cross-entropy of tanh codes against each image's center, and quantization.
 
-    .. math:: L_C = \frac1{NK} \sum_{nk} \log(1 + e^{-2 t_{nk} z_{nk}}), \qquad
+    .. math:: t_n = \operatorname{sign} \sum_c Y_{nc} c_c, \qquad
+              L_C = \frac1{NK} \sum_{nk} \log(1 + e^{-2 t_{nk} z_{nk}}), \qquad
               L_Q = \frac1{NK} \sum_{nk} (|\tanh z_{nk}| - 1)^2
 
     L_C is the cross-entropy of (1 + tanh z) / 2 in the form that cannot overflow:
@@ -28,10 +29,11 @@ class CentralSimilarity(nn.Module):
         nbit: K.
         seed: of the tie vector.
         quantization: lambda, weight of L_Q.
-        quantization_form: ``l2`` is what all code does; ``log_cosh`` what the paper writes.
+        quantization_form: ``l2`` is what all code does; ``log_cosh`` what the paper writes, there
+            summed over the bits, here a mean: its lambda is K times this one.
         pairwise: weight of a likelihood over pairs of the first and the second half of the batch,
             theta = 10 / K times the inner product of the tanh codes. The authors' code has it and
-            every published command leaves it at 0. A batch of an odd number of images has none.
+            every published command leaves it at 0.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"z", "centers"})
@@ -58,11 +60,14 @@ class CentralSimilarity(nn.Module):
         code = torch.tanh(z)
         goal = vote(targets, output.centers, self.ties.to(z.dtype))  # (N, K)
         central = (labelled(targets) * F.softplus(-2 * goal * z)).mean()
-        gap = quantization(code, self.quantization_form).mean()
-        terms = {"central": central, "quantization": self.quantization * gap}
-        if self.pairwise and len(z) % 2 == 0:
+        terms = {
+            "central": central,
+            "quantization": self.quantization * quantization(code, self.quantization_form),
+        }
+        if self.pairwise:
             half = len(z) // 2
             theta = 10 / z.shape[1] * code[:half] @ code[half:].T
             s = similar(targets[:half], targets[half:])
-            terms["pairwise"] = self.pairwise * (F.softplus(theta) - s * theta).mean()
+            loss = (F.softplus(theta) - s * theta).sum() / max(theta.numel(), 1)
+            terms["pairwise"] = self.pairwise * loss
         return terms

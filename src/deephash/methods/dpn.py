@@ -35,11 +35,13 @@ class Polarization(nn.Module):
         update: ``closest``: the sign of the mean of a class' codes that are nearest to its center
             (the authors' code; by the first label). ``ternary``: the sign of the sum of the codes
             of all images with the label, bits within the margin left out (swuxyj's). A bit on
-            which nobody wins has a target of 0, and so no gradient.
+            which nobody wins gets a target of 0, and with ``multi_label=each`` no gradient; where
+            few codes have left the margin, as they may with ``ternary``, training can stand still.
         update_rate: the part of a class' codes that ``closest`` takes.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"u", "centers"})
+    fixed_centers: ClassVar[bool] = True  # learned ones would grow without bound
     ties: Tensor  # (K,)
     centers: Tensor  # (C, K), in use once `adapted`
     adapted: Tensor  # () bool
@@ -92,6 +94,11 @@ class Polarization(nn.Module):
         if self.regularization:
             terms["regularization"] = self.regularization * (u**2).mean()
         return terms
+
+    @property
+    def moved_centers(self) -> Tensor | None:
+        """The centers in use once they have moved: ``(C, K)``, -1, 0 and +1."""
+        return self.centers if self.memory is not None and bool(self.adapted) else None
 
     @torch.no_grad()
     def on_epoch(self, epoch: int) -> None:

@@ -50,8 +50,7 @@ class TripletLikelihood(nn.Module):
         triplets = s[:, :, None] & ~s[:, None, :]
         count = triplets.sum(dim=(1, 2))
         per_anchor = (F.softplus(-tau) * triplets).sum(dim=(1, 2)) / count.clamp(min=1)
-        gap = quantization(u, "l2").mean()
         return {
             "triplet": per_anchor.sum() / (count > 0).sum().clamp(min=1),
-            "quantization": self.quantization * gap,
+            "quantization": self.quantization * quantization(u, "l2"),
         }

@@ -27,7 +27,7 @@ class Greedy(CrossEntropy):
         power: p.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"z", "u", "centers"})
+    needs: ClassVar[frozenset[str]] = frozenset({"z", "u", "centers", "bits"})
 
     def __init__(
         self,

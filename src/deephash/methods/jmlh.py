@@ -2,10 +2,8 @@
 
 from typing import ClassVar, Literal
 
-import torch
-from torch.nn import functional as F
-
 from deephash.losses.cross_entropy import CrossEntropy
+from deephash.losses.quantization import divergence
 from deephash.records import Batch, Output, Terms
 
 
@@ -26,10 +24,10 @@ class Variational(CrossEntropy):
         multi_label: ``even`` (soft labels), or ``first`` (the first label alone).
         divergence: lambda. 0.1 in OrthoHash's supplement and comparisons, 0.2 in the authors'
             second release.
-        epsilon: what is added inside the logarithms; the authors' code adds nothing.
+        log_epsilon: what is added inside the logarithms; the authors' code adds nothing.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"z", "u", "centers"})
+    needs: ClassVar[frozenset[str]] = frozenset({"z", "u", "centers", "bits"})
 
     def __init__(
         self,
@@ -38,20 +36,14 @@ class Variational(CrossEntropy):
         bias: bool = True,
         multi_label: Literal["even", "first"] = "even",
         divergence: float = 0.1,
-        epsilon: float = 1e-7,
+        log_epsilon: float = 1e-7,
     ) -> None:
         super().__init__(num_classes, nbit, bias, multi_label)
         self.divergence = divergence
-        self.epsilon = epsilon
+        self.log_epsilon = log_epsilon
 
     def forward(self, output: Output, batch: Batch) -> Terms:
-        z, e = output.z, self.epsilon
-        p, q = torch.sigmoid(z), torch.sigmoid(-z)
-        log_p = torch.log(p + e) if e else F.logsigmoid(z)
-        log_q = torch.log(q + e) if e else F.logsigmoid(-z)
-        log_half = torch.log(torch.full_like(p, 0.5) + e)
-        divergence = (p * (log_p - log_half) + q * (log_q - log_half)).sum(dim=1).mean()
         return {
             "cross_entropy": self.classification((output.u + 1) / 2, output, batch),
-            "divergence": self.divergence * divergence,
+            "divergence": self.divergence * divergence(output.z, self.log_epsilon),
         }

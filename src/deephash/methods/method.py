@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deephash.models.encoder import Encoder
 from deephash.records import Batch, Output, Terms
@@ -17,8 +17,8 @@ class Method(nn.Module):
         relaxation: ``(N, K) -> (N, K)``, what the objective sees instead of bits.
         codebook: class centers, or None for an objective that knows none.
         similarity: code against center, or None.
-        loss: ``(output, batch) -> Terms``; its ``needs`` names the optional fields of Output
-            that it reads.
+        loss: ``(output, batch) -> Terms``; its ``needs`` names the fields of Output that it
+            reads, and ``bits`` where they must be -1 and +1.
     """
 
     def __init__(
@@ -43,6 +43,13 @@ class Method(nn.Module):
             centers = None if self.codebook is None else self.codebook()  # (C, K)
             logits = None if self.similarity is None else self.similarity(u, centers)  # (N, C)
             return self.loss(Output(features.float(), z.float(), u, logits, centers), batch)
+
+    def centers(self) -> Tensor | None:
+        """The class centers in use: those that the loss has moved, else the codebook's."""
+        moved = getattr(self.loss, "moved_centers", None)
+        if moved is not None or self.codebook is None:
+            return moved
+        return self.codebook()
 
     def prepare(self, data: Any) -> None:
         """A look at the data before the first epoch, for every part that wants one."""

@@ -4,16 +4,16 @@ Hoe et al., "One Loss for All: Deep Hashing with a Single Cosine Similarity base
 Objective".
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deephash.losses.labels import even_target, labelled
+from deephash.losses.labels import labelled
 from deephash.losses.lmcl import LMCL
-from deephash.losses.quantization import quantization
-from deephash.records import Batch, Output, Terms
+from deephash.losses.quantization import Form
+from deephash.records import Batch, Output
 
 
 class SingleCosine(LMCL):
@@ -35,10 +35,9 @@ class SingleCosine(LMCL):
             loss for each class. ``imbalance``: the same, classes that are absent and not taken for
             present (probability below 0.7) weighing 1 / C.
         quantization: weight of the quantization term.
-        quantization_form: ``cosine``: 1 - cos(z, sign z); ``l1`` and ``l2`` of z - sign z.
+        quantization_form: ``cosine``: 1 - cos(z, sign z); ``l1`` and ``l2`` of z - sign z; and the
+            others of LMCL.
     """
-
-    needs: ClassVar[frozenset[str]] = frozenset({"logits", "z"})
 
     def __init__(
         self,
@@ -49,19 +48,11 @@ class SingleCosine(LMCL):
         margin_on: Literal["cosine", "angle"] = "cosine",
         multi_label: Literal["softmax", "bce", "imbalance"] = "softmax",
         quantization: float = 0.0,
-        quantization_form: Literal["cosine", "l1", "l2"] = "cosine",
+        quantization_form: Form = "cosine",
     ) -> None:
-        super().__init__(num_classes, nbit, scale, margin)
+        super().__init__(num_classes, nbit, scale, margin, quantization, quantization_form)
         self.margin_on = margin_on
         self.multi_label = multi_label
-        self.quantization = quantization
-        self.quantization_form = quantization_form
-
-    def forward(self, output: Output, batch: Batch) -> Terms:
-        terms = {"lmcl": self.classification(self.held_back(output, batch), batch.targets)}
-        if self.quantization:
-            terms["quantization"] = self.quantization * self.gap(output.z)
-        return terms
 
     def held_back(self, output: Output, batch: Batch) -> Tensor:
         if self.margin_on == "cosine":
@@ -72,7 +63,7 @@ class SingleCosine(LMCL):
 
     def classification(self, logits: Tensor, targets: Tensor) -> Tensor:
         if self.multi_label == "softmax":
-            return F.cross_entropy(logits, even_target(targets))
+            return super().classification(logits, targets)
         loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         weight = labelled(targets).expand_as(targets)
         if self.multi_label == "bce":
@@ -81,9 +72,3 @@ class SingleCosine(LMCL):
         heavy = wrong | (targets > 0)
         weight = weight * torch.where(heavy, 1.0, 1 / targets.shape[1])
         return (weight * loss).sum() / (weight.sum() + 1e-7)
-
-    def gap(self, z: Tensor) -> Tensor:
-        if self.quantization_form == "cosine":
-            signs = torch.where(z >= 0, 1.0, -1.0).to(z.dtype)
-            return (1 - F.cosine_similarity(z, signs)).mean()
-        return quantization(z, self.quantization_form).mean()  # type: ignore[arg-type]

@@ -8,7 +8,10 @@ from torch.nn import functional as F
 
 
 class Relative(nn.Module):
-    """Similarity of a code, taken at its position relative to the batch, to each center.
+    r"""Similarity of a code, taken at its position relative to the batch, to each center.
+
+    .. math:: z^* = \frac{z - \mu}{\lVert z - \mu \rVert_F}, \qquad
+              S = z^* c^{*\top}, \quad c^*_i = c_i / \lVert c_i \rVert
 
     The batch is centred by its mean and divided by its Frobenius norm, both over all N * K
     entries, and both differentiated (Eq. 4). A code's logits therefore depend on the batch it came
@@ -29,7 +32,7 @@ class Relative(nn.Module):
 
     def forward(self, u: Tensor, centers: Tensor) -> Tensor:
         position = u - u.mean()  # (N, K)
-        position = position / torch.linalg.matrix_norm(position)
+        position = position / torch.linalg.matrix_norm(position).clamp(min=1e-12)  # all equal: 0
         if self.sqrt_bk:
             position = position * u.numel() ** 0.5
         return position @ F.normalize(centers).T  # (N, C)

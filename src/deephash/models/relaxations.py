@@ -1,6 +1,6 @@
 """What the objective sees in place of bits, during training only: ``(N, K) -> (N, K)``."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +73,8 @@ class Sign(nn.Module):
     ``z = 0`` is +1, as it is when codes are compared.
     """
 
+    bits: ClassVar[bool] = True
+
     def forward(self, z: Tensor) -> Tensor:
         return (z - z.detach()) + torch.where(z >= 0, 1.0, -1.0)
 
@@ -85,8 +87,10 @@ class StochasticSign(nn.Module):
 
     Args:
         stochastic: b = 1 where p exceeds a number drawn evenly from [0, 1) (the comparisons of
-            OrthoHash); otherwise where p exceeds 1/2 (the authors' code).
+            OrthoHash); otherwise where p is 1/2 or more (the authors' code).
     """
+
+    bits: ClassVar[bool] = True
 
     def __init__(self, stochastic: bool = True) -> None:
         super().__init__()

@@ -60,7 +60,10 @@ def _cell(reports: Sequence[Report], first: Any) -> str:
 
 
 def _measured(report: Report) -> tuple[str, str]:
-    return report["protocol"]["fingerprint"], repr(report["metrics"]["conventions"])
+    told = {
+        key: value for key, value in report["metrics"]["conventions"].items() if value is not None
+    }
+    return report["protocol"]["fingerprint"], repr(sorted(told.items()))
 
 
 def _label(report: Report) -> str:
