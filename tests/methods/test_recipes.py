@@ -16,7 +16,7 @@ from deephash.records import Batch
 
 CONF = Path(__file__).parents[2] / "conf"
 RECIPES = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
-PAIRWISE = ["dhn", "dtsh", "hashnet"]
+PAIRWISE = ["dhn", "dpsh", "dtsh", "hashnet"]
 POINTWISE = sorted(set(RECIPES) - set(PAIRWISE))
 OWN = [[f"method={name}"] for name in RECIPES]
 SHARED = [[f"method={name}", "loss=lmcl"] for name in POINTWISE]

@@ -118,20 +118,18 @@ ROWS = {
         pairs((0.726589, 0.156686), (0.738321, 0.121529), Tanh(),
               alpha=0.5, weighting="mean", quantization=1.0),
     ],
+    "dpsh": [
+        pairs((0.643879, 0.067547), (0.644504, 0.065445), alpha=0.5, pairs="memory",
+              weighting="mean", quantization=0.1, quantization_form="l2"),
+        pairs((1.173818, 0.151651), (1.253123, 0.136489), alpha=0.5, pairs="memory",
+              quantization=0.1, quantization_form="l2"),
+    ],
 }  # fmt: skip
 """One entry per file of ``conf/method``; values by the authors' code, in float64."""
 
-DPSH = [
-    pairs((0.643879, 0.067547), (0.644504, 0.065445), alpha=0.5, pairs="memory",
-          weighting="mean", quantization=0.1, quantization_form="l2"),
-    pairs((1.173818, 0.151651), (1.253123, 0.136489), alpha=0.5, pairs="memory",
-          quantization=0.1, quantization_form="l2"),
-]  # fmt: skip
-"""What the parts reach beside the methods that have a file."""
-
 ALL = [
     pytest.param(row, labels, id=f"{name}-{at}-{labels}")
-    for name, rows in {**ROWS, "dpsh": DPSH}.items()
+    for name, rows in ROWS.items()
     for at, row in enumerate(rows)
     for labels in ("single", "multi")
 ]
