@@ -1,0 +1,551 @@
+"""Codes looked at by themselves: how near to bits, how far apart by class, what each bit is for.
+
+The measures of the RelaHash paper (Minh et al., IEEE Access 2023), Eqs. 19 to 23, and what else
+tells a code that works from one that has collapsed. All of them judge one set of codes; the paper's
+is the database.
+
+``N`` items, ``K`` bits, ``C`` classes, ``G`` groups of items that have the very same labels, ``W``
+machine words per code or label row. Two items are similar if they share at least one label, as in
+:class:`Ranking`; an item without labels is similar to none.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from deephash.errors import DataError
+from deephash.retrieval.codes import (
+    Array,
+    ArrayLike,
+    _matrix,
+    _signed,
+    as_words,
+    popcount,
+)
+from deephash.retrieval.ranking import _classes, _labels, _masks
+
+Counts = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+_BLOCK = 1 << 18  # entries or pairs worked on at once
+_DRAWN = 1 << 20  # pairs drawn at once
+_PAIRED = 1 << 15  # distances from which counting them two by two pays
+
+
+class QuantizationError(NamedTuple):
+    """How far real-valued codes are from their bits, in the three forms of the paper."""
+
+    l2: float  # Eq. 19: the mean distance
+    squared_l2: float  # Eq. 20: the mean squared distance
+    degrees: float | None  # Eq. 21: the mean angle; None if all codes are zero vectors
+    zero_codes: int  # zero vectors, which have no angle and are left out of its mean
+
+
+class Orthogonality(NamedTuple):
+    """How far the class centres are from being orthogonal, and how many they are."""
+
+    value: float
+    classes: int  # C, those that have items
+    empty_classes: int  # left out
+
+
+class Separability(NamedTuple):
+    """How much farther apart dissimilar items are than similar ones, in bits."""
+
+    value: float  # inter - intra
+    inter: float  # the mean distance of dissimilar items
+    intra: float  # of similar ones
+    inter_pairs: int  # unordered pairs of dissimilar items
+    intra_pairs: int  # of similar ones
+    classes_left_out: int  # by macro: without a pair of either kind; by micro none
+
+
+class DistanceHistograms(NamedTuple):
+    """The parts of the pairs at each distance 0..K, similar and dissimilar pairs each by itself."""
+
+    intra: Floats  # (K + 1,) sums to 1
+    inter: Floats  # (K + 1,) sums to 1
+    intra_pairs: int  # looked at
+    inter_pairs: int  # looked at
+    seed: int | None  # of the sample; None: these are all pairs there are
+
+    @property
+    def exact(self) -> bool:
+        """Whether every pair was counted."""
+        return self.seed is None
+
+    @property
+    def separability(self) -> float:
+        """The distance between the means of the two, Eq. 23: exact if the histograms are."""
+        return float((self.inter - self.intra) @ np.arange(len(self.intra)))
+
+
+class BitStatistics(NamedTuple):
+    """What the bits of a set of codes are used for."""
+
+    balance: float  # the mean part of ones: 1/2 if ones and zeros are as many
+    imbalance: float  # the mean over bits of |p - 1/2|: 0 if each is balanced, 1/2 if all are dead
+    entropy: float  # in bits, the mean over bits: at most 1
+    dead_bits: int  # bits that never change
+    distinct_codes: int
+    ones: Floats  # (K,) p, the part of ones in each bit
+    entropies: Floats  # (K,) of each bit
+
+
+def quantization_error(z: ArrayLike) -> QuantizationError:
+    """The distance between codes z and their bits h = sgn(z), sgn(0) = 1; RelaHash, Eqs. 19 to 21.
+
+    Eq. 19 is the mean over items of ||z - h||, Eq. 20 of its square, Eq. 21 of the angle between z
+    and h (the mean of the angles, not the angle of the mean cosine). None is divided by K. z is
+    what the signs are taken of: with the paper's head, the output after batch normalisation.
+
+    As z and h have the same signs, |z| and a vector of ones stand for them.
+
+    >>> error = quantization_error(np.array([[1.0, -1.0], [4.0, -5.0]]))  # the second: 3 and 4 off
+    >>> error.l2, error.squared_l2, round(error.degrees, 3)
+    (2.5, 12.5, 3.17)
+
+    Args:
+        z: (N, K) signed numbers.
+
+    Returns:
+        The three errors: the first two in units of z, the last in degrees.
+
+    Raises:
+        DataError: if ``binarize`` would refuse the codes, one is infinite, or there are none.
+    """
+    values = _signed(z)
+    size, nbit = values.shape
+    _refuse_none(size, 1)
+    l2 = squared = degrees = 0.0
+    zeros = 0
+    step = max(1, _BLOCK // nbit)
+    for start in range(0, size, step):
+        length = np.abs(values[start : start + step].astype(np.float64))
+        largest = length.max(axis=1, keepdims=True)
+        if np.isinf(largest).any():
+            raise DataError("codes hold infinite values, which are infinitely far from any bits")
+        off = np.square(length - 1).sum(axis=1)
+        l2 += float(np.sqrt(off).sum())
+        squared += float(off.sum())
+        length = length[largest[:, 0] > 0] / largest[largest[:, 0] > 0]
+        zeros += len(largest) - len(length)
+        along = length.mean(axis=1, keepdims=True)  # of the ones, and what is at right angles
+        across = np.linalg.norm(length - along, axis=1)
+        degrees += float(np.degrees(np.arctan2(across, math.sqrt(nbit) * along[:, 0])).sum())
+    angle = degrees / (size - zeros) if zeros < size else None
+    return QuantizationError(l2 / size, squared / size, angle, zeros)
+
+
+def orthogonality(bits: ArrayLike, labels: ArrayLike) -> Orthogonality:
+    """How far class centres are from orthogonal: ||H H^T / K - I||_F; RelaHash, Eq. 22.
+
+    Row c of H, (C, K) of +1 and -1, is the sign of the mean code of the items with label c, and
+    +1 where that is 0. 0 if the centres are orthogonal, at least sqrt(C^2 / K - C), and about
+    sqrt(C (C - 1) / K) for random ones.
+
+    The paper's words, "correlation between any two bits", point at H^T H, (K, K), instead. The
+    difference is a constant: ||H^T H / K - I||^2 = ||H H^T / K - I||^2 + K - C. For the correlation
+    of bits over items, see :func:`bit_correlation`.
+
+    Args:
+        bits: (N, K) bool.
+        labels: (N, C) multi-hot, or (N,) class indices.
+
+    Returns:
+        The value, the number of classes behind it, and of those without an item; of class indices
+        these are the ones below the largest.
+
+    Raises:
+        DataError: if bits or labels are malformed or contradict each other, or no item has a label.
+    """
+    ones = _matrix(bits, "bits")
+    groups = _grouped(labels, len(ones), least=1)
+    sizes_C, ones_CK = groups.by_class(groups.sizes, groups.ones(ones))
+    held_C = sizes_C > 0
+    classes, nbit = int(held_C.sum()), ones.shape[1]
+    if classes == 0:
+        raise DataError("no item has a label: there are no class centres")
+    centers_CK = np.where(2 * ones_CK[held_C] >= sizes_C[held_C, None], 1.0, -1.0)
+    gram_KK = (centers_CK.T @ centers_CK).astype(np.int64)  # its norm is that of H H^T
+    square = (int(np.square(gram_KK).sum()) - classes * nbit**2) / nbit**2
+    return Orthogonality(math.sqrt(square), classes, groups.classes - classes)
+
+
+def bit_correlation(bits: ArrayLike) -> float:
+    """How much the bits of all items tell of each other: ||H^T H / N - I||_F, 0 if nothing.
+
+    H is (N, K), of +1 and -1. No centring: two bits that never change are wholly correlated.
+
+    Args:
+        bits: (N, K) bool.
+
+    Returns:
+        The norm, at most sqrt(K (K - 1)).
+
+    Raises:
+        DataError: if bits are malformed, or there are none.
+    """
+    ones = _matrix(bits, "bits")
+    size, nbit = ones.shape
+    _refuse_none(size, 1)
+    gram_KK = np.zeros((nbit, nbit))
+    step = max(1, _BLOCK // nbit)
+    for start in range(0, size, step):  # whole numbers below 2^24 are exact
+        signs = np.where(ones[start : start + step], np.float32(1), np.float32(-1))
+        gram_KK += signs.T @ signs
+    np.fill_diagonal(gram_KK, 0)
+    return float(np.linalg.norm(gram_KK / size))
+
+
+def separability(bits: ArrayLike, labels: ArrayLike, average: str = "micro") -> Separability:
+    """The mean distance of dissimilar items less that of similar ones; RelaHash, Eq. 23.
+
+    Over all unordered pairs of different items, without looking at any: of n items, m of which have
+    a bit set, m (n - m) pairs differ in it. K / 2 for codes that are one Hadamard row per class.
+
+    Args:
+        bits: (N, K) bool.
+        labels: (N, C) multi-hot, or (N,) class indices.
+        average: ``micro``: every pair counts once and alike. ``macro``: every class counts alike,
+            with the mean distance between its items and that between its items and those
+            dissimilar to them; classes without a pair of either kind are left out. With several
+            labels a pair then counts for each class it belongs to.
+
+    Returns:
+        The difference and the two means, in bits, and the numbers of pairs.
+
+    Raises:
+        DataError: if bits or labels are malformed or contradict each other, ``average`` is unknown,
+            or there is no pair of either kind.
+    """
+    if average not in ("micro", "macro"):
+        raise DataError(f"average={average!r} is unknown; allowed: micro, macro")
+    values = _matrix(bits, "bits")
+    size = len(values)
+    groups = _grouped(labels, size, least=2)
+    sizes_G, ones_GK = groups.sizes, groups.ones(values)
+    near_G, near_GK = groups.similar(sizes_G, ones_GK)
+    total_K = ones_GK.sum(axis=0)
+
+    pairs = size * (size - 1) // 2
+    intra_pairs = int(sizes_G @ near_G - sizes_G[groups.labelled].sum()) // 2
+    _refuse_one_kind(intra_pairs, pairs - intra_pairs)
+    if average == "micro":
+        apart = int((ones_GK * (near_G[:, None] - near_GK)).sum())
+        intra = apart / intra_pairs
+        inter = (int((total_K * (size - total_K)).sum()) - apart) / (pairs - intra_pairs)
+        return Separability(inter - intra, inter, intra, pairs - intra_pairs, intra_pairs, 0)
+
+    far_G, far_GK = size - near_G, total_K - near_GK
+    apart_G = (ones_GK * (far_G[:, None] - far_GK) + (sizes_G[:, None] - ones_GK) * far_GK).sum(1)
+    sizes_C, ones_CK = groups.by_class(sizes_G, ones_GK)
+    far_C, apart_C = groups.by_class(sizes_G * far_G, apart_G[:, None])
+    intra_C = (ones_CK * (sizes_C[:, None] - ones_CK)).sum(axis=1)
+    within_C = sizes_C * (sizes_C - 1) // 2
+    both_C = (within_C > 0) & (far_C > 0)  # some class has both: a similar pair's, or one it meets
+    intra = float((intra_C[both_C] / within_C[both_C]).mean())
+    inter = float((apart_C[both_C, 0] / far_C[both_C]).mean())
+    left_out = groups.classes - int(both_C.sum())
+    return Separability(inter - intra, inter, intra, pairs - intra_pairs, intra_pairs, left_out)
+
+
+def distance_histograms(
+    bits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    exact_up_to: int = 200_000,
+    sample: int = 10_000_000,
+    seed: int = 0,
+) -> DistanceHistograms:
+    """How far similar and dissimilar items are from each other; RelaHash, Fig. 13.
+
+    All unordered pairs of different items are counted, in time O(N^2) and memory O(N K). Of more
+    than ``exact_up_to`` items, a sample with replacement: ``sample`` pairs, each as likely as any
+    other, of which the dissimilar ones count, and the similar ones as well if items have several
+    labels; if they have one, ``sample`` similar pairs are drawn apart, as there may be few.
+
+    Args:
+        bits: (N, K) bool.
+        labels: (N, C) multi-hot, or (N,) class indices.
+        exact_up_to: The most items of which all pairs are counted.
+        sample: How many pairs to draw if there are more.
+        seed: Of the sample.
+
+    Returns:
+        Both histograms, each summing to 1, how many pairs they rest on, and the seed if sampled.
+
+    Raises:
+        DataError: if bits or labels are malformed or contradict each other, an option is no whole
+            number that fits, or there is no pair of either kind, or none in the sample.
+    """
+    for name, option, least in (("exact_up_to", exact_up_to, 0), ("sample", sample, 1)):
+        _refuse_unwhole(name, option, least)
+    _refuse_unwhole("seed", seed, 0)
+    values = _matrix(bits, "bits")
+    size, nbit = values.shape
+    groups = _grouped(labels, size, least=2)
+    sizes_G, words = groups.sizes, _packed_words(values).take(groups.order, axis=1)
+    exact = size <= exact_up_to
+    if groups.marks is None:
+        intra_pairs = int((sizes_G * (sizes_G - 1))[groups.labelled].sum()) // 2
+        _refuse_one_kind(intra_pairs, size * (size - 1) // 2 - intra_pairs)
+    if exact:
+        intra, inter = _every_pair(words, groups, nbit)
+    else:
+        intra, inter = _drawn_pairs(words, groups, nbit, sample, np.random.default_rng(seed))
+    intra_pairs, inter_pairs = int(intra.sum()), int(inter.sum())
+    _refuse_one_kind(intra_pairs, inter_pairs, "" if exact else f" among {sample} drawn")
+    return DistanceHistograms(
+        intra / intra_pairs, inter / inter_pairs, intra_pairs, inter_pairs, None if exact else seed
+    )
+
+
+def bit_statistics(bits: ArrayLike) -> BitStatistics:
+    """How balanced the bits are, what they tell, and how many codes they make.
+
+    With p the part of the items whose bit is set, a bit's entropy is
+    -p log2(p) - (1 - p) log2(1 - p), and it is dead if p is 0 or 1.
+
+    Args:
+        bits: (N, K) bool.
+
+    Returns:
+        The statistics; entropies are in bits.
+
+    Raises:
+        DataError: if bits are malformed, or there are none.
+    """
+    values = _matrix(bits, "bits")
+    _refuse_none(len(values), 1)
+    ones_K = np.count_nonzero(values, axis=0) / len(values)
+    entropy_K = np.zeros_like(ones_K)
+    alive = (ones_K > 0) & (ones_K < 1)
+    for part in (ones_K[alive], 1 - ones_K[alive]):
+        entropy_K[alive] -= part * np.log2(part)
+    return BitStatistics(
+        balance=float(ones_K.mean()),
+        imbalance=float(np.abs(ones_K - 0.5).mean()),
+        entropy=float(entropy_K.mean()),
+        dead_bits=int((~alive).sum()),
+        distinct_codes=len(_runs(_packed_words(values))[1]) - 1,
+        ones=ones_K,
+        entropies=entropy_K,
+    )
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """Items sorted such that those with the very same labels are side by side.
+
+    All that pairs have to do with labels is the same for all items of a group; if items have one
+    label, a group is a class.
+    """
+
+    order: Counts  # (N,) the items, group by group
+    bounds: Counts  # (G + 1,) where each group begins, and the end
+    labelled: npt.NDArray[np.bool_]  # (G,) whether the group has a label; similar to itself if so
+    classes: int  # C, empty ones included
+    hot: npt.NDArray[np.bool_] | None  # (G, C) the labels, and
+    marks: Array | None  # (W, G) the same in words; None: one label each
+
+    @property
+    def sizes(self) -> Counts:
+        """(G,) the items of each group."""
+        return np.diff(self.bounds)
+
+    def of_items(self) -> Counts:
+        """(N,) the group of each sorted item."""
+        return np.repeat(np.arange(len(self.labelled)), self.sizes)
+
+    def ones(self, bits: npt.NDArray[np.bool_]) -> Counts:
+        """(N, K) bool -> (G, K) how many items of each group have each bit set."""
+        group_N = np.empty(len(self.order), dtype=np.int64)
+        group_N[self.order] = self.of_items()
+        count = len(self.labelled)
+        counts = [np.bincount(group_N[bits[:, k]], minlength=count) for k in range(bits.shape[1])]
+        return np.stack(counts, axis=1).astype(np.int64, copy=False)
+
+    def by_class(self, sizes: Counts, counts: Counts) -> tuple[Counts, Counts]:
+        """(G,) and (G, K) summed over the groups with a label: (C,) and (C, K).
+
+        If items have one label, C are the classes that have items.
+        """
+        if self.hot is None:
+            return sizes[self.labelled], counts[self.labelled]
+        hot_CG = self.hot.T.astype(np.float64)
+        return (hot_CG @ sizes).astype(np.int64), (hot_CG @ counts).astype(np.int64)
+
+    def similar(self, sizes: Counts, counts: Counts) -> tuple[Counts, Counts]:
+        """(G,) and (G, K) summed over the groups similar to each: likewise (G,) and (G, K)."""
+        if self.hot is None:
+            return sizes * self.labelled, counts * self.labelled[:, None]
+        exact = np.dtype("f4" if sizes.sum() < 1 << 24 else "f8")  # for whole numbers
+        hot_GC, size = self.hot.astype(np.float32), len(sizes)
+        both: Array = np.concatenate([sizes[:, None], counts], axis=1).astype(exact)
+        near = np.empty(both.shape, dtype=np.int64)
+        step = max(1, 16 * _BLOCK // size)
+        for start in range(0, size, step):
+            share: Array = (hot_GC[start : start + step] @ hot_GC.T > 0).astype(exact)
+            near[start : start + step] = share @ both
+        return near[:, 0], near[:, 1:]
+
+
+def _grouped(labels: ArrayLike, size: int, least: int) -> _Groups:
+    """The groups of ``size`` items.
+
+    Raises:
+        DataError: if there are less than ``least`` items, or the labels are malformed.
+    """
+    _refuse_none(size, least)
+    held = _labels(labels, size, "labels")
+    single = held.ndim == 1 or held.sum(axis=1).max() <= 1
+    marks = _classes(held) if single else _masks(held)
+    order, bounds = _runs(marks)
+    first = order[bounds[:-1]]
+    return _Groups(
+        order=order,
+        bounds=bounds,
+        labelled=np.asarray(marks[0, first] >= 0 if single else held[first].any(axis=1)),
+        classes=held.shape[1] if held.ndim == 2 else int(held.max()) + 1,
+        hot=None if single else held[first],
+        marks=None if single else marks.take(first, axis=1),
+    )
+
+
+def _runs(words: Array) -> tuple[Counts, Counts]:
+    """Columns of (W, N) sorted, and where equal ones begin: (N,) and (runs + 1,)."""
+    order = np.lexsort(words)
+    held = words.take(order, axis=1)
+    fresh = np.flatnonzero((held[:, 1:] != held[:, :-1]).any(axis=0)) + 1
+    return order, np.concatenate([[0], fresh, [len(order)]])
+
+
+def _packed_words(bits: npt.NDArray[np.bool_]) -> Array:
+    """(N, K) bool -> (W, N) words."""
+    return as_words(np.packbits(bits, axis=1))
+
+
+def _every_pair(words: Array, groups: _Groups, nbit: int) -> tuple[Counts, Counts]:
+    """(K + 1,) similar and (K + 1,) dissimilar pairs at each distance, of codes (W, N) sorted."""
+    values = nbit + 1
+    intra, inter, mixed = _Tally(values), _Tally(values), _Tally(2 * values)
+    beyond = mixed.dtype.type(values)  # similar pairs are counted behind the others
+    group_N = groups.of_items()
+    for group, (start, stop) in enumerate(zip(groups.bounds[:-1], groups.bounds[1:], strict=True)):
+        mine, later = words[:, start:stop], words[:, stop:]
+        (intra if groups.labelled[group] else inter).among(mine)
+        if groups.marks is None:
+            inter.between(mine, later)
+        else:
+            shared_G = ((groups.marks & groups.marks[:, group, None]) != 0).any(axis=0)
+            mixed.between(mine, later, (shared_G * beyond)[group_N[stop:]])
+    far, near = mixed.counts().reshape(2, values)
+    return intra.counts() + near, inter.counts() + far
+
+
+def _drawn_pairs(
+    words: Array, groups: _Groups, nbit: int, sample: int, rng: np.random.Generator
+) -> tuple[Counts, Counts]:
+    """Like :func:`_every_pair`, of pairs drawn with replacement."""
+    intra, inter = _Tally(nbit + 1), _Tally(nbit + 1)
+    group_N, size, sizes = groups.of_items(), words.shape[1], groups.sizes
+    weight = np.cumsum(sizes * (sizes - 1) * groups.labelled)  # similar pairs, if one label each
+    for start in range(0, sample, _DRAWN):
+        draws = min(_DRAWN, sample - start)
+        a, b = _two(rng, np.full(draws, size))
+        one, two = group_N[a], group_N[b]
+        if groups.marks is None:
+            shared = (one == two) & groups.labelled[one]
+        else:
+            shared = ((groups.marks[:, one] & groups.marks[:, two]) != 0).any(axis=0)
+            intra.pairwise(words[:, a[shared]], words[:, b[shared]])
+        inter.pairwise(words[:, a[~shared]], words[:, b[~shared]])
+        if groups.marks is None:
+            group = np.searchsorted(weight, rng.integers(weight[-1], size=draws), side="right")
+            a, b = groups.bounds[group] + _two(rng, sizes[group])
+            intra.pairwise(words[:, a], words[:, b])
+    return intra.counts(), inter.counts()
+
+
+def _two(rng: np.random.Generator, size: Counts) -> Counts:
+    """Two different numbers below each size, (n,) -> (2, n)."""
+    a, b = rng.integers(size), rng.integers(size - 1)
+    return np.stack([a, b + (b >= a)])
+
+
+class _Tally:
+    """How often each of a number of values comes: distances of packed codes, perhaps shifted.
+
+    Two values of a byte each are one number of two: half as many to count, and the sums over rows
+    and columns of the table part them again.
+    """
+
+    def __init__(self, values: int) -> None:
+        self.values = values
+        self.dtype = np.dtype(np.uint8 if values <= 256 else np.uint16)
+        self._one = np.zeros(values, dtype=np.int64)
+        self._two = np.zeros((256, 256), dtype=np.int64)
+
+    def counts(self) -> Counts:
+        """(values,) how often each came."""
+        total = self._one.copy()
+        parted = (self._two.sum(axis=0) + self._two.sum(axis=1))[: self.values]
+        total[: len(parted)] += parted
+        return total
+
+    def between(self, a: Array, b: Array, shift: Array | None = None) -> None:
+        """Each code of one set (W, A) with each of another (W, B), whose distances are shifted."""
+        for first in range(0, b.shape[1], _BLOCK):
+            some = slice(first, first + _BLOCK)
+            step = max(1, _BLOCK // min(_BLOCK, b.shape[1] - first))
+            for start in range(0, a.shape[1], step):
+                rows = a[:, start : start + step, None]
+                self.pairwise(rows, b[:, None, some], None if shift is None else shift[some])
+
+    def among(self, a: Array) -> None:
+        """All unordered pairs of different codes, (W, A)."""
+        if a.shape[1] == 1:
+            return
+        step = max(1, math.isqrt(_BLOCK))
+        for start in range(0, a.shape[1], step):
+            block = a[:, start : start + step]
+            above = np.triu_indices(block.shape[1], 1)
+            self.pairwise(block[:, above[0]], block[:, above[1]])
+            self.between(block, a[:, start + step :])
+
+    def pairwise(self, a: Array, b: Array, shift: Array | None = None) -> None:
+        """Codes with codes, (W, ...) broadcast."""
+        first, *rest = (popcount(x ^ y) for x, y in zip(a, b, strict=True))
+        value = first.astype(self.dtype, copy=False)
+        for more in (*rest, *([] if shift is None else [shift])):
+            np.add(value, more, out=value)
+        flat = value.reshape(-1)
+        if len(flat) >= _PAIRED and self.dtype == np.uint8:
+            even = len(flat) // 2 * 2
+            counts = np.bincount(flat[:even].view(np.uint16))
+            self._two.reshape(-1)[: len(counts)] += counts
+            flat = flat[even:]
+        self._one += np.bincount(flat, minlength=self.values)
+
+
+def _refuse_none(size: int, least: int) -> None:
+    if size < least:
+        raise DataError(
+            "there are no codes" if size == 0 else f"{size} code makes no pair: at least {least}"
+        )
+
+
+def _refuse_one_kind(intra_pairs: int, inter_pairs: int, where: str = "") -> None:
+    if intra_pairs == 0:
+        raise DataError(f"no two items share a label{where}: there is no intra-class distance")
+    if inter_pairs == 0:
+        raise DataError(f"all items share a label{where}: there is no inter-class distance")
+
+
+def _refuse_unwhole(name: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise DataError(f"{name}={value!r} must be a whole number of at least {least}")
