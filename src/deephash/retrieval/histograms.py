@@ -57,6 +57,11 @@ class Histograms:
         """N, the items of the database."""
         return int(self.items[0].sum())
 
+    @property
+    def without_relevant(self) -> int:
+        """How many queries have no relevant item in the database."""
+        return int((self.relevant.sum(axis=1) == 0).sum())
+
     @classmethod
     def of(cls, ranking: Ranking) -> Self:
         """Count what each query of a ranking sees."""

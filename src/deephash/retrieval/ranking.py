@@ -90,10 +90,36 @@ class Ranking:
                 shared_N |= (theirs & mine) != 0
         return shared_N
 
+    def shared(self, query: int) -> npt.NDArray[np.uint16]:
+        """How many labels each item has in common with one query: (N,) uint16."""
+        if self.single:
+            return self.relevant(query).astype(np.uint16)
+        shared_N = np.zeros(self.size, dtype=np.uint16)
+        for mine, theirs in zip(self._query_marks[:, query], self._database_marks, strict=True):
+            if mine:
+                shared_N += popcount(theirs & mine)
+        return shared_N
+
+    def label_counts(self) -> tuple[Array, Array]:
+        """How many labels each query (Q,) and each item (N,) has."""
+        if self.single:
+            asked, held = self._query_marks[0] >= 0, self._database_marks[0] >= 0
+            return asked.astype(np.int64), held.astype(np.int64)
+        asked, held = popcount(self._query_marks), popcount(self._database_marks)
+        return asked.sum(axis=0, dtype=np.int64), held.sum(axis=0, dtype=np.int64)
+
     def positions(self, query: int) -> npt.NDArray[np.int64]:
         """The places, from 0 and ascending, that a query's relevant items take: (T,) int64."""
         order_N = np.argsort(self.distances(query), kind="stable")  # a radix sort: linear in N
         return np.flatnonzero(self.relevant(query)[order_N]).astype(np.int64, copy=False)
+
+    def part(self, start: int, stop: int) -> Self:
+        """The same queries against the items from ``start`` up to ``stop`` only."""
+        other = copy.copy(self)
+        other._database_words = self._database_words[:, start:stop]
+        other._database_marks = self._database_marks[:, start:stop]
+        other.size = other._database_words.shape[1]
+        return other
 
     def reordered(self, order: npt.NDArray[np.int64]) -> Self:
         """The same queries against the database in another order, (N,) indices."""

@@ -15,14 +15,10 @@ from deephash.retrieval.codes import (
     pack_ternary,
     undecided,
 )
+from deephash.retrieval.conventions import Convention
+from deephash.retrieval.curves import pr_curve_by_radius, precision_at, precision_within_radius
 from deephash.retrieval.histograms import Histograms
-from deephash.retrieval.metrics import (
-    Convention,
-    mean_average_precision,
-    pr_curve_by_radius,
-    precision_at,
-    precision_within_radius,
-)
+from deephash.retrieval.metrics import mean_average_precision
 from deephash.retrieval.ranking import Ranking
 
 PRECISION_AT = tuple(range(100, 1001, 100))  # as the HashNet family plots it

@@ -1,0 +1,143 @@
+"""Which of the numbers called mAP is meant: fields one by one, or those of a published code."""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+from deephash.errors import DataError
+from deephash.retrieval.ties import whole
+
+TIES = ("expected", "stable", "shuffled", "best", "worst")
+ORDERED = ("stable", "shuffled")  # the policies that need the ranking itself
+DENOMINATORS = ("hits", "min", "total", "R")
+EMPTY = ("zero", "skip_retrieved_none", "skip_no_relevant", "skip_unlabelled")
+
+_PLAIN: dict[str, Any] = {"ties": "stable", "denominator": "hits", "empty": "zero"}
+NAMED: dict[str, dict[str, Any]] = {
+    "orthohash": _PLAIN,
+    "relahash": _PLAIN,
+    "dpn": _PLAIN,
+    "fire": _PLAIN,
+    "greedyhash": _PLAIN,
+    "dsdh": _PLAIN,
+    "dhn": _PLAIN | {"drop_last": True},
+    "deephash-pytorch": _PLAIN | {"drop_last": True},
+    "hashnet": _PLAIN | {"empty": "skip_retrieved_none"},
+    "hashnet-caffe": _PLAIN | {"empty": "skip_no_relevant"},
+    "csq": _PLAIN | {"empty": "skip_unlabelled"},
+    "gld-official": _PLAIN | {"denominator": "min", "top": 100},
+    "gld-fire": _PLAIN | {"denominator": "total", "top": 100},
+}
+
+
+@dataclass(frozen=True)
+class Convention:
+    """Which of the numbers called mAP is meant.
+
+    With r_k whether the k-th item is relevant and c_k the relevant items up to it,
+    AP@R = sum over k <= R of r_k c_k / k, divided by what ``denominator`` names.
+
+    Args:
+        top: R, how many of the nearest items are judged; None for all.
+        ties: The order of equally distant items. ``expected``: the mean over all orders.
+            ``stable``: as in the database. ``shuffled``: as in the database, shuffled once with
+            ``seed``. ``best``, ``worst``: relevant items first, or last; for the denominator
+            ``hits`` under a cut these are not the true bounds.
+        denominator: ``hits``: the relevant items among the first R, as HashNet's code and its heirs
+            have it. ``min``: the smaller of R and the relevant items in the database, T. ``total``:
+            T. ``R``: R. Without a cut the first three are one.
+        empty: Queries left out of the mean. ``zero``: none. ``skip_retrieved_none``: those without
+            a relevant item among the first R. ``skip_no_relevant``: those without one in the
+            database. ``skip_unlabelled``: those without a label. All others count, with AP 0 if
+            nothing is found.
+        seed: Of ``shuffled``.
+        drop_last: Judge all but the item ranked last; only where ``top`` is None. A slip of
+            published code, whose ``topk=-1`` for "all" cuts a list at ``[0:-1]``.
+
+    Raises:
+        DataError: if a value is not allowed, or if ``expected`` meets a cut and
+            ``skip_retrieved_none``: which queries count would then depend on the order.
+    """
+
+    top: int | None = None
+    ties: str = "expected"
+    denominator: str = "hits"
+    empty: str = "zero"
+    seed: int = 0
+    drop_last: bool = False
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("ties", TIES), ("denominator", DENOMINATORS), ("empty", EMPTY)):
+            if getattr(self, name) not in allowed:
+                raise DataError(
+                    f"{name}={getattr(self, name)!r} is unknown; allowed: {', '.join(allowed)}"
+                )
+        if self.top is not None and not whole(self.top, least=1):
+            raise DataError(
+                f"top={self.top!r} must be a whole number of at least 1, or None for all"
+            )
+        if not whole(self.seed, least=0):
+            raise DataError(f"seed={self.seed!r} must be a whole number of at least 0")
+        if self.drop_last and self.top is not None:
+            raise DataError(f"drop_last leaves out the last of all, but top={self.top}: give one")
+        cut = self.top is not None or self.drop_last
+        if (self.ties, self.empty) == ("expected", "skip_retrieved_none") and cut:
+            raise DataError(
+                "empty=skip_retrieved_none with ties=expected and a cut: whether a query finds "
+                "anything depends on the order of ties. Use ties=stable, or another empty"
+            )
+
+    @classmethod
+    def named(cls, name: str, **given: Any) -> Self:
+        """What a family of published numbers means by mAP.
+
+        All divide by ``hits`` and count every query, unless said otherwise:
+
+        - ``orthohash`` (kamwoh/orthohash); alike ``relahash``, ``dpn``, ``fire`` (cisip-FIRe),
+          ``greedyhash``, and ``dsdh`` (TreezzZ's port).
+        - ``deephash-pytorch`` (swuxyj's): without a ``top``, as there on CIFAR-10, MIRFlickr and
+          VOC, the item ranked last is dropped; alike ``dhn`` (TreezzZ's port).
+        - ``hashnet`` (thuml/HashNet, PyTorch): a query that finds nothing is left out.
+        - ``hashnet-caffe`` (thuml/HashNet, Caffe): one is, for which there is nothing to find.
+        - ``csq`` (the authors' Hadamard-Matrix-for-hashing): one is, that has no label.
+        - ``gld-official``: mAP@100 of Google Landmarks v2, divided by ``min``; ``gld-fire``, that
+          of cisip-FIRe, by ``total``.
+
+        Ties are ``stable``, the nearest that can be stated: these codes sort with topk or an
+        unstable sort, whose order of equals depends on library and device. R is the data set's and
+        never part of a name, save on Landmarks; one beyond the database is refused here, although
+        some of them silently cut it down.
+
+        >>> Convention.named("hashnet", top=1000).empty
+        'skip_retrieved_none'
+        >>> Convention.named("deephash-pytorch").name
+        'mAP@all-1'
+
+        Args:
+            name: Of the family.
+            **given: Fields that are to be otherwise, ``top`` most of all.
+
+        Raises:
+            DataError: if there is no such name, or the fields are not allowed.
+        """
+        if name not in NAMED:
+            raise DataError(f"convention={name!r} is unknown; allowed: {', '.join(NAMED)}")
+        fields = dict(NAMED[name])
+        if given.get("top") is not None:
+            fields.pop("drop_last", None)
+        return cls(**(fields | given))
+
+    @property
+    def name(self) -> str:
+        """``mAP@all``, or for instance ``mAP@1000``; ``mAP@all-1`` where the last is dropped."""
+        every = "all-1" if self.drop_last else "all"
+        return f"mAP@{every if self.top is None else self.top}"
+
+    def cut(self, size: int) -> int:
+        """R for a database of ``size`` items.
+
+        Raises:
+            DataError: if ``top`` is more than there are.
+        """
+        if self.top is not None and self.top > size:
+            raise DataError(f"{self.name} asks for more than the {size} items of the database")
+        return size - self.drop_last if self.top is None else self.top
