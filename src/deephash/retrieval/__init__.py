@@ -61,6 +61,7 @@ from deephash.retrieval.graded import (
     wmap_at,
 )
 from deephash.retrieval.histograms import Histograms, histograms
+from deephash.retrieval.index import Index, Within
 from deephash.retrieval.metrics import (
     MapResult,
     WithinRadius,
@@ -83,6 +84,7 @@ __all__ = [
     "DistanceHistograms",
     "GradedHistograms",
     "Histograms",
+    "Index",
     "MapResult",
     "Orthogonality",
     "PrecisionRecall",
@@ -90,6 +92,7 @@ __all__ = [
     "QuantizationError",
     "Ranking",
     "Separability",
+    "Within",
     "WithinRadius",
     "acg_at",
     "average_precision",
