@@ -16,6 +16,9 @@ START, END = "<!-- methods: docs/generate.py -->", "<!-- end -->"
 PARTS = ("head", "relaxation", "codebook", "similarity", "loss")
 FIRST = ("relahash", "orthohash", "orthohash_arc", "dpn", "csq", "hashnet", "greedyhash")
 
+SOURCES = """The sources: Table 1 and Table 4 are those of the RelaHash paper; FIRe, swuxyj and TreezzZ
+are later implementations (cisip-FIRe, DeepHash-pytorch, DHN_PyTorch)."""
+
 
 def names() -> list[str]:
     """All methods: those the project began with, then the others by name."""
@@ -91,6 +94,7 @@ def page(name: str) -> str:
             continue
         about, arguments = described(option(part, found["parts"][part])[1])
         lines += [f"## {part.capitalize()}: {found['parts'][part]}", "", about, "", *arguments, ""]
+    lines += [SOURCES, ""]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"
 
 

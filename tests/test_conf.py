@@ -309,6 +309,21 @@ def test_a_fault_stands_where_it_was_typed(overrides, key, composed):
     assert fault.key == key
 
 
+@pytest.mark.parametrize("seat", ["codebook", "similarity", "head"])
+def test_a_part_given_by_name_is_told_its_group(seat, composed):
+    overrides = [f"method.{seat}=cosine"]
+    (fault,) = config.check(config.fold(composed(overrides)), overrides)
+    assert fault.key == f"method.{seat}" and fault.instead == f"Type {seat}=cosine."
+
+
+def test_what_an_overlay_set_is_told_as_its_own(composed):
+    overrides = ["experiment=csq_cifar10", "dataset=digits", "backbone=tiny"]
+    (fault,) = config.check(config.fold(composed(overrides)), overrides)
+    assert fault.key == "backbone.dropout" and "'~backbone.dropout'" in fault.instead
+    mended = [*overrides, "~backbone.dropout"]
+    assert config.check(config.fold(composed(mended)), mended) == []
+
+
 # faults of a command line
 
 
@@ -358,6 +373,8 @@ def test_options_of_the_chosen_part_are_known(explained):
         (["optimizer.betas=[0.8, 0.9]"],
          "digits/relahash/32bit/seed0,optimizer.betas=-0.8-0.9-"),
         (["loss=lmcl", "loss.scale=9"], "digits/relahash+lmcl/32bit/seed0,loss.scale=9"),
+        (["method=dtsh", "method.loss.margin=nbit/2"],
+         "digits/dtsh/32bit/seed0,method.loss.margin=nbit-2"),
         (["~scheduler.gamma"], "digits/relahash/32bit/seed0,~scheduler.gamma"),
     ],
 )  # fmt: skip

@@ -56,7 +56,8 @@ def _main(conf: Path, page: str, job: Any) -> int:
     _python_3_14()
     if page == "evaluate":
         sys.argv[1:] = [_quoted(text) for text in sys.argv[1:]]
-    arguments = sys.argv[1:]
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda text: text not in ("-m", "--multirun"))
+    arguments = sys.argv[1:]  # -m first: argparse wants it before what it is about
     flags = {text.partition("=")[0] for text in arguments}
     if flags & SHOWING:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--help | head`; nothing else is open

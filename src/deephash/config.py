@@ -135,7 +135,14 @@ def check(cfg: Mapping[str, Any], overrides: Iterable[str] = ()) -> list[Fault]:
         cfg: folded.
         overrides: the command line; a part swapped there must make a difference.
     """
-    faults: list[Fault] = []
+    faults = [
+        Fault(f"method.{seat}", f"is the name {name!r}; a part is chosen by its group.",
+              f"Type {seat}={name}.")
+        for seat in SEATS
+        if isinstance(name := cfg["method"].get(seat), str)
+    ]  # fmt: skip
+    if faults:
+        return faults
     for path, node in parts(cfg):
         faults += _check_part(path, node)
     faults += _check_numbers(cfg)
@@ -201,7 +208,11 @@ def _check_part(path: str, node: Mapping[str, Any]) -> list[Fault]:
             faults.append(Fault(f"{path}.{key}", "is set by the program.", "Leave it out."))
         elif key not in known:
             near = difflib.get_close_matches(str(key), free, n=1)
-            instead = f"Did you mean {path}.{near[0]}?" if near else f"It takes {', '.join(free)}."
+            instead = (
+                f"Did you mean {path}.{near[0]}?"
+                if near
+                else f"It takes {', '.join(free) or 'none'}."
+            )
             faults.append(Fault(f"{path}.{key}", f"{target.__name__} has no such option.", instead))
         elif not _fits(value, known[key].annotation):
             kind = _spell(known[key].annotation)
@@ -256,7 +267,7 @@ def _check_numbers(cfg: Mapping[str, Any]) -> list[Fault]:
         "model.nbit": 1, "trainer.epochs": 0, "trainer.batch_size": 1, "trainer.eval_batch_size": 1,
         "trainer.eval_every": 1, "trainer.log_every": 1, "trainer.patience": 1, "evaluation.top": 1,
         "evaluation.ternary": 0, "method.relaxation.every": 1, "method.head.hidden": 0,
-        "method.loss.update_every": 0, "method.loss.update_rate": 0, "scheduler.epochs": 1,
+        "method.loss.update_every": 0, "method.loss.update_rate": 0.01, "scheduler.epochs": 1,
     }  # fmt: skip
     most = {"method.loss.update_rate": 1, "scheduler.at": 1, "scheduler.floor": 1}
     faults = []
@@ -401,7 +412,15 @@ def _check_swaps(cfg: Mapping[str, Any], overrides: Iterable[str]) -> list[Fault
 
 
 def _as_typed(fault: Fault, overrides: Iterable[str]) -> Fault:
-    """A fault of a part that sits in a seat, under the address it was typed at."""
+    """A fault of a part that sits in a seat, under the address it was typed at.
+
+    One that nobody typed comes from the overlay, and the way out is told.
+    """
+    given = dict(_split(text) for text in overrides)
+    overlay = given.get("experiment", "null")
+    if overlay != "null" and fault.key not in given and fault.what.endswith("has no such option."):
+        way = f"experiment={overlay} sets it; take it out with '~{fault.key}'."
+        return Fault(fault.key, fault.what, way)
     for seat, option in (_split(text) for text in overrides):
         if seat in SEATS and option != "null":
             inside = f"method.{seat}."
@@ -549,8 +568,9 @@ def _split(text: str) -> tuple[str, str]:
 def _short(value: str) -> str:
     """A value as part of a file name: a path keeps its stem, odd characters become ``-``."""
     value = value.strip("'\"")
-    if "/" in value and not value.startswith(("{", "[")):
-        value = Path(value).stem
+    is_path = value.startswith(("/", "~", ".")) or Path(value).suffix
+    if "/" in value and is_path and not value.startswith(("{", "[")):
+        value = Path(value).stem  # and 10/nbit is none
     return re.sub(r"[^\w.+=-]+", "-", value)
 
 

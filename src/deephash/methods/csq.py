@@ -17,7 +17,7 @@ from deephash.records import Batch, Output, Terms
 class CentralSimilarity(nn.Module):
     r"""Binary cross-entropy of tanh codes against each image's center, and quantization.
 
-    .. math:: t_n = \operatorname{sign} \sum_c Y_{nc} c_c, \qquad
+    .. math:: t_n = \mathrm{sign} \sum_c Y_{nc} c_c, \qquad
               L_C = \frac1{NK} \sum_{nk} \log(1 + e^{-2 t_{nk} z_{nk}}), \qquad
               L_Q = \frac1{NK} \sum_{nk} (|\tanh z_{nk}| - 1)^2
 

@@ -37,6 +37,7 @@ class Polarization(nn.Module):
             of all images with the label, bits within the margin left out (swuxyj's). A bit on
             which nobody wins gets a target of 0, and with ``multi_label=each`` no gradient; where
             few codes have left the margin, as they may with ``ternary``, training can stand still.
+            Classes that are not apart yet can get the same center: the report's ``min_distance``.
         update_rate: the part of a class' codes that ``closest`` takes.
     """
 

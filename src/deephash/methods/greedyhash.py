@@ -12,7 +12,7 @@ from deephash.records import Batch, Output, Terms
 class Greedy(CrossEntropy):
     r"""Cross-entropy of a linear classifier on the bits, and a penalty that keeps codes near them.
 
-    .. math:: L = \mathrm{CE}(W \operatorname{sgn}(z) + \text{bias}, y) +
+    .. math:: L = \mathrm{CE}(W \mathrm{sgn}(z) + \text{bias}, y) +
               \alpha \cdot \mathrm{mean} \, | |z| - 1 |^p
 
     The bits and their straight-through gradient are the relaxation ``sign``; the penalty is on the
