@@ -16,8 +16,8 @@ START, END = "<!-- methods: docs/generate.py -->", "<!-- end -->"
 PARTS = ("head", "relaxation", "codebook", "similarity", "loss")
 FIRST = ("relahash", "orthohash", "orthohash_arc", "dpn", "csq", "hashnet", "greedyhash")
 
-SOURCES = """The sources: Table 1 and Table 4 are those of the RelaHash paper; FIRe, swuxyj and TreezzZ
-are later implementations (cisip-FIRe, DeepHash-pytorch, DHN_PyTorch)."""
+SOURCES = """The sources: Table 1 and Table 4 are those of the RelaHash paper; FIRe, swuxyj and
+TreezzZ are later implementations (cisip-FIRe, DeepHash-pytorch, DHN_PyTorch)."""
 
 
 def names() -> list[str]:
