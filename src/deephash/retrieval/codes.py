@@ -4,6 +4,7 @@
 """
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ def binarize(z: ArrayLike) -> npt.NDArray[np.bool_]:
     Raises:
         DataError: if the codes are no matrix, hold NaN, or are of a kind without a sign.
     """
-    return _signed(z) >= 0
+    return signed_codes(z) >= 0
 
 
 def undecided(z: ArrayLike, threshold: float) -> npt.NDArray[np.bool_]:
@@ -60,7 +61,7 @@ def undecided(z: ArrayLike, threshold: float) -> npt.NDArray[np.bool_]:
         DataError: if ``binarize`` would refuse the codes, or ``check_threshold`` the threshold.
     """
     bound = check_threshold(threshold)
-    values = _signed(z)
+    values = signed_codes(z)
     return (values < bound) & (values > -bound)  # the smallest int8 has no absolute value
 
 
@@ -76,7 +77,7 @@ def check_threshold(threshold: float) -> float:
     return float(threshold)
 
 
-def _signed(z: ArrayLike) -> Array:
+def signed_codes(z: ArrayLike) -> Array:
     """Codes of which every entry has a sign, (N, K)."""
     values = as_array(z)
     if values.ndim != 2 or values.shape[1] == 0:
@@ -101,7 +102,7 @@ def pack(bits: ArrayLike) -> npt.NDArray[np.uint8]:
     Raises:
         DataError: if the bits are no matrix of bool.
     """
-    return np.packbits(_matrix(bits, "bits"), axis=1)
+    return np.packbits(bit_matrix(bits, "bits"), axis=1)
 
 
 def pack_ternary(bits: ArrayLike, mask: ArrayLike, side: str) -> npt.NDArray[np.uint8]:
@@ -129,7 +130,7 @@ def pack_ternary(bits: ArrayLike, mask: ArrayLike, side: str) -> npt.NDArray[np.
     Raises:
         DataError: if bits and mask are no bool matrices of one shape, or the side is unknown.
     """
-    ones, open_bits = _matrix(bits, "bits"), _matrix(mask, "mask")
+    ones, open_bits = bit_matrix(bits, "bits"), bit_matrix(mask, "mask")
     if ones.shape != open_bits.shape:
         raise DataError(f"bits are {ones.shape}, but their mask is {open_bits.shape}")
     if side not in _UNDECIDED:
@@ -199,7 +200,7 @@ def checked(packed: ArrayLike, nbit: int, name: str) -> npt.NDArray[np.uint8]:
     Raises:
         DataError: if dtype, shape or width do not fit, or a bit beyond the last one is set.
     """
-    if isinstance(nbit, bool) or not isinstance(nbit, (int, np.integer)) or nbit < 1:
+    if not whole(nbit, least=1):
         raise DataError(f"nbit must be a whole number of at least 1, not {nbit!r}")
     if nbit > np.iinfo(np.int16).max:
         raise DataError(f"nbit={nbit} is too long for distances of 16 bits")
@@ -238,7 +239,29 @@ def popcount(words: Array) -> npt.NDArray[np.uint8]:
     return ones.reshape(*words.shape, words.itemsize).sum(axis=-1, dtype=np.uint8)
 
 
-def _matrix(bits: ArrayLike, name: str) -> npt.NDArray[np.bool_]:
+def whole(value: object, least: int) -> bool:
+    """Whether a value is a whole number, and no less."""
+    number = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    return number and int(value) >= least  # type: ignore[call-overload]
+
+
+def differing(a: Iterable[Any], b: Iterable[Any], dtype: npt.DTypeLike) -> Array:
+    """In how many bits codes differ, word by word: (W, ...) against (W, ...), broadcast.
+
+    Args:
+        a: Words, as ``as_words`` makes them.
+        b: As many.
+        dtype: Of the numbers, wide enough for all bits.
+    """
+    first, *rest = (popcount(x ^ y) for x, y in zip(a, b, strict=True))
+    total: Array = first.astype(dtype, copy=False)
+    for more in rest:
+        np.add(total, more, out=total)
+    return total
+
+
+def bit_matrix(bits: ArrayLike, name: str) -> npt.NDArray[np.bool_]:
+    """Bits, (N, K) bool, once they are known to be that."""
     values = as_array(bits)
     if values.ndim != 2 or values.shape[1] == 0 or values.dtype != np.bool_:
         raise DataError(

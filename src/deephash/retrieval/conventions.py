@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from deephash.errors import DataError
-from deephash.retrieval.ties import whole
+from deephash.retrieval.codes import whole
 
 TIES = ("expected", "stable", "shuffled", "best", "worst")
 ORDERED = ("stable", "shuffled")  # the policies that need the ranking itself

@@ -20,12 +20,13 @@ from deephash.errors import DataError
 from deephash.retrieval.codes import (
     Array,
     ArrayLike,
-    _matrix,
-    _signed,
     as_words,
-    popcount,
+    bit_matrix,
+    differing,
+    signed_codes,
+    whole,
 )
-from deephash.retrieval.ranking import _classes, _labels, _masks
+from deephash.retrieval.ranking import class_marks, label_array, label_marks
 
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -117,7 +118,7 @@ def quantization_error(z: ArrayLike) -> QuantizationError:
     Raises:
         DataError: if ``binarize`` would refuse the codes, one is infinite, or there are none.
     """
-    values = _signed(z)
+    values = signed_codes(z)
     size, nbit = values.shape
     _refuse_none(size, 1)
     l2 = squared = degrees = 0.0
@@ -162,7 +163,7 @@ def orthogonality(bits: ArrayLike, labels: ArrayLike) -> Orthogonality:
     Raises:
         DataError: if bits or labels are malformed or contradict each other, or no item has a label.
     """
-    ones = _matrix(bits, "bits")
+    ones = bit_matrix(bits, "bits")
     groups = _grouped(labels, len(ones), least=1)
     sizes_C, ones_CK = groups.by_class(groups.sizes, groups.ones(ones))
     held_C = sizes_C > 0
@@ -189,7 +190,7 @@ def bit_correlation(bits: ArrayLike) -> float:
     Raises:
         DataError: if bits are malformed, or there are none.
     """
-    ones = _matrix(bits, "bits")
+    ones = bit_matrix(bits, "bits")
     size, nbit = ones.shape
     _refuse_none(size, 1)
     gram_KK = np.zeros((nbit, nbit))
@@ -224,7 +225,7 @@ def separability(bits: ArrayLike, labels: ArrayLike, average: str = "micro") -> 
     """
     if average not in ("micro", "macro"):
         raise DataError(f"average={average!r} is unknown; allowed: micro, macro")
-    values = _matrix(bits, "bits")
+    values = bit_matrix(bits, "bits")
     size = len(values)
     groups = _grouped(labels, size, least=2)
     sizes_G, ones_GK = groups.sizes, groups.ones(values)
@@ -285,7 +286,7 @@ def distance_histograms(
     for name, option, least in (("exact_up_to", exact_up_to, 0), ("sample", sample, 1)):
         _refuse_unwhole(name, option, least)
     _refuse_unwhole("seed", seed, 0)
-    values = _matrix(bits, "bits")
+    values = bit_matrix(bits, "bits")
     size, nbit = values.shape
     groups = _grouped(labels, size, least=2)
     sizes_G, words = groups.sizes, _packed_words(values).take(groups.order, axis=1)
@@ -319,7 +320,7 @@ def bit_statistics(bits: ArrayLike) -> BitStatistics:
     Raises:
         DataError: if bits are malformed, or there are none.
     """
-    values = _matrix(bits, "bits")
+    values = bit_matrix(bits, "bits")
     _refuse_none(len(values), 1)
     ones_K = np.count_nonzero(values, axis=0) / len(values)
     entropy_K = np.zeros_like(ones_K)
@@ -401,9 +402,9 @@ def _grouped(labels: ArrayLike, size: int, least: int) -> _Groups:
         DataError: if there are less than ``least`` items, or the labels are malformed.
     """
     _refuse_none(size, least)
-    held = _labels(labels, size, "labels")
+    held = label_array(labels, size, "labels")
     single = held.ndim == 1 or held.sum(axis=1).max() <= 1
-    marks = _classes(held) if single else _masks(held)
+    marks = class_marks(held) if single else label_marks(held)
     order, bounds = _runs(marks)
     first = order[bounds[:-1]]
     return _Groups(
@@ -519,10 +520,9 @@ class _Tally:
 
     def pairwise(self, a: Array, b: Array, shift: Array | None = None) -> None:
         """Codes with codes, (W, ...) broadcast."""
-        first, *rest = (popcount(x ^ y) for x, y in zip(a, b, strict=True))
-        value = first.astype(self.dtype, copy=False)
-        for more in (*rest, *([] if shift is None else [shift])):
-            np.add(value, more, out=value)
+        value = differing(a, b, self.dtype)
+        if shift is not None:
+            np.add(value, shift, out=value)
         flat = value.reshape(-1)
         if len(flat) >= _PAIRED and self.dtype == np.uint8:
             even = len(flat) // 2 * 2
@@ -547,5 +547,5 @@ def _refuse_one_kind(intra_pairs: int, inter_pairs: int, where: str = "") -> Non
 
 
 def _refuse_unwhole(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+    if not whole(value, least):
         raise DataError(f"{name}={value!r} must be a whole number of at least {least}")

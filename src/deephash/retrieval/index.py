@@ -54,6 +54,7 @@ from deephash.retrieval.codes import (
     checked,
     pack,
     popcount,
+    whole,
 )
 
 Ids = ArrayLike | Sequence[int] | Sequence[str]
@@ -481,7 +482,7 @@ def _words(packed: Array) -> Array:
 
 
 def _whole(value: Any, name: str, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+    if not whole(value, least):
         raise DataError(f"{name} must be a whole number of at least {least}, not {value!r}")
     return int(value)
 

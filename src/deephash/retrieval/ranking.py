@@ -11,7 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from deephash.errors import DataError
-from deephash.retrieval.codes import Array, ArrayLike, as_array, as_words, checked, popcount
+from deephash.retrieval.codes import (
+    Array,
+    ArrayLike,
+    as_array,
+    as_words,
+    checked,
+    differing,
+    popcount,
+)
 
 
 class Ranking:
@@ -53,8 +61,8 @@ class Ranking:
             raise DataError("the database is empty")
         self._query_words = as_words(query)  # (W, Q)
         self._database_words = as_words(database)  # (W, N)
-        asked = _labels(query_labels, self.queries, "query_labels")
-        held = _labels(database_labels, self.size, "database_labels")
+        asked = label_array(query_labels, self.queries, "query_labels")
+        held = label_array(database_labels, self.size, "database_labels")
         if asked.ndim != held.ndim:
             raise DataError("query_labels and database_labels must both be multi-hot or both not")
         if asked.ndim == 2 and asked.shape[1] != held.shape[1]:
@@ -65,19 +73,14 @@ class Ranking:
         if asked.ndim == 2:
             self.labelled = np.asarray(asked.any(axis=1))
         self.single = all(x.ndim == 1 or x.sum(axis=1).max() <= 1 for x in (asked, held))
-        mark = _classes if self.single else _masks
+        mark = class_marks if self.single else label_marks
         self._query_marks = mark(asked)  # (1, Q) classes, or (W, Q) words with a bit per class
         self._database_marks = mark(held)  # (1, N) or (W, N), likewise
 
     def distances(self, query: int) -> Array:
         """How far each item is from one query: (N,) uint8, or uint16 if K > 255."""
-        words = zip(self._query_words[:, query], self._database_words, strict=True)
         wide = np.uint8 if self.nbit <= 255 else np.uint16
-        first, *rest = (popcount(mine ^ theirs) for mine, theirs in words)
-        distance_N: Array = first.astype(wide, copy=False)
-        for more in rest:
-            np.add(distance_N, more, out=distance_N)
-        return distance_N
+        return differing(self._query_words[:, query], self._database_words, wide)
 
     def relevant(self, query: int) -> npt.NDArray[np.bool_]:
         """Which items share a label with one query: (N,) bool."""
@@ -145,7 +148,7 @@ class Ranking:
         return self.reordered(order_N), start_Q, np.where(asked >= 0, stop_Q, start_Q)
 
 
-def _labels(labels: ArrayLike, size: int, name: str) -> Array:
+def label_array(labels: ArrayLike, size: int, name: str) -> Array:
     """Class indices (size,) int64, or multi-hot rows (size, C) bool."""
     values = as_array(labels)
     if values.ndim not in (1, 2) or len(values) != size:
@@ -176,13 +179,13 @@ def _labels(labels: ArrayLike, size: int, name: str) -> Array:
     return hot
 
 
-def _classes(labels: Array) -> Array:
+def class_marks(labels: Array) -> Array:
     """(1, size) int64: the one class of each item, -1 for none."""
     if labels.ndim == 2:
         labels = np.where(labels.any(axis=1), labels.argmax(axis=1), -1)
     return labels[None]
 
 
-def _masks(labels: Array) -> Array:
+def label_marks(labels: Array) -> Array:
     """(W, size) unsigned: a bit for each class."""
     return as_words(np.packbits(labels, axis=1))

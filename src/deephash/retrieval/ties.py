@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deephash.errors import DataError
-from deephash.retrieval.codes import Array
+from deephash.retrieval.codes import Array, whole
 from deephash.retrieval.histograms import Histograms
 
 Floats = npt.NDArray[np.float64]
@@ -232,12 +232,6 @@ def ratio(part: Any, divisor: Any) -> Floats:
 def mean(values: Array) -> float:
     """The mean, 0 of nothing."""
     return float(values.mean()) if len(values) else 0.0
-
-
-def whole(value: object, least: int) -> bool:
-    """Whether a value is a whole number, and no less."""
-    number = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    return number and int(value) >= least  # type: ignore[call-overload]
 
 
 def _running(values: Array) -> Any:
