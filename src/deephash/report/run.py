@@ -3,21 +3,18 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from deephash.errors import DataError
 from deephash.files import write_text
+from deephash.report.page import Rows, chips, render, rows_of
 from deephash.report.svg import Point, svg_lines, svg_span
 from deephash.words import clock, number
 
 NOT_TERMS = frozenset({"time", "where", "step", "epoch", "lr", "images_per_second", "grad_norm"})
-
-Rows = list[tuple[str, str]]
 
 
 def write_html(folder: Path) -> Path:
@@ -27,13 +24,8 @@ def write_html(folder: Path) -> Path:
     the report leaves out, the page leaves out too.
     """
     folder = Path(folder)
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = files("deephash.report").joinpath("run.html.j2").read_text(encoding="utf-8")
-    page = environment.from_string(template).render(read_page(folder))
     path = folder / "report.html"
-    write_text(path, page)
+    write_text(path, render("run.html.j2", read_page(folder)))
     return path
 
 
@@ -114,19 +106,6 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 def read_optional(path: Path) -> str:
     """A text file, empty when it is not there."""
     return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-
-
-def chips(report: Mapping[str, Any], protocol: Mapping[str, Any]) -> Rows:
-    """The few words under the headline."""
-    named = {
-        "method": report.get("method"),
-        "bits": report.get("nbit"),
-        "dataset": protocol.get("dataset"),
-        "protocol": protocol.get("protocol"),
-        "seed": report.get("seed"),
-        "fingerprint": str(protocol.get("fingerprint") or "")[:12] or None,
-    }
-    return [(name, str(value)) for name, value in named.items() if value is not None]
 
 
 def choices(selection: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -252,7 +231,7 @@ def retrieval_figures(metrics: Mapping[str, Any]) -> list[tuple[str, str, Markup
 
 def metric_rows(metrics: Mapping[str, Any]) -> Rows:
     """The numbers of the report but those that are drawn or have a table of their own."""
-    drawn = {"ties", "pr_curve", "conventions"}
+    drawn = {"ties", "pr_curve", "pr_curve_by_rank", "conventions"}
     return rows_of({name: value for name, value in metrics.items() if name not in drawn})
 
 
@@ -265,45 +244,6 @@ def training_rows(training: Mapping[str, Any]) -> Rows:
             value = f"{value} ({clock(seconds)})"
         rows.append((name, value))
     return rows
-
-
-def rows_of(values: Mapping[str, Any], prefix: str = "") -> Rows:
-    """A nested mapping as rows of a table.
-
-    >>> rows_of({"num_train": 5000, "overlaps": {"train_query": 0}})
-    [('num train', '5,000'), ('overlaps: train query', '0')]
-    """
-    rows: Rows = []
-    for name, value in values.items():
-        title = prefix + str(name).replace("_", " ")
-        if isinstance(value, Mapping):
-            rows += rows_of(value, f"{title}: ")
-        else:
-            rows.append((title, shown(value)))
-    return rows
-
-
-def shown(value: Any) -> str:
-    """A value for a reader.
-
-    >>> shown(True), shown(None), shown(60000), shown(0.68412), shown([5, 3, 4])
-    ('yes', '-', '60,000', '0.6841', '5, 3, 4')
-    """
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if value is None:
-        return "-"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        if 0 < abs(value) < 0.001:
-            return f"{value:.3g}"
-        return number(value) if abs(value) < 10 else f"{value:,.1f}"
-    if isinstance(value, list | tuple):
-        if len(value) > 12 and all(isinstance(item, int | float) for item in value):
-            return f"{len(value)} values from {shown(min(value))} to {shown(max(value))}"
-        return ", ".join(shown(item) for item in value)
-    return str(value)
 
 
 def track(lines: Sequence[Mapping[str, Any]], over: str, name: str) -> list[Point]:
