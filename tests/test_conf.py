@@ -233,6 +233,13 @@ def test_a_part_that_does_not_exist_is_told(target, faults):
         (["method=hashnet", "trainer.batch_size=9", "method.streams=2"], "method.streams"),
         (["method=hashnet", "method.streams=0"], "method.streams"),
         (["method=hashnet", "method.streams=two"], "method.streams"),
+        (["dataset.classes=3"], "dataset.classes"),
+        (["dataset.classes=airplane"], "dataset.classes"),
+        (["dataset.classes=[0,1.5]"], "dataset.classes"),
+        (["dataset.classes=[0,true]"], "dataset.classes"),
+        (["dataset.classes=[]"], "dataset.classes"),
+        (["dataset.classes=[2]"], "dataset.classes"),
+        (["dataset.classes=[0,1,0]"], "dataset.classes"),
         (["method.codebook=null"], "similarity"),
         (["method.similarity=null"], "loss"),
     ],
@@ -253,6 +260,8 @@ def test_what_cannot_work_is_told_alone(overrides, key, faults):
         ["trainer.device=auto"],
         ["backbone.weights=null"],
         ["method.codebook=null", "codebook=bernoulli"],
+        ["dataset.classes=[3,8,cat]"],
+        ["trainer.snapshots=500"],
     ],
 )
 def test_what_can_work_is_let_through(overrides, faults):
@@ -288,6 +297,7 @@ def test_nothing_wrong_nothing_said():
         (["method=dpn", "method.loss.update_rate=1.5"], "method.loss.update_rate"),
         (["scheduler=cosine", "scheduler.floor=2"], "scheduler.floor"),
         (["evaluation.ternary=-1"], "evaluation.ternary"),
+        (["trainer.snapshots=-1"], "trainer.snapshots"),
     ],
 )
 def test_numbers_of_parts_have_bounds(overrides, key, faults):
@@ -372,6 +382,10 @@ def test_options_of_the_chosen_part_are_known(explained):
         (["backbone.weights=/a/b/net.pth"], "digits/relahash/32bit/seed0,backbone.weights=net"),
         (["optimizer.betas=[0.8, 0.9]"],
          "digits/relahash/32bit/seed0,optimizer.betas=-0.8-0.9-"),
+        (["dataset.classes=[0,1, 3]"], "digits/relahash/32bit/seed0,dataset.classes=-0-1-3-"),
+        (["dataset=folder", "dataset.root=x", "dataset.classes=[cat,dog]"],
+         "folder/relahash/32bit/seed0,dataset.classes=-cat-dog-"),
+        (["experiment=codes_2bit", "method=csq"], "cifar10/csq/2bit/seed0,experiment=codes_2bit"),
         (["loss=lmcl", "loss.scale=9"], "digits/relahash+lmcl/32bit/seed0,loss.scale=9"),
         (["method=dtsh", "method.loss.margin=nbit/2"],
          "digits/dtsh/32bit/seed0,method.loss.margin=nbit-2"),
@@ -385,7 +399,8 @@ def test_names_of_runs(overrides, name, folded):
 @pytest.mark.parametrize(
     "override",
     ["logger=quiet", "paths.outputs=elsewhere", "rerun=true", "trainer.log_every=7",
-     "trainer.device=auto", "trainer.eval_batch_size=8", "hydra.job.chdir=false"],
+     "trainer.device=auto", "trainer.eval_batch_size=8", "trainer.snapshots=9",
+     "hydra.job.chdir=false"],
 )  # fmt: skip
 def test_what_cannot_change_a_result_is_in_no_name(override, folded):
     assert config.run_name(folded(override), [override]) == "digits/relahash/32bit/seed0"
@@ -496,6 +511,48 @@ def test_expected_counts_are_those_of_the_protocol_as_published(composed):
     assert folded["dataset"]["protocols"]["54k"]["queries"] == 100
     assert config.fold(composed(words), words)["dataset"]["expected"] == {}
     assert build.data(config.fold(composed(words), words)).expected is None
+
+
+@pytest.mark.parametrize("method", [None, *(p.stem for p in sorted(CONF.glob("method/*.yaml")))])
+def test_the_pictures_of_the_paper_take_any_method_and_dataset(method, folded):
+    """Classes, bits and snapshots are the overlay's; the recipe is the method's own."""
+    words = [] if method is None else [f"method={method}"]
+    for bits in (2, 3):
+        overlay = f"experiment=codes_{bits}bit"
+        cfg = folded(*words, overlay)
+        assert config.check(cfg, [*words, overlay]) == []
+        assert cfg["method"] == folded(*words)["method"]
+        assert cfg["dataset"]["classes"] == list(range(2**bits)) == build.data(cfg).classes
+        assert (cfg["model"]["nbit"], cfg["trainer"]["snapshots"]) == (bits, 1000)
+        assert (cfg["dataset"]["name"], cfg["backbone"]["name"]) == ("cifar10", "alexnet")
+        digits = folded(overlay, *words, "dataset=digits")
+        assert digits["dataset"]["name"] == "digits" and digits["backbone"]["width"]
+        assert digits["dataset"]["classes"] == list(range(2**bits))
+
+
+def test_a_run_from_before_classes_and_snapshots_is_the_same_run(folded):
+    older = folded()
+    del older["dataset"]["classes"], older["trainer"]["snapshots"]
+    assert build.data(older).classes is None
+    assert config.differences(config.essence(older), config.essence(folded())) == []
+
+
+@pytest.mark.parametrize("name", ["hadamard", "max_hamming"])
+def test_four_classes_have_a_word_of_two_bits_each(name, folded):
+    cfg = folded("experiment=codes_2bit", "method=csq", f"codebook={name}", "dataset=digits")
+    centers = build.method(cfg, num_classes=4, num_train=200).centers()
+    assert len({tuple(row) for row in centers.tolist()}) == 4
+
+
+@pytest.mark.parametrize("name", ["max_hamming", "hadamard", "balanced"])
+def test_eight_classes_have_a_word_of_three_bits_each_or_the_way_out_is_told(name, folded):
+    cfg = folded("experiment=codes_3bit", "method=csq", f"codebook={name}", "dataset=digits")
+    if name != "max_hamming":
+        with pytest.raises(ConfigError, match=r"3 balanced rows.*8 classes(.|\n)*=max_hamming"):
+            build.method(cfg, num_classes=8, num_train=400)
+        return
+    centers = build.method(cfg, num_classes=8, num_train=400).centers()
+    assert len({tuple(row) for row in centers.tolist()}) == 8
 
 
 def test_undecided_bits_are_an_option_of_evaluation(folded):

@@ -67,6 +67,7 @@ def data(cfg: Config) -> DataModule:
         streams=cfg["method"].get("streams", 1),
         seed=cfg["seed"],
         expected=(dataset.get("expected") or {}).get(protocol),
+        classes=dataset.get("classes"),
     )
 
 

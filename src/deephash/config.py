@@ -52,6 +52,7 @@ ELSEWHERE = (
     "trainer.device",
     "trainer.log_every",
     "trainer.eval_batch_size",
+    "trainer.snapshots",
     "dataset.source.download",
 )
 """Keys that do not change a result: where things lie, and what is told meanwhile."""
@@ -147,6 +148,7 @@ def check(cfg: Mapping[str, Any], overrides: Iterable[str] = ()) -> list[Fault]:
         faults += _check_part(path, node)
     faults += _check_numbers(cfg)
     faults += _check_protocol(cfg)
+    faults += _check_classes(cfg["dataset"].get("classes"))
     if not faults:
         faults += _check_recipe(cfg) + _check_swaps(cfg, overrides)
     return [_as_typed(fault, overrides) for fault in faults]
@@ -265,7 +267,8 @@ def _spell(kind: Any) -> str:
 def _check_numbers(cfg: Mapping[str, Any]) -> list[Fault]:
     least = {
         "model.nbit": 1, "trainer.epochs": 0, "trainer.batch_size": 1, "trainer.eval_batch_size": 1,
-        "trainer.eval_every": 1, "trainer.log_every": 1, "trainer.patience": 1, "evaluation.top": 1,
+        "trainer.eval_every": 1, "trainer.log_every": 1, "trainer.patience": 1,
+        "trainer.snapshots": 0, "evaluation.top": 1,
         "evaluation.ternary": 0, "method.relaxation.every": 1, "method.head.hidden": 0,
         "method.loss.update_every": 0, "method.loss.update_rate": 0.01, "scheduler.epochs": 1,
     }  # fmt: skip
@@ -325,6 +328,20 @@ def _check_protocol(cfg: Mapping[str, Any]) -> list[Fault]:
                   "Try trainer.select_on=val, or trainer.patience=null.")
         )  # fmt: skip
     return faults
+
+
+def _check_classes(classes: Any) -> list[Fault]:
+    """Whether ``dataset.classes`` is a list of classes; which there are, only the data know."""
+    if classes is None:
+        return []
+    key, listed = "dataset.classes", isinstance(classes, list)
+    if not listed or any(isinstance(one, bool) or not _fits(one, int | str) for one in classes):
+        return [Fault(key, f"is {classes!r}.", f"Give indices or names in a list: {key}=[0,1,2].")]
+    if len(classes) < 2:
+        return [Fault(key, f"is {classes!r}.", f"Give at least two classes: {key}=[0,1].")]
+    if twice := sorted({str(one) for one in classes if classes.count(one) > 1}):
+        return [Fault(key, f"names {', '.join(twice)} twice.", "Name each class once.")]
+    return []
 
 
 def _check_recipe(cfg: Mapping[str, Any]) -> list[Fault]:

@@ -19,7 +19,7 @@ from deephash.engine.evaluate import Codes, Evaluation, encode
 from deephash.engine.run import RunFolder, environment, git
 from deephash.engine.trainer import Trainer
 from deephash.errors import ConfigError, TrainingError
-from deephash.files import write_atomic, write_json
+from deephash.files import write_arrays, write_json
 from deephash.methods.method import Method
 from deephash.report import write_html
 from deephash.words import number
@@ -124,7 +124,7 @@ def _train(
         device=device,
         fingerprint=data.facts.fingerprint,
         **{key: settings[key] for key in ("epochs", "eval_every", "select_on", "patience",
-                                          "precision", "log_every", "clip_norm")},
+                                          "precision", "log_every", "clip_norm", "snapshots")},
     )  # fmt: skip
     done = trainer.start(method, data)
     if done:
@@ -231,12 +231,7 @@ def save_codes(path: Path, codes: Codes, data: Any, ternary: float | None = None
             arrays[f"{role}_undecided"] = retrieval.pack(mask)
         arrays[f"{role}_labels"] = data.labels(ids).cpu().numpy().astype(bool)
         arrays[f"{role}_ids"] = np.array([data.images.ids[i] for i in ids])
-
-    def write(beside: Path) -> None:
-        with beside.open("wb") as file:
-            np.savez_compressed(file, **arrays)
-
-    write_atomic(path, write)
+    write_arrays(path, arrays)
 
 
 @out_of_memory.told(

@@ -84,6 +84,7 @@ class Trainer:
     channels_last: bool = True  # memory layout of the images: faster convolutions
     clip_norm: float | None = None  # largest norm of the whole gradient
     log_every: int = 50  # steps between lines in log.jsonl
+    snapshots: int = 0  # codes of so many database images at each evaluation, in snapshots/
 
 
 @dataclass

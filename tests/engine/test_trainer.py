@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from deephash.engine import checkpoint
+from deephash.engine.evaluate import Measured
 from deephash.engine.schedules import Constant, Step
 from deephash.engine.trainer import Trainer
 from deephash.errors import TrainingError
@@ -74,12 +75,12 @@ class Scores:
     def __call__(self, encoder, data):
         at = self.asked
         self.asked += 1
-        return {"query": self.query[at], "val": None if self.val is None else self.val[at]}
+        return Measured(self.query[at], None if self.val is None else self.val[at], codes=None)
 
 
 def by_weights(encoder, data):
     """An evaluation that depends on the weights, and on nothing else."""
-    return {"query": encoder[0].weight.double().sum().sin().item(), "val": None}
+    return Measured(encoder[0].weight.double().sum().sin().item(), val=None, codes=None)
 
 
 def trainer(folder, method, schedule=None, **options):

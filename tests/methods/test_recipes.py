@@ -10,6 +10,7 @@ import yaml
 from torch import nn
 
 from deephash import build, config
+from deephash.engine.evaluate import Measured
 from deephash.engine.schedules import Constant
 from deephash.engine.trainer import Trainer
 from deephash.records import Batch
@@ -253,7 +254,7 @@ def test_a_resumed_run_remembers_what_the_stopped_one_knew(words, composed, firs
         folder.mkdir(exist_ok=True)
         data = Three(first_batch)
         trainer.start(method, data)
-        trainer.fit(method, data, lambda *_: {"query": 0.5, "val": None}, Log())
+        trainer.fit(method, data, lambda *_: Measured(0.5, None, None), Log())
         return method.state_dict()
 
     whole = train(tmp_path / "whole", 3)

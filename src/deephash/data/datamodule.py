@@ -1,6 +1,6 @@
 """From an image set to batches on the device. Pixels stay uint8 until they are there."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deephash.data.images import ImageSet
+from deephash.data.images import ImageSet, only
 from deephash.data.sources import Source
 from deephash.data.splits import Facts, Split, SplitProtocol, describe
 from deephash.data.transforms import Pipeline
@@ -40,10 +40,13 @@ class DataModule:
         seed: of order and augmentation.
         resident_limit_bytes: pixels up to this size are kept on the device as a whole.
         expected: facts that must hold, by name, such as `{num_train: 5000}`; a fingerprint may be
-            given by its first digits.
+            given by its first digits. They are those of all classes.
+        classes: indices or names of the classes to use, in the order of their new numbers; the
+            images of others do not exist then, for the protocol either. None: all.
 
     Raises:
-        DataError: on `setup`, an expected fact does not hold, or an epoch has no batch.
+        DataError: on `setup`, an expected fact does not hold, there is no such class, or an epoch
+            has no batch.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class DataModule:
         seed: int = 0,
         resident_limit_bytes: int = 4 << 30,
         expected: Mapping[str, object] | None = None,
+        classes: Sequence[int | str] | None = None,
     ):
         for key, value in (
             ("trainer.batch_size", batch_size),
@@ -91,6 +95,7 @@ class DataModule:
         self.seed = seed
         self.resident_limit_bytes = resident_limit_bytes
         self.expected = expected
+        self.classes = classes
         self._images: ImageSet | None = None
         self._split: Split | None = None
         self._facts: Facts | None = None
@@ -99,10 +104,7 @@ class DataModule:
         """Load, split, check, and move to the device what fits. A second call only moves."""
         self.device = torch.device(device)
         if self._images is None:
-            images = self.source.load()
-            split = self.protocol.split(images)
-            facts = describe(images, split, self.name, self.protocol_name, self.protocol.seed)
-            _check(facts, self.expected or {})
+            images, split, facts = self._load()
             # what has no label teaches nothing and would be similar to nothing, itself included
             self._trainable = torch.from_numpy(images.labels[split.train].any(axis=1)).nonzero()[
                 :, 0
@@ -126,9 +128,24 @@ class DataModule:
         self.train_transform.to(self.device)
         self.test_transform.to(self.device)
 
+    def _load(self) -> tuple[ImageSet, Split, Facts]:
+        """The images of the chosen classes, divided; the whole set is checked first."""
+        images = self.source.load()
+        chosen = images if self.classes is None else only(images, self.classes)
+        found = self._divide(chosen)
+        if self.expected:
+            whole = found if chosen is images else self._divide(images)
+            _check(whole[2], self.expected)
+        return found
+
+    def _divide(self, images: ImageSet) -> tuple[ImageSet, Split, Facts]:
+        split = self.protocol.split(images)
+        name, seed = self.protocol_name, self.protocol.seed
+        return images, split, describe(images, split, self.name, name, seed)
+
     @property
     def images(self) -> ImageSet:
-        """What the source loaded."""
+        """What the source loaded, of the chosen classes."""
         return _ready(self._images)
 
     @property

@@ -1,6 +1,7 @@
 """What a source hands over: decoded pixels, labels and the names of the images."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,6 +60,64 @@ class ImageSet:
     def multilabel(self) -> bool:
         """Whether any image has a number of labels other than one."""
         return bool((self.labels.sum(axis=1) != 1).any())
+
+
+def only(images: ImageSet, wanted: Sequence[int | str]) -> ImageSet:
+    """The images of some classes, as if there were no others.
+
+    The classes are numbered in the order given; the images keep their order. Pixels that lie
+    together are a view of the set's, others a copy. Of files that were left out nobody knows the
+    class: all of them stay on the list.
+
+    Args:
+        images: single-label.
+        wanted: indices or names of at least two classes.
+
+    Raises:
+        DataError: there is no such class, or it is named twice; or images have several labels.
+    """
+    if images.multilabel:
+        raise DataError(
+            "dataset.classes needs images with one label each, and some here have several or none:"
+            " set dataset.classes=null"
+        )
+    columns = [_class_index(images.classes, one) for one in wanted]
+    names = [images.classes[column] for column in columns]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"dataset.classes names {', '.join(twice)} twice: leave one of them out")
+    if len(names) < 2:
+        raise DataError(f"dataset.classes={list(wanted)} must name at least two classes")
+    rows = np.flatnonzero(images.labels[:, columns].any(axis=1))
+    together = len(rows) > 0 and rows[-1] - rows[0] + 1 == len(rows)
+    taken = slice(rows[0], rows[-1] + 1) if together else rows
+    official = images.official_query
+    return ImageSet(
+        pixels=images.pixels[taken],
+        labels=images.labels[rows][:, columns],
+        ids=tuple(images.ids[row] for row in rows),
+        classes=tuple(names),
+        skipped=images.skipped,
+        official_query=None if official is None else official[rows],
+    )
+
+
+def _class_index(classes: Sequence[str], wanted: int | str) -> int:
+    """The column of a class given by index or name."""
+    if wanted in classes:
+        return classes.index(str(wanted))
+    if str(wanted) in classes and classes.index(str(wanted)) != wanted:
+        raise DataError(
+            f"dataset.classes: {wanted} is a number, and the name of class"
+            f" {classes.index(str(wanted))}. Write names of digits in quotes:"
+            f""" 'dataset.classes=["{wanted}",...]'"""
+        )
+    if isinstance(wanted, int) and 0 <= wanted < len(classes):
+        return wanted
+    shown = ", ".join([*classes[:10], *["..."] * (len(classes) > 10)])
+    raise DataError(
+        f"dataset.classes: there is no class {wanted!r}. Give indices from 0 to"
+        f" {len(classes) - 1}, or names: {shown}"
+    )
 
 
 def one_hot(classes: np.ndarray, count: int) -> np.ndarray:

@@ -24,17 +24,28 @@ class Codes:
         return self.z[np.searchsorted(self.ids, ids)]
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What an evaluation during training found, and the codes in which it did."""
+
+    query: float  # mAP
+    val: float | None  # the same of the validation split, where there is one
+    codes: Codes
+
+
 @torch.inference_mode()
-def encode(encoder: Any, data: Any, autocast: Any) -> Codes:
-    """Encodes every item that has a role in retrieval, once, in eval mode.
+def encode(encoder: Any, data: Any, autocast: Any, ids: np.ndarray | None = None) -> Codes:
+    """Encodes items once, in eval mode.
 
     Args:
         encoder: with ``encode(images (n, 3, H, W)) -> (n, K)``.
         data: with ``split`` and ``eval_batches(ids)``.
         autocast: makes the context of the forward pass.
+        ids: which, ascending; None for every item that has a role in retrieval.
     """
-    split = data.split
-    ids = np.unique(np.concatenate([split.database, split.queries, split.validation]))
+    if ids is None:
+        split = data.split
+        ids = np.unique(np.concatenate([split.database, split.queries, split.validation]))
     was_training = encoder.training
     encoder.eval()
     began, found = time.perf_counter(), []
@@ -66,7 +77,7 @@ class Evaluation:
         self.autocast = autocast
         self.ternary = None if ternary is None else retrieval.check_threshold(ternary)
 
-    def __call__(self, encoder: Any, data: Any) -> dict[str, float | None]:
+    def __call__(self, encoder: Any, data: Any) -> Measured:
         """MAP on the queries, and on the validation split where there is one."""
         codes = encode(encoder, data, self.autocast)
         split = data.split
@@ -74,7 +85,7 @@ class Evaluation:
         val = None
         if len(split.validation):
             val = self.measure(codes, data, split.validation, split.validation_database)["map"]
-        return {"query": query, "val": val}
+        return Measured(query, val, codes)
 
     def measure(
         self, codes: Codes, data: Any, queries: np.ndarray, database: np.ndarray, full: bool = False

@@ -78,8 +78,9 @@ class RunFolder:
             lock.close()
             raise TrainingError(f"another process is training in {self.path}")
         self._lock = lock
-        for piece in self.path.glob(".*.tmp"):  # of a write that was killed
-            piece.unlink()
+        for pattern in (".*.tmp", "snapshots/.*.tmp"):  # of a write that was killed
+            for piece in self.path.glob(pattern):
+                piece.unlink()
 
     def begin(self, config: Mapping[str, Any], overrides: list[str], fresh: bool) -> None:
         """Writes down what runs.
@@ -96,6 +97,7 @@ class RunFolder:
                 "run_id.txt",
                 "log.jsonl",
                 "codes.npz",
+                "snapshots/*.npz",
                 "*.pt",
             ):
                 for file in self.path.glob(left):

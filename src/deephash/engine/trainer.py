@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from deephash.engine import checkpoint, out_of_memory
+from deephash.engine.evaluate import Measured
 from deephash.engine.meter import Meter
 from deephash.engine.precision import autocast
 from deephash.engine.progress import Progress
+from deephash.engine.snapshots import Snapshots
 from deephash.errors import TrainingError
 from deephash.records import Batch, Terms
 
@@ -22,6 +25,7 @@ class Trainable(Protocol):
     @property
     def encoder(self) -> nn.Module: ...
     def __call__(self, batch: Batch, /) -> Terms: ...
+    def centers(self) -> Tensor | None: ...
     def prepare(self, data: Any) -> None: ...
     def on_epoch(self, epoch: int) -> None: ...
     def train(self) -> Any: ...
@@ -35,8 +39,8 @@ class Data(Protocol):
     def train(self, epoch: int) -> Iterable[Batch]: ...
 
 
-Evaluate = Callable[[Any, Any], dict[str, float | None]]
-"""``(encoder, data) -> {"query": mAP, "val": mAP or None}``."""
+Evaluate = Callable[[Any, Any], Measured]
+"""``(encoder, data) -> Measured``."""
 
 
 class Trainer:
@@ -55,6 +59,7 @@ class Trainer:
         precision: ``fp32`` or ``bf16``.
         log_every: steps between two lines of the record.
         clip_norm: largest norm of the whole gradient, or None.
+        snapshots: database images whose codes are saved before training and at each evaluation.
     """
 
     def __init__(
@@ -71,6 +76,7 @@ class Trainer:
         precision: str = "fp32",
         log_every: int = 50,
         clip_norm: float | None = None,
+        snapshots: int = 0,
     ) -> None:
         self.folder = folder
         self.optimizer = optimizer
@@ -85,6 +91,7 @@ class Trainer:
         self.precision = precision
         self.log_every = log_every
         self.clip_norm = clip_norm
+        self.snapshots = Snapshots(folder, snapshots, partial(autocast, device, precision))
         self.progress = Progress()
         self.meter = Meter()
         self._logged = (0.0, 0)  # clock and images at the last line of the record
@@ -104,6 +111,8 @@ class Trainer:
             TrainingError: a term or the gradient is not finite, or the memory is not enough.
         """
         now, self.logger = self.progress, logger
+        if not now.epoch:
+            self.snapshots.take(0, method, data)
         for epoch in range(now.epoch, self.epochs):
             if now.stopped_early:
                 break
@@ -142,6 +151,7 @@ class Trainer:
         """Prepares a new run or takes up an interrupted one; returns the epochs already done."""
         last = self.folder / "last.pt"
         if not last.is_file():
+            self.snapshots.forget_after(-1)
             method.prepare(data)
             return 0
         state = checkpoint.load(last)
@@ -164,6 +174,7 @@ class Trainer:
         torch.set_rng_state(state["rng"]["cpu"])
         if self.device.type == "cuda" and state["rng"]["cuda"] is not None:
             torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)
+        self.snapshots.forget_after(self.progress.epoch)
         return self.progress.epoch
 
     def _set_rates(self, epoch: int) -> None:
@@ -192,13 +203,12 @@ class Trainer:
         """Measures the encoder after ``epoch`` whole epochs, and keeps it if it is best."""
         now, began = self.progress, time.perf_counter()
         found = evaluate(method.encoder, data)
-        query, val = found["query"], found["val"]
-        assert query is not None
-        keep = now.add(epoch, query, val, self.select_on)
+        self.snapshots.take(epoch, method, data, found.codes)
+        keep = now.add(epoch, found.query, found.val, self.select_on)
         now.evaluation_seconds += time.perf_counter() - began
-        self.logger.scalars("query", {"map": query}, now.step, epoch)
-        if val is not None:
-            self.logger.scalars("val", {"map": val}, now.step, epoch)
+        self.logger.scalars("query", {"map": found.query}, now.step, epoch)
+        if found.val is not None:
+            self.logger.scalars("val", {"map": found.val}, now.step, epoch)
         if keep:
             state = {"encoder": method.encoder.state_dict(), "epoch": epoch,
                      "fingerprint": self.fingerprint}  # fmt: skip
