@@ -223,6 +223,7 @@ def test_a_resumed_run_leaves_those_of_one_without_interruption(
     (folder,) = (path.parent for path in tmp_path.rglob("snapshots"))
     assert not (folder / "report.json").exists() and read_snapshots(folder)
     (folder / "snapshots" / ".epoch0002.npz.1.tmp").write_bytes(b"what a kill leaves")
+    (folder / "snapshots" / "epoch0009.npz").write_bytes(b"of epochs that are not yet")
     assert train(tmp_path, WITH) == folder
     assert same(read_snapshots(folder), read_snapshots(base))
     assert [path.name for path in sorted((folder / "snapshots").iterdir())] == [
