@@ -242,7 +242,7 @@ def test_bit_correlation_of_columns_that_know_nothing_or_all_of_each_other():
 def test_separability_and_histograms_by_definition(labels, nbit, monkeypatch):
     """Two loops over all pairs; blocks smaller than groups, and distances counted two by two."""
     monkeypatch.setattr(diagnostics, "_BLOCK", 49)
-    monkeypatch.setattr(diagnostics, "_PAIRED", 2)
+    monkeypatch.setattr(diagnostics, "_ASKED", 8)
     bits = random_bits(nbit, 40, nbit)
     intra, inter = naive_pairs(bits, labels)
     found = separability(bits, labels)

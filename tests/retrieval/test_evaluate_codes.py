@@ -46,6 +46,17 @@ def test_the_report_holds_what_the_metrics_say(ties):
         "empty_fraction": retrieval.precision_within_radius(hist).empty_fraction,
     }
     assert report["precision_at"] == {"100": retrieval.precision_at(hist, [100])[100]}
+    for name in ("recall_at", "hit_rate_at"):
+        assert report[name] == {"100": getattr(retrieval, name)(hist, [100])[100]}
+    ball = retrieval.average_precision_within_radius(hist)
+    assert report["map_within_radius_2"] == ball._asdict()
+    assert report["recall_within_radius_2"] == retrieval.recall_within_radius(hist)
+    by_rank = report["pr_curve_by_rank"]
+    assert (by_rank["rank"][0], by_rank["rank"][-1]) == (1, 120)
+    precise = retrieval.pr_curve_by_rank(hist, by_rank["rank"])
+    assert (by_rank["precision"], by_rank["recall"]) == (
+        precise.precision.tolist(), precise.recall.tolist()
+    )  # fmt: skip
     curve = retrieval.pr_curve_by_radius(hist)
     assert report["pr_curve"]["radius"] == list(range(13))
     assert report["pr_curve"]["recall_micro"] == curve.recall_micro.tolist()
@@ -65,6 +76,47 @@ def test_the_report_holds_what_the_metrics_say(ties):
     }
 
 
+def test_the_report_describes_the_codes_of_the_database():
+    z, database, asked, held = given()
+    codes, bits = evaluate_codes(z, database, asked, held)["codes"], binarize(database)
+    assert codes == retrieval.describe_codes(database, held)
+    assert codes["quantization"] == retrieval.quantization_error(database)._asdict()
+    assert codes["orthogonality"] == retrieval.orthogonality(bits, held)._asdict()
+    assert codes["separability"] == retrieval.separability(bits, held)._asdict()
+    assert codes["histograms"]["intra"] == retrieval.distance_histograms(bits, held).intra.tolist()
+    assert codes["bits"]["ones"] == retrieval.bit_statistics(bits).ones.tolist()
+    assert codes["bit_correlation"] == retrieval.bit_correlation(bits)
+
+
+def test_one_class_has_no_separability():
+    codes = np.random.default_rng(0).normal(size=(9, 6))
+    found = retrieval.describe_codes(codes, np.zeros(9, dtype=int))
+    assert (found["separability"], found["histograms"]) == (None, None)
+    assert found["orthogonality"]["classes"] == 1
+    with pytest.raises(DataError, match="one for each code"):
+        retrieval.describe_codes(codes, np.zeros(8, dtype=int))
+
+
+def test_several_labels_are_graded():
+    rng = np.random.default_rng(5)
+    z, hot = rng.normal(size=(150, 16)), rng.random((150, 6)) < 0.4
+    report = evaluate_codes(z[:20], z[20:], hot[:20], hot[20:])
+    ranking = Ranking(*(pack(part >= 0) for part in (z[:20], z[20:])), hot[:20], hot[20:], 16)
+    graded = retrieval.GradedHistograms.of(ranking)
+    for name in ("acg_at", "ndcg_at", "wmap_at"):
+        assert report["graded"][name] == {"100": getattr(retrieval, name)(graded, [100])[100]}
+    one_each = hot.argmax(axis=1)
+    assert "graded" not in evaluate_codes(z[:20], z[20:], one_each[:20], one_each[20:])
+
+
+def test_any_list_of_tops():
+    report = evaluate_codes(*given(), tops=[1, 50, 120])
+    for top in (1, 50, 120):
+        assert report["map_at"][str(top)] == evaluate_codes(*given(), Convention(top=top))["map"]
+    with pytest.raises(DataError, match="mAP@121"):
+        evaluate_codes(*given(), tops=[121])
+
+
 def test_the_short_report_says_the_same():
     full = evaluate_codes(*given(), Convention(top=9))
     short = evaluate_codes(*given(), Convention(top=9), full=False)
@@ -74,7 +126,13 @@ def test_the_short_report_says_the_same():
 def test_bits_and_values_are_the_same_codes():
     z, database, *labels = given()
     bits = torch.from_numpy(binarize(database))
-    assert evaluate_codes(z, database, *labels) == evaluate_codes(z.numpy(), bits, *labels)
+    of_values, of_bits = (
+        evaluate_codes(z, database, *labels),
+        evaluate_codes(z.numpy(), bits, *labels),
+    )
+    assert of_values["codes"].pop("quantization") is not None
+    assert of_bits["codes"].pop("quantization") is None  # it is of values only
+    assert of_values == of_bits
 
 
 def test_a_cut_of_all_names_its_size():

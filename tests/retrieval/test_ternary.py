@@ -305,11 +305,11 @@ def test_evaluation_is_ternary():
     found = three(Encoder(z), data)
     codes = Codes(np.arange(10), z, 1.0)
     given = (z[7:], z[:7], labels[7:], labels[:7])
-    assert found == {"query": evaluate_codes(*given, ternary=1)["map"], "val": None}
+    assert (found.query, found.val) == (evaluate_codes(*given, ternary=1)["map"], None)
     full = three.measure(codes, data, split.queries, split.database, full=True)
     assert full == retrieval.evaluate_codes(*given, ternary=1.0)
     bits = Evaluation(Convention(), lambda: torch.autocast("cpu", enabled=False))
-    assert bits(Encoder(z), data)["query"] == evaluate_codes(*given)["map"] != found["query"]
+    assert bits(Encoder(z), data).query == evaluate_codes(*given)["map"] != found.query
 
 
 def test_saved_masks_give_the_codes_back():

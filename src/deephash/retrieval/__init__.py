@@ -52,6 +52,7 @@ from deephash.retrieval.diagnostics import (
     quantization_error,
     separability,
 )
+from deephash.retrieval.engines import ENGINES, Engine
 from deephash.retrieval.graded import (
     GAINS,
     GradedHistograms,
@@ -71,17 +72,19 @@ from deephash.retrieval.metrics import (
     mean_average_precisions,
 )
 from deephash.retrieval.ranking import Ranking
-from deephash.retrieval.report import evaluate_codes
+from deephash.retrieval.report import describe_codes, evaluate_codes
 
 __all__ = [
     "DENOMINATORS",
     "EMPTY",
+    "ENGINES",
     "GAINS",
     "NAMED",
     "TIES",
     "BitStatistics",
     "Convention",
     "DistanceHistograms",
+    "Engine",
     "GradedHistograms",
     "Histograms",
     "Index",
@@ -102,6 +105,7 @@ __all__ = [
     "bit_statistics",
     "check_threshold",
     "dcg_at",
+    "describe_codes",
     "distance_histograms",
     "evaluate_codes",
     "hamming",

@@ -215,17 +215,23 @@ def checked(packed: ArrayLike, nbit: int, name: str) -> npt.NDArray[np.uint8]:
     return values
 
 
-def as_words(packed: npt.NDArray[np.uint8]) -> Array:
+def as_words(packed: npt.NDArray[np.uint8], word: int | None = None) -> Array:
     """Packed codes as few wide words as hold them, each word of all codes side by side.
+
+    A view, where the bytes of a code are one word.
 
     Args:
         packed: (N, bytes) uint8.
+        word: bytes of a word; None: 1, 2, 4 or 8, the fewest that do.
 
     Returns:
-        (W, N) unsigned integers of 1, 2, 4 or 8 bytes.
+        (W, N) unsigned integers.
     """
     size, width = packed.shape
-    word = next((w for w in (1, 2, 4) if width <= w), 8)
+    if word is None:
+        word = next((w for w in (1, 2, 4) if width <= w), 8)
+    if width == word and packed.flags.c_contiguous:
+        return packed.view(f"u{word}").T
     padded = np.zeros((size, -(-width // word) * word), dtype=np.uint8)
     padded[:, :width] = packed
     return np.ascontiguousarray(padded.view(f"u{word}").T)

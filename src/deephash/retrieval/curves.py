@@ -7,7 +7,7 @@ cannot. What a rank is worth is by default the mean over all orders of the tied 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,7 @@ from deephash.retrieval.ranking import Ranking
 from deephash.retrieval.ties import Floats, Groups, checked_cuts, mean, ratio, settled
 
 
-@dataclass(frozen=True)
-class PrecisionRecall:
+class PrecisionRecall(NamedTuple):
     """Precision and recall of the Hamming balls of radius 0..K; no tie can touch them.
 
     Macro: the mean over queries, an empty ball having precision 0, and recall over the queries that
@@ -36,8 +35,7 @@ class PrecisionRecall:
     empty_fraction: Floats  # (K + 1,) queries whose ball holds nothing
 
 
-@dataclass(frozen=True)
-class PrecisionRecallByRank:
+class PrecisionRecallByRank(NamedTuple):
     """Precision and recall of the first so many items.
 
     The mean over all queries, and over those that have relevant items.
@@ -229,9 +227,5 @@ def _found(
         tops = checked_cuts(cuts, int(groups.ends[0, -1]))
         return {cut: groups.hits(groups.at(cut)) for cut in tops}, total_Q
     tops = checked_cuts(cuts, measured.size)
-    hits = np.empty((len(tops), measured.queries), dtype=np.int64)
-    total_Q = np.empty(measured.queries, dtype=np.int64)
-    for query in range(measured.queries):
-        position = measured.positions(query)
-        hits[:, query], total_Q[query] = np.searchsorted(position, tops), len(position)
-    return dict(zip(tops, hits, strict=True)), total_Q
+    hits = np.array(measured.each(lambda place: np.searchsorted(place, tops), max(tops))).T
+    return dict(zip(tops, hits, strict=True)), measured.counts[1].sum(axis=1)

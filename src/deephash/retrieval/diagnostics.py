@@ -23,17 +23,20 @@ from deephash.retrieval.codes import (
     as_words,
     bit_matrix,
     differing,
+    pack,
     signed_codes,
     whole,
 )
-from deephash.retrieval.ranking import class_marks, label_array, label_marks
+from deephash.retrieval.engines import Engine
+from deephash.retrieval.ranking import Ranking
+from deephash.retrieval.sides import class_marks, label_array, label_marks
 
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 _BLOCK = 1 << 18  # entries or pairs worked on at once
 _DRAWN = 1 << 20  # pairs drawn at once
-_PAIRED = 1 << 15  # distances from which counting them two by two pays
+_ASKED = 1 << 12  # items compared with all others at once
 
 
 class QuantizationError(NamedTuple):
@@ -261,6 +264,7 @@ def distance_histograms(
     exact_up_to: int = 200_000,
     sample: int = 10_000_000,
     seed: int = 0,
+    engine: Engine | str = "auto",
 ) -> DistanceHistograms:
     """How far similar and dissimilar items are from each other; RelaHash, Fig. 13.
 
@@ -275,6 +279,7 @@ def distance_histograms(
         exact_up_to: The most items of which all pairs are counted.
         sample: How many pairs to draw if there are more.
         seed: Of the sample.
+        engine: Who counts all pairs.
 
     Returns:
         Both histograms, each summing to 1, how many pairs they rest on, and the seed if sampled.
@@ -289,14 +294,15 @@ def distance_histograms(
     values = bit_matrix(bits, "bits")
     size, nbit = values.shape
     groups = _grouped(labels, size, least=2)
-    sizes_G, words = groups.sizes, _packed_words(values).take(groups.order, axis=1)
+    sizes_G = groups.sizes
     exact = size <= exact_up_to
     if groups.marks is None:
         intra_pairs = int((sizes_G * (sizes_G - 1))[groups.labelled].sum()) // 2
         _refuse_one_kind(intra_pairs, size * (size - 1) // 2 - intra_pairs)
     if exact:
-        intra, inter = _every_pair(words, groups, nbit)
+        intra, inter = _every_pair(values, label_array(labels, size, "labels"), engine)
     else:
+        words = _packed_words(values).take(groups.order, axis=1)
         intra, inter = _drawn_pairs(words, groups, nbit, sample, np.random.default_rng(seed))
     intra_pairs, inter_pairs = int(intra.sum()), int(inter.sum())
     _refuse_one_kind(intra_pairs, inter_pairs, "" if exact else f" among {sample} drawn")
@@ -430,29 +436,34 @@ def _packed_words(bits: npt.NDArray[np.bool_]) -> Array:
     return as_words(np.packbits(bits, axis=1))
 
 
-def _every_pair(words: Array, groups: _Groups, nbit: int) -> tuple[Counts, Counts]:
-    """(K + 1,) similar and (K + 1,) dissimilar pairs at each distance, of codes (W, N) sorted."""
-    values = nbit + 1
-    intra, inter, mixed = _Tally(values), _Tally(values), _Tally(2 * values)
-    beyond = mixed.dtype.type(values)  # similar pairs are counted behind the others
-    group_N = groups.of_items()
-    for group, (start, stop) in enumerate(zip(groups.bounds[:-1], groups.bounds[1:], strict=True)):
-        mine, later = words[:, start:stop], words[:, stop:]
-        (intra if groups.labelled[group] else inter).among(mine)
-        if groups.marks is None:
-            inter.between(mine, later)
-        else:
-            shared_G = ((groups.marks & groups.marks[:, group, None]) != 0).any(axis=0)
-            mixed.between(mine, later, (shared_G * beyond)[group_N[stop:]])
-    far, near = mixed.counts().reshape(2, values)
-    return intra.counts() + near, inter.counts() + far
+def _every_pair(
+    bits: npt.NDArray[np.bool_], labels: Array, engine: Engine | str
+) -> tuple[Counts, Counts]:
+    """(K + 1,) similar and (K + 1,) dissimilar pairs at each distance.
+
+    Some items at a time are asked for themselves, which counts each pair twice and each item with
+    itself, and for those that come later.
+    """
+    codes, (size, nbit) = pack(bits), bits.shape
+    within, across = np.zeros((2, 2, nbit + 1), dtype=np.int64)
+    for start in range(0, size, _ASKED):
+        some, later = slice(start, start + _ASKED), slice(start + _ASKED, size)
+        for others, counts in ((some, within), (later, across)):
+            if len(codes[others]):
+                asked, held = labels[some], labels[others]
+                ranking = Ranking(codes[some], codes[others], asked, held, nbit, engine)
+                counts += [found.sum(axis=0) for found in ranking.counts]
+    labelled = size if labels.ndim == 1 else int(labels.any(axis=1).sum())
+    within[:, 0] -= size, labelled
+    every, near = within // 2 + across
+    return near, every - near
 
 
 def _drawn_pairs(
     words: Array, groups: _Groups, nbit: int, sample: int, rng: np.random.Generator
 ) -> tuple[Counts, Counts]:
     """Like :func:`_every_pair`, of pairs drawn with replacement."""
-    intra, inter = _Tally(nbit + 1), _Tally(nbit + 1)
+    intra, inter = np.zeros((2, nbit + 1), dtype=np.int64)
     group_N, size, sizes = groups.of_items(), words.shape[1], groups.sizes
     weight = np.cumsum(sizes * (sizes - 1) * groups.labelled)  # similar pairs, if one label each
     for start in range(0, sample, _DRAWN):
@@ -463,13 +474,13 @@ def _drawn_pairs(
             shared = (one == two) & groups.labelled[one]
         else:
             shared = ((groups.marks[:, one] & groups.marks[:, two]) != 0).any(axis=0)
-            intra.pairwise(words[:, a[shared]], words[:, b[shared]])
-        inter.pairwise(words[:, a[~shared]], words[:, b[~shared]])
+            intra += _tally(words[:, a[shared]], words[:, b[shared]], nbit)
+        inter += _tally(words[:, a[~shared]], words[:, b[~shared]], nbit)
         if groups.marks is None:
             group = np.searchsorted(weight, rng.integers(weight[-1], size=draws), side="right")
             a, b = groups.bounds[group] + _two(rng, sizes[group])
-            intra.pairwise(words[:, a], words[:, b])
-    return intra.counts(), inter.counts()
+            intra += _tally(words[:, a], words[:, b], nbit)
+    return intra, inter
 
 
 def _two(rng: np.random.Generator, size: Counts) -> Counts:
@@ -478,58 +489,9 @@ def _two(rng: np.random.Generator, size: Counts) -> Counts:
     return np.stack([a, b + (b >= a)])
 
 
-class _Tally:
-    """How often each of a number of values comes: distances of packed codes, perhaps shifted.
-
-    Two values of a byte each are one number of two: half as many to count, and the sums over rows
-    and columns of the table part them again.
-    """
-
-    def __init__(self, values: int) -> None:
-        self.values = values
-        self.dtype = np.dtype(np.uint8 if values <= 256 else np.uint16)
-        self._one = np.zeros(values, dtype=np.int64)
-        self._two = np.zeros((256, 256), dtype=np.int64)
-
-    def counts(self) -> Counts:
-        """(values,) how often each came."""
-        total = self._one.copy()
-        parted = (self._two.sum(axis=0) + self._two.sum(axis=1))[: self.values]
-        total[: len(parted)] += parted
-        return total
-
-    def between(self, a: Array, b: Array, shift: Array | None = None) -> None:
-        """Each code of one set (W, A) with each of another (W, B), whose distances are shifted."""
-        for first in range(0, b.shape[1], _BLOCK):
-            some = slice(first, first + _BLOCK)
-            step = max(1, _BLOCK // min(_BLOCK, b.shape[1] - first))
-            for start in range(0, a.shape[1], step):
-                rows = a[:, start : start + step, None]
-                self.pairwise(rows, b[:, None, some], None if shift is None else shift[some])
-
-    def among(self, a: Array) -> None:
-        """All unordered pairs of different codes, (W, A)."""
-        if a.shape[1] == 1:
-            return
-        step = max(1, math.isqrt(_BLOCK))
-        for start in range(0, a.shape[1], step):
-            block = a[:, start : start + step]
-            above = np.triu_indices(block.shape[1], 1)
-            self.pairwise(block[:, above[0]], block[:, above[1]])
-            self.between(block, a[:, start + step :])
-
-    def pairwise(self, a: Array, b: Array, shift: Array | None = None) -> None:
-        """Codes with codes, (W, ...) broadcast."""
-        value = differing(a, b, self.dtype)
-        if shift is not None:
-            np.add(value, shift, out=value)
-        flat = value.reshape(-1)
-        if len(flat) >= _PAIRED and self.dtype == np.uint8:
-            even = len(flat) // 2 * 2
-            counts = np.bincount(flat[:even].view(np.uint16))
-            self._two.reshape(-1)[: len(counts)] += counts
-            flat = flat[even:]
-        self._one += np.bincount(flat, minlength=self.values)
+def _tally(a: Array, b: Array, nbit: int) -> Counts:
+    """(K + 1,) how often codes (W, n) are at each distance from others (W, n)."""
+    return np.bincount(differing(a, b, np.uint16), minlength=nbit + 1)
 
 
 def _refuse_none(size: int, least: int) -> None:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from deephash.errors import DataError
 from deephash.retrieval.codes import ArrayLike
+from deephash.retrieval.engines import Engine
 from deephash.retrieval.ranking import Ranking
 
 
@@ -65,24 +66,7 @@ class Histograms:
     @classmethod
     def of(cls, ranking: Ranking) -> Self:
         """Count what each query of a ranking sees."""
-        values = ranking.nbit + 1
-        items_QK = np.empty((ranking.queries, values), dtype=np.int64)
-        relevant_QK = np.empty_like(items_QK)
-        if ranking.single:  # what is relevant lies in one piece once the database is sorted
-            ranking, start_Q, stop_Q = ranking.by_class()
-            for query in range(ranking.queries):
-                distance_N = ranking.distances(query)
-                shared = distance_N[start_Q[query] : stop_Q[query]]
-                items_QK[query] = np.bincount(distance_N, minlength=values)
-                relevant_QK[query] = np.bincount(shared, minlength=values)
-        else:  # relevant items are counted apart, behind the others
-            for query in range(ranking.queries):
-                key_N = ranking.relevant(query) * np.int64(values)
-                key_N += ranking.distances(query)
-                counts = np.bincount(key_N, minlength=2 * values).reshape(2, values)
-                items_QK[query] = counts.sum(axis=0)
-                relevant_QK[query] = counts[1]
-        return cls(items_QK, relevant_QK, ranking.labelled)
+        return cls(*ranking.counts, ranking.labelled)
 
 
 def histograms(
@@ -91,6 +75,7 @@ def histograms(
     query_labels: ArrayLike,
     database_labels: ArrayLike,
     nbit: int,
+    engine: Engine | str = "auto",
 ) -> Histograms:
     """Count, for each query, items and relevant items by distance, in memory O(Q K + N).
 
@@ -100,6 +85,7 @@ def histograms(
         query_labels: (Q, C) multi-hot, or (Q,) class indices.
         database_labels: (N, C) multi-hot, or (N,) class indices.
         nbit: K.
+        engine: who counts; the numbers are the same.
 
     Returns:
         The counts; relevant are items that share at least one label with the query.
@@ -107,4 +93,6 @@ def histograms(
     Raises:
         DataError: if codes or labels are malformed, contradict each other, or a side is empty.
     """
-    return Histograms.of(Ranking(query_codes, database_codes, query_labels, database_labels, nbit))
+    return Histograms.of(
+        Ranking(query_codes, database_codes, query_labels, database_labels, nbit, engine)
+    )

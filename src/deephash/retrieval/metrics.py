@@ -188,15 +188,14 @@ def _judge(measured: Histograms | Ranking, conventions: Sequence[Convention]) ->
 def _judge_order(ranking: Ranking, conventions: Sequence[Convention]) -> list[_Judged]:
     """The definition itself, on the one order that the ranking has."""
     tops = [convention.cut(ranking.size) for convention in conventions]
-    sums = np.empty((len(tops), ranking.queries))
-    hits = np.empty(sums.shape, dtype=np.int64)
-    total_Q = np.empty(ranking.queries, dtype=np.int64)
-    for query in range(ranking.queries):
-        position = ranking.positions(query)
+
+    def judge(position: Array) -> tuple[list[float], Array]:
         parts = np.arange(1, len(position) + 1) / (position + 1)
-        total_Q[query] = len(position)
-        hits[:, query] = np.searchsorted(position, tops)
-        sums[:, query] = [parts[:found].sum() for found in hits[:, query]]
+        found = np.searchsorted(position, tops)
+        return [float(parts[:hits].sum()) for hits in found], found
+
+    sums, hits = (np.array(part).T for part in zip(*ranking.each(judge, max(tops)), strict=True))
+    total_Q = ranking.counts[1].sum(axis=1)  # sums and hits: (R, Q)
     return [
         _Judged(
             ratio(sum_Q, _denominators(hits_Q, total_Q, top)[convention.denominator]),

@@ -1,5 +1,6 @@
 """Codes in, numbers out, together with the conventions they were measured under."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -7,21 +8,47 @@ import numpy as np
 
 from deephash.errors import DataError
 from deephash.retrieval.codes import (
+    Array,
     ArrayLike,
     as_array,
     binarize,
+    bit_matrix,
     check_threshold,
     pack,
     pack_ternary,
     undecided,
 )
-from deephash.retrieval.conventions import Convention
-from deephash.retrieval.curves import pr_curve_by_radius, precision_at, precision_within_radius
+from deephash.retrieval.conventions import ORDERED, Convention
+from deephash.retrieval.curves import (
+    hit_rate_at,
+    pr_curve_by_radius,
+    pr_curve_by_rank,
+    precision_at,
+    precision_within_radius,
+    recall_at,
+    recall_within_radius,
+)
+from deephash.retrieval.diagnostics import (
+    bit_correlation,
+    bit_statistics,
+    distance_histograms,
+    orthogonality,
+    quantization_error,
+    separability,
+)
+from deephash.retrieval.engines import Engine
+from deephash.retrieval.graded import GradedHistograms, acg_at, ndcg_at, wmap_at
 from deephash.retrieval.histograms import Histograms
-from deephash.retrieval.metrics import mean_average_precision
+from deephash.retrieval.metrics import (
+    average_precision_within_radius,
+    mean_average_precision,
+    mean_average_precisions,
+)
 from deephash.retrieval.ranking import Ranking
+from deephash.retrieval.sides import label_array
 
-PRECISION_AT = tuple(range(100, 1001, 100))  # as the HashNet family plots it
+CUTS = tuple(range(100, 1001, 100))  # N of P@N and the like, as the HashNet family plots it
+_RANKS = 200  # places of the precision-recall curve by rank
 
 
 def evaluate_codes(
@@ -33,6 +60,8 @@ def evaluate_codes(
     *,
     full: bool = True,
     ternary: float | None = None,
+    tops: Sequence[int] = (),
+    engine: Engine | str = "auto",
 ) -> dict[str, Any]:
     """Measure how well codes retrieve, as a dictionary that json can write.
 
@@ -45,98 +74,185 @@ def evaluate_codes(
         full: Whether to measure all; without, only ``map`` and ``map_min``, which is cheap.
         ternary: Entries with ``|z|`` below it are neither bit, and the distance is
             1/2 (K - <a, b>) over +1, 0, -1: DPN-T, Fan et al., IJCAI 2020. None: bits.
+        tops: Further R, for ``map_at``.
+        engine: Who counts; the numbers are the same.
 
     Returns:
-        ``map`` under the convention and ``map_min`` with the denominator ``min``; if full, also
-        ``ties`` (mAP under each policy, None where the convention forbids it),
-        ``precision_within_radius_2``, ``precision_at`` (by N, as text; those N that the database
-        has), ``pr_curve`` by radius in bits, the numbers of queries, items and bits, and
-        ``conventions``.
+        ``map`` under the convention and ``map_min`` with the denominator ``min``. If full, also
+
+        - ``map_at`` (by R, as text), and ``ties``: mAP under each policy, None where the convention
+          forbids it;
+        - ``precision_at``, ``recall_at`` and ``hit_rate_at`` (by N, as text; those N that the
+          database has), with expected ties;
+        - ``precision_within_radius_2``, ``map_within_radius_2``, ``recall_within_radius_2``;
+        - ``pr_curve`` by radius in bits, and ``pr_curve_by_rank``;
+        - ``graded``, if items have several labels: ``acg_at``, ``ndcg_at`` and ``wmap_at``;
+        - ``codes``, as :func:`describe_codes` has it of the database;
+        - the numbers of queries, items and bits, and ``conventions``.
 
     Raises:
-        DataError: if codes or labels are malformed or contradict each other, a side is empty, R is
-            more than the database holds, or ``ternary`` meets bits or is no number of at least 0.
+        DataError: if codes or labels are malformed or contradict each other, a side is empty, an R
+            is more than the database holds, or ``ternary`` meets bits or is no number of at least
+            0.
     """
     convention = Convention() if convention is None else convention
     ternary = None if ternary is None else check_threshold(ternary)
-    query_bits, database_bits = _bits(query, ternary), _bits(database, ternary)
-    packed = pack(query_bits), pack(database_bits)
-    if query_bits.shape[1] != database_bits.shape[1]:
-        raise DataError(
-            f"queries have {query_bits.shape[1]} bits, the database {database_bits.shape[1]}"
-        )
-    nbit = query_bits.shape[1]
-    if ternary is not None:
-        packed = (
-            pack_ternary(query_bits, undecided(query, ternary), "query"),
-            pack_ternary(database_bits, undecided(database, ternary), "database"),
-        )
-    ranking = Ranking(*packed, query_labels, database_labels, nbit if ternary is None else 4 * nbit)
+    bits = _bits(query, ternary), _bits(database, ternary)
+    nbit = bits[0].shape[1]
+    if nbit != bits[1].shape[1]:
+        raise DataError(f"queries have {nbit} bits, the database {bits[1].shape[1]}")
+    if ternary is None:
+        asked, held, spread = *(pack(one) for one in bits), 1
+    else:
+        asked, held, spread = *_undecided(bits, (query, database), ternary), 4
+    ranking = Ranking(asked, held, query_labels, database_labels, spread * nbit, engine)
     top = convention.cut(ranking.size)
     hist = Histograms.of(ranking)
     if ternary is not None:  # every entry differs in 0, 2 or 4 of its four bits
         hist = Histograms(hist.items[:, ::2], hist.relevant[:, ::2], hist.labelled)
-    step = 1 if ternary is None else 0.5  # from one distance of the histograms to the next
 
-    def measure(one: Convention) -> Any:
-        ordered = one.ties in ("stable", "shuffled")
-        return mean_average_precision(ranking if ordered else hist, one)
+    def measured(one: Convention) -> Ranking | Histograms:
+        return ranking if one.ties in ORDERED else hist
 
-    result = measure(convention)
-    map_min = measure(replace(convention, denominator="min"))
-    report = {"map": result.value, "map_min": map_min.value}
+    def mean(**changed: Any) -> Any:
+        one = replace(convention, **changed)
+        return mean_average_precision(measured(one), one)
+
+    result = mean()
+    report: dict[str, Any] = {"map": result.value, "map_min": mean(denominator="min").value}
     if not full:
         return report
-
-    def under(ties: str) -> float | None:
-        if ties == convention.ties:
-            return result.value
-        cut = convention.top is not None
-        if ties == "expected" and cut and convention.empty == "skip_retrieved_none":
-            return None  # which queries count would depend on the order
-        return measure(replace(convention, ties=ties)).value
-
-    curve = pr_curve_by_radius(hist)
+    at = mean_average_precisions(measured(convention), convention, tops)
+    cut = convention.top is not None or convention.drop_last
+    random = cut and convention.empty == "skip_retrieved_none"  # which queries count, if expected
+    report |= {
+        "map_at": {str(R): found.value for R, found in at.items()},
+        "ties": {
+            ties: None if ties == "expected" and random else mean(ties=ties).value
+            for ties in ("expected", "stable", "best", "worst")
+        },
+    }
+    report |= _curves(hist, 1 if ternary is None else 0.5)
+    if not ranking.single:
+        report["graded"] = _graded(ranking)
+    report["codes"] = describe_codes(database, database_labels, engine=engine)
     return report | {
-        "ties": {ties: under(ties) for ties in ("expected", "stable", "best", "worst")},
-        "precision_within_radius_2": precision_within_radius(hist, round(2 / step))._asdict(),
-        "precision_at": {
-            str(cut): value
-            for cut, value in precision_at(
-                hist, [cut for cut in PRECISION_AT if cut <= hist.size]
-            ).items()
-        },
-        "pr_curve": {
-            "radius": [step * distance for distance in range(hist.nbit + 1)],
-            "precision_macro": curve.precision_macro.tolist(),
-            "recall_macro": curve.recall_macro.tolist(),
-            "precision_micro": curve.precision_micro.tolist(),
-            "recall_micro": curve.recall_micro.tolist(),
-            "empty_fraction": curve.empty_fraction.tolist(),
-        },
         "queries": hist.queries,
         "database": hist.size,
         "nbit": nbit,
         "queries_counted": result.queries_counted,
         "queries_without_relevant": result.queries_without_relevant,
         "queries_without_hits": result.queries_without_hits,
-        "conventions": {
-            "metric": convention.name,
-            "top": top,
-            "ties": convention.ties,
-            "seed": convention.seed,
-            "denominator": convention.denominator,
-            "empty": convention.empty,
-            "bit": "z >= 0" + ("" if ternary is None else f", undecided if |z| < {ternary}"),
-            "ternary": ternary,
-            "stable_order": "database order",
-            "relevance": "at least one shared label",
-        },
+        "conventions": _conventions(convention, top, ternary),
     }
 
 
-def _bits(codes: ArrayLike, ternary: float | None) -> np.ndarray:
+def describe_codes(
+    codes: ArrayLike, labels: ArrayLike, *, engine: Engine | str = "auto"
+) -> dict[str, Any]:
+    """Measure codes by themselves, as a dictionary that json can write.
+
+    Args:
+        codes: (N, K) real-valued codes, or bool bits; the papers judge the database's.
+        labels: (N, C) multi-hot, or (N,) class indices.
+        engine: Who counts all pairs.
+
+    Returns:
+        ``quantization`` (Eqs. 19 to 21), ``orthogonality`` (Eq. 22), ``separability`` (Eq. 23),
+        ``histograms`` of distances, ``bit_correlation`` and ``bits``; None for what has no meaning:
+        quantization of bits or of infinite values, separability of a single class.
+
+    Raises:
+        DataError: if codes or labels are malformed or contradict each other.
+    """
+    values = as_array(codes)
+    real = values.dtype != np.bool_
+    bits = _bits(values, None)
+    label_array(labels, len(bits), "labels")
+    statistics = bit_statistics(bits)._asdict()
+    del statistics["entropies"]  # those of ones
+    return {
+        "quantization": _if_any(lambda: quantization_error(values)) if real else None,
+        "orthogonality": _if_any(lambda: orthogonality(bits, labels)),
+        "separability": _if_any(lambda: separability(bits, labels)),
+        "histograms": _if_any(lambda: distance_histograms(bits, labels, engine=engine)),
+        "bit_correlation": bit_correlation(bits),
+        "bits": statistics | {"ones": statistics["ones"].tolist()},
+    }
+
+
+def _if_any(measure: Callable[[], Any]) -> dict[str, Any] | None:
+    """What is measured, None if there is nothing to measure it on."""
+    try:
+        found = measure()._asdict()
+    except DataError:
+        return None
+    return {
+        name: value.tolist() if isinstance(value, np.ndarray) else value
+        for name, value in found.items()
+    }
+
+
+def _curves(hist: Histograms, step: float) -> dict[str, Any]:
+    """All that the histograms tell but mAP; ``step`` bits from one distance to the next."""
+    cuts = [cut for cut in CUTS if cut <= hist.size]
+    ball = round(2 / step)
+    radius = pr_curve_by_radius(hist)
+    ranks = np.unique(np.geomspace(1, hist.size, _RANKS).round().astype(int)).tolist()
+    rank = pr_curve_by_rank(hist, ranks)
+    return {
+        "precision_within_radius_2": precision_within_radius(hist, ball)._asdict(),
+        "map_within_radius_2": average_precision_within_radius(hist, ball)._asdict(),
+        "recall_within_radius_2": recall_within_radius(hist, ball),
+        "precision_at": _named(precision_at(hist, cuts)),
+        "recall_at": _named(recall_at(hist, cuts)),
+        "hit_rate_at": _named(hit_rate_at(hist, cuts)),
+        "pr_curve": {"radius": [step * distance for distance in range(hist.nbit + 1)]}
+        | {name: values.tolist() for name, values in radius._asdict().items()},
+        "pr_curve_by_rank": {name: values.tolist() for name, values in rank._asdict().items()},
+    }
+
+
+def _graded(ranking: Ranking) -> dict[str, Any]:
+    graded = GradedHistograms.of(ranking)
+    cuts = [cut for cut in CUTS if cut <= ranking.size]
+    return {
+        "gain": graded.gain,
+        "acg_at": _named(acg_at(graded, cuts)),
+        "ndcg_at": _named(ndcg_at(graded, cuts)),
+        "wmap_at": _named(wmap_at(graded, cuts)),
+    }
+
+
+def _named(values: dict[int, float]) -> dict[str, float]:
+    return {str(cut): value for cut, value in values.items()}
+
+
+def _conventions(convention: Convention, top: int, ternary: float | None) -> dict[str, Any]:
+    return {
+        "metric": convention.name,
+        "top": top,
+        "ties": convention.ties,
+        "seed": convention.seed,
+        "denominator": convention.denominator,
+        "empty": convention.empty,
+        "bit": "z >= 0" + ("" if ternary is None else f", undecided if |z| < {ternary}"),
+        "ternary": ternary,
+        "stable_order": "database order",
+        "relevance": "at least one shared label",
+    }
+
+
+def _bits(codes: ArrayLike, ternary: float | None) -> Array:
     values = as_array(codes)
     if ternary is not None and values.dtype == np.bool_:
         raise DataError(f"ternary={ternary} needs real-valued codes: bits are decided")
-    return values if values.dtype == np.bool_ else binarize(values)
+    return bit_matrix(values, "codes") if values.dtype == np.bool_ else binarize(values)
+
+
+def _undecided(bits: Sequence[Array], z: Sequence[ArrayLike], ternary: float) -> list[Array]:
+    """Queries and database packed with four bits for each entry."""
+    return [
+        pack_ternary(one, undecided(values, ternary), side)
+        for one, values, side in zip(bits, z, ("query", "database"), strict=True)
+    ]

@@ -1,0 +1,123 @@
+"""Who counts: the same numbers by three means, chosen by what there is and how much is to be done.
+
+``numpy``: XOR and popcount, always there. ``numba``: the same compiled, on all cores; an extra,
+``pip install deephash[fast]``. ``torch``: a product of matrices, for CUDA.
+"""
+
+import importlib
+import importlib.util
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+
+from deephash.errors import DataError
+from deephash.retrieval.codes import whole
+from deephash.retrieval.engines import dense, packed
+from deephash.retrieval.engines.packed import Counts
+from deephash.retrieval.sides import Side
+
+ENGINES = ("auto", "numpy", "numba", "torch")
+log = logging.getLogger(__name__)
+
+_REPAYS = 30_000_000  # pairs from which loading compiled code pays: 0.5 s, once
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How to count.
+
+    Args:
+        name: ``numpy``, ``numba``, ``torch``, or ``auto``: torch if ``device`` is a CUDA device,
+            else numba if it is installed and there are many pairs to compare, else numpy.
+        threads: None for as many as torch computes with (``OMP_NUM_THREADS``). Of no use to numpy,
+            save for the order of ties.
+        device: Of ``torch``; None for CUDA if there is any, else the CPU. Of ``auto``, None is the
+            CPU.
+
+    Raises:
+        DataError: if the name is unknown, numba is asked for but not there, or a number of threads
+            is no whole number of at least 1.
+    """
+
+    name: str = "auto"
+    threads: int | None = None
+    device: str | torch.device | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in ENGINES:
+            raise DataError(f"engine={self.name!r} is unknown; allowed: {', '.join(ENGINES)}")
+        if self.threads is not None and not whole(self.threads, least=1):
+            raise DataError(f"threads={self.threads!r} must be a whole number of at least 1")
+        if self.name == "numba" and importlib.util.find_spec("numba") is None:
+            raise DataError("engine=numba needs numba: pip install numba, or engine=auto")
+
+    @classmethod
+    def of(cls, engine: "Engine | str") -> "Engine":
+        """The engine of a name, or itself."""
+        return engine if isinstance(engine, Engine) else cls(engine)
+
+    def chosen(self, pairs: int) -> str:
+        """The name of the engine that compares so many pairs."""
+        if self.name != "auto":
+            return self.name
+        if self.device is not None and torch.device(self.device).type == "cuda":
+            return "torch"
+        return "numba" if pairs >= _REPAYS and _compiled() is not None else "numpy"
+
+    def on_cpu(self, pairs: int) -> str:
+        """The same for what torch leaves to the others: the order of ties."""
+        named = self.chosen(pairs)
+        return replace(self, name="auto", device=None).chosen(pairs) if named == "torch" else named
+
+    @property
+    def many(self) -> int:
+        """How many threads."""
+        return torch.get_num_threads() if self.threads is None else int(self.threads)
+
+    def counter(self, pairs: int) -> "Counter":
+        """What compares so many pairs."""
+        chosen = self.chosen(pairs)
+        if chosen == "numpy":
+            return Counter(packed.add_counts, packed.PART)
+        if chosen == "numba":
+            many = partial(load_compiled().add_counts, threads=self.many)
+            return Counter(many, load_compiled().PART)
+        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return Counter(partial(dense.add_counts, device=torch.device(device)), dense.PART)
+
+
+class Counter(NamedTuple):
+    """How a part of the database is counted.
+
+    ``add(queries, items, counts (Q, K + 1), counts of relevant items (Q, K + 1))`` adds to both.
+    """
+
+    add: Callable[[Side, Side, Counts, Counts], None]
+    part: int  # how many items to give it at once
+
+
+def load_compiled() -> ModuleType:
+    """The functions that numba compiles.
+
+    Raises:
+        DataError: if numba is there, but broken.
+    """
+    found = _compiled()
+    if found is None:
+        raise DataError("engine=numba: numba cannot be imported here; try engine=auto")
+    return found
+
+
+def _compiled() -> ModuleType | None:
+    if importlib.util.find_spec("numba") is None:
+        return None
+    try:
+        return importlib.import_module("deephash.retrieval.engines.compiled")
+    except ImportError as error:  # numba refuses a numpy that is newer than it
+        log.warning("numba is installed but cannot be imported, numpy counts instead: %s", error)
+        return None
