@@ -1,5 +1,14 @@
 """Finished run folders, turned into something to look at."""
 
+from deephash.report.evaluation import write_comparison, write_evaluation
+from deephash.report.figures import Plane, Retrieved, Snapshot
 from deephash.report.run import write_html
 
-__all__ = ["write_html"]
+__all__ = [
+    "Plane",
+    "Retrieved",
+    "Snapshot",
+    "write_comparison",
+    "write_evaluation",
+    "write_html",
+]

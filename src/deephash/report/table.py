@@ -27,11 +27,11 @@ def markdown(reports: Sequence[Report]) -> str:
 
 
 def _table(dataset: str, protocol: str, reports: Sequence[Report]) -> str:
-    first = _measured(reports[0])
+    first = measured(reports[0])
     bits = sorted({report["nbit"] for report in reports})
     cells: dict[str, dict[int, list[Report]]] = defaultdict(lambda: defaultdict(list))
     for report in reports:
-        cells[_label(report)][report["nbit"]].append(report)
+        cells[label(report["run"])][report["nbit"]].append(report)
     seeds = ", ".join(str(seed) for seed in sorted({report["seed"] for report in reports}))
     lines = [
         f"{reports[0]['metrics']['conventions']['metric']}, {dataset}, protocol {protocol},"
@@ -40,9 +40,9 @@ def _table(dataset: str, protocol: str, reports: Sequence[Report]) -> str:
         "| method | " + " | ".join(f"{nbit} bits" for nbit in bits) + " |",
         "|---" * (len(bits) + 1) + "|",
     ]
-    for label, row in cells.items():
+    for name, row in cells.items():
         found = [_cell(row.get(nbit, []), first) for nbit in bits]
-        lines.append(f"| {label} | " + " | ".join(found) + " |")
+        lines.append(f"| {name} | " + " | ".join(found) + " |")
     if any("*" in line for line in lines[4:]):
         lines += ["", "\\* measured under another convention, or on other data"]
     return "\n".join(lines)
@@ -55,18 +55,25 @@ def _cell(reports: Sequence[Report], first: Any) -> str:
     text = f"{statistics.fmean(values):.4f}"
     if len(values) > 1:
         text += f" ± {statistics.stdev(values):.4f}"
-    mark = any(_measured(report) != first for report in reports)
+    mark = any(measured(report) != first for report in reports)
     return text + (" \\*" if mark else "")
 
 
-def _measured(report: Report) -> tuple[str, str]:
-    told = {
-        key: value for key, value in report["metrics"]["conventions"].items() if value is not None
-    }
-    return report["protocol"]["fingerprint"], repr(sorted(told.items()))
+def measured(report: Report) -> tuple[str, str]:
+    """On what a run was measured, and how: numbers that differ in it do not compare."""
+    conventions = (report.get("metrics") or {}).get("conventions") or {}
+    told = {key: value for key, value in conventions.items() if value is not None}
+    fingerprint = (report.get("protocol") or {}).get("fingerprint")
+    return str(fingerprint or ""), repr(sorted(told.items()))
 
 
-def _label(report: Report) -> str:
-    """What a run's name says beside its dataset, bits and seed."""
-    _, method, _, last = report["run"].split("/", 3)
-    return method + re.sub(r"^seed-?\d+", "", last).replace(",", " ")
+def label(name: str) -> str:
+    """What a run's name says beside its dataset, bits and seed.
+
+    >>> label("cifar10/csq+lmcl/32bit/seed0,loss.margin=0.5")
+    'csq+lmcl loss.margin=0.5'
+    """
+    pieces = name.split("/", 3)
+    if len(pieces) < 4:
+        return name
+    return pieces[1] + re.sub(r"^seed-?\d+", "", pieces[3]).replace(",", " ")

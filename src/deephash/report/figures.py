@@ -1,0 +1,382 @@
+"""The figures of one evaluated run, and of several side by side.
+
+Each function takes rows and gives a drawing, or None where the runs do not tell what it would show.
+A method has the same colour, marker and dashes in all of them. Equation and figure numbers are
+those of the RelaHash paper, Minh et al., IEEE Access 2023.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from deephash.report.canvas import BLUE, VERMILION, Drawing, halo, sheet
+from deephash.report.panels import (
+    SIZES,
+    Keys,
+    Line,
+    bars,
+    bits_of,
+    curves,
+    draw_line,
+    finish,
+    frame,
+    grid,
+    over_bits,
+)
+from deephash.report.rows import Floats, Row, dig, floats
+
+Array = npt.NDArray[Any]
+
+UNIT = {"xlim": (-0.01, 1.02), "ylim": (-0.01, 1.03)}
+
+TIES = "Ties: the mean over all orders of the images at the same distance."
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """A query and its nearest images."""
+
+    query: Array  # (H, W, 3) uint8
+    title: str
+    images: list[Array]  # (H, W, 3) uint8, nearest first
+    right: list[bool]  # relevant to the query
+    captions: list[str]
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Codes laid out in two dimensions."""
+
+    points: Array  # (N, 2)
+    classes: Array  # (N,) int, -1 for none
+    names: list[str]  # of the classes; may be empty
+    what: str  # how they were laid out, as a caption
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Continuous codes of two or three bits at one epoch of training."""
+
+    epoch: int
+    z: Array  # (n, K)
+    classes: Array  # (n,)
+    centers: Array | None  # (C, K)
+
+
+def figures_of(rows: Sequence[Row]) -> list[Drawing]:
+    """All figures that the numbers of some runs make."""
+    draws = (
+        map_over_bits,
+        precision_within_radius_2,
+        pr_by_rank,
+        pr_by_radius,
+        precision_at,
+        recall_at,
+        distances,
+        separability,
+        quantization,
+        orthogonality,
+        bits,
+    )
+    return [drawing for draw in draws if (drawing := draw(rows)) is not None]
+
+
+def map_over_bits(rows: Sequence[Row]) -> Drawing | None:
+    """Fig. 5: mAP over the number of bits; bars if there is only one."""
+    metric = str(dig(rows[0].runs[0], "metrics", "conventions", "metric") or "mAP")
+    caption = f"{metric} of the queries."
+    if len(bits_of(rows)) == 1:
+        return _several(rows, "map", metric, caption, {metric: ("metrics", "map")})
+    figure, panels = sheet(size=(6.4, 4.2))
+    handles = over_bits(panels[0, 0], rows, ("metrics", "map"))
+    panels[0, 0].set_ylabel(metric)
+    title = f"{metric} over bits"
+    if not handles:
+        return None
+    return finish(figure, "map_over_bits", title, caption, rows, handles, spread=True)
+
+
+def precision_within_radius_2(rows: Sequence[Row]) -> Drawing | None:
+    """Precision in the Hamming ball of radius 2 over the number of bits, under both conventions."""
+    if len(bits_of(rows)) == 1:
+        return None
+    figure, panels = sheet(size=(6.4, 4.2))
+    ball = ("metrics", "precision_within_radius_2")
+    handles = over_bits(panels[0, 0], rows, (*ball, "mean_zero"), linestyle="-")
+    hollow = {"linestyle": (0, (4, 2)), "markerfacecolor": "white", "linewidth": 1.1}
+    over_bits(panels[0, 0], rows, (*ball, "mean_nonempty"), **hollow)
+    panels[0, 0].set_ylabel("precision within radius 2")
+    caption = (
+        "Precision among the images at most 2 bits away, the mean over the queries. Solid, filled: "
+        "a query with an empty ball counts with 0. Dashed, hollow: only the queries whose ball "
+        "holds an image, which may be few."
+    )
+    title = "Precision within Hamming radius 2"
+    if not handles:
+        return None
+    name = "precision_within_radius_2"
+    return finish(figure, name, title, caption, rows, handles, spread=True)
+
+
+def pr_by_radius(rows: Sequence[Row]) -> Drawing | None:
+    """Precision over recall as the Hamming ball grows, macro and micro."""
+    path = ("metrics", "pr_curve")
+    kinds = {
+        kind: lambda row, kind=kind: _line(row, path, f"recall_{kind}", f"precision_{kind}")
+        for kind in ("macro", "micro")
+    }
+    caption = (
+        "Through a point for each Hamming radius r: all images within it are returned. Macro: mean "
+        "over the queries; precision is 0 for a query with an empty ball, recall is over the "
+        "queries that have relevant images. Micro: the balls of all queries poured together."
+    )
+    title = "Precision and recall by radius"
+    if len(rows) > 1:
+        drawn = curves(rows, kinds, "recall", "precision", UNIT)
+        return drawn and finish(drawn[0], "pr_by_radius", title, caption, rows, drawn[1])
+    radius, empty = rows[0].line(*path, "radius"), rows[0].line(*path, "empty_fraction")
+    if len(radius) == len(empty) and 2 in radius:
+        caption += f" Empty balls at r = 2: {empty[radius == 2][0]:.1%}."
+    figure, panels = sheet(size=SIZES[1])
+    panels[0, 0].set(**UNIT)
+    handles = {}
+    for place, (kind, of) in enumerate(kinds.items()):
+        line = of(rows[0])
+        if len(line[0]):
+            look = replace(rows[0], place=place, label=kind)
+            handles[kind] = draw_line(panels[0, 0], look, line)
+    if not handles:
+        return None
+    if len(radius) == len(kinds["macro"](rows[0])[0]):
+        _point_out(panels[0, 0], kinds["macro"](rows[0]), "r", radius, (0, 2))
+    frame(panels, [(0, 0)], "recall", "precision")
+    return finish(figure, "pr_by_radius", title, caption, rows, handles)
+
+
+def pr_by_rank(rows: Sequence[Row]) -> Drawing | None:
+    """Fig. 6a: precision over recall as the list of retrieved images grows."""
+    path = ("metrics", "pr_curve_by_rank")
+    caption = (
+        "The first k images are returned, for growing k: precision, the mean over all queries, "
+        f"over recall, the mean over the queries that have relevant images. {TIES}"
+    )
+
+    def of(row: Row) -> Line:
+        return _line(row, path, "recall", "precision")
+
+    drawn = curves(rows, {"": of}, "recall", "precision", UNIT)
+    if drawn is None:
+        return None
+    rank = rows[0].line(*path, "rank")
+    if len(rows) == 1 and len(rank) == len(of(rows[0])[0]):
+        _point_out(drawn[0].axes[0], of(rows[0]), "k", rank, (1, 10, 100, 1000, 10000))
+    title = "Precision and recall by rank"
+    return finish(drawn[0], "pr_by_rank", title, caption, rows, drawn[1])
+
+
+def precision_at(rows: Sequence[Row]) -> Drawing | None:
+    """Fig. 6b: the precision of the first N."""
+    caption = (
+        "P@N: the share of the first N images that is relevant, the mean over all queries. " + TIES
+    )
+    return _at(rows, "precision_at", "Precision at N", caption, "precision@N")
+
+
+def recall_at(rows: Sequence[Row]) -> Drawing | None:
+    """The recall of the first N."""
+    caption = (
+        "Recall@N: the share of a query's relevant images that is among the first N, the mean over "
+        f"the queries that have any. {TIES}"
+    )
+    return _at(rows, "recall_at", "Recall at N", caption, "recall@N")
+
+
+def quantization(rows: Sequence[Row]) -> Drawing | None:
+    """Fig. 10: the quantisation error in its three forms."""
+    path = ("metrics", "codes", "quantization")
+    columns = {
+        "mean ‖z − h‖  (Eq. 19)": (*path, "l2"),
+        "mean ‖z − h‖²  (Eq. 20)": (*path, "squared_l2"),
+        "mean angle, degrees  (Eq. 21)": (*path, "degrees"),
+    }
+    caption = (
+        "How far the codes z of the database, as the encoder gives them, are from their bits "
+        "h = sgn(z). Not divided by the number of bits; a zero vector has no angle and is left out "
+        "of its mean."
+    )
+    return _several(rows, "quantization", "Quantisation error", caption, columns)
+
+
+def orthogonality(rows: Sequence[Row]) -> Drawing | None:
+    """Fig. 11: how far the class centres are from orthogonal."""
+    columns = {"‖HHᵀ/K − I‖  (Eq. 22)": ("metrics", "codes", "orthogonality", "value")}
+    caption = (
+        "Frobenius norm; row c of H is the sign of the mean code of the database images of class c."
+        " 0 if the centres of the C classes are orthogonal; random ones have about "
+        "√(C (C − 1) / K) with K bits."
+    )
+    return _several(rows, "orthogonality", "Orthogonality of the class centres", caption, columns)
+
+
+def separability(rows: Sequence[Row]) -> Drawing | None:
+    """Fig. 12: how much farther apart dissimilar images are than similar ones."""
+    columns = {"bits  (Eq. 23)": ("metrics", "codes", "separability", "value")}
+    caption = (
+        "Mean Hamming distance of the pairs of database images that share no label, less that of "
+        "the pairs that do; means over pairs, not over classes."
+    )
+    return _several(rows, "separability", "Separability", caption, columns)
+
+
+def distances(rows: Sequence[Row]) -> Drawing | None:
+    """Fig. 13: histograms of the distances within and between classes."""
+    shown = [row for row in rows if all(len(one) for one in _histograms(row))]
+    if not shown:
+        return None
+    names, every = list(dict.fromkeys(row.label for row in shown)), bits_of(shown)
+    down, across = grid(len(shown)) if len(every) == 1 else (len(names), len(every))
+    places = [
+        divmod(place, across)
+        if len(every) == 1
+        else (names.index(row.label), every.index(row.nbit))
+        for place, row in enumerate(shown)
+    ]
+    size = SIZES[1] if len(shown) == 1 else (3.2, 2.1)
+    figure, panels = sheet(down, across, size, sharey=True, sharex="col")
+    peak = max(float(np.nanmax(one)) for row in shown for one in _histograms(row))
+    handles = {}
+    for row, place in zip(shown, places, strict=True):
+        handles = _distances(panels[place], row, peak, "" if len(shown) > 1 else "separability ")
+        if len(shown) > 1:
+            panels[place].set_title(f"{row.label}, {row.nbit} bits", fontsize=9)
+    frame(panels, places, "Hamming distance", "share of pairs")
+    title = "Distances within and between classes"
+    return finish(figure, "distances", title, _pairs(shown), rows, handles)
+
+
+def bits(rows: Sequence[Row]) -> Drawing | None:
+    """The share of ones in each bit."""
+    path = ("metrics", "codes", "bits", "ones")
+    shown = [row for row in rows if len(row.line(*path))]
+    if not shown:
+        return None
+    title = "Balance of the bits"
+    caption = (
+        "The share of ones in each bit over the database. A balanced bit is at ½; one at 0 or 1 is "
+        "dead, the same for all images."
+    )
+    if len(rows) == 1:
+        figure, panels = sheet(size=SIZES[1])
+        handles = _bits(panels[0, 0], rows[0].line(*path))
+        return finish(figure, "bits", title, caption, rows, handles)
+
+    def ordered(row: Row) -> Line:
+        each = [floats(dig(run, *path)) for run in row.runs if dig(run, *path)]
+        share = np.mean([np.sort(one) for one in each if len(one) == len(each[0])], axis=0)
+        return np.arange(1.0, len(share) + 1), share, np.full(len(share), np.nan)
+
+    drawn = curves(shown, {"": ordered}, "bits in order of their share", "share of ones")
+    caption += " Each run's bits stand in order of their share."
+    return drawn and finish(drawn[0], "bits", title, caption, rows, drawn[1])
+
+
+def _line(row: Row, path: Keys, x: str, y: str) -> Line:
+    xs, ys = row.line(*path, x), row.line(*path, y)
+    size = min(len(xs), len(ys))
+    return xs[:size], ys[:size], np.full(size, np.nan)
+
+
+def _at(rows: Sequence[Row], name: str, title: str, caption: str, label: str) -> Drawing | None:
+    drawn = curves(rows, {"": lambda row: row.at("metrics", name)}, "N", label)
+    return drawn and finish(drawn[0], name, title, caption, rows, drawn[1], spread=True)
+
+
+def _several(
+    rows: Sequence[Row], name: str, title: str, caption: str, columns: Mapping[str, Keys]
+) -> Drawing | None:
+    """Bars, which a sole run does not need."""
+    figure = bars(rows, columns) if len(rows) > 1 else None
+    if figure is None:
+        return None
+    return finish(figure, name, title, caption, rows, spread=True)
+
+
+def _point_out(panel: Any, line: Line, letter: str, over: Floats, some: Sequence[int]) -> None:
+    """Says at some points of a line where they are on it, unless it was just said."""
+    last = np.array([-1.0, -1.0])
+    for value in some:
+        for point in np.stack(line[:2], axis=1)[over == value]:
+            if not np.isfinite(point).all() or np.abs(point - last).max() < 0.1:
+                continue
+            last = point
+            panel.plot(*point, "o", color="#222222", markersize=5, zorder=4)
+            panel.annotate(
+                f"{letter} = {value:,}",
+                point,
+                (-5, -11) if point[0] > 0.85 else (5, -11),
+                textcoords="offset points",
+                ha="right" if point[0] > 0.85 else "left",
+                fontsize=8.5,
+                path_effects=halo(),
+            )
+
+
+def _histograms(row: Row) -> tuple[Floats, Floats]:
+    path = ("metrics", "codes", "histograms")
+    return row.line(*path, "intra"), row.line(*path, "inter")
+
+
+def _distances(panel: Any, row: Row, peak: float, word: str) -> dict[str, Any]:
+    """Both histograms, and an arrow from the mean of one to the mean of the other."""
+    handles, means = {}, []
+    for kind, share, colour, dash in zip(
+        ("intra", "inter"), _histograms(row), (BLUE, VERMILION), ("-", "--"), strict=True
+    ):
+        edges = np.arange(len(share) + 1) - 0.5
+        panel.stairs(share, edges, fill=True, color=colour, alpha=0.35)
+        name = "share a label (intra)" if kind == "intra" else "share none (inter)"
+        handles[name] = panel.stairs(share, edges, color=colour, linestyle=dash, linewidth=1.2)
+        exact = row.value("metrics", "codes", "separability", kind)[0]
+        means.append(exact if np.isfinite(exact) else float(share @ np.arange(len(share))))
+    height = 1.1 * peak
+    arrow = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0, "color": "#222222", "linewidth": 1.2}
+    panel.annotate("", (means[1], height), (means[0], height), arrowprops=arrow)
+    text = word + f"{means[1] - means[0]:.2f}".replace("-", "−")
+    middle = (sum(means) / 2, height)
+    panel.annotate(text, middle, (0, 5), textcoords="offset points", ha="center", fontsize=9)
+    panel.locator_params(axis="x", integer=True)
+    panel.set_ylim(0, 1.3 * peak)
+    panel.set_xlim(-0.5, len(share) - 0.5)
+    return handles
+
+
+def _pairs(rows: Sequence[Row]) -> str:
+    """The caption of the histograms, which may be of a sample of the pairs."""
+    caption = (
+        "Hamming distances of pairs of database images; the bars of each colour sum to 1. The "
+        "arrow goes from the mean of the pairs that share a label to the mean of those that share "
+        "none: the separability, in bits (Eq. 23)."
+    )
+    told = [dig(run, "metrics", "codes", "histograms") for row in rows for run in row.runs]
+    drawn = {one.get("seed") for one in told if one and one.get("seed") is not None}
+    if not drawn:
+        return caption
+    some = f" (seed {drawn.pop()})" if len(drawn) == 1 else ""
+    return f"{caption} The histograms are of a sample of the pairs{some}."
+
+
+def _bits(panel: Any, share: Floats) -> dict[str, Any]:
+    """A bar for each bit; those that are dead look different and are named."""
+    dead = (share == 0) | (share == 1)
+    places = np.arange(1, len(share) + 1)
+    handles = {"alive": panel.bar(places[~dead], share[~dead], width=0.8, color=BLUE)}
+    if dead.any():
+        look = {"color": VERMILION, "hatch": "///", "edgecolor": "white"}
+        handles["dead"] = panel.bar(places[dead], np.maximum(share[dead], 0.01), width=0.8, **look)
+    panel.axhline(0.5, color="#555555", linestyle="--", linewidth=1)
+    panel.set(ylim=(0, 1.02), xlim=(0, len(share) + 1), xlabel="bit", ylabel="share of ones")
+    panel.grid(axis="x", visible=False)
+    return handles

@@ -1,0 +1,277 @@
+"""The pages of evaluate.py: whole, alone, and true to the numbers."""
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from deephash.errors import DataError
+from deephash.report import Plane, Retrieved, Snapshot, write_comparison, write_evaluation
+
+VOID = {"meta", "link", "br", "hr", "img", "input"}
+EVIL = '</pre></title><script>alert("x")</script><img src=x onerror=alert(1)>--><!--'
+
+
+class Page(HTMLParser):
+    """Reads a page strictly: every tag that opens must close, in order."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.open, self.seen, self.texts = [], [], []
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+        self.close()
+        assert self.open == []
+        self.text = re.sub(r"\s+", " ", " ".join(self.texts))
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] != ["style"]:
+            self.texts.append(data)
+
+    def drawings(self):
+        found = re.findall(r"<svg.*?</svg>", self.source, flags=re.DOTALL)
+        return [ElementTree.fromstring(drawing).get("aria-label") for drawing in found]
+
+
+def pictures():
+    random = np.random.default_rng(0)
+    image = random.integers(0, 255, (8, 8, 3), dtype=np.uint8)
+    classes = np.arange(20) % 2
+    codes = random.normal(size=(20, 2))
+    return {
+        "gallery": [Retrieved(image, "ship", [image], [True], ["ship, 0 bits"])],
+        "plane": Plane(codes, classes, ["cat", "dog"], "t-SNE"),
+        "snapshots": [Snapshot(0, codes, classes, None)],
+    }
+
+
+def files(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_run_has_a_page_and_its_figures(make, tmp_path):
+    paths = write_evaluation(tmp_path, make(), **pictures())
+    names = ["pr_by_rank", "pr_by_radius", "precision_at", "recall_at", "distances", "bits",
+             "retrieved", "tsne", "codes_over_training"]  # fmt: skip
+    assert paths == [tmp_path / "figures" / f"{name}.png" for name in names]
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        f"{name}.{kind}" for name in names for kind in ("svg", "png")
+    }
+    page = Page(tmp_path / "evaluation.html")
+    assert page.drawings() == [
+        "Precision and recall by rank",
+        "Precision and recall by radius",
+        "Precision at N",
+        "Recall at N",
+        "Distances within and between classes",
+        "Balance of the bits",
+        "Nearest images",
+        "Codes on a plane",
+        "Codes over training",
+    ]
+    for said in (
+        "digits/csq/4bit/seed0",
+        "0.5000",
+        "mAP@all",
+        "a" * 64,
+        "precision within radius 2: empty fraction 0.2500",
+        "quantization: degrees 30.0",
+        "N P@N recall@N hit rate@N mAP@N 20 0.6000 0.0100 - - 100 0.5000 0.1000 1.0000 0.5000",
+        "radius precision macro recall macro",
+        "torch 2.15",
+        "figures/pr_by_rank.svg",
+        "best.pt",
+    ):
+        assert said in page.text, said
+
+
+def test_several_runs_have_a_page_a_table_and_its_numbers(make, tmp_path):
+    runs = [make(seed=seed, value=0.5 + seed / 10) for seed in range(3)]
+    paths = write_comparison(tmp_path, [*runs, make("dpn", nbit=8, value=0.3)])
+    assert all(path.is_file() and path.suffix == ".png" for path in paths) and len(paths) == 11
+    page = Page(tmp_path / "comparison.html")
+    assert len(page.drawings()) == 11
+    assert "4 runs" in page.text and "Runs with a mark" not in page.text
+    assert "csq 4 3 0.6000 ± 0.1000 0.3000 ± 0.0500" in page.text
+    assert "dpn 8 1 0.3000 0.1500" in page.text
+    assert "digits/csq/4bit/seed2 csq 4 2 0.7000 200 1,597 best.pt aaaaaaaaaaaa" in page.text
+    told = json.loads((tmp_path / "comparison.json").read_text())
+    first, second = told["rows"]
+    assert first["metrics"]["map"] == pytest.approx({"mean": 0.6, "sd": 0.1})
+    assert second["metrics"]["codes.quantization.l2"] == {"mean": 1.0, "sd": None}
+    assert first["seeds"] == [0, 1, 2] and first["fingerprint"] == "a" * 64
+    assert first["runs"][1]["metrics"]["precision_at.20"] == pytest.approx(0.7)
+
+
+def test_what_does_not_compare_is_marked_in_tables(make, tmp_path):
+    write_comparison(tmp_path, [make(), make("dpn", print_="b" * 64), make("dtsh", top=100)])
+    page = Page(tmp_path / "comparison.html")
+    assert "Runs with a mark were measured on other data" in page.text
+    assert "dpn * 4 1 0.5000 * 0.2500 *" in page.text
+    assert "dtsh † 4 1 0.5000 † 0.2500 †" in page.text
+    assert "Measured as *" in page.text and "Measured as †" in page.text
+    told = json.loads((tmp_path / "comparison.json").read_text())
+    assert [row["mark"] for row in told["rows"]] == ["", "*", "†"]
+
+
+def test_the_pages_load_nothing_and_run_nothing(make, tmp_path):
+    write_evaluation(tmp_path, make(), **pictures())
+    write_comparison(tmp_path, [make(), make("dpn", nbit=8)])
+    for name in ("evaluation.html", "comparison.html"):
+        page = Page(tmp_path / name)
+        for tag, attributes in page.seen:
+            assert tag not in {"script", "link", "img", "iframe", "object", "embed", "base"}
+            assert not {"src", "srcset", "xlink:href"} & attributes.keys()
+            assert attributes.get("href", "#").startswith(("#", "data:image/png;base64,"))
+            assert not any(key.startswith("on") for key in attributes)
+        assert not re.search(r"https?:|@import|<!--", page.source)
+        assert all(name[0] == "#" for name in re.findall(r"url\(([^)]*)\)", page.source))
+        assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:" in page.source
+        ids = [attributes["id"] for _, attributes in page.seen if "id" in attributes]
+        assert len(ids) == len(set(ids)) > 0
+        wanted = {a["href"] for _, a in page.seen if a.get("href", "").startswith("#")}
+        wanted |= set(re.findall(r"url\((#[^)]*)\)", page.source))
+        assert wanted <= {f"#{one}" for one in ids} and wanted
+
+
+def test_what_a_stranger_wrote_is_text(make, tmp_path):
+    found = make()
+    found |= {"name": f"digits/{EVIL}/4bit/seed0", "method": EVIL, "checkpoint": EVIL, "run": EVIL}
+    found["environment"] = {EVIL: EVIL}
+    found["protocol"] |= {"fingerprint": f'"{EVIL}', "dataset": EVIL}
+    found["metrics"]["conventions"]["metric"] = EVIL
+    found["metrics"]["precision_at"] = {EVIL: 0.5, "20": 0.5}
+    some = pictures()
+    some["plane"] = Plane(some["plane"].points, some["plane"].classes, [EVIL, EVIL], EVIL)
+    some["gallery"] = [Retrieved(some["gallery"][0].query, EVIL, [], [], [EVIL])]
+    write_evaluation(tmp_path, found, **some)
+    write_comparison(tmp_path, [found, make(), make(nbit=8)])
+    for name in ("evaluation.html", "comparison.html"):
+        page = Page(tmp_path / name)
+        assert not {"script", "img"} & {tag for tag, _ in page.seen}
+        assert EVIL in "".join(page.texts)
+    for path in (tmp_path / "figures").glob("*.svg"):
+        ElementTree.parse(path)
+
+
+def test_twice_the_same_gives_the_same_bytes(make, tmp_path):
+    for name in "ab":
+        write_evaluation(tmp_path / name, make(), **pictures())
+        write_comparison(tmp_path / name / "all", [make(), make("dpn")])
+    one, other = files(tmp_path / "a"), files(tmp_path / "b")
+    assert list(one.values()) == list(other.values()) and len(one) > 30
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {},
+        {"metrics": None, "protocol": None, "environment": None},
+        {"metrics": {"map": float("nan"), "codes": {"bits": None}}},
+    ],
+)
+def test_what_is_missing_is_left_out(found, tmp_path):
+    assert write_evaluation(tmp_path, found) == []
+    page = Page(tmp_path / "evaluation.html")
+    assert page.drawings() == [] and "None" not in page.text and "Figures" not in page.text
+    write_comparison(tmp_path, [found, {**found, "nbit": 8}])
+    page = Page(tmp_path / "comparison.html")
+    assert page.drawings() == [] and "2 runs" in page.text and "None" not in page.text
+
+
+def test_multi_label_numbers_stand_beside_the_others(make, tmp_path):
+    found = make()
+    found["metrics"]["graded"] = {
+        "gain": "exponential",
+        "acg_at": {"100": 1.25},
+        "ndcg_at": {"100": 0.75},
+        "wmap_at": {"100": 1.5},
+    }
+    write_evaluation(tmp_path, found)
+    text = Page(tmp_path / "evaluation.html").text
+    assert "gain of NDCG: exponential" in text and "ACG@N NDCG@N wMAP@N" in text
+    assert "0.5000 1.2500 0.7500 1.5000" in text
+
+
+def test_figures_of_an_earlier_evaluation_go_but_nothing_else(make, tmp_path):
+    write_evaluation(tmp_path, make(), **pictures())
+    other = tmp_path / "figures" / "mine.png"
+    other.write_bytes(b"")
+    write_evaluation(tmp_path, make())
+    left = {path.stem for path in (tmp_path / "figures").iterdir()}
+    assert "mine" in left and "pr_by_rank" in left and not {"tsne", "retrieved"} & left
+
+
+def test_a_failure_leaves_the_old_page_and_no_pieces(make, tmp_path, monkeypatch):
+    write_evaluation(tmp_path, make())
+    before = files(tmp_path)
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_evaluation(tmp_path, make(value=0.7))
+    assert files(tmp_path) == before
+
+
+def test_a_long_name_can_break(make, tmp_path):
+    long = make(more="," + "x" * 150)
+    write_evaluation(tmp_path, long)
+    write_comparison(tmp_path, [long, make(nbit=8)])
+    page = Page(tmp_path / "comparison.html")
+    assert "overflow-wrap: anywhere" in page.source
+    cells = [a.get("class") for tag, a in page.seen if tag == "th" and a.get("scope") == "row"]
+    assert "name" in cells and long["name"] in page.text
+
+
+def test_without_runs_there_is_nothing_to_compare(tmp_path):
+    with pytest.raises(DataError, match="no runs"):
+        write_comparison(tmp_path, [])
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_report_of_a_training_does_without_matplotlib():
+    script = "import sys, deephash.report; print('matplotlib' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.stdout.strip(), done.returncode) == ("False", 0), done.stderr
+
+
+def test_figures_are_drawn_without_the_state_of_pyplot(tmp_path):
+    script = f"""if True:
+        import sys
+        from pathlib import Path
+        from deephash.report import write_evaluation
+        found = {{"metrics": {{"precision_at": {{"1": 0.5, "2": 0.25}}}}}}
+        (drawn,) = write_evaluation(Path({str(tmp_path)!r}), found)
+        print(drawn.name, "matplotlib.pyplot" in sys.modules)"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.stdout.strip(), done.returncode) == ("precision_at.png False", 0), done.stderr
+
+
+def test_the_users_settings_change_nothing_and_are_not_changed(make, tmp_path):
+    import matplotlib
+
+    found = {"metrics": {"precision_at": {"1": 0.5, "2": 0.25}}}
+    write_evaluation(tmp_path / "a", found)
+    settings = {"font.size": 31, "text.usetex": True, "axes.grid": False, "svg.hashsalt": "mine"}
+    with matplotlib.rc_context(settings):
+        write_evaluation(tmp_path / "b", found)
+        assert {key: matplotlib.rcParams[key] for key in settings} == settings
+    assert list(files(tmp_path / "a").values()) == list(files(tmp_path / "b").values())

@@ -1,0 +1,356 @@
+"""The figures show the numbers they are given, and nothing that was not measured."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+
+from deephash.report import Plane, Retrieved, Snapshot
+from deephash.report.canvas import MARKERS, PALETTE, Look, save, shorten, style
+from deephash.report.figures import figures_of
+from deephash.report.pictures import codes_over_training, on_plane, retrieved
+from deephash.report.rows import rows_of_runs, ways_of
+
+
+@pytest.fixture(autouse=True)
+def drawn_in_style():
+    with style():
+        yield
+
+
+def figures(*found):
+    return {drawing.name: drawing for drawing in figures_of(rows_of_runs(found))}
+
+
+def lines(drawing, panel=0):
+    return [np.array(line.get_data()).tolist() for line in drawing.figure.axes[panel].lines]
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.findobj(lambda one: hasattr(one, "get_text"))]
+
+
+def blur(seed, size=20):
+    return np.random.default_rng(seed).integers(0, 255, (size, size, 3), dtype=np.uint8)
+
+
+def cloud(count=50, dimensions=2, seed=0):
+    return np.random.default_rng(seed).normal(size=(count, dimensions))
+
+
+# Rows: what is one line
+
+
+def test_seeds_are_one_row_with_mean_and_sample_deviation(make):
+    """0.5, 0.6 and 0.7: mean 0.6, deviation 0.1."""
+    (row,) = rows_of_runs([make(seed=seed, value=0.5 + seed / 10) for seed in range(3)])
+    assert row.value("metrics", "map") == pytest.approx((0.6, 0.1))
+    assert row.line("metrics", "pr_curve", "precision_macro")[0] == pytest.approx(0.6)
+    cuts, mean, deviation = row.at("metrics", "precision_at")
+    assert cuts.tolist() == [20, 100, 1000]
+    assert mean == pytest.approx([0.7, 0.6, 0.3]) and deviation == pytest.approx([0.1, 0.1, 0.05])
+
+
+def test_a_label_says_what_is_not_the_same_for_all(make):
+    rows = rows_of_runs(
+        [
+            make(more=",optimizer.lr=0.1,trainer.epochs=5"),
+            make(more=",optimizer.lr=0.2,trainer.epochs=5"),
+            make("dpn", more=",optimizer.lr=0.2,trainer.epochs=5"),
+        ]
+    )
+    assert [row.label for row in rows] == ["csq optimizer.lr=0.1", "csq optimizer.lr=0.2",
+                                           "dpn optimizer.lr=0.2"]  # fmt: skip
+
+
+def test_a_label_is_short_and_no_two_are_the_same(make):
+    long = [make(more=f",{'a' * 60}{middle}{'z' * 60}") for middle in "xy"]
+    labels = [row.label for row in rows_of_runs(long)]
+    assert len(set(labels)) == 2 and max(map(len, labels)) < 45
+
+
+def test_the_same_run_twice_is_not_two_seeds(make):
+    again = make(value=0.7)
+    rows = rows_of_runs([make(), again, make(seed=1)])
+    assert [(row.label, len(row.runs)) for row in rows] == [("csq", 2), ("csq (2)", 1)]
+    last = {**make(value=0.7), "checkpoint": "last.pt"}
+    assert [row.label for row in rows_of_runs([make(), last])] == ["csq (best)", "csq (last)"]
+
+
+def test_another_fingerprint_or_convention_is_a_marked_row_of_its_own(make):
+    rows = rows_of_runs([make(), make(seed=1, print_="b" * 64), make("dpn", top=100)])
+    assert [(row.label, row.mark) for row in rows] == [("csq", ""), ("csq *", "*"), ("dpn †", "†")]
+    assert list(ways_of(rows)) == ["", "*", "†"]
+
+
+def test_a_method_looks_the_same_over_all_bits(make):
+    rows = rows_of_runs([make(nbit=4), make("dpn", nbit=4), make(nbit=8), make("dpn", nbit=8)])
+    assert [row.place for row in rows] == [0, 1, 0, 1]
+
+
+# One run
+
+
+def test_one_run_has_the_curves_as_they_were_measured(make):
+    found = make()
+    drawn = figures(found)
+    assert list(drawn) == ["pr_by_rank", "pr_by_radius", "precision_at", "recall_at", "distances",
+                           "bits"]  # fmt: skip
+    metrics = found["metrics"]
+    macro, micro = lines(drawn["pr_by_radius"])[:2]
+    for line, kind in ((macro, "macro"), (micro, "micro")):
+        assert line[0] == metrics["pr_curve"][f"recall_{kind}"]
+        assert line[1] == metrics["pr_curve"][f"precision_{kind}"]
+    rank = lines(drawn["pr_by_rank"])[0]
+    assert rank == [metrics["pr_curve_by_rank"][name] for name in ("recall", "precision")]
+    assert lines(drawn["precision_at"]) == [[[20, 100, 1000], [0.6, 0.5, 0.25]]]
+    assert lines(drawn["recall_at"]) == [[[20, 100, 1000], [0.01, 0.1, 0.9]]]
+
+
+def test_captions_tell_conventions_and_sizes(make):
+    drawn = figures(make())
+    radius = drawn["pr_by_radius"].caption
+    assert "precision is 0 for a query with an empty ball" in radius
+    assert "Empty balls at r = 2: 12.5%." in radius
+    assert all("200 queries, 1,597 images" in one.caption for one in drawn.values())
+    assert "Eq. 23" in drawn["distances"].caption and "sample" not in drawn["distances"].caption
+    sampled = make()
+    sampled["metrics"]["codes"]["histograms"]["seed"] = 7
+    assert "a sample of the pairs (seed 7)" in figures(sampled)["distances"].caption
+
+
+def test_the_arrow_goes_from_mean_to_mean(make):
+    drawn = figures(make())["distances"]
+    (panel,) = drawn.figure.axes
+    arrow = next(text for text in panel.texts if text.arrow_patch is not None)
+    assert (arrow.xyann[0], arrow.xy[0]) == (0.5, 2.0)
+    assert "separability 1.50" in texts(drawn.figure)
+    shares = [patch.get_data().values.tolist() for patch in panel.patches]
+    assert shares[0] == [0.5, 0.5, 0, 0, 0] and shares[-1] == [0, 0, 1, 0, 0]
+
+
+def test_without_separability_the_means_are_those_of_the_histograms(make):
+    found = make()
+    found["metrics"]["codes"]["separability"] = None
+    found["metrics"]["codes"]["histograms"]["inter"] = [1.0, 0, 0, 0, 0]
+    assert "separability −0.50" in texts(figures(found)["distances"].figure)
+
+
+def test_ternary_codes_have_half_radii(make):
+    found = make()
+    curve = found["metrics"]["pr_curve"]
+    curve["radius"] = [0, 0.5, 1, 1.5, 2]
+    assert "r = 2: 0.0%" in figures(found)["pr_by_radius"].caption
+
+
+def test_dead_bits_are_named(make):
+    drawn = figures(make())["bits"].figure
+    assert sorted(bar.get_height() for bar in drawn.axes[0].patches) == [0.25, 0.5, 0.5, 1.0]
+    assert "dead" in texts(drawn)
+    alive = make()
+    alive["metrics"]["codes"]["bits"]["ones"] = [0.5] * 4
+    assert "dead" not in texts(figures(alive)["bits"].figure)
+
+
+# Several
+
+
+def test_several_runs_have_lines_over_bits_and_bars(make):
+    found = [make(m, nbit, value=0.1 * nbit) for m in ("csq", "dpn", "dtsh") for nbit in (4, 8)]
+    drawn = figures(*found)
+    assert set(drawn) == {
+        "map_over_bits", "precision_within_radius_2", "pr_by_rank", "pr_by_radius", "precision_at",
+        "recall_at", "distances", "separability", "quantization", "orthogonality", "bits",
+    }  # fmt: skip
+    solid = lines(drawn["map_over_bits"])
+    assert len(solid) == 3 and solid[0] == [[0, 1], [0.4, 0.8]]
+    panel = drawn["map_over_bits"].figure.axes[0]
+    assert [tick.get_text() for tick in panel.get_xticklabels()] == ["4", "8"]
+    balls = lines(drawn["precision_within_radius_2"])
+    assert [line[1] for line in balls] == [[0.2, 0.4]] * 3 + [[0.4, 0.8]] * 3
+    assert len(drawn["pr_by_radius"].figure.axes) == 4  # two numbers of bits, macro and micro
+    assert len(drawn["precision_at"].figure.axes) == 2
+    assert len(drawn["distances"].figure.axes) == 6
+    errors = drawn["quantization"].figure.axes
+    assert len(errors) == 6
+    assert [bar.get_width() for bar in errors[1].patches] == [2.0, 2.0, 2.0]
+    names = drawn["quantization"].figure.axes[0].get_yticklabels()
+    assert [name.get_text() for name in names] == ["csq", "dpn", "dtsh"]
+
+
+def test_one_number_of_bits_has_bars_instead_of_lines(make):
+    drawn = figures(make(value=0.5), make("dpn", value=0.25))
+    assert "map_over_bits" not in drawn and "precision_within_radius_2" not in drawn
+    (panel,) = drawn["map"].figure.axes
+    assert [bar.get_width() for bar in panel.patches] == [0.5, 0.25]
+
+
+def test_bars_and_bands_show_the_deviation(make):
+    drawn = figures(*(make(seed=s, value=0.5 + s / 10) for s in range(3)), make("dpn"))
+    assert "0.600 ± 0.10" in texts(drawn["map"].figure) and "0.500" in texts(drawn["map"].figure)
+    assert "Means over 1 to 3 seeds, ± sd" in drawn["map"].caption
+    assert len(drawn["precision_at"].figure.axes[0].collections) == 1
+
+
+def test_what_does_not_compare_is_marked_in_every_figure(make):
+    drawn = figures(make(), make("dpn", print_="b" * 64), make("dpn", nbit=8))
+    for name, drawing in drawn.items():
+        said = texts(drawing.figure)
+        assert any("dpn *" in text for text in said), name
+        assert any("another convention" in text for text in said), name
+    fine = figures(make(), make("dpn"))
+    assert not any("another convention" in t for one in fine.values() for t in texts(one.figure))
+
+
+def test_bits_of_several_runs_are_in_order_of_their_share(make):
+    (first, _) = lines(figures(make(), make("dpn"))["bits"])
+    assert first == [[1, 2, 3, 4], [0.25, 0.5, 0.5, 1.0]]
+
+
+@pytest.mark.parametrize("gone", [None, {}, "absent"])
+def test_what_was_not_measured_is_left_out(make, gone):
+    names = {
+        "pr_curve": "pr_by_radius",
+        "pr_curve_by_rank": "pr_by_rank",
+        "precision_at": "precision_at",
+        "recall_at": "recall_at",
+        "codes": "distances bits",
+    }
+    for key, figure in names.items():
+        found = make()
+        found["metrics"][key] = gone
+        if gone == "absent":
+            del found["metrics"][key]
+        assert set(figures(make())) - set(figures(found)) == set(figure.split())
+
+
+def test_of_nothing_there_is_no_figure(make):
+    bare = {"metrics": {}, "protocol": None}
+    assert figures(bare) == {} == figures({}) == figures(bare, {**bare, "nbit": 8})
+
+
+def test_what_is_no_number_breaks_a_line_and_draws_no_bar(make, tmp_path):
+    found = make()
+    found["metrics"]["pr_curve"]["precision_macro"][1] = None
+    found["metrics"]["precision_at"]["100"] = None
+    found["metrics"]["map"] = math.nan
+    found["metrics"]["codes"]["quantization"]["degrees"] = None
+    found["metrics"]["codes"]["histograms"]["intra"][1] = None
+    alone = figures(found)
+    assert math.isnan(lines(alone["pr_by_radius"])[0][1][1])
+    assert lines(alone["precision_at"])[0][0] == [20, 1000]
+    for drawing in [*alone.values(), *figures(found, make("dpn"), make(nbit=8)).values()]:
+        save(drawing.figure, tmp_path, drawing.name)
+
+
+# Pictures
+
+
+def test_retrieved_images_are_framed_and_marked():
+    one = Retrieved(
+        blur(0), "ship, AP 0.5", [blur(1), blur(2, 31)], [True, False], ["a, 0", "b, 1"]
+    )
+    drawing = retrieved([one, one])
+    said = texts(drawing.figure)
+    assert (said.count("✓"), said.count("✗")) == (2, 2)
+    assert said.count("ship, AP 0.5") == 2 and "a\n0" in said
+    (panel,) = drawing.figure.axes
+    assert len(panel.images) == 6
+    colours = [line.get_color() for line in panel.lines]
+    assert len({*colours}) == 3 and colours[1] != colours[2]
+    assert np.array_equal(panel.images[1].get_array(), blur(1))
+    assert retrieved([]) is None
+
+
+def test_images_keep_their_shape():
+    tall = np.zeros((40, 20, 3), dtype=np.uint8)
+    (panel,) = retrieved([Retrieved(tall, "", [tall], [True], [""])]).figure.axes
+    left, right, bottom, top = panel.images[0].get_extent()
+    assert (bottom - top) / (right - left) == pytest.approx(2)
+
+
+def test_a_plane_of_few_classes_has_a_legend(tmp_path):
+    classes = np.arange(50) % 4 - 1
+    drawing = on_plane(Plane(cloud(), classes, ["cat", "dog"], "t-SNE, seed 0"))
+    assert [text.get_text() for text in drawing.figure.legends[0].texts] == [
+        "cat",
+        "dog",
+        "class 2",
+    ]
+    assert drawing.caption == "t-SNE, seed 0. Grey: no class."
+    assert sum(len(one.get_offsets()) for one in drawing.figure.axes[0].collections) == 50
+    assert on_plane(None) is None
+
+
+def test_a_plane_of_many_classes_is_numbered():
+    classes = np.arange(200) % 100
+    figure = on_plane(Plane(cloud(200), classes, [], "codes")).figure
+    assert not figure.legends
+    assert [text.get_text() for text in figure.axes[0].texts] == [str(one) for one in range(100)]
+
+
+def test_thousands_of_points_are_an_image(tmp_path):
+    classes = np.arange(20_000) % 10
+    drawing = on_plane(Plane(cloud(20_000), classes, [], "codes"))
+    svg, _ = save(drawing.figure, tmp_path, "tsne")
+    assert svg.stat().st_size < 500_000 and "data:image/png" in svg.read_text()
+
+
+@pytest.mark.parametrize("nbit", [2, 3])
+def test_snapshots_are_panels_with_the_corners(nbit):
+    classes = np.arange(50) % 2
+    shots = [Snapshot(epoch, cloud(50, nbit), classes, np.ones((2, nbit))) for epoch in (0, 5, 20)]
+    drawing = codes_over_training(shots)
+    panels = drawing.figure.axes
+    assert [panel.get_title() for panel in panels] == ["epoch 0", "epoch 5", "epoch 20"]
+    assert len({panel.get_xlim() for panel in panels}) == 1
+    corners = panels[0].collections[-1]
+    count = len(corners.get_offsets())
+    assert count == 2**nbit
+    assert [text.get_text() for text in drawing.figure.legends[0].texts] == ["class 0", "class 1"]
+    assert codes_over_training([]) is None
+
+
+def test_snapshots_of_other_bits_are_refused():
+    with pytest.raises(ValueError, match="not 4"):
+        codes_over_training([Snapshot(0, cloud(5, 4), np.zeros(5, dtype=int), None)])
+
+
+# Style
+
+
+def test_looks_differ():
+    looks = [Look.of(place) for place in range(40)]
+    assert len({(look.colour, look.marker, str(look.dash)) for look in looks}) == 40
+    assert len({look.colour for look in looks[: len(PALETTE)]}) == len(PALETTE)
+    assert len({look.marker for look in looks[: len(MARKERS)]}) == len(MARKERS)
+
+
+@pytest.mark.parametrize(("most", "short"), [(31, "relahash method.loss.margin=0.5"), (4, "re…5")])
+def test_a_text_keeps_its_ends(most, short):
+    assert shorten("relahash method.loss.margin=0.5", most) == short
+
+
+def test_the_same_figure_gives_the_same_bytes(make, tmp_path):
+    def files(folder):
+        folder.mkdir()
+        drawings = figures(make(), make("dpn", print_="b" * 64)).values()
+        return [
+            path.read_bytes() for one in drawings for path in save(one.figure, folder, one.name)
+        ]
+
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+
+
+def test_what_a_stranger_wrote_is_neither_formula_nor_missing_glyph(make, tmp_path):
+    drawing = figures(make("$\\frac{1}{"), make("船 <b>&"))["map"]
+    save(drawing.figure, tmp_path, "map")
+    assert "$\\frac{1}{" in texts(drawing.figure)
+
+
+def test_found_is_not_changed(make):
+    found = [make(), make("dpn", nbit=8)]
+    before = copy.deepcopy(found)
+    figures(*found)
+    assert found == before
