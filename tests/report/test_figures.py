@@ -89,6 +89,10 @@ def test_a_method_looks_the_same_over_all_bits(make):
     assert [row.place for row in rows] == [0, 1, 0, 1]
 
 
+def test_a_run_that_is_named_by_its_folder_alone_is_called_by_its_method(make):
+    assert rows_of_runs([make() | {"name": "seed0"}])[0].label == "csq"
+
+
 # One run
 
 
@@ -106,6 +110,17 @@ def test_one_run_has_the_curves_as_they_were_measured(make):
     assert rank == [metrics["pr_curve_by_rank"][name] for name in ("recall", "precision")]
     assert lines(drawn["precision_at"]) == [[[20, 100, 1000], [0.6, 0.5, 0.25]]]
     assert lines(drawn["recall_at"]) == [[[20, 100, 1000], [0.01, 0.1, 0.9]]]
+
+
+def test_ranks_near_round_ones_are_pointed_out(make):
+    found = make()
+    found["metrics"]["pr_curve_by_rank"] = {
+        "rank": [1, 9, 70, 1012],
+        "precision": [0.9, 0.8, 0.7, 0.1],
+        "recall": [0.0, 0.3, 0.6, 0.9],
+    }
+    said = texts(figures(found)["pr_by_rank"].figure)
+    assert {text for text in said if text.startswith("k = ")} == {"k = 1", "k = 9", "k = 1,012"}
 
 
 def test_captions_tell_conventions_and_sizes(make):
@@ -249,12 +264,12 @@ def test_what_is_no_number_breaks_a_line_and_draws_no_bar(make, tmp_path):
 
 def test_retrieved_images_are_framed_and_marked():
     one = Retrieved(
-        blur(0), "ship, AP 0.5", [blur(1), blur(2, 31)], [True, False], ["a, 0", "b, 1"]
+        blur(0), "ship, AP 0.5", [blur(1), blur(2, 31)], [True, False], ["a, b, 0", "b, 1"]
     )
     drawing = retrieved([one, one])
     said = texts(drawing.figure)
     assert (said.count("✓"), said.count("✗")) == (2, 2)
-    assert said.count("ship, AP 0.5") == 2 and "a\n0" in said
+    assert said.count("ship, AP 0.5") == 2 and "a, b\n0" in said
     (panel,) = drawing.figure.axes
     assert len(panel.images) == 6
     colours = [line.get_color() for line in panel.lines]
@@ -310,6 +325,14 @@ def test_snapshots_are_panels_with_the_corners(nbit):
     assert count == 2**nbit
     assert [text.get_text() for text in drawing.figure.legends[0].texts] == ["class 0", "class 1"]
     assert codes_over_training([]) is None
+
+
+def test_of_many_snapshots_some_are_shown():
+    classes = np.zeros(5, dtype=int)
+    drawing = codes_over_training([Snapshot(n, cloud(5), classes, None) for n in range(101)])
+    titles = [panel.get_title() for panel in drawing.figure.axes]
+    assert len(titles) == 12 and (titles[0], titles[-1]) == ("epoch 0", "epoch 100")
+    assert "12 of 101 epochs" in drawing.caption
 
 
 def test_snapshots_of_other_bits_are_refused():

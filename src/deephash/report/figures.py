@@ -305,16 +305,20 @@ def _several(
 
 
 def _point_out(panel: Any, line: Line, letter: str, over: Floats, some: Sequence[int]) -> None:
-    """Says at some points of a line where they are on it, unless it was just said."""
+    """Says near some values where they are on a line, unless it was just said."""
     last = np.array([-1.0, -1.0])
-    for value in some:
+    for wanted in some:
+        far = np.nan_to_num(np.abs(over - wanted), nan=np.inf)
+        value = over[far.argmin()]
+        if far.min() > wanted / 8:
+            continue
         for point in np.stack(line[:2], axis=1)[over == value]:
             if not np.isfinite(point).all() or np.abs(point - last).max() < 0.1:
                 continue
             last = point
             panel.plot(*point, "o", color="#222222", markersize=5, zorder=4)
             panel.annotate(
-                f"{letter} = {value:,}",
+                f"{letter} = {value:,g}",
                 point,
                 (-5, -11) if point[0] > 0.85 else (5, -11),
                 textcoords="offset points",

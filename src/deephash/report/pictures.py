@@ -26,6 +26,9 @@ from deephash.report.panels import frame, grid
 CELL, TITLE, LINE = 0.95, 0.24, 0.14
 """Of an image, a query's title and a line of caption, in inches."""
 
+MOST_PANELS = 12
+"""So many snapshots are shown."""
+
 Looks = dict[int, tuple[Any, str]]
 """Colour and shape of each class."""
 
@@ -54,7 +57,8 @@ def retrieved(gallery: Sequence[Retrieved]) -> Drawing | None:
             _say(panel, left, top, caption)
     said = (
         f"Left, each query; then its {most} nearest images of the database, the nearest first. "
-        "Solid green frame with a tick: relevant. Dashed red frame with a cross: not."
+        "Below each, what it shows and its distance in bits. Solid green frame with a tick: "
+        "relevant. Dashed red frame with a cross: not."
     )
     return Drawing("retrieved", "Nearest images", said, figure)
 
@@ -85,6 +89,7 @@ def codes_over_training(snapshots: Sequence[Snapshot]) -> Drawing | None:
     """Tables 5 and 6: codes of two or three bits at some epochs of training."""
     if not snapshots:
         return None
+    every, snapshots = len(snapshots), _some(snapshots)
     nbit = snapshots[0].z.shape[1]
     if nbit not in (2, 3) or any(one.z.shape[1] != nbit for one in snapshots):
         raise ValueError(f"snapshots must all have 2 or all have 3 bits, not {nbit}")
@@ -109,6 +114,8 @@ def codes_over_training(snapshots: Sequence[Snapshot]) -> Drawing | None:
         f"Crosses: the {2**nbit} codes that bits can make"
         + (", ±1 and ±1; grey lines: where a bit changes." if nbit == 2 else ", corners of a cube.")
     )
+    if len(snapshots) < every:
+        caption += f" {len(snapshots)} of {every} epochs that were kept."
     if any(shot.centers is not None for shot in snapshots):
         caption += " Large, with a black edge: the centers of the classes."
     return Drawing("codes_over_training", "Codes over training", caption, figure)
@@ -148,8 +155,8 @@ def _judge(panel: Any, left: float, top: float, right: bool) -> None:
 
 
 def _say(panel: Any, left: float, top: float, caption: str) -> None:
-    """A caption in two lines at most, split at a comma if there is one."""
-    front, _, back = caption.partition(", ")
+    """A caption in two lines at most, split at its last comma if it has one."""
+    front, _, back = caption.rpartition(", ")
     lines = [shorten(front, 17), shorten(back, 17)]
     text = "\n".join(filter(None, lines))
     middle = (left + CELL / 2, top + CELL + 0.05)
@@ -192,6 +199,14 @@ def _number(panel: Any, found: Plane, looks: Looks) -> None:
 
 def _name(names: Sequence[str], one: int) -> str:
     return names[one] if 0 <= one < len(names) else f"class {one}"
+
+
+def _some(snapshots: Sequence[Snapshot]) -> list[Snapshot]:
+    """As many as there is room for, evenly spaced, the first and the last among them."""
+    count = min(len(snapshots), MOST_PANELS)
+    return [
+        snapshots[place] for place in np.linspace(0, len(snapshots) - 1, count).round().astype(int)
+    ]
 
 
 def _reach(snapshots: Sequence[Snapshot]) -> float:

@@ -122,10 +122,7 @@ def floats(values: Sequence[Any]) -> Floats:
 
 def _names(found: Sequence[Found]) -> list[str]:
     """What each run is called: the method, and what is not the same for all of them."""
-    told = [
-        label(str(one.get("name") or one.get("method") or one.get("run") or "run")).split(" ")
-        for one in found
-    ]
+    told = [_pieces(one) for one in found]
     shared = set(told[0][1:]).intersection(*(pieces[1:] for pieces in told))
     names = [
         " ".join([*pieces[:1], *(piece for piece in pieces[1:] if piece not in shared)])
@@ -138,6 +135,14 @@ def _names(found: Sequence[Found]) -> list[str]:
     if len(set(checkpoints)) > 1:
         names = [f"{name} ({which})" for name, which in zip(names, checkpoints, strict=True)]
     return names
+
+
+def _pieces(one: Found) -> list[str]:
+    """The method and what else was chosen."""
+    name = str(one.get("name") or "")
+    if name.count("/") < 3:  # of a run that has not finished
+        name = str(one.get("method") or name or one.get("run") or "run")
+    return label(name).split(" ")
 
 
 def _short(keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
