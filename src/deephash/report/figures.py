@@ -315,14 +315,14 @@ def _point_out(panel: Any, line: Line, letter: str, over: Floats, some: Sequence
         for point in np.stack(line[:2], axis=1)[over == value]:
             if not np.isfinite(point).all() or np.abs(point - last).max() < 0.1:
                 continue
-            last = point
+            last, side = point, -1 if point[0] > 0.85 else 1
             panel.plot(*point, "o", color="#222222", markersize=5, zorder=4)
             panel.annotate(
                 f"{letter} = {value:,g}",
                 point,
-                (-5, -11) if point[0] > 0.85 else (5, -11),
+                (5 * side, 6 if value and side > 0 else -12),
                 textcoords="offset points",
-                ha="right" if point[0] > 0.85 else "left",
+                ha="left" if side > 0 else "right",
                 fontsize=8.5,
                 path_effects=halo(),
             )
