@@ -25,6 +25,8 @@ FLOOR_OF = {name: level for level, names in enumerate(FLOORS) for name in names.
 
 ONLY_IN = {
     "wandb": ("loggers/wandb.py",),
+    "matplotlib": ("report/canvas.py", "report/panels.py"),
+    "numba": ("retrieval/engines/compiled.py",),
     "hydra": ("config.py", "schema.py", "cli.py"),
     "omegaconf": ("config.py", "schema.py", "cli.py"),
     "torchvision": ("data/", "models/backbones.py", "engine/run.py"),

@@ -17,6 +17,7 @@ from deephash.models.backbones import Tiny
 from deephash.models.encoder import Encoder
 from deephash.models.heads import Linear
 from deephash.records import Batch
+from deephash.retrieval import Convention
 
 CONF = Path(__file__).parents[1] / "conf"
 NEEDS = {
@@ -102,8 +103,69 @@ def test_every_protocol_of_a_dataset_composes(dataset, folded):
 def test_evaluate_composes(composed):
     cfg = config.fold(compose("evaluate", overrides=["run=x", "evaluation.ties=stable"]))
     assert cfg["run"] == "x" and cfg["evaluation"]["ties"] == "stable"
-    with pytest.raises(ConfigError, match=r"run +has no value"):
-        config.fold(compose("evaluate"))
+    assert config.check_evaluation(cfg) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        ([], "run"),
+        (["run=x", "runs=[y]"], "run"),
+        (["run=x", "checkpoint=first"], "checkpoint"),
+        (["run=x", "tsne=-1"], "tsne"),
+        (["run=x", "gallery.rows=-1"], "gallery.rows"),
+        (["run=x", "gallery.top=0"], "gallery.top"),
+        (["run=x", "gallery.queries=worst"], "gallery.queries"),
+        (["run=x", "gallery.queries=[-1]"], "gallery.queries"),
+        (["run=x", "evaluation.tops=[10,0]"], "evaluation.tops"),
+    ],
+)
+def test_what_is_wrong_with_an_evaluation_is_told(words, key, composed):
+    cfg = config.fold(compose("evaluate", overrides=words))
+    assert [fault.key for fault in config.check_evaluation(cfg)] == [key]
+
+
+@pytest.mark.parametrize(
+    ("words", "means"),
+    [
+        ([], {}),
+        (["evaluation.ties=stable"], {"ties": "stable"}),
+        (["evaluation.convention=hashnet"], {"ties": "stable", "empty": "skip_retrieved_none"}),
+        (
+            ["evaluation.convention=hashnet", "evaluation.empty=zero", "evaluation.top=5"],
+            {"ties": "stable", "top": 5},
+        ),
+        (["evaluation.convention=deephash-pytorch"], {"ties": "stable", "drop_last": True}),
+        (["evaluation.convention=deephash-pytorch", "dataset.top=9"], {"ties": "stable", "top": 9}),
+        (
+            ["evaluation.convention=gld-official", "dataset.top=9"],
+            {"ties": "stable", "denominator": "min", "top": 100},
+        ),
+    ],
+)
+def test_a_convention_stands_for_its_fields(words, means, folded):
+    assert build.convention(folded(*words)) == Convention(**means)
+
+
+def test_an_unknown_convention_is_told_the_others(folded):
+    with pytest.raises(DataError, match="'orthhash' is unknown; allowed: orthohash"):
+        build.convention(folded("evaluation.convention=orthhash"))
+
+
+def test_evaluate_measures_under_what_is_named_and_else_as_the_run(folded):
+    ran = folded("evaluation.convention=csq", "evaluation.denominator=min")["evaluation"]
+    untold = config.fold(compose_evaluate())["evaluation"]
+    assert config.changed(ran, untold) == ran
+    named = config.fold(compose_evaluate("evaluation.convention=hashnet"))["evaluation"]
+    cfg = folded() | {"evaluation": config.changed(ran, named)}
+    assert build.convention(cfg) == Convention.named("hashnet")
+    one = config.fold(compose_evaluate("evaluation.ties=best"))["evaluation"]
+    cfg = folded() | {"evaluation": config.changed(ran, one)}
+    assert build.convention(cfg) == Convention.named("csq", denominator="min", ties="best")
+
+
+def compose_evaluate(*words):
+    return compose("evaluate", overrides=["run=x", *words])
 
 
 def test_digits_bring_their_own_backbone(folded):
@@ -140,7 +202,7 @@ def test_a_swapped_loss_forgets_the_numbers_of_the_method(folded):
 def test_without_a_swap_the_seats_are_gone(folded):
     cfg = folded()
     assert not set(config.SEATS) & set(cfg)
-    assert cfg["trainer"]["select_on"] == "query" and cfg["evaluation"]["ties"] == "expected"
+    assert cfg["trainer"]["select_on"] == "query" and cfg["evaluation"]["engine"] == "auto"
 
 
 def test_swapped_parts_are_built(folded):

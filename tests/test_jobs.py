@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from deephash import jobs
 from deephash.errors import ConfigError, DeephashError, TrainingError
+from deephash.jobs.training import _try
 from deephash.records import Batch
 
 
@@ -34,7 +34,7 @@ def tried(error):
     """What `_try` raises instead."""
     method = SimpleNamespace(encoder=Refusing(error))
     with pytest.raises(DeephashError) as caught:
-        jobs._try(method, Images(), {"backbone": {"name": "alexnet"}})
+        _try(method, Images(), {"backbone": {"name": "alexnet"}})
     return caught.value
 
 

@@ -194,6 +194,65 @@ class TestEvaluation:
         assert found["checkpoint"] == "last.pt"
         assert found["metrics"]["conventions"]["ties"] == "stable"
 
+    def test_a_page_with_figures_that_stands_alone(self, copy):
+        cwd, folder = copy
+        said = run(cwd, quoted(folder), "tsne=60", "gallery.queries=[0,3]", script="evaluate.py")
+        assert "evaluation.html" in said
+        page = (folder / "evaluation.html").read_text()
+        assert "http://" not in page.replace("http://www.w3.org", "") and "<script" not in page
+        assert {"pr_by_rank", "distances", "tsne", "retrieved"} <= {
+            path.stem for path in (folder / "figures").glob("*.svg")
+        }
+        assert "query 3: " in page or (folder / "figures" / "retrieved.png").stat().st_size > 1000
+
+    def test_without_figures(self, copy):
+        cwd, folder = copy
+        run(cwd, quoted(folder), "figures=false", script="evaluate.py")
+        assert not (folder / "evaluation.html").exists() and not (folder / "figures").exists()
+
+    def test_the_codes_of_another_checkpoint_are_kept_apart(self, copy):
+        cwd, folder = copy
+        before = (folder / "codes.npz").read_bytes()
+        run(cwd, quoted(folder), "checkpoint=last", "figures=false", script="evaluate.py")
+        assert (folder / "codes.npz").read_bytes() == before
+        assert (folder / "codes-last.npz").is_file()
+
+    def test_a_convention_by_name(self, copy):
+        cwd, folder = copy
+        line = (quoted(folder), "evaluation.convention=deephash-pytorch", "evaluation.tops=[5]")
+        said = run(cwd, *line, "figures=false", script="evaluate.py")
+        assert "mAP@all-1" in said
+        metrics = read(folder / "evaluation.json")["metrics"]
+        assert set(metrics["map_at"]) == {"5"}
+        told = metrics["conventions"]
+        assert (told["metric"], told["ties"]) == ("mAP@all-1", "stable")
+
+    def test_several_runs_side_by_side(self, base, copy):
+        cwd, folder = copy
+        said = run(cwd, "runs=.", "out=both", script="evaluate.py")
+        assert "comparison of 1 runs: both/comparison.html" in said
+        assert (cwd / "both" / "figures" / "pr_by_rank.png").is_file()
+        assert not (folder / "evaluation.json").exists()  # what was reported is not measured again
+        run(
+            cwd,
+            "runs=.",
+            "out=both",
+            "evaluation.ties=worst",
+            "figures=false",
+            script="evaluate.py",
+        )
+        worst = read(folder / "evaluation.json")["metrics"]
+        assert worst["map"] == base[2]["metrics"]["ties"]["worst"]
+
+    def test_runs_that_are_not_there(self, copy):
+        cwd, folder = copy
+        (folder / "report.json").unlink()
+        said = run(cwd, "runs=.", script="evaluate.py", code=1)
+        assert "there is no finished run in ." in said
+        said = run(cwd, f"runs=['{folder}']", script="evaluate.py", code=1)
+        assert "has not finished" in said
+        assert not (cwd / "comparison").exists()
+
     def test_a_folder_without_a_run(self, tmp_path):
         said = run(tmp_path, "run=nowhere", script="evaluate.py", code=1)
         assert "nowhere is not a run folder" in said

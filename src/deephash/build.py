@@ -1,7 +1,9 @@
 """From a folded and checked configuration to the parts it names; the only place that builds."""
 
+import dataclasses
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,11 +15,11 @@ from deephash.data.transforms import Pipeline
 from deephash.engine import evaluate
 from deephash.engine.precision import autocast
 from deephash.engine.run import RunFolder
-from deephash.loggers import Jsonl, Loggers
+from deephash.loggers import Jsonl, Loggers, Wandb
 from deephash.methods.method import Method
 from deephash.models.encoder import Encoder
 from deephash.records import derive
-from deephash.retrieval import Convention
+from deephash.retrieval import NAMED, Convention, Engine
 
 Config = Mapping[str, Any]
 
@@ -117,17 +119,26 @@ def optimizer(cfg: Config, of: Method) -> torch.optim.Optimizer:
 
 
 def convention(cfg: Config) -> Convention:
-    """How mAP is measured; R is the dataset's unless one is given."""
-    chosen = {key: value for key, value in cfg["evaluation"].items() if key != "ternary"}
-    if chosen["top"] is None:
-        chosen["top"] = cfg["dataset"].get("top")
-    return Convention(**chosen)
+    """How mAP is measured; R is the dataset's unless the user or the convention gives one."""
+    node = cfg["evaluation"]
+    name = node.get("convention")
+    fields = [field.name for field in dataclasses.fields(Convention)]
+    given = {field: node[field] for field in fields if node.get(field) is not None}
+    if "top" not in NAMED.get(name, {}):
+        given = {"top": cfg["dataset"].get("top")} | given
+    return Convention(**given) if name is None else Convention.named(name, **given)
 
 
 def evaluation(cfg: Config, on: torch.device) -> evaluate.Evaluation:
     """Measures encoders as the configuration says."""
-    context = partial(autocast, on, cfg["trainer"]["precision"])
-    return evaluate.Evaluation(convention(cfg), context, cfg["evaluation"].get("ternary"))
+    node = cfg["evaluation"]
+    return evaluate.Evaluation(
+        convention(cfg),
+        partial(autocast, on, cfg["trainer"]["precision"]),
+        ternary=node.get("ternary"),
+        tops=node.get("tops", ()),
+        engine=Engine(node.get("engine", "auto"), device=on),
+    )
 
 
 def loggers(cfg: Config, run: RunFolder, name: str, steps: int, done: Any) -> Loggers:
@@ -143,14 +154,35 @@ def loggers(cfg: Config, run: RunFolder, name: str, steps: int, done: Any) -> Lo
         "best": best,
     }
     if "wandb" in cfg["logger"]:
-        given["wandb"] = {
-            "name": name,
-            "run_id": run.run_id(),
-            "folder": run.path,
-            "config": cfg,
-            "group": cfg["method"]["name"],
-            "tags": [cfg["dataset"]["name"], f"{cfg['model']['nbit']} bits"],
-        }
+        given["wandb"] = _to_wandb(cfg, run.path, name, run.run_id())
     others = [part(node, f"logger.{key}", **given.get(key, {}))
               for key, node in cfg["logger"].items()]  # fmt: skip
     return Loggers([record, *others])
+
+
+def wandb(
+    node: Config, cfg: Config, folder: Path, name: str, run_id: str | None, job_type: str
+) -> Wandb:
+    """Weights & Biases for what comes after training.
+
+    Args:
+        node: ``logger.wandb``.
+        cfg: the run's configuration.
+        folder: where the files land.
+        name: of the run.
+        run_id: the run's, to add to it; None for a run of its own.
+        job_type: what it is.
+    """
+    given = _to_wandb(cfg, folder, name, run_id) | {"job_type": job_type}
+    return part(node, "logger.wandb", **given)
+
+
+def _to_wandb(cfg: Config, folder: Path, name: str, run_id: str | None) -> dict[str, Any]:
+    return {
+        "name": name,
+        "run_id": run_id,
+        "folder": folder,
+        "config": cfg,
+        "group": cfg["method"]["name"],
+        "tags": [cfg["dataset"]["name"], f"{cfg['model']['nbit']} bits"],
+    }

@@ -46,7 +46,7 @@ def _train_job(cfg: DictConfig) -> dict[str, Any]:
 def _evaluate_job(cfg: DictConfig) -> dict[str, Any]:
     from deephash import jobs
 
-    return jobs.evaluate(config.fold(cfg))
+    return jobs.evaluate(config.fold(cfg), _overrides())
 
 
 def _main(conf: Path, page: str, job: Any) -> int:
@@ -113,10 +113,10 @@ def _overrides() -> list[str]:
 def _quoted(text: str) -> str:
     """``run=FOLDER`` with the folder in quotes: its name holds what Hydra reads as syntax."""
     key, _, folder = text.partition("=")
-    if key != "run" or folder[:1] in ("'", '"'):
+    if key not in ("run", "runs", "out") or folder[:1] in ("'", '"', "["):
         return text
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", folder)
-    return f"run='{escaped}'"
+    return f"{key}='{escaped}'"
 
 
 def _is_override(text: str) -> bool:
@@ -132,7 +132,7 @@ def _check_overrides(conf: Path, page: str, overrides: Sequence[str]) -> None:
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
 
         def check(cfg: dict[str, Any]) -> list[config.Fault]:
-            return config.check(cfg, overrides) if page == "train" else []
+            return config.check(cfg, overrides) if page == "train" else config.check_evaluation(cfg)
 
         cfg = None
         if not any(_is_sweep(text) for text in overrides):

@@ -53,6 +53,8 @@ ELSEWHERE = (
     "trainer.log_every",
     "trainer.eval_batch_size",
     "trainer.snapshots",
+    "evaluation.engine",
+    "evaluation.tops",
     "dataset.source.download",
 )
 """Keys that do not change a result: where things lie, and what is told meanwhile."""
@@ -121,6 +123,55 @@ def fold(cfg: DictConfig, composed_from: Iterable[str] = ()) -> dict[str, Any]:
     return folded
 
 
+def changed(evaluation: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """``evaluation`` of a run, measured under something else.
+
+    A convention that is named stands for all of its fields, save those given beside it.
+
+    Args:
+        evaluation: the run's.
+        wanted: what to change; null for what is to stay.
+    """
+    given = {key: value for key, value in wanted.items() if value is not None}
+    left = dict(evaluation)
+    if "convention" in given:
+        left |= dict.fromkeys(("ties", "denominator", "empty", "drop_last"))
+    return left | given
+
+
+def check_evaluation(cfg: Mapping[str, Any]) -> list[Fault]:
+    """All that is wrong with a folded page of ``evaluate.py``."""
+    faults = _check_tops(cfg["evaluation"])
+    if (cfg["run"] is None) == (cfg["runs"] is None):
+        faults.append(
+            Fault("run", "must be given, or runs, and not both.",
+                  "Try run=FOLDER, or runs=[FOLDER,FOLDER] to compare several.")
+        )  # fmt: skip
+    if cfg["checkpoint"] not in ("best", "last"):
+        faults.append(
+            Fault("checkpoint", f"there is no {cfg['checkpoint']!r}.", "Try best or last.")
+        )
+    for key, least in (("tsne", 0), ("gallery.rows", 0), ("gallery.top", 1)):
+        if _at(cfg, key) < least:
+            faults.append(Fault(key, f"is {_at(cfg, key)}.", f"It must be at least {least}."))
+    queries = cfg["gallery"]["queries"]
+    listed = isinstance(queries, list) and all(type(q) is int and q >= 0 for q in queries)
+    if queries not in ("spread", "hardest", "easiest") and not listed:
+        faults.append(
+            Fault("gallery.queries", f"is {queries!r}.",
+                  "Try spread, hardest, easiest, or a list of places such as [0,5].")
+        )  # fmt: skip
+    return faults
+
+
+def _check_tops(evaluation: Mapping[str, Any]) -> list[Fault]:
+    return [
+        Fault("evaluation.tops", f"holds {top}.", "Each R must be at least 1.")
+        for top in evaluation.get("tops") or ()
+        if top < 1
+    ]
+
+
 def _open_keys(node: Any, path: str = "") -> list[str]:
     """The keys whose value is still ``???``, of an unresolved configuration."""
     if isinstance(node, Mapping):
@@ -147,6 +198,7 @@ def check(cfg: Mapping[str, Any], overrides: Iterable[str] = ()) -> list[Fault]:
     for path, node in parts(cfg):
         faults += _check_part(path, node)
     faults += _check_numbers(cfg)
+    faults += _check_tops(cfg["evaluation"])
     faults += _check_protocol(cfg)
     faults += _check_classes(cfg["dataset"].get("classes"))
     if not faults:

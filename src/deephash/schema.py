@@ -87,16 +87,32 @@ class Trainer:
     snapshots: int = 0  # codes of so many database images at each evaluation, in snapshots/
 
 
+class Engine(Enum):
+    """Who counts distances; the numbers are the same."""
+
+    auto = "auto"  # torch on a CUDA device, else numba if it is installed and pays, else numpy
+    numpy = "numpy"
+    numba = "numba"
+    torch = "torch"
+
+
 @dataclass
 class Evaluation:
-    """``evaluation``: the conventions of mAP, and of the bits."""
+    """``evaluation``: the conventions of mAP, and of the bits.
 
+    What is null is as ``convention`` says, or without one as the comments do.
+    """
+
+    convention: str | None = None  # of published numbers: hashnet, orthohash, deephash-pytorch, ...
     top: int | None = None  # R; null: as the dataset says, there null for all
-    ties: Ties = Ties.expected
-    denominator: Denominator = Denominator.hits
-    empty: Empty = Empty.zero
+    tops: list[int] = field(default_factory=list)  # further R, reported beside it
+    ties: Ties | None = None  # expected
+    denominator: Denominator | None = None  # hits
+    empty: Empty | None = None  # zero
+    drop_last: bool | None = None  # no: the item ranked last counts
     seed: int = 0  # of ties=shuffled
     ternary: float | None = None  # |z| below it is undecided, half a bit; null: every z is a bit
+    engine: Engine = Engine.auto
 
 
 @dataclass
@@ -130,26 +146,45 @@ class Where:
 
 
 @dataclass
-class Evaluate:
-    """The top page of ``evaluate.py``; what is null is as the run had it."""
+class Gallery:
+    """``gallery``: queries shown with the images nearest to them."""
 
-    run: str = MISSING
-    checkpoint: str = "best"  # best, last
-    device: str = "auto"
-    dataset: Where = field(default_factory=Where)
-    evaluation: "EvaluationChange" = field(default_factory=lambda: EvaluationChange())
+    queries: Any = "spread"  # spread from the easiest to the hardest; hardest; easiest; [3, 17]
+    rows: int = 6  # how many queries, unless they are listed
+    top: int = 10  # images of each
 
 
 @dataclass
 class EvaluationChange:
-    """Conventions to measure under instead of the run's own."""
+    """Conventions to measure under instead of the run's own; null: as there."""
 
+    convention: str | None = None  # a whole set of them; those given beside it change it
     top: int | None = None
+    tops: list[int] | None = None
     ties: Ties | None = None
     denominator: Denominator | None = None
     empty: Empty | None = None
+    drop_last: bool | None = None
     seed: int | None = None
     ternary: float | None = None  # 0: nothing is undecided
+    engine: Engine | None = None
+
+
+@dataclass
+class Evaluate:
+    """The top page of ``evaluate.py``; what is null is as the run had it."""
+
+    run: str | None = None
+    runs: Any = None  # several run folders, folders of runs, or patterns, to compare
+    out: str = "comparison"  # where the comparison of several goes
+    checkpoint: str = "best"  # best, last
+    device: str = "auto"
+    figures: bool = True  # the page and the figures; false: numbers and codes only
+    tsne: int = 2000  # images in the t-SNE figure; 0: none
+    dataset: Where = field(default_factory=Where)
+    evaluation: EvaluationChange = field(default_factory=EvaluationChange)
+    gallery: Gallery = field(default_factory=Gallery)
+    logger: Any = None
 
 
 def register() -> None:

@@ -31,7 +31,7 @@ class FakeRun:
     def __init__(self):
         self.logged, self.summary, self.ended = [], {}, []
 
-    def log(self, values, step):
+    def log(self, values, step=None):
         self.logged.append((values, step))
 
     def finish(self, exit_code):
@@ -111,6 +111,18 @@ def test_online_without_an_answer_goes_offline(fake, tmp_path, caplog, monkeypat
         assert asked["config"] == {"nbit": 32}
         assert asked["settings"].wanted["console"] == "off"
     assert "no answer" in caplog.text
+
+
+def test_figures_are_images_of_the_run_that_is_resumed(fake, tmp_path):
+    fake.Image = lambda path: ("image", path)
+    logger = Wandb("p", {}, tmp_path, run_id="seed0", job_type="evaluate")
+    logger.figures({"tsne": tmp_path / "tsne.png"})
+    assert fake.run.logged == [({"figures/tsne": ("image", str(tmp_path / "tsne.png"))}, None)]
+    assert (fake.asked[-1]["id"], fake.asked[-1]["job_type"]) == ("seed0", "evaluate")
+    logger.close()
+    assert fake.run.ended == [0]
+    logger.figures({"tsne": tmp_path / "tsne.png"})  # after the end: nothing
+    assert len(fake.run.logged) == 1
 
 
 def test_the_report_becomes_the_summary_and_ends_the_run(fake, tmp_path):

@@ -357,3 +357,11 @@ def test_balls_need_a_radius_and_a_denominator():
             metric(hist, -1)
     with pytest.raises(DataError, match="denominator='n'"):
         average_precision_within_radius(hist, 2, "n")
+
+
+def test_hit_rate_of_small_and_large_ties_side_by_side():
+    """What is counted for one query must not trouble another: warnings are errors."""
+    items, relevant = np.array([[2, 398], [400, 0]]), np.array([[1, 0], [100, 0]])
+    found = hit_rate_at(Histograms(items, relevant), [50])[50]
+    missed = Fraction(comb(300, 50), comb(400, 50))
+    assert found == pytest.approx((1 + float(1 - missed)) / 2, rel=1e-12)

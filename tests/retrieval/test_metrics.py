@@ -1,3 +1,4 @@
+from fractions import Fraction
 from itertools import permutations, product
 
 import numpy as np
@@ -21,6 +22,7 @@ from deephash.retrieval import (
     precision_within_radius,
     recall_at,
 )
+from deephash.retrieval.ties import reciprocals
 
 
 def counted(distance, relevance, nbit=None):
@@ -423,3 +425,12 @@ def test_cuts_outside_the_database_are_refused(cut):
 def test_a_ball_needs_a_radius(radius):
     with pytest.raises(DataError, match="radius="):
         precision_within_radius(BALLS, radius)
+
+
+@pytest.mark.parametrize("before", [0, 1, 3, 100, 254, 255, 256, 257, 1000, 10**7])
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 300])
+def test_sums_of_reciprocals_keep_their_digits(before, count):
+    """A difference of two large harmonic numbers, of which little is left."""
+    exact = sum((Fraction(1, before + j) for j in range(1, count + 1)), Fraction(0))
+    found = reciprocals(np.array([before]), np.array([count]))
+    assert found == pytest.approx([float(exact)], rel=2e-13, abs=0)

@@ -1,6 +1,7 @@
 """From an encoder and data to numbers: encode once, compare codes."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,16 +66,25 @@ class Evaluation:
         convention: R, ties, denominator and the rule for empty queries.
         autocast: makes the context of the forward pass.
         ternary: entries with ``|z|`` below it are neither bit; None for bits.
+        tops: further R, of a full report.
+        engine: who counts.
 
     Raises:
         DataError: if ``ternary`` is no number of at least 0.
     """
 
     def __init__(
-        self, convention: retrieval.Convention, autocast: Any, ternary: float | None = None
+        self,
+        convention: retrieval.Convention,
+        autocast: Any,
+        ternary: float | None = None,
+        tops: Sequence[int] = (),
+        engine: retrieval.Engine | str = "auto",
     ) -> None:
         self.convention = convention
         self.autocast = autocast
+        self.tops = tops
+        self.engine = retrieval.Engine.of(engine)
         self.ternary = None if ternary is None else retrieval.check_threshold(ternary)
 
     def __call__(self, encoder: Any, data: Any) -> Measured:
@@ -99,4 +109,17 @@ class Evaluation:
             self.convention,
             full=full,
             ternary=self.ternary,
+            tops=self.tops,
+            engine=self.engine,
+        )
+
+    def rank(self, codes: Codes, data: Any, queries: np.ndarray, database: np.ndarray) -> Any:
+        """The database as each query sees it, by the distances that are measured."""
+        return retrieval.rank_codes(
+            codes.of(queries),
+            codes.of(database),
+            data.labels(queries),
+            data.labels(database),
+            ternary=self.ternary,
+            engine=self.engine,
         )

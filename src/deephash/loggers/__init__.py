@@ -37,6 +37,9 @@ class Loggers(Logger):
     def summary(self, report: Mapping[str, Any], folder: Path) -> None:
         self._tell(lambda logger: logger.summary(report, folder))
 
+    def figures(self, paths: Mapping[str, Path]) -> None:
+        self._tell(lambda logger: logger.figures(paths))
+
     def close(self, failed: bool = False) -> None:
         self._tell(lambda logger: logger.close(failed))
 

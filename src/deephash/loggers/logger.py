@@ -26,5 +26,8 @@ class Logger:
     def summary(self, report: Mapping[str, Any], folder: Path) -> None:
         """Tell a person what the run came to and where its files are."""
 
+    def figures(self, paths: Mapping[str, Path]) -> None:
+        """Take the figures of an evaluation: PNG files by name."""
+
     def close(self, failed: bool = False) -> None:
         """Let go of files and connections; a second call does nothing."""

@@ -34,6 +34,7 @@ class Wandb(Logger):
         tags: Words to find the run by.
         name: The run's name on the page.
         run_id: Tells a resumed run that it is the same one.
+        job_type: What is done: ``train`` or ``evaluate``.
         init_timeout: Seconds to wait for the server before going on offline.
     """
 
@@ -48,6 +49,7 @@ class Wandb(Logger):
         tags: Sequence[str] = (),
         name: str | None = None,
         run_id: str | None = None,
+        job_type: str = "train",
         init_timeout: float = 15.0,
     ) -> None:
         if mode not in MODES:
@@ -69,7 +71,7 @@ class Wandb(Logger):
             "tags": list(tags),
             "name": name,
             "id": run_id,
-            "job_type": "train",
+            "job_type": job_type,
             # In a sweep inside one process the default would hand back the previous job's run.
             "reinit": "finish_previous",
         }
@@ -87,6 +89,11 @@ class Wandb(Logger):
             self._run.summary.update(flat(report.get("metrics", {})))
             self._run.summary.update(flat(report.get("selection", {}), "selection/"))
             self.close()
+
+    def figures(self, paths: Mapping[str, Path]) -> None:
+        if self._run is not None:
+            image = self._wandb.Image
+            self._run.log({f"figures/{name}": image(str(path)) for name, path in paths.items()})
 
     def close(self, failed: bool = False) -> None:
         """End the run, also after an exception, or the next job of a sweep would write into it."""

@@ -72,7 +72,7 @@ from deephash.retrieval.metrics import (
     mean_average_precisions,
 )
 from deephash.retrieval.ranking import Ranking
-from deephash.retrieval.report import describe_codes, evaluate_codes
+from deephash.retrieval.report import describe_codes, evaluate_codes, rank_codes
 
 __all__ = [
     "DENOMINATORS",
@@ -122,6 +122,7 @@ __all__ = [
     "precision_at",
     "precision_within_radius",
     "quantization_error",
+    "rank_codes",
     "recall_at",
     "recall_within_radius",
     "separability",

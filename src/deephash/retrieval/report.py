@@ -97,15 +97,10 @@ def evaluate_codes(
     """
     convention = Convention() if convention is None else convention
     ternary = None if ternary is None else check_threshold(ternary)
-    bits = _bits(query, ternary), _bits(database, ternary)
-    nbit = bits[0].shape[1]
-    if nbit != bits[1].shape[1]:
-        raise DataError(f"queries have {nbit} bits, the database {bits[1].shape[1]}")
-    if ternary is None:
-        asked, held, spread = *(pack(one) for one in bits), 1
-    else:
-        asked, held, spread = *_undecided(bits, (query, database), ternary), 4
-    ranking = Ranking(asked, held, query_labels, database_labels, spread * nbit, engine)
+    nbit = as_array(query).shape[-1]
+    ranking = rank_codes(
+        query, database, query_labels, database_labels, ternary=ternary, engine=engine
+    )
     top = convention.cut(ranking.size)
     hist = Histograms.of(ranking)
     if ternary is not None:  # every entry differs in 0, 2 or 4 of its four bits
@@ -145,6 +140,42 @@ def evaluate_codes(
         "queries_without_hits": result.queries_without_hits,
         "conventions": _conventions(convention, top, ternary),
     }
+
+
+def rank_codes(
+    query: ArrayLike,
+    database: ArrayLike,
+    query_labels: ArrayLike,
+    database_labels: ArrayLike,
+    *,
+    ternary: float | None = None,
+    engine: Engine | str = "auto",
+) -> Ranking:
+    """The database as each query sees it.
+
+    Args:
+        query: (Q, K) real-valued codes, or bool bits.
+        database: (N, K) real-valued codes, or bool bits.
+        query_labels: (Q, C) multi-hot, or (Q,) class indices.
+        database_labels: (N, C) multi-hot, or (N,) class indices.
+        ternary: Entries with ``|z|`` below it are neither bit. The codes then have 4 K bits, and
+            distances are four times those of :func:`evaluate_codes`. None: bits.
+        engine: Who counts.
+
+    Raises:
+        DataError: if codes or labels are malformed or contradict each other, a side is empty, or
+            ``ternary`` meets bits or is no number of at least 0.
+    """
+    bits = _bits(query, ternary), _bits(database, ternary)
+    nbit = bits[0].shape[1]
+    if nbit != bits[1].shape[1]:
+        raise DataError(f"queries have {nbit} bits, the database {bits[1].shape[1]}")
+    if ternary is None:
+        asked, held = (pack(one) for one in bits)
+    else:
+        asked, held = _undecided(bits, (query, database), ternary)
+        nbit *= 4
+    return Ranking(asked, held, query_labels, database_labels, nbit, engine)
 
 
 def describe_codes(

@@ -80,7 +80,7 @@ def sides(
 
 
 def label_array(labels: ArrayLike, size: int, name: str) -> Array:
-    """Class indices (size,) int64, or multi-hot rows (size, C) bool."""
+    """Class indices (size,), whole numbers, or multi-hot rows (size, C) bool."""
     values = as_array(labels)
     if values.ndim not in (1, 2) or len(values) != size:
         raise DataError(
@@ -98,7 +98,7 @@ def label_array(labels: ArrayLike, size: int, name: str) -> Array:
             )
         if values.min() < 0:
             raise DataError(f"{name} hold the class {values.min()}: classes count from 0")
-        return values.astype(np.int64, copy=False)
+        return values
     if values.shape[1] == 0:
         raise DataError(f"{name} have no classes")
     if values.dtype.kind == "b":
@@ -114,7 +114,7 @@ def class_marks(labels: Array) -> Array:
     """(1, size) int64: the one class of each item, -1 for none."""
     if labels.ndim == 2:
         labels = np.where(labels.any(axis=1), labels.argmax(axis=1), -1)
-    return labels[None]
+    return labels[None].astype(np.int64, copy=False)
 
 
 def label_marks(labels: Array, word: int | None = None) -> Array:

@@ -22,6 +22,8 @@ Floats = npt.NDArray[np.float64]
 
 _NEVER = 1e-25  # a probability that no longer shows beside 1
 _BLOCK = 1 << 15  # probabilities worked on at once
+_EXACT = 256  # up to H_256 from a table; from there on four terms are exact
+_HARMONIC = np.concatenate([[0.0], (1 / np.arange(1, _EXACT + 1)).cumsum()])
 
 
 class Cut(NamedTuple):
@@ -62,14 +64,9 @@ class Groups:
         return _running(
             _segment(
                 self.starts, self.reached[:, :-1], self.items, self.relevant,
-                ratio(self.gained, self.relevant), self.items, self._harmonic,
+                ratio(self.gained, self.relevant), self.items,
             )
         )  # fmt: skip
-
-    @cached_property
-    def _harmonic(self) -> Floats:
-        """H_0, H_1, ...: 1 + 1/2 + 1/3 ..., as far as the longest row of groups."""
-        return np.concatenate([[0.0], (1 / np.arange(1, self.ends.max() + 1)).cumsum()])
 
     def at(self, top: int) -> Cut:
         """Where the first ``top`` places end."""
@@ -90,7 +87,7 @@ class Groups:
         row = np.arange(len(cut.full))
         return self.sums[row, cut.full] + _segment(
             cut.before, self.reached[row, cut.full], cut.items, cut.relevant,
-            self._worth(cut), cut.kept, self._harmonic,
+            self._worth(cut), cut.kept,
         )  # fmt: skip
 
     def by_hits(self, cut: Cut) -> Floats:
@@ -111,7 +108,7 @@ class Groups:
             x, weight = _hypergeometric(part)  # (rows, X)
             reached = self.reached[rows, cut.full[rows]][:, None]
             total = self.sums[rows, cut.full[rows]][:, None] + _segment(
-                part.before, reached, part.kept, x, worth_Q[rows, None], part.kept, self._harmonic
+                part.before, reached, part.kept, x, worth_Q[rows, None], part.kept
             )
             value_Q[rows] = (weight * ratio(total, part.found + x)).sum(axis=1)
         return value_Q
@@ -132,7 +129,7 @@ class Groups:
             open_Q = (i < few) & (missed_Q > _NEVER)
             if not open_Q.any():
                 break
-            missed_Q[open_Q] *= ((cut.items - many - i) / (cut.items - i))[open_Q]
+            missed_Q[open_Q] *= (1 - many / (cut.items - i).clip(1))[open_Q]
         return 1 - missed_Q
 
     def _worth(self, cut: Cut) -> Floats:
@@ -174,9 +171,7 @@ def _far(draws: Any) -> Any:
     return np.sqrt(-math.log(_NEVER) * draws / 2)
 
 
-def _segment(
-    before: Any, reached: Any, items: Any, relevant: Any, worth: Any, kept: Any, harmonic: Floats
-) -> Any:
+def _segment(before: Any, reached: Any, items: Any, relevant: Any, worth: Any, kept: Any) -> Any:
     """What the first ``kept`` slots of a tie group give to the sum of r_k c_k / k, on average.
 
     With N items before the group, A of them relevant, and r of its n items relevant: slot j holds a
@@ -189,10 +184,28 @@ def _segment(
     If relevant items are worth w each, on average and whatever their slot, instead of 1: w for both
     1, and for A what was ``reached`` before the group.
     """
-    h = harmonic[before + kept] - harmonic[before]
+    h = reciprocals(before, kept)
     share = relevant / np.maximum(items, 1)
     others = (relevant - 1) / np.maximum(items - 1, 1)
     return share * ((reached + worth) * h + worth * others * (kept - (before + 1) * h))
+
+
+def reciprocals(before: Any, count: Any) -> Floats:
+    """1/(N + 1) + ... + 1/(N + t), to the last digits, for any N ``before`` and t ``count``.
+
+    A difference of two harmonic numbers, H_n = ln n + gamma + 1/(2 n) - 1/(12 n^2) + ... (Euler and
+    Maclaurin), taken term by term, so that nothing cancels; the first ones from a table.
+    """
+    start, stop = np.broadcast_arrays(before, np.add(before, count))
+    low = np.minimum(stop, _EXACT)
+    found = _HARMONIC[low] - _HARMONIC[np.minimum(start, low)]
+    far = stop > _EXACT
+    a, b = np.maximum(start[far], _EXACT).astype(np.float64), stop[far].astype(np.float64)
+    rest = np.log1p((b - a) / a) + 0.5 * (1 / b - 1 / a)
+    for factor, power in ((-1 / 12, 2), (1 / 120, 4), (-1 / 252, 6)):
+        rest += factor * (b**-power - a**-power)
+    found[far] += rest
+    return found
 
 
 def settled(hist: Histograms, ties: str) -> Histograms:

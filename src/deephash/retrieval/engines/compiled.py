@@ -59,25 +59,25 @@ def _counter(lanes: int) -> Callable[..., None]:
         for query in range(first, last):
             table[:] = 0
             for block in range(blocks):
+                start = block * lanes * _ROW
                 row[:] = 0
-                for lane in range(lanes):
-                    start = (block * lanes + lane) * _ROW
-                    shift = _u64(lane * width)
-                    for w in range(words.shape[0]):
-                        mine, theirs = asked[w, query], words[w, start : start + _ROW]
-                        for j in range(_ROW):
-                            row[j] += _popcount(theirs[j] ^ mine) << shift
-                    flag = _u64(1) << _u64(lane * width + high)
-                    for m in range(marks.shape[0]):
-                        wanted, held = asked_marks[m, query], marks[m, start : start + _ROW]
-                        if single:
-                            for j in range(_ROW):
-                                if held[j] == wanted:
-                                    row[j] |= flag
-                        else:
-                            for j in range(_ROW):
-                                if held[j] & wanted:
-                                    row[j] |= flag
+                for w in range(words.shape[0]):
+                    mine, theirs = asked[w, query], words[w, start : start + lanes * _ROW]
+                    for j in range(_ROW):
+                        bits = _u64(0)
+                        for lane in range(lanes):
+                            differ = _popcount(theirs[lane * _ROW + j] ^ mine)
+                            bits |= differ << _u64(lane * width)
+                        row[j] += bits
+                for m in range(marks.shape[0]):
+                    wanted, held = asked_marks[m, query], marks[m, start : start + lanes * _ROW]
+                    for j in range(_ROW):
+                        bits = _u64(0)
+                        for lane in range(lanes):
+                            mark = held[lane * _ROW + j]
+                            shares = mark == wanted if single else (mark & wanted) != 0
+                            bits |= _u64(shares) << _u64(lane * width + high)
+                        row[j] |= bits
                 for j in range(_ROW):
                     for lane in range(lanes):
                         at = (row[j] >> _u64(lane * width)) & _u64(mask)

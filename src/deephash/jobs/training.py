@@ -1,25 +1,24 @@
-"""The two jobs: train a run, and measure a run again."""
+"""Train a run."""
 
 import logging
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 import deephash
-from deephash import build, config, retrieval
+from deephash import build, config
 from deephash.codebooks import spread
 from deephash.data.datamodule import DataModule
-from deephash.engine import checkpoint, out_of_memory
+from deephash.engine import out_of_memory
 from deephash.engine.evaluate import Codes, Evaluation, encode
 from deephash.engine.run import RunFolder, environment, git
 from deephash.engine.trainer import Trainer
 from deephash.errors import ConfigError, TrainingError
-from deephash.files import write_arrays, write_json
+from deephash.files import write_json
+from deephash.jobs.shared import deterministic, load_encoder, save_codes
 from deephash.methods.method import Method
 from deephash.report import write_html
 from deephash.words import number
@@ -196,111 +195,3 @@ def _distances(method: Method, epoch: int) -> dict[str, Any] | None:
     smallest, mean = spread(rows)
     return {"classes": len(rows), "bits": rows.shape[1], "min_distance": smallest,
             "mean_distance": mean, "after_epoch": epoch}  # fmt: skip
-
-
-def load_encoder(file: Path, encoder: Any, fingerprint: str) -> None:
-    """Fills an encoder from ``best.pt`` or ``last.pt``; a word of warning for other data."""
-    state = checkpoint.load(file)
-    if "fingerprint" not in state or not {"encoder", "method"} & set(state):
-        raise TrainingError(f"{file} is no checkpoint of a run")
-    if state["fingerprint"] != fingerprint:
-        log.warning("the data are not those of the run: fingerprint %s, now %s",
-                    state["fingerprint"][:16], fingerprint[:16])  # fmt: skip
-    weights = state.get("encoder")
-    if weights is None:
-        prefix = "encoder."
-        weights = {key.removeprefix(prefix): value for key, value in state["method"].items()
-                   if key.startswith(prefix)}  # fmt: skip
-    try:
-        encoder.load_state_dict(weights)
-    except RuntimeError as error:
-        raise TrainingError(f"{file} does not fit the configuration beside it: {error}") from error
-
-
-def save_codes(path: Path, codes: Codes, data: Any, ternary: float | None = None) -> None:
-    """Packed codes of queries and database, with labels, ids and fingerprint.
-
-    When ternary, also which bits are undecided, packed likewise.
-    """
-    split = data.split
-    arrays: dict[str, Any] = {"fingerprint": data.facts.fingerprint, "nbit": codes.z.shape[1]}
-    for role, ids in (("query", split.queries), ("database", split.database)):
-        arrays[f"{role}_codes"] = retrieval.pack(retrieval.binarize(codes.of(ids)))
-        if ternary is not None:
-            mask = retrieval.undecided(codes.of(ids), ternary)
-            arrays[f"{role}_undecided"] = retrieval.pack(mask)
-        arrays[f"{role}_labels"] = data.labels(ids).cpu().numpy().astype(bool)
-        arrays[f"{role}_ids"] = np.array([data.images.ids[i] for i in ids])
-    write_arrays(path, arrays)
-
-
-@out_of_memory.told(
-    "Try a smaller trainer.eval_batch_size in the run's config.yaml, device=cpu, or a device\n"
-    "  nobody else uses."
-)
-def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """Measures a run again from its folder: builds its encoder and its data, nothing else.
-
-    Returns:
-        the metrics, as they also stand in ``evaluation.json`` of the folder.
-
-    Raises:
-        DeephashError: with a message for the user.
-    """
-    run = RunFolder(Path(cfg["run"]).expanduser())
-    ran = run.config()
-    for key, value in cfg["evaluation"].items():
-        if value is not None:
-            ran["evaluation"][key] = value
-    if cfg["dataset"]["root"] is not None:
-        _move(ran["dataset"], cfg["dataset"]["root"])
-    ran["trainer"]["device"] = cfg["device"]
-    if cfg["checkpoint"] not in ("best", "last"):
-        raise ConfigError(f"checkpoint  there is no {cfg['checkpoint']!r}. Try best or last.")
-    device = build.device(cfg["device"])
-    deterministic(ran["trainer"]["deterministic"])
-    evaluation = build.evaluation(ran, device)
-    encoder = build.encoder(ran, pretrained=False).to(device)
-    data = build.data(ran)
-    data.setup(device)
-    load_encoder(run.path / f"{cfg['checkpoint']}.pt", encoder, data.facts.fingerprint)
-    if ran["trainer"]["channels_last"]:
-        encoder.to(memory_format=torch.channels_last)
-    codes = encode(encoder, data, evaluation.autocast)
-    split = data.split
-    metrics = evaluation.measure(codes, data, split.queries, split.database, full=True)
-    found = {
-        "run": str(run.path),
-        "checkpoint": f"{cfg['checkpoint']}.pt",
-        "metrics": metrics,
-        "protocol": data.facts.as_dict(),
-        "encode_images_per_second": codes.images_per_second,
-        "environment": environment(),
-    }
-    write_json(run.path / "evaluation.json", found)
-    told = metrics["conventions"]
-    ternary = "" if told["ternary"] is None else f" ternary {told['ternary']},"
-    print(f"{told['metric']} {metrics['map']!r}  (ties {told['ties']},{ternary}"
-          f" fingerprint {data.facts.fingerprint[:16]})")  # fmt: skip
-    if run.finished:
-        trained = run.report()["metrics"]
-        then = {"ternary": None} | trained["conventions"]  # older runs do not tell
-        if then == told and cfg["checkpoint"] == "best":
-            same = trained["map"] == metrics["map"]
-            print(f"training reported {trained['map']!r}: {'the same' if same else 'DIFFERENT'}")
-    return found
-
-
-def _move(dataset: dict[str, Any], root: str) -> None:
-    """Tells the dataset of a run where its images are now."""
-    if "root" not in dataset["source"]:
-        raise ConfigError(f"dataset.root  {dataset['name']} reads no folder. Leave it out.")
-    dataset["root"] = dataset["source"]["root"] = root
-
-
-def deterministic(wanted: bool) -> None:
-    """The same numbers from the same seed; operations that cannot are named by torch's warning."""
-    if wanted:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(wanted, warn_only=True)
-    torch.backends.cudnn.benchmark = not wanted

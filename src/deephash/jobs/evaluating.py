@@ -1,0 +1,183 @@
+"""Measure a run again from its folder, or put several side by side."""
+
+import os
+from collections.abc import Mapping, Sequence
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deephash import build, config
+from deephash.engine import out_of_memory
+from deephash.engine.evaluate import encode
+from deephash.engine.run import RunFolder, environment, runs_below
+from deephash.errors import ConfigError, TrainingError
+from deephash.files import write_json
+from deephash.jobs import pictures
+from deephash.jobs.shared import deterministic, load_encoder, save_codes
+from deephash.report import write_comparison, write_evaluation
+
+Config = Mapping[str, Any]
+
+
+def evaluate(cfg: Config, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Measures a run again, or compares several.
+
+    Args:
+        cfg: the folded page of ``evaluate.py``.
+        overrides: the command line.
+
+    Returns:
+        what ``evaluation.json`` of the run's folder holds; of several, by folder.
+
+    Raises:
+        DeephashError: with a message for the user.
+    """
+    config.refuse(config.check_evaluation(cfg), overrides)
+    if cfg["run"] is not None:
+        return measure(cfg, RunFolder(Path(cfg["run"]).expanduser()))
+    again = cfg["checkpoint"] != "best" or any(v is not None for v in cfg["evaluation"].values())
+    runs = runs_of(cfg["runs"], finished=not again)
+    found = {str(run.path): measure(cfg, run) if again else reported(run) for run in runs}
+    out = Path(cfg["out"])
+    made = write_comparison(out, list(found.values()))
+    print(f"comparison of {len(found)} runs: {out / 'comparison.html'}")
+    _show(cfg, runs[0].config(), out, made, "comparison")
+    return found
+
+
+@out_of_memory.told(
+    "Try a smaller trainer.eval_batch_size in the run's config.yaml, device=cpu, or a device\n"
+    "  nobody else uses."
+)
+def measure(cfg: Config, run: RunFolder) -> dict[str, Any]:
+    """Builds a run's encoder and its data, nothing else, and measures the codes in full.
+
+    Writes ``evaluation.json``, the codes, and if figures are wanted the page and its figures.
+
+    Args:
+        cfg: the folded page of ``evaluate.py``.
+        run: its folder; what is null on the page is as it was there.
+    """
+    ran = _as_asked(run.config(), cfg)
+    device = build.device(cfg["device"])
+    deterministic(ran["trainer"]["deterministic"])
+    evaluation = build.evaluation(ran, device)
+    encoder = build.encoder(ran, pretrained=False).to(device)
+    data = build.data(ran)
+    data.setup(device)
+    file = f"{cfg['checkpoint']}.pt"
+    load_encoder(run.path / file, encoder, data.facts.fingerprint)
+    if ran["trainer"]["channels_last"]:
+        encoder.to(memory_format=torch.channels_last)
+    codes = encode(encoder, data, evaluation.autocast)
+    split = data.split
+    metrics = evaluation.measure(codes, data, split.queries, split.database, full=True)
+    found = {
+        "run": str(run.path),
+        "name": run.report()["run"] if run.finished else run.path.name,
+        "method": ran["method"]["name"],
+        "nbit": ran["model"]["nbit"],
+        "seed": ran["seed"],
+        "checkpoint": file,
+        "metrics": metrics,
+        "protocol": data.facts.as_dict(),
+        "encode_images_per_second": codes.images_per_second,
+        "environment": environment(),
+    }
+    write_json(run.path / "evaluation.json", found)
+    name = "codes.npz" if cfg["checkpoint"] == "best" else f"codes-{cfg['checkpoint']}.npz"
+    save_codes(run.path / name, codes, data, evaluation.ternary)
+    _say(found, run)
+    if cfg["figures"]:
+        made = write_evaluation(
+            run.path,
+            found,
+            gallery=pictures.gallery(evaluation, codes, data, **cfg["gallery"]),
+            plane=pictures.plane(codes, data, cfg["tsne"]),
+            snapshots=pictures.snapshots(run.path),
+        )
+        print(f"figures {run.path / 'evaluation.html'}")
+        _show(cfg, ran, run.path, made, found["name"], run.run_id())
+    return found
+
+
+def reported(run: RunFolder) -> dict[str, Any]:
+    """What a finished run found, as if it had been measured again."""
+    report = run.report()
+    return report | {"run": str(run.path), "name": report["run"]}
+
+
+def runs_of(given: str | Sequence[str], finished: bool) -> list[RunFolder]:
+    """The run folders that folders, folders of folders and patterns stand for, each once.
+
+    Args:
+        given: paths; ``*`` and ``**`` in them stand for anything.
+        finished: whether those that have not finished are no use.
+
+    Raises:
+        TrainingError: one stands for no run, or names one that has not finished.
+    """
+    found: dict[Path, RunFolder] = {}
+    for text in map(os.path.expanduser, [given] if isinstance(given, str) else given):
+        named = Path(text)
+        if (named / "config.yaml").is_file():
+            some = [named]
+            if finished and not RunFolder(named).finished:
+                raise TrainingError(f"{named} has not finished: train.py goes on with it")
+        else:
+            below = (
+                [named] if named.is_dir() else sorted(map(Path, glob(str(named), recursive=True)))
+            )
+            some = [run for folder in below for run in runs_below(folder)]
+            some = [run for run in some if not finished or RunFolder(run).finished]
+        if not some:
+            raise TrainingError(f"runs  there is no {'finished ' * finished}run in {text}")
+        found |= {path.resolve(): RunFolder(path) for path in some}
+    return list(found.values())
+
+
+def _as_asked(ran: dict[str, Any], cfg: Config) -> dict[str, Any]:
+    """The configuration of a run, changed as the page of ``evaluate.py`` says."""
+    ran["evaluation"] = config.changed(ran["evaluation"], cfg["evaluation"])
+    if (root := cfg["dataset"]["root"]) is not None:
+        if "root" not in ran["dataset"]["source"]:
+            name = ran["dataset"]["name"]
+            raise ConfigError(f"dataset.root  {name} reads no folder. Leave it out.")
+        ran["dataset"]["root"] = ran["dataset"]["source"]["root"] = root
+    ran["trainer"]["device"] = cfg["device"]
+    return ran
+
+
+def _say(found: Config, run: RunFolder) -> None:
+    """The number, what it is, and whether training found the same."""
+    metrics = found["metrics"]
+    told = metrics["conventions"]
+    ternary = "" if told["ternary"] is None else f" ternary {told['ternary']},"
+    print(f"{told['metric']} {metrics['map']!r}  (ties {told['ties']},{ternary}"
+          f" fingerprint {found['protocol']['fingerprint'][:16]})")  # fmt: skip
+    if run.finished and found["checkpoint"] == "best.pt":
+        trained = run.report()["metrics"]
+        if {"ternary": None} | trained["conventions"] == told:  # older runs do not tell
+            same = trained["map"] == metrics["map"]
+            print(f"training reported {trained['map']!r}: {'the same' if same else 'DIFFERENT'}")
+
+
+def _show(
+    cfg: Config,
+    ran: Config,
+    folder: Path,
+    made: Sequence[Path],
+    name: str,
+    run_id: str | None = None,
+) -> None:
+    """Figures to W&B, if it is the logger: that of the page, or the run's own."""
+    node = (cfg["logger"] or ran["logger"]).get("wandb")
+    if node is None:
+        return
+    logger = build.wandb(node, ran, folder, name, run_id, job_type="evaluate")
+    try:
+        logger.figures({path.stem: path for path in made})
+    finally:
+        logger.close()

@@ -1,0 +1,137 @@
+"""What the figures of an evaluation need beside its numbers: images, a plane, snapshots."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deephash import retrieval
+from deephash.engine.evaluate import Codes, Evaluation
+from deephash.engine.snapshots import read_snapshots, spaced
+from deephash.errors import ConfigError
+from deephash.report import Plane, Retrieved, Snapshot
+
+PERPLEXITY = 30.0
+FEWEST = 10
+"""Codes that t-SNE can make something of."""
+
+log = logging.getLogger("deephash")
+
+
+def gallery(
+    evaluation: Evaluation, codes: Codes, data: Any, *, queries: Any, rows: int, top: int
+) -> list[Retrieved]:
+    """Some queries with the images nearest to them; of equally near ones, the first.
+
+    Args:
+        evaluation: how the codes are compared.
+        codes: of all images.
+        data: set up.
+        queries: ``spread`` from the easiest to the hardest, ``hardest``, ``easiest``, or places in
+            the list of queries.
+        rows: how many, unless they are listed.
+        top: how many images.
+
+    Raises:
+        ConfigError: there is no such query.
+    """
+    split = data.split
+    ranking = evaluation.rank(codes, data, split.queries, split.database)
+    precision = retrieval.average_precision(ranking, evaluation.convention)
+    step = ranking.nbit // codes.z.shape[1]  # distances to the bit, more than one of ternary codes
+    shown = []
+    for query in _chosen(queries, precision, ranking.counts[1].any(axis=1), rows):
+        distance, relevant = ranking.distances(query), ranking.relevant(query)
+        nearest = np.argsort(distance, kind="stable")[:top]
+        images = split.database[nearest]
+        asked = split.queries[query]
+        shown.append(
+            Retrieved(
+                query=_image(data, asked),
+                title=f"query {query}: {_labels(data, asked)}, AP {precision[query]:.3f}",
+                images=[_image(data, row) for row in images],
+                right=relevant[nearest].tolist(),
+                captions=[
+                    f"{_labels(data, row)}, {_bits(distance[i] / step)}"
+                    for i, row in zip(nearest, images, strict=True)
+                ],
+            )
+        )
+    return shown
+
+
+def _chosen(
+    wanted: str | Sequence[int], precision: np.ndarray, answerable: np.ndarray, rows: int
+) -> list[int]:
+    """The places of the queries to show."""
+    if not isinstance(wanted, str):
+        for query in wanted:
+            if query >= len(precision):
+                raise ConfigError(
+                    f"gallery.queries  there is no query {query}: "
+                    f"there are {len(precision)}, from 0 on"
+                )
+        return list(wanted)
+    falling = np.argsort(-precision, kind="stable")
+    falling = falling[answerable[falling]]  # whose answer is not in the database is not hard
+    if wanted == "easiest":
+        return falling[:rows].tolist()
+    if wanted == "hardest":
+        return falling[::-1][:rows].tolist()
+    places = np.linspace(0, len(falling) - 1, min(rows, len(falling))).round().astype(int)
+    return falling[places].tolist()
+
+
+def plane(codes: Codes, data: Any, many: int) -> Plane | None:
+    """The continuous codes of some database images in two dimensions, by t-SNE.
+
+    Args:
+        codes: of all images.
+        data: set up.
+        many: how many, evenly spaced over the database; too few, or all alike, make no plane.
+    """
+    rows = spaced(np.sort(data.split.database), many)
+    z = codes.of(rows).numpy()
+    if len(rows) < FEWEST or not np.isfinite(z).all() or np.ptp(z, axis=0).max() == 0:
+        return None
+    from sklearn.manifold import TSNE  # slow to import, and for nobody else
+
+    perplexity = min(PERPLEXITY, (len(rows) - 1) / 3)
+    log.info("t-SNE of %d codes", len(rows))
+    points = TSNE(perplexity=perplexity, init="random", random_state=0).fit_transform(z)
+    what = (
+        f"t-SNE of the continuous codes of {len(rows):,} database images, "
+        f"perplexity {perplexity:g}, seed 0"
+    )
+    if data.images.multilabel:
+        what += "; coloured by the first label"
+    return Plane(points, first_labels(data.images.labels[rows]), list(data.images.classes), what)
+
+
+def snapshots(run: Path) -> list[Snapshot]:
+    """Those of a run of two or three bits; of others there is no picture."""
+    return [
+        Snapshot(one["epoch"], one["z"], first_labels(one["labels"]), one["centers"])
+        for one in read_snapshots(run)
+        if one["z"].shape[1] in (2, 3)
+    ]
+
+
+def first_labels(labels: np.ndarray) -> np.ndarray:
+    """(n, C) bool -> (n,), -1 for none."""
+    return np.where(labels.any(axis=1), labels.argmax(axis=1), -1)
+
+
+def _bits(count: float) -> str:
+    return f"{count:g} bit" if count == 1 else f"{count:g} bits"
+
+
+def _image(data: Any, row: int) -> np.ndarray:
+    return np.asarray(data.images.pixels[row]).transpose(1, 2, 0)
+
+
+def _labels(data: Any, row: int) -> str:
+    images = data.images
+    return ", ".join(images.classes[c] for c in np.flatnonzero(images.labels[row])) or "no label"

@@ -1,0 +1,61 @@
+"""What both jobs need: an encoder filled again, codes on disk, the same numbers twice."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from deephash import retrieval
+from deephash.engine import checkpoint
+from deephash.engine.evaluate import Codes
+from deephash.errors import TrainingError
+from deephash.files import write_arrays
+
+log = logging.getLogger("deephash")
+
+
+def load_encoder(file: Path, encoder: Any, fingerprint: str) -> None:
+    """Fills an encoder from ``best.pt`` or ``last.pt``; a word of warning for other data."""
+    state = checkpoint.load(file)
+    if "fingerprint" not in state or not {"encoder", "method"} & set(state):
+        raise TrainingError(f"{file} is no checkpoint of a run")
+    if state["fingerprint"] != fingerprint:
+        log.warning("the data are not those of the run: fingerprint %s, now %s",
+                    state["fingerprint"][:16], fingerprint[:16])  # fmt: skip
+    weights = state.get("encoder")
+    if weights is None:
+        prefix = "encoder."
+        weights = {key.removeprefix(prefix): value for key, value in state["method"].items()
+                   if key.startswith(prefix)}  # fmt: skip
+    try:
+        encoder.load_state_dict(weights)
+    except RuntimeError as error:
+        raise TrainingError(f"{file} does not fit the configuration beside it: {error}") from error
+
+
+def save_codes(path: Path, codes: Codes, data: Any, ternary: float | None = None) -> None:
+    """Packed codes of queries and database, with labels, ids and fingerprint.
+
+    When ternary, also which bits are undecided, packed likewise.
+    """
+    split = data.split
+    arrays: dict[str, Any] = {"fingerprint": data.facts.fingerprint, "nbit": codes.z.shape[1]}
+    for role, ids in (("query", split.queries), ("database", split.database)):
+        arrays[f"{role}_codes"] = retrieval.pack(retrieval.binarize(codes.of(ids)))
+        if ternary is not None:
+            mask = retrieval.undecided(codes.of(ids), ternary)
+            arrays[f"{role}_undecided"] = retrieval.pack(mask)
+        arrays[f"{role}_labels"] = data.labels(ids).cpu().numpy().astype(bool)
+        arrays[f"{role}_ids"] = np.array([data.images.ids[i] for i in ids])
+    write_arrays(path, arrays)
+
+
+def deterministic(wanted: bool) -> None:
+    """The same numbers from the same seed; operations that cannot are named by torch's warning."""
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(wanted, warn_only=True)
+    torch.backends.cudnn.benchmark = not wanted
