@@ -90,7 +90,7 @@ def test_counts_and_places_are_those_of_the_definition(
 @pytest.mark.parametrize("nbit", [12, 64, 130])
 def test_databases_of_several_parts(engine, kind, nbit, monkeypatch):
     """Parts, and blocks within, end where they like."""
-    given_ = drawn(5, 4, 2 * packed.PART + 4321, nbit, 70, kind)
+    given_ = drawn(5, 4, 4 * packed.PART + 4321, nbit, 70, kind)
     monkeypatch.setattr(dense, "PART", 100_000)
     counts = Ranking(*given_, nbit, engine).counts
     distance = hamming(*given_[:2])

@@ -1,17 +1,18 @@
-"""Counting with numpy: XOR, popcount, bincount, one query at a time.
+"""Counting with numpy: XOR, popcount, counters, one query at a time.
 
 ``n`` items of a part of the database, ``K`` bits, ``V`` values that are counted.
 """
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from deephash.retrieval.codes import Array, differing
 from deephash.retrieval.sides import Side
 
 Counts = npt.NDArray[np.int64]
 
-PART = 1 << 17  # items looked at together: what is made of them stays in the cache
+PART = 1 << 15  # items looked at together: they stay in the cache, and torch counts them alone
 
 
 def add_counts(asked: Side, held: Side, items: Counts, relevant: Counts) -> None:
@@ -65,16 +66,7 @@ def shares_label(asked: Side, query: int, held: Side) -> npt.NDArray[np.bool_]:
 
 
 def _counted(key: Array, values: int) -> Counts:
-    """How often each value comes, (V,).
-
-    Two bytes are counted as one number of two: half as many, and the sums over rows and columns of
-    the table part them again.
-    """
-    if key.dtype != np.uint8 or len(key) < values << 8:
+    """How often each value comes, (V,); of bytes by torch, which is faster than numpy."""
+    if key.dtype != np.uint8:
         return np.bincount(key, minlength=values)
-    even = len(key) // 2 * 2
-    table = np.bincount(key[:even].view(np.uint16), minlength=values << 8).reshape(-1, 256)
-    counts = table.sum(axis=0)[:values] + table.sum(axis=1)
-    if even < len(key):
-        counts[key[even]] += 1
-    return counts
+    return torch.bincount(torch.from_numpy(key), minlength=values).numpy()
