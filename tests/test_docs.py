@@ -17,6 +17,16 @@ def test_it_is_up_to_date(path):
     assert path.read_text() == generate.files()[path], "run: python docs/generate.py"
 
 
+def test_the_example_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    exec(code, found)
+    assert 0 < found["report"]["map"] < 1 and "expected" in capsys.readouterr().out
+    assert found["ids"].shape == (100, 10) and (tmp_path / "codes.index").is_file()
+    assert (found["ids"][:, 0] == [f"image{i}" for i in range(100)]).mean() > 0.9
+
+
 def test_every_method_has_a_line_and_a_page_and_no_page_is_left_over():
     methods = {path.stem for path in (ROOT / "conf" / "method").glob("*.yaml")}
     assert {path.stem for path in (ROOT / "docs" / "methods").glob("*.md")} == methods
