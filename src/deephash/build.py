@@ -160,9 +160,7 @@ def loggers(cfg: Config, run: RunFolder, name: str, steps: int, done: Any) -> Lo
     return Loggers([record, *others])
 
 
-def wandb(
-    node: Config, cfg: Config, folder: Path, name: str, run_id: str | None, job_type: str
-) -> Wandb:
+def wandb(node: Config, cfg: Config, folder: Path, name: str, run_id: str | None) -> Wandb:
     """Weights & Biases for what comes after training.
 
     Args:
@@ -171,9 +169,8 @@ def wandb(
         folder: where the files land.
         name: of the run.
         run_id: the run's, to add to it; None for a run of its own.
-        job_type: what it is.
     """
-    given = _to_wandb(cfg, folder, name, run_id) | {"job_type": job_type}
+    given = _to_wandb(cfg, folder, name, run_id) | {"job_type": "evaluate"}
     return part(node, "logger.wandb", **given)
 
 

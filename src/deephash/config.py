@@ -38,7 +38,7 @@ GIVEN = {
     "dataset.source": {"cache"},
     "optimizer": {"params"},
     "logger.console": {"total_epochs", "steps_per_epoch", "metric", "best"},
-    "logger.wandb": {"name", "run_id", "folder", "config", "group", "tags"},
+    "logger.wandb": {"name", "run_id", "folder", "config", "group", "tags", "job_type"},
 }
 """Arguments that the program gives to a part: not the user's to set."""
 

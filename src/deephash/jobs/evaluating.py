@@ -43,7 +43,7 @@ def evaluate(cfg: Config, overrides: Sequence[str] = ()) -> dict[str, Any]:
     out = Path(cfg["out"])
     made = write_comparison(out, list(found.values()))
     print(f"comparison of {len(found)} runs: {out / 'comparison.html'}")
-    _show(cfg, runs[0].config(), out, made, "comparison")
+    _show(cfg, runs[0].config(), made, out)
     return found
 
 
@@ -76,7 +76,7 @@ def measure(cfg: Config, run: RunFolder) -> dict[str, Any]:
     metrics = evaluation.measure(codes, data, split.queries, split.database, full=True)
     found = {
         "run": str(run.path),
-        "name": run.report()["run"] if run.finished else run.path.name,
+        "name": _name(run),
         "method": ran["method"]["name"],
         "nbit": ran["model"]["nbit"],
         "seed": ran["seed"],
@@ -99,7 +99,7 @@ def measure(cfg: Config, run: RunFolder) -> dict[str, Any]:
             snapshots=pictures.snapshots(run.path),
         )
         print(f"figures {run.path / 'evaluation.html'}")
-        _show(cfg, ran, run.path, made, found["name"], run.run_id())
+        _show(cfg, ran, made, run.path, run)
     return found
 
 
@@ -165,19 +165,27 @@ def _say(found: Config, run: RunFolder) -> None:
 
 
 def _show(
-    cfg: Config,
-    ran: Config,
-    folder: Path,
-    made: Sequence[Path],
-    name: str,
-    run_id: str | None = None,
+    cfg: Config, ran: Config, made: Sequence[Path], out: Path, run: RunFolder | None = None
 ) -> None:
-    """Figures to W&B, if it is the logger: that of the page, or the run's own."""
+    """Figures to W&B, if it is the logger of the page, or else of the run.
+
+    Args:
+        cfg: the folded page of ``evaluate.py``.
+        ran: the configuration of the run, or of the first of several.
+        made: the figures.
+        out: where they are.
+        run: the run that they belong to; None for a comparison, which is one of its own.
+    """
     node = (cfg["logger"] or ran["logger"]).get("wandb")
     if node is None:
         return
-    logger = build.wandb(node, ran, folder, name, run_id, job_type="evaluate")
+    name, run_id = ("comparison", None) if run is None else (_name(run), run.run_id())
+    logger = build.wandb(node, ran, out, name, run_id)
     try:
         logger.figures({path.stem: path for path in made})
     finally:
         logger.close()
+
+
+def _name(run: RunFolder) -> str:
+    return run.report()["run"] if run.finished else run.path.name
