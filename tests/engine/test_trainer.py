@@ -114,7 +114,7 @@ def same(a, b):
 def result(folder):
     """All of a finished run that may not depend on interruptions."""
     state = checkpoint.load(folder / "last.pt")
-    clocks = ("seconds", "evaluation_seconds", "train_seconds")
+    clocks = ("seconds", "evaluation_seconds", "retrieval_seconds", "train_seconds")
     state["progress"] = {k: v for k, v in state["progress"].items() if k not in clocks}
     return state, checkpoint.load(folder / "best.pt")
 

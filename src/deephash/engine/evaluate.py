@@ -32,6 +32,7 @@ class Measured:
     query: float  # mAP
     val: float | None  # the same of the validation split, where there is one
     codes: Codes
+    seconds: float = 0.0  # that comparing them took
 
 
 @torch.inference_mode()
@@ -90,12 +91,12 @@ class Evaluation:
     def __call__(self, encoder: Any, data: Any) -> Measured:
         """MAP on the queries, and on the validation split where there is one."""
         codes = encode(encoder, data, self.autocast)
-        split = data.split
+        split, began = data.split, time.perf_counter()
         query = self.measure(codes, data, split.queries, split.database)["map"]
         val = None
         if len(split.validation):
             val = self.measure(codes, data, split.validation, split.validation_database)["map"]
-        return Measured(query, val, codes)
+        return Measured(query, val, codes, time.perf_counter() - began)
 
     def measure(
         self, codes: Codes, data: Any, queries: np.ndarray, database: np.ndarray, full: bool = False

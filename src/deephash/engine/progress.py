@@ -11,7 +11,8 @@ class Progress:
     epoch: int = 0  # whole epochs trained
     step: int = 0
     seconds: float = 0.0  # in the loop, over all sessions
-    evaluation_seconds: float = 0.0
+    evaluation_seconds: float = 0.0  # of these, encoding and comparing
+    retrieval_seconds: float = 0.0  # of these, comparing
     images: int = 0
     train_seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)  # {"epoch", "query", "val"}

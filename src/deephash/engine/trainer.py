@@ -206,6 +206,7 @@ class Trainer:
         self.snapshots.take(epoch, method, data, found.codes)
         keep = now.add(epoch, found.query, found.val, self.select_on)
         now.evaluation_seconds += time.perf_counter() - began
+        now.retrieval_seconds += found.seconds
         self.logger.scalars("query", {"map": found.query}, now.step, epoch)
         if found.val is not None:
             self.logger.scalars("val", {"map": found.val}, now.step, epoch)

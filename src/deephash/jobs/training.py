@@ -153,7 +153,9 @@ def _report(
     load_encoder(run.path / "best.pt", encoder, data.facts.fingerprint)
     codes = encode(encoder, data, evaluation.autocast)
     split, now, settings = data.split, trainer.progress, cfg["trainer"]
+    encoded = time.perf_counter()
     metrics = evaluation.measure(codes, data, split.queries, split.database, full=True)
+    now.retrieval_seconds += time.perf_counter() - encoded
     now.evaluation_seconds += time.perf_counter() - began
     now.seconds += time.perf_counter() - began
     report = {
@@ -171,6 +173,7 @@ def _report(
         "training": {
             "seconds": now.seconds,
             "evaluation_seconds": now.evaluation_seconds,
+            "retrieval_seconds": now.retrieval_seconds,
             "steps": now.step,
             "images_per_second": now.images / now.train_seconds if now.train_seconds else None,
             "encode_images_per_second": codes.images_per_second,
