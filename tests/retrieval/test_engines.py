@@ -3,6 +3,7 @@
 import importlib.util
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -176,6 +177,28 @@ def test_what_is_chosen(monkeypatch):
     assert Engine().chosen(many) == "numpy"
     with pytest.raises(DataError, match="pip install"):
         Engine("numba")
+
+
+def test_codes_on_a_gpu_are_counted_there():
+    there = SimpleNamespace(device="cuda:1")
+    assert Engine().near(there).chosen(1) == "torch"
+    assert Engine().near(torch.zeros(2)).chosen(1) == Engine().near([]).chosen(1) == "numpy"
+    assert Engine("numpy").near(there).chosen(1) == "numpy"
+    assert Engine(device="cpu").near(there).chosen(1) == "numpy"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("nbit", [12, 64, 130, 1030])
+def test_cuda_counts_the_same(nbit, kind):
+    given_ = drawn(5, 300, 200_000, nbit, 70, kind)
+    for found, expected in zip(
+        Ranking(*given_, nbit, Engine("torch", device="cuda")).counts,
+        Ranking(*given_, nbit, "numpy").counts,
+        strict=True,
+    ):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_errors():

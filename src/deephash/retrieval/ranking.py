@@ -55,7 +55,7 @@ class Ranking:
             raise DataError("there are no queries")
         if len(database) == 0:
             raise DataError("the database is empty")
-        self.nbit, self.engine = int(nbit), Engine.of(engine)
+        self.nbit, self.engine = int(nbit), Engine.of(engine).near(query_codes)
         self._asked, self._held = sides(query, database, query_labels, database_labels)
 
     @property

@@ -175,7 +175,8 @@ def rank_codes(
     else:
         asked, held = _undecided(bits, (query, database), ternary)
         nbit *= 4
-    return Ranking(asked, held, query_labels, database_labels, nbit, engine)
+    near = Engine.of(engine).near(query)
+    return Ranking(asked, held, query_labels, database_labels, nbit, near)
 
 
 def describe_codes(
@@ -196,7 +197,7 @@ def describe_codes(
     Raises:
         DataError: if codes or labels are malformed or contradict each other.
     """
-    values = as_array(codes)
+    near, values = Engine.of(engine).near(codes), as_array(codes)
     real = values.dtype != np.bool_
     bits = _bits(values, None)
     label_array(labels, len(bits), "labels")
@@ -206,7 +207,7 @@ def describe_codes(
         "quantization": _if_any(lambda: quantization_error(values)) if real else None,
         "orthogonality": _if_any(lambda: orthogonality(bits, labels)),
         "separability": _if_any(lambda: separability(bits, labels)),
-        "histograms": _if_any(lambda: distance_histograms(bits, labels, engine=engine)),
+        "histograms": _if_any(lambda: distance_histograms(bits, labels, engine=near)),
         "bit_correlation": bit_correlation(bits),
         "bits": statistics | {"ones": statistics["ones"].tolist()},
     }

@@ -36,8 +36,8 @@ class Engine:
             else numba if it is installed and there are many pairs to compare, else numpy.
         threads: None for as many as torch computes with (``OMP_NUM_THREADS``). Of no use to numpy,
             save for the order of ties.
-        device: Of ``torch``; None for CUDA if there is any, else the CPU. Of ``auto``, None is the
-            CPU.
+        device: Of ``torch``; None for CUDA if there is any, else the CPU. Of ``auto``, None is where
+            the codes are.
 
     Raises:
         DataError: if the name is unknown, numba is asked for but not there, or a number of threads
@@ -60,6 +60,13 @@ class Engine:
     def of(cls, engine: "Engine | str") -> "Engine":
         """The engine of a name, or itself."""
         return engine if isinstance(engine, Engine) else cls(engine)
+
+    def near(self, values: object) -> "Engine":
+        """The same, on the device of a tensor where ``auto`` was not told one."""
+        device = getattr(values, "device", None)
+        if self.name != "auto" or self.device is not None or device is None:
+            return self
+        return replace(self, device=device)
 
     def chosen(self, pairs: int) -> str:
         """The name of the engine that compares so many pairs."""

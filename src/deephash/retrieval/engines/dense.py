@@ -31,7 +31,7 @@ def add_counts(
         some = slice(start, start + step)
         block = asked.take(some)
         key = (nbit - _signs(block, nbit, device) @ signs.T).int() >> 1  # (q, n)
-        key += values * _share_label(block, marks, device)
+        key += values * _share_label(block, marks, device).int()
         key += 2 * values * torch.arange(len(block), device=device, dtype=torch.int32)[:, None]
         counts = torch.bincount(key.flatten(), minlength=2 * values * len(block))
         far, near = counts.view(len(block), 2, values).cpu().numpy().transpose(1, 0, 2)
