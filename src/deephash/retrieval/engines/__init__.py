@@ -36,8 +36,8 @@ class Engine:
             else numba if it is installed and there are many pairs to compare, else numpy.
         threads: None for as many as torch computes with (``OMP_NUM_THREADS``). Of no use to numpy,
             save for the order of ties.
-        device: Of ``torch``; None for CUDA if there is any, else the CPU. Of ``auto``, None is where
-            the codes are.
+        device: Of ``torch``; None for CUDA if there is any, else the CPU. Of ``auto``; None for
+            where the codes are.
 
     Raises:
         DataError: if the name is unknown, numba is asked for but not there, or a number of threads
