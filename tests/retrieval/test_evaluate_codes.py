@@ -45,9 +45,10 @@ def test_the_report_holds_what_the_metrics_say(ties):
         "mean_nonempty": retrieval.precision_within_radius(hist).mean_nonempty,
         "empty_fraction": retrieval.precision_within_radius(hist).empty_fraction,
     }
-    assert report["precision_at"] == {"100": retrieval.precision_at(hist, [100])[100]}
-    for name in ("recall_at", "hit_rate_at"):
-        assert report[name] == {"100": getattr(retrieval, name)(hist, [100])[100]}
+    cuts = [1, 5, 10, 50, 100]
+    for name in ("precision_at", "recall_at", "hit_rate_at"):
+        values = getattr(retrieval, name)(hist, cuts)
+        assert report[name] == {str(cut): values[cut] for cut in cuts}
     ball = retrieval.average_precision_within_radius(hist)
     assert report["map_within_radius_2"] == ball._asdict()
     assert report["recall_within_radius_2"] == retrieval.recall_within_radius(hist)
@@ -66,13 +67,15 @@ def test_the_report_holds_what_the_metrics_say(ties):
         "metric": "mAP@50",
         "top": 50,
         "ties": ties,
-        "seed": 3,
+        "seed": 3 if ties == "shuffled" else None,
         "denominator": "hits",
         "empty": "zero",
         "bit": "z >= 0",
         "ternary": None,
         "stable_order": "database order",
         "relevance": "at least one shared label",
+        "curves": "expected ties",
+        "family": None,
     }
 
 
@@ -104,7 +107,8 @@ def test_several_labels_are_graded():
     ranking = Ranking(*(pack(part >= 0) for part in (z[:20], z[20:])), hot[:20], hot[20:], 16)
     graded = retrieval.GradedHistograms.of(ranking)
     for name in ("acg_at", "ndcg_at", "wmap_at"):
-        assert report["graded"][name] == {"100": getattr(retrieval, name)(graded, [100])[100]}
+        values = getattr(retrieval, name)(graded, [1, 5, 10, 50, 100])
+        assert report["graded"][name] == {str(cut): value for cut, value in values.items()}
     one_each = hot.argmax(axis=1)
     assert "graded" not in evaluate_codes(z[:20], z[20:], one_each[:20], one_each[20:])
 
@@ -112,9 +116,38 @@ def test_several_labels_are_graded():
 def test_any_list_of_tops():
     report = evaluate_codes(*given(), tops=[1, 50, 120])
     for top in (1, 50, 120):
+        assert report["recall_at"][str(top)] <= 1
         assert report["map_at"][str(top)] == evaluate_codes(*given(), Convention(top=top))["map"]
     with pytest.raises(DataError, match="mAP@121"):
         evaluate_codes(*given(), tops=[121])
+
+
+def test_a_family_is_told():
+    report = evaluate_codes(*given(), Convention.named("hashnet", top=9))
+    assert report["conventions"]["family"] == "hashnet"
+    assert Convention.named("hashnet") == Convention(ties="stable", empty="skip_retrieved_none")
+
+
+@pytest.mark.parametrize("ties", ["stable", "shuffled"])
+def test_an_order_is_looked_through_once(ties, monkeypatch):
+    """It is what costs: in training, at every evaluation."""
+    seen = []
+    each = Ranking.each
+    monkeypatch.setattr(Ranking, "each", lambda *given: seen.append(1) or each(*given))
+    evaluate_codes(*given(), Convention(top=9, ties=ties), full=False)
+    assert len(seen) == 1
+    evaluate_codes(*given(), Convention(top=9, ties=ties), tops=[1, 50])
+    assert len(seen) == 1 + (1 if ties == "stable" else 2)  # stable is also one of the ties
+
+
+def test_bits_as_zeros_and_ones_are_refused_and_values_without_a_sign_told(caplog):
+    z, database, *labels = given()
+    ones = (database > 0).int()
+    with pytest.raises(DataError, match=r"nothing but 0 and 1.*bool"):
+        evaluate_codes(z, ones, *labels)
+    assert not caplog.text
+    evaluate_codes(z, torch.sigmoid(database), *labels)
+    assert "no code holds a negative value" in caplog.text
 
 
 def test_the_short_report_says_the_same():
@@ -154,7 +187,7 @@ def test_perfect_codes_score_one():
     report = evaluate_codes(codes, codes, labels, labels)
     assert report["map"] == pytest.approx(1.0)
     assert report["ties"]["worst"] == pytest.approx(1.0)
-    assert report["precision_at"] == {}
+    assert report["precision_at"] == {"1": 1.0, "5": 1.0, "10": 0.5}
 
 
 def test_inputs_stay_as_they_were():
@@ -170,6 +203,14 @@ def test_inputs_stay_as_they_were():
         ({"query": torch.full((15, 12), float("nan"))}, "15 of 15 codes hold NaN"),
         ({"query": torch.zeros(15, 13)}, "queries have 13 bits, the database 12"),
         ({"query": np.ones(15, bool)}, "bool matrix"),
+        ({"query": np.array(3.0)}, "codes must be a matrix"),
+        (
+            {
+                "query_labels": np.full(15, 2**63, dtype=np.uint64),
+                "database_labels": np.zeros(120, dtype=np.uint64),
+            },
+            "hold the class 9223372036854775808",
+        ),
         ({"query": np.ones((15, 12), np.uint8)}, "signed numbers"),
         ({"database": torch.zeros(119, 12)}, r"database_labels must be \(119, C\)"),
         ({"convention": Convention(top=121)}, "mAP@121 asks for more than the 120 items"),

@@ -62,7 +62,9 @@ def _cell(reports: Sequence[Report], first: Any) -> str:
 def measured(report: Report) -> tuple[str, str]:
     """On what a run was measured, and how: numbers that differ in it do not compare."""
     conventions = (report.get("metrics") or {}).get("conventions") or {}
-    told = {key: value for key, value in conventions.items() if value is not None}
+    told = {
+        key: value for key, value in conventions.items() if value is not None and key != "family"
+    }
     fingerprint = (report.get("protocol") or {}).get("fingerprint")
     return str(fingerprint or ""), repr(sorted(told.items()))
 

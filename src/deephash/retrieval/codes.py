@@ -3,6 +3,7 @@
 ``N`` codes, ``A`` and ``B`` two sets of them, ``K`` bits, ``W`` machine words per code.
 """
 
+import logging
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -16,6 +17,10 @@ from deephash.errors import DataError
 
 Array = npt.NDArray[Any]
 ArrayLike = Tensor | Array
+Counts = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+log = logging.getLogger(__name__)
 
 _ONES_IN_BYTE = np.array([byte.bit_count() for byte in range(256)], dtype=np.uint8)  # (256,)
 _BLOCK = 1 << 22  # distances worked on at once
@@ -87,6 +92,13 @@ def signed_codes(z: ArrayLike) -> Array:
     if np.isnan(values).any():
         broken = int(np.isnan(values).any(axis=1).sum())
         raise DataError(f"{broken} of {len(values)} codes hold NaN: the network has diverged")
+    if values.size and values.min() >= 0:
+        if values.max() == 1 and ((values == 0) | (values == 1)).all() and values.min() == 0:
+            raise DataError(
+                "codes hold nothing but 0 and 1, and z >= 0 would make ones of all: if they are "
+                "bits, give them as bool (codes > 0)"
+            )
+        log.warning("no code holds a negative value: all bits are ones, since z >= 0")
     return values
 
 

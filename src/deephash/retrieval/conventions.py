@@ -1,6 +1,6 @@
 """Which of the numbers called mAP is meant: fields one by one, or those of a published code."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from deephash.errors import DataError
@@ -52,6 +52,7 @@ class Convention:
         seed: Of ``shuffled``.
         drop_last: Judge all but the item ranked last; only where ``top`` is None. A slip of
             published code, whose ``topk=-1`` for "all" cuts a list at ``[0:-1]``.
+        family: The published numbers it is named after; a word, which changes nothing.
 
     Raises:
         DataError: if a value is not allowed, or if ``expected`` meets a cut and
@@ -64,6 +65,7 @@ class Convention:
     empty: str = "zero"
     seed: int = 0
     drop_last: bool = False
+    family: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         for name, allowed in (("ties", TIES), ("denominator", DENOMINATORS), ("empty", EMPTY)):
@@ -102,6 +104,9 @@ class Convention:
         - ``gld-official``: mAP@100 of Google Landmarks v2, divided by ``min``; ``gld-fire``, that
           of cisip-FIRe, by ``total``.
 
+        Their zeros are not followed: most take sgn(0) = 0, which makes half bits of exact zeros;
+        here z >= 0 is a one, as in the papers.
+
         Ties are ``stable``, the nearest that can be stated: these codes sort with topk or an
         unstable sort, whose order of equals depends on library and device. R is the data set's and
         never part of a name, save on Landmarks; one beyond the database is refused here, although
@@ -124,7 +129,7 @@ class Convention:
         fields = dict(NAMED[name])
         if given.get("top") is not None:
             fields.pop("drop_last", None)
-        return cls(**(fields | given))
+        return cls(**(fields | {"family": name} | given))
 
     @property
     def name(self) -> str:

@@ -20,6 +20,8 @@ from deephash.errors import DataError
 from deephash.retrieval.codes import (
     Array,
     ArrayLike,
+    Counts,
+    Floats,
     as_words,
     bit_matrix,
     differing,
@@ -31,12 +33,13 @@ from deephash.retrieval.engines import Engine
 from deephash.retrieval.ranking import Ranking
 from deephash.retrieval.sides import class_marks, label_array, label_marks
 
-Counts = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-
 _BLOCK = 1 << 18  # entries or pairs worked on at once
 _DRAWN = 1 << 20  # pairs drawn at once
 _ASKED = 1 << 12  # items compared with all others at once
+
+
+class UndefinedError(DataError):
+    """There is nothing that a measure could be taken of: its codes are fine."""
 
 
 class QuantizationError(NamedTuple):
@@ -131,7 +134,9 @@ def quantization_error(z: ArrayLike) -> QuantizationError:
         length = np.abs(values[start : start + step].astype(np.float64))
         largest = length.max(axis=1, keepdims=True)
         if np.isinf(largest).any():
-            raise DataError("codes hold infinite values, which are infinitely far from any bits")
+            raise UndefinedError(
+                "codes hold infinite values, which are infinitely far from any bits"
+            )
         off = np.square(length - 1).sum(axis=1)
         l2 += float(np.sqrt(off).sum())
         squared += float(off.sum())
@@ -172,7 +177,7 @@ def orthogonality(bits: ArrayLike, labels: ArrayLike) -> Orthogonality:
     held_C = sizes_C > 0
     classes, nbit = int(held_C.sum()), ones.shape[1]
     if classes == 0:
-        raise DataError("no item has a label: there are no class centres")
+        raise UndefinedError("no item has a label: there are no class centres")
     centers_CK = np.where(2 * ones_CK[held_C] >= sizes_C[held_C, None], 1.0, -1.0)
     gram_KK = (centers_CK.T @ centers_CK).astype(np.int64)  # its norm is that of H H^T
     square = (int(np.square(gram_KK).sum()) - classes * nbit**2) / nbit**2
@@ -496,16 +501,16 @@ def _tally(a: Array, b: Array, nbit: int) -> Counts:
 
 def _refuse_none(size: int, least: int) -> None:
     if size < least:
-        raise DataError(
+        raise UndefinedError(
             "there are no codes" if size == 0 else f"{size} code makes no pair: at least {least}"
         )
 
 
 def _refuse_one_kind(intra_pairs: int, inter_pairs: int, where: str = "") -> None:
     if intra_pairs == 0:
-        raise DataError(f"no two items share a label{where}: there is no intra-class distance")
+        raise UndefinedError(f"no two items share a label{where}: there is no intra-class distance")
     if inter_pairs == 0:
-        raise DataError(f"all items share a label{where}: there is no inter-class distance")
+        raise UndefinedError(f"all items share a label{where}: there is no inter-class distance")
 
 
 def _refuse_unwhole(name: str, value: int, least: int) -> None:

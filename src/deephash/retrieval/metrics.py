@@ -74,8 +74,8 @@ def mean_average_precision(measured: Histograms | Ranking, convention: Conventio
     Raises:
         DataError: if R is more than the database holds, or the order is asked of histograms.
     """
-    (judged,) = _judge(measured, [convention])
-    return _meaned(judged, measured, convention)
+    (result,) = map_under(measured, [convention])
+    return result
 
 
 def mean_average_precisions(
@@ -104,10 +104,29 @@ def mean_average_precisions(
     conventions = [
         replace(convention, top=top, drop_last=convention.drop_last and top is None) for top in tops
     ]
-    return {
-        one.top: _meaned(judged, measured, one)
-        for one, judged in zip(conventions, _judge(measured, conventions), strict=True)
-    }
+    return dict(zip(tops, map_under(measured, conventions), strict=True))
+
+
+def map_under(measured: Histograms | Ranking, conventions: Sequence[Convention]) -> list[MapResult]:
+    """One mAP for each of several conventions; those of one order of ties share its price.
+
+    Args:
+        measured: What the queries met. For the ties ``stable`` and ``shuffled`` it must be a
+            ranking.
+        conventions: Any.
+
+    Raises:
+        DataError: if an R is more than the database holds, or the order is asked of histograms.
+    """
+    orders: dict[tuple[str, int], list[int]] = {}
+    for place, one in enumerate(conventions):
+        orders.setdefault((one.ties, one.seed if one.ties == "shuffled" else 0), []).append(place)
+    results: dict[int, MapResult] = {}
+    for places in orders.values():
+        alike = [conventions[place] for place in places]
+        for place, judged in zip(places, _judge(measured, alike), strict=True):
+            results[place] = _meaned(judged, measured, conventions[place])
+    return [results[place] for place in range(len(conventions))]
 
 
 def average_precision_within_radius(
@@ -168,9 +187,7 @@ class _Judged(NamedTuple):
 
 
 def _judge(measured: Histograms | Ranking, conventions: Sequence[Convention]) -> list[_Judged]:
-    """Conventions that differ in their R only."""
-    if not conventions:
-        return []
+    """Conventions of one order of ties."""
     ties = conventions[0].ties
     if ties not in ORDERED:
         hist = Histograms.of(measured) if isinstance(measured, Ranking) else measured

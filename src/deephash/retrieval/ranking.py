@@ -12,13 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from deephash.errors import DataError
-from deephash.retrieval.codes import Array, ArrayLike, checked, differing, popcount
+from deephash.retrieval.codes import Array, ArrayLike, Counts, checked, differing, popcount
 from deephash.retrieval.engines import Engine, load_compiled
 from deephash.retrieval.engines.packed import distance_type, shares_label
 from deephash.retrieval.engines.threads import shared_out
 from deephash.retrieval.sides import Side, sides
 
-Counts = npt.NDArray[np.int64]
 Made = TypeVar("Made")
 
 
@@ -86,10 +85,10 @@ class Ranking:
         """
         items = np.zeros((self.queries, self.nbit + 1), dtype=np.int64)
         relevant = np.zeros_like(items)
-        counter = self.engine.counter(self.queries * self.size)
-        for start in range(0, self.size, counter.part):
-            part = self._held.take(slice(start, start + counter.part))
-            counter.add(self._asked, part, items, relevant)
+        counting = self.engine.counting(self.queries * self.size)
+        for start in range(0, self.size, counting.part):
+            part = self._held.take(slice(start, start + counting.part))
+            counting.add(self._asked, part, items, relevant)
         return items, relevant
 
     def each(self, function: Callable[[Counts], Made], top: int | None = None) -> list[Made]:
@@ -113,7 +112,7 @@ class Ranking:
             found = positions(query)
             return function(found[: np.searchsorted(found, most)])
 
-        return shared_out(made, range(self.queries), self.engine.many)
+        return shared_out(made, range(self.queries), self.engine.workers)
 
     def distances(self, query: int) -> Array:
         """How far each item is from one query: (N,) uint8, or uint16 if K > 255."""
@@ -154,7 +153,9 @@ class Ranking:
 
     def part(self, start: int, stop: int) -> Self:
         """The same queries against the items from ``start`` up to ``stop`` only."""
-        return self._against(self._held.take(slice(start, stop)))
+        other = self._against(self._held.take(slice(start, stop)))
+        other.__dict__.pop("counts", None)  # which no order of the whole would change
+        return other
 
     def reordered(self, order: Counts) -> Self:
         """The same queries against the database in another order, (N,) indices."""
@@ -166,6 +167,5 @@ class Ranking:
 
     def _against(self, held: Side) -> Self:
         other = copy.copy(self)
-        other.__dict__.pop("counts", None)
         other._held = held
         return other

@@ -96,7 +96,9 @@ def label_array(labels: ArrayLike, size: int, name: str) -> Array:
             raise DataError(
                 f"{name} of one dimension are class indices: integers, not {values.dtype}"
             )
-        if values.min() < 0:
+        if size and values.max() > np.iinfo(np.int64).max:
+            raise DataError(f"{name} hold the class {values.max()}: at most 2^63 - 1")
+        if size and values.min() < 0:
             raise DataError(f"{name} hold the class {values.min()}: classes count from 0")
         return values
     if values.shape[1] == 0:

@@ -12,13 +12,10 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from deephash.errors import DataError
-from deephash.retrieval.codes import Array, whole
+from deephash.retrieval.codes import Array, Floats, whole
 from deephash.retrieval.histograms import Histograms
-
-Floats = npt.NDArray[np.float64]
 
 _NEVER = 1e-25  # a probability that no longer shows beside 1
 _BLOCK = 1 << 15  # probabilities worked on at once

@@ -4,21 +4,20 @@
 ``pip install deephash[fast]``. ``torch``: a product of matrices, for CUDA.
 """
 
+import functools
 import importlib
 import importlib.util
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from types import ModuleType
 from typing import NamedTuple
 
 import torch
 
 from deephash.errors import DataError
-from deephash.retrieval.codes import whole
+from deephash.retrieval.codes import Counts, whole
 from deephash.retrieval.engines import dense, packed
-from deephash.retrieval.engines.packed import Counts
 from deephash.retrieval.sides import Side
 
 ENGINES = ("auto", "numpy", "numba", "torch")
@@ -40,8 +39,8 @@ class Engine:
             where the codes are.
 
     Raises:
-        DataError: if the name is unknown, numba is asked for but not there, or a number of threads
-            is no whole number of at least 1.
+        DataError: if the name or the device is unknown, numba is asked for but not there, or a
+            number of threads is no whole number of at least 1.
     """
 
     name: str = "auto"
@@ -53,6 +52,11 @@ class Engine:
             raise DataError(f"engine={self.name!r} is unknown; allowed: {', '.join(ENGINES)}")
         if self.threads is not None and not whole(self.threads, least=1):
             raise DataError(f"threads={self.threads!r} must be a whole number of at least 1")
+        if self.device is not None:
+            try:
+                torch.device(self.device)
+            except RuntimeError as error:
+                raise DataError(f"device={self.device!r} is unknown: try cpu or cuda") from error
         if self.name == "numba" and importlib.util.find_spec("numba") is None:
             raise DataError("engine=numba needs numba: pip install numba, or engine=auto")
 
@@ -82,23 +86,25 @@ class Engine:
         return replace(self, name="auto", device=None).chosen(pairs) if named == "torch" else named
 
     @property
-    def many(self) -> int:
+    def workers(self) -> int:
         """How many threads."""
         return torch.get_num_threads() if self.threads is None else int(self.threads)
 
-    def counter(self, pairs: int) -> "Counter":
+    def counting(self, pairs: int) -> "Counting":
         """What compares so many pairs."""
         chosen = self.chosen(pairs)
         if chosen == "numpy":
-            return Counter(packed.add_counts, packed.PART)
+            return Counting(packed.add_counts, packed.PART)
         if chosen == "numba":
-            many = partial(load_compiled().add_counts, threads=self.many)
-            return Counter(many, load_compiled().PART)
+            many = functools.partial(load_compiled().add_counts, threads=self.workers)
+            return Counting(many, load_compiled().PART)
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return Counter(partial(dense.add_counts, device=torch.device(device)), dense.PART)
+        return Counting(
+            functools.partial(dense.add_counts, device=torch.device(device)), dense.PART
+        )
 
 
-class Counter(NamedTuple):
+class Counting(NamedTuple):
     """How a part of the database is counted.
 
     ``add(queries, items, counts (Q, K + 1), counts of relevant items (Q, K + 1))`` adds to both.
@@ -121,10 +127,14 @@ def load_compiled() -> ModuleType:
 
 
 def _compiled() -> ModuleType | None:
-    if importlib.util.find_spec("numba") is None:
-        return None
+    return None if importlib.util.find_spec("numba") is None else _imported()
+
+
+@functools.cache
+def _imported() -> ModuleType | None:
+    """Numba refuses a numpy newer than it, and a machine on which it finds no place for a cache."""
     try:
         return importlib.import_module("deephash.retrieval.engines.compiled")
-    except ImportError as error:  # numba refuses a numpy that is newer than it
-        log.warning("numba is installed but cannot be imported, numpy counts instead: %s", error)
+    except (ImportError, RuntimeError) as error:
+        log.warning("numba is installed but cannot be used, numpy counts instead: %s", error)
         return None

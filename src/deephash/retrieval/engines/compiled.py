@@ -12,11 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from numba.extending import intrinsic
 
-from deephash.retrieval.codes import Array
+from deephash.retrieval.codes import Array, Counts
 from deephash.retrieval.engines.threads import shared_out
 from deephash.retrieval.sides import Side
-
-Counts = npt.NDArray[np.int64]
 
 PART = 1 << 16  # items looked at together: codes and labels stay in the cache
 _ROW = 64  # words of a buffer

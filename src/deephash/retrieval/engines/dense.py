@@ -4,16 +4,14 @@
 """
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from deephash.retrieval.codes import Counts
 from deephash.retrieval.sides import Side
 
-Counts = npt.NDArray[np.int64]
-
 PART = 1 << 20  # items on the device at once
-_PAIRS = {"cuda": 1 << 27, "cpu": 1 << 20}  # pairs worked on at once, 20 bytes each
+_PAIRS = {"cuda": 1 << 24, "cpu": 1 << 20}  # pairs worked on at once, 20 bytes each
 _COUNTERS = 1 << 25  # used at once
 _EXACT = 2048  # whole numbers up to it are exact in half precision
 

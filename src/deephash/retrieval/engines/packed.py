@@ -7,10 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from deephash.retrieval.codes import Array, differing
+from deephash.retrieval.codes import Array, Counts, differing
 from deephash.retrieval.sides import Side
-
-Counts = npt.NDArray[np.int64]
 
 PART = 1 << 15  # items looked at together: they stay in the cache, and torch counts them alone
 
