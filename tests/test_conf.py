@@ -111,6 +111,9 @@ def test_evaluate_composes(composed):
     [
         ([], "run"),
         (["run=x", "runs=[y]"], "run"),
+        (["runs=[1,2]"], "runs"),
+        (["runs=''"], "runs"),
+        (["runs=7"], "runs"),
         (["run=x", "checkpoint=first"], "checkpoint"),
         (["run=x", "tsne=-1"], "tsne"),
         (["run=x", "gallery.rows=-1"], "gallery.rows"),

@@ -86,9 +86,11 @@ def test_queries_are_chosen_by_how_hard_they_are(data, codes):
     assert shown(data, codes, rows=0) == []
 
 
-def test_a_query_that_is_not_there(data, codes):
+def test_a_query_that_is_not_there():
     with pytest.raises(ConfigError, match="there is no query 12: there are 12, from 0 on"):
-        shown(data, codes, [0, 12])
+        pictures.check_queries([0, 12], 12)
+    for fine in ([0, 11], [], "hardest"):
+        pictures.check_queries(fine, 12)
 
 
 def test_the_plane_holds_database_images_alone(data, codes):

@@ -15,7 +15,7 @@ from deephash.data.transforms import Pipeline
 from deephash.engine import evaluate
 from deephash.engine.precision import autocast
 from deephash.engine.run import RunFolder
-from deephash.loggers import Jsonl, Loggers, Wandb
+from deephash.loggers import Jsonl, Loggers
 from deephash.methods.method import Method
 from deephash.models.encoder import Encoder
 from deephash.records import derive
@@ -160,18 +160,21 @@ def loggers(cfg: Config, run: RunFolder, name: str, steps: int, done: Any) -> Lo
     return Loggers([record, *others])
 
 
-def wandb(node: Config, cfg: Config, folder: Path, name: str, run_id: str | None) -> Wandb:
+def wandb(
+    node: Config, cfg: Config, folder: Path, name: str, run_id: str | None, job_type: str
+) -> Loggers:
     """Weights & Biases for what comes after training.
 
     Args:
         node: ``logger.wandb``.
-        cfg: the run's configuration.
+        cfg: the configuration of the run.
         folder: where the files land.
         name: of the run.
         run_id: the run's, to add to it; None for a run of its own.
+        job_type: what it is.
     """
-    given = _to_wandb(cfg, folder, name, run_id) | {"job_type": "evaluate"}
-    return part(node, "logger.wandb", **given)
+    given = _to_wandb(cfg, folder, name, run_id) | {"job_type": job_type}
+    return Loggers([part(node, "logger.wandb", **given)])
 
 
 def _to_wandb(cfg: Config, folder: Path, name: str, run_id: str | None) -> dict[str, Any]:

@@ -147,6 +147,13 @@ def check_evaluation(cfg: Mapping[str, Any]) -> list[Fault]:
             Fault("run", "must be given, or runs, and not both.",
                   "Try run=FOLDER, or runs=[FOLDER,FOLDER] to compare several.")
         )  # fmt: skip
+    runs = [cfg["runs"]] if isinstance(cfg["runs"], str) else cfg["runs"] or []
+    if not isinstance(runs, list) or not all(isinstance(run, str) and run for run in runs):
+        faults.append(
+            Fault(
+                "runs", f"is {cfg['runs']!r}.", "Name a folder, or several: runs=[FOLDER,FOLDER]."
+            )
+        )
     if cfg["checkpoint"] not in ("best", "last"):
         faults.append(
             Fault("checkpoint", f"there is no {cfg['checkpoint']!r}.", "Try best or last.")

@@ -6,7 +6,7 @@ from deephash.errors import TrainingError
 
 
 def make(folder, *files):
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name in files:
         (folder / name).write_text("")
 
@@ -56,3 +56,16 @@ def test_a_whole_disk_is_not_searched(tmp_path, monkeypatch):
     for name in ("a", "b", "c"):
         make(tmp_path / name, "config.yaml", "best.pt")
     assert list(runs_below(tmp_path)) == [tmp_path / "a", tmp_path / "b"]
+
+
+def test_a_run_from_scratch_forgets_what_an_earlier_one_left(tmp_path):
+    left = ("report.json", "evaluation.json", "evaluation.html", "codes.npz", "codes-last.npz",
+            "best.pt", "log.jsonl", "run_id.txt")  # fmt: skip
+    make(tmp_path, *left)
+    make(tmp_path / "figures", "tsne.png", "tsne.svg", "mine.txt")
+    make(tmp_path, "notes.md")
+    RunFolder(tmp_path).begin({"seed": 1}, ["seed=1"], fresh=True)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "config.yaml", "overrides.txt", "figures", "notes.md"
+    }  # fmt: skip
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["mine.txt"]

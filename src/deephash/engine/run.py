@@ -23,6 +23,10 @@ from deephash.files import write_text
 MOST_FOLDERS = 2000
 """That many are looked at in search of runs: somebody may have named the root of a disk."""
 
+FIGURES = ("evaluation.html", "figures/*.svg", "figures/*.png")
+EVALUATED = ("evaluation.json", "codes*.npz", *FIGURES)
+"""What an evaluation leaves in a run folder."""
+
 
 class RunFolder:
     """One experiment's folder. Finished means that ``report.json`` exists.
@@ -91,19 +95,14 @@ class RunFolder:
             fresh: forget what an earlier run left here.
         """
         if fresh:
-            for left in (
-                "report.*",
-                "evaluation.json",
-                "run_id.txt",
-                "log.jsonl",
-                "codes.npz",
-                "snapshots/*.npz",
-                "*.pt",
-            ):
-                for file in self.path.glob(left):
-                    file.unlink()
+            self.forget("report.*", "run_id.txt", "log.jsonl", "*.pt", *EVALUATED)
         write_text(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
         write_text(self.path / "overrides.txt", "".join(f"{text}\n" for text in overrides))
+
+    def forget(self, *patterns: str) -> None:
+        """Removes files of these names."""
+        for file in (file for pattern in patterns for file in self.path.glob(pattern)):
+            file.unlink()
 
     def close(self) -> None:
         """Lets the folder go; one in which nothing was written disappears."""

@@ -11,7 +11,7 @@ import torch
 from deephash import build, config
 from deephash.engine import out_of_memory
 from deephash.engine.evaluate import encode
-from deephash.engine.run import RunFolder, environment, runs_below
+from deephash.engine.run import FIGURES, RunFolder, environment, runs_below
 from deephash.errors import ConfigError, TrainingError
 from deephash.files import write_json
 from deephash.jobs import pictures
@@ -39,11 +39,14 @@ def evaluate(cfg: Config, overrides: Sequence[str] = ()) -> dict[str, Any]:
         return measure(cfg, RunFolder(Path(cfg["run"]).expanduser()))
     again = cfg["checkpoint"] != "best" or any(v is not None for v in cfg["evaluation"].values())
     runs = runs_of(cfg["runs"], finished=not again)
-    found = {str(run.path): measure(cfg, run) if again else reported(run) for run in runs}
-    out = Path(cfg["out"])
+    found = {}
+    for run in runs:
+        told = None if again else reported(run)
+        found[str(run.path)] = measure(cfg, run) if told is None else told
+    out = Path(cfg["out"]).expanduser()
     made = write_comparison(out, list(found.values()))
     print(f"comparison of {len(found)} runs: {out / 'comparison.html'}")
-    _show(cfg, runs[0].config(), made, out)
+    _show(cfg, made, runs[0], out)
     return found
 
 
@@ -61,12 +64,15 @@ def measure(cfg: Config, run: RunFolder) -> dict[str, Any]:
         run: its folder; what is null on the page is as it was there.
     """
     ran = _as_asked(run.config(), cfg)
+    if not cfg["figures"]:
+        run.forget(*FIGURES)  # those of another evaluation
     device = build.device(cfg["device"])
     deterministic(ran["trainer"]["deterministic"])
     evaluation = build.evaluation(ran, device)
     encoder = build.encoder(ran, pretrained=False).to(device)
     data = build.data(ran)
     data.setup(device)
+    pictures.check_queries(cfg["gallery"]["queries"], len(data.split.queries))
     file = f"{cfg['checkpoint']}.pt"
     load_encoder(run.path / file, encoder, data.facts.fingerprint)
     if ran["trainer"]["channels_last"]:
@@ -99,13 +105,16 @@ def measure(cfg: Config, run: RunFolder) -> dict[str, Any]:
             snapshots=pictures.snapshots(run.path),
         )
         print(f"figures {run.path / 'evaluation.html'}")
-        _show(cfg, ran, made, run.path, run)
+        _show(cfg, made, run)
     return found
 
 
-def reported(run: RunFolder) -> dict[str, Any]:
-    """What a finished run found, as if it had been measured again."""
+def reported(run: RunFolder) -> dict[str, Any] | None:
+    """What a finished run found, as if it had been measured again; None if that was not all."""
     report = run.report()
+    if "codes" not in report["metrics"]:
+        print(f"{run.path} is from before reports described codes: measured again")
+        return None
     return report | {"run": str(run.path), "name": report["run"]}
 
 
@@ -157,6 +166,12 @@ def _say(found: Config, run: RunFolder) -> None:
     ternary = "" if told["ternary"] is None else f" ternary {told['ternary']},"
     print(f"{told['metric']} {metrics['map']!r}  (ties {told['ties']},{ternary}"
           f" fingerprint {found['protocol']['fingerprint'][:16]})")  # fmt: skip
+    for queries, what in (
+        (metrics["queries_without_relevant"], "nothing relevant in the database"),
+        (metrics["queries_without_hits"], f"nothing relevant among the first {told['top']}"),
+    ):
+        if queries:
+            print(f"{queries} of {metrics['queries']} queries have {what} (empty {told['empty']})")
     if run.finished and found["checkpoint"] == "best.pt":
         trained = run.report()["metrics"]
         if {"ternary": None} | trained["conventions"] == told:  # older runs do not tell
@@ -164,27 +179,25 @@ def _say(found: Config, run: RunFolder) -> None:
             print(f"training reported {trained['map']!r}: {'the same' if same else 'DIFFERENT'}")
 
 
-def _show(
-    cfg: Config, ran: Config, made: Sequence[Path], out: Path, run: RunFolder | None = None
-) -> None:
+def _show(cfg: Config, made: Sequence[Path], run: RunFolder, out: Path | None = None) -> None:
     """Figures to W&B, if it is the logger of the page, or else of the run.
 
     Args:
         cfg: the folded page of ``evaluate.py``.
-        ran: the configuration of the run, or of the first of several.
         made: the figures.
-        out: where they are.
-        run: the run that they belong to; None for a comparison, which is one of its own.
+        run: the run they are added to; of several, the first.
+        out: of a comparison, which is a run of its own: its folder.
     """
+    ran = run.config()
     node = (cfg["logger"] or ran["logger"]).get("wandb")
     if node is None:
         return
-    name, run_id = ("comparison", None) if run is None else (_name(run), run.run_id())
-    logger = build.wandb(node, ran, out, name, run_id)
-    try:
-        logger.figures({path.stem: path for path in made})
-    finally:
-        logger.close()
+    if out is None:
+        logger = build.wandb(node, ran, run.path, _name(run), run.run_id(), "train")
+    else:
+        logger = build.wandb(node, ran, out, "comparison", None, "comparison")
+    logger.figures({path.stem: path for path in made})
+    logger.close()
 
 
 def _name(run: RunFolder) -> str:

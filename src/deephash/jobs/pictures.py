@@ -33,9 +33,6 @@ def gallery(
             the list of queries.
         rows: how many, unless they are listed.
         top: how many images.
-
-    Raises:
-        ConfigError: there is no such query.
     """
     split = data.split
     ranking = evaluation.rank(codes, data, split.queries, split.database)
@@ -62,17 +59,23 @@ def gallery(
     return shown
 
 
+def check_queries(wanted: str | Sequence[int], count: int) -> None:
+    """Refuses places that no query has, of so many queries.
+
+    Raises:
+        ConfigError: naming the first.
+    """
+    if not isinstance(wanted, str) and (beyond := [query for query in wanted if query >= count]):
+        raise ConfigError(
+            f"gallery.queries  there is no query {beyond[0]}: there are {count}, from 0 on"
+        )
+
+
 def _chosen(
     wanted: str | Sequence[int], precision: np.ndarray, answerable: np.ndarray, rows: int
 ) -> list[int]:
     """The places of the queries to show."""
     if not isinstance(wanted, str):
-        for query in wanted:
-            if query >= len(precision):
-                raise ConfigError(
-                    f"gallery.queries  there is no query {query}: "
-                    f"there are {len(precision)}, from 0 on"
-                )
         return list(wanted)
     falling = np.argsort(-precision, kind="stable")
     falling = falling[answerable[falling]]  # whose answer is not in the database is not hard

@@ -34,7 +34,7 @@ class Wandb(Logger):
         tags: Words to find the run by.
         name: The run's name on the page.
         run_id: Tells a resumed run that it is the same one.
-        job_type: What is done: ``train`` or ``evaluate``.
+        job_type: What is done: ``train`` or ``comparison``.
         init_timeout: Seconds to wait for the server before going on offline.
     """
 

@@ -32,6 +32,8 @@ Array = npt.NDArray[Any]
 
 UNIT = {"xlim": (-0.01, 1.02), "ylim": (-0.01, 1.03)}
 
+CONVENTIONS = ("ties", "denominator", "empty")
+
 TIES = "Ties: the mean over all orders of the images at the same distance."
 
 
@@ -87,7 +89,11 @@ def figures_of(rows: Sequence[Row]) -> list[Drawing]:
 def map_over_bits(rows: Sequence[Row]) -> Drawing | None:
     """Fig. 5: mAP over the number of bits; bars if there is only one."""
     metric = str(dig(rows[0].runs[0], "metrics", "conventions", "metric") or "mAP")
-    caption = f"{metric} of the queries."
+    told = [dig(rows[0].runs[0], "metrics", "conventions", key) for key in CONVENTIONS]
+    named = ", ".join(
+        f"{key} {value}" for key, value in zip(CONVENTIONS, told, strict=True) if value
+    )
+    caption = f"{metric} of the queries ({named})." if named else f"{metric} of the queries."
     if len(bits_of(rows)) == 1:
         return _several(rows, "map", metric, caption, {metric: ("metrics", "map")})
     figure, panels = sheet(size=(6.4, 4.2))
