@@ -197,12 +197,17 @@ def reciprocals(before: Any, count: Any) -> Floats:
     low = np.minimum(stop, _EXACT)
     found = _HARMONIC[low] - _HARMONIC[np.minimum(start, low)]
     far = stop > _EXACT
-    a, b = np.maximum(start[far], _EXACT).astype(np.float64), stop[far].astype(np.float64)
-    rest = np.log1p((b - a) / a) + 0.5 * (1 / b - 1 / a)
-    for factor, power in ((-1 / 12, 2), (1 / 120, 4), (-1 / 252, 6)):
-        rest += factor * (b**-power - a**-power)
+    a, b = np.maximum(start[far], _EXACT), stop[far]
+    one, other = 1 / a, 1 / b
+    rest = np.log1p((b - a) * one) + 0.5 * (other - one) + _series(other) - _series(one)
     found[far] += rest
     return found
+
+
+def _series(inverse: Floats) -> Floats:
+    """-1/(12 n^2) + 1/(120 n^4) - 1/(252 n^6), of 1/n."""
+    square = np.square(inverse)
+    return square * (square * (1 / 120 - square / 252) - 1 / 12)
 
 
 def settled(hist: Histograms, ties: str) -> Histograms:
