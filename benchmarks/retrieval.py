@@ -256,11 +256,11 @@ def blocks(size: int, step: int) -> Iterator[slice]:
 # Ours
 
 
-def everything(load: Load, threads: int, engine: str) -> dict[str, Any]:
+def everything(load: Load, threads: int, engine: str, device: str | None = None) -> dict[str, Any]:
     """The whole job: mAP@R with expected ties, P@N, curve by radius, precision within a ball."""
     hist = histograms(
         load.query_codes, load.database_codes, load.query_labels, load.database_labels, load.nbit,
-        Engine(engine, threads),
+        Engine(engine, threads, device),
     )  # fmt: skip
     curve = pr_curve_by_radius(hist)
     at = precision_at(hist, [cut for cut in CUTS if cut <= hist.size])
@@ -352,7 +352,7 @@ class Contender:
     ties: str  # the rule by which it orders them
     gives: str = "mAP"
     prepare: Callable[[Load], Any] = lambda load: load  # not timed
-    needs: str = ""  # a package
+    needs: str = ""  # a package, or cuda
     pair: int = 0  # bytes that it holds for each query and item, all at once
 
 
@@ -366,14 +366,17 @@ CONTENDERS = {
     ),
     "numpy": Contender(partial(everything, engine="numpy"), "expected", "all"),
     "numba": Contender(partial(everything, engine="numba"), "expected", "all", needs="numba"),
-    "torch": Contender(partial(everything, engine="torch"), "expected", "all"),
+    "torch": Contender(partial(everything, engine="torch", device="cpu"), "expected", "all"),
+    "cuda": Contender(
+        partial(everything, engine="torch", device="cuda"), "expected", "all", needs="cuda"
+    ),
     "numpy-stable": Contender(partial(in_order, engine="numpy"), "stable"),
     "numba-stable": Contender(partial(in_order, engine="numba"), "stable", needs="numba"),
     "limit": Contender(all_pairs, "", "", prepare=as_u64, needs="numba"),
 }
 BOUNDS = Contender(bounds, "")
 MAIN = tuple(CONTENDERS)
-FEWER = ("field", "faiss-counting", "numpy", "numba", "torch", "limit")
+FEWER = ("field", "faiss-counting", "numpy", "numba", "torch", "cuda", "limit")
 THREADED = ("faiss-counting", "numpy", "numba", "torch", "numpy-stable", "numba-stable")
 
 
@@ -441,7 +444,8 @@ def memory_mark(reset: bool = False) -> int:
 def spawn(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Measure in a new process; what goes wrong there is a field ``failed``."""
     environment = os.environ | {f"{name}_NUM_THREADS": str(request["threads"]) for name in THREADS}
-    environment["CUDA_VISIBLE_DEVICES"] = ""
+    if CONTENDERS.get(request["contender"], BOUNDS).needs != "cuda":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     environment["NUMBA_CACHE_DIR"] = str(folder / "numba")
     done = subprocess.run(
         [sys.executable, __file__, "--child"],
@@ -516,6 +520,8 @@ def run_case(case: Case, options: argparse.Namespace, cache: Path) -> Result:
 def installed(name: str) -> bool:
     """Whether a contender can take part."""
     needs = CONTENDERS[name].needs
+    if needs == "cuda":
+        return torch.cuda.is_available()
     return not needs or find_spec(needs) is not None
 
 

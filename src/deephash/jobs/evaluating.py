@@ -20,6 +20,9 @@ from deephash.report import write_comparison, write_evaluation
 
 Config = Mapping[str, Any]
 
+DECIDING = ("metric", "top", "ties", "denominator", "empty", "ternary", "seed")
+"""The conventions that make a mAP; the last only of shuffled ties."""
+
 
 def evaluate(cfg: Config, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Measures a run again, or compares several.
@@ -174,7 +177,8 @@ def _say(found: Config, run: RunFolder) -> None:
             print(f"{queries} of {metrics['queries']} queries have {what} (empty {told['empty']})")
     if run.finished and found["checkpoint"] == "best.pt":
         trained = run.report()["metrics"]
-        if {"ternary": None} | trained["conventions"] == told:  # older runs do not tell
+        deciding = DECIDING if told["ties"] == "shuffled" else DECIDING[:-1]
+        if all(trained["conventions"].get(key) == told[key] for key in deciding):
             same = trained["map"] == metrics["map"]
             print(f"training reported {trained['map']!r}: {'the same' if same else 'DIFFERENT'}")
 
