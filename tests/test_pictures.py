@@ -51,14 +51,22 @@ def test_the_nearest_images_are_shown_with_their_distance_and_whether_they_are_r
     (one,) = shown(data, codes, [3])
     bits = codes.z.numpy() >= 0
     distance = (bits[3] != bits[QUERIES:]).sum(axis=1)
-    order = np.argsort(distance, kind="stable")[:10]
+    order = np.array([image[0, 0, 0] for image in one.images]) - QUERIES
+    assert distance[order].tolist() == np.sort(distance)[:10].tolist() and len(set(order)) == 10
     assert one.query[0, 0, 0] == 3 and one.query.shape == (5, 7, 3)
-    assert [image[0, 0, 0] for image in one.images] == (order + QUERIES).tolist()
     classes = data.images.labels.argmax(axis=1)
     assert one.right == (classes[order + QUERIES] == classes[3]).tolist()
     names = [data.images.classes[c] for c in classes[order + QUERIES]]
     said = [f"{d} bit" if d == 1 else f"{d} bits" for d in distance[order]]
     assert one.captions == [f"{n}, {d}" for n, d in zip(names, said, strict=True)]
+
+
+def test_equally_near_images_are_not_shown_in_the_order_of_the_database(data):
+    alike = Codes(np.arange(SIZE), torch.ones(SIZE, 6), 1.0)
+    (one,) = shown(data, alike, [3])
+    rows = [int(image[0, 0, 0]) for image in one.images]
+    assert rows != sorted(rows)
+    assert [image[0, 0, 0] for image in shown(data, alike, [3])[0].images] == rows
 
 
 def test_undecided_bits_count_half(data, codes):

@@ -14,6 +14,9 @@ from deephash.errors import ConfigError
 from deephash.report import Plane, Retrieved, Snapshot
 
 PERPLEXITY = 30.0
+SEED = 0
+"""Of what is drawn for the pictures."""
+
 FEWEST = 10
 """Codes that t-SNE can make something of."""
 
@@ -23,7 +26,9 @@ log = logging.getLogger("deephash")
 def gallery(
     evaluation: Evaluation, codes: Codes, data: Any, *, queries: Any, rows: int, top: int
 ) -> list[Retrieved]:
-    """Some queries with the images nearest to them; of equally near ones, the first.
+    """Some queries with the images nearest to them; equally near ones in a random order.
+
+    A database is often sorted by class, and its order would then show off the first of them.
 
     Args:
         evaluation: how the codes are compared.
@@ -38,10 +43,11 @@ def gallery(
     ranking = evaluation.rank(codes, data, split.queries, split.database)
     precision = retrieval.average_precision(ranking, evaluation.convention)
     step = ranking.nbit // codes.z.shape[1]  # distances to the bit, more than one of ternary codes
+    shuffled = np.random.default_rng(SEED).permutation(ranking.size)
     shown = []
     for query in _chosen(queries, precision, ranking.counts[1].any(axis=1), rows):
         distance, relevant = ranking.distances(query), ranking.relevant(query)
-        nearest = np.argsort(distance, kind="stable")[:top]
+        nearest = shuffled[np.argsort(distance[shuffled], kind="stable")[:top]]
         images = split.database[nearest]
         asked = split.queries[query]
         shown.append(
@@ -103,10 +109,10 @@ def plane(codes: Codes, data: Any, many: int) -> Plane | None:
 
     perplexity = min(PERPLEXITY, (len(rows) - 1) / 3)
     log.info("t-SNE of %d codes", len(rows))
-    points = TSNE(perplexity=perplexity, init="random", random_state=0).fit_transform(z)
+    points = TSNE(perplexity=perplexity, init="random", random_state=SEED).fit_transform(z)
     what = (
         f"t-SNE of the continuous codes of {len(rows):,} database images, "
-        f"perplexity {perplexity:g}, seed 0"
+        f"perplexity {perplexity:g}, seed {SEED}"
     )
     if data.images.multilabel:
         what += "; coloured by the first label"

@@ -56,8 +56,8 @@ def retrieved(gallery: Sequence[Retrieved]) -> Drawing | None:
             _judge(panel, left, top, right)
             _say(panel, left, top, caption)
     said = (
-        f"Left, each query; then its {most} nearest images of the database, the nearest first, of "
-        "equally near ones the first in the database. "
+        f"Left, each query; then its {most} nearest images of the database, the nearest first, "
+        "equally near ones in a random order. "
         "Below each, what it shows and its distance in bits. Solid green frame with a tick: "
         "relevant. Dashed red frame with a cross: not."
     )
