@@ -118,6 +118,7 @@ def test_evaluate_composes(composed):
         (["run=x", "tsne=-1"], "tsne"),
         (["run=x", "gallery.rows=-1"], "gallery.rows"),
         (["run=x", "gallery.top=0"], "gallery.top"),
+        (["run=x", "gallery.top=5000"], "gallery.top"),
         (["run=x", "gallery.queries=worst"], "gallery.queries"),
         (["run=x", "gallery.queries=[-1]"], "gallery.queries"),
         (["run=x", "evaluation.tops=[10,0]"], "evaluation.tops"),

@@ -158,9 +158,10 @@ def check_evaluation(cfg: Mapping[str, Any]) -> list[Fault]:
         faults.append(
             Fault("checkpoint", f"there is no {cfg['checkpoint']!r}.", "Try best or last.")
         )
-    for key, least in (("tsne", 0), ("gallery.rows", 0), ("gallery.top", 1)):
-        if _at(cfg, key) < least:
-            faults.append(Fault(key, f"is {_at(cfg, key)}.", f"It must be at least {least}."))
+    for key, least, most in (("tsne", 0, 20_000), ("gallery.rows", 0, 100), ("gallery.top", 1, 50)):
+        if not least <= _at(cfg, key) <= most:
+            said = f"It must be from {least} to {most}."
+            faults.append(Fault(key, f"is {_at(cfg, key)}.", said))
     queries = cfg["gallery"]["queries"]
     listed = isinstance(queries, list) and all(type(q) is int and q >= 0 for q in queries)
     if queries not in ("spread", "hardest", "easiest") and not listed:

@@ -106,10 +106,13 @@ def plane(codes: Codes, data: Any, many: int) -> Plane | None:
     if len(rows) < FEWEST or not np.isfinite(z).all() or np.ptp(z, axis=0).max() == 0:
         return None
     from sklearn.manifold import TSNE  # slow to import, and for nobody else
+    from threadpoolctl import threadpool_limits
 
     perplexity = min(PERPLEXITY, (len(rows) - 1) / 3)
     log.info("t-SNE of %d codes", len(rows))
-    points = TSNE(perplexity=perplexity, init="random", random_state=SEED).fit_transform(z)
+    tsne = TSNE(perplexity=perplexity, init="random", random_state=SEED)
+    with threadpool_limits(1):  # several wait for each other, for minutes on a busy machine
+        points = tsne.fit_transform(z)
     what = (
         f"t-SNE of the continuous codes of {len(rows):,} database images, "
         f"perplexity {perplexity:g}, seed {SEED}"
