@@ -180,7 +180,7 @@ class Evaluate:
     checkpoint: str = "best"  # best, last
     device: str = "auto"
     figures: bool = True  # the page and the figures; false: numbers and codes only
-    tsne: int = 2000  # images in the t-SNE figure; 0: none
+    tsne: int = 1000  # images in the t-SNE figure; 0: none
     dataset: Where = field(default_factory=Where)
     evaluation: EvaluationChange = field(default_factory=EvaluationChange)
     gallery: Gallery = field(default_factory=Gallery)
