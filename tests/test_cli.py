@@ -64,3 +64,32 @@ def test_interrupted_while_it_imports(tmp_path, module):
             process.kill()
     assert "Traceback" not in said
     assert not (tmp_path / "outputs").exists()
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """Run folders as training names them."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("seed0", "seed0,a.b=1", "seed0,a.b=1,c=2", "it's"):
+        (tmp_path / name).mkdir()
+
+
+@pytest.mark.parametrize(
+    ("typed", "means"),
+    [
+        ("run=seed0,a.b=1", "run='seed0,a.b=1'"),
+        ("run='seed0'", "run='seed0'"),
+        ("runs=seed0,a.b=1", "runs='seed0,a.b=1'"),
+        ("runs=[seed0,seed0,a.b=1]", "runs=['seed0','seed0,a.b=1']"),
+        ("runs=[seed0,a.b=1,c=2, seed0]", "runs=['seed0,a.b=1,c=2','seed0']"),
+        ("runs=seed0,seed0,a.b=1", "runs=['seed0','seed0,a.b=1']"),
+        ("runs=[seed0,it's]", r"runs=['seed0','it\'s']"),
+        ("runs=seed*", "runs='seed*'"),
+        ("runs=['seed0,a.b=1',seed0]", "runs=['seed0,a.b=1',seed0]"),
+        ("runs=[nowhere,seed0]", "runs=[nowhere,seed0]"),
+        ("out=~/a,b", "out='~/a,b'"),
+        ("tsne=0", "tsne=0"),
+    ],
+)
+def test_folders_may_hold_what_hydra_reads_as_syntax(typed, means, folders):
+    assert cli._quoted(typed) == means

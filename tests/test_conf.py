@@ -122,6 +122,8 @@ def test_evaluate_composes(composed):
         (["run=x", "gallery.queries=worst"], "gallery.queries"),
         (["run=x", "gallery.queries=[-1]"], "gallery.queries"),
         (["run=x", "evaluation.tops=[10,0]"], "evaluation.tops"),
+        (["run=x", "evaluation.tops=100"], "evaluation.tops"),
+        (["run=x", "evaluation.tops=[a]"], "evaluation.tops"),
     ],
 )
 def test_what_is_wrong_with_an_evaluation_is_told(words, key, composed):

@@ -25,6 +25,8 @@ def test_the_example_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     assert 0 < found["report"]["map"] < 1 and "expected" in capsys.readouterr().out
     assert found["ids"].shape == (100, 10) and (tmp_path / "codes.index").is_file()
     assert (found["ids"][:, 0] == [f"image{i}" for i in range(100)]).mean() > 0.9
+    told = re.search(r"# mAP@1000 (\S+)", code)
+    assert f"{found['report']['map']:.4f}" == told.group(1)
 
 
 def test_every_method_has_a_line_and_a_page_and_no_page_is_left_over():

@@ -205,13 +205,31 @@ class TestEvaluation:
             path.stem for path in (folder / "figures").glob("*.svg")
         }
 
-    def test_without_figures_no_older_ones_are_left(self, copy):
+    def test_without_figures_none_of_another_measurement_are_left(self, copy):
         cwd, folder = copy
         run(cwd, quoted(folder), "tsne=0", "gallery.rows=1", script="evaluate.py")
         assert (folder / "figures" / "pr_by_rank.png").is_file()
         run(cwd, quoted(folder), "figures=false", script="evaluate.py")
+        assert (folder / "evaluation.html").exists()  # it shows these very numbers
+        line = (quoted(folder), "figures=false", "evaluation.ties=stable")
+        assert "removed" in run(cwd, *line, script="evaluate.py")
         assert not (folder / "evaluation.html").exists()
         assert not list((folder / "figures").glob("*"))
+
+    def test_elsewhere(self, copy):
+        cwd, folder = copy
+        before = names(folder)
+        line = ("evaluation.ties=worst", "evaluation.tops=[10]", "out=else/where", "figures=false")
+        said = run(cwd, quoted(folder), *line, script="evaluate.py")
+        assert names(folder) == before
+        assert names(cwd / "else" / "where") == {"evaluation.json", "codes.npz"}
+        assert "mAP@10 " in said and "P@H<=2 " in said
+
+    def test_an_unfinished_run_is_told(self, copy):
+        cwd, folder = copy
+        (folder / "report.json").unlink()
+        said = run(cwd, quoted(folder), "figures=false", script="evaluate.py")
+        assert "training has not finished" in said
 
     def test_the_codes_of_another_checkpoint_are_kept_apart(self, copy):
         cwd, folder = copy

@@ -111,12 +111,33 @@ def _overrides() -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    """``run=FOLDER`` with the folder in quotes: its name holds what Hydra reads as syntax."""
+    """``run=FOLDER`` with the folder in quotes: its name holds what Hydra reads as syntax.
+
+    Of ``runs=[FOLDER,FOLDER]`` each, as far as there are such folders.
+    """
     key, _, folder = text.partition("=")
-    if key not in ("run", "runs", "out") or folder[:1] in ("'", '"', "["):
+    if key not in ("run", "runs", "out") or folder[:1] in ("'", '"'):
         return text
+    if key == "runs" and not os.path.exists(folder):
+        folders = _parted(folder.removeprefix("[").removesuffix("]").split(","))
+        if folders is not None:
+            return f"runs=[{','.join(map(_in_quotes, folders))}]"
+    return text if folder.startswith("[") else f"{key}={_in_quotes(folder)}"
+
+
+def _parted(pieces: Sequence[str]) -> list[str] | None:
+    """The folders that pieces between commas make, as names may hold commas; None if none do."""
+    for end in range(len(pieces), 0, -1):
+        folder = ",".join(pieces[:end]).strip()
+        rest = _parted(pieces[end:]) if os.path.exists(os.path.expanduser(folder)) else None
+        if rest is not None:
+            return [folder, *rest]
+    return None if pieces else []
+
+
+def _in_quotes(folder: str) -> str:
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", folder)
-    return f"{key}='{escaped}'"
+    return f"'{escaped}'"
 
 
 def _is_override(text: str) -> bool:

@@ -173,11 +173,11 @@ def check_evaluation(cfg: Mapping[str, Any]) -> list[Fault]:
 
 
 def _check_tops(evaluation: Mapping[str, Any]) -> list[Fault]:
-    return [
-        Fault("evaluation.tops", f"holds {top}.", "Each R must be at least 1.")
-        for top in evaluation.get("tops") or ()
-        if top < 1
-    ]
+    tops = evaluation.get("tops")
+    if tops is None or (isinstance(tops, list) and all(type(R) is int and R > 0 for R in tops)):
+        return []
+    said = "It is a list of whole numbers of at least 1, such as [100,1000]."
+    return [Fault("evaluation.tops", f"is {tops!r}.", said)]
 
 
 def _open_keys(node: Any, path: str = "") -> list[str]:

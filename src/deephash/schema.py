@@ -105,7 +105,7 @@ class Evaluation:
 
     convention: str | None = None  # of published numbers: hashnet, orthohash, deephash-pytorch, ...
     top: int | None = None  # R; null: as the dataset says, there null for all
-    tops: list[int] = field(default_factory=list)  # further R, reported beside it
+    tops: Any = field(default_factory=list)  # further R, reported beside it: [100,1000]
     ties: Ties | None = None  # expected
     denominator: Denominator | None = None  # hits
     empty: Empty | None = None  # zero
@@ -160,7 +160,7 @@ class EvaluationChange:
 
     convention: str | None = None  # a whole set of them; those given beside it change it
     top: int | None = None
-    tops: list[int] | None = None
+    tops: Any = None
     ties: Ties | None = None
     denominator: Denominator | None = None
     empty: Empty | None = None
@@ -176,7 +176,7 @@ class Evaluate:
 
     run: str | None = None
     runs: Any = None  # several run folders, folders of runs, or patterns, to compare
-    out: str = "comparison"  # where the comparison of several goes
+    out: str | None = None  # null: the run's folder; of several, ./comparison
     checkpoint: str = "best"  # best, last
     device: str = "auto"
     figures: bool = True  # the page and the figures; false: numbers and codes only

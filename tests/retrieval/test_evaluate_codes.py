@@ -150,6 +150,22 @@ def test_bits_as_zeros_and_ones_are_refused_and_values_without_a_sign_told(caplo
     assert "no code holds a negative value" in caplog.text
 
 
+@pytest.mark.parametrize("bits", [12, 8])
+def test_packed_codes_are_the_same_codes(bits):
+    z, database, *labels = given()
+    z, database = z[:, :bits], database[:, :bits]
+    packed = [pack(binarize(side)) for side in (z, database)]
+    of_packed = evaluate_codes(*packed, *labels, nbit=bits)
+    of_bits = evaluate_codes(*(binarize(side) for side in (z, database)), *labels)
+    assert of_packed == of_bits
+    with pytest.raises(DataError, match="nbit=K"):
+        evaluate_codes(*packed, *labels)
+    with pytest.raises(DataError, match="bits are decided"):
+        evaluate_codes(*packed, *labels, nbit=bits, ternary=0.5)
+    with pytest.raises(DataError, match="packed in 3"):
+        evaluate_codes(*packed, *labels, nbit=24)
+
+
 def test_the_short_report_says_the_same():
     full = evaluate_codes(*given(), Convention(top=9))
     short = evaluate_codes(*given(), Convention(top=9), full=False)

@@ -1,5 +1,6 @@
 """Measure a run again from its folder, or put several side by side."""
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from glob import glob
@@ -17,6 +18,8 @@ from deephash.files import write_json
 from deephash.jobs import pictures
 from deephash.jobs.shared import deterministic, load_encoder, save_codes
 from deephash.report import write_comparison, write_evaluation
+from deephash.report.table import markdown
+from deephash.words import number
 
 Config = Mapping[str, Any]
 
@@ -38,16 +41,19 @@ def evaluate(cfg: Config, overrides: Sequence[str] = ()) -> dict[str, Any]:
         DeephashError: with a message for the user.
     """
     config.refuse(config.check_evaluation(cfg), overrides)
+    out = None if cfg["out"] is None else Path(cfg["out"]).expanduser()
     if cfg["run"] is not None:
-        return measure(cfg, RunFolder(Path(cfg["run"]).expanduser()))
+        return measure(cfg, RunFolder(Path(cfg["run"]).expanduser()), out)
     again = cfg["checkpoint"] != "best" or any(v is not None for v in cfg["evaluation"].values())
     runs = runs_of(cfg["runs"], finished=not again)
     found = {}
     for run in runs:
         told = None if again else reported(run)
         found[str(run.path)] = measure(cfg, run) if told is None else told
-    out = Path(cfg["out"]).expanduser()
+    out = Path("comparison") if out is None else out
     made = write_comparison(out, list(found.values()))
+    if all(one["name"].count("/") >= 3 for one in found.values()):  # as training names runs
+        print(markdown([{**one, "run": one["name"]} for one in found.values()]))
     print(f"comparison of {len(found)} runs: {out / 'comparison.html'}")
     _show(cfg, made, runs[0], out)
     return found
@@ -57,7 +63,7 @@ def evaluate(cfg: Config, overrides: Sequence[str] = ()) -> dict[str, Any]:
     "Try a smaller trainer.eval_batch_size in the run's config.yaml, device=cpu, or a device\n"
     "  nobody else uses."
 )
-def measure(cfg: Config, run: RunFolder) -> dict[str, Any]:
+def measure(cfg: Config, run: RunFolder, out: Path | None = None) -> dict[str, Any]:
     """Builds a run's encoder and its data, nothing else, and measures the codes in full.
 
     Writes ``evaluation.json``, the codes, and if figures are wanted the page and its figures.
@@ -65,10 +71,9 @@ def measure(cfg: Config, run: RunFolder) -> dict[str, Any]:
     Args:
         cfg: the folded page of ``evaluate.py``.
         run: its folder; what is null on the page is as it was there.
+        out: where to write; None for the run's folder.
     """
     ran = _as_asked(run.config(), cfg)
-    if not cfg["figures"]:
-        run.forget(*FIGURES)  # those of another evaluation
     device = build.device(cfg["device"])
     deterministic(ran["trainer"]["deterministic"])
     evaluation = build.evaluation(ran, device)
@@ -95,21 +100,37 @@ def measure(cfg: Config, run: RunFolder) -> dict[str, Any]:
         "encode_images_per_second": codes.images_per_second,
         "environment": environment(),
     }
-    write_json(run.path / "evaluation.json", found)
+    out = run.path if out is None else out
+    out.mkdir(parents=True, exist_ok=True)
+    if not cfg["figures"]:
+        _forget_figures(out, found)
+    write_json(out / "evaluation.json", found)
     name = "codes.npz" if cfg["checkpoint"] == "best" else f"codes-{cfg['checkpoint']}.npz"
-    save_codes(run.path / name, codes, data, evaluation.ternary)
+    save_codes(out / name, codes, data, evaluation.ternary)
     _say(found, run)
     if cfg["figures"]:
+        RunFolder(out).forget("figures/.*.tmp")  # of a write that was killed
         made = write_evaluation(
-            run.path,
+            out,
             found,
             gallery=pictures.gallery(evaluation, codes, data, **cfg["gallery"]),
             plane=pictures.plane(codes, data, cfg["tsne"]),
             snapshots=pictures.snapshots(run.path),
         )
-        print(f"figures {run.path / 'evaluation.html'}")
+        print(f"figures {out / 'evaluation.html'}")
         _show(cfg, made, run)
     return found
+
+
+def _forget_figures(out: Path, found: Config) -> None:
+    """Removes figures of another measurement than this one."""
+    page, told = out / "evaluation.html", out / "evaluation.json"
+    if not page.is_file():
+        return
+    before = json.loads(told.read_text()) if told.is_file() else {}
+    if any(before.get(key) != found[key] for key in ("checkpoint", "metrics")):
+        RunFolder(out).forget(*FIGURES)
+        print(f"removed {page} and its figures: they showed another measurement")
 
 
 def reported(run: RunFolder) -> dict[str, Any] | None:
@@ -163,19 +184,27 @@ def _as_asked(ran: dict[str, Any], cfg: Config) -> dict[str, Any]:
 
 
 def _say(found: Config, run: RunFolder) -> None:
-    """The number, what it is, and whether training found the same."""
+    """The numbers, what they are, and whether training found the same."""
     metrics = found["metrics"]
     told = metrics["conventions"]
-    ternary = "" if told["ternary"] is None else f" ternary {told['ternary']},"
-    print(f"{told['metric']} {metrics['map']!r}  (ties {told['ties']},{ternary}"
-          f" fingerprint {found['protocol']['fingerprint'][:16]})")  # fmt: skip
+    of = [f"ties {told['ties']}", f"fingerprint {found['protocol']['fingerprint'][:16]}"]
+    of += [f"ternary {told['ternary']}"] * (told["ternary"] is not None)
+    of += [f"convention {told['family']}"] * (told["family"] is not None)
+    of += [found["checkpoint"]] * (found["checkpoint"] != "best.pt")
+    print(f"{told['metric']} {metrics['map']!r}  ({', '.join(of)})")
+    ball = metrics["precision_within_radius_2"]
+    more = {f"mAP@{top}": value for top, value in metrics["map_at"].items()}
+    more |= {"P@H<=2": ball["mean_zero"], "empty balls": ball["empty_fraction"]}
+    print("  ".join(f"{name} {number(value)}" for name, value in more.items()))
     for queries, what in (
         (metrics["queries_without_relevant"], "nothing relevant in the database"),
         (metrics["queries_without_hits"], f"nothing relevant among the first {told['top']}"),
     ):
         if queries:
             print(f"{queries} of {metrics['queries']} queries have {what} (empty {told['empty']})")
-    if run.finished and found["checkpoint"] == "best.pt":
+    if not run.finished:
+        print("training has not finished: this is the encoder so far")
+    elif found["checkpoint"] == "best.pt":
         trained = run.report()["metrics"]
         deciding = DECIDING if told["ties"] == "shuffled" else DECIDING[:-1]
         if all(trained["conventions"].get(key) == told[key] for key in deciding):
@@ -202,6 +231,7 @@ def _show(cfg: Config, made: Sequence[Path], run: RunFolder, out: Path | None = 
         logger = build.wandb(node, ran, out, "comparison", None, "comparison")
     logger.figures({path.stem: path for path in made})
     logger.close()
+    print(f"figures to W&B: {(run.path if out is None else out) / 'wandb'}")
 
 
 def _name(run: RunFolder) -> str:

@@ -16,6 +16,15 @@ the orders give an average precision of 1, half of them (1 + 2/3) / 2.
 {'expected': 0.9167, 'stable': 1.0, 'best': 1.0, 'worst': 0.8333}
 >>> report["conventions"]["metric"]
 'mAP@all'
+
+Or step by step, for one metric at a time, of packed codes and of labels in any form:
+
+>>> codes, several = pack(binarize(database)), np.array([[1, 1], [1, 0], [0, 1], [0, 0]])
+>>> ranking = Ranking(pack(binarize(query)), codes, np.array([[1, 1]]), several, nbit=4)
+>>> precision_at(Histograms.of(ranking), [2])
+{2: 1.0}
+>>> {k: round(value, 4) for k, value in ndcg_at(GradedHistograms.of(ranking), [3]).items()}
+{3: 1.0}
 """
 
 from deephash.retrieval.codes import (

@@ -88,7 +88,10 @@ def signed_codes(z: ArrayLike) -> Array:
     if values.ndim != 2 or values.shape[1] == 0:
         raise DataError(f"codes must be a matrix (N, K) with K >= 1, not of shape {values.shape}")
     if values.dtype.kind not in "fi":
-        raise DataError(f"codes must be signed numbers, not {values.dtype}: z >= 0 are the bits")
+        raise DataError(
+            f"codes must be signed numbers, not {values.dtype}: z >= 0 are the bits. Bits as 0 and "
+            "1: codes > 0. Packed bytes: nbit=K, or unpack(codes, K)"
+        )
     if np.isnan(values).any():
         broken = int(np.isnan(values).any(axis=1).sum())
         raise DataError(f"{broken} of {len(values)} codes hold NaN: the network has diverged")

@@ -17,6 +17,7 @@ from deephash.retrieval.codes import (
     pack,
     pack_ternary,
     undecided,
+    unpack,
 )
 from deephash.retrieval.conventions import Convention
 from deephash.retrieval.curves import (
@@ -61,13 +62,14 @@ def evaluate_codes(
     full: bool = True,
     ternary: float | None = None,
     tops: Sequence[int] = (),
+    nbit: int | None = None,
     engine: Engine | str = "auto",
 ) -> dict[str, Any]:
     """Measure how well codes retrieve, as a dictionary that json can write.
 
     Args:
-        query: (Q, K) real-valued codes, or bool bits.
-        database: (N, K) real-valued codes, or bool bits.
+        query: (Q, K) real-valued codes, or bool bits; or with ``nbit`` packed, (Q, ceil(K / 8)).
+        database: (N, K) real-valued codes, or bool bits; or with ``nbit`` packed.
         query_labels: (Q, C) multi-hot, or (Q,) class indices.
         database_labels: (N, C) multi-hot, or (N,) class indices.
         convention: Which mAP; mAP@all with expected ties if not said.
@@ -76,6 +78,7 @@ def evaluate_codes(
         ternary: Entries with ``|z|`` below it are neither bit, and the distance is
             1/2 (K - <a, b>) over +1, 0, -1: DPN-T, Fan et al., IJCAI 2020. None: bits.
         tops: Further R, for ``map_at``; and further N, for all that is measured at several.
+        nbit: K of packed codes, uint8, the first bit highest; None: the codes are not packed.
         engine: Who counts; the numbers are the same.
 
     Returns:
@@ -99,7 +102,13 @@ def evaluate_codes(
     convention = Convention() if convention is None else convention
     ternary = None if ternary is None else check_threshold(ternary)
     ranking = rank_codes(
-        query, database, query_labels, database_labels, ternary=ternary, engine=engine
+        query,
+        database,
+        query_labels,
+        database_labels,
+        ternary=ternary,
+        nbit=nbit,
+        engine=engine,
     )
     top = convention.cut(ranking.size)
     asked = _asked(convention, tops) if full else {}
@@ -120,7 +129,7 @@ def evaluate_codes(
     report |= _curves(hist, cuts, 1 if ternary is None else 0.5)
     if not ranking.single:
         report["graded"] = _graded(ranking, cuts)
-    report["codes"] = describe_codes(database, database_labels, engine=engine)
+    report["codes"] = describe_codes(database, database_labels, nbit=nbit, engine=engine)
     counted = results["map"]
     return report | {
         "queries": ranking.queries,
@@ -151,44 +160,52 @@ def rank_codes(
     database_labels: ArrayLike,
     *,
     ternary: float | None = None,
+    nbit: int | None = None,
     engine: Engine | str = "auto",
 ) -> Ranking:
     """The database as each query sees it.
 
     Args:
-        query: (Q, K) real-valued codes, or bool bits.
-        database: (N, K) real-valued codes, or bool bits.
+        query: (Q, K) real-valued codes, or bool bits; or with ``nbit`` packed, (Q, ceil(K / 8)).
+        database: (N, K) real-valued codes, or bool bits; or with ``nbit`` packed.
         query_labels: (Q, C) multi-hot, or (Q,) class indices.
         database_labels: (N, C) multi-hot, or (N,) class indices.
         ternary: Entries with ``|z|`` below it are neither bit. The codes then have 4 K bits, and
             distances are four times those of :func:`evaluate_codes`. None: bits.
+        nbit: K of packed codes; None: the codes are not packed.
         engine: Who counts.
 
     Raises:
         DataError: if codes or labels are malformed or contradict each other, a side is empty, or
             ``ternary`` meets bits or is no number of at least 0.
     """
-    bits = _bits(query, ternary), _bits(database, ternary)
-    nbit = bits[0].shape[1]
-    if nbit != bits[1].shape[1]:
-        raise DataError(f"queries have {nbit} bits, the database {bits[1].shape[1]}")
+    bits = _bits(query, ternary, nbit), _bits(database, ternary, nbit)
+    wide = bits[0].shape[1]
+    if wide != bits[1].shape[1]:
+        raise DataError(f"queries have {wide} bits, the database {bits[1].shape[1]}")
     if ternary is None:
         asked, held = (pack(one) for one in bits)
     else:
         asked, held = _undecided(bits, (query, database), ternary)
-        nbit *= 4
+        wide *= 4
     near = Engine.of(engine).near(query)
-    return Ranking(asked, held, query_labels, database_labels, nbit, near)
+    return Ranking(asked, held, query_labels, database_labels, wide, near)
 
 
 def describe_codes(
-    codes: ArrayLike, labels: ArrayLike, *, engine: Engine | str = "auto"
+    codes: ArrayLike,
+    labels: ArrayLike,
+    *,
+    nbit: int | None = None,
+    engine: Engine | str = "auto",
 ) -> dict[str, Any]:
     """Measure codes by themselves, as a dictionary that json can write.
 
     Args:
-        codes: (N, K) real-valued codes, or bool bits; the papers judge the database's.
+        codes: (N, K) real-valued codes, or bool bits; the papers judge the database's. Or with
+            ``nbit`` packed, (N, ceil(K / 8)).
         labels: (N, C) multi-hot, or (N,) class indices.
+        nbit: K of packed codes; None: the codes are not packed.
         engine: Who counts all pairs.
 
     Returns:
@@ -200,8 +217,7 @@ def describe_codes(
         DataError: if codes or labels are malformed or contradict each other.
     """
     near, values = Engine.of(engine).near(codes), as_array(codes)
-    real = values.dtype != np.bool_
-    bits = _bits(values, None)
+    real, bits = nbit is None and values.dtype != np.bool_, _bits(values, None, nbit)
     label_array(labels, len(bits), "labels")
     statistics = bit_statistics(bits)._asdict()
     del statistics["entropies"]  # those of ones
@@ -277,10 +293,12 @@ def _conventions(convention: Convention, top: int, ternary: float | None) -> dic
     }
 
 
-def _bits(codes: ArrayLike, ternary: float | None) -> Array:
+def _bits(codes: ArrayLike, ternary: float | None, nbit: int | None) -> Array:
     values = as_array(codes)
-    if ternary is not None and values.dtype == np.bool_:
+    if ternary is not None and (values.dtype == np.bool_ or nbit is not None):
         raise DataError(f"ternary={ternary} needs real-valued codes: bits are decided")
+    if nbit is not None:
+        return unpack(values, nbit)
     return bit_matrix(values, "codes") if values.dtype == np.bool_ else binarize(values)
 
 
