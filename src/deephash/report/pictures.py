@@ -118,7 +118,7 @@ def codes_over_training(snapshots: Sequence[Snapshot]) -> Drawing | None:
     if len(snapshots) < every:
         caption += f" {len(snapshots)} of {every} epochs that were kept."
     if any(shot.centers is not None for shot in snapshots):
-        caption += " Large, with a black edge: the centers of the classes."
+        caption += " Rings: the centers of the classes, one around the other where they coincide."
     return Drawing("codes_over_training", "Codes over training", caption, figure)
 
 
@@ -223,12 +223,21 @@ def _snapshot(panel: Any, shot: Snapshot, looks: Looks, reach: float) -> None:
     panel.set_title(f"epoch {shot.epoch}")
     _scatter(panel, shot.z, shot.classes, looks, (6000, 3, 18))
     if shot.centers is not None:
-        for one, center in enumerate(shot.centers):
-            colour, _ = looks.get(one, (PALE, "o"))
-            look = {"color": [colour], "edgecolors": BLACK, "linewidths": 1.3}
-            panel.scatter(*center[:, None], marker="o", s=60, zorder=5, **look)
+        _rings(panel, shot.centers, looks, 0.04 * reach)
     corners = np.stack(np.meshgrid(*[[-1.0, 1.0]] * nbit), axis=-1).reshape(-1, nbit)
     panel.scatter(*corners.T, marker="x", s=40, color=BLACK, linewidths=1.3, zorder=6)
+
+
+def _rings(panel: Any, centers: Array, looks: Looks, close: float) -> None:
+    """A ring for each center, larger for each one before it that is in the same place."""
+    flat = {"depthshade": False} if centers.shape[1] == 3 else {}
+    for one, center in enumerate(centers):
+        under = int((np.abs(centers[:one] - center).max(axis=1, initial=0) < close).sum())
+        colour, _ = looks.get(one, (PALE, "o"))
+        for edge, width in ((BLACK, 2.8), (colour, 1.6)):
+            look = {"facecolors": "none", "edgecolors": [edge], "linewidths": width, **flat}
+            size = (8 + 5 * under) ** 2
+            panel.scatter(*center[:, None], marker="o", s=size, zorder=5, **look)
 
 
 def _flat(panel: Any, limits: tuple[float, float]) -> None:
@@ -248,6 +257,7 @@ def _cube(panel: Any, limits: tuple[float, float]) -> None:
         axis.set_label_text(f"bit {name}")
         axis.labelpad = -6
     panel.view_init(elev=22, azim=-58)
+    panel.computed_zorder = False  # rings and crosses are on top of the codes, near or far
     panel.set_box_aspect(None, zoom=1.0)
     for one in range(3):
         for fixed in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
