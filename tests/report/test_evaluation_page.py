@@ -125,6 +125,7 @@ def test_what_does_not_compare_is_marked_in_tables(make, tmp_path):
     assert "Runs with a mark were measured on other data" in page.text
     assert "dpn * 4 1 0.5000 * 0.2500 *" in page.text
     assert "dtsh † 4 1 0.5000 † 0.2500 †" in page.text
+    assert "* fingerprint bbbbbbbb (aaaaaaaa) † top 100 (–)" in page.text
     assert "Measured as *" in page.text and "Measured as †" in page.text
     told = json.loads((tmp_path / "comparison.json").read_text())
     assert [row["mark"] for row in told["rows"]] == ["", "*", "†"]
@@ -239,6 +240,17 @@ def test_a_long_name_can_break(make, tmp_path):
     assert "overflow-wrap: anywhere" in page.source
     cells = [a.get("class") for tag, a in page.seen if tag == "th" and a.get("scope") == "row"]
     assert "name" in cells and long["name"] in page.text
+
+
+def test_the_tables_tell_whole_what_the_figures_shorten(make, tmp_path):
+    names = [f"{'a' * 60}{middle}{'z' * 60}" for middle in "xy"]
+    write_comparison(tmp_path, [make(more=f",{name}") for name in names])
+    text = Page(tmp_path / "comparison.html").text
+    told = json.loads((tmp_path / "comparison.json").read_text())["rows"]
+    for place, name in enumerate(names):
+        label = told[place]["label"]
+        assert label.endswith(f" #{place + 1}") and told[place]["name"] == f"csq {name}"
+        assert f"csq {name} {label} 4 1 0.5000" in text
 
 
 def test_without_runs_there_is_nothing_to_compare(tmp_path):

@@ -10,7 +10,7 @@ from deephash.report import Plane, Retrieved, Snapshot
 from deephash.report.canvas import MARKERS, PALETTE, Look, save, shorten, style
 from deephash.report.figures import figures_of
 from deephash.report.pictures import codes_over_training, on_plane, retrieved
-from deephash.report.rows import rows_of_runs, ways_of
+from deephash.report.rows import differences, rows_of_runs, ways_of
 
 
 @pytest.fixture(autouse=True)
@@ -60,14 +60,52 @@ def test_a_label_says_what_is_not_the_same_for_all(make):
             make("dpn", more=",optimizer.lr=0.2,trainer.epochs=5"),
         ]
     )
-    assert [row.label for row in rows] == ["csq optimizer.lr=0.1", "csq optimizer.lr=0.2",
-                                           "dpn optimizer.lr=0.2"]  # fmt: skip
+    assert [row.label for row in rows] == ["csq lr=0.1", "csq lr=0.2", "dpn lr=0.2"]
+    assert [row.name for row in rows] == ["csq optimizer.lr=0.1", "csq optimizer.lr=0.2",
+                                          "dpn optimizer.lr=0.2"]  # fmt: skip
+
+
+def test_a_foreign_run_does_not_bring_back_what_the_others_share(make):
+    alike = [make(method, more=",trainer.epochs=5") for method in ("csq", "dpn")]
+    foreign = make("csq", print_="b" * 64, more=",trainer.epochs=9,seat=1")
+    rows = rows_of_runs([*alike, foreign])
+    assert [row.label for row in rows] == ["csq", "dpn", "csq *"]
+
+
+def test_keys_that_end_alike_are_told_whole(make):
+    rows = rows_of_runs([make(more=",a.size=1,lr=1"), make(more=",b.size=1,x.rate=2")])
+    assert [row.label for row in rows] == ["csq a.size=1 lr=1", "csq b.size=1 rate=2"]
 
 
 def test_a_label_is_short_and_no_two_are_the_same(make):
     long = [make(more=f",{'a' * 60}{middle}{'z' * 60}") for middle in "xy"]
-    labels = [row.label for row in rows_of_runs(long)]
-    assert len(set(labels)) == 2 and max(map(len, labels)) < 45
+    rows = rows_of_runs(long)
+    labels = [row.label for row in rows]
+    assert [label[-3:] for label in labels] == [" #1", " #2"] and max(map(len, labels)) < 45
+    assert [row.name for row in rows] == [f"csq {'a' * 60}{middle}{'z' * 60}" for middle in "xy"]
+
+
+def test_the_note_says_what_differs(make):
+    other = make("dpn", print_="b" * 64)
+    other["protocol"] |= {"dataset": "cifar10", "protocol": "59k", "num_train": 9}
+    small = make("dtsh", print_="c" * 64)
+    small["protocol"]["num_classes"] = 4
+    ties = make("ce")
+    ties["metrics"]["conventions"]["ties"] = "stable"
+    rows = rows_of_runs([make(), other, small, ties, make("jmlh", top=100)])
+    assert differences(rows) == {
+        "*": "dataset cifar10 (digits), protocol 59k (half), fingerprint bbbbbbbb (aaaaaaaa)",
+        "†": "num_classes 4 (–), fingerprint cccccccc (aaaaaaaa)",
+        "‡": "ties stable (expected)",
+        "§": "top 100 (–)",
+    }
+    assert differences(rows_of_runs([make(), make("dpn")])) == {}
+
+
+def test_a_cut_at_the_whole_database_is_no_difference_of_conventions(make):
+    one, other = make(top=1597), make("dpn", print_="b" * 64, top=640)
+    other["metrics"]["database"] = 640
+    assert differences(rows_of_runs([one, other])) == {"*": "fingerprint bbbbbbbb (aaaaaaaa)"}
 
 
 def test_the_same_run_twice_is_not_two_seeds(make):
@@ -112,15 +150,18 @@ def test_one_run_has_the_curves_as_they_were_measured(make):
     assert lines(drawn["recall_at"]) == [[[20, 100, 1000], [0.01, 0.1, 0.9]]]
 
 
-def test_ranks_near_round_ones_are_pointed_out(make):
+def test_round_ranks_are_pointed_out_on_the_line(make):
     found = make()
     found["metrics"]["pr_curve_by_rank"] = {
         "rank": [1, 9, 70, 1012],
         "precision": [0.9, 0.8, 0.7, 0.1],
         "recall": [0.0, 0.3, 0.6, 0.9],
     }
-    said = texts(figures(found)["pr_by_rank"].figure)
-    assert {text for text in said if text.startswith("k = ")} == {"k = 1", "k = 9", "k = 1,012"}
+    drawn = figures(found)["pr_by_rank"].figure
+    said = [text for text in drawn.axes[0].texts if text.get_text().startswith("k = ")]
+    assert [text.get_text() for text in said] == ["k = 1", "k = 10", "k = 100", "k = 1,000"]
+    assert said[0].xy == pytest.approx([0.0, 0.9])
+    assert said[1].xy == pytest.approx([0.3 + 0.3 / 61, 0.8 - 0.1 / 61])
 
 
 def test_captions_tell_conventions_and_sizes(make):
@@ -184,9 +225,17 @@ def test_several_runs_have_lines_over_bits_and_bars(make):
     assert [tick.get_text() for tick in panel.get_xticklabels()] == ["4", "8"]
     balls = lines(drawn["precision_within_radius_2"])
     assert [line[1] for line in balls] == [[0.2, 0.4]] * 3 + [[0.4, 0.8]] * 3
+    (key,) = drawn["precision_within_radius_2"].figure.legends
+    *_, solid, dashed = key.legend_handles
+    assert (solid.get_linestyle(), dashed.get_linestyle()) == ("-", "--")
+    assert [text.get_text() for text in key.texts][-2:] == [
+        "an empty ball counts 0",
+        "non-empty balls only",
+    ]
     assert len(drawn["pr_by_radius"].figure.axes) == 4  # two numbers of bits, macro and micro
     assert len(drawn["precision_at"].figure.axes) == 2
-    assert len(drawn["distances"].figure.axes) == 6
+    visible = [panel for panel in drawn["distances"].figure.axes if panel.get_visible()]
+    assert len(visible) == 6
     errors = drawn["quantization"].figure.axes
     assert len(errors) == 6
     assert [bar.get_width() for bar in errors[1].patches] == [2.0, 2.0, 2.0]
@@ -196,9 +245,63 @@ def test_several_runs_have_lines_over_bits_and_bars(make):
 
 def test_one_number_of_bits_has_bars_instead_of_lines(make):
     drawn = figures(make(value=0.5), make("dpn", value=0.25))
-    assert "map_over_bits" not in drawn and "precision_within_radius_2" not in drawn
+    assert "map_over_bits" not in drawn
+    balls = drawn["precision_within_radius_2"].figure.axes
+    assert [[bar.get_width() for bar in panel.patches] for panel in balls] == [
+        [0.25, 0.125],
+        [0.5, 0.25],
+    ]
+    assert balls[0].get_xlim() == balls[1].get_xlim()
     (panel,) = drawn["map"].figure.axes
     assert [bar.get_width() for bar in panel.patches] == [0.5, 0.25]
+
+
+def test_bars_of_several_bits_are_below_each_other(make, tmp_path):
+    drawn = figures(*(make(m, nbit) for m in ("csq", "dpn") for nbit in (4, 8, 16)))["separability"]
+    save(drawn.figure, tmp_path, "bars")
+    panels = drawn.figure.axes
+    assert [panel.get_title() for panel in panels] == ["4 bits", "8 bits", "16 bits"]
+    boxes = [panel.get_position() for panel in panels]
+    assert len({round(box.x0, 3) for box in boxes}) == 1 and boxes[0].y0 > boxes[1].y1
+    assert all(box.width > 0.6 for box in boxes)
+
+
+def test_distances_share_a_scale_among_the_same_bits_only(make):
+    sharp = make("csq", 16)
+    sharp["metrics"]["codes"]["histograms"]["inter"][2] = 0.1
+    sharp["metrics"]["codes"]["histograms"]["intra"] = [0.1] * 10 + [0.0] * 7
+    runs = [make("csq", 2), make("dpn", 2), sharp, make("dpn", 4), make("dtsh", 8)]
+    runs[3]["metrics"]["codes"]["histograms"]["intra"][0] = 0.2
+    panels = [p for p in figures(*runs)["distances"].figure.axes if p.get_visible()]
+    titles = [panel.get_title() for panel in panels]
+    assert titles == ["csq, 2 bits", "dpn, 2 bits", "dpn, 4 bits", "dtsh, 8 bits", "csq, 16 bits"]
+    tops = [panel.get_ylim()[1] for panel in panels]
+    assert tops[0] == tops[1] > 5 * tops[4]
+    told = [panel.yaxis.get_tick_params()["labelleft"] for panel in panels]
+    assert told == [True, False, True, True, True]
+
+
+def test_distances_fill_their_grid(make):
+    runs = [make("csq", 2), make("dpn", 4), *(make(m, 8) for m in ("a", "b", "c", "d"))]
+    panels = figures(*runs)["distances"].figure.axes
+    assert sum(panel.get_visible() for panel in panels) == 6 and len(panels) == 8
+
+
+def test_cuts_stand_on_a_logarithmic_axis_and_shares_start_at_0(make):
+    for name in ("precision_at", "recall_at"):
+        figure = figures(make(), make("dpn"))[name].figure
+        figure.draw_without_rendering()
+        (panel,) = figure.axes
+        assert panel.get_xscale() == "log" and panel.get_ylim()[0] == 0
+        shown = [tick.get_text() for tick in panel.get_xticklabels()]
+        assert {"20", "100", "1,000"} <= set(shown)
+
+
+def test_bits_are_whole(make):
+    for found in ([make(nbit=2)], [make(nbit=2), make("dpn", nbit=2)]):
+        figure = figures(*found)["bits"].figure
+        figure.draw_without_rendering()
+        assert all(float(tick).is_integer() for tick in figure.axes[0].get_xticks())
 
 
 def test_bars_and_bands_show_the_deviation(make):
@@ -213,9 +316,9 @@ def test_what_does_not_compare_is_marked_in_every_figure(make):
     for name, drawing in drawn.items():
         said = texts(drawing.figure)
         assert any("dpn *" in text for text in said), name
-        assert any("another convention" in text for text in said), name
+        assert any("fingerprint bbbbbbbb (aaaaaaaa)" in text for text in said), name
     fine = figures(make(), make("dpn"))
-    assert not any("another convention" in t for one in fine.values() for t in texts(one.figure))
+    assert not any("fingerprint" in t for one in fine.values() for t in texts(one.figure))
 
 
 def test_bits_of_several_runs_are_in_order_of_their_share(make):
@@ -325,6 +428,20 @@ def test_snapshots_are_panels_with_the_corners(nbit):
     assert count == 2**nbit
     assert [text.get_text() for text in drawing.figure.legends[0].texts] == ["class 0", "class 1"]
     assert codes_over_training([]) is None
+
+
+@pytest.mark.parametrize("nbit", [2, 3])
+def test_centers_in_one_place_are_rings_around_each_other_on_top(nbit):
+    centers = np.stack([np.ones(nbit), np.ones(nbit), -np.ones(nbit)])
+    shot = Snapshot(0, cloud(9, nbit), np.arange(9) % 3, centers)
+    (panel,) = codes_over_training([shot]).figure.axes
+    rings = [one for one in panel.collections if one.get_zorder() == 5]
+    sizes = [float(one.get_sizes()[0]) for one in rings]
+    assert len(sizes) == 6 and sizes[0] == sizes[1] == sizes[4] == sizes[5] < sizes[2] == sizes[3]
+    assert all(not len(one.get_facecolors()) for one in rings)
+    below = [one.get_zorder() for one in panel.collections if len(one.get_offsets()) == 3]
+    assert below and max(below) < 5
+    assert nbit == 2 or not panel.computed_zorder
 
 
 def test_of_many_snapshots_some_are_shown():

@@ -15,7 +15,7 @@ from deephash.report.figures import Plane, Retrieved, Snapshot, figures_of
 from deephash.report.page import chips, render, rows_of, shown
 from deephash.report.panels import NOTE
 from deephash.report.pictures import codes_over_training, on_plane, retrieved
-from deephash.report.rows import Found, Row, dig, is_number, rows_of_runs, ways_of
+from deephash.report.rows import Found, Row, differences, dig, is_number, rows_of_runs, ways_of
 from deephash.words import number
 
 NAMES = (
@@ -164,6 +164,7 @@ def _page_of_several(rows: Sequence[Row]) -> dict[str, Any]:
         "title": f"{len(runs)} runs" if len(runs) > 1 else "1 run",
         "metric": _metric(rows),
         "note": f"{NOTE}; their numbers do not compare" if len(ways) > 1 else "",
+        "notes": list(differences(rows).items()),
         "rows": _headlines(rows),
         "runs": _runs(rows),
         "all": _all_numbers(rows),
@@ -190,14 +191,17 @@ def _headlines(rows: Sequence[Row]) -> Table:
         for name, path in columns.items()
         if any(math.isfinite(row.value("metrics", *path)[0]) for row in rows)
     }
+    clipped = any(row.label != row.name for row in rows)
     lines = []
     for row in rows:
         values = [_said(row, path) for path in columns.values()]
         if row.mark:
             values = [f"{value} {row.mark}" if value != "-" else value for value in values]
-        lines.append([row.label, str(row.nbit), str(len(row.runs)), *values])
+        short = [row.label] if clipped else []
+        lines.append([row.name, *short, str(row.nbit), str(len(row.runs)), *values])
     title = "Mean ± sd (n − 1) over the seeds"
-    return title, ["method", "bits", "runs", *columns], lines
+    short = ["in the figures"] if clipped else []
+    return title, ["method", *short, "bits", "runs", *columns], lines
 
 
 def _runs(rows: Sequence[Row]) -> Table:
@@ -227,7 +231,7 @@ def _all_numbers(rows: Sequence[Row]) -> Table:
     lines = [
         [": ".join(path).replace("_", " "), *(_said(row, path) for row in rows)] for path in paths
     ]
-    return "All numbers", ["", *(f"{row.label}, {row.nbit} bits" for row in rows)], lines
+    return "All numbers", ["", *(f"{row.name}, {row.nbit} bits" for row in rows)], lines
 
 
 def _numbers(rows: Sequence[Row]) -> dict[str, Any]:
@@ -244,6 +248,7 @@ def _numbers(rows: Sequence[Row]) -> dict[str, Any]:
             }
         told.append(
             {
+                "name": row.name,
                 "label": row.label,
                 "mark": row.mark,
                 "nbit": row.nbit,

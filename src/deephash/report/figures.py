@@ -19,18 +19,23 @@ from deephash.report.panels import (
     Line,
     bars,
     bits_of,
+    by_powers,
     curves,
     draw_line,
     finish,
     frame,
     grid,
     over_bits,
+    sample,
 )
 from deephash.report.rows import Floats, Row, dig, floats
 
 Array = npt.NDArray[Any]
 
 UNIT = {"xlim": (-0.01, 1.02), "ylim": (-0.01, 1.03)}
+
+EMPTY, NONEMPTY = "an empty ball counts 0", "non-empty balls only"
+"""The two conventions of precision within a radius."""
 
 CONVENTIONS = ("ties", "denominator", "empty")
 
@@ -106,24 +111,40 @@ def map_over_bits(rows: Sequence[Row]) -> Drawing | None:
 
 
 def precision_within_radius_2(rows: Sequence[Row]) -> Drawing | None:
-    """Precision in the Hamming ball of radius 2 over the number of bits, under both conventions."""
-    if len(bits_of(rows)) == 1:
-        return None
-    figure, panels = sheet(size=(6.4, 4.2))
+    """Precision in the Hamming ball of radius 2 over the number of bits, under both conventions.
+
+    Bars if there is only one number of bits.
+    """
+    name, title = "precision_within_radius_2", "Precision within Hamming radius 2"
     ball = ("metrics", "precision_within_radius_2")
+    caption = "Precision among the images at most 2 bits away, the mean over the queries. "
+    if len(bits_of(rows)) == 1:
+        caption += (
+            "Left, a query with an empty ball counts with 0; right, only the queries whose ball "
+            "holds an image, which may be few."
+        )
+        kinds = {EMPTY: "mean_zero", NONEMPTY: "mean_nonempty"}
+        columns = {
+            f"precision within radius 2, {kind}": (*ball, key) for kind, key in kinds.items()
+        }
+        drawn = _several(rows, name, title, caption, columns)
+        if drawn is not None:
+            reach = max(panel.get_xlim()[1] for panel in drawn.figure.axes)
+            for panel in drawn.figure.axes:
+                panel.set_xlim(0, reach)
+        return drawn
+    figure, panels = sheet(size=(6.4, 4.2))
     handles = over_bits(panels[0, 0], rows, (*ball, "mean_zero"), linestyle="-")
     hollow = {"linestyle": (0, (4, 2)), "markerfacecolor": "white", "linewidth": 1.1}
     over_bits(panels[0, 0], rows, (*ball, "mean_nonempty"), **hollow)
     panels[0, 0].set_ylabel("precision within radius 2")
-    caption = (
-        "Precision among the images at most 2 bits away, the mean over the queries. Solid, filled: "
-        "a query with an empty ball counts with 0. Dashed, hollow: only the queries whose ball "
-        "holds an image, which may be few."
+    caption += (
+        "Solid, filled: a query with an empty ball counts with 0. Dashed, hollow: only the queries "
+        "whose ball holds an image, which may be few."
     )
-    title = "Precision within Hamming radius 2"
     if not handles:
         return None
-    name = "precision_within_radius_2"
+    handles |= {EMPTY: sample(), NONEMPTY: sample(**hollow)}
     return finish(figure, name, title, caption, rows, handles, spread=True)
 
 
@@ -179,6 +200,7 @@ def pr_by_rank(rows: Sequence[Row]) -> Drawing | None:
     rank = rows[0].line(*path, "rank")
     if len(rows) == 1 and len(rank) == len(of(rows[0])[0]):
         _point_out(drawn[0].axes[0], of(rows[0]), "k", rank, (1, 10, 100, 1000, 10000))
+        caption += " A mark between two measured k lies on the line between them."
     title = "Precision and recall by rank"
     return finish(drawn[0], "pr_by_rank", title, caption, rows, drawn[1])
 
@@ -242,25 +264,29 @@ def distances(rows: Sequence[Row]) -> Drawing | None:
     shown = [row for row in rows if all(len(one) for one in _histograms(row))]
     if not shown:
         return None
-    names, every = list(dict.fromkeys(row.label for row in shown)), bits_of(shown)
-    down, across = grid(len(shown)) if len(every) == 1 else (len(names), len(every))
-    places = [
-        divmod(place, across)
-        if len(every) == 1
-        else (names.index(row.label), every.index(row.nbit))
-        for place, row in enumerate(shown)
-    ]
+    shown.sort(key=lambda row: (row.nbit, row.place))
+    most = grid(max(sum(row.nbit == nbit for row in shown) for nbit in bits_of(shown)))[1]
+    down, across = grid(len(shown), min(len(shown), most * (4 // most)))
+    places = [divmod(place, across) for place in range(len(shown))]
     size = SIZES[1] if len(shown) == 1 else (3.2, 2.1)
-    figure, panels = sheet(down, across, size, sharey=True, sharex="col")
-    peak = max(float(np.nanmax(one)) for row in shown for one in _histograms(row))
-    handles = {}
+    figure, panels = sheet(down, across, size)
+    peaks: dict[int, float] = {}
+    for row in shown:
+        reach = [float(np.nanmax(one, initial=0)) for one in _histograms(row)]
+        peaks[row.nbit] = max(peaks.get(row.nbit, 0), *reach)
+    handles, before = {}, -1
     for row, place in zip(shown, places, strict=True):
-        handles = _distances(panels[place], row, peak, "" if len(shown) > 1 else "separability ")
+        panel, word = panels[place], "" if len(shown) > 1 else "separability "
+        handles = _distances(panel, row, peaks[row.nbit] or 1, word)
+        panel.tick_params(labelleft=place[1] == 0 or row.nbit != before)
+        before = row.nbit
         if len(shown) > 1:
-            panels[place].set_title(f"{row.label}, {row.nbit} bits", fontsize=9)
+            panel.set_title(f"{row.label}, {row.nbit} bits", fontsize=9)
     frame(panels, places, "Hamming distance", "share of pairs")
-    title = "Distances within and between classes"
-    return finish(figure, "distances", title, _pairs(shown), rows, handles)
+    title, caption = "Distances within and between classes", _pairs(shown)
+    if len(peaks) > 1:
+        caption += " The upright scale is one for all runs of the same number of bits."
+    return finish(figure, "distances", title, caption, rows, handles)
 
 
 def bits(rows: Sequence[Row]) -> Drawing | None:
@@ -285,6 +311,8 @@ def bits(rows: Sequence[Row]) -> Drawing | None:
         return np.arange(1.0, len(share) + 1), share, np.full(len(share), np.nan)
 
     drawn = curves(shown, {"": ordered}, "bits in order of their share", "share of ones")
+    for panel in drawn[0].axes if drawn else ():
+        panel.locator_params(axis="x", integer=True)
     caption += " Each run's bits stand in order of their share."
     return drawn and finish(drawn[0], "bits", title, caption, rows, drawn[1])
 
@@ -297,7 +325,14 @@ def _line(row: Row, path: Keys, x: str, y: str) -> Line:
 
 def _at(rows: Sequence[Row], name: str, title: str, caption: str, label: str) -> Drawing | None:
     drawn = curves(rows, {"": lambda row: row.at("metrics", name)}, "N", label)
-    return drawn and finish(drawn[0], name, title, caption, rows, drawn[1], spread=True)
+    if drawn is None:
+        return None
+    cuts = [cut for row in rows for cut in row.at("metrics", name)[0]]
+    for panel in drawn[0].axes:
+        if panel.get_visible():
+            by_powers(panel, min(cuts), max(cuts))
+            panel.set_ylim(bottom=0)
+    return finish(drawn[0], name, title, caption, rows, drawn[1], spread=True)
 
 
 def _several(
@@ -311,27 +346,25 @@ def _several(
 
 
 def _point_out(panel: Any, line: Line, letter: str, over: Floats, some: Sequence[int]) -> None:
-    """Says near some values where they are on a line, unless it was just said."""
+    """Says where some values are on a line, between two points if need be, unless just said."""
     last = np.array([-1.0, -1.0])
-    for wanted in some:
-        far = np.nan_to_num(np.abs(over - wanted), nan=np.inf)
-        value = over[far.argmin()]
-        if far.min() > wanted / 8:
+    for value in some:
+        if not len(over) or not over[0] <= value <= over[-1]:  # nan is neither
             continue
-        for point in np.stack(line[:2], axis=1)[over == value]:
-            if not np.isfinite(point).all() or np.abs(point - last).max() < 0.1:
-                continue
-            last, side = point, -1 if point[0] > 0.85 else 1
-            panel.plot(*point, "o", color="#222222", markersize=5, zorder=4)
-            panel.annotate(
-                f"{letter} = {value:,g}",
-                point,
-                (5 * side, 6 if value and side > 0 else -12),
-                textcoords="offset points",
-                ha="left" if side > 0 else "right",
-                fontsize=8.5,
-                path_effects=halo(),
-            )
+        point = np.array([np.interp(value, over, axis) for axis in line[:2]])
+        if not np.isfinite(point).all() or np.abs(point - last).max() < 0.1:
+            continue
+        last, side = point, -1 if point[0] > 0.85 else 1
+        panel.plot(*point, "o", color="#222222", markersize=5, zorder=4)
+        panel.annotate(
+            f"{letter} = {value:,g}",
+            point,
+            (5 * side, 6 if value and side > 0 else -12),
+            textcoords="offset points",
+            ha="left" if side > 0 else "right",
+            fontsize=8.5,
+            path_effects=halo(),
+        )
 
 
 def _histograms(row: Row) -> tuple[Floats, Floats]:
@@ -388,5 +421,6 @@ def _bits(panel: Any, share: Floats) -> dict[str, Any]:
         handles["dead"] = panel.bar(places[dead], np.maximum(share[dead], 0.01), width=0.8, **look)
     panel.axhline(0.5, color="#555555", linestyle="--", linewidth=1)
     panel.set(ylim=(0, 1.02), xlim=(0, len(share) + 1), xlabel="bit", ylabel="share of ones")
+    panel.locator_params(axis="x", integer=True)
     panel.grid(axis="x", visible=False)
     return handles

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deephash.report.canvas import Drawing, Look, legend, sheet
-from deephash.report.rows import Floats, Row, dig
+from deephash.report.canvas import GREY, Drawing, Look, legend, sheet
+from deephash.report.rows import Floats, Row, differences, dig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,6 +25,9 @@ FEW = 24
 """Up to so many points of a line are all marked; of more, some at even distances."""
 
 NOTE = "measured on other data, or under another convention, than the runs without a mark"
+
+LETTERS = 17
+"""Of a note, in an inch."""
 
 
 def curves(
@@ -103,26 +107,48 @@ def over_bits(panel: Any, rows: Sequence[Row], path: Keys, **style: Any) -> dict
     return handles
 
 
+def sample(**style: Any) -> Any:
+    """A grey line with its mark, for a legend to tell what the style of a line means."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], **{"color": GREY, "marker": "o", "linestyle": "-"} | style)
+
+
+def by_powers(panel: Any, low: float, high: float) -> None:
+    """A logarithmic axis from left to right, its numbers written out."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    panel.set_xscale("log")
+    subs = (1.0, 2.0, 5.0) if high < 100 * low else (1.0,)
+    panel.xaxis.set_major_locator(LogLocator(subs=subs))
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    panel.xaxis.set_minor_formatter(NullFormatter())
+
+
 def bars(rows: Sequence[Row], columns: Mapping[str, Keys]) -> "Figure | None":
-    """Lying bars: a panel for each number of bits and each of some numbers, named by the keys."""
+    """Lying bars: a row of panels for each number of bits, a column for each of some numbers.
+
+    The columns are named by the keys. Each panel has its own scale.
+    """
     told = [row for row in rows if any(math.isfinite(row.value(*p)[0]) for p in columns.values())]
     if not told:
         return None
-    cells = [(nbit, name) for nbit in bits_of(told) for name in columns]
-    down, across = grid(len(cells), len(columns) if len(columns) > 1 else 0)
-    most = max(sum(row.nbit == nbit for row in told) for nbit in bits_of(told))
-    size = ((1.9 if across == 1 else 0) + SIZES[min(across, 4)][0], 0.8 + 0.27 * most)
-    figure, panels = sheet(down, across, size)
-    for place, (nbit, name) in enumerate(cells):
-        panel = panels[divmod(place, across)]
-        draw_bars(panel, [row for row in told if row.nbit == nbit], columns[name])
-        panel.set_xlabel(name)
-        if len(bits_of(told)) > 1:
-            panel.set_title(f"{nbit} bits")
-        if place % across and len(columns) > 1:
-            panel.set_yticklabels([])
-    for panel in panels.flat[len(cells) :]:
-        panel.set_visible(False)
+    every, across = bits_of(told), len(columns)
+    many = [sum(row.nbit == nbit for row in told) for nbit in every]
+    wide = (1.9 if across == 1 else 0) + SIZES[min(across, 4)][0]
+    tall = (0.25 + 0.6 * len(every) + 0.27 * sum(many)) / len(every)
+    ratios = {"height_ratios": many}
+    figure, panels = sheet(len(every), across, (wide, tall), gridspec_kw=ratios)
+    for down, nbit in enumerate(every):
+        for place, (name, path) in enumerate(columns.items()):
+            panel = panels[down, place]
+            draw_bars(panel, [row for row in told if row.nbit == nbit], path)
+            if down == len(every) - 1:
+                panel.set_xlabel(name)
+            if len(every) > 1:
+                panel.set_title(f"{nbit} bits")
+            if place:
+                panel.set_yticklabels([])
     return figure
 
 
@@ -189,10 +215,13 @@ def finish(
     """
     if handles and len(handles) > 1:
         legend(figure, list(handles.values()), list(handles))
-    marks = [row.mark for row in rows if row.mark]
-    if marks:
-        note = f"{' '.join(dict.fromkeys(marks))}  {NOTE}"
-        figure.supxlabel(note, fontsize=8, x=0.01, ha="left")
+    if notes := differences(rows):
+        width, height = figure.get_size_inches()
+        note = [f"{mark}  {told}" for mark, told in notes.items()]
+        note[-1] += "; in brackets, of the runs without a mark"
+        lines = [line for one in note for line in wrap(one, int(LETTERS * width))]
+        figure.set_size_inches(width, height + 0.13 * (len(lines) - 1))
+        figure.supxlabel("\n".join(lines), fontsize=8, x=0.01, ha="left")
     return Drawing(name, title, f"{caption} {facts(rows, spread)}".strip(), figure)
 
 

@@ -19,7 +19,7 @@ Found = Mapping[str, Any]
 Floats = npt.NDArray[np.float64]
 
 MARKS = ("", "*", "†", "‡", "§", "¶")
-LONGEST = 34
+LONGEST = 40
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Row:
     """Runs that differ in nothing but the seed: one line, bar or panel."""
 
     label: str  # short enough for a legend, with its mark
+    name: str  # the same in full, for tables
     place: int  # of the label among all of them; the same label has one place over all bits
     nbit: int
     mark: str  # those with the same mark were measured on the same data, in the same way
@@ -63,8 +64,9 @@ class Row:
 def rows_of_runs(found: Sequence[Found]) -> list[Row]:
     """The runs as rows, in the order in which they come.
 
-    A row's label is the method and whatever else sets it apart from the others. Runs of the same
-    name and seed, say from two folders, are no seeds of each other and stand in two rows.
+    A row's name is the method and whatever else sets it apart from those that were measured in the
+    same way. Runs of the same name and seed, say from two folders, are no seeds of each other and
+    stand in two rows.
     """
     ways = list(dict.fromkeys(measured(one) for one in found))
     names = _names(found)
@@ -79,7 +81,14 @@ def rows_of_runs(found: Sequence[Found]) -> list[Row]:
     labels = _short(dict.fromkeys((name, mark) for name, mark, _ in groups))
     places = {key: place for place, key in enumerate(labels)}
     return [
-        Row(labels[name, mark], places[name, mark], nbit, mark, tuple(runs))
+        Row(
+            labels[name, mark],
+            " ".join(filter(None, (name, mark))),
+            places[name, mark],
+            nbit,
+            mark,
+            tuple(runs),
+        )
         for (name, mark, nbit), runs in groups.items()
     ]
 
@@ -95,6 +104,13 @@ def ways_of(rows: Sequence[Row]) -> dict[str, Found]:
     for row in rows:
         ways.setdefault(row.mark, row.runs[0])
     return ways
+
+
+def differences(rows: Sequence[Row]) -> dict[str, str]:
+    """For each mark, in what its runs were measured otherwise than those without one."""
+    ways = ways_of(rows)
+    plain = ways.get("")
+    return {mark: _unlike(one, plain) for mark, one in ways.items() if mark and plain is not None}
 
 
 def bits(one: Found) -> int:
@@ -120,13 +136,47 @@ def floats(values: Sequence[Any]) -> Floats:
     return np.array([value if is_number(value) else math.nan for value in values], dtype=float)
 
 
+def _unlike(one: Found, plain: Found) -> str:
+    """What differs between a run and another, whose values stand in brackets."""
+    told = [
+        (key, dig(one, "protocol", key), dig(plain, "protocol", key))
+        for key in ("dataset", "protocol", "split_seed")
+    ]
+    if all(value == other for _, value, other in told[:2]):
+        sizes = ("num_classes", "num_train", "num_queries", "num_database")
+        told += [(key, dig(one, "protocol", key), dig(plain, "protocol", key)) for key in sizes]
+    prints = [str(dig(run, "protocol", "fingerprint") or "?")[:8] for run in (one, plain)]
+    told.append(("fingerprint", prints[0], prints[1]))
+    said = [_conventions(run) for run in (one, plain)]
+    told += [(key, said[0].get(key), said[1].get(key)) for key in {**said[0], **said[1]}]
+    return ", ".join(
+        f"{key} {_word(value)} ({_word(other)})" for key, value, other in told if value != other
+    )
+
+
+def _conventions(one: Found) -> dict[str, Any]:
+    """The conventions that a mAP depends on, without a cut at the whole database."""
+    told = dict(dig(one, "metrics", "conventions") or {})
+    told.pop("family", None)
+    if told.get("top") == dig(one, "metrics", "database"):
+        told.pop("top", None)
+    return {key: value for key, value in told.items() if value is not None}
+
+
+def _word(value: Any) -> str:
+    return "–" if value is None else shorten(str(value), 24)
+
+
 def _names(found: Sequence[Found]) -> list[str]:
-    """What each run is called: the method, and what is not the same for all of them."""
+    """What each run is called: the method, and what not all that were measured like it share."""
     told = [_pieces(one) for one in found]
-    shared = set(told[0][1:]).intersection(*(pieces[1:] for pieces in told))
+    shared: dict[Any, set[str]] = {}
+    for one, pieces in zip(found, told, strict=True):
+        way = measured(one)
+        shared[way] = shared.get(way, set(pieces)) & set(pieces)
     names = [
-        " ".join([*pieces[:1], *(piece for piece in pieces[1:] if piece not in shared)])
-        for pieces in told
+        " ".join([*pieces[:1], *(it for it in pieces[1:] if it not in shared[measured(one)])])
+        for one, pieces in zip(found, told, strict=True)
     ]
     datasets = [str(dig(one, "protocol", "dataset") or "?") for one in found]
     if len(set(datasets)) > 1:
@@ -146,10 +196,33 @@ def _pieces(one: Found) -> list[str]:
 
 
 def _short(keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """A label for each name and mark, no two the same."""
-    labels: dict[tuple[str, str], str] = {}
+    """A label for each name and mark, no two the same.
+
+    Of ``trainer.epochs=5`` it keeps ``epochs=5``, unless another key ends in the same word. What is
+    still too long loses its middle; those that look the same then are numbered.
+    """
+    keys = list(keys)
+    words = {word for name, _ in keys for word in name.split(" ")}
+    ends: dict[str, set[str]] = {}
+    for key in {word.partition("=")[0] for word in words if "=" in word}:
+        ends.setdefault(_end(key), set()).add(key)
+    texts = []
     for name, mark in keys:
-        text = " ".join(filter(None, (shorten(name, LONGEST), mark)))
-        same = sum(other == text or other.startswith(f"{text} #") for other in labels.values())
-        labels[name, mark] = f"{text} #{same + 1}" if same else text
+        said = [_clip(word, ends) for word in name.split(" ")]
+        texts.append(" ".join(filter(None, (shorten(" ".join(said), LONGEST), mark))))
+    many, seen = Counter(texts), Counter[str]()
+    labels = {}
+    for pair, text in zip(keys, texts, strict=True):
+        seen[text] += 1
+        labels[pair] = f"{text} #{seen[text]}" if many[text] > 1 else text
     return labels
+
+
+def _clip(word: str, ends: Mapping[str, set[str]]) -> str:
+    """An override with the last word of its key alone, if no other key ends in it."""
+    key, sign, value = word.partition("=")
+    return _end(key) + sign + value if sign and len(ends[_end(key)]) == 1 else word
+
+
+def _end(key: str) -> str:
+    return key.rpartition(".")[2]
