@@ -197,7 +197,7 @@ def _headlines(rows: Sequence[Row]) -> Table:
         values = [_said(row, path) for path in columns.values()]
         if row.mark:
             values = [f"{value} {row.mark}" if value != "-" else value for value in values]
-        short = [row.label] if clipped else []
+        short = [row.label if row.label != row.name else ""] if clipped else []
         lines.append([row.name, *short, str(row.nbit), str(len(row.runs)), *values])
     title = "Mean ± sd (n − 1) over the seeds"
     short = ["in the figures"] if clipped else []
