@@ -21,8 +21,13 @@ def start(cwd, *arguments, script="train.py", **options):
     env |= {"DEEPHASH_CACHE": str(cwd / "cache"), "PYTHONPATH": str(cwd)}
     return subprocess.Popen(
         [sys.executable, str(ROOT / script), *arguments],
-        cwd=cwd, env=env, stderr=subprocess.PIPE, text=True, **options,
+        cwd=cwd, env=env, stderr=subprocess.PIPE, text=True, preexec_fn=_interruptible, **options,
     )  # fmt: skip
+
+
+def _interruptible():
+    """A shell's background jobs, such as tests may be, have it ignored and hand that on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("flag", ["--help", "--cfg=job", "--info"])
