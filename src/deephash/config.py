@@ -158,10 +158,9 @@ def check_evaluation(cfg: Mapping[str, Any]) -> list[Fault]:
         faults.append(
             Fault("checkpoint", f"there is no {cfg['checkpoint']!r}.", "Try best or last.")
         )
-    for key, least, most in (("tsne", 0, 20_000), ("gallery.rows", 0, 100), ("gallery.top", 1, 50)):
-        if not least <= _at(cfg, key) <= most:
-            said = f"It must be from {least} to {most}."
-            faults.append(Fault(key, f"is {_at(cfg, key)}.", said))
+    least = {"tsne": 0, "gallery.rows": 0, "gallery.top": 1}
+    most = {"tsne": 20_000, "gallery.rows": 100, "gallery.top": 50}
+    faults += _out_of_bounds(cfg, least, most)
     queries = cfg["gallery"]["queries"]
     listed = isinstance(queries, list) and all(type(q) is int and q >= 0 for q in queries)
     if queries not in ("spread", "hardest", "easiest") and not listed:
@@ -333,15 +332,7 @@ def _check_numbers(cfg: Mapping[str, Any]) -> list[Fault]:
         "method.loss.update_every": 0, "method.loss.update_rate": 0.01, "scheduler.epochs": 1,
     }  # fmt: skip
     most = {"method.loss.update_rate": 1, "scheduler.at": 1, "scheduler.floor": 1}
-    faults = []
-    for key, bound in least.items():
-        value = _at(cfg, key)
-        if isinstance(value, int | float) and value < bound:
-            faults.append(Fault(key, f"is {value}.", f"It must be at least {bound}."))
-    for key, bound in most.items():
-        value = _at(cfg, key)
-        if isinstance(value, int | float) and value > bound:
-            faults.append(Fault(key, f"is {value}.", f"It must be at most {bound}."))
+    faults = _out_of_bounds(cfg, least, most)
     device = str(_at(cfg, "trainer.device"))
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         faults.append(Fault("trainer.device", f"there is no {device!r}.", "Try auto, cpu or cuda."))
@@ -355,6 +346,22 @@ def _check_numbers(cfg: Mapping[str, Any]) -> list[Fault]:
                 Fault("trainer.device", f"is {device}; torch sees {count} CUDA devices.",
                       "Try trainer.device=cpu, or auto.")
             )  # fmt: skip
+    return faults
+
+
+def _out_of_bounds(
+    cfg: Mapping[str, Any], least: Mapping[str, float], most: Mapping[str, float]
+) -> list[Fault]:
+    """Numbers below their least or above their most."""
+    faults = []
+    for key, bound in least.items():
+        value = _at(cfg, key)
+        if isinstance(value, int | float) and value < bound:
+            faults.append(Fault(key, f"is {value}.", f"It must be at least {bound}."))
+    for key, bound in most.items():
+        value = _at(cfg, key)
+        if isinstance(value, int | float) and value > bound:
+            faults.append(Fault(key, f"is {value}.", f"It must be at most {bound}."))
     return faults
 
 

@@ -1,6 +1,47 @@
-"""What evaluate.py finds of a run, made up."""
+"""What evaluate.py finds of a run, made up; and a strict reader of pages."""
+
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import pytest
+
+VOID = {"meta", "link", "br", "hr", "img", "input"}
+
+
+class Page(HTMLParser):
+    """Reads a page strictly: every tag that opens must close, in order."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.open, self.seen, self.texts = [], [], []
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+        self.close()
+        assert self.open == []
+        self.text = re.sub(r"\s+", " ", " ".join(self.texts))
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] != ["style"]:
+            self.texts.append(data)
+
+    def drawings(self):
+        found = re.findall(r"<svg.*?</svg>", self.source, flags=re.DOTALL)
+        return [ElementTree.fromstring(drawing) for drawing in found]
+
+    def labels(self):
+        return [drawing.get("aria-label") for drawing in self.drawings()]
 
 
 def curve(points, at):
@@ -71,3 +112,9 @@ def found(method="csq", nbit=4, seed=0, value=0.5, more="", print_="a" * 64, top
 def make():
     """Makes what was found of a run."""
     return found
+
+
+@pytest.fixture
+def read_page():
+    """Reads a page."""
+    return Page

@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import numpy as np
@@ -13,40 +12,7 @@ import pytest
 from deephash.errors import DataError
 from deephash.report import Plane, Retrieved, Snapshot, write_comparison, write_evaluation
 
-VOID = {"meta", "link", "br", "hr", "img", "input"}
 EVIL = '</pre></title><script>alert("x")</script><img src=x onerror=alert(1)>--><!--'
-
-
-class Page(HTMLParser):
-    """Reads a page strictly: every tag that opens must close, in order."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.open, self.seen, self.texts = [], [], []
-        self.source = path.read_text(encoding="utf-8")
-        self.feed(self.source)
-        self.close()
-        assert self.open == []
-        self.text = re.sub(r"\s+", " ", " ".join(self.texts))
-
-    def handle_starttag(self, tag, attrs):
-        self.seen.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.seen.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open[-1:] != ["style"]:
-            self.texts.append(data)
-
-    def drawings(self):
-        found = re.findall(r"<svg.*?</svg>", self.source, flags=re.DOTALL)
-        return [ElementTree.fromstring(drawing).get("aria-label") for drawing in found]
 
 
 def pictures():
@@ -65,7 +31,7 @@ def files(folder):
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_a_run_has_a_page_and_its_figures(make, tmp_path):
+def test_a_run_has_a_page_and_its_figures(make, tmp_path, read_page):
     paths = write_evaluation(tmp_path, make(), **pictures())
     names = ["pr_by_rank", "pr_by_radius", "precision_at", "recall_at", "distances", "bits",
              "retrieved", "tsne", "codes_over_training"]  # fmt: skip
@@ -73,8 +39,8 @@ def test_a_run_has_a_page_and_its_figures(make, tmp_path):
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
         f"{name}.{kind}" for name in names for kind in ("svg", "png")
     }
-    page = Page(tmp_path / "evaluation.html")
-    assert page.drawings() == [
+    page = read_page(tmp_path / "evaluation.html")
+    assert page.labels() == [
         "Precision and recall by rank",
         "Precision and recall by radius",
         "Precision at N",
@@ -101,11 +67,11 @@ def test_a_run_has_a_page_and_its_figures(make, tmp_path):
         assert said in page.text, said
 
 
-def test_several_runs_have_a_page_a_table_and_its_numbers(make, tmp_path):
+def test_several_runs_have_a_page_a_table_and_its_numbers(make, tmp_path, read_page):
     runs = [make(seed=seed, value=0.5 + seed / 10) for seed in range(3)]
     paths = write_comparison(tmp_path, [*runs, make("dpn", nbit=8, value=0.3)])
     assert all(path.is_file() and path.suffix == ".png" for path in paths) and len(paths) == 11
-    page = Page(tmp_path / "comparison.html")
+    page = read_page(tmp_path / "comparison.html")
     assert len(page.drawings()) == 11
     assert "4 runs" in page.text and "Runs with a mark" not in page.text
     assert "csq 4 3 0.6000 ± 0.1000 0.3000 ± 0.0500" in page.text
@@ -119,9 +85,9 @@ def test_several_runs_have_a_page_a_table_and_its_numbers(make, tmp_path):
     assert first["runs"][1]["metrics"]["precision_at.20"] == pytest.approx(0.7)
 
 
-def test_what_does_not_compare_is_marked_in_tables(make, tmp_path):
+def test_what_does_not_compare_is_marked_in_tables(make, tmp_path, read_page):
     write_comparison(tmp_path, [make(), make("dpn", print_="b" * 64), make("dtsh", top=100)])
-    page = Page(tmp_path / "comparison.html")
+    page = read_page(tmp_path / "comparison.html")
     assert "Runs with a mark were measured on other data" in page.text
     assert "dpn * 4 1 0.5000 * 0.2500 *" in page.text
     assert "dtsh † 4 1 0.5000 † 0.2500 †" in page.text
@@ -131,11 +97,11 @@ def test_what_does_not_compare_is_marked_in_tables(make, tmp_path):
     assert [row["mark"] for row in told["rows"]] == ["", "*", "†"]
 
 
-def test_the_pages_load_nothing_and_run_nothing(make, tmp_path):
+def test_the_pages_load_nothing_and_run_nothing(make, tmp_path, read_page):
     write_evaluation(tmp_path, make(), **pictures())
     write_comparison(tmp_path, [make(), make("dpn", nbit=8)])
     for name in ("evaluation.html", "comparison.html"):
-        page = Page(tmp_path / name)
+        page = read_page(tmp_path / name)
         for tag, attributes in page.seen:
             assert tag not in {"script", "link", "img", "iframe", "object", "embed", "base"}
             assert not {"src", "srcset", "xlink:href"} & attributes.keys()
@@ -151,7 +117,7 @@ def test_the_pages_load_nothing_and_run_nothing(make, tmp_path):
         assert wanted <= {f"#{one}" for one in ids} and wanted
 
 
-def test_what_a_stranger_wrote_is_text(make, tmp_path):
+def test_what_a_stranger_wrote_is_text(make, tmp_path, read_page):
     found = make()
     found |= {"name": f"digits/{EVIL}/4bit/seed0", "method": EVIL, "checkpoint": EVIL, "run": EVIL}
     found["environment"] = {EVIL: EVIL}
@@ -164,7 +130,7 @@ def test_what_a_stranger_wrote_is_text(make, tmp_path):
     write_evaluation(tmp_path, found, **some)
     write_comparison(tmp_path, [found, make(), make(nbit=8)])
     for name in ("evaluation.html", "comparison.html"):
-        page = Page(tmp_path / name)
+        page = read_page(tmp_path / name)
         assert not {"script", "img"} & {tag for tag, _ in page.seen}
         assert EVIL in "".join(page.texts)
     for path in (tmp_path / "figures").glob("*.svg"):
@@ -187,16 +153,16 @@ def test_twice_the_same_gives_the_same_bytes(make, tmp_path):
         {"metrics": {"map": float("nan"), "codes": {"bits": None}}},
     ],
 )
-def test_what_is_missing_is_left_out(found, tmp_path):
+def test_what_is_missing_is_left_out(found, tmp_path, read_page):
     assert write_evaluation(tmp_path, found) == []
-    page = Page(tmp_path / "evaluation.html")
+    page = read_page(tmp_path / "evaluation.html")
     assert page.drawings() == [] and "None" not in page.text and "Figures" not in page.text
     write_comparison(tmp_path, [found, {**found, "nbit": 8}])
-    page = Page(tmp_path / "comparison.html")
+    page = read_page(tmp_path / "comparison.html")
     assert page.drawings() == [] and "2 runs" in page.text and "None" not in page.text
 
 
-def test_multi_label_numbers_stand_beside_the_others(make, tmp_path):
+def test_multi_label_numbers_stand_beside_the_others(make, tmp_path, read_page):
     found = make()
     found["metrics"]["graded"] = {
         "gain": "exponential",
@@ -205,7 +171,7 @@ def test_multi_label_numbers_stand_beside_the_others(make, tmp_path):
         "wmap_at": {"100": 1.5},
     }
     write_evaluation(tmp_path, found)
-    text = Page(tmp_path / "evaluation.html").text
+    text = read_page(tmp_path / "evaluation.html").text
     assert "gain of NDCG: exponential" in text and "ACG@N NDCG@N wMAP@N" in text
     assert "0.5000 1.2500 0.7500 1.5000" in text
 
@@ -232,20 +198,20 @@ def test_a_failure_leaves_the_old_page_and_no_pieces(make, tmp_path, monkeypatch
     assert files(tmp_path) == before
 
 
-def test_a_long_name_can_break(make, tmp_path):
+def test_a_long_name_can_break(make, tmp_path, read_page):
     long = make(more="," + "x" * 150)
     write_evaluation(tmp_path, long)
     write_comparison(tmp_path, [long, make(nbit=8)])
-    page = Page(tmp_path / "comparison.html")
+    page = read_page(tmp_path / "comparison.html")
     assert "overflow-wrap: anywhere" in page.source
     cells = [a.get("class") for tag, a in page.seen if tag == "th" and a.get("scope") == "row"]
     assert "name" in cells and long["name"] in page.text
 
 
-def test_the_tables_tell_whole_what_the_figures_shorten(make, tmp_path):
+def test_the_tables_tell_whole_what_the_figures_shorten(make, tmp_path, read_page):
     names = [f"{'a' * 60}{middle}{'z' * 60}" for middle in "xy"]
     write_comparison(tmp_path, [make(more=f",{name}") for name in names])
-    text = Page(tmp_path / "comparison.html").text
+    text = read_page(tmp_path / "comparison.html").text
     told = json.loads((tmp_path / "comparison.json").read_text())["rows"]
     for place, name in enumerate(names):
         label = told[place]["label"]

@@ -1,7 +1,5 @@
 import json
 import re
-from html.parser import HTMLParser
-from xml.etree import ElementTree
 
 import pytest
 
@@ -53,39 +51,6 @@ REPORT = {
     "git": {"commit": "2a1aeb9", "dirty": True},
     "checkpoint": "best.pt",
 }
-VOID = {"meta", "link", "br", "hr", "img", "input"}
-
-
-class Page(HTMLParser):
-    """Reads a page strictly: every tag that opens must close, in order."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.open, self.seen, self.texts = [], [], []
-        self.source = path.read_text(encoding="utf-8")
-        self.feed(self.source)
-        self.close()
-        assert self.open == []
-        self.text = re.sub(r"\s+", " ", " ".join(self.texts))
-
-    def handle_starttag(self, tag, attrs):
-        self.seen.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.seen.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open[-1:] != ["style"]:
-            self.texts.append(data)
-
-    def drawings(self):
-        found = re.findall(r"<svg.*?</svg>", self.source, flags=re.DOTALL)
-        return [ElementTree.fromstring(drawing) for drawing in found]
 
 
 def line(where, step, epoch, **values):
@@ -107,11 +72,11 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_the_page_holds_the_numbers(folder):
+def test_the_page_holds_the_numbers(folder, read_page):
     path = write_html(folder)
     assert path == folder / "report.html"
     assert not list(folder.glob("*.tmp"))
-    page = Page(path)
+    page = read_page(path)
     for said in (
         "0.6843",
         "0.6901",
@@ -133,7 +98,7 @@ def test_the_page_holds_the_numbers(folder):
     ):
         assert said in page.text, said
     assert page.text.count("reported ") >= 1
-    headings = [drawing.get("aria-label") for drawing in page.drawings()]
+    headings = page.labels()
     assert headings[:3] == [
         "mAP over epoch: queries, validation",
         "loss over step: loss, lmcl, quantization",
@@ -143,8 +108,8 @@ def test_the_page_holds_the_numbers(folder):
     assert "selected: 80" in page.text
 
 
-def test_the_page_loads_nothing_and_runs_nothing(folder):
-    page = Page(write_html(folder))
+def test_the_page_loads_nothing_and_runs_nothing(folder, read_page):
+    page = read_page(write_html(folder))
     for tag, attributes in page.seen:
         assert tag not in {"script", "link", "img", "iframe", "object", "embed", "base"}
         assert not {"src", "href", "srcset", "style"} & attributes.keys()
@@ -154,7 +119,7 @@ def test_the_page_loads_nothing_and_runs_nothing(folder):
     assert "prefers-color-scheme: dark" in page.source
 
 
-def test_what_a_stranger_wrote_is_text(folder):
+def test_what_a_stranger_wrote_is_text(folder, read_page):
     evil = '</pre></title><script>alert("x")</script><img src=x onerror=alert(1)>'
     (folder / "config.yaml").write_text(f"name: {evil}\n")
     (folder / "overrides.txt").write_text(evil)
@@ -170,7 +135,7 @@ def test_what_a_stranger_wrote_is_text(folder):
         "recall_macro": [0.5],
     }
     (folder / "report.json").write_text(json.dumps(report))
-    page = Page(write_html(folder))
+    page = read_page(write_html(folder))
     assert not {"script", "img"} & {tag for tag, _ in page.seen}
     assert evil in "".join(page.texts)
     assert len(page.drawings()) == 4
@@ -186,25 +151,25 @@ def test_what_a_stranger_wrote_is_text(folder):
         {"training": {"seconds": None}, "selection": {"map_last": 0.5, "map_at_val_epoch": None}},
     ],
 )
-def test_what_is_missing_is_left_out(tmp_path, report):
+def test_what_is_missing_is_left_out(tmp_path, report, read_page):
     (tmp_path / "report.json").write_text(json.dumps(report))
-    page = Page(write_html(tmp_path))
+    page = read_page(write_html(tmp_path))
     assert page.drawings() == []
     assert "None" not in page.text
     assert "How it learned" not in page.text
 
 
-def test_without_validation_the_gap_is_to_the_last_epoch(folder):
+def test_without_validation_the_gap_is_to_the_last_epoch(folder, read_page):
     selection = REPORT["selection"] | {"map_at_val_epoch": None, "epoch_at_val": None}
     (folder / "report.json").write_text(json.dumps(REPORT | {"selection": selection}))
-    assert "+0.0081 over the last epoch" in Page(write_html(folder)).text
+    assert "+0.0081 over the last epoch" in read_page(write_html(folder)).text
 
 
-def test_a_sole_term_is_drawn_once(folder):
+def test_a_sole_term_is_drawn_once(folder, read_page):
     (folder / "log.jsonl").write_text(
         "".join(line("train", step, 1, loss=1 / step, lmcl=1 / step) for step in (1, 2, 3))
     )
-    drawings = Page(write_html(folder)).drawings()
+    drawings = read_page(write_html(folder)).drawings()
     assert drawings[0].get("aria-label") == "loss over step: lmcl"
 
 
