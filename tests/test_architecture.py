@@ -14,7 +14,7 @@ SOURCE = ROOT / "src" / "deephash"
 FLOORS = [
     "records errors words files",
     "losses codebooks similarities models",
-    "methods data retrieval loggers report",
+    "methods data retrieval loggers report launchers",
     "engine",
     "schema config",
     "build",

@@ -36,6 +36,11 @@ def evaluate(conf: Path) -> int:
     return _flushed(_main(conf, "evaluate", _evaluate_job))
 
 
+def report(conf: Path) -> int:
+    """``report.py``. Returns the exit status."""
+    return _flushed(_main(conf, "report", _report_job))
+
+
 def _train_job(cfg: DictConfig) -> dict[str, Any]:
     from deephash import jobs
 
@@ -47,6 +52,12 @@ def _evaluate_job(cfg: DictConfig) -> dict[str, Any]:
     from deephash import jobs
 
     return jobs.evaluate(config.fold(cfg), _overrides())
+
+
+def _report_job(cfg: DictConfig) -> dict[str, Any]:
+    from deephash import jobs
+
+    return jobs.report(config.fold(cfg), _overrides())
 
 
 def _main(conf: Path, page: str, job: Any) -> int:
@@ -79,7 +90,7 @@ def _main(conf: Path, page: str, job: Any) -> int:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        again = "" if page == "evaluate" else "; without rerun=true the command goes on from here"
+        again = "" if page != "train" else "; without rerun=true the command goes on from here"
         print(f"\ninterrupted{again}", file=sys.stderr)
         return 130
     many = bool(flags & {"-m", "--multirun"})
@@ -153,7 +164,9 @@ def _check_overrides(conf: Path, page: str, overrides: Sequence[str]) -> None:
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
 
         def check(cfg: dict[str, Any]) -> list[config.Fault]:
-            return config.check(cfg, overrides) if page == "train" else config.check_evaluation(cfg)
+            if page == "train":
+                return config.check(cfg, overrides)
+            return (config.check_evaluation if page == "evaluate" else config.check_report)(cfg)
 
         cfg = None
         if not any(_is_sweep(text) for text in overrides):

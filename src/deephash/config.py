@@ -48,7 +48,9 @@ OWN_KEYS = {"optimizer": {"backbone_scale"}}
 ELSEWHERE = (
     "logger",
     "paths",
+    "group",
     "rerun",
+    "preview",
     "trainer.device",
     "trainer.log_every",
     "trainer.eval_batch_size",
@@ -169,6 +171,17 @@ def check_evaluation(cfg: Mapping[str, Any]) -> list[Fault]:
                   "Try spread, hardest, easiest, or a list of places such as [0,5].")
         )  # fmt: skip
     return faults
+
+
+def check_report(cfg: Mapping[str, Any]) -> list[Fault]:
+    """All that is wrong with a folded page of ``report.py``."""
+    faults = []
+    for key, example in (("sweep", "[table2_beta,fig8_beta]"), ("only", "[dataset=cifar10]")):
+        some = [cfg[key]] if isinstance(cfg[key], str) else cfg[key]
+        listed = isinstance(some, list) and all(isinstance(one, str) and one for one in some)
+        if not listed or (key == "only" and not all("=" in one for one in some)):
+            faults.append(Fault(key, f"is {cfg[key]!r}.", f"Give one, or several: {example}."))
+    return faults + _out_of_bounds(cfg, {"draws": 100, "seed": 0}, {})
 
 
 def _check_tops(evaluation: Mapping[str, Any]) -> list[Fault]:

@@ -135,7 +135,9 @@ class Train:
     evaluation: Evaluation = field(default_factory=Evaluation)
     paths: Paths = field(default_factory=Paths)
     seed: int = 0
+    group: str | None = None  # runs that belong together, such as a sweep: its report, W&B's group
     rerun: bool = False
+    preview: bool = False  # of what would run, and what has; nothing runs
 
 
 @dataclass
@@ -187,8 +189,23 @@ class Evaluate:
     logger: Any = None
 
 
+@dataclass
+class Report:
+    """The top page of ``report.py``."""
+
+    sweep: Any = MISSING  # its name, or those of several: [table2_beta,fig8_beta]
+    only: Any = field(default_factory=list)  # of its runs those with dataset=..., model.nbit=...
+    out: str | None = None  # null: the sweep's folder; of several, a folder named for all of them
+    compare: str | None = "best"  # the row that others are compared with, in pairs; null: none
+    draws: int = 2000  # resamples of the bootstrap of these differences
+    seed: int = 0  # of the bootstrap
+    paths: Paths = field(default_factory=Paths)
+    logger: Any = None
+
+
 def register() -> None:
     """Makes the types known to Hydra under the names the top pages list."""
     store = ConfigStore.instance()
+    store.store(name="report_schema", node=Report)
     store.store(name="schema", node=Train)
     store.store(name="evaluate_schema", node=Evaluate)

@@ -86,6 +86,18 @@ class RunFolder:
             for piece in self.path.glob(pattern):
                 piece.unlink()
 
+    @property
+    def locked(self) -> bool:
+        """Whether a process is training here."""
+        try:
+            with (self.path / ".lock").open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return False
+
     def begin(self, config: Mapping[str, Any], overrides: list[str], fresh: bool) -> None:
         """Writes down what runs.
 

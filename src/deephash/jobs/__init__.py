@@ -1,6 +1,7 @@
-"""The jobs: train a run, measure a run again, compare several."""
+"""The jobs: train a run, measure a run again, compare several, report a sweep."""
 
 from deephash.jobs.evaluating import evaluate
+from deephash.jobs.reporting import report
 from deephash.jobs.training import train
 
-__all__ = ["evaluate", "train"]
+__all__ = ["evaluate", "report", "train"]

@@ -1,0 +1,131 @@
+"""A job is a command in a process of its own, and a folder: what all launchers have in common."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from deephash.files import write_text
+
+LOG, ERROR = "output.log", "error.txt"
+"""What a job says, and why it failed, in its run folder."""
+
+PARENT = "DEEPHASH_PARENT"
+"""The process a job ends with; in its environment."""
+
+INTERRUPTED = (130, -signal.SIGTERM)
+"""Exit statuses of a job that was told to stop: no failure, the next launch resumes it."""
+
+TAIL = 40
+"""Lines of the log that stand in the account of a failure that the job could not write."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be run."""
+
+    name: str  # of its run
+    folder: Path  # of its run, absolute
+    command: tuple[str, ...]  # a whole training run
+
+
+class Watch(Protocol):
+    """Who is told how jobs go; they are named by their place in the list that was launched."""
+
+    def started(self, at: int) -> None:
+        """A job runs now; again if it is run once more."""
+
+    def ended(self, at: int, status: int) -> None:
+        """A job is over: its exit status, negative for a signal."""
+
+    def tick(self) -> None:
+        """Called at least once a second while there is nothing to tell."""
+
+
+def start(job: Job, environment: Mapping[str, str] | None = None) -> "subprocess.Popen[bytes]":
+    """Starts a job, in the working directory of this process; what it says goes to its folder.
+
+    Args:
+        job: what to run.
+        environment: what its environment has beside this process's.
+    """
+    job.folder.mkdir(parents=True, exist_ok=True)
+    (job.folder / ERROR).unlink(missing_ok=True)
+    with (job.folder / LOG).open("ab") as log:
+        log.write(f"$ {shlex.join(job.command)}\n".encode())
+        log.flush()
+        return subprocess.Popen(
+            job.command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=dict(os.environ) | dict(environment or {}) | {PARENT: str(os.getpid())},
+            start_new_session=True,  # Ctrl-C reaches it once, through its launcher
+        )
+
+
+def end(job: Job, status: int) -> None:
+    """Keeps an account of a failure in the job's folder, unless the job itself has left one.
+
+    Args:
+        job: that is over.
+        status: its exit status, negative for a signal.
+    """
+    error = job.folder / ERROR
+    if status in (0, *INTERRUPTED) or error.is_file():
+        return
+    how = f"exit status {status}"
+    if status < 0:
+        how = f"killed by {signal.Signals(-status).name}"
+        if -status == signal.SIGKILL:
+            how += ": was the memory of the machine full?"
+    lines = (job.folder / LOG).read_text(errors="replace").splitlines()[-TAIL:]
+    write_text(error, "\n".join([how, *lines]) + "\n")
+
+
+def run(job: Job, environment: Mapping[str, str] | None = None) -> int:
+    """Starts a job and waits for it; returns its exit status."""
+    process = start(job, environment)
+    try:
+        status = process.wait()
+    except BaseException:
+        stop(process)
+        raise
+    end(job, status)
+    return status
+
+
+def stop(process: "subprocess.Popen[bytes]", patience: float = 20) -> None:
+    """Asks a job to stop, and kills it and what it started when it does not in so many seconds."""
+    for how, wait in ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)):
+        if process.poll() is not None:
+            return
+        try:
+            os.killpg(process.pid, how)
+            process.wait(wait)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue
+
+
+def follow_parent() -> None:
+    """Lets this process end when the one that launched it is gone, however it went.
+
+    SIGTERM becomes an interruption, as Ctrl-C is; unlike that it is never ignored by what runs in
+    the background. Linux alone knows the bond to the parent; elsewhere jobs outlive a launcher that
+    is killed by force.
+    """
+    parent = os.environ.pop(PARENT, None)
+    if parent is None:
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if sys.platform.startswith("linux"):
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        if os.getppid() != int(parent):  # gone before we asked
+            os.kill(os.getpid(), signal.SIGTERM)
