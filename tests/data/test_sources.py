@@ -13,7 +13,8 @@ from PIL import Image
 
 from deephash.data import cache as cache_module
 from deephash.data.cache import cached
-from deephash.data.sources import Cifar, Digits, Folder, to_rgb
+from deephash.data.decoding import to_rgb
+from deephash.data.sources import Cifar, Digits, Folder
 from deephash.errors import DataError
 
 

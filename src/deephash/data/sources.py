@@ -4,29 +4,21 @@ A source is built with plain keywords and reads nothing until `load()`.
 """
 
 import contextlib
-import logging
 import os
-import struct
 import warnings
-import zlib
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from deephash.data.cache import Notes, cached
+from deephash.data.decoding import File, Square, check_on_error, decode_all
 from deephash.data.images import ImageSet, one_hot
 from deephash.errors import DataError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-log = logging.getLogger(__name__)
-
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-CHUNK = 64  # images a thread decodes before it comes back for more
 
 
 class Source(Protocol):
@@ -91,7 +83,7 @@ class Cifar:
     ):
         if name not in ("cifar10", "cifar100"):
             raise DataError(f"dataset.source.name={name} is unknown: cifar10 or cifar100")
-        _check_on_error(on_error)
+        check_on_error(on_error)
         self.name = name
         self.num_classes = 10 if name == "cifar10" else 100
         self.root = Path(root).expanduser()
@@ -119,10 +111,10 @@ class Cifar:
                 found = _image_files(self.root, f"{part}/{name}", endings)
                 files += found
                 targets += [index] * len(found)
-        return _decode_all(
+        return decode_all(
             self.root,
             files,
-            np.array(targets),
+            one_hot(np.array(targets), self.num_classes),
             tuple(names["train"]),
             decode=_exactly_32,
             size=32,
@@ -205,14 +197,9 @@ class Folder:
         on_error: str = "raise",
         workers: int | None = None,
     ):
-        if fit not in ("crop", "squash"):
-            raise DataError(f"dataset.source.fit={fit} is unknown: crop or squash")
-        if size < 1:
-            raise DataError(f"dataset.source.size={size} must be positive")
-        _check_on_error(on_error)
+        check_on_error(on_error)
         self.root = Path(root).expanduser()
-        self.size = size
-        self.fit = fit
+        self.square = Square(size, fit)
         self.cache = cache
         self.on_error = on_error
         self.workers = workers
@@ -229,68 +216,25 @@ class Folder:
             found_files = _image_files(self.root, name, ENDINGS)
             files += found_files
             targets += [index] * len(found_files)
-        return _decode_all(
+        return decode_all(
             self.root,
             files,
-            np.array(targets),
+            one_hot(np.array(targets), len(names)),
             tuple(names),
-            decode=self._square,
-            size=self.size,
-            settings={"decode": self.fit, "size": self.size},
+            decode=self.square,
+            size=self.square.size,
+            settings=self.square.settings,
             cache=self.cache,
             on_error=self.on_error,
             workers=self.workers,
             official=None,
         )
 
-    def _square(self, image: "Image", path: Path) -> "Image":
-        from PIL.Image import Resampling
-
-        size = self.size
-        width, height = image.size
-        if self.fit == "squash":
-            return image.resize((size, size), Resampling.BILINEAR)
-        short = min(width, height)
-        width, height = int(size * width / short), int(size * height / short)
-        image = image.resize((width, height), Resampling.BILINEAR)
-        left, top = round((width - size) / 2), round((height - size) / 2)
-        return image.crop((left, top, left + size, top + size))
-
-
-def to_rgb(image: "Image") -> "Image":
-    """An image of any mode, upright, as RGB.
-
-    Gray is repeated, a palette looked up, CMYK converted; what is transparent lies on white;
-    16 bits become 8 by dividing by 257.
-    """
-    from PIL import Image, ImageOps
-
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # I;16 and its kin, or I: 16-bit gray
-        wide = np.asarray(image).astype(np.float64)
-        gray = np.round(wide / 257).clip(0, 255).astype(np.uint8)
-        return Image.fromarray(gray).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        above = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", above.size, "white"), above).convert("RGB")
-    return image.convert("RGB")
-
 
 def _exactly_32(image: "Image", path: Path) -> "Image":
     if image.size != (32, 32):
         raise DataError(f"{path} is {image.width} x {image.height}; a CIFAR image is 32 x 32")
     return image
-
-
-class _File(NamedTuple):
-    id: str  # path relative to the root, with forward slashes
-    size: int
-    mtime: int  # ns
-
-
-def _check_on_error(on_error: str) -> None:
-    if on_error not in ("raise", "skip"):
-        raise DataError(f"dataset.source.on_error={on_error} is unknown: raise or skip")
 
 
 def _class_folders(root: Path) -> list[str]:
@@ -301,9 +245,9 @@ def _class_folders(root: Path) -> list[str]:
         return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
 
 
-def _image_files(root: Path, name: str, endings: tuple[str, ...]) -> list[_File]:
+def _image_files(root: Path, name: str, endings: tuple[str, ...]) -> list[File]:
     """The images below one class folder, sorted by path."""
-    found: list[_File] = []
+    found: list[File] = []
     pending = [name]
     while pending:
         folder = pending.pop()
@@ -316,7 +260,7 @@ def _image_files(root: Path, name: str, endings: tuple[str, ...]) -> list[_File]
                 elif entry.name.lower().endswith(endings):
                     # A link that leads nowhere is listed, and fails like any unreadable file.
                     stat = entry.stat(follow_symlinks=not _dangling(entry))
-                    found.append(_File(f"{folder}/{entry.name}", stat.st_size, stat.st_mtime_ns))
+                    found.append(File(f"{folder}/{entry.name}", stat.st_size, stat.st_mtime_ns))
     if not found:
         raise DataError(
             f"the class folder {root / name} holds no image ({', '.join(endings)}): fill it or "
@@ -327,121 +271,3 @@ def _image_files(root: Path, name: str, endings: tuple[str, ...]) -> list[_File]
 
 def _dangling(entry: os.DirEntry[str]) -> bool:
     return entry.is_symlink() and not os.path.exists(entry.path)
-
-
-def _decode_all(
-    root: Path,
-    files: Sequence[_File],
-    targets: np.ndarray,
-    classes: tuple[str, ...],
-    decode: Callable[["Image", Path], "Image"],
-    size: int,
-    settings: dict[str, object],
-    cache: str | Path | None,
-    on_error: str,
-    workers: int | None,
-    official: np.ndarray | None,
-) -> ImageSet:
-    """Decode files into (n, 3, size, size) uint8, or take them from the cache.
-
-    Unreadable files are noted in the entry with their cause, so that a later run which does not
-    skip them is told the same as if it had decoded them itself.
-    """
-    import PIL
-
-    def build(pixels: np.ndarray) -> Notes:
-        log.info("decoding %d images below %s", len(files), root)
-        faults = _decode_into(pixels, root, files, decode, on_error, workers)
-        if faults:
-            _close_gaps(pixels, [row for row in range(len(files)) if row not in faults])
-        return [[files[row].id, cause] for row, cause in sorted(faults.items())]
-
-    parts = {"files": files, "settings": settings, "pillow": PIL.__version__}
-    pixels, notes = cached(parts, (len(files), 3, size, size), build, cache)
-    if not notes:
-        ids = tuple(file.id for file in files)
-        return ImageSet(pixels, one_hot(targets, len(classes)), ids, classes, (), official)
-    if on_error == "raise":
-        raise _unreadable(root / notes[0][0], notes[0][1])
-    skipped = tuple(name for name, _ in notes)
-    log.warning(
-        "left out %d unreadable of %d images below %s, the first is %s (%s). A mended file is "
-        "read again when its time of change differs.",
-        len(skipped),
-        len(files),
-        root,
-        *notes[0],
-    )
-    left_out = set(skipped)
-    kept = np.array([file.id not in left_out for file in files])
-    return ImageSet(
-        pixels=pixels[: int(kept.sum())],
-        labels=one_hot(targets[kept], len(classes)),
-        ids=tuple(file.id for file in files if file.id not in left_out),
-        classes=classes,
-        skipped=skipped,
-        official_query=None if official is None else official[kept],
-    )
-
-
-def _decode_into(
-    pixels: np.ndarray,
-    root: Path,
-    files: Sequence[_File],
-    decode: Callable[["Image", Path], "Image"],
-    on_error: str,
-    workers: int | None,
-) -> dict[int, str]:
-    """Fill each file's row with its pixels; the rows that could not be read, with the cause."""
-    from PIL import Image
-
-    # What Pillow raises for broken files, by format.
-    broken = (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        IndexError,
-        struct.error,
-        zlib.error,
-        Image.DecompressionBombError,
-    )
-
-    def some(start: int) -> dict[int, str]:
-        faults = {}
-        for row in range(start, min(start + CHUNK, len(files))):
-            path = root / files[row].id
-            try:
-                with Image.open(path) as image:
-                    square = decode(to_rgb(image), path)
-                pixels[row] = np.asarray(square).transpose(2, 0, 1)
-            except broken as error:
-                faults[row] = f"{type(error).__name__}: {error}"
-                if on_error == "raise":
-                    raise _unreadable(path, faults[row]) from error
-        return faults
-
-    Image.init()  # load the format plugins once, before the threads
-    pool = ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1))
-    try:
-        faults: dict[int, str] = {}
-        for found in pool.map(some, range(0, len(files), CHUNK)):
-            faults |= found
-        return faults
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _unreadable(path: Path, cause: str) -> DataError:
-    return DataError(
-        f"cannot read the image {path} ({cause}): mend it, or set dataset.source.on_error=skip to "
-        "leave it out"
-    )
-
-
-def _close_gaps(pixels: np.ndarray, kept: Sequence[int]) -> None:
-    """Move the kept rows together to the front, in place and in order."""
-    for start in range(0, len(kept), CHUNK):
-        rows = kept[start : start + CHUNK]
-        pixels[start : start + len(rows)] = pixels[rows]  # a row never moves towards the end
-    pixels[len(kept) :] = 0
