@@ -7,6 +7,7 @@ if __name__ == "__main__":
     try:
         from deephash import cli
 
-        sys.exit(cli.train(Path(__file__).parent / "conf"))
+        root = Path(__file__).parent
+        sys.exit(cli.train(root / "conf", root / "sweeps"))
     except KeyboardInterrupt:  # so early that nothing has begun
         sys.exit(130)

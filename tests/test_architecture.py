@@ -16,9 +16,10 @@ FLOORS = [
     "losses codebooks similarities models",
     "methods data retrieval loggers report launchers",
     "engine",
-    "schema config",
+    "schema config grids",
     "build",
     "jobs",
+    "multirun",
     "cli",
 ]
 FLOOR_OF = {name: level for level, names in enumerate(FLOORS) for name in names.split()}
@@ -27,8 +28,8 @@ ONLY_IN = {
     "wandb": ("loggers/wandb.py",),
     "matplotlib": ("report/canvas.py", "report/panels.py"),
     "numba": ("retrieval/engines/compiled.py",),
-    "hydra": ("config.py", "schema.py", "cli.py"),
-    "omegaconf": ("config.py", "schema.py", "cli.py"),
+    "hydra": ("config.py", "schema.py", "multirun.py", "cli.py"),
+    "omegaconf": ("config.py", "schema.py", "multirun.py", "cli.py"),
     "torchvision": ("data/", "models/backbones.py", "engine/run.py"),
 }
 

@@ -5,10 +5,12 @@ import contextlib
 import logging
 import os
 import re
+import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +20,39 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from deephash import config, schema
+from deephash import config, multirun, schema
 from deephash.errors import DeephashError
+from deephash.launchers import process
 
 SHOWING = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i",
            "--shell-completion", "-sc"}  # fmt: skip
 """Flags under which Hydra shows something and runs nothing."""
 
+MANY = {"-m", "--multirun"}
+"""The flags of a grid."""
 
-def train(conf: Path) -> int:
-    """``train.py``: one run, or with ``-m`` a grid. Returns the exit status."""
-    return _flushed(_main(conf, "train", _train_job))
+GOES_ON = "; without rerun=true the command goes on from here"
+
+
+def train(conf: Path, sweeps: Path) -> int:
+    """``train.py``: one run, or with ``-m`` a grid. Returns the exit status.
+
+    Args:
+        conf: the folder of the configuration.
+        sweeps: the folder of named grids.
+    """
+    launched = process.follow_parent()
+    multirun.register(sweeps)
+    arguments = [text for text in sys.argv[1:] if text not in MANY]
+    flags = {text.partition("=")[0] for text in sys.argv[1:]}
+    if not flags & SHOWING:
+        if MANY & flags:
+            return _flushed(_told(lambda: _sweep(conf, sweeps, arguments)))
+        if (name := multirun.named(arguments)) is not None:
+            print(f"+sweep={name} is a grid: it needs -m.\n"
+                  f"  Type: python train.py -m {shlex.join(arguments)}", file=sys.stderr)  # fmt: skip
+            return 2
+    return _flushed(_main(conf, "train", partial(_train_job, launched)))
 
 
 def evaluate(conf: Path) -> int:
@@ -41,67 +65,82 @@ def report(conf: Path) -> int:
     return _flushed(_main(conf, "report", _report_job))
 
 
-def _train_job(cfg: DictConfig) -> dict[str, Any]:
+def _train_job(launched: bool, cfg: DictConfig) -> None:
     from deephash import jobs
 
     overrides = _overrides()
-    return jobs.train(config.fold(cfg, overrides), overrides)
+    folded = config.fold(cfg, overrides)
+    if not launched:
+        jobs.train(folded, overrides)
+    else:  # nobody watches it: why it fails is kept in its folder
+        folder = Path(folded["paths"]["outputs"]) / config.run_name(folded, overrides)
+        jobs.noting(folder, lambda: jobs.train(folded, overrides))
 
 
-def _evaluate_job(cfg: DictConfig) -> dict[str, Any]:
+def _evaluate_job(cfg: DictConfig) -> None:
     from deephash import jobs
 
-    return jobs.evaluate(config.fold(cfg), _overrides())
+    jobs.evaluate(config.fold(cfg), _overrides())
 
 
-def _report_job(cfg: DictConfig) -> dict[str, Any]:
+def _report_job(cfg: DictConfig) -> None:
     from deephash import jobs
 
-    return jobs.report(config.fold(cfg), _overrides())
+    jobs.report(config.fold(cfg), _overrides())
 
 
-def _main(conf: Path, page: str, job: Any) -> int:
+def _sweep(conf: Path, sweeps: Path, arguments: Sequence[str]) -> int:
+    _prepare()
+    return multirun.run(conf, sweeps, arguments, Path(sys.argv[0]).resolve())
+
+
+def _prepare() -> None:
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
     warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")
     schema.register()
     _python_3_14()
+
+
+def _main(conf: Path, page: str, job: Any) -> int:
+    _prepare()
     if page == "evaluate":
         sys.argv[1:] = [_quoted(text) for text in sys.argv[1:]]
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda text: text not in ("-m", "--multirun"))
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda text: text not in MANY)
     arguments = sys.argv[1:]  # -m first: argparse wants it before what it is about
-    flags = {text.partition("=")[0] for text in arguments}
-    if flags & SHOWING:
+    shows = bool({text.partition("=")[0] for text in arguments} & SHOWING)
+    if shows:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--help | head`; nothing else is open
-    failures: list[tuple[str, str]] = []
-    reports: list[dict[str, Any]] = []
+    failures: list[str] = []
 
     def run(cfg: DictConfig) -> None:
         try:
-            reports.append(job(cfg))
-        except DeephashError as error:  # kept as words: an exception would keep its tensors
-            failures.append((" ".join(_overrides()), str(error)))
+            job(cfg)
+        except DeephashError as error:  # told without a traceback
+            failures.append(str(error))
 
-    try:
-        if not flags & SHOWING:
+    def whole() -> int:
+        if not shows:
             _check_overrides(conf, page, [text for text in arguments if _is_override(text)])
         main = hydra.main(version_base="1.3", config_path=str(conf.resolve()), config_name=page)
         main(run)()
+        return 1 if failures else 0
+
+    status = _told(whole, "" if page != "train" else GOES_ON)
+    for failure in failures:
+        print(failure, file=sys.stderr)
+    return status
+
+
+def _told(job: Callable[[], int], interrupted: str = "; the command goes on from here") -> int:
+    """The exit status of a job; what stops it is said in words."""
+    try:
+        return job()
     except DeephashError as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        again = "" if page != "train" else "; without rerun=true the command goes on from here"
-        print(f"\ninterrupted{again}", file=sys.stderr)
+        print(f"\ninterrupted{interrupted}", file=sys.stderr)
         return 130
-    many = bool(flags & {"-m", "--multirun"})
-    for overrides, failure in failures:
-        title = f"failed: {overrides}\n" if many else ""
-        print(f"{title}{failure}", file=sys.stderr)
-    if many and page == "train" and reports:
-        from deephash.report.table import markdown
-
-        print(f"\n{markdown(reports)}")
-    return 1 if failures else 0
 
 
 def _flushed(status: int) -> int:

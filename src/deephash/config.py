@@ -58,10 +58,19 @@ ELSEWHERE = (
     "evaluation.engine",
     "evaluation.tops",
     "dataset.source.download",
+    "dataset.source.origin",
+    "dataset.expected",
 )
 """Keys that do not change a result: where things lie, and what is told meanwhile."""
 
-UNNAMED = (*ELSEWHERE, "dataset.root", "dataset.source.root", "dataset.name")
+UNNAMED = (
+    *ELSEWHERE,
+    "dataset.root",
+    "dataset.source.root",
+    "dataset.lists",
+    "dataset.source.lists",
+    "dataset.name",
+)
 """Keys that do not stand in the name of a run; other images under one name are refused."""
 
 ALLOWED = ("deephash.", "torch.", "torchvision.")
@@ -216,7 +225,7 @@ def check(cfg: Mapping[str, Any], overrides: Iterable[str] = ()) -> list[Fault]:
     if faults:
         return faults
     for path, node in parts(cfg):
-        faults += _check_part(path, node)
+        faults += check_part(path, node)
     faults += _check_numbers(cfg)
     faults += _check_tops(cfg["evaluation"])
     faults += _check_protocol(cfg)
@@ -266,7 +275,8 @@ def arguments(target: type) -> dict[str, inspect.Parameter]:
     }
 
 
-def _check_part(path: str, node: Mapping[str, Any]) -> list[Fault]:
+def check_part(path: str, node: Mapping[str, Any]) -> list[Fault]:
+    """All that is wrong with the options of one part, as its constructor takes them."""
     try:
         target = locate(str(node["_target_"]), path)
     except ConfigError as error:
@@ -644,17 +654,26 @@ def run_name(cfg: Mapping[str, Any], overrides: Sequence[str]) -> str:
     swaps = [swap for swap in swaps if swap != "null"]
     rest = []
     for key, value in given.items():
-        if key in ("dataset", "method", "model.nbit", "seed"):
-            continue
-        if key.startswith("hydra") or any(key == e or key.startswith(e + ".") for e in UNNAMED):
-            continue
-        rest.append(f"{key}={_short(value)}")
+        if names(key):
+            rest.append(spelled(key, value))
     rest += sorted(text.partition("=")[0] for text in overrides if text.startswith("~"))
     last = ",".join([f"seed{cfg['seed']}", *rest])
     if len(last) > 160:
         last = last[:140] + "~" + hashlib.sha256(last.encode()).hexdigest()[:12]
     method = "+".join([cfg["method"]["name"], *swaps])
     return "/".join([cfg["dataset"]["name"], method, f"{cfg['model']['nbit']}bit", last])
+
+
+def names(key: str) -> bool:
+    """Whether what was given for a key stands in the last piece of a run's name."""
+    if key in ("dataset", "method", "model.nbit", "seed") or key.startswith("hydra"):
+        return False
+    return not any(key == e or key.startswith(e + ".") for e in UNNAMED)
+
+
+def spelled(key: str, value: str) -> str:
+    """An override as it stands in the name of a run."""
+    return f"{key}={_short(value)}"
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -69,6 +69,7 @@ class PerClass:
         train_in_database: whether the training images can be found.
         validation: validation items per class.
         seed: of the split, apart from the seed of training.
+        database: database images per class, the others are in no role; None for all that are left.
 
     Raises:
         DataError: images with several labels or none, or a class with too few images.
@@ -81,8 +82,9 @@ class PerClass:
         train_in_database: bool = True,
         validation: int = 0,
         seed: int = 0,
+        database: int | None = None,
     ):
-        _check_counts(queries=queries, train=train, validation=validation)
+        _check_counts(queries=queries, train=train, validation=validation, database=database)
         if queries < 1:
             raise DataError("dataset.protocols.<protocol>.queries must be at least 1")
         if train is None and not train_in_database:
@@ -91,8 +93,14 @@ class PerClass:
                 "training image; with train_in_database=false nothing is left to search. "
                 "Set train to a number per class"
             )
+        if database is not None and train_in_database and database < (train or database + 1):
+            raise DataError(
+                f"dataset.protocols.<protocol>.database={database} has no room for the training "
+                f"images, train={'null' if train is None else train}. Set it to at least as many"
+            )
         self.queries = queries
         self.train = train
+        self.database = database
         self.train_in_database = train_in_database
         self.validation = validation
         self.seed = seed
@@ -102,11 +110,14 @@ class PerClass:
         apart = 0 if self.train_in_database else 1  # the database must not be empty
         queries, train, database = [], [], []
         for index, rows in enumerate(_rows_by_class(images, "PerClass")):
-            needed = self.queries + max(1, (self.train or 0) + apart)
+            inside = 0 if apart else self.train or 0
+            searched = max(self.database or 0, inside, apart)
+            needed = self.queries + max(1, searched + (self.train or 0) * apart)
             if len(rows) < needed:
                 wanted = f"{self.queries} queries"
                 wanted += f" + {self.train} training images" if self.train else ""
                 wanted += " + at least 1 to search" if not self.train or apart else ""
+                wanted += f", {self.database} in the database" if self.database else ""
                 key = "queries" if self.queries >= (self.train or 0) else "train"
                 raise _too_few(images.classes[index], len(rows), needed, wanted, key)
             rng.shuffle(rows)
@@ -114,7 +125,7 @@ class PerClass:
             chosen = rest if self.train is None else rest[: self.train]
             queries.append(rows[: self.queries])
             train.append(chosen)
-            database.append(rest if self.train_in_database else rest[len(chosen) :])
+            database.append(rest[len(chosen) * apart :][: self.database])
         return _finish(images, train, database, queries, self.validation, self.seed)
 
 
@@ -169,6 +180,100 @@ class Official:
             train.append(drawn[: self.train])
             database.append(rest)
         return _finish(images, train, database, queries, self.validation, self.seed)
+
+
+class Listed:
+    """The roles are those of the lists that the images came with, and so is their order.
+
+    Validation items are drawn by a quota, as the queries of NUS-WIDE-21 were: the images are
+    walked in shuffled order, and the first class of an image that is not yet served takes it. They
+    come from where those of `PerClass` do, and never from the queries.
+
+    Args:
+        database: `listed`, what the database's list names; or `rest`, all images of all lists
+            but the queries, in the order of the rows.
+        queries_in_database: whether the database's list may name queries too, as the one of
+            HashNet for COCO does; each of them finds itself. `overlaps` counts them.
+        validation: validation items per class.
+        seed: of the validation split, apart from the seed of training.
+
+    Raises:
+        DataError: a set without lists, a list that names no image, a query in train, a query in
+            the database where that is not allowed, or a class with too few images to validate.
+    """
+
+    def __init__(
+        self,
+        database: str = "listed",
+        queries_in_database: bool = False,
+        validation: int = 0,
+        seed: int = 0,
+    ):
+        _check_counts(validation=validation)
+        if database not in ("listed", "rest"):
+            raise DataError(
+                f"dataset.protocols.<protocol>.database={database} is unknown: listed or rest"
+            )
+        self.database = database
+        self.queries_in_database = queries_in_database
+        self.validation = validation
+        self.seed = seed
+
+    def split(self, images: ImageSet) -> Split:
+        if images.lists is None:
+            raise DataError(
+                "this dataset came without lists: use a protocol that draws its roles, such as "
+                "deephash.data.splits.PerClass"
+            )
+        roles = dict(images.lists)
+        if self.database == "rest":
+            rest = np.ones(len(images), bool)
+            rest[roles["queries"]] = False
+            roles["database"] = np.flatnonzero(rest)
+        elif "database" not in roles:
+            raise DataError(
+                "no list of the database was read: set dataset.source.database to its file, or "
+                "dataset.protocols.<protocol>.database=rest to search all images but the queries"
+            )
+        for role, rows in roles.items():
+            if len(rows) == 0:
+                raise DataError(f"no image is left for the role {role} of the lists")
+        train, database, queries = roles["train"], roles["database"], roles["queries"]
+        held = np.zeros(0, np.int64)
+        if self.validation:
+            spare = database[~np.isin(database, np.concatenate([train, queries]))]
+            from_train = len(spare) == 0 or not np.isin(train, database).any()
+            rng = np.random.RandomState(derive(self.seed, "validation") % 2**32)
+            held = _by_quota(images, train if from_train else spare, self.validation, rng)
+            train = train[~np.isin(train, held)]
+            if len(train) == 0:
+                raise DataError(
+                    "the validation items leave nothing to train: lower "
+                    "dataset.protocols.<protocol>.validation"
+                )
+        split = Split(train, database, queries, held)
+        _refuse_known_queries(split, self.queries_in_database)
+        return split
+
+
+def _by_quota(
+    images: ImageSet, rows: np.ndarray, quota: int, rng: np.random.RandomState
+) -> np.ndarray:
+    """So many rows for each class, each row for the first of its classes not yet served."""
+    left = np.full(len(images.classes), quota)
+    held = []
+    for row in rng.permutation(rows):
+        wanting = np.flatnonzero(images.labels[row] & (left > 0))
+        if len(wanting):
+            left[wanting[0]] -= 1
+            held.append(row)
+            if not left.any():
+                return np.array(held, np.int64)
+    index = int(left.argmax())
+    raise DataError(
+        f"class {images.classes[index]!r} gives only {quota - left[index]} of {quota} validation "
+        "items: lower dataset.protocols.<protocol>.validation"
+    )
 
 
 @dataclass(frozen=True)
@@ -302,10 +407,15 @@ def _finish(
         train = [rows[~np.isin(rows, out)] for rows, out in zip(train, held, strict=True)]
     roles = (train, database, queries, held)
     split = Split(*(np.concatenate(role).astype(np.int64) for role in roles))
+    _refuse_known_queries(split)
+    return split
+
+
+def _refuse_known_queries(split: Split, allowed_in_database: bool = False) -> None:
+    """Raises a DataError where queries train, or can find themselves."""
     shared = overlaps(split)
-    if shared["train_queries"] or shared["queries_database"]:
+    if shared["train_queries"] or (shared["queries_database"] and not allowed_in_database):
         raise DataError(
             f"{shared['train_queries']} queries are in train and {shared['queries_database']} in "
             "the database; a query must be new to both"
         )
-    return split

@@ -2,6 +2,7 @@
 
 from deephash.jobs.evaluating import evaluate
 from deephash.jobs.reporting import report
+from deephash.jobs.sweeping import noting
 from deephash.jobs.training import train
 
-__all__ = ["evaluate", "report", "train"]
+__all__ = ["evaluate", "noting", "report", "train"]

@@ -41,7 +41,7 @@ def train(cfg: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     name = config.run_name(cfg, overrides)
     run = RunFolder(Path(cfg["paths"]["outputs"]) / name)
     if not cfg["rerun"]:
-        _same(run, cfg)
+        refuse_another(run, cfg)
         if run.finished:
             report = run.report()
             if not (run.path / "report.html").is_file():  # killed between the two
@@ -90,7 +90,7 @@ def _try(method: Method, data: DataModule, cfg: Config) -> None:
         ) from error
 
 
-def _same(run: RunFolder, cfg: Config) -> None:
+def refuse_another(run: RunFolder, cfg: Config) -> None:
     """Refuses a folder in which something else ran."""
     if not run.finished and not (run.path / "last.pt").is_file():
         return

@@ -1,11 +1,13 @@
 """A job is a command in a process of its own, and a folder: what all launchers have in common."""
 
+import contextlib
 import os
 import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -94,26 +96,28 @@ def run(job: Job, environment: Mapping[str, str] | None = None) -> int:
     try:
         status = process.wait()
     except BaseException:
-        stop(process)
+        stop([process])
         raise
     end(job, status)
     return status
 
 
-def stop(process: "subprocess.Popen[bytes]", patience: float = 20) -> None:
-    """Asks a job to stop, and kills it and what it started when it does not in so many seconds."""
+def stop(processes: Sequence["subprocess.Popen[bytes]"], patience: float = 20) -> None:
+    """Asks jobs to stop, and kills those, with what they started, that do not in so many seconds."""
     for how, wait in ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)):
-        if process.poll() is not None:
-            return
-        try:
-            os.killpg(process.pid, how)
-            process.wait(wait)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            continue
+        for process in (process for process in processes if process.poll() is None):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, how)
+        until = time.monotonic() + wait
+        for process in processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, until - time.monotonic()))
 
 
-def follow_parent() -> None:
+def follow_parent() -> bool:
     """Lets this process end when the one that launched it is gone, however it went.
+
+    Returns whether it was launched by one at all.
 
     SIGTERM becomes an interruption, as Ctrl-C is; unlike that it is never ignored by what runs in
     the background. Linux alone knows the bond to the parent; elsewhere jobs outlive a launcher that
@@ -121,7 +125,7 @@ def follow_parent() -> None:
     """
     parent = os.environ.pop(PARENT, None)
     if parent is None:
-        return
+        return False
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if sys.platform.startswith("linux"):
         import ctypes
@@ -129,3 +133,4 @@ def follow_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
         if os.getppid() != int(parent):  # gone before we asked
             os.kill(os.getpid(), signal.SIGTERM)
+    return True

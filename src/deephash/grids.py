@@ -1,0 +1,60 @@
+"""The points of a grid: axes, and values that hang on those of other axes."""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any
+
+from deephash.errors import ConfigError
+
+Point = dict[str, str]
+"""The overrides of one job: key to value, as they are typed."""
+
+
+def points(
+    axes: Mapping[str, Sequence[str]],
+    where: Sequence[Mapping[str, Any]] = (),
+    given: Sequence[str] = (),
+) -> list[Point]:
+    """All combinations of the axes' values, the last axis fastest.
+
+    Args:
+        axes: the values of each key, in the order in which they are to stand.
+        where: rules ``{"if": {key: value or values}, "then": {key: value}}``: points that agree with
+            all conditions get what follows from them. A later rule beats an earlier one.
+        given: keys that no rule may set, because the user has.
+
+    Raises:
+        ConfigError: a rule of another form.
+
+    >>> points({"dataset": ["a", "b"]}, [{"if": {"dataset": "b"}, "then": {"beta": 80}}])
+    [{'dataset': 'a'}, {'dataset': 'b', 'beta': '80'}]
+    """
+    for rule in where:
+        if set(rule) != {"if", "then"}:
+            raise ConfigError(
+                f"hydra.sweeper.where  {dict(rule)} is no rule.\n"
+                "  Write it as {if: {dataset: cifar10}, then: {method.loss.scale: 80}}."
+            )
+    found = []
+    for values in product(*axes.values()):
+        point = dict(zip(axes, values, strict=True))
+        for rule in where:
+            if all(point.get(key) in _texts(wanted) for key, wanted in rule["if"].items()):
+                point |= {k: text(v) for k, v in rule["then"].items() if k not in given}
+        found.append(point)
+    return found
+
+
+def text(value: Any) -> str:
+    """A value of a yaml as it is typed on the command line.
+
+    >>> text(0.5), text(True), text(None), text("early_stop")
+    ('0.5', 'true', 'null', 'early_stop')
+    """
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _texts(wanted: Any) -> list[str]:
+    return [text(one) for one in (wanted if isinstance(wanted, list) else [wanted])]

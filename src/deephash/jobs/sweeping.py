@@ -1,0 +1,264 @@
+"""Many runs: planned before any begins, told while they go, accounted for at the end."""
+
+import fcntl
+import json
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import deephash
+from deephash import config
+from deephash.config import Fault
+from deephash.engine.run import RunFolder
+from deephash.errors import ConfigError, DeephashError
+from deephash.files import write_json, write_text
+from deephash.jobs.states import State, state_of
+from deephash.jobs.training import refuse_another
+from deephash.launchers.process import ERROR, Job
+from deephash.words import clock, number
+
+Config = dict[str, Any]
+
+BASE = ("dataset", "dataset.protocol", "method", "model.nbit", "seed")
+"""What every table asks of a run."""
+
+SEVERAL = 5
+"""Folders, differences or jobs that stand in a message before it says how many more there are."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One job of a sweep."""
+
+    overrides: tuple[str, ...]  # the whole command line of its run
+    cfg: Config  # folded
+    name: str
+    run: RunFolder
+    state: State
+
+    @property
+    def left(self) -> bool:
+        """Whether there is something to do."""
+        return self.state not in (State.finished, State.running) or bool(self.cfg["rerun"])
+
+
+def plan(jobs: Sequence[tuple[Sequence[str], Config]]) -> list[Planned]:
+    """The jobs with their folders and how far they are; a run that stands twice is planned once.
+
+    Args:
+        jobs: command line and folded configuration of each.
+
+    Raises:
+        ConfigError: all that is wrong with any of them; a folder that holds, or is to hold, runs of
+            two configurations. Nothing was written.
+    """
+    _refuse_faults([(overrides, config.check(cfg, overrides)) for overrides, cfg in jobs])
+    planned: dict[str, Planned] = {}
+    for overrides, cfg in jobs:
+        name = config.run_name(cfg, overrides)
+        run = RunFolder(Path(cfg["paths"]["outputs"]).expanduser().resolve() / name)
+        job = Planned(tuple(overrides), cfg, name, run, state_of(run))
+        other = planned.setdefault(name, job)
+        if unlike := config.differences(config.essence(other.cfg), config.essence(cfg)):
+            raise ConfigError(
+                f"two jobs have one folder, {name}, and differ in\n  "
+                + "\n  ".join(unlike[:SEVERAL])
+            )
+    _refuse_others([job for job in planned.values() if not job.cfg["rerun"]])
+    return list(planned.values())
+
+
+def preview(planned: Sequence[Planned], slots: int) -> str:
+    """What a launch would do: a line for each job, then how many and how long.
+
+    Args:
+        planned: all jobs.
+        slots: how many run at a time.
+    """
+    costs = seconds_left(planned)
+    lines = []
+    for job, cost in zip(planned, costs, strict=True):
+        told = "" if not job.left else "?" if cost is None else f"~{clock(cost)}"
+        if job.state is State.finished:
+            told = number(_map(job))
+        lines.append(f"{job.state.value:<12}{told:>9}  {job.run.path}")
+    counts = [f"{sum(job.state is state for job in planned)} {state.value}" for state in State]
+    lines += ["", f"{len(planned)} jobs: " + ", ".join(it for it in counts if it[:2] != "0 ")]
+    left = [cost for job, cost in zip(planned, costs, strict=True) if job.left]
+    known = [cost for cost in left if cost is not None]
+    if left and known:
+        whole = sum(known) / len(known) * len(left)
+        lines.append(
+            f"left: about {clock(whole)} of one job after the other, {clock(whole / slots)} with"
+            f" {slots} at a time; judged by those that have finished"
+        )
+    elif left:
+        lines.append("no job has finished that would tell how long they take")
+    return "\n".join(lines)
+
+
+def seconds_left(planned: Sequence[Planned]) -> list[float | None]:
+    """How long each job still takes, judged by finished ones as like it as can be; None: no one."""
+    spent: dict[tuple[Any, ...], list[float]] = {}
+    for job in planned:
+        if job.run.finished:
+            seconds = job.run.report()["training"]["seconds"]
+            for kind in _kinds(job):
+                spent.setdefault(kind, []).append(seconds)
+    found: list[float | None] = []
+    for job in planned:
+        alike = next((spent[kind] for kind in _kinds(job) if kind in spent), None)
+        done = epochs_done(job.run) / max(1, job.cfg["trainer"]["epochs"])
+        found.append(None if alike is None else sum(alike) / len(alike) * (1 - min(done, 1)))
+    return found
+
+
+def epochs_done(run: RunFolder) -> int:
+    """The last epoch that the log of an unfinished run knows; 0 for none."""
+    try:
+        last = (run.path / "log.jsonl").read_text(errors="replace").rstrip().rpartition("\n")[2]
+        return int(json.loads(last)["epoch"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def commands(planned: Sequence[Planned], script: Path) -> list[Job]:
+    """What launchers take: a process for each job."""
+    python = (sys.executable, str(script))
+    return [Job(job.name, job.run.path, (*python, *job.overrides)) for job in planned]
+
+
+def again(planned: Sequence[Planned]) -> list[Planned]:
+    """The same jobs, looked at once more."""
+    return [replace(job, state=state_of(job.run)) for job in planned]
+
+
+def reason(run: RunFolder) -> str:
+    """Why a run failed, or a word on where it stands."""
+    file = run.path / ERROR
+    return file.read_text(errors="replace").strip() if file.is_file() else state_of(run).value
+
+
+def noting(folder: Path, job: Callable[[], Any]) -> Any:
+    """Calls a job; if it fails, leaves an account in its folder before the error goes on.
+
+    An error that is meant for the user is told in its words, any other with its traceback.
+    """
+    (folder / ERROR).unlink(missing_ok=True)
+    try:
+        return job()
+    except Exception as error:
+        told = str(error)
+        if not isinstance(error, DeephashError):
+            first = (told.splitlines() or [""])[0]
+            told = f"{type(error).__name__}: {first}\n\n{traceback.format_exc()}"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / ERROR, told.rstrip() + "\n")
+        raise
+
+
+def write_manifest(
+    folder: Path,
+    planned: Sequence[Planned],
+    *,
+    command: str,
+    axes: Sequence[str],
+    typed: Sequence[str],
+    sheet: Mapping[str, Any],
+) -> Path:
+    """Writes ``sweep.json``, from which ``report.py`` knows what belongs to a sweep.
+
+    Jobs that an earlier launch of the same sweep has written there stay; so a sweep can be run
+    piece by piece.
+
+    Args:
+        folder: of the sweep.
+        planned: its jobs.
+        command: that launched them.
+        axes: the keys of the grid.
+        typed: what the user typed beside the axes: with other settings it is another table.
+        sheet: ``title``, ``source`` and ``report`` of the file in ``sweeps/``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "sweep.json"
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        known = json.loads(file.read_text())["jobs"] if file.is_file() else []
+        jobs = {job["run"]: job for job in known} | {
+            job.name: {
+                "run": job.name,
+                "overrides": list(job.overrides),
+                "values": {key: value_of(job, key) for key in dict.fromkeys((*BASE, *axes))},
+                "settings": list(typed),
+            }
+            for job in planned
+        }
+        write_json(
+            file,
+            {
+                "schema": 1,
+                "deephash": deephash.__version__,
+                "name": folder.name,
+                "title": sheet.get("title"),
+                "source": sheet.get("source"),
+                "command": command,
+                "report": sheet.get("report") or {},
+                "jobs": list(jobs.values()),
+            },
+        )
+    return file
+
+
+def value_of(job: Planned, key: str) -> Any:
+    """What a job has at a key of the grid; of a group, the name of what was chosen."""
+    if key == "dataset":
+        return job.cfg["dataset"]["name"]
+    if key == "method":
+        return job.name.split("/")[1]  # with what was swapped
+    typed = dict(text.lstrip("+").partition("=")[::2] for text in job.overrides)
+    node: Any = job.cfg
+    for part in key.lstrip("+").split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return typed.get(key) if node is None or isinstance(node, Mapping | list) else node
+
+
+def _kinds(job: Planned) -> list[tuple[Any, ...]]:
+    """What makes jobs take equally long, from the most alike to the least."""
+    cfg = job.cfg
+    work = (cfg["dataset"]["name"], cfg["trainer"]["epochs"], cfg["backbone"].get("name"))
+    size = (*work, cfg["trainer"]["batch_size"])
+    return [(*size, cfg["method"]["name"]), size, work, work[:1]]
+
+
+def _map(job: Planned) -> Any:
+    return job.run.report()["metrics"]["map"]
+
+
+def _refuse_faults(found: Sequence[tuple[Sequence[str], Sequence[Fault]]]) -> None:
+    """One refusal for all jobs: each fault once, with how many jobs have it."""
+    having: dict[Fault, list[Sequence[str]]] = {}
+    for overrides, faults in found:
+        for fault in faults:
+            having.setdefault(fault, []).append(overrides)
+    told = []
+    for fault, jobs in having.items():
+        some = f" ({len(jobs)} of {len(found)} jobs, such as: {' '.join(jobs[0])})"
+        what = fault.what + ("" if len(jobs) == len(found) else some)
+        told.append(replace(fault, what=what))
+    config.refuse(told, [f"a grid of {len(found)} jobs"])
+
+
+def _refuse_others(planned: Sequence[Planned]) -> None:
+    """Refuses a sweep in whose folders something else ran, before any of it begins."""
+    refused = []
+    for job in planned:
+        try:
+            refuse_another(job.run, job.cfg)
+        except ConfigError as error:
+            refused.append(str(error))
+    if refused:
+        more = f"\n\nThe same of {len(refused) - 1} more folders." if len(refused) > 1 else ""
+        raise ConfigError(refused[0] + more)

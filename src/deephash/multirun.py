@@ -1,0 +1,284 @@
+"""``-m``: from the axes on the command line and in ``sweeps/`` to jobs, previewed or launched."""
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from deephash import config, grids
+from deephash.errors import ConfigError
+
+GROUP = "sweep"
+Composed = Callable[[Sequence[str]], DictConfig]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A file of ``sweeps/``; without one, what is typed is the whole grid."""
+
+    name: str | None = None
+    title: str | None = None  # of the report
+    source: str | None = None  # of the published table or figure
+    params: Mapping[str, Any] = field(default_factory=dict)  # key: value or values
+    where: Sequence[Mapping[str, Any]] = ()  # values that hang on those of other axes
+    report: Mapping[str, Any] = field(default_factory=dict)  # rows, columns, figure, published
+
+    @classmethod
+    def read(cls, folder: Path, name: str) -> "Sheet":
+        """Reads a sweep.
+
+        Raises:
+            ConfigError: there is none of this name, or its file is not one.
+        """
+        file = folder / f"{name}.yaml"
+        if not file.is_file():
+            raise ConfigError(f"sweep  there is no {name!r}.\n       There are {_all(folder)}.")
+        try:
+            found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{file} is not readable: {error}") from error
+        known = [each.name for each in fields(cls)][1:]
+        if not isinstance(found, dict) or set(found) - set(known):
+            keys = sorted(set(found) - set(known)) if isinstance(found, dict) else found
+            raise ConfigError(f"{file} has no use for {keys}; it takes {', '.join(known)}.")
+        return cls(name, **found)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is to be run."""
+
+    jobs: tuple[tuple[str, ...], ...]  # the command line of each
+    axes: tuple[str, ...]  # the keys that take several values, or are given by a rule
+    typed: tuple[str, ...]  # other settings of the command line that can change a result
+
+
+def run(conf: Path, sweeps: Path, arguments: Sequence[str], script: Path) -> int:
+    """Runs, or previews, a grid. Returns the exit status: 0 if all of it is finished.
+
+    Args:
+        conf: the folder of the configuration.
+        sweeps: the folder of named sweeps.
+        arguments: the command line without ``-m``.
+        script: the training script, which each job runs.
+
+    Raises:
+        DeephashError: with a message for the user; nothing was started.
+    """
+    sheet, tuning, overrides = _sorted_out(sweeps, arguments)
+    found = grid(sheet, overrides)
+    with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
+        jobs = _composed(found, lambda some: compose("train", overrides=list(some)))
+        launcher = _launcher(found.jobs[0], tuning)
+    GlobalHydra.instance().clear()
+
+    from deephash.jobs import sweeping  # late: imports torch
+
+    planned = sweeping.plan(jobs)
+    if planned[0].cfg["preview"]:
+        print(sweeping.preview(planned, launcher.slots))
+        return 0
+    return _launch(planned, launcher, sheet, found, arguments, script)
+
+
+def grid(sheet: Sheet, overrides: Sequence[str]) -> Grid:
+    """The command lines of all jobs.
+
+    Args:
+        sheet: of a named sweep, or an empty one.
+        overrides: what is typed; it replaces what the sheet says.
+
+    Raises:
+        ConfigError: something typed that is no override, or the sheet has a rule of another form.
+    """
+    typed = dict(_values(text) for text in overrides)
+    axes = {key: _listed(value) for key, value in sheet.params.items()}
+    several = [key for key, values in axes.items() if len(values) > 1]
+    several += [key for rule in sheet.where for key in rule.get("then", ()) if key not in several]
+    several += [key for key, values in typed.items() if len(values) > 1 and key not in several]
+    axes |= typed
+    if sheet.name is not None and "group" not in axes:
+        axes["group"] = [sheet.name]
+    points = grids.points(axes, sheet.where, given=list(typed))
+    settings = [
+        config.spelled(key, values[0])
+        for key, values in typed.items()
+        if key not in several and config.names(key.lstrip("+~"))
+    ]
+    jobs = tuple(tuple(_text(key, value) for key, value in point.items()) for point in points)
+    return Grid(jobs, tuple(several), tuple(sorted(settings)))
+
+
+def register(sweeps: Path) -> None:
+    """Tells Hydra the names of the sweeps, for ``--help`` and completion."""
+    store = ConfigStore.instance()
+    for file in sorted(sweeps.glob("*.yaml")):
+        store.store(group=GROUP, name=file.stem, node={}, package="_global_", provider=str(file))
+
+
+def named(arguments: Sequence[str]) -> str | None:
+    """The sweep that a command line names, None without one."""
+    found = [text.partition("=")[2] for text in arguments if _is_name(text)]
+    return found[-1] if found else None
+
+
+def _is_name(text: str) -> bool:
+    return text.partition("=")[0].lstrip("+") == GROUP and "=" in text
+
+
+def _sorted_out(sweeps: Path, arguments: Sequence[str]) -> tuple[Sheet, list[str], list[str]]:
+    """The named sweep, what is Hydra's own, and what is for the jobs."""
+    name = named(arguments)
+    if name is not None and "," in name:
+        raise ConfigError(
+            f"sweep  {name!r} are several; run one after the other.\n"
+            f"       Their reports can be joined: python report.py sweep=[{name}]"
+        )
+    sheet = Sheet() if name is None else Sheet.read(sweeps, name)
+    rest = [text for text in arguments if not _is_name(text)]
+    tuning = [text for text in rest if text.lstrip("+~").startswith(("hydra.", "hydra/"))]
+    if wrong := [text for text in tuning if text.startswith(("hydra.sweeper", "hydra/sweeper"))]:
+        raise ConfigError(
+            f"{wrong[0].partition('=')[0]}  the grid is what stands on the command line, and in"
+            " sweeps/.\n  Type the values of an axis: seed=0,1,2"
+        )
+    flags = [text for text in rest if text.startswith("-")]
+    if flags:
+        raise ConfigError(f"{flags[0]}  does not go with -m.")
+    return sheet, tuning, [text for text in rest if text not in tuning]
+
+
+def _composed(found: Grid, composed: Composed) -> list[tuple[tuple[str, ...], dict[str, Any]]]:
+    """The folded configuration of each job, or a refusal that tells what is wrong with the first
+    that has none.
+    """
+    jobs = []
+    for overrides in found.jobs:
+        try:
+            cfg = composed(overrides)
+        except Exception as error:
+
+            def check(cfg: dict[str, Any], overrides: Sequence[str] = overrides) -> list[Any]:
+                return config.check(cfg, overrides)
+
+            config.refuse(config.explain(overrides, composed, check), overrides)
+            raise ConfigError(str(error)) from error  # nothing that an override explains
+        jobs.append((overrides, config.fold(cfg, overrides)))
+    return jobs
+
+
+def _launcher(overrides: Sequence[str], tuning: Sequence[str]) -> Any:
+    """The launcher the command line chooses.
+
+    Raises:
+        ConfigError: there is none, or it has no such option.
+    """
+
+    def composed(some: Sequence[str]) -> DictConfig:
+        return compose("train", overrides=[*overrides, *some], return_hydra_config=True)
+
+    try:
+        found = composed(tuning)
+    except Exception:
+        config.refuse(config.explain(tuning, composed, lambda cfg: []), tuning)
+        raise
+    node = OmegaConf.create({"launcher": found.hydra.launcher, "paths": found.paths})
+    plain: Any = OmegaConf.to_container(node, resolve=True)
+    options = plain["launcher"]
+    if not str(options["_target_"]).startswith("deephash."):
+        raise ConfigError(
+            f"hydra/launcher  {options['_target_']} is not one of ours.\n"
+            "  There are pool, slurm and ray."
+        )
+    config.refuse(config.check_part("hydra.launcher", options), tuning)
+    target: Any = config.locate(options.pop("_target_"), "hydra.launcher")
+    return target(**options)
+
+
+def _launch(
+    planned: Sequence[Any],
+    launcher: Any,
+    sheet: Sheet,
+    found: Grid,
+    arguments: Sequence[str],
+    script: Path,
+) -> int:
+    from deephash.jobs import sweeping
+    from deephash.jobs.watching import Screen, account
+    from deephash.report.table import markdown
+
+    command = shlex.join(["python", os.path.relpath(script), "-m", *arguments])
+    group = planned[0].cfg["group"]
+    if group is not None:
+        outputs = Path(planned[0].cfg["paths"]["outputs"]).expanduser()
+        folder = outputs / "sweeps" / group
+        sweeping.write_manifest(
+            folder,
+            planned,
+            command=command,
+            axes=found.axes,
+            typed=found.typed,
+            sheet={"title": sheet.title, "source": sheet.source, "report": sheet.report},
+        )
+    left = [job for job in planned if job.left]
+    busy = launcher.busy(sweeping.commands(left, script))
+    left = [job for at, job in enumerate(left) if at not in busy]
+    finished = sum(job.state is sweeping.State.finished for job in planned)
+    print(
+        f"{len(planned)} jobs: {len(left)} to run, {finished} finished already"
+        + (f", {len(busy)} in the queue" if busy else "")
+        + f"; {launcher.slots} at a time",
+        file=sys.stderr,
+    )
+    screen = Screen(planned, left, launcher.slots)
+    try:
+        launcher.launch(sweeping.commands(left, script), screen)
+    finally:
+        screen.close()
+    after = sweeping.again(planned)
+    if told := account(after):
+        print(told, file=sys.stderr)
+    reports = [job.run.report() for job in after if job.run.finished]
+    if reports:
+        print(f"\n{markdown(reports)}")
+    if group is not None:
+        outside = "" if outputs == Path("outputs") else f" paths.outputs={outputs}"
+        print(f"\nreport: python report.py sweep={group}{outside}")
+    return 0 if all(job.run.finished for job in after) else 1
+
+
+def _values(text: str) -> tuple[str, list[str]]:
+    """The key of an override, and its value, or values."""
+    try:
+        override = OverridesParser.create().parse_override(text)
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            return key, [override.get_value_element_as_str()]
+        if override.is_discrete_sweep():
+            return key, list(override.sweep_string_iterator())
+    except Exception as error:
+        what = str(error).splitlines()[0]
+        config.refuse([config.Fault(text, what, "Write it as key=value.")], [text])
+    raise ConfigError(f"{text}  a grid needs single values.\n  Type them: key=0.1,0.2,0.3")
+
+
+def _listed(value: Any) -> list[str]:
+    return [grids.text(one) for one in (value if isinstance(value, list) else [value])]
+
+
+def _text(key: str, value: str) -> str:
+    return key if key.startswith("~") and not value else f"{key}={value}"
+
+
+def _all(folder: Path) -> str:
+    return ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) or "none"
