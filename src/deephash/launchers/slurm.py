@@ -1,0 +1,333 @@
+"""Jobs as one array of SLURM, through submitit (pip install "deephash[slurm]")."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from deephash.errors import ConfigError
+from deephash.files import write_json
+from deephash.launchers import process
+from deephash.launchers.process import Job, Watch
+
+MARK = "submitted.json"
+"""In the folder of a run that SLURM has in its queue: the job there."""
+
+POLL = {"slurm": 10.0, "local": 0.5}
+"""Seconds between two looks for results."""
+
+ASK = 60.0
+"""Seconds between two questions to SLURM's controller, which all users share."""
+
+GRACE = 15.0
+"""Seconds that a shared folder may take to show the result of a job which left the queue."""
+
+
+class Run:
+    """What is submitted: one job. The node unpickles it, so deephash is installed there too."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.child: subprocess.Popen[bytes] | None = None
+
+    def __call__(self) -> int:
+        """Runs the job; returns its exit status."""
+        # submitit's word to this process; some clusters send it to its children as well, whom it
+        # would kill. What is blocked here stays blocked in a child.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+        try:
+            self.child = process.start(self.job)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
+        try:
+            while (status := self.child.poll()) is None:
+                time.sleep(0.2)  # not wait(): checkpoint() interrupts, and must be able to wait
+        except BaseException as why:
+            process.stop([self.child])
+            if isinstance(why, Exception):  # not queued again, says submitit
+                account(self.job, str(why))
+            raise
+        process.end(self.job, status)
+        return status
+
+    def checkpoint(self) -> Any:
+        """Called by submitit before SLURM takes the node away: what is to be queued instead.
+
+        The same job; it goes on from its last whole epoch.
+        """
+        from submitit.helpers import DelayedSubmission
+
+        if self.child is not None:
+            process.stop([self.child])
+        return DelayedSubmission(Run(self.job))
+
+
+def account(job: Job, why: str) -> None:
+    """Keeps a failure that the run could not tell: at the end of its log, and as its error."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    with (job.folder / process.LOG).open("a", encoding="utf-8") as log:
+        log.write(f"{why.rstrip()}\n")
+    process.end(job, 1)
+
+
+def tell(line: str) -> None:
+    """Says something to who waits."""
+    print(line, file=sys.stderr)
+
+
+def queued() -> set[str]:
+    """The jobs of this user that SLURM has queued or running; raises ConfigError if it is mute."""
+    command = ["squeue", "--me", "--noheader", "--array", "--format=%i"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ConfigError(f"squeue, which tells what SLURM has queued: {error}") from None
+    if done.returncode:
+        raise ConfigError(f"squeue, which tells what SLURM has queued: {done.stderr.strip()}")
+    return set(done.stdout.split())
+
+
+class Queue:
+    """What SLURM has queued, asked for now and then."""
+
+    def __init__(self) -> None:
+        self.jobs: set[str] | None = None
+        self.asked = float("-inf")
+
+    def may_have(self, job: str) -> bool:
+        """Whether a job is there, or SLURM did not answer."""
+        if time.monotonic() - self.asked > ASK:
+            try:
+                self.jobs = queued()
+            except ConfigError:
+                self.jobs = None
+            self.asked = time.monotonic()
+        return self.jobs is None or job in self.jobs
+
+
+@dataclass
+class Submitted:
+    """A job in the hands of submitit."""
+
+    job: Job
+    ticket: Any  # submitit's
+    started: bool = False
+    gone: float = float("inf")  # when it was first missing in the queue, without a result
+
+    def begun(self) -> bool:
+        """Whether a node has opened its log."""
+        return bool(self.ticket.paths.stdout.exists())
+
+    def over(self, queue: Queue | None) -> bool:
+        """Whether its result is there, or will never be; no queue on this machine."""
+        if self.ticket.paths.result_pickle.exists():
+            return True
+        if queue is None:
+            return bool(self.ticket.done())
+        if queue.may_have(self.ticket.job_id):
+            self.gone = float("inf")
+            return False
+        self.gone = min(self.gone, time.monotonic())
+        return time.monotonic() - self.gone > GRACE
+
+    def status(self) -> int:
+        """Exit status of a job that is over; what it could not tell itself goes to its folder."""
+        (self.job.folder / MARK).unlink(missing_ok=True)
+        paths = self.ticket.paths
+        if paths.result_pickle.exists():
+            error = self.ticket.exception()
+            if error is None:
+                return int(self.ticket.result())
+            account(self.job, str(error))
+            return 1
+        state = self.ticket.state
+        if state.startswith("CANCELLED"):  # by scancel: it was told to stop
+            return process.INTERRUPTED[1]
+        name = self.ticket.job_id
+        account(self.job, f"job {name} left no result, its state is {state}: see {paths.stderr}")
+        return 1
+
+
+class Slurm:
+    """One array of SLURM for all jobs: it queues them, and gives each its GPU.
+
+    What a job needs beyond its command comes from the folders it shares with this machine: the
+    Python environment, the checkout, data and outputs, at the same paths.
+
+    A job that comes near its time limit, or is preempted by a signal USR2, stops its run and is
+    queued again; the run goes on from its last whole epoch. After a node failure SLURM does so.
+
+    Args:
+        folder: of submitit's scripts, logs and results; each launch gets a folder inside.
+        cluster: "slurm"; or "local", which tries the same road on this machine. submitit's local
+            executor limits time alone, and gives *every* job the GPUs 0 .. gpus_per_node - 1
+            (none for 0 or null): several at once share a GPU. hydra/launcher=pool deals GPUs out.
+        timeout_min: minutes a job may take until it is stopped and queued again.
+        array_parallelism: jobs that run at a time, at most.
+        gpus_per_node: GPUs of a job. null: not asked for in this way (see `additional`).
+        cpus_per_task: CPU cores of a job.
+        mem_gb: memory of a job in GB; null: what the cluster gives.
+        partition: as sbatch has it; null: the cluster's default. So are the next three.
+        account: who pays.
+        qos: quality of service.
+        constraint: what the node must have.
+        setup: lines of shell before each job, such as "module load cuda".
+        additional: other parameters of sbatch by their names, such as {gres: "gpu:a100:1"}.
+        requeues: how often a job is queued again for its time limit. A preempted one always is.
+        wait: whether `launch` waits for the jobs; otherwise it returns once they are submitted.
+            "local" waits in any case.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        cluster: str = "slurm",
+        timeout_min: int = 24 * 60,
+        array_parallelism: int = 8,
+        gpus_per_node: int | None = 1,
+        cpus_per_task: int = 8,
+        mem_gb: float | None = 32,
+        partition: str | None = None,
+        account: str | None = None,
+        qos: str | None = None,
+        constraint: str | None = None,
+        setup: Sequence[str] = (),
+        additional: Mapping[str, Any] | None = None,
+        requeues: int = 10,
+        wait: bool = True,
+    ) -> None:
+        if cluster not in POLL:
+            raise ConfigError(f"hydra.launcher.cluster={cluster} is none of: {', '.join(POLL)}")
+        self.folder = Path(folder)
+        self.cluster = cluster
+        self.slots = array_parallelism
+        self.requeues = requeues
+        self.wait = wait or cluster == "local"
+        self.parameters = {  # by submitit's names; null is left out
+            "name": "deephash",
+            "timeout_min": timeout_min,
+            "gpus_per_node": gpus_per_node,
+            "cpus_per_task": cpus_per_task,
+            "mem_gb": mem_gb,
+            "slurm_array_parallelism": array_parallelism,
+            "slurm_partition": partition,
+            "slurm_account": account,
+            "slurm_qos": qos,
+            "slurm_constraint": constraint,
+            f"{cluster}_setup": list(setup) or None,
+            "slurm_additional_parameters": {"requeue": True} | dict(additional or {}),
+        }
+
+    def launch(self, jobs: Sequence[Job], watch: Watch) -> None:
+        """Submits jobs, and waits for them unless told otherwise; a failed one stops no other.
+
+        Ctrl-C leaves the jobs of SLURM in its queue, and stops those of "local".
+
+        Raises:
+            ConfigError: submitit or SLURM is not there, or SLURM does not take the jobs.
+        """
+        if not jobs:
+            return
+        slurm = self.cluster == "slurm"
+        executor = self._executor()
+        queue = Queue() if slurm else None
+        room = len(jobs) if slurm else self.slots
+        waiting, running = list(enumerate(jobs)), dict[int, Submitted]()
+        try:
+            while waiting or running:
+                free = room - len(running)
+                running |= self._submit(executor, waiting[:free])
+                del waiting[:free]
+                if not self.wait:
+                    return
+                self._pause(watch)
+                for at, submitted in list(running.items()):
+                    if not submitted.started and submitted.begun():
+                        submitted.started = True
+                        watch.started(at)
+                    if submitted.over(queue):
+                        del running[at]
+                        watch.ended(at, submitted.status())
+        except KeyboardInterrupt:
+            self._leave(list(running.values()))
+            raise
+
+    def busy(self, jobs: Sequence[Job]) -> set[int]:
+        """Places of the jobs that an earlier launch has in SLURM's queue.
+
+        Raises:
+            ConfigError: SLURM is here, and does not answer.
+        """
+        marks = {at: job.folder / MARK for at, job in enumerate(jobs)}
+        numbers = {at: json.loads(mark.read_text()) for at, mark in marks.items() if mark.is_file()}
+        if not numbers or shutil.which("squeue") is None:
+            return set()
+        there = queued()
+        return {at for at, number in numbers.items() if number["job_id"] in there}
+
+    def _executor(self) -> Any:
+        try:
+            import submitit
+        except ImportError:
+            raise ConfigError(
+                'hydra/launcher=slurm needs submitit: pip install "deephash[slurm]"'
+            ) from None
+        for tool in ("sbatch", "srun") if self.cluster == "slurm" else ():
+            if shutil.which(tool) is None:
+                raise ConfigError(
+                    f"hydra/launcher=slurm: there is no {tool} on this machine, so no SLURM. Try\n"
+                    "  hydra/launcher=pool            for the GPUs of this machine\n"
+                    "  hydra.launcher.cluster=local   to try this launcher without SLURM"
+                )
+        # a folder of its own: the numbers of local jobs come again
+        now = f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
+        limits = {"slurm_max_num_timeout": self.requeues, "local_max_num_timeout": self.requeues}
+        executor = submitit.AutoExecutor(self.folder / now, cluster=self.cluster, **limits)
+        executor.update_parameters(**self.parameters)
+        return executor
+
+    def _submit(self, executor: Any, jobs: Sequence[tuple[int, Job]]) -> dict[int, Submitted]:
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+        if not jobs:
+            return {}
+        tickets = []
+        try:
+            with executor.batch():
+                tickets += [executor.submit(Run(job)) for _, job in jobs]
+        except (FailedJobError, FailedSubmissionError) as error:
+            raise ConfigError(f"sbatch did not take the jobs: {error}") from None
+        submitted = {at: Submitted(job, t) for (at, job), t in zip(jobs, tickets, strict=True)}
+        if self.cluster == "slurm":
+            for one in submitted.values():
+                one.job.folder.mkdir(parents=True, exist_ok=True)
+                mark = {"launcher": "slurm", "job_id": one.ticket.job_id}
+                write_json(one.job.folder / MARK, mark | {"folder": str(executor.folder)})
+            number = tickets[0].job_id.partition("_")[0]
+            tell(f"SLURM has {len(jobs)} jobs as {number}: squeue --jobs={number}")
+            if not self.wait:
+                tell("They run on without this command. With preview=true it tells how far they")
+                tell(f"are, without it submits what is missing; scancel {number} ends them all.")
+        return submitted
+
+    def _pause(self, watch: Watch) -> None:
+        until = time.monotonic() + POLL[self.cluster]
+        while (left := until - time.monotonic()) > 0:
+            watch.tick()
+            time.sleep(min(left, 1.0))
+
+    def _leave(self, running: Sequence[Submitted]) -> None:
+        if self.cluster == "local":
+            for one in running:
+                one.ticket.cancel()
+        elif running:
+            numbers = " ".join({one.ticket.job_id.partition("_")[0]: 0 for one in running})
+            tell(f"{len(running)} jobs stay with SLURM; to end them: scancel {numbers}")
