@@ -1,11 +1,220 @@
-"""Report a sweep."""
+"""Report a sweep: read what its runs have left so far, and write tables, figures and a page."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+import yaml
+
+from deephash import build, config
+from deephash.engine.run import RunFolder
+from deephash.errors import ConfigError
+from deephash.files import write_json
+from deephash.jobs.pairing import paired
+from deephash.jobs.states import state_of
+from deephash.launchers.process import ERROR
+from deephash.loggers import Loggers
+from deephash.report import write_sweeps
+from deephash.report.grid import Job, Layout, Section, Sweep, chosen, sections, text_of
+from deephash.report.sweeps import counts, tables_of
 
 Config = Mapping[str, Any]
 
+SWEEPS, MANIFEST, SUMMARY = "sweeps", "sweep.json", "summary.json"
+
 
 def report(cfg: Config, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The tables and figures of sweeps."""
-    raise NotImplementedError
+    """The tables and figures of sweeps, from those of their runs that have finished.
+
+    Args:
+        cfg: the folded page of ``report.py``.
+        overrides: the command line.
+
+    Returns:
+        what ``summary.json`` holds: the sweeps, how many runs are in which state, the files.
+
+    Raises:
+        ConfigError: if there is no such sweep, row or axis.
+    """
+    config.refuse(config.check_report(cfg), overrides)
+    outputs = Path(cfg["paths"]["outputs"]).expanduser()
+    names = list(dict.fromkeys(_listed(cfg["sweep"])))
+    sweeps = _only([read(outputs, name) for name in names], _listed(cfg["only"]))
+    parts = sections(sweeps)
+    compare = cfg["compare"]
+    _check_compare(compare, parts)
+    compared = {}
+    if compare is not None:
+        for place, section in enumerate(parts):
+            compared[place] = paired(section, compare, outputs, cfg["draws"], cfg["seed"])
+    out = outputs / SWEEPS / "+".join(names)
+    if cfg["out"] is not None:
+        out = Path(cfg["out"]).expanduser()
+    before = _files_before(out)
+    files = write_sweeps(out, sweeps, parts, compared)
+    for name in before - set(files):
+        (out / name).unlink(missing_ok=True)
+    told = {
+        "schema": 1,
+        "sweeps": names,
+        "runs": dict(counts(sweeps)),
+        "files": sorted(files),
+    }
+    write_json(out / SUMMARY, told)
+    print(tables_of(sweeps, parts, compared))
+    for name in ("report.html", "table.md", "table.tex", "table.csv"):
+        print(f"{Path(name).stem:<7} {files[name]}")
+    _show(cfg, names, files, out)
+    return told
+
+
+def read(outputs: Path, name: str) -> Sweep:
+    """A sweep as its manifest and the folders of its runs tell it at this moment.
+
+    Raises:
+        ConfigError: if there is none of that name, or its manifest is damaged.
+    """
+    path = outputs / SWEEPS / name / MANIFEST
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        jobs = tuple(_job(outputs, one) for one in told["jobs"])
+        layout = _layout(told.get("report") or {})
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"sweep  there is no sweep {name} in {outputs}.{_offer(outputs)}"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"sweep  {path} is damaged: {error!r}") from error
+    texts = {key: str(told.get(key) or "") for key in ("title", "source", "command")}
+    return Sweep(name, jobs, layout, **texts)
+
+
+def _job(outputs: Path, told: Mapping[str, Any]) -> Job:
+    run = RunFolder(outputs / told["run"])
+    settings, values = tuple(told.get("settings") or ()), told["values"]
+    fixed = tuple(
+        text
+        for text in told.get("overrides") or ()
+        if text not in settings and text.partition("=")[0].lstrip("+") not in values
+    )
+    found = _report(run)
+    state, progress, error = "finished", "", ""
+    if found is None:
+        state = state_of(run).value
+        if state == "running":
+            progress = _progress(run)
+        elif state == "failed":
+            error = _first_line(run.path / ERROR)
+    return Job(told["run"], values, settings, fixed, found, state, progress, error)
+
+
+def _report(run: RunFolder) -> dict[str, Any] | None:
+    """What a run found; None if it has not finished, or its report goes as we look."""
+    try:
+        found = run.report()
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _progress(run: RunFolder) -> str:
+    """The last epoch in the log, of so many: ``3/40``."""
+    try:
+        lines = (run.path / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        epochs = run.config()["trainer"]["epochs"]
+    except Exception:  # it has only begun, or ends as we look
+        return ""
+    for line in reversed(lines):
+        try:
+            return f"{json.loads(line)['epoch']}/{epochs}"
+        except (ValueError, KeyError, TypeError):  # half a line
+            continue
+    return f"0/{epochs}"
+
+
+def _first_line(path: Path) -> str:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.strip() for line in lines if line.strip()), "")
+
+
+def _layout(told: Mapping[str, Any]) -> Layout:
+    given = {key: told[key] for key in ("columns", "row_label", "digits", "published", "figure")
+             if told.get(key) is not None}  # fmt: skip
+    return Layout(rows=tuple(_listed(told.get("rows") or [])), **given)
+
+
+def _listed(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _only(sweeps: Sequence[Sweep], only: Sequence[str]) -> list[Sweep]:
+    """The sweeps with those of their runs that have the values asked for.
+
+    Raises:
+        ConfigError: if a key is no axis of any of them, or nothing has such values.
+    """
+    wanted = {
+        key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in only)
+    }
+    axes = dict.fromkeys(key for sweep in sweeps for job in sweep.jobs for key in job.values)
+    for key in wanted:
+        if key not in axes:
+            raise ConfigError(f"only  {key} is no axis of these runs. Theirs: {', '.join(axes)}.")
+    narrowed = [
+        Sweep(sweep.name, chosen(sweep.jobs, wanted), sweep.layout, sweep.title, sweep.source,
+              sweep.command)
+        for sweep in sweeps
+    ]  # fmt: skip
+    if wanted and not any(sweep.jobs for sweep in narrowed):
+        have = [f"{key}: {', '.join(_values(sweeps, key))}" for key in wanted]
+        raise ConfigError(f"only  no run has {' '.join(only)}. There are {'; '.join(have)}.")
+    return narrowed
+
+
+def _values(sweeps: Sequence[Sweep], key: str) -> Iterable[str]:
+    return dict.fromkeys(text_of(job.values.get(key)) for sweep in sweeps for job in sweep.jobs)
+
+
+def _check_compare(compare: str | None, parts: Sequence[Section]) -> None:
+    names = dict.fromkeys(section.name_of(row) for section in parts for row in section.rows)
+    if compare not in (None, "best", *names):
+        raise ConfigError(f"compare  there is no row {compare}. Give best, null, or one of: "
+                          f"{', '.join(names)}.")  # fmt: skip
+
+
+def _offer(outputs: Path) -> str:
+    """The sweeps that there are, and what to type."""
+    found = sorted(path.parent.name for path in (outputs / SWEEPS).glob(f"*/{MANIFEST}"))
+    if found:
+        return f"\n  There are: {', '.join(found)}. Type: python report.py sweep={found[0]}"
+    return (
+        "\n  There are none. A sweep begins with python train.py -m +sweep=NAME; "
+        "paths.outputs=FOLDER says where it ran."
+    )
+
+
+def _files_before(out: Path) -> set[str]:
+    """What an earlier report wrote here, figures of sections that may be no more among it."""
+    try:
+        return set(json.loads((out / SUMMARY).read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
+def _show(cfg: Config, names: Sequence[str], files: Mapping[str, Path], out: Path) -> None:
+    """The report to W&B, as an artifact of a run in the sweep's group."""
+    node = (cfg["logger"] or {}).get("wandb")
+    if node is None:
+        return
+    name = "+".join(names)
+    given = {"name": f"report {name}", "run_id": None, "folder": out, "config": dict(cfg),
+             "group": name, "tags": list(names), "job_type": "report"}  # fmt: skip
+    logger = Loggers([build.part(node, "logger.wandb", **given)])
+    logger.artifact(name, "report", files)
+    logger.figures({path.stem: path for path in files.values() if path.suffix == ".png"})
+    logger.close()
+    print(f"report to W&B: {out / 'wandb'}")

@@ -40,6 +40,9 @@ class Loggers(Logger):
     def figures(self, paths: Mapping[str, Path]) -> None:
         self._tell(lambda logger: logger.figures(paths))
 
+    def artifact(self, name: str, kind: str, paths: Mapping[str, Path]) -> None:
+        self._tell(lambda logger: logger.artifact(name, kind, paths))
+
     def close(self, failed: bool = False) -> None:
         self._tell(lambda logger: logger.close(failed))
 

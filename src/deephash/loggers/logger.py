@@ -29,5 +29,8 @@ class Logger:
     def figures(self, paths: Mapping[str, Path]) -> None:
         """Take the figures of an evaluation: PNG files by name."""
 
+    def artifact(self, name: str, kind: str, paths: Mapping[str, Path]) -> None:
+        """Take files that belong together: each by the name it has among them."""
+
     def close(self, failed: bool = False) -> None:
         """Let go of files and connections; a second call does nothing."""

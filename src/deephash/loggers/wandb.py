@@ -4,6 +4,7 @@ import importlib
 import logging
 import netrc
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ class Wandb(Logger):
         tags: Words to find the run by.
         name: The run's name on the page.
         run_id: Tells a resumed run that it is the same one.
-        job_type: What is done: ``train`` or ``comparison``.
+        job_type: What is done: ``train``, ``comparison`` or ``report``.
         init_timeout: Seconds to wait for the server before going on offline.
     """
 
@@ -94,6 +95,13 @@ class Wandb(Logger):
         if self._run is not None:
             image = self._wandb.Image
             self._run.log({f"figures/{name}": image(str(path)) for name, path in paths.items()})
+
+    def artifact(self, name: str, kind: str, paths: Mapping[str, Path]) -> None:
+        if self._run is not None:
+            made = self._wandb.Artifact(re.sub(r"[^A-Za-z0-9_.-]", "-", name), type=kind)
+            for inside, path in paths.items():
+                made.add_file(str(path), name=inside)
+            self._run.log_artifact(made)
 
     def close(self, failed: bool = False) -> None:
         """End the run, also after an exception, or the next job of a sweep would write into it."""

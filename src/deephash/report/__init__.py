@@ -3,6 +3,7 @@
 from deephash.report.evaluation import write_comparison, write_evaluation
 from deephash.report.figures import Plane, Retrieved, Snapshot
 from deephash.report.run import write_html
+from deephash.report.sweeps import write_sweeps
 
 __all__ = [
     "Plane",
@@ -11,4 +12,5 @@ __all__ = [
     "write_comparison",
     "write_evaluation",
     "write_html",
+    "write_sweeps",
 ]

@@ -95,16 +95,22 @@ def over_bits(panel: Any, rows: Sequence[Row], path: Keys, **style: Any) -> dict
         x, y, deviation = np.array(told, dtype=float).T
         if not np.isfinite(y).any():
             continue
-        look = Look.of(some[0].place)
-        settings = {"color": look.colour, "marker": look.marker, "linestyle": look.dash}
-        reach = deviation if np.isfinite(deviation).any() else None
-        drawn = panel.errorbar(
-            x, y, reach, capsize=2.5, elinewidth=1, label=name, **settings | style
-        )
-        handles[name] = drawn.lines[0]
+        handles[name] = draw_points(panel, some[0], (x, y, deviation), **style)
     panel.set_xticks(range(len(every)), [str(nbit) for nbit in every])
     panel.set_xlabel("bits")
     return handles
+
+
+def draw_points(panel: Any, row: Row, line: Line, **style: Any) -> Any:
+    """A row's few points and the line through them, with the deviation as bars."""
+    x, y, deviation = line
+    look = Look.of(row.place)
+    settings = {"color": look.colour, "marker": look.marker, "linestyle": look.dash}
+    reach = deviation if np.isfinite(deviation).any() else None
+    drawn = panel.errorbar(
+        x, y, reach, capsize=2.5, elinewidth=1, label=row.label, **settings | style
+    )
+    return drawn.lines[0]
 
 
 def sample(**style: Any) -> Any:
@@ -123,6 +129,26 @@ def by_powers(panel: Any, low: float, high: float) -> None:
     panel.xaxis.set_major_locator(LogLocator(subs=subs))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     panel.xaxis.set_minor_formatter(NullFormatter())
+
+
+def by_doublings(panel: Any, values: Sequence[float]) -> None:
+    """A logarithmic axis to the base of 2, with ticks at the values as far as there is room.
+
+    Args:
+        panel: its x axis.
+        values: ascending, more than 0.
+    """
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    room = math.log2(values[-1] / values[0]) / 16
+    ticks = [values[0]]
+    for value in values[1:]:
+        if math.log2(value / ticks[-1]) >= room:
+            ticks.append(value)
+    panel.set_xscale("log", base=2)
+    panel.xaxis.set_major_locator(FixedLocator(ticks))
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panel.xaxis.set_minor_locator(NullLocator())
 
 
 def bars(rows: Sequence[Row], columns: Mapping[str, Keys]) -> "Figure | None":

@@ -110,7 +110,7 @@ def differences(rows: Sequence[Row]) -> dict[str, str]:
     """For each mark, in what its runs were measured otherwise than those without one."""
     ways = ways_of(rows)
     plain = ways.get("")
-    return {mark: _unlike(one, plain) for mark, one in ways.items() if mark and plain is not None}
+    return {mark: unlike(one, plain) for mark, one in ways.items() if mark and plain is not None}
 
 
 def bits(one: Found) -> int:
@@ -136,7 +136,7 @@ def floats(values: Sequence[Any]) -> Floats:
     return np.array([value if is_number(value) else math.nan for value in values], dtype=float)
 
 
-def _unlike(one: Found, plain: Found) -> str:
+def unlike(one: Found, plain: Found) -> str:
     """What differs between a run and another, whose values stand in brackets."""
     told = [
         (key, dig(one, "protocol", key), dig(plain, "protocol", key))

@@ -82,6 +82,7 @@ from deephash.retrieval.metrics import (
     mean_average_precision,
     mean_average_precisions,
 )
+from deephash.retrieval.paired import PairedDifference, counted_precision, paired_difference
 from deephash.retrieval.ranking import Ranking
 from deephash.retrieval.report import describe_codes, evaluate_codes, rank_codes
 
@@ -101,6 +102,7 @@ __all__ = [
     "Index",
     "MapResult",
     "Orthogonality",
+    "PairedDifference",
     "PrecisionRecall",
     "PrecisionRecallByRank",
     "QuantizationError",
@@ -116,6 +118,7 @@ __all__ = [
     "bit_correlation",
     "bit_statistics",
     "check_threshold",
+    "counted_precision",
     "dcg_at",
     "describe_codes",
     "distance_histograms",
@@ -130,6 +133,7 @@ __all__ = [
     "orthogonality",
     "pack",
     "pack_ternary",
+    "paired_difference",
     "pr_curve_by_radius",
     "pr_curve_by_rank",
     "precision_at",

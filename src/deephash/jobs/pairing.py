@@ -1,0 +1,151 @@
+"""Paired differences between the rows of a section, from the codes of its runs."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from deephash import retrieval
+from deephash.report.cells import Entry, entries
+from deephash.report.grid import SEED, Job, Key, Section
+from deephash.report.pairs import Pair, Pairs, references
+from deephash.report.table import measured
+
+
+class NotComparableError(Exception):
+    """Why two cells, or the codes of a run, cannot be compared; in words."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The queries of a run, and what each is worth."""
+
+    ids: npt.NDArray[Any]  # (Q,)
+    precision: npt.NDArray[np.float64]  # (Q,) AP, nan of queries that do not count
+
+
+def paired(section: Section, compare: str, outputs: Path, draws: int, seed: int) -> Pairs:
+    """Each row against the reference of its column, over the seeds that both have.
+
+    Args:
+        section: of the runs.
+        compare: ``best``, or the name of a row.
+        outputs: the folder that holds the run folders.
+        draws: of the bootstrap.
+        seed: of the bootstrap.
+    """
+    cells = entries(section)
+    judged: dict[str, Judged] = {}  # each run is ranked once
+    pairs, refused = [], []
+    for column, reference in references(section, cells, compare).items():
+        for row in section.rows:
+            if row == reference or not cells.get((row, column), _NOTHING).told:
+                continue
+            ours, theirs = (_runs(section, cells, (one, column)) for one in (row, reference))
+            try:
+                a, b = _matched(ours, theirs, outputs, judged)
+            except NotComparableError as error:
+                names = f"{section.name_of(row)} and {section.name_of(reference)}"
+                refused.append(f"{section.head_of(column)}, {names}: {error}")
+                continue
+            found = retrieval.paired_difference(a, b, draws, seed)
+            pairs.append(Pair(column, row, reference, *found))
+    return Pairs(tuple(pairs), tuple(refused), compare == "best", draws)
+
+
+_NOTHING = Entry((), math.nan, math.nan, (), 0, None, "")
+
+
+def _runs(section: Section, cells: Mapping[Any, Entry], at: tuple[Key, Any]) -> dict[Any, Job]:
+    """The finished runs that a cell is the mean of, by seed."""
+    told = {id(report) for report in cells[at].told}
+    return {job.values.get(SEED): job for job in section.cells[at].jobs if id(job.report) in told}
+
+
+def _matched(
+    ours: Mapping[Any, Job], theirs: Mapping[Any, Job], outputs: Path, judged: dict[str, Judged]
+) -> list[npt.NDArray[np.float64]]:
+    """What each query is worth in the runs of two cells, (S, Q) each, seeds and queries alike."""
+    ways = [measured(_report(next(iter(jobs.values())))) for jobs in (ours, theirs)]
+    if ways[0] != ways[1]:
+        raise NotComparableError("measured on other data, or under another convention")
+    seeds = [seed for seed in ours if seed in theirs]
+    if not seeds:
+        raise NotComparableError("no seed has finished in both")
+    sides = []
+    for jobs in (ours, theirs):
+        for job in (jobs[seed] for seed in seeds):
+            if job.run not in judged:
+                judged[job.run] = judge(outputs / job.run, _report(job))
+        sides.append([judged[jobs[seed].run] for seed in seeds])
+    first = sides[0][0].ids
+    if any(not np.array_equal(one.ids, first) for side in sides for one in side):
+        raise NotComparableError("the queries are not the same")
+    both = np.array([[one.precision for one in side] for side in sides])  # (2, S, Q)
+    counted = np.isfinite(both).all(axis=(0, 1))
+    if not counted.any():
+        raise NotComparableError("no query counts in all of the runs")
+    return list(both[:, :, counted])
+
+
+def judge(run: Path, report: Mapping[str, Any]) -> Judged:
+    """The average precision of each query of a finished run, as its report measured it.
+
+    Args:
+        run: its folder.
+        report: as in ``report.json``.
+
+    Raises:
+        NotComparableError: if its codes are gone, or are not those of the report.
+    """
+    try:
+        with np.load(run / "codes.npz") as file:
+            arrays = dict(file)
+    except (OSError, ValueError) as error:
+        raise NotComparableError(f"{run.name} has no codes.npz that can be read") from error
+    told = report["metrics"]["conventions"]
+    if str(arrays["fingerprint"]) != report["protocol"]["fingerprint"]:
+        raise NotComparableError(f"codes.npz of {run.name} is of other data than its report")
+    precision = retrieval.counted_precision(_ranking(arrays, told), _convention(arrays, told))
+    counted = precision[np.isfinite(precision)]
+    found = float(counted.mean()) if len(counted) else 0.0
+    if not math.isclose(found, report["metrics"]["map"], rel_tol=0, abs_tol=1e-9):
+        raise NotComparableError(f"codes.npz of {run.name} is not what its report measured")
+    return Judged(arrays["query_ids"], precision)
+
+
+def _ranking(arrays: Mapping[str, Any], told: Mapping[str, Any]) -> retrieval.Ranking:
+    nbit, sides = int(arrays["nbit"]), ("query", "database")
+    codes = [arrays[f"{side}_codes"] for side in sides]
+    if told.get("ternary") is not None:
+        codes = [
+            retrieval.pack_ternary(
+                retrieval.unpack(code, nbit),
+                retrieval.unpack(arrays[f"{side}_undecided"], nbit),
+                side,
+            )
+            for code, side in zip(codes, sides, strict=True)
+        ]
+        nbit *= 4
+    labels = [arrays[f"{side}_labels"] for side in sides]
+    return retrieval.Ranking(codes[0], codes[1], labels[0], labels[1], nbit)
+
+
+def _convention(arrays: Mapping[str, Any], told: Mapping[str, Any]) -> retrieval.Convention:
+    whole = told["top"] == len(arrays["database_codes"])
+    return retrieval.Convention(
+        top=None if whole else told["top"],
+        ties=told["ties"],
+        denominator=told["denominator"],
+        empty=told["empty"],
+        seed=told["seed"] or 0,
+    )
+
+
+def _report(job: Job) -> Mapping[str, Any]:
+    assert job.report is not None  # promised by _runs
+    return job.report

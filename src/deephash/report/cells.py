@@ -1,0 +1,199 @@
+"""What the cells of a section say: mean and deviation, rank, marks, the published number beside."""
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deephash.report.grid import Cell, Key, Section, text_of
+from deephash.report.published import beside, published
+from deephash.report.rows import Found, dig, is_number, mark_of, unlike
+from deephash.report.table import measured
+
+ON_QUERIES = "q"
+"""The mark of numbers whose epoch was selected on the queries."""
+
+UNKNOWN = "no published numbers"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cell as every format of the table shows it."""
+
+    told: tuple[Found, ...]  # the runs it is the mean of: measured in one way
+    mean: float  # mAP, nan if no run has finished
+    sd: float  # n - 1; nan of fewer than two
+    marks: tuple[str, ...]
+    rank: int  # 1 the best of its column, 2 the second, 0 neither
+    published: float | None
+    state: str  # what is missing, in words; "" if nothing is
+
+    @property
+    def difference(self) -> float | None:
+        """To the published number."""
+        known = self.published is not None and math.isfinite(self.mean)
+        return self.mean - self.published if known and self.published is not None else None
+
+
+def entries(section: Section) -> dict[tuple[Key, Any], Entry]:
+    """All cells of a section by row and column."""
+    ways, numbers = section.ways, beside(section)
+    told = {at: _told(cell, ways) for at, cell in section.cells.items()}
+    ranks = _ranks(section, {at: runs for at, runs in told.items() if _plain(runs, ways)})
+    return {
+        at: Entry(
+            told=runs,
+            mean=_mean(runs),
+            sd=statistics.stdev(_values(runs)) if len(runs) > 1 else math.nan,
+            marks=_marks(runs, ways),
+            rank=ranks.get(at, 0),
+            published=numbers.get(at),
+            state=_state(section.cells[at], len(runs)),
+        )
+        for at, runs in told.items()
+    }
+
+
+def notes(section: Section, cells: Iterable[Entry]) -> list[tuple[str, str]]:
+    """What stands under the table: marks with what they mean, and all else without a mark."""
+    cells = list(cells)
+    told = [run for entry in cells for run in entry.told]
+    said = [("", _measured(section, told))] if told else []
+    used = {mark for entry in cells for mark in entry.marks}
+    first: dict[Any, Found] = {}
+    for run in section.reports:
+        first.setdefault(measured(run), run)
+    for place, way in enumerate(section.ways):
+        if place and mark_of(place) in used:
+            other = unlike(first[way], first[section.ways[0]])
+            said.append((mark_of(place), "measured on other data, or under another convention, "
+                         f"and not ranked: {other}; in brackets, of most runs"))  # fmt: skip
+    if any(len(entry.told) < len(cell.reports)
+           for entry, cell in zip(cells, section.cells.values(), strict=True)):  # fmt: skip
+        said.append(("", "Seeds of one cell that were measured otherwise than the rest of it are "
+                     "left out of its mean."))  # fmt: skip
+    if ON_QUERIES in used:
+        said.append((ON_QUERIES, "the epoch was selected on the query set, as the papers do: "
+                     "these numbers are the highest of several looks at the queries"))  # fmt: skip
+    return [*said, *(("", line) for line in [*_ours(section, told), *_theirs(section, cells)])]
+
+
+def _told(cell: Cell, ways: Sequence[Any]) -> tuple[Found, ...]:
+    """The runs of a cell that were measured in the way that is most common in its section."""
+    runs = [run for run in cell.reports if is_number(dig(run, "metrics", "map"))]
+    if not runs:
+        return ()
+    way = min(map(measured, runs), key=ways.index)
+    return tuple(run for run in runs if measured(run) == way)
+
+
+def _values(runs: Sequence[Found]) -> list[float]:
+    return [float(run["metrics"]["map"]) for run in runs]
+
+
+def _mean(runs: Sequence[Found]) -> float:
+    return statistics.fmean(_values(runs)) if runs else math.nan
+
+
+def _plain(runs: Sequence[Found], ways: Sequence[Any]) -> bool:
+    return bool(runs) and measured(runs[0]) == ways[0]
+
+
+def _ranks(section: Section, told: dict[tuple[Key, Any], tuple[Found, ...]]) -> dict[Any, int]:
+    """The best and the second best of each column; what looks the same shares a rank."""
+    ranks: dict[Any, int] = {}
+    for column in section.columns:
+        shown = {
+            at: round(_mean(runs), section.layout.digits)
+            for at, runs in told.items()
+            if at[1] == column
+        }
+        falling = sorted(set(shown.values()), reverse=True)
+        if len(shown) > 1:
+            ranks |= {at: falling.index(value) + 1 for at, value in shown.items()}
+    return {at: rank for at, rank in ranks.items() if rank <= 2}
+
+
+def _marks(runs: Sequence[Found], ways: Sequence[Any]) -> tuple[str, ...]:
+    marks = [mark_of(ways.index(measured(runs[0])))] if runs else []
+    marks += [ON_QUERIES] * any(dig(run, "selection", "select_on") == "query" for run in runs)
+    return tuple(filter(None, marks))
+
+
+def _state(cell: Cell, told: int) -> str:
+    if told:
+        many = len(cell.jobs)
+        return "" if told == many else f"{told} of {many} seeds"
+    states = Counter(f"{job.state} {job.progress}".strip() for job in cell.jobs)
+    return ", ".join(f"{many} {state}" if many > 1 else state for state, many in states.items())
+
+
+def _measured(section: Section, told: Sequence[Found]) -> str:
+    """What the numbers are."""
+    run = next(run for run in told if measured(run) == measured(told[0]))
+    plain = next((one for one in told if measured(one) == section.ways[0]), run)
+    ours = dig(plain, "metrics", "conventions") or {}
+    seeds = ", ".join(sorted({text_of(one.get("seed")) for one in told}, key=_as_number))
+    named = [f"{key} {ours[key]}" for key in ("ties", "denominator", "empty") if ours.get(key)]
+    return (
+        f"{ours.get('metric') or 'mAP'} ({', '.join(named)}), fingerprint "
+        f"{str(dig(plain, 'protocol', 'fingerprint') or '?')[:16]}; "
+        f"mean ± sd (n − 1) over seeds {seeds}."
+    )
+
+
+def _as_number(text: str) -> tuple[int, str]:
+    return (int(text), "") if text.isdecimal() else (0, text)
+
+
+def _ours(section: Section, told: Sequence[Found]) -> list[str]:
+    """Under which settings the runs ran."""
+    if not told:
+        return []
+    facts = {
+        "epochs": {dig(run, "selection", "epochs") for run in told},
+        "batch size": {dig(run, "training", "batch_size") for run in told},
+    }
+    said = [
+        f"{name} {', '.join(map(str, sorted(values - {None})))}"
+        for name, values in facts.items()
+        if values - {None}
+    ]
+    early = sum(bool(dig(run, "selection", "stopped_early")) for run in told)
+    said += [f"{early} of {len(told)} runs stopped early"] * bool(early)
+    for name, fixed in section.fixed.items():
+        if fixed:
+            said.append(f"{name} sets {' '.join(fixed)}" if len(section.fixed) > 1
+                        else f"the sweep sets {' '.join(fixed)}")  # fmt: skip
+    if section.settings:
+        said.append(f"changed on the command line: {' '.join(section.settings)}")
+    return [f"These runs: {'; '.join(said)}."] if said else []
+
+
+def _theirs(section: Section, cells: Sequence[Entry]) -> list[str]:
+    """What the published numbers are, and whether the difference to them means anything."""
+    dataset, protocol = section.place
+    found = published(section.layout.published, dataset)
+    if found is None:
+        of = f" for {dataset}" if section.layout.published is not None else ""
+        return [f"There are {UNKNOWN}{of}."]
+    if all(entry.published is None for entry in cells):
+        return [f"There are {UNKNOWN} for these rows and columns in {found.source}."]
+    said = [f"Published: {found.source} ({found.told()}). Δ: ours less theirs."]
+    metrics = {dig(run, "metrics", "conventions", "metric") for one in cells for run in one.told}
+    other = []
+    if section.settings:
+        other.append(f"settings ({' '.join(section.settings)})")
+    if found.protocol not in (None, protocol):
+        other.append(f"protocol ({protocol}, there {found.protocol})")
+    if metrics - {None, found.metric}:
+        ours = ", ".join(sorted(map(str, metrics - {None, found.metric})))
+        other.append(f"metric ({ours}, there {found.metric})")
+    if other:
+        said.append(
+            f"These runs are of another setting than the published ones, in {' and '.join(other)}:"
+            " Δ does not tell how well the published numbers are reproduced."
+        )
+    return said

@@ -1,0 +1,229 @@
+"""The report of a sweep: its tables, its figures and a page."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from deephash.files import write_text
+from deephash.report import canvas, pairs
+from deephash.report.canvas import Drawing
+from deephash.report.cells import Entry, entries
+from deephash.report.formats import (
+    all_notes,
+    csv_of,
+    latex,
+    markdown,
+    rows_of_section,
+    signed,
+    value_of,
+)
+from deephash.report.grid import Job, Section, Sweep
+from deephash.report.page import Rows, render, rows_of, shown
+from deephash.report.pairs import Pairs
+from deephash.report.rows import Found, dig, is_number
+from deephash.report.table import measured
+from deephash.report.trends import trend
+from deephash.words import clock
+
+STATES = ("finished", "running", "failed", "interrupted", "waiting")
+
+Compared = Mapping[int, Pairs]
+"""By the place of a section among the sections."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A cell on the page."""
+
+    value: str
+    spread: str
+    rank: int
+    marks: str
+    state: str
+    beside: str
+
+    @classmethod
+    def of(cls, entry: Entry | None, digits: int) -> "Box":
+        """The cell as it is shown; empty where the grid has none."""
+        if entry is None:
+            return cls("", "", 0, "", "", "")
+        beside = "" if entry.published is None else f"published {entry.published:.{digits}f}"
+        if entry.difference is not None:
+            beside += f", Δ {signed(entry.difference, digits)}"
+        value, spread = value_of(entry, digits)
+        return cls(value, spread, entry.rank, " ".join(entry.marks), entry.state, beside)
+
+
+def write_sweeps(
+    folder: Path, sweeps: Sequence[Sweep], parts: Sequence[Section], compared: Compared
+) -> dict[str, Path]:
+    """Writes ``report.html``, ``table.md``, ``.tex``, ``.csv`` and the figures of sweeps.
+
+    Args:
+        folder: where to write.
+        sweeps: what was asked for.
+        parts: their sections.
+        compared: paired differences of some of the sections.
+
+    Returns:
+        the files by their names below the folder.
+    """
+    drawn, figures = _figures(folder / "figures", parts)
+    texts = {
+        "table.md": tables_of(sweeps, parts, compared),
+        "table.tex": "\n\n".join(["% needs \\usepackage{booktabs}", *map(latex, parts)]) + "\n",
+        "table.csv": csv_of(parts),
+        "report.html": render("sweep.html.j2", _page(sweeps, parts, compared, drawn)),
+    }
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    return {name: folder / name for name in texts} | figures
+
+
+def _figures(
+    folder: Path, parts: Sequence[Section]
+) -> tuple[dict[int, tuple[Drawing, Markup]], dict[str, Path]]:
+    """The figure of each section as it stands on the page, and the files of all."""
+    drawn: dict[int, tuple[Drawing, Markup]] = {}
+    files: dict[str, Path] = {}
+    folder.mkdir(parents=True, exist_ok=True)
+    with canvas.style():
+        for place, section in enumerate(parts):
+            one = trend(section)
+            if one is None:
+                continue
+            if f"figures/{one.name}.svg" in files:
+                one = replace(one, name=f"{one.name}-{place + 1}")
+            svg, png = canvas.save(one.figure, folder, one.name)
+            files |= {f"figures/{path.name}": path for path in (svg, png)}
+            plot = canvas.inline(svg.read_text(encoding="utf-8"), f"plot{place}", one.title)
+            drawn[place] = one, Markup(plot)
+    return drawn, files
+
+
+def tables_of(sweeps: Sequence[Sweep], parts: Sequence[Section], compared: Compared) -> str:
+    """All tables, as Markdown."""
+    lines = [f"## {title_of(sweeps)}", "", progress_of(sweeps)]
+    lines += [sweep.source for sweep in sweeps if sweep.source]
+    for place, section in enumerate(parts):
+        lines += ["", markdown(section)]
+        if (found := compared.get(place)) is None:
+            continue
+        for title, head, rows in pairs.tables(section, found):
+            lines += [
+                "",
+                f"Paired differences, {title}:",
+                "",
+                _line(head),
+                "|---" * len(head) + "|",
+            ]
+            lines += map(_line, rows)
+        if told := pairs.said(found):
+            lines += ["", *(f"- {one}" for one in told)]
+    return "\n".join(lines) + "\n"
+
+
+def title_of(sweeps: Sequence[Sweep]) -> str:
+    """What the sweeps are called."""
+    return " + ".join(sweep.title or sweep.name for sweep in sweeps)
+
+
+def progress_of(sweeps: Sequence[Sweep]) -> str:
+    """How many runs are how far, in a line."""
+    states = counts(sweeps)
+    total = sum(states.values())
+    told = [f"{states[state]} {state}" for state in STATES if states[state]]
+    return f"{total} runs: {', '.join(told)}." if total else "There are no runs."
+
+
+def counts(sweeps: Sequence[Sweep]) -> Counter[str]:
+    """How many runs are in each state; a run that several sweeps share counts once."""
+    return Counter(map(state_of, _jobs(sweeps)))
+
+
+def state_of(job: Job) -> str:
+    """Finished means that there is a report."""
+    if job.report is not None:
+        return "finished"
+    return job.state if job.state != "finished" else "waiting"
+
+
+def _jobs(sweeps: Sequence[Sweep]) -> list[Job]:
+    return list({job.run: job for sweep in sweeps for job in sweep.jobs}.values())
+
+
+def _page(
+    sweeps: Sequence[Sweep],
+    parts: Sequence[Section],
+    compared: Compared,
+    drawn: Mapping[int, Any],
+) -> dict[str, Any]:
+    states, jobs = counts(sweeps), _jobs(sweeps)
+    reports = [job.report for job in jobs if job.report is not None]
+    seconds = [dig(report, "training", "seconds") for report in reports]
+    spent = sum(value for value in seconds if is_number(value))
+    return {
+        "title": title_of(sweeps),
+        "sources": list(dict.fromkeys(sweep.source for sweep in sweeps if sweep.source)),
+        "commands": [sweep.command for sweep in sweeps if sweep.command],
+        "finished": states["finished"],
+        "total": len(jobs),
+        "states": [(state, str(states[state])) for state in STATES[1:] if states[state]],
+        "spent": clock(spent) if spent else None,
+        "sections": [
+            _section(section, drawn.get(place), compared.get(place))
+            for place, section in enumerate(parts)
+        ],
+        "failures": [(job.run, job.error or "no account of it was left")
+                     for job in jobs if state_of(job) == "failed"],
+        "ways": _ways(reports),
+        "environment": _merged([dig(report, "environment") or {} for report in reports]),
+    }  # fmt: skip
+
+
+def _section(section: Section, drawn: Any, compared: Pairs | None) -> dict[str, Any]:
+    heads, rows = rows_of_section(section)
+    digits = section.layout.digits
+    return {
+        "title": section.title,
+        "plots": [] if drawn is None else [drawn],
+        "label": section.row_label,
+        "heads": heads,
+        "rows": [(name, [Box.of(entry, digits) for entry in cells]) for name, cells in rows],
+        "notes": all_notes(section, entries(section), "bold", "underlined"),
+        "pairs": [] if compared is None else pairs.tables(section, compared),
+        "said": [] if compared is None else pairs.said(compared),
+    }
+
+
+def _ways(reports: Sequence[Found]) -> list[tuple[str, Rows]]:
+    """The protocol and the conventions of each way in which runs were measured."""
+    ways: dict[Any, Found] = {}
+    for report in reports:
+        ways.setdefault(measured(report), report)
+    told = []
+    for one in ways.values():
+        protocol = dict(dig(one, "protocol") or {})
+        protocol.pop("skipped", None)
+        rows = rows_of(protocol) + rows_of(dig(one, "metrics", "conventions") or {})
+        told.append((f"{protocol.get('dataset')}, {protocol.get('protocol')}", rows))
+    return told
+
+
+def _merged(environments: Sequence[Mapping[str, Any]]) -> Rows:
+    """Of each fact all values that occur, the most frequent first."""
+    keys = dict.fromkeys(key for one in environments for key in one)
+    return [
+        (key.replace("_", " "),
+         "; ".join(value for value, _ in Counter(shown(one.get(key)) for one in environments)
+                   .most_common()))
+        for key in keys
+    ]  # fmt: skip
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
