@@ -13,7 +13,7 @@ from PIL import Image
 
 from deephash.data import cache as cache_module
 from deephash.data.cache import cached
-from deephash.data.decoding import to_rgb
+from deephash.data.decoding import Square, to_rgb
 from deephash.data.sources import Cifar, Digits, Folder
 from deephash.errors import DataError
 
@@ -190,7 +190,7 @@ def test_gaps_are_closed_over_many_files(tmp_path):
 
 def test_a_decoded_folder_is_not_decoded_again(folder, own_cache, monkeypatch):
     first = Folder(folder, size=8).load()
-    monkeypatch.setattr(Folder, "_square", None)  # would fail if it were called
+    monkeypatch.setattr(Square, "__call__", None)  # would fail if it were called
     second = Folder(folder, size=8).load()
     assert isinstance(second.pixels, np.memmap)
     assert np.array_equal(first.pixels, second.pixels)
