@@ -247,5 +247,7 @@ def _check(facts: Facts, expected: Mapping[str, object]) -> None:
     if problems:
         raise DataError(
             f"dataset {facts.dataset} under protocol {facts.protocol} is not what dataset.expected "
-            "says:\n  " + "\n  ".join(problems)
+            "says:\n  "
+            + "\n  ".join(problems)
+            + "\nFor other images or lists than the published ones: dataset.expected=null"
         )

@@ -1,7 +1,7 @@
 """What a source hands over: decoded pixels, labels and the names of the images."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,9 @@ class ImageSet:
     skipped: tuple[str, ...] = ()  # ids of unreadable files that were left out
     official_query: np.ndarray | None = (
         None  # (n,) bool, the official test part; None: there is none
+    )
+    lists: Mapping[str, np.ndarray] | None = (
+        None  # role -> the rows its list names, in its order; None: the set came without lists
     )
 
     def __post_init__(self) -> None:
@@ -87,7 +90,8 @@ def only(images: ImageSet, wanted: Sequence[int | str]) -> ImageSet:
         raise DataError(f"dataset.classes names {', '.join(twice)} twice: leave one of them out")
     if len(names) < 2:
         raise DataError(f"dataset.classes={list(wanted)} must name at least two classes")
-    rows = np.flatnonzero(images.labels[:, columns].any(axis=1))
+    kept = np.any(images.labels[:, columns], axis=1)
+    rows = np.flatnonzero(kept)
     together = len(rows) > 0 and rows[-1] - rows[0] + 1 == len(rows)
     taken = slice(rows[0], rows[-1] + 1) if together else rows
     official = images.official_query
@@ -98,7 +102,14 @@ def only(images: ImageSet, wanted: Sequence[int | str]) -> ImageSet:
         classes=tuple(names),
         skipped=images.skipped,
         official_query=None if official is None else official[rows],
+        lists=None if images.lists is None else renumbered(images.lists, kept),
     )
+
+
+def renumbered(lists: Mapping[str, np.ndarray], kept: np.ndarray) -> dict[str, np.ndarray]:
+    """Lists of rows once only some rows are kept, (n,) bool: without the others, counted anew."""
+    place = np.cumsum(kept) - 1
+    return {role: place[rows[kept[rows]]] for role, rows in lists.items()}
 
 
 def _class_index(classes: Sequence[str], wanted: int | str) -> int:

@@ -1,0 +1,584 @@
+"""Lists and their dialects, the files they name, the roles they give, and the real ones."""
+
+import dataclasses
+import json
+import lzma
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from PIL import Image
+
+from deephash import build, config, schema
+from deephash.data.datamodule import DataModule
+from deephash.data.images import only
+from deephash.data.lists import Lists, read_list
+from deephash.data.splits import Listed, describe, fingerprint
+from deephash.data.transforms import Pipeline
+from deephash.errors import DataError
+
+ROOT = Path(__file__).parents[2]
+REAL = ROOT.parent / "shared" / "lists"
+NO_PREFIX = re.compile("")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEEPHASH_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def write(folder, **lists):
+    """Lists of `NAME=[(path, labels), ...]`, and the images they name, each of its own gray."""
+    folder.mkdir(exist_ok=True)
+    for role, lines in lists.items():
+        text = "".join(f"{path} {labels}\n" for path, labels in lines)
+        (folder / f"{role}.txt").write_text(text)
+        for path, _ in lines:
+            file = folder / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            gray = int(re.search(r"\d+", file.stem)[0])
+            Image.new("RGB", (9, 6), (gray, gray, gray)).save(file)
+    return folder
+
+
+@pytest.fixture
+def small(tmp_path):
+    """Five images of the database, two of them train, two others ask; 5 has no label."""
+    database = [(f"im/{k}.png", labels) for k, labels in
+                ((3, "1 0 0"), (1, "1 1 0"), (5, "0 0 0"), (2, "0 1 1"), (4, "0 0 1"))]  # fmt: skip
+    return write(
+        tmp_path / "data",
+        database=database,
+        train=[database[3], database[0]],
+        test=[("im/9.png", "1 0 0"), ("im/8.png", "0 1 1")],
+    )
+
+
+def file_of(tmp_path, text, name="list.txt"):
+    file = tmp_path / name
+    data = text.encode()
+    file.write_bytes(lzma.compress(data) if name.endswith(".xz") else data)
+    return file
+
+
+# one list
+
+
+@pytest.mark.parametrize("name", ["list.txt", "list.txt.xz"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a/x.jpg 1 0 0\nb.jpg 0 1 1\n",
+        "a/x.jpg 1 0 0\r\n./b.jpg  0\t1 1",  # no end of the last line
+        "\ufeffa/x.jpg 1 0 0\nb.jpg 0 1 1",
+    ],
+)
+def test_a_list_is_read_packed_or_not(tmp_path, name, text):
+    rows = read_list(file_of(tmp_path, text, name), None, NO_PREFIX)
+    assert rows.ids == ["a/x.jpg", "b.jpg"]
+    assert rows.labels.dtype == bool and rows.labels.astype(int).tolist() == [[1, 0, 0], [0, 1, 1]]
+
+
+def test_a_single_label_is_a_class_index(tmp_path):
+    rows = read_list(file_of(tmp_path, "a.jpg 33\nb.jpg 0\n"), 100, NO_PREFIX)
+    assert rows.labels.tolist() == [33, 0]
+
+
+@pytest.mark.parametrize(
+    "prefix, path",
+    [
+        ("", "image/x.JPEG"),
+        ("./", "image/x.JPEG"),
+        ("./data/imagenet/", "image/x.JPEG"),
+        ("/home/someone/dataset/imagenet/", "val_image/x.JPEG"),
+    ],
+)
+def test_a_prefix_is_cut_off(tmp_path, prefix, path, pages):
+    pattern = re.compile(pages("dataset=imagenet100")["dataset"]["source"]["strip_prefix"])
+    assert read_list(file_of(tmp_path, f"{prefix}{path} 0 1\n"), None, pattern).ids == [path]
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "told"),
+    [
+        ("a 1 0\nb 1 0 1\n", None, "line 2: 3 labels; expected a path and 2 labels of 0 or 1"),
+        ("a 1 0\nb 1\n", None, "line 2: 1 labels; expected a path and 2 labels"),
+        ("a 1 0\nb\n", None, "line 2: 0 labels; expected a path and 2"),
+        ("a 1 0\n\nb 1 0\n", None, "line 2: it is blank"),
+        ("a 1 0\nb 1 2\n", None, "line 2: the label '2'; expected a path and 2"),
+        ("a 1 0\nb 1 -1\n", None, "line 2: the label '-1'"),
+        ("a 1 0\nb 10\n", None, "line 2: 1 labels"),
+        ("a\nb\n", None, "line 1: 0 labels; expected a path and labels, 0 or 1 for each class, or"),
+        ("a\nb\n", 4, "line 1: 0 labels; expected a path and 4 labels of 0 or 1, or in all lines"),
+        ("a 1 0\n", 4, r"line 1: 2 labels.*dataset\.source\.class_names=null"),
+        ("a 3\nb 4\n", 4, "line 2: the label '4'; expected a path and one class index from 0 to 3"),
+        ("a 3\nb 1.0\n", None, r"line 2: the label '1\.0'; expected a path and one class index"),
+        ("a 3\nb 0 1\n", 4, "line 2: 2 labels; expected a path and one class index from 0 to 3"),
+        ("a 1 0\n./a 1 0\n", None, "line 2: a is in line 1 already"),
+        ("/a 1 0\n", None, r"line 1: the path '/a' does not lead down.*strip_prefix"),
+        ("b/../../a 1 0\n", None, "does not lead down"),
+        ("", None, "is empty"),
+    ],
+)
+def test_a_malformed_line_is_told_by_file_and_number(tmp_path, text, count, told):
+    with pytest.raises(DataError, match=rf"list\.txt,? .*{told}"):
+        read_list(file_of(tmp_path, text), count, NO_PREFIX)
+
+
+@pytest.mark.parametrize("name", ["list.txt", "list.txt.xz"])
+def test_a_list_that_is_no_text_is_told(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\xff\xfe\x00 1 0")
+    with pytest.raises(DataError, match=r"cannot read the list .*list\.txt"):
+        read_list(tmp_path / name, None, NO_PREFIX)
+
+
+# the lists of a set
+
+
+def test_rows_roles_and_pixels(small):
+    images = Lists(small, size=4).load()
+    assert images.ids == tuple(f"im/{k}.png" for k in (3, 1, 5, 2, 4, 9, 8))
+    assert images.pixels.shape == (7, 3, 4, 4)
+    assert images.pixels[:, 0, 2, 2].tolist() == [3, 1, 5, 2, 4, 9, 8]
+    assert {role: rows.tolist() for role, rows in images.lists.items()} == {
+        "database": [0, 1, 2, 3, 4], "queries": [5, 6], "train": [3, 0],
+    }  # fmt: skip
+    assert images.labels[1].tolist() == [True, True, False] and not images.labels[2].any()
+    assert images.classes == ("0", "1", "2") and images.multilabel
+
+
+def test_each_file_is_decoded_once(small, monkeypatch):
+    opened, really = [], Image.open
+    monkeypatch.setattr(Image, "open", lambda path: opened.append(path) or really(path))
+    for _ in range(2):
+        Lists(small, size=4).load()
+    assert len(opened) == len(set(opened)) == 7
+
+
+def test_lists_may_lie_elsewhere_and_packed(small, tmp_path):
+    before = Lists(small).load()
+    folder = tmp_path / "lists"
+    folder.mkdir()
+    for name in ("train", "test", "database"):
+        text = (small / f"{name}.txt").read_text().replace("im/", "./data/im/")
+        file_of(folder, text, f"{name}.txt.xz")
+        (small / f"{name}.txt").unlink()
+    after = Lists(small, folder, strip_prefix=".*/(?=im/)").load()
+    assert after.ids == before.ids
+    prints = {fingerprint(images, Listed().split(images)) for images in (before, after)}
+    assert len(prints) == 1
+
+
+def test_files_are_found_by_name(small):
+    before = Lists(small, size=4).load()
+    (small / "im" / "3.png").rename(small / "3.png")
+    (small / "im" / "deep" / "er").mkdir(parents=True)
+    (small / "im" / "8.png").rename(small / "im" / "deep" / "er" / "8.png")
+    with pytest.raises(DataError, match="2 of 7 images"):
+        Lists(small, size=4).load()
+    after = Lists(small, size=4, find="name").load()
+    assert after.ids == before.ids and np.array_equal(after.pixels, before.pixels)
+    (small / "8.png").write_bytes(b"another")
+    with pytest.raises(DataError, match=r"finds two 8\.png.*: 8\.png and im/deep/er/8\.png"):
+        Lists(small, find="name").load()
+    write(small, test=[("other/3.png", "1 0 0")])
+    with pytest.raises(DataError, match=r"cannot tell im/3\.png from other/3\.png"):
+        Lists(small, find="name").load()
+
+
+def test_missing_images_are_counted_and_the_first_named(small):
+    for k in (3, 5, 2, 4, 9, 8):
+        (small / "im" / f"{k}.png").unlink()
+    with pytest.raises(DataError) as caught:
+        Lists(small, origin="ask the library").load()
+    told = str(caught.value)
+    assert f"6 of 7 images that the lists name are not below {small}:" in told
+    assert re.findall(r"im/(\d)\.png", told) == ["3", "5", "2", "4", "9"]
+    assert "and 1 more" in told and "library" not in told
+    for word in ("dataset.root=FOLDER", "dataset.source.find=name", "dataset.source.on_error=skip"):
+        assert word in told
+    (small / "im" / "1.png").unlink()
+    for on_error in ("raise", "skip"):  # nothing at all is there
+        with pytest.raises(DataError, match=r"7 of 7(.|\n)*ask the library"):
+            Lists(small, origin="ask the library", on_error=on_error).load()
+
+
+def test_missing_and_unreadable_images_are_skipped(small, caplog):
+    (small / "im" / "1.png").unlink()
+    (small / "im" / "2.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"1 of 7"):
+        Lists(small).load()
+    for _ in range(2):  # decoded, then from the cache
+        images = Lists(small, size=4, on_error="skip").load()
+        assert images.skipped == ("im/1.png", "im/2.png")
+        assert images.ids == tuple(f"im/{k}.png" for k in (3, 5, 4, 9, 8))
+        assert images.pixels[:, 0, 0, 0].tolist() == [3, 5, 4, 9, 8]
+        assert images.labels[2].tolist() == [False, False, True]
+        assert {role: rows.tolist() for role, rows in images.lists.items()} == {
+            "database": [0, 1, 2], "queries": [3, 4], "train": [0],
+        }  # fmt: skip
+    assert "left out 1 missing of 7" in caplog.text and "left out 1 unreadable" in caplog.text
+
+
+def test_missing_lists_say_where_they_come_from(small):
+    (small / "train.txt").unlink()
+    (small / "database.txt").unlink()
+    with pytest.raises(DataError) as caught:
+        Lists(small, origin="Lists: from here.\nImages: from there.").load()
+    told = str(caught.value)
+    assert told.startswith(f"no database.txt, train.txt in {small}, nor packed")
+    for word in ("Images: from there.", "dataset.lists=FOLDER", f"{small}/<path>", "path 0 1 0"):
+        assert word in told
+
+
+def test_lists_that_disagree_are_told(small):
+    write(small, test=[("im/1.png", "1 1 0"), ("im/4.png", "1 0 1"), ("im/2.png", "0 0 0")])
+    with pytest.raises(DataError, match=r"test\.txt gives 2 images other labels .*is im/4\.png"):
+        Lists(small).load()
+    write(small, test=[("im/9.png", "1 0 0 0")])
+    with pytest.raises(DataError, match="differ in their number of labels"):
+        Lists(small).load()
+
+
+def test_indices_and_vectors_are_one_dataset(tmp_path):
+    root = write(
+        tmp_path / "data",
+        database=[("1.png", "0 0 1"), ("2.png", "1 0 0")],
+        train=[("1.png", "2")],
+        test=[("3.png", "1")],
+    )
+    images = Lists(root, size=2, class_names=("a", "b", "c")).load()
+    assert images.labels.argmax(axis=1).tolist() == [2, 0, 1] and not images.multilabel
+    assert Lists(root, size=2).read().classes == ("0", "1", "2")
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        ({"find": "hash"}, "find=hash is unknown"),
+        ({"strip_prefix": "("}, r"strip_prefix=\( is no regular expression"),
+        ({"fit": "stretch"}, "fit=stretch is unknown"),
+        ({"size": 0}, "size=0 must be positive"),
+        ({"on_error": "pass"}, "on_error=pass is unknown"),
+    ],
+)
+def test_senseless_options_are_refused(change, told):
+    with pytest.raises(DataError, match=told):
+        Lists("x", **change)
+
+
+# roles
+
+
+def test_listed_roles_and_their_order(small):
+    images = Lists(small).read()
+    split = Listed().split(images)
+    assert [images.ids[row] for row in split.train] == ["im/2.png", "im/3.png"]
+    assert split.database.tolist() == [0, 1, 2, 3, 4] and split.queries.tolist() == [5, 6]
+    assert len(split.validation) == 0
+    facts = describe(images, split, "own", "lists", 0)
+    assert facts.overlaps == {"train_queries": 0, "queries_database": 0, "train_database": 2}
+
+
+def test_the_rest_is_searched(small):
+    """Whether the database's list names the queries or not, or there is none."""
+    without = Listed("rest").split(Lists(small).read())
+    assert without.database.tolist() == [0, 1, 2, 3, 4]
+    lines = (small / "database.txt").read_text().splitlines(keepends=True)
+    asked = (small / "test.txt").read_text()
+    (small / "database.txt").write_text("".join([lines[0], asked, *lines[1:]]))
+    images = Lists(small).read()
+    split = Listed("rest").split(images)
+    assert [images.ids[row] for row in split.database] == [f"im/{k}.png" for k in (3, 1, 5, 2, 4)]
+    with pytest.raises(DataError, match="2 in the database"):
+        Listed().split(images)
+    kept = Listed(queries_in_database=True).split(images)
+    assert describe(images, kept, "own", "lists", 0).overlaps["queries_database"] == 2
+    alone = Lists(small, database=None).read()
+    split = Listed("rest").split(alone)
+    assert [alone.ids[row] for row in split.database] == ["im/2.png", "im/3.png"]
+    with pytest.raises(DataError, match=r"no list of the database.*database=rest"):
+        Listed().split(alone)
+
+
+@pytest.mark.parametrize("database", ["listed", "rest"])
+def test_a_query_never_trains(small, database):
+    write(small, train=[("im/3.png", "1 0 0"), ("im/9.png", "1 0 0")])
+    with pytest.raises(DataError, match="1 queries are in train"):
+        Listed(database, queries_in_database=True).split(Lists(small).read())
+
+
+def test_a_role_without_images_is_told(small):
+    images = Lists(small).read()
+    with pytest.raises(DataError, match="no image is left for the role train"):
+        Listed().split(
+            dataclasses.replace(images, lists={**images.lists, "train": np.zeros(0, int)})
+        )
+
+
+def many(tmp_path, labels, train=10, queries=5):
+    lines = [(f"{k}.png", labels(k)) for k in range(60)]
+    text = {"train": lines[:train], "database": lines[:-queries], "test": lines[-queries:]}
+    for name, some in text.items():
+        file_of(tmp_path, "".join(f"{path} {given}\n" for path, given in some), f"{name}.txt")
+    return Lists(tmp_path).read()
+
+
+def test_validation_by_quota(tmp_path):
+    """Every image has class 0, every third class 1, every fifth class 2: nine serve them."""
+    images = many(tmp_path, lambda k: f"1 {int(k % 3 == 0)} {int(k % 5 == 0)}")
+    split = Listed(validation=3).split(images)
+    assert len(split.validation) == 9
+    assert np.isin(split.validation, split.database).all()
+    assert not np.isin(split.validation, [*split.train, *split.queries]).any()
+    assert (images.labels[split.validation].sum(axis=0) >= 3).all()
+    again, other = Listed(validation=3).split(images), Listed(validation=3, seed=1).split(images)
+    assert split.validation.tolist() == again.validation.tolist() != other.validation.tolist()
+    prints = {fingerprint(images, Listed(validation=n, seed=n).split(images)) for n in (0, 3)}
+    assert len(prints) == 1
+    with pytest.raises(DataError, match=r"class '2' gives only \d of 9 validation items"):
+        Listed(validation=9).split(images)
+
+
+def test_validation_of_single_labels_is_so_many_of_each(tmp_path):
+    images = many(tmp_path, lambda k: k % 4)
+    split = Listed(validation=6).split(images)
+    assert images.labels[split.validation].sum(axis=0).tolist() == [6] * 4
+
+
+def test_validation_leaves_a_train_that_is_the_database(tmp_path):
+    images = many(tmp_path, lambda k: k % 4, train=55)
+    split = Listed(validation=6).split(images)
+    assert len(split.train) == 31 and len(split.database) == 55
+    assert sorted([*split.train, *split.validation]) == sorted(split.database)
+    with pytest.raises(DataError, match="gives only 13 of 14"):
+        Listed(validation=14).split(images)
+    images = many(tmp_path, lambda k: k % 4, train=52, queries=8)
+    with pytest.raises(DataError, match="leave nothing to train"):
+        Listed(validation=13).split(images)
+
+
+def test_listed_needs_lists(small):
+    images = dataclasses.replace(Lists(small).read(), lists=None)
+    with pytest.raises(DataError, match="came without lists"):
+        Listed().split(images)
+    with pytest.raises(DataError, match="database=all is unknown"):
+        Listed("all")
+
+
+def test_some_classes_keep_their_roles(tmp_path):
+    images = many(tmp_path, lambda k: k % 4)
+    split, chosen = Listed().split(images), only(images, [3, 1])
+    kept = Listed().split(chosen)
+    for role in ("train", "database", "queries"):
+        ids = [images.ids[row] for row in getattr(split, role) if row % 4 in (3, 1)]
+        assert [chosen.ids[row] for row in getattr(kept, role)] == ids
+
+
+def test_images_without_a_label_stay_and_do_not_train(small):
+    write(small, train=[("im/3.png", "1 0 0"), ("im/5.png", "0 0 0"), ("im/2.png", "0 1 1")])
+    data = DataModule(
+        "own", Lists(small, size=4), Listed(), "lists", Pipeline([]), Pipeline([]), batch_size=2
+    )
+    data.setup("cpu")
+    assert (data.facts.num_train, data.facts.num_train_unlabelled, data.steps) == (3, 1, 1)
+    assert 1 not in next(data.train(0)).index
+
+
+# the datasets
+
+
+@pytest.fixture(scope="module")
+def pages():
+    schema.register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        yield lambda *words: config.fold(
+            compose("train", overrides=["trainer.device=cpu", *words]), words
+        )
+
+
+@pytest.mark.parametrize("dataset", ["imagenet100", "nuswide21"])
+def test_a_dataset_of_lists_is_configured_like_the_others(dataset, pages):
+    cfg, cifar = pages(f"dataset={dataset}"), pages("dataset=cifar10")
+    assert set(cfg["dataset"]) == {*cifar["dataset"], "lists"}
+    assert set(cfg["dataset"]["schedule"]) == set(cifar["dataset"]["schedule"])
+    assert config.check(cfg) == [] and build.data(cfg).expected
+    assert build.data(pages(f"dataset={dataset}", "dataset.expected=null")).expected is None
+    moved = pages(f"dataset={dataset}", "dataset.root=here", "dataset.lists=there")
+    source = build.data(moved).source
+    assert (source.root, source.lists) == (Path("here"), Path("there"))
+
+
+def test_what_is_expected_and_where_from_change_no_run(pages):
+    words = ("dataset=imagenet100", "dataset.root=x", "dataset.lists=y", "dataset.expected=null")
+    assert config.run_name(pages(*words), words) == "imagenet100/relahash/32bit/seed0"
+    plain = config.essence(pages(*words[:3]))
+    assert plain == config.essence(pages(*words, "dataset.source.origin=elsewhere"))
+
+
+@pytest.mark.parametrize("dataset", ["imagenet100", "nuswide21"])
+@pytest.mark.parametrize("size", [32, 224])
+def test_views_have_the_size_asked_for(dataset, size, pages):
+    data = build.data(pages(f"dataset={dataset}", f"dataset.size={size}"))
+    side = pages(f"dataset={dataset}")["dataset"]["source"]["size"]
+    pixels = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8)
+    for view in (data.train_transform, data.test_transform):
+        assert view(pixels, torch.Generator().manual_seed(0)).shape == (2, 3, size, size)
+
+
+def miniature(dataset, root):
+    """126 images of which 100 train, and 21 queries, in the layout of a dataset."""
+    if dataset == "imagenet100":
+        folders = ("image", "val_image")
+        columns = [[c == k % 100 for c in range(100)] for k in range(151)]
+    else:
+        folders = ("images", "images")
+        columns = [[c in (k % 21, k % 5) for c in range(21)] for k in range(151)]
+    lines = [(f"{folders[k >= 130]}/{k}.png", " ".join(str(int(one)) for one in columns[k]))
+             for k in range(151)]  # fmt: skip
+    return write(root, train=lines[:100], test=lines[130:], database=lines[:126])
+
+
+SMALL = ("dataset.size=16", "dataset.source.size=16", "trainer.batch_size=20")
+
+
+@pytest.mark.parametrize("dataset", ["imagenet100", "nuswide21"])
+def test_a_small_set_in_the_layout_of_a_dataset(dataset, tmp_path, pages):
+    root = miniature(dataset, tmp_path / "data")
+    cfg = pages(f"dataset={dataset}", f"dataset.root={root}", *SMALL)
+    cfg["dataset"]["protocols"]["lists"]["validation"] = 0
+    with pytest.raises(DataError, match=r"num_train should be 1\d+ and is 100(.|\n)*expected=null"):
+        build.data(cfg).setup("cpu")
+    data = build.data(cfg | {"dataset": cfg["dataset"] | {"expected": None}})
+    data.setup("cpu")
+    facts = data.facts
+    assert (facts.num_train, facts.num_database, facts.num_queries) == (100, 126, 21)
+    assert facts.multilabel == (dataset == "nuswide21")
+    assert facts.classes[0] in ("n01514668", "sky")
+    assert next(data.train(0)).images.shape == (20, 1, 3, 16, 16)
+
+
+def run(cwd, script, *words, code=0):
+    """Runs a command line in `cwd`; what it said."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "HYDRA", "COVERAGE"))}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / script), *words],
+        cwd=cwd,
+        env=kept | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=300,
+    )
+    said = done.stdout + done.stderr
+    assert "Traceback" not in said and done.returncode == code, said
+    return said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dataset", ["imagenet100", "nuswide21"])
+def test_a_whole_run(dataset, tmp_path):
+    """Trained, and one of them measured again when the images have moved."""
+    root = miniature(dataset, tmp_path / "data")
+    words = (f"dataset={dataset}", f"dataset.root={root}", "dataset.expected=null", *SMALL,
+             "dataset.protocols.lists.validation=0", "dataset.top=50", "backbone=tiny",
+             "trainer.epochs=1", "logger=quiet")  # fmt: skip
+    run(tmp_path, "train.py", *words)
+    (report,) = (tmp_path / "outputs" / dataset / "relahash" / "32bit").glob("*/report.json")
+    told = json.loads(report.read_text())
+    assert told["protocol"]["protocol"] == "lists" and told["protocol"]["num_train"] == 100
+    assert told["metrics"]["conventions"]["top"] == 50
+    if dataset == "imagenet100":
+        return
+    root.rename(tmp_path / "moved")
+    words = (f'run="{report.parent}"', f"dataset.root={tmp_path / 'moved'}", "figures=false")
+    said = run(tmp_path, "evaluate.py", *words)
+    assert f"{told['metrics']['map']!r}: the same" in said
+
+
+@pytest.mark.slow
+def test_help_names_the_datasets_and_missing_data_fit_on_a_screen(tmp_path):
+    (line,) = (one for one in run(tmp_path, "train.py", "--help").splitlines()
+               if one.startswith("dataset: "))  # fmt: skip
+    assert {"imagenet100", "nuswide21"} <= set(re.findall(r"\w+", line))
+    said = run(tmp_path, "train.py", "dataset=imagenet100", "trainer.device=cpu", code=1)
+    for word in (
+        "train.txt",
+        "data/imagenet100/<path>",
+        "HashNet",
+        "image-net.org",
+        "dataset.root=",
+    ):
+        assert word in said
+    assert len(said.splitlines()) < 12 and max(map(len, said.splitlines())) <= 120
+
+
+# the real lists
+
+
+COUNTED = {  # roles -> rows, mean labels, images without a label, smallest and largest class
+    "imagenet100": {
+        "train": (13000, 1.0, 0, 130, 130),
+        "queries": (5000, 1.0, 0, 50, 50),
+        "database": (128503, 1.0, 0, 1029, 1300),
+    },
+    "nuswide21": {
+        "train": (10500, 2.862, 0, 732, 5051),
+        "queries": (2100, 3.315, 0, 142, 1171),
+    },
+    "coco": {
+        "train": (10000, 2.929, 0, 9, 5467),
+        "queries": (5000, 2.921, 0, 8, 2764),
+        "database": (112218, 2.926, 0, 186, 61341),
+    },
+    "mirflickr25k": {
+        "train": (4000, 4.612, 72, 15, 1610),
+        "queries": (1000, 4.613, 19, 4, 412),
+        "database": (20000, 4.742, 328, 96, 8371),
+    },
+    "voc2012": {
+        "train": (4000, 1.437, 0, 108, 1415),
+        "queries": (1000, 1.471, 0, 28, 363),
+        "database": (6540, 1.447, 0, 162, 2309),
+    },
+}
+OVERLAPS = {  # train and queries, queries and database, train and database; all images
+    "imagenet100": (0, 0, 13000, 133503),
+    "nuswide21": (0, 0, 10500, 12600),
+    "coco": (0, 5000, 0, 122218),
+    "mirflickr25k": (0, 0, 0, 25000),
+    "voc2012": (0, 0, 0, 11540),
+}
+
+
+@pytest.mark.parametrize("dataset", COUNTED)
+def test_the_real_lists(dataset, pages):
+    if not (REAL / dataset).is_dir():
+        pytest.skip("the real lists are not here")
+    options = {"strip_prefix": ".*?data/[^/]*/"}
+    if dataset in ("imagenet100", "nuswide21"):
+        node = pages(f"dataset={dataset}")["dataset"]["source"]
+        options = {key: node[key] for key in ("class_names", "strip_prefix")}
+    file = None if dataset == "nuswide21" else "database.txt"
+    images = Lists(REAL / dataset, database=file, **options).read()
+    for role, counted in COUNTED[dataset].items():
+        labels = images.labels[images.lists[role]]
+        each = labels.sum(axis=0)
+        found = (len(labels), labels.sum() / len(labels), int((~labels.any(axis=1)).sum()))
+        assert (found[0], round(found[1], 3), found[2], each.min(), each.max()) == counted
+    protocol = Listed("listed" if file else "rest", queries_in_database=dataset == "coco")
+    facts = describe(images, protocol.split(images), dataset, "lists", 0)
+    assert (*facts.overlaps.values(), len(images)) == OVERLAPS[dataset]
+    if dataset == "imagenet100":
+        assert facts.fingerprint.startswith("dd387d484acb352e")  # as its page says
+        of = [images.ids[row] for row in images.lists["database"]]
+        names = np.array([re.match(r"image/(n\d+)_\d+\.JPEG$", one)[1] for one in of])
+        rows = images.labels[images.lists["database"]]
+        assert (np.array(images.classes)[rows.argmax(axis=1)] == names).all()
