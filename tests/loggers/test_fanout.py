@@ -41,6 +41,16 @@ def test_everybody_hears_and_who_raises_is_dropped_once(caplog):
     assert first.heard == last.heard == [*expected, True]
 
 
+def test_an_artifact_reaches_those_who_want_it():
+    class Wants(Logger):
+        def artifact(self, name, kind, paths):
+            self.heard = name, kind, paths
+
+    wants = Wants()
+    Loggers([Logger(), wants]).artifact("sweep", "report", {})
+    assert wants.heard == ("sweep", "report", {})
+
+
 def test_the_record_itself_may_not_fail(tmp_path):
     record = Jsonl(tmp_path / "log.jsonl")
     record.close()

@@ -125,6 +125,27 @@ def test_figures_are_images_of_the_run_that_is_resumed(fake, tmp_path):
     assert len(fake.run.logged) == 1
 
 
+def test_an_artifact_holds_files_by_name_and_its_own_name_is_allowed(fake, tmp_path):
+    made = []
+
+    class Artifact:
+        def __init__(self, name, type):
+            self.name, self.type, self.files = name, type, {}
+
+        def add_file(self, path, name):
+            self.files[name] = path
+
+    fake.Artifact, fake.run.log_artifact = Artifact, made.append
+    logger = Wandb("p", {}, tmp_path, job_type="report")
+    logger.artifact("table2_beta+fig8", "report", {"figures/a.png": tmp_path / "a.png"})
+    (one,) = made
+    assert (one.name, one.type) == ("table2_beta-fig8", "report")
+    assert one.files == {"figures/a.png": str(tmp_path / "a.png")}
+    logger.close()
+    logger.artifact("late", "report", {})  # after the end: nothing
+    assert len(made) == 1
+
+
 def test_the_report_becomes_the_summary_and_ends_the_run(fake, tmp_path):
     logger = Wandb("p", {}, tmp_path)
     logger.scalars("train", {"loss": 1.0}, step=5, epoch=2)

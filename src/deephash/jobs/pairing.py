@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -105,7 +106,7 @@ def judge(run: Path, report: Mapping[str, Any]) -> Judged:
     try:
         with np.load(run / "codes.npz") as file:
             arrays = dict(file)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, BadZipFile) as error:
         raise NotComparableError(f"{run.name} has no codes.npz that can be read") from error
     told = report["metrics"]["conventions"]
     if str(arrays["fingerprint"]) != report["protocol"]["fingerprint"]:

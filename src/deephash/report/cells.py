@@ -125,7 +125,9 @@ def _marks(runs: Sequence[Found], ways: Sequence[Any]) -> tuple[str, ...]:
 def _state(cell: Cell, told: int) -> str:
     if told:
         many = len(cell.jobs)
-        return "" if told == many else f"{told} of {many} seeds"
+        failed = sum(job.state == "failed" for job in cell.jobs)
+        lost = f", {failed} failed" if failed else ""
+        return "" if told == many else f"{told} of {many} seeds{lost}"
     states = Counter(f"{job.state} {job.progress}".strip() for job in cell.jobs)
     return ", ".join(f"{many} {state}" if many > 1 else state for state, many in states.items())
 

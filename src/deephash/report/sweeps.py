@@ -169,7 +169,7 @@ def _page(
     return {
         "title": title_of(sweeps),
         "sources": list(dict.fromkeys(sweep.source for sweep in sweeps if sweep.source)),
-        "commands": [sweep.command for sweep in sweeps if sweep.command],
+        "commands": list(dict.fromkeys(sweep.command for sweep in sweeps if sweep.command)),
         "finished": states["finished"],
         "total": len(jobs),
         "states": [(state, str(states[state])) for state in STATES[1:] if states[state]],

@@ -1,0 +1,266 @@
+"""From a manifest and run folders to a report."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deephash import retrieval
+from deephash.engine.run import RunFolder
+from deephash.errors import ConfigError
+from deephash.files import write_arrays
+from deephash.jobs.pairing import NotComparableError, judge, paired
+from deephash.jobs.reporting import read, report
+from deephash.report.grid import sections
+
+ROOT = Path(__file__).parents[2]
+LAYOUT = {"rows": "method.loss.scale", "row_label": "β", "digits": 3,
+          "figure": {"x": "method.loss.scale", "scale": "log"}}  # fmt: skip
+QUERIES, ITEMS, BITS = 30, 80, 8
+
+
+def manifest(outputs, name, jobs, layout=LAYOUT):
+    folder = outputs / "sweeps" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    told = {"schema": 1, "name": name, "title": f"The {name}", "source": "nowhere",
+            "command": f"python train.py -m +sweep={name}", "report": layout,
+            "jobs": jobs}  # fmt: skip
+    (folder / "sweep.json").write_text(json.dumps(told))
+
+
+def entry(scale, seed, nbit=BITS):
+    return {
+        "run": f"digits/relahash/{nbit}bit/seed{seed},method.loss.scale={scale}",
+        "overrides": ["method=relahash", "trainer=early_stop", f"seed={seed}", "trainer.epochs=2"],
+        "values": {"dataset": "digits", "dataset.protocol": "per_class", "method": "relahash",
+                   "model.nbit": nbit, "seed": seed, "method.loss.scale": scale},
+        "settings": ["trainer.epochs=2"],
+    }  # fmt: skip
+
+
+def finish(outputs, job, clean=0.5, ternary=None, **convention):
+    """A finished run with codes that tell the classes apart, more or less."""
+    random = np.random.default_rng(job["values"]["seed"] + 10)
+    classes = [np.arange(many) % 5 for many in (QUERIES, ITEMS)]
+    centers = random.choice([-1.0, 1.0], (5, BITS))
+    noise = [random.standard_normal((many, BITS)) for many in (QUERIES, ITEMS)]
+    z = [clean * centers[c] + n for c, n in zip(classes, noise, strict=True)]
+    labels = [np.eye(5, dtype=bool)[c] for c in classes]
+    convention = retrieval.Convention(**convention)
+    metrics = retrieval.evaluate_codes(*z, *labels, convention, ternary=ternary)
+    run, arrays = outputs / job["run"], {"fingerprint": "f" * 64, "nbit": BITS}
+    for side, values, told in zip(("query", "database"), z, labels, strict=True):
+        arrays[f"{side}_codes"] = retrieval.pack(retrieval.binarize(values))
+        arrays[f"{side}_labels"] = told
+        arrays[f"{side}_ids"] = np.array([f"{side}{at}" for at in range(len(values))])
+        if ternary is not None:
+            mask = retrieval.undecided(values, ternary)
+            arrays[f"{side}_undecided"] = retrieval.pack(mask)
+    run.mkdir(parents=True)
+    write_arrays(run / "codes.npz", arrays)
+    told = {
+        "run": job["run"], "method": "relahash", "nbit": BITS, "seed": job["values"]["seed"],
+        "metrics": metrics, "selection": {"select_on": "last", "epochs": 2},
+        "protocol": {"dataset": "digits", "protocol": "per_class", "fingerprint": "f" * 64},
+        "training": {"seconds": 1.0, "batch_size": 50}, "environment": {"torch": "2"},
+    }  # fmt: skip
+    (run / "report.json").write_text(json.dumps(told))
+    return told
+
+
+def page(outputs, sweep, **more):
+    return {"sweep": sweep, "only": [], "out": None, "compare": "best", "draws": 200, "seed": 0,
+            "paths": {"outputs": str(outputs)}, "logger": None} | more  # fmt: skip
+
+
+@pytest.fixture
+def outputs(tmp_path):
+    """A sweep of two scales and two seeds: three runs have finished, one failed."""
+    jobs = [entry(scale, seed) for scale in (5, 50) for seed in (0, 1)]
+    for job, clean in zip(jobs[:3], (0.4, 0.4, 1.5), strict=True):
+        finish(tmp_path, job, clean)
+    folder = tmp_path / jobs[3]["run"]
+    folder.mkdir(parents=True)
+    (folder / "error.txt").write_text("\nboom: no memory\nTraceback\n")
+    manifest(tmp_path, "beta", jobs)
+    return tmp_path
+
+
+def test_a_partial_sweep_is_reported(outputs, capsys, read_page):
+    told = report(page(outputs, "beta"))
+    assert told["runs"] == {"finished": 3, "failed": 1}
+    folder = outputs / "sweeps" / "beta"
+    assert not (folder / "report.json").exists() and (folder / "summary.json").is_file()
+    said = capsys.readouterr().out
+    assert "### digits, per\\_class, trainer.epochs=2" in said.replace("per_class", "per\\_class")
+    assert "(1 of 2 seeds, 1 failed)" in said and str(folder / "report.html") in said
+    assert "the sweep sets trainer=early\\_stop; changed on the command line: trainer.epochs=2" in (
+        said
+    )
+    assert "| 5 | 50 | −" in said  # the pair, over the one seed that both have
+    text = read_page(folder / "report.html").text
+    assert "boom: no memory" in text and "The beta" in text and "With one seed only" in text
+
+
+def test_a_second_report_forgets_figures_that_are_no_more(outputs):
+    report(page(outputs, "beta"))
+    figures = outputs / "sweeps" / "beta" / "figures"
+    assert len(list(figures.iterdir())) == 2
+    (figures / "mine.png").touch()
+    report(page(outputs, "beta", only=["method.loss.scale=50"]))
+    assert [path.name for path in figures.iterdir()] == ["mine.png"]
+
+
+def test_several_are_joined_in_a_folder_named_for_all(outputs):
+    manifest(outputs, "more", [entry(50, 0), entry(500, 0)])
+    told = report(page(outputs, ["beta", "more"], compare=None))
+    assert told["runs"] == {"finished": 3, "failed": 1, "waiting": 1}
+    text = (outputs / "sweeps" / "beta+more" / "table.md").read_text()
+    assert text.count("### ") == 1 and "| 500 | — waiting |" in text
+    assert "Paired" not in text
+
+
+def test_out_says_where(outputs, tmp_path):
+    report(page(outputs, "beta", out=str(tmp_path / "elsewhere")))
+    assert (tmp_path / "elsewhere" / "table.tex").is_file()
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"sweep": "betta"}, r"no sweep betta in .*There are: beta.*report.py sweep=beta"),
+        ({"only": ["seeds=1"]}, r"seeds is no axis.*seed"),
+        ({"only": ["seed=7"]}, r"no run has seed=7.*seed: 0, 1"),
+        ({"compare": "7"}, r"no row 7.*5, 50"),
+    ],
+)
+def test_what_there_is_not_is_told_with_what_there_is(outputs, more, words):
+    with pytest.raises(ConfigError, match=f"(?s){words}"):
+        report(page(outputs, "beta") | more)
+
+
+def test_where_there_is_no_sweep_at_all_it_says_how_one_begins(tmp_path):
+    with pytest.raises(ConfigError, match=r"train\.py -m"):
+        report(page(tmp_path, "beta"))
+
+
+def test_a_damaged_manifest_is_named(outputs):
+    (outputs / "sweeps" / "beta" / "sweep.json").write_text('{"jobs": [{}]}')
+    with pytest.raises(ConfigError, match=r"sweep\.json is damaged"):
+        report(page(outputs, "beta"))
+
+
+def test_a_run_says_how_far_it_is_and_half_written_files_are_no_error(outputs):
+    job = entry(500, 0)
+    run = RunFolder(outputs / job["run"])
+    run.lock()
+    try:
+        manifest(outputs, "beta", [job])
+        (told,) = read(outputs, "beta").jobs
+        assert (told.state, told.progress) == ("running", "")
+        (run.path / "config.yaml").write_text("dataset: {}\ntrainer: {epochs: 40}\n")
+        (run.path / "log.jsonl").write_text('{"epoch": 2}\n{"epoch": 3}\n{"epo')
+        (run.path / "report.json").write_text('{"metr')
+        (told,) = read(outputs, "beta").jobs
+        assert (told.state, told.progress, told.report) == ("running", "3/40", None)
+    finally:
+        run.close()
+
+
+@pytest.mark.parametrize(
+    "convention",
+    [
+        {},
+        {"ties": "stable", "top": 20, "empty": "skip_retrieved_none"},
+        {"ties": "shuffled", "seed": 3, "denominator": "min", "top": 10},
+        {"ternary": 0.4},
+        {"ties": "stable", "drop_last": True},
+    ],
+)
+def test_the_queries_of_a_run_are_worth_its_map(tmp_path, convention):
+    job = entry(5, 0)
+    told = finish(tmp_path, job, **convention)
+    precision = judge(tmp_path / job["run"], told).precision
+    assert precision[np.isfinite(precision)].mean() == told["metrics"]["map"]
+
+
+def test_pairs_are_the_difference_of_the_maps_over_the_seeds_of_both(outputs):
+    jobs = [entry(scale, seed) for scale in (5, 50) for seed in (0, 1)]
+    shutil.rmtree(outputs / jobs[3]["run"])
+    finish(outputs, jobs[3], 1.5)
+    sweep = read(outputs, "beta")
+    (section,) = sections([sweep])
+    (pair,) = paired(section, "5", outputs, 200, 0).pairs
+    values = [job.report["metrics"]["map"] for job in sweep.jobs]
+    assert pair.mean == pytest.approx((values[2] + values[3] - values[0] - values[1]) / 2)
+    assert (pair.seeds, pair.queries, pair.certain) == (2, QUERIES, True)
+    assert pair.low < pair.mean < pair.high
+
+
+def test_runs_that_do_not_compare_are_not_compared_and_it_is_said(outputs):
+    def refused(**changes):
+        sweep = read(outputs, "beta")
+        jobs = list(sweep.jobs)
+        jobs[2] = replace(jobs[2], **changes)
+        (section,) = sections([replace(sweep, jobs=tuple(jobs))])
+        found = paired(section, "5", outputs, 200, 0)
+        assert found.pairs == ()
+        return found.refused[0]
+
+    told = read(outputs, "beta").jobs[2]
+    other = told.report | {"protocol": told.report["protocol"] | {"fingerprint": "0" * 64}}
+    assert refused(report=other) == "8 bits, 50 and 5: measured on other data, or under another " \
+        "convention"  # fmt: skip
+    assert "no seed" in refused(values={**told.values, "seed": 9})
+    codes = outputs / told.run / "codes.npz"
+    arrays = dict(np.load(codes))
+    write_arrays(codes, arrays | {"query_ids": arrays["query_ids"][::-1]})
+    assert "queries are not the same" in refused()
+    write_arrays(codes, arrays | {"query_codes": arrays["query_codes"][::-1]})
+    assert "not what its report measured" in refused()
+    write_arrays(codes, arrays | {"fingerprint": "0"})
+    assert "other data than its report" in refused()
+    codes.write_bytes(b"PK\x03\x04")
+    with pytest.raises(NotComparableError, match=r"no codes\.npz"):
+        judge(codes.parent, told.report)
+
+
+@pytest.mark.slow
+def test_real_runs_from_the_command_line(tmp_path, read_page):
+    """Two tiny runs, their report with what W&B keeps on this machine."""
+    jobs = []
+    for scale in (5, 50):
+        job = entry(scale, 0) | {"run": f"digits/relahash/8bit/seed0,method.loss.scale={scale},"
+                                        "trainer.epochs=2"}  # fmt: skip
+        jobs.append(job)
+    common = [f"paths.outputs={tmp_path}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
+    for what in ("DATA", "CACHE", "CONFIG"):  # where wandb keeps copies of artifacts
+        environment[f"WANDB_{what}_DIR"] = str(tmp_path / "wandb")
+
+    def python(*words):
+        done = subprocess.run([sys.executable, *words, *common], cwd=ROOT, env=environment,
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    python("train.py", "-m", "method=relahash", "method.loss.scale=5,50", "model.nbit=8", "seed=0",
+           "trainer.epochs=2", "dataset=digits", "logger=quiet")  # fmt: skip
+    manifest(tmp_path, "beta", jobs)
+    wandb = importlib.util.find_spec("wandb") is not None
+    said = python("report.py", "sweep=beta", *["logger=wandb"] * wandb)
+    assert "2 runs: 2 finished." in said and "Not compared" not in said
+    assert "| β | 8 bits |" in said and ("| 5 | 50 |" in said or "| 50 | 5 |" in said)
+    folder = tmp_path / "sweeps" / "beta"
+    assert "2 of 2" in read_page(folder / "report.html").text
+    assert len(list((folder / "figures").glob("*.png"))) == 1
+    if wandb:
+        (kept,) = folder.glob("wandb/offline-run-*/*.wandb")
+        assert b"report.html" in kept.read_bytes()
