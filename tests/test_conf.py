@@ -26,7 +26,11 @@ NEEDS = {
     "loss=greedy": ["relaxation=sign"],
     "loss=variational": ["relaxation=stochastic_sign"],
 }
-OPTIONS = [f"{path.parent.name}={path.stem}" for path in sorted(CONF.glob("*/*.yaml"))]
+OPTIONS = [
+    f"{path.parent.relative_to(CONF).as_posix()}={path.stem}"
+    for path in sorted(CONF.rglob("*.yaml"))
+    if path.parent != CONF
+]
 GROUPS = {option.partition("=")[0] for option in OPTIONS}
 
 
@@ -64,7 +68,7 @@ def explained(composed):
 def test_every_yaml_is_an_option_or_a_top_page():
     pages = {path.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml")}
     options = {option.replace("=", "/") + ".yaml" for option in OPTIONS}
-    assert pages == options | {"train.yaml", "evaluate.yaml"}
+    assert pages == options | {"train.yaml", "evaluate.yaml", "report.yaml"}
     assert {"method", "dataset", "backbone", *config.SEATS} <= GROUPS
 
 

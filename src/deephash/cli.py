@@ -49,8 +49,8 @@ def train(conf: Path, sweeps: Path) -> int:
         if MANY & flags:
             return _flushed(_told(lambda: _sweep(conf, sweeps, arguments)))
         if (name := multirun.named(arguments)) is not None:
-            print(f"+sweep={name} is a grid: it needs -m.\n"
-                  f"  Type: python train.py -m {shlex.join(arguments)}", file=sys.stderr)  # fmt: skip
+            line = f"python train.py -m {shlex.join(arguments)}"
+            print(f"+sweep={name} is a grid: it needs -m.\n  Type: {line}", file=sys.stderr)
             return 2
     return _flushed(_main(conf, "train", partial(_train_job, launched)))
 

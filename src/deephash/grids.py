@@ -19,8 +19,8 @@ def points(
 
     Args:
         axes: the values of each key, in the order in which they are to stand.
-        where: rules ``{"if": {key: value or values}, "then": {key: value}}``: points that agree with
-            all conditions get what follows from them. A later rule beats an earlier one.
+        where: rules ``{"if": {key: value or values}, "then": {key: value}}``: points that agree
+            with all conditions get what follows from them. A later rule beats an earlier one.
         given: keys that no rule may set, because the user has.
 
     Raises:

@@ -86,7 +86,8 @@ def run(conf: Path, sweeps: Path, arguments: Sequence[str], script: Path) -> int
 
     planned = sweeping.plan(jobs)
     if planned[0].cfg["preview"]:
-        print(sweeping.preview(planned, launcher.slots))
+        queued = launcher.busy(sweeping.commands(planned, script))
+        print(sweeping.preview(planned, launcher.slots, queued))
         return 0
     return _launch(planned, launcher, sheet, found, arguments, script)
 
@@ -159,9 +160,7 @@ def _sorted_out(sweeps: Path, arguments: Sequence[str]) -> tuple[Sheet, list[str
 
 
 def _composed(found: Grid, composed: Composed) -> list[tuple[tuple[str, ...], dict[str, Any]]]:
-    """The folded configuration of each job, or a refusal that tells what is wrong with the first
-    that has none.
-    """
+    """The folded configuration of each job; what is wrong with the first that has none is told."""
     jobs = []
     for overrides in found.jobs:
         try:
@@ -245,6 +244,8 @@ def _launch(
         launcher.launch(sweeping.commands(left, script), screen)
     finally:
         screen.close()
+    if not launcher.waits:
+        return 0
     after = sweeping.again(planned)
     if told := account(after):
         print(told, file=sys.stderr)
@@ -262,6 +263,8 @@ def _values(text: str) -> tuple[str, list[str]]:
     try:
         override = OverridesParser.create().parse_override(text)
         key = override.get_key_element()
+        if override.is_delete() and "=" not in text:
+            return key, [""]
         if not override.is_sweep_override():
             return key, [override.get_value_element_as_str()]
         if override.is_discrete_sweep():

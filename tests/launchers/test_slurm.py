@@ -15,9 +15,10 @@ import pytest
 import yaml
 
 from deephash.errors import ConfigError
-from deephash.launchers import process, slurm
+from deephash.launchers import process, slurm, submitted
 from deephash.launchers.process import ERROR, LOG, Job
-from deephash.launchers.slurm import MARK, Run, Slurm
+from deephash.launchers.slurm import Slurm
+from deephash.launchers.submitted import MARK, Run
 
 ROOT = Path(__file__).parents[2]
 
@@ -256,7 +257,7 @@ def test_a_mute_slurm_is_no_empty_queue(tmp_path, cluster):
     (cluster / "mute").touch()
     with pytest.raises(ConfigError, match="Unable to contact slurm controller"):
         launcher.busy(jobs)
-    assert slurm.Queue().may_have("77")
+    assert submitted.Queue().may_have("77")
 
 
 def test_a_refusal_of_sbatch_is_told(tmp_path, cluster):

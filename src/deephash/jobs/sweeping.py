@@ -4,7 +4,8 @@ import fcntl
 import json
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -71,22 +72,24 @@ def plan(jobs: Sequence[tuple[Sequence[str], Config]]) -> list[Planned]:
     return list(planned.values())
 
 
-def preview(planned: Sequence[Planned], slots: int) -> str:
+def preview(planned: Sequence[Planned], slots: int, queued: Collection[int] = ()) -> str:
     """What a launch would do: a line for each job, then how many and how long.
 
     Args:
         planned: all jobs.
         slots: how many run at a time.
+        queued: places of jobs that an earlier launch has in a queue.
     """
     costs = seconds_left(planned)
+    states = ["queued" if at in queued else job.state.value for at, job in enumerate(planned)]
     lines = []
-    for job, cost in zip(planned, costs, strict=True):
+    for job, state, cost in zip(planned, states, costs, strict=True):
         told = "" if not job.left else "?" if cost is None else f"~{clock(cost)}"
         if job.state is State.finished:
             told = number(_map(job))
-        lines.append(f"{job.state.value:<12}{told:>9}  {job.run.path}")
-    counts = [f"{sum(job.state is state for job in planned)} {state.value}" for state in State]
-    lines += ["", f"{len(planned)} jobs: " + ", ".join(it for it in counts if it[:2] != "0 ")]
+        lines.append(f"{state:<12}{told:>9}  {job.run.path}")
+    counts = [f"{count} {state}" for state, count in Counter(states).most_common()]
+    lines += ["", f"{len(planned)} jobs: {', '.join(counts)}"]
     left = [cost for job, cost in zip(planned, costs, strict=True) if job.left]
     known = [cost for cost in left if cost is not None]
     if left and known:

@@ -1,4 +1,4 @@
-"""What a person sees of a sweep while it runs: a line for each job that ends, and how long is left."""
+"""What a person sees of a sweep while it runs: a line for each job that ends, and the time left."""
 
 import time
 from collections.abc import Sequence

@@ -53,6 +53,9 @@ class Pool:
             self.environments = [it | {"OMP_NUM_THREADS": str(each)} for it in self.environments]
         self.retries = retries
 
+    waits = True
+    """Whether `launch` returns when all is over."""
+
     @property
     def slots(self) -> int:
         """Jobs that run at a time."""

@@ -90,11 +90,20 @@ def end(job: Job, status: int) -> None:
     write_text(error, "\n".join([how, *lines]) + "\n")
 
 
+def fail(job: Job, why: str) -> None:
+    """Keeps a failure that the job could not tell: at the end of its log, and as its error."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    with (job.folder / LOG).open("a", encoding="utf-8") as log:
+        log.write(f"{why.rstrip()}\n")
+    end(job, 1)
+
+
 def run(job: Job, environment: Mapping[str, str] | None = None) -> int:
     """Starts a job and waits for it; returns its exit status."""
     process = start(job, environment)
     try:
-        status = process.wait()
+        while (status := process.poll()) is None:
+            time.sleep(0.2)  # not wait(): who is interrupted in it cannot wait for the end
     except BaseException:
         stop([process])
         raise
@@ -103,7 +112,7 @@ def run(job: Job, environment: Mapping[str, str] | None = None) -> int:
 
 
 def stop(processes: Sequence["subprocess.Popen[bytes]"], patience: float = 20) -> None:
-    """Asks jobs to stop, and kills those, with what they started, that do not in so many seconds."""
+    """Asks jobs to stop; those that do not in so many seconds are killed with what they started."""
     for how, wait in ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)):
         for process in (process for process in processes if process.poll() is None):
             with contextlib.suppress(ProcessLookupError):

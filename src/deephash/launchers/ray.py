@@ -3,7 +3,6 @@
 import logging
 import os
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,15 +24,7 @@ def run(job: Job, folder: Path) -> int:
     Ray has set CUDA_VISIBLE_DEVICES and OMP_NUM_THREADS; the job inherits them.
     """
     os.chdir(folder)
-    child = process.start(job)
-    try:
-        while (status := child.poll()) is None:
-            time.sleep(0.2)  # not wait(): Ray's cancellation would come only after it
-    except BaseException:
-        process.stop([child])
-        raise
-    process.end(job, status)
-    return status
+    return process.run(job)
 
 
 class Ray:
@@ -70,6 +61,9 @@ class Ray:
         self.needs = {"GPU": gpus_per_job, "CPU": cpus_per_job}
         self.retries = retries
         self.runtime_env = dict(runtime_env or {})
+
+    waits = True
+    """Whether `launch` returns when all is over."""
 
     @property
     def slots(self) -> int:
@@ -173,8 +167,5 @@ def _status(ray: Any, ref: Any, job: Job) -> int:
     try:
         return int(ray.get(ref))
     except ray.exceptions.RayError as error:
-        job.folder.mkdir(parents=True, exist_ok=True)
-        with (job.folder / process.LOG).open("a", encoding="utf-8") as log:
-            log.write(f"{str(error).rstrip()}\n")
-        process.end(job, 1)
+        process.fail(job, str(error))
         return 1

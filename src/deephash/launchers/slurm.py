@@ -3,157 +3,20 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from deephash.errors import ConfigError
 from deephash.files import write_json
-from deephash.launchers import process
 from deephash.launchers.process import Job, Watch
-
-MARK = "submitted.json"
-"""In the folder of a run that SLURM has in its queue: the job there."""
+from deephash.launchers.submitted import MARK, Queue, Run, Submitted, queued
 
 POLL = {"slurm": 10.0, "local": 0.5}
 """Seconds between two looks for results."""
-
-ASK = 60.0
-"""Seconds between two questions to SLURM's controller, which all users share."""
-
-GRACE = 15.0
-"""Seconds that a shared folder may take to show the result of a job which left the queue."""
-
-
-class Run:
-    """What is submitted: one job. The node unpickles it, so deephash is installed there too."""
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.child: subprocess.Popen[bytes] | None = None
-
-    def __call__(self) -> int:
-        """Runs the job; returns its exit status."""
-        # submitit's word to this process; some clusters send it to its children as well, whom it
-        # would kill. What is blocked here stays blocked in a child.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
-        try:
-            self.child = process.start(self.job)
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
-        try:
-            while (status := self.child.poll()) is None:
-                time.sleep(0.2)  # not wait(): checkpoint() interrupts, and must be able to wait
-        except BaseException as why:
-            process.stop([self.child])
-            if isinstance(why, Exception):  # not queued again, says submitit
-                account(self.job, str(why))
-            raise
-        process.end(self.job, status)
-        return status
-
-    def checkpoint(self) -> Any:
-        """Called by submitit before SLURM takes the node away: what is to be queued instead.
-
-        The same job; it goes on from its last whole epoch.
-        """
-        from submitit.helpers import DelayedSubmission
-
-        if self.child is not None:
-            process.stop([self.child])
-        return DelayedSubmission(Run(self.job))
-
-
-def account(job: Job, why: str) -> None:
-    """Keeps a failure that the run could not tell: at the end of its log, and as its error."""
-    job.folder.mkdir(parents=True, exist_ok=True)
-    with (job.folder / process.LOG).open("a", encoding="utf-8") as log:
-        log.write(f"{why.rstrip()}\n")
-    process.end(job, 1)
-
-
-def tell(line: str) -> None:
-    """Says something to who waits."""
-    print(line, file=sys.stderr)
-
-
-def queued() -> set[str]:
-    """The jobs of this user that SLURM has queued or running; raises ConfigError if it is mute."""
-    command = ["squeue", "--me", "--noheader", "--array", "--format=%i"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise ConfigError(f"squeue, which tells what SLURM has queued: {error}") from None
-    if done.returncode:
-        raise ConfigError(f"squeue, which tells what SLURM has queued: {done.stderr.strip()}")
-    return set(done.stdout.split())
-
-
-class Queue:
-    """What SLURM has queued, asked for now and then."""
-
-    def __init__(self) -> None:
-        self.jobs: set[str] | None = None
-        self.asked = float("-inf")
-
-    def may_have(self, job: str) -> bool:
-        """Whether a job is there, or SLURM did not answer."""
-        if time.monotonic() - self.asked > ASK:
-            try:
-                self.jobs = queued()
-            except ConfigError:
-                self.jobs = None
-            self.asked = time.monotonic()
-        return self.jobs is None or job in self.jobs
-
-
-@dataclass
-class Submitted:
-    """A job in the hands of submitit."""
-
-    job: Job
-    ticket: Any  # submitit's
-    started: bool = False
-    gone: float = float("inf")  # when it was first missing in the queue, without a result
-
-    def begun(self) -> bool:
-        """Whether a node has opened its log."""
-        return bool(self.ticket.paths.stdout.exists())
-
-    def over(self, queue: Queue | None) -> bool:
-        """Whether its result is there, or will never be; no queue on this machine."""
-        if self.ticket.paths.result_pickle.exists():
-            return True
-        if queue is None:
-            return bool(self.ticket.done())
-        if queue.may_have(self.ticket.job_id):
-            self.gone = float("inf")
-            return False
-        self.gone = min(self.gone, time.monotonic())
-        return time.monotonic() - self.gone > GRACE
-
-    def status(self) -> int:
-        """Exit status of a job that is over; what it could not tell itself goes to its folder."""
-        (self.job.folder / MARK).unlink(missing_ok=True)
-        paths = self.ticket.paths
-        if paths.result_pickle.exists():
-            error = self.ticket.exception()
-            if error is None:
-                return int(self.ticket.result())
-            account(self.job, str(error))
-            return 1
-        state = self.ticket.state
-        if state.startswith("CANCELLED"):  # by scancel: it was told to stop
-            return process.INTERRUPTED[1]
-        name = self.ticket.job_id
-        account(self.job, f"job {name} left no result, its state is {state}: see {paths.stderr}")
-        return 1
 
 
 class Slurm:
@@ -210,7 +73,7 @@ class Slurm:
         self.cluster = cluster
         self.slots = array_parallelism
         self.requeues = requeues
-        self.wait = wait or cluster == "local"
+        self.waits = wait or cluster == "local"
         self.parameters = {  # by submitit's names; null is left out
             "name": "deephash",
             "timeout_min": timeout_min,
@@ -246,7 +109,7 @@ class Slurm:
                 free = room - len(running)
                 running |= self._submit(executor, waiting[:free])
                 del waiting[:free]
-                if not self.wait:
+                if not self.waits:
                     return
                 self._pause(watch)
                 for at, submitted in list(running.items()):
@@ -313,7 +176,7 @@ class Slurm:
                 write_json(one.job.folder / MARK, mark | {"folder": str(executor.folder)})
             number = tickets[0].job_id.partition("_")[0]
             tell(f"SLURM has {len(jobs)} jobs as {number}: squeue --jobs={number}")
-            if not self.wait:
+            if not self.waits:
                 tell("They run on without this command. With preview=true it tells how far they")
                 tell(f"are, without it submits what is missing; scancel {number} ends them all.")
         return submitted
@@ -331,3 +194,8 @@ class Slurm:
         elif running:
             numbers = " ".join({one.ticket.job_id.partition("_")[0]: 0 for one in running})
             tell(f"{len(running)} jobs stay with SLURM; to end them: scancel {numbers}")
+
+
+def tell(line: str) -> None:
+    """Says something to who waits."""
+    print(line, file=sys.stderr)

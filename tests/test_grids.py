@@ -1,0 +1,293 @@
+"""The points of a grid, and the files of sweeps/: counts and values as the papers have them."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+
+from deephash import config, grids, multirun, schema
+from deephash.errors import ConfigError
+from deephash.multirun import Sheet
+
+ROOT = Path(__file__).resolve().parents[1]
+SWEEPS = ROOT / "sweeps"
+NAMES = sorted(file.stem for file in SWEEPS.glob("*.yaml"))
+
+BITS = ("16", "32", "64", "128")
+BETAS = ("5", "10", "25", "50", "80", "100", "200", "250", "300", "500")
+METHODS = ("hashnet", "dtsh", "greedyhash", "jmlh", "dpn", "csq", "orthohash", "relahash")
+
+
+def jobs_of(name, *typed):
+    """The jobs of a sweep as dictionaries of what is typed."""
+    found = multirun.grid(Sheet.read(SWEEPS, name), typed)
+    return [dict(text.split("=", 1) for text in job) for job in found.jobs]
+
+
+def picked(jobs, *keys):
+    return {tuple(job.get(key) for key in keys) for job in jobs}
+
+
+def constant(jobs, key):
+    (value,) = {job.get(key) for job in jobs}
+    return value
+
+
+@pytest.fixture(scope="module")
+def composed():
+    schema.register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+
+        def one(job):
+            overrides = [f"{key}={value}" for key, value in job.items()]
+            cfg = config.fold(compose("train", overrides=overrides), overrides)
+            assert config.check(cfg, overrides) == []
+            return cfg
+
+        yield one
+
+
+# points
+
+
+def test_the_last_axis_runs_fastest():
+    found = grids.points({"a": ["1", "2"], "b": ["x", "y"]})
+    assert [tuple(point.values()) for point in found] == [
+        ("1", "x"), ("1", "y"), ("2", "x"), ("2", "y")
+    ]  # fmt: skip
+
+
+def test_a_rule_holds_where_all_its_conditions_do_and_a_later_one_beats_it():
+    axes = {"dataset": ["cifar10", "coco"], "nbit": ["16", "32"]}
+    where = [
+        {"if": {"dataset": "cifar10"}, "then": {"beta": 80}},
+        {"if": {"dataset": ["cifar10", "voc"], "nbit": 32}, "then": {"beta": 0.5, "on": True}},
+    ]
+    assert grids.points(axes, where) == [
+        {"dataset": "cifar10", "nbit": "16", "beta": "80"},
+        {"dataset": "cifar10", "nbit": "32", "beta": "0.5", "on": "true"},
+        {"dataset": "coco", "nbit": "16"},
+        {"dataset": "coco", "nbit": "32"},
+    ]
+
+
+def test_no_rule_sets_what_the_user_did():
+    where = [{"if": {"a": 1}, "then": {"beta": 80, "m": 0.5}}]
+    found = grids.points({"a": ["1"], "beta": ["7"]}, where, given=["beta"])
+    assert found == [{"a": "1", "beta": "7", "m": "0.5"}]
+
+
+def test_a_rule_of_another_form_is_told():
+    with pytest.raises(ConfigError, match=r"(?s)'when'.*is no rule.*if: \{dataset: cifar10\}"):
+        grids.points({"a": ["1"]}, [{"when": {"a": 1}}])
+
+
+# what is typed
+
+
+def grid(*typed, **sheet):
+    return multirun.grid(Sheet("s" if sheet else None, **sheet), typed)
+
+
+def test_without_a_sheet_the_grid_is_what_is_typed():
+    found = grid(
+        "seed=0,1", "model.nbit=16,32", "trainer.epochs=3", "logger=quiet", "~scheduler.at"
+    )
+    assert len(found.jobs) == 4
+    assert found.jobs[1] == (
+        "seed=0", "model.nbit=32", "trainer.epochs=3", "logger=quiet", "~scheduler.at"
+    )  # fmt: skip
+    assert found.axes == ("seed", "model.nbit")
+    assert "trainer.epochs=3" in found.typed and "logger=quiet" not in found.typed
+
+
+def test_what_is_typed_replaces_the_sheet_and_keeps_its_axes():
+    found = grid("b=9", "c=1", params={"a": [1, 2], "b": [0.5, 2], "c": 0})
+    assert [dict(t.split("=") for t in job) for job in found.jobs] == [
+        {"a": str(a), "b": "9", "c": "1", "group": "s"} for a in (1, 2)
+    ]
+    assert found.axes == ("a", "b")
+    assert found.typed == ("c=1",)  # another table; b is a place in the same
+
+
+def test_ranges_and_globs():
+    assert len(grid("seed=range(0,5)").jobs) == 5
+    assert len(grid("model.nbit=choice(16,32)").jobs) == 2
+    with pytest.raises(ConfigError, match="a grid needs single values"):
+        grid("optimizer.lr=interval(0,1)")
+    with pytest.raises(ConfigError, match="Write it as key=value"):
+        grid("optimizer.lr:0,1")
+
+
+def test_a_group_of_the_users_own():
+    (job,) = grid("group=mine", params={"a": 1}).jobs
+    assert job == ("a=1", "group=mine")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("paramss: {a: 1}", "has no use for ['paramss']; it takes title, source, params"),
+        ("- a", "has no use for ['a']"),
+        ("a: [", "is not readable"),
+    ],
+)
+def test_a_broken_sheet_is_told(tmp_path, text, told):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        Sheet.read(tmp_path, "mine")
+    assert told in str(caught.value)
+    with pytest.raises(ConfigError, match=r"there is no 'other'.\n.*There are mine."):
+        Sheet.read(tmp_path, "other")
+
+
+# the files of sweeps/, against numbers that stand here
+
+
+COUNTS = {
+    "table1": (96, 32),
+    "table2_beta": (80, 40),
+    "table3_batch_size": (32, 16),
+    "table4_lmcl": (48, 24),
+    "fig7_margin": (11, 11),
+    "fig8_beta": (11, 11),
+    "fig9_batch_size": (7, 7),
+}
+
+
+def test_every_sweep_is_counted_here():
+    assert set(COUNTS) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_how_many_jobs_each_has_and_says_it_has(name):
+    whole, digits = COUNTS[name]
+    assert len(jobs_of(name)) == whole
+    assert len(jobs_of(name, "dataset=digits")) == digits
+    assert len(jobs_of(name, "seed=0,1,2")) == 3 * whole
+    text = (SWEEPS / f"{name}.yaml").read_text()
+    assert f" {whole} jobs" in text and f"-m +sweep={name}" in text
+    assert digits == whole or f" {digits} jobs" in text
+
+
+def test_table1():
+    jobs = jobs_of("table1")
+    datasets = ("cifar10", "imagenet100", "nuswide21")
+    assert picked(jobs, "method", "dataset", "model.nbit") == set(
+        itertools.product(METHODS, datasets, BITS)
+    )
+    others = [job for job in jobs if job["method"] != "relahash"]
+    assert constant(others, "trainer.batch_size") == "256"
+    greedy = [job for job in others if job["method"] == "greedyhash"]
+    assert picked(greedy, "dataset", "method.loss.penalty") == {
+        ("cifar10", "0.1"), ("imagenet100", None), ("nuswide21", None)
+    }  # fmt: skip
+    ours = [job for job in jobs if job["method"] == "relahash"]
+    assert picked(ours, "dataset", "model.nbit", "method.loss.scale") == {
+        ("cifar10", "16", "100"), ("cifar10", "32", "80"),
+        ("cifar10", "64", "200"), ("cifar10", "128", "250"),
+        ("imagenet100", "16", "500"), ("imagenet100", "32", "500"),
+        ("imagenet100", "64", "250"), ("imagenet100", "128", "100"),
+        *(("nuswide21", nbit, None) for nbit in BITS),
+    }  # fmt: skip
+    assert constant(ours, "trainer.batch_size") is None
+
+
+def test_table2():
+    jobs = jobs_of("table2_beta")
+    wanted = set(itertools.product(("cifar10", "imagenet100"), BETAS, BITS))
+    assert picked(jobs, "dataset", "method.loss.scale", "model.nbit") == wanted
+    assert constant(jobs, "method") == "relahash"
+    assert constant(jobs, "method.loss.margin") == "0.5"
+    assert constant(jobs, "trainer") == "early_stop"
+
+
+def test_table3():
+    jobs = jobs_of("table3_batch_size")
+    assert picked(jobs, "dataset", "method.loss.scale", "trainer.batch_size", "model.nbit") == {
+        (dataset, beta, size, nbit)
+        for dataset, beta in (("cifar10", "80"), ("imagenet100", "100"))
+        for size in ("16", "32", "64", "128")
+        for nbit in BITS
+    }
+    assert constant(jobs, "trainer") == "early_stop"
+    assert constant(jobs, "method.loss.margin") == "0.5"
+    assert constant(jobs_of("table3_batch_size", "dataset=digits"), "method.loss.scale") is None
+
+
+def test_table4():
+    jobs = jobs_of("table4_lmcl")
+    pointwise = ("greedyhash", "jmlh", "dpn", "csq", "orthohash", "relahash")
+    assert picked(jobs, "method", "dataset", "model.nbit") == set(
+        itertools.product(pointwise, ("cifar10", "imagenet100"), BITS)
+    )
+    settled = ("loss", "loss.scale", "loss.margin", "trainer.batch_size")
+    assert picked(jobs, *settled) == {("lmcl", "sqrt_nbit", "0.2", "64")}
+
+
+@pytest.mark.parametrize(
+    ("name", "axis", "values", "settled"),
+    [
+        (
+            "fig7_margin", "method.loss.margin",
+            (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+            {"method.loss.scale": "50", "trainer.batch_size": "16"},
+        ),
+        (
+            "fig8_beta", "method.loss.scale",
+            (0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
+            {"method.loss.margin": "0.5", "trainer.batch_size": "16"},
+        ),
+        (
+            "fig9_batch_size", "trainer.batch_size",
+            (4, 8, 16, 32, 64, 128, 256),
+            {"method.loss.margin": "0.5", "method.loss.scale": "50"},
+        ),
+    ],
+)  # fmt: skip
+def test_figures_7_to_9(name, axis, values, settled):
+    jobs = jobs_of(name)
+    assert [float(job[axis]) for job in jobs] == list(values)
+    both = {"method": "relahash", "dataset": "cifar10", "model.nbit": "64"}
+    for key, value in (settled | both).items():
+        assert constant(jobs, key) == value
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_two_regimes_are_exact(name, composed):
+    """Tables 2 and 3 stop early; all else trains 100 epochs and looks at every 10th."""
+    stops = name in ("table2_beta", "table3_batch_size")
+    batch = {"cifar10": 16, "imagenet100": 64}  # where no job says another
+    top = {"cifar10": None, "imagenet100": 1000, "nuswide21": 5000}
+    seen = set()
+    for job in jobs_of(name):
+        kind = {job["dataset"], job["method"]}
+        if kind <= seen:
+            continue
+        seen |= kind
+        cfg = composed(job)
+        trainer = cfg["trainer"]
+        assert trainer["epochs"] == 100
+        assert (trainer["eval_every"], trainer["patience"]) == ((1, 6) if stops else (10, None))
+        assert trainer["select_on"] == "query"
+        if "trainer.batch_size" not in job and job["dataset"] in batch:
+            assert trainer["batch_size"] == batch[job["dataset"]]
+        assert cfg["dataset"]["top"] == top[job["dataset"]]
+        assert cfg["backbone"]["name"] == "alexnet"
+        assert cfg["optimizer"]["lr"] == 1e-4 and cfg["optimizer"]["backbone_scale"] == 0.1
+        assert cfg["optimizer"]["weight_decay"] == 5e-4
+        assert cfg["scheduler"]["at"] == 0.8
+        assert cfg["group"] == name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_report_is_told_is_there(name):
+    sheet = yaml.safe_load((SWEEPS / f"{name}.yaml").read_text())
+    report = sheet["report"]
+    axes = {key for key, value in sheet["params"].items() if isinstance(value, list)}
+    assert report["rows"] in axes
+    assert report["columns"] == "model.nbit" and report["figure"]["x"] in axes
+    assert report["figure"]["lines"] in {*axes, "model.nbit"}
+    assert set(report) <= {"rows", "row_label", "columns", "digits", "published", "figure"}

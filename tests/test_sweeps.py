@@ -1,0 +1,219 @@
+"""Sweeps, from the command line to the folders they leave: skipped, resumed, refused, told."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAIN = (sys.executable, str(ROOT / "train.py"))
+GRID = ("-m", "+sweep=fig9_batch_size", "dataset=digits", "trainer.batch_size=50,100",
+        "model.nbit=16", "logger=quiet")  # fmt: skip
+
+
+def environment(cwd):
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("WANDB", "HYDRA", "DEEPHASH", "COVERAGE"))
+    }
+    return kept | {"OMP_NUM_THREADS": "1", "COLUMNS": "300", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def run(cwd, *arguments, code=0, script="train.py"):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / script), *arguments],
+        cwd=cwd, env=environment(cwd), capture_output=True, text=True, timeout=300,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    said = done.stdout + done.stderr
+    assert "Traceback" not in said, said
+    assert done.returncode == code, said
+    return said
+
+
+def reports(cwd):
+    """Metrics and selection of all finished runs, by the name of the run."""
+    found = [json.loads(file.read_text()) for file in (cwd / "outputs").rglob("report.json")]
+    return {one["run"]: (one["metrics"], one["selection"]) for one in found}
+
+
+def folders(cwd):
+    return sorted((cwd / "outputs/digits/relahash/16bit").iterdir())
+
+
+def epochs(folder):
+    lines = (folder / "log.jsonl").read_text().splitlines()
+    return [json.loads(line)["epoch"] for line in lines if '"where": "train"' in line]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """A sweep of two jobs that nothing disturbed."""
+    cwd = tmp_path_factory.mktemp("swept")
+    said = run(cwd, *GRID, "trainer.epochs=20", "trainer.eval_every=10")
+    return cwd, said
+
+
+def begun(cwd, *arguments):
+    """A sweep in the background, as soon as each of its two jobs has an epoch behind it."""
+    sweep = subprocess.Popen(
+        [*TRAIN, *arguments], cwd=cwd, env=environment(cwd), stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    until = time.monotonic() + 120
+    while len(list((cwd / "outputs").rglob("last.pt"))) < 2:
+        assert sweep.poll() is None, sweep.stdout.read()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    return sweep
+
+
+def idle(cwd, seconds=30):
+    """Waits until no process trains; whether that came to pass."""
+    until = time.monotonic() + seconds
+    while held := [file for file in (cwd / "outputs").rglob(".lock") if _locked(file)]:
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return not held
+
+
+def _locked(file):
+    import fcntl
+
+    try:
+        with file.open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
+def test_what_it_says_and_leaves(swept):
+    cwd, said = swept
+    assert "2 jobs: 2 to run, 0 finished already" in said
+    assert "[1/2] done" in said and "[2/2] done" in said
+    assert "report: python report.py sweep=fig9_batch_size" in said
+    manifest = json.loads((cwd / "outputs/sweeps/fig9_batch_size/sweep.json").read_text())
+    assert manifest["name"] == "fig9_batch_size" and manifest["source"].endswith("Fig. 9")
+    assert manifest["report"]["rows"] == "trainer.batch_size"
+    assert [job["run"] for job in manifest["jobs"]] == sorted(reports(cwd), key=len)
+    (small, large) = manifest["jobs"]
+    assert small["values"] == {
+        "dataset": "digits", "dataset.protocol": "per_class", "method": "relahash",
+        "model.nbit": 16, "seed": 0, "trainer.batch_size": 50,
+    }  # fmt: skip
+    assert large["values"]["trainer.batch_size"] == 100
+    assert small["settings"] == ["trainer.epochs=20", "trainer.eval_every=10"]
+    for folder in folders(cwd):
+        assert "outputs/digits/relahash/16bit" in (folder / "output.log").read_text()
+        assert not (folder / "error.txt").exists()
+        assert yaml.safe_load((folder / "config.yaml").read_text())["group"] == "fig9_batch_size"
+
+
+def test_preview_tells_all_and_writes_nothing(swept, tmp_path):
+    cwd, _ = swept
+    line = (*GRID, "trainer.epochs=20", "trainer.eval_every=10", "preview=true")
+    said = run(cwd, *line, "seed=0,1")
+    assert "4 jobs: 2 finished, 2 waiting" in said
+    lines = said.splitlines()
+    assert [text.split()[0] for text in lines[:4]] == ["finished"] * 2 + ["waiting"] * 2 or (
+        sorted(text.split()[0] for text in lines[:4]) == ["finished"] * 2 + ["waiting"] * 2
+    )
+    assert all(str(cwd / "outputs/digits/relahash/16bit/seed") in text for text in lines[:4])
+    assert "left: about" in said and "at a time" in said
+    said = run(tmp_path, *line)
+    assert "no job has finished that would tell" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_again_it_runs_only_what_is_missing(swept):
+    cwd, _ = swept
+    before = {file: file.stat().st_mtime_ns for file in (cwd / "outputs").rglob("report.json")}
+    said = run(cwd, *GRID, "trainer.epochs=20", "trainer.eval_every=10")
+    assert "2 jobs: 0 to run, 2 finished already" in said
+    assert {f: f.stat().st_mtime_ns for f in (cwd / "outputs").rglob("report.json")} == before
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_killed_in_the_middle_it_resumes_and_comes_to_the_same(swept, tmp_path, how):
+    line = (*GRID, "trainer.epochs=20", "trainer.eval_every=10")
+    sweep = begun(tmp_path, *line)
+    sweep.send_signal(how)
+    said = sweep.communicate(timeout=60)[0]
+    assert sweep.returncode == (-9 if how == signal.SIGKILL else 130), said
+    assert idle(tmp_path), "jobs outlive their sweep"
+    assert reports(tmp_path) == {}
+    assert "2 jobs: 2 interrupted" in run(tmp_path, *line, "preview=true")
+    before = {folder: len(epochs(folder)) for folder in folders(tmp_path)}
+    run(tmp_path, *line)
+    assert reports(tmp_path) == reports(swept[0])
+    for folder in folders(tmp_path):
+        assert "resumed after epoch" in (folder / "output.log").read_text()
+        assert before[folder] > 0 and sorted(set(epochs(folder))) == list(range(1, 21))
+
+
+def test_a_failing_job_is_accounted_for(tmp_path):
+    line = ("-m", "model.nbit=2,16", "trainer.epochs=1", "logger=quiet", "group=mine")
+    said = run(tmp_path, *line, code=1)
+    assert ("[2/2]" in said and "1 failed" in said) or "FAILED" in said
+    (bad,) = (tmp_path / "outputs").rglob("error.txt")
+    assert "10 classes do not fit into 2 bits" in bad.read_text().splitlines()[0]
+    assert str(bad.parent) in said and "failed: model.nbit=2" in said
+    assert [name.split("/")[2] for name in reports(tmp_path)] == ["16bit"]
+    said = run(tmp_path, *line, "preview=true")
+    assert "2 jobs: 1 finished, 1 failed" in said or "2 jobs: 1 failed, 1 finished" in said
+    said = run(tmp_path, *line, code=1)
+    assert "2 jobs: 1 to run, 1 finished already" in said
+
+
+def test_a_folder_with_another_configuration_stops_the_sweep_before_it_begins(swept, tmp_path):
+    cwd = tmp_path
+    run(cwd, *GRID, "trainer.epochs=1")
+    first = folders(cwd)[0]
+    values = yaml.safe_load((first / "config.yaml").read_text())
+    values["optimizer"]["lr"] = 0.25
+    (first / "config.yaml").write_text(yaml.safe_dump(values))
+    report = (first / "report.json").read_text()
+    said = run(cwd, *GRID, "trainer.epochs=1", "seed=0,1", code=2)
+    assert str(first) in said and "optimizer.lr: 0.25 -> 0.001" in said and "rerun=true" in said
+    assert len(folders(cwd)) == 2 and (first / "report.json").read_text() == report
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (("+sweep=fig9_batch_size",), "needs -m.\n  Type: python train.py -m +sweep=fig9"),
+        (("-m", "+sweep=fig9"), "there is no 'fig9'.\n       There are fig7_margin, fig8_beta"),
+        (("-m", "+sweep=fig7_margin,fig8_beta"), "run one after the other"),
+        (("-m", "+sweep=fig9_batch_size", "hydra/launcher=pol"), "There are"),
+        (("-m", "seed=0,1", "hydra.launcher.job=2"), "hydra.launcher.job"),
+        (("-m", "seed=0,1", "hydra.launcher.jobs=many"), "a whole number or null"),
+        (("-m", "seed=0,1", "hydra/launcher=basic"), "There are pool, slurm and ray"),
+        (("-m", "seed=0,1", "hydra/sweeper=basic"), "Type the values of an axis"),
+        (("-m", "loss=lmcl,cross_entropy", "method=hashnet,csq"), "of 4 jobs, such as"),
+    ],
+)
+def test_what_cannot_be_is_told_and_nothing_is_written(tmp_path, line, told):
+    said = run(tmp_path, *line, code=2)
+    assert told in said, said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_launchers_come_to_the_same(swept, tmp_path):
+    pytest.importorskip("submitit")
+    line = (*GRID, "trainer.epochs=20", "trainer.eval_every=10", "hydra/launcher=slurm")
+    said = run(tmp_path, *line, "hydra.launcher.cluster=local", "hydra.launcher.gpus_per_node=0")
+    assert "[2/2] done" in said
+    assert reports(tmp_path) == reports(swept[0])
