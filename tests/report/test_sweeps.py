@@ -12,7 +12,7 @@ import yaml
 from deephash.report.cells import entries
 from deephash.report.formats import csv_of, latex, markdown
 from deephash.report.grid import Job, Layout, Sweep, chosen, sections
-from deephash.report.pairs import Pair, Pairs, references, said, tables
+from deephash.report.pairs import Pair, Pairs, Refused, references, said, tables
 from deephash.report.published import tables as published_tables
 from deephash.report.sweeps import write_sweeps
 from deephash.report.trends import trend
@@ -230,6 +230,20 @@ def test_an_axis_beside_the_layout_makes_rows_and_has_nothing_published():
     assert [entry.published for entry in entries(one).values()] == [None, None]
 
 
+def test_what_row_and_column_decide_makes_no_rows():
+    """Table 1 has a batch size for each method, and a scale for each number of bits."""
+    layout = Layout(("method",), published="relahash_table1")
+    jobs = [
+        job(scale, nbit, 0, 0.8, values={"method": method, "trainer.batch_size": size})
+        for method, size, scales in (("csq", 256, (None, None)), ("relahash", 16, (100, 80)))
+        for nbit, scale in zip((16, 32), scales, strict=True)
+    ]
+    jobs = [replace(one, run=str(at)) for at, one in enumerate(jobs)]
+    one = section(*jobs, layout=layout)
+    assert one.keys == ("method",) and one.rows == (("csq",), ("relahash",))
+    assert [entry.published for entry in entries(one).values()] == [0.794, 0.803, 0.82, 0.835]
+
+
 def test_joined_sweeps_share_a_table_and_count_a_run_once():
     first = Sweep("a", (job(5, 16, 0, 0.5), job(25, 16, 0, 0.4)), BETA)
     other = Sweep("b", (job(5, 16, 0, 0.5), job(10, 16, 0, 0.3)), BETA)
@@ -307,16 +321,17 @@ def test_the_row_to_compare_with_is_the_best_or_a_named_one():
 def test_pairs_are_told_in_points_with_what_they_mean():
     one = section(*SMALL)
     pair = Pair(16, (10,), (5,), -0.015, -0.03, -0.001, 1, 1000)
-    pairs = Pairs((pair, replace(pair, low=-0.03, high=0.01)), ("no seed",), True, 2000)
+    refused = tuple(Refused(at, (10,), (5,), "no seed") for at in (16, 32))
+    pairs = Pairs((pair, replace(pair, low=-0.03, high=0.01)), refused, True, 2000)
     ((title, _, lines),) = tables(one, pairs)
     assert title == "16 bits" and lines == [
         ["10", "5", "−1.50", "−3.00 to −0.10", "1", "1,000", "yes"],
         ["10", "5", "−1.50", "−3.00 to +1.00", "1", "1,000", "no"],
     ]
-    text = " ".join(said(pairs))
-    for words in ("one seed only queries", "not corrected for being 2", "chance favours",
-                  "Not compared: no seed."):  # fmt: skip
+    text = " ".join(said(one, pairs))
+    for words in ("one seed only queries", "not corrected for being 2", "chance favours"):
         assert words in text
+    assert "Not compared, because no seed: 16 bits, 10 with 5; 32 bits, 10 with 5." in text
 
 
 def test_the_page_holds_all_of_it_and_stands_alone(tmp_path, read_page):

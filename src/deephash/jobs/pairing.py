@@ -13,7 +13,7 @@ import numpy.typing as npt
 from deephash import retrieval
 from deephash.report.cells import Entry, entries
 from deephash.report.grid import SEED, Job, Key, Section
-from deephash.report.pairs import Pair, Pairs, references
+from deephash.report.pairs import Pair, Pairs, Refused, references
 from deephash.report.table import measured
 
 
@@ -50,8 +50,7 @@ def paired(section: Section, compare: str, outputs: Path, draws: int, seed: int)
             try:
                 a, b = _matched(ours, theirs, outputs, judged)
             except NotComparableError as error:
-                names = f"{section.name_of(row)} and {section.name_of(reference)}"
-                refused.append(f"{section.head_of(column)}, {names}: {error}")
+                refused.append(Refused(column, row, reference, str(error)))
                 continue
             found = retrieval.paired_difference(a, b, draws, seed)
             pairs.append(Pair(column, row, reference, *found))
@@ -73,7 +72,7 @@ def _matched(
     """What each query is worth in the runs of two cells, (S, Q) each, seeds and queries alike."""
     ways = [measured(_report(next(iter(jobs.values())))) for jobs in (ours, theirs)]
     if ways[0] != ways[1]:
-        raise NotComparableError("measured on other data, or under another convention")
+        raise NotComparableError("they were measured on other data, or under another convention")
     seeds = [seed for seed in ours if seed in theirs]
     if not seeds:
         raise NotComparableError("no seed has finished in both")
@@ -104,18 +103,18 @@ def judge(run: Path, report: Mapping[str, Any]) -> Judged:
         NotComparableError: if its codes are gone, or are not those of the report.
     """
     try:
-        with np.load(run / "codes.npz") as file:
+        with (run / "codes.npz").open("rb") as opened, np.load(opened) as file:
             arrays = dict(file)
     except (OSError, ValueError, BadZipFile) as error:
-        raise NotComparableError(f"{run.name} has no codes.npz that can be read") from error
+        raise NotComparableError("a run has no codes.npz that can be read") from error
     told = report["metrics"]["conventions"]
     if str(arrays["fingerprint"]) != report["protocol"]["fingerprint"]:
-        raise NotComparableError(f"codes.npz of {run.name} is of other data than its report")
+        raise NotComparableError("codes.npz of a run is of other data than its report")
     precision = retrieval.counted_precision(_ranking(arrays, told), _convention(arrays, told))
     counted = precision[np.isfinite(precision)]
     found = float(counted.mean()) if len(counted) else 0.0
     if not math.isclose(found, report["metrics"]["map"], rel_tol=0, abs_tol=1e-9):
-        raise NotComparableError(f"codes.npz of {run.name} is not what its report measured")
+        raise NotComparableError("codes.npz of a run is not what its report measured")
     return Judged(arrays["query_ids"], precision)
 
 

@@ -96,7 +96,9 @@ def _job(outputs: Path, told: Mapping[str, Any]) -> Job:
     fixed = tuple(
         text
         for text in told.get("overrides") or ()
-        if text not in settings and text.partition("=")[0].lstrip("+") not in values
+        if text not in settings
+        and (key := text.partition("=")[0].lstrip("+~")) not in values
+        and config.names(key)
     )
     found = _report(run)
     state, progress, error = "finished", "", ""

@@ -163,9 +163,11 @@ def _section(
     found: Sequence[tuple[Sweep, Job]],
 ) -> Section:
     layout = found[0][0].layout
-    known = {*rows, layout.columns, SEED, *PLACE}
-    keys = rows + _varying([job for _, job in found], known)
-    cells = _cells(keys, layout.columns, found)
+    keys, cells = rows, _cells(rows, layout.columns, found)
+    apart = _apart(cells.values())
+    if apart:
+        keys += apart
+        cells = _cells(keys, layout.columns, found)
     if any(_twice(jobs) for jobs in cells.values()):
         keys += (SWEEP,)
         cells = _cells(keys, layout.columns, found)
@@ -199,6 +201,18 @@ def _twice(jobs: Sequence[Job]) -> bool:
     """Whether a seed has two runs, which then are of two sweeps with other settings."""
     seeds = [job.values.get(SEED) for job in jobs]
     return len(set(seeds)) < len(seeds)
+
+
+def _apart(cells: Iterable[Sequence[Job]]) -> tuple[str, ...]:
+    """The keys that set runs of one cell and seed apart: axes beside those of the table.
+
+    A key whose value the row and the column decide, such as a batch size for each method, is none.
+    """
+    alike: dict[Any, list[Job]] = {}
+    for at, jobs in enumerate(cells):
+        for job in jobs:
+            alike.setdefault((at, job.values.get(SEED)), []).append(job)
+    return tuple(dict.fromkeys(key for jobs in alike.values() for key in _varying(jobs, ())))
 
 
 def _varying(jobs: Sequence[Job], known: Iterable[str]) -> tuple[str, ...]:

@@ -33,11 +33,21 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Refused:
+    """Two rows that were not compared in one column."""
+
+    column: Any
+    row: Key
+    reference: Key
+    why: str
+
+
+@dataclass(frozen=True)
 class Pairs:
     """All pairs of a section, and why others were not compared."""
 
     pairs: tuple[Pair, ...]
-    refused: tuple[str, ...]
+    refused: tuple[Refused, ...]
     chosen: bool  # the reference is the best of its column, not named beforehand
     draws: int
 
@@ -82,8 +92,8 @@ def tables(section: Section, pairs: Pairs) -> list[tuple[str, list[str], list[li
     return made
 
 
-def said(pairs: Pairs) -> list[str]:
-    """What the intervals mean, in sentences."""
+def said(section: Section, pairs: Pairs) -> list[str]:
+    """What the intervals mean, and which rows were not compared, in sentences."""
     lines = []
     if pairs.pairs:
         lines += _meaning(pairs.pairs, pairs.draws)
@@ -92,7 +102,24 @@ def said(pairs: Pairs) -> list[str]:
                 "The reference is the best of its column on the same queries, so chance favours "
                 "it; compare=ROW names one beforehand."
             )
-    return lines + [f"Not compared: {reason}." for reason in pairs.refused]
+    return lines + _refusals(section, pairs.refused)
+
+
+def _refusals(section: Section, refused: Sequence[Refused]) -> list[str]:
+    """A sentence for each reason."""
+    rows: dict[str, dict[tuple[Any, Key], list[str]]] = {}
+    for one in refused:
+        where = rows.setdefault(one.why, {}).setdefault((one.column, one.reference), [])
+        where.append(section.name_of(one.row))
+    return [
+        f"Not compared, because {why}: "
+        + "; ".join(
+            f"{section.head_of(column)}, {', '.join(names)} with {section.name_of(reference)}"
+            for (column, reference), names in places.items()
+        )
+        + "."
+        for why, places in rows.items()
+    ]
 
 
 def _meaning(pairs: Sequence[Pair], draws: int) -> list[str]:

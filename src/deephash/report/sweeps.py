@@ -122,7 +122,7 @@ def tables_of(sweeps: Sequence[Sweep], parts: Sequence[Section], compared: Compa
                 "|---" * len(head) + "|",
             ]
             lines += map(_line, rows)
-        if told := pairs.said(found):
+        if told := pairs.said(section, found):
             lines += ["", *(f"- {one}" for one in told)]
     return "\n".join(lines) + "\n"
 
@@ -196,21 +196,30 @@ def _section(section: Section, drawn: Any, compared: Pairs | None) -> dict[str, 
         "rows": [(name, [Box.of(entry, digits) for entry in cells]) for name, cells in rows],
         "notes": all_notes(section, entries(section), "bold", "underlined"),
         "pairs": [] if compared is None else pairs.tables(section, compared),
-        "said": [] if compared is None else pairs.said(compared),
+        "said": [] if compared is None else pairs.said(section, compared),
     }
 
 
 def _ways(reports: Sequence[Found]) -> list[tuple[str, Rows]]:
-    """The protocol and the conventions of each way in which runs were measured."""
+    """The protocol and the conventions of each way in which runs were measured.
+
+    Of a second way on the same protocol only what differs from the first.
+    """
     ways: dict[Any, Found] = {}
     for report in reports:
         ways.setdefault(measured(report), report)
-    told = []
+    told: list[tuple[str, Rows]] = []
+    first: dict[str, Rows] = {}
     for one in ways.values():
         protocol = dict(dig(one, "protocol") or {})
         protocol.pop("skipped", None)
         rows = rows_of(protocol) + rows_of(dig(one, "metrics", "conventions") or {})
-        told.append((f"{protocol.get('dataset')}, {protocol.get('protocol')}", rows))
+        title = f"{protocol.get('dataset')}, {protocol.get('protocol')}"
+        if title in first:
+            told.append((f"{title}: other runs", [row for row in rows if row not in first[title]]))
+        else:
+            first[title] = rows
+            told.append((title, rows))
     return told
 
 
