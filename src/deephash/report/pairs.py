@@ -128,7 +128,7 @@ def _meaning(pairs: Sequence[Pair], draws: int) -> list[str]:
         "Points of mAP, the same seeds and the same queries on both sides; positive where the row "
         f"is better. The interval holds the middle 95 % of {draws:,} bootstrap draws, in which "
         "seeds and queries are resampled independently. Where it excludes 0, other seeds and "
-        "queries like these would hardly turn the order around; where it does not, these runs do "
+        "queries like these would rarely turn the order around; where it does not, these runs do "
         "not tell which of the two is better."
     ]
     if seeds == 1:
@@ -143,7 +143,7 @@ def _meaning(pairs: Sequence[Pair], draws: int) -> list[str]:
         )
     if many > 1:
         lines.append(
-            f"The intervals are not corrected for being {many}: if no row differed, about one in "
-            "twenty would exclude 0 all the same."
+            f"These are {many} intervals, not corrected for being so many: if no row differed, "
+            "about one in twenty would exclude 0 all the same."
         )
     return lines

@@ -9,7 +9,7 @@ from typing import Any
 Report = Mapping[str, Any]
 
 
-def markdown(reports: Sequence[Report]) -> str:
+def markdown(reports: Sequence[Report], names: Mapping[str, str] | None = None) -> str:
     """The mAP of runs, mean and standard deviation over their seeds, as Markdown tables.
 
     One table for each dataset and protocol; runs that differ in more than method, bits and seed
@@ -18,20 +18,22 @@ def markdown(reports: Sequence[Report]) -> str:
 
     Args:
         reports: as in ``report.json``.
+        names: of rows, by the run; without one a run's own name tells in what it differs.
     """
     tables: dict[tuple[str, str], list[Report]] = defaultdict(list)
     for report in reports:
         protocol = report["protocol"]
         tables[protocol["dataset"], protocol["protocol"]].append(report)
-    return "\n\n".join(_table(*names, some) for names, some in tables.items())
+    rows = {report["run"]: label(report["run"]) for report in reports} | dict(names or {})
+    return "\n\n".join(_table(*where, some, rows) for where, some in tables.items())
 
 
-def _table(dataset: str, protocol: str, reports: Sequence[Report]) -> str:
+def _table(dataset: str, protocol: str, reports: Sequence[Report], rows: Mapping[str, str]) -> str:
     first = measured(reports[0])
     bits = sorted({report["nbit"] for report in reports})
     cells: dict[str, dict[int, list[Report]]] = defaultdict(lambda: defaultdict(list))
     for report in reports:
-        cells[label(report["run"])][report["nbit"]].append(report)
+        cells[rows[report["run"]]][report["nbit"]].append(report)
     seeds = ", ".join(str(seed) for seed in sorted({report["seed"] for report in reports}))
     lines = [
         f"{reports[0]['metrics']['conventions']['metric']}, {dataset}, protocol {protocol},"
