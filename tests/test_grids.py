@@ -291,3 +291,16 @@ def test_what_a_report_is_told_is_there(name):
     assert report["columns"] == "model.nbit" and report["figure"]["x"] in axes
     assert report["figure"]["lines"] in {*axes, "model.nbit"}
     assert set(report) <= {"rows", "row_label", "columns", "digits", "published", "figure"}
+
+
+def test_the_sweep_of_weights_and_biases_is_the_same_grid():
+    page = yaml.safe_load((SWEEPS / "wandb" / "table2_beta.yaml").read_text())
+    axes = {
+        key: [grids.text(one) for one in given.get("values", [given.get("value")])]
+        for key, given in page["parameters"].items()
+    }
+    theirs = [frozenset(point.items()) for point in grids.points(axes)]
+    assert len(theirs) == 80
+    assert set(theirs) == {frozenset(job.items()) for job in jobs_of("table2_beta")}
+    assert page["command"][1:4] == ["${interpreter}", "${program}", "${args_no_hyphens}"]
+    assert (ROOT / page["program"]).is_file() and page["method"] == "grid"

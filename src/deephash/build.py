@@ -183,6 +183,6 @@ def _to_wandb(cfg: Config, folder: Path, name: str, run_id: str | None) -> dict[
         "run_id": run_id,
         "folder": folder,
         "config": cfg,
-        "group": cfg["method"]["name"],
-        "tags": [cfg["dataset"]["name"], f"{cfg['model']['nbit']} bits"],
+        "group": cfg.get("group") or cfg["method"]["name"],
+        "tags": [cfg["dataset"]["name"], f"{cfg['model']['nbit']} bits", cfg["method"]["name"]],
     }

@@ -251,11 +251,24 @@ def _launch(
         print(told, file=sys.stderr)
     reports = [job.run.report() for job in after if job.run.finished]
     if reports:
-        print(f"\n{markdown(reports)}")
+        print(f"\n{markdown(reports, _rows(after, found.axes))}")
     if group is not None:
         outside = "" if outputs == Path("outputs") else f" paths.outputs={outputs}"
         print(f"\nreport: python report.py sweep={group}{outside}")
     return 0 if all(job.run.finished for job in after) else 1
+
+
+def _rows(planned: Sequence[Any], axes: Sequence[str]) -> dict[str, str]:
+    """What the rows of the closing table are called: the method, and where in the grid it is."""
+    from deephash.jobs import sweeping
+
+    own = [key for key in axes if key not in sweeping.BASE]
+    return {
+        job.name: " ".join(
+            [job.name.split("/")[1], *(f"{key}={sweeping.value_of(job, key)}" for key in own)]
+        )
+        for job in planned
+    }
 
 
 def _values(text: str) -> tuple[str, list[str]]:

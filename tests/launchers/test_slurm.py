@@ -118,8 +118,8 @@ def cluster(tmp_path, monkeypatch):
         tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setitem(slurm.POLL, "slurm", 0.3)
-    monkeypatch.setattr(slurm, "ASK", 0.5)
-    monkeypatch.setattr(slurm, "GRACE", 1.0)
+    monkeypatch.setattr(submitted, "ASK", 0.5)
+    monkeypatch.setattr(submitted, "GRACE", 1.0)
     return folder
 
 
@@ -127,7 +127,7 @@ def test_every_option_stands_in_the_yaml_with_its_default():
     page = yaml.safe_load((ROOT / "conf/hydra/launcher/slurm.yaml").read_text())
     options = inspect.signature(Slurm).parameters
     assert page.pop("_target_") == "deephash.launchers.slurm.Slurm"
-    assert page.pop("folder") == "${paths.outputs}/sweeps/slurm"
+    assert page.pop("folder") == "${paths.outputs}/.slurm"
     defaults = {name: it.default for name, it in options.items() if name != "folder"}
     assert page == defaults | {"setup": [], "additional": {}}
 
