@@ -289,7 +289,7 @@ def test_what_a_report_is_told_is_there(name):
     axes = {key for key, value in sheet["params"].items() if isinstance(value, list)}
     assert report["rows"] in axes
     assert report["columns"] == "model.nbit" and report["figure"]["x"] in axes
-    assert report["figure"]["lines"] in {*axes, "model.nbit"}
+    assert report["figure"]["scale"] in ("log", "linear")
     assert set(report) <= {"rows", "row_label", "columns", "digits", "published", "figure"}
 
 

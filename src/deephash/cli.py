@@ -117,6 +117,8 @@ def _main(conf: Path, page: str, job: Any) -> int:
             job(cfg)
         except DeephashError as error:  # told without a traceback
             failures.append(str(error))
+        except BrokenPipeError:  # nobody reads on: `| head`
+            _silence()
 
     def whole() -> int:
         if not shows:
@@ -148,9 +150,14 @@ def _flushed(status: int) -> int:
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence()
         return 128 + signal.SIGPIPE
     return status
+
+
+def _silence() -> None:
+    """Lets what is still to be said go nowhere, since nobody reads it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _overrides() -> list[str]:
