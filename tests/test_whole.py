@@ -20,7 +20,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from deephash import config, schema
+from deephash import config, multirun, schema
 
 pytestmark = pytest.mark.slow
 
@@ -578,10 +578,14 @@ class TestReadme:
                 (tmp_path / word.partition("=")[2]).touch()
         schema.register()
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            if script == "evaluate.py":
-                config.fold(compose("evaluate", overrides=overrides))
+            if script != "train.py":
+                config.fold(compose(Path(script).stem, overrides=overrides))
                 return
             many = {"-m", "--multirun"} & set(words)
+            if multirun.named(overrides) is not None:
+                sheet = multirun.Sheet.read(ROOT / "sweeps", multirun.named(overrides))
+                overrides = [text for text in overrides if not text.startswith("+sweep=")]
+                overrides = list(multirun.grid(sheet, overrides).jobs[0])
             if not many:
                 config.fold(compose("train", overrides=overrides))  # no value is left open
             faults = config.explain(

@@ -220,3 +220,16 @@ def test_a_server_that_is_not_there_costs_a_warning(tmp_path):
 def test_the_package_is_not_imported_before_it_is_asked_for():
     code = "import sys, deephash.loggers; assert 'wandb' not in sys.modules"
     assert python(code).returncode == 0
+
+
+@needs_wandb
+def test_an_agent_of_wandbs_own_sweeps_names_the_run(tmp_path):
+    code = (
+        "import sys; from deephash.loggers import Wandb\n"
+        "Wandb('p', {'a': 1}, sys.argv[1], mode='offline', run_id='ours', group='table').close()"
+    )
+    theirs = {"WANDB_SWEEP_ID": "sweep1", "WANDB_RUN_ID": "theirs"}
+    done = python(code, str(tmp_path), WANDB_SILENT="true", **theirs)
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert run.name.endswith("-theirs")

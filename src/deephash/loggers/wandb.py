@@ -71,7 +71,8 @@ class Wandb(Logger):
             "group": group,
             "tags": list(tags),
             "name": name,
-            "id": run_id,
+            # An agent of W&B's own sweeps has given the run its id already, in WANDB_RUN_ID.
+            "id": None if "WANDB_SWEEP_ID" in os.environ else run_id,
             "job_type": job_type,
             # In a sweep inside one process the default would hand back the previous job's run.
             "reinit": "finish_previous",
