@@ -70,11 +70,13 @@ def _train_job(launched: bool, cfg: DictConfig) -> None:
 
     overrides = _overrides()
     folded = config.fold(cfg, overrides)
-    if not launched:
-        jobs.train(folded, overrides)
-    else:  # nobody watches it: why it fails is kept in its folder
-        folder = Path(folded["paths"]["outputs"]) / config.run_name(folded, overrides)
+    if folded["preview"]:
+        print(jobs.preview(jobs.plan([(overrides, folded)]), slots=1))
+    elif launched:  # nobody watches it: why it fails is kept in its folder
+        folder = jobs.run_folder(folded, overrides).path
         jobs.noting(folder, lambda: jobs.train(folded, overrides))
+    else:
+        jobs.train(folded, overrides)
 
 
 def _evaluate_job(cfg: DictConfig) -> None:

@@ -208,6 +208,12 @@ def test_fewer_than_one_is_refused(key):
         Pool(gpus=[], **{key: 0})
 
 
+@pytest.mark.parametrize("gpus", [0, "0", "all"])
+def test_gpus_are_auto_or_a_list(gpus):
+    with pytest.raises(ConfigError, match=r"Type auto, or numbers: \[0,1\]"):
+        Pool(gpus=gpus)
+
+
 def test_slots_of_the_machine():
     assert Pool(gpus=["0", "1"], jobs_per_gpu=3).slots == 6
     assert 1 <= Pool(gpus=[]).slots <= (os.cpu_count() or 1)

@@ -19,6 +19,7 @@ import yaml
 
 from deephash.errors import TrainingError
 from deephash.files import write_text
+from deephash.launchers.process import ERROR
 
 MOST_FOLDERS = 2000
 """That many are looked at in search of runs: somebody may have named the root of a disk."""
@@ -82,9 +83,8 @@ class RunFolder:
             lock.close()
             raise TrainingError(f"another process is training in {self.path}")
         self._lock = lock
-        for pattern in (".*.tmp", "snapshots/.*.tmp"):  # of a write that was killed
-            for piece in self.path.glob(pattern):
-                piece.unlink()
+        # What is left of a write that was killed, and why an earlier try failed.
+        self.forget(".*.tmp", "snapshots/.*.tmp", ERROR)
 
     @property
     def locked(self) -> bool:

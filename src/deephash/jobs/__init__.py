@@ -2,7 +2,8 @@
 
 from deephash.jobs.evaluating import evaluate
 from deephash.jobs.reporting import report
-from deephash.jobs.sweeping import noting
+from deephash.jobs.shared import run_folder
+from deephash.jobs.sweeping import noting, plan, preview
 from deephash.jobs.training import train
 
-__all__ = ["evaluate", "noting", "report", "train"]
+__all__ = ["evaluate", "noting", "plan", "preview", "report", "run_folder", "train"]

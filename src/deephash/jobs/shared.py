@@ -1,20 +1,28 @@
-"""What both jobs need: an encoder filled again, codes on disk, the same numbers twice."""
+"""What several jobs need: the folder of a run, its encoder filled again, its codes on disk."""
 
 import logging
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from deephash import retrieval
+from deephash import config, retrieval
 from deephash.engine import checkpoint
 from deephash.engine.evaluate import Codes
+from deephash.engine.run import RunFolder
 from deephash.errors import TrainingError
 from deephash.files import write_arrays
 
 log = logging.getLogger("deephash")
+
+
+def run_folder(cfg: Mapping[str, Any], overrides: Sequence[str]) -> RunFolder:
+    """The folder of the run that a folded configuration and its command line describe."""
+    outputs = Path(cfg["paths"]["outputs"]).expanduser()
+    return RunFolder(outputs / config.run_name(cfg, overrides))
 
 
 def load_encoder(file: Path, encoder: Any, fingerprint: str) -> None:

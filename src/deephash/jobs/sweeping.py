@@ -16,6 +16,7 @@ from deephash.config import Fault
 from deephash.engine.run import RunFolder
 from deephash.errors import ConfigError, DeephashError
 from deephash.files import write_json, write_text
+from deephash.jobs.shared import run_folder
 from deephash.jobs.states import State, state_of
 from deephash.jobs.training import refuse_another
 from deephash.launchers.process import ERROR, Job
@@ -42,8 +43,10 @@ class Planned:
 
     @property
     def left(self) -> bool:
-        """Whether there is something to do."""
-        return self.state not in (State.finished, State.running) or bool(self.cfg["rerun"])
+        """Whether there is something to do that no other process does."""
+        if self.state is State.finished:
+            return bool(self.cfg["rerun"])
+        return self.state is not State.running
 
 
 def plan(jobs: Sequence[tuple[Sequence[str], Config]]) -> list[Planned]:
@@ -60,7 +63,7 @@ def plan(jobs: Sequence[tuple[Sequence[str], Config]]) -> list[Planned]:
     planned: dict[str, Planned] = {}
     for overrides, cfg in jobs:
         name = config.run_name(cfg, overrides)
-        run = RunFolder(Path(cfg["paths"]["outputs"]).expanduser().resolve() / name)
+        run = RunFolder(run_folder(cfg, overrides).path.absolute())
         job = Planned(tuple(overrides), cfg, name, run, state_of(run))
         other = planned.setdefault(name, job)
         if unlike := config.differences(config.essence(other.cfg), config.essence(cfg)):
@@ -150,7 +153,6 @@ def noting(folder: Path, job: Callable[[], Any]) -> Any:
 
     An error that is meant for the user is told in its words, any other with its traceback.
     """
-    (folder / ERROR).unlink(missing_ok=True)
     try:
         return job()
     except Exception as error:

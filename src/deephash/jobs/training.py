@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from deephash.engine.run import RunFolder, environment, git
 from deephash.engine.trainer import Trainer
 from deephash.errors import ConfigError, TrainingError
 from deephash.files import write_json
-from deephash.jobs.shared import deterministic, load_encoder, save_codes
+from deephash.jobs.shared import deterministic, load_encoder, run_folder, save_codes
 from deephash.methods.method import Method
 from deephash.report import write_html
 from deephash.words import number
@@ -39,7 +38,7 @@ def train(cfg: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """
     config.refuse(config.check(cfg, overrides), overrides)
     name = config.run_name(cfg, overrides)
-    run = RunFolder(Path(cfg["paths"]["outputs"]) / name)
+    run = run_folder(cfg, overrides)
     if not cfg["rerun"]:
         refuse_another(run, cfg)
         if run.finished:

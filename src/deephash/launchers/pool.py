@@ -42,6 +42,10 @@ class Pool:
         for key, value in {"jobs_per_gpu": jobs_per_gpu, "jobs": jobs, "threads": threads}.items():
             if value is not None and value < 1:
                 raise ConfigError(f"hydra.launcher.{key}  is {value}. It must be at least 1.")
+        if gpus != "auto" and (isinstance(gpus, str) or not isinstance(gpus, Sequence)):
+            raise ConfigError(
+                f"hydra.launcher.gpus  is {gpus!r}. Type auto, or numbers: [0,1]; [] for the CPU."
+            )
         found = visible_gpus() if gpus == "auto" else [str(gpu) for gpu in gpus]
         self.environments = (
             [{"CUDA_VISIBLE_DEVICES": gpu} for _ in range(jobs_per_gpu) for gpu in found]
