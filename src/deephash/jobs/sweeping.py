@@ -224,8 +224,11 @@ def value_of(job: Planned, key: str) -> Any:
     if key == "method":
         return job.name.split("/")[1]  # with what was swapped
     typed = dict(text.lstrip("+").partition("=")[::2] for text in job.overrides)
+    key = key.lstrip("+")
     node: Any = job.cfg
-    for part in key.lstrip("+").split("."):
+    if key.partition(".")[0] in config.SEATS:  # folded into the method
+        node = job.cfg["method"]
+    for part in key.split("."):
         node = node.get(part) if isinstance(node, Mapping) else None
     return typed.get(key) if node is None or isinstance(node, Mapping | list) else node
 
