@@ -114,7 +114,7 @@ def grid(sheet: Sheet, overrides: Sequence[str]) -> Grid:
     settings = [
         config.spelled(key, values[0])
         for key, values in typed.items()
-        if key not in several and config.names(key.lstrip("+~"))
+        if key not in (*several, "dataset.protocol") and config.names(key.lstrip("+~"))
     ]
     jobs = tuple(tuple(_text(key, value) for key, value in point.items()) for point in points)
     return Grid(jobs, tuple(several), tuple(sorted(settings)))

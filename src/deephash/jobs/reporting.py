@@ -96,8 +96,8 @@ def _job(outputs: Path, told: Mapping[str, Any]) -> Job:
     fixed = tuple(
         text
         for text in told.get("overrides") or ()
-        if text not in settings
-        and (key := text.partition("=")[0].lstrip("+~")) not in values
+        if (key := text.partition("=")[0].lstrip("+~")) not in values
+        and key not in {one.partition("=")[0].lstrip("+~") for one in settings}
         and config.names(key)
     )
     found = _report(run)

@@ -174,9 +174,20 @@ def _ours(section: Section, told: Sequence[Found]) -> list[str]:
     return [f"These runs: {'; '.join(said)}."] if said else []
 
 
+def elsewhere(section: Section) -> list[str]:
+    """In what the runs were set otherwise than the published ones; empty where nothing is known."""
+    dataset, protocol = section.place
+    found, other = published(section.layout.published, dataset), []
+    if found is not None and section.settings:
+        other.append(f"settings ({' '.join(section.settings)})")
+    if found is not None and found.protocol not in (None, protocol):
+        other.append(f"protocol ({protocol}, there {found.protocol})")
+    return other
+
+
 def _theirs(section: Section, cells: Sequence[Entry]) -> list[str]:
     """What the published numbers are, and whether the difference to them means anything."""
-    dataset, protocol = section.place
+    dataset = section.place[0]
     found = published(section.layout.published, dataset)
     if found is None:
         of = f" for {dataset}" if section.layout.published is not None else ""
@@ -185,11 +196,7 @@ def _theirs(section: Section, cells: Sequence[Entry]) -> list[str]:
         return [f"There are {UNKNOWN} for these rows and columns in {found.source}."]
     said = [f"Published: {found.source} ({found.told()}). Δ: ours less theirs."]
     metrics = {dig(run, "metrics", "conventions", "metric") for one in cells for run in one.told}
-    other = []
-    if section.settings:
-        other.append(f"settings ({' '.join(section.settings)})")
-    if found.protocol not in (None, protocol):
-        other.append(f"protocol ({protocol}, there {found.protocol})")
+    other = elsewhere(section)
     if metrics - {None, found.metric}:
         ours = ", ".join(sorted(map(str, metrics - {None, found.metric})))
         other.append(f"metric ({ours}, there {found.metric})")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from deephash.report.canvas import Drawing, sheet
-from deephash.report.cells import ON_QUERIES, entries
+from deephash.report.cells import ON_QUERIES, elsewhere, entries
 from deephash.report.grid import BITS, Key, Section, end, text_of
 from deephash.report.panels import by_doublings, draw_points, finish, sample
 from deephash.report.published import published
@@ -95,7 +95,8 @@ def _points(section: Section, key: str) -> list[Point]:
         place = places.setdefault(label, len(places))
         nbit = column if section.layout.columns == BITS else 0
         x = column if across else row[section.keys.index(key)]
-        points.append(Point(Row(label, label, place, nbit, mark, entry.told), x, entry.published))
+        theirs = None if elsewhere(section) else entry.published  # of another setting: table alone
+        points.append(Point(Row(label, label, place, nbit, mark, entry.told), x, theirs))
     return points
 
 
