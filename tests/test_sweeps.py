@@ -202,6 +202,8 @@ def test_a_folder_with_another_configuration_stops_the_sweep_before_it_begins(sw
         (("-m", "seed=0,1", "hydra.launcher.jobs=many"), "a whole number or null"),
         (("-m", "seed=0,1", "hydra/launcher=basic"), "There are pool, slurm and ray"),
         (("-m", "seed=0,1", "hydra/sweeper=basic"), "Type the values of an axis"),
+        (("-m", "seed=0,1", "--cfg", "job"), "--cfg  shows one run. Leave out -m"),
+        (("-m", "seed=0,1", "-x"), "-x  does not go with -m"),
         (("-m", "loss=lmcl,cross_entropy", "method=hashnet,csq"), "of 4 jobs, such as"),
     ],
 )

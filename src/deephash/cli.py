@@ -45,6 +45,10 @@ def train(conf: Path, sweeps: Path) -> int:
     multirun.register(sweeps)
     arguments = [text for text in sys.argv[1:] if text not in MANY]
     flags = {text.partition("=")[0] for text in sys.argv[1:]}
+    if MANY & flags and (one := flags & {"--cfg", "-c", "--info", "-i"}):
+        words = "shows one run. Leave out -m; preview=true shows the jobs of a grid."
+        print(f"{one.pop()}  {words}", file=sys.stderr)
+        return 2
     if not flags & SHOWING:
         if MANY & flags:
             return _flushed(_told(lambda: _sweep(conf, sweeps, arguments)))

@@ -291,6 +291,17 @@ def test_the_figure_is_over_the_axis_of_the_layout():
 
 
 @pytest.mark.parametrize(
+    "more", [{"settings": ("trainer.epochs=2",)}, {"values": {"dataset.protocol": "54k"}}]
+)
+def test_published_numbers_of_another_setting_are_not_drawn(more):
+    jobs = [job(5, 16, 0, 0.3, **more), job(10, 16, 0, 0.4, run="ten", **more)]
+    (made,) = sections([Sweep("s", tuple(jobs), BETA)])
+    (panel,) = trend(made).figure.axes
+    assert not [line for line in panel.lines if line.get_alpha() == 0.5]
+    assert trend(made).caption == "" and "0.805" in markdown(made)
+
+
+@pytest.mark.parametrize(
     ("layout", "label", "scale"),
     [
         (Layout(("method.loss.scale",), figure={"x": "model.nbit"}), "bits", "linear"),
