@@ -40,7 +40,10 @@ def finish(job, seconds=10.0, value=0.5, **config_changes):
     job.run.path.mkdir(parents=True)
     cfg = json.loads(json.dumps(job.cfg)) | config_changes
     (job.run.path / "config.yaml").write_text(json.dumps(cfg))  # JSON is YAML
-    report = {"training": {"seconds": seconds}, "metrics": {"map": value}, "run": job.name}
+    report = {
+        "training": {"seconds": seconds - sweeping.START}, "metrics": {"map": value},
+        "selection": {"epoch_last": job.cfg["trainer"]["epochs"]}, "run": job.name,
+    }  # fmt: skip
     (job.run.path / "report.json").write_text(json.dumps(report))
 
 
@@ -97,7 +100,7 @@ def test_folders_of_other_configurations_are_told_at_once(plan):
     with pytest.raises(ConfigError) as caught:
         plan("seed=0", "seed=1", "seed=2")
     assert "optimizer.lr: 0.25 -> 0.001" in str(caught.value)
-    assert "The same of 1 more folders" in str(caught.value)
+    assert str(caught.value).endswith(f"So do\n  {plan('seed=1 rerun=true')[0].run.path}")
     assert all(job.left for job in plan("seed=0 rerun=true", "seed=1 rerun=true"))
 
 
@@ -185,7 +188,8 @@ def test_a_watch_tells_what_ends_and_what_is_left(plan, capsys):
     assert done.startswith("[2/4] done    0.7500") and "digits/relahash/32bit/seed1" in done
     assert "2 running, eta" in done
     assert failed.startswith("[3/4] FAILED") and "seed2" in failed
-    assert why.strip().startswith("no luck") and "1 running, 1 failed" in why
+    assert why == "    no luck" and "1 running, 1 failed" in failed
+    assert screen.failed == {jobs[2].name}
     assert stopped.startswith("[3/4] stopped") and "0 running" in stopped
 
 
@@ -213,8 +217,9 @@ def write(folder, jobs, axes, typed=()):
 
 def test_a_sweep_grows_by_what_is_launched_later(plan, tmp_path):
     folder = tmp_path / "out/sweeps/mine"
-    write(folder, plan("seed=0 method.loss.scale=5", "seed=1 method.loss.scale=5"), ["seed"])
-    again = ["seed", "method.loss.scale"]
+    base = ["dataset", "model.nbit", "seed"]
+    write(folder, plan("seed=0 method.loss.scale=5", "seed=1 method.loss.scale=5"), base)
+    again = [*base, "method.loss.scale"]
     found = write(folder, plan("seed=1 method.loss.scale=5", "seed=2 method.loss.scale=0.5"), again)
     assert found["name"] == "mine" and found["report"] == {"rows": "seed"}
     values = [job["values"] for job in found["jobs"]]

@@ -21,7 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from deephash import config, multirun, schema
-from deephash.errors import DeephashError
+from deephash.errors import BusyError, DeephashError
 from deephash.launchers import process
 
 SHOWING = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i",
@@ -78,7 +78,8 @@ def _train_job(launched: bool, cfg: DictConfig) -> None:
         print(jobs.preview(jobs.plan([(overrides, folded)]), slots=1))
     elif launched:  # nobody watches it: why it fails is kept in its folder
         folder = jobs.run_folder(folded, overrides).path
-        jobs.noting(folder, lambda: jobs.train(folded, overrides))
+        launch = os.environ.get(process.LAUNCH, "")
+        jobs.noting(folder, lambda: jobs.train(folded, overrides, launch))
     else:
         jobs.train(folded, overrides)
 
@@ -116,13 +117,13 @@ def _main(conf: Path, page: str, job: Any) -> int:
     shows = bool({text.partition("=")[0] for text in arguments} & SHOWING)
     if shows:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--help | head`; nothing else is open
-    failures: list[str] = []
+    failures: list[DeephashError] = []
 
     def run(cfg: DictConfig) -> None:
         try:
             job(cfg)
         except DeephashError as error:  # told without a traceback
-            failures.append(str(error))
+            failures.append(error)
         except BrokenPipeError:  # nobody reads on: `| head`
             _silence()
 
@@ -131,7 +132,8 @@ def _main(conf: Path, page: str, job: Any) -> int:
             _check_overrides(conf, page, [text for text in arguments if _is_override(text)])
         main = hydra.main(version_base="1.3", config_path=str(conf.resolve()), config_name=page)
         main(run)()
-        return 1 if failures else 0
+        busy = any(isinstance(failure, BusyError) for failure in failures)
+        return process.ELSEWHERE if busy else int(bool(failures))
 
     status = _told(whole, "" if page != "train" else GOES_ON)
     for failure in failures:

@@ -73,6 +73,9 @@ UNNAMED = (
 )
 """Keys that do not stand in the name of a run; other images under one name are refused."""
 
+NAMING = ("dataset", "method", "model.nbit", "seed")
+"""Keys whose values have pieces of their own in the name of a run."""
+
 ALLOWED = ("deephash.", "torch.", "torchvision.")
 """What a ``_target_`` may start with; a configuration may come from a stranger."""
 
@@ -185,11 +188,13 @@ def check_evaluation(cfg: Mapping[str, Any]) -> list[Fault]:
 def check_report(cfg: Mapping[str, Any]) -> list[Fault]:
     """All that is wrong with a folded page of ``report.py``."""
     faults = []
-    for key, example in (("sweep", "[table2_beta,fig8_beta]"), ("only", "[dataset=cifar10]")):
-        some = [cfg[key]] if isinstance(cfg[key], str) else cfg[key]
-        listed = isinstance(some, list) and all(isinstance(one, str) and one for one in some)
-        if not listed or (key == "only" and not all("=" in one for one in some)):
-            faults.append(Fault(key, f"is {cfg[key]!r}.", f"Give one, or several: {example}."))
+    some = [cfg["sweep"]] if isinstance(cfg["sweep"], str) else cfg["sweep"]
+    if not isinstance(some, list) or not all(isinstance(one, str) and one for one in some):
+        instead = "Give one, or several: [table2_beta,fig8_beta]."
+        faults.append(Fault("sweep", f"is {cfg['sweep']!r}.", instead))
+    if not isinstance(cfg["only"], dict):
+        instead = "Give keys and values: {dataset:cifar10,model.nbit:64}."
+        faults.append(Fault("only", f"is {cfg['only']!r}.", instead))
     return faults + _out_of_bounds(cfg, {"draws": 100, "seed": 0}, {})
 
 
@@ -228,6 +233,10 @@ def check(cfg: Mapping[str, Any], overrides: Iterable[str] = ()) -> list[Fault]:
         faults += check_part(path, node)
     faults += _check_numbers(cfg)
     faults += _check_tops(cfg["evaluation"])
+    group = cfg.get("group")
+    if group is not None and not re.fullmatch(r"\w[\w.,=+-]*", str(group)):
+        instead = "Letters, digits and . , = + - _ make one; it becomes a folder."
+        faults.append(Fault("group", f"{group!r} is no name.", instead))
     faults += _check_protocol(cfg)
     faults += _check_classes(cfg["dataset"].get("classes"))
     if not faults:
@@ -621,6 +630,8 @@ def _instead(key: str, given: str, compose: Any, error: BaseException) -> str:
         return f"It is one of {options.group(1)}."
     plain = OmegaConf.to_container(compose([]), resolve=False)
     keys = _keys(plain)
+    if key in keys and _first_line(error) == "there is no such key.":
+        return "The default has it; what is chosen here has not."
     if key in keys:
         return f"Its default is {key}={_at(plain, key)}."  # type: ignore[arg-type]
     if key == "dataset.root":
@@ -666,7 +677,7 @@ def run_name(cfg: Mapping[str, Any], overrides: Sequence[str]) -> str:
 
 def names(key: str) -> bool:
     """Whether what was given for a key stands in the last piece of a run's name."""
-    if key in ("dataset", "method", "model.nbit", "seed") or key.startswith("hydra"):
+    if key in NAMING or key.startswith("hydra"):
         return False
     return not any(key == e or key.startswith(e + ".") for e in UNNAMED)
 

@@ -15,3 +15,7 @@ class DataError(DeephashError):
 
 class TrainingError(DeephashError):
     """Training cannot go on: a loss or gradient that is not finite, a foreign checkpoint."""
+
+
+class BusyError(TrainingError):
+    """Another process is training the same run."""

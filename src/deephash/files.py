@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+LOG, ERROR = "output.log", "error.txt"
+"""What a job of a sweep says, and why it failed, in its run folder."""
+
 
 def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
     """Calls ``write(temporary_path)`` and renames the result to ``path``.

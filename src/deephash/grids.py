@@ -32,7 +32,7 @@ def points(
     for rule in where:
         if set(rule) != {"if", "then"}:
             raise ConfigError(
-                f"hydra.sweeper.where  {dict(rule)} is no rule.\n"
+                f"where  {dict(rule)} is no rule of a sweep.\n"
                 "  Write it as {if: {dataset: cifar10}, then: {method.loss.scale: 80}}."
             )
     found = []

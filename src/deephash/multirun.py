@@ -3,10 +3,10 @@
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -17,8 +17,22 @@ from omegaconf import DictConfig, OmegaConf
 
 from deephash import config, grids
 from deephash.errors import ConfigError
+from deephash.launchers.process import Launcher
+from deephash.report.published import tables
+
+if TYPE_CHECKING:
+    from deephash.jobs.sweeping import Planned
 
 GROUP = "sweep"
+BASE = ("dataset", "dataset.protocol", "method", "model.nbit", "seed")
+"""What every table asks of a run."""
+
+REPORT = {"rows", "row_label", "columns", "digits", "published"}
+"""What a file of ``sweeps/`` may say of its table."""
+
+MANY = 20
+"""From so many jobs on, it takes a while until something is seen."""
+
 Composed = Callable[[Sequence[str]], DictConfig]
 
 
@@ -35,14 +49,18 @@ class Sheet:
 
     @classmethod
     def read(cls, folder: Path, name: str) -> "Sheet":
-        """Reads a sweep.
+        """Reads a sweep, one of a folder by its name or any by its path, ``mine.yaml``.
 
         Raises:
             ConfigError: there is none of this name, or its file is not one.
         """
-        file = folder / f"{name}.yaml"
+        own = name.endswith(".yaml")
+        file = Path(name).expanduser() if own else folder / f"{name}.yaml"
         if not file.is_file():
-            raise ConfigError(f"sweep  there is no {name!r}.\n       There are {_all(folder)}.")
+            raise ConfigError(
+                f"sweep  there is no {name!r}.\n       There are {_all(folder)}.\n"
+                "       A file of your own is chosen by its path: +sweep=FOLDER/mine.yaml"
+            )
         try:
             found = yaml.safe_load(file.read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
@@ -51,7 +69,42 @@ class Sheet:
         if not isinstance(found, dict) or set(found) - set(known):
             keys = sorted(set(found) - set(known)) if isinstance(found, dict) else found
             raise ConfigError(f"{file} has no use for {keys}; it takes {', '.join(known)}.")
-        return cls(name, **found)
+        sheet = cls(file.stem, **found)
+        sheet.check(file)
+        return sheet
+
+    def check(self, file: Path) -> None:
+        """Refuses names in rules and report that mean nothing.
+
+        Raises:
+            ConfigError: all of them.
+        """
+        config.refuse([*self._rule_faults(), *self._report_faults()], [str(file)])
+
+    def _rule_faults(self) -> Iterator[config.Fault]:
+        for key, wanted in (pair for rule in self.where for pair in rule.get("if", {}).items()):
+            there = _listed(self.params.get(key, []))
+            if missing := [value for value in _listed(wanted) if value not in there]:
+                axis = f"{key}: {', '.join(there)}" if there else ", ".join(self.params)
+                never = f"{key} is never {' or '.join(missing)}."
+                yield config.Fault("where", never, f"The grid has {axis}.")
+
+    def _report_faults(self) -> Iterator[config.Fault]:
+        report, known = dict(self.report), set(self.params) | set(BASE)
+        figure = dict(report.pop("figure", {}))
+        for key in sorted(set(report) - REPORT | set(figure) - {"x", "scale"}):
+            takes = f"It takes {', '.join(sorted(REPORT))}, and figure: {{x: ..., scale: ...}}."
+            yield config.Fault("report", f"has no use for {key}.", takes)
+        for key in [it for one in (report.get("rows"), report.get("columns"), figure.get("x"))
+                    if one is not None for it in _listed(one)]:  # fmt: skip
+            if key not in known:
+                axes = f"There are {', '.join(sorted(known))}."
+                yield config.Fault("report", f"{key} is no axis.", axes)
+        if (scale := figure.get("scale", "linear")) not in ("linear", "log"):
+            yield config.Fault("report", f"there is no scale {scale}.", "Write linear or log.")
+        if (name := report.get("published")) is not None and name not in tables():
+            there = f"There are {', '.join(tables())}."
+            yield config.Fault("report", f"nothing is published as {name}.", there)
 
 
 @dataclass(frozen=True)
@@ -77,6 +130,8 @@ def run(conf: Path, sweeps: Path, arguments: Sequence[str], script: Path) -> int
     """
     sheet, tuning, overrides = _sorted_out(sweeps, arguments)
     found = grid(sheet, overrides)
+    if len(found.jobs) > MANY:
+        print(f"composing {len(found.jobs)} jobs", file=sys.stderr)
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
         jobs = _composed(found, lambda some: compose("train", overrides=list(some)))
         launcher = _launcher(found.jobs[0], tuning)
@@ -104,9 +159,9 @@ def grid(sheet: Sheet, overrides: Sequence[str]) -> Grid:
     """
     typed = dict(_values(text) for text in overrides)
     axes = {key: _listed(value) for key, value in sheet.params.items()}
-    several = [key for key, values in axes.items() if len(values) > 1]
-    several += [key for rule in sheet.where for key in rule.get("then", ()) if key not in several]
-    several += [key for key, values in typed.items() if len(values) > 1 and key not in several]
+    several = [key for made in (axes, typed) for key, values in made.items() if len(values) > 1]
+    ruled = [key for rule in sheet.where for key in rule.get("then", ())]
+    _refuse_unnamed(several)
     axes |= typed
     if sheet.name is not None and "group" not in axes:
         axes["group"] = [sheet.name]
@@ -117,7 +172,21 @@ def grid(sheet: Sheet, overrides: Sequence[str]) -> Grid:
         if key not in (*several, "dataset.protocol") and config.names(key.lstrip("+~"))
     ]
     jobs = tuple(tuple(_text(key, value) for key, value in point.items()) for point in points)
-    return Grid(jobs, tuple(several), tuple(sorted(settings)))
+    return Grid(jobs, tuple(dict.fromkeys([*several, *ruled])), tuple(sorted(settings)))
+
+
+def _refuse_unnamed(axes: Sequence[str]) -> None:
+    """Two values of a key that does not stand in a run's name would be one run."""
+    bare = {key: key.lstrip("+~") for key in axes}
+    config.refuse(
+        [
+            config.Fault(key, "takes one value in a grid: it does not name a run.",
+                         "Type one; or several commands, each with paths.outputs of its own.")
+            for key, name in bare.items()
+            if name not in config.NAMING and not config.names(name)
+        ],
+        ["a grid"],
+    )  # fmt: skip
 
 
 def register(sweeps: Path) -> None:
@@ -130,7 +199,7 @@ def register(sweeps: Path) -> None:
 def named(arguments: Sequence[str]) -> str | None:
     """The sweep that a command line names, None without one."""
     found = [text.partition("=")[2] for text in arguments if _is_name(text)]
-    return found[-1] if found else None
+    return ",".join(found) if found else None
 
 
 def _is_name(text: str) -> bool:
@@ -176,7 +245,7 @@ def _composed(found: Grid, composed: Composed) -> list[tuple[tuple[str, ...], di
     return jobs
 
 
-def _launcher(overrides: Sequence[str], tuning: Sequence[str]) -> Any:
+def _launcher(overrides: Sequence[str], tuning: Sequence[str]) -> Launcher:
     """The launcher the command line chooses.
 
     Raises:
@@ -186,10 +255,16 @@ def _launcher(overrides: Sequence[str], tuning: Sequence[str]) -> Any:
     def composed(some: Sequence[str]) -> DictConfig:
         return compose("train", overrides=[*overrides, *some], return_hydra_config=True)
 
+    chosen = [text for text in tuning if "/" in text.partition("=")[0]]
     try:
         found = composed(tuning)
-    except Exception:
-        config.refuse(config.explain(tuning, composed, lambda cfg: []), tuning)
+    except Exception:  # which launcher first, then its options
+        for some, at in ((chosen, []), ([text for text in tuning if text not in chosen], chosen)):
+
+            def under(few: Sequence[str], at: Sequence[str] = at) -> DictConfig:
+                return composed([*at, *few])
+
+            config.refuse(config.explain(some, under, lambda _: []), tuning)
         raise
     node = OmegaConf.create({"launcher": found.hydra.launcher, "paths": found.paths})
     plain: Any = OmegaConf.to_container(node, resolve=True)
@@ -205,8 +280,8 @@ def _launcher(overrides: Sequence[str], tuning: Sequence[str]) -> Any:
 
 
 def _launch(
-    planned: Sequence[Any],
-    launcher: Any,
+    planned: Sequence["Planned"],
+    launcher: Launcher,
     sheet: Sheet,
     found: Grid,
     arguments: Sequence[str],
@@ -225,16 +300,16 @@ def _launch(
             folder,
             planned,
             command=command,
-            axes=found.axes,
+            axes=list(dict.fromkeys((*BASE, *found.axes))),
             typed=found.typed,
             sheet={"title": sheet.title, "source": sheet.source, "report": sheet.report},
         )
     left = [job for job in planned if job.left]
     busy = launcher.busy(sweeping.commands(left, script))
     left = [job for at, job in enumerate(left) if at not in busy]
-    finished = sum(job.state is sweeping.State.finished for job in planned)
+    finished = sum(job.state is sweeping.State.finished and not job.left for job in planned)
     print(
-        f"{len(planned)} jobs: {len(left)} to run, {finished} finished already"
+        f"{sweeping.jobs(len(planned))}: {len(left)} to run, {finished} finished already"
         + (f", {len(busy)} in the queue" if busy else "")
         + f"; {launcher.slots} at a time",
         file=sys.stderr,
@@ -246,28 +321,35 @@ def _launch(
         screen.close()
     if not launcher.waits:
         return 0
-    after = sweeping.again(planned)
+    after = sweeping.again(planned, screen.failed)
     if told := account(after):
         print(told, file=sys.stderr)
     reports = [job.run.report() for job in after if job.run.finished]
     if reports:
         print(f"\n{markdown(reports, _rows(after, found.axes))}")
     if group is not None:
-        outside = "" if outputs == Path("outputs") else f" paths.outputs={outputs}"
-        print(f"\nreport: python report.py sweep={group}{outside}")
-    return 0 if all(job.run.finished for job in after) else 1
+        words = ["python", os.path.relpath(script.with_name("report.py")), f"sweep={group}"]
+        words += [f"paths.outputs={outputs}"] * (outputs != Path("outputs"))
+        print(f"\nreport: {shlex.join(words)}")
+    return 0 if all(job.state is sweeping.State.finished for job in after) else 1
 
 
-def _rows(planned: Sequence[Any], axes: Sequence[str]) -> dict[str, str]:
+def _rows(planned: Sequence["Planned"], axes: Sequence[str]) -> dict[str, str]:
     """What the rows of the closing table are called: the method, and where in the grid it is."""
     from deephash.jobs import sweeping
 
-    own = [key for key in axes if key not in sweeping.BASE]
-    return {
-        job.name: " ".join(
-            [job.name.split("/")[1], *(f"{key}={sweeping.value_of(job, key)}" for key in own)]
-        )
+    own = [key for key in axes if key not in BASE]
+    told = {
+        job.name: {
+            key: "" if (value := sweeping.value_of(job, key)) is None else f"{key}={value}"
+            for key in own
+        }
         for job in planned
+    }
+    vary = [key for key in own if len({values[key] for values in told.values()}) > 1]
+    return {
+        name: " ".join([name.split("/")[1], *filter(None, (values[key] for key in vary))])
+        for name, values in told.items()
     }
 
 

@@ -63,7 +63,12 @@ def test_all_run_no_more_than_slots_at_a_time(job):
     assert not any((one.folder / ERROR).exists() for one in jobs)
 
 
-def test_each_gpu_has_so_many_jobs_and_each_job_sees_one(job):
+@pytest.fixture
+def gpus(monkeypatch):
+    monkeypatch.setattr("deephash.launchers.pool.installed_gpus", lambda: ["0", "1", "3", "7"])
+
+
+def test_each_gpu_has_so_many_jobs_and_each_job_sees_one(job, gpus):
     code = "import os, time; print(os.environ['CUDA_VISIBLE_DEVICES']); time.sleep(0.3)"
     jobs = [job(f"{at}", code) for at in range(4)]
     seen, _ = launched(Pool(gpus=[3, 7], jobs_per_gpu=2), jobs)
@@ -214,7 +219,12 @@ def test_gpus_are_auto_or_a_list(gpus):
         Pool(gpus=gpus)
 
 
-def test_slots_of_the_machine():
+def test_gpus_that_are_not_there_are_refused(gpus):
+    with pytest.raises(ConfigError, match="there is no GPU 2, 9: there are 0, 1, 3, 7"):
+        Pool(gpus=[0, 2, 9])
+
+
+def test_slots_of_the_machine(gpus):
     assert Pool(gpus=["0", "1"], jobs_per_gpu=3).slots == 6
     assert 1 <= Pool(gpus=[]).slots <= (os.cpu_count() or 1)
     assert Pool(gpus=[]).busy([]) == set()

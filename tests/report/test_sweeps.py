@@ -80,6 +80,36 @@ SMALL = (
 )  # fmt: skip
 
 
+WHOLE = (job(5, 16, 0, 0.8), job(5, 16, 1, 0.81), job(10, 16, 0, 0.7), job(10, 16, 1, 0.8))
+
+
+def test_best_and_second_best_are_bold_and_italic_or_underlined():
+    text = markdown(section(*WHOLE))
+    assert cells(text) == [
+        "| 5 | **0.805** ± 0.007 q | 0.805 | 0.000 |",
+        "| 10 | _0.750_ ± 0.071 q | 0.798 | −0.048 |",
+    ]
+    assert "- Best of a column bold, second best italics." in text
+    text = latex(section(*WHOLE), "A title")
+    assert r"5 & \textbf{0.805} $\pm$ 0.007" in text and r"10 & \underline{0.750}" in text
+    assert r"\caption{A title: cifar10, 59k}" in text and "second best underlined" in text
+
+
+def test_cells_of_fewer_seeds_say_so_and_are_not_ranked():
+    """0.9 of one seed is no better than means of two."""
+    text = markdown(section(*WHOLE, job(25, 16, 0, 0.9)))
+    assert cells(text)[2].startswith("| 25 | 0.900 q (1 of 2 seeds) |")
+    assert cells(text)[0].startswith("| 5 | **0.805**")
+    assert "Cells of fewer seeds than others say so, and are not ranked." in text
+
+
+def test_what_a_rule_sets_for_some_rows_is_told():
+    jobs = [job("a", 16, 0, 0.8, values={"batch": 16, "beta": 5}, run="1"),
+            job("a", 32, 0, 0.8, values={"batch": 16, "beta": 7}, run="2"),
+            job("b", 16, 0, 0.8, values={"batch": 16, "beta": None}, run="3")]  # fmt: skip
+    assert "epochs 30; batch size 16; batch 16; beta 5, 7 for a." in markdown(section(*jobs))
+
+
 def test_markdown_of_a_small_example():
     """0.80 and 0.81: mean 0.805, sd sqrt(2 * 0.005²) = 0.0071; published 0.805 and 0.7978."""
     assert markdown(section(*SMALL)).splitlines() == [
@@ -87,12 +117,12 @@ def test_markdown_of_a_small_example():
         "",
         "| β | 16 bits | published | Δ | 32 bits | published | Δ |",
         "|---|---|---|---|---|---|---|",
-        "| 5 | **0.805** ± 0.007 q | 0.805 | 0.000 | — failed, waiting | 0.822 |  |",
-        "| 10 | _0.790_ q (1 of 2 seeds) | 0.798 | −0.008 | 0.830 ± 0.000 q | 0.820 | +0.010 |",
+        "| 5 | 0.805 ± 0.007 q | 0.805 | 0.000 | — failed, waiting | 0.822 |  |",
+        "| 10 | 0.790 q (1 of 2 seeds) | 0.798 | −0.008 | 0.830 ± 0.000 q | 0.820 | +0.010 |",
         "",
-        "- Best of a column bold, second best italics.",
         "- mAP@all (ties expected, denominator hits, empty zero), fingerprint aaaaaaaaaaaaaaaa; "
         "mean ± sd (n − 1) over seeds 0, 1.",
+        "- Cells of fewer seeds than others say so, and are not ranked.",
         "- q: the epoch was selected on the query set, as the papers do: these numbers are the "
         "highest of several looks at the queries",
         "- These runs: epochs 30; batch size 16.",
@@ -113,9 +143,9 @@ def test_latex_of_a_small_example():
         r"\toprule",
         r"$\beta$ & 16 bits & published & $\Delta$ & 32 bits & published & $\Delta$ \\",
         r"\midrule",
-        r"5 & \textbf{0.805} $\pm$ 0.007\textsuperscript{q} & 0.805 & 0.000 & --- failed, waiting"
+        r"5 & 0.805 $\pm$ 0.007\textsuperscript{q} & 0.805 & 0.000 & --- failed, waiting"
         r" & 0.822 &  \\",
-        r"10 & \underline{0.790}\textsuperscript{q} (1 of 2 seeds) & 0.798 & $-$0.008 & "
+        r"10 & 0.790\textsuperscript{q} (1 of 2 seeds) & 0.798 & $-$0.008 & "
         r"0.830 $\pm$ 0.000\textsuperscript{q} & 0.820 & +0.010 \\",
         r"\bottomrule",
     ]
@@ -136,7 +166,7 @@ def test_csv_has_a_line_for_each_cell_in_full_precision():
     told = {key: first[key] for key in ("row_key", "row", "column", "seeds", "published", "rank",
                                         "marks", "selection", "states")}  # fmt: skip
     assert told == {"row_key": "method.loss.scale", "row": "5", "column": "16", "seeds": "2",
-                    "published": "0.805", "rank": "1", "marks": "q", "selection": "query",
+                    "published": "0.805", "rank": "", "marks": "q", "selection": "query",
                     "states": "2 finished"}  # fmt: skip
     assert first["fingerprint"] == "a" * 64 and first["convention"].startswith("mAP@all ties=")
     assert (missing["column"], missing["mean"], missing["states"]) == ("32", "", "1 failed; 1 "
@@ -298,7 +328,7 @@ def test_published_numbers_of_another_setting_are_not_drawn(more):
     (made,) = sections([Sweep("s", tuple(jobs), BETA)])
     (panel,) = trend(made).figure.axes
     assert not [line for line in panel.lines if line.get_alpha() == 0.5]
-    assert trend(made).caption == "" and "0.805" in markdown(made)
+    assert "published" not in trend(made).caption and "0.805" in markdown(made)
 
 
 @pytest.mark.parametrize(
@@ -324,9 +354,11 @@ def test_a_value_of_zero_keeps_the_axis_linear_and_one_point_makes_no_figure():
 
 def test_the_row_to_compare_with_is_the_best_or_a_named_one():
     one = section(*SMALL)
-    assert references(one, entries(one), "best") == {16: (5,)}
+    assert references(one, entries(one), "best") == {}  # no column has all its seeds
     assert references(one, entries(one), "10") == {16: (10,), 32: (10,)}
     assert references(one, entries(one), "5") == {16: (5,)}
+    one = section(*WHOLE)
+    assert references(one, entries(one), "best") == {16: (5,)}
 
 
 def test_pairs_are_told_in_points_with_what_they_mean():

@@ -1,11 +1,13 @@
 """Decoded pixels kept on disk, so that a dataset is decoded once and memory-mapped ever after."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +34,9 @@ def cached(
     """The uint8 array that `build` fills, from the cache when it was built before.
 
     An entry is a folder, `pixels-<key>/` with `pixels.npy` and `notes.json`. It is written under a
-    name of its own and renamed when it is whole: a reader never sees half an entry, and of two
-    processes that build the same one, one wins and both read it. An entry that cannot be read,
-    or has another shape, is built anew.
+    name of its own and renamed when it is whole: a reader never sees half an entry. Of several
+    processes that want the same one, one builds it and the others wait. An entry that cannot be
+    read, or has another shape, is built anew.
 
     Args:
         parts: everything the content depends on, as JSON holds it; the key is its sha256.
@@ -55,11 +57,33 @@ def cached(
     entry = root / f"pixels-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
     found = _read(entry, shape)
     if found is None:
-        _write(entry, shape, build)
-        found = _read(entry, shape)
+        with _alone(entry):
+            found = _read(entry, shape)  # another process may have built it meanwhile
+            if found is None:
+                _write(entry, shape, build)
+                found = _read(entry, shape)
     if found is None:
         raise DataError(f"the cache entry {entry} was written, yet cannot be read back")
     return found
+
+
+@contextlib.contextmanager
+def _alone(entry: Path) -> Iterator[None]:
+    """Waits until no other process builds this entry; where files cannot be locked, does not."""
+    file = entry.with_suffix(".lock")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = file.open("w")
+    except OSError:  # _write tells what is wrong with the folder
+        yield
+        return
+    with lock:
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
 
 
 def _read(entry: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, Notes] | None:

@@ -7,6 +7,7 @@ import os
 import platform
 import shlex
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -17,9 +18,11 @@ import numpy as np
 import torch
 import yaml
 
-from deephash.errors import TrainingError
-from deephash.files import write_text
-from deephash.launchers.process import ERROR
+from deephash.errors import BusyError, TrainingError
+from deephash.files import ERROR, write_text
+
+LOOK = 2.0
+"""Seconds to wait for a lock that may be held by somebody who only looks whether it is."""
 
 MOST_FOLDERS = 2000
 """That many are looked at in search of runs: somebody may have named the root of a disk."""
@@ -63,14 +66,34 @@ class RunFolder:
         return found
 
     def report(self) -> dict[str, Any]:
-        return json.loads((self.path / "report.json").read_text())
+        """What training found.
+
+        Raises:
+            TrainingError: it is damaged.
+        """
+        file = self.path / "report.json"
+        try:
+            return json.loads(file.read_text())
+        except ValueError as error:
+            raise TrainingError(
+                f"{file} is not readable: {error}\n  Delete it, and training goes on from last.pt."
+            ) from error
 
     def lock(self) -> None:
         """Takes the folder for this process; the system lets it go when the process ends.
 
         Raises:
-            TrainingError: another process is training here.
+            BusyError: another process is training here.
         """
+        until = time.monotonic() + LOOK
+        while not self._take():
+            if time.monotonic() > until:
+                raise BusyError(f"another process is training in {self.path}")
+            time.sleep(0.02)
+        # What is left of a write that was killed, and why an earlier try failed.
+        self.forget(".*.tmp", "snapshots/.*.tmp", ERROR)
+
+    def _take(self) -> bool:
         self.path.mkdir(parents=True, exist_ok=True)
         file = self.path / ".lock"
         lock = file.open("w")
@@ -79,12 +102,11 @@ class RunFolder:
             mine = file.stat().st_ino == os.fstat(lock.fileno()).st_ino  # not one just let go
         except OSError:
             mine = False
-        if not mine:
+        if mine:
+            self._lock = lock
+        else:
             lock.close()
-            raise TrainingError(f"another process is training in {self.path}")
-        self._lock = lock
-        # What is left of a write that was killed, and why an earlier try failed.
-        self.forget(".*.tmp", "snapshots/.*.tmp", ERROR)
+        return mine
 
     @property
     def locked(self) -> bool:
@@ -98,18 +120,28 @@ class RunFolder:
             return True
         return False
 
-    def begin(self, config: Mapping[str, Any], overrides: list[str], fresh: bool) -> None:
+    def begin(
+        self, config: Mapping[str, Any], overrides: list[str], fresh: bool, launch: str = ""
+    ) -> None:
         """Writes down what runs.
 
         Args:
             config: folded and resolved.
             overrides: the command line.
             fresh: forget what an earlier run left here.
+            launch: of the sweep that this is part of, if any.
         """
         if fresh:
             self.forget("report.*", "run_id.txt", "log.jsonl", "*.pt", *EVALUATED)
         write_text(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
         write_text(self.path / "overrides.txt", "".join(f"{text}\n" for text in overrides))
+        if launch:
+            write_text(self.path / "launch.txt", launch)
+
+    def begun_in(self, launch: str) -> bool:
+        """Whether a launch of a sweep has begun this run already."""
+        file = self.path / "launch.txt"
+        return bool(launch) and file.is_file() and file.read_text() == launch
 
     def forget(self, *patterns: str) -> None:
         """Removes files of these names."""

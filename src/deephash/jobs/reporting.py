@@ -5,15 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from deephash import build, config
 from deephash.engine.run import RunFolder
-from deephash.errors import ConfigError
+from deephash.errors import ConfigError, TrainingError
 from deephash.files import write_json
 from deephash.jobs.pairing import paired
-from deephash.jobs.states import state_of
-from deephash.launchers.process import ERROR
+from deephash.jobs.states import epochs_done, reason, state_of
 from deephash.loggers import Loggers
 from deephash.report import write_sweeps
 from deephash.report.grid import Job, Layout, Section, Sweep, chosen, sections, text_of
@@ -40,7 +37,7 @@ def report(cfg: Config, overrides: Sequence[str] = ()) -> dict[str, Any]:
     config.refuse(config.check_report(cfg), overrides)
     outputs = Path(cfg["paths"]["outputs"]).expanduser()
     names = list(dict.fromkeys(_listed(cfg["sweep"])))
-    sweeps = _only([read(outputs, name) for name in names], _listed(cfg["only"]))
+    sweeps = _only([read(outputs, name) for name in names], cfg["only"])
     parts = sections(sweeps)
     compare = cfg["compare"]
     _check_compare(compare, parts)
@@ -49,6 +46,8 @@ def report(cfg: Config, overrides: Sequence[str] = ()) -> dict[str, Any]:
         for place, section in enumerate(parts):
             compared[place] = paired(section, compare, outputs, cfg["draws"], cfg["seed"])
     out = outputs / SWEEPS / "+".join(names)
+    if cfg["only"]:  # the whole report stays
+        out /= "only-" + ",".join(f"{key}={value}" for key, value in cfg["only"].items())
     if cfg["out"] is not None:
         out = Path(cfg["out"]).expanduser()
     before = _files_before(out)
@@ -107,7 +106,7 @@ def _job(outputs: Path, told: Mapping[str, Any]) -> Job:
         if state == "running":
             progress = _progress(run)
         elif state == "failed":
-            error = _first_line(run.path / ERROR)
+            error = reason(run).splitlines()[0]
     return Job(told["run"], values, settings, fixed, found, state, progress, error)
 
 
@@ -115,32 +114,17 @@ def _report(run: RunFolder) -> dict[str, Any] | None:
     """What a run found; None if it has not finished, or its report goes as we look."""
     try:
         found = run.report()
-    except (OSError, ValueError):
+    except (OSError, TrainingError):
         return None
     return found if isinstance(found, dict) else None
 
 
 def _progress(run: RunFolder) -> str:
-    """The last epoch in the log, of so many: ``3/40``."""
+    """The last epoch of so many: ``3/40``; nothing of one that has only begun."""
     try:
-        lines = (run.path / "log.jsonl").read_text(encoding="utf-8").splitlines()
-        epochs = run.config()["trainer"]["epochs"]
-    except Exception:  # it has only begun, or ends as we look
+        return f"{epochs_done(run)}/{run.config()['trainer']['epochs']}"
+    except (TrainingError, KeyError):
         return ""
-    for line in reversed(lines):
-        try:
-            return f"{json.loads(line)['epoch']}/{epochs}"
-        except (ValueError, KeyError, TypeError):  # half a line
-            continue
-    return f"0/{epochs}"
-
-
-def _first_line(path: Path) -> str:
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return ""
-    return next((line.strip() for line in lines if line.strip()), "")
 
 
 def _layout(told: Mapping[str, Any]) -> Layout:
@@ -153,15 +137,12 @@ def _listed(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
 
 
-def _only(sweeps: Sequence[Sweep], only: Sequence[str]) -> list[Sweep]:
+def _only(sweeps: Sequence[Sweep], wanted: Mapping[str, Any]) -> list[Sweep]:
     """The sweeps with those of their runs that have the values asked for.
 
     Raises:
         ConfigError: if a key is no axis of any of them, or nothing has such values.
     """
-    wanted = {
-        key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in only)
-    }
     axes = dict.fromkeys(key for sweep in sweeps for job in sweep.jobs for key in job.values)
     for key in wanted:
         if key not in axes:
@@ -173,7 +154,8 @@ def _only(sweeps: Sequence[Sweep], only: Sequence[str]) -> list[Sweep]:
     ]  # fmt: skip
     if wanted and not any(sweep.jobs for sweep in narrowed):
         have = [f"{key}: {', '.join(_values(sweeps, key))}" for key in wanted]
-        raise ConfigError(f"only  no run has {' '.join(only)}. There are {'; '.join(have)}.")
+        asked = ", ".join(f"{key}: {text_of(value)}" for key, value in wanted.items())
+        raise ConfigError(f"only  no run has {asked}. There are {'; '.join(have)}.")
     return narrowed
 
 

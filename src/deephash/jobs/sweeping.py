@@ -2,8 +2,10 @@
 
 import fcntl
 import json
+import statistics
 import sys
 import traceback
+import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,18 +16,18 @@ import deephash
 from deephash import config
 from deephash.config import Fault
 from deephash.engine.run import RunFolder
-from deephash.errors import ConfigError, DeephashError
-from deephash.files import write_json, write_text
+from deephash.errors import BusyError, ConfigError, DeephashError
+from deephash.files import ERROR, write_json, write_text
 from deephash.jobs.shared import run_folder
-from deephash.jobs.states import State, state_of
+from deephash.jobs.states import State, epochs_done, state_of
 from deephash.jobs.training import refuse_another
-from deephash.launchers.process import ERROR, Job
+from deephash.launchers.process import Job
 from deephash.words import clock, number
 
 Config = dict[str, Any]
 
-BASE = ("dataset", "dataset.protocol", "method", "model.nbit", "seed")
-"""What every table asks of a run."""
+START = 8.0
+"""Seconds of a job before it trains, about: a new Python, its imports, the data."""
 
 SEVERAL = 5
 """Folders, differences or jobs that stand in a message before it says how many more there are."""
@@ -49,19 +51,19 @@ class Planned:
         return self.state is not State.running
 
 
-def plan(jobs: Sequence[tuple[Sequence[str], Config]]) -> list[Planned]:
+def plan(grid: Sequence[tuple[Sequence[str], Config]]) -> list[Planned]:
     """The jobs with their folders and how far they are; a run that stands twice is planned once.
 
     Args:
-        jobs: command line and folded configuration of each.
+        grid: command line and folded configuration of each job.
 
     Raises:
         ConfigError: all that is wrong with any of them; a folder that holds, or is to hold, runs of
             two configurations. Nothing was written.
     """
-    _refuse_faults([(overrides, config.check(cfg, overrides)) for overrides, cfg in jobs])
+    _refuse_faults([(overrides, config.check(cfg, overrides)) for overrides, cfg in grid])
     planned: dict[str, Planned] = {}
-    for overrides, cfg in jobs:
+    for overrides, cfg in grid:
         name = config.run_name(cfg, overrides)
         run = RunFolder(run_folder(cfg, overrides).path.absolute())
         job = Planned(tuple(overrides), cfg, name, run, state_of(run))
@@ -92,7 +94,7 @@ def preview(planned: Sequence[Planned], slots: int, queued: Collection[int] = ()
             told = number(_map(job))
         lines.append(f"{state:<12}{told:>9}  {job.run.path}")
     counts = [f"{count} {state}" for state, count in Counter(states).most_common()]
-    lines += ["", f"{len(planned)} jobs: {', '.join(counts)}"]
+    lines += ["", f"{jobs(len(planned))}: {', '.join(counts)}"]
     left = [cost for job, cost in zip(planned, costs, strict=True) if job.left]
     known = [cost for cost in left if cost is not None]
     if left and known:
@@ -106,46 +108,53 @@ def preview(planned: Sequence[Planned], slots: int, queued: Collection[int] = ()
     return "\n".join(lines)
 
 
+def jobs(count: int) -> str:
+    """So many jobs, in words.
+
+    >>> jobs(1), jobs(2)
+    ('1 job', '2 jobs')
+    """
+    return "1 job" if count == 1 else f"{count} jobs"
+
+
 def seconds_left(planned: Sequence[Planned]) -> list[float | None]:
     """How long each job still takes, judged by finished ones as like it as can be; None: no one."""
-    spent: dict[tuple[Any, ...], list[float]] = {}
+    spent: dict[tuple[Any, ...], list[tuple[float, int]]] = {}
     for job in planned:
         if job.run.finished:
-            seconds = job.run.report()["training"]["seconds"]
+            report = job.run.report()
+            cost = report["training"]["seconds"] + START, report["selection"]["epoch_last"]
             for kind in _kinds(job):
-                spent.setdefault(kind, []).append(seconds)
+                spent.setdefault(kind, []).append(cost)
     found: list[float | None] = []
     for job in planned:
         alike = next((spent[kind] for kind in _kinds(job) if kind in spent), None)
-        done = epochs_done(job.run) / max(1, job.cfg["trainer"]["epochs"])
-        found.append(None if alike is None else sum(alike) / len(alike) * (1 - min(done, 1)))
+        if alike is None:
+            found.append(None)
+            continue
+        seconds, epochs = (statistics.fmean(each) for each in zip(*alike, strict=True))
+        done = 0 if job.cfg["rerun"] else epochs_done(job.run)
+        found.append(seconds * max(0.0, 1 - done / max(1, epochs)))
     return found
 
 
-def epochs_done(run: RunFolder) -> int:
-    """The last epoch that the log of an unfinished run knows; 0 for none."""
-    try:
-        last = (run.path / "log.jsonl").read_text(errors="replace").rstrip().rpartition("\n")[2]
-        return int(json.loads(last)["epoch"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
-
-
 def commands(planned: Sequence[Planned], script: Path) -> list[Job]:
-    """What launchers take: a process for each job."""
-    python = (sys.executable, str(script))
-    return [Job(job.name, job.run.path, (*python, *job.overrides)) for job in planned]
+    """What launchers take: a process for each job. Each call is a launch of its own."""
+    python, launch = (sys.executable, str(script)), uuid.uuid4().hex
+    return [Job(job.name, job.run.path, (*python, *job.overrides), launch) for job in planned]
 
 
-def again(planned: Sequence[Planned]) -> list[Planned]:
-    """The same jobs, looked at once more."""
-    return [replace(job, state=state_of(job.run)) for job in planned]
+def again(planned: Sequence[Planned], failed: Collection[str] = ()) -> list[Planned]:
+    """The same jobs, looked at once more.
 
-
-def reason(run: RunFolder) -> str:
-    """Why a run failed, or a word on where it stands."""
-    file = run.path / ERROR
-    return file.read_text(errors="replace").strip() if file.is_file() else state_of(run).value
+    Args:
+        planned: all of them.
+        failed: names of those that failed, also where an earlier run has left its report.
+    """
+    return [
+        replace(job, state=State.failed if job.name in failed else state_of(job.run))
+        for job in planned
+    ]
 
 
 def noting(folder: Path, job: Callable[[], Any]) -> Any:
@@ -155,6 +164,8 @@ def noting(folder: Path, job: Callable[[], Any]) -> Any:
     """
     try:
         return job()
+    except BusyError:
+        raise  # the folder is another's
     except Exception as error:
         told = str(error)
         if not isinstance(error, DeephashError):
@@ -183,7 +194,7 @@ def write_manifest(
         folder: of the sweep.
         planned: its jobs.
         command: that launched them.
-        axes: the keys of the grid.
+        axes: the keys whose values tables ask for.
         typed: what the user typed beside the axes: with other settings it is another table.
         sheet: ``title``, ``source`` and ``report`` of the file in ``sweeps/``.
     """
@@ -192,11 +203,11 @@ def write_manifest(
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         known = json.loads(file.read_text())["jobs"] if file.is_file() else []
-        jobs = {job["run"]: job for job in known} | {
+        listed = {job["run"]: job for job in known} | {
             job.name: {
                 "run": job.name,
                 "overrides": list(job.overrides),
-                "values": {key: value_of(job, key) for key in dict.fromkeys((*BASE, *axes))},
+                "values": {key: value_of(job, key) for key in axes},
                 "settings": list(typed),
             }
             for job in planned
@@ -211,7 +222,7 @@ def write_manifest(
                 "source": sheet.get("source"),
                 "command": command,
                 "report": sheet.get("report") or {},
-                "jobs": list(jobs.values()),
+                "jobs": list(listed.values()),
             },
         )
     return file
@@ -265,8 +276,10 @@ def _refuse_others(planned: Sequence[Planned]) -> None:
     for job in planned:
         try:
             refuse_another(job.run, job.cfg)
-        except ConfigError as error:
+        except DeephashError as error:
             refused.append(str(error))
     if refused:
-        more = f"\n\nThe same of {len(refused) - 1} more folders." if len(refused) > 1 else ""
-        raise ConfigError(refused[0] + more)
+        more = [told.partition(" holds ")[0] for told in refused[1:]]
+        listed = "".join(f"\n  {folder}" for folder in more[:SEVERAL])
+        rest = f"\n  and {len(more) - SEVERAL} more" if len(more) > SEVERAL else ""
+        raise ConfigError(refused[0] + ("\n\nSo do" + listed + rest if more else ""))

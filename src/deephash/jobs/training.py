@@ -27,8 +27,13 @@ log = logging.getLogger("deephash")
 
 
 @out_of_memory.told()
-def train(cfg: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def train(cfg: dict[str, Any], overrides: Sequence[str], launch: str = "") -> dict[str, Any]:
     """Trains the run a folded configuration describes, or skips it when it is finished.
+
+    Args:
+        cfg: folded.
+        overrides: its command line.
+        launch: of the sweep that the run is part of: ``rerun`` begins it anew once in each.
 
     Returns:
         the report, as in ``report.json``.
@@ -39,7 +44,8 @@ def train(cfg: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     config.refuse(config.check(cfg, overrides), overrides)
     name = config.run_name(cfg, overrides)
     run = run_folder(cfg, overrides)
-    if not cfg["rerun"]:
+    fresh = cfg["rerun"] and not run.begun_in(launch)
+    if not fresh:
         refuse_another(run, cfg)
         if run.finished:
             report = run.report()
@@ -57,13 +63,13 @@ def train(cfg: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
         evaluation = build.evaluation(cfg, device)
         data = build.data(cfg)
         data.setup(device)
-        resumes = (run.path / "last.pt").is_file() and not cfg["rerun"]
+        resumes = (run.path / "last.pt").is_file() and not fresh
         if unlabelled := data.facts.num_train_unlabelled:
             log.warning("%d training images have no label and are left out", unlabelled)
         method = build.method(cfg, data.facts.num_classes, data.facts.num_train,
                               pretrained=not resumes).to(device)  # fmt: skip
         _try(method, data, cfg)
-        run.begin(cfg, list(overrides), fresh=cfg["rerun"])
+        run.begin(cfg, list(overrides), fresh, launch)
         return _train(cfg, run, name, data, method, evaluation)
     finally:
         run.close()

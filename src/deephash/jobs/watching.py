@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from deephash.jobs.states import State
-from deephash.jobs.sweeping import Planned, epochs_done, reason, seconds_left
-from deephash.launchers.process import INTERRUPTED
+from deephash.jobs.states import State, epochs_done, reason
+from deephash.jobs.sweeping import Planned, seconds_left
+from deephash.launchers.process import ELSEWHERE, failed
 from deephash.words import clock, number
 
 EVERY = 2.0
@@ -31,8 +31,7 @@ class Screen:
         self.slots = slots
         self.total = len(planned)
         self.done = sum(job.state is State.finished and not job.left for job in planned)
-        self.failed = 0
-        self.stopped = 0
+        self.failed: set[str] = set()  # their names
         self._since: dict[int, float] = {}  # a running job and when it began
         self._spent: list[float] = []
         self._guesses = dict(enumerate(seconds_left(launched)))
@@ -60,18 +59,17 @@ class Screen:
             self.done += 1
             self._spent.append(seconds)
             what = f"done    {number(job.run.report()['metrics']['map'])}"
-        elif status in INTERRUPTED:
-            self.stopped += 1
-            what = "stopped       "
+        elif not failed(status):
+            what = "elsewhere" if status == ELSEWHERE else "stopped"
         else:
-            self.failed += 1
-            what = "FAILED        "
-        text = f"[{self.done + self.failed:>{len(str(self.total))}}/{self.total}] {what}"
-        text += f"  {clock(seconds):>6}  {job.name}"
-        if what.startswith("FAILED"):
-            text += f"\n    {reason(job.run).splitlines()[0]}"
+            self.failed.add(job.name)
+            what = "FAILED"
+        count = f"[{self.done + len(self.failed):>{len(str(self.total))}}/{self.total}]"
         tail = "" if self._bar else f"  |  {self._told()}"
-        self._screen.print(Text(text + tail))
+        text = f"{count} {what:<14}  {clock(seconds):>6}  {job.name}{tail}"
+        if what == "FAILED":
+            text += f"\n    {reason(job.run).partition(chr(10))[0]}"
+        self._screen.print(Text(text))
         self._show()
 
     def tick(self) -> None:
@@ -86,10 +84,10 @@ class Screen:
 
     def _show(self) -> None:
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.done + self.failed, told=self._told())
+            self._bar.update(self._task, completed=self.done + len(self.failed), told=self._told())
 
     def _told(self) -> str:
-        parts = [f"{len(self._since)} running"] + [f"{self.failed} failed"] * bool(self.failed)
+        parts = [f"{len(self._since)} running"] + [f"{len(self.failed)} failed"] * bool(self.failed)
         if self._bar is not None:
             epochs = [self._epoch(at) for at in self._since]
             parts[0] += f" (epoch {', '.join(epochs)})" * bool(epochs)

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from deephash.errors import ConfigError
 from deephash.launchers import process
-from deephash.launchers.process import Job, Watch
+from deephash.launchers.process import Job, Watch, failed
 
 MEMORY = 2.0
 """GiB that a job on the CPU is given room for."""
@@ -31,6 +32,8 @@ class Pool:
         retries: how often a job that failed is begun again; it resumes after its last epoch.
     """
 
+    waits = True
+
     def __init__(
         self,
         gpus: str | Sequence[int | str] = "auto",
@@ -47,6 +50,8 @@ class Pool:
                 f"hydra.launcher.gpus  is {gpus!r}. Type auto, or numbers: [0,1]; [] for the CPU."
             )
         found = visible_gpus() if gpus == "auto" else [str(gpu) for gpu in gpus]
+        if gpus != "auto" and found:
+            _refuse_missing(found)
         self.environments = (
             [{"CUDA_VISIBLE_DEVICES": gpu} for _ in range(jobs_per_gpu) for gpu in found]
             if found
@@ -56,9 +61,6 @@ class Pool:
             each = threads or max(1, _cores() // self.slots)
             self.environments = [it | {"OMP_NUM_THREADS": str(each)} for it in self.environments]
         self.retries = retries
-
-    waits = True
-    """Whether `launch` returns when all is over."""
 
     @property
     def slots(self) -> int:
@@ -80,15 +82,22 @@ class Pool:
                 while waiting and free:
                     at, slot = waiting.popleft(), free.popleft()
                     tries[at] += 1
-                    running[at] = slot, process.start(jobs[at], self.environments[slot])
-                    watch.started(at)
+                    try:
+                        running[at] = slot, process.start(jobs[at], self.environments[slot])
+                    except OSError as error:  # its folder cannot be: the others go on
+                        print(f"{jobs[at].name} cannot begin: {error}", file=sys.stderr)
+                        watch.ended(at, 1)
+                        free.append(slot)
+                    else:
+                        watch.started(at)
                 over = {at for at, (_, job) in running.items() if job.poll() is not None}
                 for at in over:
                     slot, job = running.pop(at)
                     free.append(slot)
                     status = job.returncode
                     process.end(jobs[at], status)
-                    if _failed(status) and tries[at] <= self.retries:
+                    if failed(status) and tries[at] <= self.retries:
+                        print(f"failed, and is tried again: {jobs[at].name}", file=sys.stderr)
                         waiting.append(at)
                     else:
                         watch.ended(at, status)
@@ -96,6 +105,8 @@ class Pool:
                     watch.tick()
                     time.sleep(0.1)
         finally:
+            if running:
+                print(f"stopping {len(running)} that run", file=sys.stderr)
             process.stop([job for _, job in running.values()])
 
 
@@ -104,6 +115,11 @@ def visible_gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
     named = environment.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [gpu for gpu in named.split(",") if gpu not in ("", "-1")]
+    return installed_gpus()
+
+
+def installed_gpus() -> list[str]:
+    """The numbers of all GPUs of this machine."""
     ask = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
     try:
         done = subprocess.run(ask, capture_output=True, text=True, timeout=20, check=True)
@@ -112,8 +128,11 @@ def visible_gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
     return done.stdout.split()
 
 
-def _failed(status: int) -> bool:
-    return status not in (0, *process.INTERRUPTED)
+def _refuse_missing(gpus: Sequence[str]) -> None:
+    there = installed_gpus()
+    if missing := [gpu for gpu in gpus if gpu.isdecimal() and gpu not in there]:
+        have = f"there are {', '.join(there)}" if there else "nvidia-smi finds none"
+        raise ConfigError(f"hydra.launcher.gpus  there is no GPU {', '.join(missing)}: {have}.")
 
 
 def _cores() -> int:

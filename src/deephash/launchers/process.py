@@ -12,16 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from deephash.files import write_text
+from deephash.files import ERROR, LOG, write_text
 
-LOG, ERROR = "output.log", "error.txt"
-"""What a job says, and why it failed, in its run folder."""
+LAUNCH = "DEEPHASH_LAUNCH"
+"""Which launch a job is of; in its environment."""
 
 PARENT = "DEEPHASH_PARENT"
 """The process a job ends with; in its environment."""
 
 INTERRUPTED = (130, -signal.SIGTERM)
 """Exit statuses of a job that was told to stop: no failure, the next launch resumes it."""
+
+ELSEWHERE = 75
+"""The exit status of a job whose run another process has taken meanwhile: no failure either."""
 
 TAIL = 40
 """Lines of the log that stand in the account of a failure that the job could not write."""
@@ -34,6 +37,7 @@ class Job:
     name: str  # of its run
     folder: Path  # of its run, absolute
     command: tuple[str, ...]  # a whole training run
+    launch: str = ""  # the same for all jobs of a launch, and for each try of one
 
 
 class Watch(Protocol):
@@ -47,6 +51,24 @@ class Watch(Protocol):
 
     def tick(self) -> None:
         """Called at least once a second while there is nothing to tell."""
+
+
+class Launcher(Protocol):
+    """Who runs jobs. What became of them is in their folders."""
+
+    waits: bool  # whether `launch` returns when all is over
+
+    @property
+    def slots(self) -> int:
+        """How many jobs run at a time."""
+        ...
+
+    def launch(self, jobs: Sequence[Job], watch: Watch) -> None:
+        """Runs all jobs; one that fails stops no other."""
+
+    def busy(self, jobs: Sequence[Job]) -> set[int]:
+        """Places of the jobs that an earlier launch still has in a queue."""
+        ...
 
 
 def start(job: Job, environment: Mapping[str, str] | None = None) -> "subprocess.Popen[bytes]":
@@ -66,7 +88,9 @@ def start(job: Job, environment: Mapping[str, str] | None = None) -> "subprocess
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=dict(os.environ) | dict(environment or {}) | {PARENT: str(os.getpid())},
+            env=dict(os.environ)
+            | dict(environment or {})
+            | {PARENT: str(os.getpid()), LAUNCH: job.launch},
             start_new_session=True,  # Ctrl-C reaches it once, through its launcher
         )
 
@@ -78,16 +102,26 @@ def end(job: Job, status: int) -> None:
         job: that is over.
         status: its exit status, negative for a signal.
     """
-    error = job.folder / ERROR
-    if status in (0, *INTERRUPTED) or error.is_file():
+    error, log = job.folder / ERROR, job.folder / LOG
+    if not failed(status) or error.is_file():
         return
-    how = f"exit status {status}"
-    if status < 0:
-        how = f"killed by {signal.Signals(-status).name}"
-        if -status == signal.SIGKILL:
-            how += ": was the memory of the machine full?"
-    lines = (job.folder / LOG).read_text(errors="replace").splitlines()[-TAIL:]
-    write_text(error, "\n".join([how, *lines]) + "\n")
+    lines = log.read_text(errors="replace").splitlines()[-TAIL:] if log.is_file() else []
+    job.folder.mkdir(parents=True, exist_ok=True)
+    write_text(error, "\n".join([_how(status), *lines]) + "\n")
+
+
+def failed(status: int) -> bool:
+    """Whether an exit status tells of a failure."""
+    return status not in (0, *INTERRUPTED, ELSEWHERE)
+
+
+def _how(status: int) -> str:
+    if status >= 0:
+        return f"exit status {status}"
+    if -status == signal.SIGKILL:
+        return "killed by SIGKILL: was the memory of the machine full?"
+    known = {one.value: one.name for one in signal.Signals}
+    return f"killed by {known.get(-status, f'signal {-status}')}"
 
 
 def fail(job: Job, why: str) -> None:

@@ -46,6 +46,8 @@ class Ray:
         runtime_env: what Ray is to prepare on the machines, such as {env_vars: {NAME: value}}.
     """
 
+    waits = True
+
     def __init__(
         self,
         address: str | None = None,
@@ -61,9 +63,6 @@ class Ray:
         self.needs = {"GPU": gpus_per_job, "CPU": cpus_per_job}
         self.retries = retries
         self.runtime_env = dict(runtime_env or {})
-
-    waits = True
-    """Whether `launch` returns when all is over."""
 
     @property
     def slots(self) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deephash.report.grid import Cell, Key, Section, text_of
+from deephash.report.grid import PLACE, SEED, Cell, Key, Section, text_of
 from deephash.report.published import beside, published
 from deephash.report.rows import Found, dig, is_number, mark_of, unlike
 from deephash.report.table import measured
@@ -41,7 +41,10 @@ def entries(section: Section) -> dict[tuple[Key, Any], Entry]:
     """All cells of a section by row and column."""
     ways, numbers = section.ways, beside(section)
     told = {at: _told(cell, ways) for at, cell in section.cells.items()}
-    ranks = _ranks(section, {at: runs for at, runs in told.items() if _plain(runs, ways)})
+    most = max(map(len, told.values()), default=0)
+    states = {at: _state(section.cells[at], len(runs), most) for at, runs in told.items()}
+    whole = {at: runs for at, runs in told.items() if _plain(runs, ways) and not states[at]}
+    ranks = _ranks(section, whole)
     return {
         at: Entry(
             told=runs,
@@ -50,7 +53,7 @@ def entries(section: Section) -> dict[tuple[Key, Any], Entry]:
             marks=_marks(runs, ways),
             rank=ranks.get(at, 0),
             published=numbers.get(at),
-            state=_state(section.cells[at], len(runs)),
+            state=states[at],
         )
         for at, runs in told.items()
     }
@@ -70,10 +73,12 @@ def notes(section: Section, cells: Iterable[Entry]) -> list[tuple[str, str]]:
             other = unlike(first[way], first[section.ways[0]])
             said.append((mark_of(place), "measured on other data, or under another convention, "
                          f"and not ranked: {other}; in brackets, of most runs"))  # fmt: skip
-    if any(len(entry.told) < len(cell.reports)
+    if any(len(entry.told) < len(_numbers(cell))
            for entry, cell in zip(cells, section.cells.values(), strict=True)):  # fmt: skip
         said.append(("", "Seeds of one cell that were measured otherwise than the rest of it are "
                      "left out of its mean."))  # fmt: skip
+    if any(entry.state and entry.told for entry in cells):
+        said.append(("", "Cells of fewer seeds than others say so, and are not ranked."))
     if ON_QUERIES in used:
         said.append((ON_QUERIES, "the epoch was selected on the query set, as the papers do: "
                      "these numbers are the highest of several looks at the queries"))  # fmt: skip
@@ -82,11 +87,16 @@ def notes(section: Section, cells: Iterable[Entry]) -> list[tuple[str, str]]:
 
 def _told(cell: Cell, ways: Sequence[Any]) -> tuple[Found, ...]:
     """The runs of a cell that were measured in the way that is most common in its section."""
-    runs = [run for run in cell.reports if is_number(dig(run, "metrics", "map"))]
+    runs = _numbers(cell)
     if not runs:
         return ()
     way = min(map(measured, runs), key=ways.index)
     return tuple(run for run in runs if measured(run) == way)
+
+
+def _numbers(cell: Cell) -> list[Found]:
+    """The reports of a cell that have a number."""
+    return [run for run in cell.reports if is_number(dig(run, "metrics", "map"))]
 
 
 def _values(runs: Sequence[Found]) -> list[float]:
@@ -122,9 +132,10 @@ def _marks(runs: Sequence[Found], ways: Sequence[Any]) -> tuple[str, ...]:
     return tuple(filter(None, marks))
 
 
-def _state(cell: Cell, told: int) -> str:
+def _state(cell: Cell, told: int, most: int) -> str:
+    """What a cell lacks: seeds that are to come, or that other cells have."""
     if told:
-        many = len(cell.jobs)
+        many = max(most, len(cell.jobs))
         failed = sum(job.state == "failed" for job in cell.jobs)
         lost = f", {failed} failed" if failed else ""
         return "" if told == many else f"{told} of {many} seeds{lost}"
@@ -134,8 +145,7 @@ def _state(cell: Cell, told: int) -> str:
 
 def _measured(section: Section, told: Sequence[Found]) -> str:
     """What the numbers are."""
-    run = next(run for run in told if measured(run) == measured(told[0]))
-    plain = next((one for one in told if measured(one) == section.ways[0]), run)
+    plain = next((one for one in told if measured(one) == section.ways[0]), told[0])
     ours = dig(plain, "metrics", "conventions") or {}
     seeds = ", ".join(sorted({text_of(one.get("seed")) for one in told}, key=_as_number))
     named = [f"{key} {ours[key]}" for key in ("ties", "denominator", "empty") if ours.get(key)]
@@ -165,6 +175,7 @@ def _ours(section: Section, told: Sequence[Found]) -> list[str]:
     ]
     early = sum(bool(dig(run, "selection", "stopped_early")) for run in told)
     said += [f"{early} of {len(told)} runs stopped early"] * bool(early)
+    said += _ruled(section)
     for name, fixed in section.fixed.items():
         if fixed:
             said.append(f"{name} sets {' '.join(fixed)}" if len(section.fixed) > 1
@@ -172,6 +183,27 @@ def _ours(section: Section, told: Sequence[Found]) -> list[str]:
     if section.settings:
         said.append(f"changed on the command line: {' '.join(section.settings)}")
     return [f"These runs: {'; '.join(said)}."] if said else []
+
+
+def _ruled(section: Section) -> list[str]:
+    """What was set beside the axes of the table: one value, or some for some of the rows."""
+    table = (*PLACE, SEED, "method", section.layout.columns, *section.keys)
+    said = []
+    for key in dict.fromkeys(key for job in section.jobs for key in job.values):
+        if key in table:
+            continue
+        of: dict[tuple[str, ...], list[str]] = {}
+        for row in section.rows:
+            jobs = [job for (one, _), cell in section.cells.items() if one == row
+                    for job in cell.jobs if job.values.get(key) is not None]  # fmt: skip
+            values = tuple(dict.fromkeys(text_of(job.values[key]) for job in jobs))
+            of.setdefault(values, []).append(section.name_of(row))
+        if len(of) == 1 and len(values) == 1:
+            said.append(f"{key} {values[0]}")
+        else:
+            said += [f"{key} {', '.join(values)} for {', '.join(rows)}"
+                     for values, rows in of.items() if values]  # fmt: skip
+    return said
 
 
 def elsewhere(section: Section) -> list[str]:

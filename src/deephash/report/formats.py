@@ -51,8 +51,8 @@ def markdown(section: Section) -> str:
     return "\n".join([*lines, "", *said])
 
 
-def latex(section: Section) -> str:
-    """A ``table`` for the package booktabs."""
+def latex(section: Section, title: str = "") -> str:
+    """A ``table`` for the package booktabs; ``title`` is of its sweeps."""
     cells = entries(section)
     columns = _columns(section, cells)
     spec = "l" + "".join("lrr" if beside else "l" for _, beside in columns)
@@ -74,13 +74,13 @@ def latex(section: Section) -> str:
         [
             r"\begin{table}",
             r"  \centering",
-            rf"  \caption{{{_tex(section.title)}}}",
+            rf"  \caption{{{_tex(': '.join(filter(None, (title, section.title))))}}}",
             rf"  \label{{tab:{label}}}",
             rf"  \begin{{tabular}}{{{spec}}}",
             r"    \toprule",
-            *(rf"    {' & '.join(cells)} \\" for cells in [head]),
+            rf"    {' & '.join(head)} \\",
             r"    \midrule",
-            *(rf"    {' & '.join(cells)} \\" for cells in body),
+            *(rf"    {' & '.join(told)} \\" for told in body),
             r"    \bottomrule",
             r"  \end{tabular}",
             *(rf"  \par\footnotesize {line}" for line in said),

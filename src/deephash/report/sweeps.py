@@ -73,9 +73,11 @@ def write_sweeps(
         the files by their names below the folder.
     """
     drawn, figures = _figures(folder / "figures", parts)
+    tex = [latex(part, title_of([one for one in sweeps if one.name in part.sweeps]))
+           for part in parts]  # fmt: skip
     texts = {
         "table.md": tables_of(sweeps, parts, compared),
-        "table.tex": "\n\n".join(["% needs \\usepackage{booktabs}", *map(latex, parts)]) + "\n",
+        "table.tex": "\n\n".join(["% needs \\usepackage{booktabs}", *tex]) + "\n",
         "table.csv": csv_of(parts),
         "report.html": render("sweep.html.j2", _page(sweeps, parts, compared, drawn)),
     }
@@ -137,7 +139,8 @@ def progress_of(sweeps: Sequence[Sweep]) -> str:
     states = counts(sweeps)
     total = sum(states.values())
     told = [f"{states[state]} {state}" for state in STATES if states[state]]
-    return f"{total} runs: {', '.join(told)}." if total else "There are no runs."
+    runs = "1 run" if total == 1 else f"{total} runs"
+    return f"{runs}: {', '.join(told)}." if total else "There are no runs."
 
 
 def counts(sweeps: Sequence[Sweep]) -> Counter[str]:

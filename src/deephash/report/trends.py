@@ -65,9 +65,8 @@ def trend(section: Section) -> Drawing | None:
     _axis_of(panel, section, key, values, numeric)
     metric = str(dig(rows[0].runs[0], "metrics", "conventions", "metric") or "mAP")
     panel.set_ylabel(metric)
-    name = re.sub(r"[^A-Za-z0-9._=-]+", "-", "-".join(["+".join(section.sweeps), section.title]))[
-        :120
-    ]
+    name = re.sub(r"[^A-Za-z0-9]+", "-", "-".join(["+".join(section.sweeps), section.title]))
+    name = name[:LONGEST].strip("-")
     title = f"{metric} over {_named(section, key)}, {section.title}"
     return finish(figure, name, title, _caption(section, points), rows, handles, spread=True)
 
