@@ -145,6 +145,32 @@ def test_a_broken_sheet_is_told(tmp_path, text, told):
         Sheet.read(tmp_path, "other")
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("where: [{if: {a: 3}, then: {b: 1}}]", "a is never 3.\n         The grid has a: 1, 2."),
+        ("where: [{if: {c: 1}, then: {b: 1}}]", "c is never 1.\n         The grid has a."),
+        ("report: {rows: metod}", "metod is no axis"),
+        ("report: {figure: {x: nbit}}", "nbit is no axis"),
+        ("report: {publisehd: x}", "has no use for publisehd"),
+        ("report: {published: nosuch}", "nothing is published as nosuch"),
+        ("report: {figure: {x: a, scale: loga}}", "there is no scale loga"),
+    ],
+)
+def test_names_that_mean_nothing_are_refused(tmp_path, text, told):
+    (tmp_path / "mine.yaml").write_text(f"params: {{a: [1, 2]}}\n{text}\n")
+    with pytest.raises(ConfigError) as caught:
+        Sheet.read(tmp_path, "mine")
+    assert told in str(caught.value) and "mine.yaml" in str(caught.value)
+
+
+def test_what_is_typed_over_a_rule_is_another_setting():
+    sheet = Sheet.read(SWEEPS, "table1")
+    found = multirun.grid(sheet, ["trainer.batch_size=16", "dataset=cifar10"])
+    assert found.typed == ("trainer.batch_size=16",)
+    assert len(set(found.axes)) == len(found.axes) and "method.loss.penalty" in found.axes
+
+
 # the files of sweeps/, against numbers that stand here
 
 

@@ -112,6 +112,26 @@ def test_a_job_that_fails_or_dies_sinks_no_other_and_leaves_an_account(job):
     assert not (told.folder / ERROR).exists()  # begun anew, it is no failure
 
 
+def test_a_folder_that_cannot_be_or_goes_away_sinks_no_other_job(job, tmp_path):
+    (tmp_path / "file").write_text("")
+    gone = "import shutil; shutil.rmtree({!r}); raise SystemExit(1)"
+    jobs = [job("file", ""), job("gone", gone.format(str(tmp_path / "gone"))), job("good", "")]
+    _, statuses = launched(Pool(gpus=[], jobs=1), jobs)
+    assert statuses == {0: 1, 1: 1, 2: 0}
+    assert (jobs[1].folder / ERROR).read_text() == "exit status 1\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "how"), [(-15, None), (0, None), (75, None), (-40, "signal 40"), (-11, "SIGSEGV")]
+)
+def test_what_an_exit_status_says(job, status, how):
+    one = job("one", "")
+    process.end(one, status)
+    assert process.failed(status) is (how is not None)
+    assert (one.folder / ERROR).is_file() is (how is not None)
+    assert how is None or (one.folder / ERROR).read_text() == f"killed by {how}\n"
+
+
 def test_retries_are_for_failures_alone(job):
     jobs = [job("fails", "raise SystemExit(3)"), job("stops", "raise SystemExit(130)")]
     seen, statuses = launched(Pool(gpus=[], jobs=1, retries=2), jobs)
