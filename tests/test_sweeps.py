@@ -107,7 +107,7 @@ def test_what_it_says_and_leaves(swept):
     cwd, said = swept
     assert "2 jobs: 2 to run, 0 finished already" in said
     assert "[1/2] done" in said and "[2/2] done" in said
-    assert "report: python report.py sweep=fig9_batch_size" in said
+    assert "report: python " in said and "report.py sweep=fig9_batch_size\n" in said
     manifest = json.loads((cwd / "outputs/sweeps/fig9_batch_size/sweep.json").read_text())
     assert manifest["name"] == "fig9_batch_size" and manifest["source"].endswith("Fig. 9")
     assert manifest["report"]["rows"] == "trainer.batch_size"

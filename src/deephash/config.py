@@ -192,7 +192,7 @@ def check_report(cfg: Mapping[str, Any]) -> list[Fault]:
     if not isinstance(some, list) or not all(isinstance(one, str) and one for one in some):
         instead = "Give one, or several: [table2_beta,fig8_beta]."
         faults.append(Fault("sweep", f"is {cfg['sweep']!r}.", instead))
-    if not isinstance(cfg["only"], dict):
+    if not isinstance(cfg["only"], dict | None):
         instead = "Give keys and values: {dataset:cifar10,model.nbit:64}."
         faults.append(Fault("only", f"is {cfg['only']!r}.", instead))
     return faults + _out_of_bounds(cfg, {"draws": 100, "seed": 0}, {})

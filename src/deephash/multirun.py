@@ -5,6 +5,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -256,15 +257,17 @@ def _launcher(overrides: Sequence[str], tuning: Sequence[str]) -> Launcher:
         return compose("train", overrides=[*overrides, *some], return_hydra_config=True)
 
     chosen = [text for text in tuning if "/" in text.partition("=")[0]]
+    rest = [text for text in tuning if text not in chosen]
     try:
-        found = composed(tuning)
-    except Exception:  # which launcher first, then its options
-        for some, at in ((chosen, []), ([text for text in tuning if text not in chosen], chosen)):
-
-            def under(few: Sequence[str], at: Sequence[str] = at) -> DictConfig:
-                return composed([*at, *few])
-
-            config.refuse(config.explain(some, under, lambda _: []), tuning)
+        composed(chosen)
+    except Exception:
+        config.refuse(config.explain(chosen, composed, lambda _: []), tuning)
+        raise
+    try:
+        found = composed([*chosen, *rest])
+    except Exception:
+        under = partial(_after, composed, chosen)
+        config.refuse(config.explain(rest, under, lambda _: []), tuning)
         raise
     node = OmegaConf.create({"launcher": found.hydra.launcher, "paths": found.paths})
     plain: Any = OmegaConf.to_container(node, resolve=True)
@@ -277,6 +280,10 @@ def _launcher(overrides: Sequence[str], tuning: Sequence[str]) -> Launcher:
     config.refuse(config.check_part("hydra.launcher", options), tuning)
     target: Any = config.locate(options.pop("_target_"), "hydra.launcher")
     return target(**options)
+
+
+def _after(composed: Composed, first: Sequence[str], some: Sequence[str]) -> DictConfig:
+    return composed([*first, *some])
 
 
 def _launch(

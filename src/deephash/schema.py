@@ -194,7 +194,7 @@ class Report:
     """The top page of ``report.py``."""
 
     sweep: Any = MISSING  # its name, or those of several: [table2_beta,fig8_beta]
-    only: Any = field(default_factory=dict)  # of its runs: {dataset:cifar10,model.nbit:64}
+    only: Any = None  # of its runs: {dataset:cifar10,model.nbit:64}
     out: str | None = None  # null: the sweep's folder; of several, a folder named for all of them
     compare: str | None = "best"  # the row that others are compared with, in pairs; null: none
     draws: int = 2000  # resamples of the bootstrap of these differences

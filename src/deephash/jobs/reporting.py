@@ -37,7 +37,7 @@ def report(cfg: Config, overrides: Sequence[str] = ()) -> dict[str, Any]:
     config.refuse(config.check_report(cfg), overrides)
     outputs = Path(cfg["paths"]["outputs"]).expanduser()
     names = list(dict.fromkeys(_listed(cfg["sweep"])))
-    sweeps = _only([read(outputs, name) for name in names], cfg["only"])
+    sweeps = _only([read(outputs, name) for name in names], cfg["only"] or {})
     parts = sections(sweeps)
     compare = cfg["compare"]
     _check_compare(compare, parts)
