@@ -124,12 +124,13 @@ def _refusals(section: Section, refused: Sequence[Refused]) -> list[str]:
 
 def _meaning(pairs: Sequence[Pair], draws: int) -> list[str]:
     seeds, many = min(pair.seeds for pair in pairs), len(pairs)
+    others = "other queries" if seeds == 1 else "other seeds and queries"
     lines = [
         "Points of mAP, the same seeds and the same queries on both sides; positive where the row "
         f"is better. The interval holds the middle 95 % of {draws:,} bootstrap draws, in which "
-        "seeds and queries are resampled independently. Where it excludes 0, other seeds and "
-        "queries like these would rarely turn the order around; where it does not, these runs do "
-        "not tell which of the two is better."
+        f"seeds and queries are resampled independently. Where it excludes 0, {others} like these "
+        "would rarely turn the order around; where it does not, these runs do not tell which of "
+        "the two is better."
     ]
     if seeds == 1:
         lines.append(
