@@ -17,7 +17,7 @@ FLOORS = [
     "methods data retrieval loggers report launchers",
     "engine",
     "schema config grids",
-    "build",
+    "build sheets",
     "jobs",
     "multirun",
     "cli",

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 
 from deephash import config, grids, multirun, schema
 from deephash.errors import ConfigError
-from deephash.multirun import Sheet
+from deephash.sheets import Sheet
 
 ROOT = Path(__file__).resolve().parents[1]
 SWEEPS = ROOT / "sweeps"

@@ -20,7 +20,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from deephash import config, multirun, schema
+from deephash import config, multirun, schema, sheets
 
 pytestmark = pytest.mark.slow
 
@@ -583,7 +583,7 @@ class TestReadme:
                 return
             many = {"-m", "--multirun"} & set(words)
             if multirun.named(overrides) is not None:
-                sheet = multirun.Sheet.read(ROOT / "sweeps", multirun.named(overrides))
+                sheet = sheets.Sheet.read(ROOT / "sweeps", multirun.named(overrides))
                 overrides = [text for text in overrides if not text.startswith("+sweep=")]
                 overrides = list(multirun.grid(sheet, overrides).jobs[0])
             if not many:

@@ -1,0 +1,98 @@
+"""The files of ``sweeps/``: a grid, and what its report is to look like."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deephash import config, grids
+from deephash.errors import ConfigError
+from deephash.report.published import tables
+
+BASE = ("dataset", "dataset.protocol", "method", "model.nbit", "seed")
+"""What every table asks of a run."""
+
+REPORT = {"rows", "row_label", "columns", "digits", "published"}
+"""What a file of ``sweeps/`` may say of its table."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A file of ``sweeps/``; without one, what is typed is the whole grid."""
+
+    name: str | None = None
+    title: str | None = None  # of the report
+    source: str | None = None  # of the published table or figure
+    params: Mapping[str, Any] = field(default_factory=dict)  # key: value or values
+    where: Sequence[Mapping[str, Any]] = ()  # values that hang on those of other axes
+    report: Mapping[str, Any] = field(default_factory=dict)  # rows, columns, figure, published
+
+    @classmethod
+    def read(cls, folder: Path, name: str) -> "Sheet":
+        """Reads a sweep, one of a folder by its name or any by its path, ``mine.yaml``.
+
+        Raises:
+            ConfigError: there is none of this name, or its file is not one.
+        """
+        own = name.endswith(".yaml")
+        file = Path(name).expanduser() if own else folder / f"{name}.yaml"
+        if not file.is_file():
+            raise ConfigError(
+                f"sweep  there is no {name!r}.\n       There are {_all(folder)}.\n"
+                "       A file of your own is chosen by its path: +sweep=FOLDER/mine.yaml"
+            )
+        try:
+            found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{file} is not readable: {error}") from error
+        known = [each.name for each in fields(cls)][1:]
+        if not isinstance(found, dict) or set(found) - set(known):
+            keys = sorted(set(found) - set(known)) if isinstance(found, dict) else found
+            raise ConfigError(f"{file} has no use for {keys}; it takes {', '.join(known)}.")
+        sheet = cls(file.stem, **found)
+        sheet.check(file)
+        return sheet
+
+    def check(self, file: Path) -> None:
+        """Refuses names in rules and report that mean nothing.
+
+        Raises:
+            ConfigError: all of them.
+        """
+        config.refuse([*self._rule_faults(), *self._report_faults()], [str(file)])
+
+    def _rule_faults(self) -> Iterator[config.Fault]:
+        for key, wanted in (pair for rule in self.where for pair in rule.get("if", {}).items()):
+            there = listed(self.params.get(key, []))
+            if missing := [value for value in listed(wanted) if value not in there]:
+                axis = f"{key}: {', '.join(there)}" if there else ", ".join(self.params)
+                never = f"{key} is never {' or '.join(missing)}."
+                yield config.Fault("where", never, f"The grid has {axis}.")
+
+    def _report_faults(self) -> Iterator[config.Fault]:
+        report, known = dict(self.report), set(self.params) | set(BASE)
+        figure = dict(report.pop("figure", {}))
+        for key in sorted(set(report) - REPORT | set(figure) - {"x", "scale"}):
+            takes = f"It takes {', '.join(sorted(REPORT))}, and figure: {{x: ..., scale: ...}}."
+            yield config.Fault("report", f"has no use for {key}.", takes)
+        for key in [it for one in (report.get("rows"), report.get("columns"), figure.get("x"))
+                    if one is not None for it in listed(one)]:  # fmt: skip
+            if key not in known:
+                axes = f"There are {', '.join(sorted(known))}."
+                yield config.Fault("report", f"{key} is no axis.", axes)
+        if (scale := figure.get("scale", "linear")) not in ("linear", "log"):
+            yield config.Fault("report", f"there is no scale {scale}.", "Write linear or log.")
+        if (name := report.get("published")) is not None and name not in tables():
+            there = f"There are {', '.join(tables())}."
+            yield config.Fault("report", f"nothing is published as {name}.", there)
+
+
+def listed(value: Any) -> list[str]:
+    """A value or values of a yaml as they are typed."""
+    return [grids.text(one) for one in (value if isinstance(value, list) else [value])]
+
+
+def _all(folder: Path) -> str:
+    return ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) or "none"
