@@ -324,7 +324,7 @@ def test_what_a_report_is_told_is_there(name):
 
 
 def test_the_sweep_of_weights_and_biases_is_the_same_grid():
-    page = yaml.safe_load((SWEEPS / "wandb" / "table2_beta.yaml").read_text())
+    page = yaml.safe_load((SWEEPS / "for_wandb" / "table2_beta.yaml").read_text())
     axes = {
         key: [grids.text(one) for one in given.get("values", [given.get("value")])]
         for key, given in page["parameters"].items()

@@ -73,6 +73,8 @@ def begun(cwd, *arguments):
     sweep = subprocess.Popen(
         [*TRAIN, *arguments], cwd=cwd, env=environment(cwd), stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        # A shell's background jobs, such as tests may be, have it ignored and hand that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     until = time.monotonic() + 120
     while len(list((cwd / "outputs").rglob("last.pt"))) < 2:

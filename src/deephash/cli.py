@@ -51,7 +51,7 @@ def train(conf: Path, sweeps: Path) -> int:
         return 2
     if not flags & SHOWING:
         if MANY & flags:
-            return _flushed(_told(lambda: _sweep(conf, sweeps, arguments)))
+            return _flushed(_told(lambda: _sweep(conf, sweeps, arguments), GOES_ON))
         if (name := multirun.named(arguments)) is not None:
             line = f"python train.py -m {shlex.join(arguments)}"
             print(f"+sweep={name} is a grid: it needs -m.\n  Type: {line}", file=sys.stderr)
@@ -141,7 +141,7 @@ def _main(conf: Path, page: str, job: Any) -> int:
     return status
 
 
-def _told(job: Callable[[], int], interrupted: str = "; the command goes on from here") -> int:
+def _told(job: Callable[[], int], interrupted: str) -> int:
     """The exit status of a job; what stops it is said in words."""
     try:
         return job()
