@@ -239,6 +239,28 @@ def test_a_rerun_begins_once_and_what_was_there_is_gone(swept, tmp_path):
         assert epochs(folder) == list(range(1, 21))
 
 
+def test_a_second_try_of_a_rerun_goes_on(tmp_path):
+    """A retry or a requeue is of the same launch; another launch begins anew."""
+    settings = ("rerun=true", "model.nbit=16", "trainer.epochs=15", "logger=quiet")
+    folder = tmp_path / "outputs/digits/relahash/16bit/seed0,trainer.epochs=15"
+    command = (*TRAIN, *settings, f"paths.outputs={tmp_path / 'outputs'}")
+    first = Job("one", folder, command, "first")
+    running = process.start(first, environment(tmp_path))
+    until = time.monotonic() + 120
+    while not (folder / "last.pt").is_file() and time.monotonic() < until:
+        time.sleep(0.02)
+    process.stop([running])
+    assert process.run(first, environment(tmp_path)) == 0
+    assert "resumed after epoch" in (folder / "output.log").read_text()
+    assert epochs(folder) == list(range(1, 16))
+    before = (folder / "report.json").stat().st_mtime_ns
+    assert process.run(first, environment(tmp_path)) == 0  # finished in this launch
+    assert (folder / "report.json").stat().st_mtime_ns == before
+    second = Job("one", folder, command, "second")
+    assert process.run(second, environment(tmp_path)) == 0
+    assert (folder / "report.json").stat().st_mtime_ns > before
+
+
 def test_a_run_that_another_process_trains_is_left_to_it(tmp_path):
     line = ("-m", "seed=0,1", "model.nbit=16", "trainer.epochs=1", "logger=quiet")
     held = tmp_path / "outputs/digits/relahash/16bit/seed0,trainer.epochs=1"
