@@ -44,7 +44,8 @@ def paired(section: Section, compare: str, outputs: Path, draws: int, seed: int)
     pairs, refused = [], []
     for column, reference in references(section, cells, compare).items():
         for row in section.rows:
-            if row == reference or not cells.get((row, column), _NOTHING).told:
+            entry = cells.get((row, column))
+            if row == reference or entry is None or not entry.told:
                 continue
             ours, theirs = (_runs(section, cells, (one, column)) for one in (row, reference))
             try:
@@ -55,9 +56,6 @@ def paired(section: Section, compare: str, outputs: Path, draws: int, seed: int)
             found = retrieval.paired_difference(a, b, draws, seed)
             pairs.append(Pair(column, row, reference, *found))
     return Pairs(tuple(pairs), tuple(refused), compare == "best", draws)
-
-
-_NOTHING = Entry((), math.nan, math.nan, (), 0, None, "")
 
 
 def _runs(section: Section, cells: Mapping[Any, Entry], at: tuple[Key, Any]) -> dict[Any, Job]:
