@@ -306,6 +306,7 @@ def test_only_compares_as_the_command_line_writes():
     assert [one.values["method.loss.scale"] for one in
             chosen(jobs, {"method.loss.scale": 10, "dataset": "cifar10"})] == [10]  # fmt: skip
     assert len(chosen(jobs, {"seed": 0})) == 3 and chosen(jobs, {"seed": 1}) == ()
+    assert len(chosen(jobs, {"seed": [0, 1]})) == 3 and chosen(jobs, {"seed": []}) == ()
 
 
 def test_the_figure_is_over_the_axis_of_the_layout():

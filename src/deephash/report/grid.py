@@ -137,11 +137,15 @@ def sections(sweeps: Sequence[Sweep]) -> list[Section]:
 
 
 def chosen(jobs: Iterable[Job], only: Mapping[str, Any]) -> tuple[Job, ...]:
-    """The jobs that have these values, compared as the command line writes them."""
+    """The jobs that have these values, or one of several, as the command line writes them."""
+    wanted = {
+        key: {text_of(one) for one in (value if isinstance(value, list) else [value])}
+        for key, value in only.items()
+    }
     return tuple(
         job
         for job in jobs
-        if all(text_of(job.values.get(key)) == text_of(value) for key, value in only.items())
+        if all(text_of(job.values.get(key)) in some for key, some in wanted.items())
     )
 
 
