@@ -128,6 +128,8 @@ def test_a_part_of_a_sweep_has_a_folder_of_its_own(outputs):
     assert (folder / "table.md").read_text() == whole
     part = (folder / "only-method.loss.scale=50" / "table.md").read_text()
     assert "| 50 |" in part and "| 5 |" not in part
+    report(page(outputs, "beta", only={"method.loss.scale": [5, 50]}))
+    assert (folder / "only-method.loss.scale=5+50" / "table.md").is_file()
 
 
 def test_several_are_joined_in_a_folder_named_for_all(outputs):

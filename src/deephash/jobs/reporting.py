@@ -47,7 +47,10 @@ def report(cfg: Config, overrides: Sequence[str] = ()) -> dict[str, Any]:
             compared[place] = paired(section, compare, outputs, cfg["draws"], cfg["seed"])
     out = outputs / SWEEPS / "+".join(names)
     if cfg["only"]:  # the whole report stays
-        out /= "only-" + ",".join(f"{key}={value}" for key, value in cfg["only"].items())
+        out /= "only-" + ",".join(
+            f"{key}={'+'.join(map(text_of, value if isinstance(value, list) else [value]))}"
+            for key, value in cfg["only"].items()
+        )
     if cfg["out"] is not None:
         out = Path(cfg["out"]).expanduser()
     before = _files_before(out)
