@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from deephash import config, grids, multirun, schema
 from deephash.errors import ConfigError
 from deephash.sheets import Sheet
+from deephash.words import typed
 
 ROOT = Path(__file__).resolve().parents[1]
 SWEEPS = ROOT / "sweeps"
@@ -326,7 +327,7 @@ def test_what_a_report_is_told_is_there(name):
 def test_the_sweep_of_weights_and_biases_is_the_same_grid():
     page = yaml.safe_load((SWEEPS / "for_wandb" / "table2_beta.yaml").read_text())
     axes = {
-        key: [grids.text(one) for one in given.get("values", [given.get("value")])]
+        key: [typed(one) for one in given.get("values", [given.get("value")])]
         for key, given in page["parameters"].items()
     }
     theirs = [frozenset(point.items()) for point in grids.points(axes)]

@@ -9,6 +9,9 @@ from typing import Any
 LOG, ERROR = "output.log", "error.txt"
 """What a job of a sweep says, and why it failed, in its run folder."""
 
+SWEEPS, MANIFEST = "sweeps", "sweep.json"
+"""The folder of sweeps in the outputs, and what says which runs belong to one."""
+
 
 def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
     """Calls ``write(temporary_path)`` and renames the result to ``path``.

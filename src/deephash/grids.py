@@ -5,6 +5,7 @@ from itertools import product
 from typing import Any
 
 from deephash.errors import ConfigError
+from deephash.words import all_typed, typed
 
 Point = dict[str, str]
 """The overrides of one job: key to value, as they are typed."""
@@ -39,22 +40,7 @@ def points(
     for values in product(*axes.values()):
         point = dict(zip(axes, values, strict=True))
         for rule in where:
-            if all(point.get(key) in _texts(wanted) for key, wanted in rule["if"].items()):
-                point |= {k: text(v) for k, v in rule["then"].items() if k not in given}
+            if all(point.get(key) in all_typed(wanted) for key, wanted in rule["if"].items()):
+                point |= {k: typed(v) for k, v in rule["then"].items() if k not in given}
         found.append(point)
     return found
-
-
-def text(value: Any) -> str:
-    """A value of a yaml as it is typed on the command line.
-
-    >>> text(0.5), text(True), text(None), text("early_stop")
-    ('0.5', 'true', 'null', 'early_stop')
-    """
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _texts(wanted: Any) -> list[str]:
-    return [text(one) for one in (wanted if isinstance(wanted, list) else [wanted])]

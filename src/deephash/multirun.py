@@ -5,7 +5,6 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from deephash import config, grids
 from deephash.errors import ConfigError
+from deephash.files import SWEEPS
 from deephash.launchers.process import Launcher
-from deephash.sheets import BASE, Sheet, listed
+from deephash.sheets import BASE, Sheet
+from deephash.words import all_typed
 
 if TYPE_CHECKING:
     from deephash.jobs.sweeping import Planned
@@ -81,7 +82,7 @@ def grid(sheet: Sheet, overrides: Sequence[str]) -> Grid:
         ConfigError: something typed that is no override, or the sheet has a rule of another form.
     """
     typed = dict(_values(text) for text in overrides)
-    axes = {key: listed(value) for key, value in sheet.params.items()}
+    axes = {key: all_typed(value) for key, value in sheet.params.items()}
     several = [key for made in (axes, typed) for key, values in made.items() if len(values) > 1]
     ruled = [key for rule in sheet.where for key in rule.get("then", ())]
     _refuse_unnamed(several)
@@ -181,15 +182,9 @@ def _launcher(overrides: Sequence[str], tuning: Sequence[str]) -> Launcher:
     chosen = [text for text in tuning if "/" in text.partition("=")[0]]
     rest = [text for text in tuning if text not in chosen]
     try:
-        composed(chosen)
-    except Exception:
-        config.refuse(config.explain(chosen, composed, lambda _: []), tuning)
-        raise
-    try:
         found = composed([*chosen, *rest])
     except Exception:
-        under = partial(_after, composed, chosen)
-        config.refuse(config.explain(rest, under, lambda _: []), tuning)
+        _refuse_tuning(composed, chosen, rest)
         raise
     node = OmegaConf.create({"launcher": found.hydra.launcher, "paths": found.paths})
     plain: Any = OmegaConf.to_container(node, resolve=True)
@@ -204,8 +199,19 @@ def _launcher(overrides: Sequence[str], tuning: Sequence[str]) -> Launcher:
     return target(**options)
 
 
-def _after(composed: Composed, first: Sequence[str], some: Sequence[str]) -> DictConfig:
-    return composed([*first, *some])
+def _refuse_tuning(composed: Composed, chosen: Sequence[str], rest: Sequence[str]) -> None:
+    """Says which of the words about the launcher Hydra refuses: the choice, or its options."""
+
+    def after_the_choice(some: Sequence[str]) -> DictConfig:
+        return composed([*chosen, *some])
+
+    try:
+        composed(chosen)
+    except Exception:
+        faults = config.explain(chosen, composed, lambda _: [])
+    else:
+        faults = config.explain(rest, after_the_choice, lambda _: [])
+    config.refuse(faults, [*chosen, *rest])
 
 
 def _launch(
@@ -224,7 +230,7 @@ def _launch(
     group = planned[0].cfg["group"]
     if group is not None:
         outputs = Path(planned[0].cfg["paths"]["outputs"]).expanduser()
-        folder = outputs / "sweeps" / group
+        folder = outputs / SWEEPS / group
         sweeping.write_manifest(
             folder,
             planned,
@@ -234,8 +240,10 @@ def _launch(
             sheet={"title": sheet.title, "source": sheet.source, "report": sheet.report},
         )
     left = [job for job in planned if job.left]
-    busy = launcher.busy(sweeping.commands(left, script))
+    commands = sweeping.commands(left, script)
+    busy = launcher.busy(commands)
     left = [job for at, job in enumerate(left) if at not in busy]
+    commands = [job for at, job in enumerate(commands) if at not in busy]
     finished = sum(job.state is sweeping.State.finished and not job.left for job in planned)
     print(
         f"{sweeping.jobs(len(planned))}: {len(left)} to run, {finished} finished already"
@@ -245,7 +253,7 @@ def _launch(
     )
     screen = Screen(planned, left, launcher.slots)
     try:
-        launcher.launch(sweeping.commands(left, script), screen)
+        launcher.launch(commands, screen)
     finally:
         screen.close()
     if not launcher.waits:

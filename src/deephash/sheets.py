@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 
-from deephash import config, grids
+from deephash import config
 from deephash.errors import ConfigError
-from deephash.report.published import tables
+from deephash.words import all_typed
 
 BASE = ("dataset", "dataset.protocol", "method", "model.nbit", "seed")
 """What every table asks of a run."""
@@ -65,20 +65,22 @@ class Sheet:
 
     def _rule_faults(self) -> Iterator[config.Fault]:
         for key, wanted in (pair for rule in self.where for pair in rule.get("if", {}).items()):
-            there = listed(self.params.get(key, []))
-            if missing := [value for value in listed(wanted) if value not in there]:
+            there = all_typed(self.params.get(key, []))
+            if missing := [value for value in all_typed(wanted) if value not in there]:
                 axis = f"{key}: {', '.join(there)}" if there else ", ".join(self.params)
                 never = f"{key} is never {' or '.join(missing)}."
                 yield config.Fault("where", never, f"The grid has {axis}.")
 
     def _report_faults(self) -> Iterator[config.Fault]:
+        from deephash.report.published import tables  # late: numpy and templates come with it
+
         report, known = dict(self.report), set(self.params) | set(BASE)
         figure = dict(report.pop("figure", {}))
         for key in sorted(set(report) - REPORT | set(figure) - {"x", "scale"}):
             takes = f"It takes {', '.join(sorted(REPORT))}, and figure: {{x: ..., scale: ...}}."
             yield config.Fault("report", f"has no use for {key}.", takes)
         for key in [it for one in (report.get("rows"), report.get("columns"), figure.get("x"))
-                    if one is not None for it in listed(one)]:  # fmt: skip
+                    if one is not None for it in all_typed(one)]:  # fmt: skip
             if key not in known:
                 axes = f"There are {', '.join(sorted(known))}."
                 yield config.Fault("report", f"{key} is no axis.", axes)
@@ -87,11 +89,6 @@ class Sheet:
         if (name := report.get("published")) is not None and name not in tables():
             there = f"There are {', '.join(tables())}."
             yield config.Fault("report", f"nothing is published as {name}.", there)
-
-
-def listed(value: Any) -> list[str]:
-    """A value or values of a yaml as they are typed."""
-    return [grids.text(one) for one in (value if isinstance(value, list) else [value])]
 
 
 def _all(folder: Path) -> str:

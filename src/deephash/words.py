@@ -1,4 +1,4 @@
-"""Numbers and durations as a reader sees them."""
+"""Numbers, durations and values as a reader sees them."""
 
 from typing import Any
 
@@ -21,3 +21,23 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def typed(value: Any) -> str:
+    """A value as it is typed on the command line.
+
+    >>> typed(0.5), typed(True), typed(None), typed("csq")
+    ('0.5', 'true', 'null', 'csq')
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "null" if value is None else str(value)
+
+
+def all_typed(value: Any) -> list[str]:
+    """A value, or each of a list, as it is typed on the command line.
+
+    >>> all_typed(16), all_typed([16, None])
+    (['16'], ['16', 'null'])
+    """
+    return [typed(one) for one in (value if isinstance(value, list) else [value])]

@@ -8,17 +8,18 @@ from typing import Any
 from deephash import build, config
 from deephash.engine.run import RunFolder
 from deephash.errors import ConfigError, TrainingError
-from deephash.files import write_json
+from deephash.files import MANIFEST, SWEEPS, write_json
 from deephash.jobs.pairing import paired
 from deephash.jobs.states import epochs_done, reason, state_of
 from deephash.loggers import Loggers
 from deephash.report import write_sweeps
-from deephash.report.grid import Job, Layout, Section, Sweep, chosen, sections, text_of
+from deephash.report.grid import Job, Layout, Section, Sweep, chosen, sections
 from deephash.report.sweeps import counts, tables_of
+from deephash.words import all_typed, typed
 
 Config = Mapping[str, Any]
 
-SWEEPS, MANIFEST, SUMMARY = "sweeps", "sweep.json", "summary.json"
+SUMMARY = "summary.json"
 
 
 def report(cfg: Config, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -48,8 +49,7 @@ def report(cfg: Config, overrides: Sequence[str] = ()) -> dict[str, Any]:
     out = outputs / SWEEPS / "+".join(names)
     if cfg["only"]:  # the whole report stays
         out /= "only-" + ",".join(
-            f"{key}={'+'.join(map(text_of, value if isinstance(value, list) else [value]))}"
-            for key, value in cfg["only"].items()
+            f"{key}={'+'.join(all_typed(value))}" for key, value in cfg["only"].items()
         )
     if cfg["out"] is not None:
         out = Path(cfg["out"]).expanduser()
@@ -157,13 +157,13 @@ def _only(sweeps: Sequence[Sweep], wanted: Mapping[str, Any]) -> list[Sweep]:
     ]  # fmt: skip
     if wanted and not any(sweep.jobs for sweep in narrowed):
         have = [f"{key}: {', '.join(_values(sweeps, key))}" for key in wanted]
-        asked = ", ".join(f"{key}: {text_of(value)}" for key, value in wanted.items())
+        asked = ", ".join(f"{key}: {typed(value)}" for key, value in wanted.items())
         raise ConfigError(f"only  no run has {asked}. There are {'; '.join(have)}.")
     return narrowed
 
 
 def _values(sweeps: Sequence[Sweep], key: str) -> Iterable[str]:
-    return dict.fromkeys(text_of(job.values.get(key)) for sweep in sweeps for job in sweep.jobs)
+    return dict.fromkeys(typed(job.values.get(key)) for sweep in sweeps for job in sweep.jobs)
 
 
 def _check_compare(compare: str | None, parts: Sequence[Section]) -> None:

@@ -17,7 +17,7 @@ from deephash import config
 from deephash.config import Fault
 from deephash.engine.run import RunFolder
 from deephash.errors import BusyError, ConfigError, DeephashError
-from deephash.files import ERROR, write_json, write_text
+from deephash.files import ERROR, MANIFEST, write_json, write_text
 from deephash.jobs.shared import run_folder
 from deephash.jobs.states import State, epochs_done, state_of
 from deephash.jobs.training import refuse_another
@@ -199,7 +199,7 @@ def write_manifest(
         sheet: ``title``, ``source`` and ``report`` of the file in ``sweeps/``.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "sweep.json"
+    file = folder / MANIFEST
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         known = json.loads(file.read_text())["jobs"] if file.is_file() else []

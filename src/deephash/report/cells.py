@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deephash.report.grid import PLACE, SEED, Cell, Key, Section, text_of
+from deephash.report.grid import PLACE, SEED, Cell, Key, Section
 from deephash.report.published import beside, published
 from deephash.report.rows import Found, dig, is_number, mark_of, unlike
 from deephash.report.table import measured
+from deephash.words import typed
 
 ON_QUERIES = "q"
 """The mark of numbers whose epoch was selected on the queries."""
@@ -147,7 +148,7 @@ def _measured(section: Section, told: Sequence[Found]) -> str:
     """What the numbers are."""
     plain = next((one for one in told if measured(one) == section.ways[0]), told[0])
     ours = dig(plain, "metrics", "conventions") or {}
-    seeds = ", ".join(sorted({text_of(one.get("seed")) for one in told}, key=_as_number))
+    seeds = ", ".join(sorted({typed(one.get("seed")) for one in told}, key=_as_number))
     named = [f"{key} {ours[key]}" for key in ("ties", "denominator", "empty") if ours.get(key)]
     return (
         f"{ours.get('metric') or 'mAP'} ({', '.join(named)}), fingerprint "
@@ -196,7 +197,7 @@ def _ruled(section: Section) -> list[str]:
         for row in section.rows:
             jobs = [job for (one, _), cell in section.cells.items() if one == row
                     for job in cell.jobs if job.values.get(key) is not None]  # fmt: skip
-            values = tuple(dict.fromkeys(text_of(job.values[key]) for job in jobs))
+            values = tuple(dict.fromkeys(typed(job.values[key]) for job in jobs))
             of.setdefault(values, []).append(section.name_of(row))
         if len(of) == 1 and len(values) == 1:
             said.append(f"{key} {values[0]}")

@@ -4,12 +4,13 @@ import csv
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from deephash.report.cells import Entry, entries, notes
-from deephash.report.grid import Key, Section, text_of
+from deephash.report.grid import Key, Section
 from deephash.report.rows import dig
+from deephash.words import typed
 
 NONE = "—"
 
@@ -38,14 +39,14 @@ def markdown(section: Section) -> str:
     head = [section.row_label]
     for column, beside in _columns(section, cells):
         head += [section.head_of(column), *["published", "Δ"] * beside]
-    lines = [f"### {section.title}", "", _line(map(_md, head)), "|---" * len(head) + "|"]
+    lines = [f"### {section.title}", "", line_of(map(_md, head)), "|---" * len(head) + "|"]
     for row in section.rows:
         told = [_md(section.name_of(row))]
         for column, beside in _columns(section, cells):
             entry = cells.get((row, column))
             told.append(_md_cell(entry, section.layout.digits))
             told += _beside(entry, section.layout.digits) * beside
-        lines.append(_line(told))
+        lines.append(line_of(told))
     said = [f"- {_md(mark)}: {_md(text)}" if mark else f"- {_md(text)}"
             for mark, text in all_notes(section, cells, "bold", "italics")]  # fmt: skip
     return "\n".join([*lines, "", *said])
@@ -194,7 +195,7 @@ def _csv_line(section: Section, row: Key, column: Any, entry: Entry) -> dict[str
         "row_key": " ".join(section.keys),
         "row": section.name_of(row),
         "column_key": section.layout.columns,
-        "column": text_of(column),
+        "column": typed(column),
         "seeds": len(runs),
         "jobs": len(cell.jobs),
         "mean": entry.mean if runs else None,
@@ -210,7 +211,8 @@ def _csv_line(section: Section, row: Key, column: Any, entry: Entry) -> dict[str
                    for name, texts in several.items()}  # fmt: skip
 
 
-def _line(cells: Any) -> str:
+def line_of(cells: Iterable[str]) -> str:
+    """A line of a table in Markdown."""
     return "| " + " | ".join(cells) + " |"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from deephash.report.rows import Found, is_number
 from deephash.report.table import measured
+from deephash.words import all_typed, typed
 
 BITS, SEED = "model.nbit", "seed"
 PLACE = ("dataset", "dataset.protocol")
@@ -98,16 +99,14 @@ class Section:
         """A row in words: the values alone where the head of the table says of what."""
         plain = ("method", SWEEP)
         return " ".join(
-            text_of(value)
-            if key in plain or len(self.keys) == 1
-            else f"{end(key)}={text_of(value)}"
+            typed(value) if key in plain or len(self.keys) == 1 else f"{end(key)}={typed(value)}"
             for key, value in zip(self.keys, row, strict=True)
         )
 
     def head_of(self, column: Any) -> str:
         """A column in words."""
         key = self.layout.columns
-        return f"{text_of(column)} bits" if key == BITS else f"{end(key)} {text_of(column)}"
+        return f"{typed(column)} bits" if key == BITS else f"{end(key)} {typed(column)}"
 
     @property
     def row_label(self) -> str:
@@ -138,14 +137,11 @@ def sections(sweeps: Sequence[Sweep]) -> list[Section]:
 
 def chosen(jobs: Iterable[Job], only: Mapping[str, Any]) -> tuple[Job, ...]:
     """The jobs that have these values, or one of several, as the command line writes them."""
-    wanted = {
-        key: {text_of(one) for one in (value if isinstance(value, list) else [value])}
-        for key, value in only.items()
-    }
+    wanted = {key: set(all_typed(value)) for key, value in only.items()}
     return tuple(
         job
         for job in jobs
-        if all(text_of(job.values.get(key)) in some for key, some in wanted.items())
+        if all(typed(job.values.get(key)) in some for key, some in wanted.items())
     )
 
 
@@ -243,17 +239,6 @@ def _in_order(values: Iterable[Any]) -> list[Any]:
 def plain(value: Any) -> Any:
     """A value that can be a key: lists and mappings as text."""
     return str(value) if isinstance(value, list | dict) else value
-
-
-def text_of(value: Any) -> str:
-    """A value as the command line writes it.
-
-    >>> text_of(0.5), text_of(True), text_of(None), text_of("csq")
-    ('0.5', 'true', 'null', 'csq')
-    """
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "null" if value is None else str(value)
 
 
 def end(key: str) -> str:

@@ -16,6 +16,7 @@ from deephash.report.formats import (
     all_notes,
     csv_of,
     latex,
+    line_of,
     markdown,
     rows_of_section,
     signed,
@@ -120,10 +121,10 @@ def tables_of(sweeps: Sequence[Sweep], parts: Sequence[Section], compared: Compa
                 "",
                 f"Paired differences, {title}:",
                 "",
-                _line(head),
+                line_of(head),
                 "|---" * len(head) + "|",
             ]
-            lines += map(_line, rows)
+            lines += map(line_of, rows)
         if told := pairs.said(section, found):
             lines += ["", *(f"- {one}" for one in told)]
     return "\n".join(lines) + "\n"
@@ -235,7 +236,3 @@ def _merged(environments: Sequence[Mapping[str, Any]]) -> Rows:
                    .most_common()))
         for key in keys
     ]  # fmt: skip
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

@@ -10,10 +10,11 @@ import numpy as np
 
 from deephash.report.canvas import Drawing, sheet
 from deephash.report.cells import ON_QUERIES, elsewhere, entries
-from deephash.report.grid import BITS, Key, Section, end, text_of
+from deephash.report.grid import BITS, Key, Section, end
 from deephash.report.panels import by_doublings, draw_points, finish, sample
 from deephash.report.published import published
 from deephash.report.rows import Row, dig, is_number
+from deephash.words import typed
 
 PALER = {"linestyle": (0, (4, 2)), "markerfacecolor": "white", "alpha": 0.5, "linewidth": 1.1}
 """What is published: in the colour of ours, dashed and hollow."""
@@ -102,7 +103,7 @@ def _points(section: Section, key: str) -> list[Point]:
 def _others(section: Section, row: Key, column: Any, key: str) -> str:
     """A line of the figure in words: the column, and what else the rows are values of."""
     others = [
-        f"{end(one)}={text_of(value)}"
+        f"{end(one)}={typed(value)}"
         for one, value in zip(section.keys, row, strict=True)
         if one != key
     ]
@@ -116,7 +117,7 @@ def _line(points: Sequence[tuple[float, float, float]]) -> Any:
 def _axis_of(panel: Any, section: Section, key: str, values: list[Any], numeric: bool) -> None:
     panel.set_xlabel(_named(section, key))
     if not numeric:
-        panel.set_xticks(range(len(values)), [text_of(value) for value in values])
+        panel.set_xticks(range(len(values)), [typed(value) for value in values])
     elif section.layout.figure.get("scale") == "log" and min(values) > 0:
         by_doublings(panel, values)
 
