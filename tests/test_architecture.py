@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "deephash"
 
 FLOORS = [
-    "records errors words files",
+    "records errors words",
+    "files",
     "bars",
     "losses codebooks similarities models",
     "methods data retrieval loggers report launchers",

@@ -19,3 +19,22 @@ class TrainingError(DeephashError):
 
 class BusyError(TrainingError):
     """Another process is training the same run."""
+
+
+class FileError(DataError):
+    """A file cannot be read, or does not hold what it should.
+
+    Args:
+        path: of the file.
+        reason: what is wrong with it, a clause such as ``it is cut off``.
+        what: kind of the file, such as ``split file``.
+        advice: what to do about it, a sentence; empty if nothing is known.
+    """
+
+    def __init__(self, path: object, reason: str, what: str = "file", advice: str = "") -> None:
+        super().__init__(path, reason, what, advice)
+        self.path, self.reason, self.what, self.advice = path, reason, what, advice
+
+    def __str__(self) -> str:
+        message = f"cannot read the {self.what} {self.path}: {self.reason}"
+        return f"{message}\n  {self.advice}" if self.advice else message

@@ -1,10 +1,44 @@
-"""Files that are whole or not there: written beside, then renamed."""
+"""Write files whole or not at all; read files that may be damaged, hostile or something else.
+
+Every reader takes a limited number of bytes from a regular file and raises ``FileError`` for
+whatever is wrong with it: a bad file ends in a sentence and never costs much memory or time.
+"""
 
 import json
+import lzma
 import os
-from collections.abc import Callable, Mapping
+import re
+import stat
+from collections.abc import Callable, Collection, Iterator, Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
+
+from deephash.errors import FileError
+
+MEBI = 1 << 20
+
+MOST_BYTES = 64 * MEBI
+"""Default limit on the size of a text or JSON file."""
+
+MOST_VALUES = 2_000_000
+"""Default limit on the number of values in a JSON file: a value of 2 bytes takes 64 in memory."""
+
+DEEPEST = 100
+"""Limit on the nesting of JSON."""
+
+YAML_BYTES, YAML_NODES, YAML_DEPTH, YAML_SCALAR = 4 * MEBI, 200_000, 50, 1 << 14
+"""Limits on a YAML file: its size, its nodes with aliases expanded, nesting, length of a scalar."""
+
+SMALL_UNPACKED, MOST_RATIO = 64 * MEBI, 500
+"""A packed file may unpack to ``SMALL_UNPACKED`` plus ``MOST_RATIO`` times its size on disk.
+One-hot labels of sorted images are packed by a few hundred; bombs by 1,000 (deflate) or 7,000 (xz).
+"""
+
+XZ_SMALL, XZ_RATIO, XZ_PIECE, XZ_MEMORY = 16 * MEBI, 1_000, 1 << 12, 1 << 28
+"""Likewise for xz files, after every piece of ``XZ_PIECE`` bytes: a list of sorted one-hot labels
+with running names is packed by 950. And the memory their decoder may take (``xz -9``: a quarter).
+"""
 
 LOG, ERROR = "output.log", "error.txt"
 """What a job of a sweep says, and why it failed, in its run folder."""
@@ -48,3 +82,475 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
             np.savez_compressed(file, **arrays)
 
     write_atomic(path, write)
+
+
+def read_bytes(path: Path, what: str = "file", limit: int | None = MOST_BYTES) -> bytes:
+    """Read a regular file of limited size.
+
+    Args:
+        path: of the file.
+        what: kind of the file, for the message.
+        limit: largest size in bytes; None for any size.
+
+    Returns:
+        Its bytes.
+
+    Raises:
+        FileError: the file is missing, not a regular file, unreadable or larger than ``limit``.
+
+    Example:
+        >>> read_bytes(Path("no/such/file"), "list")
+        Traceback (most recent call last):
+        deephash.errors.FileError: cannot read the list no/such/file: it does not exist
+    """
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise FileError(path, "it is a folder", what)
+        if not stat.S_ISREG(mode):
+            raise FileError(path, "it is not a regular file", what)
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if limit is not None and size > limit:
+                raise FileError(path, f"it has {size:,} bytes, more than {limit:,}", what)
+            data = file.read(size + 1)
+            while len(data) > size and (more := file.read(MEBI)):  # it grows, or knows no size
+                data += more
+                if limit is not None and len(data) > limit:
+                    break
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileError(path, "it does not exist", what) from None
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL
+        raise FileError(path, getattr(error, "strerror", None) or str(error), what) from error
+    except MemoryError:
+        raise FileError(path, "it does not fit into memory", what) from None
+    if limit is not None and len(data) > limit:
+        raise FileError(path, f"it has more than {limit:,} bytes", what)
+    return data
+
+
+def read_packed(path: Path, what: str = "file", limit: int = 4 << 30) -> bytes:
+    """Read a file, and unpack it if its name ends in ``.xz``.
+
+    Args:
+        path: of the file.
+        what: kind of the file, for the message.
+        limit: largest size in bytes, packed and unpacked. What a file may unpack to is also
+            limited relative to its size: ``XZ_SMALL + XZ_RATIO * size``, at every piece of it.
+
+    Returns:
+        The unpacked bytes.
+
+    Raises:
+        FileError: the file cannot be read or unpacked, or unpacks to more than it may.
+    """
+    path = Path(path)
+    data = read_bytes(path, what, limit)
+    if path.suffix != ".xz":
+        return data
+    try:
+        return b"".join(_unpacked(path, data, what, limit))
+    except lzma.LZMAError as error:
+        raise FileError(path, f"it cannot be unpacked: {error}", what) from error
+    except MemoryError:
+        raise FileError(path, "what it unpacks to does not fit into memory", what) from None
+
+
+def _unpacked(path: Path, data: bytes, what: str, limit: int) -> Iterator[bytes]:
+    """The content of an xz file in parts; stops where they are too large for what was read."""
+    view, at, size = memoryview(data), 0, 0
+    unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, XZ_MEMORY)
+    while at < len(view):
+        piece = view[at : at + XZ_PIECE]
+        at += len(piece)
+        most = min(limit, XZ_SMALL + XZ_RATIO * at)
+        part = unpacker.decompress(piece, most - size + 1)
+        size += len(part)
+        if size > most:
+            why = f"more than {limit:,} bytes"
+            if most < limit:
+                why = f"more than {XZ_RATIO:,} times its size, as no list or table does"
+            advice = "Unpack it with unxz, and give the unpacked file if you trust it."
+            raise FileError(path, f"it unpacks to {why}", what, advice)
+        yield part
+        if unpacker.eof:  # files of several streams may have zeros between them
+            at -= len(unpacker.unused_data)
+            while at < len(view) and not view[at]:
+                at += 1
+            if at < len(view):
+                unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, XZ_MEMORY)
+    if not unpacker.eof:
+        raise FileError(path, "it is cut off", what)
+
+
+def decode(path: Path, data: bytes, what: str = "file") -> str:
+    """Decode UTF-8 with or without a byte order mark.
+
+    Raises:
+        FileError: the bytes are not UTF-8; the message says in which line.
+    """
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            reason = "it is UTF-16, not UTF-8"
+        else:
+            line = data.count(b"\n", 0, error.start) + 1
+            reason = f"line {line} is not UTF-8 (byte 0x{error.object[error.start]:02x})"
+        raise FileError(path, reason, what, "Save it as UTF-8.") from error
+
+
+def read_text(path: Path, what: str = "file", limit: int | None = MOST_BYTES) -> str:
+    """Read a text file in UTF-8, with or without a byte order mark.
+
+    Args:
+        path: of the file.
+        what: kind of the file, for the message.
+        limit: largest size in bytes; None for any size.
+
+    Returns:
+        Its text.
+
+    Raises:
+        FileError: the file cannot be read or is not UTF-8.
+    """
+    return decode(path, read_bytes(path, what, limit), what)
+
+
+def read_json(
+    path: Path,
+    what: str = "file",
+    kind: type | tuple[type, ...] | None = dict,
+    limit: int = MOST_BYTES,
+    values: int | None = MOST_VALUES,
+    advice: str = "",
+) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: of the file.
+        what: kind of the file, for the message.
+        kind: type of the top level; None for any.
+        limit: largest size in bytes.
+        values: largest number of values; None for any number.
+        advice: what to do if the content is bad.
+
+    Returns:
+        The values.
+
+    Raises:
+        FileError: the file cannot be read, is not JSON, too large, nested more than ``DEEPEST``
+            times, or of another kind at the top.
+    """
+    return parse_json(path, read_text(path, what, limit), what, kind, values, advice)
+
+
+def parse_json(
+    path: Path,
+    text: str,
+    what: str = "file",
+    kind: type | tuple[type, ...] | None = dict,
+    values: int | None = MOST_VALUES,
+    advice: str = "",
+) -> Any:
+    """Parse the text of a JSON file; see ``read_json``."""
+
+    def refuse(reason: str) -> FileError:
+        return FileError(path, reason, what, advice)
+
+    opened = text.count("[") + text.count("{")
+    if values is not None and opened + text.count(",") > values:
+        raise refuse(f"it holds more than {values:,} values")
+    if opened > DEEPEST and _depth(text) > DEEPEST:
+        raise refuse(f"it is nested more than {DEEPEST} times")
+    try:
+        result = json.loads(text)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        said = "it is empty" if not text.strip() else f"it is not JSON ({where}: {error.msg})"
+        raise refuse(said) from None
+    except (ValueError, RecursionError, MemoryError) as error:  # 5,000 digits, for example
+        raise refuse(f"it is not JSON that can be read: {error}") from None
+    if kind is not None and not isinstance(result, kind):
+        kinds = " or ".join(_KINDS.get(one, one.__name__) for one in _all(kind))
+        found = _KINDS.get(type(result), type(result).__name__)
+        raise refuse(f"it holds {found}, not {kinds}")
+    if "\\u" in text and not _encodable(result):
+        raise refuse("it holds text that is not Unicode (half a surrogate pair)")
+    return result
+
+
+_KINDS: Mapping[type, str] = {
+    dict: "a mapping",
+    list: "a list",
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "nothing",
+}
+
+_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+
+
+def _all(kind: type | tuple[type, ...]) -> tuple[type, ...]:
+    return kind if isinstance(kind, tuple) else (kind,)
+
+
+def _depth(text: str) -> int:
+    """How deeply the brackets outside the strings of a JSON text are nested."""
+    steps = {"[": 1, "{": 1, "]": -1, "}": -1}
+    brackets = re.findall(r"[\[\]{}]", _STRING.sub("", text))
+    return max(accumulate(steps[one] for one in brackets), default=0)
+
+
+def _encodable(values: Any) -> bool:
+    try:
+        json.dumps(values, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def read_yaml(
+    path: Path,
+    what: str = "file",
+    kind: type | tuple[type, ...] | None = dict,
+    limit: int = YAML_BYTES,
+    advice: str = "",
+) -> Any:
+    """Read a YAML file of plain values.
+
+    Args:
+        path: of the file.
+        what: kind of the file, for the message.
+        kind: type of the top level; None for any.
+        limit: largest size in bytes.
+        advice: what to do if the content is bad.
+
+    Returns:
+        The values.
+
+    Raises:
+        FileError: the file cannot be read, is not YAML, of another kind at the top, nested more
+            than ``YAML_DEPTH`` times, holds a scalar longer than ``YAML_SCALAR`` characters, or
+            more than ``YAML_NODES`` nodes, those behind aliases counted each time.
+    """
+    import yaml
+
+    text = read_text(path, what, limit)
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        _check_yaml(yaml.parse(text, Loader=loader), yaml)
+        result = yaml.load(text, Loader=loader)  # the safe one
+    except yaml.MarkedYAMLError as error:
+        mark, problem = error.problem_mark, error.problem or error.context
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise FileError(path, f"it is not YAML ({where}{problem})", what, advice) from None
+    except _TooMuch as error:
+        raise FileError(path, str(error), what, advice) from None
+    except Exception as error:  # of a dozen constructors: dates, numbers, tags
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise FileError(path, f"it is not YAML ({said})", what, advice) from None
+    if kind is not None and not isinstance(result, kind):
+        kinds = " or ".join(_KINDS.get(one, one.__name__) for one in _all(kind))
+        found = "nothing" if result is None else _KINDS.get(type(result), type(result).__name__)
+        raise FileError(path, f"it holds {found}, not {kinds}", what, advice)
+    return result
+
+
+class _TooMuch(Exception):
+    """Why a YAML file is not loaded."""
+
+
+def _check_yaml(events: Iterator[Any], yaml: Any) -> None:
+    """Refuse what would take long to load, or cannot be held: looks at events only."""
+    total, opened = 0, []  # nodes so far; of each open collection its anchor and where it began
+    sizes: dict[str, int | None] = {}  # nodes of what an anchor names; None while it is open
+    starts = (yaml.SequenceStartEvent, yaml.MappingStartEvent)
+    for event in events:
+        line = event.start_mark.line + 1
+        if isinstance(event, yaml.AliasEvent):
+            size = sizes.get(event.anchor, 1)
+            if size is None:
+                raise _TooMuch(f"line {line}: *{event.anchor} stands in what it names")
+            total += size
+        elif isinstance(event, yaml.ScalarEvent):
+            total += 1
+            if len(event.value) > YAML_SCALAR:
+                raise _TooMuch(f"line {line}: a value has more than {YAML_SCALAR:,} characters")
+            if event.anchor:
+                sizes[event.anchor] = 1
+        elif isinstance(event, starts):
+            opened.append((event.anchor, total))
+            total += 1
+            if event.anchor:
+                sizes[event.anchor] = None
+            if len(opened) > YAML_DEPTH:
+                raise _TooMuch(f"line {line}: it is nested more than {YAML_DEPTH} times")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, start = opened.pop()
+            if anchor:
+                sizes[anchor] = total - start
+        if total > YAML_NODES:
+            raise _TooMuch(f"line {line}: with its aliases it holds more than {YAML_NODES:,} nodes")
+
+
+def read_arrays(
+    path: Path,
+    what: str = "file of arrays",
+    names: Collection[str] | None = None,
+    optional: Collection[str] = (),
+    advice: str = "",
+) -> dict[str, Any]:
+    """Read the arrays of an npz file; no pickles, checksums checked, sizes bounded.
+
+    Args:
+        path: of the file.
+        what: kind of the file, for the message.
+        names: arrays that must be there; others are not read. None to read all.
+        optional: with ``names``, arrays that are read where they are there.
+        advice: what to do if the content is bad.
+
+    Returns:
+        The arrays by name.
+
+    Raises:
+        FileError: the file cannot be read, is no npz file, damaged, lacks an array, holds Python
+            objects or text that is not Unicode, or would unpack to more than ``SMALL_UNPACKED``
+            plus ``MOST_RATIO`` times its size.
+    """
+    try:
+        size = os.stat(path).st_size
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise FileError(path, "it is not a regular file", what)
+        with open(path, "rb") as file:
+            return _arrays(file, size, names, optional)
+    except FileError:
+        raise
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileError(path, "it does not exist", what, advice) from None
+    except MemoryError:
+        raise FileError(path, "its arrays do not fit into memory", what, advice) from None
+    except Exception as error:  # zipfile, zlib, struct and numpy raise a dozen kinds
+        said = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, KeyError):
+            said = f"it has no {error.args[0]}"
+        raise FileError(path, said, what, advice) from error
+
+
+def _arrays(
+    file: Any, size: int, names: Collection[str] | None, optional: Collection[str]
+) -> dict[str, Any]:
+    from zipfile import ZipFile, is_zipfile
+
+    if not is_zipfile(file):
+        raise ValueError("it is cut off, or not an npz file")
+    with ZipFile(file) as archive:
+        members = {one.filename.removesuffix(".npy"): one for one in archive.infolist()
+                   if one.filename.endswith(".npy")}  # fmt: skip
+        if missing := sorted(set(names or ()) - set(members)):
+            raise KeyError(f"array {', '.join(missing)}; it has {', '.join(members) or 'none'}")
+        if names is not None:
+            wanted = [*names, *optional]
+            members = {name: members[name] for name in wanted if name in members}
+        most = SMALL_UNPACKED + MOST_RATIO * size
+        if sum(one.file_size for one in members.values()) > most:
+            raise ValueError(f"its arrays unpack to more than {most:,} bytes")
+        return {name: _array(archive, name, one) for name, one in members.items()}
+
+
+def _array(archive: Any, name: str, member: Any) -> Any:
+    """One array of an npz file, its header checked against the size of the member."""
+    import numpy as np
+    from numpy.lib import format as npy
+
+    try:
+        with archive.open(member) as opened:
+            version = npy.read_magic(opened)
+            if version not in ((1, 0), (2, 0)):
+                raise ValueError("its header is of an unknown version")
+            read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+            shape, _, dtype = read(opened)
+            start = opened.tell()
+        if dtype.hasobject:
+            raise ValueError("it holds Python objects")
+        count = 1
+        for side in shape:
+            if not 0 <= side < 1 << 48:
+                raise ValueError(f"its shape is {shape}")
+            count *= side
+        if start + count * dtype.itemsize != member.file_size:
+            raise ValueError(f"its shape {shape} does not fit its size")
+        with archive.open(member) as opened:
+            array = npy.read_array(opened, allow_pickle=False)
+            opened.read(1)  # the end, where the checksum is compared
+        if dtype.kind == "U" and array.size:
+            points = np.ascontiguousarray(array).reshape(-1).view(np.uint32)
+            points = points.byteswap() if not dtype.isnative else points
+            if points.max() > 0x10FFFF or ((points >= 0xD800) & (points < 0xE000)).any():
+                raise ValueError("its text is not Unicode")
+    except MemoryError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"its array {name} is damaged: {said}") from error
+    return array
+
+
+Kind = type | None | tuple[type | None, ...]
+"""A type, None for null, or several of them."""
+
+
+def expect(
+    values: Any, kinds: Mapping[str, Kind], path: Path, what: str = "file", advice: str = ""
+) -> None:
+    """Check that nested mappings hold values of the expected kinds.
+
+    Args:
+        values: read from a file.
+        kinds: for each key, with dots for nested ones, the type of its value; ``None`` stands for
+            null, a tuple for several, ``object`` for any. ``float`` accepts whole numbers, and
+            neither ``float`` nor ``int`` accepts booleans. A key that ends in ``?`` may be missing.
+        path: of the file.
+        what: kind of the file, for the message.
+        advice: what to do about it.
+
+    Raises:
+        FileError: a key is missing, or its value is of another kind.
+
+    Example:
+        >>> expect({"metrics": {"map": "high"}}, {"metrics.map": float}, Path("report.json"))
+        Traceback (most recent call last):
+        deephash.errors.FileError: cannot read the file report.json: metrics.map is a text, ...
+    """
+    for dotted, kind in kinds.items():
+        optional, value = dotted.endswith("?"), values
+        seen: list[str] = []
+        for name in dotted.removesuffix("?").split("."):
+            if not isinstance(value, Mapping):
+                where = ".".join(seen) or "its content"
+                found = _KINDS.get(type(value), type(value).__name__)
+                raise FileError(path, f"{where} is {found}, not a mapping", what, advice)
+            seen.append(name)
+            if name not in value:
+                if optional:
+                    break
+                raise FileError(path, f"it has no {'.'.join(seen)}", what, advice)
+            value = value[name]
+        else:
+            kinds_of_one = kind if isinstance(kind, tuple) else (kind,)
+            if not any(_is(value, one) for one in kinds_of_one):
+                wanted = " or ".join(
+                    _KINDS.get(type(None) if one is None else one, str(one)) for one in kinds_of_one
+                )
+                found = _KINDS.get(type(value), type(value).__name__)
+                raise FileError(path, f"{'.'.join(seen)} is {found}, not {wanted}", what, advice)
+
+
+def _is(value: Any, kind: type | None) -> bool:
+    if kind is None:
+        return value is None
+    if kind in (int, float) and isinstance(value, bool):
+        return False
+    return isinstance(value, (int, float) if kind is float else kind)
