@@ -13,7 +13,7 @@ SOURCE = ROOT / "src" / "deephash"
 
 FLOORS = [
     "records errors words",
-    "files",
+    "extras files",
     "bars",
     "losses codebooks similarities models",
     "methods data retrieval loggers report launchers",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from deephash.errors import DataError
+from deephash.extras import import_extra
 from deephash.files import write_json
 
 ARRAY, NOTES = "features.npy", "features.json"
@@ -111,14 +112,7 @@ READERS: dict[str, Callable[[Path], Mapping[str, Any]]] = {
 
 
 def _imported(package: str, file: Path) -> Any:
-    from importlib import import_module
-
-    try:
-        return import_module(package)
-    except ImportError as error:
-        raise DataError(
-            f'{file} needs the package {package}: pip install -e ".[features]"'
-        ) from error
+    return import_extra(package, str(file), "write the arrays to an .npz file", DataError)
 
 
 def _checked(file: Path, found: Mapping[str, Any]) -> dict[str, Any]:

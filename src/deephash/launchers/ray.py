@@ -1,4 +1,4 @@
-"""Jobs on the machines of a Ray cluster, or on this one (pip install "deephash[ray]")."""
+"""Jobs on the machines of a Ray cluster, or on this one (``pip install ray``)."""
 
 import logging
 import os
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deephash.errors import ConfigError
+from deephash.extras import import_extra
 from deephash.launchers import process
 from deephash.launchers.process import Job, Watch
 
@@ -96,10 +97,7 @@ class Ray:
 
     def _connect(self) -> Any:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        try:
-            import ray
-        except ImportError:
-            raise ConfigError('hydra/launcher=ray needs ray: pip install "deephash[ray]"') from None
+        ray = import_extra("ray", "hydra/launcher=ray", "hydra/launcher=pool")
         if ray.is_initialized():
             return ray
         start: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}

@@ -1,4 +1,4 @@
-"""Jobs as one array of SLURM, through submitit (pip install "deephash[slurm]")."""
+"""Jobs as one array of SLURM, through submitit (``pip install submitit``)."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deephash.errors import ConfigError
+from deephash.extras import import_extra
 from deephash.files import write_json
 from deephash.launchers.process import Job, Watch
 from deephash.launchers.submitted import MARK, Queue, Run, Submitted, queued
@@ -137,12 +138,7 @@ class Slurm:
         return {at for at, number in numbers.items() if number["job_id"] in there}
 
     def _executor(self) -> Any:
-        try:
-            import submitit
-        except ImportError:
-            raise ConfigError(
-                'hydra/launcher=slurm needs submitit: pip install "deephash[slurm]"'
-            ) from None
+        submitit = import_extra("submitit", "hydra/launcher=slurm", "hydra/launcher=pool")
         for tool in ("sbatch", "srun") if self.cluster == "slurm" else ():
             if shutil.which(tool) is None:
                 raise ConfigError(

@@ -1,6 +1,5 @@
 """Weights & Biases: offline unless there are credentials, and never a question asked."""
 
-import importlib
 import logging
 import netrc
 import os
@@ -11,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from deephash.errors import ConfigError
+from deephash.extras import import_extra
 from deephash.loggers.logger import Logger
 
 log = logging.getLogger(__name__)
@@ -55,13 +55,7 @@ class Wandb(Logger):
     ) -> None:
         if mode not in MODES:
             raise ConfigError(f"logger.mode is {mode!r}. Choose from: {', '.join(MODES)}")
-        try:
-            self._wandb = importlib.import_module("wandb")
-        except ImportError as error:
-            raise ConfigError(
-                "logger=wandb needs the package wandb, which is not installed.\n"
-                'Try pip install "deephash[wandb]", or logger=console.'
-            ) from error
+        self._wandb = import_extra("wandb", "logger=wandb", "logger=console")
         self._run: Any = None
         self._asked: dict[str, Any] = {
             "project": project,

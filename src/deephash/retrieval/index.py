@@ -30,7 +30,6 @@ next 64th      N * w  the ids: signed integers of 8 bytes; or text in UTF-8, fil
 Zeros fill the gap between codes and ids, which is there even if no ids follow.
 """
 
-import importlib
 import logging
 import os
 import struct
@@ -44,6 +43,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deephash.errors import DataError
+from deephash.extras import import_extra
 from deephash.files import write_atomic
 from deephash.retrieval.codes import (
     Array,
@@ -341,7 +341,7 @@ class Index:
         return index
 
     def to_faiss(self) -> Any:
-        """The codes as a ``faiss.IndexBinaryFlat``: ``pip install "deephash[faiss]"``.
+        """The codes as a ``faiss.IndexBinaryFlat``: ``pip install faiss-cpu``.
 
         The bytes go over as they are. FAISS counts whole bytes: where K is no multiple of 8, its
         ``d`` is the next one, with zeros in the bits to spare, which changes no distance; a warning
@@ -561,9 +561,4 @@ def _opened(header: bytes, path: Path) -> tuple[int, int, int, int, int]:
 
 
 def _faiss() -> Any:
-    try:
-        return importlib.import_module("faiss")
-    except ImportError as error:
-        raise DataError(
-            'faiss is not installed. Try pip install "deephash[faiss]"; searching needs none.'
-        ) from error
+    return import_extra("faiss", "the exchange with FAISS", "search with this Index", DataError)

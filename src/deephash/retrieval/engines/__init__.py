@@ -1,7 +1,7 @@
 """Who counts: the same numbers by three means, chosen by what there is and how much is to be done.
 
 ``numpy``: XOR and popcount, always there. ``numba``: the same compiled, on all cores; an extra,
-``pip install deephash[fast]``. ``torch``: a product of matrices, for CUDA.
+``pip install numba``. ``torch``: a product of matrices, for CUDA.
 """
 
 import functools
@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 
 from deephash.errors import DataError
+from deephash.extras import install_hint
 from deephash.retrieval.codes import Counts, whole
 from deephash.retrieval.engines import dense, packed
 from deephash.retrieval.sides import Side
@@ -58,7 +59,7 @@ class Engine:
             except RuntimeError as error:
                 raise DataError(f"device={self.device!r} is unknown: try cpu or cuda") from error
         if self.name == "numba" and importlib.util.find_spec("numba") is None:
-            raise DataError("engine=numba needs numba: pip install numba, or engine=auto")
+            raise DataError(f"engine=numba needs numba: {install_hint('numba')}, or engine=auto")
 
     @classmethod
     def of(cls, engine: "Engine | str") -> "Engine":
