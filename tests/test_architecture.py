@@ -15,6 +15,7 @@ FLOORS = [
     "records errors words",
     "extras files",
     "bars",
+    "locks",
     "losses codebooks similarities models",
     "methods data retrieval loggers report launchers",
     "engine",
@@ -27,6 +28,8 @@ FLOORS = [
 FLOOR_OF = {name: level for level, names in enumerate(FLOORS) for name in names.split()}
 
 ONLY_IN = {
+    "filelock": ("locks.py",),
+    "fcntl": (),
     "wandb": ("loggers/wandb.py",),
     "matplotlib": ("report/canvas.py", "report/panels.py"),
     "numba": ("retrieval/engines/compiled.py",),

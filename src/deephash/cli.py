@@ -146,7 +146,7 @@ def _main(conf: Path, page: str, job: Any) -> int:
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda text: text not in MANY)
     arguments = sys.argv[1:]  # -m first: argparse wants it before what it is about
     shows = bool({text.partition("=")[0] for text in arguments} & SHOWING)
-    if shows:
+    if shows and hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--help | head`; nothing else is open
     failures: list[DeephashError] = []
 
@@ -190,7 +190,7 @@ def _flushed(status: int) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         _silence()
-        return 128 + signal.SIGPIPE
+        return 128 + getattr(signal, "SIGPIPE", 13)
     return status
 
 

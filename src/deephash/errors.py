@@ -1,5 +1,8 @@
 """The errors a user can mend: what is wrong, where, and what to do instead."""
 
+import errno
+import os
+
 
 class DeephashError(Exception):
     """Base of every error whose message is meant for the user, without a traceback."""
@@ -38,3 +41,104 @@ class FileError(DataError):
     def __str__(self) -> str:
         message = f"cannot read the {self.what} {self.path}: {self.reason}"
         return f"{message}\n  {self.advice}" if self.advice else message
+
+
+class WriteError(DeephashError, OSError):
+    """A file or folder cannot be written. An ``OSError`` whose text says what to do.
+
+    Args:
+        path: of the file or folder.
+        reason: the error of the system, or a clause such as ``it is a symbolic link``.
+        advice: what to do about it, a sentence; None for that of the error.
+    """
+
+    def __init__(self, path: object, reason: OSError | str, advice: str | None = None) -> None:
+        number = reason.errno if isinstance(reason, OSError) else None
+        super().__init__(number, reason if isinstance(reason, str) else os_reason(reason))
+        self.filename = os.fspath(path) if isinstance(path, str | os.PathLike) else str(path)
+        self.reason = str(self.args[1])
+        self.advice = os_advice(number) if advice is None else advice
+
+    def __str__(self) -> str:
+        message = f"cannot write {self.filename}: {self.reason}"
+        return f"{message}\n  {self.advice}" if self.advice else message
+
+
+def os_reason(error: OSError) -> str:
+    """Say what an error of the system means, as a clause.
+
+    Example:
+        >>> os_reason(OSError(errno.ENOSPC, "No space left on device"))
+        'the disk is full'
+    """
+    known = _REASONS.get(error.errno or 0)
+    return known or error.strerror or str(error) or type(error).__name__
+
+
+def os_advice(number: int | None) -> str:
+    """Say what can be done about an error of the system, given by its number; may be empty."""
+    return _ADVICE.get(number or 0, "")
+
+
+def from_os_error(error: OSError) -> DeephashError:
+    """Turn an error of the system that nobody has turned into a sentence yet into one.
+
+    Example:
+        >>> print(from_os_error(OSError(errno.ENOTDIR, "Not a directory", "a/b")))
+        a/b: a file stands where a folder should be
+          Remove or rename that file, or choose another place.
+    """
+    if isinstance(error, DeephashError):
+        return error
+    where = [os.fsdecode(name) for name in (error.filename, error.filename2)
+             if isinstance(name, str | bytes)]  # fmt: skip
+    if where:
+        place = " -> ".join(where)
+    elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+        place = "a file, or where the output of this command goes, cannot be written"
+    else:
+        place = type(error).__name__
+    advice = os_advice(error.errno)
+    return DeephashError(f"{place}: {os_reason(error)}" + (f"\n  {advice}" if advice else ""))
+
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file would be larger than this process or filesystem allows",
+    errno.EROFS: "the filesystem is read-only",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.ENOTDIR: "a file stands where a folder should be",
+    errno.EEXIST: "a file stands where a folder should be",
+    errno.EISDIR: "a folder stands where a file should be",
+    errno.ENOENT: "there is no such file or folder",
+    errno.ELOOP: "it is a symbolic link, or there is a circle of them",
+    errno.ENAMETOOLONG: "the name is too long for this filesystem",
+    errno.EIO: "the disk reports an input/output error",
+    errno.ESTALE: "the network mount has lost the file",
+    errno.EMFILE: "too many files are open",
+    errno.ENFILE: "too many files are open",
+}
+
+_ROOM = "Free some space there or choose another place, then repeat the command."
+_PLACE = "Choose a place that can be written: paths.outputs=FOLDER (evaluate.py: out=FOLDER)."
+
+_ADVICE = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EFBIG: "Raise the limit (ulimit -f) or choose another place, then repeat the command.",
+    errno.EROFS: _PLACE,
+    errno.EACCES: "Change its permissions, or choose another place.",
+    errno.EPERM: "Change its permissions, or choose another place.",
+    errno.ENOTDIR: "Remove or rename that file, or choose another place.",
+    errno.EEXIST: "Remove or rename that file, or choose another place.",
+    errno.EISDIR: "Remove or rename that folder, or choose another place.",
+    errno.ENOENT: "If a folder was removed or renamed meanwhile, repeat the command.",
+    errno.ELOOP: "Replace the link with what it should point to.",
+    errno.ENAMETOOLONG: "Choose shorter names.",
+    errno.EIO: "Look at the disk (dmesg) before anything else is written to it.",
+    errno.ESTALE: "Mount it again, then repeat the command.",
+    errno.EMFILE: "Raise the limit: ulimit -n 4096",
+    errno.ENFILE: "Close other programs, then repeat the command.",
+}

@@ -20,7 +20,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deephash.data import building, cache, locks
+from deephash import locks
+from deephash.data import building, cache
 from deephash.data.building import JOURNAL, Unreadable
 from deephash.data.cache import cached, entries, reopen
 from deephash.data.entries import (
@@ -35,8 +36,8 @@ from deephash.data.entries import (
     read_index,
     verify_entry,
 )
-from deephash.data.locks import Lock
 from deephash.errors import DataError
+from deephash.locks import Lock
 
 COUNT = 200  # files: three whole blocks and one of eight
 ROOT = Path("/images")
@@ -438,7 +439,7 @@ def test_a_lock_is_held_by_one_though_its_file_goes_and_comes(tmp_path, monkeypa
 
     def enter(number):
         for _ in range(60):
-            with Lock.waited_for(tmp_path / "lock", "which counts"):
+            with Lock.wait(tmp_path / "lock", "which counts"):
                 inside.append(number)
                 most.append(len(inside))
                 time.sleep(0.0003)
@@ -479,7 +480,7 @@ def test_parts_that_nobody_goes_on_with_are_removed(tmp_path):
     for one in (old, held):
         for path in [tmp_path / one.part, *(tmp_path / one.part).iterdir()]:
             os.utime(path, (week_ago, week_ago))
-    with Lock.waited_for((tmp_path / held.part).with_suffix(".lock"), "which decodes"):
+    with Lock.wait((tmp_path / held.part).with_suffix(".lock"), "which decodes"):
         cached(content(), Decode(), folder=tmp_path)
     assert sorted(tmp_path.glob("*.part")) == sorted([tmp_path / new.part, tmp_path / held.part])
     assert not list(tmp_path.glob("*.lock"))

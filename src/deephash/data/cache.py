@@ -16,8 +16,8 @@ import numpy as np
 
 from deephash.data.building import JOURNAL, Decode, build, cannot_write, note
 from deephash.data.entries import INDEX, Broken, Content, Fault, open_entry, read_index
-from deephash.data.locks import Lock
 from deephash.errors import DataError
+from deephash.locks import Lock
 
 STALE = 7 * 24 * 3600  # seconds after which a part that nobody goes on with is removed
 
@@ -118,13 +118,13 @@ def _alone(part: Path) -> Iterator[Path]:
     why = f"which decodes the same images into {part.parent}"
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
-        lock = Lock.waited_for(_lock_of(part), why)
+        lock = Lock.wait(_lock_of(part), why)
     except OSError as error:
         raise cannot_write(part.parent, error) from error
     own = _beside(part)
     with lock:
         try:
-            yield part if lock.held else own
+            yield part if lock.exclusive else own
         finally:
             shutil.rmtree(own, ignore_errors=True)  # gone if it has become the entry
 
@@ -143,7 +143,7 @@ def _sweep(root: Path) -> None:
     for part in root.glob("pixels-*.part"):
         with contextlib.suppress(OSError):  # somebody else's, or gone by now
             changed = max(path.stat().st_mtime for path in (part, *part.iterdir()))
-            if time.time() - changed > STALE and (lock := Lock.taken(_lock_of(part))):
+            if time.time() - changed > STALE and (lock := Lock.acquire(_lock_of(part))):
                 with lock:
                     shutil.rmtree(part)
 

@@ -1,7 +1,7 @@
 """The run folder: what ran, with what, and whether it is finished."""
 
 import contextlib
-import fcntl
+import errno
 import json
 import os
 import platform
@@ -12,17 +12,21 @@ import uuid
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 import yaml
 
-from deephash.errors import BusyError, TrainingError
+from deephash.errors import BusyError, TrainingError, WriteError
 from deephash.files import ERROR, write_text
+from deephash.locks import Lock, holder, is_locked
 
 LOOK = 2.0
 """Seconds to wait for a lock that may be held by somebody who only looks whether it is."""
+
+LOCK = ".lock"
+"""The file that a training process keeps locked in its run folder."""
 
 MOST_FOLDERS = 2000
 """That many are looked at in search of runs: somebody may have named the root of a disk."""
@@ -41,7 +45,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock: IO[str] | None = None
+        self._lock: Lock | None = None
 
     @property
     def finished(self) -> bool:
@@ -80,45 +84,40 @@ class RunFolder:
             ) from error
 
     def lock(self) -> None:
-        """Takes the folder for this process; the system lets it go when the process ends.
+        """Take the folder for this process; the system releases it when the process ends.
 
         Raises:
             BusyError: another process is training here.
+            WriteError: the folder cannot be made or written.
         """
         until = time.monotonic() + LOOK
-        while not self._take():
+        while (lock := self._acquire(time.monotonic() > until)) is None:
             if time.monotonic() > until:
-                raise BusyError(f"another process is training in {self.path}")
+                name = holder(self.path / LOCK)
+                raise BusyError(
+                    f"another process is training in {self.path}" + (f": {name}" if name else "")
+                )
             time.sleep(0.02)
+        self._lock = lock
         # What is left of a write that was killed, and why an earlier try failed.
         self.forget(".*.tmp", "snapshots/.*.tmp", ERROR)
 
-    def _take(self) -> bool:
-        self.path.mkdir(parents=True, exist_ok=True)
-        file = self.path / ".lock"
-        lock = file.open("w")
+    def _acquire(self, last: bool) -> Lock | None:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            mine = file.stat().st_ino == os.fstat(lock.fileno()).st_ino  # not one just let go
-        except OSError:
-            mine = False
-        if mine:
-            self._lock = lock
-        else:
-            lock.close()
-        return mine
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise WriteError(error.filename or self.path, error) from error
+        try:
+            return Lock.acquire(self.path / LOCK)
+        except WriteError as error:
+            if error.errno != errno.ENOENT or last:
+                raise
+            return None  # the previous holder has just removed the empty folder
 
     @property
     def locked(self) -> bool:
-        """Whether a process is training here."""
-        try:
-            with (self.path / ".lock").open() as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except OSError:
-            return True
-        return False
+        """Whether a process is training here; False where files cannot be locked."""
+        return is_locked(self.path / LOCK)
 
     def begin(
         self, config: Mapping[str, Any], overrides: list[str], fresh: bool, launch: str = ""
@@ -152,8 +151,7 @@ class RunFolder:
         """Lets the folder go; one in which nothing was written disappears."""
         if self._lock is None:
             return
-        (self.path / ".lock").unlink(missing_ok=True)
-        self._lock.close()
+        self._lock.release()
         with contextlib.suppress(OSError):  # up to the first folder that holds something
             for folder in (self.path, *self.path.parents[:3]):  # the pieces of a run's name
                 folder.rmdir()

@@ -1,6 +1,5 @@
 """Many runs: planned before any begins, told while they go, accounted for at the end."""
 
-import fcntl
 import json
 import statistics
 import sys
@@ -15,13 +14,14 @@ from typing import Any
 import deephash
 from deephash import config
 from deephash.config import Fault
-from deephash.engine.run import RunFolder
+from deephash.engine.run import LOCK, RunFolder
 from deephash.errors import BusyError, ConfigError, DeephashError
 from deephash.files import ERROR, MANIFEST, write_json, write_text
 from deephash.jobs.shared import run_folder
 from deephash.jobs.states import State, epochs_done, state_of
 from deephash.jobs.training import refuse_another
 from deephash.launchers.process import Job
+from deephash.locks import Lock
 from deephash.words import clock, number
 
 Config = dict[str, Any]
@@ -200,8 +200,7 @@ def write_manifest(
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / MANIFEST
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with Lock.wait(folder / LOCK, "which adds its jobs to the same sweep"):
         known = json.loads(file.read_text())["jobs"] if file.is_file() else []
         listed = {job["run"]: job for job in known} | {
             job.name: {
