@@ -1,6 +1,7 @@
 import io
 import json
 import lzma
+import math
 import os
 import pickle
 import tracemalloc
@@ -14,6 +15,7 @@ from deephash.engine.run import RunFolder
 from deephash.errors import FileError
 from deephash.files import (
     expect,
+    finite,
     read_arrays,
     read_bytes,
     read_json,
@@ -181,6 +183,13 @@ def test_json_that_is_refused(file, text, reason):
 def test_json_of_many_digits_is_refused(file):
     file.write_text('{"a": ' + "9" * 5000 + "}")
     assert refusal(read_json, file).startswith("it is not JSON that can be read: Exceeds the limit")
+
+
+def test_json_of_a_number_beyond_64_bits_is_refused(file):
+    file.write_text(json.dumps({"a": -(2**64) + 1, "b": "1" * 30, "c": 1e300}))
+    assert read_json(file)["a"] == -(2**64) + 1
+    file.write_text(json.dumps({"a": 2**64}))
+    assert "184467440737... is too large for 64 bits" in refusal(read_json, file)
 
 
 def test_brackets_in_strings_nest_nothing(file):
@@ -370,9 +379,20 @@ def test_expected_kinds():
         ({"a.b": str}, "a.b is a whole number, not a text"),
         ({"a.c": (int, str)}, "a.c is nothing, not a whole number or a text"),
         ({"d?": int}, "d is a text, not a whole number"),
+        ({"e": [str]}, "e is a list, not a list whose values are a text"),
+        ({"a.*": int}, "a.c is nothing, not a whole number"),
     ]:
         assert refusal(expect, good, kinds, file) == said
     assert (
         refusal(expect, {"a": True}, {"a": int}, file) == "a is true or false, not a whole number"
     )
     assert refusal(expect, [1], {"a": int}, file) == "its content is a list, not a mapping"
+
+
+def test_expected_numbers_are_finite_and_fit_64_bits():
+    file = Path("a.json")
+    expect({"a": math.nan, "b": [1, None, 2.5], "c": None}, {"a": float, "b": [float, None]}, file)
+    expect({"c": None}, {"c.d.e?": int, "x.y?": int}, file)
+    assert refusal(expect, {"a": math.inf}, {"a": finite}, file) == "a is inf, not a number"
+    said = "a is a number too large for 64 bits, not a number"
+    assert refusal(expect, {"a": 10**30}, {"a": float}, file) == said

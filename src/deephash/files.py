@@ -6,6 +6,7 @@ whatever is wrong with it: a bad file ends in a sentence and never costs much me
 
 import json
 import lzma
+import math
 import os
 import re
 import stat
@@ -264,7 +265,7 @@ def parse_json(
     if opened > DEEPEST and _depth(text) > DEEPEST:
         raise refuse(f"it is nested more than {DEEPEST} times")
     try:
-        result = json.loads(text)
+        result = json.loads(text, parse_int=_integer if _DIGITS.search(text) else None)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         said = "it is empty" if not text.strip() else f"it is not JSON ({where}: {error.msg})"
@@ -291,6 +292,16 @@ _KINDS: Mapping[type, str] = {
 }
 
 _STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+
+
+_DIGITS = re.compile(r"\d{19}")
+
+
+def _integer(text: str) -> int:
+    value = int(text)
+    if value.bit_length() > 64:
+        raise ValueError(f"the number {text[:12]}... is too large for 64 bits")
+    return value
 
 
 def _all(kind: type | tuple[type, ...]) -> tuple[type, ...]:
@@ -498,8 +509,12 @@ def _array(archive: Any, name: str, member: Any) -> Any:
     return array
 
 
-Kind = type | None | tuple[type | None, ...]
-"""A type, None for null, or several of them."""
+class finite:
+    """Stands in ``expect`` for a number that is neither infinite nor nan."""
+
+
+Kind = type | None | list[Any] | tuple[Any, ...]
+"""A type, None for null, ``[kind, ...]`` for a list of such values, a tuple for one of several."""
 
 
 def expect(
@@ -510,8 +525,10 @@ def expect(
     Args:
         values: read from a file.
         kinds: for each key, with dots for nested ones, the type of its value; ``None`` stands for
-            null, a tuple for several, ``object`` for any. ``float`` accepts whole numbers, and
-            neither ``float`` nor ``int`` accepts booleans. A key that ends in ``?`` may be missing.
+            null, ``[type]`` for a list of such values, a tuple for one of several, ``object`` for
+            any. ``float`` accepts whole numbers, ``finite`` neither nan nor infinity, and no number
+            is a boolean or too large for 64 bits. ``*`` stands for all keys of a mapping. A key
+            that ends in ``?`` may be missing, and so may the mappings that it is in.
         path: of the file.
         what: kind of the file, for the message.
         advice: what to do about it.
@@ -525,32 +542,62 @@ def expect(
         deephash.errors.FileError: cannot read the file report.json: metrics.map is a text, ...
     """
     for dotted, kind in kinds.items():
-        optional, value = dotted.endswith("?"), values
-        seen: list[str] = []
-        for name in dotted.removesuffix("?").split("."):
-            if not isinstance(value, Mapping):
-                where = ".".join(seen) or "its content"
-                found = _KINDS.get(type(value), type(value).__name__)
-                raise FileError(path, f"{where} is {found}, not a mapping", what, advice)
-            seen.append(name)
-            if name not in value:
-                if optional:
-                    break
-                raise FileError(path, f"it has no {'.'.join(seen)}", what, advice)
-            value = value[name]
-        else:
-            kinds_of_one = kind if isinstance(kind, tuple) else (kind,)
-            if not any(_is(value, one) for one in kinds_of_one):
-                wanted = " or ".join(
-                    _KINDS.get(type(None) if one is None else one, str(one)) for one in kinds_of_one
-                )
-                found = _KINDS.get(type(value), type(value).__name__)
-                raise FileError(path, f"{'.'.join(seen)} is {found}, not {wanted}", what, advice)
+        names = dotted.removesuffix("?").split(".")
+        reason = _unexpected(values, names, kind, dotted.endswith("?"), "")
+        if reason:
+            raise FileError(path, reason, what, advice)
 
 
-def _is(value: Any, kind: type | None) -> bool:
+def _unexpected(value: Any, names: list[str], kind: Kind, optional: bool, where: str) -> str:
+    """What is wrong with the value at a path of keys; empty if nothing is."""
+    if not names:
+        if _is(value, kind):
+            return ""
+        return f"{where} is {_name_of(value)}, not {_spelled(kind)}"
+    if value is None and optional:
+        return ""
+    if not isinstance(value, Mapping):
+        return f"{where or 'its content'} is {_name_of(value)}, not a mapping"
+    name, *rest = names
+    keys = list(value) if name == "*" else [name]
+    for key in keys:
+        here = f"{where}.{key}" if where else str(key)
+        if key not in value:
+            return "" if optional else f"it has no {here}"
+        if reason := _unexpected(value[key], rest, kind, optional, here):
+            return reason
+    return ""
+
+
+def _is(value: Any, kind: Kind) -> bool:
+    if isinstance(kind, tuple):
+        return any(_is(value, one) for one in kind)
+    if isinstance(kind, list):
+        return isinstance(value, list) and all(_is(one, tuple(kind)) for one in value)
     if kind is None:
         return value is None
-    if kind in (int, float) and isinstance(value, bool):
-        return False
-    return isinstance(value, (int, float) if kind is float else kind)
+    if kind in (int, float, finite):
+        if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
+            return False
+        if isinstance(value, int):
+            return -(1 << 63) <= value < 1 << 64
+        return kind is float or math.isfinite(value)
+    return isinstance(value, kind)
+
+
+def _name_of(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 64:
+        return "a number too large for 64 bits"
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return _KINDS.get(type(value), type(value).__name__)
+
+
+def _spelled(kind: Kind) -> str:
+    if isinstance(kind, tuple):
+        return " or ".join(dict.fromkeys(map(_spelled, kind)))
+    if isinstance(kind, list):
+        return f"a list whose values are {_spelled(tuple(kind))}"
+    if kind is None:
+        return "null"
+    return "a number" if kind is finite else _KINDS.get(kind, kind.__name__)

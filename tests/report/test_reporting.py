@@ -242,7 +242,9 @@ def test_runs_that_do_not_compare_are_not_compared_and_it_is_said(outputs):
     write_arrays(codes, arrays | {"fingerprint": "0"})
     assert "other data than its report" in refused()
     codes.write_bytes(b"PK\x03\x04")
-    with pytest.raises(NotComparableError, match=r"no codes\.npz"):
+    with pytest.raises(
+        NotComparableError, match=r"it is cut off, or not an npz file \(codes\.npz\)"
+    ):
         judge(codes.parent, told.report)
 
 

@@ -391,11 +391,11 @@ def test_codes_of_a_run(tmp_path):
     ("arrays", "words"),
     [
         ({"database_ids": ["a", "a"]}, "unique"),
-        ({"database_ids": ["a"]}, "2 codes, but 1 ids"),
+        ({"database_ids": ["a"]}, "there are 2 codes"),
         ({"nbit": 9}, "database_codes has 1 bytes"),
-        ({"nbit": [8]}, "nbit must be"),
+        ({"nbit": [8]}, "not a number of bits"),
         ({"database_codes": np.ones((2, 8))}, "database_codes must be packed"),
-        ({"database_ids": np.array([None, 1])}, "cannot be read"),
+        ({"database_ids": np.array([None, 1])}, "holds Python objects"),
     ],
 )
 def test_codes_of_a_run_that_do_not_fit(tmp_path, arrays, words):
@@ -406,19 +406,19 @@ def test_codes_of_a_run_that_do_not_fit(tmp_path, arrays, words):
 
 
 def test_what_is_no_run(tmp_path):
-    with pytest.raises(DataError, match=r"codes\.npz cannot be read"):
+    with pytest.raises(DataError, match=r"codes\.npz: it does not exist"):
         Index.from_run(tmp_path)
     file = tmp_path / "codes.npz"
     np.savez(file, nbit=8)
-    with pytest.raises(DataError, match=r"is not of a run: .*database_codes"):
+    with pytest.raises(DataError, match=r"it has no array database_codes, database_ids"):
         Index.from_run(tmp_path)
     for data in (b"", b"text", file.read_bytes()[:50]):
         file.write_bytes(data)
-        with pytest.raises(DataError, match="cannot be read"):
+        with pytest.raises(DataError, match="cannot read the codes"):
             Index.from_run(tmp_path)
     with file.open("wb") as opened:
         np.save(opened, np.zeros(3))
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="cannot read the codes"):
         Index.from_run(tmp_path)
 
 
@@ -455,3 +455,22 @@ def test_without_faiss_there_is_a_word(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "faiss", None)
     with pytest.raises(DataError, match="pip install faiss-cpu"):
         Index(8).to_faiss()
+
+
+def test_ids_that_are_no_text_are_told(tmp_path):
+    file = tmp_path / "index"
+    index = Index(8)
+    index.add(np.zeros((2, 1), np.uint8), ["ab", "cd"])
+    index.save(file)
+    data = bytearray(file.read_bytes())
+    data[-1] = 0xFF  # of the last id
+    data[32:36] = zlib.crc32(bytes(data[64:])).to_bytes(4, "little")  # as another program writes it
+    data[60:64] = zlib.crc32(bytes(data[:60])).to_bytes(4, "little")
+    file.write_bytes(data)
+    with pytest.raises(DataError, match="is damaged: the id b'c.xff' is not UTF-8"):
+        Index.load(file, mmap=False)
+    loaded = Index.load(file)
+    with pytest.raises(DataError, match="an id of the index is not UTF-8"):
+        loaded.search(np.zeros((1, 1), np.uint8), k=2)
+    with pytest.raises(DataError, match="an id of the index is not UTF-8"):
+        print(loaded.ids)

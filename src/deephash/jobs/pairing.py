@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
 from deephash import retrieval
+from deephash.errors import DataError, FileError
 from deephash.report.cells import Entry, entries
 from deephash.report.grid import SEED, Job, Key, Section
 from deephash.report.pairs import Pair, Pairs, Refused, references
@@ -101,53 +101,57 @@ def judge(run: Path, report: Mapping[str, Any]) -> Judged:
         NotComparableError: if its codes are gone, or are not those of the report.
     """
     try:
-        with (run / "codes.npz").open("rb") as opened, np.load(opened) as file:
-            arrays = dict(file)
-    except (OSError, ValueError, BadZipFile) as error:
-        raise NotComparableError("a run has no codes.npz that can be read") from error
+        codes = retrieval.StoredCodes.read(run / "codes.npz")
+    except FileError as error:
+        raise NotComparableError(f"{run.name}: {error.reason} (codes.npz)") from error
     told = report["metrics"]["conventions"]
-    if str(arrays["fingerprint"]) != report["protocol"]["fingerprint"]:
+    if codes.fingerprint != report["protocol"]["fingerprint"]:
         raise NotComparableError("codes.npz of a run is of other data than its report")
-    precision = retrieval.counted_precision(_ranking(arrays, told), _convention(arrays, told))
+    try:
+        precision = retrieval.counted_precision(_ranking(codes, told), _convention(codes, told))
+    except DataError as error:
+        raise NotComparableError(f"codes.npz and report.json of {run.name}: {error}") from error
     counted = precision[np.isfinite(precision)]
     found = float(counted.mean()) if len(counted) else 0.0
     if not math.isclose(found, report["metrics"]["map"], rel_tol=0, abs_tol=1e-9):
         raise NotComparableError("codes.npz of a run is not what its report measured")
-    return Judged(arrays["query_ids"], precision)
+    return Judged(codes.query.ids, precision)
 
 
-def _ranking(arrays: Mapping[str, Any], told: Mapping[str, Any]) -> retrieval.Ranking:
-    nbit, sides = int(arrays["nbit"]), ("query", "database")
-    if "query_labels" not in arrays:
-        raise NotComparableError("codes.npz of a run has no labels: lists say what is relevant")
-    codes = [arrays[f"{side}_codes"] for side in sides]
+def _ranking(stored: retrieval.StoredCodes, told: Mapping[str, Any]) -> retrieval.Ranking:
+    nbit, labels, codes = stored.nbit, [], []
+    for name, side in (("query", stored.query), ("database", stored.database)):
+        if side.labels is None:
+            raise NotComparableError("codes.npz of a run has no labels: lists say what is relevant")
+        labels.append(side.labels)
+        if told.get("ternary") is None:
+            codes.append(side.codes)
+            continue
+        if side.undecided is None:
+            raise NotComparableError("codes.npz of a run does not say which bits are undecided")
+        bits, mask = retrieval.unpack(side.codes, nbit), retrieval.unpack(side.undecided, nbit)
+        codes.append(retrieval.pack_ternary(bits, mask, name))
     if told.get("ternary") is not None:
-        codes = [
-            retrieval.pack_ternary(
-                retrieval.unpack(code, nbit),
-                retrieval.unpack(arrays[f"{side}_undecided"], nbit),
-                side,
-            )
-            for code, side in zip(codes, sides, strict=True)
-        ]
         nbit *= 4
-    labels = [arrays[f"{side}_labels"] for side in sides]
     if told.get("own") is None:
         return retrieval.Ranking(codes[0], codes[1], labels[0], labels[1], nbit)
-    place = {name: row for row, name in enumerate(arrays["database_ids"].tolist())}
-    own = np.array([place.get(name, -1) for name in arrays["query_ids"].tolist()])
+    place = {name: row for row, name in enumerate(stored.database.ids.tolist())}
+    own = np.array([place.get(name, -1) for name in stored.query.ids.tolist()])
     return retrieval.LeaveOneOutRanking(codes[0], codes[1], labels[0], labels[1], nbit, own)
 
 
-def _convention(arrays: Mapping[str, Any], told: Mapping[str, Any]) -> retrieval.Convention:
-    held = len(arrays["database_codes"]) - (told.get("own") is not None)
+def _convention(stored: retrieval.StoredCodes, told: Mapping[str, Any]) -> retrieval.Convention:
+    held = len(stored.database.codes) - (told.get("own") is not None)
+    missing = [key for key in ("top", "ties", "denominator", "empty") if told.get(key) is None]
+    if missing:
+        raise NotComparableError(f"the report of a run does not say its {', '.join(missing)}")
     whole = told["top"] >= held
     return retrieval.Convention(
         top=None if whole else told["top"],
         ties=told["ties"],
         denominator=told["denominator"],
         empty=told["empty"],
-        seed=told["seed"] or 0,
+        seed=told.get("seed") or 0,
     )
 
 

@@ -14,7 +14,7 @@ from deephash.engine import checkpoint
 from deephash.engine.evaluate import Codes, Evaluation
 from deephash.engine.run import RunFolder
 from deephash.errors import DataError, TrainingError
-from deephash.files import write_arrays, write_json
+from deephash.files import write_json
 
 log = logging.getLogger("deephash")
 
@@ -58,17 +58,16 @@ def save_codes(path: Path, codes: Codes, data: Any, evaluation: Evaluation) -> N
     undecided, packed likewise.
     """
     split, ternary = data.split, evaluation.ternary
-    roles = {"query": split.queries, "database": split.database}
-    arrays: dict[str, Any] = {"fingerprint": data.facts.fingerprint, "nbit": codes.z.shape[1]}
-    sides = evaluation.sides(codes, split.queries, split.database)
-    for (role, ids), z in zip(roles.items(), sides, strict=True):
-        arrays[f"{role}_codes"] = retrieval.pack(retrieval.binarize(z))
-        if ternary is not None:
-            arrays[f"{role}_undecided"] = retrieval.pack(retrieval.undecided(z, ternary))
-        if data.truth is None:
-            arrays[f"{role}_labels"] = data.labels(ids).cpu().numpy().astype(bool)
-        arrays[f"{role}_ids"] = np.array([data.images.ids[i] for i in ids])
-    write_arrays(path, arrays)
+    roles = (split.queries, split.database)
+    sides = []
+    for ids, z in zip(roles, evaluation.sides(codes, *roles), strict=True):
+        undecided = None if ternary is None else retrieval.pack(retrieval.undecided(z, ternary))
+        labels = data.labels(ids).cpu().numpy().astype(bool) if data.truth is None else None
+        names = np.array([data.images.ids[i] for i in ids])
+        packed = retrieval.pack(retrieval.binarize(z))
+        sides.append(retrieval.StoredSide(packed, names, labels, undecided))
+    stored = retrieval.StoredCodes(data.facts.fingerprint, codes.z.shape[1], *sides)
+    stored.write(path)
 
 
 def deterministic(wanted: bool) -> None:

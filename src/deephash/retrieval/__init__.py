@@ -99,6 +99,7 @@ from deephash.retrieval.paired import PairedDifference, counted_precision, paire
 from deephash.retrieval.ranking import Ranking
 from deephash.retrieval.report import describe_codes, evaluate_codes, rank_codes
 from deephash.retrieval.revisited import RevisitedResult, revisited, trapezoid_precision
+from deephash.retrieval.stored import StoredCodes, StoredSide
 from deephash.retrieval.truth import IndexLists, Setup, Truth
 
 __all__ = [
@@ -129,6 +130,8 @@ __all__ = [
     "RevisitedResult",
     "Separability",
     "Setup",
+    "StoredCodes",
+    "StoredSide",
     "Truth",
     "UndefinedError",
     "Within",

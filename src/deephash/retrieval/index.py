@@ -33,16 +33,15 @@ Zeros fill the gap between codes and ids, which is there even if no ids follow.
 import logging
 import os
 import struct
-import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from deephash.errors import DataError
+from deephash.errors import DataError, FileError
 from deephash.extras import import_extra
 from deephash.files import write_atomic
 from deephash.retrieval.codes import (
@@ -56,6 +55,7 @@ from deephash.retrieval.codes import (
     popcount,
     whole,
 )
+from deephash.retrieval.stored import read_database
 
 Ids = ArrayLike | Sequence[int] | Sequence[str]
 log = logging.getLogger(__name__)
@@ -306,6 +306,8 @@ class Index:
             checked(index._codes, nbit, f"{path}: its codes array")
         if kind != _RUNNING:
             raw = body[ids - _CODES : whole - _CODES]
+            if kind == _TEXT and not mmap:
+                _check_text(raw.view(f"S{width}"), path)
             index._ids = raw.view("<i8" if kind == _NUMBERS else f"S{width}")
             index._runs = None
         index._size = size
@@ -326,18 +328,12 @@ class Index:
         """
         path = Path(folder)
         path = path / "codes.npz" if path.is_dir() else path
+        nbit, codes, ids = read_database(path)
+        index = cls(nbit)
         try:
-            with path.open("rb") as file:
-                arrays = np.load(file, allow_pickle=False)
-                if not isinstance(arrays, Mapping):
-                    raise ValueError("it holds one array, not several with names")
-                nbit, codes, ids = (arrays[f] for f in ("nbit", "database_codes", "database_ids"))
-        except KeyError as error:
-            raise DataError(f"{path} is not of a run: {error.args[0]}") from error
-        except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(f"{path} cannot be read as the codes of a run: {error}") from error
-        index = cls(nbit[()])
-        index.add(checked(codes, index.nbit, "database_codes"), ids)
+            index.add(codes, ids)
+        except DataError as error:
+            raise FileError(path, str(error), "codes") from error
         return index
 
     def to_faiss(self) -> Any:
@@ -412,7 +408,15 @@ class Index:
         if self._ids is None:
             return place
         ids = self._ids[place]
-        return np.char.decode(ids, "utf-8") if ids.dtype.kind == "S" else ids.astype(np.int64)
+        if ids.dtype.kind != "S":
+            return ids.astype(np.int64)
+        try:
+            return np.char.decode(ids, "utf-8")
+        except UnicodeDecodeError as error:  # opened by mmap, so that nothing was checked
+            raise DataError(
+                f"an id of the index is not UTF-8, {error.object[:40]!r}: its file is damaged, "
+                "which Index.load(path, mmap=False) checks"
+            ) from error
 
 
 class _Nearest:
@@ -558,6 +562,14 @@ def _opened(header: bytes, path: Path) -> tuple[int, int, int, int, int]:
     if not widths.get(kind, False) or not 0 < nbit <= np.iinfo(np.int16).max:
         raise DataError(f"{path} is no index: K={nbit}, ids of kind {kind} in {width} bytes")
     return nbit, size, kind, width, check
+
+
+def _check_text(ids: Array, path: Path) -> None:
+    """Refuse ids that are not UTF-8, or end in a zero that is no filling."""
+    try:
+        np.char.decode(ids, "utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is damaged: the id {error.object[:40]!r} is not UTF-8") from error
 
 
 def _faiss() -> Any:

@@ -1,0 +1,142 @@
+"""``codes.npz``: the packed codes of queries and database, written and read in one place."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from deephash.errors import DataError, FileError
+from deephash.files import read_arrays, write_arrays
+from deephash.retrieval.codes import checked
+
+WHAT = "codes"
+ADVICE = "python evaluate.py run=FOLDER writes the codes of a run again."
+
+
+@dataclass(frozen=True)
+class StoredSide:
+    """Queries or database, n images."""
+
+    codes: npt.NDArray[np.uint8]  # (n, ceil(K / 8)), packed
+    ids: npt.NDArray[Any]  # (n,) text or integers
+    labels: npt.NDArray[np.bool_] | None = None  # (n, C); None where lists say what is relevant
+    undecided: npt.NDArray[np.uint8] | None = None  # as codes; None unless codes are ternary
+
+
+@dataclass(frozen=True)
+class StoredCodes:
+    """The content of ``codes.npz``.
+
+    Example:
+        >>> codes = StoredCodes.read(Path("outputs/.../codes.npz"))  # doctest: +SKIP
+        >>> codes.nbit, codes.query.codes.shape  # doctest: +SKIP
+        (64, (1000, 8))
+    """
+
+    fingerprint: str  # of the data
+    nbit: int  # K
+    query: StoredSide
+    database: StoredSide
+
+    def write(self, path: Path) -> None:
+        """Write the file, atomically."""
+        arrays: dict[str, Any] = {"fingerprint": self.fingerprint, "nbit": self.nbit}
+        for role, side in (("query", self.query), ("database", self.database)):
+            arrays[f"{role}_codes"] = side.codes
+            if side.undecided is not None:
+                arrays[f"{role}_undecided"] = side.undecided
+            if side.labels is not None:
+                arrays[f"{role}_labels"] = side.labels
+            arrays[f"{role}_ids"] = side.ids
+        write_arrays(path, arrays)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read and check the file.
+
+        Args:
+            path: of the file.
+
+        Raises:
+            FileError: it is missing, damaged, or its arrays do not fit each other.
+        """
+        roles = ("query", "database")
+        optional = [f"{role}_{name}" for role in roles for name in ("labels", "undecided")]
+        wanted = [
+            "fingerprint",
+            "nbit",
+            *(f"{r}_{name}" for r in roles for name in ("codes", "ids")),
+        ]
+        arrays = read_arrays(path, WHAT, wanted, optional, ADVICE)
+        try:
+            nbit = _nbit(arrays)
+            sides = [_side(arrays, role, nbit) for role in roles]
+            for name in ("labels", "undecided"):
+                there = [getattr(side, name) is not None for side in sides]
+                if there[0] != there[1]:
+                    raise DataError(f"only one of its two sides has {name}")
+            first, last = sides
+            if (
+                first.labels is not None
+                and last.labels is not None
+                and first.labels.shape[1] != last.labels.shape[1]
+            ):
+                raise DataError(
+                    f"labels of {first.labels.shape[1]} classes for the queries and of "
+                    f"{last.labels.shape[1]} for the database"
+                )
+            return cls(_text(arrays, "fingerprint"), nbit, first, last)
+        except DataError as error:
+            raise FileError(path, str(error), WHAT, ADVICE) from error
+
+
+def read_database(path: Path) -> tuple[int, npt.NDArray[np.uint8], npt.NDArray[Any]]:
+    """Read K, the packed codes and the ids of the database alone; nothing else need be there.
+
+    Raises:
+        FileError: as of ``StoredCodes.read``.
+    """
+    arrays = read_arrays(path, WHAT, ["nbit", "database_codes", "database_ids"], advice=ADVICE)
+    try:
+        nbit = _nbit(arrays)
+        side = _side(arrays, "database", nbit)
+    except DataError as error:
+        raise FileError(path, str(error), WHAT, ADVICE) from error
+    return nbit, side.codes, side.ids
+
+
+def _nbit(arrays: Mapping[str, Any]) -> int:
+    nbit = arrays["nbit"]
+    if nbit.ndim or nbit.dtype.kind not in "iu" or not 1 <= int(nbit) <= np.iinfo(np.int16).max:
+        raise DataError(f"nbit is {nbit.dtype} {nbit.shape}, not a number of bits")
+    return int(nbit)
+
+
+def _text(arrays: Mapping[str, Any], name: str) -> str:
+    value = arrays[name]
+    if value.ndim or value.dtype.kind != "U":
+        raise DataError(f"{name} is {value.dtype} {value.shape}, not a text")
+    return str(value)
+
+
+def _side(arrays: Mapping[str, Any], role: str, nbit: int) -> StoredSide:
+    codes = checked(arrays[f"{role}_codes"], nbit, f"{role}_codes")
+    count = len(codes)
+    ids = arrays[f"{role}_ids"]
+    if ids.shape != (count,) or ids.dtype.kind not in "iuU":
+        raise DataError(f"{role}_ids are {ids.dtype} {ids.shape}, and there are {count} codes")
+    labels, mask = arrays.get(f"{role}_labels"), arrays.get(f"{role}_undecided")
+    if labels is not None and (
+        labels.ndim != 2 or len(labels) != count or labels.dtype != np.bool_
+    ):
+        raise DataError(
+            f"{role}_labels are {labels.dtype} {labels.shape}, and there are {count} codes"
+        )
+    if mask is not None:
+        mask = checked(mask, nbit, f"{role}_undecided")
+        if len(mask) != count:
+            raise DataError(f"{role}_undecided has {len(mask)} rows, and there are {count} codes")
+    return StoredSide(codes, ids, labels, mask)
