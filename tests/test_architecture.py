@@ -14,7 +14,7 @@ SOURCE = ROOT / "src" / "deephash"
 FLOORS = [
     "records errors words",
     "extras files",
-    "bars",
+    "bars torch_files",
     "locks",
     "losses codebooks similarities models",
     "methods data retrieval loggers report launchers",

@@ -1,6 +1,8 @@
 """Features in the formats of the field: what is read, how roles meet, and what is refused."""
 
+import pickle
 import sys
+from fractions import Fraction
 from types import SimpleNamespace
 
 import h5py
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
+from scipy.io import savemat
 
 from deephash.data.feature_files import read_features, write_features
 from deephash.data.features import Features
@@ -131,6 +134,175 @@ def test_landmarks_do_not_take_the_memory_of_a_dense_matrix(tmp_path):
     assert images.inputs.dtype == np.float16
 
 
+def as_pickle(path, held):
+    path.with_suffix(".pkl").write_bytes(pickle.dumps(held | {"ids": held["ids"].tolist()}))
+
+
+def as_torch_arrays(path, held):
+    torch.save(held, path.with_suffix(".pt"), pickle_protocol=4)
+
+
+def as_old_torch(path, held):
+    torch.save(held, path.with_suffix(".pth"), _use_new_zipfile_serialization=False)
+
+
+def as_tuple(path, held):
+    torch.save((held["features"], held["labels"].tolist(), held["ids"]), path.with_suffix(".pt"))
+
+
+def as_lists(path, held):
+    torch.save(
+        {"features": [torch.from_numpy(row) for row in held["features"]],
+         "labels": [torch.tensor(one) for one in held["labels"].tolist()],
+         "ids": held["ids"].tolist()},
+        path.with_suffix(".pt"),
+    )  # fmt: skip
+
+
+def as_bare_tensors(path, held):
+    torch.save(torch.from_numpy(held["features"]), path.with_suffix(".pt"))
+    for name in ("labels", "ids"):
+        torch.save(held[name], path.with_name(f"{path.name}_{name}.pt"))
+
+
+def as_dict_in_npy(path, held):
+    np.save(path.with_suffix(".npy"), held, allow_pickle=True)
+
+
+def as_objects_in_npz(path, held):
+    np.savez(path, **held | {"ids": held["ids"].astype(object), "args": np.array([{}], object)})
+
+
+def as_fortran_npy(path, held):
+    as_npy(path, held | {"features": np.asfortranarray(held["features"])})
+
+
+def as_matlab(path, held):
+    savemat(path.with_suffix(".mat"), held | {"labels": held["labels"].astype(float)[:, None]})
+
+
+MORE = [as_pickle, as_torch_arrays, as_old_torch, as_tuple, as_lists, as_bare_tensors,
+        as_dict_in_npy, as_objects_in_npz, as_fortran_npy, as_matlab]  # fmt: skip
+
+
+@pytest.mark.parametrize("write", MORE)
+def test_what_people_have_gives_the_same_set(write, tmp_path):
+    (tmp_path / "a").mkdir()
+    for role, count in ROLES.items():
+        as_npz(tmp_path / role, arrays(role, count))
+        write(tmp_path / "a" / role, arrays(role, count))
+    one, other = Features(tmp_path).load(), Features(tmp_path / "a").load()
+    if write is not as_matlab:  # which pads text to one length
+        assert one.ids == other.ids
+    assert np.array_equal(one.inputs[:], other.inputs[:])
+    assert other.inputs[:].dtype == np.float32
+    assert (one.labels != other.labels).nnz == 0 and one.classes == other.classes
+
+
+@pytest.mark.parametrize("kind", ["f8", "f2", "i4", "i8", "?", "u1"])
+@pytest.mark.parametrize("write", [as_npz, as_torch_arrays, as_npy, as_hdf5])
+def test_every_plain_type_is_read(kind, write, tmp_path):
+    values = (RNG.normal(size=(9, 4)) * 3).astype(kind)
+    for role, count in ROLES.items():
+        write(tmp_path / role, arrays(role, count) | {"features": values[:count]})
+    found = Features(tmp_path).load().inputs
+    assert found.dtype == (np.float16 if kind == "f2" else np.float32)
+    assert np.array_equal(found[:9], values.astype(found.dtype))
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.array(["a", "b", "c", "a", "b"]),
+        np.array([b"a", b"b", b"c", b"a", b"b"]),
+        ["a", "b", "c", "a", "b"],
+        np.array(["a", "b", "c", "a", "b"], object),
+    ],
+)
+def test_labels_may_be_names(labels, tmp_path):
+    for role, count in ROLES.items():
+        held = arrays(role, count)
+        torch.save(held | {"labels": np.array(list("abc") * 3)[:count]}, tmp_path / f"{role}.pt")
+    torch.save(arrays("train", 5) | {"labels": labels}, tmp_path / "train.pt")
+    images = Features(tmp_path).load()
+    assert images.classes == ("a", "b", "c")
+    assert images.labels[images.lists["train"]].indices.tolist() == [0, 1, 2, 0, 1]
+    torch.save(arrays("train", 5), tmp_path / "train.pt")
+    with pytest.raises(DataError, match=r"are names and those of .*are int64"):
+        Features(tmp_path).load()
+
+
+@pytest.mark.parametrize("shape", [(5, 1), (1, 5)])
+def test_a_column_of_class_indices_is_no_multi_hot_row(shape, tmp_path):
+    spoiled(tmp_path, labels=np.array([0, 1, 1, 0, 2]).reshape(shape))
+    images = Features(tmp_path).load()
+    assert images.labels[images.lists["train"]].indices.tolist() == [0, 1, 1, 0, 2]
+    spoiled(tmp_path, labels=np.array([0, 1, 1, 0, 1]).reshape(shape))
+    images = Features(tmp_path).load()
+    assert images.labels[images.lists["train"]].indices.tolist() == [0, 1, 1, 0, 1]
+
+
+def test_classes_counted_from_one_are_told(tmp_path, caplog):
+    for role, count in ROLES.items():
+        held = arrays(role, count)
+        as_npz(tmp_path / role, held | {"labels": held["labels"] + 1})
+    Features(tmp_path).load()
+    assert "no image has the class 0" in caplog.text and "first_class=1" in caplog.text
+    caplog.clear()
+    Features(tmp_path, first_class=1).load()
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    "saved, message",
+    [
+        ({"features": torch.eye(4).to_sparse()}, "features is a sparse tensor"),
+        ({"features": [torch.ones(4), torch.ones(3)]}, "a list with rows of 2 shapes"),
+        ({"features": [None, torch.ones(3)]}, "a list with a NoneType"),
+        ({"features": {"a": 1}}, "features is a dict of a"),
+        ({"features": "a.npy"}, "features is a str"),
+        ({"features": np.ones((5, 4)), "labels": Fraction(1)}, "labels is an object of fractions"),
+        (torch.nn.Linear(2, 3), "holds a network, an object of torch.nn.modules.linear.Linear"),
+        (torch.nn.Linear(2, 3).state_dict(), "looks like a state dict of 2 tensors"),
+        ("text", "holds a str"),
+        (Fraction(1), "holds an object of fractions.Fraction"),
+        ({"features": torch.ones(4, 5), "labels": torch.ones(5)}, "They look turned over"),
+        ({"features": np.zeros((5, 4), "c8")}, "must be .n, D. floats, or integers or bools"),
+        ({"features": np.zeros((5, 4)), "labels": list("01234")}, "numbers as text"),
+        ({"features": np.zeros((5, 4)), "labels": np.array([0, 1, 2, 2**31 - 1, 0])},
+         r"row 3 of .*train\.pt has the class 2147483647"),
+        ({"features": np.zeros((5, 4)), "labels": np.full(5, 2**64 - 1, "u8")}, "has the class"),
+        ({"features": np.zeros((5, 4)), "labels": np.arange(5.0)}, r"labels\.astype\('int64'\)"),
+    ],
+)  # fmt: skip
+def test_what_is_no_feature_is_told_in_our_words(saved, message, tmp_path):
+    for role in ("database", "test"):
+        held = arrays(role, ROLES[role])
+        if isinstance(saved, dict) and isinstance(saved.get("labels"), list):
+            held["labels"] = held["labels"].astype(str)
+        as_npz(tmp_path / role, held)
+    torch.save(saved, tmp_path / "train.pt")
+    with pytest.raises(DataError, match=message) as error:
+        Features(tmp_path).load()
+    assert "weights_only" not in str(error.value) and "allow_pickle" not in str(error.value)
+    assert "train.pt" in str(error.value) or "as text" in message
+
+
+def test_arrays_turned_over_are_told(tmp_path):
+    for role, count in ROLES.items():
+        as_npz(tmp_path / role, {"features": arrays(role, count)["features"].T})
+    with pytest.raises(DataError, match=r"(?s)several widths: \[3, 5, 9\].*save array\.T"):
+        Features(tmp_path).load()
+
+
+def test_matlab_of_another_version_is_told(tmp_path):
+    spoiled(tmp_path)
+    (tmp_path / "train.npz").unlink()
+    (tmp_path / "train.mat").write_bytes(b"MATLAB 7.3 MAT-file" + b" " * 600)
+    with pytest.raises(DataError, match="-v7"):
+        Features(tmp_path).load()
+
+
 def spoiled(tmp_path, role="train", **change):
     for name, count in ROLES.items():
         as_npz(tmp_path / name, arrays(name, count) | (change if name == role else {}))
@@ -140,7 +312,8 @@ def spoiled(tmp_path, role="train", **change):
     "change, message",
     [
         ({"features": np.zeros((5, 7), "f4")}, r"several widths: \[4, 7\]"),
-        ({"features": np.zeros((5, 4), int)}, r"train\.npz must be \(n, D\) floats"),
+        ({"features": np.zeros((5, 4), complex)}, r"train\.npz must be \(n, D\) floats"),
+        ({"features": np.zeros((5, 4), "m8[s]")}, r"train\.npz must be \(n, D\) floats"),
         ({"features": np.zeros(5, "f4")}, r"must be \(n, D\) floats"),
         ({"labels": np.arange(4)}, "5 features and 4 labels"),
         ({"labels": np.arange(5.0)}, r"labels of .*train\.npz must be class indices"),

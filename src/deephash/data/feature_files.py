@@ -1,16 +1,21 @@
 """Files of features: what the field's formats hold, and how ours are written."""
 
+import io
 import json
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from scipy.sparse import issparse
 
 from deephash.errors import DataError
 from deephash.extras import import_extra
-from deephash.files import write_json
+from deephash.files import MOST_RATIO, SMALL_UNPACKED, write_json
+from deephash.torch_files import Unread, described, is_module, read_pickle, read_torch
 
 ARRAY, NOTES = "features.npy", "features.json"
 """The files of a folder of features, beside its split file."""
@@ -18,11 +23,15 @@ ARRAY, NOTES = "features.npy", "features.json"
 FLUSH = 16  # blocks after which what was written is safe from a kill
 
 NAMES = {
-    "features": ("features", "codes", "embeddings", "descriptors", "x", "X"),
-    "labels": ("labels", "label", "targets", "y", "Y"),
+    "features": (
+        "features", "codes", "embeddings", "descriptors", "x", "X", "feature", "feats", "embedding",
+    ),
+    "labels": ("labels", "label", "targets", "y", "Y", "target"),
     "ids": ("ids", "id", "names", "paths"),
-}
+}  # fmt: skip
 """What the arrays of a file may be called."""
+
+WANTED = frozenset(name for names in NAMES.values() for name in names)
 
 
 def read_features(root: Path, name: str) -> dict[str, Any]:
@@ -39,12 +48,11 @@ def read_features(root: Path, name: str) -> dict[str, Any]:
         file = root / f"{name}{ending}"
         if file.is_file():
             try:
-                found = read(file)
+                return _checked(file, read(file))
             except DataError:
                 raise
             except Exception as error:  # a dozen kinds, by format
                 raise DataError(f"cannot read the features {file}: {error}") from error
-            return _checked(file, found)
     raise DataError(
         f"no features {name} in {root}: looked for {ARRAY} with a split file, and for "
         f"{name} with one of the endings {' '.join(READERS)}.\n"
@@ -58,21 +66,64 @@ def npy(file: Path) -> np.ndarray:
     return np.load(file, mmap_mode="c", allow_pickle=False)
 
 
-def _read_npy(file: Path) -> dict[str, Any]:
-    beside = {name: file.with_name(f"{file.stem}_{name}.npy") for name in ("labels", "ids")}
-    found: dict[str, Any] = {"features": npy(file)}
-    return found | {name: np.load(one) for name, one in beside.items() if one.is_file()}
+def _read_npy(file: Path) -> Any:
+    return _beside(file, _array_of(file))
+
+
+def _array_of(file: Path) -> Any:
+    """The array of a file, memory-mapped; what is in it, where that was pickled."""
+    with file.open("rb") as opened:
+        version = np.lib.format.read_magic(opened)
+        header = {(1, 0): np.lib.format.read_array_header_1_0,
+                  (2, 0): np.lib.format.read_array_header_2_0}.get(version)  # fmt: skip
+        if header is not None and header(opened)[2].hasobject:
+            return _unpickled(read_pickle(opened, file))
+    return npy(file)
+
+
+def _unpickled(array: Any) -> Any:
+    """What an array of one object holds, which is how NumPy saves a dict; others as they are."""
+    return array.item() if isinstance(array, np.ndarray) and not array.shape else array
+
+
+def _beside(file: Path, found: Any, read: Callable[[Path], Any] | None = None) -> Any:
+    """A bare array as features, with labels and ids of `NAME_labels` and `NAME_ids` beside it."""
+    if not isinstance(found, np.ndarray | torch.Tensor):
+        return found
+    arrays = {"features": found}
+    for name in ("labels", "ids"):
+        one = file.with_name(f"{file.stem}_{name}{file.suffix}")
+        if one.is_file():
+            arrays[name] = (read or _array_of)(one)
+    return arrays
 
 
 def _read_npz(file: Path) -> Mapping[str, Any]:
-    with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
-        return dict(arrays)
+    found: dict[str, Any] = {}
+    with zipfile.ZipFile(file) as archive, np.load(file, allow_pickle=False) as arrays:
+        unpacked = sum(one.file_size for one in archive.infolist()
+                       if one.filename.removesuffix(".npy") in WANTED)  # fmt: skip
+        if unpacked > SMALL_UNPACKED + MOST_RATIO * file.stat().st_size:
+            raise _unreadable(file, "the file", f"packed to less than 1 / {MOST_RATIO} of its size")
+        for name in arrays.files:
+            if name not in WANTED:  # of no use, and so it may be anything
+                found[name] = None
+                continue
+            try:
+                found[name] = arrays[name]
+            except ValueError:  # it holds objects: text of any length, or lists
+                with archive.open(f"{name}.npy") as opened:
+                    np.lib.format.read_magic(opened)
+                    np.lib.format.read_array_header_1_0(opened)
+                    found[name] = read_pickle(io.BytesIO(opened.read()), file)
+    return found
 
 
 def _read_safetensors(file: Path) -> Mapping[str, Any]:
     safe_open = _imported("safetensors", file).safe_open
-    with safe_open(str(file), framework="numpy") as arrays:
-        return {name: arrays.get_tensor(name) for name in arrays.keys()}  # noqa: SIM118
+    with safe_open(str(file), framework="torch") as arrays:
+        return {name: arrays.get_tensor(name) if name in WANTED else None
+                for name in arrays.keys()}  # noqa: SIM118  # fmt: skip
 
 
 def _read_hdf5(file: Path) -> Mapping[str, Any]:
@@ -80,26 +131,28 @@ def _read_hdf5(file: Path) -> Mapping[str, Any]:
     return dict(opened)
 
 
-def _read_torch(file: Path) -> Mapping[str, Any]:
-    import torch
-    from numpy._core.multiarray import _reconstruct  # what numpy's arrays of ids are saved by
+def _read_mat(file: Path) -> Mapping[str, Any]:
+    from scipy.io import loadmat
 
-    kinds = (np.dtypes.StrDType, np.dtypes.Int64DType, np.dtypes.Float32DType)
-    with torch.serialization.safe_globals([_reconstruct, np.ndarray, np.dtype, *kinds]):
-        try:
-            found = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError:  # a file of before torch 1.6 cannot be mapped
-            found = torch.load(file, map_location="cpu", weights_only=True)
-    if not isinstance(found, Mapping):
-        raise DataError(f"{file} holds a {type(found).__name__}, not a dict of arrays")
-    return {
-        name: value.float().numpy() if isinstance(value, torch.Tensor) and value.is_floating_point()
-        else np.asarray(value)
-        for name, value in found.items()
-    }  # fmt: skip
+    with file.open("rb") as opened:
+        if b"MATLAB 7.3" in opened.read(128) or opened.seek(0) or opened.read(4) == b"\x89HDF":
+            raise DataError(
+                f"{file} is of MATLAB's version 7.3, which turns arrays over. Save it with "
+                "save(..., '-v7')"
+            )
+    found = {name: value for name, value in loadmat(file).items() if not name.startswith("__")}
+    for name in NAMES["labels"]:  # numbers of MATLAB are doubles
+        one = found.get(name)
+        if isinstance(one, np.ndarray) and one.dtype.kind == "f" and (one == np.rint(one)).all():
+            found[name] = one.astype(np.int64)
+    return found
 
 
-READERS: dict[str, Callable[[Path], Mapping[str, Any]]] = {
+def _read_torch(file: Path) -> Any:
+    return _beside(file, read_torch(file), read_torch)
+
+
+READERS: dict[str, Callable[[Path], Any]] = {
     ".npy": _read_npy,
     ".npz": _read_npz,
     ".safetensors": _read_safetensors,
@@ -107,6 +160,9 @@ READERS: dict[str, Callable[[Path], Mapping[str, Any]]] = {
     ".hdf5": _read_hdf5,
     ".pt": _read_torch,
     ".pth": _read_torch,
+    ".pkl": _read_torch,
+    ".pickle": _read_torch,
+    ".mat": _read_mat,
     ".txt": _read_torch,
 }
 
@@ -115,34 +171,116 @@ def _imported(package: str, file: Path) -> Any:
     return import_extra(package, str(file), "write the arrays to an .npz file", DataError)
 
 
-def _checked(file: Path, found: Mapping[str, Any]) -> dict[str, Any]:
+def _checked(file: Path, found: Any) -> dict[str, Any]:
     """The arrays of a file under our names, known to fit each other."""
+    if isinstance(found, tuple | list) and 2 <= len(found) <= 3 and np.ndim(found[0]) == 2:
+        found = dict(zip(NAMES, found, strict=False))  # (features, labels) or (..., ids)
+    if is_module(found):
+        raise DataError(
+            f"{file} holds a network, {described(found)}, and no features. data.py encode makes "
+            "features of images; a network's weights are given as backbone.weights=FILE"
+        )
+    if not isinstance(found, Mapping):
+        what = described(found) if isinstance(found, Unread) else f"a {type(found).__name__}"
+        raise DataError(
+            f"{file} holds {what}, not a dict of arrays. Save "
+            "{'features': an (n, D) array, 'labels': an (n,) array}"
+        )
     known: dict[str, Any] = {}
     for ours, theirs in NAMES.items():
         name = next((one for one in theirs if one in found), None)
-        known[ours] = None if name is None else found[name]
+        known[ours] = None if name is None else _as_array(file, name, found[name])
     features = known["features"]
     if features is None or not hasattr(features, "dtype"):  # a group of HDF5 has none
+        if found and all(isinstance(one, torch.Tensor) for one in found.values()):
+            raise DataError(
+                f"{file} looks like a state dict of {len(found)} tensors, and has no features: "
+                f"{', '.join(map(str, list(found)[:3]))} ... A network's weights are given as "
+                "backbone.weights=FILE"
+            )
         raise DataError(
-            f"{file} has no features: its arrays are {', '.join(found) or 'none'}, and they should "
-            f"be called {' or '.join(NAMES['features'][:2])}, labels, ids"
+            f"{file} has no features: its arrays are {', '.join(map(str, found)) or 'none'}, and "
+            f"they should be called {' or '.join(NAMES['features'][:2])}, labels, ids"
         )
-    if len(features.shape) != 2 or np.dtype(features.dtype).kind != "f":
+    if len(features.shape) != 2 or np.dtype(features.dtype).kind not in "fiub":
         raise DataError(
-            f"the features of {file} must be (n, D) floats, not {features.shape} {features.dtype}"
+            f"the features of {file} must be (n, D) floats, or integers or bools, not "
+            f"{features.shape} {features.dtype}"
         )
     for name in ("labels", "ids"):
         if known[name] is not None:
-            known[name] = np.asarray(known[name])
+            known[name] = _column(np.asarray(known[name]), len(features))
             if len(known[name]) != len(features):
+                turned = features.shape[1] == len(known[name])
                 raise DataError(
                     f"{file} has {len(features)} features and {len(known[name])} {name}"
+                    + ". They look turned over: save the features as (n, D), one row an image"
+                    * turned
                 )
     if known["ids"] is not None:
         known["ids"] = [
             one.decode() if isinstance(one, bytes) else str(one) for one in known["ids"].tolist()
         ]
     return known | {"file": file}
+
+
+def _column(array: np.ndarray, count: int) -> np.ndarray:
+    """Numbers or text in a column or a row, (n, 1) or (1, n), as (n,); other arrays as they are.
+
+    A column of 0 and 1 may be the labels of one class, (n, C) with C = 1: those of -1, 0 or 1 alone
+    are not told apart, and are class indices as well.
+    """
+    if array.ndim == 2 and 1 in array.shape and array.size == count:
+        return array.reshape(count)
+    return array
+
+
+def _as_array(file: Path, name: str, value: Any) -> Any:
+    """The value of one name as an array; datasets of HDF5 as they are.
+
+    Raises:
+        DataError: it is no array of numbers or text.
+    """
+    if isinstance(value, torch.Tensor):
+        value = value.detach()
+        if value.dtype.is_floating_point:
+            return value.float().numpy()
+        return _as_array(file, name, value.numpy())
+    if isinstance(value, list | tuple):
+        return _of_list(file, name, list(value))
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        if value.ndim == 1 or (value.ndim == 2 and 1 in value.shape):
+            return _of_list(file, name, value.ravel().tolist())
+        raise _unreadable(file, name, f"{described(value)}, not an array of numbers")
+    if issparse(value):
+        if name not in NAMES["labels"]:
+            raise _unreadable(file, name, "a sparse matrix: save it dense, as (n, D)")
+        return value.toarray()
+    if isinstance(value, Unread | Mapping | set | str | bytes) and not hasattr(value, "dtype"):
+        raise _unreadable(file, name, f"{described(value)}: save an array of numbers")
+    return value
+
+
+def _of_list(file: Path, name: str, items: list[Any]) -> np.ndarray:
+    """A list with a number, a text or a row for each image as one array."""
+    rows = [
+        _as_array(file, name, one) if isinstance(one, torch.Tensor | list | tuple) else one
+        for one in items
+    ]
+    unread = next((one for one in rows if isinstance(one, Unread | Mapping | None)), 0)
+    shapes = {np.shape(one) for one in rows if not isinstance(one, Unread | Mapping | None)}
+    if isinstance(unread, Unread | Mapping | None) or len(shapes) > 1:
+        what = described(unread) if len(shapes) < 2 else f"rows of {len(shapes)} shapes"
+        way = "save one array, a row an image (np.stack, or np.concatenate of batches)"
+        raise _unreadable(file, name, f"a list with {what}: {way}")
+    found = np.array(rows)
+    if found.dtype.kind in "OVmM":
+        raise _unreadable(file, name, f"a list of {type(items[0]).__name__}, not of numbers")
+    return found
+
+
+def _unreadable(file: Path, name: str, what: str) -> DataError:
+    return DataError(f"cannot read the features {file}: {name} is {what}")
 
 
 def write_features(

@@ -1,5 +1,6 @@
 """Features as data: descriptors that some backbone made before, with labels and roles."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,19 +16,26 @@ from deephash.data.splitfile import ENDING, read_split
 from deephash.data.truths import read_truth, rows_of
 from deephash.errors import DataError
 
+log = logging.getLogger("deephash")
+
+MOST_CLASSES = 10_000_000
+"""Classes beyond which a label is a fault: each has a name, and a column."""
+
 
 class Features:
-    """Features of images in files, (n, D) floats, with labels and ids; `backbone=identity`.
+    """Features of images in files, (n, D) numbers, with labels and ids; `backbone=identity`.
 
     Two layouts of `root` are read. A folder that `data.py encode` wrote: `features.npy`, and a
     split file with ids, labels and roles. Or one file a role, whose name is given without its
-    ending: `.npz`, `.safetensors`, `.h5` or `.hdf5`, `.pt` or `.pth` or `.txt` (a dict that torch
-    saved, as FIRe's descriptors are), which hold arrays called features (or codes, embeddings,
-    descriptors), labels and, if there are any, ids; or `.npy` with `NAME_labels.npy` and
-    `NAME_ids.npy` beside it.
+    ending: `.npz`, `.safetensors`, `.h5` or `.hdf5`, `.mat`, `.pt` or `.pth` or `.txt` or `.pkl` (a
+    dict that torch saved, as FIRe's descriptors are, or a pickled one), which hold arrays called
+    features (or codes, embeddings, descriptors), labels and, if there are any, ids; or a bare array
+    in `.npy`, `.pt` or `.pkl` with `NAME_labels` and `NAME_ids` beside it. No file is run as code.
 
-    Labels are class indices (n,), -1 for none, or multi-hot rows (n, C); a file without labels has
-    none. Images with the same id in several files are one image; without ids all are different.
+    Features may be floats, integers or bools of any size; they become float32, float16 where all
+    are. Labels are class indices (n,), -1 for none, names of classes (n,), or multi-hot rows
+    (n, C); a file without labels has none. Images with the same id in several files are one image;
+    without ids all are different.
 
     Args:
         root: the folder of the files.
@@ -110,7 +118,15 @@ def _joined(
     """The files of all roles as one set; an image that two of them hold is one row."""
     widths = {one["features"].shape[1] for one in found.values()}
     if len(widths) > 1:
-        raise DataError(f"the features of the roles have several widths: {sorted(widths)}")
+        shapes = {role: tuple(one["features"].shape) for role, one in found.items()}
+        turned = len({shape[0] for shape in shapes.values()}) == 1
+        raise DataError(
+            f"the features of the roles have several widths: {sorted(widths)}\n  "
+            + ", ".join(f"{role} {shape}" for role, shape in shapes.items())
+            + "\n  They must be (n, D), a row an image"
+            + ": these look turned over, save array.T" * turned
+        )
+    names = _named(found)
     labels = _labels(found, num_classes, first_class)
     told = csr_array(vstack([labels[role] for role in found]))  # of all files under each other
     counts, first = np.diff(told.indptr), 0
@@ -142,9 +158,41 @@ def _joined(
         inputs=Stacked([part for part in parts if len(part)]),
         labels=told[where],
         ids=tuple(rows_of),
-        classes=tuple(str(index) for index in range(told.shape[1])),
+        classes=names or tuple(str(index) for index in range(told.shape[1])),
         lists=lists,
     )
+
+
+def _named(found: Mapping[str, dict[str, Any]]) -> tuple[str, ...]:
+    """The names of classes, ascending, where labels are names; these become class indices.
+
+    Raises:
+        DataError: some files have names, and others numbers.
+    """
+    given = [one for one in found.values() if one["labels"] is not None]
+    named = [one for one in given if one["labels"].dtype.kind in "SU"]
+    if not named:
+        return ()
+    if len(named) < len(given):
+        other = next(one for one in given if one["labels"].dtype.kind not in "SU")
+        raise DataError(
+            f"the labels of {named[0]['file']} are names and those of {other['file']} are "
+            f"{other['labels'].dtype}: give names or numbers in all files"
+        )
+    for one in named:
+        if one["labels"].dtype.kind == "S":
+            one["labels"] = np.char.decode(one["labels"], "utf-8", "replace")
+    names = np.unique(np.concatenate([one["labels"].ravel() for one in named]))
+    names = names[names != ""]  # no name, no label
+    for one in named:
+        place = np.searchsorted(names, one["labels"])
+        one["labels"] = np.where(one["labels"] == "", -1, place)
+    if names.size and all(name.lstrip("-").isdigit() for name in names.tolist()):
+        raise DataError(
+            f"the labels of {named[0]['file']} are numbers as text, such as {str(names[0])!r}: "
+            "save labels.astype('int64'), or names"
+        )
+    return tuple(names.tolist())
 
 
 def _labels(
@@ -157,7 +205,16 @@ def _labels(
         file = found[role]["file"]
         if one.ndim == 2:
             width = max(width, one.shape[1])
-        elif one.ndim == 1 and one.dtype.kind in "iu":
+        elif one.ndim == 1 and one.dtype.kind in "iub":
+            if one.dtype.kind == "b":
+                one = one.astype(np.int64)
+            if one.size and int(one.max()) > MOST_CLASSES:
+                row = int(one.argmax())
+                raise DataError(
+                    f"the labels name {int(one.max()) - first_class + 1} classes: row {row} of "
+                    f"{file} has the class {int(one.max())}. Class indices count the classes; of "
+                    "other numbers make indices with np.unique(labels, return_inverse=True)"
+                )
             below = one[(one >= 0) & (one < first_class)]
             if len(below):
                 raise DataError(
@@ -166,15 +223,25 @@ def _labels(
             indices[role] = np.where(one < 0, -1, one.astype(np.int64) - first_class)
             width = max(width, int(indices[role].max(initial=-1)) + 1)
         else:
+            whole = one.dtype.kind == "f" and bool((one == np.rint(one)).all())
             raise DataError(
                 f"the labels of {file} must be class indices (n,) or multi-hot rows (n, C), not "
-                f"{one.shape} {one.dtype}"
+                f"{one.shape} {one.dtype}" + ": save labels.astype('int64')" * whole
             )
     items = sum(len(one["features"]) for one in found.values())
+    if (num_classes or 0) > MOST_CLASSES:
+        raise DataError(
+            f"dataset.source.num_classes={num_classes} is beyond {MOST_CLASSES:,} classes"
+        )
     if width > (num_classes or max(items, 2)):
         raise DataError(
             f"the labels name {width} classes and dataset.source.num_classes={num_classes}: set it "
             f"to the number of classes, at least {width}"
+        )
+    if indices and not first_class and min(_lowest(one) for one in indices.values()) == 1:
+        log.warning(
+            "no image has the class 0: if classes are counted from one, set "
+            "dataset.source.first_class=1"
         )
     width = max(width, 1)  # of files without labels: a class that none has
     rows = {}
@@ -192,6 +259,11 @@ def _labels(
         else:
             rows[role] = csr_array(dense.astype(bool))
     return rows
+
+
+def _lowest(indices: np.ndarray) -> int:
+    """The lowest class index, 0 where there is none."""
+    return int(indices[indices >= 0].min(initial=np.iinfo(np.int64).max)) if len(indices) else 0
 
 
 def _sparse(indices: np.ndarray, width: int) -> csr_array:

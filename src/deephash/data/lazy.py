@@ -101,7 +101,8 @@ class Stacked(Lazy):
             if len(here):
                 # each row once and ascending, as HDF5 wants them
                 asked, back = np.unique(rows[here] - self.starts[number], return_inverse=True)
-                out[here] = part[asked][back]
+                with np.errstate(over="ignore"):  # beyond float32 becomes inf, which is refused
+                    out[here] = part[asked][back]
         return out
 
 
