@@ -380,3 +380,21 @@ def test_an_interrupted_encoding_goes_on(tmp_path, monkeypatch):
     assert not (tmp_path / "parts/features.part").exists()
     one, two = (np.load(tmp_path / folder / "features.npy") for folder in ("whole", "parts"))
     assert np.array_equal(one, two)
+
+
+def test_verify_finds_features_that_are_not_finite(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for role in ("train", "test", "database"):
+        features = rng.standard_normal((20, 8)).astype(np.float32)
+        features[3, 5] = np.inf if role == "test" else 0
+        np.savez(tmp_path / f"{role}.npz", features=features, labels=np.arange(20) % 2)
+    words = ["dataset=features", f"dataset.root={tmp_path}"]
+    for do in ("verify", "prepare"):
+        with pytest.raises(DataError) as caught:
+            data(do, *words)
+        message = str(caught.value) + capsys.readouterr().out
+        assert "1 of 60 features hold NaN or infinite values" in message
+        assert f"(queries): inf in column 5 of {tmp_path}/test.npz, row 3" in message
+    with pytest.raises(DataError, match=r"test\.npz, row 3"):
+        train(*words, "backbone=identity", "dataset.name=own", "dataset.top=null")
+    assert not any(path.is_file() for path in (tmp_path / "outputs").rglob("*"))

@@ -1,6 +1,7 @@
 """Features in the formats of the field: what is read, how roles meet, and what is refused."""
 
 import pickle
+import re
 import sys
 from fractions import Fraction
 from types import SimpleNamespace
@@ -12,10 +13,12 @@ import torch
 from safetensors.numpy import save_file
 from scipy.io import savemat
 
+from deephash.data.datamodule import DataModule
 from deephash.data.feature_files import read_features, write_features
 from deephash.data.features import Features
 from deephash.data.lazy import Stacked
 from deephash.data.splits import Listed
+from deephash.data.transforms import Pipeline
 from deephash.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -413,3 +416,84 @@ def test_a_full_disk_is_told(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"0\.0 GB free and the features need .*dtype=float16"):
         write_features(tmp_path / "f", 10, 4, "float32", {}, lambda done: iter(()))
     assert not (tmp_path / "f/features.npy").exists()
+
+
+# not finite
+
+
+def written(folder, role, row, value, dtype=np.float32):
+    """Features of all roles, one of which holds a value that is not finite."""
+    for name, count in ROLES.items():
+        held = arrays(name, count)
+        held["features"] = held["features"].astype(dtype)
+        if name == role:
+            held["features"][row, 2] = value
+        as_npz(folder / name, held)
+
+
+def module(folder, **options):
+    none = Pipeline([])
+    return DataModule("own", Features(folder), Listed(), "listed", none, none, 2, **options)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("role, called", [("train", "train"), ("test", "queries"),
+                                          ("database", "database")])  # fmt: skip
+def test_what_is_not_finite_is_refused_with_file_row_and_id(role, called, value, tmp_path):
+    written(tmp_path, role, 1, value)
+    data = module(tmp_path)
+    place = re.escape(f"{role}1 ({called}): {value} in column 2 of {tmp_path / role}.npz, row 1")
+    with pytest.raises(DataError, match=rf"1 of 17 features hold NaN or inf(.|\n)*{place}"):
+        data.setup("cpu")
+
+
+def test_a_row_of_no_role_is_not_looked_at(tmp_path):
+    """Nothing trains in an evaluation, and images without a label do not, either."""
+    written(tmp_path, "train", 1, np.nan)
+    module(tmp_path).setup("cpu", trains=False)
+    held = dict(np.load(tmp_path / "train.npz"))
+    held["labels"][1] = -1
+    np.savez(tmp_path / "train.npz", **held)
+    module(tmp_path).setup("cpu")
+
+
+def test_a_double_beyond_single_precision_is_not_finite(tmp_path):
+    written(tmp_path, "test", 2, 1e200, np.float64)
+    with pytest.raises(DataError, match=r"test2 \(queries\): inf in column 2"):
+        module(tmp_path).setup("cpu")
+
+
+def test_a_row_is_that_of_its_file_where_files_share_images(tmp_path):
+    held, rows = arrays("database", 9), np.array([7, 2, 4])
+    as_npz(tmp_path / "test", arrays("test", 3))
+    as_npz(tmp_path / "database", held)
+    shared = {name: np.concatenate([values[rows], values[:2] if name != "ids" else ["x", "y"]])
+              for name, values in held.items()}  # fmt: skip
+    shared["features"][4] = np.inf
+    as_npz(tmp_path / "train", shared)
+    with pytest.raises(DataError, match=r"y \(train\): inf in column 0 of .*train\.npz, row 4"):
+        module(tmp_path).setup("cpu")
+
+
+def test_chosen_classes_keep_their_origin(tmp_path, monkeypatch):
+    monkeypatch.setattr("deephash.data.lazy.CHECKED", 1)  # one row at a time
+    written(tmp_path, "database", 8, np.nan)
+    with pytest.raises(DataError, match=r"database8 \(database\): nan .*database\.npz, row 8"):
+        module(tmp_path, classes=["0", "2"]).setup("cpu")
+    written(tmp_path, "database", 7, np.nan)  # of class 1
+    module(tmp_path, classes=["0", "2"]).setup("cpu")
+
+
+def test_features_to_be_written_are_finite(tmp_path):
+    block = np.ones((3, 4), np.float32)
+    block[1, 1] = 1e5
+
+    def write(dtype):
+        write_features(tmp_path / dtype, 3, 4, dtype, {}, lambda done: iter([block]))
+
+    with pytest.raises(DataError, match=r"image 1 reach 1e\+05, more than float16 .*dtype=float32"):
+        write("float16")
+    write("float32")
+    block[2, 0] = np.nan
+    with pytest.raises(DataError, match="NaN or infinite features of image 2"):
+        write_features(tmp_path / "b", 3, 4, "float32", {}, lambda done: iter([block]))

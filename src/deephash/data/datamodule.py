@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from deephash.data.images import ImageSet, only
-from deephash.data.lazy import Stacked
+from deephash.data.lazy import Stacked, not_finite, origin
+from deephash.data.roles import ROLES
 from deephash.data.sources import Source
 from deephash.data.splits import Facts, Split, SplitProtocol, describe
 from deephash.data.transforms import Pipeline
@@ -27,6 +28,7 @@ T = TypeVar("T")
 B = TypeVar("B")
 
 AHEAD = 4  # threads that gather the next batches
+SHOWN = 5  # examples in an error
 
 
 class DataModule:
@@ -57,8 +59,8 @@ class DataModule:
             images of others do not exist then, for the protocol either. None: all.
 
     Raises:
-        DataError: on `setup`, an expected fact does not hold, there is no such class, or an epoch
-            has no batch.
+        DataError: on `setup`, an expected fact does not hold, there is no such class, an epoch has
+            no batch, or features that are used hold NaN or an infinite value.
     """
 
     def __init__(
@@ -132,6 +134,9 @@ class DataModule:
                     f"trainer.batch_size={self.batch_size}. Try "
                     f"trainer.batch_size={max(1, count // 2) * self.streams}"
                 )
+            used = {role: getattr(split, role) for role in ROLES}
+            used["train"] = split.train[labelled if trains else []]
+            check_finite(images, used)
             steps = [*self.train_transform.steps, *self.test_transform.steps]
             if steps and not images.pictures:
                 raise DataError(
@@ -202,6 +207,11 @@ class DataModule:
     def split(self) -> Split:
         """Who plays which role, as rows of `images`."""
         return _ready(self._split)
+
+    @property
+    def train_ids(self) -> "Ids":
+        """The id of each training image, by its place in the split."""
+        return Ids(self.images.ids, self.split.train)
 
     @property
     def facts(self) -> Facts:
@@ -281,6 +291,16 @@ class DataModule:
         return found.pin_memory() if self.device.type == "cuda" else found
 
 
+class Ids:
+    """The ids of some rows, looked up when they are asked for."""
+
+    def __init__(self, ids: Sequence[str], rows: np.ndarray) -> None:
+        self._ids, self._rows = ids, rows
+
+    def __getitem__(self, place: int) -> str:
+        return self._ids[self._rows[place]]
+
+
 def ahead(make: Callable[[B], T], batches: Sequence[B], threads: int = AHEAD) -> Iterator[T]:
     """Makes each batch in a thread while those before it are in use, in order.
 
@@ -302,6 +322,41 @@ def _ready(value: T | None) -> T:
     if value is None:
         raise DataError("call setup(device) before the data is used")
     return value
+
+
+def check_finite(images: ImageSet, used: Mapping[str, np.ndarray]) -> None:
+    """Check that no feature which plays a role is NaN or infinite. Pixels always are finite.
+
+    Args:
+        images: the set.
+        used: role -> rows of the set.
+
+    Raises:
+        DataError: naming file, row and id of the first ones.
+    """
+    if images.pictures:
+        return
+    rows = np.unique(np.concatenate(list(used.values())))
+    broken = not_finite(images.inputs, rows)
+    if not len(broken):
+        return
+    examples = []
+    for row in broken[:SHOWN].tolist():
+        values = images.inputs[np.array([row])][0]
+        column = int(np.argmin(np.isfinite(values)))
+        roles = " and ".join(role for role, those in used.items() if row in those)
+        place = origin(images.inputs, row)
+        examples.append(
+            f"{images.ids[row]} ({roles}): {values[column]} in column {column}"
+            + ("" if place is None else f" of {place}")
+        )
+    more = len(broken) - len(examples)
+    raise DataError(
+        f"{len(broken):,} of {len(rows):,} features hold NaN or infinite values (of "
+        f"{images.inputs.dtype}; rows and columns count from 0):\n  "
+        + "\n  ".join([*examples, *[f"and {more:,} more"] * (more > 0)])
+        + "\nRepair these rows, or remove them with their labels and ids"
+    )
 
 
 def check_facts(facts: Facts, expected: Mapping[str, object]) -> None:

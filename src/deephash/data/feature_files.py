@@ -306,7 +306,7 @@ def write_features(
         features: from the row to begin with to blocks (b, D) of that row and those after it.
 
     Raises:
-        DataError: the folder cannot be written, or its disk is too small.
+        DataError: the folder cannot be written, its disk is too small, or a feature is not finite.
     """
     part = folder / "features.part"
     array_file, done_file = part / ARRAY, part / NOTES
@@ -329,7 +329,9 @@ def write_features(
         else:
             array = np.load(array_file, mmap_mode="r+", allow_pickle=False)
         for number, block in enumerate(features(done), 1):
-            array[done : done + len(block)] = block
+            with np.errstate(over="ignore"):
+                array[done : done + len(block)] = block
+            _check_written(block, array[done : done + len(block)], done)
             done += len(block)
             if number % FLUSH == 0 or done == count:
                 array.flush()
@@ -343,6 +345,23 @@ def write_features(
         shutil.rmtree(part)
     except OSError as error:
         raise DataError(f"cannot write features to {folder}: {error}") from error
+
+
+def _check_written(block: np.ndarray, written: np.ndarray, start: int) -> None:
+    """Refuse features that are not finite, or not in the type of the file."""
+    bad = np.flatnonzero(~np.isfinite(written).all(axis=1))
+    if not len(bad):
+        return
+    if np.isfinite(block[bad]).all():
+        largest = np.abs(block[bad]).max()
+        raise DataError(
+            f"the features of image {start + bad[0]} reach {largest:.3g}, more than"
+            f" {written.dtype} holds ({np.finfo(written.dtype).max:.5g}): give dtype=float32"
+        )
+    raise DataError(
+        f"the backbone makes NaN or infinite features of image {start + bad[0]} (counting from 0): "
+        "try trainer.precision=fp32, and check its weights and dataset.transforms"
+    )
 
 
 def _noted(file: Path) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def _joined(
     counts, first = np.diff(told.indptr), 0
     rows_of: dict[str, int] = {}
     where = np.zeros(0, np.int64)  # in which row of these the labels of an image are told
-    parts, lists = [], {}
+    parts, origins, lists = [], [], {}
     for role, one in found.items():
         ids = one["ids"] or [f"{role}/{row:07d}" for row in range(len(one["features"]))]
         known = len(rows_of)
@@ -151,11 +151,14 @@ def _joined(
             )
         where[rows[old]] = np.where(counts[before] > 0, before, now)
         where = np.concatenate([where, here[~old]])
-        parts.append(one["features"][np.flatnonzero(~old)] if old.any() else one["features"])
+        fresh = np.flatnonzero(~old)
+        if len(fresh):
+            parts.append(one["features"][fresh] if old.any() else one["features"])
+            origins.append((one["file"], fresh if old.any() else None))
         lists[role] = rows
         first += len(rows)
     return ImageSet(
-        inputs=Stacked([part for part in parts if len(part)]),
+        inputs=Stacked(parts, origins),
         labels=told[where],
         ids=tuple(rows_of),
         classes=names or tuple(str(index) for index in range(told.shape[1])),

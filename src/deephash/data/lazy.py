@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 COPIED = 1 << 30  # bytes up to which selected rows are copied rather than looked up
+CHECKED = 1 << 24  # bytes that are checked at once
+THREADS = 4  # that check
 
 
 class Lazy(ABC):
@@ -84,10 +86,17 @@ class Stacked(Lazy):
 
     Args:
         parts: arrays of one width, in memory, memory-mapped, or open datasets of HDF5.
+        origins: the file of each part, and the rows of the file that the part holds (None: all of
+            them, in their order); for messages.
     """
 
-    def __init__(self, parts: Sequence[Any]):
+    def __init__(
+        self,
+        parts: Sequence[Any],
+        origins: Sequence[tuple[Path, np.ndarray | None]] | None = None,
+    ):
         self.parts = parts
+        self.origins = origins
         self.starts = np.cumsum([0, *(len(part) for part in parts)])
         self.shape = (int(self.starts[-1]), *parts[0].shape[1:])
         half = all(part.dtype == np.float16 for part in parts)
@@ -122,6 +131,43 @@ class Selected(Lazy):
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         return self.inputs[self.rows[rows]]
+
+
+def not_finite(inputs: Any, rows: np.ndarray) -> np.ndarray:
+    """Find the rows of float inputs that hold NaN or an infinite value.
+
+    Reads each of the rows once, a block at a time, in threads.
+
+    Args:
+        inputs: (n, D) floats: an array, or inputs that are indexed by rows.
+        rows: (k,) numbers of the rows to look at.
+
+    Returns:
+        Those of the rows that are not finite, in the order given.
+    """
+    if not len(rows):
+        return rows
+    step = max(1, CHECKED // max(1, inputs.nbytes // len(inputs)))
+    blocks = [rows[start : start + step] for start in range(0, len(rows), step)]
+
+    def finite(block: np.ndarray) -> np.ndarray:
+        return np.isfinite(inputs[block]).all(axis=1)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return rows[~np.concatenate(list(pool.map(finite, blocks)))]
+
+
+def origin(inputs: Any, row: int) -> str | None:
+    """Say in which file a row of inputs is, and in which of its rows; None if that is not known."""
+    if isinstance(inputs, Selected):
+        return origin(inputs.inputs, int(inputs.rows[row]))
+    if isinstance(inputs, Stacked) and inputs.origins is not None:
+        part = int(np.searchsorted(inputs.starts, row, side="right")) - 1
+        file, rows = inputs.origins[part]
+        place = row - int(inputs.starts[part])
+        return f"{file}, row {place if rows is None else int(rows[place])}"
+    mapped = getattr(inputs, "filename", None)  # of a memory map
+    return None if mapped is None else str(mapped)
 
 
 def take(inputs: Any, rows: np.ndarray) -> Any:

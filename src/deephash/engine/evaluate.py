@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from deephash import retrieval
-from deephash.errors import DataError
+from deephash.engine.inputs import faulty_inputs, faulty_weights
+from deephash.errors import DataError, TrainingError
+
+_LOOKED_AT = 256  # images whose codes are NaN
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,38 @@ def encode(encoder: Any, data: Any, autocast: Any, ids: np.ndarray | None = None
             torch.cuda.synchronize(z.device)
     finally:
         encoder.train(was_training)
-    return Codes(ids, torch.cat(found), len(ids) / (time.perf_counter() - began))
+    seconds, codes = time.perf_counter() - began, torch.cat(found)
+    broken = torch.isnan(codes).any(dim=1).nonzero().flatten()
+    if len(broken):
+        raise TrainingError(_explain(encoder, data, ids, broken.numpy()))
+    return Codes(ids, codes, len(ids) / seconds)
+
+
+def _explain(encoder: Any, data: Any, ids: np.ndarray, broken: np.ndarray) -> str:
+    """Say why codes are NaN: the weights, the inputs, or the precision.
+
+    Args:
+        encoder: what made the codes.
+        data: what it made them of.
+        ids: (n,) of all items.
+        broken: places among them whose codes hold NaN.
+    """
+    message = f"{len(broken):,} of {len(ids):,} codes hold NaN.\n  "
+    rows = ids[broken[:_LOOKED_AT]]
+    images = getattr(data, "images", None)
+    names = None if images is None else [images.ids[row] for row in rows]
+    if name := faulty_weights(encoder):
+        return message + (
+            f"The network has diverged: its {name} is not finite. Try a smaller optimizer.lr,"
+            " trainer.clip_norm=1, or trainer.precision=fp32."
+        )
+    if cause := faulty_inputs(data.eval_batches(rows), names):
+        return message + cause
+    first = rows[0] if names is None else names[0]
+    return message + (
+        f"Weights and inputs are finite (the first is {first}): numbers overflow inside the"
+        " network. Try trainer.precision=fp32, or a smaller optimizer.lr."
+    )
 
 
 class Evaluation:

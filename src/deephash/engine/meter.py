@@ -1,11 +1,28 @@
 """Running means that stay on the device until somebody reads them."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from deephash.errors import TrainingError
+
+
+class NotFiniteError(TrainingError):
+    """A term of the loss, or the gradient, is NaN or infinite.
+
+    Args:
+        terms: their names.
+        step: the first one at which they are not finite.
+        cause: what is known to be the cause, and what to do; None if training has diverged.
+    """
+
+    def __init__(self, terms: Sequence[str], step: int, cause: str | None = None) -> None:
+        self.terms, self.step = terms, step
+        if cause is None:
+            cause = "Try a smaller optimizer.lr, trainer.clip_norm=1, or trainer.precision=fp32."
+        super().__init__(f"{' and '.join(terms)} is not finite at step {step}.\n  {cause}")
 
 
 class Meter:
@@ -25,7 +42,7 @@ class Meter:
         """The means, after which counting starts again. Waits for the device.
 
         Raises:
-            TrainingError: a value was not finite; it names the first step and the term.
+            NotFiniteError: a value was not finite; it names the first step and the term.
         """
         if not self.rows:
             return {}
@@ -39,8 +56,5 @@ class Meter:
             first = bad[0][0]
             terms = [name for step, name in bad if step == first]
             single = [name for name in terms if name not in ("loss", "grad_norm")] or terms
-            raise TrainingError(
-                f"{' and '.join(single)} is not finite at step {first}.\n"
-                "  Try a smaller optimizer.lr, trainer.clip_norm=1, or trainer.precision=fp32."
-            )
+            raise NotFiniteError(single, first)
         return {name: math.fsum(those) / len(those) for name, those in found.items()}

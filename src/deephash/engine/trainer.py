@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from deephash.engine import checkpoint, forms, out_of_memory
 from deephash.engine.evaluate import Measured
-from deephash.engine.meter import Meter
+from deephash.engine.inputs import faulty_inputs
+from deephash.engine.meter import Meter, NotFiniteError
 from deephash.engine.precision import autocast
 from deephash.engine.progress import Progress
 from deephash.engine.snapshots import Snapshots
@@ -94,6 +95,7 @@ class Trainer:
         self.snapshots = Snapshots(folder, snapshots, partial(autocast, device, precision))
         self.progress = Progress()
         self.meter = Meter()
+        self._epoch_start = 0  # steps before this epoch
         self._logged = (0.0, 0, 0.0)  # clock, images, waiting at the last line of the record
         self.rates = [group["lr"] for group in optimizer.param_groups]
 
@@ -117,7 +119,7 @@ class Trainer:
         for epoch in range(now.epoch, self.epochs):
             if now.stopped_early:
                 break
-            began = time.perf_counter()
+            began, self._epoch_start = time.perf_counter(), now.step
             method.train()
             method.on_epoch(epoch)
             self._set_rates(epoch)
@@ -134,8 +136,8 @@ class Trainer:
                 self.meter.add(now.step, {"loss": loss, **terms, "grad_norm": norm})
                 self.logger.tick()
                 if now.step % self.log_every == 0:
-                    self._log(epoch, began)  # the one point where we wait for the GPU
-            self._log(epoch, began)
+                    self._log(epoch, began, data)  # the one point where we wait for the GPU
+            self._log(epoch, began, data)
             now.train_seconds += time.perf_counter() - began
             now.epoch = epoch + 1
             if now.epoch % self.eval_every == 0 or now.epoch == self.epochs:
@@ -200,8 +202,13 @@ class Trainer:
             return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         return nn.utils.clip_grad_norm_(parameters, self.clip_norm)
 
-    def _log(self, epoch: int, began: float) -> None:
-        means = self.meter.means()
+    def _log(self, epoch: int, began: float, data: Data) -> None:
+        try:
+            means = self.meter.means()
+        except NotFiniteError as error:
+            batches = error.step - self._epoch_start  # of this epoch, up to the one that went bad
+            cause = faulty_inputs(data.train(epoch), getattr(data, "train_ids", None), batches)
+            raise NotFiniteError(error.terms, error.step, cause) from None
         if not means:
             return
         now, (clock, images, waited) = self.progress, self._logged

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from deephash import build, config
-from deephash.data.datamodule import check_facts
-from deephash.data.images import Catalogue
+from deephash.data.datamodule import check_facts, check_finite
+from deephash.data.images import Catalogue, ImageSet
 from deephash.data.lists import Lists, sha1
-from deephash.data.roles import Split
+from deephash.data.roles import ROLES, Split
 from deephash.data.splitfile import ENDING, LISTS, read_split, write_lists, write_split
 from deephash.data.splits import Facts, fingerprint
 from deephash.errors import ConfigError, DataError
@@ -67,7 +67,9 @@ def prepare(cfg: Config, overrides: Sequence[str] = ()) -> None:
             raise ConfigError(_no_lists(cfg, source))
     if cfg["images"] is not False:
         loaded = build.source(_reading(cfg)).load()
-        _, facts = _checked(cfg, loaded)
+        split, facts = _checked(cfg, loaded)
+        if isinstance(loaded, ImageSet):
+            check_finite(loaded, {role: getattr(split, role) for role in ROLES})
         print(f"{len(loaded):,} images are ready")
     if facts is None:
         _, facts = _checked(cfg, known(build.source(_reading(cfg))))

@@ -11,12 +11,12 @@ import numpy as np
 from deephash import build
 from deephash.bars import bar
 from deephash.data import cache
-from deephash.data.datamodule import ahead, check_facts
+from deephash.data.datamodule import ahead, check_facts, check_finite
 from deephash.data.entries import Broken, read_index, verify_entry
 from deephash.data.images import Catalogue, ImageSet
 from deephash.data.inspection import Finding, identify, inspect
 from deephash.data.lists import Lists
-from deephash.data.roles import Split
+from deephash.data.roles import ROLES, Split
 from deephash.data.splits import Facts
 from deephash.errors import DataError
 from deephash.jobs.describing import divided
@@ -60,6 +60,8 @@ def verify(cfg: Config) -> None:
         if facts is not None:
             told["facts"] = facts.as_dict()
             print(f"fingerprint under protocol {facts.protocol}: {facts.fingerprint}")
+        if split is not None and isinstance(catalogue, ImageSet):
+            findings += _finite(catalogue, split)
         if cfg["images"] and isinstance(catalogue, ImageSet):
             findings += _alike(catalogue, split)
             findings += _stored(cfg, source)
@@ -117,6 +119,15 @@ def _divided(cfg: Config, images: Catalogue) -> tuple[Split | None, Facts | None
             what = f"{len(empty)} classes have no image in {role}"
             findings.append(Finding("warning", what, len(empty), tuple(empty[:SHOWN])))
     return split, facts, findings
+
+
+def _finite(images: ImageSet, split: Split) -> list[Finding]:
+    """Features that are NaN or infinite, of images with a role."""
+    try:
+        check_finite(images, {role: getattr(split, role) for role in ROLES})
+    except DataError as error:
+        return [Finding("error", str(error), 1)]
+    return []
 
 
 def _alike(images: ImageSet, split: Split | None) -> list[Finding]:

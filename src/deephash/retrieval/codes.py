@@ -93,8 +93,12 @@ def signed_codes(z: ArrayLike) -> Array:
             "1: codes > 0. Packed bytes: nbit=K, or unpack(codes, K)"
         )
     if np.isnan(values).any():
-        broken = int(np.isnan(values).any(axis=1).sum())
-        raise DataError(f"{broken} of {len(values)} codes hold NaN: the network has diverged")
+        broken = np.flatnonzero(np.isnan(values).any(axis=1))
+        raise DataError(
+            f"{len(broken)} of {len(values)} codes hold NaN, the first is row {broken[0]} (from 0):"
+            " NaN has no sign. Look for NaN in the images or features that were encoded, and in"
+            " the weights of the network"
+        )
     if values.size and values.min() >= 0:
         if values.max() == 1 and ((values == 0) | (values == 1)).all() and values.min() == 0:
             raise DataError(

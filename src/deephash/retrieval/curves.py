@@ -18,7 +18,7 @@ from deephash.retrieval.conventions import ORDERED, TIES
 from deephash.retrieval.histograms import Histograms
 from deephash.retrieval.metrics import WithinRadius, checked_radius, over_balls
 from deephash.retrieval.ranking import Ranking
-from deephash.retrieval.ties import Floats, Groups, checked_cuts, mean, ratio, settled
+from deephash.retrieval.ties import Floats, Groups, bounded, checked_cuts, mean, ratio, settled
 
 
 class PrecisionRecall(NamedTuple):
@@ -193,7 +193,9 @@ def pr_curve_by_rank(
     some = total_Q > 0
     hits = _risen(groups.starts, groups.ends, slope, rank)
     recall = _risen(groups.starts[some], groups.ends[some], slope[some] / total_Q[some, None], rank)
-    return PrecisionRecallByRank(rank, hits / hist.queries / rank, recall / max(1, some.sum()))
+    return PrecisionRecallByRank(
+        rank, bounded(hits / hist.queries / rank), bounded(recall / max(1, some.sum()))
+    )
 
 
 def _risen(start: Array, end: Array, slope: Floats, place: Array) -> Floats:
@@ -228,5 +230,6 @@ def _found(
         tops = checked_cuts(cuts, int(groups.ends[:, -1].min()))
         return {cut: groups.hits(groups.at(cut)) for cut in tops}, total_Q
     tops = checked_cuts(cuts, int(measured.sizes.min()))
-    hits = np.array(measured.each(lambda place: np.searchsorted(place, tops), max(tops))).T
+    farthest = max(tops, default=0)
+    hits = np.array(measured.each(lambda place: np.searchsorted(place, tops), farthest)).T
     return dict(zip(tops, hits, strict=True)), measured.counts[1].sum(axis=1)

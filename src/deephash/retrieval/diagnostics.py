@@ -32,6 +32,7 @@ from deephash.retrieval.codes import (
 from deephash.retrieval.engines import Engine
 from deephash.retrieval.ranking import Ranking
 from deephash.retrieval.sides import class_marks, label_array, label_marks
+from deephash.retrieval.ties import bounded
 
 _BLOCK = 1 << 18  # entries or pairs worked on at once
 _DRAWN = 1 << 20  # pairs drawn at once
@@ -338,6 +339,7 @@ def bit_statistics(bits: ArrayLike) -> BitStatistics:
     alive = (ones_K > 0) & (ones_K < 1)
     for part in (ones_K[alive], 1 - ones_K[alive]):
         entropy_K[alive] -= part * np.log2(part)
+    entropy_K = bounded(entropy_K)
     return BitStatistics(
         balance=float(ones_K.mean()),
         imbalance=float(np.abs(ones_K - 0.5).mean()),

@@ -67,9 +67,11 @@ def paired_difference(a: Floats, b: Floats, draws: int = 2000, seed: int = 0) ->
     if not whole(draws, least=1):
         raise DataError(f"draws={draws!r} must be a whole number of at least 1")
     difference_SQ = a - b
-    means = _resampled(difference_SQ, draws, np.random.default_rng(seed))
+    least, most = difference_SQ.min(), difference_SQ.max()
+    means = _resampled(difference_SQ, draws, np.random.default_rng(seed)).clip(least, most)
     low, high = np.quantile(means, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
-    return PairedDifference(float(difference_SQ.mean()), float(low), float(high), *a.shape)
+    mean = float(difference_SQ.mean().clip(least, most))
+    return PairedDifference(mean, float(low), float(high), *a.shape)
 
 
 def _resampled(difference_SQ: Floats, draws: int, random: np.random.Generator) -> Floats:

@@ -17,7 +17,7 @@ from deephash.retrieval.codes import Counts, Floats, whole
 from deephash.retrieval.conventions import ORDERED, TIES
 from deephash.retrieval.histograms import Histograms
 from deephash.retrieval.ranking import Ranking
-from deephash.retrieval.ties import Groups, mean, ratio, reciprocals, settled
+from deephash.retrieval.ties import Groups, bounded, mean, ratio, reciprocals, settled
 
 CUTS = (1, 5, 10)
 
@@ -100,12 +100,13 @@ def _per_query(measured: Histograms | Ranking, ties: str, seed: int, cuts: Seque
             raise DataError(f"a cut of {k!r} must be a whole number of at least 1")
     if ties not in ORDERED:
         hist = Histograms.of(measured) if isinstance(measured, Ranking) else measured
-        judged = _by_groups(settled(hist, ties), cuts)
+        judged = bounded(_by_groups(settled(hist, ties), cuts))
         return np.where(hist.relevant.sum(axis=1) > 0, judged, np.nan)
     if not isinstance(measured, Ranking):
         raise DataError(f"ties={ties} needs the order of the database: give the ranking")
     ranking = measured.shuffled(seed) if ties == "shuffled" else measured
-    return np.array(ranking.each(lambda place: _by_order(place, cuts))).T
+    judged = np.array(ranking.each(lambda place: _by_order(place, cuts))).T
+    return bounded(judged)  # type: ignore[no-any-return]
 
 
 def _by_order(place: Counts, cuts: Sequence[int]) -> list[float]:

@@ -113,7 +113,8 @@ class Groups:
 
     def hits(self, cut: Cut) -> Floats:
         """The expected relevant items before a cut, (Q,)."""
-        return cut.found + cut.kept * ratio(cut.relevant, cut.items)
+        expected = cut.found + cut.kept * ratio(cut.relevant, cut.items)
+        return bounded(expected, self.found[:, -1])  # type: ignore[no-any-return]
 
     def hit(self, cut: Cut) -> Floats:
         """The probability that there is any, (Q,).
@@ -243,6 +244,21 @@ def ratio(part: Any, divisor: Any) -> Floats:
     """Element by element, 0 where the divisor is 0."""
     some = np.asarray(divisor) > 0
     return np.where(some, part / np.where(some, divisor, 1), 0.0)
+
+
+def bounded(values: Any, most: Any = 1.0) -> Any:
+    """Clip values to [0, most], where mathematics says they lie and rounding may not leave them.
+
+    No value within the range changes, not even in its last bit; nan stays nan.
+
+    >>> bounded(np.array([-1e-17, 0.3, 1.0000000000000002])).tolist()
+    [0.0, 0.3, 1.0]
+
+    Args:
+        values: of any shape.
+        most: the largest possible value, broadcast against them.
+    """
+    return np.clip(values, 0.0, most) + 0.0  # -0.0 becomes 0.0
 
 
 def mean(values: Array) -> float:
