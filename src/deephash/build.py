@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from deephash import config
+from deephash import targets
 from deephash.data.datamodule import DataModule
 from deephash.data.transforms import Pipeline
 from deephash.engine import evaluate
@@ -25,19 +25,24 @@ from deephash.retrieval import NAMED, Convention, Engine
 Config = Mapping[str, Any]
 
 
-def part(node: Config, path: str = "", **given: Any) -> Any:
+def part(node: Config, path: str, **given: Any) -> Any:
     """The object a ``_target_`` node describes, with what the program adds to it.
 
+    Args:
+        node: the target and its options.
+        path: its place in the configuration, which decides what the target may be.
+        given: arguments that the program adds.
+
     Raises:
-        ConfigError: the target is no part of deephash, torch or torchvision.
+        ConfigError: the target may not stand there; see ``targets.locate``.
     """
     options = {key: value for key, value in node.items() if key != "_target_"}
-    return config.locate(str(node["_target_"]), path)(**options, **given)
+    return targets.locate(node["_target_"], path)(**options, **given)
 
 
 def _asking(node: Config, path: str, **offered: Any) -> Any:
     """A part that is given what its constructor asks for of what the program offers."""
-    known = config.arguments(config.locate(str(node["_target_"]), path))
+    known = targets.arguments(targets.locate(node["_target_"], path))
     return part(node, path, **{key: value for key, value in offered.items() if key in known})
 
 
@@ -106,8 +111,8 @@ def backbone(cfg: Config, width: int | None = None, pretrained: bool = True) -> 
         ConfigError: it takes images, and the data are features, or the other way round.
     """
     node = dict(cfg["backbone"])
-    target = config.locate(str(node["_target_"]), "backbone")
-    if width is not None and "in_features" not in config.arguments(target):
+    target = targets.locate(node["_target_"], "backbone")
+    if width is not None and "in_features" not in targets.arguments(target):
         name = node.get("name", target.__name__)
         raise ConfigError(
             f"backbone  {name} takes images, and these are {width} features: try backbone=identity."

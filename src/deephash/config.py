@@ -6,7 +6,6 @@ imports torch.
 
 import difflib
 import hashlib
-import inspect
 import json
 import re
 import types
@@ -15,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from deephash import filenames
 from deephash.errors import ConfigError
+from deephash.targets import GIVEN, arguments, locate, parts
 
 SEATS = ("head", "relaxation", "codebook", "similarity", "loss")
 """The parts of a method that a group of the same name replaces."""
@@ -30,18 +30,6 @@ FEEDS = {
     "similarity": {"logits"},
 }
 """What an objective must read, of the fields of Output, for a part to make a difference."""
-
-GIVEN = {
-    "backbone": {"in_features"},
-    "method.head": {"in_features", "nbit"},
-    "method.codebook": {"num_classes", "nbit", "seed"},
-    "method.loss": {"num_classes", "nbit", "seed", "num_train"},
-    "dataset.source": {"cache"},
-    "optimizer": {"params"},
-    "logger.console": {"total_epochs", "steps_per_epoch", "metric", "best"},
-    "logger.wandb": {"name", "run_id", "folder", "config", "group", "tags", "job_type"},
-}
-"""Arguments that the program gives to a part: not the user's to set."""
 
 OWN_KEYS = {"optimizer": {"backbone_scale"}}
 """Keys beside a part's arguments that the program itself reads."""
@@ -88,9 +76,6 @@ ACTIONS = ("prepare", "verify", "describe", "export", "encode")
 
 NAMING = ("dataset", "method", "model.nbit", "seed")
 """Keys whose values have pieces of their own in the name of a run."""
-
-ALLOWED = ("deephash.", "torch.", "torchvision.")
-"""What a ``_target_`` may start with; a configuration may come from a stranger."""
 
 
 @dataclass(frozen=True)
@@ -199,6 +184,24 @@ def check_evaluation(cfg: Mapping[str, Any]) -> list[Fault]:
     return faults
 
 
+def check_run(cfg: Mapping[str, Any]) -> list[Fault]:
+    """Check the parts of a run folder's configuration that are built to evaluate it.
+
+    The folder may come from a stranger, and may be older than a part that only training needs, so
+    the loss and its company are not looked at.
+
+    Args:
+        cfg: folded, as ``config.yaml`` of the folder has it.
+    """
+    protocol = f"dataset.protocols.{cfg['dataset'].get('protocol')}"
+    built = ("dataset.source", "dataset.transforms", "backbone", "method.head", protocol)
+    faults = []
+    for path, node in parts({key: cfg.get(key) for key in ("dataset", "backbone", "method")}):
+        if path.startswith(built):
+            faults += check_part(path, node)
+    return faults
+
+
 def check_data(cfg: Mapping[str, Any]) -> list[Fault]:
     """All that is wrong with a folded page of ``data.py``."""
     faults = []
@@ -210,7 +213,7 @@ def check_data(cfg: Mapping[str, Any]) -> list[Fault]:
               if path.startswith("dataset") or cfg["do"] == "encode"]  # fmt: skip
     for path, node in wanted:
         faults += check_part(path, node)
-    faults += _check_numbers(cfg) + _check_tops(cfg["evaluation"])
+    faults += _check_numbers(cfg) + _check_tops(cfg["evaluation"]) + check_names(cfg)
     return faults + _check_protocol(cfg) + _check_classes(cfg["dataset"].get("classes"))
 
 
@@ -221,6 +224,11 @@ def check_report(cfg: Mapping[str, Any]) -> list[Fault]:
     if not isinstance(some, list) or not all(isinstance(one, str) and one for one in some):
         instead = "Give one, or several: [table2_beta,fig8_beta]."
         faults.append(Fault("sweep", f"is {cfg['sweep']!r}.", instead))
+        some = []
+    for name in some:
+        if (what := filenames.name_fault(name)) is not None:
+            instead = "Give its name; paths.outputs=FOLDER selects the folder of its runs."
+            faults.append(Fault("sweep", f"{name!r} {what}.", instead))
     if not isinstance(cfg["only"], dict | None):
         instead = "Give keys and values: {dataset:cifar10,model.nbit:64}."
         faults.append(Fault("only", f"is {cfg['only']!r}.", instead))
@@ -262,10 +270,7 @@ def check(cfg: Mapping[str, Any], overrides: Iterable[str] = ()) -> list[Fault]:
         faults += check_part(path, node)
     faults += _check_numbers(cfg)
     faults += _check_tops(cfg["evaluation"])
-    group = cfg.get("group")
-    if group is not None and not re.fullmatch(r"\w[\w.,=+-]*", str(group)):
-        instead = "Letters, digits and . , = + - _ make one; it becomes a folder."
-        faults.append(Fault("group", f"{group!r} is no name.", instead))
+    faults += check_names(cfg)
     faults += _check_protocol(cfg)
     faults += _check_classes(cfg["dataset"].get("classes"))
     if not faults:
@@ -273,50 +278,29 @@ def check(cfg: Mapping[str, Any], overrides: Iterable[str] = ()) -> list[Fault]:
     return [_as_typed(fault, overrides) for fault in faults]
 
 
-def parts(node: Any, path: str = "") -> list[tuple[str, Mapping[str, Any]]]:
-    """Every node with a ``_target_`` and where it is."""
-    found: list[tuple[str, Mapping[str, Any]]] = []
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            found.append((path, node))
-        for key, value in node.items():
-            found += parts(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(node, list):
-        for at, value in enumerate(node):
-            found += parts(value, f"{path}.{at}")
-    return found
-
-
-def locate(target: str, path: str = "") -> type:
-    """The class a ``_target_`` names.
-
-    Raises:
-        ConfigError: it is outside deephash, torch and torchvision, or does not exist.
-    """
-    if not target.startswith(ALLOWED):
-        raise ConfigError(
-            f"{path}._target_  {target} is not a part of deephash, torch or torchvision; a"
-            " configuration may not run other code."
-        )
-    try:
-        return get_class(target)
-    except Exception as error:
-        raise ConfigError(f"{path}._target_  there is no {target}: {error}") from error
-
-
-def arguments(target: type) -> dict[str, inspect.Parameter]:
-    """The named arguments of a part's constructor: its schema."""
-    return {
-        name: parameter
-        for name, parameter in inspect.signature(target).parameters.items()
-        if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-    }
+def check_names(cfg: Mapping[str, Any]) -> list[Fault]:
+    """Check the values that become pieces of a path: dataset, protocol, method and group."""
+    faults = []
+    for key in ("dataset.name", "dataset.protocol", "method.name"):
+        group = key.partition(".")[0]
+        if not isinstance(cfg.get(group), Mapping):
+            continue
+        if (what := filenames.name_fault(cfg[group].get(key.partition(".")[2]))) is not None:
+            instead = f"It becomes part of a path. Give a plain name: {key}=NAME."
+            faults.append(Fault(key, f"{what}.", instead))
+    group = cfg.get("group")
+    if group is not None and (
+        filenames.name_fault(group) or not re.fullmatch(r"\w[\w.,=+-]*", str(group))
+    ):
+        instead = "Letters, digits and . , = + - _ make one; it becomes a folder."
+        faults.append(Fault("group", f"{group!r} is no name.", instead))
+    return faults
 
 
 def check_part(path: str, node: Mapping[str, Any]) -> list[Fault]:
     """All that is wrong with the options of one part, as its constructor takes them."""
     try:
-        target = locate(str(node["_target_"]), path)
+        target = locate(node["_target_"], path)
     except ConfigError as error:
         return [Fault(path, str(error).splitlines()[0], "Choose a part by its group's name.")]
     given = GIVEN.get(path, set())
@@ -691,15 +675,15 @@ def run_name(cfg: Mapping[str, Any], overrides: Sequence[str]) -> str:
     """
     given = dict(sorted(_split(text) for text in overrides if "=" in text and text[0] != "~"))
     swaps = [given.pop(seat).strip("'\"") for seat in SEATS if seat in given]
-    swaps = [swap for swap in swaps if swap != "null"]
+    swaps = [swap.replace("/", "-") for swap in swaps if swap != "null"]
     rest = []
     for key, value in given.items():
         if names(key):
             rest.append(spelled(key, value))
     rest += sorted(text.partition("=")[0] for text in overrides if text.startswith("~"))
-    last = ",".join([f"seed{cfg['seed']}", *rest])
-    if len(last) > 160:
-        last = last[:140] + "~" + hashlib.sha256(last.encode()).hexdigest()[:12]
+    last = ",".join([f"seed{cfg['seed']}", *rest]).replace("/", "-")
+    mark = "~" + hashlib.sha256(last.encode()).hexdigest()[:12]
+    last = filenames.shorten(last, mark, most=160, head=140)
     method = "+".join([cfg["method"]["name"], *swaps])
     return "/".join([cfg["dataset"]["name"], method, f"{cfg['model']['nbit']}bit", last])
 

@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from deephash import config, grids
+from deephash import config, grids, targets
 from deephash.errors import ConfigError
 from deephash.files import SWEEPS
 from deephash.launchers.process import Launcher
@@ -189,13 +189,8 @@ def _launcher(overrides: Sequence[str], tuning: Sequence[str]) -> Launcher:
     node = OmegaConf.create({"launcher": found.hydra.launcher, "paths": found.paths})
     plain: Any = OmegaConf.to_container(node, resolve=True)
     options = plain["launcher"]
-    if not str(options["_target_"]).startswith("deephash."):
-        raise ConfigError(
-            f"hydra/launcher  {options['_target_']} is not one of ours.\n"
-            "  There are pool, slurm and ray."
-        )
     config.refuse(config.check_part("hydra.launcher", options), tuning)
-    target: Any = config.locate(options.pop("_target_"), "hydra.launcher")
+    target: Any = targets.locate(options.pop("_target_"), "hydra.launcher")
     return target(**options)
 
 

@@ -76,6 +76,7 @@ def measure(cfg: Config, run: RunFolder, out: Path | None = None) -> dict[str, A
     """
     ran = _as_asked(run.config(), cfg)
     elsewhere = "source" in cfg["dataset"]
+    config.refuse(config.check_run(ran), [str(run.path / "config.yaml")])
     device = build.device(cfg["device"])
     deterministic(ran["trainer"]["deterministic"])
     evaluation = build.evaluation(ran, device)
@@ -191,6 +192,7 @@ def _as_asked(ran: dict[str, Any], cfg: Config) -> dict[str, Any]:
                 raise ConfigError(f"dataset.{key}  {name} reads no {what}. Leave it out.")
             ran["dataset"][key] = ran["dataset"]["source"][key] = place
     ran["trainer"]["device"] = cfg["device"]
+    ran["paths"] = dict(cfg["paths"])  # where this command writes is not for the run folder to say
     return ran
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deephash import build, config
+from deephash import build, config, filenames
 from deephash.engine.run import RunFolder
 from deephash.errors import ConfigError, TrainingError
 from deephash.files import MANIFEST, SWEEPS, write_json
@@ -49,7 +49,8 @@ def report(cfg: Config, overrides: Sequence[str] = ()) -> dict[str, Any]:
     out = outputs / SWEEPS / "+".join(names)
     if cfg["only"]:  # the whole report stays
         out /= "only-" + ",".join(
-            f"{key}={'+'.join(all_typed(value))}" for key, value in cfg["only"].items()
+            f"{key}={'+'.join(all_typed(value))}".replace("/", "-")
+            for key, value in cfg["only"].items()
         )
     if cfg["out"] is not None:
         out = Path(cfg["out"]).expanduser()
@@ -93,6 +94,8 @@ def read(outputs: Path, name: str) -> Sweep:
 
 
 def _job(outputs: Path, told: Mapping[str, Any]) -> Job:
+    if not filenames.is_below(told["run"]):
+        raise ValueError(f"the run {told['run']!r} is not below {outputs}")
     run = RunFolder(outputs / told["run"])
     settings, values = tuple(told.get("settings") or ()), told["values"]
     fixed = tuple(
@@ -187,7 +190,8 @@ def _offer(outputs: Path) -> str:
 def _files_before(out: Path) -> set[str]:
     """What an earlier report wrote here, figures of sections that may be no more among it."""
     try:
-        return set(json.loads((out / SUMMARY).read_text(encoding="utf-8"))["files"])
+        files = json.loads((out / SUMMARY).read_text(encoding="utf-8"))["files"]
+        return set(filter(filenames.is_below, files))
     except (OSError, ValueError, KeyError, TypeError):
         return set()
 

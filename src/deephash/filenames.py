@@ -1,0 +1,66 @@
+"""Names that become pieces of a path: what may stand in one, so that none leads elsewhere."""
+
+import re
+
+LONGEST = 200
+"""Bytes of a name of the user's in UTF-8: suffixes are added, and filesystems take 255."""
+
+LIMIT = 255
+"""Bytes of one piece of a path that filesystems take."""
+
+
+def name_fault(value: object) -> str | None:
+    """Say why a value cannot be one piece of a path, such as a folder in ``paths.outputs``.
+
+    Blanks, letters of any language and signs such as ``+ = , ( )`` are allowed.
+
+    Args:
+        value: of a configuration; it may be of any type.
+
+    Returns:
+        The end of a sentence; None if the value is a plain name.
+
+    >>> name_fault("CUB-200 birds"), name_fault("../x")
+    (None, 'has a path separator')
+    """
+    if not isinstance(value, str):
+        return f"is a {type(value).__name__}, not a text"
+    if not value.strip():
+        return "is empty"
+    if re.search(r"[/\\]", value):
+        return "has a path separator"
+    if any(not char.isprintable() for char in value):
+        return "has a character that cannot be printed"
+    if value[0] in ".-~" or value != value.strip():
+        return "begins with one of . - ~, or begins or ends with a blank"
+    if len(value.encode(errors="replace")) > LONGEST:
+        return f"has more than {LONGEST} bytes"
+    return None
+
+
+def is_below(path: object) -> bool:
+    """Tell whether a relative path stays below the folder that it is joined to.
+
+    >>> is_below("figures/a.svg"), is_below("../a.svg"), is_below("/a.svg")
+    (True, False, False)
+    """
+    if not isinstance(path, str) or not path or re.match(r"[/\\]|[A-Za-z]:", path):
+        return False
+    return ".." not in re.split(r"[/\\]", path) and path.isprintable()
+
+
+def shorten(text: str, mark: str, most: int, head: int) -> str:
+    """Cut a name that is too long for a filesystem, and put a mark at its end.
+
+    Args:
+        text: the name.
+        mark: put at the end of a name that is cut, which keeps cut names distinct.
+        most: characters of a name that stays as it is.
+        head: characters that are left of one that does not.
+    """
+    if len(text) <= most and len(text.encode()) <= LIMIT:
+        return text
+    cut = text[:head]
+    while len(cut.encode()) + len(mark.encode()) > LIMIT:
+        cut = cut[:-1]
+    return cut + mark
