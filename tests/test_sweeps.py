@@ -207,7 +207,7 @@ def test_a_folder_with_another_configuration_stops_the_sweep_before_it_begins(sw
         (("-m", "seed=0,1", "hydra/launcher=basic"), "There are pool, slurm and ray"),
         (("-m", "seed=0,1", "hydra/sweeper=basic"), "Type the values of an axis"),
         (("-m", "paths.outputs=a,b"), "paths.outputs  takes one value in a grid"),
-        (("-m", "seed=0,1", "group=../a"), "'../a' is no name"),
+        (("-m", "seed=0,1", "group=../a"), "'../a' is not a plain name"),
         (("-m", "+sweep=fig7_margin", "+sweep=fig8_beta"), "run one after the other"),
         (
             ("-m", "seed=0,1", "hydra/launcher=slurm", "hydra.launcher.partion=gpu"),

@@ -288,12 +288,12 @@ def check_names(cfg: Mapping[str, Any]) -> list[Fault]:
         if (what := filenames.name_fault(cfg[group].get(key.partition(".")[2]))) is not None:
             instead = f"It becomes part of a path. Give a plain name: {key}=NAME."
             faults.append(Fault(key, f"{what}.", instead))
-    group = cfg.get("group")
-    if group is not None and (
-        filenames.name_fault(group) or not re.fullmatch(r"\w[\w.,=+-]*", str(group))
+    group_name = cfg.get("group")
+    if group_name is not None and (
+        filenames.name_fault(group_name) or not re.fullmatch(r"\w[\w.,=+-]*", str(group_name))
     ):
         instead = "Letters, digits and . , = + - _ make one; it becomes a folder."
-        faults.append(Fault("group", f"{group!r} is no name.", instead))
+        faults.append(Fault("group", f"{group_name!r} is not a plain name.", instead))
     return faults
 
 

@@ -152,8 +152,8 @@ def locate(target: str, path: str = "") -> type:
         )
     if inspect.isabstract(found) or getattr(found, "_is_protocol", False):
         raise ConfigError(f"{key}  {target} is abstract: choose a class that derives from it.")
-    if kind is not None and (what := kind.fault(found)) is not None:
-        raise ConfigError(f"{key}  {target} {what}.")
+    if kind is not None and (fault := kind.fault(found)) is not None:
+        raise ConfigError(f"{key}  {target} {fault}.")
     return found
 
 

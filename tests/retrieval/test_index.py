@@ -467,7 +467,7 @@ def test_ids_that_are_no_text_are_told(tmp_path):
     data[32:36] = zlib.crc32(bytes(data[64:])).to_bytes(4, "little")  # as another program writes it
     data[60:64] = zlib.crc32(bytes(data[:60])).to_bytes(4, "little")
     file.write_bytes(data)
-    with pytest.raises(DataError, match="is damaged: the id b'c.xff' is not UTF-8"):
+    with pytest.raises(DataError, match=r"is damaged: the id b'c.xff' is not UTF-8"):
         Index.load(file, mmap=False)
     loaded = Index.load(file)
     with pytest.raises(DataError, match="an id of the index is not UTF-8"):
