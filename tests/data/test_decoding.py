@@ -3,7 +3,11 @@
 import contextlib
 import errno
 import io
+import os
+import struct
+import threading
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -11,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from deephash.data import decoding
 from deephash.data.building import Unreadable
-from deephash.data.decoding import Decoder, Exact, Square, to_rgb
+from deephash.data.decoding import Budget, Decoder, Exact, File, Square, to_rgb
 from deephash.data.sources import Folder
 from deephash.errors import DataError
 
@@ -132,7 +137,7 @@ def test_a_failing_system_is_no_fault_of_the_file(tmp_path, monkeypatch, error):
         (tmp_path / "set" / name).mkdir(parents=True)
         Image.fromarray(NOISE).save(tmp_path / "set" / name / "x.png")
 
-    def fail(path):
+    def fail(path, **options):
         raise error
 
     monkeypatch.setenv("DEEPHASH_CACHE", str(tmp_path / "cache"))
@@ -182,3 +187,132 @@ def test_skipping_needs_the_cache():
     with pytest.raises(DataError, match=r"on_error=skip needs dataset\.source\.cached=true"):
         Decoder(Exact(9), on_error="skip", cached=False)
     assert Decoder(Exact(9), cached=False).workers >= 1
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.0, 0.5, 1.0], [0, 128, 255]),
+        ([0.0, 0.0, 0.0], [0, 0, 0]),
+        ([0.0, 127.9, 255.0], [0, 127, 255]),
+        ([0.0, 0.5, 2.0], [0, 0, 2]),
+    ],
+)
+def test_floats_from_0_to_1_are_scaled_and_those_up_to_255_are_not(tmp_path, values, expected):
+    Image.fromarray(np.array([values], np.float32)).save(tmp_path / "x.tif")
+    with Image.open(tmp_path / "x.tif") as image:
+        assert [pixel[0] for pixel in np.asarray(to_rgb(image))[0]] == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "cause"),
+    [
+        (np.array([[0, np.nan]], np.float32), "NaN or infinite"),
+        (np.array([[0, np.inf]], np.float32), "NaN or infinite"),
+        (np.array([[-1, 1]], np.float32), "floats from -1 to 1"),
+        (np.array([[0, 4095]], np.float32), "floats from 0 to 4095"),
+        (np.array([[0, 70000]], np.int32), "integers from 0 to 70000"),
+        (np.array([[-5, 7]], np.int32), "integers from -5 to 7"),
+    ],
+)
+def test_values_that_no_rule_covers_are_refused(tmp_path, values, cause):
+    Image.fromarray(values).save(tmp_path / "x.tif")
+    with pytest.raises(Unreadable, match=cause):
+        decoded(tmp_path / "x.tif")
+
+
+def test_only_files_that_may_hold_floats_have_another_key(tmp_path):
+    decoder = Decoder(Square(8, "crop"))
+    plain = decoder.content(tmp_path, [File("a.png", 1, 1), File("b.jpg", 1, 1)])
+    assert set(plain.rule) == {"decode", "size", "pillow"}
+    assert decoder.content(tmp_path, [File("a.TIF", 1, 1)]).rule["floats"] == 1
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16", "F", "1"])
+def test_large_images_are_converted_in_parts_to_the_same_pixels(monkeypatch, mode):
+    noise = np.random.default_rng(1).integers(0, 256, (23, 31, 4), dtype=np.uint8)
+    if mode in ("I;16", "F"):
+        kind = np.uint16 if mode == "I;16" else np.float32
+        image = Image.fromarray(noise[..., 0].astype(kind))
+    else:
+        image = Image.fromarray(noise).convert("RGB").convert(mode)
+    if mode == "P":
+        image.info["transparency"] = 3
+    whole = np.asarray(to_rgb(image.copy()))
+    monkeypatch.setattr(decoding, "TILE", 7)
+    assert np.array_equal(np.asarray(to_rgb(image.copy())), whole)
+
+
+@pytest.mark.parametrize("shape", [(1, 60_000), (60_000, 1), (1, 1), (2, 3)])
+@pytest.mark.parametrize("fit", ["crop", "squash"])
+def test_extreme_shapes_need_no_large_image_on_the_way(tmp_path, monkeypatch, shape, fit):
+    """60,000 x 1 made an image of 256 x 15,360,000."""
+    made, really = [], Image.Image.resize
+
+    def watched(image, size, *rest, **options):
+        made.append(size[0] * size[1])
+        return really(image, size, *rest, **options)
+
+    monkeypatch.setattr(Image.Image, "resize", watched)
+    Image.new("RGB", shape, (10, 20, 30)).save(tmp_path / "x.png")
+    pixels = Decoder(Square(256, fit)).decode(tmp_path / "x.png")
+    assert pixels.shape == (3, 256, 256) and pixels[:, 9, 9].tolist() == [10, 20, 30]
+    assert max(made) <= 1 << 20
+
+
+def huge_png(path, width, height):
+    """A PNG that declares a size and has no pixels to go with it."""
+
+    def chunk(kind, data):
+        checksum = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + checksum
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+
+
+def test_a_declared_size_that_costs_gigabytes_is_refused(tmp_path):
+    huge_png(tmp_path / "x.png", 50_000, 40_000)
+    with pytest.raises(Unreadable, match=r"x\.png \(it declares 2,000,000,000 pixels, and at most"):
+        decoded(tmp_path / "x.png")
+
+
+def test_images_in_work_share_a_budget_of_pixels():
+    budget, order = Budget(10), []
+    with budget.use(6):
+        late = threading.Thread(target=lambda: [budget.use(50).__enter__(), order.append("late")])
+        late.start()
+        with budget.use(4):
+            order.append("early")
+        order.append("first")
+    late.join()
+    assert order == ["early", "first", "late"]
+
+
+@pytest.mark.parametrize("name", ["x.eps", "x.jpg", "x.png"])
+def test_what_a_file_holds_decides_and_ghostscript_is_never_started(tmp_path, monkeypatch, name):
+    from PIL import EpsImagePlugin
+
+    def fail(*rest, **options):
+        raise AssertionError("Ghostscript")
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", fail)
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    (tmp_path / name).write_bytes(eps)
+    with pytest.raises(Unreadable, match="It is an EPS or PostScript file"):
+        decoded(tmp_path / name)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.jpg")
+    with pytest.raises(Unreadable, match="it is a named pipe"):
+        decoded(tmp_path / "x.jpg")
+
+
+@pytest.mark.parametrize("ending", [".gif", ".tif", ".webp", ".png"])
+def test_of_several_frames_the_first_is_read(tmp_path, ending):
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "lime", "blue")]
+    options = {"lossless": True} if ending == ".webp" else {}
+    frames[0].save(tmp_path / f"x{ending}", save_all=True, append_images=frames[1:], **options)
+    assert decoded(tmp_path / f"x{ending}")[:, 4, 4].tolist() == [255, 0, 0]

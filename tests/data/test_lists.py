@@ -226,7 +226,12 @@ def test_rows_roles_and_pixels(small):
 
 def test_each_file_is_decoded_once(small, monkeypatch):
     opened, really = [], Image.open
-    monkeypatch.setattr(Image, "open", lambda path: opened.append(path) or really(path))
+
+    def watched(path, **options):
+        opened.append(path)
+        return really(path, **options)
+
+    monkeypatch.setattr(Image, "open", watched)
     for _ in range(2):
         Lists(small, size=4).load()
     assert len(opened) == len(set(opened)) == 7

@@ -5,6 +5,7 @@ they fit, since they are seen in every epoch. The rest is gathered batch by batc
 ahead, by threads: from the memory-mapped cache, from files that are decoded then, or from features.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deephash.data.doubts import doubts, doubts_of_split
 from deephash.data.images import ImageSet, only
 from deephash.data.lazy import Stacked, not_finite, origin
 from deephash.data.roles import ROLES
@@ -23,6 +25,8 @@ from deephash.data.transforms import Pipeline
 from deephash.data.truths import GroundTruth
 from deephash.errors import DataError
 from deephash.records import Batch, generator
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 B = TypeVar("B")
@@ -177,6 +181,8 @@ class DataModule:
         images = self.source.load()
         chosen = images if self.classes is None else only(images, self.classes)
         found = self._divide(chosen)
+        for doubt in (*doubts(images), *doubts_of_split(found[1])):
+            log.warning("%s", "\n".join(doubt.lines()).partition(": ")[2])
         if self.expected:
             whole = found if chosen is images else self._divide(images)
             check_facts(whole[2], self.expected)

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from deephash.data.decoding import File
-from deephash.data.sources import ENDINGS
+from deephash.data.formats import ARCHIVED, special_file
+from deephash.data.walking import passes_over
 from deephash.errors import DataError
 
 WAYS = ("auto", "path", "id")
@@ -32,7 +33,8 @@ class Tree:
         """The paths of all files, in one order wherever they lie.
 
         Links to folders are followed; a folder with several paths is entered by the first of them.
-        Names with a leading dot are passed over.
+        Names with a leading dot are passed over, and so are folders of operating systems and
+        network disks.
         """
         pending, entered = [""], set()
         while pending:
@@ -47,13 +49,15 @@ class Tree:
             files, folders = self._read.get(folder) or self._list(folder)
             beginning = folder and f"{folder}/"
             yield from (beginning + name for name in sorted(files) if name[0] != ".")
-            pending += [beginning + name for name in reversed(folders) if name[0] != "."]
+            pending += [beginning + name for name in reversed(folders) if not passes_over(name)]
 
     def file(self, place: str) -> File | None:
-        """A file with its size and time of change; None if there is none."""
+        """A file with its size and time of change; None if there is none that can be read."""
         try:
             stat = os.stat(os.path.join(self.root, place))
         except OSError:
+            return None
+        if special_file(stat.st_mode):
             return None
         return File(place, stat.st_size, stat.st_mtime_ns)
 
@@ -148,7 +152,7 @@ def _by_id(
     for key, (_, place) in zip(keys, named, strict=True):
         if first.setdefault(key, place) != place:
             second[key] = place
-    endings = tuple({*ENDINGS, *(os.path.splitext(place)[1].lower() for _, place in named)})
+    endings = tuple({*ARCHIVED, *(os.path.splitext(place)[1].lower() for _, place in named)})
     found: dict[str, str] = {}
     for place in tree.walk():
         if identity is None:

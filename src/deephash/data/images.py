@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -36,6 +36,10 @@ class Catalogue:
         None  # role -> the rows its list names, in its order; None: the set came without lists
     )
     places: tuple[str, ...] | None = None  # n paths of files below the root; None: the ids
+    official_validation: np.ndarray | None = None  # (n,) bool, the official validation part
+    parts: tuple[str, ...] = ()  # folders of the official parts, which a protocol must not merge
+    passed_over: Mapping[str, int] = field(default_factory=dict)  # ending or reason -> files
+    remarks: tuple[str, ...] = ()  # what the source warns of, a sentence each
 
     def __post_init__(self) -> None:
         count = len(self.ids)
@@ -58,6 +62,11 @@ class Catalogue:
         if official is not None and (official.dtype != np.bool_ or official.shape != (count,)):
             raise DataError(
                 f"official_query must be ({count},) bool; it is {official.shape} {official.dtype}"
+            )
+        held = self.official_validation
+        if held is not None and (held.dtype != np.bool_ or held.shape != (count,)):
+            raise DataError(
+                f"official_validation must be ({count},) bool; it is {held.shape} {held.dtype}"
             )
 
     def __len__(self) -> int:
@@ -84,7 +93,7 @@ class Catalogue:
         """The images for which `kept`, (n,) bool, is true; the ids of the others are skipped."""
         if kept.all():
             return self
-        official = self.official_query
+        official, held = self.official_query, self.official_validation
         left_out = tuple(name for name, keep in zip(self.ids, kept, strict=True) if not keep)
         return replace(
             self,
@@ -92,6 +101,7 @@ class Catalogue:
             labels=self.labels[np.flatnonzero(kept)],
             skipped=self.skipped + left_out,
             official_query=None if official is None else official[kept],
+            official_validation=None if held is None else held[kept],
             lists=None if self.lists is None else renumbered(self.lists, kept),
             places=None if self.places is None else tuple(itertools.compress(self.places, kept)),
         )
@@ -162,7 +172,7 @@ def only(images: C, wanted: Sequence[int | str]) -> C:
         raise DataError(f"dataset.classes={list(wanted)} must name at least two classes")
     kept = np.isin(images.labels.indices, columns)
     rows = np.flatnonzero(kept)
-    official = images.official_query
+    official, held = images.official_query, images.official_validation
     inputs = {"inputs": take(images.inputs, rows)} if isinstance(images, ImageSet) else {}
     return replace(
         images,
@@ -171,6 +181,7 @@ def only(images: C, wanted: Sequence[int | str]) -> C:
         ids=tuple(images.ids[row] for row in rows),
         classes=tuple(names),
         official_query=None if official is None else official[rows],
+        official_validation=None if held is None else held[rows],
         lists=None if images.lists is None else renumbered(images.lists, kept),
         places=None if images.places is None else tuple(itertools.compress(images.places, kept)),
     )

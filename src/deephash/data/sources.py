@@ -4,18 +4,19 @@ A source is built with plain keywords and reads nothing until `load()`.
 """
 
 import contextlib
-import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from deephash.data.decoding import Decoder, Exact, File, Square
+from deephash.data.formats import readable
 from deephash.data.images import Catalogue, ImageSet, one_hot
+from deephash.data.layouts import ROLE_OF_PART, check_classes, official_parts, remarks
+from deephash.data.walking import Walk, passed_over_in_words
 from deephash.errors import DataError
-
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 class Source(Protocol):
@@ -94,25 +95,26 @@ class Cifar:
         return self._load_archive()
 
     def _load_folders(self) -> ImageSet:
-        endings = (".jpg", ".jpeg", ".png")
-        names = {part: _class_folders(self.root / part) for part in ("train", "test")}
+        walk = Walk(self.root, (".jpg", ".jpeg", ".png"))
+        names = {part: walk.folders(part) for part in ("train", "test")}
         if names["train"] != names["test"] or len(names["train"]) != self.num_classes:
             raise DataError(
                 f"{self.name} needs the same {self.num_classes} class folders below "
                 f"{self.root}/train and {self.root}/test; they hold {len(names['train'])} and "
                 f"{len(names['test'])}"
             )
+        folders = [f"{part}/{name}" for part in names for name in names[part]]
         files, targets = [], []
-        for part in ("train", "test"):
-            for index, name in enumerate(names[part]):
-                found = _image_files(self.root, f"{part}/{name}", endings)
-                files += found
-                targets += [index] * len(found)
+        for at, (folder, found) in enumerate(walk.files(folders).items()):
+            _refuse_empty(self.root / folder, found, walk)
+            files += found
+            targets += [at % self.num_classes] * len(found)
         catalogue = Catalogue(
             ids=tuple(file.id for file in files),
             labels=one_hot(np.array(targets), self.num_classes),
             classes=tuple(names["train"]),
             official_query=np.array([file.id.startswith("test/") for file in files]),
+            passed_over=dict(walk.passed_over),
         )
         return self.decoder.images(self.root, files, catalogue)
 
@@ -161,9 +163,14 @@ class Folder:
     """Any images, one folder per class below `root`; folders inside a class folder are entered.
 
     Class indices are the ranks of the sorted folder names, rows are sorted by class, then by
-    relative path. Files and folders whose names begin with a dot are passed over. Files are
-    decoded to RGB (see `to_rgb`), turned as their EXIF orientation says, and brought to
-    size x size once, bilinear with antialiasing.
+    relative path. Links are followed, and what they lead to is read once. Hidden files, folders of
+    operating systems and network disks (`@eaDir`, `__MACOSX`, ...) and files with other endings
+    are passed over and counted. Files are decoded to RGB (see `to_rgb`), turned as their EXIF
+    orientation says, and brought to size x size once, bilinear with antialiasing; of several
+    frames the first is read.
+
+    Where the folders are called `train` and `test`, `train` and `val`, or all three, classes are
+    the folders in them, and `deephash.data.splits.Official` reads the parts as roles.
 
     Args:
         root: the folder of the class folders.
@@ -174,10 +181,15 @@ class Folder:
         on_error: `raise`, or `skip` to leave unreadable files out.
         workers: decoding threads; None for one per core, at most 16.
         cached: decode once into the cache; or whenever an image is asked for.
+        endings: of the files that are images, such as `[.jpg, .png]`; None for all that this
+            installation reads.
+        parts: what folders called train, test and val are: None, official parts, which only the
+            protocol `official` may use; `merge`, one set from which any protocol draws; or
+            `classes`, classes of these names.
 
     Raises:
         DataError: on `load`, `root` is missing, has fewer than two class folders or an empty one,
-            or a file is unreadable.
+            it is laid out in another way, or a file is unreadable.
     """
 
     def __init__(
@@ -189,61 +201,72 @@ class Folder:
         on_error: str = "raise",
         workers: int | None = None,
         cached: bool = True,
+        endings: Sequence[str] | None = None,
+        parts: str | None = None,
     ):
+        if parts not in (None, "merge", "classes"):
+            raise DataError(f"dataset.source.parts={parts} is unknown: null, merge or classes")
         self.root = Path(root).expanduser()
         self.decoder = Decoder(Square(size, fit), cache, on_error, workers, cached)
+        self.endings = None if endings is None else _endings(endings)
+        self.parts = parts
 
     def load(self) -> ImageSet:
-        names = _class_folders(self.root)
-        if len(names) < 2:
-            found = f"only {names[0]!r}" if names else "none"
-            raise DataError(
-                f"{self.root} must hold one folder per class, at least two; it has {found}"
-            )
+        if not self.root.is_dir():
+            raise DataError(f"the image folder {self.root} does not exist: set dataset.root=FOLDER")
+        walk = Walk(self.root, self.endings or readable().endings)
+        names = walk.folders()
+        parts = None if self.parts == "classes" else official_parts(walk, names)
+        if parts is None:
+            check_classes(walk, names)
+            parts = {"": names}
+        classes = sorted({name for here in parts.values() for name in here})
+        folders = [f"{part}/{name}" if part else name for part in parts for name in parts[part]]
         files, targets = [], []
-        for index, name in enumerate(names):
-            found_files = _image_files(self.root, name, ENDINGS)
-            files += found_files
-            targets += [index] * len(found_files)
+        for folder, found in walk.files(folders).items():
+            _refuse_empty(self.root / folder, found, walk)
+            files += found
+            targets += [classes.index(folder.rpartition("/")[2])] * len(found)
+        roles = [ROLE_OF_PART.get(file.id.partition("/")[0].lower(), "") for file in files]
+        official = None
+        held = None
+        if "" not in parts:
+            asked = "test" if "test" in roles else "val"
+            official = np.array([role == asked for role in roles])
+            held = np.array([role == "val" for role in roles]) if asked == "test" else None
         catalogue = Catalogue(
             ids=tuple(file.id for file in files),
-            labels=one_hot(np.array(targets), len(names)),
-            classes=tuple(names),
+            labels=one_hot(np.array(targets), len(classes)),
+            classes=tuple(classes),
+            official_query=official,
+            official_validation=held if held is not None and held.any() else None,
+            parts=tuple(parts) if official is not None and self.parts is None else (),
+            passed_over=dict(walk.passed_over),
+            remarks=tuple(remarks(walk, folders, files)),
         )
         return self.decoder.images(self.root, files, catalogue)
 
 
-def _class_folders(root: Path) -> list[str]:
-    """Sorted names of the folders below root."""
-    if not root.is_dir():
-        raise DataError(f"the image folder {root} does not exist: set dataset.root=FOLDER")
-    with os.scandir(root) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+def _endings(endings: Sequence[str]) -> tuple[str, ...]:
+    """Endings in lower case, with a dot.
 
-
-def _image_files(root: Path, name: str, endings: tuple[str, ...]) -> list[File]:
-    """The images below one class folder, sorted by path."""
-    found: list[File] = []
-    pending = [name]
-    while pending:
-        folder = pending.pop()
-        with os.scandir(root / folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(f"{folder}/{entry.name}")
-                elif entry.name.lower().endswith(endings):
-                    # A link that leads nowhere is listed, and fails like any unreadable file.
-                    stat = entry.stat(follow_symlinks=not _dangling(entry))
-                    found.append(File(f"{folder}/{entry.name}", stat.st_size, stat.st_mtime_ns))
-    if not found:
+    Raises:
+        DataError: there is none, or they are no text.
+    """
+    given = [endings] if isinstance(endings, str) else list(endings)
+    if not given or not all(isinstance(one, str) and one.strip(".") for one in given):
         raise DataError(
-            f"the class folder {root / name} holds no image ({', '.join(endings)}): fill it or "
-            "remove it"
+            f"dataset.source.endings={endings} must be a list of endings, such as "
+            "'dataset.source.endings=[.jpg,.png]'"
         )
-    return sorted(found)
+    return tuple(f".{one.lower().lstrip('.')}" for one in given)
 
 
-def _dangling(entry: os.DirEntry[str]) -> bool:
-    return entry.is_symlink() and not os.path.exists(entry.path)
+def _refuse_empty(folder: Path, files: Sequence[File], walk: Walk) -> None:
+    """Raises a DataError where a class folder holds no image."""
+    if not files:
+        there = passed_over_in_words(walk.passed_over)
+        raise DataError(
+            f"the class folder {folder} holds no image ({', '.join(walk.endings)}): fill it or "
+            "remove it" + (f". Passed over below {walk.root}: {there}" if there else "")
+        )

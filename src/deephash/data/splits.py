@@ -6,7 +6,7 @@ Two numbers can be compared when their splits have one fingerprint.
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, Protocol, get_args
 
@@ -93,6 +93,12 @@ class PerClass:
         self.seed = seed
 
     def split(self, images: Catalogue) -> Split:
+        if images.parts:
+            raise DataError(
+                f"these images come in official parts ({', '.join(images.parts)}), and this "
+                "protocol would draw its queries from all of them: dataset.protocol=official keeps "
+                "the parts apart, dataset.source.parts=merge draws from all"
+            )
         rng = np.random.RandomState(self.seed)
         apart = 0 if self.train_in_database else 1  # the database must not be empty
         queries, train, database = [], [], []
@@ -121,7 +127,8 @@ class Official:
 
     `train` images of each class are drawn from the database as in `PerClass`; None trains on the
     whole database. Database and queries are ordered class after class, each by increasing row.
-    Validation items follow the rules of `PerClass`.
+    Validation items follow the rules of `PerClass`; where the set has an official validation part,
+    they are that part, which is in no other role.
 
     Args:
         train: training images per class; None for the whole database.
@@ -144,13 +151,23 @@ class Official:
         if official is None:
             raise DataError(
                 "this dataset has no official test part: use a protocol that draws its queries, "
-                "such as deephash.data.splits.PerClass"
+                "such as deephash.data.splits.PerClass. A folder of your own has one if its images "
+                "lie in train/<class> and test/<class> below dataset.root"
+            )
+        apart = images.official_validation
+        if apart is not None and self.validation:
+            raise DataError(
+                f"dataset.protocols.<protocol>.validation={self.validation} draws validation items "
+                "from the training part, and this dataset has an official validation part: set it "
+                "to 0 to use that part, or move that part away"
             )
         rng = np.random.RandomState(self.seed)
         queries, train, database = [], [], []
         for index, rows in enumerate(_rows_by_class(images, "Official")):
             name = images.classes[index]
             asked, rest = rows[official[rows]], rows[~official[rows]]
+            if apart is not None:
+                rest = rest[~apart[rest]]
             if len(asked) == 0 or len(rest) == 0:
                 raise DataError(
                     f"class {name!r} has {len(rest)} images in the official training part and "
@@ -166,7 +183,8 @@ class Official:
             queries.append(asked)
             train.append(drawn[: self.train])
             database.append(rest)
-        return _finish(images, train, database, queries, self.validation, self.seed)
+        split = _finish(images, train, database, queries, self.validation, self.seed)
+        return split if apart is None else replace(split, validation=np.flatnonzero(apart))
 
 
 class Listed:
@@ -268,6 +286,7 @@ class Facts:
     num_skipped: int
     skipped: tuple[str, ...]  # ids of unreadable files that were left out
     fingerprint: str  # 64 hex digits
+    passed_over: dict[str, int] = field(default_factory=dict)  # ending or reason -> files not read
 
     def as_dict(self) -> dict[str, object]:
         """The facts as JSON holds them."""
@@ -300,6 +319,7 @@ def describe(images: Catalogue, split: Split, dataset: str, protocol: str, seed:
         num_skipped=len(images.skipped),
         skipped=images.skipped,
         fingerprint=fingerprint(images, split),
+        passed_over=dict(images.passed_over),
     )
 
 

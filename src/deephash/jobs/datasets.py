@@ -10,6 +10,7 @@ from typing import Any
 
 from deephash import build, config
 from deephash.data.datamodule import check_facts, check_finite
+from deephash.data.doubts import doubts
 from deephash.data.images import Catalogue, ImageSet
 from deephash.data.lists import Lists, sha1
 from deephash.data.roles import ROLES, Split
@@ -80,6 +81,7 @@ def prepare(cfg: Config, overrides: Sequence[str] = ()) -> None:
 def _draw(cfg: Config, path: Path, catalog: Any, recipe: Any) -> Facts:
     """Draws the split of a recipe and keeps it."""
     images = catalog.read()
+    _doubt(images)
     try:
         roles = recipe.split(images)
     except DataError as error:  # which names the key that training would have
@@ -185,10 +187,18 @@ def summary(facts: Facts) -> str:
 
 def describe(cfg: Config) -> None:
     """Tells what a dataset is; ``out`` keeps it as JSON."""
-    found = description(cfg, known(build.source(cfg)))
+    images = known(build.source(cfg))
+    found = description(cfg, images)
     print("\n".join(described(found)))
+    _doubt(images)
     if cfg["out"] is not None:
         keep_json(Path(cfg["out"]).expanduser(), found)
+
+
+def _doubt(images: Catalogue) -> None:
+    """Prints what is suspicious of a dataset."""
+    for doubt in doubts(images):
+        print("\n".join(doubt.lines()))
 
 
 def export(cfg: Config) -> None:

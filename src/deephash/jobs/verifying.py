@@ -12,6 +12,7 @@ from deephash import build
 from deephash.bars import bar
 from deephash.data import cache
 from deephash.data.datamodule import ahead, check_facts, check_finite
+from deephash.data.doubts import doubts, doubts_of_split
 from deephash.data.entries import Broken, read_index, verify_entry
 from deephash.data.images import Catalogue, ImageSet
 from deephash.data.inspection import Finding, identify, inspect
@@ -55,6 +56,7 @@ def verify(cfg: Config) -> None:
         catalogue, found = _loaded(cfg)
         findings += found
     if catalogue is not None:
+        findings += doubts(catalogue)
         split, facts, found = _divided(cfg, catalogue)
         findings += found
         if facts is not None:
@@ -102,7 +104,7 @@ def _loaded(cfg: Config) -> tuple[ImageSet | None, list[Finding]]:
 
 def _divided(cfg: Config, images: Catalogue) -> tuple[Split | None, Facts | None, list[Finding]]:
     """The split of the protocol, and what is wrong with it."""
-    findings = []
+    findings: list[Finding] = []
     try:
         split, facts = divided(cfg, images)
     except DataError as error:
@@ -111,6 +113,7 @@ def _divided(cfg: Config, images: Catalogue) -> tuple[Split | None, Facts | None
         check_facts(facts, (cfg["dataset"].get("expected") or {}).get(facts.protocol) or {})
     except DataError as error:
         findings.append(Finding("error", str(error), 1))
+    findings += doubts_of_split(split)
     for role in ("train", "queries", "database"):
         rows = getattr(split, role)
         counts = images.labels[rows].sum(axis=0)

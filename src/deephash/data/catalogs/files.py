@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 
-from deephash.data.sources import ENDINGS
+from deephash.data.formats import ARCHIVED
 from deephash.errors import DataError
 
 KEY = "dataset.catalog"
@@ -93,7 +93,7 @@ def image_names(folder: Path) -> list[str]:
         return sorted(
             entry.name
             for entry in entries
-            if entry.name.lower().endswith(ENDINGS) and not entry.name.startswith(".")
+            if entry.name.lower().endswith(ARCHIVED) and not entry.name.startswith(".")
         )
 
 

@@ -12,8 +12,8 @@ from scipy.sparse import csr_array
 
 from deephash.data.catalogs.files import KEY, below, chosen, folder_of, lines_of, multi_hot
 from deephash.data.catalogs.names import NUSWIDE21, NUSWIDE81
+from deephash.data.formats import ARCHIVED
 from deephash.data.images import Catalogue
-from deephash.data.sources import ENDINGS
 from deephash.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -202,7 +202,7 @@ def _by_flickr_id(root: Path) -> dict[str, list[str]]:
         base = Path(folder).relative_to(root).as_posix()
         for name in sorted(files):
             flickr_id = _flickr_id(name)
-            if flickr_id is not None and name.lower().endswith(ENDINGS):
+            if flickr_id is not None and name.lower().endswith(ARCHIVED):
                 found.setdefault(flickr_id, []).append(name if base == "." else f"{base}/{name}")
     return found
 
