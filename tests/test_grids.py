@@ -1,6 +1,7 @@
 """The points of a grid, and the files of sweeps/: counts and values as the papers have them."""
 
 import itertools
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,6 @@ from hydra import compose, initialize_config_dir
 from deephash import config, grids, multirun, schema
 from deephash.errors import ConfigError
 from deephash.sheets import Sheet
-from deephash.words import typed
 
 ROOT = Path(__file__).resolve().parents[1]
 SWEEPS = ROOT / "sweeps"
@@ -324,14 +324,35 @@ def test_what_a_report_is_told_is_there(name):
     assert set(report) <= {"rows", "row_label", "columns", "digits", "published", "figure"}
 
 
+def agent_command(page, point):
+    """What an agent of W&B runs: its macros stand for words, or for several."""
+    words = {
+        "${env}": ["/usr/bin/env"],
+        "${interpreter}": ["echo"],  # instead of python
+        "${program}": [page["program"]],
+        "${args_no_hyphens}": [f"{key}={value}" for key, value in point.items()],
+    }
+    return [word for one in page["command"] for word in words.get(one, [one])]
+
+
 def test_the_sweep_of_weights_and_biases_is_the_same_grid():
     page = yaml.safe_load((SWEEPS / "for_wandb" / "table2_beta.yaml").read_text())
-    axes = {
-        key: [typed(one) for one in given.get("values", [given.get("value")])]
-        for key, given in page["parameters"].items()
-    }
-    theirs = [frozenset(point.items()) for point in grids.points(axes)]
+    axes = {key: given["values"] for key, given in page["parameters"].items()}
+    theirs = set()
+    for point in grids.points(axes):
+        done = subprocess.run(agent_command(page, point), capture_output=True, text=True)
+        program, *overrides = done.stdout.split()
+        assert (program, overrides.pop()) == ("train.py", "logger=wandb"), done.stderr
+        theirs.add(frozenset(tuple(word.split("=", 1)) for word in overrides))
     assert len(theirs) == 80
-    assert set(theirs) == {frozenset(job.items()) for job in jobs_of("table2_beta")}
-    assert page["command"][1:4] == ["${interpreter}", "${program}", "${args_no_hyphens}"]
+    assert theirs == {frozenset(job.items()) for job in jobs_of("table2_beta")}
     assert (ROOT / page["program"]).is_file() and page["method"] == "grid"
+
+
+def test_parameters_of_weights_and_biases_have_names_of_their_own():
+    """W&B puts a parameter in the place of a key of the configuration."""
+    keys = {word.split(".")[0] for word in yaml.safe_load((ROOT / "conf/train.yaml").read_text())}
+    keys |= {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()}
+    for file in (SWEEPS / "for_wandb").glob("*.yaml"):
+        names = yaml.safe_load(file.read_text())["parameters"]
+        assert names and not {name.split(".")[0] for name in names} & keys

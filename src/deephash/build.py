@@ -204,14 +204,20 @@ def loggers(cfg: Config, run: RunFolder, name: str, steps: int, done: Any) -> Lo
         "best": best,
     }
     if "wandb" in cfg["logger"]:
-        given["wandb"] = _to_wandb(cfg, run.path, name, run.run_id())
+        given["wandb"] = _to_wandb(cfg, run.path, name, run.run_id(), record.path)
     others = [part(node, f"logger.{key}", **given.get(key, {}))
               for key, node in cfg["logger"].items()]  # fmt: skip
     return Loggers([record, *others])
 
 
 def wandb(
-    node: Config, cfg: Config, folder: Path, name: str, run_id: str | None, job_type: str
+    node: Config,
+    cfg: Config,
+    folder: Path,
+    name: str,
+    run_id: str | None,
+    job_type: str,
+    history: Path | None = None,
 ) -> Loggers:
     """Weights & Biases for what comes after training.
 
@@ -222,16 +228,20 @@ def wandb(
         name: of the run.
         run_id: the run's, to add to it; None for a run of its own.
         job_type: what it is.
+        history: ``log.jsonl``, to write the whole training; None to add to what was written.
     """
-    given = _to_wandb(cfg, folder, name, run_id) | {"job_type": job_type}
+    given = _to_wandb(cfg, folder, name, run_id, history) | {"job_type": job_type}
     return Loggers([part(node, "logger.wandb", **given)])
 
 
-def _to_wandb(cfg: Config, folder: Path, name: str, run_id: str | None) -> dict[str, Any]:
+def _to_wandb(
+    cfg: Config, folder: Path, name: str, run_id: str | None, history: Path | None
+) -> dict[str, Any]:
     return {
         "name": name,
         "run_id": run_id,
         "folder": folder,
+        "history": history,
         "config": cfg,
         "group": cfg.get("group") or cfg["method"]["name"],
         "tags": [cfg["dataset"]["name"], f"{cfg['model']['nbit']} bits", cfg["method"]["name"]],

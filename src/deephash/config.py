@@ -181,7 +181,7 @@ def check_evaluation(cfg: Mapping[str, Any]) -> list[Fault]:
             Fault("gallery.queries", f"is {queries!r}.",
                   "Try spread, hardest, easiest, or a list of places such as [0,5].")
         )  # fmt: skip
-    return faults
+    return faults + _check_own_logger(cfg)
 
 
 def check_run(cfg: Mapping[str, Any]) -> list[Fault]:
@@ -232,7 +232,25 @@ def check_report(cfg: Mapping[str, Any]) -> list[Fault]:
     if not isinstance(cfg["only"], dict | None):
         instead = "Give keys and values: {dataset:cifar10,model.nbit:64}."
         faults.append(Fault("only", f"is {cfg['only']!r}.", instead))
+    faults += _check_own_logger(cfg)
     return faults + _out_of_bounds(cfg, {"draws": 100, "seed": 0}, {})
+
+
+def _check_logger(cfg: Mapping[str, Any]) -> list[Fault]:
+    """Return what W&B would refuse of its options."""
+    from deephash.loggers.wandb import refused
+
+    node = (cfg.get("logger") or {}).get("wandb")
+    if not isinstance(node, Mapping):
+        return []
+    return [Fault(f"logger.wandb.{key}", what, instead) for key, what, instead in refused(node)]
+
+
+def _check_own_logger(cfg: Mapping[str, Any]) -> list[Fault]:
+    """Return all that is wrong with the logger of ``evaluate.py`` or ``report.py``."""
+    nodes = parts(cfg.get("logger") or {}, "logger")
+    faults = [fault for path, node in nodes for fault in check_part(path, node)]
+    return faults or _check_logger(cfg)
 
 
 def _check_tops(evaluation: Mapping[str, Any]) -> list[Fault]:
@@ -271,6 +289,7 @@ def check(cfg: Mapping[str, Any], overrides: Iterable[str] = ()) -> list[Fault]:
     faults += _check_numbers(cfg)
     faults += _check_tops(cfg["evaluation"])
     faults += check_names(cfg)
+    faults += _check_logger(cfg)
     faults += _check_protocol(cfg)
     faults += _check_classes(cfg["dataset"].get("classes"))
     if not faults:

@@ -219,6 +219,7 @@ def _launch(
 ) -> int:
     from deephash.jobs import sweeping
     from deephash.jobs.watching import Screen, account
+    from deephash.loggers.wandb import has_offline_records, sync_all_command
     from deephash.report.table import markdown
 
     command = shlex.join(["python", os.path.relpath(script), "-m", *arguments])
@@ -259,6 +260,9 @@ def _launch(
     reports = [job.run.report() for job in after if job.run.finished]
     if reports:
         print(f"\n{markdown(reports, _rows(after, found.axes))}")
+    if any(has_offline_records(job.run.path) for job in after):
+        outputs = Path(planned[0].cfg["paths"]["outputs"]).expanduser()
+        print(f"\nW&B     offline; to upload the runs: {sync_all_command(outputs)}")
     if group is not None:
         words = ["python", os.path.relpath(script.with_name("report.py")), f"sweep={group}"]
         words += [f"paths.outputs={outputs}"] * (outputs != Path("outputs"))

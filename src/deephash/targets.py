@@ -35,7 +35,7 @@ GIVEN = {
     "dataset.source": {"cache"},
     "optimizer": {"params"},
     "logger.console": {"total_epochs", "steps_per_epoch", "metric", "best"},
-    "logger.wandb": {"name", "run_id", "folder", "config", "group", "tags", "job_type"},
+    "logger.wandb": {"name", "run_id", "folder", "config", "group", "tags", "job_type", "history"},
 }
 """Arguments that the program gives to a part: not the user's to set."""
 

@@ -1,16 +1,32 @@
 """The real package where it is installed, in a process of its own: it warns and leaves threads."""
 
 import importlib.util
+import json
 import os
+import shlex
+import signal
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
+import yaml
 
 from deephash.errors import ConfigError
-from deephash.loggers import Wandb
-from deephash.loggers.wandb import has_credentials, resolve_mode
+from deephash.loggers import Jsonl, Wandb
+from deephash.loggers.wandb import (
+    MOST_NAME,
+    MOST_TAG,
+    has_credentials,
+    is_complete,
+    records,
+    refused,
+    resolve_mode,
+    rows,
+    sync_all_command,
+    sync_command,
+)
 
 needs_wandb = pytest.mark.skipif(
     importlib.util.find_spec("wandb") is None, reason="wandb is not installed"
@@ -105,7 +121,8 @@ def test_online_without_an_answer_goes_offline(fake, tmp_path, caplog, monkeypat
     logger = Wandb("p", {"nbit": 32}, tmp_path, mode="online", run_id="seed0")
     assert logger.mode == "offline"
     first, second = fake.asked
-    assert (first["mode"], first["resume"], second["mode"]) == ("online", "allow", "offline")
+    assert (first["mode"], second["mode"]) == ("online", "offline")
+    assert first["resume"] == second["resume"] == "allow"
     for asked in fake.asked:
         assert (asked["id"], asked["reinit"]) == ("seed0", "finish_previous")
         assert asked["config"] == {"nbit": 32}
@@ -233,3 +250,278 @@ def test_an_agent_of_wandbs_own_sweeps_names_the_run(tmp_path):
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "wandb").glob("offline-run-*")
     assert run.name.endswith("-theirs")
+
+
+# what goes wrong in W&B costs a warning
+
+
+@pytest.mark.parametrize("error", [OSError("read-only"), ValueError("x"), SystemExit(1)])
+def test_a_wandb_that_cannot_start_does_not_end_the_training(fake, tmp_path, caplog, error):
+    def init(**asked):
+        raise error
+
+    fake.init = init
+    logger = Wandb("p", {}, tmp_path, mode="offline")
+    assert "the run goes on without" in caplog.text and logger.mode == "disabled"
+    logger.scalars("train", {"loss": 1.0}, 1, 1)
+    logger.figures({"a": tmp_path / "a.png"})
+    logger.artifact("a", "report", {})
+    logger.report({"metrics": {"map": 0.5}}, 1)
+    logger.close()
+
+
+def test_values_that_wandb_does_not_take_end_its_run_only(fake, tmp_path, caplog):
+    logger = Wandb("p", {}, tmp_path, mode="offline")
+    fake.run.log = lambda values, step=None: 1 / 0
+    for step in (1, 2, 3):
+        logger.scalars("train", {"loss": 1.0}, step, 1)
+    logger.report({"metrics": {"map": 0.5}}, 3)
+    assert caplog.text.count("does not take values") == 1
+    assert fake.run.ended == [1]
+    assert not is_complete(tmp_path, "seed0")
+
+
+def test_a_step_is_one_row(fake, tmp_path):
+    logger = Wandb("p", {}, tmp_path, mode="offline")
+    logger.scalars("train", {"loss": float("nan")}, 10, 1)
+    logger.scalars("query", {"map": 0.5}, 10, 1)
+    logger.scalars("val", {"map": 0.4}, 10, 1)
+    assert fake.run.logged == []
+    logger.close()
+    ((row, step),) = fake.run.logged
+    assert (set(row), step) == ({"train/loss", "query/map", "val/map", "epoch"}, 10)
+
+
+def test_an_online_run_goes_on_where_the_server_is(fake, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    record = Jsonl(tmp_path / "log.jsonl")
+    for step in (10, 20, 30):
+        record.scalars("query", {"map": step / 100}, step, step // 10)
+    record.close()
+    fake.run.resumed, fake.run.starting_step = True, 21
+    fake.init = lambda **asked: fake.run
+    logger = Wandb("p", {}, tmp_path, mode="online", run_id="seed0", history=record.path)
+    assert [step for _, step in fake.run.logged] == [30]
+    logger.scalars("query", {"map": 0.3}, 30, 3)  # is there already
+    logger.scalars("query", {"map": 0.4}, 40, 4)
+    logger.close()
+    assert [step for _, step in fake.run.logged] == [30, 40]
+
+
+def test_names_are_cut_to_what_wandb_takes(fake, tmp_path):
+    long = "dataset" * 40
+    Wandb("p", {}, tmp_path, name=long, group=long, tags=[long, "", "digits", "digits"])
+    (asked,) = fake.asked
+    assert len(asked["name"]) == len(asked["group"]) == MOST_NAME
+    assert [len(tag) for tag in asked["tags"]] == [MOST_TAG, 6]
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({"project": "a/b"}, "project"),
+        ({"project": "x" * 129}, "project"),
+        ({"project": "50%"}, "project"),
+        ({"entity": "my team"}, "entity"),
+        ({"entity": "me/project"}, "entity"),
+        ({"mode": "dry"}, "mode"),
+    ],
+)
+def test_what_wandb_refuses_is_refused_at_once(tmp_path, options, key):
+    ((name, _, instead),) = refused(options)
+    assert name == key and instead
+    with pytest.raises(ConfigError, match=rf"logger\.wandb\.{key}"):
+        Wandb(**({"project": "p", "config": {}, "folder": tmp_path} | options))
+
+
+@pytest.mark.parametrize("options", [{"project": "Deep hashing", "entity": "me_2"}, {}])
+def test_what_wandb_takes_is_not_refused(options):
+    assert refused(options) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "mode"),
+    [
+        ("WANDB_MODE", "dryrun", "offline"),
+        ("WANDB_MODE", "OFFLINE", "offline"),
+        ("WANDB_MODE", "run", "online"),
+        ("WANDB_MODE", "nonsense", "offline"),
+        ("WANDB_DISABLED", "true", "disabled"),
+        ("WANDB_DISABLED", "false", "offline"),
+    ],
+)
+def test_modes_of_the_environment(monkeypatch, name, value, mode):
+    monkeypatch.setenv(name, value)
+    assert resolve_mode("auto") == mode
+
+
+def test_what_wandb_offline_set_for_a_folder_is_followed(monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    settings = types.SimpleNamespace(mode="offline")
+    package = types.SimpleNamespace(setup=lambda: types.SimpleNamespace(settings=settings))
+    assert resolve_mode("auto", package) == "offline"
+    settings.mode = "online"  # also where nothing was set
+    assert resolve_mode("auto", package) == "online"
+
+
+def test_no_home_folder_is_no_credentials(monkeypatch):
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr("deephash.loggers.wandb.Path.home", home)
+    assert not has_credentials()
+
+
+# one history, however often a run is killed
+
+
+def test_rows_of_a_log_are_one_for_each_step(tmp_path):
+    record = Jsonl(tmp_path / "log.jsonl")
+    record.scalars("train", {"loss": float("inf"), "lr": 0.1}, 10, 1)
+    record.scalars("query", {"map": 0.5}, 10, 1)
+    record.scalars("train", {"loss": 1.0}, 20, 2)
+    record.close()
+    with record.path.open("a") as file:
+        file.write("no line of ours\n[]\n")
+    first, second = rows(record.path)
+    assert first[0].pop("_timestamp") > 1e9
+    assert first == (
+        {"train/loss": float("inf"), "train/lr": 0.1, "query/map": 0.5, "epoch": 1},
+        10,
+    )
+    assert (second[0]["train/loss"], second[1]) == (1.0, 20)
+    assert list(rows(tmp_path / "none")) == []
+
+
+SESSION = """
+import os, signal, sys
+from pathlib import Path
+from deephash.loggers import Jsonl, Loggers, Wandb
+
+folder, done, last, end = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+record = Jsonl(folder / "log.jsonl")
+record.truncate_after(10 * done)
+wandb = Wandb("p", {"method": {"name": "csq"}}, folder, mode="offline", run_id="seed0",
+              history=record.path)
+logger = Loggers([record, wandb])
+for epoch in range(done + 1, last + 1):
+    logger.scalars("train", {"loss": 1 / epoch}, 10 * epoch - 5, epoch)
+    logger.scalars("train", {"loss": 1 / epoch}, 10 * epoch, epoch)
+    logger.scalars("query", {"map": epoch / 10}, 10 * epoch, epoch)
+if end == "killed":
+    os.killpg(0, signal.SIGKILL)
+if end == "finished":
+    logger.report({"metrics": {"map": last / 10}}, 10 * last)
+logger.close()
+"""
+
+
+def session(folder, done, last, end):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "WANDB_SILENT": "true"}
+    ran = subprocess.run(
+        [sys.executable, "-c", SESSION, str(folder), str(done), str(last), end],
+        env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
+        start_new_session=True,
+    )  # fmt: skip
+    assert ran.returncode == (-signal.SIGKILL if end == "killed" else 0), ran.stderr
+
+
+def read(record):
+    """What wandb's own reader finds in an offline record, by kind."""
+    done = subprocess.run(
+        [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(record)],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    return [(line["type"], line[line["type"]]) for line in found]
+
+
+def history(folder):
+    """The steps and the mAPs that ``wandb sync`` would upload, of all records of a run."""
+    steps, maps = [], []
+    for record in records(folder, "seed0"):
+        for kind, content in read(record):
+            if kind == "run":
+                assert (content["run_id"], content["resume"]) == ("seed0", True)
+                assert content["config"]["update"]["method"] == {"name": "csq"}
+            if kind == "history":
+                steps.append(content["item"]["_step"])
+                maps += [content["item"]["query/map"]] if "query/map" in content["item"] else []
+    return steps, maps
+
+
+@needs_wandb
+def test_a_killed_run_is_one_history_offline(tmp_path):
+    session(tmp_path, 0, 7, "killed")
+    session(tmp_path, 6, 9, "killed")  # the last whole epoch was the sixth
+    session(tmp_path, 9, 12, "finished")
+    assert history(tmp_path) == (
+        [step for epoch in range(1, 13) for step in (10 * epoch - 5, 10 * epoch)],
+        [epoch / 10 for epoch in range(1, 13)],
+    )
+    (record,) = records(tmp_path, "seed0")  # a torn one would stop `wandb sync` for all others
+    (end,) = [content for kind, content in read(record) if kind == "exit"]
+    assert end.get("exit_code", 0) == 0
+    assert len(list(tmp_path.glob("wandb/*/*.wandb.replaced"))) == 2
+    assert is_complete(tmp_path, "seed0") and not is_complete(tmp_path, "seed1")
+
+
+@needs_wandb
+def test_what_was_uploaded_is_not_written_again(tmp_path):
+    session(tmp_path, 0, 3, "closed")
+    (first,) = records(tmp_path, "seed0")
+    first.with_name(first.name + ".synced").touch()  # as wandb sync leaves it
+    session(tmp_path, 3, 5, "finished")
+    assert len(records(tmp_path, "seed0")) == 2
+    steps = [step for epoch in range(1, 6) for step in (10 * epoch - 5, 10 * epoch)]
+    assert history(tmp_path) == (steps, [epoch / 10 for epoch in range(1, 6)])
+
+
+@needs_wandb
+def test_the_commands_that_upload_find_the_records(tmp_path):
+    runs = [tmp_path / "my outputs" / f"digits/csq,a=b/{bits}bit/it's seed0" for bits in (16, 32)]
+    for run in runs:
+        folder = run / "wandb" / "offline-run-20260101_000000-seed0"
+        folder.mkdir(parents=True)
+        (folder / "run-seed0.wandb").touch()
+    binaries = str(Path(sys.executable).parent)
+    environment = os.environ | {"PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}"}
+    for command, count in (
+        (sync_command(runs[0]), 1),
+        (sync_all_command(tmp_path / "my outputs"), 2),
+    ):
+        tried = command.replace("wandb sync", "wandb sync --dry-run")
+        done = subprocess.run(
+            tried, shell=True, env=environment, cwd=tmp_path, text=True,
+            stdin=subprocess.DEVNULL, capture_output=True, timeout=60,
+        )  # fmt: skip
+        assert (done.stdout + done.stderr).count("Would sync 1 run(s)") == count, done.stderr
+    assert shlex.split(sync_command(runs[0])) == ["wandb", "sync", str(runs[0] / "wandb")]
+
+
+SWEPT = """
+import sys
+from deephash.loggers import Wandb
+config = {"method": {"name": "csq", "loss": {"scale": 5}}, "seed": 0}
+Wandb("p", config, sys.argv[1], mode="offline", run_id="ours").close()
+"""
+
+
+@needs_wandb
+@pytest.mark.parametrize(
+    ("parameters", "place"),
+    [({"job/method": "csq", "job/seed": 0}, ()), ({"method": "csq", "seed": 0}, ("config",))],
+)
+def test_a_sweep_of_wandbs_own_leaves_the_configuration_whole(tmp_path, parameters, place):
+    file = tmp_path / "config-theirs.yaml"
+    file.write_text(yaml.safe_dump({key: {"value": one} for key, one in parameters.items()}))
+    theirs = {"WANDB_SWEEP_ID": "sweep1", "WANDB_RUN_ID": "theirs",
+              "WANDB_SWEEP_PARAM_PATH": str(file)}  # fmt: skip
+    done = python(SWEPT, str(tmp_path), WANDB_SILENT="true", **theirs)
+    assert done.returncode == 0, done.stderr
+    (record,) = records(tmp_path, "theirs")
+    config = next(content for kind, content in read(record) if kind == "run")["config"]["update"]
+    assert {key: config[key] for key in parameters} == parameters
+    for key in place:
+        config = config[key]
+    assert config["method"] == {"name": "csq", "loss": {"scale": 5}} and config["seed"] == 0

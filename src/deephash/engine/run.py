@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import time
@@ -19,7 +20,7 @@ import torch
 import yaml
 
 from deephash.errors import BusyError, TrainingError, WriteError
-from deephash.files import ERROR, write_text
+from deephash.files import ERROR, read_text, write_text
 from deephash.locks import Lock, holder, is_locked
 
 LOOK = 2.0
@@ -158,11 +159,21 @@ class RunFolder:
         self._lock = None
 
     def run_id(self) -> str:
-        """A name for this run, and no other, to a server; a resumed run keeps it."""
+        """Return a name for this run, and no other, to a server; a resumed run keeps it.
+
+        Raises:
+            TrainingError: The file holds something else: it may be a stranger's or damaged.
+        """
         file = self.path / "run_id.txt"
         if not file.is_file():
             write_text(file, uuid.uuid4().hex)
-        return file.read_text()
+        text = read_text(file).strip()
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text):
+            raise TrainingError(
+                f"{file} holds {text[:40]!r}, which is no id: 1 to 64 of A-Z a-z 0-9 _ -\n"
+                "  Delete the file, and the run gets a new id."
+            )
+        return text
 
 
 def runs_below(folder: Path) -> Iterator[Path]:

@@ -17,6 +17,7 @@ from deephash.errors import ConfigError, TrainingError
 from deephash.files import write_json
 from deephash.jobs import pictures
 from deephash.jobs.shared import deterministic, load_encoder, save_codes
+from deephash.loggers.wandb import load_package
 from deephash.report import write_comparison, write_evaluation
 from deephash.report.table import markdown
 from deephash.words import number
@@ -41,6 +42,8 @@ def evaluate(cfg: Config, overrides: Sequence[str] = ()) -> dict[str, Any]:
         DeephashError: with a message for the user.
     """
     config.refuse(config.check_evaluation(cfg), overrides)
+    if "wandb" in (cfg["logger"] or {}):
+        load_package()  # before anything is read
     out = None if cfg["out"] is None else Path(cfg["out"]).expanduser()
     if cfg["run"] is not None:
         return measure(cfg, RunFolder(Path(cfg["run"]).expanduser()), out)
@@ -254,7 +257,10 @@ def _say_setups(metrics: Config, of: Sequence[str]) -> None:
 
 
 def _show(cfg: Config, made: Sequence[Path], run: RunFolder, out: Path | None = None) -> None:
-    """Figures to W&B, if it is the logger of the page, or else of the run.
+    """Add the figures to W&B if this command line asks for it with ``logger=wandb``.
+
+    The logger of the run's own configuration is never used: the folder may be a stranger's, and
+    so would be the account that it names.
 
     Args:
         cfg: the folded page of ``evaluate.py``.
@@ -262,10 +268,10 @@ def _show(cfg: Config, made: Sequence[Path], run: RunFolder, out: Path | None = 
         run: the run they are added to; of several, the first.
         out: of a comparison, which is a run of its own: its folder.
     """
-    ran = run.config()
-    node = (cfg["logger"] or ran["logger"]).get("wandb")
+    node = (cfg["logger"] or {}).get("wandb")
     if node is None:
         return
+    ran = run.config()
     if out is None:
         logger = build.wandb(node, ran, run.path, _name(run), run.run_id(), "train")
     else:
@@ -273,6 +279,7 @@ def _show(cfg: Config, made: Sequence[Path], run: RunFolder, out: Path | None = 
     logger.figures({path.stem: path for path in made})
     logger.close()
     print(f"figures to W&B: {(run.path if out is None else out) / 'wandb'}")
+    logger.summary({}, run.path)
 
 
 def _name(run: RunFolder) -> str:

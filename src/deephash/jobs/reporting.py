@@ -12,6 +12,7 @@ from deephash.files import MANIFEST, SWEEPS, write_json
 from deephash.jobs.pairing import paired
 from deephash.jobs.states import epochs_done, reason, state_of
 from deephash.loggers import Loggers
+from deephash.loggers.wandb import load_package
 from deephash.report import write_sweeps
 from deephash.report.grid import Job, Layout, Section, Sweep, chosen, sections
 from deephash.report.sweeps import counts, tables_of
@@ -36,6 +37,8 @@ def report(cfg: Config, overrides: Sequence[str] = ()) -> dict[str, Any]:
         ConfigError: if there is no such sweep, row or axis.
     """
     config.refuse(config.check_report(cfg), overrides)
+    if "wandb" in (cfg["logger"] or {}):
+        load_package()  # before anything is read
     outputs = Path(cfg["paths"]["outputs"]).expanduser()
     names = list(dict.fromkeys(_listed(cfg["sweep"])))
     sweeps = _only([read(outputs, name) for name in names], cfg["only"] or {})
@@ -209,3 +212,4 @@ def _show(cfg: Config, names: Sequence[str], files: Mapping[str, Path], out: Pat
     logger.figures({path.stem: path for path in files.values() if path.suffix == ".png"})
     logger.close()
     print(f"report to W&B: {out / 'wandb'}")
+    logger.summary({}, out)

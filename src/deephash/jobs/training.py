@@ -18,6 +18,7 @@ from deephash.engine.trainer import Trainer
 from deephash.errors import ConfigError, TrainingError
 from deephash.files import write_json
 from deephash.jobs.shared import deterministic, load_encoder, run_folder, save_codes
+from deephash.loggers import wandb
 from deephash.methods.method import Method
 from deephash.report import write_html
 from deephash.words import number
@@ -42,6 +43,8 @@ def train(cfg: dict[str, Any], overrides: Sequence[str], launch: str = "") -> di
         DeephashError: with a message for the user.
     """
     config.refuse(config.check(cfg, overrides), overrides)
+    if "wandb" in cfg["logger"]:
+        wandb.load_package()  # before data is opened
     name = config.run_name(cfg, overrides)
     run = run_folder(cfg, overrides)
     fresh = cfg["rerun"] and not run.begun_in(launch)
@@ -51,6 +54,7 @@ def train(cfg: dict[str, Any], overrides: Sequence[str], launch: str = "") -> di
             report = run.report()
             if not (run.path / "report.html").is_file():  # killed between the two
                 write_html(run.path)
+            _complete_wandb(cfg, run, name, report)
             print(
                 f"finished already, skipped (rerun=true trains anew): {run.path}"
                 f"  {report['metrics']['conventions']['metric']} {number(report['metrics']['map'])}"
@@ -75,6 +79,21 @@ def train(cfg: dict[str, Any], overrides: Sequence[str], launch: str = "") -> di
         return _train(cfg, run, name, data, method, evaluation)
     finally:
         run.close()
+
+
+def _complete_wandb(cfg: Config, run: RunFolder, name: str, report: Config) -> None:
+    """Write a finished run to W&B if it is asked for and does not have it to its end.
+
+    The run may have been killed while W&B took its end, may have been trained without W&B, or may
+    be asked for by an agent of W&B's own sweeps.
+    """
+    node = cfg["logger"].get("wandb")
+    if node is None or wandb.is_complete(run.path, wandb.id_of(run.run_id())):
+        return
+    history = run.path / "log.jsonl"
+    logger = build.wandb(node, cfg, run.path, name, run.run_id(), "train", history)
+    logger.report(report, report["training"]["steps"])
+    logger.summary(report, run.path)
 
 
 @torch.inference_mode()
