@@ -236,21 +236,10 @@ def check_report(cfg: Mapping[str, Any]) -> list[Fault]:
     return faults + _out_of_bounds(cfg, {"draws": 100, "seed": 0}, {})
 
 
-def _check_logger(cfg: Mapping[str, Any]) -> list[Fault]:
-    """Return what W&B would refuse of its options."""
-    from deephash.loggers.wandb import refused
-
-    node = (cfg.get("logger") or {}).get("wandb")
-    if not isinstance(node, Mapping):
-        return []
-    return [Fault(f"logger.wandb.{key}", what, instead) for key, what, instead in refused(node)]
-
-
 def _check_own_logger(cfg: Mapping[str, Any]) -> list[Fault]:
     """Return all that is wrong with the logger of ``evaluate.py`` or ``report.py``."""
     nodes = parts(cfg.get("logger") or {}, "logger")
-    faults = [fault for path, node in nodes for fault in check_part(path, node)]
-    return faults or _check_logger(cfg)
+    return [fault for path, node in nodes for fault in check_part(path, node)]
 
 
 def _check_tops(evaluation: Mapping[str, Any]) -> list[Fault]:
@@ -289,7 +278,6 @@ def check(cfg: Mapping[str, Any], overrides: Iterable[str] = ()) -> list[Fault]:
     faults += _check_numbers(cfg)
     faults += _check_tops(cfg["evaluation"])
     faults += check_names(cfg)
-    faults += _check_logger(cfg)
     faults += _check_protocol(cfg)
     faults += _check_classes(cfg["dataset"].get("classes"))
     if not faults:
@@ -349,6 +337,9 @@ def check_part(path: str, node: Mapping[str, Any]) -> list[Fault]:
             faults.append(
                 Fault(f"{path}.{name}", f"{target.__name__} needs it.", f"Give +{path}.{name}=...")
             )
+    if not faults and hasattr(target, "refused"):  # a part may know which values cannot be right
+        wrong = target.refused(node)
+        faults = [Fault(f"{path}.{key}", what, instead) for key, what, instead in wrong]
     return faults
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from deephash import config
 from deephash.errors import ConfigError
 from deephash.loggers import Jsonl, Wandb
 from deephash.loggers.wandb import (
@@ -21,7 +22,6 @@ from deephash.loggers.wandb import (
     has_credentials,
     is_complete,
     records,
-    refused,
     resolve_mode,
     rows,
     sync_all_command,
@@ -328,7 +328,7 @@ def test_names_are_cut_to_what_wandb_takes(fake, tmp_path):
     ],
 )
 def test_what_wandb_refuses_is_refused_at_once(tmp_path, options, key):
-    ((name, _, instead),) = refused(options)
+    ((name, _, instead),) = Wandb.refused(options)
     assert name == key and instead
     with pytest.raises(ConfigError, match=rf"logger\.wandb\.{key}"):
         Wandb(**({"project": "p", "config": {}, "folder": tmp_path} | options))
@@ -336,7 +336,7 @@ def test_what_wandb_refuses_is_refused_at_once(tmp_path, options, key):
 
 @pytest.mark.parametrize("options", [{"project": "Deep hashing", "entity": "me_2"}, {}])
 def test_what_wandb_takes_is_not_refused(options):
-    assert refused(options) == []
+    assert Wandb.refused(options) == []
 
 
 @pytest.mark.parametrize(
@@ -525,3 +525,17 @@ def test_a_sweep_of_wandbs_own_leaves_the_configuration_whole(tmp_path, paramete
     for key in place:
         config = config[key]
     assert config["method"] == {"name": "csq", "loss": {"scale": 5}} and config["seed"] == 0
+
+
+@pytest.mark.parametrize("check", [config.check_evaluation, config.check_report])
+def test_options_are_checked_before_anything_is_read(check):
+    node = {"_target_": "deephash.loggers.wandb.Wandb", "project": "a/b", "mode": "auto"}
+    page = {
+        "logger": {"wandb": node}, "evaluation": {}, "run": "r", "runs": None, "checkpoint": "best",
+        "tsne": 0, "gallery": {"rows": 1, "top": 1, "queries": "spread"},
+        "sweep": "s", "only": None, "draws": 100, "seed": 0,
+    }  # fmt: skip
+    (fault,) = check(page)
+    assert fault.key == "logger.wandb.project" and "a-b" in fault.instead
+    node |= {"project": "p", "run_id": "mine"}
+    assert [fault.key for fault in check(page)] == ["logger.wandb.run_id"]

@@ -90,7 +90,7 @@ class Wandb(Logger):
         init_timeout: float = 15.0,
         history: str | Path | None = None,
     ) -> None:
-        if wrong := refused({"mode": mode, "project": project, "entity": entity}):
+        if wrong := self.refused({"mode": mode, "project": project, "entity": entity}):
             key, what, instead = wrong[0]
             raise ConfigError(f"logger.wandb.{key}  {what} {instead}")
         self._wandb = load_package()
@@ -124,6 +124,33 @@ class Wandb(Logger):
             self._take_up()
         except (Exception, SystemExit) as error:
             self._give_up("cannot start", error)
+
+    @staticmethod
+    def refused(options: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+        """Return what W&B would refuse of the options of the logger: key, fault and what to type.
+
+        >>> Wandb.refused({"project": "a/b"})
+        [('project', "'a/b' holds / which W&B does not allow.", 'Try logger.wandb.project=a-b')]
+        """
+        wrong = []
+        mode, project, entity = (options.get(key) for key in ("mode", "project", "entity"))
+        if mode is not None and mode not in MODES:
+            wrong.append(("mode", f"is {mode!r}.", f"Choose from: {', '.join(MODES)}"))
+        for key, value, pattern in (
+            ("project", project, r"[/\\#?%:\x00-\x1f]"),
+            ("entity", entity, r"[^\w.-]"),
+        ):
+            if not isinstance(value, str):
+                continue
+            instead = re.sub(pattern, "-", value)[:MOST_NAME]
+            if len(value) > MOST_NAME:
+                wrong.append((key, f"has {len(value)} characters, and W&B takes {MOST_NAME}.",
+                              f"Try logger.wandb.{key}={instead}"))  # fmt: skip
+            elif bad := sorted(set(re.findall(pattern, value))):
+                text = " ".join("a blank" if one == " " else one for one in bad)
+                wrong.append((key, f"{value!r} holds {text} which W&B does not allow.",
+                              f"Try logger.wandb.{key}={instead}"))  # fmt: skip
+        return wrong
 
     def scalars(self, where: str, values: Mapping[str, float], step: int, epoch: int) -> None:
         if self._run is None or step < self._first:
@@ -277,33 +304,6 @@ def load_package() -> Any:
         ConfigError: It is not installed; the message says what to type.
     """
     return import_extra("wandb", "logger=wandb", "logger=console")
-
-
-def refused(options: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return what W&B would refuse of the options of the logger: key, fault and what to type.
-
-    >>> refused({"project": "a/b"})
-    [('project', "'a/b' holds / which W&B does not allow.", 'Try logger.wandb.project=a-b')]
-    """
-    wrong = []
-    mode, project, entity = (options.get(key) for key in ("mode", "project", "entity"))
-    if mode is not None and mode not in MODES:
-        wrong.append(("mode", f"is {mode!r}.", f"Choose from: {', '.join(MODES)}"))
-    for key, value, pattern in (
-        ("project", project, r"[/\\#?%:\x00-\x1f]"),
-        ("entity", entity, r"[^\w.-]"),
-    ):
-        if not isinstance(value, str):
-            continue
-        instead = re.sub(pattern, "-", value)[:MOST_NAME]
-        if len(value) > MOST_NAME:
-            wrong.append((key, f"has {len(value)} characters, and W&B takes {MOST_NAME}.",
-                          f"Try logger.wandb.{key}={instead}"))  # fmt: skip
-        elif bad := sorted(set(re.findall(pattern, value))):
-            text = " ".join("a blank" if one == " " else one for one in bad)
-            wrong.append((key, f"{value!r} holds {text} which W&B does not allow.",
-                          f"Try logger.wandb.{key}={instead}"))  # fmt: skip
-    return wrong
 
 
 def resolve_mode(mode: str, package: Any = None) -> str:
