@@ -134,7 +134,7 @@ def test_too_many_classes_for_the_bits():
 
 def test_max_hamming_names_the_codebooks_with_room():
     """Nine tenths of 8 bits are beyond 3 rows, but 4 of the matrix's 8 rows are there for all."""
-    with pytest.raises(ConfigError, match=r"8 bits at a distance of 0\.9") as error:
+    with pytest.raises(ConfigError, match=r"fit into 8 bits at a distance of 8") as error:
         MaxHamming(4, 8, seed=0, threshold=0.9, floor=0.9, tries=50)
     for name in ("model.nbit", "codebook=hadamard", "codebook=balanced", "codebook=bernoulli"):
         assert name in str(error.value)
@@ -150,6 +150,54 @@ def test_acceptance_counts_equality():
     """Threshold 1: only the exact opposite may join."""
     rows = MaxHamming(2, 4, seed=0, threshold=1.0, tries=1000)()
     assert torch.equal(rows[0], -rows[1])
+
+
+@pytest.mark.parametrize(
+    ("classes", "nbit", "least"),
+    [(256, 12, 3), (16, 5, 1), (1000, 16, 4), (2048, 16, 4), (32, 6, 2)],
+)
+def test_a_linear_code_takes_over_where_the_search_fails(classes, nbit, least):
+    rows = codebooks.max_hamming(classes, nbit, generator(3, "codebook"), tries=100)
+    assert rows.shape == (classes, nbit) and set(rows.unique().tolist()) == {-1.0, 1.0}
+    assert codebooks.spread(rows)[0] >= least
+    again = codebooks.max_hamming(classes, nbit, generator(3, "codebook"), tries=100)
+    assert torch.equal(rows, again)
+    other = codebooks.max_hamming(classes, nbit, generator(4, "codebook"), tries=100)
+    assert not torch.equal(rows, other)
+
+
+@pytest.mark.parametrize(
+    ("nbit", "distance", "dimension"),
+    [(7, 3, 4), (8, 4, 4), (12, 3, 8), (15, 3, 11), (16, 4, 11), (15, 7, 5), (16, 8, 5), (5, 1, 5)],
+)
+def test_lexicodes_are_the_known_ones(nbit, distance, dimension):
+    """Hamming and Reed-Muller codes; no word of a code but 0 has fewer ones than its distance."""
+    basis = codebooks.linear_code(nbit, distance)
+    assert len(basis) == dimension
+    words = [0]
+    for one in basis:
+        words += [word ^ one for word in words]
+    assert min(word.bit_count() for word in words if word) == distance
+    assert len(words) <= codebooks._most_words(nbit, distance)
+
+
+@pytest.mark.parametrize(
+    ("nbit", "distance", "most"), [(12, 3, 315), (16, 4, 2048), (7, 3, 16), (12, 7, 4), (2, 1, 4)]
+)
+def test_no_code_has_more_words(nbit, distance, most):
+    assert codebooks._most_words(nbit, distance) == most
+
+
+def test_what_is_said_of_room_is_true():
+    with pytest.raises(ConfigError, match=r"2049 classes do not fit into 16 bits at a dis.*4 bits"):
+        codebooks.max_hamming(2049, 16, generator(0, "codebook"), tries=50)
+    with pytest.raises(
+        ConfigError, match=r"found \d+ rows of 12 bits.*not the 300.*may be as many"
+    ):
+        codebooks.max_hamming(300, 12, generator(0, "codebook"), tries=50)
+    with pytest.raises(ConfigError) as caught:
+        codebooks.max_hamming(5, 2, generator(0, "codebook"), tries=50)
+    assert "do not fit" in str(caught.value) and "bernoulli" not in str(caught.value)
 
 
 def test_bernoulli_bits_are_fair():
@@ -234,7 +282,7 @@ def test_no_hadamard_matrix_for_these_bits(rest):
 
 def test_only_codebooks_with_room_are_named():
     """6 bits make 20 balanced rows and 64 words: 100 classes can share words, no more."""
-    with pytest.raises(ConfigError, match=r"Try codebook=bernoulli, or model\.nbit=4 or 8"):
+    with pytest.raises(ConfigError, match=r"Try model\.nbit=8\."):
         Hadamard(100, 6, seed=0, rest="once")
     with pytest.raises(ConfigError, match=r"20 balanced.*\n *Try model.nbit=9, or codebook=bern"):
         Hadamard(100, 6, seed=0)

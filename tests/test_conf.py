@@ -655,6 +655,25 @@ def test_a_run_from_before_classes_and_snapshots_is_the_same_run(folded):
     assert config.differences(config.essence(older), config.essence(folded())) == []
 
 
+def test_a_run_from_before_an_option_of_a_part_is_the_same_run(folded):
+    """What a constructor does by default is what was done before there was an option."""
+    for words in (["method=greedyhash"], ["method=jmlh"], ["dataset=folder", "dataset.root=x"]):
+        new, older = folded(*words), folded(*words)
+        for _, node in config.parts(older):
+            for key, parameter in config.arguments(config.locate(node["_target_"])).items():
+                if key in node and node[key] == parameter.default:
+                    del node[key]
+        assert older != new
+        assert config.differences(config.essence(older), config.essence(new)) == []
+    zero = folded("method=greedyhash", "method.relaxation.sign_of_zero=0")
+    assert config.differences(
+        config.essence(folded("method=greedyhash")), config.essence(zero)
+    ) == ["method.relaxation.sign_of_zero: 1 -> 0"]
+    older = folded("method=greedyhash")
+    del older["method"]["relaxation"]["sign_of_zero"]
+    assert build.method(older, 10, 100).relaxation.sign_of_zero == 1
+
+
 @pytest.mark.parametrize("name", ["hadamard", "max_hamming"])
 def test_four_classes_have_a_word_of_two_bits_each(name, folded):
     cfg = folded("experiment=codes_2bit", "method=csq", f"codebook={name}", "dataset=digits")

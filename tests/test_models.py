@@ -1,5 +1,6 @@
 import math
 import re
+from functools import partial
 from pathlib import Path
 from urllib.error import URLError
 
@@ -284,6 +285,32 @@ def test_bits_are_exact_and_their_gradient_passes(dtype):
     weights = torch.arange(7.0, dtype=dtype)
     (u * weights).sum().backward()
     assert torch.equal(z.grad, weights)
+
+
+def test_an_exact_zero_is_what_sign_of_zero_says():
+    """1: as codes are compared; 0: `torch.sign`, as in the sources. The gradient is the same."""
+    values = [-2.0, -1e-30, -0.0, 0.0, 1e-30, 0.7]
+    for part, kept in ((Sign, values), (partial(StochasticSign, False), [-2.0, -0.0, 0.0, 0.7])):
+        grads = []
+        for sign_of_zero, zero in ((1, 1), (0, 0)):
+            z = torch.tensor(kept, requires_grad=True)
+            u = part(sign_of_zero=sign_of_zero)(z)
+            assert u.tolist() == [zero if x == 0 else math.copysign(1, x) for x in kept]
+            (u * torch.arange(len(kept))).sum().backward()
+            grads.append(z.grad)
+        assert torch.equal(*grads)
+
+
+def test_only_a_tie_is_moved_by_sign_of_zero():
+    """The draws are the same; b = 1/2 where p is the number it is compared with."""
+    z = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+    drawn = []
+    for sign_of_zero in (1, 0):
+        torch.manual_seed(3)
+        drawn.append(StochasticSign(sign_of_zero=sign_of_zero)(z))
+    assert torch.equal(*drawn)
+    z[0] = 0
+    assert StochasticSign(sign_of_zero=0).eval()(z)[0].tolist() == [0] * 4
 
 
 def test_stochastic_bits_come_as_often_as_their_probability():

@@ -7,6 +7,7 @@ parameters. Distances between rows are Hamming distances, in bits.
 import math
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +19,10 @@ BUDGET = 30_000_000_000
 
 REDRAWS = 20
 """How often the rows beyond the Hadamard matrix are drawn anew with ``rest="redraw"``."""
+
+
+LEXICODE = 24
+"""Bits up to which `max_hamming` looks for a linear code where its search fails: seconds."""
 
 
 class Codebook(nn.Module):
@@ -47,7 +52,8 @@ class Bernoulli(Codebook):
 class MaxHamming(Codebook):
     """Rows far from each other, by rejection with a falling threshold (MaxHD).
 
-    The default of RelaHash, the "optimised" codebook of OrthoHash.
+    The default of RelaHash, the "optimised" codebook of OrthoHash. Where the search fails, up to 24
+    bits, the rows are words of a linear code.
 
     Args:
         num_classes: C.
@@ -218,11 +224,12 @@ def hadamard(
         return balanced_book(num_classes, nbit, rng, None, tries)
     if not exists:
         below = 2 ** (nbit.bit_length() - 1)
+        powers = [bits for bits in (below, 2 * below) if num_classes <= 2**bits]
         raise _fault(
             f"Hadamard rows exist for a power of two only, and model.nbit is {nbit}.",
             ["codebook=hadamard codebook.rest=all"] * _fits_balanced(num_classes, nbit)
             + _others(num_classes, nbit, "hadamard", "balanced")
-            + [f"model.nbit={below} or {2 * below}"],
+            + [f"model.nbit={' or '.join(map(str, powers or [4 * below]))}"],
         )
     half = sylvester(nbit)
     rows = torch.cat([half, -half])[int(skip_ones) :]
@@ -297,8 +304,11 @@ def max_hamming(
     threshold falls by ``step``. The rows are shuffled at the end. Drawn and judged here a chunk at
     a time: the order of the candidates, and so the law of the result, is that of the loop.
 
+    Where the threshold falls below ``floor``, the rows are words of a linear code, see
+    ``linear_code``, of the largest distance at which there are enough.
+
     Raises:
-        ConfigError: the threshold fell below ``floor``: there is no room for so many classes.
+        ConfigError: neither has so many rows at a distance of ``floor * K``.
     """
     _check_search(tries, step)
     book = torch.empty(0, nbit)
@@ -327,12 +337,99 @@ def max_hamming(
             if fails >= tries:
                 fails, drops = 0, drops + 1
                 if threshold - drops * step < floor - 1e-9:
-                    raise _fault(
-                        f"{num_classes} classes do not fit into {nbit} bits at a distance of"
-                        f" {floor:g} * {nbit} bits.",
-                        ["more bits (model.nbit)", *_others(num_classes, nbit, "max_hamming")],
-                    )
+                    least = max(1, math.ceil(floor * nbit - 1e-9))
+                    words = _linear_book(num_classes, nbit, least, rng)
+                    if words is None:
+                        raise _no_room(num_classes, nbit, least, len(book))
+                    return words
     return book[torch.randperm(num_classes, generator=rng)]
+
+
+def linear_code(nbit: int, distance: int, enough: int | None = None) -> list[int]:
+    """A basis of the lexicode: the words that differ from all before them in enough bits.
+
+    Taken in the order of the numbers 0 to 2^K - 1, these words are a linear code (Conway and
+    Sloane, IEEE Transactions on Information Theory 1986), so that whenever one is added its sums
+    with all others are as well. At d = 3 it is a shortened Hamming code: [12, 8, 3] has 256 words.
+    It needs 2^K bytes.
+
+    >>> len(linear_code(12, 3))
+    8
+
+    Args:
+        nbit: K, at most ``LEXICODE``.
+        distance: in how many bits two words differ at least.
+        enough: stop when the code has so many words; None: when it has all.
+
+    Returns:
+        the words of the basis as numbers, whose bits are those of the word.
+    """
+    words = np.arange(1 << nbit, dtype=np.uint32)
+    away = np.zeros(1 << nbit, dtype=np.uint8)  # from the nearest word of the code, which is 0
+    for bit in range(nbit):
+        away += (words >> np.uint32(bit) & np.uint32(1)).astype(np.uint8)
+    basis: list[int] = []
+    while enough is None or 1 << len(basis) < enough:
+        first = int(np.argmax(away >= distance))
+        if away[first] < distance:
+            break
+        basis.append(first)
+        np.minimum(away, away[words ^ np.uint32(first)], out=away)
+    return basis
+
+
+def _linear_book(num_classes: int, nbit: int, least: int, rng: torch.Generator) -> Tensor | None:
+    """Words of a linear code, drawn and all moved by one random word; None if there are too few."""
+    if nbit > LEXICODE or num_classes > _most_words(nbit, least):
+        return None
+    for distance in range(max(least, nbit // 2), least - 1, -1):
+        if num_classes > _most_words(nbit, distance):
+            continue
+        basis = linear_code(nbit, distance, num_classes)
+        if num_classes <= 1 << len(basis):
+            break
+    else:
+        return None
+    size = 1 << len(basis)
+    chosen = torch.randperm(size, generator=rng)[:num_classes].tolist()
+    numbers = np.zeros(num_classes, dtype=np.int64)
+    for place, word in enumerate(basis):
+        numbers ^= np.where(np.array(chosen) >> place & 1, word, 0)
+    bits = torch.from_numpy(numbers[:, None] >> np.arange(nbit) & 1)
+    return signs(1, nbit, rng) * (1 - 2 * bits).float()
+
+
+def _most_words(nbit: int, distance: int) -> int:
+    """The number of words that no code exceeds, by the bounds of Hamming, Singleton and Plotkin.
+
+    A code of n bits at an odd distance d has as many words as one of n + 1 bits at d + 1.
+    """
+    if distance > nbit:
+        return 1
+    odd = distance - (distance + 1) % 2
+    length, radius = nbit - (distance - odd), (odd - 1) // 2
+    ball = sum(math.comb(length, bits) for bits in range(radius + 1))
+    most = min(2**length // ball, 2 ** (nbit - distance + 1))
+    length, even = length + 1, odd + 1
+    if 2 * even > length:
+        most = min(most, 2 * (even // (2 * even - length)))
+    return most
+
+
+def _no_room(num_classes: int, nbit: int, least: int, found: int) -> ConfigError:
+    """The error of ``max_hamming``: whether there is no room, or none was found."""
+    most = _most_words(nbit, least)
+    if num_classes > most:
+        what = (
+            f"{num_classes} classes do not fit into {nbit} bits at a distance of {least} bits:"
+            f" there are at most {most} such rows."
+        )
+    else:
+        what = (
+            f"the search found {found} rows of {nbit} bits at a distance of {least} bits, not the"
+            f" {num_classes} of all classes; there may be as many, but it does not find them."
+        )
+    return _fault(what, ["more bits (model.nbit)", *_others(num_classes, nbit, "max_hamming")])
 
 
 def spread(rows: Tensor) -> tuple[int, float]:
@@ -359,14 +456,17 @@ def _others(num_classes: int, nbit: int, *without: str) -> list[str]:
     """The fixed codebooks, other than those named, sure to have room for the classes.
 
     Of max_hamming that is sure while the words nearer than its floor to some row, counted once
-    for each row, cannot be all words: then there is always a next row.
+    for each row, cannot be all words: then there is always a next row. Linear codes have it, and
+    the random search of longer words finds it while it is one of a hundred.
     """
-    near = sum(math.comb(nbit, bits) for bits in range(math.ceil(0.2 * nbit)))
+    near = sum(math.comb(nbit, bits) for bits in range(math.ceil(0.2 * nbit - 1e-9)))
+    if nbit > LEXICODE:
+        near *= 100
     room = {
         "hadamard": _is_power(nbit) and num_classes <= 2 * nbit,
         "balanced": _fits_balanced(num_classes, nbit),
         "max_hamming": num_classes * near <= 2**nbit,
-        "bernoulli": True,
+        "bernoulli": num_classes <= 2**nbit,  # of more, two would be the same
     }
     return [f"codebook={name}" for name, fits in room.items() if fits and name not in without]
 

@@ -59,7 +59,11 @@ ELSEWHERE = (
 """Keys that do not change a result: where things lie, and what is told meanwhile."""
 
 SINCE = {"evaluation.centred": False, "trainer.compile": False}
-"""Keys that older runs do not have, and what they did."""
+"""Keys that older runs do not have, and what they did.
+
+Of the options of parts (nodes with a ``_target_``) the default of the constructor says that: a new
+option must have the default that keeps what was done before.
+"""
 
 UNNAMED = (
     *ELSEWHERE,
@@ -741,7 +745,25 @@ def essence(cfg: Mapping[str, Any]) -> dict[str, Any]:
         *path, last = key.split(".")
         if path[0] in plain:
             plain[path[0]].setdefault(last, before)
+    for place, node in parts(plain):
+        _fill_defaults(place, node)
     return plain
+
+
+def _fill_defaults(path: str, node: Mapping[str, Any]) -> None:
+    """Give a part the options that its constructor has and its node lacks, with their defaults.
+
+    A run of before an option was added and one that spells its default are then the same.
+    """
+    try:
+        known = arguments(locate(str(node["_target_"]), path))
+    except (ConfigError, TypeError, ValueError):  # older or foreign: compared as it is written
+        return
+    taken = {*GIVEN.get(path, ()), *node}
+    for name, parameter in known.items():
+        default = parameter.default
+        if name not in taken and isinstance(default, bool | int | float | str | tuple | None):
+            node[name] = list(default) if isinstance(default, tuple) else default  # type: ignore[index]
 
 
 def differences(a: Any, b: Any, path: str = "") -> list[str]:

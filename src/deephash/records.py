@@ -40,7 +40,7 @@ class Output:
     features: Tensor  # (N, D) what the backbone saw
     z: Tensor  # (N, K) the real-valued code; z >= 0 are the bits
     u: Tensor  # (N, K) the relaxed code, which the objective judges
-    logits: Tensor | None  # (N, C) similarity to each center, in [-1, 1]
+    logits: Tensor | None  # (N, C) similarity to each center, in the range of the similarity part
     centers: Tensor | None  # (C, K) the codebook
 
 

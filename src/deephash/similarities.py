@@ -1,4 +1,8 @@
-"""Code against class center: ``(u (N, K), centers (C, K)) -> (N, C)``, values in [-1, 1]."""
+"""Code against class center: ``(u (N, K), centers (C, K)) -> (N, C)``.
+
+The values of the cosine and of the relative similarity are in [-1, 1]; those of the latter with
+``sqrt_bk=true`` are in [-sqrt(N K), sqrt(N K)].
+"""
 
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -30,7 +30,7 @@ class CentralSimilarity(nn.Module):
         seed: of the tie vector.
         quantization: lambda, weight of L_Q.
         quantization_form: ``l2`` is what all code does; ``log_cosh`` what the paper writes, there
-            summed over the bits, here a mean: its lambda is K times this one.
+            summed over the bits, here a mean: this lambda is K times the paper's.
         pairwise: weight of a likelihood over pairs of the first and the second half of the batch,
             theta = 10 / K times the inner product of the tanh codes. The authors' code has it and
             every published command leaves it at 0.

@@ -15,13 +15,14 @@ class Relative(nn.Module):
 
     The batch is centred by its mean and divided by its Frobenius norm, both over all N * K
     entries, and both differentiated (Eq. 4). A code's logits therefore depend on the batch it came
-    in: they shrink as 1 / sqrt(N), so ``scale`` must be tuned again when the batch size changes,
-    and a short last batch is dropped.
+    in, and each is in [-1, 1]: they shrink as 1 / sqrt(N), so ``scale`` must be tuned again when
+    the batch size changes, and a short last batch is dropped.
 
     Args:
         sqrt_bk: multiply the position by sqrt(N * K), as Eq. 4 has it. The reference code leaves
             the constant out (the paper lets the scale absorb it), and only so do the published
-            values of beta, 5 to 500, make sense: hence the default.
+            values of beta, 5 to 500, make sense: hence the default. With it the logits reach
+            sqrt(N * K) instead of 1.
     """
 
     batch_coupled: ClassVar[bool] = True

@@ -70,12 +70,20 @@ class Continuation(nn.Module):
 class Sign(nn.Module):
     """The bits as -1 and +1; the gradient passes as if nothing had happened (GreedyHash).
 
-    ``z = 0`` is +1, as it is when codes are compared.
+    Args:
+        sign_of_zero: what an exact 0 becomes. ``1``: +1, as it is when codes are compared. ``0``:
+            0, which is ``torch.sign`` (the authors' code, FIRe, swuxyj).
     """
 
     bits: ClassVar[bool] = True
 
+    def __init__(self, sign_of_zero: Literal[1, 0] = 1) -> None:
+        super().__init__()
+        self.sign_of_zero = sign_of_zero
+
     def forward(self, z: Tensor) -> Tensor:
+        if self.sign_of_zero == 0:
+            return (z - z.detach()) + torch.sign(z.detach())
         return (z - z.detach()) + torch.where(z >= 0, 1.0, -1.0)
 
 
@@ -88,17 +96,24 @@ class StochasticSign(nn.Module):
     Args:
         stochastic: b = 1 where p exceeds a number drawn evenly from [0, 1) (the comparisons of
             OrthoHash); otherwise where p is 1/2 or more (the authors' code).
+        sign_of_zero: what a p becomes that equals the number it is compared with, drawn or 1/2.
+            ``1``: without drawing b = 1, as when codes are compared. ``0``: b = 1/2 and a code of
+            0, which is ``torch.sign`` of the difference (the authors' code, FIRe).
     """
 
     bits: ClassVar[bool] = True
 
-    def __init__(self, stochastic: bool = True) -> None:
+    def __init__(self, stochastic: bool = True, sign_of_zero: Literal[1, 0] = 1) -> None:
         super().__init__()
         self.stochastic = stochastic
+        self.sign_of_zero = sign_of_zero
 
     def forward(self, z: Tensor) -> Tensor:
         p = torch.sigmoid(z)
-        bits = z >= 0
-        if self.stochastic and self.training:
-            bits = p > torch.rand_like(p)
+        draws = self.stochastic and self.training
+        if self.sign_of_zero == 0:
+            threshold = torch.rand_like(p) if draws else torch.full_like(p, 0.5)
+            bits = (torch.sign(p.detach() - threshold) + 1) / 2
+        else:
+            bits = p > torch.rand_like(p) if draws else z >= 0
         return 2 * ((p - p.detach()) + bits) - 1
