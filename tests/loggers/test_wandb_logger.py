@@ -539,3 +539,12 @@ def test_options_are_checked_before_anything_is_read(check):
     assert fault.key == "logger.wandb.project" and "a-b" in fault.instead
     node |= {"project": "p", "run_id": "mine"}
     assert [fault.key for fault in check(page)] == ["logger.wandb.run_id"]
+
+
+def test_a_link_in_a_run_folder_is_not_followed(fake, tmp_path, caplog):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "wandb").symlink_to(tmp_path / "elsewhere")
+    logger = Wandb("p", {}, tmp_path / "run", mode="offline")
+    assert logger.mode == "disabled" and "symbolic link" in caplog.text
+    assert fake.asked == []

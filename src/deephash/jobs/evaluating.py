@@ -194,6 +194,9 @@ def _as_asked(ran: dict[str, Any], cfg: Config) -> dict[str, Any]:
                 name = ran["dataset"]["name"]
                 raise ConfigError(f"dataset.{key}  {name} reads no {what}. Leave it out.")
             ran["dataset"][key] = ran["dataset"]["source"][key] = place
+        if cfg["dataset"].get("root") is None and "download" in ran["dataset"]["source"]:
+            # A download writes into a folder that only the run folder has named.
+            ran["dataset"]["source"]["download"] = False
     ran["trainer"]["device"] = cfg["device"]
     ran["paths"] = dict(cfg["paths"])  # where this command writes is not for the run folder to say
     return ran

@@ -257,7 +257,9 @@ class Wandb(Logger):
         wanted = {"silent": True, "console": "off", "init_timeout": self._timeout}
         if "finish_timeout" in self._wandb.Settings.model_fields:  # not in the older ones
             wanted |= {"finish_timeout": FINISH_TIMEOUT, "finish_timeout_raises": False}
-        Path(self._asked["dir"]).mkdir(parents=True, exist_ok=True)
+        if (self._folder / "wandb").is_symlink():  # a run folder may come from a stranger
+            raise OSError(f"{self._folder / 'wandb'} is a symbolic link; remove it")
+        self._folder.mkdir(parents=True, exist_ok=True)
         self._run = self._wandb.init(
             mode=mode, settings=self._wandb.Settings(**wanted), **self._asked
         )
