@@ -1,8 +1,10 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from deephash import codebooks
 from deephash.codebooks import (
@@ -13,6 +15,7 @@ from deephash.codebooks import (
     MaxHamming,
     balanced,
     balanced_book,
+    hadamard,
     max_hamming,
     signs,
     spread,
@@ -431,3 +434,61 @@ def test_spread_is_exact_for_many_rows():
     total = 256 * 255 // 2
     assert spread(rows) == (64, (128 * 128 + (total - 128) * 64) / total)
     assert spread(torch.cat([rows, rows[:1]]))[0] == 0
+
+
+class Largest(TorchDispatchMode):
+    """Note the largest tensor that any operation makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        made = operation(*args, **(kwargs or {}))
+        for one in made if isinstance(made, tuple | list) else [made]:
+            self.numel = max(self.numel, one.numel() if isinstance(one, torch.Tensor) else 0)
+        return made
+
+
+def naive_spread(rows):
+    signs = np.where(rows.numpy() >= 0, 1, -1)
+    upper = np.triu_indices(len(rows), 1)
+    distances = ((rows.shape[1] - signs @ signs.T) // 2)[upper]
+    return distances.min(), distances.mean()
+
+
+@pytest.mark.parametrize("make", [signs, lambda *a: torch.randn(a[0], a[1])])
+@pytest.mark.parametrize("classes, nbit", [(2, 1), (3, 7), (50, 16), (301, 33)])
+def test_the_spread_by_blocks_is_that_of_all_pairs(make, classes, nbit, monkeypatch):
+    rows = make(classes, nbit, generator(1))
+    assert spread(rows) == naive_spread(rows)
+    for block in (1, 5 * classes, 7 * classes + 3):
+        monkeypatch.setattr(codebooks, "DISTANCES", block)
+        assert spread(rows) == naive_spread(rows)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: spread(signs(9000, 32, generator(0))),
+        lambda: max_hamming(4000, 32, generator(0)),
+        lambda: balanced_book(6000, 32, generator(0), tries=1),
+        lambda: hadamard(6000, 32, generator(0), "redraw"),
+    ],
+)
+def test_no_matrix_of_classes_by_classes(make, monkeypatch):
+    """Of 81,313 classes it would take 26 GB."""
+    monkeypatch.setattr(codebooks, "DISTANCES", 1 << 20)
+    with Largest() as largest:
+        make()
+    assert 1 << 18 < largest.numel < 1 << 22
+
+
+def test_blocks_do_not_change_a_book(monkeypatch):
+    drawn = [(make, *size) for make in (max_hamming, balanced_book, hadamard)
+             for size in ((20, 16), (60, 32))]  # fmt: skip
+    whole = [make(classes, nbit, generator(3), tries=50) for make, classes, nbit in drawn]
+    monkeypatch.setattr(codebooks, "DISTANCES", 100)
+    monkeypatch.setattr(codebooks, "LOOKED_AT", 3)
+    for (make, classes, nbit), book in zip(drawn, whole, strict=True):
+        assert torch.equal(make(classes, nbit, generator(3), tries=50), book)

@@ -17,6 +17,12 @@ from deephash.records import generator
 BUDGET = 30_000_000_000
 """Multiply-adds that the search for a balanced book may spend: seconds on one core."""
 
+DISTANCES = 1 << 24
+"""Distances between rows that are in memory at a time."""
+
+LOOKED_AT = 512
+"""Candidates of the greedy search that are compared with the book at a time."""
+
 REDRAWS = 20
 """How often the rows beyond the Hadamard matrix are drawn anew with ``rest="redraw"``."""
 
@@ -274,9 +280,12 @@ def balanced_book(
         count = min(chunk, left)
         left -= count
         books = balanced(count * num_classes, nbit, rng).view(count, num_classes, nbit)
-        dots = books @ books.mT  # (count, C, C)
-        dots.diagonal(dim1=1, dim2=2).fill_(-nbit)
-        least = (nbit - dots.amax(dim=(1, 2))) / 2
+        if count == 1:  # the matrix of many classes would not fit
+            least = (nbit - torch.tensor([_largest_dot(books[0])])) / 2
+        else:
+            dots = books @ books.mT  # (count, C, C)
+            dots.diagonal(dim1=1, dim2=2).fill_(-nbit)
+            least = (nbit - dots.amax(dim=(1, 2))) / 2
         # what all dot products of two rows sum to, twice: 0 or less is a mean of K / 2 or more
         total = books.sum(dim=1).double().square().sum(dim=1) - num_classes * nbit
         for book, near, spare in zip(books, least.tolist(), (-total).tolist(), strict=True):
@@ -311,37 +320,39 @@ def max_hamming(
         ConfigError: neither has so many rows at a distance of ``floor * K``.
     """
     _check_search(tries, step)
-    book = torch.empty(0, nbit)
+    book, held = torch.empty(num_classes, nbit), 0
     fails, drops = 0, 0
-    while len(book) < num_classes:
+    while held < num_classes:
         chunk = signs(tries, nbit, rng)
-        nearest = torch.full((tries,), nbit, dtype=torch.float32)  # bits to the nearest row
-        if len(book):
-            nearest = ((nbit - chunk @ book.T) / 2).amin(dim=1)
-        at = 0
-        while at < tries and len(book) < num_classes:
-            # thresholds are exact hundredths: no error adds up over the steps
-            bits = math.ceil((threshold - drops * step) * nbit - 1e-9)
-            window = nearest[at : at + tries - fails] >= bits
-            hits = window.nonzero()
-            if len(hits):
-                first = int(hits[0])
-                fails += first
-                row = chunk[at + first]
-                book = torch.cat([book, row[None]])
-                nearest = torch.minimum(nearest, (nbit - chunk @ row) / 2)
-                at += first + 1
-            else:
-                fails += len(window)
-                at += len(window)
-            if fails >= tries:
-                fails, drops = 0, drops + 1
-                if threshold - drops * step < floor - 1e-9:
-                    least = max(1, math.ceil(floor * nbit - 1e-9))
-                    words = _linear_book(num_classes, nbit, least, rng)
-                    if words is None:
-                        raise _no_room(num_classes, nbit, least, len(book))
-                    return words
+        for part in chunk.split(LOOKED_AT):
+            if held == num_classes:
+                break
+            nearest = _nearest(part, book[:held])
+            at = 0
+            while at < len(part) and held < num_classes:
+                # thresholds are exact hundredths: no error adds up over the steps
+                bits = math.ceil((threshold - drops * step) * nbit - 1e-9)
+                window = nearest[at : at + tries - fails] >= bits
+                hits = window.nonzero()
+                if len(hits):
+                    first = int(hits[0])
+                    fails += first
+                    book[held] = row = part[at + first]
+                    held += 1
+                    at += first + 1
+                    near = (nbit - part[at:] @ row) / 2  # those before are not looked at again
+                    nearest[at:] = torch.minimum(nearest[at:], near)
+                else:
+                    fails += len(window)
+                    at += len(window)
+                if fails >= tries:
+                    fails, drops = 0, drops + 1
+                    if threshold - drops * step < floor - 1e-9:
+                        least = max(1, math.ceil(floor * nbit - 1e-9))
+                        words = _linear_book(num_classes, nbit, least, rng)
+                        if words is None:
+                            raise _no_room(num_classes, nbit, least, held)
+                        return words
     return book[torch.randperm(num_classes, generator=rng)]
 
 
@@ -432,15 +443,39 @@ def _no_room(num_classes: int, nbit: int, least: int, found: int) -> ConfigError
     return _fault(what, ["more bits (model.nbit)", *_others(num_classes, nbit, "max_hamming")])
 
 
-def spread(rows: Tensor) -> tuple[int, float]:
-    """Smallest and mean Hamming distance between two rows of ``(C, K)``, in bits."""
-    rows = torch.where(rows >= 0, 1.0, -1.0)
+def _nearest(rows: Tensor, book: Tensor) -> Tensor:
+    """Bits from each of ``(n, K)`` rows to the nearest row of the book ``(C, K)``; K of none."""
     count, nbit = rows.shape
+    nearest = torch.full((count,), nbit, dtype=torch.float32)
+    for held in book.split(max(1, DISTANCES // count)) if len(book) else ():
+        nearest = torch.minimum(nearest, ((nbit - rows @ held.T) / 2).amin(dim=1))
+    return nearest
+
+
+def spread(rows: Tensor) -> tuple[int, float]:
+    """Smallest and mean Hamming distance between two rows of ``(C, K)``, in bits.
+
+    Some rows are compared at a time, so that no ``(C, C)`` matrix is in memory.
+    """
+    signs = torch.where(rows >= 0, 1.0, -1.0)
+    count, nbit = signs.shape
     if count < 2:
         return nbit, float(nbit)
-    upper = torch.ones(count, count, device=rows.device).triu(1).bool()
-    distances = ((nbit - rows @ rows.T) / 2)[upper]
-    return int(distances.min()), float(distances.double().mean())
+    nearest = nbit - _largest_dot(signs)  # twice the smallest distance
+    # whole numbers: the dot products of all pairs, twice
+    dots = int(signs.sum(dim=0).double().square().sum()) - count * nbit
+    pairs = count * (count - 1) // 2
+    return int(nearest) // 2, (pairs * nbit - dots // 2) / 2 / pairs
+
+
+def _largest_dot(signs: Tensor) -> float:
+    """The largest dot product of two different rows of ``(C, K)``."""
+    largest, step = -math.inf, max(1, DISTANCES // len(signs))
+    for start in range(0, len(signs), step):
+        dots = signs[start : start + step] @ signs[start:].T
+        dots.fill_diagonal_(-math.inf)  # row start + i with itself
+        largest = max(largest, float(dots.max()))
+    return largest
 
 
 def _is_power(nbit: int) -> bool:

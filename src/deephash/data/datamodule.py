@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 B = TypeVar("B")
 
+DENSE = 1 << 26  # labels of so many images times classes are rows of 0 and 1
 AHEAD = 4  # threads that gather the next batches
 SHOWN = 5  # examples in an error
 
@@ -254,6 +255,19 @@ class DataModule:
         _ready(self._images)
         rows = self._labels[torch.as_tensor(ids, dtype=torch.int64, device=self.device)]
         return (rows if rows.ndim == 2 else rows[:, None] == self._classes).float()
+
+    def targets(self, ids: np.ndarray | Tensor) -> Tensor:
+        """Labels of images by row, as retrieval compares them.
+
+        Returns:
+            (n, C) float32 on the device, as of ``labels``; or (n,) int64 class indices, of all
+            images of the set alike: where each has one label, and their rows would take more than
+            ``DENSE`` numbers.
+        """
+        images = self.images
+        if len(images) * len(images.classes) <= DENSE or (images.label_counts != 1).any():
+            return self.labels(ids)
+        return self._labels[torch.as_tensor(ids, dtype=torch.int64, device=self.device)]
 
     def _batch(self, images: Tensor, rows: Tensor, index: Tensor) -> Batch:
         return Batch(images, self.labels(rows[index]), index.to(self.device))

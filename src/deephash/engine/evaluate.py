@@ -98,6 +98,11 @@ def _explain(encoder: Any, data: Any, ids: np.ndarray, broken: np.ndarray) -> st
     )
 
 
+def targets(data: Any, ids: np.ndarray) -> Any:
+    """Labels as retrieval takes them: (n, C) rows, or (n,) class indices of very many classes."""
+    return getattr(data, "targets", data.labels)(ids)
+
+
 class Evaluation:
     """Measures an encoder under one convention.
 
@@ -172,8 +177,8 @@ class Evaluation:
         found = retrieval.evaluate_codes(
             asked,
             held,
-            data.labels(queries),
-            data.labels(database),
+            targets(data, queries),
+            targets(data, database),
             self.convention,
             full=full,
             ternary=self.ternary,
@@ -224,8 +229,8 @@ class Evaluation:
         return retrieval.rank_codes(
             asked,
             held,
-            data.labels(queries),
-            data.labels(database),
+            targets(data, queries),
+            targets(data, database),
             ternary=self.ternary,
             own=self._own(data, queries),
             engine=self.engine,

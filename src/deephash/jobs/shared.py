@@ -11,7 +11,7 @@ import torch
 
 from deephash import config, retrieval
 from deephash.engine import checkpoint
-from deephash.engine.evaluate import Codes, Evaluation
+from deephash.engine.evaluate import Codes, Evaluation, targets
 from deephash.engine.run import RunFolder
 from deephash.errors import DataError, TrainingError
 from deephash.files import write_json
@@ -62,7 +62,10 @@ def save_codes(path: Path, codes: Codes, data: Any, evaluation: Evaluation) -> N
     sides = []
     for ids, z in zip(roles, evaluation.sides(codes, *roles), strict=True):
         undecided = None if ternary is None else retrieval.pack(retrieval.undecided(z, ternary))
-        labels = data.labels(ids).cpu().numpy().astype(bool) if data.truth is None else None
+        labels = None
+        if data.truth is None:
+            labels = targets(data, ids).cpu().numpy()
+            labels = labels.astype(bool) if labels.ndim == 2 else labels
         names = np.array([data.images.ids[i] for i in ids])
         packed = retrieval.pack(retrieval.binarize(z))
         sides.append(retrieval.StoredSide(packed, names, labels, undecided))

@@ -22,7 +22,9 @@ class StoredSide:
 
     codes: npt.NDArray[np.uint8]  # (n, ceil(K / 8)), packed
     ids: npt.NDArray[Any]  # (n,) text or integers
-    labels: npt.NDArray[np.bool_] | None = None  # (n, C); None where lists say what is relevant
+    labels: npt.NDArray[Any] | None = None
+    """(n, C) bool, or (n,) class indices where rows of all classes would be large; None where lists
+    say what is relevant."""
     undecided: npt.NDArray[np.uint8] | None = None  # as codes; None unless codes are ternary
 
 
@@ -79,15 +81,14 @@ class StoredCodes:
                 if there[0] != there[1]:
                     raise DataError(f"only one of its two sides has {name}")
             first, last = sides
-            if (
-                first.labels is not None
-                and last.labels is not None
-                and first.labels.shape[1] != last.labels.shape[1]
-            ):
-                raise DataError(
-                    f"labels of {first.labels.shape[1]} classes for the queries and of "
-                    f"{last.labels.shape[1]} for the database"
-                )
+            if first.labels is not None and last.labels is not None:
+                if first.labels.ndim != last.labels.ndim:
+                    raise DataError("labels are class indices on one side, and rows on the other")
+                if first.labels.shape[1:] != last.labels.shape[1:]:
+                    raise DataError(
+                        f"labels of {first.labels.shape[1]} classes for the queries and of "
+                        f"{last.labels.shape[1]} for the database"
+                    )
             return cls(_text(arrays, "fingerprint"), nbit, first, last)
         except DataError as error:
             raise FileError(path, str(error), WHAT, ADVICE) from error
@@ -129,8 +130,10 @@ def _side(arrays: Mapping[str, Any], role: str, nbit: int) -> StoredSide:
     if ids.shape != (count,) or ids.dtype.kind not in "iuU":
         raise DataError(f"{role}_ids are {ids.dtype} {ids.shape}, and there are {count} codes")
     labels, mask = arrays.get(f"{role}_labels"), arrays.get(f"{role}_undecided")
-    if labels is not None and (
-        labels.ndim != 2 or len(labels) != count or labels.dtype != np.bool_
+    if labels is not None and not (
+        len(labels.shape) in (1, 2)
+        and len(labels) == count
+        and (labels.dtype == np.bool_ if labels.ndim == 2 else labels.dtype == np.int64)
     ):
         raise DataError(
             f"{role}_labels are {labels.dtype} {labels.shape}, and there are {count} codes"
