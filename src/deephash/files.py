@@ -4,18 +4,21 @@ Every reader takes a limited number of bytes from a regular file and raises ``Fi
 whatever is wrong with it: a bad file ends in a sentence and never costs much memory or time.
 """
 
+import contextlib
+import errno
 import json
 import lzma
 import math
 import os
 import re
 import stat
+import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from deephash.errors import FileError
+from deephash.errors import DeephashError, FileError, WriteError
 
 MEBI = 1 << 20
 
@@ -41,6 +44,9 @@ XZ_SMALL, XZ_RATIO, XZ_PIECE, XZ_MEMORY = 16 * MEBI, 1_000, 1 << 12, 1 << 28
 with running names is packed by 950. And the memory their decoder may take (``xz -9``: a quarter).
 """
 
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE}
+"""Errors of a disk; what a library raises instead of one of them is about the disk."""
+
 LOG, ERROR = "output.log", "error.txt"
 """What a job of a sweep says, and why it failed, in its run folder."""
 
@@ -49,19 +55,131 @@ SWEEPS, MANIFEST = "sweeps", "sweep.json"
 
 
 def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
-    """Calls ``write(temporary_path)`` and renames the result to ``path``.
+    """Call ``write(temporary_path)`` and rename the result to ``path``.
 
     A kill at any moment leaves the old file or the new one, never a piece; and beside it at most
-    a ``.NAME.PID.tmp``, which the next run in this folder sweeps away.
+    a ``.NAME.PID.tmp``, which the next run in this folder sweeps away. What is at the path is
+    replaced, and if it is a link, what it points to stays as it is.
+
+    Raises:
+        WriteError: the disk is full, the folder is gone, and the like; the old file stays.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        write(beside)
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        with writing(path):
+            beside.unlink(missing_ok=True)  # it may be a link, which would be written through
+            write(beside)
+            with beside.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(beside, path)
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the system says about writing a file or folder into a ``WriteError``.
+
+    That includes errors of libraries (torch, numpy) which follow from one of the system.
+
+    Args:
+        path: of the file or folder that is written.
+
+    Raises:
+        WriteError: instead of an ``OSError``.
+
+    Example:
+        >>> with writing(Path("no/such/file")):
+        ...     open("no/such/file", "w")
+        Traceback (most recent call last):
+        deephash.errors.WriteError: cannot write no/such/file: its folder does not exist
+          If it was removed or renamed meanwhile, repeat the command.
+    """
+    try:
+        yield
+    except DeephashError:
+        raise
+    except OSError as error:
+        raise _write_error(path, error) from error
+    except Exception as error:  # what a library makes of it: "unexpected pos 1344 vs 1238"
+        cause = error.__cause__ or error.__context__
+        while cause is not None and not (isinstance(cause, OSError) and cause.errno in DISK):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise _write_error(path, cause) from error
+
+
+def _write_error(path: Path, error: Any) -> WriteError:
+    if isinstance(error, WriteError):
+        return error
+    if error.errno == errno.ENOENT and not path.parent.is_dir():
+        return WriteError(
+            path,
+            "its folder does not exist",
+            "If it was removed or renamed meanwhile, repeat the command.",
+        )
+    return WriteError(path, error)
+
+
+def own_folder(path: Path) -> Path:
+    """Make a folder inside a run folder, unless it is there, and refuse one that is a link.
+
+    A run folder may come from a stranger: what is written to or removed from such a folder has to
+    be in the run folder.
+
+    Returns:
+        The path.
+
+    Raises:
+        WriteError: it is a link or a file, or cannot be made.
+    """
+    with writing(path):
+        if path.is_symlink():
+            raise WriteError(path, "it is a symbolic link", "Replace the link with a folder.")
+        path.mkdir(exist_ok=True)
+    return path
+
+
+def open_own(path: Path, mode: str) -> IO[Any]:
+    """Open a file inside a run folder for writing, in place, and refuse one that is a link.
+
+    Args:
+        path: of the file.
+        mode: as ``open`` takes it; text is UTF-8.
+
+    Raises:
+        WriteError: it is a link or a folder, or cannot be made or opened.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+    with writing(path):
+        encoding = None if "b" in mode else "utf-8"
+        return open(path, mode, encoding=encoding, opener=opener)
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a place that cannot be written before hours of work end there.
+
+    Args:
+        path: of a file or folder that will be made; nothing of it need exist.
+
+    Raises:
+        WriteError: no file can be made there, or something is no folder that has to be one.
+    """
+    folder = path
+    while not os.path.lexists(folder) and folder != folder.parent:
+        folder = folder.parent
+    if folder != path and not folder.is_dir():
+        raise WriteError(path, OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)))
+    with writing(path):
+        folder = folder if folder.is_dir() else folder.parent
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
+            file.flush()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -131,8 +131,12 @@ class RunFolder:
             fresh: forget what an earlier run left here.
             launch: of the sweep that this is part of, if any.
         """
+        # In this order, a process that is killed in between leaves a finished run, or one that can
+        # be resumed, or one that has not begun: last.pt never stands without what it needs.
         if fresh:
-            self.forget("report.*", "run_id.txt", "log.jsonl", "*.pt", *EVALUATED)
+            self.forget("report.json", "report.*", "run_id.txt", "last.pt")
+        if fresh or not (self.path / "last.pt").is_file():
+            self.forget("best*.pt", "*.pt", "log.jsonl", *EVALUATED)
         write_text(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
         write_text(self.path / "overrides.txt", "".join(f"{text}\n" for text in overrides))
         if launch:

@@ -1,5 +1,6 @@
 """The hot loop. It knows terms, time and files; nothing about hashing."""
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -18,6 +19,8 @@ from deephash.engine.progress import Progress
 from deephash.engine.snapshots import Snapshots
 from deephash.errors import TrainingError
 from deephash.records import Batch, Terms
+
+log = logging.getLogger("deephash")
 
 
 class Trainable(Protocol):
@@ -154,6 +157,8 @@ class Trainer:
         """Prepares a new run or takes up an interrupted one; returns the epochs already done."""
         last = self.folder / "last.pt"
         if not last.is_file():
+            for old in self.folder.glob("best*.pt"):
+                old.unlink()
             self.snapshots.forget_after(-1)
             method.prepare(data)
             return 0
@@ -177,8 +182,50 @@ class Trainer:
         torch.set_rng_state(state["rng"]["cpu"])
         if self.device.type == "cuda" and state["rng"]["cuda"] is not None:
             torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)
+        self._recover_best(method)
         self.snapshots.forget_after(self.progress.epoch)
         return self.progress.epoch
+
+    def _recover_best(self, method: Trainable) -> None:
+        """Check that the selected encoder is there and whole before training goes on.
+
+        If it is the last one, it is saved once more from ``last.pt``. Encoders that a killed
+        process has left beside it are removed.
+
+        Raises:
+            TrainingError: it is missing or damaged, and cannot be recovered.
+        """
+        selected = self.progress.selected
+        if selected is not None:
+            fault = self._best_fault(selected)
+            if fault and selected == self.progress.epoch:
+                log.warning("%s: saved again from last.pt", fault)
+                self._save_best(method, selected)
+            elif fault:
+                raise TrainingError(
+                    f"{fault}; that is the best encoder so far, and last.pt holds that of epoch"
+                    f" {self.progress.epoch}.\n  Bring back a copy of it, or train anew with"
+                    " rerun=true.\n  To measure the last encoder: python evaluate.py"
+                    f" run={self.folder} checkpoint=last"
+                )
+        for old in self.folder.glob("best-epoch*.pt"):
+            if selected is None or old != self._best(selected):
+                old.unlink()
+
+    def _best_fault(self, selected: int) -> str:
+        """What is wrong with the file of the selected encoder; empty if nothing is."""
+        best = self._best(selected)
+        if not best.is_file():
+            best = self.folder / "best.pt"
+            if not best.is_file():
+                return f"{best} of epoch {selected} is missing"
+        try:
+            state = checkpoint.load(best)
+        except TrainingError:
+            return f"{best} of epoch {selected} is damaged"
+        if state.get("epoch", selected) != selected:
+            return f"{best} should be of epoch {selected} and is of epoch {state['epoch']}"
+        return ""
 
     def _waited_for(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The batches; how long the loop waited for them is noted, as its own clock has it."""
@@ -231,13 +278,19 @@ class Trainer:
         if found.val is not None:
             self.logger.scalars("val", {"map": found.val}, now.step, epoch)
         if keep:
-            state = {"encoder": method.encoder.state_dict(), "epoch": epoch,
-                     "fingerprint": self.fingerprint}  # fmt: skip
-            checkpoint.save(self._best(epoch), state)
+            self._save_best(method, epoch)
         now.stopped_early = self.patience is not None and now.wait >= self.patience
 
     def _best(self, epoch: int) -> Path:
         return self.folder / f"best-epoch{epoch:04d}.pt"
+
+    def _save_best(self, method: Trainable, epoch: int) -> None:
+        state = {
+            "encoder": method.encoder.state_dict(),
+            "epoch": epoch,
+            "fingerprint": self.fingerprint,
+        }
+        checkpoint.save(self._best(epoch), state)
 
     def _save(self, method: Trainable) -> None:
         """``last.pt``, which names the best encoder; only then the outdated ones go."""
