@@ -21,7 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from deephash import config, multirun, schema
-from deephash.errors import BusyError, DeephashError
+from deephash.errors import BusyError, DeephashError, WriteError, from_os_error
 from deephash.launchers import process
 
 SHOWING = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i",
@@ -157,6 +157,8 @@ def _main(conf: Path, page: str, job: Any) -> int:
             failures.append(error)
         except BrokenPipeError:  # nobody reads on: `| head`
             _silence()
+        except OSError as error:  # a full disk, a folder that is gone, an input without permission
+            failures.append(from_os_error(error))
 
     def whole() -> int:
         if not shows:
@@ -179,6 +181,12 @@ def _told(job: Callable[[], int], interrupted: str) -> int:
     except DeephashError as error:
         print(error, file=sys.stderr)
         return 2
+    except BrokenPipeError:  # nobody reads on
+        _silence()
+        return 0
+    except OSError as error:
+        print(from_os_error(error), file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"\ninterrupted{interrupted}", file=sys.stderr)
         return 130
@@ -191,6 +199,11 @@ def _flushed(status: int) -> int:
     except BrokenPipeError:
         _silence()
         return 128 + getattr(signal, "SIGPIPE", 13)
+    except OSError as error:
+        _silence()
+        with contextlib.suppress(OSError):
+            print(WriteError("the output of this command", error), file=sys.stderr)
+        return status or 1
     return status
 
 

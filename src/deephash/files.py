@@ -123,6 +123,27 @@ def _write_error(path: Path, error: Any) -> WriteError:
     return WriteError(path, error)
 
 
+def remove(path: Path) -> None:
+    """Remove a file or a link, if it is there.
+
+    Raises:
+        WriteError: it cannot be removed.
+    """
+    with writing(path):
+        path.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> Path:
+    """Make a folder and those above it, unless they are there, and return its path.
+
+    Raises:
+        WriteError: it cannot be made, or a file stands where it or one above it should be.
+    """
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def own_folder(path: Path) -> Path:
     """Make a folder inside a run folder, unless it is there, and refuse one that is a link.
 

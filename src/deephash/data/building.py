@@ -25,7 +25,7 @@ from deephash.data.entries import (
     pooled,
     rows_of,
 )
-from deephash.errors import DataError
+from deephash.errors import DataError, os_reason
 from deephash.files import write_text
 
 JOURNAL = "journal.jsonl"
@@ -193,9 +193,9 @@ def _has_blocks(folder: Path) -> bool:
 def cannot_write(folder: Path, error: OSError) -> DataError:
     """What to say of a cache folder that cannot be used."""
     return DataError(
-        f"cannot write to the cache folder {folder} ({error}): set paths.cache=FOLDER, or the "
-        "environment variable DEEPHASH_CACHE, to one that can be written; or decode without a "
-        "cache, dataset.source.cached=false"
+        f"cannot write to the cache folder {folder} ({os_reason(error)}): set paths.cache=FOLDER, "
+        "or the environment variable DEEPHASH_CACHE, to one that can be written; or decode without "
+        "a cache, dataset.source.cached=false"
     )
 
 
@@ -204,7 +204,7 @@ def _too_small(folder: Path, content: Content, error: OSError) -> DataError:
     free = shutil.disk_usage(folder.parent).free
     return DataError(
         f"the cache folder {folder.parent} has {free / 1e9:.1f} GB free and the decoded images "
-        f"need {content.nbytes / 1e9:.1f} GB ({error.strerror}): set paths.cache=FOLDER, or the "
+        f"need {content.nbytes / 1e9:.1f} GB ({os_reason(error)}): set paths.cache=FOLDER, or the "
         "environment variable DEEPHASH_CACHE, to a folder on a larger disk; or decode without a "
         f"cache, dataset.source.cached=false.{kept}"
     )

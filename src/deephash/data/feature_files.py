@@ -1,7 +1,9 @@
 """Files of features: what the field's formats hold, and how ours are written."""
 
+import errno
 import io
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +14,7 @@ import numpy as np
 import torch
 from scipy.sparse import issparse
 
-from deephash.errors import DataError
+from deephash.errors import DataError, os_reason
 from deephash.extras import import_extra
 from deephash.files import MOST_RATIO, SMALL_UNPACKED, write_json
 from deephash.torch_files import Unread, described, is_module, read_pickle, read_torch
@@ -312,6 +314,7 @@ def write_features(
     array_file, done_file = part / ARRAY, part / NOTES
     told = {**notes, "shape": [count, width], "dtype": dtype}
     if (folder / ARRAY).is_file() and _noted(folder / NOTES) == _as_json(told):
+        shutil.rmtree(part, ignore_errors=True)  # left by a kill
         return
     try:
         part.mkdir(parents=True, exist_ok=True)
@@ -326,6 +329,7 @@ def write_features(
                     f"{needed / 1e9:.1f} GB: give out=FOLDER on a larger disk, or dtype=float16"
                 )
             array = np.lib.format.open_memmap(array_file, "w+", np.dtype(dtype), (count, width))
+            _reserve(array_file)
         else:
             array = np.load(array_file, mmap_mode="r+", allow_pickle=False)
         for number, block in enumerate(features(done), 1):
@@ -344,7 +348,17 @@ def write_features(
         write_json(folder / NOTES, told)
         shutil.rmtree(part)
     except OSError as error:
-        raise DataError(f"cannot write features to {folder}: {error}") from error
+        raise DataError(f"cannot write features to {folder}: {os_reason(error)}") from error
+
+
+def _reserve(file: Path) -> None:
+    """Take the space of a file on the disk, so that a full disk is an error and no fatal signal."""
+    with file.open("r+b") as opened:
+        try:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+        except (AttributeError, OSError) as error:  # not on macOS, and not on every filesystem
+            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
 
 
 def _check_written(block: np.ndarray, written: np.ndarray, start: int) -> None:

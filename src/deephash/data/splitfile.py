@@ -15,7 +15,7 @@ from scipy.sparse import csr_array
 from deephash.data.images import Catalogue
 from deephash.data.listing import BLANKS, content, leads_down
 from deephash.data.splits import Split, fingerprint
-from deephash.errors import DataError
+from deephash.errors import DataError, os_reason
 from deephash.files import write_atomic
 
 ENDING = ".split.xz"
@@ -314,4 +314,4 @@ def _write(path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, lambda beside: beside.write_bytes(data))
     except OSError as error:
-        raise DataError(f"cannot write {path}: {error}") from error
+        raise DataError(f"cannot write {path}: {os_reason(error)}") from error

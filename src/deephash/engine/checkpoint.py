@@ -10,7 +10,7 @@ import re
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 
@@ -49,7 +49,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     def write(beside: Path) -> None:
         with beside.open("wb") as file:
             archive = _Archive(file)
-            torch.save(state, archive)
+            torch.save(state, cast(BinaryIO, archive))
             archive.finish()
 
     write_atomic(path, write)

@@ -20,7 +20,7 @@ import torch
 import yaml
 
 from deephash.errors import BusyError, TrainingError, WriteError
-from deephash.files import ERROR, read_text, write_text
+from deephash.files import ERROR, make_folder, read_text, remove, write_text
 from deephash.locks import Lock, holder, is_locked
 
 LOOK = 2.0
@@ -104,10 +104,7 @@ class RunFolder:
         self.forget(".*.tmp", "snapshots/.*.tmp", ERROR)
 
     def _acquire(self, last: bool) -> Lock | None:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise WriteError(error.filename or self.path, error) from error
+        make_folder(self.path)
         try:
             return Lock.acquire(self.path / LOCK)
         except WriteError as error:
@@ -134,9 +131,9 @@ class RunFolder:
         # In this order, a process that is killed in between leaves a finished run, or one that can
         # be resumed, or one that has not begun: last.pt never stands without what it needs.
         if fresh:
-            self.forget("report.json", "report.*", "run_id.txt", "last.pt")
+            self.forget("report.json", "report.*", "run_id.txt", "last.pt", "*.pt")
         if fresh or not (self.path / "last.pt").is_file():
-            self.forget("best*.pt", "*.pt", "log.jsonl", *EVALUATED)
+            self.forget("best.pt", "best-epoch*.pt", "log.jsonl", *EVALUATED)
         write_text(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
         write_text(self.path / "overrides.txt", "".join(f"{text}\n" for text in overrides))
         if launch:
@@ -148,9 +145,10 @@ class RunFolder:
         return bool(launch) and file.is_file() and file.read_text() == launch
 
     def forget(self, *patterns: str) -> None:
-        """Removes files of these names."""
+        """Remove files of these names, in this order; what lies behind a link stays."""
         for file in (file for pattern in patterns for file in self.path.glob(pattern)):
-            file.unlink()
+            if file.parent == self.path or not file.parent.is_symlink():
+                remove(file)
 
     def close(self) -> None:
         """Lets the folder go; one in which nothing was written disappears."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from deephash.engine.evaluate import Codes, encode
 from deephash.errors import TrainingError
-from deephash.files import write_arrays
+from deephash.files import own_folder, remove, write_arrays
 
 FOLDER = "snapshots"
 """Where they lie in a run folder, as ``epoch0003.npz``."""
@@ -53,14 +53,15 @@ class Snapshots:
         }
         if centers is not None:
             arrays["centers"] = centers.detach().float().cpu().numpy()  # (C, K)
-        self.folder.mkdir(exist_ok=True)
-        write_arrays(self.folder / f"epoch{epoch:04d}.npz", arrays)
+        write_arrays(own_folder(self.folder) / f"epoch{epoch:04d}.npz", arrays)
 
     def forget_after(self, epoch: int) -> None:
         """Removes those of later epochs, which a run that goes on from here takes again."""
+        if self.folder.is_symlink():
+            own_folder(self.folder)  # which refuses it
         for file in _files(self.folder):
             if _epoch(file) > epoch:
-                file.unlink()
+                remove(file)
         with contextlib.suppress(OSError):  # none left, or there never was one
             self.folder.rmdir()
 

@@ -18,6 +18,7 @@ from deephash.engine.precision import autocast
 from deephash.engine.progress import Progress
 from deephash.engine.snapshots import Snapshots
 from deephash.errors import TrainingError
+from deephash.files import remove, writing
 from deephash.records import Batch, Terms
 
 log = logging.getLogger("deephash")
@@ -157,8 +158,8 @@ class Trainer:
         """Prepares a new run or takes up an interrupted one; returns the epochs already done."""
         last = self.folder / "last.pt"
         if not last.is_file():
-            for old in self.folder.glob("best*.pt"):
-                old.unlink()
+            for old in (*self.folder.glob("best.pt"), *self.folder.glob("best-epoch*.pt")):
+                remove(old)
             self.snapshots.forget_after(-1)
             method.prepare(data)
             return 0
@@ -210,7 +211,7 @@ class Trainer:
                 )
         for old in self.folder.glob("best-epoch*.pt"):
             if selected is None or old != self._best(selected):
-                old.unlink()
+                remove(old)
 
     def _best_fault(self, selected: int) -> str:
         """What is wrong with the file of the selected encoder; empty if nothing is."""
@@ -308,11 +309,12 @@ class Trainer:
         checkpoint.save(self.folder / "last.pt", state)
         for old in self.folder.glob("best-epoch*.pt"):
             if self.progress.selected is None or old != self._best(self.progress.selected):
-                old.unlink()
+                remove(old)
 
     def _settle(self) -> None:
         """Gives the selected encoder its final name, ``best.pt``."""
         assert self.progress.selected is not None
         best = self._best(self.progress.selected)
         if best.is_file():
-            best.replace(self.folder / "best.pt")
+            with writing(best):
+                best.replace(self.folder / "best.pt")

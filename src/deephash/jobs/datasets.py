@@ -17,7 +17,7 @@ from deephash.data.roles import ROLES, Split
 from deephash.data.splitfile import ENDING, LISTS, read_split, write_lists, write_split
 from deephash.data.splits import Facts, fingerprint
 from deephash.errors import ConfigError, DataError
-from deephash.files import write_text
+from deephash.files import check_writable, write_text
 from deephash.jobs.describing import description, divided
 from deephash.jobs.describing import lines as described
 from deephash.jobs.encoding import encode
@@ -46,6 +46,8 @@ def data(cfg: Config, overrides: Sequence[str] = ()) -> None:
         "export": export,
         "encode": encode,
     }
+    if cfg["out"] is not None:
+        check_writable(Path(cfg["out"]).expanduser())
     actions[cfg["do"]](cfg)
 
 
@@ -60,6 +62,8 @@ def prepare(cfg: Config, overrides: Sequence[str] = ()) -> None:
     drawn = build.recipe(cfg)
     if isinstance(source, Lists):
         path = _split_file(cfg, source)
+        if not path.is_file():
+            check_writable(path)
         if drawn is not None:
             facts = _draw(cfg, path, *drawn)
         elif any(map(source.list_file, source.names.values())):

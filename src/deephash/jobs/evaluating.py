@@ -14,7 +14,7 @@ from deephash.engine import out_of_memory
 from deephash.engine.evaluate import encode
 from deephash.engine.run import FIGURES, RunFolder, environment, runs_below
 from deephash.errors import ConfigError, TrainingError
-from deephash.files import write_json
+from deephash.files import check_writable, make_folder, write_json
 from deephash.jobs import pictures
 from deephash.jobs.shared import deterministic, load_encoder, save_codes
 from deephash.loggers.wandb import load_package
@@ -50,16 +50,17 @@ def evaluate(cfg: Config, overrides: Sequence[str] = ()) -> dict[str, Any]:
     again = cfg["checkpoint"] != "best" or any(v is not None for v in cfg["evaluation"].values())
     again |= any(v is not None for v in cfg["dataset"].values())
     runs = runs_of(cfg["runs"], finished=not again)
+    comparison = Path("comparison") if out is None else out
+    check_writable(comparison)
     found = {}
     for run in runs:
         told = None if again else reported(run)
         found[str(run.path)] = measure(cfg, run) if told is None else told
-    out = Path("comparison") if out is None else out
-    made = write_comparison(out, list(found.values()))
+    made = write_comparison(comparison, list(found.values()))
     if all(one["name"].count("/") >= 3 for one in found.values()):  # as training names runs
         print(markdown([{**one, "run": one["name"]} for one in found.values()]))
-    print(f"comparison of {len(found)} runs: {out / 'comparison.html'}")
-    _show(cfg, made, runs[0], out)
+    print(f"comparison of {len(found)} runs: {comparison / 'comparison.html'}")
+    _show(cfg, made, runs[0], comparison)
     return found
 
 
@@ -80,6 +81,9 @@ def measure(cfg: Config, run: RunFolder, out: Path | None = None) -> dict[str, A
     ran = _as_asked(run.config(), cfg)
     elsewhere = "source" in cfg["dataset"]
     config.refuse(config.check_run(ran), [str(run.path / "config.yaml")])
+    if out is None:
+        out = run.path / ran["dataset"]["name"] if elsewhere else run.path
+    check_writable(out)
     device = build.device(cfg["device"])
     deterministic(ran["trainer"]["deterministic"])
     evaluation = build.evaluation(ran, device)
@@ -106,9 +110,7 @@ def measure(cfg: Config, run: RunFolder, out: Path | None = None) -> dict[str, A
         "encode_images_per_second": codes.images_per_second,
         "environment": environment(),
     }
-    if out is None:
-        out = run.path / ran["dataset"]["name"] if elsewhere else run.path
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     if not cfg["figures"]:
         _forget_figures(out, found)
     write_json(out / "evaluation.json", found)

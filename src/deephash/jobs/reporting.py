@@ -8,7 +8,7 @@ from typing import Any
 from deephash import build, config, filenames
 from deephash.engine.run import RunFolder
 from deephash.errors import ConfigError, TrainingError
-from deephash.files import MANIFEST, SWEEPS, write_json
+from deephash.files import MANIFEST, SWEEPS, check_writable, remove, write_json
 from deephash.jobs.pairing import paired
 from deephash.jobs.states import epochs_done, reason, state_of
 from deephash.loggers import Loggers
@@ -58,9 +58,10 @@ def report(cfg: Config, overrides: Sequence[str] = ()) -> dict[str, Any]:
     if cfg["out"] is not None:
         out = Path(cfg["out"]).expanduser()
     before = _files_before(out)
+    check_writable(out)
     files = write_sweeps(out, sweeps, parts, compared)
     for name in before - set(files):
-        (out / name).unlink(missing_ok=True)
+        remove(out / name)
     told = {
         "schema": 1,
         "sweeps": names,

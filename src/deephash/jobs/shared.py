@@ -13,7 +13,7 @@ from deephash import config, retrieval
 from deephash.engine import checkpoint
 from deephash.engine.evaluate import Codes, Evaluation, targets
 from deephash.engine.run import RunFolder
-from deephash.errors import DataError, TrainingError
+from deephash.errors import DataError, TrainingError, os_reason
 from deephash.files import write_json
 
 log = logging.getLogger("deephash")
@@ -90,7 +90,7 @@ def keep_json(path: Path, values: Any) -> None:
     try:
         write_json(path, values)
     except OSError as error:
-        raise DataError(f"out  cannot write {path}: {error}") from error
+        raise DataError(f"out  cannot write {path}: {os_reason(error)}") from error
 
 
 def unvalidated(cfg: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Many runs: planned before any begins, told while they go, accounted for at the end."""
 
+import contextlib
 import json
 import statistics
 import sys
@@ -15,8 +16,8 @@ import deephash
 from deephash import config
 from deephash.config import Fault
 from deephash.engine.run import LOCK, RunFolder
-from deephash.errors import BusyError, ConfigError, DeephashError
-from deephash.files import ERROR, MANIFEST, write_json, write_text
+from deephash.errors import BusyError, ConfigError, DeephashError, from_os_error
+from deephash.files import ERROR, MANIFEST, make_folder, write_json, write_text
 from deephash.jobs.shared import run_folder
 from deephash.jobs.states import State, epochs_done, state_of
 from deephash.jobs.training import refuse_another
@@ -167,12 +168,15 @@ def noting(folder: Path, job: Callable[[], Any]) -> Any:
     except BusyError:
         raise  # the folder is another's
     except Exception as error:
+        if isinstance(error, OSError):
+            error = from_os_error(error)
         told = str(error)
         if not isinstance(error, DeephashError):
             first = (told.splitlines() or [""])[0]
             told = f"{type(error).__name__}: {first}\n\n{traceback.format_exc()}"
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / ERROR, told.rstrip() + "\n")
+        with contextlib.suppress(OSError):  # a full disk: the error itself matters more
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(folder / ERROR, told.rstrip() + "\n")
         raise
 
 
@@ -198,7 +202,7 @@ def write_manifest(
         typed: what the user typed beside the axes: with other settings it is another table.
         sheet: ``title``, ``source`` and ``report`` of the file in ``sweeps/``.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     file = folder / MANIFEST
     with Lock.wait(folder / LOCK, "which adds its jobs to the same sweep"):
         known = json.loads(file.read_text())["jobs"] if file.is_file() else []

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from deephash.files import ERROR, LOG, write_text
+from deephash.files import ERROR, LOG, make_folder, open_own, remove, write_text, writing
 
 LAUNCH = "DEEPHASH_LAUNCH"
 """Which launch a job is of; in its environment."""
@@ -78,11 +78,12 @@ def start(job: Job, environment: Mapping[str, str] | None = None) -> "subprocess
         job: what to run.
         environment: what its environment has beside this process's.
     """
-    job.folder.mkdir(parents=True, exist_ok=True)
-    (job.folder / ERROR).unlink(missing_ok=True)
-    with (job.folder / LOG).open("ab") as log:
-        log.write(f"$ {shlex.join(job.command)}\n".encode())
-        log.flush()
+    make_folder(job.folder)
+    remove(job.folder / ERROR)
+    with open_own(job.folder / LOG, "ab") as log:
+        with writing(job.folder / LOG):
+            log.write(f"$ {shlex.join(job.command)}\n".encode())
+            log.flush()
         return subprocess.Popen(
             job.command,
             stdin=subprocess.DEVNULL,
@@ -106,7 +107,7 @@ def end(job: Job, status: int) -> None:
     if not failed(status) or error.is_file():
         return
     lines = log.read_text(errors="replace").splitlines()[-TAIL:] if log.is_file() else []
-    job.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(job.folder)
     write_text(error, "\n".join([_how(status), *lines]) + "\n")
 
 
@@ -126,8 +127,8 @@ def _how(status: int) -> str:
 
 def fail(job: Job, why: str) -> None:
     """Keeps a failure that the job could not tell: at the end of its log, and as its error."""
-    job.folder.mkdir(parents=True, exist_ok=True)
-    with (job.folder / LOG).open("a", encoding="utf-8") as log:
+    make_folder(job.folder)
+    with writing(job.folder / LOG), open_own(job.folder / LOG, "a") as log:
         log.write(f"{why.rstrip()}\n")
     end(job, 1)
 

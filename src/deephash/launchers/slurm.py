@@ -12,7 +12,7 @@ from typing import Any
 
 from deephash.errors import ConfigError
 from deephash.extras import import_extra
-from deephash.files import write_json
+from deephash.files import make_folder, write_json
 from deephash.launchers.process import Job, Watch
 from deephash.launchers.submitted import MARK, Queue, Run, Submitted, queued
 
@@ -167,7 +167,7 @@ class Slurm:
         submitted = {at: Submitted(job, t) for (at, job), t in zip(jobs, tickets, strict=True)}
         if self.cluster == "slurm":
             for one in submitted.values():
-                one.job.folder.mkdir(parents=True, exist_ok=True)
+                make_folder(one.job.folder)
                 mark = {"launcher": "slurm", "job_id": one.ticket.job_id}
                 write_json(one.job.folder / MARK, mark | {"folder": str(executor.folder)})
             number = tickets[0].job_id.partition("_")[0]

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from deephash.files import write_text
+from deephash.errors import WriteError
+from deephash.files import make_folder, open_own, write_text, writing
 from deephash.loggers.logger import Logger
 
 log = logging.getLogger(__name__)
@@ -27,10 +28,11 @@ class Jsonl(Logger):
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.path.exists():
-            cut_torn_line(self.path)
-        self._file = self.path.open("a", encoding="utf-8")
+        make_folder(self.path.parent)
+        with writing(self.path):
+            if self.path.exists() and not self.path.is_symlink():
+                cut_torn_line(self.path)
+            self._file = open_own(self.path, "a")
 
     def scalars(self, where: str, values: Mapping[str, float], step: int, epoch: int) -> None:
         if taken := [name for name in HEAD if name in values]:
@@ -38,8 +40,9 @@ class Jsonl(Logger):
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = {"time": now, "where": where, "step": int(step), "epoch": int(epoch)}
         line |= {name: plain(value) for name, value in values.items()}
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
+        with writing(self.path):
+            self._file.write(json.dumps(line, allow_nan=False) + "\n")
+            self._file.flush()
 
     def truncate_after(self, step: int) -> None:
         """Forget what was logged after ``step``, so that a resumed run does not say it twice.
@@ -53,10 +56,15 @@ class Jsonl(Logger):
         if len(kept) < len(lines):
             log.info("%s: %d lines after step %d dropped", self.path, len(lines) - len(kept), step)
             write_text(self.path, "".join(kept))
-        self._file = self.path.open("a", encoding="utf-8")
+        self._file = open_own(self.path, "a")
 
     def close(self, failed: bool = False) -> None:
-        self._file.close()
+        try:
+            with writing(self.path):
+                self._file.close()
+        except WriteError:
+            if not failed:  # else the run has ended with this error or another one
+                raise
 
 
 def plain(value: float) -> float | int | str:

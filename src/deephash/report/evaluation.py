@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from deephash.errors import DataError
-from deephash.files import write_json, write_text
+from deephash.files import make_folder, own_folder, remove, write_json, write_text
 from deephash.report import canvas
 from deephash.report.canvas import Drawing
 from deephash.report.figures import Plane, Retrieved, Snapshot, figures_of
@@ -121,7 +121,8 @@ def _write(
     drawings: Sequence[Drawing], folder: Path
 ) -> tuple[list[Path], list[tuple[Drawing, Markup]]]:
     """The files of the figures, and the figures as they stand on the page."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
+    own_folder(folder)
     paths, plots = [], []
     for one in drawings:
         svg, png = canvas.save(one.figure, folder, one.name)
@@ -130,7 +131,7 @@ def _write(
         plots.append((one, Markup(drawn)))
     for name in set(NAMES) - {one.name for one in drawings}:
         for kind in ("svg", "png"):
-            (folder / f"{name}.{kind}").unlink(missing_ok=True)
+            remove(folder / f"{name}.{kind}")
     return paths, plots
 
 

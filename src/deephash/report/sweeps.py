@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from deephash.files import write_text
+from deephash.files import make_folder, own_folder, write_text
 from deephash.report import canvas, pairs
 from deephash.report.canvas import Drawing
 from deephash.report.cells import Entry, entries
@@ -93,7 +93,8 @@ def _figures(
     """The figure of each section as it stands on the page, and the files of all."""
     drawn: dict[int, tuple[Drawing, Markup]] = {}
     files: dict[str, Path] = {}
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
+    own_folder(folder)
     with canvas.style():
         for place, section in enumerate(parts):
             one = trend(section)
