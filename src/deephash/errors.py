@@ -69,10 +69,15 @@ def os_reason(error: OSError) -> str:
 
     Example:
         >>> os_reason(OSError(errno.ENOSPC, "No space left on device"))
-        'the disk is full'
+        'the disk is full (No space left on device)'
     """
+    if isinstance(error, WriteError):
+        return error.reason
     known = _REASONS.get(error.errno or 0)
-    return known or error.strerror or str(error) or type(error).__name__
+    if known is None:
+        return error.strerror or str(error) or type(error).__name__
+    system = error.strerror or os.strerror(error.errno or 0)
+    return known if system.lower() == known else f"{known} ({system})"
 
 
 def os_advice(number: int | None) -> str:
@@ -85,7 +90,7 @@ def from_os_error(error: OSError) -> DeephashError:
 
     Example:
         >>> print(from_os_error(OSError(errno.ENOTDIR, "Not a directory", "a/b")))
-        a/b: a file stands where a folder should be
+        a/b: a file stands where a folder should be (Not a directory)
           Remove or rename that file, or choose another place.
     """
     if isinstance(error, DeephashError):
