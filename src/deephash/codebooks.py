@@ -230,12 +230,14 @@ def hadamard(
         return balanced_book(num_classes, nbit, rng, None, tries)
     if not exists:
         below = 2 ** (nbit.bit_length() - 1)
+        while num_classes > 4**below:  # 2 * below bits do not tell the classes apart
+            below *= 2
         powers = [bits for bits in (below, 2 * below) if num_classes <= 2**bits]
         raise _fault(
             f"Hadamard rows exist for a power of two only, and model.nbit is {nbit}.",
             ["codebook=hadamard codebook.rest=all"] * _fits_balanced(num_classes, nbit)
             + _others(num_classes, nbit, "hadamard", "balanced")
-            + [f"model.nbit={' or '.join(map(str, powers or [4 * below]))}"],
+            + [f"model.nbit={' or '.join(map(str, powers))}"],
         )
     half = sylvester(nbit)
     rows = torch.cat([half, -half])[int(skip_ones) :]
