@@ -100,7 +100,10 @@ def _train_job(launched: bool, cfg: DictConfig) -> None:
     overrides = _overrides()
     folded = config.fold(cfg, overrides)
     if folded["preview"]:
-        print(jobs.preview(jobs.plan([(overrides, folded)]), slots=1))
+        planned = jobs.plan([(overrides, folded)])
+        for message in jobs.missing_data(planned):
+            print(message, file=sys.stderr)
+        print(jobs.preview(planned, slots=1))
     elif launched:  # nobody watches it: why it fails is kept in its folder
         folder = jobs.run_folder(folded, overrides).path
         launch = os.environ.get(process.LAUNCH, "")

@@ -1,5 +1,6 @@
 """``-m``: from the axes on the command line and in ``sweeps/`` to jobs, previewed or launched."""
 
+import copy
 import os
 import shlex
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -57,18 +59,69 @@ def run(conf: Path, sweeps: Path, arguments: Sequence[str], script: Path) -> int
     if len(found.jobs) > MANY:
         print(f"composing {len(found.jobs)} jobs", file=sys.stderr)
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
-        jobs = _composed(found, lambda some: compose("train", overrides=list(some)))
+        jobs = _composed(found, Composer("train"))
         launcher = _launcher(found.jobs[0], tuning)
     GlobalHydra.instance().clear()
 
     from deephash.jobs import sweeping  # late: imports torch
 
     planned = sweeping.plan(jobs)
+    for message in sweeping.missing_data(planned):
+        print(message, file=sys.stderr)
     if planned[0].cfg["preview"]:
         queued = launcher.busy(sweeping.commands(planned, script))
         print(sweeping.preview(planned, launcher.slots, queued))
         return 0
     return _launch(planned, launcher, sheet, found, arguments, script)
+
+
+class Composer:
+    """Compose the configurations of many jobs: of those that choose the same groups, once.
+
+    The files of the groups are read and merged by Hydra, once for each choice; the other overrides
+    are applied by Hydra's own function to a copy of that, in their order, as Hydra does. So the
+    result is that of `compose`. What cannot be composed so is left to `compose`, and so are errors.
+
+    Args:
+        page: the name of the primary configuration.
+    """
+
+    def __init__(self, page: str) -> None:
+        self.page = page
+        self._bases: dict[tuple[str, ...], DictConfig] = {}
+        self._parsed: dict[str, Any] = {}
+        self._groups: dict[str, bool] = {}
+
+    def __call__(self, overrides: Sequence[str]) -> DictConfig:
+        try:
+            return self._quickly(overrides)
+        except Exception:  # of Hydra's inside, or of an override: composed as a whole, it is told
+            return compose(self.page, overrides=list(overrides))
+
+    def _quickly(self, overrides: Sequence[str]) -> DictConfig:
+        parsed = [(text, self._parse(text)) for text in overrides]
+        choices = tuple(text for text, one in parsed if self._is_choice(one))
+        if choices not in self._bases:
+            self._bases[choices] = compose(self.page, overrides=list(choices))
+        cfg = copy.deepcopy(self._bases[choices])
+        values = [one for text, one in parsed if text not in choices]
+        ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
+        return cfg
+
+    def _parse(self, text: str) -> Any:
+        if text not in self._parsed:
+            self._parsed[text] = OverridesParser.create().parse_override(text)
+        return self._parsed[text]
+
+    def _is_choice(self, override: Any) -> bool:
+        """Whether an override chooses the option of a group, by the rule of Hydra."""
+        if override.is_sweep_override():
+            raise ValueError("several values")
+        group = override.key_or_group
+        if group not in self._groups:
+            loader: Any = GlobalHydra.instance().config_loader()
+            self._groups[group] = loader.repository.group_exists(group)
+        return self._groups[group] and not isinstance(override.value(), dict)
 
 
 def grid(sheet: Sheet, overrides: Sequence[str]) -> Grid:

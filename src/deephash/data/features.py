@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array, vstack
 
-from deephash.data.feature_files import ARRAY, npy, read_features
+from deephash.data.feature_files import ARRAY, READERS, npy, read_features
 from deephash.data.images import ImageSet
 from deephash.data.lazy import Stacked
 from deephash.data.splitfile import ENDING, read_split
@@ -68,6 +68,17 @@ class Features:
         self.truth = None if truth is None else self.root / Path(truth).expanduser()
         self.num_classes = num_classes
         self.first_class = first_class
+
+    def missing(self) -> str | None:
+        """Say what is not there, as far as that is known without opening a file; None: nothing."""
+        if (self.root / ARRAY).is_file():
+            return None
+        absent = [
+            name
+            for name in self.names.values()
+            if not any((self.root / f"{name}{ending}").exists() for ending in READERS)
+        ]
+        return f"there are no features {', '.join(absent)} in {self.root}" if absent else None
 
     def load(self) -> ImageSet:
         if (self.root / ARRAY).is_file():

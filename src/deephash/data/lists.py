@@ -105,6 +105,14 @@ class Lists:
         self.origin = origin
         self.decoder = Decoder(Square(size, fit), cache, on_error, workers, cached)
 
+    def missing(self) -> str | None:
+        """Say what is not there, as far as that is known without opening a file; None: nothing."""
+        if self.split_file() is None:
+            absent = [name for name in self.names.values() if self.list_file(name) is None]
+            if absent:
+                return f"there is no {', no '.join(absent)} and no split file in {self.lists}"
+        return None if self.root.is_dir() else f"the image folder {self.root} does not exist"
+
     def load(self) -> ImageSet:
         named = self.read()
         places = named.places or named.ids

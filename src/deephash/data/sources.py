@@ -89,6 +89,17 @@ class Cifar:
         self.download = download
         self.decoder = Decoder(Exact(32), cache, on_error, cached=cached)
 
+    def missing(self) -> str | None:
+        """Say what is not there, as far as that is known without opening a file; None: nothing."""
+        base = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}[self.name]
+        layouts = (self.root / "train", self.root / base)
+        if self.download or any(path.is_dir() for path in layouts):
+            return None
+        archives = {"cifar10": "cifar-10-python.tar.gz", "cifar100": "cifar-100-python.tar.gz"}
+        if (self.root / archives[self.name]).is_file():
+            return None
+        return f"there are no images of {self.name} in {self.root}, and downloading is off"
+
     def load(self) -> ImageSet:
         if (self.root / "train").is_dir() and (self.root / "test").is_dir():
             return self._load_folders()
@@ -210,6 +221,10 @@ class Folder:
         self.decoder = Decoder(Square(size, fit), cache, on_error, workers, cached)
         self.endings = None if endings is None else _endings(endings)
         self.parts = parts
+
+    def missing(self) -> str | None:
+        """Say what is not there, as far as that is known without opening a file; None: nothing."""
+        return None if self.root.is_dir() else f"the image folder {self.root} does not exist"
 
     def load(self) -> ImageSet:
         if not self.root.is_dir():

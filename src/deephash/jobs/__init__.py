@@ -4,7 +4,17 @@ from deephash.jobs.datasets import data
 from deephash.jobs.evaluating import evaluate
 from deephash.jobs.reporting import report
 from deephash.jobs.shared import run_folder
-from deephash.jobs.sweeping import noting, plan, preview
+from deephash.jobs.sweeping import missing_data, noting, plan, preview
 from deephash.jobs.training import train
 
-__all__ = ["data", "evaluate", "noting", "plan", "preview", "report", "run_folder", "train"]
+__all__ = [
+    "data",
+    "evaluate",
+    "missing_data",
+    "noting",
+    "plan",
+    "preview",
+    "report",
+    "run_folder",
+    "train",
+]

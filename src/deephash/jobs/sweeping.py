@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shlex
 import statistics
 import sys
 import traceback
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import deephash
-from deephash import config
+from deephash import build, config
 from deephash.config import Fault
 from deephash.engine.run import LOCK, RunFolder
 from deephash.errors import BusyError, ConfigError, DeephashError, from_os_error
@@ -116,6 +117,45 @@ def jobs(count: int) -> str:
     ('1 job', '2 jobs')
     """
     return "1 job" if count == 1 else f"{count} jobs"
+
+
+def missing_data(planned: Sequence[Planned]) -> list[str]:
+    """Say which data of jobs that are left are not there, once for each dataset.
+
+    Only what a look at folders tells: no file is opened, nothing is downloaded.
+
+    Args:
+        planned: all jobs.
+
+    Returns:
+        a message for each dataset of which data are missing, with the command that prepares it.
+    """
+    first: dict[str, tuple[Planned, str, int]] = {}
+    for job in planned:
+        if not job.left:
+            continue
+        dataset = job.cfg["dataset"]
+        key = json.dumps([dataset["name"], dataset["source"]], sort_keys=True, default=str)
+        if key not in first:
+            source = build.source(job.cfg)
+            first[key] = job, (source.missing() if hasattr(source, "missing") else None) or "", 0
+        other, what, count = first[key]
+        first[key] = other, what, count + 1
+    messages = []
+    for job, what, count in first.values():
+        if what:
+            words = [
+                text
+                for text in job.overrides
+                if text.lstrip("+~").startswith(("dataset", "paths.data", "paths.cache"))
+            ]
+            if not any(text.startswith("dataset.root=") for text in words):
+                words.append("dataset.root=FOLDER")
+            messages.append(
+                f"missing data, {jobs(count)}: {what}\n"
+                f"  Prepare it first: python data.py prepare {shlex.join(words)}"
+            )
+    return messages
 
 
 def seconds_left(planned: Sequence[Planned]) -> list[float | None]:
