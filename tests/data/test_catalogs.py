@@ -20,6 +20,7 @@ from deephash.data.catalogs.mirflickr import MirFlickr
 from deephash.data.catalogs.names import MIRFLICKR24, MIRFLICKR38, NUSWIDE21, NUSWIDE81, VOC
 from deephash.data.catalogs.nuswide import NusWide
 from deephash.data.catalogs.voc import Voc
+from deephash.data.doubts import doubts
 from deephash.data.images import Catalogue
 from deephash.data.splits import Listed, Official
 from deephash.errors import DataError
@@ -559,6 +560,95 @@ def test_a_table_that_is_missing_or_no_text(tmp_path):
     (tmp_path / "t.csv").write_bytes(b"path,label\n\xff\xfe,x\n")
     with pytest.raises(DataError, match="cannot read the table"):
         Csv(tmp_path, "t.csv").read()
+
+
+def test_empty_rows_and_columns_of_a_spreadsheet_are_passed_over(tmp_path):
+    found = table(tmp_path, "path,label,,", "a.jpg,x,,", "b.jpg,y,note,", "c.jpg,x", ",,,", ",")
+    assert found.ids == ("a.jpg", "b.jpg", "c.jpg") and found.classes == ("x", "y")
+    found = table(tmp_path, "path,label", "a.jpg,x,,", "b.jpg,y")
+    assert found.ids == ("a.jpg", "b.jpg")
+    found = table(tmp_path, ",path,cat,Unnamed: 3", "0,a.jpg,1,7", "1,b.jpg,0,8", label=None)
+    assert found.classes == ("cat",)
+    found = table(tmp_path, "path,label,note,note", "a.jpg,x,1,2")  # twice, and not used
+    assert found.classes == ("x",)
+
+
+def test_paths_of_windows_and_of_homes(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    rows = (r"img\a.jpg,x", f"~/{tmp_path.name}/b.jpg,y", r".\c.jpg,x")
+    assert table(tmp_path, "path,label", *rows).ids == ("img/a.jpg", "b.jpg", "c.jpg")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (("path,label", "https://x.org/a.jpg,x"), "line 2: .* is an address: download the images"),
+        (("path,label", r"C:\img\a.jpg,x"), "line 2: the path 'C:/img/a.jpg' does not lead down"),
+        (("filename,class", "a.jpg,x"), r"write a header, or set .*\.path=filename"),
+        (("path,Category", "a.jpg,x"), r"no column 'label'; .*\.label=Category"),
+        (("path,label", "a.jpg,cats, dogs"), "line 2: 3 cells.*in quotation marks"),
+        (
+            ("path,label", 'a.jpg,"x', "b.jpg,y"),
+            "quotation mark in line 2 or after it is not closed",
+        ),
+        (("path,label", 'a.jpg,"' + "x" * 200_000, "b.jpg,y"), "field limit.*line 2"),
+        (
+            ("path,label", "a.jpg,x", "a.jpg,y"),
+            r"already\. If an image has a line for each .*separ",
+        ),
+    ],
+)
+def test_tables_that_mean_something_else_are_told_with_the_way(tmp_path, rows, message):
+    with pytest.raises(DataError, match=message):
+        table(tmp_path, *rows)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-8-sig"])
+def test_tables_of_other_encodings(tmp_path, encoding):
+    rows = "path;label\ra.jpg;caf\u00e9\rb.jpg;th\u00e9\r"
+    (tmp_path / "t.csv").write_bytes(rows.encode(encoding))
+    assert Csv(tmp_path, "t.csv").read().classes == ("caf\u00e9", "th\u00e9")
+
+
+def test_a_table_in_an_old_encoding_needs_its_name(tmp_path):
+    (tmp_path / "t.csv").write_text("path,label\na.jpg,caf\u00e9\n", encoding="cp1252")
+    with pytest.raises(DataError, match=r"line 2 .*Windows-1252[\s\S]*\.encoding=cp1252"):
+        Csv(tmp_path, "t.csv").read()
+    assert Csv(tmp_path, "t.csv", encoding="cp1252").read().classes == ("caf\u00e9",)
+
+
+def test_a_workbook_called_csv_is_told(tmp_path):
+    (tmp_path / "t.csv").write_bytes(b"PK\x03\x04rest")
+    with pytest.raises(DataError, match="Excel workbook"):
+        Csv(tmp_path, "t.csv").read()
+
+
+def test_a_column_of_roles_that_is_not_used_is_told(tmp_path):
+    found = table(tmp_path, "path,label,Split", "a.jpg,x,train", "b.jpg,y,test", "c.jpg,y,val")
+    assert "dataset.catalog.role=Split dataset.protocol=roles" in found.remarks[0]
+    assert table(tmp_path, "path,label,fold", "a.jpg,x,1", "b.jpg,y,2").remarks == ()
+
+
+@pytest.mark.parametrize(
+    ("labels", "what"),
+    [
+        (("1", "1.0", "2"), "'1' = '1.0'"),
+        (("Cat", "cat", "dog"), "'Cat' = 'cat'"),
+        (("a|b", "a", "b"), "'a|b'"),
+        (("a;b", "b;c", "b"), "'a;b'"),
+        (tuple(f"p{n}.jpg" for n in range(30)), "p0.jpg"),
+    ],
+)
+def test_labels_that_seldom_mean_what_is_read_are_told(tmp_path, labels, what):
+    found = table(tmp_path, "path,label", *(f"{n}.jpg,{one}" for n, one in enumerate(labels)))
+    (doubt,) = doubts(found)
+    assert doubt.level == "warning" and what in " ".join(doubt.examples)
+
+
+def test_sound_labels_raise_no_doubts(tmp_path):
+    rows = [f"{n}.jpg,{n % 12}" for n in range(60)]
+    assert doubts(table(tmp_path, "path,label", *rows)) == []
+    assert doubts(table(tmp_path, "path,label", "a.jpg,and/or", "b.jpg,x|y", "c.jpg,a-b")) == []
 
 
 # all of them

@@ -189,7 +189,7 @@ def test_every_line_is_a_row_or_a_fault(pieces, count):
     """A row is what the line says, by a naive reading; the others are told by their numbers."""
     text, faults = "".join(pieces), []
     rows = parse(text, count, NO_PREFIX, lambda line, what: faults.append(line))
-    lines = text.split("\n")
+    lines = (text if "\n" in text else text.replace("\r", "\n")).split("\n")
     lines = lines[:-1] if lines[-1] == "" else lines
     assert sorted([*rows.lines, *faults]) == list(range(1, len(lines) + 1))
     for line, name, labels in zip(rows.lines, rows.ids, rows.labels.toarray(), strict=True):
@@ -860,3 +860,57 @@ def test_paths_of_windows_have_the_same_ids(tmp_path):
         assert catalogue.ids[:3] == ("a.jpg", "b.jpg", "d.jpg")
         prints.append(fingerprint(catalogue, Listed().split(catalogue)))
     assert len(set(prints)) == 1
+
+
+def parsed(text, count=None):
+    faults = []
+    rows = parse(text, count, NO_PREFIX, lambda line, what: faults.append(what))
+    return rows, faults
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("my pic.jpg 3\nother.jpg 1\n", ["my pic.jpg", "other.jpg"]),
+        ("other.jpg 1\na  b (1).JPG 0\n", ["other.jpg", "a  b (1).JPG"]),
+        ("my dogs/pic 1.png 0 1 0\nb.png 1 0 0\n", ["my dogs/pic 1.png", "b.png"]),
+        ("my pic\t0 1\nb c.d\t1\t0\n", ["my pic", "b c.d"]),
+        ("my pic.tif\t2\nb.tif\t0\n", ["my pic.tif", "b.tif"]),
+        ("a b.jpg 1\r\nc.jpg 0\r\n", ["a b.jpg", "c.jpg"]),
+        ("a.jpg 1\rb.jpg 0\r", ["a.jpg", "b.jpg"]),
+    ],
+)
+def test_paths_with_blanks_are_read_where_the_labels_leave_no_doubt(text, ids):
+    rows, faults = parsed(text)
+    assert rows.ids == ids and not faults
+    assert rows.labels.sum() == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("my pic 3\n", "stands before a tab"),
+        ("a.jpg b.jpg 3\n", "stands before a tab"),
+        ("my pic.jpg x\n", "stands before a tab"),
+        ("path label\na.jpg 1\n", "no header"),
+        ("# made by hand\na.jpg 1\n", "no comments"),
+        ("a.jpg,0,1\n", "no commas; for a table with a header there is dataset=csv"),
+        ("a.jpg 0,1\n", "no commas"),
+    ],
+)
+def test_lines_that_are_something_else_are_told_with_the_way(text, told):
+    _, faults = parsed(text)
+    assert told in faults[0] and "expected a path" in faults[0]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_lists_in_unicode_of_any_width(tmp_path, encoding):
+    (tmp_path / "l.txt").write_text("caf\u00e9/1.jpg 0\nth\u00e9/2.jpg 1\n", encoding=encoding)
+    rows = read_list(tmp_path / "l.txt", None, NO_PREFIX)
+    assert rows.ids == ["caf\u00e9/1.jpg", "th\u00e9/2.jpg"]
+
+
+def test_lists_in_another_encoding_are_told_by_line(tmp_path):
+    (tmp_path / "l.txt").write_text("a.jpg 0\ncaf\u00e9.jpg 1\n", encoding="cp1252")
+    with pytest.raises(DataError, match=r"line 2 is not UTF-8 .*Windows-1252"):
+        read_list(tmp_path / "l.txt", None, NO_PREFIX)

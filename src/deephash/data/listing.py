@@ -9,7 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_array
 
+from deephash.data.formats import IMAGES
 from deephash.data.images import one_hot
+from deephash.data.texts import text_of_bytes
 from deephash.errors import DataError
 
 BLANKS = " \t\r\f\v"
@@ -18,6 +20,8 @@ LARGEST = 4 << 30  # bytes that a packed file may unpack to
 MEMORY = 1 << 28  # bytes that unpacking may need; `xz -9` makes files that need a quarter
 
 _PIECE = re.compile(f"[^{BLANKS}]+")
+_ENDINGS = "|".join(re.escape(ending) for ending in sorted(IMAGES, reverse=True))
+_IMAGE = re.compile(f"(?i)(?:{_ENDINGS})(?=[{BLANKS}]|$)")
 
 
 class Rows(NamedTuple):
@@ -133,7 +137,9 @@ def parse(text: str, count: int | None, naming: Naming, fault: Callable[[int, st
     """The lines of a list: a path and its labels each, set apart by blanks.
 
     Several labels a line are 0 or 1, one column a class; a single one is a class index. The first
-    line with labels says which, and all others must be like it. Lines may end in LF or CR LF.
+    line with labels says which, and all others must be like it. Lines may end in LF, CR LF or CR.
+    A path may hold blanks if it stands before a tab, or if it ends as images do and nothing but
+    labels follows.
 
     Args:
         text: of the list.
@@ -142,6 +148,8 @@ def parse(text: str, count: int | None, naming: Naming, fault: Callable[[int, st
         fault: is called for each malformed line with its number, counted from 1, and what is wrong
             with it; the line is left out then.
     """
+    if "\n" not in text:
+        text = text.replace("\r", "\n")  # as old programs of the Macintosh end lines
     lines = text.split("\n")
     if lines[-1] == "":
         lines.pop()  # behind the last line's end
@@ -157,8 +165,13 @@ def parse(text: str, count: int | None, naming: Naming, fault: Callable[[int, st
             path, *given = pieces or [""]
             wanted = width or (1 if len(given) == 1 else count or len(given))
             if not _fit(given, wanted, count):
-                fault(number, _misfit(pieces, wanted, count))
-                continue
+                parted = _with_blanks(line)
+                if parted is not None:
+                    path, given = parted
+                    wanted = width or (1 if len(given) == 1 else count or len(given))
+                if parted is None or not _fit(given, wanted, count):
+                    fault(number, _misfit(pieces, wanted, count) + _hint(line, number))
+                    continue
             signs, width, between = "".join(given), wanted, " " * (wanted - 1)
         try:
             name, place = naming(path)
@@ -202,12 +215,9 @@ def decoded(file: Path, data: bytes) -> str:
     """The text of a list whose bytes are known already.
 
     Raises:
-        DataError: it is not in UTF-8.
+        DataError: it is no text, or neither in UTF-8 nor in UTF-16.
     """
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"cannot read the list {file}: {error}") from error
+    return text_of_bytes(file, data, "list")
 
 
 def content(file: Path, what: str = "list") -> bytes:
@@ -234,6 +244,47 @@ def _unpacked(data: bytes) -> bytes:
             raise EOFError(f"it {short}")
         data = unpacker.unused_data
     return b"".join(parts)
+
+
+def _with_blanks(line: str) -> tuple[str, list[str]] | None:
+    """Path and labels of a line whose path holds blanks; None where it cannot be told."""
+    line = line.strip(BLANKS)
+    path, tab, rest = line.partition("\t")
+    if not tab:
+        ends = [found.end() for found in _IMAGE.finditer(line)]
+        if len(ends) != 1:
+            return None
+        path, rest = line[: ends[0]], line[ends[0] :]
+    path, labels = path.strip(BLANKS), _PIECE.findall(rest)
+    if not path or not labels or not all(one.isascii() and one.isdecimal() for one in labels):
+        return None
+    return path, labels
+
+
+def _hint(line: str, number: int) -> str:
+    """What a malformed line seems to be, and what to do about it; empty if nobody can tell."""
+    line = line.strip(BLANKS)
+    if line.startswith("#"):
+        return ". Lists have no comments: remove the line"
+    if "," in line and _IMAGE.sub("", line.replace(",", " ")) != line:
+        return (
+            ". Lists have blanks between path and labels, and no commas; for a table with a "
+            "header there is dataset=csv"
+        )
+    words = _PIECE.findall(line)
+    if (
+        number == 1
+        and len(words) > 1
+        and not _IMAGE.search(line)
+        and not any(one.isdecimal() for one in words)
+    ):
+        return ". Lists have no header: remove the line"
+    if len(words) > 2 and not words[1].isdecimal():
+        return (
+            ". A path with blanks is read if it stands before a tab, or if it ends as images do "
+            "(.jpg) and nothing but labels follows; or write a table, dataset=csv"
+        )
+    return ""
 
 
 def _fit(given: Sequence[str], width: int, count: int | None) -> bool:

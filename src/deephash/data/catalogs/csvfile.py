@@ -2,9 +2,9 @@
 
 import csv
 import io
+import os
 import re
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -13,17 +13,31 @@ import numpy as np
 
 from deephash.data.catalogs.files import KEY, folder_of, multi_hot, some
 from deephash.data.images import Catalogue
+from deephash.data.listing import WINDOWS, leads_down
+from deephash.data.texts import text_of_bytes
 from deephash.errors import DataError
+from deephash.files import read_bytes
 
 DELIMITERS = ",\t;|"
+MOST = 1 << 30  # bytes of a table
+PATHS = ("filename", "file", "image", "img", "image_path", "img_path", "filepath", "file_name",
+         "path", "image_id", "id", "name")  # fmt: skip
+LABELS = ("label", "class", "labels", "category", "target", "class_name", "y", "classes", "tag",
+          "tags")  # fmt: skip
+ROLES = ("split", "role", "subset", "set", "partition", "part", "usage", "phase", "fold")
 YES, NO = {"1", "1.0", "true"}, {"0", "0.0", "false"}
 ROLE_OF = {
     "train": "train",
+    "training": "train",
     "query": "queries",
     "queries": "queries",
     "test": "queries",
+    "testing": "queries",
     "database": "database",
+    "gallery": "database",
 }
+KNOWN_ROLES = {*ROLE_OF, "val", "valid", "validation", ""}
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 class Table(NamedTuple):
@@ -35,12 +49,19 @@ class Table(NamedTuple):
     rows: list[list[str]]  # n rows of cells, as many as the header has
 
     def column(self, name: str, key: str) -> int:
-        """The place of a column that the reader's option `key` names."""
+        """The place of a column that the reader's option `key` names.
+
+        Raises:
+            DataError: there is none of that name, or two.
+        """
         if name not in self.header:
+            meant = _likely(self.header, LABELS) if key == "label" else None
             raise DataError(
                 f"{self.file} has no column {name!r}; its header: {some(self.header, 10)}. Set "
-                f"{KEY}.{key}=NAME"
+                f"{KEY}.{key}={meant or 'NAME'}"
             )
+        if self.header.count(name) > 1:
+            raise DataError(f"{self.file} has two columns {name!r}: rename one")
         return self.header.index(name)
 
     def fault(self, row: int, what: str) -> DataError:
@@ -53,7 +74,8 @@ class Csv:
 
     Labels stand in one column, one name or several set apart by `separator`, or in a column of 0
     and 1 for each class. The delimiter (comma, tab, semicolon or bar) is the one that makes `path`
-    a column of the header. Ids are the paths.
+    a column of the header. Rows without text and columns without a name are passed over. Ids are
+    the paths, with forward slashes.
 
     Args:
         root: the folder of the images.
@@ -66,6 +88,7 @@ class Csv:
             `+`, nothing for none; None if there is none. With it the images come as with lists.
         class_names: names of the classes, in order; None for those found, sorted by name, or by
             value if all are whole numbers. Not with classes in columns.
+        encoding: of the file, such as `cp1252`; None for UTF-8, or UTF-16 if it is.
 
     Raises:
         DataError: on `read`, the file or a column is missing, or a line is malformed.
@@ -81,6 +104,7 @@ class Csv:
         columns: Sequence[str] | None = None,
         role: str | None = None,
         class_names: Sequence[str] | None = None,
+        encoding: str | None = None,
     ):
         if label is not None and columns is not None:
             raise DataError(
@@ -102,10 +126,11 @@ class Csv:
         self.columns = columns
         self.role = role
         self.class_names = class_names
+        self.encoding = encoding
 
     def read(self) -> Catalogue:
         root = folder_of(self.root)
-        table = read_table(root / Path(self.file).expanduser(), self.path)
+        table = read_table(root / Path(self.file).expanduser(), self.path, self.encoding)
         labels, classes = self._hot(table) if self.label is None else self._named(table, self.label)
         rows = np.repeat(np.arange(len(labels)), [len(columns) for columns in labels])
         return Catalogue(
@@ -113,6 +138,7 @@ class Csv:
             labels=multi_hot(rows, list(chain.from_iterable(labels)), (len(labels), len(classes))),
             classes=tuple(classes),
             lists=None if self.role is None else _lists(table, table.column(self.role, "role")),
+            remarks=() if self.role is not None else tuple(_unused_roles(table)),
         )
 
     def _named(self, table: Table, label: str) -> tuple[list[list[int]], Sequence[str]]:
@@ -147,7 +173,8 @@ class Csv:
         """Columns of each image's labels, and the classes, from a column for each class."""
         classes = self.columns
         if classes is None:
-            classes = [name for name in table.header if name not in (self.path, self.role)]
+            given = [name for name in table.header if name not in (self.path, self.role)]
+            classes = [name for name in given if name and not name.startswith("Unnamed:")]
         places = [table.column(name, "columns") for name in classes]
         labels = []
         for row, cells in enumerate(table.rows):
@@ -163,68 +190,130 @@ class Csv:
         return labels, classes
 
 
-def read_table(file: Path, path: str) -> Table:
+def read_table(file: Path, path: str, encoding: str | None = None) -> Table:
     """The cells of a CSV file, whose delimiter is the one that makes `path` a column.
 
+    Rows without any text are left out, and so are empty cells behind those of the header.
+
+    Args:
+        file: the table.
+        path: a column of its header.
+        encoding: of the file, by its name in Python; None for UTF-8, or UTF-16 if it is.
+
     Raises:
-        DataError: the file cannot be read or has no such column, a column stands in the header
-            twice, or a line has another number of cells.
+        DataError: the file cannot be read or has no such column, the header has that column twice,
+            or a row has another number of cells.
     """
     try:
-        text = file.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the table {file}: {error}; set {KEY}.file=FILE") from error
-    headers = [next(csv.reader([text.split("\n", 1)[0]], delimiter=one)) for one in DELIMITERS]
+        data = read_bytes(file, "table", MOST)
+    except DataError as error:
+        raise DataError(f"{error}; set {KEY}.file=FILE") from error
+    way = f"Save it as CSV UTF-8; or set {KEY}.encoding=cp1252, or what its encoding is."
+    text = text_of_bytes(file, data, "table", encoding, way)
+    first = re.split("[\r\n]", text, maxsplit=1)[0]
+    try:
+        headers = [next(csv.reader([first], delimiter=one), []) for one in DELIMITERS]
+    except csv.Error as error:
+        raise DataError(f"{file}, line 1: {error}") from error
     found = [
         (len(header), delimiter)
         for header, delimiter in zip(headers, DELIMITERS, strict=True)
         if path in [name.strip() for name in header]
     ]
     if not found:
+        widest = [name.strip() for name in max(headers, key=len)]
         raise DataError(
-            f"{file} has no column {path!r} in its first line, {text[:80].splitlines()[:1]}: write "
-            f"a header, or set {KEY}.path=NAME"
+            f"{file} has no column {path!r} in its first line, {[first[:80]]}: write a header, or "
+            f"set {KEY}.path={_likely(widest, PATHS) or 'NAME'}"
         )
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(found)[1], strict=True)
     table = Table(file, [name.strip() for name in next(reader)], [], [])
-    if twice := [name for name, times in Counter(table.header).items() if times > 1]:
-        raise DataError(f"{file} has two columns {twice[0]!r}: rename one")
+    width, begun = len(table.header), reader.line_num + 1
     try:
         for cells in reader:
-            if not cells:
+            begun = reader.line_num + 1
+            if not any(cell.strip() for cell in cells):
                 continue
+            while len(cells) > width and not cells[-1].strip():
+                cells.pop()
+            if len(cells) < width and not any(table.header[len(cells) :]):
+                cells += [""] * (width - len(cells))  # of columns without a name
             table.lines.append(reader.line_num)
             table.rows.append(cells)
-            if len(cells) != len(table.header):
-                raise table.fault(
-                    len(table.rows) - 1,
-                    f"{len(cells)} cells, and the header has {len(table.header)}",
-                )
+            if len(cells) != width:
+                raise table.fault(len(table.rows) - 1, _misfit(cells, width, max(found)[1]))
     except csv.Error as error:
-        raise DataError(f"{file}, line {reader.line_num}: {error}") from error
+        what = str(error)
+        if "field limit" in what or "unexpected end" in what:
+            what += f": a quotation mark in line {begun} or after it is not closed"
+        raise DataError(f"{file}, line {reader.line_num}: {what}") from error
     if not table.rows:
         raise DataError(f"{file} has a header and no images")
     return table
 
 
+def _misfit(cells: Sequence[str], width: int, delimiter: str) -> str:
+    """What is wrong with a row that has another number of cells than the header."""
+    what = f"{len(cells)} cells, and the header has {width}"
+    if len(cells) > width:
+        what += f'. Write a cell that holds {delimiter!r} in quotation marks: "a{delimiter}b"'
+    return what
+
+
+def _likely(names: Sequence[str], usual: Sequence[str]) -> str | None:
+    """The column that is meant, by its usual names."""
+    lowered = {name.lower(): name for name in reversed(names)}
+    return next((lowered[name] for name in usual if name in lowered), None)
+
+
 def _paths(table: Table, place: int, root: Path) -> list[str]:
     """Paths relative to root."""
     line_of: dict[str, int] = {}
+    roots = {root, root.absolute(), root.resolve()}
     for row, cells in enumerate(table.rows):
         path = cells[place].strip()
-        if PurePosixPath(path).is_relative_to(root):
-            path = PurePosixPath(path).relative_to(root).as_posix()
+        if path.startswith("~"):
+            path = os.path.expanduser(path)
+        if "\\" in path and (WINDOWS.match(path) or "/" not in path):
+            path = path.replace("\\", "/")  # somebody's Windows
+        for one in roots:
+            if PurePosixPath(path).is_relative_to(one):
+                path = PurePosixPath(path).relative_to(one).as_posix()
         path = path.removeprefix("./")
-        if not path or path.startswith("/") or ".." in path.split("/"):
+        if URL.match(path):
+            raise table.fault(
+                row, f"the path {path[:80]!r} is an address: download the images, and give paths"
+            )
+        if not leads_down(path) or WINDOWS.match(path.replace("/", "\\")):
             raise table.fault(
                 row,
                 f"the path {path!r} does not lead down from {root}: set dataset.root to the folder "
                 "in which the paths begin",
             )
         if path in line_of:
-            raise table.fault(row, f"{path} is in line {line_of[path]} already")
+            raise table.fault(
+                row,
+                f"{path} is in line {line_of[path]} already. If an image has a line for each of "
+                f"its labels, write them into one line and set {KEY}.separator",
+            )
         line_of[path] = table.lines[row]
     return list(line_of)
+
+
+def _unused_roles(table: Table) -> Iterator[str]:
+    """A sentence on a column of roles that is not used."""
+    lowered = [name.lower() for name in table.header]
+    for name in ROLES:
+        if name not in lowered:
+            continue
+        place = lowered.index(name)
+        given = {cells[place].strip().lower() for cells in table.rows}
+        if given & {"train", "training"} and given <= KNOWN_ROLES:
+            column = table.header[place]
+            yield (
+                f"the column {column!r} of {table.file} holds {', '.join(sorted(given - {''}))} "
+                f"and is not used; to keep these roles: {KEY}.role={column} dataset.protocol=roles"
+            )
 
 
 def _lists(table: Table, place: int) -> dict[str, np.ndarray]:
@@ -237,7 +326,7 @@ def _lists(table: Table, place: int) -> dict[str, np.ndarray]:
                 raise table.fault(
                     row,
                     f"the role {name!r} is unknown: train, query or database, several set apart by "
-                    "; or +",
+                    "; or +, or nothing for an image in no role",
                 )
             if name:
                 lists.setdefault(ROLE_OF[name], []).append(row)
