@@ -287,7 +287,7 @@ def test_a_reference_to_nothing_is_told(composed):
 def test_unknown_keys_of_a_part_are_told_with_a_near_one(faults):
     found = faults("+method.loss.scael=3", "+optimizer.mementum=0.9", "optimizer=sgd")
     assert set(found) == {"method.loss.scael", "optimizer.mementum"}
-    assert found["method.loss.scael"].instead == "Did you mean method.loss.scale?"
+    assert found["method.loss.scael"].instead == "Did you mean method.loss.scale=3?"
     assert "momentum" in found["optimizer.mementum"].instead
 
 

@@ -1,6 +1,5 @@
 """From a folded and checked configuration to the parts it names; the only place that builds."""
 
-import dataclasses
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from deephash.loggers import Jsonl, Loggers
 from deephash.methods.method import Method
 from deephash.models.encoder import Encoder
 from deephash.records import derive
-from deephash.retrieval import NAMED, Convention, Engine
+from deephash.retrieval import Convention, Engine
 
 Config = Mapping[str, Any]
 
@@ -169,13 +168,7 @@ def optimizer(cfg: Config, of: Method) -> torch.optim.Optimizer:
 
 def convention(cfg: Config) -> Convention:
     """How mAP is measured; R is the dataset's unless the user or the convention gives one."""
-    node = cfg["evaluation"]
-    name = node.get("convention")
-    fields = [field.name for field in dataclasses.fields(Convention)]
-    given = {field: node[field] for field in fields if node.get(field) is not None}
-    if "top" not in NAMED.get(name, {}):
-        given = {"top": cfg["dataset"].get("top")} | given
-    return Convention(**given) if name is None else Convention.named(name, **given)
+    return Convention.configured(cfg["evaluation"], cfg["dataset"].get("top"))
 
 
 def evaluation(cfg: Config, on: torch.device) -> evaluate.Evaluation:

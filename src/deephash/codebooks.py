@@ -5,14 +5,17 @@ parameters. Distances between rows are Hamming distances, in bits.
 """
 
 import math
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from deephash.bounds import CountOrZero, Fraction, Interval
 from deephash.errors import ConfigError
 from deephash.records import generator
+
+Tries = Annotated[int, Interval(1, 1_000_000)]
 
 BUDGET = 30_000_000_000
 """Multiply-adds that the search for a balanced book may spend: seconds on one core."""
@@ -22,6 +25,9 @@ DISTANCES = 1 << 24
 
 LOOKED_AT = 512
 """Candidates of the greedy search that are compared with the book at a time."""
+
+AT_ONCE = 2**28
+"""Bits that the search for a book far apart may draw at once: 2 GiB."""
 
 REDRAWS = 20
 """How often the rows beyond the Hadamard matrix are drawn anew with ``rest="redraw"``."""
@@ -76,10 +82,10 @@ class MaxHamming(Codebook):
         num_classes: int,
         nbit: int,
         seed: int,
-        threshold: float = 0.61,
-        step: float = 0.01,
-        floor: float = 0.2,
-        tries: int = 10_000,
+        threshold: Fraction = 0.61,
+        step: Annotated[float, Interval(0, 1, above=True)] = 0.01,
+        floor: Fraction = 0.2,
+        tries: Tries = 10_000,
     ) -> None:
         rng = generator(seed, "codebook")
         super().__init__(max_hamming(num_classes, nbit, rng, threshold, step, floor, tries))
@@ -113,7 +119,7 @@ class Hadamard(Codebook):
         seed: int,
         rest: Literal["all", "redraw", "once"] = "all",
         skip_ones: bool = False,
-        tries: int = 10_000,
+        tries: Tries = 10_000,
     ) -> None:
         rng = generator(seed, "codebook")
         super().__init__(hadamard(num_classes, nbit, rng, rest, tries, skip_ones))
@@ -145,8 +151,8 @@ class Balanced(Codebook):
         num_classes: int,
         nbit: int,
         seed: int,
-        threshold: int | None = None,
-        tries: int = 10_000,
+        threshold: CountOrZero | None = None,
+        tries: Tries = 10_000,
     ) -> None:
         rng = generator(seed, "codebook")
         super().__init__(balanced_book(num_classes, nbit, rng, threshold, tries))
@@ -322,6 +328,11 @@ def max_hamming(
         ConfigError: neither has so many rows at a distance of ``floor * K``.
     """
     _check_search(tries, step)
+    if tries * nbit > AT_ONCE:
+        raise _fault(
+            f"tries is {tries}; so many candidates of {nbit} bits do not fit into memory.",
+            [f"tries={AT_ONCE // nbit}"],
+        )
     book, held = torch.empty(num_classes, nbit), 0
     fails, drops = 0, 0
     while held < num_classes:

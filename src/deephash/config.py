@@ -8,18 +8,28 @@ import difflib
 import hashlib
 import json
 import re
-import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from deephash import filenames
-from deephash.errors import ConfigError
+from deephash import filenames, schema
+from deephash.bounds import Name, NonNegative
+from deephash.errors import ConfigError, DeephashError
+from deephash.files import place
 from deephash.targets import GIVEN, arguments, locate, parts
+from deephash.validate import (
+    advice,
+    annotation,
+    assignment,
+    check_fields,
+    check_value,
+    fits,
+    problem,
+)
 
 SEATS = ("head", "relaxation", "codebook", "similarity", "loss")
 """The parts of a method that a group of the same name replaces."""
@@ -31,8 +41,10 @@ FEEDS = {
 }
 """What an objective must read, of the fields of Output, for a part to make a difference."""
 
-OWN_KEYS = {"optimizer": {"backbone_scale"}}
-"""Keys beside a part's arguments that the program itself reads."""
+OWN_KEYS: dict[str, dict[str, Any]] = {
+    "optimizer": {"lr": NonNegative, "backbone_scale": NonNegative},
+}
+"""Keys of a part that the program itself reads, and what they may be; all must be there."""
 
 ELSEWHERE = (
     "logger",
@@ -158,7 +170,13 @@ def changed(evaluation: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[st
 
 def check_evaluation(cfg: Mapping[str, Any]) -> list[Fault]:
     """All that is wrong with a folded page of ``evaluate.py``."""
-    faults = _check_tops(cfg["evaluation"])
+    faults = _check_page(cfg, schema.Evaluate)
+    if faults:
+        return faults
+    faults += _check_tops(cfg["evaluation"]) + _check_convention(cfg)
+    faults += _check_device("device", cfg["device"]) + _check_other_dataset(cfg["dataset"])
+    for path, node in parts(cfg["dataset"], "dataset"):
+        faults += check_part(path, node)
     if (cfg["run"] is None) == (cfg["runs"] is None):
         faults.append(
             Fault("run", "must be given, or runs, and not both.",
@@ -175,9 +193,6 @@ def check_evaluation(cfg: Mapping[str, Any]) -> list[Fault]:
         faults.append(
             Fault("checkpoint", f"there is no {cfg['checkpoint']!r}.", "Try best or last.")
         )
-    least = {"tsne": 0, "gallery.rows": 0, "gallery.top": 1}
-    most = {"tsne": 20_000, "gallery.rows": 100, "gallery.top": 50}
-    faults += _out_of_bounds(cfg, least, most)
     queries = cfg["gallery"]["queries"]
     listed = isinstance(queries, list) and all(type(q) is int and q >= 0 for q in queries)
     if queries not in ("spread", "hardest", "easiest") and not listed:
@@ -208,22 +223,28 @@ def check_run(cfg: Mapping[str, Any]) -> list[Fault]:
 
 def check_data(cfg: Mapping[str, Any]) -> list[Fault]:
     """All that is wrong with a folded page of ``data.py``."""
-    faults = []
-    if cfg["do"] not in ACTIONS:
-        faults.append(Fault("do", f"is {cfg['do']!r}.", f"Give one of {', '.join(ACTIONS)}."))
+    faults = _check_page(cfg, schema.Data)
+    if cfg.get("do") not in ACTIONS:
+        faults.append(Fault("do", f"is {cfg.get('do')!r}.", f"Give one of {', '.join(ACTIONS)}."))
+    if faults:
+        return faults
     if cfg["do"] in ("export", "encode") and cfg["out"] is None:
         faults.append(Fault("out", f"{cfg['do']} needs it.", "Give a folder: out=FOLDER."))
     wanted = [(path, node) for path, node in parts(cfg)
               if path.startswith("dataset") or cfg["do"] == "encode"]  # fmt: skip
     for path, node in wanted:
         faults += check_part(path, node)
-    faults += _check_numbers(cfg) + _check_tops(cfg["evaluation"]) + check_names(cfg)
-    return faults + _check_protocol(cfg) + _check_classes(cfg["dataset"].get("classes"))
+    faults += _check_device("trainer.device", cfg["trainer"]["device"])
+    faults += _check_tops(cfg["evaluation"]) + _check_convention(cfg) + check_names(cfg)
+    faults += _check_protocol(cfg) + _check_classes(cfg["dataset"].get("classes"))
+    return faults + _check_by_building(cfg, faults)
 
 
 def check_report(cfg: Mapping[str, Any]) -> list[Fault]:
     """All that is wrong with a folded page of ``report.py``."""
-    faults = []
+    faults = _check_page(cfg, schema.Report)
+    if faults:
+        return faults
     some = [cfg["sweep"]] if isinstance(cfg["sweep"], str) else cfg["sweep"]
     if not isinstance(some, list) or not all(isinstance(one, str) and one for one in some):
         instead = "Give one, or several: [table2_beta,fig8_beta]."
@@ -236,8 +257,52 @@ def check_report(cfg: Mapping[str, Any]) -> list[Fault]:
     if not isinstance(cfg["only"], dict | None):
         instead = "Give keys and values: {dataset:cifar10,model.nbit:64}."
         faults.append(Fault("only", f"is {cfg['only']!r}.", instead))
-    faults += _check_own_logger(cfg)
-    return faults + _out_of_bounds(cfg, {"draws": 100, "seed": 0}, {})
+    return faults + _check_own_logger(cfg)
+
+
+def _check_page(cfg: Mapping[str, Any], page: type) -> list[Fault]:
+    """What is missing from a page, and which values are not what its schema says."""
+    return [Fault(found.path, found.what, found.instead) for found in check_fields(cfg, page)]
+
+
+def _check_convention(cfg: Mapping[str, Any]) -> list[Fault]:
+    """Whether there is such a convention, and whether its fields go together."""
+    from deephash.retrieval import NAMED, Convention  # late: numpy and torch come with it
+
+    node, name = cfg["evaluation"], cfg["evaluation"].get("convention")
+    key = "evaluation.convention"
+    if name is not None and name not in NAMED:
+        near = difflib.get_close_matches(str(name).lower(), NAMED, n=1)
+        there = f"There are {', '.join(NAMED)}."
+        meant = f"Did you mean {key}={near[0]}? {there}" if near else there
+        return [Fault(key, f"there is no {name!r}.", meant)]
+    if "protocols" not in cfg["dataset"]:  # the run's, which is not known yet
+        return []
+    try:
+        Convention.configured(node, cfg["dataset"].get("top"))
+    except DeephashError as error:
+        return [Fault("evaluation", f"{error}.", "See docs/evaluation.md.")]
+    return []
+
+
+def _check_other_dataset(dataset: Any) -> list[Fault]:
+    """Of ``evaluate.py``: where the run's data are now, or another dataset, whole."""
+    if not isinstance(dataset, Mapping):
+        instead = "Choose one by its name: dataset=roxford5k."
+        return [Fault("dataset", f"is {dataset!r}.", instead)]
+    if "source" in dataset:
+        found = check_value(dataset, schema.Dataset, "dataset")
+        return [Fault(one.path, one.what, one.instead) for one in found]
+    known = ("root", "lists")
+    faults = [
+        Fault(f"dataset.{key}", "is the run's, and cannot be changed here.",
+              "dataset.root and dataset.lists can: where its data are now.")
+        for key in dataset if key not in known
+    ]  # fmt: skip
+    for key in known:
+        found = check_value(dataset.get(key), Name | None, f"dataset.{key}", None)
+        faults += [Fault(one.path, one.what, one.instead) for one in found]
+    return faults
 
 
 def _check_own_logger(cfg: Mapping[str, Any]) -> list[Fault]:
@@ -269,23 +334,31 @@ def check(cfg: Mapping[str, Any], overrides: Iterable[str] = ()) -> list[Fault]:
         cfg: folded.
         overrides: the command line; a part swapped there must make a difference.
     """
+    method = cfg.get("method")
     faults = [
         Fault(f"method.{seat}", f"is the name {name!r}; a part is chosen by its group.",
               f"Type {seat}={name}.")
         for seat in SEATS
-        if isinstance(name := cfg["method"].get(seat), str)
+        if isinstance(method, Mapping) and isinstance(name := method.get(seat), str)
     ]  # fmt: skip
     if faults:
         return faults
+    faults = _check_page(cfg, schema.Train)
+    broken = tuple(fault.key for fault in faults)
     for path, node in parts(cfg):
         faults += check_part(path, node)
-    faults += _check_numbers(cfg)
-    faults += _check_tops(cfg["evaluation"])
-    faults += check_names(cfg)
-    faults += _check_protocol(cfg)
-    faults += _check_classes(cfg["dataset"].get("classes"))
+    if not any("dataset".startswith(key) or "trainer".startswith(key) for key in broken):
+        faults += _check_protocol(cfg) + _check_classes(cfg["dataset"].get("classes"))
+    if not any("evaluation".startswith(key) for key in broken):
+        faults += _check_tops(cfg["evaluation"])
+    if not any("trainer".startswith(key) or key == "trainer.device" for key in broken):
+        faults += _check_device("trainer.device", cfg["trainer"]["device"])
+    faults += [fault for fault in check_names(cfg) if fault.key not in broken]
+    if not broken:
+        faults += _check_convention(cfg)
     if not faults:
         faults += _check_recipe(cfg) + _check_swaps(cfg, overrides)
+    faults += _check_by_building(cfg, faults)
     return [_as_typed(fault, overrides) for fault in faults]
 
 
@@ -308,120 +381,69 @@ def check_names(cfg: Mapping[str, Any]) -> list[Fault]:
     return faults
 
 
+def _check_by_building(cfg: Mapping[str, Any], faults: Sequence[Fault]) -> list[Fault]:
+    """What the constructors of cheap parts refuse by themselves, beside the faults so far."""
+    from deephash import trials  # late: imports torch
+
+    wrong = {fault.key for fault in faults}
+    return [Fault(found.path, found.what, found.instead) for found in trials.refused(cfg, wrong)]
+
+
 def check_part(path: str, node: Mapping[str, Any]) -> list[Fault]:
     """All that is wrong with the options of one part, as its constructor takes them."""
     try:
         target = locate(node["_target_"], path)
     except ConfigError as error:
         return [Fault(path, str(error).splitlines()[0], "Choose a part by its group's name.")]
-    given = GIVEN.get(path, set())
+    given, own = GIVEN.get(path, set()), OWN_KEYS.get(path, {})
     known = arguments(target)
     faults = []
     free = sorted(set(known) - given)
     for key, value in node.items():
-        if key == "_target_" or key in OWN_KEYS.get(path, ()):
+        here = f"{path}.{key}"
+        if key == "_target_":
             continue
+        kind = own.get(str(key)) or (annotation(known[key]) if key in known else None)
         if key in given and key in known:
-            faults.append(Fault(f"{path}.{key}", "is set by the program.", "Leave it out."))
-        elif key not in known:
+            faults.append(Fault(here, "is set by the program.", "Leave it out."))
+        elif kind is None:
             near = difflib.get_close_matches(str(key), free, n=1)
-            instead = (
-                f"Did you mean {path}.{near[0]}?"
-                if near
-                else f"It takes {', '.join(free) or 'none'}."
-            )
-            faults.append(Fault(f"{path}.{key}", f"{target.__name__} has no such option.", instead))
-        elif not _fits(value, known[key].annotation):
-            kind = _spell(known[key].annotation)
-            faults.append(
-                Fault(f"{path}.{key}", f"{value!r} is not {kind}.", f"Give it as {path}.{key}=...")
-            )
+            instead = f"It takes {', '.join(free) or 'none'}."
+            if near:
+                instead = f"Did you mean {assignment(f'{path}.{near[0]}', value)}?"
+            faults.append(Fault(here, f"{target.__name__} has no such option.", instead))
+        elif (what := problem(value, kind)) is not None:
+            default = known[key].default if key in known else 1.0
+            faults.append(Fault(here, what, advice(here, kind, default, value)))
     for name, parameter in known.items():
-        if parameter.default is parameter.empty and name not in node and name not in given:
-            faults.append(
-                Fault(f"{path}.{name}", f"{target.__name__} needs it.", f"Give +{path}.{name}=...")
-            )
+        needed = parameter.default is parameter.empty and name not in given
+        if name not in node and (needed or name in own):
+            kind = own.get(name, annotation(parameter))
+            instead = advice(f"+{path}.{name}", kind, parameter.default)
+            faults.append(Fault(f"{path}.{name}", f"{target.__name__} needs it.", instead))
+    for name in own:
+        if name not in node and name not in known:
+            instead = advice(f"+{path}.{name}", own[name], 1.0)
+            faults.append(Fault(f"{path}.{name}", "is missing.", instead))
     if not faults and hasattr(target, "refused"):  # a part may know which values cannot be right
         wrong = target.refused(node)
         faults = [Fault(f"{path}.{key}", what, instead) for key, what, instead in wrong]
     return faults
 
 
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether a plain value can stand for an annotated argument; unknown annotations accept all."""
-    origin = get_origin(kind)
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, one) for one in get_args(kind))
-    if origin is Literal:
-        return value in get_args(kind)
-    if kind is None or kind is type(None):
-        return value is None
-    if kind is bool:
-        return isinstance(value, bool)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is str:
-        return isinstance(value, str)
-    return True
-
-
-def _spell(kind: Any) -> str:
-    if get_origin(kind) is Literal:
-        return "one of " + ", ".join(map(str, get_args(kind)))
-    if get_origin(kind) in (Union, types.UnionType):
-        return " or ".join(_spell(one) for one in get_args(kind))
-    names = {
-        int: "a whole number",
-        float: "a number",
-        bool: "true or false",
-        str: "a text",
-        type(None): "null",
-    }
-    return names.get(kind, str(kind))
-
-
-def _check_numbers(cfg: Mapping[str, Any]) -> list[Fault]:
-    least = {
-        "model.nbit": 1, "trainer.epochs": 0, "trainer.batch_size": 1, "trainer.eval_batch_size": 1,
-        "trainer.eval_every": 1, "trainer.log_every": 1, "trainer.patience": 1,
-        "trainer.snapshots": 0, "evaluation.top": 1,
-        "evaluation.ternary": 0, "method.relaxation.every": 1, "method.head.hidden": 0,
-        "method.loss.update_every": 0, "method.loss.update_rate": 0.01, "scheduler.epochs": 1,
-    }  # fmt: skip
-    most = {"method.loss.update_rate": 1, "scheduler.at": 1, "scheduler.floor": 1}
-    faults = _out_of_bounds(cfg, least, most)
-    device = str(_at(cfg, "trainer.device"))
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        faults.append(Fault("trainer.device", f"there is no {device!r}.", "Try auto, cpu or cuda."))
-    elif device.startswith("cuda"):
+def _check_device(key: str, device: Any) -> list[Fault]:
+    """Whether there is such a device here."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,4})?", str(device)):
+        what = f"there is no {device!r}."
+        return [Fault(key, what, "Try auto, cpu, cuda, or for the second GPU cuda:1.")]
+    if str(device).startswith("cuda"):
         import torch
 
-        number = int(device.partition(":")[2] or 0)
-        if number >= torch.cuda.device_count():
-            count = torch.cuda.device_count()
-            faults.append(
-                Fault("trainer.device", f"is {device}; torch sees {count} CUDA devices.",
-                      "Try trainer.device=cpu, or auto.")
-            )  # fmt: skip
-    return faults
-
-
-def _out_of_bounds(
-    cfg: Mapping[str, Any], least: Mapping[str, float], most: Mapping[str, float]
-) -> list[Fault]:
-    """Numbers below their least or above their most."""
-    faults = []
-    for key, bound in least.items():
-        value = _at(cfg, key)
-        if isinstance(value, int | float) and value < bound:
-            faults.append(Fault(key, f"is {value}.", f"It must be at least {bound}."))
-    for key, bound in most.items():
-        value = _at(cfg, key)
-        if isinstance(value, int | float) and value > bound:
-            faults.append(Fault(key, f"is {value}.", f"It must be at most {bound}."))
-    return faults
+        count = torch.cuda.device_count()
+        if int(device.partition(":")[2] or 0) >= count:
+            what = f"is {device}; torch sees {count} CUDA devices."
+            return [Fault(key, what, f"Try {key}=cpu, or auto.")]
+    return []
 
 
 def _check_protocol(cfg: Mapping[str, Any]) -> list[Fault]:
@@ -435,10 +457,6 @@ def _check_protocol(cfg: Mapping[str, Any]) -> list[Fault]:
         ]  # fmt: skip
     protocol, faults = known[name], []
     key = f"dataset.protocols.{name}"
-    for count, bound in (("queries", 1), ("train", 1), ("validation", 0)):
-        value = protocol.get(count)
-        if isinstance(value, int) and value < bound:
-            faults.append(Fault(f"{key}.{count}", f"is {value}.", f"At least {bound} a class."))
     trainer = cfg["trainer"]
     validation = f"{key}.validation=50"
     if not name.isidentifier():  # Hydra's grammar takes 54k as a key in braces only
@@ -461,7 +479,7 @@ def _check_classes(classes: Any) -> list[Fault]:
     if classes is None:
         return []
     key, listed = "dataset.classes", isinstance(classes, list)
-    if not listed or any(isinstance(one, bool) or not _fits(one, int | str) for one in classes):
+    if not listed or any(isinstance(one, bool) or not fits(one, int | str) for one in classes):
         return [Fault(key, f"is {classes!r}.", f"Give indices or names in a list: {key}=[0,1,2].")]
     if len(classes) < 2:
         return [Fault(key, f"is {classes!r}.", f"Give at least two classes: {key}=[0,1].")]
@@ -530,7 +548,7 @@ def _check_recipe(cfg: Mapping[str, Any]) -> list[Fault]:
                   "Try trainer.batch_size=16, or head=linear.")
         )  # fmt: skip
     if cfg["backbone"].get("weights") not in (None, "none", "imagenet"):
-        file = Path(cfg["backbone"]["weights"]).expanduser()
+        file = place(cfg["backbone"]["weights"])
         if not file.is_file():
             faults.append(
                 Fault("backbone.weights", f"there is no file {file}.",
@@ -745,8 +763,8 @@ def essence(cfg: Mapping[str, Any]) -> dict[str, Any]:
         *path, last = key.split(".")
         if path[0] in plain:
             plain[path[0]].setdefault(last, before)
-    for place, node in parts(plain):
-        _fill_defaults(place, node)
+    for where, node in parts(plain):
+        _fill_defaults(where, node)
     return plain
 
 

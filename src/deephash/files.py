@@ -54,6 +54,24 @@ SWEEPS, MANIFEST = "sweeps", "sweep.json"
 """The folder of sweeps in the outputs, and what says which runs belong to one."""
 
 
+def place(given: str | Path) -> Path:
+    """Return the path that a configured text names; ``~`` and ``~user`` are home folders.
+
+    Args:
+        given: a path as it was typed. A ``~name`` that is no user stays as it is.
+
+    Returns:
+        The path, relative where the text is.
+
+    >>> place("data/a b").as_posix()
+    'data/a b'
+    """
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:  # there is no such user
+        return Path(given)
+
+
 def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
     """Call ``write(temporary_path)`` and rename the result to ``path``.
 

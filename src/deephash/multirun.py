@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from deephash import config, grids, targets
 from deephash.errors import ConfigError
-from deephash.files import SWEEPS
+from deephash.files import SWEEPS, place
 from deephash.launchers.process import Launcher
 from deephash.sheets import BASE, Sheet
 from deephash.words import all_typed
@@ -278,7 +278,7 @@ def _launch(
     command = shlex.join(["python", os.path.relpath(script), "-m", *arguments])
     group = planned[0].cfg["group"]
     if group is not None:
-        outputs = Path(planned[0].cfg["paths"]["outputs"]).expanduser()
+        outputs = place(planned[0].cfg["paths"]["outputs"])
         folder = outputs / SWEEPS / group
         sweeping.write_manifest(
             folder,

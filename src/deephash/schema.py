@@ -2,10 +2,29 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Annotated, Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
+
+from deephash.bounds import (
+    Count,
+    CountOrZero,
+    Interval,
+    Name,
+    NonNegative,
+    Pixels,
+    Place,
+    Positive,
+    Seed,
+)
+from deephash.validate import Part
+
+MOST_BITS = 4096
+"""The longest code."""
+
+OPTIONAL = {"optional": True}
+"""Metadata of a key that may be missing."""
 
 
 class Precision(Enum):
@@ -55,37 +74,37 @@ class Empty(Enum):
 class Model:
     """``model``: what is shipped."""
 
-    nbit: int = 32
+    nbit: Annotated[int, Interval(1, MOST_BITS)] = 32
 
 
 @dataclass
 class Paths:
     """``paths``: where things lie, relative to the working directory."""
 
-    outputs: str = "outputs"
-    data: str = "data"
-    cache: str | None = None  # decoded images; null: DEEPHASH_CACHE, else ~/.cache/deephash
+    outputs: Name = "outputs"
+    data: Name = "data"
+    cache: Name | None = None  # decoded images; null: DEEPHASH_CACHE, else ~/.cache/deephash
 
 
 @dataclass
 class Trainer:
     """``trainer``: the loop."""
 
-    epochs: int = MISSING
-    batch_size: int = MISSING
+    epochs: CountOrZero = MISSING
+    batch_size: Count = MISSING
     drop_last: bool = True  # a short last batch is left out
-    eval_batch_size: int = 256
-    eval_every: int = MISSING  # epochs between evaluations; the last epoch is always evaluated
+    eval_batch_size: Count = 256
+    eval_every: Count = MISSING  # epochs between evaluations; the last epoch is always evaluated
     select_on: SelectOn = SelectOn.query
-    patience: int | None = None  # stop after so many evaluations without a better mAP
+    patience: Count | None = None  # stop after so many evaluations without a better mAP
     precision: Precision = Precision.fp32
     device: str = "auto"  # auto, cpu, cuda, cuda:1
     deterministic: bool = True  # deterministic algorithms; on CUDA slower, on CPU free
     channels_last: bool = True  # memory layout of the images: faster convolutions
     compile: bool = False  # torch.compile, on CUDA with CUDA graphs: minutes first, then faster
-    clip_norm: float | None = None  # largest norm of the whole gradient
-    log_every: int = 50  # steps between lines in log.jsonl
-    snapshots: int = 0  # codes of so many database images at each evaluation, in snapshots/
+    clip_norm: Positive | None = None  # largest norm of the whole gradient
+    log_every: Count = 50  # steps between lines in log.jsonl
+    snapshots: CountOrZero = 0  # codes of so many database images at each evaluation, in snapshots/
 
 
 class Engine(Enum):
@@ -105,38 +124,78 @@ class Evaluation:
     """
 
     convention: str | None = None  # of published numbers: hashnet, orthohash, deephash-pytorch, ...
-    top: int | None = None  # R; null: as the dataset says, there null for all
+    top: Count | None = None  # R; null: as the dataset says, there null for all
     tops: Any = field(default_factory=list)  # further R, reported beside it: [100,1000]
     ties: Ties | None = None  # expected
     denominator: Denominator | None = None  # hits
     empty: Empty | None = None  # zero
     drop_last: bool | None = None  # no: the item ranked last counts
-    seed: int = 0  # of ties=shuffled
-    ternary: float | None = None  # |z| below it is undecided, half a bit; null: every z is a bit
+    seed: Seed = 0  # of ties=shuffled
+    ternary: NonNegative | None = None  # |z| below it is half a bit; null: every z is a bit
     centred: bool = False  # bits of z less the database's mean z: for data of another domain
     engine: Engine = Engine.auto
+
+
+@dataclass
+class Transforms:
+    """``dataset.transforms``: the steps of the two pipelines."""
+
+    train: list[Part]
+    test: list[Part]
+
+
+@dataclass
+class Dataset:
+    """The keys of ``dataset`` that the program reads; open, so that a page may have others."""
+
+    name: Name
+    source: Part
+    protocol: Any
+    protocols: dict[str, Part]
+    transforms: Transforms
+    root: Place | None = field(default=None, metadata=OPTIONAL)
+    lists: Place | None = field(default=None, metadata=OPTIONAL)
+    size: Pixels | None = field(default=None, metadata=OPTIONAL)
+    top: Count | None = field(default=None, metadata=OPTIONAL)
+    expected: dict[str, dict[str, CountOrZero]] | None = field(default=None, metadata=OPTIONAL)
+    catalog: Part | None = field(default=None, metadata=OPTIONAL)
+    recipes: dict[str, Part] | None = field(default=None, metadata=OPTIONAL)
+
+
+@dataclass
+class Method:
+    """The keys of ``method`` that the program reads."""
+
+    name: Name
+    head: Part
+    relaxation: Part
+    loss: Part
+    codebook: Part | None = field(default=None, metadata=OPTIONAL)
+    similarity: Part | None = field(default=None, metadata=OPTIONAL)
+    views: Count = field(default=1, metadata=OPTIONAL)
 
 
 @dataclass
 class Train:
     """The top page of ``train.py``. Parts are open: their constructors are their schema."""
 
-    dataset: Any = MISSING
-    backbone: Any = MISSING
-    method: Any = MISSING
-    head: Any = None  # the empty seats: what sits here replaces the method's own part
-    relaxation: Any = None
-    codebook: Any = None
-    similarity: Any = None
-    loss: Any = None
-    optimizer: Any = MISSING
-    scheduler: Any = MISSING
-    logger: Any = MISSING
+    dataset: Annotated[Any, Dataset] = MISSING
+    backbone: Annotated[Any, Part] = MISSING
+    method: Annotated[Any, Method] = MISSING
+    # the empty seats: what sits here replaces the method's own part
+    head: Any = field(default=None, metadata=OPTIONAL)
+    relaxation: Any = field(default=None, metadata=OPTIONAL)
+    codebook: Any = field(default=None, metadata=OPTIONAL)
+    similarity: Any = field(default=None, metadata=OPTIONAL)
+    loss: Any = field(default=None, metadata=OPTIONAL)
+    optimizer: Annotated[Any, Part] = MISSING
+    scheduler: Annotated[Any, Part] = MISSING
+    logger: Annotated[Any, dict[str, Part]] = MISSING
     model: Model = field(default_factory=Model)
     trainer: Trainer = field(default_factory=Trainer)
     evaluation: Evaluation = field(default_factory=Evaluation)
     paths: Paths = field(default_factory=Paths)
-    seed: int = 0
+    seed: Seed = 0
     group: str | None = None  # runs that belong together, such as a sweep: its report, W&B's group
     rerun: bool = False
     preview: bool = False  # of what would run, and what has; nothing runs
@@ -147,8 +206,8 @@ class Gallery:
     """``gallery``: queries shown with the images nearest to them."""
 
     queries: Any = "spread"  # spread from the easiest to the hardest; hardest; easiest; [3, 17]
-    rows: int = 6  # how many queries, unless they are listed
-    top: int = 10  # images of each
+    rows: Annotated[int, Interval(0, 100)] = 6  # how many queries, unless they are listed
+    top: Annotated[int, Interval(1, 50)] = 10  # images of each
 
 
 @dataclass
@@ -156,14 +215,14 @@ class EvaluationChange:
     """Conventions to measure under instead of the run's own; null: as there."""
 
     convention: str | None = None  # a whole set of them; those given beside it change it
-    top: int | None = None
+    top: Count | None = None
     tops: Any = None
     ties: Ties | None = None
     denominator: Denominator | None = None
     empty: Empty | None = None
     drop_last: bool | None = None
-    seed: int | None = None
-    ternary: float | None = None  # 0: nothing is undecided
+    seed: Seed | None = None
+    ternary: NonNegative | None = None  # 0: nothing is undecided
     centred: bool | None = None
     engine: Engine | None = None
 
@@ -172,20 +231,20 @@ class EvaluationChange:
 class Evaluate:
     """The top page of ``evaluate.py``; what is null is as the run had it."""
 
-    run: str | None = None
+    run: Name | None = None
     runs: Any = None  # several run folders, folders of runs, or patterns, to compare
-    out: str | None = None  # null: the run's folder; of several, ./comparison
+    out: Name | None = None  # null: the run's folder; of several, ./comparison
     checkpoint: str = "best"  # best, last
     device: str = "auto"
     figures: bool = True  # the page and the figures; false: numbers and codes only
-    tsne: int = 1000  # images in the t-SNE figure; 0: none
+    tsne: Annotated[int, Interval(0, 20_000)] = 1000  # images in the t-SNE figure; 0: none
     # where the images, or the lists, are now; or another dataset to measure the codes on
     dataset: Any = field(default_factory=lambda: {"root": None, "lists": None})
     backbone: Any = None  # what that dataset brings; the run has its own
     paths: Paths = field(default_factory=Paths)
     evaluation: EvaluationChange = field(default_factory=EvaluationChange)
     gallery: Gallery = field(default_factory=Gallery)
-    logger: Any = None
+    logger: Annotated[Any, dict[str, Part] | None] = None
 
 
 class Style(Enum):
@@ -208,15 +267,15 @@ class Data:
     """The top page of ``data.py``. Parts are open: their constructors are their schema."""
 
     do: str = MISSING  # prepare, verify, describe, export, encode: the first word of the command
-    dataset: Any = MISSING
-    backbone: Any = MISSING
+    dataset: Annotated[Any, Dataset] = MISSING
+    backbone: Annotated[Any, Part] = MISSING
     trainer: Trainer = field(default_factory=Trainer)
     evaluation: Evaluation = field(default_factory=Evaluation)
     paths: Paths = field(default_factory=Paths)
-    seed: int = 0
+    seed: Seed = 0
     images: bool | None = None  # of prepare and verify: true opens all, false looks for none; null:
     # prepare decodes them, verify looks for their files
-    out: str | None = None  # where to write; null: prepare: beside the lists or images
+    out: Name | None = None  # where to write; null: prepare: beside the lists or images
     style: Style = Style.one_hot  # of export
     prefix: str = ""  # of export: put before each path
     dtype: FeatureType = FeatureType.float32  # of encode
@@ -228,12 +287,12 @@ class Report:
 
     sweep: Any = MISSING  # its name, or those of several: [table2_beta,fig8_beta]
     only: Any = None  # of its runs: {dataset:cifar10,model.nbit:64}
-    out: str | None = None  # null: the sweep's folder; of several, a folder named for all of them
+    out: Name | None = None  # null: the sweep's folder; of several, a folder named for all of them
     compare: str | None = "best"  # the row that others are compared with, in pairs; null: none
-    draws: int = 2000  # resamples of the bootstrap of these differences
-    seed: int = 0  # of the bootstrap
+    draws: Annotated[int, Interval(100, 1_000_000)] = 2000  # of the bootstrap of differences
+    seed: Seed = 0  # of the bootstrap
     paths: Paths = field(default_factory=Paths)
-    logger: Any = None
+    logger: Annotated[Any, dict[str, Part] | None] = None
 
 
 def register() -> None:

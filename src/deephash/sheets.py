@@ -9,6 +9,7 @@ import yaml
 
 from deephash import config
 from deephash.errors import ConfigError
+from deephash.files import place
 from deephash.words import all_typed
 
 BASE = ("dataset", "dataset.protocol", "method", "model.nbit", "seed")
@@ -37,7 +38,7 @@ class Sheet:
             ConfigError: there is none of this name, or its file is not one.
         """
         own = name.endswith(".yaml")
-        file = Path(name).expanduser() if own else folder / f"{name}.yaml"
+        file = place(name) if own else folder / f"{name}.yaml"
         if not file.is_file():
             raise ConfigError(
                 f"sweep  there is no {name!r}.\n       There are {_all(folder)}.\n"

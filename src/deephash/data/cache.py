@@ -17,6 +17,7 @@ import numpy as np
 from deephash.data.building import JOURNAL, Decode, build, cannot_write, note
 from deephash.data.entries import INDEX, Broken, Content, Fault, open_entry, read_index
 from deephash.errors import DataError
+from deephash.files import place
 from deephash.locks import Lock
 
 STALE = 7 * 24 * 3600  # seconds after which a part that nobody goes on with is removed
@@ -97,7 +98,7 @@ def reopen(entry: Path) -> None:
 
 
 def _root(folder: str | Path | None) -> Path:
-    return default_folder() if folder is None else Path(folder).expanduser()
+    return default_folder() if folder is None else place(folder)
 
 
 def _opened(entry: Path) -> tuple[np.ndarray, Sequence[Fault]] | None:

@@ -4,10 +4,12 @@ The single-label protocols, and those of lists, are in `splits`.
 """
 
 from functools import partial
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from deephash.bounds import Count, CountOrZero, NumpySeed
 from deephash.data.images import Catalogue
 from deephash.data.roles import (
     Split,
@@ -47,11 +49,11 @@ class Quota:
 
     def __init__(
         self,
-        train: int,
-        queries: int,
+        train: Count,
+        queries: Count,
         train_in_database: bool = True,
-        validation: int = 0,
-        seed: int = 0,
+        validation: CountOrZero = 0,
+        seed: NumpySeed = 0,
     ):
         check_counts(train=train, queries=queries, validation=validation)
         self.train = train
@@ -130,12 +132,12 @@ class Drawn:
 
     def __init__(
         self,
-        queries: int,
-        train: int | None,
+        queries: Count,
+        train: Count | None,
         train_in_database: bool = True,
-        unlabelled: str = "keep",
-        validation: int = 0,
-        seed: int = 0,
+        unlabelled: Literal["keep", "drop"] = "keep",
+        validation: CountOrZero = 0,
+        seed: NumpySeed = 0,
     ):
         check_counts(queries=queries, train=train, validation=validation)
         check_train(train, train_in_database)

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array, vstack
 
+from deephash.bounds import Count, CountOrZero, Name, Place
 from deephash.data.feature_files import ARRAY, READERS, npy, read_features
 from deephash.data.images import ImageSet
 from deephash.data.lazy import Stacked
 from deephash.data.splitfile import ENDING, read_split
 from deephash.data.truths import read_truth, rows_of
 from deephash.errors import DataError
+from deephash.files import place
 
 log = logging.getLogger("deephash")
 
@@ -54,18 +56,18 @@ class Features:
 
     def __init__(
         self,
-        root: str | Path,
-        train: str | None = "train",
-        queries: str = "test",
-        database: str = "database",
-        num_classes: int | None = None,
-        first_class: int = 0,
-        truth: str | Path | None = None,
+        root: Place,
+        train: Name | None = "train",
+        queries: Name = "test",
+        database: Name = "database",
+        num_classes: Count | None = None,
+        first_class: CountOrZero = 0,
+        truth: Place | None = None,
     ):
-        self.root = Path(root).expanduser()
+        self.root = place(root)
         named = {"database": database, "queries": queries, "train": train}
         self.names = {role: name for role, name in named.items() if name is not None}
-        self.truth = None if truth is None else self.root / Path(truth).expanduser()
+        self.truth = None if truth is None else self.root / place(truth)
         self.num_classes = num_classes
         self.first_class = first_class
 

@@ -6,16 +6,19 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from scipy.sparse import csr_array, vstack
 
+from deephash.bounds import Count, Name, Pixels, Place
 from deephash.data.decoding import Decoder, Square
 from deephash.data.finding import WAYS, find_files
 from deephash.data.images import Catalogue, ImageSet
 from deephash.data.listing import Naming, Rows, content, read_list
 from deephash.data.splitfile import Header, read_split
 from deephash.errors import DataError
+from deephash.files import place
 
 log = logging.getLogger(__name__)
 
@@ -70,22 +73,22 @@ class Lists:
 
     def __init__(
         self,
-        root: str | Path,
-        lists: str | Path | None = None,
-        train: str | None = "train.txt",
-        queries: str = "test.txt",
-        database: str | None = "database.txt",
-        split: str | None = None,
-        class_names: Sequence[str] | int | None = None,
+        root: Place,
+        lists: Place | None = None,
+        train: Name | None = "train.txt",
+        queries: Name = "test.txt",
+        database: Name | None = "database.txt",
+        split: Name | None = None,
+        class_names: Sequence[str] | Count | None = None,
         strip_prefix: str | None = None,
         identity: str | None = None,
-        find: str = "auto",
-        size: int = 256,
-        fit: str = "squash",
+        find: Literal["auto", "path", "id"] = "auto",
+        size: Pixels = 256,
+        fit: Literal["crop", "squash"] = "squash",
         origin: str = "",
-        cache: str | Path | None = None,
-        on_error: str = "raise",
-        workers: int | None = None,
+        cache: Place | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
+        workers: Count | None = None,
         cached: bool = True,
     ):
         if find not in WAYS:
@@ -94,8 +97,8 @@ class Lists:
             if class_names < 1:
                 raise DataError(f"dataset.source.class_names={class_names} must be positive")
             class_names = [str(index) for index in range(class_names)]
-        self.root = Path(root).expanduser()
-        self.lists = self.root if lists is None else Path(lists).expanduser()
+        self.root = place(root)
+        self.lists = self.root if lists is None else place(lists)
         named = {"database": database, "queries": queries, "train": train}  # the rows' order
         self.names = {role: name for role, name in named.items() if name is not None}
         self.split = split
@@ -150,14 +153,14 @@ class Lists:
 
     def list_file(self, name: str) -> Path | None:
         """The file of a list, None if there is none."""
-        plain = self.lists / name
+        plain = self.lists / place(name)
         return next((file for file in (plain, Path(f"{plain}.xz")) if file.is_file()), None)
 
     def split_file(self) -> Path | None:
         """The split file that is read instead of the lists; None if there is none."""
         if self.lists.is_file():
             return self.lists
-        packed = None if self.split is None else self.lists / self.split
+        packed = None if self.split is None else self.lists / place(self.split)
         return packed if packed is not None and packed.is_file() else None
 
     def _of_split(self, file: Path) -> Catalogue:

@@ -7,16 +7,18 @@ import contextlib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
+from deephash.bounds import Count, Pixels, Place
 from deephash.data.decoding import Decoder, Exact, File, Square
 from deephash.data.formats import readable
 from deephash.data.images import Catalogue, ImageSet, one_hot
 from deephash.data.layouts import ROLE_OF_PART, check_classes, official_parts, remarks
 from deephash.data.walking import Walk, passed_over_in_words
 from deephash.errors import DataError
+from deephash.files import place
 
 
 class Source(Protocol):
@@ -74,18 +76,18 @@ class Cifar:
 
     def __init__(
         self,
-        name: str,
-        root: str | Path,
+        name: Literal["cifar10", "cifar100"],
+        root: Place,
         download: bool = True,
-        cache: str | Path | None = None,
-        on_error: str = "raise",
+        cache: Place | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
         cached: bool = True,
     ):
         if name not in ("cifar10", "cifar100"):
             raise DataError(f"dataset.source.name={name} is unknown: cifar10 or cifar100")
         self.name = name
         self.num_classes = 10 if name == "cifar10" else 100
-        self.root = Path(root).expanduser()
+        self.root = place(root)
         self.download = download
         self.decoder = Decoder(Exact(32), cache, on_error, cached=cached)
 
@@ -205,19 +207,17 @@ class Folder:
 
     def __init__(
         self,
-        root: str | Path,
-        size: int = 256,
-        fit: str = "crop",
-        cache: str | Path | None = None,
-        on_error: str = "raise",
-        workers: int | None = None,
+        root: Place,
+        size: Pixels = 256,
+        fit: Literal["crop", "squash"] = "crop",
+        cache: Place | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
+        workers: Count | None = None,
         cached: bool = True,
         endings: Sequence[str] | None = None,
-        parts: str | None = None,
+        parts: Literal["merge", "classes"] | None = None,
     ):
-        if parts not in (None, "merge", "classes"):
-            raise DataError(f"dataset.source.parts={parts} is unknown: null, merge or classes")
-        self.root = Path(root).expanduser()
+        self.root = place(root)
         self.decoder = Decoder(Square(size, fit), cache, on_error, workers, cached)
         self.endings = None if endings is None else _endings(endings)
         self.parts = parts

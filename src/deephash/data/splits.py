@@ -12,6 +12,7 @@ from typing import Literal, Protocol, get_args
 
 import numpy as np
 
+from deephash.bounds import Count, CountOrZero, NumpySeed
 from deephash.data.images import Catalogue
 from deephash.data.roles import (
     ROLES,
@@ -71,12 +72,12 @@ class PerClass:
 
     def __init__(
         self,
-        queries: int,
-        train: int | None,
+        queries: Count,
+        train: Count | None,
         train_in_database: bool = True,
-        validation: int = 0,
-        seed: int = 0,
-        database: int | None = None,
+        validation: CountOrZero = 0,
+        seed: NumpySeed = 0,
+        database: CountOrZero | None = None,
     ):
         check_counts(queries=queries, train=train, validation=validation, database=database)
         check_train(train, train_in_database)
@@ -140,7 +141,7 @@ class Official:
             class with too few images.
     """
 
-    def __init__(self, train: int | None, validation: int = 0, seed: int = 0):
+    def __init__(self, train: Count | None, validation: CountOrZero = 0, seed: NumpySeed = 0):
         check_counts(train=train, validation=validation)
         self.train = train
         self.validation = validation
@@ -213,10 +214,10 @@ class Listed:
 
     def __init__(
         self,
-        database: str = "listed",
-        queries_in_database: QueriesInDatabase = "refuse",
-        validation: int = 0,
-        seed: int = 0,
+        database: Literal["listed", "rest"] = "listed",
+        queries_in_database: QueriesInDatabase | bool = "refuse",
+        validation: CountOrZero = 0,
+        seed: NumpySeed = 0,
     ):
         check_counts(validation=validation)
         if database not in ("listed", "rest"):

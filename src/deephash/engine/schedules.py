@@ -1,6 +1,9 @@
 """Learning-rate schedules as functions of the epoch: nothing to save, nothing to restore."""
 
 import math
+from typing import Annotated
+
+from deephash.bounds import Count, Fraction, Interval, Positive
 
 
 class Constant:
@@ -18,7 +21,9 @@ class Step:
         gamma: the factor.
     """
 
-    def __init__(self, at: float = 0.8, gamma: float = 0.1) -> None:
+    def __init__(
+        self, at: Annotated[float, Interval(0, 1, above=True)] = 0.8, gamma: Positive = 0.1
+    ) -> None:
         self.at = at
         self.gamma = gamma
 
@@ -34,7 +39,7 @@ class Every:
         gamma: the factor.
     """
 
-    def __init__(self, epochs: int = 30, gamma: float = 0.1) -> None:
+    def __init__(self, epochs: Count = 30, gamma: Positive = 0.1) -> None:
         self.epochs = epochs
         self.gamma = gamma
 
@@ -49,7 +54,7 @@ class Cosine:
         floor: that part.
     """
 
-    def __init__(self, floor: float = 0.0) -> None:
+    def __init__(self, floor: Fraction = 0.0) -> None:
         self.floor = floor
 
     def factor(self, epoch: int, epochs: int) -> float:

@@ -17,7 +17,7 @@ from deephash.data.roles import ROLES, Split
 from deephash.data.splitfile import ENDING, LISTS, read_split, write_lists, write_split
 from deephash.data.splits import Facts, fingerprint
 from deephash.errors import ConfigError, DataError
-from deephash.files import check_writable, write_text
+from deephash.files import check_writable, place, write_text
 from deephash.jobs.describing import description, divided
 from deephash.jobs.describing import lines as described
 from deephash.jobs.encoding import encode
@@ -134,7 +134,7 @@ def _keep(
 def _split_file(cfg: Config, source: Lists) -> Path:
     """Where the split file of a protocol belongs."""
     if cfg["out"] is not None:
-        return Path(cfg["out"]).expanduser()
+        return place(cfg["out"])
     if source.lists.is_file():
         return source.lists
     return source.lists / (source.split or f"{cfg['dataset']['protocol']}{ENDING}")
@@ -196,7 +196,7 @@ def describe(cfg: Config) -> None:
     print("\n".join(described(found)))
     _doubt(images)
     if cfg["out"] is not None:
-        keep_json(Path(cfg["out"]).expanduser(), found)
+        keep_json(place(cfg["out"]), found)
 
 
 def _doubt(images: Catalogue) -> None:
@@ -208,7 +208,7 @@ def _doubt(images: Catalogue) -> None:
 def export(cfg: Config) -> None:
     """Writes the split as lists or as a split file, for other programs and other people."""
     images = known(build.source(cfg))
-    folder = Path(cfg["out"]).expanduser()
+    folder = place(cfg["out"])
     if cfg["style"] == "split":
         path = folder / f"{cfg['dataset']['name']}-{cfg['dataset']['protocol']}{ENDING}"
         print(summary(_keep(cfg, path, images, "export", {})))

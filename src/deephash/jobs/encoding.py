@@ -17,6 +17,7 @@ from deephash.data.splitfile import ENDING, write_split
 from deephash.engine import out_of_memory
 from deephash.engine.precision import autocast
 from deephash.errors import ConfigError
+from deephash.files import place
 from deephash.jobs.shared import deterministic, unvalidated
 
 Config = Mapping[str, Any]
@@ -62,7 +63,7 @@ def encode(cfg: Config) -> Path:
         "dtype": cfg["dtype"],
         "seed": cfg["seed"],
     }
-    folder = Path(cfg["out"]).expanduser()
+    folder = place(cfg["out"])
 
     def blocks(done: int) -> Iterator[np.ndarray]:
         with bar(f"encoding {len(rows):,} images", len(rows) - done) as progress:

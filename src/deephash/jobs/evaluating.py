@@ -14,7 +14,7 @@ from deephash.engine import out_of_memory
 from deephash.engine.evaluate import encode
 from deephash.engine.run import FIGURES, RunFolder, environment, runs_below
 from deephash.errors import ConfigError, TrainingError
-from deephash.files import check_writable, make_folder, write_json
+from deephash.files import check_writable, make_folder, place, write_json
 from deephash.jobs import pictures
 from deephash.jobs.shared import deterministic, load_encoder, save_codes
 from deephash.loggers.wandb import load_package
@@ -44,9 +44,9 @@ def evaluate(cfg: Config, overrides: Sequence[str] = ()) -> dict[str, Any]:
     config.refuse(config.check_evaluation(cfg), overrides)
     if "wandb" in (cfg["logger"] or {}):
         load_package()  # before anything is read
-    out = None if cfg["out"] is None else Path(cfg["out"]).expanduser()
+    out = None if cfg["out"] is None else place(cfg["out"])
     if cfg["run"] is not None:
-        return measure(cfg, RunFolder(Path(cfg["run"]).expanduser()), out)
+        return measure(cfg, RunFolder(place(cfg["run"])), out)
     again = cfg["checkpoint"] != "best" or any(v is not None for v in cfg["evaluation"].values())
     again |= any(v is not None for v in cfg["dataset"].values())
     runs = runs_of(cfg["runs"], finished=not again)

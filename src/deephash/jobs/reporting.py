@@ -8,7 +8,7 @@ from typing import Any
 from deephash import build, config, filenames
 from deephash.engine.run import RunFolder
 from deephash.errors import ConfigError, TrainingError
-from deephash.files import MANIFEST, SWEEPS, check_writable, remove, write_json
+from deephash.files import MANIFEST, SWEEPS, check_writable, place, remove, write_json
 from deephash.jobs.pairing import paired
 from deephash.jobs.states import epochs_done, reason, state_of
 from deephash.loggers import Loggers
@@ -39,7 +39,7 @@ def report(cfg: Config, overrides: Sequence[str] = ()) -> dict[str, Any]:
     config.refuse(config.check_report(cfg), overrides)
     if "wandb" in (cfg["logger"] or {}):
         load_package()  # before anything is read
-    outputs = Path(cfg["paths"]["outputs"]).expanduser()
+    outputs = place(cfg["paths"]["outputs"])
     names = list(dict.fromkeys(_listed(cfg["sweep"])))
     sweeps = _only([read(outputs, name) for name in names], cfg["only"] or {})
     parts = sections(sweeps)
@@ -47,8 +47,8 @@ def report(cfg: Config, overrides: Sequence[str] = ()) -> dict[str, Any]:
     _check_compare(compare, parts)
     compared = {}
     if compare is not None:
-        for place, section in enumerate(parts):
-            compared[place] = paired(section, compare, outputs, cfg["draws"], cfg["seed"])
+        for at, section in enumerate(parts):
+            compared[at] = paired(section, compare, outputs, cfg["draws"], cfg["seed"])
     out = outputs / SWEEPS / "+".join(names)
     if cfg["only"]:  # the whole report stays
         out /= "only-" + ",".join(
@@ -56,7 +56,7 @@ def report(cfg: Config, overrides: Sequence[str] = ()) -> dict[str, Any]:
             for key, value in cfg["only"].items()
         )
     if cfg["out"] is not None:
-        out = Path(cfg["out"]).expanduser()
+        out = place(cfg["out"])
     before = _files_before(out)
     check_writable(out)
     files = write_sweeps(out, sweeps, parts, compared)

@@ -14,14 +14,14 @@ from deephash.engine import checkpoint
 from deephash.engine.evaluate import Codes, Evaluation, targets
 from deephash.engine.run import RunFolder
 from deephash.errors import DataError, TrainingError, os_reason
-from deephash.files import write_json
+from deephash.files import place, write_json
 
 log = logging.getLogger("deephash")
 
 
 def run_folder(cfg: Mapping[str, Any], overrides: Sequence[str]) -> RunFolder:
     """The folder of the run that a folded configuration and its command line describe."""
-    outputs = Path(cfg["paths"]["outputs"]).expanduser()
+    outputs = place(cfg["paths"]["outputs"])
     return RunFolder(outputs / config.run_name(cfg, overrides))
 
 

@@ -20,6 +20,7 @@ from deephash.data.lists import Lists
 from deephash.data.roles import ROLES, Split
 from deephash.data.splits import Facts
 from deephash.errors import DataError
+from deephash.files import place
 from deephash.jobs.describing import divided
 from deephash.jobs.shared import keep_json
 
@@ -71,7 +72,7 @@ def verify(cfg: Config) -> None:
         print("\n".join(finding.lines()))
     if cfg["out"] is not None:
         told["findings"] = [one.as_dict() for one in findings]
-        keep_json(Path(cfg["out"]).expanduser(), told)
+        keep_json(place(cfg["out"]), told)
     if wrong := _wrong(findings):
         raise DataError(
             f"{len(wrong)} findings are errors: {cfg['dataset']['name']} is not in order"

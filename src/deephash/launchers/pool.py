@@ -7,7 +7,9 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
+from deephash.bounds import Count, CountOrZero
 from deephash.errors import ConfigError
 from deephash.launchers import process
 from deephash.launchers.process import Job, Watch, failed
@@ -36,11 +38,11 @@ class Pool:
 
     def __init__(
         self,
-        gpus: str | Sequence[int | str] = "auto",
-        jobs_per_gpu: int = 1,
-        jobs: int | None = None,
-        threads: int | None = None,
-        retries: int = 0,
+        gpus: Literal["auto"] | Sequence[CountOrZero | str] = "auto",
+        jobs_per_gpu: Count = 1,
+        jobs: Count | None = None,
+        threads: Count | None = None,
+        retries: CountOrZero = 0,
     ) -> None:
         for key, value in {"jobs_per_gpu": jobs_per_gpu, "jobs": jobs, "threads": threads}.items():
             if value is not None and value < 1:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from deephash.bounds import Count, CountOrZero, Name, NonNegative, Positive
 from deephash.errors import ConfigError
 from deephash.extras import import_extra
 from deephash.launchers import process
@@ -51,12 +52,12 @@ class Ray:
 
     def __init__(
         self,
-        address: str | None = None,
-        num_gpus: int | None = None,
-        num_cpus: int | None = None,
-        gpus_per_job: float = 1,
-        cpus_per_job: float = 2,
-        retries: int = 0,
+        address: Name | None = None,
+        num_gpus: CountOrZero | None = None,
+        num_cpus: Count | None = None,
+        gpus_per_job: NonNegative = 1,
+        cpus_per_job: Positive = 2,
+        retries: CountOrZero = 0,
         runtime_env: Mapping[str, Any] | None = None,
     ) -> None:
         self.address = address

@@ -7,12 +7,12 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from deephash.bounds import Count, CountOrZero, Place, Positive
 from deephash.errors import ConfigError
 from deephash.extras import import_extra
-from deephash.files import make_folder, write_json
+from deephash.files import make_folder, place, write_json
 from deephash.launchers.process import Job, Watch
 from deephash.launchers.submitted import MARK, Queue, Run, Submitted, queued
 
@@ -52,25 +52,25 @@ class Slurm:
 
     def __init__(
         self,
-        folder: str | Path,
-        cluster: str = "slurm",
-        timeout_min: int = 24 * 60,
-        array_parallelism: int = 8,
-        gpus_per_node: int | None = 1,
-        cpus_per_task: int = 8,
-        mem_gb: float | None = 32,
+        folder: Place,
+        cluster: Literal["slurm", "local"] = "slurm",
+        timeout_min: Count = 24 * 60,
+        array_parallelism: Count = 8,
+        gpus_per_node: CountOrZero | None = 1,
+        cpus_per_task: Count = 8,
+        mem_gb: Positive | None = 32,
         partition: str | None = None,
         account: str | None = None,
         qos: str | None = None,
         constraint: str | None = None,
         setup: Sequence[str] = (),
         additional: Mapping[str, Any] | None = None,
-        requeues: int = 10,
+        requeues: CountOrZero = 10,
         wait: bool = True,
     ) -> None:
         if cluster not in POLL:
             raise ConfigError(f"hydra.launcher.cluster={cluster} is none of: {', '.join(POLL)}")
-        self.folder = Path(folder)
+        self.folder = place(folder)
         self.cluster = cluster
         self.slots = array_parallelism
         self.requeues = requeues

@@ -18,9 +18,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from deephash.bounds import Name, Positive
 from deephash.errors import ConfigError
 from deephash.extras import import_extra
 from deephash.loggers.logger import Logger
@@ -80,14 +81,14 @@ class Wandb(Logger):
         project: str,
         config: Mapping[str, Any],
         folder: str | Path,
-        mode: str = "auto",
-        entity: str | None = None,
+        mode: Literal["auto", "online", "offline", "disabled"] = "auto",
+        entity: Name | None = None,
         group: str | None = None,
         tags: Sequence[str] = (),
         name: str | None = None,
         run_id: str | None = None,
         job_type: str = "train",
-        init_timeout: float = 15.0,
+        init_timeout: Positive = 15.0,
         history: str | Path | None = None,
     ) -> None:
         if wrong := self.refused({"mode": mode, "project": project, "entity": entity}):

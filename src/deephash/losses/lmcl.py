@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deephash.bounds import NonNegative, Positive
 from deephash.losses.labels import even_target
 from deephash.losses.quantization import Form, divergence, quantization
 from deephash.records import Batch, Output, Terms
@@ -41,9 +42,9 @@ class LMCL(nn.Module):
         self,
         num_classes: int,
         nbit: int,
-        scale: float | Literal["sqrt_nbit", "adaptive"],
-        margin: float,
-        quantization: float = 0.0,
+        scale: Positive | Literal["sqrt_nbit", "adaptive"],
+        margin: NonNegative,
+        quantization: NonNegative = 0.0,
         quantization_form: Form | Literal["divergence"] = "cosine",
         quantization_of: Literal["z", "u"] = "z",
     ) -> None:

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deephash.bounds import NonNegative, Positive
 from deephash.losses.labels import similar
 from deephash.losses.memory import PairMemory
 from deephash.losses.quantization import Form, quantization
@@ -50,13 +51,13 @@ class PairwiseLikelihood(nn.Module):
         num_train: int,
         nbit: int,
         num_classes: int,
-        alpha: float | Literal["10/nbit"] = 1.0,
+        alpha: Positive | Literal["10/nbit"] = 1.0,
         product: Literal["inner", "clipped", "cosine"] = "inner",
         pairs: Literal["batch", "halves", "memory"] = "batch",
         weighting: Literal["mean", "balanced", "positives", "class"] = "balanced",
-        class_weight: float = 1.0,
+        class_weight: NonNegative = 1.0,
         graded: Literal["none", "jaccard", "cosine"] = "none",
-        quantization: float = 0.0,
+        quantization: NonNegative = 0.0,
         quantization_form: Form = "log_cosh",
     ) -> None:
         super().__init__()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deephash.bounds import NonNegative
 from deephash.losses.labels import labelled, similar, tie_vector, vote
 from deephash.losses.quantization import quantization
 from deephash.records import Batch, Output, Terms
@@ -44,9 +45,9 @@ class CentralSimilarity(nn.Module):
         self,
         nbit: int,
         seed: int,
-        quantization: float = 0.001,
+        quantization: NonNegative = 0.001,
         quantization_form: Literal["l2", "log_cosh"] = "l2",
-        pairwise: float = 0.0,
+        pairwise: NonNegative = 0.0,
     ) -> None:
         super().__init__()
         self.quantization = quantization

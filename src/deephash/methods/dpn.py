@@ -3,12 +3,13 @@
 Fan et al., "Deep Polarized Network for Supervised Learning of Accurate Binary Hashing Codes".
 """
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deephash.bounds import CountOrZero, Interval, NonNegative
 from deephash.losses.labels import labelled, tie_vector, vote
 from deephash.losses.memory import PairMemory
 from deephash.records import Batch, Output, Terms
@@ -53,13 +54,13 @@ class Polarization(nn.Module):
         nbit: int,
         num_classes: int,
         seed: int,
-        margin: float = 1.0,
+        margin: NonNegative = 1.0,
         bits: Literal["sum", "mean"] = "sum",
         multi_label: Literal["each", "vote"] = "each",
-        regularization: float = 0.0,
-        update_every: int = 0,
+        regularization: NonNegative = 0.0,
+        update_every: CountOrZero = 0,
         update: Literal["closest", "ternary"] = "closest",
-        update_rate: float = 1.0,
+        update_rate: Annotated[float, Interval(0.01, 1)] = 1.0,
     ) -> None:
         super().__init__()
         self.margin = margin

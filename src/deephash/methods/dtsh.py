@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 from torch import nn
 from torch.nn import functional as F
 
+from deephash.bounds import NonNegative
 from deephash.losses.labels import similar
 from deephash.losses.quantization import quantization
 from deephash.records import Batch, Output, Terms
@@ -33,9 +34,9 @@ class TripletLikelihood(nn.Module):
     def __init__(
         self,
         nbit: int,
-        margin: float | Literal["nbit/2"] = 5.0,
+        margin: NonNegative | Literal["nbit/2"] = 5.0,
         half: bool = False,
-        quantization: float = 1.0,
+        quantization: NonNegative = 1.0,
     ) -> None:
         super().__init__()
         self.margin = nbit / 2 if margin == "nbit/2" else float(margin)

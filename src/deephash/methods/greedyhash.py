@@ -5,6 +5,7 @@ Su et al., "Greedy Hash: Towards Fast Optimization for Accurate Hash Coding in C
 
 from typing import ClassVar, Literal
 
+from deephash.bounds import NonNegative, Positive
 from deephash.losses.cross_entropy import CrossEntropy
 from deephash.records import Batch, Output, Terms
 
@@ -35,8 +36,8 @@ class Greedy(CrossEntropy):
         nbit: int,
         bias: bool = True,
         multi_label: Literal["even", "first"] = "even",
-        penalty: float = 1.0,
-        power: float = 3.0,
+        penalty: NonNegative = 1.0,
+        power: Positive = 3.0,
     ) -> None:
         super().__init__(num_classes, nbit, bias, multi_label)
         self.penalty = penalty

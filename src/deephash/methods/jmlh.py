@@ -2,6 +2,7 @@
 
 from typing import ClassVar, Literal
 
+from deephash.bounds import Fraction, NonNegative
 from deephash.losses.cross_entropy import CrossEntropy
 from deephash.losses.quantization import divergence
 from deephash.records import Batch, Output, Terms
@@ -35,8 +36,8 @@ class Variational(CrossEntropy):
         nbit: int,
         bias: bool = True,
         multi_label: Literal["even", "first"] = "even",
-        divergence: float = 0.1,
-        log_epsilon: float = 1e-7,
+        divergence: NonNegative = 0.1,
+        log_epsilon: Fraction = 1e-7,
     ) -> None:
         super().__init__(num_classes, nbit, bias, multi_label)
         self.divergence = divergence

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from deephash.bounds import NonNegative, Positive
 from deephash.losses.labels import labelled
 from deephash.losses.lmcl import LMCL
 from deephash.losses.quantization import Form
@@ -43,11 +44,11 @@ class SingleCosine(LMCL):
         self,
         num_classes: int,
         nbit: int,
-        scale: float | Literal["sqrt_nbit", "adaptive"] = "sqrt_nbit",
-        margin: float = 0.2,
+        scale: Positive | Literal["sqrt_nbit", "adaptive"] = "sqrt_nbit",
+        margin: NonNegative = 0.2,
         margin_on: Literal["cosine", "angle"] = "cosine",
         multi_label: Literal["softmax", "bce", "imbalance"] = "softmax",
-        quantization: float = 0.0,
+        quantization: NonNegative = 0.0,
         quantization_form: Form = "cosine",
     ) -> None:
         super().__init__(num_classes, nbit, scale, margin, quantization, quantization_form)

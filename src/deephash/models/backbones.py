@@ -2,15 +2,18 @@
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
 
+from deephash.bounds import Interval, Name
 from deephash.errors import ConfigError, DataError
+from deephash.files import place
 
 NUM_IMAGENET_CLASSES = 1000
+Width = Annotated[int, Interval(1, 1024)]
 
 
 class Torchvision(nn.Module):
@@ -34,7 +37,7 @@ class Torchvision(nn.Module):
 
     def __init__(
         self,
-        name: str,
+        name: Name,
         weights: str | None = "imagenet",
         dropout: bool = False,
         frozen: bool = False,
@@ -92,7 +95,7 @@ class Tiny(nn.Module):
     """
 
     def __init__(
-        self, width: int = 32, weights: str | None = "none", pool: Literal[1, 2] = 2
+        self, width: Width = 32, weights: str | None = "none", pool: Literal[1, 2] = 2
     ) -> None:
         super().__init__()
         widths = [3, width, 2 * width, 4 * width]
@@ -167,7 +170,7 @@ def _load(name: str, weights: str) -> nn.Module:
 
 def _read(file: str) -> dict[str, Tensor]:
     """A state dict from a file, loaded without running any code it may hold."""
-    path = Path(file).expanduser()
+    path = place(file)
     if not path.is_file():
         raise DataError(
             f"backbone.weights  there is no file {path.absolute()}.\n"

@@ -1,6 +1,14 @@
 """Hash heads: features ``(N, D)`` to real-valued codes ``(N, K)``; ``z >= 0`` are the bits."""
 
+from typing import Annotated
+
 from torch import Tensor, nn
+
+from deephash.bounds import Interval, NonNegative
+
+Layers = Annotated[int, Interval(0, 32)]
+Dropout = Annotated[float, Interval(0, 1, below=True)]
+Momentum = Annotated[float, Interval(0, 1, above=True)]
 
 
 class Linear(nn.Module):
@@ -15,7 +23,7 @@ class Linear(nn.Module):
     """
 
     def __init__(
-        self, in_features: int, nbit: int, bias: bool = False, init_std: float | None = None
+        self, in_features: int, nbit: int, bias: bool = False, init_std: NonNegative | None = None
     ) -> None:
         super().__init__()
         self.linear = nn.Linear(in_features, nbit, bias=bias)
@@ -41,7 +49,11 @@ class BatchNorm(Linear):
     """
 
     def __init__(
-        self, in_features: int, nbit: int, init_std: float | None = 0.01, momentum: float = 0.1
+        self,
+        in_features: int,
+        nbit: int,
+        init_std: NonNegative | None = 0.01,
+        momentum: Momentum = 0.1,
     ) -> None:
         super().__init__(in_features, nbit, bias=False, init_std=init_std)
         self.norm = nn.BatchNorm1d(nbit, momentum=momentum)
@@ -62,7 +74,9 @@ class MLP(nn.Sequential):
         dropout: probability, between the hidden layers.
     """
 
-    def __init__(self, in_features: int, nbit: int, hidden: int = 2, dropout: float = 0.0) -> None:
+    def __init__(
+        self, in_features: int, nbit: int, hidden: Layers = 2, dropout: Dropout = 0.0
+    ) -> None:
         layers: list[nn.Module] = []
         for at in range(hidden):
             layers += [nn.Linear(in_features, in_features), nn.ReLU(inplace=True)]

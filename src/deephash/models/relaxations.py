@@ -5,6 +5,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from deephash.bounds import Count, NonNegative, Positive
+
 
 class Identity(nn.Module):
     """The real-valued code itself."""
@@ -20,7 +22,7 @@ class Tanh(nn.Module):
         slope: the steepness at 0.
     """
 
-    def __init__(self, slope: float = 1.0) -> None:
+    def __init__(self, slope: Positive = 1.0) -> None:
         super().__init__()
         self.slope = slope
 
@@ -44,7 +46,10 @@ class Continuation(nn.Module):
     count: Tensor  # () int64, t
 
     def __init__(
-        self, unit: Literal["epoch", "iteration"] = "epoch", every: int = 20, gain: float = 0.05
+        self,
+        unit: Literal["epoch", "iteration"] = "epoch",
+        every: Count = 20,
+        gain: NonNegative = 0.05,
     ) -> None:
         super().__init__()
         self.unit = unit

@@ -1,6 +1,7 @@
 """Which of the numbers called mAP is meant: fields one by one, or those of a published code."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 from deephash.errors import DataError
@@ -126,10 +127,28 @@ class Convention:
         """
         if name not in NAMED:
             raise DataError(f"convention={name!r} is unknown; allowed: {', '.join(NAMED)}")
-        fields = dict(NAMED[name])
+        values = dict(NAMED[name])
         if given.get("top") is not None:
-            fields.pop("drop_last", None)
-        return cls(**(fields | {"family": name} | given))
+            values.pop("drop_last", None)
+        return cls(**(values | {"family": name} | given))
+
+    @classmethod
+    def configured(cls, node: Mapping[str, Any], top: int | None) -> Self:
+        """What the node ``evaluation`` of a configuration means by mAP.
+
+        Args:
+            node: the fields; what is null is as the convention says, or the default.
+            top: R of the dataset, unless the node or its convention gives one.
+
+        Raises:
+            DataError: as ``named`` does.
+        """
+        name = node.get("convention")
+        names = [one.name for one in fields(cls)]
+        given = {key: node[key] for key in names if node.get(key) is not None}
+        if "top" not in NAMED.get(name or "", {}):
+            given = {"top": top} | given
+        return cls(**given) if name is None else cls.named(name, **given)
 
     @property
     def name(self) -> str:

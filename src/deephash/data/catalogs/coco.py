@@ -5,9 +5,11 @@ import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from deephash.bounds import Place
 from deephash.data.catalogs.files import below, chosen, folder_of, multi_hot
 from deephash.data.images import Catalogue
 from deephash.errors import DataError
+from deephash.files import place
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +48,9 @@ class Coco:
 
     def __init__(
         self,
-        root: str | Path,
-        annotations: str | Path | None = None,
-        images: str | Path | None = None,
+        root: Place,
+        annotations: Place | None = None,
+        images: Place | None = None,
     ):
         self.root = root
         self.annotations = annotations
@@ -98,7 +100,7 @@ class Coco:
         usual = [part, f"images/{part}", "images"]
         given = None
         if self.images is not None:
-            given = Path(self.images).expanduser()
+            given = place(self.images)
             given = given / part if (root / given / part).is_dir() else given
         what = f"folder of the images of {part}"
         return below(root, chosen(root, given, "images", usual, what))

@@ -11,12 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from deephash.bounds import Name, Place
 from deephash.data.catalogs.files import KEY, folder_of, multi_hot, some
 from deephash.data.images import Catalogue
 from deephash.data.listing import WINDOWS, leads_down
 from deephash.data.texts import text_of_bytes
 from deephash.errors import DataError
-from deephash.files import read_bytes
+from deephash.files import place, read_bytes
 
 DELIMITERS = ",\t;|"
 MOST = 1 << 30  # bytes of a table
@@ -96,13 +97,13 @@ class Csv:
 
     def __init__(
         self,
-        root: str | Path,
-        file: str | Path,
-        path: str = "path",
-        label: str | None = "label",
+        root: Place,
+        file: Place,
+        path: Name = "path",
+        label: Name | None = "label",
         separator: str | None = None,
         columns: Sequence[str] | None = None,
-        role: str | None = None,
+        role: Name | None = None,
         class_names: Sequence[str] | None = None,
         encoding: str | None = None,
     ):
@@ -130,7 +131,7 @@ class Csv:
 
     def read(self) -> Catalogue:
         root = folder_of(self.root)
-        table = read_table(root / Path(self.file).expanduser(), self.path, self.encoding)
+        table = read_table(root / place(self.file), self.path, self.encoding)
         labels, classes = self._hot(table) if self.label is None else self._named(table, self.label)
         rows = np.repeat(np.arange(len(labels)), [len(columns) for columns in labels])
         return Catalogue(

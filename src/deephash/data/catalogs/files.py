@@ -10,6 +10,7 @@ from scipy.sparse import csr_array
 
 from deephash.data.formats import ARCHIVED
 from deephash.errors import DataError
+from deephash.files import place
 
 KEY = "dataset.catalog"
 """Where the configuration holds a reader, for errors that tell what to type."""
@@ -21,7 +22,7 @@ def folder_of(root: str | Path) -> Path:
     Raises:
         DataError: it is no folder.
     """
-    root = Path(root).expanduser()
+    root = place(root)
     if not root.is_dir():
         raise DataError(f"the folder {root} does not exist: set dataset.root=FOLDER")
     return root
@@ -42,7 +43,7 @@ def chosen(
     Raises:
         DataError: it is not there.
     """
-    names = usual if given is None else [str(Path(given).expanduser())]
+    names = usual if given is None else [str(place(given))]
     for name in names:
         if (root / name).exists():
             return root / name

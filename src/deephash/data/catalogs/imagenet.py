@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deephash.bounds import Place
 from deephash.data.catalogs.files import KEY, below, chosen, folder_of, image_names, some
 from deephash.data.catalogs.synsets import FILES, WNID, validation_classes
 from deephash.data.images import Catalogue, one_hot
@@ -35,7 +36,7 @@ class ILSVRC:
         DataError: on `read`, a part, a class or the labels are missing, or a class has no image.
     """
 
-    def __init__(self, root: str | Path, wnids: Sequence[str], labels: str | Path | None = None):
+    def __init__(self, root: Place, wnids: Sequence[str], labels: Place | None = None):
         if wrong := [wnid for wnid in wnids if not WNID.fullmatch(wnid)]:
             raise DataError(
                 f"{KEY}.wnids: {some(wrong)} should be like n01440764, an n and eight digits"

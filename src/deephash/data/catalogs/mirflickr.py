@@ -2,9 +2,11 @@
 
 import re
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+from deephash.bounds import Place
 from deephash.data.catalogs.files import (
     KEY,
     below,
@@ -17,6 +19,7 @@ from deephash.data.catalogs.files import (
 from deephash.data.catalogs.names import MIRFLICKR24, MIRFLICKR38
 from deephash.data.images import Catalogue
 from deephash.errors import DataError
+from deephash.files import place
 
 NAME = re.compile(r"im([1-9]\d*)\.jpg")
 
@@ -44,10 +47,10 @@ class MirFlickr:
 
     def __init__(
         self,
-        root: str | Path,
-        columns: int = 24,
-        annotations: str | Path | None = None,
-        images: str | Path | None = None,
+        root: Place,
+        columns: Literal[24, 38] = 24,
+        annotations: Place | None = None,
+        images: Place | None = None,
     ):
         if columns not in (24, 38):
             raise DataError(f"{KEY}.columns={columns} is unknown: 24, or 38 with those of _r1")
@@ -80,7 +83,7 @@ class MirFlickr:
         """Where the images lie, relative to root, and their numbers."""
         usual = ["mirflickr", "images", "mirflickr25k", "."]
         for name in usual if self.images is None else [self.images]:
-            folder = root / Path(name).expanduser()
+            folder = root / place(name)
             if not folder.is_dir():
                 continue
             found = [NAME.fullmatch(one) for one in image_names(folder)]

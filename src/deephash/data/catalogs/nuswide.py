@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from scipy.sparse import csr_array
 
+from deephash.bounds import Place
 from deephash.data.catalogs.files import KEY, below, chosen, folder_of, lines_of, multi_hot
 from deephash.data.catalogs.names import NUSWIDE21, NUSWIDE81
 from deephash.data.formats import ARCHIVED
@@ -52,12 +54,12 @@ class NusWide:
 
     def __init__(
         self,
-        root: str | Path,
-        concepts: int = 21,
-        unlabelled: str = "drop",
-        labels: str | Path | None = None,
-        image_list: str | Path | None = None,
-        images: str | Path | None = None,
+        root: Place,
+        concepts: Literal[21, 81] = 21,
+        unlabelled: Literal["drop", "keep"] = "drop",
+        labels: Place | None = None,
+        image_list: Place | None = None,
+        images: Place | None = None,
     ):
         if concepts not in (21, 81):
             raise DataError(f"{KEY}.concepts={concepts} is unknown: 21 or 81")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deephash.bounds import Place
 from deephash.data.catalogs.files import below, chosen, folder_of, lines_of
 from deephash.data.catalogs.names import VOC
 from deephash.data.images import Catalogue
@@ -30,7 +31,7 @@ class Voc:
             speak of different images.
     """
 
-    def __init__(self, root: str | Path):
+    def __init__(self, root: Place):
         self.root = root
 
     def read(self) -> Catalogue:

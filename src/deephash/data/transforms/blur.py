@@ -1,11 +1,10 @@
 """Softer images."""
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from deephash.bounds import Fraction, Pair, Pixels
 from deephash.data.transforms.base import Step, between, change, probability, uniform
 from deephash.errors import DataError
 
@@ -26,7 +25,7 @@ class GaussianBlur(Step):
 
     random = True
 
-    def __init__(self, kernel_size: int, sigma: Sequence[float] = (0.1, 2.0), p: float = 1.0):
+    def __init__(self, kernel_size: Pixels, sigma: Pair = (0.1, 2.0), p: Fraction = 1.0):
         super().__init__()
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise DataError(f"GaussianBlur: kernel_size is {kernel_size}; it is odd and positive")

@@ -4,12 +4,18 @@ Gray is 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601), as in PIL; torchvision's ten
 """
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor
 
+from deephash.bounds import Fraction, Interval, Length, NonNegative, Positive
 from deephash.data.transforms.base import Step, between, change, probability, uniform, whole
 from deephash.errors import DataError
+
+Mean = Annotated[Sequence[float], Length(3)]
+Std = Annotated[Sequence[Positive], Length(3)]
+Hue = Annotated[float, Interval(0, 0.5)]
 
 GRAY = (0.299, 0.587, 0.114)
 
@@ -39,11 +45,11 @@ class ColorJitter(Step):
 
     def __init__(
         self,
-        brightness: float = 0.0,
-        contrast: float = 0.0,
-        saturation: float = 0.0,
-        hue: float = 0.0,
-        p: float = 1.0,
+        brightness: NonNegative = 0.0,
+        contrast: NonNegative = 0.0,
+        saturation: NonNegative = 0.0,
+        hue: Hue = 0.0,
+        p: Fraction = 1.0,
     ):
         super().__init__()
         if min(brightness, contrast, saturation, hue) < 0 or hue > 0.5:
@@ -113,7 +119,7 @@ class RandomGrayscale(Step):
 
     random = True
 
-    def __init__(self, p: float = 0.1):
+    def __init__(self, p: Fraction = 0.1):
         super().__init__()
         self.p = probability(self, p)
 
@@ -135,7 +141,7 @@ class Normalize(Step):
     mean: Tensor  # (3, 1, 1)
     std: Tensor  # (3, 1, 1)
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]):
+    def __init__(self, mean: Mean, std: Std):
         super().__init__()
         for name, values in (("mean", mean), ("std", std)):
             if len(values) != 3:

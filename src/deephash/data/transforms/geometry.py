@@ -1,11 +1,16 @@
 """Which pixels are seen: crops, moves and mirror images."""
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from deephash.bounds import Fraction, Interval, Pixels
 from deephash.data.transforms.base import Step, change, probability, uniform, whole
 from deephash.errors import DataError
+
+Padding = Annotated[int, Interval(0, 4096)]
 
 
 class CenterCrop(Step):
@@ -15,7 +20,7 @@ class CenterCrop(Step):
         DataError: the images are smaller.
     """
 
-    def __init__(self, size: int):
+    def __init__(self, size: Pixels):
         super().__init__()
         self.size = size
 
@@ -39,7 +44,7 @@ class RandomCrop(Step):
 
     random = True
 
-    def __init__(self, size: int, padding: int = 0):
+    def __init__(self, size: Pixels, padding: Padding = 0):
         super().__init__()
         self.size = size
         self.padding = padding
@@ -64,7 +69,7 @@ class RandomShift(Step):
 
     random = True
 
-    def __init__(self, pixels: int):
+    def __init__(self, pixels: Padding):
         super().__init__()
         self.pixels = pixels
 
@@ -81,7 +86,7 @@ class RandomHorizontalFlip(Step):
 
     random = True
 
-    def __init__(self, p: float = 0.5):
+    def __init__(self, p: Fraction = 0.5):
         super().__init__()
         self.p = probability(self, p)
 

@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from deephash.bounds import Interval, Length, Pair, Pixels
 from deephash.data.transforms.base import Step, uniform, whole
 from deephash.errors import DataError
 
+Shares = Annotated[Sequence[Annotated[float, Interval(0, 1, above=True)]], Length(2)]
 Interpolation = Literal["bilinear", "bicubic"]
 
 
@@ -29,7 +31,7 @@ class Resize(Step):
 
     def __init__(
         self,
-        size: int,
+        size: Pixels,
         squash: bool = False,
         interpolation: Interpolation = "bilinear",
         enlarge: bool = True,
@@ -79,9 +81,9 @@ class RandomResizedCrop(Step):
 
     def __init__(
         self,
-        size: int,
-        scale: Sequence[float] = (0.08, 1.0),
-        ratio: Sequence[float] = (3 / 4, 4 / 3),
+        size: Pixels,
+        scale: Shares = (0.08, 1.0),
+        ratio: Pair = (3 / 4, 4 / 3),
         interpolation: Interpolation = "bilinear",
     ):
         super().__init__()
@@ -157,7 +159,7 @@ def _resized(
 
 
 def _resampling(
-    start: Tensor, length: Tensor, full: int, size: int, interpolation: Interpolation
+    start: Tensor, length: Tensor, full: int, size: Pixels, interpolation: Interpolation
 ) -> Tensor:
     """Matrices that cut [start, start + length) out of an axis and resize it: (B, size, full).
 
