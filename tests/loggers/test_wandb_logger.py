@@ -273,10 +273,13 @@ def test_a_wandb_that_cannot_start_does_not_end_the_training(fake, tmp_path, cap
 def test_values_that_wandb_does_not_take_end_its_run_only(fake, tmp_path, caplog):
     logger = Wandb("p", {}, tmp_path, mode="offline")
     fake.run.log = lambda values, step=None: 1 / 0
+    torn = []
+    fake.teardown = lambda exit_code: torn.append(exit_code)
     for step in (1, 2, 3):
         logger.scalars("train", {"loss": 1.0}, step, 1)
     logger.report({"metrics": {"map": 0.5}}, 3)
     assert caplog.text.count("does not take values") == 1
+    assert torn == [1]  # or a dead service is a traceback when Python exits
     assert fake.run.ended == [1]
     assert not is_complete(tmp_path, "seed0")
 

@@ -217,6 +217,7 @@ class Wandb(Logger):
             run.finish(exit_code=int(failed))
         except Exception as error:  # whatever the server did: the files are on this disk
             log.warning("wandb could not finish its upload: %r. Try wandb sync later.", error)
+            self._end_service()
             return False
         return True
 
@@ -238,6 +239,12 @@ class Wandb(Logger):
         if run is not None:
             with suppress(Exception):
                 run.finish(exit_code=1)
+        self._end_service()
+
+    def _end_service(self) -> None:
+        """End W&B's process after a failure; at the exit of Python a dead one is a traceback."""
+        with suppress(Exception, SystemExit):
+            self._wandb.teardown(exit_code=1)
 
     def _open(self, mode: str) -> str:
         """Start the run in this mode, or offline where online cannot be had; say which it was."""
