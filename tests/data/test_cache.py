@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import resource
+import select
 import shutil
 import signal
 import subprocess
@@ -383,7 +384,7 @@ def start(tmp_path, body):
     return subprocess.Popen([*command, tmp_path / "asked", tmp_path / "cache"], **pipes)
 
 
-def until(done, seconds=60):
+def until(done, seconds=300):
     end = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < end, "it takes too long"
@@ -410,16 +411,20 @@ def test_a_killed_builder_is_gone_on_from(tmp_path):
 
 
 def test_of_two_processes_one_builds_and_one_waits(tmp_path):
-    slow = "time.sleep(0.025)"  # 2.5 seconds, by two threads
-    both = [start(tmp_path, slow) for _ in range(2)]
-    told = [process.communicate(timeout=60) for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
-    assert [int(out) for out, _ in told] == [int(expected().sum())] * 2
+    go = tmp_path / "go"
+    both = [start(tmp_path, f"while not Path({str(go)!r}).exists(): time.sleep(0.01)")
+            for _ in range(2)]  # fmt: skip
+    ready, _, _ = select.select([process.stderr for process in both], [], [], 300)
+    line = ready[0].readline()  # of the one that waits; the other builds until `go` is there
+    (builder,) = [process.pid for process in both if process.stderr is not ready[0]]
+    go.touch()
+    outputs = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert [int(out) for out, _ in outputs] == [int(expected().sum())] * 2
     asked = (tmp_path / "asked").read_text().split()
     assert sorted(map(int, asked)) == list(range(COUNT))
-    waiting = [(err, other.pid) for (_, err), other in zip(told, reversed(both), strict=True)]
-    ((line, builder),) = [(err, pid) for err, pid in waiting if err]
-    assert line.startswith(f"waiting for process {builder} on ") and line.count("\n") == 1
+    assert line.startswith(f"waiting for process {builder} on ")
+    assert [error for _, error in outputs] == ["", ""]  # nothing more is said
     assert list((tmp_path / "cache").iterdir()) == entries(tmp_path / "cache")
 
 

@@ -1,0 +1,37 @@
+"""The environment of all tests, the same for every command that runs them.
+
+No variable of the shell changes an outcome: threads, caches and accounts are set here, before torch
+is imported. ``OMP_NUM_THREADS`` may be given to try the tests with more threads.
+"""
+
+import os
+import tempfile
+
+import hypothesis
+import pytest
+
+FOREIGN = ("WANDB", "HYDRA", "DEEPHASH", "SLURM", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_")
+"""Beginnings of the variables that the program reads."""
+
+for name in [name for name in os.environ if name.startswith(FOREIGN)]:
+    del os.environ[name]
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest -n auto runs a process on each core
+os.environ["MPLBACKEND"] = "agg"
+
+hypothesis.settings.register_profile(
+    "deephash",
+    deadline=None,  # an example may take long on a busy machine
+    derandomize=True,  # the same examples in each run
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("deephash")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache():
+    """Keep decoded images out of the home folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["DEEPHASH_CACHE"] = folder
+        yield folder
+        os.environ.pop("DEEPHASH_CACHE", None)
