@@ -60,3 +60,14 @@ def test_a_page_holds_formula_and_every_option(name):
 def test_the_experiments_of_a_method_are_its_own():
     assert "orthohash_arc_cifar10" not in generate.page("orthohash")
     assert "experiment=orthohash_cifar10" in generate.page("orthohash")
+
+
+def test_ci_runs_the_commands_of_the_readme_in_no_other_environment():
+    """A newcomer's second command and CI's are the same, without variables of the shell."""
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    script = (ROOT / ".ci" / "run").read_text()
+    commands = [part.strip() for part in blocks[1].split("&&")]
+    assert commands[-1] == "python -m pytest -n auto" and len(blocks[1].splitlines()) == 1
+    for command in commands[1:]:  # the first one activates the environment
+        assert command.removeprefix("pip install ") in script
+    assert "export" not in script and "OMP_NUM_THREADS" not in script
