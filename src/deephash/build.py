@@ -121,6 +121,18 @@ def backbone(cfg: Config, width: int | None = None, pretrained: bool = True) -> 
     return _asking(node, "backbone", in_features=width)
 
 
+def check_backbone(cfg: Config) -> None:
+    """Refuse weights that are missing or do not fit, before data are opened.
+
+    Raises:
+        DeephashError: as the backbone's constructor does.
+    """
+    node = dict(cfg["backbone"])
+    check = getattr(targets.locate(node.pop("_target_"), "backbone"), "check", None)
+    if check is not None:
+        check(**node)
+
+
 def encoder(cfg: Config, width: int | None = None, pretrained: bool = True) -> Encoder:
     """Backbone and head; see ``backbone``."""
     trunk = backbone(cfg, width, pretrained)

@@ -549,10 +549,12 @@ def _check_recipe(cfg: Mapping[str, Any]) -> list[Fault]:
         )  # fmt: skip
     if cfg["backbone"].get("weights") not in (None, "none", "imagenet"):
         file = place(cfg["backbone"]["weights"])
+        link = re.match(r"(https?|ftp)://|www\.", str(cfg["backbone"]["weights"]))
         if not file.is_file():
             faults.append(
                 Fault("backbone.weights", f"there is no file {file}.",
-                      "It may be imagenet, none, or a file with a state dict.")
+                      "Download it, and give the file." if link
+                      else "It may be imagenet, none, or a file with a state dict.")
             )  # fmt: skip
     return faults
 

@@ -41,6 +41,7 @@ def encode(cfg: Config) -> Path:
     """
     device, precision = build.device(cfg["trainer"]["device"]), cfg["trainer"]["precision"]
     deterministic(cfg["trainer"]["deterministic"])
+    build.check_backbone(cfg)
     data = build.data(unvalidated(cfg))
     data.setup(device, trains=False)
     if data.width is not None:

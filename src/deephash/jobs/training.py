@@ -65,11 +65,13 @@ def train(cfg: dict[str, Any], overrides: Sequence[str], launch: str = "") -> di
     deterministic(cfg["trainer"]["deterministic"])
     run.lock()
     try:  # what is wrong with data and parts comes to light before anything is written
+        resumes = (run.path / "last.pt").is_file() and not fresh
+        if not resumes:
+            build.check_backbone(cfg)
         evaluation = build.evaluation(cfg, device)
         data = build.data(cfg)
         data.setup(device)
         evaluation.check(data)
-        resumes = (run.path / "last.pt").is_file() and not fresh
         if unlabelled := data.facts.num_train_unlabelled:
             log.warning("%d training images have no label and are left out", unlabelled)
         method = build.method(cfg, data.facts.num_classes, data.facts.num_train, data.width,

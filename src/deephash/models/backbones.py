@@ -1,9 +1,13 @@
 """Backbones: images ``(N, 3, H, W)`` to features ``(N, D)``, with ``out_features = D``."""
 
+import re
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from pickle import PickleError
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.error import URLError
+from zipfile import BadZipFile
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +15,9 @@ from torch import Tensor, nn
 from deephash.bounds import Interval, Name
 from deephash.errors import ConfigError, DataError
 from deephash.files import place
+from deephash.models.weights import fill, read_weights
+
+T = TypeVar("T")
 
 NUM_IMAGENET_CLASSES = 1000
 Width = Annotated[int, Interval(1, 1024)]
@@ -25,7 +32,8 @@ class Torchvision(nn.Module):
     Args:
         name: torchvision's name of the model, as ``torchvision.models.list_models`` gives it.
         weights: ``imagenet`` (torchvision's IMAGENET1K_V1, what the papers used), ``none``, or a
-            file with a state dict of the whole model.
+            file with a state dict of the model, with or without its last layer, whatever it is
+            nested in and whatever prefix its names have.
         dropout: whether the model's own dropout and stochastic depth work in training. RelaHash's
             reference code trains without, those of OrthoHash, DPN, GreedyHash and CSQ with them.
         frozen: keep the weights and the statistics of batch norm as loaded.
@@ -45,8 +53,14 @@ class Torchvision(nn.Module):
         super().__init__()
         from torchvision.ops import StochasticDepth
 
-        self.trunk = _load(name, "none" if weights is None else str(weights))
+        given = "none" if weights is None else str(weights)
+        self.trunk = _load(name, given)
+        whole = dict(self.trunk.state_dict())
         self.out_features = _cut(self.trunk, name)
+        if given not in ("none", "imagenet"):
+            kept = self.trunk.state_dict()
+            cut = {key: value for key, value in whole.items() if key not in kept}
+            fill(self.trunk, _read(given), f"torchvision's {name}", given, cut)
         self.frozen = frozen
         if not dropout:
             for module in self.trunk.modules():
@@ -54,6 +68,23 @@ class Torchvision(nn.Module):
                     module.p = 0.0
         if frozen:
             self.trunk.requires_grad_(False)
+
+    @classmethod
+    def check(cls, name: str, weights: str | None = "imagenet", **_: Any) -> None:
+        """Refuse a model or weights that are missing or do not fit; make no network.
+
+        Weights of ImageNet are downloaded if they are not here.
+
+        Raises:
+            ConfigError: no such model.
+            DataError: weights that are missing, unreadable or of another model.
+        """
+        with torch.device("meta"):
+            cls(name, "none" if weights == "imagenet" else weights)
+        if weights == "imagenet":
+            choice = _imagenet(name)
+            if not _stored(choice).is_file():
+                _downloaded(name, choice, lambda: choice.get_state_dict(check_hash=True))
 
     def train(self, mode: bool = True) -> "Torchvision":
         return super().train(mode and not self.frozen)
@@ -116,7 +147,13 @@ class Tiny(nn.Module):
                 "                  Try backbone.weights=none, or backbone=squeezenet1_0."
             )
         if weights not in (None, "none"):
-            _fill(self, _read(str(weights)), f"backbone tiny (width {width})", str(weights))
+            fill(self, _read(str(weights)), f"backbone tiny (width {width})", str(weights), {})
+
+    @classmethod
+    def check(cls, **options: Any) -> None:
+        """Refuse weights that are missing or do not fit; make no network."""
+        with torch.device("meta"):
+            cls(**options)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.blocks(images).flatten(1)
@@ -137,63 +174,63 @@ def _load(name: str, weights: str) -> nn.Module:
     if name in ("googlenet", "inception_v3"):  # their training heads are not part of a backbone
         options = {"aux_logits": False, "init_weights": False}
     if weights == "imagenet":
-        enum = models.get_model_weights(name)
-        choice = getattr(enum, "IMAGENET1K_V1", None)
-        if choice is None:
-            names = ", ".join(member.name for member in enum)
-            raise DataError(
-                f"backbone.weights  torchvision has no IMAGENET1K_V1 of {name} ({names})"
-            )
-        try:
-            return builder(weights=choice, **({"aux_logits": False} if options else {}))
-        except (URLError, OSError) as error:
-            file = Path(torch.hub.get_dir()) / "checkpoints" / choice.url.rsplit("/", 1)[-1]
-            raise DataError(
-                f"The ImageNet weights of {name} are not here, and no download: {error}\n"
-                f"  looked for  {file}\n"
-                f"  either      download {choice.url} elsewhere and copy it there\n"
-                f"  or          give a state dict of the model: backbone.weights=FILE\n"
-                f"  (or start from random weights: backbone.weights=none)"
-            ) from error
-    model = builder(weights=None, **options)
-    if weights != "none":
-        state = _read(weights)
-        if options:
-            state = {
-                key: value
-                for key, value in state.items()
-                if not key.startswith("aux") and not key.startswith("AuxLogits")
-            }
-        _fill(model, state, f"torchvision's {name}", weights)
-    return model
+        choice = _imagenet(name)
+        return _downloaded(
+            name,
+            choice,
+            lambda: builder(weights=choice, **({"aux_logits": False} if options else {})),
+        )
+    return builder(weights=None, **options)
+
+
+def _imagenet(name: str) -> Any:
+    """The ImageNet weights of a model, as torchvision knows them; nothing is downloaded."""
+    from torchvision import models
+
+    enum = models.get_model_weights(name)
+    choice = getattr(enum, "IMAGENET1K_V1", None)
+    if choice is None:
+        names = ", ".join(member.name for member in enum)
+        raise DataError(f"backbone.weights  torchvision has no IMAGENET1K_V1 of {name} ({names})")
+    return choice
+
+
+def _downloaded(name: str, choice: Any, load: Callable[[], T]) -> T:
+    """What ``load`` returns, which downloads weights if they are not here."""
+    file = _stored(choice)
+    try:
+        return load()
+    except (URLError, OSError) as error:
+        raise DataError(
+            f"The ImageNet weights of {name} are not here, and no download: {error}\n"
+            f"  looked for  {file}\n"
+            f"  either      download {choice.url} elsewhere and copy it there\n"
+            f"  or          give a state dict of the model: backbone.weights=FILE\n"
+            f"  (or start from random weights: backbone.weights=none)"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, PickleError, BadZipFile) as error:
+        raise DataError(
+            f"The ImageNet weights of {name} are damaged: remove {file}, and they are downloaded"
+            f" again.\n  {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        ) from error
+
+
+def _stored(choice: Any) -> Path:
+    """Where torchvision keeps downloaded weights."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / choice.url.rsplit("/", 1)[-1]
 
 
 def _read(file: str) -> dict[str, Tensor]:
-    """A state dict from a file, loaded without running any code it may hold."""
+    """All tensors of a file, loaded without running any code it may hold."""
     path = place(file)
     if not path.is_file():
+        if re.match(r"https?://|www\.", file):
+            raise DataError(f"backbone.weights  {file} is a link: download it, and give the file.")
         raise DataError(
             f"backbone.weights  there is no file {path.absolute()}.\n"
             "                  It may be imagenet, none, or a file with a state dict."
         )
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises half a dozen kinds for a foreign file
-        raise DataError(
-            f"backbone.weights  {path} is not a readable state dict: {error}"
-        ) from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not (isinstance(state, dict) and all(isinstance(v, Tensor) for v in state.values())):
-        raise DataError(f"backbone.weights  {path} does not hold a state dict (names to tensors).")
-    return {key.removeprefix("module."): value for key, value in state.items()}
-
-
-def _fill(model: nn.Module, state: dict[str, Tensor], what: str, file: str) -> None:
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise DataError(f"backbone.weights  {file} does not fit {what}: {error}") from error
+    return read_weights(path)
 
 
 def _cut(model: nn.Module, name: str) -> int:
