@@ -24,7 +24,7 @@ def pages():
         ["seed=3", "model.nbit=16", "method.loss.scale=5"],
         ["method=csq", "dataset=cifar10", "dataset.root='a b'", "optimizer.lr=1e-3"],
         ["+dataset.source.more=skip", "dataset=cifar10", "dataset.top=null"],
-        ["loss=lmcl", "loss.margin=0.3", "optimizer.betas=[0.8,0.9]", "~trainer.log_every"],
+        ["loss=lmcl", "loss.margin=0.3", "optimizer.betas=[0.8,0.9]", "~optimizer.weight_decay"],
         ["dataset={name: x}", "paths.outputs=${paths.data}/x"],
         ["experiment=codes_2bit", "method=csq", "trainer=early_stop"],
     ],

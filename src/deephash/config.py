@@ -701,7 +701,14 @@ def _keys(node: Any, path: str = "") -> list[str]:
 
 
 def run_name(cfg: Mapping[str, Any], overrides: Sequence[str]) -> str:
-    """The folder of a run: a name, so that the same experiment is the same folder.
+    """The folder of a run: its full name, the last piece cut to what a file name may hold."""
+    front, _, last = full_name(cfg, overrides).rpartition("/")
+    mark = "~" + hashlib.sha256(last.encode()).hexdigest()[:12]
+    return f"{front}/{filenames.shorten(last, mark, most=160, head=140)}"
+
+
+def full_name(cfg: Mapping[str, Any], overrides: Sequence[str]) -> str:
+    """The name of a run: the same experiment has the same one.
 
     ``<dataset>/<method>[+part...]/<bits>bit/seed<seed>[,key=value...]``: what was given on the
     command line beside dataset, method, bits and seed stands in the last piece, unless it cannot
@@ -716,8 +723,6 @@ def run_name(cfg: Mapping[str, Any], overrides: Sequence[str]) -> str:
             rest.append(spelled(key, value))
     rest += sorted(text.partition("=")[0] for text in overrides if text.startswith("~"))
     last = ",".join([f"seed{cfg['seed']}", *rest]).replace("/", "-")
-    mark = "~" + hashlib.sha256(last.encode()).hexdigest()[:12]
-    last = filenames.shorten(last, mark, most=160, head=140)
     method = "+".join([cfg["method"]["name"], *swaps])
     return "/".join([cfg["dataset"]["name"], method, f"{cfg['model']['nbit']}bit", last])
 

@@ -74,15 +74,62 @@ def test_a_foreign_run_does_not_bring_back_what_the_others_share(make):
 
 def test_keys_that_end_alike_are_told_whole(make):
     rows = rows_of_runs([make(more=",a.size=1,lr=1"), make(more=",b.size=1,x.rate=2")])
-    assert [row.label for row in rows] == ["csq a.size=1 lr=1", "csq b.size=1 rate=2"]
+    assert [row.label for row in rows] == ["a.size=1 lr=1", "b.size=1 rate=2"]
 
 
 def test_a_label_is_short_and_no_two_are_the_same(make):
     long = [make(more=f",{'a' * 60}{middle}{'z' * 60}") for middle in "xy"]
     rows = rows_of_runs(long)
     labels = [row.label for row in rows]
-    assert [label[-3:] for label in labels] == [" #1", " #2"] and max(map(len, labels)) < 45
+    assert labels == ["…aaaaxzzzz…", "…aaaayzzzz…"]
     assert [row.name for row in rows] == [f"csq {'a' * 60}{middle}{'z' * 60}" for middle in "xy"]
+
+
+@pytest.mark.parametrize("others", [[], ["csq"]])
+def test_runs_that_differ_in_one_value_are_told_by_it(others, make):
+    """Whatever else was typed, however long it is, and whatever they are compared with."""
+    more = ",method.loss.margin=0.5,method.loss.beta={},optimizer.weight_decay=0.0005,trainer=early"
+    rows = rows_of_runs(
+        [make("relahash", more=more.format(beta)) for beta in (5, 10, 50)]
+        + [make(name) for name in others]
+    )
+    told = [f"{'relahash ' * bool(others)}beta={beta}" for beta in (5, 10, 50)]
+    assert [row.label for row in rows] == [*told, *others]
+    common = "relahash, method.loss.margin=0.5, optimizer.weight_decay=0.0005, trainer=early"
+    assert {row.common for row in rows} == {common if not others else ""}
+    if not others:
+        assert all(f"All runs: {common}." in one.caption for one in figures_of(rows))
+
+
+def test_long_values_lose_only_what_they_share(make):
+    values = [f"weights-of-a-very-long-name-{part}-and-its-end" for part in ("one", "three")]
+    rows = rows_of_runs([make("csq", more=f",lr=1,backbone.weights={one}") for one in values])
+    assert [row.label for row in rows] == ["weights=…ame-one-an…", "weights=…ame-three-an…"]
+    whole = [f"csq backbone.weights={one}" for one in values]
+    assert [row.name for row in rows] == whole
+    one, other = (f"{part}{'x' * 100}" for part in "ab")
+    rows = rows_of_runs([make(more=f",k={one}"), make(more=f",k={other}")])
+    assert [row.label for row in rows] == ["k=axxxx…", "k=bxxxx…"]
+
+
+def test_a_name_that_was_cut_is_told_whole(make):
+    rows = rows_of_runs(
+        [
+            make(more=",a.size=1~0123456789ab") | {"full_name": f"d/csq/4bit/seed0,size=1,z={z}"}
+            for z in (7, 8)
+        ]
+    )
+    assert [row.label for row in rows] == ["z=7", "z=8"]
+
+
+def test_a_long_label_is_broken_not_cut(make):
+    more = ",".join(f"key{number}.option{number}={number}.25" for number in range(12))
+    drawn = figures(make(more=f",{more},x=1"), make("dpn"), make(more=f",{more},x=2"))
+    texts = [text.get_text() for text in drawn["pr_by_rank"].figure.legends[0].get_texts()]
+    assert texts[0].replace("\n", " ") == "csq x=1" and texts[1] == "dpn"
+    drawn = figures(make(more=f",{more},x=1"), make("dpn"))
+    texts = [text.get_text() for text in drawn["pr_by_rank"].figure.legends[0].get_texts()]
+    assert "option11=11.25" in texts[0] and "\n" in texts[0]
 
 
 def test_the_note_says_what_differs(make):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from glob import glob
 from pathlib import Path
@@ -14,7 +15,7 @@ from deephash.engine import out_of_memory
 from deephash.engine.evaluate import encode
 from deephash.engine.run import FIGURES, RunFolder, environment, runs_below
 from deephash.errors import ConfigError, TrainingError
-from deephash.files import check_writable, make_folder, place, write_json
+from deephash.files import check_writable, make_folder, place, read_text, write_json
 from deephash.jobs import pictures
 from deephash.jobs.shared import deterministic, load_encoder, save_codes
 from deephash.loggers.wandb import load_package
@@ -101,6 +102,7 @@ def measure(cfg: Config, run: RunFolder, out: Path | None = None) -> dict[str, A
     found = {
         "run": str(run.path),
         "name": _name(run),
+        **_full_name(run),
         "method": ran["method"]["name"],
         "nbit": ran["model"]["nbit"],
         "seed": ran["seed"],
@@ -150,7 +152,15 @@ def reported(run: RunFolder) -> dict[str, Any] | None:
     if "codes" not in report["metrics"]:
         print(f"{run.path} is from before reports described codes: measured again")
         return None
-    return report | {"run": str(run.path), "name": report["run"]}
+    return report | {"run": str(run.path), "name": report["run"], **_full_name(run)}
+
+
+def _full_name(run: RunFolder) -> dict[str, str]:
+    """The whole name of a run whose folder's name was cut: what sets it apart may be cut off."""
+    file = run.path / "overrides.txt"
+    if not re.search(r"~[0-9a-f]{12}$", run.path.name) or not file.is_file():
+        return {}
+    return {"full_name": config.full_name(run.config(), read_text(file).splitlines())}
 
 
 def runs_of(given: str | Sequence[str], finished: bool) -> list[RunFolder]:

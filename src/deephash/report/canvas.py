@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from deephash.files import write_atomic
@@ -28,6 +29,7 @@ PALE = "#C8C8C8"
 MARKERS = "os^DvPX<>*p"
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.5, 1.5)))
 DPI = 160
+LINE = 32  # letters of a line of a legend, however narrow the figure is
 
 STYLE = {
     "svg.hashsalt": "deephash",
@@ -122,24 +124,42 @@ def blank(width: float, height: float) -> tuple["Figure", Any]:
 
 
 def legend(figure: "Figure", handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """The legend of all panels, above them, in as many columns as have room."""
+    """The legend of all panels, above them, in as many columns as have room.
+
+    Long labels are broken at blanks into several lines.
+    """
     width, height = figure.get_size_inches()
+    room = 13 * width
+    labels = [broken(label, max(LINE, int(room) - 8)) for label in labels]
     columns = next(
         columns
         for columns in range(len(labels), 0, -1)
-        if columns == 1 or _letters(labels, columns) < 13 * width
+        if columns == 1 or _letters(labels, columns) < room
     )
     lines = -(-len(labels) // columns)
     columns = -(-len(labels) // lines)  # evenly filled
-    figure.set_size_inches(width, height + 0.19 * (lines - 1))
+    tall = max(sum(text.count("\n") + 1 for text in some) for some in _filled(labels, columns))
+    figure.set_size_inches(width, height + 0.19 * (tall - 1))
     figure.legend(handles, labels, loc="outside upper center", ncols=columns)
 
 
-def _letters(labels: Sequence[str], columns: int) -> int:
-    """How wide a legend is, filled column by column, in letters."""
+def broken(text: str, most: int = 44) -> str:
+    """A text in lines of at most so many letters, broken at blanks, else anywhere."""
+    return "\n".join(wrap(text, most, break_on_hyphens=False)) or text
+
+
+def _filled(labels: Sequence[str], columns: int) -> list[Sequence[str]]:
+    """The labels of each column of a legend, which is filled column by column."""
     lines = -(-len(labels) // columns)
-    each = [labels[start : start + lines] for start in range(0, len(labels), lines)]
-    return sum(max(map(len, column)) + 8 for column in each)
+    return [labels[start : start + lines] for start in range(0, len(labels), lines)]
+
+
+def _letters(labels: Sequence[str], columns: int) -> int:
+    """How wide a legend is, in letters."""
+    return sum(
+        max(len(line) for text in some for line in text.splitlines()) + 8
+        for some in _filled(labels, columns)
+    )
 
 
 def dots(looks: Sequence[tuple[Any, str]]) -> list[Any]:

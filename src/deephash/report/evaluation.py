@@ -164,6 +164,7 @@ def _page_of_several(rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "title": f"{len(runs)} runs" if len(runs) > 1 else "1 run",
         "metric": _metric(rows),
+        "common": rows[0].common,
         "note": f"{NOTE}; their numbers do not compare" if len(ways) > 1 else "",
         "notes": list(differences(rows).items()),
         "rows": _headlines(rows),

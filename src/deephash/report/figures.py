@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from deephash.report.canvas import BLUE, VERMILION, Drawing, halo, sheet
+from deephash.report.canvas import BLUE, VERMILION, Drawing, broken, halo, sheet
 from deephash.report.panels import (
     SIZES,
     Keys,
@@ -281,7 +281,7 @@ def distances(rows: Sequence[Row]) -> Drawing | None:
         panel.tick_params(labelleft=place[1] == 0 or row.nbit != before)
         before = row.nbit
         if len(shown) > 1:
-            panel.set_title(f"{row.label}, {row.nbit} bits", fontsize=9)
+            panel.set_title(broken(f"{row.label}, {row.nbit} bits"), fontsize=9)
     frame(panels, places, "Hamming distance", "share of pairs")
     title, caption = "Distances within and between classes", _pairs(shown)
     if len(peaks) > 1:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deephash.report.canvas import GREY, Drawing, Look, legend, sheet
+from deephash.report.canvas import GREY, Drawing, Look, broken, legend, sheet
 from deephash.report.rows import Floats, Row, differences, dig
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def draw_bars(panel: Any, rows: Sequence[Row], path: Keys) -> None:
             va="center",
             fontsize=8.5,
         )
-    panel.set_yticks(places, [row.label for row in rows])
+    panel.set_yticks(places, [broken(row.label) for row in rows])
     panel.set_ylim(len(rows) - 0.4, -0.6)
     panel.grid(axis="y", visible=False)
     panel.tick_params(axis="y", length=0)
@@ -267,6 +267,8 @@ def facts(rows: Sequence[Row], spread: bool) -> str:
     if max(seeds) > 1:
         many = f"{min(seeds)} to {max(seeds)}" if min(seeds) < max(seeds) else str(max(seeds))
         said.append(f"Means over {many} seeds" + (", ± sd (n − 1)." if spread else "."))
+    if rows[0].common and len(rows) > 1:
+        said.append(f"All runs: {rows[0].common}.")
     return " ".join(said)
 
 

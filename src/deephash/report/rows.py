@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,15 @@ Found = Mapping[str, Any]
 
 Floats = npt.NDArray[np.float64]
 
+SHORT = 12
+"""Letters of a value that is never clipped."""
+
+CONTEXT = 4
+"""Letters that are kept of what long values have in common, beside what differs."""
+
 MARKS = ("", "*", "†", "‡", "§", "¶")
 LONGEST = 40
+"""Letters of a label beyond which a shorter one is looked for."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,7 @@ class Row:
     nbit: int
     mark: str  # those with the same mark were measured on the same data, in the same way
     runs: tuple[Found, ...]
+    common: str = ""  # what the names of all rows have in common, and labels leave out
 
     def value(self, *path: str) -> tuple[float, float]:
         """A number's mean over the seeds, and its deviation (n - 1); nan for what there is not."""
@@ -79,6 +87,7 @@ def rows_of_runs(found: Sequence[Found]) -> list[Row]:
         name = name if times[seed] == 1 else f"{name} ({times[seed]})"
         groups.setdefault((name, mark, nbit), []).append(one)
     labels = _short(dict.fromkeys((name, mark) for name, mark, _ in groups))
+    common = _common(found) if len(labels) > 1 else ""
     places = {key: place for place, key in enumerate(labels)}
     return [
         Row(
@@ -88,6 +97,7 @@ def rows_of_runs(found: Sequence[Found]) -> list[Row]:
             nbit,
             mark,
             tuple(runs),
+            common,
         )
         for (name, mark, nbit), runs in groups.items()
     ]
@@ -150,7 +160,7 @@ def unlike(one: Found, plain: Found) -> str:
     said = [_conventions(run) for run in (one, plain)]
     told += [(key, said[0].get(key), said[1].get(key)) for key in {**said[0], **said[1]}]
     return ", ".join(
-        f"{key} {_word(value)} ({_word(other)})" for key, value, other in told if value != other
+        f"{key} {' ('.join(_two(value, other))})" for key, value, other in told if value != other
     )
 
 
@@ -163,8 +173,11 @@ def _conventions(one: Found) -> dict[str, Any]:
     return {key: value for key, value in told.items() if value is not None}
 
 
-def _word(value: Any) -> str:
-    return "–" if value is None else shorten(str(value), 24)
+def _two(value: Any, other: Any) -> list[str]:
+    """Two different values, shortened if they still differ then."""
+    whole = ["–" if one is None else str(one) for one in (value, other)]
+    short = [shorten(one, 24) for one in whole]
+    return short if short[0] != short[1] else whole
 
 
 def _names(found: Sequence[Found]) -> list[str]:
@@ -187,35 +200,95 @@ def _names(found: Sequence[Found]) -> list[str]:
     return names
 
 
+def _common(found: Sequence[Found]) -> str:
+    """The method, if it is that of all runs, and the overrides that all of them have."""
+    told = [_pieces(one) for one in found]
+    shared = set(told[0]).intersection(*told)
+    return ", ".join(piece for piece in told[0] if piece in shared)
+
+
 def _pieces(one: Found) -> list[str]:
     """The method and what else was chosen."""
-    name = str(one.get("name") or "")
+    name = str(one.get("full_name") or one.get("name") or "")
     if name.count("/") < 3:  # of a run that has not finished
         name = str(one.get("method") or name or one.get("run") or "run")
     return label(name).split(" ")
 
 
 def _short(keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """A label for each name and mark, no two the same.
+    """A label for each name and mark, no two the same: what sets it apart from the others.
 
-    Of ``trainer.epochs=5`` it keeps ``epochs=5``, unless another key ends in the same word. What is
-    still too long loses its middle; those that look the same then are numbered.
+    The method is left out where it is that of all, and others say what differs. Of
+    ``trainer.epochs=5`` it keeps ``epochs=5``, unless another key ends in the same word. Of labels
+    that are too long, what all names of a method share is left out; then of long values the
+    beginning and the end that all values of a key have in common. What differs is never cut.
     """
     keys = list(keys)
-    words = {word for name, _ in keys for word in name.split(" ")}
+    words = [name.split(" ") for name, _ in keys]
+    if len({name for name, _ in keys}) > 1 and len({some[0] for some in words}) == 1:
+        rest = [[word for word in some[1:] if word[:1] != "("] for some in words]
+        words = [some[1:] for some in words] if all(rest) else words
     ends: dict[str, set[str]] = {}
-    for key in {word.partition("=")[0] for word in words if "=" in word}:
+    for key in {word.partition("=")[0] for some in words for word in some if "=" in word}:
         ends.setdefault(_end(key), set()).add(key)
-    texts = []
-    for name, mark in keys:
-        said = [_clip(word, ends) for word in name.split(" ")]
-        texts.append(" ".join(filter(None, (shorten(" ".join(said), LONGEST), mark))))
-    many, seen = Counter(texts), Counter[str]()
-    labels = {}
-    for pair, text in zip(keys, texts, strict=True):
+
+    def texts() -> list[str]:
+        said = (" ".join(_clip(word, ends) for word in some) for some in words)
+        return [
+            " ".join(filter(None, (one, mark))) for one, (_, mark) in zip(said, keys, strict=True)
+        ]
+
+    for shorter in (_of_a_method, _of_a_value):
+        if max(map(len, texts()), default=0) > LONGEST:
+            other = shorter(words)
+            if len({*map(tuple, other)}) == len({*map(tuple, words)}):
+                words = other
+    labels = texts()
+    many, seen = Counter(labels), Counter[str]()
+    for place, text in enumerate(labels):
         seen[text] += 1
-        labels[pair] = f"{text} #{seen[text]}" if many[text] > 1 else text
-    return labels
+        labels[place] = f"{text} #{seen[text]}" if many[text] > 1 else text
+    return dict(zip(keys, labels, strict=True))
+
+
+def _of_a_method(words: Sequence[list[str]]) -> list[list[str]]:
+    """Names without the words that all of the same first word have in common."""
+    groups: dict[str, list[list[str]]] = {}
+    for some in words:
+        groups.setdefault(some[0], []).append(some)
+    shared = {
+        first: set[str]().union(those[0][1:]).intersection(*those) if len(those) > 1 else set()
+        for first, those in groups.items()
+    }
+    return [[some[0], *(one for one in some[1:] if one not in shared[some[0]])] for some in words]
+
+
+def _of_a_value(words: Sequence[list[str]]) -> list[list[str]]:
+    """Names whose long values lose what all values of their key begin or end with."""
+    values: dict[str, set[str]] = {}
+    for word in (word for some in words for word in some):
+        key, sign, value = word.rpartition("=")
+        values.setdefault(key + sign, set()).add(value)
+
+    def clipped(word: str) -> str:
+        key, sign, value = word.rpartition("=")
+        alike = values[key + sign]
+        if len(value) <= SHORT or len(alike) < 2:
+            return word
+        front = _alike(alike)
+        room = min(map(len, alike)) - front
+        back = min(room, _alike({one[::-1] for one in alike}))
+        front, back = max(0, front - CONTEXT), max(0, back - CONTEXT)
+        middle = value[front : len(value) - back]
+        return f"{key}{sign}{'…' if front else ''}{middle}{'…' if back else ''}"
+
+    return [[clipped(word) for word in some] for some in words]
+
+
+def _alike(texts: Set[str]) -> int:
+    """With how many of the same letters all texts begin."""
+    least, most = min(texts), max(texts)  # of all in between it holds as well
+    return next((at for at, letter in enumerate(least) if most[at] != letter), len(least))
 
 
 def _clip(word: str, ends: Mapping[str, set[str]]) -> str:
