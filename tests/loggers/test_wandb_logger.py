@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
 
-from deephash import config
+from deephash import config, schema
 from deephash.errors import ConfigError
 from deephash.loggers import Jsonl, Wandb
 from deephash.loggers.wandb import (
@@ -27,6 +28,8 @@ from deephash.loggers.wandb import (
     sync_all_command,
     sync_command,
 )
+
+ROOT = Path(__file__).parents[2]
 
 needs_wandb = pytest.mark.skipif(
     importlib.util.find_spec("wandb") is None, reason="wandb is not installed"
@@ -530,14 +533,16 @@ def test_a_sweep_of_wandbs_own_leaves_the_configuration_whole(tmp_path, paramete
     assert config["method"] == {"name": "csq", "loss": {"scale": 5}} and config["seed"] == 0
 
 
-@pytest.mark.parametrize("check", [config.check_evaluation, config.check_report])
-def test_options_are_checked_before_anything_is_read(check):
-    node = {"_target_": "deephash.loggers.wandb.Wandb", "project": "a/b", "mode": "auto"}
-    page = {
-        "logger": {"wandb": node}, "evaluation": {}, "run": "r", "runs": None, "checkpoint": "best",
-        "tsne": 0, "gallery": {"rows": 1, "top": 1, "queries": "spread"},
-        "sweep": "s", "only": None, "draws": 100, "seed": 0,
-    }  # fmt: skip
+@pytest.mark.parametrize("script", ["evaluate", "report"])
+def test_options_are_checked_before_anything_is_read(script):
+    schema.register()
+    check = {"evaluate": config.check_evaluation, "report": config.check_report}[script]
+    words = ["run=r"] if script == "evaluate" else ["sweep=s"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        page = config.fold(compose(script, [*words, "logger=wandb"]))
+    assert check(page) == []
+    node = page["logger"]["wandb"]
+    node["project"] = "a/b"
     (fault,) = check(page)
     assert fault.key == "logger.wandb.project" and "a-b" in fault.instead
     node |= {"project": "p", "run_id": "mine"}

@@ -78,7 +78,8 @@ def finish(outputs, job, clean=0.5, ternary=None, **convention):
 
 def page(outputs, sweep, **more):
     return {"sweep": sweep, "only": {}, "out": None, "compare": "best", "draws": 200, "seed": 0,
-            "paths": {"outputs": str(outputs)}, "logger": None} | more  # fmt: skip
+            "paths": {"outputs": str(outputs), "data": "data", "cache": None},
+            "logger": None} | more  # fmt: skip
 
 
 @pytest.fixture
