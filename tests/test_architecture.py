@@ -33,7 +33,7 @@ ONLY_IN = {
     "filelock": ("locks.py",),
     "fcntl": (),
     "wandb": ("loggers/wandb.py",),
-    "matplotlib": ("report/canvas.py", "report/panels.py"),
+    "matplotlib": ("report/canvas.py", "report/fonts.py", "report/panels.py"),
     "numba": ("retrieval/engines/compiled.py",),
     "hydra": ("config.py", "schema.py", "multirun.py", "cli.py"),
     "omegaconf": ("config.py", "schema.py", "multirun.py", "cli.py"),

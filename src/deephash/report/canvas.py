@@ -9,13 +9,15 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
+from unicodedata import east_asian_width
 
 from deephash.files import write_atomic
+from deephash.report.fonts import make_readable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -198,6 +200,12 @@ def save(figure: "Figure", folder: Path, name: str) -> tuple[Path, Path]:
     return svg, png
 
 
+def readable(drawing: Drawing) -> Drawing:
+    """A figure all of whose letters are seen, with a caption that explains those without a font."""
+    said = make_readable(drawing.figure)
+    return replace(drawing, caption=f"{drawing.caption} {said}".strip()) if said else drawing
+
+
 def inline(svg: str, name: str, said: str) -> str:
     """A saved figure as an element of a page.
 
@@ -227,6 +235,8 @@ def shorten(text: str, most: int) -> str:
     'relahash…gin=0.5'
     """
     text = " ".join(text.split())
+    if wide := sum(east_asian_width(letter) in "WF" for letter in text):  # two columns each
+        most = max(4, most * len(text) // (len(text) + wide))
     if len(text) <= most:
         return text
     front = most // 2

@@ -124,7 +124,7 @@ def _write(
     make_folder(folder.parent)
     own_folder(folder)
     paths, plots = [], []
-    for one in drawings:
+    for one in map(canvas.readable, drawings):
         svg, png = canvas.save(one.figure, folder, one.name)
         drawn = canvas.inline(svg.read_text(encoding="utf-8"), one.name, one.title)
         paths.append(png)

@@ -102,6 +102,7 @@ def _figures(
                 continue
             if f"figures/{one.name}.svg" in files:
                 one = replace(one, name=f"{one.name}-{place + 1}")
+            one = canvas.readable(one)
             svg, png = canvas.save(one.figure, folder, one.name)
             files |= {f"figures/{path.name}": path for path in (svg, png)}
             plot = canvas.inline(svg.read_text(encoding="utf-8"), f"plot{place}", one.title)
