@@ -341,14 +341,14 @@ def _unpacked(path: Path, data: bytes, what: str, limit: int) -> Iterator[bytes]
         raise FileError(path, "it is cut off", what)
 
 
-def decode(path: Path, data: bytes, what: str = "file") -> str:
+def decode(path: Path, data: bytes, what: str = "file", errors: str = "strict") -> str:
     """Decode UTF-8 with or without a byte order mark.
 
     Raises:
         FileError: the bytes are not UTF-8; the message says in which line.
     """
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-8-sig", errors)
     except UnicodeDecodeError as error:
         if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
             reason = "it is UTF-16, not UTF-8"
@@ -358,13 +358,16 @@ def decode(path: Path, data: bytes, what: str = "file") -> str:
         raise FileError(path, reason, what, "Save it as UTF-8.") from error
 
 
-def read_text(path: Path, what: str = "file", limit: int | None = MOST_BYTES) -> str:
+def read_text(
+    path: Path, what: str = "file", limit: int | None = MOST_BYTES, errors: str = "strict"
+) -> str:
     """Read a text file in UTF-8, with or without a byte order mark.
 
     Args:
         path: of the file.
         what: kind of the file, for the message.
         limit: largest size in bytes; None for any size.
+        errors: ``replace`` to read bytes that are not UTF-8 as U+FFFD.
 
     Returns:
         Its text.
@@ -372,7 +375,24 @@ def read_text(path: Path, what: str = "file", limit: int | None = MOST_BYTES) ->
     Raises:
         FileError: the file cannot be read or is not UTF-8.
     """
-    return decode(path, read_bytes(path, what, limit), what)
+    return decode(path, read_bytes(path, what, limit), what, errors)
+
+
+def read_end(path: Path, size: int = 1 << 16) -> str:
+    """Read the end of a text file, whatever its size; empty if it cannot be read.
+
+    Args:
+        path: of the file.
+        size: how many bytes at most.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return ""
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - size))
+            return file.read(size).decode("utf-8", "replace")
+    except OSError:
+        return ""
 
 
 def read_json(
@@ -685,7 +705,7 @@ def expect(
             null, ``[type]`` for a list of such values, a tuple for one of several, ``object`` for
             any. ``float`` accepts whole numbers, ``finite`` neither nan nor infinity, and no number
             is a boolean or too large for 64 bits. ``*`` stands for all keys of a mapping. A key
-            that ends in ``?`` may be missing, and so may the mappings that it is in.
+            that ends in ``?`` may be missing or null, and so may the mappings that it is in.
         path: of the file.
         what: kind of the file, for the message.
         advice: what to do about it.
@@ -707,12 +727,12 @@ def expect(
 
 def _unexpected(value: Any, names: list[str], kind: Kind, optional: bool, where: str) -> str:
     """What is wrong with the value at a path of keys; empty if nothing is."""
+    if value is None and optional:
+        return ""
     if not names:
         if _is(value, kind):
             return ""
         return f"{where} is {_name_of(value)}, not {_spelled(kind)}"
-    if value is None and optional:
-        return ""
     if not isinstance(value, Mapping):
         return f"{where or 'its content'} is {_name_of(value)}, not a mapping"
     name, *rest = names

@@ -273,6 +273,7 @@ def _launch(
     from deephash.jobs import sweeping
     from deephash.jobs.watching import Screen, account
     from deephash.loggers.wandb import has_offline_records, sync_all_command
+    from deephash.report.reading import TABLE
     from deephash.report.table import markdown
 
     command = shlex.join(["python", os.path.relpath(script), "-m", *arguments])
@@ -310,7 +311,7 @@ def _launch(
     after = sweeping.again(planned, screen.failed)
     if told := account(after):
         print(told, file=sys.stderr)
-    reports = [job.run.report() for job in after if job.run.finished]
+    reports = [one for job in after if (one := sweeping.report_of(job, TABLE)) is not None]
     if reports:
         print(f"\n{markdown(reports, _rows(after, found.axes))}")
     if any(has_offline_records(job.run.path) for job in after):

@@ -14,7 +14,7 @@ from deephash import config, jobs, retrieval, schema
 from deephash.engine import checkpoint
 from deephash.engine.evaluate import encode
 from deephash.engine.snapshots import Snapshots, read_snapshots, spaced
-from deephash.errors import TrainingError
+from deephash.errors import FileError
 from deephash.records import Batch
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -126,8 +126,9 @@ def test_a_damaged_one_is_told(tmp_path, content):
         file.write_bytes(content)
     else:
         np.savez(file, other=np.zeros(1))
-    with pytest.raises(TrainingError, match=r"epoch0001\.npz cannot be read as a snapshot"):
+    with pytest.raises(FileError, match=r"cannot read the snapshot .*epoch0001\.npz: "):
         read_snapshots(tmp_path)
+    assert read_snapshots(tmp_path, skip=True) == []
 
 
 # whole runs

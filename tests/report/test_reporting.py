@@ -281,3 +281,37 @@ def test_real_runs_from_the_command_line(tmp_path, read_page):
     if wandb:
         (kept,) = folder.glob("wandb/offline-run-*/*.wandb")
         assert b"report.html" in kept.read_bytes()
+
+
+DAMAGES = {
+    "codes.npz": [b"", b"PK\x03\x04", b"no archive"],
+    "report.json": [b"", b"[1, 2]", b"[" * 50_000, b"{}", b"\xff", b"{\"metrics\": {}}"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [(name, one) for name, some in DAMAGES.items() for one in some]
+)
+def test_a_damaged_run_is_marked_and_the_others_are_reported(outputs, capsys, name, content):
+    (outputs / read(outputs, "beta").jobs[0].run / name).write_bytes(content)
+    told = report(page(outputs, "beta", compare="50"))
+    said = capsys.readouterr().out
+    if name == "report.json":
+        assert told["runs"] == {"damaged": 1, "finished": 2, "failed": 1}
+        assert "left out: " in said and "report.json: " in said
+        assert "report.json: " in (outputs / "sweeps" / "beta" / "report.html").read_text()
+    else:
+        assert told["runs"] == {"finished": 3, "failed": 1}
+        assert "Not compared, because seed" in said and "(codes.npz)" in said
+
+
+def test_one_damaged_member_of_codes_is_told(outputs, capsys):
+    codes = outputs / read(outputs, "beta").jobs[0].run / "codes.npz"
+    arrays = dict(np.load(codes))
+    for change in ({"query_codes": arrays["query_codes"].astype(float)}, {"nbit": np.array("x")},
+                   {"query_labels": arrays["query_labels"][:3]}, {"database_ids": None},
+                   {"query_codes": np.zeros((0, 1), np.uint8), "query_ids": np.empty(0, "U1"),
+                    "query_labels": np.zeros((0, 5), bool)}):  # fmt: skip
+        write_arrays(codes, {k: v for k, v in (arrays | change).items() if v is not None})
+        report(page(outputs, "beta", compare="50"))
+        assert "Not compared, because " in capsys.readouterr().out

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import json
 import os
 import platform
 import re
@@ -10,7 +9,7 @@ import shlex
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,19 @@ import torch
 import yaml
 
 from deephash.errors import BusyError, TrainingError, WriteError
-from deephash.files import ERROR, make_folder, read_text, remove, write_text
+from deephash.files import (
+    ERROR,
+    Kind,
+    expect,
+    finite,
+    make_folder,
+    read_text,
+    read_yaml,
+    remove,
+    write_text,
+)
 from deephash.locks import Lock, holder, is_locked
+from deephash.report.reading import TABLE, read_report
 
 LOOK = 2.0
 """Seconds to wait for a lock that may be held by somebody who only looks whether it is."""
@@ -35,6 +45,50 @@ MOST_FOLDERS = 2000
 FIGURES = ("evaluation.html", "figures/*.svg", "figures/*.png")
 EVALUATED = ("evaluation.json", "codes*.npz", *FIGURES)
 """What an evaluation leaves in a run folder."""
+
+CONFIG: dict[str, Kind] = {
+    "dataset": dict,
+    "dataset.name": str,
+    "dataset.source": dict,
+    "dataset.source._target_": str,
+    "dataset.protocol": str,
+    "dataset.protocols": dict,
+    "dataset.protocols.*": dict,
+    "dataset.transforms.train": [dict],
+    "dataset.transforms.test": [dict],
+    "dataset.expected?": (dict, None),
+    "dataset.expected.*?": (dict, None),
+    "dataset.expected.*.*?": (int, None),
+    "dataset.top?": (int, None),
+    "backbone": dict,
+    "backbone._target_": str,
+    "method": dict,
+    "method.name": str,
+    "method.head": dict,
+    "method.head._target_": str,
+    "method.relaxation": dict,
+    "method.loss": dict,
+    "method.codebook?": (dict, None),
+    "method.similarity?": (dict, None),
+    "method.views?": int,
+    "method.streams?": int,
+    "model.nbit": int,
+    "seed": int,
+    "trainer": dict,
+    "trainer.epochs": int,
+    "trainer.batch_size": int,
+    "trainer.eval_batch_size": int,
+    "trainer.precision": str,
+    "trainer.device": str,
+    **{f"trainer.{name}": bool for name in ("drop_last", "deterministic", "channels_last")},
+    "evaluation": dict,
+    "evaluation.*": (str, finite, bool, None, [finite]),
+    "logger.*": dict,
+    "paths.*": (str, None),
+    "group?": (str, None),
+}
+"""What ``config.yaml`` of a run holds, as far as the program itself reads it; what the parts named
+in it take is for ``config.check_part``."""
 
 
 class RunFolder:
@@ -52,37 +106,36 @@ class RunFolder:
     def finished(self) -> bool:
         return (self.path / "report.json").is_file()
 
-    def config(self) -> dict[str, Any]:
+    def config(self, whole: bool = False) -> dict[str, Any]:
         """The configuration that ran here.
 
+        Args:
+            whole: whether all of ``CONFIG`` must be there; else what is there must be of its kind.
+
         Raises:
-            TrainingError: this is not a run folder, or its configuration is damaged.
+            TrainingError: this is not a run folder.
+            FileError: its configuration is damaged.
         """
         file = self.path / "config.yaml"
         if not file.is_file():
             why = "it has no config.yaml" if self.path.is_dir() else "it does not exist"
             raise TrainingError(f"{self.path} is not a run folder: {why}{_offer(self.path)}")
-        try:
-            found = yaml.safe_load(file.read_text())
-        except yaml.YAMLError as error:
-            raise TrainingError(f"{file} is not readable: {error}") from error
-        if not isinstance(found, dict) or "dataset" not in found:
-            raise TrainingError(f"{file} holds no configuration of a run")
-        return found
+        config = read_yaml(file, "configuration of a run")
+        expect(config, {"dataset": dict}, file, "configuration of a run")
+        kinds = CONFIG if whole else {f"{key.rstrip('?')}?": kind for key, kind in CONFIG.items()}
+        expect(config, kinds, file, "configuration of a run")
+        return config
 
-    def report(self) -> dict[str, Any]:
+    def report(self, required: Iterable[str] = TABLE) -> dict[str, Any]:
         """What training found.
 
+        Args:
+            required: keys that must be there.
+
         Raises:
-            TrainingError: it is damaged.
+            FileError: it is missing or damaged.
         """
-        file = self.path / "report.json"
-        try:
-            return json.loads(file.read_text())
-        except ValueError as error:
-            raise TrainingError(
-                f"{file} is not readable: {error}\n  Delete it, and training goes on from last.pt."
-            ) from error
+        return read_report(self.path / "report.json", required)
 
     def lock(self) -> None:
         """Take the folder for this process; the system releases it when the process ends.
@@ -142,7 +195,7 @@ class RunFolder:
     def begun_in(self, launch: str) -> bool:
         """Whether a launch of a sweep has begun this run already."""
         file = self.path / "launch.txt"
-        return bool(launch) and file.is_file() and file.read_text() == launch
+        return bool(launch) and file.is_file() and read_text(file, errors="replace") == launch
 
     def forget(self, *patterns: str) -> None:
         """Remove files of these names, in this order; what lies behind a link stays."""

@@ -1,15 +1,17 @@
 """Continuous codes of some images over training, to be looked at: how a method moves them."""
 
 import contextlib
-import zipfile
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from deephash.engine.evaluate import Codes, encode
-from deephash.errors import TrainingError
-from deephash.files import own_folder, remove, write_arrays
+from deephash.errors import FileError
+from deephash.files import own_folder, read_arrays, remove, write_arrays
+
+log = logging.getLogger("deephash")
 
 FOLDER = "snapshots"
 """Where they lie in a run folder, as ``epoch0003.npz``."""
@@ -72,26 +74,50 @@ def spaced(rows: np.ndarray, count: int) -> np.ndarray:
     return rows[np.arange(count) * len(rows) // max(count, 1)]
 
 
-def read_snapshots(run: Path) -> list[dict[str, Any]]:
+def read_snapshots(run: Path, skip: bool = False) -> list[dict[str, Any]]:
     """The snapshots in a run folder, in the order of their epochs; none where there are none.
+
+    Args:
+        run: its folder.
+        skip: leave damaged ones out, with a warning.
 
     Returns:
         of each, ``epoch``, ``z`` (n, K) float32, ``labels`` (n, C) bool, ``ids`` (n,) and
         ``centers`` (C, K) float32, None for a method without.
 
     Raises:
-        TrainingError: one cannot be read.
+        FileError: one is damaged, unless ``skip``.
     """
-    return [_read(file) for file in _files(run / FOLDER)]
+    snapshots = []
+    for file in _files(run / FOLDER):
+        try:
+            snapshots.append(_read(file))
+        except FileError as error:
+            if not skip:
+                raise
+            log.warning("%s\n  It is left out.", error)
+    return snapshots
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            found: dict[str, Any] = {"centers": None} | dict(arrays)
-        return found | {"epoch": int(found["epoch"])}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise TrainingError(f"{file} cannot be read as a snapshot: {error}") from error
+    found = {"centers": None} | read_arrays(
+        file, "snapshot", ("epoch", "z", "labels", "ids"), ("centers",)
+    )
+    epoch, z, labels, centers = (found[name] for name in ("epoch", "z", "labels", "centers"))
+    fits = (
+        epoch.shape == ()
+        and epoch.dtype.kind in "iu"
+        and z.ndim == 2
+        and z.dtype.kind == "f"
+        and labels.ndim == 2
+        and labels.dtype == np.bool_
+        and found["ids"].shape == z.shape[:1] == labels.shape[:1]
+        and (centers is None or (centers.dtype.kind == "f" and centers.shape[1:] == z.shape[1:]))
+    )
+    if not fits:
+        shapes = ", ".join(f"{name} {getattr(one, 'shape', '-')}" for name, one in found.items())
+        raise FileError(file, f"its arrays do not fit each other: {shapes}", "snapshot")
+    return found | {"epoch": int(epoch)}
 
 
 def _files(folder: Path) -> list[Path]:

@@ -1,6 +1,6 @@
 """Measure a run again from its folder, or put several side by side."""
 
-import json
+import contextlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -14,8 +14,15 @@ from deephash import build, config
 from deephash.engine import out_of_memory
 from deephash.engine.evaluate import encode
 from deephash.engine.run import FIGURES, RunFolder, environment, runs_below
-from deephash.errors import ConfigError, TrainingError
-from deephash.files import check_writable, make_folder, place, read_text, write_json
+from deephash.errors import ConfigError, FileError, TrainingError
+from deephash.files import (
+    check_writable,
+    make_folder,
+    place,
+    read_json,
+    read_text,
+    write_json,
+)
 from deephash.jobs import pictures
 from deephash.jobs.shared import deterministic, load_encoder, save_codes
 from deephash.loggers.wandb import load_package
@@ -53,15 +60,21 @@ def evaluate(cfg: Config, overrides: Sequence[str] = ()) -> dict[str, Any]:
     runs = runs_of(cfg["runs"], finished=not again)
     comparison = Path("comparison") if out is None else out
     check_writable(comparison)
-    found = {}
+    found, damaged = {}, {}
     for run in runs:
-        told = None if again else reported(run)
-        found[str(run.path)] = measure(cfg, run) if told is None else told
-    made = write_comparison(comparison, list(found.values()))
+        try:
+            told = None if again else reported(run)
+            found[str(run.path)] = measure(cfg, run) if told is None else told
+        except FileError as error:  # of one run; the others are compared
+            damaged[str(run.path)] = str(error).splitlines()[0]
+            print(f"left out: {run.path}\n  {error}")
+    if not found:
+        raise TrainingError("runs  none of them can be read: see above")
+    made = write_comparison(comparison, list(found.values()), damaged)
     if all(one["name"].count("/") >= 3 for one in found.values()):  # as training names runs
         print(markdown([{**one, "run": one["name"]} for one in found.values()]))
     print(f"comparison of {len(found)} runs: {comparison / 'comparison.html'}")
-    _show(cfg, made, runs[0], comparison)
+    _show(cfg, made, next(run for run in runs if str(run.path) in found), comparison)
     return found
 
 
@@ -79,7 +92,7 @@ def measure(cfg: Config, run: RunFolder, out: Path | None = None) -> dict[str, A
         run: its folder; what is null on the page is as it was there.
         out: where to write; None for the run's folder.
     """
-    ran = _as_asked(run.config(), cfg)
+    ran = _as_asked(run.config(whole=True), cfg)
     elsewhere = "source" in cfg["dataset"]
     config.refuse(config.check_run(ran), [str(run.path / "config.yaml")])
     if out is None:
@@ -140,7 +153,10 @@ def _forget_figures(out: Path, found: Config) -> None:
     page, told = out / "evaluation.html", out / "evaluation.json"
     if not page.is_file():
         return
-    before = json.loads(told.read_text()) if told.is_file() else {}
+    try:
+        before = read_json(told, "evaluation") if told.is_file() else {}
+    except FileError:
+        before = {}  # of no use to anybody
     if any(before.get(key) != found[key] for key in ("checkpoint", "metrics")):
         RunFolder(out).forget(*FIGURES)
         print(f"removed {page} and its figures: they showed another measurement")
@@ -149,7 +165,7 @@ def _forget_figures(out: Path, found: Config) -> None:
 def reported(run: RunFolder) -> dict[str, Any] | None:
     """What a finished run found, as if it had been measured again; None if that was not all."""
     report = run.report()
-    if "codes" not in report["metrics"]:
+    if not report["metrics"].get("codes"):
         print(f"{run.path} is from before reports described codes: measured again")
         return None
     return report | {"run": str(run.path), "name": report["run"], **_full_name(run)}
@@ -160,7 +176,7 @@ def _full_name(run: RunFolder) -> dict[str, str]:
     file = run.path / "overrides.txt"
     if not re.search(r"~[0-9a-f]{12}$", run.path.name) or not file.is_file():
         return {}
-    return {"full_name": config.full_name(run.config(), read_text(file).splitlines())}
+    return {"full_name": config.full_name(run.config(whole=True), read_text(file).splitlines())}
 
 
 def runs_of(given: str | Sequence[str], finished: bool) -> list[RunFolder]:
@@ -254,7 +270,11 @@ def _compare(found: Config, run: RunFolder | None) -> None:
         print("training has not finished: this is the encoder so far")
     elif found["checkpoint"] == "best.pt":
         told, metrics = found["metrics"]["conventions"], found["metrics"]
-        trained = run.report()["metrics"]
+        try:
+            trained = run.report()["metrics"]
+        except FileError as error:
+            print(f"what training reported cannot be compared: {error}")
+            return
         deciding = DECIDING if told["ties"] == "shuffled" else DECIDING[:-1]
         if all(trained["conventions"].get(key) == told.get(key) for key in deciding):
             same = min(trained["map"], 1.0) == metrics["map"]  # older reports: not clipped to 1
@@ -298,4 +318,7 @@ def _show(cfg: Config, made: Sequence[Path], run: RunFolder, out: Path | None = 
 
 
 def _name(run: RunFolder) -> str:
-    return run.report()["run"] if run.finished else run.path.name
+    with contextlib.suppress(FileError):
+        if run.finished:
+            return str(run.report()["run"])
+    return run.path.name

@@ -131,7 +131,7 @@ def snapshots(run: Path) -> list[Snapshot]:
     """Those of a run of two or three bits; of others there is no picture."""
     return [
         Snapshot(one["epoch"], one["z"], first_labels(one["labels"]), one["centers"])
-        for one in read_snapshots(run)
+        for one in read_snapshots(run, skip=True)
         if one["z"].shape[1] in (2, 3)
     ]
 

@@ -1,21 +1,30 @@
 """Report a sweep: read what its runs have left so far, and write tables, figures and a page."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from deephash import build, config, filenames
 from deephash.engine.run import RunFolder
-from deephash.errors import ConfigError, TrainingError
-from deephash.files import MANIFEST, SWEEPS, check_writable, place, remove, write_json
+from deephash.errors import ConfigError, FileError, TrainingError
+from deephash.files import (
+    MANIFEST,
+    SWEEPS,
+    check_writable,
+    expect,
+    place,
+    read_json,
+    remove,
+    write_json,
+)
 from deephash.jobs.pairing import paired
-from deephash.jobs.states import epochs_done, reason, state_of
+from deephash.jobs.states import State, epochs_done, reason, state_of
 from deephash.loggers import Loggers
 from deephash.loggers.wandb import load_package
 from deephash.report import write_sweeps
 from deephash.report.grid import Job, Layout, Section, Sweep, chosen, sections
-from deephash.report.sweeps import counts, tables_of
+from deephash.report.reading import read_manifest
+from deephash.report.sweeps import counts, damaged_jobs, tables_of
 from deephash.words import all_typed, typed
 
 Config = Mapping[str, Any]
@@ -70,6 +79,8 @@ def report(cfg: Config, overrides: Sequence[str] = ()) -> dict[str, Any]:
     }
     write_json(out / SUMMARY, told)
     print(tables_of(sweeps, parts, compared))
+    for job in damaged_jobs(sweeps):
+        print(f"left out: {job.run}, {job.error}")
     for name in ("report.html", "table.md", "table.tex", "table.csv"):
         print(f"{Path(name).stem:<7} {files[name]}")
     _show(cfg, names, files, out)
@@ -83,23 +94,21 @@ def read(outputs: Path, name: str) -> Sweep:
         ConfigError: if there is none of that name, or its manifest is damaged.
     """
     path = outputs / SWEEPS / name / MANIFEST
+    if not path.exists():
+        raise ConfigError(f"sweep  there is no sweep {name} in {outputs}.{_offer(outputs)}")
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        jobs = tuple(_job(outputs, one) for one in told["jobs"])
-        layout = _layout(told.get("report") or {})
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"sweep  there is no sweep {name} in {outputs}.{_offer(outputs)}"
-        ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"sweep  {path} is damaged: {error!r}") from error
+        told = read_manifest(path)
+    except FileError as error:
+        raise ConfigError(f"sweep  {path} is damaged: {error.reason}\n  {error.advice}") from error
+    jobs = tuple(_job(outputs, one) for one in told["jobs"])
+    layout = _layout(told.get("report") or {})
     texts = {key: str(told.get(key) or "") for key in ("title", "source", "command")}
     return Sweep(name, jobs, layout, **texts)
 
 
 def _job(outputs: Path, told: Mapping[str, Any]) -> Job:
     if not filenames.is_below(told["run"]):
-        raise ValueError(f"the run {told['run']!r} is not below {outputs}")
+        raise ConfigError(f"sweep  the run {told['run']!r} is not below {outputs}")
     run = RunFolder(outputs / told["run"])
     settings, values = tuple(told.get("settings") or ()), told["values"]
     fixed = tuple(
@@ -109,32 +118,27 @@ def _job(outputs: Path, told: Mapping[str, Any]) -> Job:
         and key not in {one.partition("=")[0].lstrip("+~") for one in settings}
         and config.names(key)
     )
-    found = _report(run)
-    state, progress, error = "finished", "", ""
-    if found is None:
-        state = state_of(run).value
-        if state == "running":
-            progress = _progress(run)
-        elif state == "failed":
-            error = reason(run).splitlines()[0]
-    return Job(told["run"], values, settings, fixed, found, state, progress, error)
-
-
-def _report(run: RunFolder) -> dict[str, Any] | None:
-    """What a run found; None if it has not finished, or its report goes as we look."""
+    found, state, progress, error = None, "finished", "", ""
     try:
         found = run.report()
-    except (OSError, TrainingError):
-        return None
-    return found if isinstance(found, dict) else None
+    except FileError as damage:
+        state = state_of(run).value
+        if state == State.running.value:
+            progress = _progress(run)
+        elif state == State.failed.value:
+            error = reason(run).splitlines()[0]
+        elif state == State.finished.value:  # yet its report cannot be read
+            state, error = State.damaged.value, f"report.json: {damage.reason}"
+    return Job(told["run"], values, settings, fixed, found, state, progress, error)
 
 
 def _progress(run: RunFolder) -> str:
     """The last epoch of so many: ``3/40``; nothing of one that has only begun."""
     try:
-        return f"{epochs_done(run)}/{run.config()['trainer']['epochs']}"
-    except (TrainingError, KeyError):
+        epochs = (run.config().get("trainer") or {}).get("epochs")
+    except (TrainingError, FileError):
         return ""
+    return "" if epochs is None else f"{epochs_done(run)}/{epochs}"
 
 
 def _layout(told: Mapping[str, Any]) -> Layout:
@@ -194,10 +198,11 @@ def _offer(outputs: Path) -> str:
 def _files_before(out: Path) -> set[str]:
     """What an earlier report wrote here, figures of sections that may be no more among it."""
     try:
-        files = json.loads((out / SUMMARY).read_text(encoding="utf-8"))["files"]
-        return set(filter(filenames.is_below, files))
-    except (OSError, ValueError, KeyError, TypeError):
+        summary = read_json(out / SUMMARY)
+        expect(summary, {"files": [str]}, out / SUMMARY)
+    except FileError:
         return set()
+    return set(filter(filenames.is_below, summary["files"]))
 
 
 def _show(cfg: Config, names: Sequence[str], files: Mapping[str, Path], out: Path) -> None:

@@ -1,16 +1,17 @@
 """How far a run is, from its folder alone."""
 
-import json
 from enum import Enum
 
 from deephash.engine.run import RunFolder
-from deephash.files import ERROR
+from deephash.files import ERROR, read_end
+from deephash.report.reading import log_entry
 
 
 class State(Enum):
     """How far a run is."""
 
     finished = "finished"
+    damaged = "damaged"  # it has a report that cannot be read
     running = "running"
     failed = "failed"  # error.txt in its folder says why; begun anew it may succeed
     interrupted = "interrupted"  # goes on after its last whole epoch
@@ -30,22 +31,13 @@ def state_of(run: RunFolder) -> State:
 
 def epochs_done(run: RunFolder) -> int:
     """The last epoch that the log of a run knows; 0 if there is none."""
-    try:
-        lines = (run.path / "log.jsonl").read_text(errors="replace").splitlines()
-    except OSError:
-        return 0
-    for line in reversed(lines):
-        try:
-            return int(json.loads(line)["epoch"])
-        except (ValueError, KeyError, TypeError):  # half a line
-            continue
+    for line in reversed(read_end(run.path / "log.jsonl").splitlines()):
+        if (entry := log_entry(line, {"epoch": int})) is not None:  # None: half a line
+            return max(0, int(entry["epoch"]))
     return 0
 
 
 def reason(run: RunFolder) -> str:
     """Why a run failed, in full."""
-    try:
-        told = (run.path / ERROR).read_text(errors="replace").strip()
-    except OSError:
-        told = ""
+    told = read_end(run.path / ERROR).strip()
     return told or "it left no account"

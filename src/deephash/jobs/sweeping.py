@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import shlex
 import statistics
 import sys
@@ -17,19 +18,24 @@ import deephash
 from deephash import build, config
 from deephash.config import Fault
 from deephash.engine.run import LOCK, RunFolder
-from deephash.errors import BusyError, ConfigError, DeephashError, from_os_error
+from deephash.errors import BusyError, ConfigError, DeephashError, FileError, from_os_error
 from deephash.files import ERROR, MANIFEST, make_folder, write_json, write_text
 from deephash.jobs.shared import run_folder
 from deephash.jobs.states import State, epochs_done, state_of
 from deephash.jobs.training import refuse_another
 from deephash.launchers.process import Job
 from deephash.locks import Lock
+from deephash.report.reading import read_manifest
 from deephash.words import clock, number
 
 Config = dict[str, Any]
+log = logging.getLogger("deephash")
 
 START = 8.0
 """Seconds of a job before it trains, about: a new Python, its imports, the data."""
+
+COST = ("training.seconds", "selection.epoch_last", "metrics.map")
+"""What a report must hold to tell how long a run took, and what came of it."""
 
 SEVERAL = 5
 """Folders, differences or jobs that stand in a message before it says how many more there are."""
@@ -93,7 +99,8 @@ def preview(planned: Sequence[Planned], slots: int, queued: Collection[int] = ()
     for job, state, cost in zip(planned, states, costs, strict=True):
         told = "" if not job.left else "?" if cost is None else f"~{clock(cost)}"
         if job.state is State.finished:
-            told = number(_map(job))
+            report = report_of(job)
+            told = "damaged" if report is None else number(report["metrics"]["map"])
         lines.append(f"{state:<12}{told:>9}  {job.run.path}")
     counts = [f"{count} {state}" for state, count in Counter(states).most_common()]
     lines += ["", f"{jobs(len(planned))}: {', '.join(counts)}"]
@@ -162,8 +169,8 @@ def seconds_left(planned: Sequence[Planned]) -> list[float | None]:
     """How long each job still takes, judged by finished ones as like it as can be; None: no one."""
     spent: dict[tuple[Any, ...], list[tuple[float, int]]] = {}
     for job in planned:
-        if job.run.finished:
-            report = job.run.report()
+        report = report_of(job)
+        if report is not None:
             cost = report["training"]["seconds"] + START, report["selection"]["epoch_last"]
             for kind in _kinds(job):
                 spent.setdefault(kind, []).append(cost)
@@ -177,6 +184,28 @@ def seconds_left(planned: Sequence[Planned]) -> list[float | None]:
         done = 0 if job.cfg["rerun"] else epochs_done(job.run)
         found.append(seconds * max(0.0, 1 - done / max(1, epochs)))
     return found
+
+
+def report_of(job: Planned, required: Sequence[str] = COST) -> dict[str, Any] | None:
+    """The report of a job; None if it has not finished, or its report is damaged.
+
+    Args:
+        job: of a sweep.
+        required: keys that the report must have.
+    """
+    if not job.run.finished:
+        return None
+    try:
+        return job.run.report(required)
+    except FileError as error:
+        if str(error.path) not in _TOLD:
+            _TOLD.add(str(error.path))
+            log.warning("%s", error)
+        return None
+
+
+_TOLD: set[str] = set()
+"""Reports whose damage was told."""
 
 
 def commands(planned: Sequence[Planned], script: Path) -> list[Job]:
@@ -245,7 +274,7 @@ def write_manifest(
     make_folder(folder)
     file = folder / MANIFEST
     with Lock.wait(folder / LOCK, "which adds its jobs to the same sweep"):
-        known = json.loads(file.read_text())["jobs"] if file.is_file() else []
+        known = read_manifest(file)["jobs"] if file.is_file() else []
         listed = {job["run"]: job for job in known} | {
             job.name: {
                 "run": job.name,
@@ -293,10 +322,6 @@ def _kinds(job: Planned) -> list[tuple[Any, ...]]:
     work = (cfg["dataset"]["name"], cfg["trainer"]["epochs"], cfg["backbone"].get("name"))
     size = (*work, cfg["trainer"]["batch_size"])
     return [(*size, cfg["method"]["name"]), size, work, work[:1]]
-
-
-def _map(job: Planned) -> Any:
-    return job.run.report()["metrics"]["map"]
 
 
 def _refuse_faults(found: Sequence[tuple[Sequence[str], Sequence[Fault]]]) -> None:

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from deephash.jobs.states import State, epochs_done, reason
-from deephash.jobs.sweeping import Planned, seconds_left
+from deephash.jobs.sweeping import Planned, report_of, seconds_left
 from deephash.launchers.process import ELSEWHERE, failed
 from deephash.words import clock, number
 
@@ -58,7 +58,9 @@ class Screen:
         if status == 0 and job.run.finished:
             self.done += 1
             self._spent.append(seconds)
-            what = f"done    {number(job.run.report()['metrics']['map'])}"
+            report = report_of(job)
+            value = "damaged" if report is None else number(report["metrics"]["map"])
+            what = f"done    {value}"
         elif not failed(status):
             what = "elsewhere" if status == ELSEWHERE else "stopped"
         else:

@@ -137,8 +137,11 @@ def _state(cell: Cell, told: int, most: int) -> str:
     """What a cell lacks: seeds that are to come, or that other cells have."""
     if told:
         many = max(most, len(cell.jobs))
-        failed = sum(job.state == "failed" for job in cell.jobs)
-        lost = f", {failed} failed" if failed else ""
+        lost = "".join(
+            f", {count} {state}"
+            for state in ("failed", "damaged")
+            if (count := sum(job.state == state for job in cell.jobs))
+        )
         return "" if told == many else f"{told} of {many} seeds{lost}"
     states = Counter(f"{job.state} {job.progress}".strip() for job in cell.jobs)
     return ", ".join(f"{many} {state}" if many > 1 else state for state, many in states.items())

@@ -89,7 +89,9 @@ def write_evaluation(
     return paths
 
 
-def write_comparison(folder: Path, found: Sequence[Found]) -> list[Path]:
+def write_comparison(
+    folder: Path, found: Sequence[Found], damaged: Mapping[str, str] | None = None
+) -> list[Path]:
     """Write several runs side by side: ``comparison.html``, its numbers and its figures.
 
     The numbers are in ``comparison.json``. Runs that differ in nothing but the seed are one line,
@@ -99,6 +101,7 @@ def write_comparison(folder: Path, found: Sequence[Found]) -> list[Path]:
     Args:
         folder: where to write.
         found: as in the ``evaluation.json`` of each run.
+        damaged: runs that could not be read, and why; the page and the numbers name them.
 
     Returns:
         The figures' PNG files.
@@ -111,8 +114,10 @@ def write_comparison(folder: Path, found: Sequence[Found]) -> list[Path]:
     folder, rows = Path(folder), rows_of_runs(found)
     with canvas.style():
         paths, plots = _write(figures_of(rows), folder / "figures")
-    write_json(folder / "comparison.json", _numbers(rows))
-    page = render("comparison.html.j2", _page_of_several(rows) | {"plots": plots})
+    numbers, lost = _numbers(rows), dict(damaged or {})
+    write_json(folder / "comparison.json", numbers | ({"damaged": lost} if lost else {}))
+    more = {"plots": plots, "damaged": list(lost.items())}
+    page = render("comparison.html.j2", _page_of_several(rows) | more)
     write_text(folder / "comparison.html", page)
     return paths
 

@@ -1,6 +1,5 @@
 """One finished run as a page: what it reached, how it got there, what it was measured under."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,9 +7,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from deephash.errors import DataError
 from deephash.files import write_text
 from deephash.report.page import Rows, chips, render, rows_of
+from deephash.report.reading import read_log, read_optional, read_report
 from deephash.report.svg import Point, svg_lines, svg_span
 from deephash.words import clock, number
 
@@ -77,37 +76,6 @@ def read_page(folder: Path) -> dict[str, Any]:
         "made_by": f"deephash {report.get('deephash', '')}".strip(),
         "checkpoint": report.get("checkpoint"),
     }
-
-
-def read_report(path: Path) -> dict[str, Any]:
-    """The report, or an error that says why there is none."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist: the run has not finished.") from error
-    except ValueError as error:
-        raise DataError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise DataError(f"{path} holds no report, but a {type(found).__name__}.")
-    return found
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log that can be read, in the order of their steps."""
-    found = []
-    for text in read_optional(path).splitlines():
-        try:
-            entry = json.loads(text)
-        except ValueError:
-            continue  # torn by a kill
-        if isinstance(entry, dict) and entry.keys() >= {"where", "step", "epoch"}:
-            found.append(entry)
-    return sorted(found, key=lambda entry: entry["step"])
-
-
-def read_optional(path: Path) -> str:
-    """A text file, empty when it is not there."""
-    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
 def choices(selection: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ from deephash.report.table import measured
 from deephash.report.trends import trend
 from deephash.words import clock
 
-STATES = ("finished", "running", "failed", "interrupted", "waiting")
+STATES = ("finished", "running", "failed", "damaged", "interrupted", "waiting")
 
 Compared = Mapping[int, Pairs]
 """By the place of a section among the sections."""
@@ -158,6 +158,11 @@ def state_of(job: Job) -> str:
     return job.state if job.state != "finished" else "waiting"
 
 
+def damaged_jobs(sweeps: Sequence[Sweep]) -> list[Job]:
+    """The runs that have finished and whose report cannot be read."""
+    return [job for job in _jobs(sweeps) if state_of(job) == "damaged"]
+
+
 def _jobs(sweeps: Sequence[Sweep]) -> list[Job]:
     return list({job.run: job for sweep in sweeps for job in sweep.jobs}.values())
 
@@ -185,7 +190,7 @@ def _page(
             for place, section in enumerate(parts)
         ],
         "failures": [(job.run, job.error or "no account of it was left")
-                     for job in jobs if state_of(job) == "failed"],
+                     for job in jobs if state_of(job) in ("failed", "damaged")],
         "ways": _ways(reports),
         "environment": _merged([dig(report, "environment") or {} for report in reports]),
     }  # fmt: skip
