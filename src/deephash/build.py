@@ -207,6 +207,8 @@ def loggers(cfg: Config, run: RunFolder, name: str, steps: int, done: Any) -> Lo
         "steps_per_epoch": steps,
         "metric": convention(cfg).name,
         "best": best,
+        "eval_every": cfg["trainer"]["eval_every"],
+        "evaluation_seconds": done.evaluation_seconds / max(1, len(done.history)) or None,
     }
     if "wandb" in cfg["logger"]:
         given["wandb"] = _to_wandb(cfg, run.path, name, run.run_id(), record.path)

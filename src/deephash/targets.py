@@ -34,7 +34,14 @@ GIVEN = {
     "method.loss": {"num_classes", "nbit", "seed", "num_train"},
     "dataset.source": {"cache"},
     "optimizer": {"params"},
-    "logger.console": {"total_epochs", "steps_per_epoch", "metric", "best"},
+    "logger.console": {
+        "total_epochs",
+        "steps_per_epoch",
+        "metric",
+        "best",
+        "eval_every",
+        "evaluation_seconds",
+    },
     "logger.wandb": {"name", "run_id", "folder", "config", "group", "tags", "job_type", "history"},
 }
 """Arguments that the program gives to a part: not the user's to set."""

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from deephash.loggers import Console
@@ -47,6 +49,67 @@ def test_the_time_left_is_told_from_the_steps_so_far(capsys, monkeypatch):
     console.scalars("train", TRAIN, step=20, epoch=2)
     console.scalars("eval", {"map": 0.5}, step=20, epoch=2)
     assert "eta 3:10 |  mAP 0.500 (best 0.500)" in capsys.readouterr().err
+
+
+class Clock:
+    """Time that passes when it is told to."""
+
+    def __init__(self, monkeypatch):
+        self.now = 100.0
+        monkeypatch.setattr("deephash.loggers.console.time.monotonic", lambda: self.now)
+
+    def train(self, console, steps, seconds):
+        for _ in range(steps):
+            self.now += seconds
+            console.tick()
+
+    def evaluate(self, console, epoch, seconds, steps=10):
+        """The training values of an epoch, and an evaluation on two parts after it."""
+        console.scalars("train", TRAIN, step=epoch * steps, epoch=epoch)
+        self.now += seconds
+        console.scalars("query", {"map": 0.5}, step=epoch * steps, epoch=epoch)
+        console.scalars("val", {"map": 0.5}, step=epoch * steps, epoch=epoch)
+
+
+def etas(capsys):
+    return re.findall(r"eta (>?[\d:]+)", capsys.readouterr().err)
+
+
+def test_the_time_left_includes_evaluations_and_the_report(capsys, monkeypatch):
+    """A step takes a second, an evaluation after every second of 6 epochs 100 seconds."""
+    clock = Clock(monkeypatch)
+    console = Console(6, 10, eval_every=2)
+    console.tick()
+    clock.train(console, 9, 10 / 9)
+    console.scalars("train", TRAIN, step=10, epoch=1)
+    clock.train(console, 10, 1)
+    clock.evaluate(console, 2, 100)
+    # after the first epoch nothing is known of evaluations, and then two and the report are left
+    assert etas(capsys)[:2] == [">0:40", "5:40"]
+    clock.train(console, 20, 1)
+    clock.evaluate(console, 4, 300)  # 200 on average
+    assert etas(capsys)[-1] == "7:00"  # 20 steps, one evaluation, the report
+
+
+def test_the_last_epoch_is_evaluated_in_any_case(capsys, monkeypatch):
+    """5 epochs, every 2: after 2, 4 and 5."""
+    clock = Clock(monkeypatch)
+    console = Console(5, 10, eval_every=2)
+    console.tick()
+    clock.train(console, 19, 20 / 19)
+    clock.evaluate(console, 2, 60)
+    assert etas(capsys)[0] == "3:30"
+
+
+def test_a_resumed_run_knows_what_evaluations_take(capsys, monkeypatch):
+    clock = Clock(monkeypatch)
+    console = Console(4, 10, eval_every=1, evaluation_seconds=30)
+    console.scalars("train", {}, step=20, epoch=2)
+    console.tick()
+    clock.train(console, 9, 10 / 9)
+    console.scalars("train", TRAIN, step=30, epoch=3)
+    console.close()
+    assert etas(capsys)[-1] == "1:40"  # 10 steps, those of epochs 3 and 4, the report
 
 
 def test_the_best_of_each_part_is_kept_and_validation_stands_below(capsys):

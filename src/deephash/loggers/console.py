@@ -28,6 +28,8 @@ class Console(Logger):
         quiet: No bar and no lines; the summary is a single line.
         metric: What the values named ``map`` are called, with their cut-off.
         best: The best value so far of each evaluated part, for a run that is resumed.
+        eval_every: Epochs between evaluations, which the time left includes; None: there are none.
+        evaluation_seconds: What an evaluation took before the run was resumed, on average.
     """
 
     def __init__(
@@ -37,6 +39,8 @@ class Console(Logger):
         quiet: bool = False,
         metric: str = "mAP",
         best: Mapping[str, float] | None = None,
+        eval_every: int | None = None,
+        evaluation_seconds: float | None = None,
     ) -> None:
         self.total_epochs = total_epochs
         self.total_steps = total_epochs * steps_per_epoch
@@ -49,7 +53,12 @@ class Console(Logger):
         self._printed = 0  # the last epoch that has its line
         self._step = 0
         self._ticks = 0
-        self._started = time.monotonic()
+        self._started = self._trained = time.monotonic()  # the second: at the last training values
+        self._training = 0.0  # seconds of the steps of this session, at the last training values
+        self.eval_every = eval_every
+        self._each_evaluation = evaluation_seconds
+        self._evaluations: list[float] = []  # seconds of each in this session
+        self._evaluated = 0  # the last epoch after which there was one
         self._bar: Progress | None = None
         self._task = TaskID(0)
 
@@ -65,11 +74,16 @@ class Console(Logger):
     def scalars(self, where: str, values: Mapping[str, float], step: int, epoch: int) -> None:
         self._step = step  # a resumed run does not start at 0
         if where == "train":
+            self._trained = time.monotonic()
+            self._training = self._trained - self._started - sum(self._evaluations)
             if self._printed < self._epoch < epoch:
                 self._print_epoch(self._epoch)  # it went by without an evaluation
             self._epoch = epoch
             self._train = dict(values)
         elif "map" in values:
+            if self._evaluated < epoch:  # and not the second part of the same evaluation
+                self._evaluated = epoch
+                self._evaluations.append(time.monotonic() - self._trained)
             self._best[where] = max(values["map"], self._best.get(where, -math.inf))
             tail = ""
             if where not in ("eval", "query"):
@@ -158,14 +172,35 @@ class Console(Logger):
         if "images_per_second" in self._train:
             texts.append(f"{self._train['images_per_second']:.0f} img/s")
         if (left := self._seconds_left()) is not None:
-            texts.append(f"eta {clock(left)}")
+            known = self.eval_every is None or self._seconds_of_evaluation() is not None
+            texts.append(f"eta {'' if known else '>'}{clock(left)}")
         return "  ".join(texts)
 
     def _seconds_left(self) -> float | None:
+        """The steps, the evaluations and the report that are left, as long as those so far took.
+
+        Before the first evaluation its time is not known: the steps alone, a lower bound.
+        """
         if self._ticks < 2 or self._step >= self.total_steps:
             return None
-        each = (time.monotonic() - self._started) / self._ticks
-        return each * (self.total_steps - self._step)
+        left = self._training / self._ticks * (self.total_steps - self._step)
+        if self.eval_every is not None:
+            report = 1  # it encodes and compares once more
+            each = self._seconds_of_evaluation() or 0.0
+            left += each * (self._evaluations_left(self.eval_every) + report)
+        return left
+
+    def _seconds_of_evaluation(self) -> float | None:
+        if self._evaluations:
+            return sum(self._evaluations) / len(self._evaluations)
+        return self._each_evaluation
+
+    def _evaluations_left(self, every: int) -> int:
+        """Those after the last one: every few epochs, and after the last epoch in any case."""
+        steps_per_epoch = max(1, self.total_steps // max(1, self.total_epochs))
+        done = max(self._evaluated, (self._step - 1) // steps_per_epoch)
+        extra = self.total_epochs % every != 0 and done < self.total_epochs
+        return self.total_epochs // every - done // every + extra
 
     def _open_bar(self) -> None:
         if self.quiet or not self._screen.is_terminal:
