@@ -256,6 +256,18 @@ def test_classes_counted_from_one_are_told(tmp_path, caplog):
     assert not caplog.text
 
 
+def test_files_of_which_some_are_normalised_are_told(tmp_path, caplog):
+    for role, count in ROLES.items():
+        rows = RNG.normal(size=(count, 4))
+        held = arrays(role, count)
+        as_npz(tmp_path / role, held | {"features": rows / np.linalg.norm(rows, axis=1)[:, None]})
+    Features(tmp_path).load()
+    assert not caplog.text
+    as_npz(tmp_path / "train", arrays("train", 5))
+    Features(tmp_path).load()
+    assert re.search(r"test\.npz are normalised .*those of \S*train\.npz are not", caplog.text)
+
+
 @pytest.mark.parametrize(
     "saved, message",
     [

@@ -226,6 +226,19 @@ class DataModule:
         return _ready(self._facts)
 
     @property
+    def num_trainable(self) -> int:
+        """Training images with a label."""
+        _ready(self._split)
+        return len(self._trainable)
+
+    @property
+    def smallest_batch(self) -> int:
+        """Encoded images, all views of them, of the smallest training batch of an epoch."""
+        part = self.batch_size // self.streams
+        rest = 0 if self.drop_last else self.num_trainable % part
+        return (rest or part) * self.streams * self.views
+
+    @property
     def steps(self) -> int:
         """Batches per epoch."""
         _ready(self._split)

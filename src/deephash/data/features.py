@@ -20,6 +20,9 @@ from deephash.files import place
 
 log = logging.getLogger("deephash")
 
+SAMPLE = 256
+"""Rows whose norms are compared between files."""
+
 MOST_CLASSES = 10_000_000
 """Classes beyond which a label is a fault: each has a name, and a column."""
 
@@ -139,6 +142,7 @@ def _joined(
             + "\n  They must be (n, D), a row an image"
             + ": these look turned over, save array.T" * turned
         )
+    _compare_norms(found)
     names = _named(found)
     labels = _labels(found, num_classes, first_class)
     told = csr_array(vstack([labels[role] for role in found]))  # of all files under each other
@@ -177,6 +181,23 @@ def _joined(
         classes=names or tuple(str(index) for index in range(told.shape[1])),
         lists=lists,
     )
+
+
+def _compare_norms(found: Mapping[str, dict[str, Any]]) -> None:
+    """Warn where the rows of some files have norm 1 and those of others have not."""
+    unit = {}
+    for one in found.values():
+        rows = np.asarray(one["features"][:SAMPLE], np.float64)
+        with np.errstate(over="ignore"):
+            norms = np.linalg.norm(rows, axis=1)
+        if len(rows) and np.isfinite(norms).all():
+            unit[str(one["file"])] = bool(np.allclose(norms, 1, atol=1e-2))
+    if len(set(unit.values())) > 1:
+        log.warning(
+            "the features of %s are normalised (every row has norm 1), and those of %s are not",
+            ", ".join(name for name, one in unit.items() if one),
+            ", ".join(name for name, one in unit.items() if not one),
+        )
 
 
 def _named(found: Mapping[str, dict[str, Any]]) -> tuple[str, ...]:

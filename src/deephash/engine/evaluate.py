@@ -1,5 +1,6 @@
 """From an encoder and data to numbers: encode once, compare codes."""
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from deephash.engine.inputs import faulty_inputs, faulty_weights
 from deephash.errors import DataError, TrainingError
 
 _LOOKED_AT = 256  # images whose codes are NaN
+
+
+log = logging.getLogger("deephash")
 
 
 @dataclass(frozen=True)
@@ -135,12 +139,14 @@ class Evaluation:
         self.ternary = None if ternary is None else retrieval.check_threshold(ternary)
 
     def check(self, data: Any) -> None:
-        """Whether data can be measured so, before anything is trained.
+        """Check that data can be measured so, before anything is trained or encoded.
 
         Raises:
-            DataError: lists say what is relevant, and something asks for labels.
+            DataError: an R is larger than the database, no query has anything to find, or lists say
+                what is relevant and something asks for labels.
         """
         if data.truth is None:
+            self._check_sizes(data)
             return
         convention = self.convention
         wrong = {
@@ -156,6 +162,37 @@ class Evaluation:
                 f"{', '.join(asked)}: lists say what queries should find here, and the metrics of "
                 f"{data.truth.protocol} leave no choice. Leave it as it is by default"
             )
+
+    def _check_sizes(self, data: Any) -> None:
+        """Compare each R with the databases, and the classes of queries with those to find."""
+        split = data.split
+        databases = {"database": split.database}
+        if len(split.validation):
+            databases["database of validation"] = split.validation_database
+        asked = {"dataset.top or evaluation.top": self.convention.top}
+        asked |= {"evaluation.tops": max(self.tops, default=None)}
+        for name, rows in databases.items():
+            for key, top in asked.items():
+                if top is not None and top > len(rows):
+                    raise DataError(
+                        f"{key}  is {top}, and the {name} has {len(rows)} items."
+                        f" Give at most {len(rows)}" + ", or null for all" * ("tops" not in key)
+                    )
+        images = data.images
+        held = images.labels[split.database].sum(axis=0) > 0  # (C,)
+        known = images.labels[split.queries]
+        lost = int((known @ held.astype(np.int64) == 0).sum())
+        if lost == len(split.queries):
+            raise DataError(
+                f"none of the {lost} queries has a label in common with the database: nothing can"
+                " be found. Are classes counted alike, and named alike, in all lists or files?"
+            )
+        unknown = int((np.diff(known.indptr) > 0).sum()) - (len(split.queries) - lost)
+        if unknown > 0:
+            log.warning(
+                "%d of %d queries have only labels that no image of the database has",
+                unknown, len(split.queries),
+            )  # fmt: skip
 
     def __call__(self, encoder: Any, data: Any) -> Measured:
         """MAP on the queries, and on the validation split where there is one."""

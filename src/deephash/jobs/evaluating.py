@@ -103,6 +103,7 @@ def measure(cfg: Config, run: RunFolder, out: Path | None = None) -> dict[str, A
     evaluation = build.evaluation(ran, device)
     data = build.data(ran)
     data.setup(device, trains=False)
+    evaluation.check(data)
     encoder = build.encoder(ran, data.width, pretrained=False).to(device)
     pictures.check_queries(cfg["gallery"]["queries"], len(data.split.queries))
     file = f"{cfg['checkpoint']}.pt"

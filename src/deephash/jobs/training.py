@@ -1,5 +1,6 @@
 """Train a run."""
 
+import copy
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -77,6 +78,7 @@ def train(cfg: dict[str, Any], overrides: Sequence[str], launch: str = "") -> di
         method = build.method(cfg, data.facts.num_classes, data.facts.num_train, data.width,
                               pretrained=not resumes).to(device)  # fmt: skip
         _try(method, data, cfg)
+        _try_alone(method, data, cfg)
         run.begin(cfg, list(overrides), fresh, launch)
         return _train(cfg, run, name, data, method, evaluation)
     finally:
@@ -120,6 +122,31 @@ def _try(method: Method, data: DataModule, cfg: Config) -> None:
             f"backbone  {cfg['backbone'].get('name', 'the backbone')} cannot take images of {size}:"
             f" {error}\n          Try larger images (dataset.size=224), or another backbone."
         ) from error
+
+
+def _try_alone(method: Method, data: DataModule, cfg: Config) -> None:
+    """Refuse a training batch of one image where batch normalisation needs two values.
+
+    Some networks take it: with maps of several places, each place is a value.
+    """
+    if not cfg["trainer"]["epochs"] or data.smallest_batch > 1:
+        return
+    image = next(iter(data.eval_batches(data.split.train[:1]))).flat()
+    with torch.random.fork_rng(devices=[image.device] if image.is_cuda else []), torch.no_grad():
+        try:  # a copy: nothing of the statistics stays
+            copy.deepcopy(method.encoder).train().encode(image)
+        except ValueError as error:
+            count, size = data.num_trainable, data.batch_size
+            other = next((n for n in range(size + 1, size + count) if n > 1 and count % n != 1), 2)
+            if size == 1:
+                what, instead = "is 1", "trainer.batch_size=16"
+            else:
+                what = f"{size} leaves a training batch of one image, of {count} in all"
+                instead = f"trainer.drop_last=true, or trainer.batch_size={other}"
+            raise ConfigError(
+                f"trainer.batch_size  {what}, and batch normalisation needs two.\n"
+                f"                    Try {instead}."
+            ) from error
 
 
 def refuse_another(run: RunFolder, cfg: Config) -> None:
