@@ -512,6 +512,39 @@ def test_a_changed_pixel_is_found_and_its_block_decoded_again(tmp_path):
     assert verify_entry(entry) == [] and names(entry) == [INDEX, PIXELS]
 
 
+def test_what_has_changed_is_decoded_again_before_it_is_used(tmp_path, caplog):
+    cached(content(), Decode(), folder=tmp_path)
+    (entry,) = entries(tmp_path)
+    for row in (70, 199):
+        flip(entry / PIXELS, row)
+    decode = Decode()
+    pixels, _ = cached(content(), decode, folder=tmp_path)
+    assert np.array_equal(pixels, expected())
+    assert {row // BLOCK for row in decode.asked} == {1, 3}
+    (record,) = {record.getMessage() for record in caplog.records}
+    assert f"{entry / PIXELS} is damaged: 72 images have changed" in record
+    assert names(tmp_path) == [entry.name] and verify_entry(entry) == []
+
+
+@pytest.mark.parametrize("row", [0, 63, 64, 199])
+def test_a_large_entry_is_checked_as_it_is_read(tmp_path, monkeypatch, row):
+    monkeypatch.setattr(cache, "AT_ONCE", 100)
+    cached(content(), Decode(), folder=tmp_path)
+    (entry,) = entries(tmp_path)
+    pixels, _ = cached(content(), refuse, folder=tmp_path)
+    assert pixels.shape == expected().shape and len(pixels) == COUNT
+    assert np.array_equal(pixels[:], expected()) and np.array_equal(pixels[7], expected()[7])
+    flip(entry / PIXELS, row)
+    pixels, _ = cached(content(), refuse, folder=tmp_path)
+    other = (row + 70) % COUNT
+    assert np.array_equal(pixels[np.array([other, other])], expected()[[other, other]])
+    with pytest.raises(DataError, match=r"(?s)pixels\.npy is damaged.* dataset=NAME images=true"):
+        pixels[np.array([other, row])]
+    reopen(entry)
+    pixels, _ = cached(content(), Decode(), folder=tmp_path)
+    assert np.array_equal(pixels[:], expected())
+
+
 # folders and disks that do not serve
 
 

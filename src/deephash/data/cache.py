@@ -2,23 +2,46 @@
 
 An entry, `pixels-<key>/`, is whole or not there: it is built in `pixels-<name>.part/`, under a lock
 that other processes wait for, and renamed when it is finished (`entries`, `building`).
+
+Pixels are compared with their checksums before they are used. All of an entry up to `AT_ONCE` bytes
+are when it is opened, and what has changed is decoded again; of a larger one each block is when a
+row of it is first read.
 """
 
 import contextlib
+import logging
 import os
 import shutil
 import time
 import uuid
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from deephash.data.building import JOURNAL, Decode, build, cannot_write, note
-from deephash.data.entries import INDEX, Broken, Content, Fault, open_entry, read_index
+from deephash.data.entries import (
+    BLOCK,
+    INDEX,
+    PIXELS,
+    Broken,
+    Content,
+    Fault,
+    Index,
+    damages_of,
+    open_entry,
+    read_index,
+    rows_of,
+)
+from deephash.data.lazy import Lazy
 from deephash.errors import DataError
 from deephash.files import place
 from deephash.locks import Lock
+
+AT_ONCE = 1 << 30  # bytes of pixels up to which an entry is checked when it is opened
+
+log = logging.getLogger("deephash")
 
 STALE = 7 * 24 * 3600  # seconds after which a part that nobody goes on with is removed
 
@@ -39,7 +62,7 @@ def cached(
     strict: bool = True,
     folder: str | Path | None = None,
     workers: int | None = None,
-) -> tuple[np.ndarray, Sequence[Fault]]:
+) -> tuple[np.ndarray | Lazy, Sequence[Fault]]:
     """The pixels of files, from the cache when they were decoded before.
 
     Of several processes that want the same entry one builds it and the others wait; where files
@@ -55,8 +78,8 @@ def cached(
         workers: decoding threads; None for one per core, at most 16.
 
     Returns:
-        The array, (n, 3, S, S) uint8, memory-mapped copy-on-write; and the files that could not be
-        read, whose rows are zero.
+        The array, (n, 3, S, S) uint8, memory-mapped copy-on-write, or if it is large, `Checked`;
+        and the files that could not be read, whose rows are zero.
 
     Raises:
         Unreadable: a file cannot be decoded, and `strict`.
@@ -67,10 +90,11 @@ def cached(
     found = _opened(entry)
     if found is None:
         with _alone(root / content.part) as part:
-            found = _opened(entry)  # another process may have built it meanwhile
+            # Another process may have built it meanwhile.
+            found = _opened(entry, logging.DEBUG)
             if found is None:
                 _sweep(root)
-                _discard(entry)
+                _reuse(entry, part)
                 build(part, content, decode, strict, workers)
                 _move(part, entry)
                 found = _opened(entry)
@@ -88,23 +112,68 @@ def reopen(entry: Path) -> None:
     """
     index = read_index(entry)
     with _alone(entry.parent / index.part) as part:
-        try:
-            shutil.rmtree(part, ignore_errors=True)
-            note(entry, index.blocks)
-            os.replace(entry, part)
-            (part / INDEX).unlink()
-        except OSError as error:
-            raise cannot_write(entry.parent, error) from error
+        _reuse(entry, part)
 
 
 def _root(folder: str | Path | None) -> Path:
     return default_folder() if folder is None else place(folder)
 
 
-def _opened(entry: Path) -> tuple[np.ndarray, Sequence[Fault]] | None:
-    """An entry, or None where there is none or something of it is missing."""
+class Checked(Lazy):
+    """The pixels of a large entry. A block is compared with its checksum when it is first read.
+
+    Args:
+        entry: its folder.
+        pixels: (n, 3, S, S) uint8, memory-mapped.
+        index: of the entry.
+    """
+
+    def __init__(self, entry: Path, pixels: np.ndarray, index: Index):
+        self.entry = entry
+        self.pixels = pixels
+        self.shape = pixels.shape
+        self.dtype = pixels.dtype
+        self._blocks = {block.number: block.crc32 for block in index.blocks}
+        self._sound = np.zeros(len(index.blocks), bool)
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Rows by number, in the order given.
+
+        Raises:
+            DataError: a block of them has changed.
+        """
+        numbers = np.unique(rows // BLOCK)
+        for number in numbers[~self._sound[numbers]]:
+            whole = rows_of(int(number), len(self))
+            if zlib.crc32(self.pixels[whole.start : whole.stop].data) != self._blocks[number]:
+                raise DataError(
+                    f"{self.entry / PIXELS} is damaged: the pixels of images {whole.start} to "
+                    f"{whole.stop - 1} are not what they were\n  Type python data.py verify "
+                    "dataset=NAME images=true, which strikes them out, so that they are decoded "
+                    f"again; or delete {self.entry}"
+                )
+            self._sound[number] = True
+        return self.pixels[rows]
+
+
+def _opened(
+    entry: Path, level: int = logging.WARNING
+) -> tuple[np.ndarray | Lazy, Sequence[Fault]] | None:
+    """An entry, or None where there is none, or something of it is missing or has changed."""
     try:
         pixels, index = open_entry(entry)
+        if pixels.nbytes > AT_ONCE:
+            return Checked(entry, pixels, index), index.faults
+        if damages := damages_of(entry, index):
+            count = sum(len(damage.places) for damage in damages)
+            log.log(
+                level,
+                "%s is damaged: %d images have changed there, such as %s; they are decoded again",
+                entry / PIXELS,
+                count,
+                damages[0].places[0],
+            )
+            return None
     except Broken:
         return None
     return pixels, index.faults
@@ -147,6 +216,26 @@ def _sweep(root: Path) -> None:
             if time.time() - changed > STALE and (lock := Lock.acquire(_lock_of(part))):
                 with lock:
                     shutil.rmtree(part)
+
+
+def _reuse(entry: Path, part: Path) -> None:
+    """Make an entry a part again if its index is whole; remove any other, and do nothing if none.
+
+    The blocks that have not changed are used by the next build.
+    """
+    try:
+        index = read_index(entry)
+        os.stat(entry / PIXELS)
+    except (Broken, FileNotFoundError):
+        _discard(entry)
+        return
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        note(entry, index.blocks)
+        os.replace(entry, part)
+        (part / INDEX).unlink()
+    except OSError as error:
+        raise cannot_write(entry.parent, error) from error
 
 
 def _discard(entry: Path) -> None:

@@ -209,7 +209,20 @@ def verify_entry(entry: Path, workers: int | None = None) -> list[Damage]:
         Broken: there is no entry, or a file is missing or cut short.
         DataError: a file cannot be read.
     """
-    index = open_entry(entry)[1]
+    return damages_of(entry, open_entry(entry)[1], workers)
+
+
+def damages_of(entry: Path, index: Index, workers: int | None = None) -> list[Damage]:
+    """The blocks of an open entry whose pixels are not what their checksums say, in order.
+
+    Args:
+        entry: its folder.
+        index: of the entry.
+        workers: reading threads; None for `threads()`.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
     damages = []
     with (
         (entry / PIXELS).open("rb") as file,

@@ -54,8 +54,9 @@ def verify(cfg: Config) -> None:
         if not _wrong(findings):
             catalogue = source.read()
     if not _wrong(findings) and (cfg["images"] or catalogue is None):
+        stored = _stored(cfg, source) if cfg["images"] else []  # before loading mends it
         catalogue, found = _loaded(cfg)
-        findings += found
+        findings += [*found, *stored]
     if catalogue is not None:
         findings += doubts(catalogue)
         split, facts, found = _divided(cfg, catalogue)
@@ -67,7 +68,6 @@ def verify(cfg: Config) -> None:
             findings += _finite(catalogue, split)
         if cfg["images"] and isinstance(catalogue, ImageSet):
             findings += _alike(catalogue, split)
-            findings += _stored(cfg, source)
     for finding in findings:
         print("\n".join(finding.lines()))
     if cfg["out"] is not None:
