@@ -28,6 +28,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -232,6 +233,23 @@ class Forked:
         return self.returncode
 
 
+def direct(*arguments: str) -> Job:
+    """A training run as a job, without the command line before it, which takes longer."""
+    from hydra import compose, initialize_config_dir
+
+    from deephash import config, jobs, schema
+
+    schema.register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = config.fold(compose("train", overrides=list(arguments)), list(arguments))
+
+    def job() -> int:
+        jobs.train(cfg, list(arguments))
+        return 0
+
+    return job
+
+
 def sweep(*arguments: str) -> Job:
     """``train.py -m`` as a job; its runs are forked from it."""
 
@@ -389,14 +407,16 @@ def _wait_for_jobs(folder: Path) -> None:
         time.sleep(0.02)
 
 
-def cases(images: Path) -> list[Case]:
+def cases(images: Path, quick: bool = False) -> list[Case]:
     """All commands that are killed.
 
     Args:
         images: a folder of images, one folder per class.
+        quick: train without the command line.
     """
-    train = command("train", *TINY)
-    snapshots = command("train", *TINY, "trainer.snapshots=20", "trainer.eval_every=2")
+    training: Callable[..., Job] = direct if quick else partial(command, "train")
+    train = training(*TINY)
+    snapshots = training(*TINY, "trainer.snapshots=20", "trainer.eval_every=2")
 
     def trained(folder: Path) -> None:
         assert run(train, folder).status == 0
@@ -429,7 +449,7 @@ def cases(images: Path) -> list[Case]:
         Case("train", train, weight=4),
         Case("train, snapshots", snapshots, weight=2),
         Case("resumed", train, before=begun, weight=3),
-        Case("rerun=true", command("train", *TINY, "rerun=true"), repeat=train, before=trained,
+        Case("rerun=true", training(*TINY, "rerun=true"), repeat=train, before=trained,
              weight=6),
         Case("train -m", sweep(*grid), weight=2),
         Case("evaluate", command("evaluate", f"run='{RUN}'", "figures=false", "device=cpu"),
@@ -473,11 +493,9 @@ def prepare(case: Case, scratch: Path) -> tuple[Path, dict[str, Any], Outcome]:
     return template, content(whole), outcome
 
 
-def warm_up() -> None:
+def warm_up(figures: bool) -> None:
     """Import what the commands need, so that a forked child begins at once."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    import matplotlib.pyplot  # noqa: F401
-    import sklearn.manifold  # noqa: F401
     import torch
 
     import deephash.jobs
@@ -491,10 +509,33 @@ def warm_up() -> None:
         os.chdir(folder)
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
             command("train", *TINY)()
-            command("evaluate", f"run='{RUN}'", "device=cpu", "tsne=50")()
+            command("evaluate", f"run='{RUN}'", "device=cpu", "tsne=50", f"figures={figures}")()
             deephash.report.write_html(Path(RUN))
     os.chdir(here)
     sys.argv = arguments
+
+
+Ready = dict[str, tuple[Path, dict[str, Any], Outcome]]
+Moment = tuple[Case, int | None, float | None]
+
+
+def every(chosen: Sequence[Case], ready: Ready) -> Iterator[Moment]:
+    """Each operation of each command, once."""
+    for case in chosen:
+        for at in range(1, ready[case.name][2].operations + 1):
+            yield case, at, None
+
+
+def drawn(chosen: Sequence[Case], ready: Ready, draw: random.Random) -> Iterator[Moment]:
+    """Random moments of random commands: operations, or points in time."""
+    order = [case for case in chosen for _ in range(case.weight)]
+    while True:
+        case = draw.choice(order)
+        whole = ready[case.name][2]
+        if draw.random() < 0.6:
+            yield case, draw.randint(1, max(1, whole.operations)), None
+        else:
+            yield case, None, draw.uniform(0.0, 1.1 * whole.seconds)
 
 
 def main() -> None:
@@ -506,22 +547,25 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=60, help="stop after so many")
     parser.add_argument("--only", nargs="+", help="names of commands, such as: rerun=true train")
+    parser.add_argument("--every", action="store_true", help="kill before each operation once")
+    parser.add_argument("--quick", action="store_true", help="train without the command line")
     asked = parser.parse_args()
     until = time.monotonic() + 60 * asked.minutes
-    warm_up()
+    warm_up(not asked.only or bool({"evaluate, figures", "report", "train -m"} & set(asked.only)))
     draw = random.Random(asked.seed)
     with tempfile.TemporaryDirectory() as scratch:
         images = draw_images(Path(scratch) / "images")
-        chosen = [one for one in cases(images) if not asked.only or one.name in asked.only]
+        chosen = [
+            one for one in cases(images, asked.quick) if not asked.only or one.name in asked.only
+        ]
         tallies = {one.name: Tally() for one in chosen}
         ready = {one.name: prepare(one, Path(scratch)) for one in chosen}
-        order = [one for one in chosen for _ in range(one.weight)]
+        plan = every(chosen, ready) if asked.every else drawn(chosen, ready, draw)
         done = 0
-        while done < asked.kills and time.monotonic() < until:
-            case = draw.choice(order)
-            template, expected, whole = ready[case.name]
-            at = draw.randint(1, max(1, whole.operations)) if draw.random() < 0.6 else None
-            after = None if at is not None else draw.uniform(0.0, 1.1 * whole.seconds)
+        for case, at, after in plan:
+            if done == asked.kills or time.monotonic() > until:
+                break
+            template, expected, _ = ready[case.name]
             done += kill(case, template, expected, tallies[case.name], at, after)
             print(f"\r{done} kills", end="", file=sys.stderr, flush=True)
     print("\n| command | operations | kills | failed | files differ | epochs lost | tracebacks |")
@@ -530,6 +574,10 @@ def main() -> None:
         print(f"| {name} | {ready[name][2].operations} | {one.kills} | {one.failed} | {one.files} |"
               f" {one.epochs} | {one.tracebacks} |")  # fmt: skip
     print("\n".join(note for one in tallies.values() for note in one.notes))
+    total = [sum(getattr(one, key) for one in tallies.values())
+             for key in ("kills", "failed", "files", "epochs", "tracebacks")]  # fmt: skip
+    print(f"{total[0]} kills, {sum(total[1:])} faults")
+    sys.exit(bool(sum(total[1:])))
 
 
 if __name__ == "__main__":

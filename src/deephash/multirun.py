@@ -290,6 +290,9 @@ def _launch(
             sheet={"title": sheet.title, "source": sheet.source, "report": sheet.report},
         )
     left = [job for job in planned if job.left]
+    for job in planned:
+        if not job.left:
+            job.run.tidy()
     commands = sweeping.commands(left, script)
     busy = launcher.busy(commands)
     left = [job for at, job in enumerate(left) if at not in busy]

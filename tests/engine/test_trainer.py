@@ -422,3 +422,55 @@ def test_a_checkpoint_of_another_network_is_told(tmp_path):
     checkpoint.save(tmp_path / "last.pt", state)
     with pytest.raises(TrainingError, match=r"last\.pt"):
         run(tmp_path)
+
+
+def harm(path, how):
+    """Make a checkpoint as a killed process, a bad disk or another run might leave it."""
+    if how == "missing":
+        path.unlink()
+    elif how == "damaged":
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    else:
+        checkpoint.save(path, checkpoint.load(path) | {"epoch": 99})
+
+
+@pytest.mark.parametrize("how", ["missing", "damaged", "of another epoch"])
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_best_encoder_that_is_lost_is_saved_again_if_it_is_the_last(
+    tmp_path, caplog, monkeypatch, how, finished
+):
+    run(tmp_path, Scores(0.1, 0.2, 0.3, 0.4))
+    before = result(tmp_path)
+    best = tmp_path / "best.pt"
+    if not finished:
+        best = best.rename(tmp_path / "best-epoch0004.pt")
+    harm(best, how)
+    run(tmp_path, Scores())
+    assert same(result(tmp_path), before)
+    assert "saved again from last.pt" in caplog.text
+    assert sorted(path.name for path in tmp_path.glob("*.pt")) == ["best.pt", "last.pt"]
+
+
+@pytest.mark.parametrize("how", ["missing", "damaged", "of another epoch"])
+def test_a_best_encoder_that_is_lost_is_told_before_training_goes_on(tmp_path, how):
+    run(tmp_path, Scores(0.1, 0.4, 0.3, 0.2))
+    harm(tmp_path / "best.pt", how)
+    with pytest.raises(TrainingError, match=r"(?s)best\.pt .*epoch 2.*rerun=true.*checkpoint=last"):
+        run(tmp_path, Scores())
+
+
+def test_encoders_that_a_kill_has_left_are_removed(tmp_path):
+    run(tmp_path, Scores(0.1, 0.4, 0.3, 0.2))
+    before = result(tmp_path)
+    for name in ("best-epoch0001.pt", "best-epoch0003.pt"):
+        checkpoint.save(tmp_path / name, {"encoder": {}, "epoch": 1, "fingerprint": "abc"})
+    run(tmp_path, Scores())
+    assert same(result(tmp_path), before)
+    assert sorted(path.name for path in tmp_path.glob("*.pt")) == ["best.pt", "last.pt"]
+    (tmp_path / "last.pt").unlink()  # begun anew: nothing of before stays
+    (tmp_path / "best.pt").rename(tmp_path / "best-epoch0009.pt")
+    run(tmp_path, Scores(0.1), epochs=1)
+    assert checkpoint.load(tmp_path / "best.pt")["epoch"] == 1
+    assert sorted(path.name for path in tmp_path.glob("*.pt")) == ["best.pt", "last.pt"]

@@ -39,6 +39,9 @@ LOOK = 2.0
 LOCK = ".lock"
 """The file that a training process keeps locked in its run folder."""
 
+UNFINISHED = (".*.tmp", "snapshots/.*.tmp", "figures/.*.tmp")
+"""What a killed process may leave of files that it was writing."""
+
 MOST_FOLDERS = 2000
 """That many are looked at in search of runs: somebody may have named the root of a disk."""
 
@@ -154,7 +157,7 @@ class RunFolder:
             time.sleep(0.02)
         self._lock = lock
         # What is left of a write that was killed, and why an earlier try failed.
-        self.forget(".*.tmp", "snapshots/.*.tmp", ERROR)
+        self.forget(*UNFINISHED, ERROR)
 
     def _acquire(self, last: bool) -> Lock | None:
         make_folder(self.path)
@@ -212,6 +215,17 @@ class RunFolder:
             for folder in (self.path, *self.path.parents[:3]):  # the pieces of a run's name
                 folder.rmdir()
         self._lock = None
+
+    def tidy(self) -> None:
+        """Remove what a killed process has left of a finished run: its lock, half a file."""
+        if (self.path / LOCK).is_symlink() or not any(
+            next(self.path.glob(name), None) for name in (LOCK, *UNFINISHED)
+        ):
+            return
+        with contextlib.suppress(WriteError):  # read by somebody who may not write
+            if (lock := Lock.acquire(self.path / LOCK)) is not None:
+                self.forget(*UNFINISHED)
+                lock.release()
 
     def run_id(self) -> str:
         """Return a name for this run, and no other, to a server; a resumed run keeps it.

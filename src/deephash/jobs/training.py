@@ -53,6 +53,7 @@ def train(cfg: dict[str, Any], overrides: Sequence[str], launch: str = "") -> di
         refuse_another(run, cfg)
         if run.finished:
             report = run.report()
+            run.tidy()
             if not (run.path / "report.html").is_file():  # killed between the two
                 write_html(run.path)
             _complete_wandb(cfg, run, name, report)
