@@ -1,15 +1,23 @@
 """Numbers, durations and values as a reader sees them."""
 
+import math
 from typing import Any
 
 
 def number(value: Any) -> str:
-    """A metric with four digits, or a dash for one that was not measured.
+    """A metric with four digits, or a dash for one that was not measured or is not finite.
 
-    >>> number(0.68412), number(None)
-    ('0.6841', '-')
+    What is less than 1 has as many digits as it takes to see that.
+
+    >>> number(0.68412), number(None), number(-0.0), number(math.nan), number(0.99998)
+    ('0.6841', '-', '0.0000', '-', '0.99998')
     """
-    return f"{value:.4f}" if isinstance(value, int | float) else "-"
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    if not known or not math.isfinite(value):
+        return "-"
+    if 0.9999 < value < 1:
+        return next(text for digits in range(4, 18) if (text := f"{value:.{digits}f}")[0] == "0")
+    return f"{value:.4f}".replace("-0.0000", "0.0000")
 
 
 def clock(seconds: float) -> str:

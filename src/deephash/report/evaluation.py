@@ -299,7 +299,7 @@ def _said(row: Row, path: tuple[str, ...]) -> str:
     if all(isinstance(dig(run, "metrics", *path), int) for run in row.runs):
         text = f"{mean:,.0f}" if mean == round(mean) else f"{mean:,.1f}"
     else:
-        text = f"{mean:.4f}" if abs(mean) < 10 else f"{mean:,.2f}"
+        text = number(mean) if abs(mean) < 10 else f"{mean:,.2f}"
     if not math.isfinite(deviation) or deviation == 0:
         return text
     return f"{text} ± {deviation:.4f}" if abs(mean) < 10 else f"{text} ± {deviation:.2f}"

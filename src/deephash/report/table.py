@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from deephash.words import number
+
 Report = Mapping[str, Any]
 
 
@@ -54,7 +56,7 @@ def _cell(reports: Sequence[Report], first: Any) -> str:
     if not reports:
         return ""
     values = [report["metrics"]["map"] for report in reports]
-    text = f"{statistics.fmean(values):.4f}"
+    text = number(statistics.fmean(values))
     if len(values) > 1:
         text += f" ± {statistics.stdev(values):.4f}"
     mark = any(measured(report) != first for report in reports)
