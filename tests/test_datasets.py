@@ -250,6 +250,55 @@ def test_verify_says_when_a_query_has_a_twin_in_the_database(tmp_path, capsys):
     assert "48 images look the same" in said and "are queries and in train or database" in said
 
 
+def test_verify_says_when_the_same_picture_has_two_classes(tmp_path, capsys):
+    words = folder_of(tmp_path)
+    shutil.copy(tmp_path / "pets/ant/00.png", tmp_path / "pets/bee/twin.png")
+    data("verify", *words, "images=true")
+    assert "2 of these have different labels" in capsys.readouterr().out
+
+
+def test_verify_tells_pictures_that_show_nothing_and_several_frames(tmp_path, capsys):
+    words = folder_of(tmp_path)
+    data("verify", *words)
+    assert "25 images have at most two levels" not in capsys.readouterr().out
+    noise = np.random.default_rng(0)
+    for file in (tmp_path / "pets").rglob("*.png"):
+        Image.fromarray(noise.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(file)
+    dark = Image.fromarray(noise.integers(0, 4096, (8, 8), dtype=np.uint16))
+    dark.save(tmp_path / "pets/ant/microscope.tif")
+    frames = [Image.new("L", (8, 8), value) for value in (90, 91, 92)]
+    frames[0].save(tmp_path / "pets/ant/film.gif", save_all=True, append_images=frames[1:])
+    (tmp_path / "pets/ant/drawing.svg").write_text("<svg/>")
+    data("verify", *words, "images=true")
+    said = capsys.readouterr().out
+    assert "1 images have at most two levels of gray or color\n    ant/film.gif" in said
+    assert "1 images are nearly black: no value is above 16 of 255\n    ant/microscope.tif" in said
+    assert "1 files hold several frames or pages, and only the first is read" in said
+    assert "note: passed over: 1 .svg (convert them to JPEG or PNG)" in said
+    data("describe", *words)
+    assert "note: passed over: 1 .svg" in capsys.readouterr().out
+
+
+def test_verify_tells_layouts_and_lists_that_are_exchanged(tmp_path, capsys):
+    words = folder_of(tmp_path)
+    for part in ("train", "val"):
+        shutil.copytree(tmp_path / "pets", tmp_path / "parts" / part)
+    words[1] = "dataset.root=parts"
+    with pytest.raises(DataError, match="not in order"):
+        data("verify", *words)
+    assert "dataset.protocol=official" in capsys.readouterr().out
+    data("verify", *words, "dataset.protocol=official")
+    assert "in order" in capsys.readouterr().out
+    for name, numbers in (("train", (0, 1)), ("test", (2, 3, 4, 5)), ("database", (6, 7))):
+        lines = [f"{kind}/{number:02d}.png {index}" for number in numbers
+                 for index, kind in ((1, "ant"), (2, "bee"))]  # fmt: skip
+        (tmp_path / "pets" / f"{name}.txt").write_text("\n".join(lines) + "\n")
+    data("verify", "dataset=lists", "dataset.root=pets", "dataset.source.size=8")
+    said = capsys.readouterr().out
+    assert "more queries (8) than images to search (4)" in said
+    assert "labels seem to be counted from 1" in said
+
+
 def test_verify_mends_what_changed_in_the_cache(tmp_path, capsys):
     words = folder_of(tmp_path)
     data("prepare", *words)

@@ -573,6 +573,15 @@ def test_empty_rows_and_columns_of_a_spreadsheet_are_passed_over(tmp_path):
     assert found.classes == ("x",)
 
 
+def test_paths_may_be_those_seen_from_the_table(tmp_path):
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "t.csv").write_text("path,label\n../img/a.jpg,x\n../b.jpg,y\n")
+    assert Csv(tmp_path, "tables/t.csv").read().ids == ("img/a.jpg", "b.jpg")
+    (tmp_path / "tables" / "t.csv").write_text("path,label\n../../a.jpg,x\n")
+    with pytest.raises(DataError, match="does not lead down"):
+        Csv(tmp_path, "tables/t.csv").read()
+
+
 def test_paths_of_windows_and_of_homes(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path.parent))
     rows = (r"img\a.jpg,x", f"~/{tmp_path.name}/b.jpg,y", r".\c.jpg,x")

@@ -146,3 +146,24 @@ def test_auto_is_the_first_end_of_the_path_that_is_a_file(tmp_path_factory, ther
             found(root, [wanted])
     else:
         assert found(root, [wanted]) == [expected or next(iter(byname), None)]
+
+
+def test_a_name_without_ending_is_that_of_the_only_image_so_called(tmp_path):
+    tree(tmp_path, "a/p1.jpg", "a/p2.PNG", "a/p2.txt", "a/p3.jpg", "a/p3.png", "p4.tif")
+    assert found(tmp_path, ["a/p1", "a/p2", "a/p3", "x/p4"]) == [
+        "a/p1.jpg",
+        "a/p2.PNG",
+        None,
+        "p4.tif",
+    ]
+    assert found(tmp_path, ["a/p1.jp", "a/p1.png"]) == [None, None]
+
+
+def test_system_folders_are_not_searched(tmp_path):
+    tree(tmp_path, "deep/a.jpg", "@eaDir/a.jpg", "#recycle/a.jpg", "__MACOSX/a.jpg", ".git/a.jpg")
+    assert found(tmp_path, ["a.jpg"], find="id") == ["deep/a.jpg"]
+
+
+def test_a_pipe_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+    assert found(tmp_path, ["a.jpg"]) == [None]

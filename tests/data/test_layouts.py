@@ -172,8 +172,6 @@ def test_official_parts_are_not_merged_by_accident(tmp_path):
     assert len(PerClass(queries=1, train=1).split(merged).queries) == 2
     classes = Folder(tmp_path / "set", size=8, parts="classes").load()
     assert classes.classes == ("test", "train")
-    with pytest.raises(DataError, match=r"dataset\.source\.parts=roles is unknown"):
-        Folder(tmp_path / "set", parts="roles")
 
 
 @pytest.mark.parametrize(

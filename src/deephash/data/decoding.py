@@ -40,6 +40,9 @@ LIMIT = 178_956_970  # pixels of a file, Pillow's own limit
 UNIT = 1  # what this release makes of floats; part of the cache's key where files may hold them
 FLOATS = (".tif", ".tiff", ".pfm")
 
+FRAMED = (".gif", ".tif", ".tiff", ".webp", ".avif", ".heic", ".heif")
+"""Endings of files that may hold several frames."""
+
 
 def to_rgb(image: "Image") -> "Image":
     """An image of any mode as upright RGB; the image itself is turned.
@@ -126,6 +129,21 @@ def _convert(image: "Image", unit: bool) -> "Image":
         above = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", above.size, "white"), above).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def frame_count(path: Path) -> int:
+    """How many frames or pages an image file has; 1 where that cannot be told.
+
+    Args:
+        path: of the file.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=readable().names) as image:
+            return int(getattr(image, "n_frames", 1))
+    except Exception:  # of many kinds; what is unreadable is told elsewhere
+        return 1
 
 
 class Budget:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from deephash.data.decoding import File
-from deephash.data.formats import ARCHIVED, special_file
+from deephash.data.formats import ARCHIVED, IMAGES, special_file
 from deephash.data.walking import passes_over
 from deephash.errors import DataError
 
@@ -94,7 +94,8 @@ def find_files(
         ids: n.
         places: n paths, as the lists write them.
         find: `path`, at its place; `id`, anywhere, known by its id; or `auto`, at its place, else
-            there with leading folders of the place left out one by one, else by its id.
+            there with leading folders of the place left out one by one, else by its id. A place
+            that has not the ending of an image is also that of the only image so called.
         identity: the first group of what it finds in a file's path is the file's id; None to know
             files by their names.
 
@@ -110,8 +111,8 @@ def find_files(
             if folder not in homes:
                 homes[folder] = _homes(folder, cut=find == "auto")
             for home in homes[folder]:
-                if name in tree.names(home):
-                    found[row] = f"{home}/{name}" if home else name
+                if actual := _named(tree.names(home), name):
+                    found[row] = f"{home}/{actual}" if home else actual
                     break
     if find != "path":
         rows = [row for row, where in enumerate(found) if where is None]
@@ -126,6 +127,17 @@ def find_files(
                 "set dataset.root to the folder in which these paths begin"
             )
     return [None if where is None else tree.file(where) for where in found]
+
+
+def _named(names: frozenset[str], name: str) -> str | None:
+    """The file of a name, or of a name without its ending if one image has it; None for none."""
+    if name in names:
+        return name
+    if name.lower().endswith(IMAGES) or not name:
+        return None
+    endings = [form for one in IMAGES for form in (one, one.upper())]
+    ended = [name + ending for ending in endings if name + ending in names]
+    return ended[0] if len(ended) == 1 else None
 
 
 def _homes(folder: str, cut: bool) -> list[str]:

@@ -12,6 +12,7 @@ from deephash import build
 from deephash.bars import bar
 from deephash.data import cache
 from deephash.data.datamodule import ahead, check_facts, check_finite
+from deephash.data.decoding import FRAMED, frame_count
 from deephash.data.doubts import doubts, doubts_of_split
 from deephash.data.entries import Broken, read_index, verify_entry
 from deephash.data.images import Catalogue, ImageSet
@@ -28,6 +29,7 @@ Config = Mapping[str, Any]
 
 BLOCK = 256  # images that are read at once
 SHOWN = 5  # examples of a finding
+DARK = 16  # of 255; what 12 bits in 16 come to
 
 
 def verify(cfg: Config) -> None:
@@ -66,8 +68,10 @@ def verify(cfg: Config) -> None:
             print(f"fingerprint under protocol {facts.protocol}: {facts.fingerprint}")
         if split is not None and isinstance(catalogue, ImageSet):
             findings += _finite(catalogue, split)
+        if isinstance(catalogue, ImageSet) and (cfg["images"] or catalogue.pictures):
+            findings += _looked_at(catalogue, split, compare=bool(cfg["images"]))
         if cfg["images"] and isinstance(catalogue, ImageSet):
-            findings += _alike(catalogue, split)
+            findings += _of_frames(catalogue, source)
     for finding in findings:
         print("\n".join(finding.lines()))
     if cfg["out"] is not None:
@@ -134,26 +138,82 @@ def _finite(images: ImageSet, split: Split) -> list[Finding]:
     return []
 
 
-def _alike(images: ImageSet, split: Split | None) -> list[Finding]:
-    """Images with the same pixels under several names; a query among them is a leak."""
+def _looked_at(images: ImageSet, split: Split | None, compare: bool) -> list[Finding]:
+    """What is suspicious of pixels: hardly any levels, or the same under several names.
+
+    Args:
+        images: all of them.
+        split: their roles, if they could be given.
+        compare: also look for images that are the same.
+    """
     same: dict[bytes, list[int]] = defaultdict(list)
+    flat: list[int] = []
+    dark: list[int] = []
     blocks = np.split(np.arange(len(images)), range(BLOCK, len(images), BLOCK))
 
-    def digests(rows: np.ndarray) -> list[tuple[int, bytes]]:
-        return [
-            (row, hashlib.blake2b(one.tobytes(), digest_size=16).digest())
-            for row, one in zip(rows.tolist(), images.inputs[rows], strict=True)
-        ]
+    def looked(rows: np.ndarray) -> list[tuple[int, bytes, bool, bool]]:
+        found = []
+        for row, one in zip(rows.tolist(), images.inputs[rows], strict=True):
+            digest = hashlib.blake2b(one.tobytes(), digest_size=16).digest() if compare else b""
+            found.append((row, digest, images.pictures and _is_flat(one), int(one.max()) <= DARK))
+        return found
 
-    with bar(f"comparing {len(images):,} images", len(images)) as progress:
-        for found in ahead(digests, blocks):
-            for row, digest in found:
+    with bar(f"looking at {len(images):,} images", len(images)) as progress:
+        for found in ahead(looked, blocks):
+            for row, digest, is_flat, is_dark in found:
                 same[digest].append(row)
+                if is_flat:
+                    flat.append(row)
+                elif images.pictures and is_dark:
+                    dark.append(row)
             progress.advance(len(found))
+    findings = []
+    for rows, what, advice in (
+        (flat, "images have at most two levels of gray or color", "They show nothing, or a mask"),
+        (dark, f"images are nearly black: no value is above {DARK} of 255",
+         "If 12 bits or fewer stand in files of 16, scale them to 65,535"),
+    ):  # fmt: skip
+        if rows:
+            some = tuple(images.ids[row] for row in rows[:SHOWN])
+            findings.append(Finding("warning", f"{len(rows):,} {what}", len(rows), some, advice))
+    return findings + (_alike(same, images, split) if compare else [])
+
+
+def _is_flat(pixels: np.ndarray) -> bool:
+    """Whether an image, (3, H, W), has at most two different values."""
+    values = pixels.reshape(-1)
+    low, high = values.min(), values.max()
+    return bool(((values == low) | (values == high)).all())
+
+
+def _of_frames(images: ImageSet, source: Any) -> list[Finding]:
+    """Files of several frames, of which only the first is read."""
+    if not hasattr(source, "decoder"):
+        return []
+    places = images.places or images.ids
+    rows = [row for row, one in enumerate(places) if one.lower().endswith(FRAMED)]
+    several = [row for row in rows if frame_count(Path(source.root) / places[row]) > 1]
+    if not several:
+        return []
+    what = f"{len(several):,} files hold several frames or pages, and only the first is read"
+    return [Finding("note", what, len(several), tuple(places[row] for row in several[:SHOWN]))]
+
+
+def _alike(same: Mapping[bytes, list[int]], images: ImageSet, split: Split | None) -> list[Finding]:
+    """Images with the same pixels under several names; a query among them is a leak."""
     groups = [rows for rows in same.values() if len(rows) > 1]
     if not groups:
         return []
     findings = [_told("images look the same, pixel by pixel", groups, images)]
+    labels = images.labels
+    differ = [
+        rows
+        for rows in groups
+        if len({labels.indices[labels.indptr[row] : labels.indptr[row + 1]].tobytes()
+                for row in rows}) > 1
+    ]  # fmt: skip
+    if differ:
+        findings.append(_told("of these have different labels", differ, images))
     if split is not None:
         asked, known = (
             set(split.queries.tolist()),

@@ -81,7 +81,8 @@ class Csv:
     Args:
         root: the folder of the images.
         file: the table, relative to `root` or absolute.
-        path: column of the paths, relative to `root`; absolute ones must lie below it.
+        path: column of the paths, relative to `root`; absolute ones must lie below it, and so must
+            those that begin with `../`, which are relative to the folder of the table.
         label: column of the labels; None if the classes have columns of their own.
         separator: what stands between the labels of an image; None if each has exactly one.
         columns: with `label=null`, the columns of the classes; None for all but path and role.
@@ -281,6 +282,10 @@ def _paths(table: Table, place: int, root: Path) -> list[str]:
             if PurePosixPath(path).is_relative_to(one):
                 path = PurePosixPath(path).relative_to(one).as_posix()
         path = path.removeprefix("./")
+        if path.startswith("../"):  # as seen from the folder of the table
+            beside = Path(os.path.normpath(table.file.absolute().parent / path))
+            inside = [beside.relative_to(one) for one in roots if beside.is_relative_to(one)]
+            path = inside[0].as_posix() if inside else path
         if URL.match(path):
             raise table.fault(
                 row, f"the path {path[:80]!r} is an address: download the images, and give paths"
