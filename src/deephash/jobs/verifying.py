@@ -155,7 +155,9 @@ def _looked_at(images: ImageSet, split: Split | None, compare: bool) -> list[Fin
         found = []
         for row, one in zip(rows.tolist(), images.inputs[rows], strict=True):
             digest = hashlib.blake2b(one.tobytes(), digest_size=16).digest() if compare else b""
-            found.append((row, digest, images.pictures and _is_flat(one), int(one.max()) <= DARK))
+            is_flat = images.pictures and _is_flat(one)
+            is_dark = images.pictures and int(one.max()) <= DARK
+            found.append((row, digest, is_flat, is_dark))
         return found
 
     with bar(f"looking at {len(images):,} images", len(images)) as progress:
@@ -164,7 +166,7 @@ def _looked_at(images: ImageSet, split: Split | None, compare: bool) -> list[Fin
                 same[digest].append(row)
                 if is_flat:
                     flat.append(row)
-                elif images.pictures and is_dark:
+                elif is_dark:
                     dark.append(row)
             progress.advance(len(found))
     findings = []
