@@ -3,6 +3,7 @@
 import argparse
 import itertools
 from collections import OrderedDict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -213,6 +214,8 @@ def test_weights_are_looked_at_without_a_network(tmp_path, monkeypatch):
         build.check_backbone({"backbone": node | {"name": "resnet18"}})
     with pytest.raises(ConfigError, match="no model"):
         build.check_backbone({"backbone": node | {"name": "resnet5"}})
+    absent = SimpleNamespace(missing=lambda: "no images")  # which is told first
+    build.check_backbone({"backbone": node | {"name": "resnet18"}}, absent)
     build.check_backbone({"backbone": {"_target_": "deephash.models.backbones.Identity"}})
     wide = {"_target_": "deephash.models.backbones.Tiny", "weights": str(tmp_path / "a.pth")}
     with pytest.raises(DataError, match="does not fit backbone tiny"):

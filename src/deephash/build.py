@@ -121,15 +121,22 @@ def backbone(cfg: Config, width: int | None = None, pretrained: bool = True) -> 
     return _asking(node, "backbone", in_features=width)
 
 
-def check_backbone(cfg: Config) -> None:
+def check_backbone(cfg: Config, source: Any = None) -> None:
     """Refuse weights that are missing or do not fit, before data are opened.
+
+    Args:
+        cfg: the configuration.
+        source: of the data; where these are missing nothing is checked, as that is told first.
 
     Raises:
         DeephashError: as the backbone's constructor does.
     """
     node = dict(cfg["backbone"])
     check = getattr(targets.locate(node.pop("_target_"), "backbone"), "check", None)
-    if check is not None:
+    missing = getattr(source, "missing", None)
+    if node.get("weights") == "imagenet" and getattr(source, "download", False):
+        node["weights"] = "none"  # images may have to be downloaded as well, and these come first
+    if check is not None and (missing is None or missing() is None):
         check(**node)
 
 

@@ -41,8 +41,8 @@ def encode(cfg: Config) -> Path:
     """
     device, precision = build.device(cfg["trainer"]["device"]), cfg["trainer"]["precision"]
     deterministic(cfg["trainer"]["deterministic"])
-    build.check_backbone(cfg)
     data = build.data(unvalidated(cfg))
+    build.check_backbone(cfg, data.source)
     data.setup(device, trains=False)
     if data.width is not None:
         raise ConfigError("dataset  these are features already: nothing to encode.")

@@ -68,10 +68,10 @@ def train(cfg: dict[str, Any], overrides: Sequence[str], launch: str = "") -> di
     run.lock()
     try:  # what is wrong with data and parts comes to light before anything is written
         resumes = (run.path / "last.pt").is_file() and not fresh
-        if not resumes:
-            build.check_backbone(cfg)
         evaluation = build.evaluation(cfg, device)
         data = build.data(cfg)
+        if not resumes:
+            build.check_backbone(cfg, data.source)
         data.setup(device)
         evaluation.check(data)
         if unlabelled := data.facts.num_train_unlabelled:
