@@ -361,7 +361,7 @@ def decode(path: Path, data: bytes, what: str = "file", errors: str = "strict") 
 def read_text(
     path: Path, what: str = "file", limit: int | None = MOST_BYTES, errors: str = "strict"
 ) -> str:
-    """Read a text file in UTF-8, with or without a byte order mark.
+    """Read a text file in UTF-8, with or without a byte order mark; lines end in LF.
 
     Args:
         path: of the file.
@@ -375,7 +375,8 @@ def read_text(
     Raises:
         FileError: the file cannot be read or is not UTF-8.
     """
-    return decode(path, read_bytes(path, what, limit), what, errors)
+    text = decode(path, read_bytes(path, what, limit), what, errors)
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def read_end(path: Path, size: int = 1 << 16) -> str:
@@ -402,6 +403,7 @@ def read_json(
     limit: int = MOST_BYTES,
     values: int | None = MOST_VALUES,
     advice: str = "",
+    lenient: bool = False,
 ) -> Any:
     """Read a JSON file.
 
@@ -412,6 +414,8 @@ def read_json(
         limit: largest size in bytes.
         values: largest number of values; None for any number.
         advice: what to do if the content is bad.
+        lenient: accept lone surrogates, as in names of files that are not UTF-8, and integers
+            beyond 64 bits; for content that is checked value by value.
 
     Returns:
         The values.
@@ -420,7 +424,8 @@ def read_json(
         FileError: the file cannot be read, is not JSON, too large, nested more than ``DEEPEST``
             times, or of another kind at the top.
     """
-    return parse_json(path, read_text(path, what, limit), what, kind, values, advice)
+    text = read_text(path, what, limit)
+    return parse_json(path, text, what, kind, values, advice, lenient)
 
 
 def parse_json(
@@ -430,6 +435,7 @@ def parse_json(
     kind: type | tuple[type, ...] | None = dict,
     values: int | None = MOST_VALUES,
     advice: str = "",
+    lenient: bool = False,
 ) -> Any:
     """Parse the text of a JSON file; see ``read_json``."""
 
@@ -442,7 +448,9 @@ def parse_json(
     if opened > DEEPEST and _depth(text) > DEEPEST:
         raise refuse(f"it is nested more than {DEEPEST} times")
     try:
-        result = json.loads(text, parse_int=_integer if _DIGITS.search(text) else None)
+        result = json.loads(
+            text, parse_int=_integer if not lenient and _DIGITS.search(text) else None
+        )
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         said = "it is empty" if not text.strip() else f"it is not JSON ({where}: {error.msg})"
@@ -453,7 +461,7 @@ def parse_json(
         kinds = " or ".join(_KINDS.get(one, one.__name__) for one in _all(kind))
         found = _KINDS.get(type(result), type(result).__name__)
         raise refuse(f"it holds {found}, not {kinds}")
-    if "\\u" in text and not _encodable(result):
+    if not lenient and "\\u" in text and not _encodable(result):
         raise refuse("it holds text that is not Unicode (half a surrogate pair)")
     return result
 

@@ -5,11 +5,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from deephash import config
-from deephash.errors import ConfigError
-from deephash.files import place
+from deephash.errors import ConfigError, FileError
+from deephash.files import Kind, expect, place, read_yaml
 from deephash.words import all_typed
 
 BASE = ("dataset", "dataset.protocol", "method", "model.nbit", "seed")
@@ -17,6 +15,22 @@ BASE = ("dataset", "dataset.protocol", "method", "model.nbit", "seed")
 
 REPORT = {"rows", "row_label", "columns", "digits", "published"}
 """What a file of ``sweeps/`` may say of its table."""
+
+KINDS: dict[str, Kind] = {
+    "title?": str,
+    "source?": str,
+    "params?": dict,
+    "where?": [dict],
+    "report?": dict,
+    "report.rows?": (str, [str]),
+    "report.columns?": str,
+    "report.row_label?": str,
+    "report.digits?": int,
+    "report.published?": str,
+    "report.figure?": dict,
+    "report.figure.*?": str,
+}
+"""What a file of ``sweeps/`` holds."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +59,18 @@ class Sheet:
                 "       A file of your own is chosen by its path: +sweep=FOLDER/mine.yaml"
             )
         try:
-            found = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{file} is not readable: {error}") from error
+            found = read_yaml(file, "sweep", None)
+        except FileError as error:
+            raise ConfigError(f"{file} is not readable: {error.reason}") from error
         known = [each.name for each in fields(cls)][1:]
         if not isinstance(found, dict) or set(found) - set(known):
-            keys = sorted(set(found) - set(known)) if isinstance(found, dict) else found
+            keys = sorted(map(str, set(found) - set(known))) if isinstance(found, dict) else found
             raise ConfigError(f"{file} has no use for {keys}; it takes {', '.join(known)}.")
-        sheet = cls(file.stem, **found)
+        try:
+            expect(found, KINDS, file, "sweep")
+        except FileError as error:
+            raise ConfigError(f"{file} is no sweep: {error.reason}") from error
+        sheet = cls(file.stem, **{key: one for key, one in found.items() if one is not None})
         sheet.check(file)
         return sheet
 

@@ -914,3 +914,14 @@ def test_lists_in_another_encoding_are_told_by_line(tmp_path):
     (tmp_path / "l.txt").write_text("a.jpg 0\ncaf\u00e9.jpg 1\n", encoding="cp1252")
     with pytest.raises(DataError, match=r"line 2 is not UTF-8 .*Windows-1252"):
         read_list(tmp_path / "l.txt", None, NO_PREFIX)
+
+
+def test_a_packed_list_that_unpacks_to_far_more_than_its_size_is_refused(tmp_path):
+    file = tmp_path / "list.txt.xz"
+    squeezer = lzma.LZMACompressor(preset=0)
+    line = b"a.jpg" + b" 0" * 500_000 + b"\n"
+    data = b"".join([*(squeezer.compress(line) for _ in range(60)), squeezer.flush()])
+    file.write_bytes(data)
+    assert len(data) < 20_000  # of 60 MB
+    with pytest.raises(DataError, match=r"it unpacks to more than 1,000 times its size"):
+        read_list(file, None, NO_PREFIX)

@@ -205,7 +205,7 @@ def test_files_that_are_not_there_or_empty(tmp_path, name):
     with pytest.raises(DataError, match="cannot read"):
         read_revisited(tmp_path / name)
     (tmp_path / name).touch()
-    with pytest.raises(DataError, match=r"gnd\.(pkl cannot be read as|json is no json)"):
+    with pytest.raises(DataError, match=r"gnd\.(pkl cannot be read as|json: it is empty)"):
         read_revisited(tmp_path / name)
 
 

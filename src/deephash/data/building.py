@@ -14,6 +14,7 @@ import numpy as np
 from deephash.bars import bar
 from deephash.data.entries import (
     INDEX,
+    LARGEST,
     PIXELS,
     Block,
     Content,
@@ -25,8 +26,8 @@ from deephash.data.entries import (
     pooled,
     rows_of,
 )
-from deephash.errors import DataError, os_reason
-from deephash.files import write_text
+from deephash.errors import DataError, FileError, os_reason
+from deephash.files import parse_json, read_text, write_text
 
 JOURNAL = "journal.jsonl"
 """What is finished of an entry in the making, one block a line."""
@@ -118,9 +119,9 @@ def _resumed(folder: Path, content: Content, file: int, workers: int | None) -> 
 def _noted(journal: Path) -> dict[int, Block]:
     """The blocks that a journal names, by number; its last line may be cut short."""
     found: dict[int, Block] = {}
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        for line in journal.read_text(encoding="utf-8").splitlines():
-            block = Block.of(json.loads(line))
+    with contextlib.suppress(FileError, ValueError):
+        for line in read_text(journal, "journal", LARGEST).split("\n"):
+            block = Block.of(parse_json(journal, line, "journal", lenient=True))
             found[block.number] = block
     return found
 

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deephash.bars import bar
-from deephash.errors import DataError
+from deephash.errors import DataError, FileError
+from deephash.files import Kind, expect, read_json
 
 FORMAT = 2  # raise it when the meaning of a stored entry changes
 
@@ -41,6 +42,16 @@ class Fault(NamedTuple):
     cause: str
 
 
+BLOCK_KINDS: dict[str, Kind] = {"number": int, "crc32": int, "sources": str, "faults": [list]}
+
+INDEX_KINDS: dict[str, Kind] = {
+    "format": int, "shape": [int], "root": str, "part": str, "blocks": [dict], "rows": [str],
+}  # fmt: skip
+
+LARGEST = 4 << 30
+"""Bytes of an index; ImageNet's has 100 MB."""
+
+
 class Block(NamedTuple):
     """What is known of `BLOCK` rows, or fewer at the end."""
 
@@ -54,8 +65,16 @@ class Block(NamedTuple):
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Block":
-        """From what `as_json` gave and JSON kept."""
+        """From what `as_json` gave and JSON kept.
+
+        Raises:
+            FileError: something of it is missing or of another kind.
+            ValueError: its faults are none.
+        """
+        expect(values, BLOCK_KINDS, Path(INDEX), "block of the cache")
         known = {key: values[key] for key in cls._fields}
+        if not all(len(fault) == 3 and type(fault[0]) is int for fault in values["faults"]):
+            raise ValueError("faults are not rows, places and causes")
         return cls(**{**known, "faults": [Fault(*fault) for fault in values["faults"]]})
 
 
@@ -150,20 +169,31 @@ def read_index(entry: Path) -> Index:
         DataError: it cannot be read.
     """
     try:
-        values = json.loads((entry / INDEX).read_text(encoding="utf-8"))
+        values = read_json(
+            entry / INDEX, "index of the cache", limit=LARGEST, values=None, lenient=True
+        )
+        expect(values, INDEX_KINDS, entry / INDEX, "index of the cache")
         blocks = [Block.of(one) for one in values["blocks"]]
         index = Index(
             tuple(values["shape"]), values["root"], values["part"], blocks, values["rows"]
         )
         known = values["format"] == FORMAT
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise Broken(f"{entry} has no {INDEX}") from error
-    except OSError as error:
-        raise DataError(f"cannot read the cache entry {entry}: {error}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise Broken(f"{entry / INDEX} is not whole: {error!r}") from error
-    count = len(index.rows)
-    if not known or index.shape[:1] != (count,) or len(blocks) != len(numbers(count)):
+    except FileError as error:
+        if not (entry / INDEX).exists():
+            raise Broken(f"{entry} has no {INDEX}") from error
+        if isinstance(error.__cause__, OSError) or not (entry / INDEX).is_file():
+            raise DataError(f"cannot read the cache entry {entry}: {error}") from error
+        raise Broken(f"{entry / INDEX} is not whole: {error.reason}") from error
+    except ValueError as error:
+        raise Broken(f"{entry / INDEX} is not whole: {error}") from error
+    count, sides = len(index.rows), index.shape[2:]
+    fits = (
+        index.shape[:2] == (count, 3)
+        and len(sides) == 2
+        and all(0 < side < 1 << 24 for side in sides)
+        and [block.number for block in blocks] == list(numbers(count))
+    )
+    if not known or not fits:
         raise Broken(f"{entry / INDEX} does not fit an entry of {count} images")
     return index
 

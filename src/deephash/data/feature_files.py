@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from scipy.sparse import issparse
 
-from deephash.errors import DataError, os_reason
+from deephash.errors import DataError, FileError, os_reason
 from deephash.extras import import_extra
-from deephash.files import MOST_RATIO, SMALL_UNPACKED, write_json
+from deephash.files import MOST_RATIO, SMALL_UNPACKED, expect, read_json, write_json
 from deephash.torch_files import Unread, described, is_module, read_pickle, read_torch
 
 ARRAY, NOTES = "features.npy", "features.json"
@@ -319,7 +319,8 @@ def write_features(
     try:
         part.mkdir(parents=True, exist_ok=True)
         before = _noted(done_file) if array_file.is_file() else {}
-        done = before["done"] if before.get("notes") == _as_json(told) else 0
+        done = before.get("done", 0) if before.get("notes") == _as_json(told) else 0
+        done = done if 0 <= done <= count else 0
         if not done:
             needed = count * width * np.dtype(dtype).itemsize
             free = shutil.disk_usage(part).free
@@ -381,10 +382,11 @@ def _check_written(block: np.ndarray, written: np.ndarray, start: int) -> None:
 def _noted(file: Path) -> dict[str, Any]:
     """What a file of notes holds, nothing if it is not there or torn."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        notes = read_json(file, "notes")
+        expect(notes, {"done?": int}, file)
+    except FileError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return dict(notes)
 
 
 def _as_json(notes: Mapping[str, Any]) -> Any:

@@ -1,8 +1,7 @@
 """One list in the format of HashNet, a path and its labels a line: its dialects and its faults."""
 
-import lzma
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,11 +12,11 @@ from deephash.data.formats import IMAGES
 from deephash.data.images import one_hot
 from deephash.data.texts import text_of_bytes
 from deephash.errors import DataError
+from deephash.files import read_packed
 
 BLANKS = " \t\r\f\v"
 HIGHEST = 2**31 - 1  # class index
 LARGEST = 4 << 30  # bytes that a packed file may unpack to
-MEMORY = 1 << 28  # bytes that unpacking may need; `xz -9` makes files that need a quarter
 
 _PIECE = re.compile(f"[^{BLANKS}]+")
 _ENDINGS = "|".join(re.escape(ending) for ending in sorted(IMAGES, reverse=True))
@@ -150,13 +149,10 @@ def parse(text: str, count: int | None, naming: Naming, fault: Callable[[int, st
     """
     if "\n" not in text:
         text = text.replace("\r", "\n")  # as old programs of the Macintosh end lines
-    lines = text.split("\n")
-    if lines[-1] == "":
-        lines.pop()  # behind the last line's end
     regular = not any(blank in text for blank in BLANKS[1:])
     width, between = 0, ""
     ids, places, labels, numbers = [], [], [], []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_lines(text), 1):
         path, _, rest = line.partition(" ")
         signs = rest[::2]
         usual = regular and width > 1 and path and len(rest) == 2 * width - 1
@@ -202,6 +198,16 @@ def repeated(names: Sequence[str]) -> list[tuple[int, int]]:
     return [(first, at) for at, first in enumerate(firsts) if first != at]
 
 
+def _lines(text: str) -> Iterator[str]:
+    """The lines of a text one by one, without the ends: a list of them takes a multiple of it."""
+    start = 0
+    while (end := text.find("\n", start)) >= 0:
+        yield text[start:end]
+        start = end + 1
+    if start < len(text):
+        yield text[start:]
+
+
 def text_of(file: Path) -> str:
     """The text of a list, which may be packed.
 
@@ -226,24 +232,7 @@ def content(file: Path, what: str = "list") -> bytes:
     Raises:
         DataError: the file cannot be read or unpacked; `what` names it.
     """
-    try:
-        data = file.read_bytes()
-        return _unpacked(data) if file.suffix == ".xz" else data
-    except (OSError, EOFError, lzma.LZMAError) as error:
-        raise DataError(f"cannot read the {what} {file}: {error}") from error
-
-
-def _unpacked(data: bytes) -> bytes:
-    parts, left = [], LARGEST
-    while data:
-        unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, MEMORY)
-        parts.append(unpacker.decompress(data, left))
-        left -= len(parts[-1])
-        if not unpacker.eof:
-            short = "is cut off" if left else f"unpacks to more than {LARGEST:,} bytes"
-            raise EOFError(f"it {short}")
-        data = unpacker.unused_data
-    return b"".join(parts)
+    return read_packed(file, what, LARGEST)
 
 
 def _with_blanks(line: str) -> tuple[str, list[str]] | None:

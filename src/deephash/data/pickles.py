@@ -15,14 +15,12 @@ from typing import Any
 import numpy as np
 
 from deephash.errors import DataError
+from deephash.files import read_bytes
 
 _CODE = re.compile(r"[iuf][1248]")
 _ORDERS = ("<", ">", "|", "=")
 _MEMO = ("PUT", "BINPUT", "LONG_BINPUT")
-_BROKEN = (
-    pickle.UnpicklingError, AttributeError, EOFError, IndexError, KeyError, MemoryError,
-    OverflowError, RecursionError, TypeError, ValueError,
-)  # fmt: skip
+LARGEST = 256 << 20  # bytes; the ground truths of revisited sets have a hundredth of it
 
 
 class Numbers:
@@ -92,17 +90,15 @@ def read_pickle(file: Path) -> Any:
     Raises:
         DataError: the file is missing or cut off, is no pickle, or asks for anything else.
     """
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error}") from error
+    data = read_bytes(file, "pickle", LARGEST)
     try:
         for code, given, _ in pickletools.genops(data):
             if code.name in _MEMO and int(given or 0) > len(data):  # it reserves all up to it
                 raise pickle.UnpicklingError(f"place {given} of its memory")
         return _Data(io.BytesIO(data), encoding="latin1").load()
-    except _BROKEN as error:
-        raise DataError(f"{file} cannot be read as a pickle of data: {error}") from error
+    except Exception as error:  # a dozen kinds, by what was changed
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        raise DataError(f"{file} cannot be read as a pickle of data: {said}") from error
 
 
 def _raw(data: Any) -> bytes:

@@ -15,10 +15,12 @@ from scipy.sparse import csr_array
 from deephash.data.images import Catalogue
 from deephash.data.listing import BLANKS, content, leads_down
 from deephash.data.splits import Split, fingerprint
-from deephash.errors import DataError, os_reason
-from deephash.files import write_atomic
+from deephash.errors import DataError, FileError, os_reason
+from deephash.files import MOST_VALUES, decode, parse_json, write_atomic
 
 ENDING = ".split.xz"
+WHAT = "split file"
+VALUES_A_BYTE = 50
 FORMAT, VERSION = "deephash split", 1
 PACKING = [{"id": lzma.FILTER_LZMA2, "preset": 6}]
 LISTS = {"train": "train.txt", "queries": "test.txt", "database": "database.txt"}
@@ -121,10 +123,14 @@ def read_split(path: Path) -> tuple[Catalogue, Header]:
     Raises:
         DataError: it cannot be read, is no split file, or has changed since it was written.
     """
+    data = content(path, WHAT)
+    # An image has an id of its own, and with it about ten values, in a few bytes at least.
+    most = MOST_VALUES + VALUES_A_BYTE * path.stat().st_size
     try:
-        values = json.loads(content(path, "split file"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is no split file of deephash: {error}") from error
+        text = decode(path, data, WHAT)
+        values = parse_json(path, text, WHAT, None, most, lenient=True)
+    except FileError as error:
+        raise DataError(f"{path} is no split file of deephash: {error.reason}") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise DataError(f"{path} is no split file of deephash")
     if values.get("version") != VERSION:
@@ -133,7 +139,11 @@ def read_split(path: Path) -> tuple[Catalogue, Header]:
             f"{VERSION}: make it again with `python data.py prepare`, or update deephash"
         )
     again = "Fetch it again, or make it again with `python data.py prepare`"
-    if values.pop("checksum", None) != _checksum(values):
+    try:
+        sound = values.pop("checksum", None) == _checksum(values)
+    except (TypeError, ValueError) as error:  # keys of several kinds, for example
+        raise DataError(f"{path} is malformed: {error}. {again}") from error
+    if not sound:
         raise DataError(
             f"{path} was changed after it was written: its checksum is not that of what it holds. "
             + again

@@ -1,6 +1,5 @@
 """What the queries of instance-level sets should find: the ground-truth files of their authors."""
 
-import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,9 +9,13 @@ import numpy as np
 
 from deephash.data.pickles import Numbers, read_pickle
 from deephash.errors import DataError
+from deephash.files import read_json, read_text
 
 USAGE = ("Public", "Private")
 """The queries of Google Landmarks v2 that count; all others are marked Ignored."""
+
+LARGEST, MOST = 1 << 30, 20_000_000
+"""Bytes of a table and values of a JSON file: that of Landmarks has a million ids."""
 
 SHOWN = 5  # examples that an error names
 _FAR = 1e9  # pixels, of a box; nan is not within
@@ -190,10 +193,7 @@ def _refuse_unknown(unknown: Sequence[str], asked: int, known: int, what: str) -
 
 
 def _text(file: Path) -> str:
-    try:
-        return file.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the ground truth {file}: {error}") from error
+    return read_text(file, "ground truth", LARGEST)
 
 
 def _table(file: Path) -> Iterator[tuple[int, tuple[str, str, str | None]]]:
@@ -229,10 +229,7 @@ def _fields(line: str) -> list[str]:
 def _content(file: Path) -> Any:
     if file.suffix != ".json":
         return read_pickle(file)
-    try:
-        return json.loads(_text(file))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{file} is no json: {error}") from error
+    return read_json(file, "ground truth", None, values=MOST)
 
 
 def _listed(value: Any, where: str) -> list[Any]:

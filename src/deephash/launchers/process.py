@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from deephash.files import ERROR, LOG, make_folder, open_own, remove, write_text, writing
+from deephash.files import ERROR, LOG, make_folder, open_own, read_end, remove, write_text, writing
 
 LAUNCH = "DEEPHASH_LAUNCH"
 """Which launch a job is of; in its environment."""
@@ -106,7 +106,7 @@ def end(job: Job, status: int) -> None:
     error, log = job.folder / ERROR, job.folder / LOG
     if not failed(status) or error.is_file():
         return
-    lines = log.read_text(errors="replace").splitlines()[-TAIL:] if log.is_file() else []
+    lines = read_end(log).splitlines()[-TAIL:]
     make_folder(job.folder)
     write_text(error, "\n".join([_how(status), *lines]) + "\n")
 

@@ -1,6 +1,6 @@
 """Jobs as one array of SLURM, through submitit (``pip install submitit``)."""
 
-import json
+import contextlib
 import os
 import shutil
 import sys
@@ -10,9 +10,9 @@ from datetime import datetime
 from typing import Any, Literal
 
 from deephash.bounds import Count, CountOrZero, Place, Positive
-from deephash.errors import ConfigError
+from deephash.errors import ConfigError, FileError
 from deephash.extras import import_extra
-from deephash.files import make_folder, place, write_json
+from deephash.files import expect, make_folder, place, read_json, write_json
 from deephash.launchers.process import Job, Watch
 from deephash.launchers.submitted import MARK, Queue, Run, Submitted, queued
 
@@ -130,8 +130,12 @@ class Slurm:
         Raises:
             ConfigError: SLURM is here, and does not answer.
         """
-        marks = {at: job.folder / MARK for at, job in enumerate(jobs)}
-        numbers = {at: json.loads(mark.read_text()) for at, mark in marks.items() if mark.is_file()}
+        numbers = {}
+        for at, job in enumerate(jobs):
+            with contextlib.suppress(FileError):  # not there, or damaged: then it is submitted anew
+                mark = read_json(job.folder / MARK, "mark of SLURM")
+                expect(mark, {"job_id": str}, job.folder / MARK)
+                numbers[at] = mark
         if not numbers or shutil.which("squeue") is None:
             return set()
         there = queued()

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from deephash.errors import WriteError
-from deephash.files import make_folder, open_own, write_text, writing
+from deephash.errors import FileError, WriteError
+from deephash.files import make_folder, open_own, parse_json, write_text, writing
 from deephash.loggers.logger import Logger
 
 log = logging.getLogger(__name__)
@@ -86,8 +86,8 @@ def step_of(line: str) -> int | None:
     (7, None)
     """
     try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+        return int(parse_json(Path("log.jsonl"), line, "log")["step"])
+    except (FileError, ValueError, KeyError, TypeError, OverflowError):
         return None
 
 

@@ -9,9 +9,12 @@ from deephash.bounds import Place
 from deephash.data.catalogs.files import below, chosen, folder_of, multi_hot
 from deephash.data.images import Catalogue
 from deephash.errors import DataError
-from deephash.files import place
+from deephash.files import place, read_bytes
 
 log = logging.getLogger(__name__)
+
+LARGEST = 2 << 30
+"""Bytes of an annotation file; that of the training images has 450 MB."""
 
 PARTS = ("train2014", "val2014")
 
@@ -114,16 +117,17 @@ def read_instances(file: Path) -> Instances:
     Raises:
         DataError: the file is missing, is no JSON, or holds no objects.
     """
+    data = read_bytes(file, "annotation file", LARGEST)
+    log.info("reading %s, %.0f MB", file, len(data) / 1e6)
     try:
-        log.info("reading %s, %.0f MB", file, file.stat().st_size / 1e6)
-        with file.open("rb") as opened:
-            read = json.load(opened, object_hook=_slim)
+        read = json.loads(data, object_hook=_slim)
         names = dict(read["images"])
         shown = {(image, category) for image, category in read["annotations"]}
         categories = dict(read["categories"])
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error}") from error
-    except (ValueError, KeyError, TypeError) as error:
+        texts = [*names.values(), *categories.values()]
+        if not all(isinstance(one, str) for one in texts):
+            raise ValueError("a name is no text")
+    except (ValueError, KeyError, TypeError, RecursionError, MemoryError) as error:
         raise DataError(
             f"{file} is no annotation file of COCO's objects ({type(error).__name__}: {error}): "
             "take instances_*.json of annotations_trainval2014.zip, whole"

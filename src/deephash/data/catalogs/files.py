@@ -10,7 +10,10 @@ from scipy.sparse import csr_array
 
 from deephash.data.formats import ARCHIVED
 from deephash.errors import DataError
-from deephash.files import place
+from deephash.files import place, read_text
+
+LARGEST = 1 << 30
+"""Bytes of a text file of an archive."""
 
 KEY = "dataset.catalog"
 """Where the configuration holds a reader, for errors that tell what to type."""
@@ -76,10 +79,7 @@ def lines_of(file: Path) -> list[str]:
     Raises:
         DataError: it cannot be read, or is empty.
     """
-    try:
-        text = file.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {file}: {error}") from error
+    text = read_text(file, limit=LARGEST)
     lines = [line.strip() for line in text.split("\n")]
     while lines and not lines[-1]:
         lines.pop()

@@ -12,11 +12,12 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from deephash.bounds import Place
-from deephash.data.catalogs.files import KEY, below, chosen, folder_of, lines_of, multi_hot
+from deephash.data.catalogs.files import KEY, LARGEST, below, chosen, folder_of, lines_of, multi_hot
 from deephash.data.catalogs.names import NUSWIDE21, NUSWIDE81
 from deephash.data.formats import ARCHIVED
 from deephash.data.images import Catalogue
 from deephash.errors import DataError
+from deephash.files import read_bytes
 
 log = logging.getLogger(__name__)
 
@@ -166,10 +167,7 @@ def _numbered(flickr_ids: Iterable[str]) -> list[str]:
 
 def _signs(file: Path) -> np.ndarray:
     """The lines of a label file: (n,) bool."""
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read the label file {file}: {error}") from error
+    data = read_bytes(file, "label file", LARGEST)
     data = data.strip()
     signs = np.frombuffer(data.translate(None, b"\r\t "), np.uint8)  # sign, end, sign, end ... sign
     ended = bool(data) and (signs[1::2] == ord("\n")).all()

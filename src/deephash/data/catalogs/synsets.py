@@ -84,7 +84,6 @@ def _solution(file: Path, lines: Sequence[str]) -> dict[str, str]:
 def _meta(file: Path) -> dict[str, str]:
     """From the authors' numbers to WordNet ids."""
     from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
 
     if not file.is_file():
         raise DataError(
@@ -93,10 +92,10 @@ def _meta(file: Path) -> dict[str, str]:
         )
     try:
         synsets = loadmat(file, squeeze_me=True)["synsets"]
-        numbers, wnids = synsets["ILSVRC2012_ID"], synsets["WNID"]
-    except (OSError, KeyError, ValueError, NotImplementedError, MatReadError) as error:
+        pairs = zip(synsets["ILSVRC2012_ID"], synsets["WNID"], strict=True)
+        return {str(number): str(wnid) for number, wnid in pairs}
+    except Exception as error:  # scipy raises a dozen kinds for a damaged file
         raise DataError(f"cannot read {file} as the devkit's table of classes: {error}") from error
-    return {str(number): str(wnid) for number, wnid in zip(numbers, wnids, strict=True)}
 
 
 def _synsets(file: Path) -> dict[str, str]:
