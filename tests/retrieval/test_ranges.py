@@ -5,7 +5,7 @@ import pytest
 
 from deephash import retrieval
 from deephash.retrieval import Convention, GradedHistograms, Histograms, Ranking, pack
-from deephash.retrieval.ties import bounded
+from deephash.retrieval.ties import bounded, bounded_mean
 
 TIES = ("expected", "best", "worst")
 
@@ -17,6 +17,14 @@ def test_only_values_outside_the_range_move():
     clipped = bounded(np.array([-1e-18, -0.0, 1 + 2**-52, np.nan]))
     assert clipped[:3].tolist() == [0, 0, 1] and np.isnan(clipped[3])
     assert not np.signbit(clipped).any()
+
+
+def test_a_mean_within_the_range_is_that_of_the_values_as_they_are():
+    """Reports of before compare equal: only a mean outside the range moves."""
+    values = np.array([1 + 2**-52, 0.3, 1 + 2**-52])
+    assert bounded_mean(values) == float(values.mean()) != float(bounded(values).mean())
+    assert bounded_mean(values[::2]) == 1 and bounded_mean(values[:0]) == 0
+    assert bounded_mean(np.array([3 + 2**-50, 2.0]), np.array([3, 2])) == 2.5
 
 
 def perfect(seed):

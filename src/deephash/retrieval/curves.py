@@ -18,7 +18,16 @@ from deephash.retrieval.conventions import ORDERED, TIES
 from deephash.retrieval.histograms import Histograms
 from deephash.retrieval.metrics import WithinRadius, checked_radius, over_balls
 from deephash.retrieval.ranking import Ranking
-from deephash.retrieval.ties import Floats, Groups, bounded, checked_cuts, mean, ratio, settled
+from deephash.retrieval.ties import (
+    Floats,
+    Groups,
+    bounded,
+    bounded_mean,
+    checked_cuts,
+    mean,
+    ratio,
+    settled,
+)
 
 
 class PrecisionRecall(NamedTuple):
@@ -63,7 +72,7 @@ def precision_at(
         DataError: if an N is less than 1 or more than the database holds, or ties are not allowed.
     """
     hits, _ = _found(measured, cuts, ties)
-    return {cut: mean(hits_Q / cut) for cut, hits_Q in hits.items()}
+    return {cut: bounded_mean(hits_Q / cut) for cut, hits_Q in hits.items()}
 
 
 def recall_at(
@@ -87,7 +96,7 @@ def recall_at(
     """
     hits, total_Q = _found(measured, cuts, ties)
     some = total_Q > 0
-    return {cut: mean(hits_Q[some] / total_Q[some]) for cut, hits_Q in hits.items()}
+    return {cut: bounded_mean(hits_Q[some] / total_Q[some]) for cut, hits_Q in hits.items()}
 
 
 def hit_rate_at(
@@ -117,7 +126,7 @@ def hit_rate_at(
         return {cut: mean(hits_Q > 0) for cut, hits_Q in hits.items()}
     groups = _groups(measured, ties)
     return {
-        cut: mean(groups.hit(groups.at(cut)))
+        cut: bounded_mean(groups.hit(groups.at(cut)))
         for cut in checked_cuts(cuts, int(groups.ends[:, -1].min()))
     }
 

@@ -32,7 +32,7 @@ from deephash.retrieval.codes import (
 from deephash.retrieval.engines import Engine
 from deephash.retrieval.ranking import Ranking
 from deephash.retrieval.sides import class_marks, label_array, label_marks
-from deephash.retrieval.ties import bounded
+from deephash.retrieval.ties import bounded, bounded_mean
 
 _BLOCK = 1 << 18  # entries or pairs worked on at once
 _DRAWN = 1 << 20  # pairs drawn at once
@@ -339,15 +339,14 @@ def bit_statistics(bits: ArrayLike) -> BitStatistics:
     alive = (ones_K > 0) & (ones_K < 1)
     for part in (ones_K[alive], 1 - ones_K[alive]):
         entropy_K[alive] -= part * np.log2(part)
-    entropy_K = bounded(entropy_K)
     return BitStatistics(
         balance=float(ones_K.mean()),
         imbalance=float(np.abs(ones_K - 0.5).mean()),
-        entropy=float(entropy_K.mean()),
+        entropy=bounded_mean(entropy_K),
         dead_bits=int((~alive).sum()),
         distinct_codes=len(_runs(_packed_words(values))[1]) - 1,
         ones=ones_K,
-        entropies=entropy_K,
+        entropies=bounded(entropy_K),
     )
 
 

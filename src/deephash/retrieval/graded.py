@@ -24,7 +24,7 @@ from deephash.errors import DataError
 from deephash.retrieval.codes import Array
 from deephash.retrieval.histograms import Histograms
 from deephash.retrieval.ranking import Ranking
-from deephash.retrieval.ties import Floats, Groups, bounded, checked_cuts, mean, ratio
+from deephash.retrieval.ties import Floats, Groups, bounded_mean, checked_cuts, mean, ratio
 
 GAINS = ("exponential", "shared", "jaccard")
 
@@ -129,7 +129,7 @@ def acg_at(graded: GradedHistograms, cuts: Sequence[int]) -> dict[int, float]:
     starts, each = items.cumsum(axis=1) - items, ratio(graded.shared, items)
     most_Q = each.max(axis=1)
     return {
-        cut: mean(bounded((each * np.clip(cut - starts, 0, items)).sum(axis=1) / cut, most_Q))
+        cut: bounded_mean((each * np.clip(cut - starts, 0, items)).sum(axis=1) / cut, most_Q)
         for cut in _cuts(graded, cuts)
     }
 
@@ -160,7 +160,7 @@ def ndcg_at(graded: GradedHistograms, cuts: Sequence[int], empty: str = "zero") 
     """
     counted = _counted(graded, empty)
     return {
-        cut: mean(bounded(ratio(dcg_Q, best_Q))[counted])
+        cut: bounded_mean(ratio(dcg_Q, best_Q)[counted])
         for cut, (dcg_Q, best_Q) in _dcg(graded, cuts).items()
     }
 
@@ -185,7 +185,7 @@ def wmap_at(graded: GradedHistograms, cuts: Sequence[int], empty: str = "zero") 
     # given which places are relevant, none is worth more than its group's relevant items on average
     most_Q = ratio(graded.shared, graded.counts.relevant).max(axis=1)
     return {
-        cut: mean(bounded(groups.by_hits(groups.at(cut)), most_Q)[counted])
+        cut: bounded_mean(groups.by_hits(groups.at(cut))[counted], most_Q[counted])
         for cut in _cuts(graded, cuts)
     }
 

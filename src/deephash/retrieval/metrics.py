@@ -18,7 +18,7 @@ from deephash.retrieval.codes import Array, whole
 from deephash.retrieval.conventions import DENOMINATORS, ORDERED, Convention
 from deephash.retrieval.histograms import Histograms
 from deephash.retrieval.ranking import Ranking
-from deephash.retrieval.ties import Floats, Groups, bounded, mean, ratio, settled
+from deephash.retrieval.ties import Floats, Groups, bounded, bounded_mean, mean, ratio, settled
 
 
 class MapResult(NamedTuple):
@@ -57,7 +57,7 @@ def average_precision(measured: Histograms | Ranking, convention: Convention) ->
         DataError: if R is more than the database holds, or the order is asked of histograms.
     """
     (judged,) = _judge(measured, [convention])
-    return judged.precision_Q
+    return bounded(judged.precision_Q)  # type: ignore[no-any-return]
 
 
 def mean_average_precision(measured: Histograms | Ranking, convention: Convention) -> MapResult:
@@ -155,7 +155,7 @@ def average_precision_within_radius(
     groups = Groups(hist.items[:, :ball], hist.relevant[:, :ball])
     items_Q, total_Q = groups.ends[:, -1], hist.relevant.sum(axis=1)
     by = _denominators(groups.found[:, -1], total_Q, items_Q)
-    return over_balls(bounded(ratio(groups.sums[:, -1], by[denominator])), items_Q)
+    return over_balls(ratio(groups.sums[:, -1], by[denominator]), items_Q)
 
 
 def over_balls(value_Q: Floats, items_Q: Array) -> WithinRadius:
@@ -166,7 +166,7 @@ def over_balls(value_Q: Floats, items_Q: Array) -> WithinRadius:
         items_Q: How many items each holds.
     """
     filled = items_Q > 0
-    return WithinRadius(mean(value_Q), mean(value_Q[filled]), mean(~filled))
+    return WithinRadius(bounded_mean(value_Q), bounded_mean(value_Q[filled]), mean(~filled))
 
 
 def checked_radius(radius: int) -> int:
@@ -219,7 +219,7 @@ def _judge_order(ranking: Ranking, conventions: Sequence[Convention]) -> list[_J
     for top_Q, convention in zip(tops, conventions, strict=True):
         at = row, np.searchsorted(every, top_Q)
         by = _denominators(hits[at], total_Q, top_Q)[convention.denominator]
-        results.append(_Judged(bounded(ratio(sums[at], by)), total_Q, hits[at]))
+        results.append(_Judged(ratio(sums[at], by), total_Q, hits[at]))
     return results
 
 
@@ -237,7 +237,7 @@ def _judge_groups(hist: Histograms, conventions: Sequence[Convention]) -> list[_
         else:
             by = _denominators(most_Q, total_Q, top_Q)[convention.denominator]
             precision_Q = ratio(groups.summed(cut), by)
-        judged.append(_Judged(bounded(precision_Q), total_Q, most_Q))
+        judged.append(_Judged(precision_Q, total_Q, most_Q))
     return judged
 
 
@@ -257,7 +257,7 @@ def _meaned(judged: _Judged, measured: Histograms | Ranking, convention: Convent
         "skip_unlabelled": np.ones(measured.queries, np.bool_) if labelled is None else labelled,
     }[convention.empty]
     return MapResult(
-        value=mean(judged.precision_Q[counted_Q]),
+        value=bounded_mean(judged.precision_Q[counted_Q]),
         queries_counted=int(counted_Q.sum()),
         queries_without_relevant=int((judged.total_Q == 0).sum()),
         queries_without_hits=int((judged.hits_Q == 0).sum()),

@@ -17,7 +17,7 @@ from deephash.retrieval.codes import Counts, Floats, whole
 from deephash.retrieval.conventions import ORDERED, TIES
 from deephash.retrieval.histograms import Histograms
 from deephash.retrieval.ranking import Ranking
-from deephash.retrieval.ties import Groups, bounded, mean, ratio, reciprocals, settled
+from deephash.retrieval.ties import Groups, bounded, bounded_mean, ratio, reciprocals, settled
 
 CUTS = (1, 5, 10)
 
@@ -57,7 +57,7 @@ def revisited(
     """
     every = _per_query(measured, ties, seed, cuts)
     counted_Q = ~np.isnan(every[0])
-    average, *precise = (mean(values[counted_Q]) for values in every)
+    average, *precise = (bounded_mean(values[counted_Q]) for values in every)
     return RevisitedResult(
         map=average,
         precision_at=dict(zip(cuts, precise, strict=True)),
@@ -86,7 +86,7 @@ def trapezoid_precision(
     Raises:
         DataError: as :func:`revisited`.
     """
-    return _per_query(measured, ties, seed, ())[0]
+    return bounded(_per_query(measured, ties, seed, ())[0])  # type: ignore[no-any-return]
 
 
 def _per_query(measured: Histograms | Ranking, ties: str, seed: int, cuts: Sequence[int]) -> Floats:
@@ -100,13 +100,12 @@ def _per_query(measured: Histograms | Ranking, ties: str, seed: int, cuts: Seque
             raise DataError(f"a cut of {k!r} must be a whole number of at least 1")
     if ties not in ORDERED:
         hist = Histograms.of(measured) if isinstance(measured, Ranking) else measured
-        judged = bounded(_by_groups(settled(hist, ties), cuts))
+        judged = _by_groups(settled(hist, ties), cuts)
         return np.where(hist.relevant.sum(axis=1) > 0, judged, np.nan)
     if not isinstance(measured, Ranking):
         raise DataError(f"ties={ties} needs the order of the database: give the ranking")
     ranking = measured.shuffled(seed) if ties == "shuffled" else measured
-    judged = np.array(ranking.each(lambda place: _by_order(place, cuts))).T
-    return bounded(judged)  # type: ignore[no-any-return]
+    return np.array(ranking.each(lambda place: _by_order(place, cuts))).T
 
 
 def _by_order(place: Counts, cuts: Sequence[int]) -> list[float]:

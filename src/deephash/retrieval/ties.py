@@ -113,8 +113,7 @@ class Groups:
 
     def hits(self, cut: Cut) -> Floats:
         """The expected relevant items before a cut, (Q,)."""
-        expected = cut.found + cut.kept * ratio(cut.relevant, cut.items)
-        return bounded(expected, self.found[:, -1])  # type: ignore[no-any-return]
+        return cut.found + cut.kept * ratio(cut.relevant, cut.items)
 
     def hit(self, cut: Cut) -> Floats:
         """The probability that there is any, (Q,).
@@ -264,6 +263,18 @@ def bounded(values: Any, most: Any = 1.0) -> Any:
 def mean(values: Array) -> float:
     """The mean, 0 of nothing."""
     return float(values.mean()) if len(values) else 0.0
+
+
+def bounded_mean(values: Array, most: Any = 1.0) -> float:
+    """Return the mean, which lies in [0, most] as each of the values does, up to rounding.
+
+    Clipping the mean, and not the values, leaves every mean within the range as it is.
+
+    Args:
+        values: (Q,).
+        most: the largest possible value, or (Q,) that of each.
+    """
+    return float(bounded(mean(values), mean(np.broadcast_to(most, values.shape))))
 
 
 def _running(values: Array) -> Any:
