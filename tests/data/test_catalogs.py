@@ -580,6 +580,10 @@ def test_paths_may_be_those_seen_from_the_table(tmp_path):
     (tmp_path / "tables" / "t.csv").write_text("path,label\n../../a.jpg,x\n")
     with pytest.raises(DataError, match="does not lead down"):
         Csv(tmp_path, "tables/t.csv").read()
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "tables" / "t.csv").write_text("path,label\n../a.jpg,x\n")
+    with pytest.raises(DataError, match=f"dataset.root={tmp_path} .*file={tmp_path}/tables/t.csv"):
+        Csv(tmp_path / "tables", "t.csv").read()
 
 
 def test_paths_of_windows_and_of_homes(tmp_path, monkeypatch):

@@ -294,7 +294,7 @@ def _paths(table: Table, place: int, root: Path) -> list[str]:
             raise table.fault(
                 row,
                 f"the path {path!r} does not lead down from {root}: set dataset.root to the folder "
-                "in which the paths begin",
+                "in which the paths begin" + _common_root(table.file, path),
             )
         if path in line_of:
             raise table.fault(
@@ -304,6 +304,16 @@ def _paths(table: Table, place: int, root: Path) -> list[str]:
             )
         line_of[path] = table.lines[row]
     return list(line_of)
+
+
+def _common_root(file: Path, path: str) -> str:
+    """What to type for a path that is right as seen from the table's folder; empty if it is not."""
+    table = file.absolute()
+    image = Path(os.path.normpath(table.parent / path))
+    if not path.startswith("../") or not image.is_file():
+        return ""
+    common = os.path.commonpath([table.parent, image.parent])
+    return f". It is there from the table's folder: dataset.root={common} {KEY}.file={table}"
 
 
 def _unused_roles(table: Table) -> Iterator[str]:
