@@ -20,6 +20,10 @@ class TrainingError(DeephashError):
     """Training cannot go on: a loss or gradient that is not finite, a foreign checkpoint."""
 
 
+class CheckpointError(TrainingError):
+    """A checkpoint is missing, damaged, or does not fit what it should fill."""
+
+
 class BusyError(TrainingError):
     """Another process is training the same run."""
 

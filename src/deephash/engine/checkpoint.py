@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, cast
 
 import torch
 
-from deephash.errors import TrainingError
+from deephash.errors import CheckpointError, TrainingError
 from deephash.files import write_atomic
 
 END = 22
@@ -59,25 +59,27 @@ def load(path: Path) -> dict[str, Any]:
     """Load what ``save`` wrote; a file can bring no code of its own.
 
     Raises:
-        TrainingError: the file is missing, damaged or no checkpoint; the message says what can
+        CheckpointError: the file is missing, damaged or no checkpoint; the message says what can
             still be done.
     """
     try:
         sound = is_sound(path)
         state = torch.load(path, map_location="cpu", weights_only=True) if sound else None
     except FileNotFoundError:
-        raise TrainingError(f"there is no checkpoint {path}") from None
+        raise CheckpointError(f"there is no checkpoint {path}") from None
     except Exception as error:  # torch raises half a dozen kinds for a foreign or broken file
-        raise TrainingError(
+        raise CheckpointError(
             f"{path} cannot be read as a checkpoint: {error}\n  {_advice(path)}"
         ) from error
     if not sound:
-        raise TrainingError(
+        raise CheckpointError(
             f"{path} is damaged: its bytes do not fit its checksum, so it cannot be read as a"
             f" checkpoint\n  {_advice(path)}"
         )
     if not isinstance(state, dict):
-        raise TrainingError(f"{path} is no checkpoint of a run: it holds a {type(state).__name__}")
+        raise CheckpointError(
+            f"{path} is no checkpoint of a run: it holds a {type(state).__name__}"
+        )
     return state
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from deephash.engine import checkpoint, forms, out_of_memory
+from deephash.engine import checkpoint, out_of_memory, restoring
 from deephash.engine.evaluate import Measured
 from deephash.engine.inputs import faulty_inputs
 from deephash.engine.meter import Meter, NotFiniteError
@@ -164,25 +164,18 @@ class Trainer:
             method.prepare(data)
             return 0
         state = checkpoint.load(last)
-        if not {"fingerprint", "method", "optimizer", "progress", "rng"} <= set(state):
-            raise TrainingError(f"{last} is no checkpoint of a run. Train anew with rerun=true.")
+        restoring.check_last(state, last)
         if state["fingerprint"] != self.fingerprint:
             raise TrainingError(
                 f"{last} was trained on other data: its fingerprint is"
                 f" {state['fingerprint'][:16]}, that of the data now {self.fingerprint[:16]}.\n"
                 "  Bring the data back as it was, or train anew with rerun=true."
             )
-        try:
-            method.load_state_dict(state["method"])
-            forms.load_optimizer(self.optimizer, state["optimizer"])
-            self.progress = Progress(**state["progress"])
-        except (RuntimeError, ValueError, KeyError, TypeError) as error:
-            raise TrainingError(
-                f"{last} does not fit this method: {error}\n  Train anew with rerun=true."
-            ) from error
-        torch.set_rng_state(state["rng"]["cpu"])
-        if self.device.type == "cuda" and state["rng"]["cuda"] is not None:
-            torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)
+        with restoring.fitting(last, "this method"):
+            restoring.load_weights(method, state["method"], "method")
+            restoring.load_optimizer(self.optimizer, state["optimizer"])
+            self.progress = restoring.progress_of(state["progress"], last)
+            restoring.set_generators(state["rng"], self.device)
         self._recover_best(method)
         self.snapshots.forget_after(self.progress.epoch)
         return self.progress.epoch
@@ -224,7 +217,8 @@ class Trainer:
             state = checkpoint.load(best)
         except TrainingError:
             return f"{best} of epoch {selected} is damaged"
-        if state.get("epoch", selected) != selected:
+        epoch = state.get("epoch", selected)
+        if type(epoch) is not int or epoch != selected:
             return f"{best} should be of epoch {selected} and is of epoch {state['epoch']}"
         return ""
 

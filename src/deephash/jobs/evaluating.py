@@ -14,7 +14,7 @@ from deephash import build, config
 from deephash.engine import out_of_memory
 from deephash.engine.evaluate import encode
 from deephash.engine.run import FIGURES, RunFolder, environment, runs_below
-from deephash.errors import ConfigError, FileError, TrainingError
+from deephash.errors import CheckpointError, ConfigError, FileError, TrainingError
 from deephash.files import (
     check_writable,
     make_folder,
@@ -65,7 +65,7 @@ def evaluate(cfg: Config, overrides: Sequence[str] = ()) -> dict[str, Any]:
         try:
             told = None if again else reported(run)
             found[str(run.path)] = measure(cfg, run) if told is None else told
-        except FileError as error:  # of one run; the others are compared
+        except (FileError, CheckpointError) as error:  # of one run; the others are compared
             damaged[str(run.path)] = str(error).splitlines()[0]
             print(f"left out: {run.path}\n  {error}")
     if not found:

@@ -12,8 +12,9 @@ import torch
 from deephash import config, retrieval
 from deephash.engine import checkpoint
 from deephash.engine.evaluate import Codes, Evaluation, targets
+from deephash.engine.restoring import fitting, load_weights
 from deephash.engine.run import RunFolder
-from deephash.errors import DataError, TrainingError, os_reason
+from deephash.errors import CheckpointError, DataError, os_reason
 from deephash.files import place, write_json
 
 log = logging.getLogger("deephash")
@@ -34,21 +35,19 @@ def load_encoder(file: Path, encoder: Any, fingerprint: str | None) -> None:
         fingerprint: of the data; a word of warning if they are not the run's. None: they need not.
     """
     state = checkpoint.load(file)
-    if "fingerprint" not in state or not {"encoder", "method"} & set(state):
-        raise TrainingError(f"{file} is no checkpoint of a run")
+    if not isinstance(state.get("fingerprint"), str) or not {"encoder", "method"} & set(state):
+        raise CheckpointError(f"{file} is no checkpoint of a run")
     if fingerprint not in (None, state["fingerprint"]):
         assert fingerprint is not None
         log.warning("the data are not those of the run: fingerprint %s, now %s",
                     state["fingerprint"][:16], fingerprint[:16])  # fmt: skip
-    weights = state.get("encoder")
-    if weights is None:
-        prefix = "encoder."
-        weights = {key.removeprefix(prefix): value for key, value in state["method"].items()
-                   if key.startswith(prefix)}  # fmt: skip
-    try:
-        encoder.load_state_dict(weights)
-    except RuntimeError as error:
-        raise TrainingError(f"{file} does not fit the configuration beside it: {error}") from error
+    with fitting(file, "the configuration beside it", "Bring back a copy of it."):
+        weights = state.get("encoder")
+        if weights is None:
+            prefix = "encoder."
+            weights = {key.removeprefix(prefix): value for key, value in state["method"].items()
+                       if key.startswith(prefix)}  # fmt: skip
+        load_weights(encoder, weights, "encoder")
 
 
 def save_codes(path: Path, codes: Codes, data: Any, evaluation: Evaluation) -> None:
