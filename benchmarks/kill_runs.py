@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[1]
 
 CLOCK = {
     "time", "seconds", "evaluation_seconds", "retrieval_seconds", "train_seconds", "data_seconds",
-    "images_per_second", "encode_images_per_second", "data_share", "environment", "git",
+    "images_per_second", "encode_images_per_second", "data_share", "environment", "git", "command",
 }  # fmt: skip
 """Keys of reports, logs and checkpoints that are measured with a clock, or tell of the machine."""
 
@@ -374,7 +374,11 @@ def kill(
             return False
         _wait_for_jobs(folder)
         tally.kills += 1
-        before = epochs_done(folder)
+        before = {
+            path: epoch
+            for path, epoch in epochs_done(folder).items()
+            if not (path.parent / "report.json").exists()
+        }
         second = run(case.repeat or case.job, folder)
         moment = f"operation {at}" if after is None else f"{after:.2f} s"
         moment = f"{case.name}, killed at {moment}"

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from deephash import config, grids, targets
 from deephash.errors import ConfigError
-from deephash.files import SWEEPS, place
+from deephash.files import SWEEPS, check_writable, place
 from deephash.launchers.process import Launcher
 from deephash.sheets import BASE, Sheet
 from deephash.words import all_typed
@@ -276,6 +276,7 @@ def _launch(
     from deephash.report.reading import TABLE
     from deephash.report.table import markdown
 
+    check_writable(planned[0].run.path)
     command = shlex.join(["python", os.path.relpath(script), "-m", *arguments])
     group = planned[0].cfg["group"]
     if group is not None:

@@ -680,3 +680,12 @@ def test_sigint_is_an_interruption_like_others(tmp_path):
         builder.kill()
     assert entries(folder) == [] and not list(folder.glob("*.lock"))
     assert finished(folder)
+
+
+def test_what_a_kill_at_the_end_leaves_is_removed_by_the_next_reader(tmp_path):
+    cached(content(), Decode(), folder=tmp_path)
+    (entry,) = entries(tmp_path)
+    (entry / JOURNAL).write_text("")
+    (tmp_path / content().part).with_suffix(".lock").write_text("process 1 on elsewhere")
+    cached(content(), refuse, folder=tmp_path)
+    assert names(tmp_path) == [entry.name] and names(entry) == [INDEX, PIXELS]

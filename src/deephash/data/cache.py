@@ -88,7 +88,9 @@ def cached(
     root = _root(folder)
     entry = root / content.entry
     found = _opened(entry)
-    if found is None:
+    if found is not None:
+        _tidy(entry, root / content.part)
+    else:
         with _alone(root / content.part) as part:
             # Another process may have built it meanwhile.
             found = _opened(entry, logging.DEBUG)
@@ -216,6 +218,15 @@ def _sweep(root: Path) -> None:
             if time.time() - changed > STALE and (lock := Lock.acquire(_lock_of(part))):
                 with lock:
                     shutil.rmtree(part)
+
+
+def _tidy(entry: Path, part: Path) -> None:
+    """Remove what a process that was killed at the very end has left beside a whole entry."""
+    if (entry / JOURNAL).exists() or _lock_of(part).exists():
+        with contextlib.suppress(OSError):  # read by somebody who may not write
+            if (lock := Lock.acquire(_lock_of(part))) is not None:
+                with lock:
+                    (entry / JOURNAL).unlink(missing_ok=True)
 
 
 def _reuse(entry: Path, part: Path) -> None:

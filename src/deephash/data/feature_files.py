@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from scipy.sparse import issparse
 
-from deephash.errors import DataError, FileError, os_reason
+from deephash.errors import DataError, FileError, os_advice, os_reason
 from deephash.extras import import_extra
 from deephash.files import MOST_RATIO, SMALL_UNPACKED, expect, read_json, write_json
 from deephash.torch_files import Unread, described, is_module, read_pickle, read_torch
@@ -349,7 +349,11 @@ def write_features(
         write_json(folder / NOTES, told)
         shutil.rmtree(part)
     except OSError as error:
-        raise DataError(f"cannot write features to {folder}: {os_reason(error)}") from error
+        advice = os_advice(error.errno)
+        raise DataError(
+            f"cannot write features to {folder}: {os_reason(error)}"
+            + f"\n  {advice}" * bool(advice)
+        ) from error
 
 
 def _reserve(file: Path) -> None:

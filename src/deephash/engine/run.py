@@ -224,7 +224,8 @@ class RunFolder:
             return
         with contextlib.suppress(WriteError):  # read by somebody who may not write
             if (lock := Lock.acquire(self.path / LOCK)) is not None:
-                self.forget(*UNFINISHED)
+                if lock.exclusive:
+                    self.forget(*UNFINISHED)
                 lock.release()
 
     def run_id(self) -> str:

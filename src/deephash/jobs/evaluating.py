@@ -60,6 +60,7 @@ def evaluate(cfg: Config, overrides: Sequence[str] = ()) -> dict[str, Any]:
     runs = runs_of(cfg["runs"], finished=not again)
     comparison = Path("comparison") if out is None else out
     check_writable(comparison)
+    RunFolder(comparison).tidy()
     found, damaged = {}, {}
     for run in runs:
         try:
@@ -98,6 +99,7 @@ def measure(cfg: Config, run: RunFolder, out: Path | None = None) -> dict[str, A
     if out is None:
         out = run.path / ran["dataset"]["name"] if elsewhere else run.path
     check_writable(out)
+    RunFolder(out).tidy()
     device = build.device(cfg["device"])
     deterministic(ran["trainer"]["deterministic"])
     evaluation = build.evaluation(ran, device)

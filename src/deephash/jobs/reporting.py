@@ -68,6 +68,7 @@ def report(cfg: Config, overrides: Sequence[str] = ()) -> dict[str, Any]:
         out = place(cfg["out"])
     before = _files_before(out)
     check_writable(out)
+    RunFolder(out).tidy()
     files = write_sweeps(out, sweeps, parts, compared)
     for name in before - set(files):
         remove(out / name)
