@@ -16,7 +16,7 @@ from deephash.data.lists import Lists, sha1
 from deephash.data.roles import ROLES, Split
 from deephash.data.splitfile import ENDING, LISTS, read_split, write_lists, write_split
 from deephash.data.splits import Facts, fingerprint
-from deephash.errors import ConfigError, DataError
+from deephash.errors import ConfigError, DataError, WriteError
 from deephash.files import check_writable, place, write_text
 from deephash.jobs.describing import description, divided
 from deephash.jobs.describing import lines as described
@@ -46,8 +46,11 @@ def data(cfg: Config, overrides: Sequence[str] = ()) -> None:
         "export": export,
         "encode": encode,
     }
-    if cfg["out"] is not None:
-        check_writable(Path(cfg["out"]).expanduser())
+    if cfg["out"] is not None and cfg["do"] != "prepare":  # which may have nothing to write
+        try:
+            check_writable(place(cfg["out"]))
+        except WriteError as error:
+            raise DataError(f"out  {error}") from error
     actions[cfg["do"]](cfg)
 
 
