@@ -21,7 +21,9 @@ FLOORS = [
     "engine",
     "validate targets",
     "schema trials",
+    "overrides synonyms",
     "config grids",
+    "explain",
     "build sheets",
     "jobs",
     "multirun",
@@ -35,8 +37,8 @@ ONLY_IN = {
     "wandb": ("loggers/wandb.py",),
     "matplotlib": ("report/canvas.py", "report/fonts.py", "report/panels.py"),
     "numba": ("retrieval/engines/compiled.py",),
-    "hydra": ("config.py", "schema.py", "multirun.py", "cli.py"),
-    "omegaconf": ("config.py", "schema.py", "multirun.py", "cli.py"),
+    "hydra": ("schema.py", "overrides.py", "multirun.py", "cli.py"),
+    "omegaconf": ("config.py", "schema.py", "explain.py", "multirun.py", "cli.py"),
     "torchvision": ("data/", "models/backbones.py", "engine/run.py"),
 }
 

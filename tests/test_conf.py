@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from deephash import build, config, schema
 from deephash.errors import ConfigError, DataError, TrainingError
+from deephash.explain import explain
 from deephash.models.backbones import Tiny
 from deephash.models.encoder import Encoder
 from deephash.models.heads import Linear
@@ -60,7 +61,7 @@ def faults(folded):
 @pytest.fixture(scope="module")
 def explained(composed):
     def find(*overrides):
-        return {f.key: f for f in config.explain(overrides, composed, config.check)}
+        return {f.key: f for f in explain(overrides, composed, config.check)}
 
     return find
 

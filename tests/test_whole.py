@@ -21,6 +21,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from deephash import config, multirun, schema, sheets
+from deephash.explain import explain
 
 pytestmark = pytest.mark.slow
 
@@ -588,7 +589,7 @@ class TestReadme:
                 overrides = list(multirun.grid(sheet, overrides).jobs[0])
             if not many:
                 config.fold(compose("train", overrides=overrides))  # no value is left open
-            faults = config.explain(
+            faults = explain(
                 overrides, lambda some: compose("train", overrides=list(some)), config.check
             )
         assert [fault for fault in faults if fault.key != "trainer.device"] == []

@@ -9,8 +9,9 @@ import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,14 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+import deephash
 from deephash import config, multirun, schema
-from deephash.errors import BusyError, DeephashError, WriteError, from_os_error
+from deephash import overrides as command_line
+from deephash.errors import BusyError, ConfigError, DeephashError, WriteError, from_os_error
+from deephash.explain import explain, several
+from deephash.files import place
 from deephash.launchers import process
+from deephash.overrides import Mistyped
 
 SHOWING = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i",
            "--shell-completion", "-sc"}  # fmt: skip
@@ -38,6 +44,17 @@ CHECKS = {
 }
 """What a page that trains nothing has to satisfy."""
 
+CONFIG_DIR = ("--config-dir", "-cd")
+"""The flags of a further folder of configuration."""
+
+PARALLEL = {
+    "WORLD_SIZE": "torchrun or a launcher like it",
+    "OMPI_COMM_WORLD_SIZE": "mpirun",
+    "PMI_SIZE": "mpirun",
+    "SLURM_STEP_NUM_TASKS": "srun",
+}
+"""How many times a command was started, by the name of the variable that says so."""
+
 GOES_ON = "; without rerun=true the command goes on from here"
 
 
@@ -50,6 +67,9 @@ def train(conf: Path, sweeps: Path) -> int:
     """
     launched = process.follow_parent()
     multirun.register(sweeps)
+    if not launched and (message := _several_processes(os.environ)) is not None:
+        print(message, file=sys.stderr)
+        return 2
     arguments = [text for text in sys.argv[1:] if text not in MANY]
     flags = {text.partition("=")[0] for text in sys.argv[1:]}
     if MANY & flags and (one := flags & {"--cfg", "-c", "--info", "-i"}):
@@ -132,7 +152,10 @@ def _data_job(cfg: DictConfig) -> None:
 
 def _sweep(conf: Path, sweeps: Path, arguments: Sequence[str]) -> int:
     _prepare()
-    return multirun.run(conf, sweeps, arguments, Path(sys.argv[0]).resolve())
+    good, mistyped = command_line.read(arguments, many=True)
+    if mistyped:
+        _check_overrides(conf, "train", [text for text in good if _is_override(text)], mistyped)
+    return multirun.run(conf, sweeps, good, Path(sys.argv[0]).resolve())
 
 
 def _prepare() -> None:
@@ -144,8 +167,13 @@ def _prepare() -> None:
 
 def _main(conf: Path, page: str, job: Any) -> int:
     _prepare()
+    if "--version" in sys.argv[1:]:
+        print(_version())
+        return 0
     if page == "evaluate":
         sys.argv[1:] = [_quoted(text) for text in sys.argv[1:]]
+    sys.argv[1:], mistyped = command_line.read(sys.argv[1:])
+    sys.argv[1:] = [_from_home(text) for text in sys.argv[1:]]
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda text: text not in MANY)
     arguments = sys.argv[1:]  # -m first: argparse wants it before what it is about
     shows = bool({text.partition("=")[0] for text in arguments} & SHOWING)
@@ -165,7 +193,8 @@ def _main(conf: Path, page: str, job: Any) -> int:
 
     def whole() -> int:
         if not shows:
-            _check_overrides(conf, page, [text for text in arguments if _is_override(text)])
+            given = [text for text in arguments if _is_override(text)]
+            _check_overrides(conf, page, given, mistyped)
         main = hydra.main(version_base="1.3", config_path=str(conf.resolve()), config_name=page)
         main(run)()
         busy = any(isinstance(failure, BusyError) for failure in failures)
@@ -216,7 +245,7 @@ def _silence() -> None:
 
 
 def _overrides() -> list[str]:
-    """The command line of this job, as it was typed."""
+    """The command line of this job, as Hydra read it."""
     found = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     assert isinstance(found, list)
     return [str(text) for text in found]
@@ -256,11 +285,14 @@ def _is_override(text: str) -> bool:
     return ("=" in text and not text.startswith("-")) or text.startswith("~")
 
 
-def _check_overrides(conf: Path, page: str, overrides: Sequence[str]) -> None:
+def _check_overrides(
+    conf: Path, page: str, overrides: Sequence[str], mistyped: Sequence[Mistyped] = ()
+) -> None:
     """Composes once before Hydra does, to tell everything that is wrong, and how to mend it."""
+    more = _more_folders(sys.argv[1:])
 
     def composed(some: Sequence[str]) -> DictConfig:
-        return compose(page, overrides=list(some))
+        return compose(page, overrides=[*some, *more])
 
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
 
@@ -269,25 +301,58 @@ def _check_overrides(conf: Path, page: str, overrides: Sequence[str]) -> None:
                 return config.check(cfg, overrides)
             return CHECKS[page](cfg)
 
-        cfg = None
-        if not any(_is_sweep(text) for text in overrides):
+        cfg, many = None, several(overrides, page, Path(sys.argv[0]).name)
+        if not many and not mistyped:
             with contextlib.suppress(Exception):  # `explain` finds out which override it was
                 cfg = composed(overrides)
         if cfg is None:
-            faults = config.explain(overrides, composed, check)
+            told = {fault.key for fault in many}
+            found = explain(overrides, composed, check, mistyped)
+            faults = many + [fault for fault in found if fault.key not in told]
         else:
             faults = check(config.fold(cfg, overrides))
-        config.refuse(faults, overrides)
+        config.refuse(faults, [*overrides, *(one.typed for one in mistyped)])
     GlobalHydra.instance().clear()
 
 
-def _is_sweep(text: str) -> bool:
-    from hydra.core.override_parser.overrides_parser import OverridesParser
+def _more_folders(arguments: Sequence[str]) -> list[str]:
+    """What makes the folder of ``--config-dir`` part of a composition.
 
-    try:
-        return OverridesParser.create().parse_override(text).is_sweep_override()
-    except Exception:  # not an override at all: `explain` says so
-        return False
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    for at, text in enumerate(arguments):
+        flag, equals, folder = text.partition("=")
+        if flag in CONFIG_DIR:
+            folder = folder if equals else "".join(arguments[at + 1 : at + 2])
+            if not Path(folder).is_dir():
+                raise ConfigError(f"{flag}  there is no folder {folder}. Nothing was loaded.")
+            return [f"hydra.searchpath=[{command_line.quoted(f'file://{Path(folder).resolve()}')}]"]
+    return []
+
+
+def _from_home(text: str) -> str:
+    """A folder of ``--config-dir=~/conf``, which the shell leaves as it is."""
+    flag, equals, folder = text.partition("=")
+    return f"{flag}={place(folder)}" if equals and flag in CONFIG_DIR else text
+
+
+def _version() -> str:
+    """What ``--version`` says."""
+    return f"deephash {deephash.__version__} (torch {metadata.version('torch')})"
+
+
+def _several_processes(environment: Mapping[str, str]) -> str | None:
+    """What to say where ``torchrun``, ``srun`` or ``mpirun`` started one command several times."""
+    for name, who in PARALLEL.items():
+        if environment.get(name, "").isdecimal() and int(environment[name]) > 1:
+            return (
+                f"{who} started this command {environment[name]} times ({name}); a run is one"
+                " process on one device.\n  Type: python train.py ...            one run\n"
+                "        python train.py -m seed=0,1,2    several, one on each GPU of the machine\n"
+                "        python train.py -m hydra/launcher=slurm seed=0,1,2    or as jobs of SLURM"
+            )
+    return None
 
 
 def _python_3_14() -> None:

@@ -132,7 +132,7 @@ def fold(cfg: DictConfig, composed_from: Iterable[str] = ()) -> dict[str, Any]:
     try:
         missing = _open_keys(OmegaConf.to_container(cfg, enum_to_str=True))
         refuse(
-            [Fault(key, "has no value.", f"Give it one: {key}=...") for key in missing],
+            [Fault(key, "has no value.", _value_for(key, composed_from)) for key in missing],
             composed_from,
         )
         plain = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
@@ -150,6 +150,16 @@ def fold(cfg: DictConfig, composed_from: Iterable[str] = ()) -> dict[str, Any]:
     if any(key.startswith(("dataset.protocols.", "dataset.recipes.")) for key in given):
         folded["dataset"]["expected"] = {}
     return folded
+
+
+def _value_for(key: str, composed_from: Iterable[str]) -> str:
+    """What to type for a key that has no value."""
+    gone = [text for text in composed_from if text.startswith("~")]
+    for text in gone:
+        name = text[1:].partition("=")[0]
+        if key == name or key.startswith(f"{name}."):
+            return f"Leave out {text}."
+    return f"Give it one: {key}=..."
 
 
 def changed(evaluation: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -605,101 +615,6 @@ def _needs(method: Mapping[str, Any]) -> frozenset[str]:
     return getattr(_class_of(method, "loss"), "needs", frozenset())
 
 
-def explain(overrides: Sequence[str], compose: Any, check: Any) -> list[Fault]:
-    """Finds out which overrides Hydra refuses, one by one, and what the others come to.
-
-    Args:
-        overrides: the command line without its flags.
-        compose: ``(overrides) -> config``, raising what Hydra raises.
-        check: ``(folded) -> faults``.
-
-    Returns:
-        the faults of the single overrides, then those of the configuration without them.
-    """
-    faults: list[Fault] = []
-    good: list[str] = []
-    for text in sorted(overrides, key=lambda text: "." in text.partition("=")[0]):  # groups first
-        key = text.partition("=")[0].lstrip("+~")
-        try:
-            values = _single_values(text)
-        except Exception as error:
-            faults.append(Fault(key, _first_line(error), "Write it as key=value."))
-            continue
-        for value in values:
-            try:
-                compose([*good, value])
-            except Exception as error:
-                faults.append(Fault(key, _first_line(error), _instead(key, value, compose, error)))
-                break
-        else:
-            good.append(values[0])
-    try:
-        folded = fold(compose(good), overrides)
-    except ConfigError:
-        if not faults:
-            raise
-        return faults
-    told = {fault.key for fault in faults}
-    return faults + [fault for fault in check(folded) if fault.key not in told]
-
-
-def _single_values(text: str) -> list[str]:
-    """An override as it is, or, of a sweep, one override for each of its values."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    override = OverridesParser.create().parse_override(text)
-    if not override.is_sweep_override():
-        return [text]
-    key = text.partition("=")[0]
-    return [f"{key}={value}" for value in override.sweep_string_iterator()]
-
-
-def _first_line(error: BaseException) -> str:
-    text = f"{error}\n{error.__cause__ or ''}"
-    if "Could not override" in text:
-        return "there is no such key."
-    if value := re.search(r"Invalid value '([^']*)'", text):
-        return f"{value.group(1)!r} is no choice."
-    if options := re.search(r"Could not find '([^']*)'", text):
-        return f"there is no {options.group(1)}."
-    if value := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text):
-        kind = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
-        return f"{value.group(1)!r} is not {kind.get(value.group(2), value.group(2))}."
-    found = [line.strip() for line in text.splitlines() if line.strip()]
-    return (found or [type(error).__name__])[0].rstrip(".") + "."
-
-
-def _instead(key: str, given: str, compose: Any, error: BaseException) -> str:
-    text = f"{error}\n{error.__cause__ or ''}"
-    if options := re.search(r"Available options in '[^']*':\n((?:\t\S+\n?)+)", text):
-        return f"There are {', '.join(options.group(1).split())}."
-    if options := re.search(r"expected one of \[(.*?)\]", text):
-        return f"It is one of {options.group(1)}."
-    plain = OmegaConf.to_container(compose([]), resolve=False)
-    keys = _keys(plain)
-    if key in keys and _first_line(error) == "there is no such key.":
-        return "The default has it; what is chosen here has not."
-    if key in keys:
-        return f"Its default is {key}={_at(plain, key)}."  # type: ignore[arg-type]
-    if key == "dataset.root":
-        return "The digits read no folder; choose dataset=folder or dataset=cifar10 with it."
-    same = [known for known in keys if known.rpartition(".")[2] == key]
-    near = same or difflib.get_close_matches(key, keys, n=1, cutoff=0.7)
-    if not near:
-        return "See all keys with --cfg job."
-    return f"Did you mean {near[0]}={given.partition('=')[2]}?"
-
-
-def _keys(node: Any, path: str = "") -> list[str]:
-    if not isinstance(node, Mapping):
-        return []
-    found = []
-    for key, value in node.items():
-        here = f"{path}.{key}" if path else str(key)
-        found += [here, *_keys(value, here)]
-    return found
-
-
 def run_name(cfg: Mapping[str, Any], overrides: Sequence[str]) -> str:
     """The folder of a run: its full name, the last piece cut to what a file name may hold."""
     front, _, last = full_name(cfg, overrides).rpartition("/")
@@ -800,10 +715,3 @@ def differences(a: Any, b: Any, path: str = "") -> list[str]:
             found += differences(a.get(key), b.get(key), here)
         return found
     return [] if a == b else [f"{path}: {a!r} -> {b!r}"]
-
-
-def _at(cfg: Mapping[str, Any], key: str) -> Any:
-    node: Any = cfg
-    for part in key.split("."):
-        node = node.get(part) if isinstance(node, Mapping) else None
-    return node

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from deephash import config, grids, targets
 from deephash.errors import ConfigError
+from deephash.explain import explain
 from deephash.files import SWEEPS, check_writable, place
 from deephash.launchers.process import Launcher
 from deephash.sheets import BASE, Sheet
@@ -216,7 +217,7 @@ def _composed(found: Grid, composed: Composed) -> list[tuple[tuple[str, ...], di
             def check(cfg: dict[str, Any], overrides: Sequence[str] = overrides) -> list[Any]:
                 return config.check(cfg, overrides)
 
-            config.refuse(config.explain(overrides, composed, check), overrides)
+            config.refuse(explain(overrides, composed, check), overrides)
             raise ConfigError(str(error)) from error  # nothing that an override explains
         jobs.append((overrides, config.fold(cfg, overrides)))
     return jobs
@@ -256,9 +257,9 @@ def _refuse_tuning(composed: Composed, chosen: Sequence[str], rest: Sequence[str
     try:
         composed(chosen)
     except Exception:
-        faults = config.explain(chosen, composed, lambda _: [])
+        faults = explain(chosen, composed, lambda _: [])
     else:
-        faults = config.explain(rest, after_the_choice, lambda _: [])
+        faults = explain(rest, after_the_choice, lambda _: [])
     config.refuse(faults, [*chosen, *rest])
 
 

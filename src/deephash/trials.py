@@ -32,18 +32,23 @@ def refused(cfg: Mapping[str, Any], wrong: Collection[str] = ()) -> list[Problem
             parts for which that is no way are passed over.
     """
     found: list[Problem] = []
-    nbit = cfg["model"]["nbit"] if "model" in cfg and "model.nbit" not in wrong else 1
-    for path, node in _cheap(cfg, wrong):
+    broken = {"model", "model.nbit"} & set(wrong)
+    nbit = cfg["model"]["nbit"] if "model" in cfg and not broken else 1
+    for path, node in _cheap(cfg):
         if (mended := _mended(path, node, wrong)) is not None:
             found += _problems(path, json.dumps(mended), nbit)
     if "optimizer" in cfg and (mended := _mended("optimizer", cfg["optimizer"], wrong)) is not None:
-        on_cpu = not torch.cuda.is_available() or cfg["trainer"].get("device") == "cpu"
+        on_cpu = (
+            not torch.cuda.is_available() or _mapping(cfg.get("trainer")).get("device") == "cpu"
+        )
         found += _problems("optimizer", json.dumps(mended), int(on_cpu))
     return found
 
 
 def _mended(path: str, node: Any, wrong: Collection[str]) -> dict[str, Any] | None:
     """A part with the defaults of its options that are wrong; None where it cannot be built."""
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        return None
     if any(path == key or path.startswith(f"{key}.") for key in wrong):
         return None
     options = [key.removeprefix(f"{path}.") for key in wrong if key.startswith(f"{path}.")]
@@ -61,34 +66,27 @@ def _mended(path: str, node: Any, wrong: Collection[str]) -> dict[str, Any] | No
     return rest
 
 
-def _cheap(
-    cfg: Mapping[str, Any], wrong: Collection[str]
-) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _cheap(cfg: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The parts that cost nothing to build, and where they are."""
-    if not any(_touches(key, "dataset") for key in wrong):
-        dataset, name = cfg["dataset"], str(cfg["dataset"]["protocol"])
-        yield "dataset.source", dataset["source"]
-        yield f"dataset.protocols.{name}", dataset["protocols"][name]
-        if "method" not in cfg and (dataset.get("recipes") or {}).get(name) is not None:
-            yield f"dataset.recipes.{name}", dataset["recipes"][name]
-        for role in ("train", "test"):
-            for at, step in enumerate(dataset["transforms"][role]):
-                yield f"dataset.transforms.{role}.{at}", step
-    method = cfg.get("method") if "method" not in wrong else None
+    dataset = _mapping(cfg.get("dataset"))
+    name, steps = str(dataset.get("protocol")), _mapping(dataset.get("transforms"))
+    nodes = {"dataset.source": dataset.get("source")}
+    nodes[f"dataset.protocols.{name}"] = _mapping(dataset.get("protocols")).get(name)
+    if "method" not in cfg:
+        nodes[f"dataset.recipes.{name}"] = _mapping(dataset.get("recipes")).get(name)
+    for role in ("train", "test"):
+        if isinstance(steps.get(role), list):
+            nodes |= {f"dataset.transforms.{role}.{at}": it for at, it in enumerate(steps[role])}
     for part in ("head", "relaxation", "codebook", "similarity", "loss"):
-        if isinstance(node := (method or {}).get(part), Mapping):
-            yield f"method.{part}", node
-    if isinstance(node := cfg.get("scheduler"), Mapping):
-        yield "scheduler", node
+        nodes[f"method.{part}"] = _mapping(cfg.get("method")).get(part)
+    nodes["scheduler"] = cfg.get("scheduler")
+    for path, node in nodes.items():
+        if isinstance(node, Mapping) and "_target_" in node:
+            yield path, node
 
 
-SHAPE = ("protocol", "protocols", "recipes", "transforms", "transforms.train", "transforms.test")
-"""Keys of ``dataset`` without which its parts cannot be listed."""
-
-
-def _touches(key: str, group: str) -> bool:
-    """Whether a key that is wrong keeps the parts of a dataset from being listed."""
-    return key == group or key.removeprefix(f"{group}.") in SHAPE
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 @lru_cache(maxsize=4096)  # a sweep has the same parts again and again
