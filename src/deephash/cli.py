@@ -29,6 +29,7 @@ from deephash.explain import explain, several
 from deephash.files import place
 from deephash.launchers import process
 from deephash.overrides import Mistyped
+from deephash.validate import UNKNOWN
 
 SHOWING = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i",
            "--shell-completion", "-sc"}  # fmt: skip
@@ -311,6 +312,8 @@ def _check_overrides(
             faults = many + [fault for fault in found if fault.key not in told]
         else:
             faults = check(config.fold(cfg, overrides))
+            if any(fault.what == UNKNOWN for fault in faults):
+                faults = explain(overrides, composed, check)
         config.refuse(faults, [*overrides, *(one.typed for one in mistyped)])
     GlobalHydra.instance().clear()
 

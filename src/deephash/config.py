@@ -272,7 +272,10 @@ def check_report(cfg: Mapping[str, Any]) -> list[Fault]:
 
 def _check_page(cfg: Mapping[str, Any], page: type) -> list[Fault]:
     """What is missing from a page, and which values are not what its schema says."""
-    return [Fault(found.path, found.what, found.instead) for found in check_fields(cfg, page)]
+    return [
+        Fault(found.path, found.what, found.instead)
+        for found in check_fields(cfg, page, closed=True)
+    ]
 
 
 def _check_convention(cfg: Mapping[str, Any]) -> list[Fault]:
@@ -357,7 +360,9 @@ def check(cfg: Mapping[str, Any], overrides: Iterable[str] = ()) -> list[Fault]:
     broken = tuple(fault.key for fault in faults)
     for path, node in parts(cfg):
         faults += check_part(path, node)
-    if not any("dataset".startswith(key) or "trainer".startswith(key) for key in broken):
+    if "dataset.protocols" not in broken and not any(
+        "dataset".startswith(key) or "trainer".startswith(key) for key in broken
+    ):
         faults += _check_protocol(cfg) + _check_classes(cfg["dataset"].get("classes"))
     if not any("evaluation".startswith(key) for key in broken):
         faults += _check_tops(cfg["evaluation"])

@@ -16,7 +16,7 @@ from deephash.config import SEATS, Fault, fold
 from deephash.errors import ConfigError
 from deephash.overrides import Mistyped
 from deephash.synonyms import BY_WORD, CHOICES, Synonym
-from deephash.validate import assignment, literal
+from deephash.validate import UNKNOWN, assignment, literal
 
 Compose = Callable[[Sequence[str]], Any]
 Check = Callable[[dict[str, Any]], list[Fault]]
@@ -27,6 +27,9 @@ FIRST = ("trainer", "model", "optimizer", "scheduler", "loss", "method.loss", "e
 
 NEVER = ("dataset.schedule", "dataset.expected")
 """Nodes that other keys refer to: not what anybody means."""
+
+IDLE = ("trainer.batch_size", "trainer.epochs")
+"""What ``data.py`` has and does not read."""
 
 PLACEHOLDER = "dataset.root=FOLDER"
 """What some datasets need besides."""
@@ -74,6 +77,8 @@ class Suggestions:
     def first(self, candidates: Iterable[str]) -> str | None:
         """The first candidate that is accepted, if need be with a root of the data."""
         for candidate in dict.fromkeys(candidates):
+            if "do" in self.page and candidate.startswith(IDLE):
+                continue
             some = [words.as_text(text) for text in shlex.split(candidate)]
             if self.accepts(some):
                 return _shown(some)
@@ -92,12 +97,10 @@ class Suggestions:
         note = "" if noted is None or not noted.note else f" {noted.note}"
         if found is not None:
             return f"Did you mean {found}?{note}"
-        if entry is not None and not entry.meant:
-            return entry.note
-        for candidate in candidates:  # the right key, with a value that it does not take
-            last = candidate.split()[-1].partition("=")[0].lstrip("+")
+        for candidate in candidates if entry is None else _meant(entry, value):  # not this value
+            last = shlex.split(candidate)[-1].partition("=")[0].lstrip("+")
             if last in self.keys() and not isinstance(default := _at(self.page, last), Mapping):
-                return f"Did you mean {last}? Its default is {assignment(last, default)}."
+                return f"Did you mean {last}? Its default is {assignment(last, default)}.{note}"
         return note.strip() or "See all keys with --cfg job."
 
     def _near(self, key: str, value: str) -> Iterator[str]:
@@ -110,12 +113,13 @@ class Suggestions:
         same = [known for known in keys if known.rpartition(".")[2] == leaf]
         for known in sorted(same, key=_rank):
             yield f"{known}={typed}"
-        beside = [known for known in keys if group and known.rpartition(".")[0] == group]
-        for known in difflib.get_close_matches(key, beside, n=2, cutoff=0.8):
-            yield f"{known}={typed}"
+        beside = [known.rpartition(".")[2] for known in keys if known.rpartition(".")[0] == group]
+        for near in difflib.get_close_matches(leaf, beside if group else [], n=2, cutoff=0.75):
+            yield f"{group}.{near}={typed}"
         if group and (entry := _synonym(leaf)) is not None:
             yield from _meant(entry, value)
-        for known in difflib.get_close_matches(key, sorted(keys, key=_rank), n=2, cutoff=0.7):
+        likely = [] if group in _keys(self.page) else sorted(keys, key=_rank)
+        for known in difflib.get_close_matches(key, likely, n=2, cutoff=0.7):
             yield f"{known}={typed}"
         leaves: dict[str, str] = {}
         for known in sorted(keys, key=_rank):
@@ -186,7 +190,18 @@ def explain(
             raise
         return faults
     known = {fault.key for fault in faults}
-    return faults + [fault for fault in check(folded) if fault.key not in known]
+    for fault in faults:  # what is suggested is not said to be missing as well
+        known |= set(re.findall(r"([\w.]+)=", fault.instead.partition("Did you mean ")[2]))
+    given = dict(text.lstrip("+").partition("=")[::2] for text in overrides)
+    for fault in check(folded):
+        if fault.key in known:
+            continue
+        if fault.what == UNKNOWN and fault.key in given:  # typed with a +
+            rest = [text for text in good if text.lstrip("+").partition("=")[0] != fault.key]
+            way = Suggestions(compose, check, rest).of_key(fault.key, _unquoted(given[fault.key]))
+            fault = Fault(fault.key, fault.what, way)
+        faults.append(fault)
+    return faults
 
 
 def several(overrides: Sequence[str], page: str, script: str) -> list[Fault]:
@@ -213,13 +228,16 @@ def several(overrides: Sequence[str], page: str, script: str) -> list[Fault]:
 
 def _of_words(one: Mistyped, told: Suggestions) -> Fault:
     key, equals, _ = one.meant.partition("=")
-    if not equals:
+    if not equals or not key:
         groups = [group for group in told.page if isinstance(told.page[group], Mapping)]
         way = "Values are given as key=value."
         for group in ("method", "dataset", "backbone", "optimizer", "experiment"):
             if group in groups and told.first([f"{group}={shlex.quote(key)}"]):
                 way = f"Did you mean {group}={key}?"
                 break
+        else:
+            found = told.first(f"{name}={shlex.quote(key)}" for name in ("sweep", "run"))
+            way = way if found is None else f"Did you mean {found}?"
         return Fault(one.typed, "is no key with a value.", way)
     some = words.as_text(one.meant)
     if told.accepts([some]):

@@ -82,7 +82,11 @@ def read(arguments: Sequence[str], many: bool = False) -> tuple[list[str], list[
         word, rest = words[at], words[at + 1 :]
         at += 1
         flag = word.partition("=")[0]
-        if flag in ALONE or flag in VALUED or word == "--":
+        if flag in ("--run", "-r") and ("=" in word or (rest and not _begins_anew(rest[0]))):
+            typed, meant, used = _flag(word, rest)
+            wrong.append(Mistyped(typed, f"run={meant.partition('=')[2]}"))
+            at += used
+        elif flag in ALONE or flag in VALUED or word == "--":
             good.append(word)
             if flag in VALUED and "=" not in word and rest and not _begins_anew(rest[0]):
                 good.append(rest[0])
@@ -96,7 +100,7 @@ def read(arguments: Sequence[str], many: bool = False) -> tuple[list[str], list[
         else:
             typed, meant, used = _apart(word, rest)
             at += used
-            if used == 0 and meant == word and "=" in word:  # an empty value
+            if used == 0 and meant == word and "=" in word and KEY.fullmatch(flag):  # empty
                 good.append(word)
             else:
                 wrong.append(Mistyped(typed, meant))

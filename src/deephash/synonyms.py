@@ -142,7 +142,7 @@ SYNONYMS = (
              "checkpoint_dir", "ckpt_dir", "dest"), "elsewhere", ("out={}", "paths.outputs={}")),
     Synonym(("cache", "cache_dir", "cache_path"), "elsewhere", ("paths.cache={}",)),
     Synonym(("exp_name", "experiment_name", "run_name", "exp", "tag", "tags", "name", "comment"),
-            "first", ("group={}",), "Runs name their folders by their settings."),
+            "first", ("sweep={}", "group={}"), "Runs name their folders by their settings."),
     Synonym(("amp", "fp16", "bf16", "half", "mixed_precision", "use_amp", "precision"), "true",
             ("trainer.precision={}", _amp)),
     Synonym(("patience", "early_stop", "early_stopping"), "5", ("trainer.patience={}",)),

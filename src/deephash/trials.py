@@ -38,9 +38,8 @@ def refused(cfg: Mapping[str, Any], wrong: Collection[str] = ()) -> list[Problem
         if (mended := _mended(path, node, wrong)) is not None:
             found += _problems(path, json.dumps(mended), nbit)
     if "optimizer" in cfg and (mended := _mended("optimizer", cfg["optimizer"], wrong)) is not None:
-        on_cpu = (
-            not torch.cuda.is_available() or _mapping(cfg.get("trainer")).get("device") == "cpu"
-        )
+        device = _mapping(cfg.get("trainer")).get("device")
+        on_cpu = device == "cpu" or not torch.cuda.is_available()
         found += _problems("optimizer", json.dumps(mended), int(on_cpu))
     return found
 

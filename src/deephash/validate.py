@@ -9,12 +9,15 @@ import inspect
 import math
 import re
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from functools import lru_cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from deephash.bounds import LARGEST, Bound, Interval, Length, NotEmpty
+
+UNKNOWN = "there is no such key."
+"""What is said of a key that a closed node does not have."""
 
 REMOVED = "is missing"
 """What is said of a key that was deleted."""
@@ -303,34 +306,36 @@ def check_fields(
     node: Mapping[str, Any],
     schema: type,
     path: str = "",
-    wanted: Callable[[str], bool] = lambda key: True,
+    closed: bool = False,
 ) -> list[Problem]:
     """All that does not fit a dataclass: keys that are missing, and values.
-
-    Keys that the dataclass does not have are left alone.
 
     Args:
         node: plain values.
         schema: the dataclass.
         path: of the node, put before each key.
-        wanted: which keys to look at.
+        closed: whether keys that the dataclass does not have are refused.
     """
     found: list[Problem] = []
     hints = _hints(schema)
     for field in dataclasses.fields(schema):
         key = f"{path}.{field.name}" if path else field.name
-        if not wanted(key):
-            continue
         default = _default(field)
         if field.name not in node:
             if field.metadata.get("optional"):
                 continue
             known = default is not dataclasses.MISSING and default != "???"
+            known = known and not dataclasses.is_dataclass(default)
             removed = f"Leave out ~{key}" + (f": its default is {assignment(key, default)}"
                                              if known else "") + "."  # fmt: skip
             found.append(Problem(key, f"{REMOVED}.", removed))
             continue
         found += check_value(node[field.name], hints[field.name], key, default)
+    if closed:
+        found += [
+            Problem(f"{path}.{key}" if path else str(key), UNKNOWN, "See all keys with --cfg job.")
+            for key in node if key not in hints
+        ]  # fmt: skip
     return found
 
 
@@ -346,11 +351,12 @@ def check_value(
     """What is wrong with one value, or with those inside it."""
     if default in (dataclasses.MISSING, "???") and not isinstance(default, list | dict):
         default = inspect.Parameter.empty
-    if get_origin(kind) is Annotated and get_args(kind)[0] is Any:
+    declared = kind
+    if get_origin(kind) is Annotated and get_args(kind)[0] is Any:  # open for Hydra
         kind = get_args(kind)[1]
     for one in (kind, *(get_args(kind) if get_origin(kind) in (Union, types.UnionType) else ())):
         if dataclasses.is_dataclass(one) and isinstance(one, type) and isinstance(value, Mapping):
-            return check_fields(value, one, key)
+            return check_fields(value, one, key, closed=one is declared)
         if isinstance(value, Mapping) and get_origin(one) in (dict, Mapping):
             each = get_args(one)[1]
             return [it for name, inner in value.items()

@@ -1,7 +1,7 @@
 """Backbones: images ``(N, 3, H, W)`` to features ``(N, D)``, with ``out_features = D``."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from pickle import PickleError
@@ -86,6 +86,19 @@ class Torchvision(nn.Module):
             if not _stored(choice).is_file():
                 _downloaded(name, choice, lambda: choice.get_state_dict(check_hash=True))
 
+    @staticmethod
+    def refused(options: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+        """Return what is wrong with the options: key, fault and what to type instead."""
+        import difflib
+
+        from torchvision import models
+
+        name, known = str(options["name"]), models.list_models(module=models)
+        if name in known:
+            return []
+        near = ", ".join(difflib.get_close_matches(name, known, n=3)) or "alexnet, resnet50"
+        return [("name", f"torchvision has no model {name!r}.", f"Did you mean {near}?")]
+
     def train(self, mode: bool = True) -> "Torchvision":
         return super().train(mode and not self.frozen)
 
@@ -163,12 +176,8 @@ def _load(name: str, weights: str) -> nn.Module:
     """The whole torchvision model, last layer included, with its weights."""
     from torchvision import models
 
-    known = models.list_models(module=models)
-    if name not in known:
-        import difflib
-
-        near = ", ".join(difflib.get_close_matches(name, known, n=3)) or "alexnet, resnet50"
-        raise ConfigError(f"backbone.name  torchvision has no model {name!r}. Did you mean {near}?")
+    for key, what, instead in Torchvision.refused({"name": name}):
+        raise ConfigError(f"backbone.{key}  {what} {instead}")
     builder = models.get_model_builder(name)
     options: dict[str, Any] = {}
     if name in ("googlenet", "inception_v3"):  # their training heads are not part of a backbone
