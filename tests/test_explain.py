@@ -171,3 +171,27 @@ def test_the_version_is_ours(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py", "--version"])
     assert cli.train(CONF, CONF) == 0
     assert capsys.readouterr().out.startswith(f"deephash {deephash.__version__} (torch ")
+
+
+@pytest.mark.parametrize(
+    ("page", "line", "offered"),
+    [
+        ("train", "python train.py method=dp", "method=dpn"),
+        ("train", "python train.py dataset.root=~/x\\ y nonsense trainer.ep", "trainer.epochs="),
+        ("train", "python train.py 'dataset.root=a trainer.ep", "trainer.epochs="),
+        ("data", "python data.py verify dataset=ci", "dataset=cifar10"),
+        ("evaluate", "python evaluate.py evaluation.ti", "evaluation.ties="),
+        ("train", "python train.py method=nope optimizer=", ""),
+    ],
+)
+def test_a_shell_that_completes_a_word_gets_no_error(page, line, offered, monkeypatch, capsys):
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    monkeypatch.setattr(sys, "argv", [f"{page}.py", "-sc", "query=bash"])
+    folders = [CONF, CONF.parent / "sweeps"] if page == "train" else [CONF]
+    try:
+        assert getattr(cli, page)(*folders) == 0
+    finally:
+        GlobalHydra.instance().clear()
+    said = capsys.readouterr()
+    assert offered in said.out and said.err == ""

@@ -45,6 +45,9 @@ CHECKS = {
 }
 """What a page that trains nothing has to satisfy."""
 
+COMPLETION = {"--shell-completion", "-sc"}
+"""The flags of the completion of words by a shell."""
+
 CONFIG_DIR = ("--config-dir", "-cd")
 """The flags of a further folder of configuration."""
 
@@ -178,6 +181,7 @@ def _main(conf: Path, page: str, job: Any) -> int:
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda text: text not in MANY)
     arguments = sys.argv[1:]  # -m first: argparse wants it before what it is about
     shows = bool({text.partition("=")[0] for text in arguments} & SHOWING)
+    completes = bool(COMPLETION & set(arguments)) and any(a.startswith("query=") for a in arguments)
     if shows and hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--help | head`; nothing else is open
     failures: list[DeephashError] = []
@@ -197,6 +201,8 @@ def _main(conf: Path, page: str, job: Any) -> int:
             given = [text for text in arguments if _is_override(text)]
             _check_overrides(conf, page, given, mistyped)
         main = hydra.main(version_base="1.3", config_path=str(conf.resolve()), config_name=page)
+        if completes:
+            return _completed(main(run))
         main(run)()
         busy = any(isinstance(failure, BusyError) for failure in failures)
         return process.ELSEWHERE if busy else int(bool(failures))
@@ -338,6 +344,28 @@ def _from_home(text: str) -> str:
     """A folder of ``--config-dir=~/conf``, which the shell leaves as it is."""
     flag, equals, folder = text.partition("=")
     return f"{flag}={place(folder)}" if equals and flag in CONFIG_DIR else text
+
+
+def _completed(query: Callable[[], Any]) -> int:
+    """Answer the shell that completes a word; what stands before it may be wrong or unfinished."""
+    line = os.environ.get("COMP_LINE", "")
+    begun, blank, fragment = line.rpartition(" ")
+    try:
+        typed = shlex.split(begun)
+    except ValueError:  # a quote that is still open
+        typed = begun.split()
+    first = next((at for at, text in enumerate(typed) if text.endswith(".py")), 0) + 1
+    before = [command_line.as_text(text) for text in typed[first:]]
+    before = [text for text in before if command_line.parsed(text) is not None and " " not in text]
+    os.environ["COMP_LINE"] = " ".join([*typed[:first], *before]) + blank + fragment
+    os.environ["COMP_POINT"] = str(len(os.environ["COMP_LINE"]))
+    with (
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
+        contextlib.redirect_stderr(nowhere),
+        contextlib.suppress(SystemExit),  # of Hydra, for an error: there is nothing to offer
+    ):
+        query()
+    return 0
 
 
 def _version() -> str:

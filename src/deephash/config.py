@@ -181,10 +181,12 @@ def changed(evaluation: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[st
 def check_evaluation(cfg: Mapping[str, Any]) -> list[Fault]:
     """All that is wrong with a folded page of ``evaluate.py``."""
     faults = _check_page(cfg, schema.Evaluate)
+    if not faults:
+        faults = _check_other_dataset(cfg["dataset"])
     if faults:
         return faults
     faults += _check_tops(cfg["evaluation"]) + _check_convention(cfg)
-    faults += _check_device("device", cfg["device"]) + _check_other_dataset(cfg["dataset"])
+    faults += _check_device("device", cfg["device"])
     for path, node in parts(cfg["dataset"], "dataset"):
         faults += check_part(path, node)
     if (cfg["run"] is None) == (cfg["runs"] is None):
@@ -476,12 +478,12 @@ def _check_protocol(cfg: Mapping[str, Any]) -> list[Fault]:
     validation = f"{key}.validation=50"
     if not name.isidentifier():  # Hydra's grammar takes 54k as a key in braces only
         validation = f"'dataset.protocols={{{name}:{{validation:50}}}}'"
-    if trainer["select_on"] == "val" and not protocol.get("validation"):
+    if trainer.get("select_on") == "val" and not protocol.get("validation"):
         faults.append(
             Fault("trainer.select_on", f"is val, and protocol {name} has no validation split.",
                   f"Try {validation} (images of each class), or trainer.select_on=query.")
         )  # fmt: skip
-    if trainer["select_on"] == "last" and trainer["patience"] is not None:
+    if trainer.get("select_on") == "last" and trainer.get("patience") is not None:
         faults.append(
             Fault("trainer.patience", "stops by a mAP, and trainer.select_on=last looks at none.",
                   "Try trainer.select_on=val, or trainer.patience=null.")

@@ -21,6 +21,7 @@ from deephash.errors import ConfigError
 from deephash.explain import explain
 from deephash.files import SWEEPS, check_writable, place
 from deephash.launchers.process import Launcher
+from deephash.overrides import parsed
 from deephash.sheets import BASE, Sheet
 from deephash.words import all_typed
 
@@ -176,8 +177,16 @@ def register(sweeps: Path) -> None:
 
 def named(arguments: Sequence[str]) -> str | None:
     """The sweep that a command line names, None without one."""
-    found = [text.partition("=")[2] for text in arguments if _is_name(text)]
+    found = [_unquoted(text) for text in arguments if _is_name(text)]
     return ",".join(found) if found else None
+
+
+def _unquoted(text: str) -> str:
+    """The value of an override, without the quotes around a path."""
+    value = text.partition("=")[2]
+    if value[:1] in ("'", '"') and (override := parsed(f"key={value}")) is not None:
+        return str(override.value())
+    return value
 
 
 def _is_name(text: str) -> bool:
@@ -187,7 +196,7 @@ def _is_name(text: str) -> bool:
 def _sorted_out(sweeps: Path, arguments: Sequence[str]) -> tuple[Sheet, list[str], list[str]]:
     """The named sweep, what is Hydra's own, and what is for the jobs."""
     name = named(arguments)
-    if name is not None and "," in name:
+    if name is not None and "," in name and not place(name).is_file():
         raise ConfigError(
             f"sweep  {name!r} are several; run one after the other.\n"
             f"       Their reports can be joined: python report.py sweep=[{name}]"

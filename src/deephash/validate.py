@@ -99,7 +99,7 @@ def fits(value: Any, kind: Any) -> bool:
     if kind is Part:
         return isinstance(value, Mapping) and isinstance(value.get("_target_"), str)
     if isinstance(kind, type) and issubclass(kind, Enum):
-        return value in kind.__members__
+        return isinstance(value, str) and value in kind.__members__
     if dataclasses.is_dataclass(kind):
         return isinstance(value, Mapping)
     if kind in (Any, object):
