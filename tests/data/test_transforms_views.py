@@ -61,7 +61,10 @@ def folded():
 def pipelines(folded):
     def make(name):
         node = folded("dataset=cifar10", f"views={name}")["dataset"]["transforms"]
-        return [Pipeline([build.part(step) for step in node[role]]) for role in ("train", "test")]
+        return [
+            Pipeline([build.part(step, "dataset.transforms") for step in node[role]])
+            for role in ("train", "test")
+        ]
 
     return make
 

@@ -92,6 +92,6 @@ def test_a_run_from_before_undecided_bits_is_still_compared(tmp_path):
 
 
 def test_a_bad_threshold_is_told_before_anything_is_written(tmp_path):
-    said = run(tmp_path, "train.py", "logger=quiet", "evaluation.ternary=nan", code=1)
-    assert "ternary=nan must be a number of at least 0" in said
+    said = run(tmp_path, "train.py", "logger=quiet", "evaluation.ternary=nan", code=2)
+    assert "evaluation.ternary  is nan." in said
     assert not list(tmp_path.glob("outputs/**/config.yaml"))
