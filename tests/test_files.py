@@ -16,6 +16,7 @@ from deephash.errors import FileError
 from deephash.files import (
     expect,
     finite,
+    map_array,
     read_arrays,
     read_bytes,
     read_json,
@@ -218,6 +219,9 @@ MERGES = "a0: &a0 {x: 1}\n" + "".join(
         ("a: 2020-99-99", "it is not YAML (month must be in 1..12"),
         ("a: !!python/object/apply:os.system [ls]", "it is not YAML (line 1, column 4: could not"),
         ("a: !!bool x", "it is not YAML ("),
+        ("a: 2020-01-02", "it holds a date, 2020-01-02. Put it in quotes to make it text"),
+        ("a: !!set {b}", "it holds a set, {'b'}"),
+        ("2020-01-02: a", "it holds a date"),
         ("a: !!timestamp x", "it is not YAML ("),
         ("? {a: 1}\n: 2", "it is not YAML (line 1, column 3: found unhashable key"),
         ("a: \x00", "it is not YAML ("),
@@ -321,6 +325,33 @@ def test_members_that_are_no_arrays_are_refused(file, data):
     assert refusal(read_arrays, file).startswith("its array a is damaged: ")
     file.write_bytes(data)
     assert refusal(read_arrays, file) == "it is cut off, or not an npz file"
+
+
+def test_an_array_is_mapped(file):
+    file = file.with_suffix(".npy")
+    np.save(file, np.arange(6.0).reshape(2, 3))
+    array = map_array(file)
+    array[0, 0] = 9  # in memory only
+    assert np.array_equal(map_array(file), np.arange(6.0).reshape(2, 3))
+
+
+@pytest.mark.parametrize("cut", [0, 5, 9, 40, 130])
+def test_an_array_that_is_cut_off_is_refused(file, cut):
+    np.save(file.with_suffix(".npy"), np.arange(6.0))
+    file.write_bytes(file.with_suffix(".npy").read_bytes()[:cut])
+    assert "it is damaged, or no array: " in refusal(map_array, file)
+
+
+def test_arrays_of_another_kind_are_not_mapped(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([{}], object))
+    assert "it is damaged, or no array: " in refusal(map_array, tmp_path / "a.npy")
+    several = arrays(tmp_path / "b", a=np.zeros(2))
+    assert "it is damaged, or no array: " in refusal(map_array, several)
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1, 2\0), }"
+    (tmp_path / "c.npy").write_bytes(b"\x93NUMPY\x01\x00" + bytes([len(header), 0]) + header)
+    assert "it is damaged, or no array: " in refusal(map_array, tmp_path / "c.npy")
+    assert refusal(map_array, tmp_path / "gone.npy") == "it does not exist"
+    assert refusal(map_array, tmp_path) == "it is not a regular file"
 
 
 def packed(tmp_path, data, name="a.txt.xz"):

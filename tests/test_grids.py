@@ -135,6 +135,14 @@ def test_a_group_of_the_users_own():
         ("paramss: {a: 1}", "has no use for ['paramss']; it takes title, source, params"),
         ("- a", "has no use for ['a']"),
         ("a: [", "is not readable"),
+        ("params: [1]", "is no sweep: params is a list, not a mapping"),
+        ("title: 2020-01-02", "is not readable: it holds a date, 2020-01-02. Put it in quotes"),
+        ("where: 5", "is no sweep: where is a whole number, not a list"),
+        ("where: [{if: x, then: {}}]", "is no sweep: where[0].if is a text, not a mapping"),
+        ("where: [{if: {}, then: [1]}]", "is no sweep: where[0].then is a list, not a mapping"),
+        ("report: {digits: x}", "is no sweep: report.digits is a text, not a whole number"),
+        ("a: &a [*a]", "is not readable: line 1: *a stands in what it names"),
+        ("a: " + "[" * 70, "is not readable: line 1: it is nested more than 50 times"),
     ],
 )
 def test_a_broken_sheet_is_told(tmp_path, text, told):
@@ -356,3 +364,11 @@ def test_parameters_of_weights_and_biases_have_names_of_their_own():
     for file in (SWEEPS / "for_wandb").glob("*.yaml"):
         names = yaml.safe_load(file.read_text())["parameters"]
         assert names and not {name.split(".")[0] for name in names} & keys
+
+
+def test_a_grid_of_millions_of_jobs_is_refused():
+    axes = {f"a{n}": [str(value) for value in range(20)] for n in range(9)} | {"b": ["1"]}
+    with pytest.raises(
+        ConfigError, match=r"512,000,000,000 jobs, more than 100,000: 20 a0 x 20 a1"
+    ):
+        grids.points(axes)

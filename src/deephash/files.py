@@ -13,6 +13,7 @@ import os
 import re
 import stat
 import tempfile
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import accumulate
 from pathlib import Path
@@ -548,11 +549,30 @@ def read_yaml(
     except Exception as error:  # of a dozen constructors: dates, numbers, tags
         said = " ".join(str(error).split()) or type(error).__name__
         raise FileError(path, f"it is not YAML ({said})", what, advice) from None
+    if other := _not_plain(result):
+        raise FileError(path, f"it holds {other}. Put it in quotes to make it text", what, advice)
     if kind is not None and not isinstance(result, kind):
         kinds = " or ".join(_KINDS.get(one, one.__name__) for one in _all(kind))
         found = "nothing" if result is None else _KINDS.get(type(result), type(result).__name__)
         raise FileError(path, f"it holds {found}, not {kinds}", what, advice)
     return result
+
+
+def _not_plain(values: Any) -> str:
+    """What of nested values JSON does not know, such as a date; empty if there is nothing."""
+    if isinstance(values, dict):
+        for key, value in values.items():
+            if other := _not_plain(key) or _not_plain(value):
+                return other
+    elif isinstance(values, list):
+        for value in values:
+            if other := _not_plain(value):
+                return other
+    elif isinstance(values, str):
+        return "" if values.isascii() or _encodable(values) else "text that is not Unicode"
+    elif values is not None and not isinstance(values, int | float):
+        return f"a {type(values).__name__}, {values}"
+    return ""
 
 
 class _TooMuch(Exception):
@@ -696,6 +716,39 @@ def _array(archive: Any, name: str, member: Any) -> Any:
 
 class finite:
     """Stands in ``expect`` for a number that is neither infinite nor nan."""
+
+
+def map_array(path: Path, what: str = "array", mode: str = "c", advice: str = "") -> Any:
+    """Map a single array, a file ``.npy``, into memory.
+
+    Args:
+        path: of the file.
+        what: kind of the file, for the message.
+        mode: ``c`` to keep what is written to the array out of the file, ``r+`` to write to it.
+        advice: what to do if the file is bad.
+
+    Returns:
+        The array.
+
+    Raises:
+        FileError: the file cannot be read, is no array, damaged, or holds Python objects.
+    """
+    import numpy as np
+
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise FileError(path, "it is not a regular file", what)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of headers that Python 2 wrote
+            kind: Any = mode
+            return np.lib.format.open_memmap(path, kind)
+    except FileError:
+        raise
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileError(path, "it does not exist", what, advice) from None
+    except Exception as error:  # numpy and Python's parser raise half a dozen kinds
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise FileError(path, f"it is damaged, or no array: {said}", what, advice) from error
 
 
 Kind = type | None | list[Any] | tuple[Any, ...]

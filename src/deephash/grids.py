@@ -1,11 +1,15 @@
 """The points of a grid: axes, and values that hang on those of other axes."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
 from deephash.errors import ConfigError
 from deephash.words import all_typed, typed
+
+MOST = 100_000
+"""Jobs of a grid."""
 
 Point = dict[str, str]
 """The overrides of one job: key to value, as they are typed."""
@@ -25,13 +29,20 @@ def points(
         given: keys that no rule may set, because the user has.
 
     Raises:
-        ConfigError: a rule of another form.
+        ConfigError: a rule of another form, or more than ``MOST`` combinations.
 
     >>> points({"dataset": ["a", "b"]}, [{"if": {"dataset": "b"}, "then": {"beta": 80}}])
     [{'dataset': 'a'}, {'dataset': 'b', 'beta': '80'}]
     """
+    many = math.prod(map(len, axes.values()))
+    if many > MOST:
+        several = " x ".join(f"{len(values)} {key}" for key, values in axes.items()
+                             if len(values) > 1)  # fmt: skip
+        raise ConfigError(f"this grid has {many:,} jobs, more than {MOST:,}: {several}")
     for rule in where:
-        if set(rule) != {"if", "then"}:
+        if set(rule) != {"if", "then"} or not all(
+            isinstance(rule[side], Mapping) for side in ("if", "then")
+        ):
             raise ConfigError(
                 f"where  {dict(rule)} is no rule of a sweep.\n"
                 "  Write it as {if: {dataset: cifar10}, then: {method.loss.scale: 80}}."

@@ -68,6 +68,11 @@ class Sheet:
             raise ConfigError(f"{file} has no use for {keys}; it takes {', '.join(known)}.")
         try:
             expect(found, KINDS, file, "sweep")
+            for number, rule in enumerate(found.get("where") or ()):
+                rules = {f"where[{number}]": rule}
+                wanted: dict[str, Kind] = {f"{key}.{side}?": dict for key in rules
+                                           for side in ("if", "then")}  # fmt: skip
+                expect(rules, wanted, file, "sweep")
         except FileError as error:
             raise ConfigError(f"{file} is no sweep: {error.reason}") from error
         sheet = cls(file.stem, **{key: one for key, one in found.items() if one is not None})

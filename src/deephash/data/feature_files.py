@@ -16,7 +16,7 @@ from scipy.sparse import issparse
 
 from deephash.errors import DataError, FileError, os_advice, os_reason
 from deephash.extras import import_extra
-from deephash.files import MOST_RATIO, SMALL_UNPACKED, expect, read_json, write_json
+from deephash.files import MOST_RATIO, SMALL_UNPACKED, expect, map_array, read_json, write_json
 from deephash.torch_files import Unread, described, is_module, read_pickle, read_torch
 
 ARRAY, NOTES = "features.npy", "features.json"
@@ -64,8 +64,12 @@ def read_features(root: Path, name: str) -> dict[str, Any]:
 
 
 def npy(file: Path) -> np.ndarray:
-    """The array of a file, memory-mapped copy-on-write."""
-    return np.load(file, mmap_mode="c", allow_pickle=False)
+    """The array of a file, memory-mapped copy-on-write.
+
+    Raises:
+        FileError: it is missing, damaged or no array.
+    """
+    return np.asarray(map_array(file, "features"))
 
 
 def _read_npy(file: Path) -> Any:
@@ -318,7 +322,7 @@ def write_features(
         return
     try:
         part.mkdir(parents=True, exist_ok=True)
-        before = _noted(done_file) if array_file.is_file() else {}
+        before = _noted(done_file) if _is_array(array_file, (count, width), dtype) else {}
         done = before.get("done", 0) if before.get("notes") == _as_json(told) else 0
         done = done if 0 <= done <= count else 0
         if not done:
@@ -332,7 +336,7 @@ def write_features(
             array = np.lib.format.open_memmap(array_file, "w+", np.dtype(dtype), (count, width))
             _reserve(array_file)
         else:
-            array = np.load(array_file, mmap_mode="r+", allow_pickle=False)
+            array = map_array(array_file, "features", "r+")
         for number, block in enumerate(features(done), 1):
             with np.errstate(over="ignore"):
                 array[done : done + len(block)] = block
@@ -381,6 +385,15 @@ def _check_written(block: np.ndarray, written: np.ndarray, start: int) -> None:
         f"the backbone makes NaN or infinite features of image {start + bad[0]} (counting from 0): "
         "try trainer.precision=fp32, and check its weights and dataset.transforms"
     )
+
+
+def _is_array(file: Path, shape: tuple[int, int], dtype: str) -> bool:
+    """Whether a file is an array of this shape and type."""
+    try:
+        array = map_array(file)
+    except FileError:
+        return False
+    return array.shape == shape and array.dtype == np.dtype(dtype)
 
 
 def _noted(file: Path) -> dict[str, Any]:

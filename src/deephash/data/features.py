@@ -110,6 +110,11 @@ class Features:
             )
         catalogue, _ = read_split(files[0])
         array = npy(self.root / ARRAY)
+        if array.ndim != 2 or array.dtype.kind != "f":
+            raise DataError(
+                f"{self.root / ARRAY} must be (n, D) floats, not {array.shape} {array.dtype}: "
+                "write it again with data.py encode"
+            )
         if array.shape[0] != len(catalogue):
             raise DataError(
                 f"{self.root / ARRAY} has {array.shape[0]} rows and {files[0].name} names "
