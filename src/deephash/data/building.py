@@ -73,6 +73,8 @@ def build(
     """
     count = len(content.files)
     with _told(folder, content), _reserved(folder, content) as file:
+        for left in folder.glob(".*.tmp"):  # of a write that was killed
+            left.unlink(missing_ok=True)
         done = _resumed(folder, content, file, workers)
         kept = sum(len(rows_of(number, count)) for number in done)
         what = f"decoding {count:,} images into the cache, {content.nbytes / 1e9:.1f} GB"

@@ -322,6 +322,8 @@ def write_features(
         return
     try:
         part.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(".*.tmp"):  # of a write that was killed
+            left.unlink(missing_ok=True)
         before = _noted(done_file) if _is_array(array_file, (count, width), dtype) else {}
         done = before.get("done", 0) if before.get("notes") == _as_json(told) else 0
         done = done if 0 <= done <= count else 0

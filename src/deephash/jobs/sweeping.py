@@ -274,6 +274,7 @@ def write_manifest(
     make_folder(folder)
     file = folder / MANIFEST
     with Lock.wait(folder / LOCK, "which adds its jobs to the same sweep"):
+        RunFolder(folder).forget(f".{MANIFEST}.*.tmp")  # of a write that was killed
         known = read_manifest(file)["jobs"] if file.is_file() else []
         listed = {job["run"]: job for job in known} | {
             job.name: {
