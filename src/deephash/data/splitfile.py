@@ -1,5 +1,6 @@
 """Splits in files: our own packed format, guarded by its fingerprint, and HashNet's lists."""
 
+import glob
 import hashlib
 import itertools
 import json
@@ -322,6 +323,8 @@ def _within(numbers: Sequence[Any], count: int) -> bool:
 def _write(path: Path, data: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # of a killed write
+            left.unlink(missing_ok=True)
         write_atomic(path, lambda beside: beside.write_bytes(data))
     except OSError as error:
         raise DataError(f"cannot write {path}: {os_reason(error)}") from error
