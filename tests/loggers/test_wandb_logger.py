@@ -399,6 +399,13 @@ def test_rows_of_a_log_are_one_for_each_step(tmp_path):
     assert list(rows(tmp_path / "none")) == []
 
 
+def test_damaged_lines_of_a_log_are_passed_over(tmp_path):
+    deep = "[" * 50_000
+    lines = [deep, '{"step": ' + deep, "{}", "5", "null", '{"step": 1e999, "where": "train"}', "{"]
+    (tmp_path / "log.jsonl").write_text("\n".join(lines) + "\n")
+    assert list(rows(tmp_path / "log.jsonl")) == []
+
+
 SESSION = """
 import os, signal, sys
 from pathlib import Path

@@ -22,8 +22,9 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from deephash.bounds import Name, Positive
-from deephash.errors import ConfigError
+from deephash.errors import ConfigError, FileError
 from deephash.extras import import_extra
+from deephash.files import parse_json
 from deephash.loggers.logger import Logger
 
 log = logging.getLogger(__name__)
@@ -385,10 +386,10 @@ def rows(history: Path) -> Iterator[tuple[dict[str, Any], int]]:
     text = history.read_text(encoding="utf-8", errors="replace") if history.is_file() else ""
     for one in text.splitlines():
         try:
-            line = json.loads(one)
+            line = parse_json(history, one, "log")
             step, where, epoch = int(line.pop("step")), line.pop("where"), line.pop("epoch")
             time = datetime.fromisoformat(line.pop("time")).timestamp()
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (FileError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
             continue  # no line of ours
         if row and step != at:
             yield row, at
