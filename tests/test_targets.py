@@ -8,7 +8,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from deephash import build, config, jobs, schema, targets
-from deephash.errors import ConfigError
+from deephash.errors import ConfigError, DataError
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -172,3 +172,75 @@ def test_a_strangers_run_folder_builds_nothing_else(digits, place, node, tmp_pat
         build.part(node, place)
     assert not (tmp_path / "ran").exists() and (tmp_path / "kept").read_text() == "text"
     assert {file.name for file in (tmp_path / "run").iterdir()} == {"config.yaml"}
+
+
+@pytest.fixture
+def stranger(digits, tmp_path, monkeypatch):
+    """Make a run folder whose configuration was changed, and the page that evaluates it."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(**changes):
+        ran, page = digits
+        ran = yaml.safe_load(yaml.safe_dump(ran))
+        for place, value in changes.items():
+            put(ran, place, value)
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(ran))
+        return {**page, "run": "run"}
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "key"),
+    [
+        ("model.nbit", -5, "model.nbit"),
+        ("model.nbit", 10**9, "model.nbit"),
+        ("evaluation.tops", "abc", "evaluation.tops"),
+        ("dataset.protocol", "zz", "dataset.protocol"),
+        ("dataset.classes", 5, "dataset.classes"),
+        ("dataset.transforms.train", [{}], "dataset.transforms.train.0"),
+        ("trainer.precision", "foo", "trainer.precision"),
+        ("evaluation.centred", "x", "evaluation.centred"),
+        ("seed", -1, "seed"),
+        ("dataset.source", 1.5, "dataset.source"),
+    ],
+)
+def test_values_of_a_run_folder_are_checked_before_anything_is_built(stranger, place, value, key):
+    with pytest.raises(ConfigError, match=rf"(?m)^  {key} .*"):
+        jobs.evaluate(stranger(**{place: value}))
+
+
+def test_an_encoder_larger_than_its_checkpoint_is_not_built(stranger, tmp_path):
+    page = stranger(**{"backbone.width": 3000})
+    (tmp_path / "run" / "best.pt").write_bytes(b"x" * 1000)
+    with pytest.raises(ConfigError, match="do not belong together"):
+        jobs.evaluate(page)
+
+
+def test_a_run_folder_downloads_nothing(stranger, tmp_path, monkeypatch):
+    def download(*arguments, **options):
+        raise AssertionError("it downloads")
+
+    monkeypatch.setattr("torchvision.datasets.CIFAR10.download", download)
+    source = {"_target_": "deephash.data.sources.Cifar", "root": str(tmp_path / "elsewhere")}
+    with pytest.raises(DataError):  # though `download` is true where it is not given
+        jobs.evaluate(stranger(**{"dataset.source": source}))
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_an_encoder_that_a_checkpoint_fills_downloads_no_weights(monkeypatch):
+    def download(*arguments, **options):
+        raise AssertionError("it downloads")
+
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", download)
+    node = {"_target_": "deephash.models.backbones.Torchvision", "name": "alexnet"}
+    assert build.backbone({"backbone": node}, pretrained=False) is not None
+
+
+@pytest.mark.parametrize("name", ["../../x", "", "/abs"])
+def test_another_dataset_of_an_evaluation_has_a_plain_name(digits, name):
+    ran, page = digits
+    dataset = {**ran["dataset"], "name": name}
+    faults = config.check_evaluation({**page, "run": "run", "dataset": dataset})
+    assert [fault.key for fault in faults] == ["dataset.name"]

@@ -116,8 +116,8 @@ def backbone(cfg: Config, width: int | None = None, pretrained: bool = True) -> 
         raise ConfigError(
             f"backbone  {name} takes images, and these are {width} features: try backbone=identity."
         )
-    if not pretrained and "weights" in node:
-        node["weights"] = "none"
+    if not pretrained and "weights" in targets.arguments(target):
+        node["weights"] = "none"  # also where a node leaves it to the default, a download
     return _asking(node, "backbone", in_features=width)
 
 

@@ -10,7 +10,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import partial, wraps
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from deephash.explain import explain, several
 from deephash.files import place
 from deephash.launchers import process
 from deephash.overrides import Mistyped
-from deephash.validate import UNKNOWN
+from deephash.validate import UNKNOWN, quoted
 
 SHOWING = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i",
            "--shell-completion", "-sc"}  # fmt: skip
@@ -90,16 +90,32 @@ def train(conf: Path, sweeps: Path) -> int:
     return _flushed(_main(conf, "train", partial(_train_job, launched)))
 
 
+def _alone(page: Callable[[Path], int]) -> Callable[[Path], int]:
+    """Refuse several processes of one command, which would write the same files."""
+
+    @wraps(page)
+    def run(conf: Path) -> int:
+        if (message := _several_processes(os.environ)) is not None:
+            print(message, file=sys.stderr)
+            return 2
+        return page(conf)
+
+    return run
+
+
+@_alone
 def evaluate(conf: Path) -> int:
     """``evaluate.py``. Returns the exit status."""
     return _flushed(_main(conf, "evaluate", _evaluate_job))
 
 
+@_alone
 def report(conf: Path) -> int:
     """``report.py``. Returns the exit status."""
     return _flushed(_main(conf, "report", _report_job))
 
 
+@_alone
 def data(conf: Path) -> int:
     """``data.py ACTION``. Returns the exit status."""
     arguments = sys.argv[1:]
@@ -269,8 +285,8 @@ def _quoted(text: str) -> str:
     if key == "runs" and not os.path.exists(folder):
         folders = _parted(folder.removeprefix("[").removesuffix("]").split(","))
         if folders is not None:
-            return f"runs=[{','.join(map(_in_quotes, folders))}]"
-    return text if folder.startswith("[") else f"{key}={_in_quotes(folder)}"
+            return f"runs=[{','.join(map(quoted, folders))}]"
+    return text if folder.startswith("[") else f"{key}={quoted(folder)}"
 
 
 def _parted(pieces: Sequence[str]) -> list[str] | None:
@@ -281,11 +297,6 @@ def _parted(pieces: Sequence[str]) -> list[str] | None:
         if rest is not None:
             return [folder, *rest]
     return None if pieces else []
-
-
-def _in_quotes(folder: str) -> str:
-    escaped = re.sub(r"(\\*)'", r"\1\1\\'", folder)
-    return f"'{escaped}'"
 
 
 def _is_override(text: str) -> bool:

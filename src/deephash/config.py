@@ -17,11 +17,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from deephash import filenames, schema
-from deephash.bounds import Name, NonNegative
+from deephash.bounds import Name, NonNegative, Seed
 from deephash.errors import ConfigError, DeephashError
 from deephash.files import place
 from deephash.targets import GIVEN, arguments, locate, parts
 from deephash.validate import (
+    REMOVED,
     advice,
     annotation,
     assignment,
@@ -224,13 +225,36 @@ def check_run(cfg: Mapping[str, Any]) -> list[Fault]:
     Args:
         cfg: folded, as ``config.yaml`` of the folder has it.
     """
-    protocol = f"dataset.protocols.{cfg['dataset'].get('protocol')}"
+    kinds = {"dataset": schema.Dataset, "model": schema.Model, "trainer": schema.Trainer,
+             "evaluation": schema.Evaluation}  # fmt: skip
+    if nodes := [key for key in kinds if not isinstance(cfg.get(key), Mapping)]:
+        return [Fault(key, "is not a group of keys and values.", "Restore it.") for key in nodes]
+    problems = [one for key, kind in kinds.items() for one in check_fields(cfg[key], kind, key)]
+    problems += check_value(cfg["seed"], Seed, "seed")
+    faults = [
+        Fault(one.path, one.what, one.instead)
+        for one in problems
+        if not one.what.startswith(REMOVED)  # an older run lacks newer keys
+    ]
+    if faults:
+        return faults
+    dataset, protocol = cfg["dataset"], f"dataset.protocols.{cfg['dataset']['protocol']}"
+    faults = _check_membership(dataset) + _check_tops(cfg["evaluation"])
+    faults += _check_classes(dataset.get("classes"))
     built = ("dataset.source", "dataset.transforms", "backbone", "method.head", protocol)
-    faults = []
     for path, node in parts({key: cfg.get(key) for key in ("dataset", "backbone", "method")}):
-        if path.startswith(built):
+        if any(path == one or path.startswith(f"{one}.") for one in built):
             faults += check_part(path, node)
     return faults
+
+
+def _check_membership(dataset: Mapping[str, Any]) -> list[Fault]:
+    """Check that the dataset has the protocol that it names."""
+    known, name = dataset.get("protocols", {}), str(dataset.get("protocol"))
+    if name in known:
+        return []
+    what = f"{dataset['name']} has no protocol {name!r}."
+    return [Fault("dataset.protocol", what, f"It has {', '.join(known)}.")]
 
 
 def check_data(cfg: Mapping[str, Any]) -> list[Fault]:
@@ -306,8 +330,9 @@ def _check_other_dataset(dataset: Any) -> list[Fault]:
         instead = "Choose one by its name: dataset=roxford5k."
         return [Fault("dataset", f"is {dataset!r}.", instead)]
     if "source" in dataset:
-        found = check_value(dataset, schema.Dataset, "dataset")
-        return [Fault(one.path, one.what, one.instead) for one in found]
+        found = check_fields(dataset, schema.Dataset, "dataset")
+        faults = [Fault(one.path, one.what, one.instead) for one in found]
+        return faults or [*check_names({"dataset": dataset}), *_check_membership(dataset)]
     known = ("root", "lists")
     faults = [
         Fault(f"dataset.{key}", "is the run's, and cannot be changed here.",

@@ -88,7 +88,7 @@ def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
         with writing(path):
             beside.unlink(missing_ok=True)  # it may be a link, which would be written through
             write(beside)
-            with beside.open("rb") as file:
+            with beside.open("r+b") as file:  # Windows syncs only what may be written
                 os.fsync(file.fileno())
             os.replace(beside, path)
     finally:

@@ -96,7 +96,7 @@ KINDS = {
     r"dataset\.transforms(\..+)?": Kind(
         "a step of a transform", base="deephash.data.transforms.Step"
     ),
-    r"backbone": Kind("a backbone", base=MODULE),
+    r"backbone": Kind("a backbone", base=MODULE, package="deephash"),
     r"method\.head": Kind("a head", base=MODULE, takes=("in_features", "nbit")),
     r"method\.relaxation": Kind("a relaxation", base=MODULE),
     r"method\.codebook": Kind("a codebook", base=MODULE, takes=("num_classes", "nbit", "seed")),

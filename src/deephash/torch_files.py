@@ -407,7 +407,7 @@ def _load(opened: BinaryIO, size: int, storage: Callable[..., Any] | None = None
 
 
 def _settled(value: Any, known: dict[int, Any]) -> Any:
-    """The same with arrays in the places where a pickle filled them."""
+    """Replace the placeholders of arrays by the arrays that the pickle filled."""
     if id(value) in known:
         return known[id(value)][1]
     if isinstance(value, _Array):
@@ -423,7 +423,9 @@ def _settled(value: Any, known: dict[int, Any]) -> Any:
         made.extend(_settled(one, known) for one in value)
         return made
     if isinstance(value, tuple):
-        return tuple(_settled(one, known) for one in value)
+        made = tuple(_settled(one, known) for one in value)
+        known[id(value)] = value, made  # one that is shared is walked once
+        return made
     if isinstance(value, np.ndarray) and value.dtype == object:
         made = np.empty(value.size, object)
         made[:] = [_settled(one, known) for one in value.ravel().tolist()]

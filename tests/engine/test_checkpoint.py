@@ -156,3 +156,16 @@ def test_a_full_disk_is_a_sentence_and_the_old_file_stays(tmp_path, monkeypatch,
         checkpoint.save(path, STATE | {"w": torch.zeros(50)})
     assert caught.value.errno == number
     assert path.read_bytes() == old and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_compressed_checkpoint_is_refused(tmp_path):
+    """A small file could fill the memory; torch does not compress."""
+    plain, packed = tmp_path / "plain.pt", tmp_path / "packed.pt"
+    torch.save({"a": torch.zeros(10_000)}, plain)
+    with zipfile.ZipFile(plain) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    assert packed.stat().st_size < plain.stat().st_size / 5
+    assert checkpoint.load(plain)["a"].sum() == 0
+    with pytest.raises(checkpoint.CheckpointError, match="it is compressed"):
+        checkpoint.load(packed)

@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import math
 import os
 import shutil
 import zipfile
@@ -138,7 +139,7 @@ def _read_hdf5(file: Path) -> Mapping[str, Any]:
 
 
 def _read_mat(file: Path) -> Mapping[str, Any]:
-    from scipy.io import loadmat
+    from scipy.io import loadmat, whosmat
 
     with file.open("rb") as opened:
         if b"MATLAB 7.3" in opened.read(128) or opened.seek(0) or opened.read(4) == b"\x89HDF":
@@ -146,7 +147,12 @@ def _read_mat(file: Path) -> Mapping[str, Any]:
                 f"{file} is of MATLAB's version 7.3, which turns arrays over. Save it with "
                 "save(..., '-v7')"
             )
-    found = {name: value for name, value in loadmat(file).items() if not name.startswith("__")}
+    shapes = {name: shape for name, shape, _ in whosmat(file)}
+    limit = SMALL_UNPACKED + MOST_RATIO * file.stat().st_size
+    if 8 * sum(math.prod(shapes[name]) for name in WANTED & set(shapes)) > limit:
+        raise DataError(f"{file} unpacks to more than {limit:,} bytes. Save it as .npy")
+    found = dict.fromkeys(shapes) | loadmat(file, variable_names=sorted(WANTED))
+    found = {name: value for name, value in found.items() if not name.startswith("__")}
     for name in NAMES["labels"]:  # numbers of MATLAB are doubles
         one = found.get(name)
         if isinstance(one, np.ndarray) and one.dtype.kind == "f" and (one == np.rint(one)).all():

@@ -64,6 +64,8 @@ def load(path: Path) -> dict[str, Any]:
     """
     try:
         sound = is_sound(path)
+        if sound and _is_packed(path):
+            raise ValueError("it is compressed, and checkpoints are not")
         state = torch.load(path, map_location="cpu", weights_only=True) if sound else None
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint {path}") from None
@@ -108,6 +110,12 @@ def is_sound(path: Path) -> bool:
                 return archive.testzip() is None
             except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
                 return False
+
+
+def _is_packed(path: Path) -> bool:
+    """Whether a member of the archive is compressed: a small file could fill the memory."""
+    with zipfile.ZipFile(path) as archive:
+        return any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist())
 
 
 class _Archive:

@@ -10,14 +10,15 @@ from typing import Any
 
 import torch
 
-from deephash import build, config
+from deephash import build, config, targets
 from deephash.engine import out_of_memory
 from deephash.engine.evaluate import encode
 from deephash.engine.run import FIGURES, RunFolder, environment, runs_below
-from deephash.errors import CheckpointError, ConfigError, FileError, TrainingError
+from deephash.errors import ConfigError, DeephashError, FileError, TrainingError, WriteError
 from deephash.files import (
     check_writable,
     make_folder,
+    own_folder,
     place,
     read_json,
     read_text,
@@ -66,7 +67,9 @@ def evaluate(cfg: Config, overrides: Sequence[str] = ()) -> dict[str, Any]:
         try:
             told = None if again else reported(run)
             found[str(run.path)] = measure(cfg, run) if told is None else told
-        except (FileError, CheckpointError) as error:  # of one run; the others are compared
+        except WriteError:  # where all of them would be written
+            raise
+        except DeephashError as error:  # of one run; the others are compared
             damaged[str(run.path)] = str(error).splitlines()[0]
             print(f"left out: {run.path}\n  {error}")
     if not found:
@@ -96,8 +99,10 @@ def measure(cfg: Config, run: RunFolder, out: Path | None = None) -> dict[str, A
     ran = _as_asked(run.config(whole=True), cfg)
     elsewhere = "source" in cfg["dataset"]
     config.refuse(config.check_run(ran), [str(run.path / "config.yaml")])
+    if not elsewhere and cfg["dataset"].get("root") is None:
+        _forbid_download(ran["dataset"]["source"])
     if out is None:
-        out = run.path / ran["dataset"]["name"] if elsewhere else run.path
+        out = own_folder(run.path / ran["dataset"]["name"]) if elsewhere else run.path
     check_writable(out)
     RunFolder(out).tidy()
     device = build.device(cfg["device"])
@@ -106,9 +111,10 @@ def measure(cfg: Config, run: RunFolder, out: Path | None = None) -> dict[str, A
     data = build.data(ran)
     data.setup(device, trains=False)
     evaluation.check(data)
+    file = f"{cfg['checkpoint']}.pt"
+    _check_size(ran, data.width, run.path / file)
     encoder = build.encoder(ran, data.width, pretrained=False).to(device)
     pictures.check_queries(cfg["gallery"]["queries"], len(data.split.queries))
-    file = f"{cfg['checkpoint']}.pt"
     load_encoder(run.path / file, encoder, None if elsewhere else data.facts.fingerprint)
     if ran["trainer"]["channels_last"]:
         encoder.to(memory_format=torch.channels_last)
@@ -159,7 +165,7 @@ def _forget_figures(out: Path, found: Config) -> None:
     try:
         before = read_json(told, "evaluation") if told.is_file() else {}
     except FileError:
-        before = {}  # of no use to anybody
+        before = {}  # damaged: as if it were not there
     if any(before.get(key) != found[key] for key in ("checkpoint", "metrics")):
         RunFolder(out).forget(*FIGURES)
         print(f"removed {page} and its figures: they showed another measurement")
@@ -225,12 +231,32 @@ def _as_asked(ran: dict[str, Any], cfg: Config) -> dict[str, Any]:
                 name = ran["dataset"]["name"]
                 raise ConfigError(f"dataset.{key}  {name} reads no {what}. Leave it out.")
             ran["dataset"][key] = ran["dataset"]["source"][key] = place
-        if cfg["dataset"].get("root") is None and "download" in ran["dataset"]["source"]:
-            # A download writes into a folder that only the run folder has named.
-            ran["dataset"]["source"]["download"] = False
     ran["trainer"]["device"] = cfg["device"]
     ran["paths"] = dict(cfg["paths"])  # where this command writes is not for the run folder to say
     return ran
+
+
+def _forbid_download(source: dict[str, Any]) -> None:
+    """Keep a source from downloading: it would write where only the run folder says."""
+    target = targets.locate(source["_target_"], "dataset.source")
+    if "download" in targets.arguments(target):
+        source["download"] = False
+
+
+def _check_size(ran: Config, width: int | None, file: Path) -> None:
+    """Refuse an encoder that is larger than the checkpoint that has to fill it.
+
+    Raises:
+        ConfigError: it is.
+    """
+    with torch.device("meta"):
+        encoder = build.encoder(ran, width, pretrained=False)
+    size = sum(one.numel() * one.element_size() for one in encoder.state_dict().values())
+    if file.is_file() and size > file.stat().st_size:
+        raise ConfigError(
+            f"the encoder that {file.with_name('config.yaml')} describes has {size:,} bytes, and"
+            f" {file} only {file.stat().st_size:,}: they do not belong together"
+        )
 
 
 def _say(found: Config, run: RunFolder | None) -> None:

@@ -12,6 +12,7 @@ from deephash.files import (
     SWEEPS,
     check_writable,
     expect,
+    own_folder,
     place,
     read_json,
     remove,
@@ -66,12 +67,16 @@ def report(cfg: Config, overrides: Sequence[str] = ()) -> dict[str, Any]:
         )
     if cfg["out"] is not None:
         out = place(cfg["out"])
+    else:  # the folder of outputs may be a stranger's, with links in it
+        for folder in dict.fromkeys((outputs / SWEEPS, outputs / SWEEPS / "+".join(names), out)):
+            own_folder(folder)
     before = _files_before(out)
     check_writable(out)
     RunFolder(out).tidy()
     files = write_sweeps(out, sweeps, parts, compared)
     for name in before - set(files):
-        remove(out / name)
+        if (out / name).parent.resolve() in (out.resolve(), (out / "figures").absolute()):
+            remove(out / name)
     told = {
         "schema": 1,
         "sweeps": names,

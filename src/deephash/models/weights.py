@@ -50,7 +50,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         raise DataError(f"{KEY}  {file} is not a readable state dict: {reason}.") from error
     tensors: dict[str, Tensor] = {}
     strange: list[Unread] = []
-    _collect(found, "", tensors, strange, DEEPEST)
+    _collect(found, "", tensors, strange, DEEPEST, set())
     if tensors:
         return tensors
     if strange:
@@ -74,27 +74,42 @@ def _safetensors(file: Path) -> Any:
 
 
 def _collect(
-    value: Any, name: str, tensors: dict[str, Tensor], strange: list[Unread], deep: int
+    value: Any,
+    name: str,
+    tensors: dict[str, Tensor],
+    strange: list[Unread],
+    deep: int,
+    seen: set[int],
 ) -> None:
-    """Put the tensors within a value under their dotted names, in the order of the file."""
+    """Put the tensors within a value under their dotted names, in the order of the file.
+
+    A container that stands at several places is walked once, or a small file with lists in lists
+    could take for ever.
+    """
+    if isinstance(value, Mapping | list | tuple):
+        if id(value) in seen:
+            return
+        seen.add(id(value))
     if isinstance(value, Tensor):
         tensors.setdefault(name, value.detach())
     elif isinstance(value, np.ndarray) and value.dtype.kind in "fiub" and name:
         tensors.setdefault(name, torch.from_numpy(value.copy()))
     elif deep and isinstance(value, Mapping):
         for key, one in value.items():
-            _collect(one, f"{name}.{key}" if name else str(key), tensors, strange, deep - 1)
+            _collect(one, f"{name}.{key}" if name else str(key), tensors, strange, deep - 1, seen)
     elif deep and isinstance(value, list | tuple):
         for place, one in enumerate(value):
-            _collect(one, f"{name}.{place}" if name else str(place), tensors, strange, deep - 1)
+            _collect(
+                one, f"{name}.{place}" if name else str(place), tensors, strange, deep - 1, seen
+            )
     elif isinstance(value, Unread):
         state = value.state
         if isinstance(state, Mapping) and {"_parameters", "_modules"} <= set(state):
             for part in ("_parameters", "_buffers"):
-                _collect(state.get(part), name, tensors, strange, deep)
+                _collect(state.get(part), name, tensors, strange, deep, seen)
             modules = state["_modules"] if isinstance(state["_modules"], Mapping) else {}
             for key, one in modules.items():  # as deep as the network is
-                _collect(one, f"{name}.{key}" if name else str(key), tensors, strange, deep)
+                _collect(one, f"{name}.{key}" if name else str(key), tensors, strange, deep, seen)
         else:
             strange.append(value)
 

@@ -1,5 +1,6 @@
 """Read what a run folder holds, checked as far as tables, figures and pages use it."""
 
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import Any
 
 from deephash.errors import FileError
 from deephash.files import Kind, expect, finite, parse_json, read_json, read_text
+
+log = logging.getLogger("deephash")
 
 AGAIN = "Delete it, and training goes on from last.pt; or train anew with rerun=true."
 
@@ -134,10 +137,15 @@ def _plain(value: Any) -> bool:
 
 
 def read_optional(path: Path) -> str:
-    """Read a text file as far as it is UTF-8; empty when it is not there or cannot be read."""
+    """Read a text file as far as it is UTF-8; empty when it is not there or cannot be read.
+
+    A file that is there and cannot be read is warned about.
+    """
     try:
-        return read_text(path, errors="replace")
-    except FileError:
+        return read_text(path, limit=1 << 30, errors="replace")
+    except FileError as error:
+        if path.exists():
+            log.warning("%s", error)
         return ""
 
 
