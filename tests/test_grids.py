@@ -372,3 +372,10 @@ def test_a_grid_of_millions_of_jobs_is_refused():
         ConfigError, match=r"512,000,000,000 jobs, more than 100,000: 20 a0 x 20 a1"
     ):
         grids.points(axes)
+
+
+def test_paths_of_a_sheet_are_texts_and_its_name_makes_a_group():
+    sheet = Sheet("my ß sweep", params={"dataset.root": "~/a b", "seed": [0, 1]})
+    found = multirun.grid(sheet, ["method=csq"])
+    assert found.jobs[1][:2] == ("dataset.root='~/a b'", "seed=1")
+    assert {job[-1] for job in found.jobs} == {"group='my-ß-sweep'"}

@@ -214,7 +214,7 @@ def test_a_folder_with_another_configuration_stops_the_sweep_before_it_begins(sw
             "Did you mean hydra.launcher.partition=gpu?",
         ),
         (("-m", "seed=0,1", "--cfg", "job"), "--cfg  shows one run. Leave out -m"),
-        (("-m", "seed=0,1", "-x"), "-x  does not go with -m"),
+        (("-m", "seed=0,1", "-x"), "-x  is not how values are given"),
         (("-m", "loss=lmcl,cross_entropy", "method=hashnet,csq"), "of 4 jobs, such as"),
     ],
 )

@@ -174,7 +174,8 @@ def _sweep(conf: Path, sweeps: Path, arguments: Sequence[str]) -> int:
     _prepare()
     good, mistyped = command_line.read(arguments, many=True)
     if mistyped:
-        _check_overrides(conf, "train", [text for text in good if _is_override(text)], mistyped)
+        given = [text for text in good if _is_override(text)]
+        _check_overrides(conf, "train", given, mistyped, many=True)
     return multirun.run(conf, sweeps, good, Path(sys.argv[0]).resolve())
 
 
@@ -304,7 +305,11 @@ def _is_override(text: str) -> bool:
 
 
 def _check_overrides(
-    conf: Path, page: str, overrides: Sequence[str], mistyped: Sequence[Mistyped] = ()
+    conf: Path,
+    page: str,
+    overrides: Sequence[str],
+    mistyped: Sequence[Mistyped] = (),
+    many: bool = False,
 ) -> None:
     """Composes once before Hydra does, to tell everything that is wrong, and how to mend it."""
     more = _more_folders(sys.argv[1:])
@@ -319,14 +324,15 @@ def _check_overrides(
                 return config.check(cfg, overrides)
             return CHECKS[page](cfg)
 
-        cfg, many = None, several(overrides, page, Path(sys.argv[0]).name)
-        if not many and not mistyped:
+        cfg = None
+        grids = [] if many else several(overrides, page, Path(sys.argv[0]).name)
+        if not grids and not mistyped:
             with contextlib.suppress(Exception):  # `explain` finds out which override it was
                 cfg = composed(overrides)
         if cfg is None:
-            told = {fault.key for fault in many}
+            told = {fault.key for fault in grids}
             found = explain(overrides, composed, check, mistyped)
-            faults = many + [fault for fault in found if fault.key not in told]
+            faults = grids + [fault for fault in found if fault.key not in told]
         else:
             faults = check(config.fold(cfg, overrides))
             if any(fault.what == UNKNOWN for fault in faults):

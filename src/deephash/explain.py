@@ -69,7 +69,10 @@ class Suggestions:
         """Whether overrides compose, and nothing is wrong with their own keys."""
         keys = {text.partition("=")[0].lstrip("+~") for text in some}
         try:
-            cfg = fold(self._compose([*self.given, *some]))
+            cfg = self._compose([*self.given, *some])
+            if "hydra" in cfg:  # of a launcher: composed, its values are checked later
+                return True
+            cfg = fold(cfg)
         except Exception:
             return False
         return not any(_same_place(fault.key, key) for fault in self._check(cfg) for key in keys)

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from deephash.errors import ConfigError
 from deephash.explain import explain
 from deephash.files import SWEEPS, check_writable, place
 from deephash.launchers.process import Launcher
-from deephash.overrides import parsed
+from deephash.overrides import as_text, parsed
 from deephash.sheets import BASE, Sheet
 from deephash.words import all_typed
 
@@ -143,14 +144,16 @@ def grid(sheet: Sheet, overrides: Sequence[str]) -> Grid:
     _refuse_unnamed(several)
     axes |= typed
     if sheet.name is not None and "group" not in axes:
-        axes["group"] = [sheet.name]
+        axes["group"] = [re.sub(r"[^\w.,=+-]+", "-", sheet.name)]  # it becomes a folder
     points = grids.points(axes, sheet.where, given=list(typed))
     settings = [
         config.spelled(key, values[0])
         for key, values in typed.items()
         if key not in (*several, "dataset.protocol") and config.names(key.lstrip("+~"))
     ]
-    jobs = tuple(tuple(_text(key, value) for key, value in point.items()) for point in points)
+    jobs = tuple(
+        tuple(as_text(_text(key, value)) for key, value in point.items()) for point in points
+    )
     return Grid(jobs, tuple(dict.fromkeys([*several, *ruled])), tuple(sorted(settings)))
 
 
@@ -252,6 +255,11 @@ def _launcher(overrides: Sequence[str], tuning: Sequence[str]) -> Launcher:
     node = OmegaConf.create({"launcher": found.hydra.launcher, "paths": found.paths})
     plain: Any = OmegaConf.to_container(node, resolve=True)
     options = plain["launcher"]
+    if not str(options["_target_"]).startswith("deephash."):
+        raise ConfigError(
+            f"hydra/launcher  {options['_target_']} is not one of ours.\n"
+            "  There are pool, slurm and ray."
+        )
     config.refuse(config.check_part("hydra.launcher", options), tuning)
     target: Any = targets.locate(options.pop("_target_"), "hydra.launcher")
     return target(**options)

@@ -105,9 +105,7 @@ KINDS = {
     r"optimizer": Kind("an optimizer", base="torch.optim.Optimizer", takes=("params",)),
     r"scheduler": Kind("a schedule of the learning rate", package="deephash", has=("factor",)),
     r"logger\.[^.]+": Kind("a logger", base="deephash.loggers.Logger"),
-    r"hydra\.launcher": Kind(
-        "a launcher", package="deephash.launchers", has=("launch", "busy", "slots")
-    ),
+    r"hydra\.launcher": Kind("a launcher", package="deephash.launchers", has=("launch", "busy")),
 }
 """The places of a configuration where a target may stand, as regular expressions."""
 
