@@ -14,7 +14,7 @@ import pytest
 
 from deephash import retrieval
 from deephash.engine.run import RunFolder
-from deephash.errors import ConfigError
+from deephash.errors import ConfigError, WriteError
 from deephash.files import write_arrays
 from deephash.jobs.pairing import NotComparableError, judge, paired
 from deephash.jobs.reporting import read, report
@@ -315,3 +315,27 @@ def test_one_damaged_member_of_codes_is_told(outputs, capsys):
         write_arrays(codes, {k: v for k, v in (arrays | change).items() if v is not None})
         report(page(outputs, "beta", compare="50"))
         assert "Not compared, because " in capsys.readouterr().out
+
+
+def test_a_strangers_summary_removes_nothing_outside(outputs, tmp_path):
+    """`summary.json` names the files of an earlier report; it may be a stranger's, with links."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "kept.txt").write_text("text")
+    folder = outputs / "sweeps" / "beta"
+    (folder / "link").symlink_to(victim)
+    listed = ["link/kept.txt", "../../../victim/kept.txt", str(victim / "kept.txt"), "table.old"]
+    (folder / "table.old").write_text("")
+    (folder / "summary.json").write_text(json.dumps({"files": listed}))
+    report(page(outputs, "beta"))
+    assert (victim / "kept.txt").read_text() == "text" and not (folder / "table.old").exists()
+
+
+def test_a_sweeps_folder_that_is_a_link_is_not_written_through(outputs, tmp_path):
+    folder, victim = outputs / "sweeps" / "beta", tmp_path / "victim"
+    folder.rename(victim)
+    folder.symlink_to(victim)
+    before = {file.name for file in victim.iterdir()}
+    with pytest.raises(WriteError, match="symbolic link"):
+        report(page(outputs, "beta"))
+    assert {file.name for file in victim.iterdir()} == before

@@ -74,8 +74,9 @@ def report(cfg: Config, overrides: Sequence[str] = ()) -> dict[str, Any]:
     check_writable(out)
     RunFolder(out).tidy()
     files = write_sweeps(out, sweeps, parts, compared)
+    here = out.resolve()
     for name in before - set(files):
-        if (out / name).parent.resolve() in (out.resolve(), (out / "figures").absolute()):
+        if (out / name).parent.resolve() in (here, here / "figures"):  # behind no link
             remove(out / name)
     told = {
         "schema": 1,
