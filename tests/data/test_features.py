@@ -13,6 +13,7 @@ import torch
 from safetensors.numpy import save_file
 from scipy.io import savemat
 
+from deephash.data import feature_files
 from deephash.data.datamodule import DataModule
 from deephash.data.feature_files import read_features, write_features
 from deephash.data.features import Features
@@ -509,3 +510,20 @@ def test_features_to_be_written_are_finite(tmp_path):
     block[2, 0] = np.nan
     with pytest.raises(DataError, match="NaN or infinite features of image 2"):
         write_features(tmp_path / "b", 3, 4, "float32", {}, lambda done: iter([block]))
+
+
+def test_texts_of_hdf5_that_are_never_read_end(tmp_path, monkeypatch):
+    """In a damaged file the library may follow addresses in a circle."""
+    with h5py.File(tmp_path / "train.h5", "w") as file:
+        file["features"] = np.zeros((3, 2), np.float32)
+        file["labels"] = np.arange(3)
+        file["ids"] = ["a", "é", "c"]
+    found = feature_files.read_features(tmp_path, "train")
+    assert found["ids"] == ["a", "é", "c"]
+    monkeypatch.setattr(feature_files, "TEXT_SECONDS", 0.5)
+    monkeypatch.setattr(feature_files, "_TEXTS", "while True: pass")
+    with pytest.raises(DataError, match=r"train\.h5 is damaged: its ids could not be read within"):
+        feature_files.read_features(tmp_path, "train")
+    monkeypatch.setattr(feature_files, "_TEXTS", "raise OSError('no heap')")
+    with pytest.raises(DataError, match="no heap"):
+        feature_files.read_features(tmp_path, "train")

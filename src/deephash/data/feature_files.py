@@ -6,6 +6,8 @@ import json
 import math
 import os
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,6 +24,9 @@ from deephash.torch_files import Unread, described, is_module, read_pickle, read
 
 ARRAY, NOTES = "features.npy", "features.json"
 """The files of a folder of features, beside its split file."""
+
+TEXT_SECONDS = 30.0
+"""Seconds that texts of an HDF5 file may take to read, beside one for each MiB of the file."""
 
 FLUSH = 16  # blocks after which what was written is safe from a kill
 
@@ -134,8 +139,44 @@ def _read_safetensors(file: Path) -> Mapping[str, Any]:
 
 
 def _read_hdf5(file: Path) -> Mapping[str, Any]:
-    opened = _imported("h5py", file).File(file, "r")  # stays open: rows are read later
-    return dict(opened)
+    h5py = _imported("h5py", file)
+    opened = h5py.File(file, "r")  # stays open: rows are read later
+    found = dict(opened)
+    for name in WANTED & set(found):
+        kind = h5py.check_string_dtype(getattr(found[name], "dtype", np.dtype(np.void)))
+        if kind is not None and kind.length is None:
+            found[name] = _texts_of_hdf5(file, name)
+    return found
+
+
+_TEXTS = """
+import json, sys, h5py
+with h5py.File(sys.argv[1], "r") as file:
+    texts = file[sys.argv[2]].asstr()[...]
+json.dump([texts.shape, texts.ravel().tolist()], sys.stdout)
+"""
+
+
+def _texts_of_hdf5(file: Path, name: str) -> np.ndarray:
+    """Read texts of variable length in a process of their own, with a limit of time.
+
+    In a damaged file the library follows their addresses in a circle, and nothing ends that.
+    """
+    limit = TEXT_SECONDS + file.stat().st_size / 2**20
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _TEXTS, str(file), name],
+            capture_output=True, text=True, timeout=limit, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise DataError(
+            f"{file} is damaged: its {name} could not be read within {limit:.0f} seconds"
+        ) from None
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["the reader was killed"])[-1]
+        raise DataError(f"{file} is damaged: its {name} cannot be read: {reason}")
+    shape, texts = json.loads(done.stdout)
+    return np.array(texts, dtype=str).reshape(shape)
 
 
 def _read_mat(file: Path) -> Mapping[str, Any]:
