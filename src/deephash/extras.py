@@ -15,6 +15,7 @@ EXTRAS = {
     "wandb": "wandb",
     "numba": "fast",
     "faiss": "faiss",
+    "pillow_heif": "heif",
     "submitit": "slurm",
     "ray": "ray",
     "h5py": "features",
@@ -22,7 +23,7 @@ EXTRAS = {
 }
 """The extra of ``pyproject.toml`` that installs each package, by the name it is imported under."""
 
-DISTRIBUTIONS = {"faiss": "faiss-cpu"}
+DISTRIBUTIONS = {"faiss": "faiss-cpu", "pillow_heif": "pillow-heif"}
 """The name a package has on the index, where it differs from the one it is imported under."""
 
 

@@ -70,6 +70,8 @@ def evaluate(cfg: Config, overrides: Sequence[str] = ()) -> dict[str, Any]:
         except WriteError:  # where all of them would be written
             raise
         except DeephashError as error:  # of one run; the others are compared
+            if len(runs) == 1:
+                raise
             damaged[str(run.path)] = str(error).splitlines()[0]
             print(f"left out: {run.path}\n  {error}")
     if not found:
