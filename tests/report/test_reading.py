@@ -108,3 +108,9 @@ MANIFEST = {"jobs": [{"run": "a/b", "values": {"seed": 0}}], "report": {"digits"
 )
 def test_kinds_of_a_sweep(tmp_path, values, said):
     assert reason(read_manifest, tmp_path / "sweep.json", values).startswith(said)
+
+
+def test_a_value_of_a_log_is_a_number_or_stands_for_one():
+    line = '{"time": "t", "where": "train", "step": 1, "epoch": 1, "a": "nan", "b": "é", "c": 2}'
+    entry = log_entry(line)
+    assert entry == {"time": "t", "where": "train", "step": 1, "epoch": 1, "a": "nan", "c": 2}

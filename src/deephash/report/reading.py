@@ -126,13 +126,13 @@ def log_entry(line: str, kinds: Mapping[str, Kind] = HEAD) -> dict[str, Any] | N
         expect(entry, kinds, Path("log.jsonl"), "log")
     except FileError:
         return None
-    return {key: value for key, value in entry.items() if _plain(value)}
+    return {key: value for key, value in entry.items() if _plain(key, value)}
 
 
-def _plain(value: Any) -> bool:
+def _plain(key: str, value: Any) -> bool:
     """Whether a value of a log is a number, or one of the words that stand for what JSON lacks."""
     if isinstance(value, str):
-        return True
+        return key in ("where", "time") or value in ("nan", "inf", "-inf")
     return isinstance(value, int | float) and math.isfinite(value)
 
 
