@@ -75,8 +75,16 @@ def ran():
     return {"evaluation": {}, "dataset": dataset, "trainer": {}, "paths": {"cache": "theirs"}}
 
 
-def test_data_are_downloaded_only_into_a_folder_of_this_command_line():
-    source = evaluating._as_asked(ran(), page())["dataset"]["source"]
-    assert (source["root"], source["download"]) == ("theirs", False)
-    source = evaluating._as_asked(ran(), page(root="ours"))["dataset"]["source"]
-    assert (source["root"], source["download"]) == ("ours", True)
+@pytest.mark.parametrize("given", [{"download": True}, {}])  # it is the constructor's default too
+def test_data_are_downloaded_only_into_a_folder_of_this_command_line(given):
+    def source(asked):
+        theirs = ran()
+        theirs["dataset"]["source"].pop("download")
+        theirs["dataset"]["source"] |= given
+        theirs = evaluating._as_asked(theirs, asked)
+        evaluating._forbid_download(theirs, asked)
+        return theirs["dataset"]["source"]
+
+    assert source(page()).items() >= {"root": "theirs", "download": False}.items()
+    ours = source(page(root="ours"))
+    assert (ours["root"], ours.get("download", True)) == ("ours", True)

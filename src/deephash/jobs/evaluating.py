@@ -101,8 +101,7 @@ def measure(cfg: Config, run: RunFolder, out: Path | None = None) -> dict[str, A
     ran = _as_asked(run.config(whole=True), cfg)
     elsewhere = "source" in cfg["dataset"]
     config.refuse(config.check_run(ran), [str(run.path / "config.yaml")])
-    if not elsewhere and cfg["dataset"].get("root") is None:
-        _forbid_download(ran["dataset"]["source"])
+    _forbid_download(ran, cfg)
     if out is None:
         out = own_folder(run.path / ran["dataset"]["name"]) if elsewhere else run.path
     check_writable(out)
@@ -238,8 +237,11 @@ def _as_asked(ran: dict[str, Any], cfg: Config) -> dict[str, Any]:
     return ran
 
 
-def _forbid_download(source: dict[str, Any]) -> None:
-    """Keep a source from downloading: it would write where only the run folder says."""
+def _forbid_download(ran: Config, cfg: Config) -> None:
+    """Keep a run's source from downloading into a folder that only the run folder names."""
+    if "source" in cfg["dataset"] or cfg["dataset"].get("root") is not None:
+        return
+    source = ran["dataset"]["source"]
     target = targets.locate(source["_target_"], "dataset.source")
     if "download" in targets.arguments(target):
         source["download"] = False
