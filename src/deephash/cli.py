@@ -264,7 +264,7 @@ def _flushed(status: int) -> int:
 
 
 def _silence() -> None:
-    """Lets what is still to be said go nowhere, since nobody reads it."""
+    """Redirect stdout to /dev/null after the reader closed the pipe."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

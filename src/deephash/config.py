@@ -490,14 +490,10 @@ def _check_device(key: str, device: Any) -> list[Fault]:
 
 def _check_protocol(cfg: Mapping[str, Any]) -> list[Fault]:
     dataset = cfg["dataset"]
-    known = dataset.get("protocols", {})
-    name = str(dataset.get("protocol"))
-    if name not in known:
-        return [
-            Fault("dataset.protocol", f"{dataset['name']} has no protocol {name!r}.",
-                  f"It has {', '.join(known)}.")
-        ]  # fmt: skip
-    protocol, faults = known[name], []
+    if faults := _check_membership(dataset):
+        return faults
+    name = str(dataset["protocol"])
+    protocol = dataset["protocols"][name]
     key = f"dataset.protocols.{name}"
     trainer = cfg["trainer"]
     validation = f"{key}.validation=50"

@@ -337,7 +337,7 @@ def _launch(
     if reports:
         print(f"\n{markdown(reports, _rows(after, found.axes))}")
     if any(has_offline_records(job.run.path) for job in after):
-        outputs = Path(planned[0].cfg["paths"]["outputs"]).expanduser()
+        outputs = place(planned[0].cfg["paths"]["outputs"])
         print(f"\nW&B     offline; to upload the runs: {sync_all_command(outputs)}")
     if group is not None:
         words = ["python", os.path.relpath(script.with_name("report.py")), f"sweep={group}"]
