@@ -226,6 +226,8 @@ MERGES = "a0: &a0 {x: 1}\n" + "".join(
         ("? {a: 1}\n: 2", "it is not YAML (line 1, column 3: found unhashable key"),
         ("a: \x00", "it is not YAML ("),
         ("a: " + "9" * 5000, "it is not YAML (Exceeds the limit"),
+        ("a: 0x" + "f" * 5000, "it holds a whole number of more than 64 bits"),
+        ("0x1" + "0" * 16 + ": a", "it holds a whole number of more than 64 bits"),
         ("a: " + "1" + ":1" * 10_000, "line 1: a value has more than 16,384 characters"),
         ("[" * 500, "line 1: it is nested more than 50 times"),
         ("a: " + "{a: " * 60 + "}" * 60, "line 1: it is nested more than 50 times"),

@@ -379,3 +379,15 @@ def test_paths_of_a_sheet_are_texts_and_its_name_makes_a_group():
     found = multirun.grid(sheet, ["method=csq"])
     assert found.jobs[1][:2] == ("dataset.root='~/a b'", "seed=1")
     assert {job[-1] for job in found.jobs} == {"group='my-ß-sweep'"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["title:", "params:", "where:", "where: [{if: null, then: {seed: 1}}]", "where: [{if: {seed: 0}, then: null}]",
+     "report:", "report: {figure: null}", "report: {rows: null, figure: {x:, scale: null}}"],
+)  # fmt: skip
+def test_a_sweep_with_keys_without_values_is_read(tmp_path, text):
+    (tmp_path / "mine.yaml").write_text(
+        text + ("" if "params" in text else "\nparams: {seed: [0, 1]}")
+    )
+    assert multirun.grid(Sheet.read(tmp_path, "mine"), [])

@@ -570,6 +570,8 @@ def _not_plain(values: Any) -> str:
                 return other
     elif isinstance(values, str):
         return "" if values.isascii() or _encodable(values) else "text that is not Unicode"
+    elif isinstance(values, int) and values.bit_length() > 64:  # from 0x..., of any length
+        return "a whole number of more than 64 bits"
     elif values is not None and not isinstance(values, int | float):
         return f"a {type(values).__name__}, {values}"
     return ""

@@ -75,7 +75,12 @@ class Sheet:
                 expect(rules, wanted, file, "sweep")
         except FileError as error:
             raise ConfigError(f"{file} is no sweep: {error.reason}") from error
-        sheet = cls(file.stem, **{key: one for key, one in found.items() if one is not None})
+        found = _without_nulls(found)
+        if "where" in found:
+            found["where"] = [_without_nulls(rule) for rule in found["where"]]
+        if "report" in found:
+            found["report"] = _without_nulls(found["report"])
+        sheet = cls(file.stem, **found)
         sheet.check(file)
         return sheet
 
@@ -113,6 +118,11 @@ class Sheet:
         if (name := report.get("published")) is not None and name not in tables():
             there = f"There are {', '.join(tables())}."
             yield config.Fault("report", f"nothing is published as {name}.", there)
+
+
+def _without_nulls(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out keys that are written without a value."""
+    return {key: value for key, value in mapping.items() if value is not None}
 
 
 def _all(folder: Path) -> str:
