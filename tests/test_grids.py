@@ -383,11 +383,18 @@ def test_paths_of_a_sheet_are_texts_and_its_name_makes_a_group():
 
 @pytest.mark.parametrize(
     "text",
-    ["title:", "params:", "where:", "where: [{if: null, then: {seed: 1}}]", "where: [{if: {seed: 0}, then: null}]",
-     "report:", "report: {figure: null}", "report: {rows: null, figure: {x:, scale: null}}"],
+    ["title:", "params:", "where:", "where: [{if: {seed: 0}, then: {model.nbit: 16}, else: null}]",
+     "report:", "report: {figure: null}", "report: {rows: null, figure: {x: null, scale: null}}"],
 )  # fmt: skip
 def test_a_sweep_with_keys_without_values_is_read(tmp_path, text):
     (tmp_path / "mine.yaml").write_text(
         text + ("" if "params" in text else "\nparams: {seed: [0, 1]}")
     )
     assert multirun.grid(Sheet.read(tmp_path, "mine"), [])
+
+
+@pytest.mark.parametrize("rule", ["{if: null, then: {seed: 1}}", "{if: {seed: 0}, then: null}"])
+def test_a_rule_without_a_side_is_refused(tmp_path, rule):
+    (tmp_path / "mine.yaml").write_text(f"where: [{rule}]\nparams: {{seed: [0, 1]}}")
+    with pytest.raises(ConfigError, match="is no rule of a sweep"):
+        multirun.grid(Sheet.read(tmp_path, "mine"), [])

@@ -80,6 +80,8 @@ class Sheet:
             found["where"] = [_without_nulls(rule) for rule in found["where"]]
         if "report" in found:
             found["report"] = _without_nulls(found["report"])
+            if "figure" in found["report"]:
+                found["report"]["figure"] = _without_nulls(found["report"]["figure"])
         sheet = cls(file.stem, **found)
         sheet.check(file)
         return sheet

@@ -50,12 +50,22 @@ def test_an_optimizer_goes_on_as_if_nothing_had_happened(name):
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("form", [torch.zeros(0), "x", True])
+@pytest.mark.parametrize("key", ["fused", "foreach", "capturable"])
+def test_the_form_of_the_step_is_not_read(key, form):
+    module, optimizer = stepped("adam")
+    state = copy.deepcopy(optimizer.state_dict())
+    state["param_groups"][0][key] = form
+    load_optimizer(optimizer, state)
+    assert optimizer.param_groups[0][key] in (None, False)
+
+
 @pytest.mark.parametrize("name", ["adam", "momentum", "sgd", "adafactor"])
 @pytest.mark.parametrize("other", ["sgd", "adam", "momentum", "rmsprop", "amsgrad", "adafactor"])
 def test_the_state_of_another_kind_is_refused(name, other):
     _, optimizer = stepped(name)
     state = stepped(other)[1].state_dict()
-    if name == other or not state["state"]:  # nothing is kept: as before the first step
+    if name == other or (name, other) == ("momentum", "sgd"):  # nothing is kept of plain SGD
         load_optimizer(optimizer, state)
     else:
         with pytest.raises(ValueError, match="the optimizer's state"):
@@ -76,6 +86,7 @@ def test_the_state_of_another_kind_is_refused(name, other):
         lambda s: s["param_groups"][0].update(params=[2, 1, 0]),
         lambda s: s.update(param_groups=[]),
         lambda s: s["param_groups"][0].pop("params"),
+        lambda s: s["param_groups"][0].pop("weight_decay"),
         lambda s: s["param_groups"][0].update(betas=0.5),
         lambda s: s["param_groups"][0].update(eps="x"),
     ],

@@ -11,6 +11,9 @@ from deephash.errors import TrainingError
 FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 """Optimizers that torch can step in one kernel on a CUDA device."""
 
+FORMS = ("fused", "foreach", "capturable")
+"""Options of optimizers that change how a step is computed, not what."""
+
 COMPILER = ("torch._dynamo", "torch._inductor", "torch._functorch", "triton")
 """The modules whose errors are those of a compiler."""
 
@@ -63,7 +66,7 @@ def fuse(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Loads an optimizer's state; fused or not, the optimizer stays as it is.
+    """Load an optimizer's state; the form of its step stays as it is.
 
     torch would take that over from the state, and with it the device of Adam's step counters: a run
     that goes on at another device would keep the form of the first. The state is one that
@@ -74,8 +77,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
     """
     groups = [dict(group) for group in state["param_groups"]]
     for group, ours in zip(groups, optimizer.param_groups, strict=False):  # torch counts them
-        if "fused" in ours:
-            group["fused"] = ours["fused"]
+        group.update({key: ours[key] for key in FORMS if key in ours})
     optimizer.load_state_dict({**state, "param_groups": groups})
 
 

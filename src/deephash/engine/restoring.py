@@ -113,7 +113,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -
         raise ValueError("the optimizer's state is of other parameters")
     parameters = [one for group in optimizer.param_groups for one in group["params"]]
     for group, ours in zip(groups, optimizer.param_groups, strict=True):
-        for key in sorted(set(ours) - {"params", "lr", "fused", "foreach"}):
+        for key in sorted(set(ours) - {"params", "lr", *forms.FORMS}):
             if key in group and _sort_of(group[key]) != _sort_of(ours[key]):
                 raise ValueError(f"the optimizer's state has {key}={group[key]!r:.40}")
     fresh = _fresh(optimizer, "meta")
@@ -131,7 +131,11 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -
             raise ValueError(f"{where} has {', '.join(map(str, given))}; this one keeps {keeps}")
         for key, value in known.items():
             _check_alike(given[key], value, f"{where} has {key}")
+    options = [set(group) for group in optimizer.param_groups]
     forms.load_optimizer(optimizer, dict(state))
+    for group, known in zip(optimizer.param_groups, options, strict=True):
+        if missing := sorted(known - set(group)):  # torch adds those that older releases lack
+            raise ValueError(f"the optimizer's state lacks {', '.join(missing)}")
 
 
 def _fresh(optimizer: torch.optim.Optimizer, device: str) -> dict[int, dict[str, Any]] | None:
