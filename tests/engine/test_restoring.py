@@ -53,7 +53,7 @@ def test_an_optimizer_goes_on_as_if_nothing_had_happened(name):
 @pytest.mark.parametrize("form", [torch.zeros(0), "x", True])
 @pytest.mark.parametrize("key", ["fused", "foreach", "capturable"])
 def test_the_form_of_the_step_is_not_read(key, form):
-    module, optimizer = stepped("adam")
+    _, optimizer = stepped("adam")
     state = copy.deepcopy(optimizer.state_dict())
     state["param_groups"][0][key] = form
     load_optimizer(optimizer, state)
