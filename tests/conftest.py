@@ -7,7 +7,6 @@ is imported. ``OMP_NUM_THREADS`` may be given to try the tests with more threads
 import os
 import tempfile
 
-import hypothesis
 import pytest
 
 FOREIGN = ("WANDB", "HYDRA", "DEEPHASH", "SLURM", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_")
@@ -17,15 +16,31 @@ for name in [name for name in os.environ if name.startswith(FOREIGN)]:
     del os.environ[name]
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest -n auto runs a process on each core
 os.environ["MPLBACKEND"] = "agg"
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, at cuBLAS's first use
 
-hypothesis.settings.register_profile(
-    "deephash",
-    deadline=None,  # an example may take long on a busy machine
-    derandomize=True,  # the same examples in each run
-    database=None,
-    suppress_health_check=[hypothesis.HealthCheck.too_slow],
-)
-hypothesis.settings.load_profile("deephash")
+try:
+    import hypothesis
+except ImportError:  # the tests that need a GPU do without it
+    pass
+else:
+    hypothesis.settings.register_profile(
+        "deephash",
+        deadline=None,  # an example may take long on a busy machine
+        derandomize=True,  # the same examples in each run
+        database=None,
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    )
+    hypothesis.settings.load_profile("deephash")
+
+
+def pytest_runtest_setup(item):
+    """Skip what is marked ``gpu`` where there is no CUDA device."""
+    if item.get_closest_marker("gpu") is None:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
 
 
 @pytest.fixture(scope="session", autouse=True)
