@@ -50,3 +50,27 @@ def cache():
         os.environ["DEEPHASH_CACHE"] = folder
         yield folder
         os.environ.pop("DEEPHASH_CACHE", None)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request):
+    """Each device on which something must come out alike; on CUDA without TF32."""
+    import warnings
+
+    import torch
+
+    found = torch.device(request.param)
+    if found.type == "cpu":
+        yield found
+        return
+    flags = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    with warnings.catch_warnings():  # newer releases of torch have other names for them
+        warnings.simplefilter("ignore")
+        before = [flag.allow_tf32 for flag in flags]
+        for flag in flags:
+            flag.allow_tf32 = False
+    yield found
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for flag, value in zip(flags, before, strict=True):
+            flag.allow_tf32 = value

@@ -223,11 +223,3 @@ def test_a_pipeline_runs_in_order():
     close(T.Pipeline(fixed)(images), expected)
     assert not T.Pipeline(fixed).random
     assert T.Pipeline([*fixed, T.Pipeline([T.RandomShift(1)])]).random
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("step", RANDOM, ids=lambda step: type(step).__name__)
-def test_the_same_view_on_the_gpu(step):
-    images = pixels(16)
-    close(step.to("cuda")(images.cuda(), seeded()).cpu(), step.to("cpu")(images, seeded()), 5e-6)

@@ -1,0 +1,101 @@
+"""A training step of every recipe on each device, against float64 on the CPU."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+
+from deephash import build
+from deephash.engine import forms
+from deephash.records import Batch
+
+CONF = Path(__file__).parents[2] / "conf"
+RECIPES = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+WORDS = [
+    *([f"method={name}"] for name in RECIPES),
+    ["method=hashnet", "method.loss.pairs=memory"],
+    ["method=dpn", "method.loss.update_every=1"],
+    ["method=relahash", "method.similarity.sqrt_bk=true"],
+]
+STEPS = 3
+IMAGES = 16
+
+BOUNDS = {torch.float64: (1e-9, 1e-9), torch.float32: (1e-3, 1e-2)}
+"""Largest difference of a tensor relative to its norm: of terms and gradients of the first step,
+and of terms and the state after all, when a hinge or a ReLU may have turned in float32. Measured on
+the CPU: 4e-6 and 1e-3."""
+
+DEVICES = [
+    ("cpu", torch.float32),
+    pytest.param("cuda", torch.float32, marks=pytest.mark.gpu),
+    pytest.param("cuda", torch.float64, marks=pytest.mark.gpu),
+]
+
+
+@pytest.fixture
+def in_double(monkeypatch):
+    """Objectives in float64 where the network is, and the same draws on every device."""
+    in_single, draw = torch.Tensor.float, torch.Generator()
+
+    def float_(tensor, *given, **named):
+        return tensor if tensor.dtype == torch.float64 else in_single(tensor, *given, **named)
+
+    def rand_like(tensor):
+        drawn = torch.rand(tensor.shape, generator=draw, dtype=torch.float64)
+        return drawn.to(tensor.device, tensor.dtype)
+
+    monkeypatch.setattr(torch.Tensor, "float", float_)
+    monkeypatch.setattr(torch, "rand_like", rand_like)
+    return lambda: draw.manual_seed(0)
+
+
+def trained(cfg, batch, device, dtype):
+    """The terms of some steps, the gradients of the first, and all that is learned or counted."""
+    method = build.method(cfg, 10, 500).to(device, dtype)
+    optimizer = build.optimizer(cfg, method)
+    forms.fuse(optimizer, device)
+    batch = Batch(
+        batch.images.to(device, dtype), batch.labels.to(device, dtype), batch.index.to(device)
+    )
+    method.train().on_epoch(0)
+    terms, gradients = [], None
+    for _ in range(STEPS):
+        found = method(batch)
+        torch.stack(list(found.values())).sum().backward()
+        terms.append({key: term.item() for key, term in found.items()})
+        gradients = gradients or {
+            key: p.grad.detach().clone() for key, p in method.named_parameters()
+        }
+        optimizer.step()
+        optimizer.zero_grad()
+    return terms, gradients, method.state_dict()
+
+
+def apart(one, other):
+    """The largest difference of two dictionaries of tensors, and where it is."""
+    found = {"": 0.0}
+    for key, value in one.items():
+        value, expected = value.cpu().double(), other[key].cpu().double()
+        norm = expected.norm().item()
+        found[key] = (value - expected).norm().item() / max(norm, 1e-6)
+    worst = max(found, key=found.get)
+    return found[worst], worst
+
+
+@pytest.mark.parametrize(("device", "dtype"), DEVICES, indirect=["device"], ids=str)
+@pytest.mark.parametrize("words", WORDS, ids=" ".join)
+def test_a_step_is_the_same_on_every_device(words, dtype, device, composed, first_batch, in_double):
+    cfg = composed(*words, "optimizer=sgd", "optimizer.lr=0.001")
+    some = Batch(*(values[:IMAGES] for values in vars(first_batch).values()))
+    in_double()
+    expected = trained(copy.deepcopy(cfg), some, torch.device("cpu"), torch.float64)
+    in_double()
+    found = trained(cfg, some, device, dtype)
+    first, later = BOUNDS[dtype]
+    for at, (mine, theirs) in enumerate(zip(found[0], expected[0], strict=True)):
+        bound = later if at else first
+        assert mine == pytest.approx(theirs, rel=bound, abs=bound * 1e-2)
+    for which, bound in ((1, first), (2, later)):
+        difference, where = apart(found[which], expected[which])
+        assert difference <= bound, where
