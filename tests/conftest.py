@@ -52,25 +52,31 @@ def cache():
         os.environ.pop("DEEPHASH_CACHE", None)
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request):
-    """Each device on which something must come out alike; on CUDA without TF32."""
+@pytest.fixture
+def without_tf32():
+    """CUDA computes float32 in float32, so that it can be compared with the CPU."""
     import warnings
 
     import torch
 
-    found = torch.device(request.param)
-    if found.type == "cpu":
-        yield found
-        return
     flags = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    with warnings.catch_warnings():  # newer releases of torch have other names for them
-        warnings.simplefilter("ignore")
-        before = [flag.allow_tf32 for flag in flags]
-        for flag in flags:
-            flag.allow_tf32 = False
-    yield found
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for flag, value in zip(flags, before, strict=True):
-            flag.allow_tf32 = value
+
+    def allow(*values):
+        with warnings.catch_warnings():  # newer releases of torch have other names for them
+            warnings.simplefilter("ignore")
+            before = [flag.allow_tf32 for flag in flags]
+            for flag, value in zip(flags, values, strict=True):
+                flag.allow_tf32 = value
+        return before
+
+    before = allow(False, False)
+    yield
+    allow(*before)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request, without_tf32):
+    """Each device on which something must come out alike."""
+    import torch
+
+    return torch.device(request.param)

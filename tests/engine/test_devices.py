@@ -33,7 +33,7 @@ OTHERS = [("cpu", "cpu"), pytest.param("cpu", "cuda", marks=pytest.mark.gpu),
 
 
 @pytest.fixture(autouse=True)
-def as_before():
+def as_before(without_tf32):
     """Determinism is a setting of the whole process. Warnings are looked at where they matter."""
     with warnings.catch_warnings():
         warnings.simplefilter("default")
@@ -115,7 +115,9 @@ def causes(caught):
 
 KILLED = """
 import json, os, signal, sys
+import torch
 from deephash import jobs
+torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # as here
 from deephash.loggers import Loggers
 seen = []
 def tick(self):
