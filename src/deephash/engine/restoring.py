@@ -133,8 +133,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -
             _check_alike(given[key], value, f"{where} has {key}")
     options = [set(group) for group in optimizer.param_groups]
     forms.load_optimizer(optimizer, dict(state))
-    for group, known in zip(optimizer.param_groups, options, strict=True):
-        if missing := sorted(known - set(group)):  # torch adds those that older releases lack
+    for group, names in zip(optimizer.param_groups, options, strict=True):
+        if missing := sorted(names - set(group)):  # torch adds those that older releases lack
             raise ValueError(f"the optimizer's state lacks {', '.join(missing)}")
 
 
