@@ -340,6 +340,8 @@ def test_a_part_that_does_not_exist_is_told(target, faults):
         (["evaluation.top=0"], "evaluation.top"),
         (["trainer.device=tpu"], "trainer.device"),
         (["trainer.device=cuda:99"], "trainer.device"),
+        (["trainer.graph=true", "trainer.device=cpu"], "trainer.graph"),
+        (["trainer.graph=true", "trainer.compile=true", "trainer.device=cpu"], "trainer.graph"),
         (["dataset.protocol=other"], "dataset.protocol"),
         (["dataset.protocols.per_class.queries=0"], "dataset.protocols.per_class.queries"),
         (["trainer.select_on=val", "dataset.protocols.per_class.validation=0"],
@@ -599,6 +601,29 @@ def test_a_folder_is_one_process_s_and_an_empty_one_disappears(tmp_path):
     assert list(tmp_path.iterdir()) == []
     second.lock()
     second.close()
+
+
+def test_a_graph_is_refused_where_there_is_no_cuda_device(faults, monkeypatch):
+    fault = faults("trainer.graph=true", "trainer.device=cpu")["trainer.graph"]
+    assert "trainer.device=cpu is a CPU" in fault.what and "Leave it out" in fault.instead
+    assert "trainer.graph" not in faults("trainer.graph=false", "trainer.device=cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "trainer.device=auto" in faults("trainer.graph=true", "trainer.device=auto")["trainer.graph"].what
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    words = ["trainer.graph=true", "trainer.device=auto"]
+    assert "trainer.graph" not in faults(*words)
+    fault = faults(*words, "trainer.compile=true")["trainer.graph"]
+    assert "trainer.compile=true" in fault.what
+
+
+def test_a_graph_is_no_other_run(folded):
+    """As trainer.compile: neither in the name nor in what a run folder is compared by."""
+    words = ["trainer.graph=true", "trainer.compile=true"]
+    assert config.run_name(folded(*words), words) == config.run_name(folded(), [])
+    assert config.essence(folded(*words)) == config.essence(folded())
+    older = folded()
+    del older["trainer"]["graph"]
+    assert config.essence(older) == config.essence(folded())
 
 
 def test_the_device_is_found():

@@ -58,6 +58,7 @@ ELSEWHERE = (
     "trainer.eval_batch_size",
     "trainer.snapshots",
     "trainer.compile",
+    "trainer.graph",
     "evaluation.engine",
     "evaluation.tops",
     "dataset.source.download",
@@ -71,7 +72,7 @@ ELSEWHERE = (
 )
 """Keys that do not change a result: where things lie, and what is told meanwhile."""
 
-SINCE = {"evaluation.centred": False, "trainer.compile": False}
+SINCE = {"evaluation.centred": False, "trainer.compile": False, "trainer.graph": False}
 """Keys that older runs do not have, and what they did.
 
 Of the options of parts (nodes with a ``_target_``) the default of the constructor says that: a new
@@ -395,6 +396,8 @@ def check(cfg: Mapping[str, Any], overrides: Iterable[str] = ()) -> list[Fault]:
         faults += _check_tops(cfg["evaluation"])
     if not any("trainer".startswith(key) or key == "trainer.device" for key in broken):
         faults += _check_device("trainer.device", cfg["trainer"]["device"])
+        if not any(fault.key == "trainer.device" for fault in faults):
+            faults += _check_graph(cfg["trainer"])
     faults += [fault for fault in check_names(cfg) if fault.key not in broken]
     if not broken:
         faults += _check_convention(cfg)
@@ -485,6 +488,23 @@ def _check_device(key: str, device: Any) -> list[Fault]:
         if int(device.partition(":")[2] or 0) >= count:
             what = f"is {device}; torch sees {count} CUDA devices."
             return [Fault(key, what, f"Try {key}=cpu, or auto.")]
+    return []
+
+
+def _check_graph(trainer: Mapping[str, Any]) -> list[Fault]:
+    """Whether the training step can be replayed as a CUDA graph."""
+    if not trainer.get("graph"):
+        return []
+    if trainer.get("compile"):
+        what = "is true, and trainer.compile=true replays CUDA graphs of its own."
+        return [Fault("trainer.graph", what, "Type one of them.")]
+    import torch
+
+    if trainer["device"] == "cpu" or (
+        trainer["device"] == "auto" and not torch.cuda.is_available()
+    ):
+        what = f"is true, and trainer.device={trainer['device']} is a CPU here."
+        return [Fault("trainer.graph", what, "Leave it out, or train on a CUDA device.")]
     return []
 
 

@@ -102,6 +102,7 @@ class Trainer:
     deterministic: bool = True  # deterministic algorithms; on CUDA slower, on CPU free
     channels_last: bool = True  # memory layout of the images: faster convolutions
     compile: bool = False  # torch.compile, on CUDA with CUDA graphs: minutes first, then faster
+    graph: bool = False  # on CUDA: each epoch records the step as a CUDA graph and replays it
     clip_norm: Positive | None = None  # largest norm of the whole gradient
     log_every: Count = 50  # steps between lines in log.jsonl
     snapshots: CountOrZero = 0  # codes of so many database images at each evaluation, in snapshots/

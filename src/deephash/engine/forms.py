@@ -9,7 +9,10 @@ import torch
 from deephash.errors import TrainingError
 
 FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
-"""Optimizers that torch can step in one kernel on a CUDA device."""
+"""Optimizers that torch can step in one kernel."""
+
+FUSED_DEVICES = ("cuda",)
+"""The devices on which it does so without being asked."""
 
 FORMS = ("fused", "foreach", "capturable")
 """Options of optimizers that change how a step is computed, not what."""
@@ -54,15 +57,29 @@ def told() -> Iterator[None]:
 
 
 def fuse(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-    """Has an optimizer update all parameters in one kernel, on a CUDA device and where torch can.
+    """Let an optimizer update all parameters in one kernel where torch has one.
 
-    What the configuration says, ``optimizer.fused`` or ``foreach``, stays.
+    ``optimizer.fused`` and ``optimizer.foreach`` of the configuration stay.
     """
-    if device.type != "cuda" or not isinstance(optimizer, FUSED):
+    if device.type not in FUSED_DEVICES or not isinstance(optimizer, FUSED):
         return
     for group in optimizer.param_groups:
         if group["fused"] is None and not group["foreach"] and not group["differentiable"]:
             group["fused"] = True
+
+
+def make_capturable(optimizer: torch.optim.Optimizer) -> str:
+    """Let an optimizer keep its step counters on the device, so that its step can be captured.
+
+    Returns:
+        Why its step cannot be captured; empty if it can.
+    """
+    for group in optimizer.param_groups:
+        if "capturable" in group:
+            group["capturable"] = True
+        elif not isinstance(optimizer, torch.optim.SGD):  # which counts nothing
+            return f"{type(optimizer).__name__} has no option capturable"
+    return ""
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

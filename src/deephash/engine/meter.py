@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from deephash.engine.steps import Scalars
 from deephash.errors import TrainingError
 
 
@@ -32,11 +33,10 @@ class Meter:
         self.keys: list[tuple[int, str]] = []  # step and name of each value
         self.rows: list[Tensor] = []  # the values of each step, on the device
 
-    @torch.no_grad()
-    def add(self, step: int, values: dict[str, Tensor]) -> None:
-        """Takes the values of one step; no transfer, no waiting."""
-        self.keys += [(step, name) for name in values]
-        self.rows.append(torch.stack(list(values.values())))  # a copy: what it is given may change
+    def add(self, step: int, scalars: Scalars) -> None:
+        """Keep the values of one step: no operator, no transfer, no waiting."""
+        self.keys += [(step, name) for name in scalars.names]
+        self.rows.append(scalars.values)
 
     def means(self) -> dict[str, float]:
         """The means, after which counting starts again. Waits for the device.

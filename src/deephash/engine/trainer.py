@@ -10,13 +10,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from deephash.engine import checkpoint, out_of_memory, restoring
+from deephash.engine import checkpoint, forms, out_of_memory, restoring
 from deephash.engine.evaluate import Measured
+from deephash.engine.graphs import Capture, GraphedStep, obstacle_of
 from deephash.engine.inputs import faulty_inputs
 from deephash.engine.meter import Meter, NotFiniteError
 from deephash.engine.precision import autocast
 from deephash.engine.progress import Progress
 from deephash.engine.snapshots import Snapshots
+from deephash.engine.steps import TrainingStep
 from deephash.errors import TrainingError
 from deephash.files import remove, writing
 from deephash.records import Batch, Terms
@@ -65,6 +67,8 @@ class Trainer:
         log_every: steps between two lines of the record.
         clip_norm: largest norm of the whole gradient, or None.
         snapshots: database images whose codes are saved before training and at each evaluation.
+        capture: records the training step once in each epoch and replays it (``engine/graphs.py``);
+            None runs each step operator by operator.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class Trainer:
         log_every: int = 50,
         clip_norm: float | None = None,
         snapshots: int = 0,
+        capture: Capture | None = None,
     ) -> None:
         self.folder = folder
         self.optimizer = optimizer
@@ -97,6 +102,8 @@ class Trainer:
         self.log_every = log_every
         self.clip_norm = clip_norm
         self.snapshots = Snapshots(folder, snapshots, partial(autocast, device, precision))
+        self.capture = capture
+        self._obstacle = forms.make_capturable(optimizer) if capture else ""
         self.progress = Progress()
         self.meter = Meter()
         self._epoch_start = 0  # steps before this epoch
@@ -116,7 +123,7 @@ class Trainer:
         Raises:
             TrainingError: a term or the gradient is not finite, or the memory is not enough.
         """
-        now, self.logger = self.progress, logger
+        now, self.logger, step = self.progress, logger, self._step(method)
         self._logged = (0.0, now.images, now.data_seconds)
         if not now.epoch:
             self.snapshots.take(0, method, data)
@@ -128,20 +135,15 @@ class Trainer:
             method.on_epoch(epoch)
             self._set_rates(epoch)
             for batch in self._waited_for(data.train(epoch)):
-                with autocast(self.device, self.precision):
-                    terms = method(batch)  # {"lmcl": ...}
-                    loss = torch.stack(list(terms.values())).sum()
-                loss.backward()
-                norm = self._gradient_norm()
-                self.optimizer.step()
-                self.optimizer.zero_grad(set_to_none=True)  # room for the next forward pass
+                scalars = step(batch)
                 now.step += 1
                 now.images += len(batch.index)
-                self.meter.add(now.step, {"loss": loss, **terms, "grad_norm": norm})
+                self.meter.add(now.step, scalars)
                 self.logger.tick()
                 if now.step % self.log_every == 0:
                     self._log(epoch, began, data)  # the one point where we wait for the GPU
             self._log(epoch, began, data)
+            step.release()
             now.train_seconds += time.perf_counter() - began
             now.epoch = epoch + 1
             if now.epoch % self.eval_every == 0 or now.epoch == self.epochs:
@@ -238,11 +240,12 @@ class Trainer:
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
 
-    def _gradient_norm(self) -> Tensor:
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        if self.clip_norm is None:
-            return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        return nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+    def _step(self, method: Trainable) -> TrainingStep | GraphedStep:
+        """Return what trains on one batch."""
+        step = TrainingStep(method, self.optimizer, self.device, self.precision, self.clip_norm)
+        if self.capture is None:
+            return step
+        return GraphedStep(step, self.capture, self._obstacle or obstacle_of(method))
 
     def _log(self, epoch: int, began: float, data: Data) -> None:
         try:

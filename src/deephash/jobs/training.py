@@ -12,7 +12,7 @@ import deephash
 from deephash import bars, build, config
 from deephash.codebooks import spread
 from deephash.data.datamodule import DataModule
-from deephash.engine import forms, out_of_memory
+from deephash.engine import forms, graphs, out_of_memory
 from deephash.engine.evaluate import Codes, Evaluation, encode
 from deephash.engine.run import RunFolder, environment, git
 from deephash.engine.trainer import Trainer
@@ -189,6 +189,7 @@ def _train(
         fingerprint=data.facts.fingerprint,
         **{key: settings[key] for key in ("epochs", "eval_every", "select_on", "patience",
                                           "precision", "log_every", "clip_norm", "snapshots")},
+        capture=graphs.CudaCapture(device) if settings["graph"] else None,
     )  # fmt: skip
     done = trainer.start(method, data)
     if done:
@@ -246,6 +247,7 @@ def _report(
             "batch_size": settings["batch_size"],
             "precision": settings["precision"],
             "compile": settings["compile"],
+            "graph": settings["graph"],
             "device": str(trainer.device),
             "parameters": sum(p.numel() for p in encoder.parameters()),
         },
