@@ -608,7 +608,10 @@ def test_a_graph_is_refused_where_there_is_no_cuda_device(faults, monkeypatch):
     assert "trainer.device=cpu is a CPU" in fault.what and "Leave it out" in fault.instead
     assert "trainer.graph" not in faults("trainer.graph=false", "trainer.device=cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "trainer.device=auto" in faults("trainer.graph=true", "trainer.device=auto")["trainer.graph"].what
+    assert (
+        "trainer.device=auto"
+        in faults("trainer.graph=true", "trainer.device=auto")["trainer.graph"].what
+    )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     words = ["trainer.graph=true", "trainer.device=auto"]
     assert "trainer.graph" not in faults(*words)
