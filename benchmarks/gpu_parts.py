@@ -201,6 +201,8 @@ def run_tests(request: Request) -> Found:
         raise NotAvailable("no test is marked gpu")
     command = [
         sys.executable, "-m", "pytest", "-m", "gpu", "-v", "-rfE", "--tb=short", "--color=no",
+        "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT),
+        "--continue-on-collection-errors",  # of a package that is not installed here
         "-o", "addopts=--strict-markers --import-mode=importlib",
         "-W", "default",  # a warning of another release of torch is no failure here
         "-p", "no:cacheprovider", *files,
@@ -218,8 +220,8 @@ def marked(path: Path) -> bool:
     return "mark.gpu" in path.read_text(encoding="utf-8")
 
 
-OUTCOME = re.compile(r"^(\S+::.+?) (PASSED|FAILED|SKIPPED|ERROR|XFAIL|XPASS)\b", re.MULTILINE)
-SUMMARY = re.compile(r"^(?:FAILED|ERROR) (\S+::.+?)(?: - (.*))?$", re.MULTILINE)
+OUTCOME = re.compile(r"^(\S*::.+?) (PASSED|FAILED|SKIPPED|ERROR|XFAIL|XPASS)\b", re.MULTILINE)
+SUMMARY = re.compile(r"^(?:FAILED|ERROR) (\S*::.+?)(?: - (.*))?$", re.MULTILINE)
 BROKEN = re.compile(r"^ERROR (\S+\.py)(?: - (.*))?$", re.MULTILINE)
 
 
@@ -243,9 +245,15 @@ def read_pytest(text: str) -> Found:
         "passed": counts.count("PASSED"),
         "failed_tests": len(failures),
         "skipped_tests": counts.count("SKIPPED") + counts.count("XFAIL"),
-        "failures": {Path(name).name: reason[:160] for name, reason in failures.items()},
+        "failures": {short(name): reason[:160] for name, reason in failures.items()},
         "interrupted": None if whole else last.split(" ")[0][-120:] or "before the first test",
     }
+
+
+def short(name: str) -> str:
+    """Return the name of a test without the folder of its file."""
+    path, colons, test = name.partition("::")
+    return path.rpartition("/")[2] + colons + test
 
 
 def run_logged(
@@ -270,10 +278,10 @@ def run_logged(
 
 
 def end(process: "subprocess.Popen[Any]") -> None:
-    """Stop a process and its group if it still runs: first politely, then by force."""
+    """Stop a process that still runs, with its group: first politely, then by force."""
+    if process.poll() is not None:
+        return
     for how in (signal.SIGTERM, signal.SIGKILL):
-        if process.poll() is not None:
-            return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, how)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -477,6 +485,7 @@ def composed(backbone: str, device: str, side: int) -> str:
     words = [
         "dataset=cifar10", f"dataset.size={side}", f"backbone={backbone}", "backbone.weights=none",
         "method=relahash", "model.nbit=64", f"trainer.device={device}",
+        "codebook=bernoulli",  # drawn at once; the best centers are searched for
     ]  # fmt: skip
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return json.dumps(config.fold(compose("train", overrides=words), words))
@@ -495,7 +504,7 @@ class Supply:
     Args:
         batches: without end.
         request: of the part.
-        warm: steps before the clock starts.
+        warm: steps before the clock starts; fewer with ``--tiny``.
         window: seconds to measure for; None for those of the request.
         steps: measure so many instead.
         begins: called when the clock starts.
@@ -514,7 +523,7 @@ class Supply:
     ) -> None:
         self.batches = batches
         self.device = request["device"]
-        self.warm = warm
+        self.warm = min(warm, 3) if request["tiny"] else warm
         self.window = sizes_of(request).window if window is None else window
         self.steps = steps
         self.begins, self.ends = begins, ends
@@ -1028,7 +1037,7 @@ def folder_of_images(root: Path) -> Path:
 def planned(one: Found, seconds: float) -> tuple[int, int]:
     """Return epochs, at most the paper's, and epochs between evaluations that fit into a time."""
     for epochs in range(PAPER_EPOCHS, 0, -1):
-        every = max(1, epochs // 10)
+        every = -(-epochs // 10)
         evaluations = -(-epochs // every) + 1  # and the report
         cost = one["begins"] + epochs * one["epoch"] + evaluations * one["evaluation"]
         if cost * 1.1 <= seconds:

@@ -1,0 +1,393 @@
+"""The script for a GPU, gone through on the CPU in small: it cannot fail for silly reasons."""
+
+import importlib.util
+import json
+import sys
+import time
+import traceback
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+TESTED = """
+import pytest
+
+@pytest.mark.gpu
+def test_passes():
+    pass
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("word", ["a b"])
+def test_fails(word):
+    assert word == "c"
+
+@pytest.mark.gpu
+@pytest.mark.skip(reason="not here")
+def test_is_skipped():
+    pass
+
+def test_is_not_run():
+    raise SystemExit
+"""
+
+
+@pytest.fixture(scope="module")
+def modules():
+    """gpu, gpu_parts, gpu_table and kill_runs, as the scripts import each other."""
+    before, folder = list(sys.path), str(ROOT / "benchmarks")
+    sys.path.insert(0, folder)
+    names = ("gpu", "gpu_parts", "gpu_table", "kill_runs")
+    yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
+    sys.path[:] = before
+    for name in (*names, "pipeline", "retrieval"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def bench(modules):
+    return modules.gpu
+
+
+@pytest.fixture
+def parts(modules):
+    return modules.gpu_parts
+
+
+@pytest.fixture
+def at_home(modules, monkeypatch):
+    """Parts run in this process, and commands in forks of it, which have imported everything."""
+    gpu, parts, kill_runs = modules.gpu, modules.gpu_parts, modules.kill_runs
+
+    def spawn(request, log, changed):
+        try:
+            gpu.child(json.loads(json.dumps(request)))
+        except SystemExit as stop:
+            return stop.code, ""
+        except Exception:
+            return 1, traceback.format_exc()
+        finally:
+            changed()
+        return 0, ""
+
+    def call(request, words, seconds):
+        script, *rest = words
+        assert script == "train.py"
+        many = "-m" in rest
+        job = kill_runs.sweep(*(word for word in rest if word != "-m")) if many else (
+            kill_runs.command("train", *rest))  # fmt: skip
+        done = kill_runs.run(job, Path(request["scratch"]))
+        assert done.status == 0, done.output
+        return done.seconds
+
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(gpu, "spawn", spawn)
+    monkeypatch.setattr(parts, "call", call)
+    yield
+    torch.set_num_threads(threads)
+
+
+def run(bench, out, *more):
+    status = bench.main(["--out", str(out), "--device", "cpu", "--tiny", *more])
+    result = json.loads((out / "gpu.json").read_text())
+    assert (out / "gpu.md").read_text() == bench.markdown(result)
+    return status, result
+
+
+def test_all_parts_run_on_the_cpu(bench, parts, at_home, tmp_path, capsys):
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_it.py").write_text(TESTED)
+    status, result = run(bench, tmp_path / "out", "--seconds", "200", "--tests",
+                         str(tmp_path / "tests"))  # fmt: skip
+    assert status == 0 and list(result["parts"]) == list(bench.SHARES)
+    assert {part["status"] for part in result["parts"].values()} == {"done"}
+    cells = {name: part["cells"] for name, part in result["parts"].items()}
+    failed = [(name, cell) for part in cells.values() for name, cell in part.items()
+              if "failed" in cell]  # fmt: skip
+    assert failed == []
+
+    (tests,) = cells["tests"].values()
+    assert (tests["passed"], tests["failed_tests"], tests["skipped_tests"]) == (1, 1, 1)
+    assert tests["failures"]["::test_fails[a b]"] == "AssertionError: assert 'a b' == 'c'"
+    assert tests["interrupted"] is None
+
+    step = cells["steps"]["tiny | as train.py | 4"]
+    assert step["train"] > 0 and step["encode"] > 0 and step["first"] > 0
+    assert cells["steps"]["tiny | tf32 | 4"] == {
+        "skipped": "only on a CUDA device", "took": pytest.approx(0, abs=5)}  # fmt: skip
+    assert cells["steps"]["loop | train | field"]["rate"] > 0
+    assert cells["steps"]["profile | as train.py"]["operators"] > 100
+
+    long = cells["run"]["run"]
+    assert [epoch for epoch, _ in long["curve"]] == [1, 2] and long["finished"]
+    assert long["epoch"] > 0 and long["encoding"] > 0 and long["retrieval"] > 0
+    several = cells["run"]["jobs at once"]
+    assert several["jobs"] == 2 and several["table2_beta"]["jobs"] == 40
+
+    counted = {name: cell["equal"] for name, cell in cells["retrieval"].items() if "equal" in cell}
+    assert counted == dict.fromkeys(("W1", "W2", "W3", "10M"), True)
+    assert cells["label-free"]["label-free methods"]["skipped"].startswith("no label-free method")
+
+    printed = capsys.readouterr().out
+    assert "**Not measured on CUDA**: a rehearsal on the CPU" in printed
+    for text in ("1 passed, 1 failed, 1 skipped", "| tiny | 4 |", "loop with its data",
+                 "mAP@all on the queries", "2 jobs at once", "| W3 | 20 × 300 |",
+                 "skipped: no label-free method is installed"):  # fmt: skip
+        assert text in printed
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory
+
+
+def test_a_part_that_fails_does_not_stop_the_others(bench, at_home, tmp_path, capsys):
+    status, result = run(bench, tmp_path, "--only", "retrieval", "label-free", "--fail",
+                         "retrieval")  # fmt: skip
+    assert status == 1
+    failed = result["parts"]["retrieval"]
+    assert failed["status"] == "failed: RuntimeError: made to fail"
+    assert failed["error"][-1] == "RuntimeError: made to fail"
+    assert result["parts"]["label-free"]["status"] == "done"
+    assert "| retrieval | failed: RuntimeError: made to fail |" in capsys.readouterr().out
+
+
+def test_a_budget_that_is_too_small_skips_and_names(bench, at_home, tmp_path, capsys):
+    status, result = run(bench, tmp_path, "--seconds", "0.05", "--only", "steps", "run")
+    assert status == 0
+    printed = capsys.readouterr().out
+    for name in ("steps", "run"):
+        assert result["parts"][name]["status"].startswith("skipped: 0 s are left for it, it needs")
+        assert f"| {name} | skipped: 0 s are left for it, it needs" in printed
+
+
+def test_a_part_in_a_process_of_its_own(bench, tmp_path):
+    """Nothing heavy is imported for this one."""
+    status, result = run(bench, tmp_path, "--only", "label-free")
+    assert status == 0 and result["parts"]["label-free"]["status"] == "done"
+    assert "label-free: label-free methods" in (tmp_path / "label-free.log").read_text()
+
+
+@pytest.fixture
+def base(tmp_path):
+    return {"device": "cpu", "tiny": True, "scratch": str(tmp_path), "data": None,
+            "weights": None, "tests": None, "fail": None}  # fmt: skip
+
+
+def test_a_process_that_dies_costs_the_cell_that_ran(bench, parts, base, tmp_path, monkeypatch):
+    runs = []
+
+    def spawn(request, log, changed):
+        file = Path(request["results"])
+        results = bench.read_results(file)
+        runs.append(dict(results["cells"]))
+        if len(runs) == 1:
+            file.write_text(json.dumps({"cells": {"a": {"x": 1}}, "current": "b"}))
+            return -11, "Fatal Python error: Segmentation fault"
+        if len(runs) == 2:
+            file.write_text(json.dumps(results | {"current": None}))
+            return bench.AGAIN, ""  # its device was lost
+        results["cells"]["c"] = {"x": 3}
+        file.write_text(json.dumps(results | {"complete": True}))
+        return 0, ""
+
+    monkeypatch.setattr(bench, "spawn", spawn)
+    found = bench.run_part("steps", base, 10, tmp_path / "log", lambda state: None)
+    assert found["status"] == "done" and len(runs) == 3
+    assert found["cells"]["b"]["failed"] == "the process ended with -11"
+    assert list(found["cells"]) == ["a", "b", "c"] and list(runs[1]) == ["a", "b"]
+
+
+def test_a_part_that_does_not_end_keeps_its_results(bench, base, tmp_path, monkeypatch):
+    def spawn(request, log, changed):
+        file = Path(request["results"])
+        file.write_text(json.dumps({"cells": {"a": {"x": 1}}, "current": "b"}))
+        return None, ""
+
+    monkeypatch.setattr(bench, "spawn", spawn)
+    found = bench.run_part("steps", base, 10, tmp_path / "log", lambda state: None)
+    assert found["status"] == "stopped after 10 s"
+    assert found["cells"]["a"] == {"x": 1} and "stopped" in found["cells"]["b"]["failed"]
+
+
+def test_cells_skip_fail_and_go_on(parts, tmp_path):
+    file = tmp_path / "results.json"
+    request = {"results": str(file), "tiny": False, "device": "cpu", "part": "steps",
+               "until": time.time() + 30}  # fmt: skip
+    calls = []
+
+    def fails():
+        raise ValueError("first line\nsecond line")
+
+    def hangs():
+        time.sleep(10)
+
+    def not_here():
+        raise parts.NotAvailable("only elsewhere")
+
+    cells = [
+        parts.Cell("long", 60, lambda: calls.append("long") or {}),
+        parts.Cell("fails", 1, fails),
+        parts.Cell("hangs", 1, hangs, most=0.05),
+        parts.Cell("not here", 1, not_here),
+        parts.Cell("works", 1, lambda: calls.append("works") or {"x": 1}),
+    ]
+    parts.go(cells, request)
+    found = parts.read_results(file)
+    assert found["complete"] and found["current"] is None and calls == ["works"]
+    assert found["cells"]["long"]["skipped"].startswith("needs about 60 s, 2")
+    assert found["cells"]["fails"]["failed"] == "ValueError: first line"
+    assert found["cells"]["fails"]["traceback"][-1] == "second line"
+    assert found["cells"]["hangs"]["failed"].startswith("TimeoutError: given up after")
+    assert found["cells"]["not here"]["skipped"] == "only elsewhere"
+    assert found["cells"]["works"]["x"] == 1
+    parts.go(cells, request)
+    assert calls == ["works"]  # nothing is measured twice
+
+
+def test_what_pytest_says_is_read_also_where_it_breaks_off(parts):
+    text = (
+        "tests/a.py::test_x[a b] PASSED                 [ 25%]\n"
+        "tests/a.py::test_y FAILED                      [ 50%]\n"
+        "tests/b.py::test_z "
+    )
+    found = parts.read_pytest(text)
+    assert (found["passed"], found["failed_tests"], found["interrupted"]) == (
+        1, 1, "tests/b.py::test_z")  # fmt: skip
+    text += (
+        "SKIPPED [100%]\nFAILED tests/a.py::test_y - ValueError: 3\n"
+        "ERROR tests/c.py - ModuleNotFoundError: No module named 'x'\n"
+        "= 1 failed, 1 passed, 1 skipped, 1 error in 3.21s =\n"
+    )
+    found = parts.read_pytest(text)
+    assert found["interrupted"] is None and found["skipped_tests"] == 1
+    assert found["failures"] == {
+        "a.py::test_y": "ValueError: 3", "c.py": "ModuleNotFoundError: No module named 'x'",
+    }  # fmt: skip
+
+
+def test_a_command_is_stopped_with_all_it_started(parts, tmp_path):
+    (tmp_path / "child").write_text("")
+    code = (
+        "import subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "open('child', 'w').write(str(child.pid))\n"
+        "time.sleep(60)\n"
+    )
+    log = tmp_path / "log"
+    assert parts.run_logged([sys.executable, "-c", code], log, 3, {}, tmp_path) is None
+    if number := (tmp_path / "child").read_text():  # a machine may be too busy to begin it
+        status, until = Path(f"/proc/{number}/status"), time.monotonic() + 10
+        while status.exists() and "State:\tZ" not in status.read_text():
+            assert time.monotonic() < until
+            time.sleep(0.05)
+    assert parts.run_logged([sys.executable, "-c", "print(3)"], log, 60, {}, tmp_path) == 0
+    assert log.read_text() == "3\n"
+
+
+def test_busy_time_is_a_union(parts):
+    assert parts.covered([]) == 0
+    assert parts.covered([(0, 4), (1, 2), (3, 5), (7, 8)]) == 6
+
+
+def test_as_many_epochs_as_fit(parts):
+    one = {"begins": 10, "epoch": 2, "evaluation": 4}
+    assert parts.planned(one, 1_000) == (100, 10)
+    epochs, every = parts.planned(one, 100)
+    assert 1.1 * (10 + 2 * epochs + 4 * (-(-epochs // every) + 1)) <= 100
+    assert (epochs, every) == (22, 3)
+    assert parts.planned(one, 10) == (0, 1)
+
+
+def test_what_the_table_of_a_paper_costs(parts):
+    one = {"seconds": 20, "begins": 5, "epoch": 1, "evaluation": 1}
+    cost = parts.cost_of_table(one, jobs=4, seconds=40)
+    assert cost["hours_alone"] == pytest.approx(40 * (5 + 25 * 2 + 1) / 3600)
+    assert cost["hours"] == pytest.approx(cost["hours_alone"] / 2)
+
+
+def test_shares_of_what_is_left(bench):
+    assert sum(bench.SHARES.values()) == pytest.approx(1)
+    names = list(bench.SHARES)
+    assert bench.granted(names, 480) == pytest.approx(480 * bench.SHARES["tests"])
+    assert bench.granted(names[-1:], 30) == 30
+
+
+@pytest.fixture
+def whole(bench, parts):
+    """A result of a GPU on which everything was measured."""
+    request = {"tiny": False, "device": "cuda"}
+    steps = {}
+    for cell in parts.cells_of_steps(request):
+        kind = cell.name.split(" | ")[0]
+        steps[cell.name] = {
+            "profile": {"ms": 5.4321, "operators": 1234.0, "busy": 0.4321,
+                        "calls": dict.fromkeys(parts.LAUNCHES, 321.0),
+                        "top": [("void at::native::vectorized_elementwise" * 2, 12, 0.1)] * 8},
+            "loop": {"rate": 12345.6},
+        }.get(kind, {"train": 12345.6, "encode": 123456.7, "first": 1.2})  # fmt: skip
+    counted = {"queries": 1_000, "items": 10_000_000, "seconds": 0.123, "cpu_seconds": 1.23,
+               "cpu": "numba, 16 threads", "equal": True, "map_seconds": 0.01,
+               "bytes": 10**8}  # fmt: skip
+    job = {"curve": [(epoch, 0.8) for epoch in range(10)], "finished": True, "begins": 9,
+           "epoch": 2, "encoding": 3, "retrieval": 0.1, "rate": 2000, "map": 0.8,
+           "seconds": 20}  # fmt: skip
+    cells = {
+        "tests": {"pytest": {"passed": 90, "failed_tests": 20, "skipped_tests": 0,
+                             "interrupted": None,
+                             "failures": {f"test_{n}.py": "x" * 160 for n in range(20)}}},
+        "steps": steps,
+        "run": {"one job": job, "run": job | {"epochs": 50}, "jobs at once": {
+            "jobs": 4, "seconds": 40, "per_hour": 360, "per_hour_alone": 180, "gain": 2,
+            "table2_beta": {"jobs": 40, "epochs": 25, "hours": 1, "hours_alone": 2}}},
+        "retrieval": {"bandwidth": {"bytes_per_second": 3e12}, "field": {
+            "queries": 100, "work": "W1", "seconds": 9}} | dict.fromkeys(("W1", "W2"), counted),
+    }  # fmt: skip
+    return {
+        "schema": 1, "command": "python benchmarks/gpu.py --out DIR", "tiny": False, "data": True,
+        "weights": True, "budget": 480, "seconds": 470,
+        "machine": {"device": "cuda", "card": "A card", "driver": "580.1", "cuda": "13.0",
+                    "cpu": "A CPU", "cores": 16, "python": "3.12", "torch": "2.11",
+                    "commit": "abc"},
+        "parts": {name: {"status": "done", "seconds": 1, "cells": part}
+                  for name, part in cells.items()},
+    }  # fmt: skip
+
+
+def test_a_whole_table_fits_into_what_is_printed(modules, whole):
+    text = modules.gpu_table.markdown(whole)
+    assert "A card, driver 580.1, CUDA 13.0" in text and "Not measured" not in text
+    assert "90 passed, 20 failed" in text and "resnet50" in text and "2.00 times" in text
+    assert len(modules.gpu_table.shortened(text)) < 12_000
+    assert "| squeezenet1_0 | 16 | 12,346 |" in text
+    long = modules.gpu_table.shortened("line\n" * 10_000)
+    assert len(long) <= modules.gpu_table.LIMIT and long.endswith("(the rest is in gpu.md)\n")
+
+
+def test_a_result_goes_into_the_page(bench, modules, whole, tmp_path):
+    page, file = tmp_path / "results.md", tmp_path / "gpu.json"
+    before = (ROOT / "docs" / "results.md").read_text()
+    page.write_text(before)
+    file.write_text(json.dumps(whole))
+    assert bench.main(["--record", str(file), "--page", str(page)]) == 0
+    once = page.read_text()
+    assert "A card, driver 580.1" in once and once.count("gpu: begin") == 1
+    head = before.partition(modules.gpu_table.BEGIN)[0]
+    assert once.startswith(head) and once.rstrip().endswith(modules.gpu_table.END)
+    assert bench.main(["--record", str(file), "--page", str(page)]) == 0
+    assert page.read_text() == once
+    page.write_text("no markers")
+    with pytest.raises(SystemExit, match="has no lines"):
+        bench.main(["--record", str(file), "--page", str(page)])
+    file.write_text("{}")
+    with pytest.raises(SystemExit, match="is no result"):
+        bench.main(["--record", str(file), "--page", str(page)])
+
+
+def test_a_command_line_that_cannot_be(bench, capsys, tmp_path):
+    for words, message in (
+        ([], "--out is required"),
+        (["--out", "x", "--data", str(tmp_path / "none")], "does not exist"),
+    ):
+        with pytest.raises(SystemExit):
+            bench.main(words)
+        assert message in capsys.readouterr().err
