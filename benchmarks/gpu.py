@@ -28,6 +28,7 @@ import json
 import os
 import platform
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -108,7 +109,7 @@ def spawn(request: Request, log: Path, changed: Callable[[], None]) -> tuple[int
                     changed()
             status = process.poll()
         finally:
-            end(process)
+            end(process, 8)  # it has to stop what it has started
     lines = log.read_text(errors="replace").splitlines()
     return status, "\n".join(lines[-TAIL:])
 
@@ -320,6 +321,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> int:
     """Run the parts and print the table; 1 if a part failed."""
     if list(arguments) == ["--child"]:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         child(json.loads(sys.stdin.read()))
         return 0
     options = parsed(arguments)

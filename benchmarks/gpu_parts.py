@@ -56,7 +56,7 @@ class Sizes:
 
 
 FULL = Sizes(
-    224, ("squeezenet1_0", "alexnet", "resnet50"), (16, 256, 64), 1.0, 20_000, 4, 2, 6_000,
+    224, ("squeezenet1_0", "alexnet", "resnet50"), (16, 256, 64), 1.0, 20_000, 4, 1, 6_000,
     (("W1", None, None), ("W2", None, None), ("W3", None, None), ("10M", 1_000, 10_000_000)),
 )  # fmt: skip
 TINY = Sizes(
@@ -277,15 +277,15 @@ def run_logged(
             end(process)
 
 
-def end(process: "subprocess.Popen[Any]") -> None:
-    """Stop a process that still runs, with its group: first politely, then by force."""
+def end(process: "subprocess.Popen[Any]", patience: float = 3.0) -> None:
+    """Stop a process that still runs, with its group: by force after so many seconds."""
     if process.poll() is not None:
         return
     for how in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, how)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(3)
+            process.wait(patience)
 
 
 # steps
@@ -354,6 +354,7 @@ def measure_step(request: Request, backbone: str, form: str, size: int) -> Found
         batch = learner.noise(size)
         with peak_memory(request["device"]) as peak, noted() as notes:
             train = learner.train(Supply(itertools.repeat(batch), request))
+        refuse_eager(settings, notes)
         encode = learner.encode(Supply(itertools.repeat(batch), request, warm=3))
         return {
             "train": train["rate"],
@@ -443,6 +444,12 @@ def peak_memory(device: str) -> Iterator[Found]:
     yield found
     if device == "cuda":
         found["peak_mb"] = torch.cuda.max_memory_allocated() / 1e6
+
+
+def refuse_eager(settings: Found, notes: Found) -> None:
+    """Raise RuntimeError if the steps were not replayed as graphs though they should have been."""
+    if settings.get("graph") and "trainer.graph" in notes.get("note", ""):
+        raise RuntimeError(notes["note"])
 
 
 @contextlib.contextmanager
@@ -664,7 +671,9 @@ def measure_profile(request: Request, form: str) -> Found:
             itertools.repeat(learner.noise(sizes.batches[0])), request,
             steps=20 if on_cuda else 2, begins=seen.start, ends=seen.stop,
         )  # fmt: skip
-        found = learner.train(supply)
+        with noted() as notes:
+            found = learner.train(supply)
+        refuse_eager(settings, notes)
         return {"ms": 1e3 * found["seconds"] / found["steps"], **read_profile(seen, found, on_cuda)}
 
 
@@ -683,8 +692,11 @@ def read_profile(seen: Any, found: Found, on_cuda: bool) -> Found:
 
     Returns:
         calls, operators: how many a step.
-        busy: share of the time in which at least one kernel ran.
+        busy: share of the time in which at least one kernel ran; device_ms: that of a step.
         top: the largest kernels or operators: name, how many a step, share of their time.
+
+    Raises:
+        RuntimeError: the profiler saw no kernel.
     """
     from torch.autograd import DeviceType
 
@@ -703,6 +715,8 @@ def read_profile(seen: Any, found: Found, on_cuda: bool) -> Found:
         for event in seen.events()
         if event.device_type == kind and not annotation(event)
     )
+    if not spans:
+        raise RuntimeError("the profiler recorded no kernel")
     own = "self_device_time_total" if on_cuda else "self_cpu_time_total"
     rows = [row for row in rows if row.device_type == kind]
     rows.sort(key=lambda row: -getattr(row, own))
@@ -714,6 +728,7 @@ def read_profile(seen: Any, found: Found, on_cuda: bool) -> Found:
         "calls": calls,
         "operators": operators,
         "busy": covered(spans) / 1e6 / found["seconds"],
+        "device_ms": covered(spans) / 1e3 / steps,
         "top": [(row.key[:80], row.count / steps, getattr(row, own) / total) for row in rows[:8]],
     }
 
@@ -919,7 +934,8 @@ class Run:
     def long(self) -> Found:
         """As many of the paper's epochs as the time allows, with ten evaluations."""
         one = self.cell("one job")
-        spare = 0 if self.request["tiny"] else 2.2 * one["seconds"] + 5
+        job = one["seconds"] - one["begins"]  # at worst, jobs at once are as slow as in turn
+        spare = 0 if self.request["tiny"] else one["begins"] + self.sizes.jobs * job + 8
         epochs, every = planned(one, self.until(spare))
         if self.request["tiny"]:
             epochs, every = 2, 1
@@ -928,7 +944,7 @@ class Run:
         words = self.words(epochs, every, "run")
         began = time.perf_counter()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            call(self.request, ["train.py", *words], self.until(spare / 2))
+            call(self.request, ["train.py", *words], self.until(0.7 * spare))
         seconds = time.perf_counter() - began
         return {"epochs": epochs, **read_run(self.scratch / "run", seconds)}
 
@@ -1037,7 +1053,7 @@ def folder_of_images(root: Path) -> Path:
 def planned(one: Found, seconds: float) -> tuple[int, int]:
     """Return epochs, at most the paper's, and epochs between evaluations that fit into a time."""
     for epochs in range(PAPER_EPOCHS, 0, -1):
-        every = -(-epochs // 10)
+        every = -(-epochs // (10 if epochs >= 50 else 5))
         evaluations = -(-epochs // every) + 1  # and the report
         cost = one["begins"] + epochs * one["epoch"] + evaluations * one["evaluation"]
         if cost * 1.1 <= seconds:
@@ -1063,7 +1079,8 @@ def read_run(outputs: Path, seconds: float) -> Found:
     lines = [json.loads(line) for line in logs[0].read_text().splitlines()]
     curve = [(line["epoch"], line["map"]) for line in lines if line["where"] == "query"]
     rates = [line["images_per_second"] for line in lines if line["where"] == "train"]
-    found: Found = {"curve": curve, "finished": False, "rate": statistics.median(rates or [0.0])}
+    rate = statistics.median(rates or [0.0])  # without the first steps, which take longer
+    found: Found = {"curve": curve, "finished": False, "rate": rate}
     file = logs[0].parent / "report.json"
     if not file.is_file():
         return found
@@ -1076,11 +1093,15 @@ def read_run(outputs: Path, seconds: float) -> Found:
         "finished": True,
         "map": report["metrics"]["map"],
         "begins": max(0.0, seconds - training["seconds"]),
-        "epoch": (training["seconds"] - training["evaluation_seconds"]) / max(1, epochs),
+        "epoch": (
+            report["protocol"]["num_train"] / rate
+            if rate
+            else (training["seconds"] - training["evaluation_seconds"]) / max(1, epochs)
+        ),
         "evaluation": encoding + retrieval,
         "encoding": encoding,
         "retrieval": retrieval,
-        "rate": training["images_per_second"],
+        "whole_rate": training["images_per_second"],
         "encode_rate": training["encode_images_per_second"],
     }
 
@@ -1140,7 +1161,11 @@ def measure_bandwidth(request: Request) -> Found:
         target.copy_(source)
         wait_for(request["device"])
         times.append(time.perf_counter() - began)
-    return {"bytes_per_second": 2 * size / statistics.median(times)}
+    found: Found = {"bytes_per_second": 2 * size / statistics.median(times)}
+    if request["device"] == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        found["multiprocessors"] = properties.multi_processor_count
+    return found
 
 
 def work_of(name: str, queries: int | None, items: int | None) -> Any:

@@ -118,12 +118,12 @@ def profile_table(cells: Found) -> list[str]:
     """Say what a step is made of."""
     profiles = {name.split(" | ")[1]: cell for name, cell in cells.items()
                 if name.startswith("profile") and "top" in cell}  # fmt: skip
-    rows = [["a step, profiled", "ms", "operators", *LAUNCHES, "device busy"]]
+    rows = [["a step, profiled", "ms", "operators", *LAUNCHES, "device busy, ms", "share"]]
     tops = []
     for form, cell in profiles.items():
         calls = [f"{cell['calls'][name]:.0f}" for name in LAUNCHES]
         rows.append([form, figure(cell["ms"]), f"{cell['operators']:.0f}", *calls,
-                     f"{cell['busy']:.0%}"])  # fmt: skip
+                     figure(cell["device_ms"]), f"{cell['busy']:.0%}"])  # fmt: skip
         most = ", ".join(f"`{key[:48]}` {share:.0%} ({times:.0f})" for key, times, share in
                          cell["top"][:5])  # fmt: skip
         tops.append(f"- {form}, most time (and calls a step): {most}")
@@ -168,6 +168,7 @@ def show_retrieval(cells: Found, result: Found) -> list[str]:
     """Make a row for each work."""
     speed = cells.get("bandwidth", {}).get("bytes_per_second")
     rows = [["counting distances", "queries × items", "device, s", "pairs/s", "bandwidth limit",
+             "× popcount limit",
              "CPU, s", "CPU by", "times as fast", "counts equal", "mAP, s"]]  # fmt: skip
     for name, cell in cells.items():
         if "cpu_seconds" not in cell:
@@ -176,7 +177,8 @@ def show_retrieval(cells: Found, result: Found) -> list[str]:
         share = "–" if not speed else f"{cell['bytes'] / speed / cell['seconds']:.2%}"
         rows.append([
             name, f"{cell['queries']:,} × {cell['items']:,}", figure(cell["seconds"]),
-            f"{pairs / cell['seconds']:.2g}", share, figure(cell["cpu_seconds"]), cell["cpu"],
+            f"{pairs / cell['seconds']:.2g}", share, times_limit(cell, pairs, cells, result),
+            figure(cell["cpu_seconds"]), cell["cpu"],
             figure(cell["cpu_seconds"] / cell["seconds"]),
             "yes" if cell["equal"] else "**NO**", figure(cell["map_seconds"]),
         ])  # fmt: skip
@@ -185,7 +187,8 @@ def show_retrieval(cells: Found, result: Found) -> list[str]:
         blocks.append(
             "Bandwidth limit: codes and labels read once and the counts written once, at the "
             f"{speed / 1e9:,.0f} GB/s of a copy on the device, by the time measured from arrays of "
-            "the host to counts on the host."
+            "the host to counts on the host. Popcount limit: 16 popcounts of 32 bits in a clock on "
+            "each multiprocessor, at its highest clock."
         )
     field = cells.get("field", {})
     ours = cells.get(field.get("work"), {})
@@ -197,6 +200,16 @@ def show_retrieval(cells: Found, result: Found) -> list[str]:
             f"{figure(field['seconds'] / both)} times ours."
         )
     return [*blocks, *failures_of(cells)]
+
+
+def times_limit(cell: Found, pairs: int, cells: Found, result: Found) -> str:
+    """Return how many times longer counting took than the popcounts alone would."""
+    clock = re.match(r"(\d+) MHz", result["machine"].get("clock", ""))
+    units = cells["bandwidth"].get("multiprocessors")
+    if clock is None or units is None:
+        return "–"
+    popcounts = pairs * -(-cell["nbit"] // 32)
+    return figure(cell["seconds"] * units * 16 * int(clock[1]) * 1e6 / popcounts)
 
 
 def show_label_free(cells: Found, result: Found) -> list[str]:

@@ -294,7 +294,7 @@ def test_as_many_epochs_as_fit(parts):
     assert parts.planned(one, 1_000) == (100, 10)
     epochs, every = parts.planned(one, 100)
     assert 1.1 * (10 + 2 * epochs + 4 * (-(-epochs // every) + 1)) <= 100
-    assert (epochs, every) == (22, 3)
+    assert (epochs, every) == (28, 6)
     assert parts.planned(one, 10) == (0, 1)
 
 
@@ -321,12 +321,13 @@ def whole(bench, parts):
         kind = cell.name.split(" | ")[0]
         steps[cell.name] = {
             "profile": {"ms": 5.4321, "operators": 1234.0, "busy": 0.4321,
+                        "device_ms": 1.23,
                         "calls": dict.fromkeys(parts.LAUNCHES, 321.0),
                         "top": [("void at::native::vectorized_elementwise" * 2, 12, 0.1)] * 8},
             "loop": {"rate": 12345.6},
         }.get(kind, {"train": 12345.6, "encode": 123456.7, "first": 1.2})  # fmt: skip
-    counted = {"queries": 1_000, "items": 10_000_000, "seconds": 0.123, "cpu_seconds": 1.23,
-               "cpu": "numba, 16 threads", "equal": True, "map_seconds": 0.01,
+    counted = {"queries": 1_000, "items": 10_000_000, "nbit": 64, "seconds": 0.123,
+               "cpu_seconds": 1.23, "cpu": "numba, 16 threads", "equal": True, "map_seconds": 0.01,
                "bytes": 10**8}  # fmt: skip
     job = {"curve": [(epoch, 0.8) for epoch in range(10)], "finished": True, "begins": 9,
            "epoch": 2, "encoding": 3, "retrieval": 0.1, "rate": 2000, "map": 0.8,
@@ -339,13 +340,14 @@ def whole(bench, parts):
         "run": {"one job": job, "run": job | {"epochs": 50}, "jobs at once": {
             "jobs": 4, "seconds": 40, "per_hour": 360, "per_hour_alone": 180, "gain": 2,
             "table2_beta": {"jobs": 40, "epochs": 25, "hours": 1, "hours_alone": 2}}},
-        "retrieval": {"bandwidth": {"bytes_per_second": 3e12}, "field": {
+        "retrieval": {"bandwidth": {"bytes_per_second": 3e12, "multiprocessors": 132}, "field": {
             "queries": 100, "work": "W1", "seconds": 9}} | dict.fromkeys(("W1", "W2"), counted),
     }  # fmt: skip
     return {
         "schema": 1, "command": "python benchmarks/gpu.py --out DIR", "tiny": False, "data": True,
         "weights": True, "budget": 480, "seconds": 470,
         "machine": {"device": "cuda", "card": "A card", "driver": "580.1", "cuda": "13.0",
+                    "clock": "1980 MHz",
                     "cpu": "A CPU", "cores": 16, "python": "3.12", "torch": "2.11",
                     "commit": "abc"},
         "parts": {name: {"status": "done", "seconds": 1, "cells": part}
@@ -359,6 +361,7 @@ def test_a_whole_table_fits_into_what_is_printed(modules, whole):
     assert "90 passed, 20 failed" in text and "resnet50" in text and "2.00 times" in text
     assert len(modules.gpu_table.shortened(text)) < 12_000
     assert "| squeezenet1_0 | 16 | 12,346 |" in text
+    assert "| 0.123 | 8.1e+10 | 0.03% | 25.7 | 1.23 |" in text  # 0.123 s of 4.78 ms
     long = modules.gpu_table.shortened("line\n" * 10_000)
     assert len(long) <= modules.gpu_table.LIMIT and long.endswith("(the rest is in gpu.md)\n")
 
