@@ -209,6 +209,23 @@ def test_a_part_that_does_not_end_keeps_its_results(bench, base, tmp_path, monke
     assert found["cells"]["a"] == {"x": 1} and "stopped" in found["cells"]["b"]["failed"]
 
 
+def test_tests_that_do_not_end_are_stopped_and_named(bench, base, tmp_path):
+    """By the part itself, in a process of its own, with what it started."""
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_it.py").write_text(
+        "import time\nimport pytest\n"
+        "@pytest.mark.gpu\ndef test_ends():\n    pass\n"
+        "@pytest.mark.gpu\ndef test_hangs():\n    time.sleep(60)\n"
+    )
+    base["tests"] = str(tmp_path / "tests")
+    found = bench.run_part("tests", base, 8, tmp_path / "log", lambda state: None)
+    assert found["status"] == "done" and found["seconds"] < 30
+    (cell,) = found["cells"].values()
+    assert cell["status"] is None
+    assert (cell["interrupted"], cell["passed"]) in (
+        ("::test_hangs", 1), ("before the first test", 0))  # fmt: skip
+
+
 def test_cells_skip_fail_and_go_on(parts, tmp_path):
     file = tmp_path / "results.json"
     request = {"results": str(file), "tiny": False, "device": "cpu", "part": "steps",
@@ -282,6 +299,58 @@ def test_a_command_is_stopped_with_all_it_started(parts, tmp_path):
             time.sleep(0.05)
     assert parts.run_logged([sys.executable, "-c", "print(3)"], log, 60, {}, tmp_path) == 0
     assert log.read_text() == "3\n"
+
+
+def test_a_profile_of_a_cuda_device_is_read(parts):
+    """Made of what torch's profiler gives: calls of the runtime, operators, kernels, marks."""
+    from torch.autograd import DeviceType
+
+    def row(key, count, kind, time=0.0):
+        return SimpleNamespace(key=key, count=count, device_type=kind, is_user_annotation=False,
+                               self_device_time_total=time, self_cpu_time_total=1.0)  # fmt: skip
+
+    def event(name, start, end):
+        span = SimpleNamespace(start=start, end=end)
+        return SimpleNamespace(name=name, device_type=DeviceType.CUDA, time_range=span,
+                               is_user_annotation=False)  # fmt: skip
+
+    cpu, cuda = DeviceType.CPU, DeviceType.CUDA
+    rows = [
+        row("aten::add", 40, cpu), row("cudaLaunchKernel", 100, cpu),
+        row("cuLaunchKernelEx", 20, cpu), row("cudaGraphLaunch", 2, cpu),
+        row("cudaMemcpyAsync", 6, cpu), row("cudaMemsetAsync", 4, cpu),
+        row("cudaStreamSynchronize", 2, cpu), row("kernel_a", 60, cuda, 300.0),
+        row("Memcpy HtoD (Pinned -> Device)", 6, cuda, 100.0),
+        row("Optimizer.step#Adam.step", 2, cuda, 900.0),
+    ]  # fmt: skip
+    events = [event("kernel_a", 0, 300), event("kernel_a", 200, 400),
+              event("Optimizer.step#Adam.step", 0, 900)]  # fmt: skip
+    seen = SimpleNamespace(key_averages=lambda: rows, events=lambda: events)
+    found = parts.read_profile(seen, {"steps": 2, "seconds": 0.001}, True)
+    assert found["calls"] == {"kernels": 60, "graphs": 1, "copies": 3, "fills": 2, "waits": 1}
+    assert found["operators"] == 20 and found["busy"] == pytest.approx(0.4)
+    assert found["device_ms"] == pytest.approx(0.2)
+    assert found["top"] == [("kernel_a", 30, 0.75), ("Memcpy HtoD (Pinned -> Device)", 3, 0.25)]
+    events.clear()
+    with pytest.raises(RuntimeError, match="recorded no kernel"):
+        parts.read_profile(seen, {"steps": 2, "seconds": 0.001}, True)
+
+
+def test_a_card_is_described_by_its_driver(bench, monkeypatch):
+    line = "NVIDIA A100-SXM4-80GB, 550.54.15, 81920 MiB, 1410 MHz\n"
+    monkeypatch.setattr(bench, "output", lambda *command: line)
+    assert bench.card() == {
+        "card": "NVIDIA A100-SXM4-80GB", "driver": "550.54.15", "memory": "81920 MiB",
+        "clock": "1410 MHz",
+    }  # fmt: skip
+
+
+def test_a_graph_that_is_not_replayed_is_no_measurement(parts):
+    notes = {"note": "trainer.graph: the step is not replayed as a graph, because of this"}
+    with pytest.raises(RuntimeError, match="because of this"):
+        parts.refuse_eager({"graph": True}, notes)
+    parts.refuse_eager({"graph": False}, notes)
+    parts.refuse_eager({"graph": True}, {"note": "something else"})
 
 
 def test_busy_time_is_a_union(parts):
