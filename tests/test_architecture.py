@@ -37,6 +37,7 @@ ONLY_IN = {
     "wandb": ("loggers/wandb.py",),
     "matplotlib": ("report/canvas.py", "report/fonts.py", "report/panels.py"),
     "numba": ("retrieval/engines/compiled.py",),
+    "triton": ("retrieval/engines/kernels.py",),
     "hydra": ("schema.py", "overrides.py", "multirun.py", "cli.py"),
     "omegaconf": ("config.py", "schema.py", "explain.py", "multirun.py", "cli.py"),
     "torchvision": ("data/", "models/backbones.py", "engine/run.py"),

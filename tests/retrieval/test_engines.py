@@ -1,6 +1,7 @@
 """Whoever counts, the numbers are the same whole numbers, those of the definition."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -23,12 +24,18 @@ from deephash.retrieval import (
     mean_average_precision,
     pack,
 )
-from deephash.retrieval.engines import dense, packed
+from deephash.retrieval.engines import device, packed
+from deephash.retrieval.sides import sides
 
 NUMBA = importlib.util.find_spec("numba") is not None
-ENGINES = [Engine("numpy"), Engine("torch", device="cpu")]
+TRITON = importlib.util.find_spec("triton") is not None
+INTERPRETED = TRITON and os.environ.get("TRITON_INTERPRET") == "1"
+ENGINES = [Engine("numpy")]
+ENGINES += [Engine("torch", device="cpu", kernel=kernel) for kernel in ("bits", "matmul")]
 ENGINES += [Engine("numba", threads=1), Engine("numba", threads=3)] if NUMBA else []
-EACH = pytest.mark.parametrize("engine", ENGINES, ids=lambda e: f"{e.name}{e.threads or ''}")
+EACH = pytest.mark.parametrize(
+    "engine", ENGINES, ids=lambda e: f"{e.name}{e.threads or ''}-{e.kernel}"
+)
 KINDS = ("classes", "one_hot", "multi_hot")
 
 
@@ -92,7 +99,7 @@ def test_counts_and_places_are_those_of_the_definition(
 def test_databases_of_several_parts(engine, kind, nbit, monkeypatch):
     """Parts, and blocks within, end where they like."""
     given_ = drawn(5, 4, 4 * packed.PART + 4321, nbit, 70, kind)
-    monkeypatch.setattr(dense, "PART", 100_000)
+    monkeypatch.setattr(device, "PART", 100_000)
     counts = Ranking(*given_, nbit, engine).counts
     distance = hamming(*given_[:2])
     asked, held = (x if x.ndim == 2 else np.eye(70, dtype=bool)[x] for x in given_[2:])
@@ -187,18 +194,149 @@ def test_codes_on_a_gpu_are_counted_there():
     assert Engine(device="cpu").near(there).chosen(1) == "numpy"
 
 
+CASES = pytest.mark.parametrize(
+    ("queries", "size", "nbit", "kind"),
+    [
+        (3, 2500, 1, "classes"), (5, 4097, 7, "multi_hot"), (4, 2048, 33, "one_hot"),
+        (2, 2049, 63, "classes"), (3, 100, 65, "multi_hot"), (1, 5000, 127, "one_hot"),
+        (4, 1, 64, "multi_hot"), (1, 1, 200, "classes"), (2, 3000, 300, "multi_hot"),
+    ],
+)  # fmt: skip
+
+
+def assert_counts_of_numpy(counter, sides_):
+    """In parts, with many ties: the codes are mostly zeros."""
+    query, database, nbit = sides_
+    parts = range(0, len(database), 1900)
+    for start in parts:
+        counter.add(database.take(slice(start, start + 1900)))
+    expected = packed.Counter(query, nbit)
+    for start in parts:
+        expected.add(database.take(slice(start, start + 1900)))
+    for result, reference in zip(counter.counts(), expected.counts(), strict=True):
+        assert result.dtype == np.int64
+        np.testing.assert_array_equal(result, reference)
+
+
+def tied(queries, size, nbit, kind):
+    given_ = drawn(5, queries, size, nbit, 130, kind, ones=min(0.4, 3 / nbit))
+    return *sides(*given_), nbit
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="runs in the process of the next test")
+@CASES
+def test_triton_interpreted_counts_the_same(queries, size, nbit, kind):
+    given_ = tied(queries, size, nbit, kind)
+    counter = device.counter(given_[0], nbit, torch.device("cpu"), "triton")
+    assert isinstance(counter, device.Triton)
+    assert_counts_of_numpy(counter, given_)
+    assert device._failed == {torch.device("cpu"): ""}  # nothing else has counted
+
+
+@pytest.mark.skipif(not TRITON or INTERPRETED, reason="needs triton")
+def test_triton_counts_the_same_in_its_interpreter():
+    """Interpreting changes triton for the whole process, so it has one of its own."""
+    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "triton_interpreted"]
+    done = subprocess.run(
+        [sys.executable, *command],
+        env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0 and "." * 9 in done.stdout, done.stdout
+
+
+@pytest.mark.skipif(not TRITON, reason="triton is not installed")
+def test_triton_compiles_for_a_gpu_that_is_not_there():
+    """To machine code, in which the loop over bits has become one instruction."""
+    from triton import compile as compiled
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from deephash.retrieval.engines import kernels
+
+    signature = dict.fromkeys(("query", "codes"), "*i32")
+    signature |= dict.fromkeys(("query_marks", "marks", "found"), "*i64")
+    signature |= dict.fromkeys(("queries", "items", "tiles"), "i32")
+    fixed = {"words": 2, "mark_words": 1, "single": False, "values": 65, "bins": 256, "tile": 2048}
+    source = ASTSource(
+        kernels._count, signature=signature | dict.fromkeys(fixed, "constexpr"), constexprs=fixed
+    )
+    code = compiled(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 8})
+    assert "popc.b32" in code.asm["ptx"]
+    assert code.asm["cubin"]
+
+
+def test_a_triton_that_fails_is_replaced_with_one_warning(monkeypatch, caplog):
+    def broken(*given):
+        raise RuntimeError("Failed to find C compiler.\nPlease specify")
+
+    kernels = SimpleNamespace(MOST_BITS=1022, count=broken)
+    monkeypatch.setattr(device, "load_kernels", lambda: kernels)
+    monkeypatch.setattr(device, "_failed", {})
+    given_ = tied(3, 2500, 64, "multi_hot")
+    for _ in range(2):
+        counter = device.Triton(given_[0], 64, torch.device("cpu"), demanded=False)
+        assert_counts_of_numpy(counter, given_)
+    (record,) = caplog.records
+    assert record.message == (
+        "Triton cannot be used on cpu, torch counts instead: "
+        "RuntimeError: Failed to find C compiler."
+    )
+    assert device.chosen_kernel(torch.device("cpu"), 64)[0] == "bits"
+    with pytest.raises(DataError, match="kernel=triton: RuntimeError: Failed to find C compiler"):
+        assert_counts_of_numpy(device.counter(given_[0], 64, torch.device("cpu"), "triton"), given_)
+
+
+def test_which_kernel_counts_is_chosen_with_a_reason(monkeypatch, caplog):
+    cuda = torch.device("cuda:0")
+    monkeypatch.setattr(device, "_failed", {})
+    monkeypatch.setattr(device, "load_kernels", lambda: SimpleNamespace(MOST_BITS=1022))
+    assert device.chosen_kernel(cuda, 64)[0] == "triton"
+    assert device.chosen_kernel(cuda, 2000) == ("bits", "triton counts at most 1022 bits")
+    assert device.chosen_kernel(torch.device("mps"), 64)[0] == "matmul"
+    device._failed[cuda] = "no compiler"
+    assert device.chosen_kernel(cuda, 64) == ("bits", "triton failed: no compiler")
+    monkeypatch.setattr(device, "load_kernels", lambda: None)
+    assert device.chosen_kernel(cuda, 64) == ("bits", "triton cannot be imported")
+    with pytest.raises(DataError, match="kernel=triton needs a triton"):
+        device.counter(tied(1, 1, 8, "classes")[0], 8, cuda, "triton")
+    caplog.set_level("DEBUG", "deephash")
+    device.counter(tied(1, 1, 8, "classes")[0], 8, torch.device("cpu"), "auto")
+    assert "kernel=bits counts 8 bits on cpu: triton needs a GPU" in caplog.text
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("nbit", [12, 64, 130, 1030])
-def test_cuda_counts_the_same(nbit, kind):
-    given_ = drawn(5, 300, 200_000, nbit, 70, kind)
-    for found, expected in zip(
-        Ranking(*given_, nbit, Engine("torch", device="cuda")).counts,
-        Ranking(*given_, nbit, "numpy").counts,
-        strict=True,
-    ):
-        np.testing.assert_array_equal(found, expected)
+@pytest.mark.parametrize("kernel", ["triton", "bits", "matmul"])
+class TestCuda:
+    @CASES
+    def test_small_cases(self, kernel, queries, size, nbit, kind):
+        given_ = tied(queries, size, nbit, kind)
+        counter = device.counter(given_[0], nbit, torch.device("cuda"), kernel)
+        assert_counts_of_numpy(counter, given_)
+
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("nbit", [12, 64, 130, 1022])
+    def test_many_items(self, kernel, nbit, kind, tmp_path):
+        given_ = list(drawn(5, 300, 200_000, nbit, 70, kind))
+        np.save(tmp_path / "codes.npy", given_[1])
+        given_[1] = np.load(tmp_path / "codes.npy", mmap_mode="r")
+        for result, expected in zip(
+            Ranking(*given_, nbit, Engine("torch", device="cuda", kernel=kernel)).counts,
+            Ranking(*given_, nbit, "numpy").counts,
+            strict=True,
+        ):
+            np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_cuda_is_counted_by_triton_where_it_is_installed():
+    if not TRITON:
+        pytest.skip("triton is not installed")
+    given_ = tied(3, 2500, 64, "multi_hot")
+    counter = device.counter(given_[0], 64, torch.device("cuda"), "auto")
+    assert_counts_of_numpy(counter, given_)
+    assert device._failed[torch.device("cuda")] == ""
 
 
 def test_errors():
@@ -208,6 +346,8 @@ def test_errors():
         Engine(threads=0)
     with pytest.raises(DataError, match="device='gpu' is unknown: try cpu or cuda"):
         Engine(device="gpu")
+    with pytest.raises(DataError, match="kernel='cuda' is unknown; allowed: auto, triton"):
+        Engine("torch", kernel="cuda")
     given_ = drawn(1, 2, 3, 8, 2, "classes")
     with pytest.raises(DataError, match="engine='fast'"):
         histograms(*given_, 8, "fast")

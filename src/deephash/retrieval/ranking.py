@@ -90,13 +90,11 @@ class Ranking:
     @cached_property
     def _counted(self) -> tuple[Counts, Counts]:
         """The same of the whole database: one pass over it, in memory O(Q K)."""
-        items = np.zeros((self.queries, self.nbit + 1), dtype=np.int64)
-        relevant = np.zeros_like(items)
         counting = self.engine.counting(self.queries * self.size)
+        counter = counting.begin(self._asked, self.nbit)
         for start in range(0, self.size, counting.part):
-            part = self._held.take(slice(start, start + counting.part))
-            counting.add(self._asked, part, items, relevant)
-        return items, relevant
+            counter.add(self._held.take(slice(start, start + counting.part)))
+        return counter.counts()
 
     def each(self, function: Callable[[Counts], Made], top: int | None = None) -> list[Made]:
         """What a function makes of the places that each query's relevant items take.

@@ -1,24 +1,25 @@
 """Who counts: the same numbers by three means, chosen by what there is and how much is to be done.
 
 ``numpy``: XOR and popcount, always there. ``numba``: the same compiled, on all cores; an extra,
-``pip install numba``. ``torch``: a product of matrices, for CUDA.
+``pip install numba``. ``torch``: on a device, made for CUDA; a kernel of Triton, or torch's own.
 """
 
-import functools
 import importlib
 import importlib.util
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from types import ModuleType
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 
 from deephash.errors import DataError
 from deephash.extras import install_hint
 from deephash.retrieval.codes import Counts, whole
-from deephash.retrieval.engines import dense, packed
+from deephash.retrieval.engines import device as on_device
+from deephash.retrieval.engines import packed
 from deephash.retrieval.sides import Side
 
 ENGINES = ("auto", "numpy", "numba", "torch")
@@ -38,19 +39,27 @@ class Engine:
             save for the order of ties.
         device: Of ``torch``; None for CUDA if there is any, else the CPU. Of ``auto``; None for
             where the codes are.
+        kernel: Of ``torch``: ``triton``, XOR, popcount and histogram in one pass; ``bits``, the
+            same by operators of torch; ``matmul``, a product of matrices of +1 and -1; or
+            ``auto``, triton on CUDA if it works there, else ``bits``. The log (level debug) tells
+            which one counts, and why.
 
     Raises:
-        DataError: if the name or the device is unknown, numba is asked for but not there, or a
-            number of threads is no whole number of at least 1.
+        DataError: if the name, the device or the kernel is unknown, numba is asked for but not
+            there, or a number of threads is no whole number of at least 1.
     """
 
     name: str = "auto"
     threads: int | None = None
     device: str | torch.device | None = None
+    kernel: str = "auto"
 
     def __post_init__(self) -> None:
         if self.name not in ENGINES:
             raise DataError(f"engine={self.name!r} is unknown; allowed: {', '.join(ENGINES)}")
+        if self.kernel not in on_device.KERNELS:
+            allowed = ", ".join(on_device.KERNELS)
+            raise DataError(f"kernel={self.kernel!r} is unknown; allowed: {allowed}")
         if self.threads is not None and not whole(self.threads, least=1):
             raise DataError(f"threads={self.threads!r} must be a whole number of at least 1")
         if self.device is not None:
@@ -95,23 +104,29 @@ class Engine:
         """What compares so many pairs."""
         chosen = self.chosen(pairs)
         if chosen == "numpy":
-            return Counting(packed.add_counts, packed.PART)
+            return Counting(packed.Counter, packed.PART)
         if chosen == "numba":
-            many = functools.partial(load_compiled().add_counts, threads=self.workers)
-            return Counting(many, load_compiled().PART)
-        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return Counting(
-            functools.partial(dense.add_counts, device=torch.device(device)), dense.PART
-        )
+            compiled = load_compiled()
+            return Counting(partial(compiled.Counter, threads=self.workers), compiled.PART)
+        device = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        begin = partial(on_device.counter, device=device, kernel=self.kernel)
+        return Counting(begin, on_device.PART)
+
+
+class Counter(Protocol):
+    """Counts the items of a database for some queries, one part after another."""
+
+    def add(self, part: Side) -> None:
+        """Count the items of a part."""
+
+    def counts(self) -> tuple[Counts, Counts]:
+        """Items, and relevant items, at each distance from each query: (Q, K + 1) int64 each."""
 
 
 class Counting(NamedTuple):
-    """How a part of the database is counted.
+    """How a database is counted."""
 
-    ``add(queries, items, counts (Q, K + 1), counts of relevant items (Q, K + 1))`` adds to both.
-    """
-
-    add: Callable[[Side, Side, Counts, Counts], None]
+    begin: Callable[[Side, int], Counter]  # of the queries and K
     part: int  # how many items to give it at once
 
 
@@ -131,7 +146,7 @@ def _compiled() -> ModuleType | None:
     return None if importlib.util.find_spec("numba") is None else _imported()
 
 
-@functools.cache
+@cache
 def _imported() -> ModuleType | None:
     """Numba refuses a numpy newer than it, and a machine on which it finds no place for a cache."""
     try:

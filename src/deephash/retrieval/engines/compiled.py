@@ -1,9 +1,10 @@
-"""Counting with numba: XOR, popcount, and counters that do not wait for each other.
+"""Counting with numba: XOR, popcount, and one counter for the distances of two queries at once.
 
-``Q`` queries, ``n`` items of a part of the database, ``K`` bits, ``W`` words per code, ``M`` per
-row of labels. Importing it needs numba.
+``Q`` queries, ``n`` items of a part of the database, ``K`` bits, ``V`` = K + 1 distances, ``W``
+words per code, ``M`` words per row of labels.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,15 +13,19 @@ import numpy as np
 import numpy.typing as npt
 from numba.extending import intrinsic
 
-from deephash.retrieval.codes import Array, Counts
+from deephash.retrieval.codes import Array, Counts, as_words
 from deephash.retrieval.engines.threads import shared_out
-from deephash.retrieval.sides import Side
+from deephash.retrieval.sides import Side, label_marks
 
-PART = 1 << 16  # items looked at together: codes and labels stay in the cache
-_ROW = 64  # words of a buffer
+_LANES, _WIDTH = 4, 16  # keys in a word of 64 bits, and the bits of each
+_KEYS = 1 << _WIDTH  # possible keys
+_ROW = 64  # words of keys that are made before they are used
+_STEP = _LANES * _ROW  # items whose keys are in such a row
+PART = _KEYS - _STEP  # items counted at once: their number fits into a counter
+_TURNS = 8  # of each thread
 _BLOCK = 1024  # items whose distances are noted before they are used
-_TURN = 16  # queries that a thread takes at once
-_u64 = np.uint64
+_u64, _u16, _u32 = np.uint64, np.uint16, np.uint32
+_ALL = _u32(2**32 - 1)
 
 
 def _one_instruction(typing: Any, word: Any) -> Any:
@@ -33,98 +38,264 @@ def _one_instruction(typing: Any, word: Any) -> Any:
 _popcount: Any = intrinsic(_one_instruction)
 
 
-def _counter(lanes: int) -> Callable[..., None]:
-    """Counts with so many distances to a word of 64 bits.
+class Counter:
+    """Items and relevant items at each distance from each query.
 
-    The distance fills the lower bits of its lane, whether the item is relevant the highest one.
-    Each lane has counters of its own, so that of two equal distances in a row the second does not
-    wait for the first. Wide lanes are counted in less room: relevant items behind the others.
+    Queries with equal labels are made neighbours. Two neighbours are counted together: a table has
+    a counter for each pair of distances (V, V), its sums along one axis are the counts of one
+    query. There is one table for items relevant to neither, and others for items relevant to both,
+    to the first, and to the second; the table of an item is computed once for all neighbours with
+    equal labels. If the codes are too long for keys of 16 bits, only queries with equal labels are
+    counted together, and still longer codes one query at a time.
+
+    Args:
+        query: the queries.
+        nbit: K.
+        threads: how many may work at once.
     """
-    width = 64 // lanes
-    high, packed = width - 1, lanes == 8
-    mask, below = (1 << width) - 1, (1 << (width - 1)) - 1
 
-    @numba.njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
-    def count(
-        first: int, last: int, asked: Array, asked_marks: Array, words: Array, marks: Array,
-        single: bool, items: Counts, relevant: Counts,
-    ) -> None:  # fmt: skip
-        values, size = items.shape[1], words.shape[1]
-        behind = 128 if packed else values
-        table = np.zeros((lanes, 2 * behind), np.uint32)
-        row = np.empty(_ROW, np.uint64)
-        blocks = size // (lanes * _ROW)
-        for query in range(first, last):
-            table[:] = 0
-            for block in range(blocks):
-                start = block * lanes * _ROW
-                row[:] = 0
-                for w in range(words.shape[0]):
-                    mine, theirs = asked[w, query], words[w, start : start + lanes * _ROW]
-                    for j in range(_ROW):
-                        bits = _u64(0)
-                        for lane in range(lanes):
-                            differ = _popcount(theirs[lane * _ROW + j] ^ mine)
-                            bits |= differ << _u64(lane * width)
-                        row[j] += bits
-                for m in range(marks.shape[0]):
-                    wanted, held = asked_marks[m, query], marks[m, start : start + lanes * _ROW]
-                    for j in range(_ROW):
-                        bits = _u64(0)
-                        for lane in range(lanes):
-                            mark = held[lane * _ROW + j]
-                            shares = mark == wanted if single else (mark & wanted) != 0
-                            bits |= _u64(shares) << _u64(lane * width + high)
-                        row[j] |= bits
-                for j in range(_ROW):
-                    for lane in range(lanes):
-                        at = (row[j] >> _u64(lane * width)) & _u64(mask)
-                        if not packed:
-                            at = (at & _u64(below)) + (at >> _u64(high)) * _u64(values)
-                        table[lane, at] += np.uint32(1)
-            for lane in range(lanes):
-                for distance in range(values):
-                    near = table[lane, behind + distance]
-                    items[query, distance] += np.int64(table[lane, distance]) + near
-                    relevant[query, distance] += near
-            for i in range(blocks * lanes * _ROW, size):
-                distance, shares = _judged(i, query, asked, asked_marks, words, marks, single)
-                items[query, distance] += 1
-                relevant[query, distance] += shares
+    def __init__(self, query: Side, nbit: int, threads: int) -> None:
+        self.threads, self.single = threads, query.single
+        words, marks = as_words(query.codes, 8), _marks(query)
+        if self.single:  # a query without a class is made unlike an item without
+            marks[0, (marks == _ALL).all(axis=0)] -= 1
+        self.order = np.lexsort(marks)
+        self.words, self.marks = words[:, self.order], marks[:, self.order]
+        self.items = np.zeros((len(query), nbit + 1), dtype=np.int64)
+        self.relevant = np.zeros_like(self.items)
+        squares = (nbit + 1) ** 2
+        self.count = _pairs if 2 * squares <= _KEYS else _singles
+        self.pairs = _neighbours(self.marks, unlike=4 * squares <= _KEYS)
+        if self.count is _singles:
+            self.pairs = np.arange(len(query))[:, None].repeat(2, axis=1)
 
-    return count
+    def add(self, part: Side) -> None:
+        """Count the items of a part of the database, at most ``PART``."""
+        spare = -len(part) % _STEP  # filled with codes of zeros, without labels
+        words = np.pad(as_words(part.codes, 8), ((0, 0), (0, spare)))
+        in_rows = _aligned((len(words), words.shape[1] // _STEP, _LANES, _ROW))
+        in_rows[:] = words.reshape(len(words), -1, _ROW, _LANES).swapaxes(2, 3)
+        words = in_rows.reshape(words.shape)
+        none = _ALL if self.single else _u32(0)
+        marks = np.pad(_marks(part), ((0, 0), (0, spare)), constant_values=none)
+
+        turn = -(-len(self.pairs) // (_TURNS * self.threads))  # pairs that a thread takes at once
+
+        def count(first: int) -> None:
+            pairs = self.pairs[first : first + turn]
+            self.count(
+                pairs, self.words, self.marks, words, marks, self.single, spare, self.items,
+                self.relevant,
+            )  # fmt: skip
+
+        shared_out(count, range(0, len(self.pairs), turn), self.threads)
+
+    def counts(self) -> tuple[Counts, Counts]:
+        """(Q, K + 1) each."""
+        place = np.argsort(self.order)
+        return self.items[place], self.relevant[place]
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def _judged(
-    i: int, query: int, asked: Array, asked_marks: Array, words: Array, marks: Array, single: bool
-) -> tuple[int, bool]:
-    """The distance of one item from one query, and whether it is relevant."""
-    distance: Any = 0
-    shares = False
-    for w in range(words.shape[0]):
-        distance += np.int64(_popcount(words[w, i] ^ asked[w, query]))
+def _marks(side: Side) -> Array:
+    """(M, n) words of 32 bits: labels, or both halves of the class, all ones for none."""
+    if not side.single:
+        return label_marks(side.labels, 4)
+    return np.ascontiguousarray(side.marks[0].view(np.uint32).reshape(-1, 2).T)
+
+
+def _aligned(shape: tuple[int, ...]) -> npt.NDArray[np.uint64]:
+    """An array that begins with a cache line, so that no vector lies in two."""
+    size = math.prod(shape)
+    memory = np.empty(size + 8, np.uint64)
+    first = -memory.ctypes.data // 8 % 8
+    return memory[first : first + size].reshape(shape)
+
+
+def _neighbours(marks: Array, unlike: bool) -> Counts:
+    """Pairs of queries (P, 2); one that is left alone is with itself.
+
+    Args:
+        marks: (M, Q) in order.
+        unlike: whether queries with different labels may be together.
+    """
+    alike = (marks[:, 1:] == marks[:, :-1]).all(axis=0)
+    pairs, query, last = [], 0, marks.shape[1] - 1
+    while query <= last:
+        other = query + 1 if query < last and (unlike or alike[query]) else query
+        pairs.append((query, other))
+        query = other + 1
+    return np.array(pairs)
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return numba.njit(nogil=True, cache=True, error_model="numpy")(function)  # type: ignore[no-any-return]
+
+
+@_compiled
+def _pairs(
+    pairs: Counts, query: Array, query_marks: Array, words: Array, marks: Array, single: bool,
+    spare: int, items: Counts, relevant: Counts,
+) -> None:  # fmt: skip
+    """Count for pairs of queries; ``spare`` items at the end are none."""
+    values, rows = items.shape[1], words.shape[1] // _LANES
+    size = values * values
+    tables = np.zeros((4, values, values), np.uint16)  # relevant to none, a, b, both; or none, both
+    counters = tables.reshape(4 * size)
+    row, table = np.empty(_ROW, np.uint64), np.empty(words.shape[1], np.uint16)
+    keys, bases = row.view(np.uint16), table.view(np.uint64)
+    first_of, second_of = np.empty((4, values), np.int64), np.empty((4, values), np.uint32)
+    before = -1
+    for pair in range(len(pairs)):
+        a, b = pairs[pair]
+        alike, known = _equal(query_marks, a, b), False
+        if before >= 0:
+            c, d = pairs[before]
+            known = _equal(query_marks, a, c) and _equal(query_marks, b, d)
+        if not known:
+            second = _u16(0 if alike else 2 * size)
+            _tables(table, a, b, query_marks, marks, single, _u16(size), second)
+        before = pair
+        for start in range(0, rows, _ROW):
+            first, stop = start * _LANES, (start + _ROW) * _LANES
+            base, part = bases[start : start + _ROW], words[0, first:stop]
+            _add_two(base, row, part, query[0, a], query[0, b], values)
+            for w in range(1, words.shape[0]):
+                _add_two(row, row, words[w, first:stop], query[w, a], query[w, b], values)
+            for key in keys:
+                counters[key] += _u16(1)
+        used = 2 if alike else 4
+        second_of[:] = 0
+        for t in range(used):
+            for i in range(values):
+                total, line, sums = _u32(0), tables[t, i], second_of[t]
+                for j in range(values):
+                    count = _u32(line[j])
+                    total = _u32(total + count)
+                    sums[j] += count
+                    line[j] = 0
+                first_of[t, i] = total
+        for i in range(values):
+            for t in range(used):
+                items[a, i] += first_of[t, i]
+                relevant[a, i] += first_of[t, i] if t % 2 else 0
+                if a != b:
+                    items[b, i] += second_of[t, i]
+                    relevant[b, i] += second_of[t, i] if t >= used // 2 else 0
+        _leave_out(a, spare, query, items)
+        if a != b:
+            _leave_out(b, spare, query, items)
+
+
+@_compiled
+def _singles(
+    pairs: Counts, query: Array, query_marks: Array, words: Array, marks: Array, single: bool,
+    spare: int, items: Counts, relevant: Counts,
+) -> None:  # fmt: skip
+    """Count for one query at a time, as ``_pairs``; each lane has a table, if there is room."""
+    values, rows = items.shape[1], words.shape[1] // _LANES
+    apart = 2 * values if 2 * values * _LANES <= _KEYS else 0
+    counters = np.zeros(2 * values + apart * (_LANES - 1), np.uint16)
+    row, table = np.empty(_ROW, np.uint64), np.empty(words.shape[1], np.uint16)
+    keys, bases = row.view(np.uint16), table.view(np.uint64)
+    lanes = _u64(0)
+    for lane in range(_LANES):
+        lanes |= _u64(lane * apart) << _u64(lane * _WIDTH)
+    before = -1
+    for pair in range(len(pairs)):
+        a = pairs[pair, 0]
+        if before < 0 or not _equal(query_marks, a, pairs[before, 0]):
+            _tables(table, a, a, query_marks, marks, single, _u16(values), _u16(0))
+            bases += lanes
+        before = pair
+        for start in range(0, rows, _ROW):
+            first, stop = start * _LANES, (start + _ROW) * _LANES
+            _add_one(bases[start : start + _ROW], row, words[0, first:stop], query[0, a])
+            for w in range(1, words.shape[0]):
+                _add_one(row, row, words[w, first:stop], query[w, a])
+            for key in keys:
+                counters[key] += _u16(1)
+        for first in range(0, len(counters), 2 * values):
+            for i in range(values):
+                near = np.int64(counters[first + values + i])
+                items[a, i] += near + np.int64(counters[first + i])
+                relevant[a, i] += near
+        counters[:] = 0
+        _leave_out(a, spare, query, items)
+
+
+@_compiled
+def _equal(marks: Array, a: int, b: int) -> bool:
+    """Whether two queries have equal labels."""
+    equal = True
     for m in range(marks.shape[0]):
-        if single:
-            shares |= marks[m, i] == asked_marks[m, query]
-        else:
-            shares |= (marks[m, i] & asked_marks[m, query]) != 0
-    return distance, shares
+        equal = equal and marks[m, a] == marks[m, b]
+    return equal
 
 
-_narrow, _wide = _counter(8), _counter(4)
+@_compiled
+def _tables(
+    table: Array, a: int, b: int, query_marks: Array, marks: Array, single: bool,
+    first: Any, second: Any,
+) -> None:  # fmt: skip
+    """Find where the table of each item begins.
+
+    It is ``first`` for what is relevant to ``a``, ``second`` to ``b``, their sum to both, else 0.
+    """
+    of_a, of_b = np.empty(_STEP, np.uint32), np.empty(_STEP, np.uint32)
+    for start in range(0, len(table), _STEP):
+        of_a[:] = 0
+        of_b[:] = 0
+        for m in range(marks.shape[0]):
+            part, mark_a, mark_b = (
+                marks[m, start : start + _STEP],
+                query_marks[m, a],
+                query_marks[m, b],
+            )
+            if single:
+                for j in range(_STEP):
+                    of_a[j] |= part[j] ^ mark_a
+                    of_b[j] |= part[j] ^ mark_b
+            else:
+                for j in range(_STEP):
+                    of_a[j] |= part[j] & mark_a
+                    of_b[j] |= part[j] & mark_b
+        found = table[start : start + _STEP]
+        for j in range(_STEP):
+            to_a = first if (of_a[j] != 0) != single else _u16(0)
+            to_b = second if (of_b[j] != 0) != single else _u16(0)
+            found[j] = _u16(to_a + to_b)
 
 
-def add_counts(asked: Side, held: Side, items: Counts, relevant: Counts, threads: int) -> None:
-    """Adds to the items and relevant items at each distance, (Q, K + 1) each."""
-    count = _narrow if items.shape[1] <= 128 else _wide
-    words, marks = _known(asked), held.wide()
+@_compiled
+def _add_two(base: Array, row: Array, words: Array, a: Any, b: Any, values: int) -> None:
+    """Add V times the distance from ``a``, plus that from ``b``, to the keys of a row."""
+    factor = _u64(_u32(values))
+    for j in range(_ROW):
+        bits = base[j]
+        for lane in range(_LANES):
+            word = words[lane * _ROW + j]
+            far = (_popcount(word ^ a) & _u64(255)) * factor + _popcount(word ^ b)
+            bits += far << _u64(lane * _WIDTH)
+        row[j] = bits
 
-    def turn(first: int) -> None:
-        last = min(first + _TURN, len(asked))
-        count(first, last, *words, *marks, asked.single, items, relevant)
 
-    shared_out(turn, range(0, len(asked), _TURN), threads)
+@_compiled
+def _add_one(base: Array, row: Array, words: Array, a: Any) -> None:
+    """Add the distance from ``a`` to the keys of a row."""
+    for j in range(_ROW):
+        bits = base[j]
+        for lane in range(_LANES):
+            bits += _popcount(words[lane * _ROW + j] ^ a) << _u64(lane * _WIDTH)
+        row[j] = bits
+
+
+@_compiled
+def _leave_out(query: int, spare: int, words: Array, items: Counts) -> None:
+    """Take back what was counted for codes of zeros without labels."""
+    distance = np.int64(0)
+    for w in range(words.shape[0]):
+        distance += np.int64(_popcount(words[w, query]))
+    items[query, distance] -= spare
 
 
 def positions(
@@ -153,7 +324,7 @@ def positions(
     return of
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@_compiled
 def _place(
     query: int, asked: Array, asked_marks: Array, words: Array, marks: Array, single: bool,
     radius: int, place: Counts, rank: Counts, found: Counts,
@@ -186,5 +357,5 @@ def _known(asked: Side) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]
     """Queries as words; one without a class is made unlike an item without."""
     words, marks = asked.wide()
     if asked.single:
-        marks = np.where(marks == _u64(-1 & 2**64 - 1), _u64(-2 & 2**64 - 1), marks)
+        marks = np.where(marks == _u64(2**64 - 1), _u64(2**64 - 2), marks)
     return words, marks
