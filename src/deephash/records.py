@@ -29,8 +29,9 @@ class Batch:
 
     @property
     def targets(self) -> Tensor:
-        """The labels repeated for each view: (N, C)."""
-        return self.labels.repeat(self.images.shape[1], 1)
+        """The labels repeated for each view: (N, C). Of a single view they are the same tensor."""
+        views = self.images.shape[1]
+        return self.labels if views == 1 else self.labels.repeat(views, 1)
 
 
 @dataclass(frozen=True)

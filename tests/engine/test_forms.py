@@ -194,13 +194,16 @@ def test_errors_of_others_pass(error):
     ("options", "device", "found"),
     [
         ({}, "cuda:1", True),
-        ({}, "cpu", None),
+        ({}, "cpu", True),
+        ({}, "meta", None),
+        ({"fused": False}, "cpu", False),
+        ({"foreach": True}, "cpu", None),
         ({"fused": False}, "cuda", False),
         ({"foreach": True}, "cuda", None),
         ({"differentiable": True}, "cuda", None),
     ],
 )
-def test_on_cuda_an_optimizer_is_fused_unless_told_otherwise(make, options, device, found):
+def test_an_optimizer_is_fused_unless_told_otherwise(make, options, device, found):
     optimizer = make([torch.zeros(2, requires_grad=True)], lr=0.1, **options)
     forms.fuse(optimizer, torch.device(device))
     assert [group["fused"] for group in optimizer.param_groups] == [found]
@@ -253,6 +256,14 @@ def test_fused_it_resumes_to_the_bit(tmp_path):
     run(tmp_path / "straight", make=FUSED)
     interrupted(tmp_path / "resumed", {"make": FUSED}, {"make": FUSED})
     assert differing(tmp_path / "straight", tmp_path / "resumed") == []
+
+
+def test_fused_the_same_seed_gives_the_same_bits(tmp_path):
+    run(tmp_path / "one", make=FUSED)
+    run(tmp_path / "other", make=FUSED)
+    assert differing(tmp_path / "one", tmp_path / "other") == []
+    run(tmp_path / "plain", make=ADAM)
+    assert differing(tmp_path / "one", tmp_path / "plain") != []  # by rounding
 
 
 def test_the_state_of_another_optimizer_is_told(tmp_path):

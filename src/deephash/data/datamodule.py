@@ -21,6 +21,7 @@ from deephash.data.lazy import Stacked, not_finite, origin
 from deephash.data.roles import ROLES
 from deephash.data.sources import Source
 from deephash.data.splits import Facts, Split, SplitProtocol, describe
+from deephash.data.transfer import to_device
 from deephash.data.transforms import Pipeline
 from deephash.data.truths import GroundTruth
 from deephash.errors import DataError
@@ -162,6 +163,7 @@ class DataModule:
         labels = images.labels.toarray() if images.multilabel else images.class_indices
         self._labels = torch.from_numpy(labels).to(self.device)
         self._classes = torch.arange(len(images.classes), device=self.device)
+        self._train_labels: Tensor | None = None
         self.train_transform.to(self.device)
         self.test_transform.to(self.device)
 
@@ -252,21 +254,24 @@ class DataModule:
         """
         rows = torch.from_numpy(self.split.train)
         draw = generator(self.seed, "augment", epoch)
+        labels = self._labels_of_training()
         for index, pixels in self._walk(rows, self._order(epoch), self._training):
             views = [self.train_transform(pixels, draw) for _ in range(self.views)]
-            yield self._batch(torch.stack(views, dim=1), rows, index)
+            images = torch.stack(views, dim=1) if len(views) > 1 else _only(views)
+            yield Batch(images, labels(index), index)
 
     def eval_batches(self, ids: np.ndarray | Tensor) -> Iterator[Batch]:
         """Images by row, in the order given and one view each; `index` is the place in `ids`."""
         rows = torch.as_tensor(ids, dtype=torch.int64, device="cpu")
         places = torch.arange(len(rows)).split(self.eval_batch_size) if len(rows) else ()
+        there = to_device(rows, self.device)
         for index, pixels in self._walk(rows, list(places)):
-            yield self._batch(self.test_transform(pixels).unsqueeze(1), rows, index)
+            yield Batch(_only([self.test_transform(pixels)]), self.labels(there[index]), index)
 
     def labels(self, ids: np.ndarray | Tensor) -> Tensor:
         """Labels of images by row: (n, C) float32 on the device."""
         _ready(self._images)
-        rows = self._labels[torch.as_tensor(ids, dtype=torch.int64, device=self.device)]
+        rows = self._labels[self._on_device(ids)]
         return (rows if rows.ndim == 2 else rows[:, None] == self._classes).float()
 
     def targets(self, ids: np.ndarray | Tensor) -> Tensor:
@@ -280,10 +285,23 @@ class DataModule:
         images = self.images
         if len(images) * len(images.classes) <= DENSE or (images.label_counts != 1).any():
             return self.labels(ids)
-        return self._labels[torch.as_tensor(ids, dtype=torch.int64, device=self.device)]
+        return self._labels[self._on_device(ids)]
 
-    def _batch(self, images: Tensor, rows: Tensor, index: Tensor) -> Batch:
-        return Batch(images, self.labels(rows[index]), index.to(self.device))
+    def _on_device(self, ids: np.ndarray | Tensor) -> Tensor:
+        return to_device(torch.as_tensor(ids, dtype=torch.int64), self.device)
+
+    def _labels_of_training(self) -> Callable[[Tensor], Tensor]:
+        """Return what gives the labels of training images by place: on the device, (n, C) float32.
+
+        Their rows are made once, so that a batch takes one operator, unless they would take much
+        memory.
+        """
+        rows = self._on_device(self.split.train)
+        if len(rows) * len(self.images.classes) > DENSE:
+            return lambda index: self.labels(rows[index])
+        if self._train_labels is None:
+            self._train_labels = self.labels(rows)
+        return self._train_labels.__getitem__
 
     def _order(self, epoch: int) -> list[Tensor]:
         """The places of the training images, batch by batch."""
@@ -297,23 +315,30 @@ class DataModule:
     def _walk(
         self, rows: Tensor, batches: list[Tensor], held: Tensor | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Places (b,) int64 on the CPU and inputs (b, ...) on the device, batch by batch.
+        """Places (b,) int64 and inputs (b, ...), both on the device, batch by batch.
+
+        All places go there at once: a copy for each batch would wait for the batch before.
 
         Args:
             rows: of the images, by place.
             batches: places.
             held: the inputs of these rows, where they are on the device already.
         """
+        if not batches:
+            return
+        order = torch.cat(batches)
+        places = to_device(order, self.device).split([len(one) for one in batches])
         if held is None and not self._resident:
             coming = ahead(lambda index: self._gather(rows[index]), batches)
-            for index, inputs in zip(batches, coming, strict=True):
+            for index, inputs in zip(places, coming, strict=True):
                 yield index, inputs.to(self.device, non_blocking=True)
             return
-        for index in batches:
-            if held is None:
-                yield index, self._inputs[rows[index].to(self.device)]
-            else:
-                yield index, held[index.to(self.device)]
+        wanted = places
+        if held is None:
+            held = self._inputs
+            wanted = to_device(rows[order], self.device).split([len(one) for one in batches])
+        for index, row in zip(places, wanted, strict=True):
+            yield index, held[row]
 
     def _gather(self, rows: Tensor) -> Tensor:
         """The inputs of some rows, in memory that a CUDA device copies from by itself."""
@@ -322,6 +347,12 @@ class DataModule:
         else:
             found = torch.from_numpy(self._inputs[rows.numpy()])
         return found.pin_memory() if self.device.type == "cuda" else found
+
+
+def _only(views: list[Tensor]) -> Tensor:
+    """Return a single view as those of a batch are: (b, 3, H, W) to (b, 1, 3, H, W), contiguous."""
+    (images,) = views
+    return images.contiguous().unsqueeze(1)
 
 
 class Ids:

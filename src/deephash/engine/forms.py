@@ -11,7 +11,7 @@ from deephash.errors import TrainingError
 FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 """Optimizers that torch can step in one kernel."""
 
-FUSED_DEVICES = ("cuda",)
+FUSED_DEVICES = ("cpu", "cuda")
 """The devices on which it does so without being asked."""
 
 FORMS = ("fused", "foreach", "capturable")

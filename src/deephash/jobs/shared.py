@@ -73,10 +73,15 @@ def save_codes(path: Path, codes: Codes, data: Any, evaluation: Evaluation) -> N
 
 
 def deterministic(wanted: bool) -> None:
-    """The same numbers from the same seed; operations that cannot are named by torch's warning."""
+    """Let the same seed give the same numbers; torch warns of operators that cannot.
+
+    Memory that nobody has written to is not filled, as torch would do for debugging: that is one
+    more kernel for each new tensor, and no operator in use reads such memory.
+    """
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(wanted, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not wanted
 
 

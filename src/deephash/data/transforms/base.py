@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Generator, Tensor, nn
 
+from deephash.data.transfer import to_device
 from deephash.errors import DataError
 
 CACHED = 2**18
@@ -68,9 +69,9 @@ def between(drawn: Tensor, low: float, high: float) -> Tensor:
     return low + (high - low) * drawn
 
 
-def per_image(values: Tensor, images: Tensor) -> Tensor:
-    """(B,) -> (B, 1, 1, 1) on the images' device."""
-    return values.to(images.device).view(-1, 1, 1, 1)
+def per_image(values: Tensor) -> Tensor:
+    """(B,) -> (B, 1, 1, 1)."""
+    return values.view(-1, 1, 1, 1)
 
 
 def probability(step: Step, p: float) -> float:
@@ -85,23 +86,57 @@ def probability(step: Step, p: float) -> float:
 
 
 def change(
-    images: Tensor, chosen: Tensor, change_to: Callable[..., Tensor], *numbers: Tensor
-) -> None:
-    """Changes the chosen images where they lie.
+    images: Tensor,
+    chosen: Tensor,
+    change_to: Callable[..., Tensor],
+    *numbers: Tensor,
+    overwrite: bool = False,
+) -> Tensor:
+    """Change the chosen images and leave the others as they are.
 
-    On an accelerator all of them at once; on the CPU as few at a time as stay in its cache.
+    On an accelerator all images are changed and the chosen results taken: more arithmetic and
+    fewer kernels, none of which depends on how many are chosen. On the CPU only the chosen ones
+    are, as few at a time as stay in its cache.
 
     Args:
-        images: (B, 3, H, W); a copy of what a step was given.
+        images: (B, 3, H, W).
         chosen: (B,) bool on the CPU.
-        change_to: from n of the images, and their numbers as (n, 1, 1, 1), to what they become.
-        numbers: (B,) each.
+        change_to: from n images, and their numbers as (n, 1, 1, 1) on the same device, to what they
+            become. What it does to an image may not depend on the others.
+        numbers: (B,) each, all of one type, on the CPU or on the device.
+        overwrite: whether the images may be changed where they lie.
+
+    Returns:
+        (B, 3, H, W), the images themselves if none is chosen.
     """
     rows = chosen.nonzero().flatten()
     if not len(rows):
-        return
-    on_cpu = images.device.type == "cpu"
-    for part in rows.split(max(1, CACHED // images[0].numel()) if on_cpu else len(rows)):
-        given = [per_image(number[part], images) for number in numbers]
-        where = part.to(images.device)
-        images[where] = change_to(images[where], *given)
+        return images
+    if images.device.type != "cpu":
+        return _change_at_once(images, chosen, change_to, numbers)
+    images = images if overwrite else images.clone()
+    for part in rows.split(max(1, CACHED // images[0].numel())):
+        images[part] = change_to(images[part], *(per_image(number[part]) for number in numbers))
+    return images
+
+
+def _change_at_once(
+    images: Tensor, chosen: Tensor, change_to: Callable[..., Tensor], numbers: Sequence[Tensor]
+) -> Tensor:
+    """The same without a copy to the device for each number."""
+    given = [per_image(number) for number in together(numbers, images.device)]
+    changed = change_to(images, *given)
+    if bool(chosen.all()):
+        return changed
+    return torch.where(per_image(to_device(chosen, images.device)), changed, images)
+
+
+def together(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Return tensors of one shape and type on a device; those of the host in a single copy."""
+    moved = list(tensors)
+    host = [at for at, one in enumerate(moved) if one.device != device]
+    if host:
+        copies = to_device(torch.stack([moved[at] for at in host]), device)
+        for at, copy in zip(host, copies.unbind(), strict=True):
+            moved[at] = copy
+    return moved

@@ -50,9 +50,7 @@ class GaussianBlur(Step):
                 f"GaussianBlur({self.kernel_size}) was given images of {height} x {width}:"
                 " a smaller kernel_size fits"
             )
-        images = images.clone()
-        change(images, chosen, self.blurred, sigma)
-        return images
+        return change(images, chosen, self.blurred, sigma)
 
     def blurred(self, images: Tensor, sigma: Tensor) -> Tensor:
         """All of the images, each by its own sigma (B, 1, 1, 1)."""

@@ -10,7 +10,15 @@ import torch
 from torch import Generator, Tensor
 
 from deephash.bounds import Fraction, Interval, Length, NonNegative, Positive
-from deephash.data.transforms.base import Step, between, change, probability, uniform, whole
+from deephash.data.transforms.base import (
+    Step,
+    between,
+    change,
+    probability,
+    together,
+    uniform,
+    whole,
+)
 from deephash.errors import DataError
 
 Mean = Annotated[Sequence[float], Length(3)]
@@ -98,7 +106,7 @@ class ColorJitter(Step):
     def jitter(self, images: Tensor, numbers: Tensor, turns: Tensor) -> Tensor:
         """Given numbers and turns, as `draw` gives them."""
         brightness, contrast, saturation, hue = numbers
-        images = images.clone()
+        given = images
         for turn in range(len(turns)):
             now = turns == turn
             if not now.any():
@@ -107,10 +115,13 @@ class ColorJitter(Step):
             mean = images.mean(dim=(2, 3)) @ self.gray  # (B,)
             factor = torch.where(brightens, brightness, contrast)
             share = torch.where(brightens, 0.0, 1 - contrast)
-            added = share.to(images.device) * mean
-            change(images, brightens | contrasts, _blended, factor, added)
-            change(images, saturates, _saturated, saturation)
-            change(images, turns_hue, _turned, hue)
+            factor, share = together((factor, share), images.device)
+            for chosen, change_to, values in (
+                (brightens | contrasts, _blended, (factor, share * mean)),
+                (saturates, _saturated, (saturation,)),
+                (turns_hue, _turned, (hue,)),
+            ):
+                images = change(images, chosen, change_to, *values, overwrite=images is not given)
         return images
 
 
@@ -125,9 +136,7 @@ class RandomGrayscale(Step):
 
     def forward(self, images: Tensor, generator: Generator | None = None) -> Tensor:
         chosen = uniform(self, (len(images),), generator) < self.p
-        images = images.clone()
-        change(images, chosen, lambda some: _gray(some).expand_as(some))
-        return images
+        return change(images, chosen, lambda some: _gray(some).expand_as(some))
 
 
 class Normalize(Step):
@@ -186,6 +195,6 @@ def _turned(images: Tensor, share: Tensor) -> Tensor:
         (green - blue) / some,
         torch.where(top == green, (blue - red) / some + 2, (red - green) / some + 4),
     )
-    own = torch.tensor([0.0, 2.0, 4.0], device=images.device).view(3, 1, 1)
+    own = torch.arange(0.0, 6.0, 2.0, device=images.device).view(3, 1, 1)
     away = (hue + (6 * share + 3) - own).remainder_(6).sub_(3).abs_()
     return away.neg_().add_(2).clamp_(0, 1).mul_(spread).add_(low)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from deephash.bounds import Fraction, Interval, Pixels
+from deephash.data.transfer import to_device
 from deephash.data.transforms.base import Step, change, probability, uniform, whole
 from deephash.errors import DataError
 
@@ -92,9 +93,7 @@ class RandomHorizontalFlip(Step):
 
     def forward(self, images: Tensor, generator: Generator | None = None) -> Tensor:
         chosen = uniform(self, (len(images),), generator) < self.p
-        images = images.clone()
-        change(images, chosen, lambda some: some.flip(-1))
-        return images
+        return change(images, chosen, lambda some: some.flip(-1))
 
 
 def _check_fits(name: str, size: int, height: int, width: int) -> None:
@@ -104,9 +103,18 @@ def _check_fits(name: str, size: int, height: int, width: int) -> None:
 
 def _windows(images: Tensor, top: Tensor, left: Tensor, height: int, width: int) -> Tensor:
     """A window of each image: (B, 3, H, W) -> (B, 3, height, width)."""
-    device = images.device
-    y = (top[:, None] + torch.arange(height)).to(device)[:, None, :, None]
-    x = (left[:, None] + torch.arange(width)).to(device)[:, None, None, :]
-    image = torch.arange(len(images), device=device).view(-1, 1, 1, 1)
-    channel = torch.arange(images.shape[1], device=device).view(1, -1, 1, 1)
-    return images[image, channel, y, x]
+    count, channels = images.shape[:2]
+    places = [
+        (top[:, None] + torch.arange(height)).flatten(),
+        (left[:, None] + torch.arange(width)).flatten(),
+        torch.arange(count),
+        torch.arange(channels),
+    ]
+    sizes = [len(one) for one in places]  # one copy to the device for all of them
+    y, x, image, channel = to_device(torch.cat(places), images.device).split(sizes)
+    return images[
+        image.view(-1, 1, 1, 1),
+        channel.view(1, -1, 1, 1),
+        y.view(count, 1, height, 1),
+        x.view(count, 1, 1, width),
+    ]

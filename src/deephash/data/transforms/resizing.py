@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from deephash.bounds import Interval, Length, Pair, Pixels
+from deephash.data.transfer import to_device
 from deephash.data.transforms.base import Step, uniform, whole
 from deephash.errors import DataError
 
@@ -97,7 +98,7 @@ class RandomResizedCrop(Step):
         places = torch.stack(self.draw(count, height, width, generator))  # (4, B)
         if images.device.type == "cpu":
             return self.one_by_one(images, places)
-        return self.at_once(images, places.to(images.device))
+        return self.at_once(images, to_device(places, images.device))
 
     def one_by_one(self, images: Tensor, places: Tensor) -> Tensor:
         """The parts cut out and resized, image after image."""
@@ -111,8 +112,13 @@ class RandomResizedCrop(Step):
         """The same for the whole batch, as two products with matrices."""
         count, channels, height, width = images.shape
         top, left, h, w = places
-        down = _resampling(top, h, height, self.size, self.interpolation)  # (B, S, H)
-        across = _resampling(left, w, width, self.size, self.interpolation)  # (B, S, W)
+        if height == width:  # both axes together
+            starts, lengths = torch.cat([top, left]), torch.cat([h, w])
+            both = _resampling(starts, lengths, height, self.size, self.interpolation)
+            down, across = both.chunk(2)  # (B, S, H), (B, S, W)
+        else:
+            down = _resampling(top, h, height, self.size, self.interpolation)
+            across = _resampling(left, w, width, self.size, self.interpolation)
         rows = images.transpose(1, 2).reshape(count, height, channels * width)
         rows = (down @ rows).view(count, self.size * channels, width)
         out = (rows @ across.transpose(1, 2)).view(count, self.size, channels, self.size)
