@@ -180,7 +180,7 @@ def run_all(options: argparse.Namespace, command: str) -> Found:
     began = time.time()
     options.out.mkdir(parents=True, exist_ok=True)
     result: Found = {
-        "schema": 1, "command": command, "machine": machine(options.device), "tiny": options.tiny,
+        "schema": 1, "command": command, "machine": machine(options), "tiny": options.tiny,
         "data": options.data is not None, "weights": options.weights is not None,
         "budget": options.seconds, "parts": {},
     }  # fmt: skip
@@ -231,9 +231,11 @@ def granted(parts: Sequence[str], left: float) -> float:
     return left * SHARES[parts[0]] / sum(SHARES[name] for name in parts)
 
 
-def machine(device: str) -> Found:
+def machine(options: argparse.Namespace) -> Found:
     """Describe the card, its driver, the versions, the commit and the CPU."""
     import torch
+
+    device = options.device
 
     info = Path("/proc/cpuinfo")
     rows = info.read_text().splitlines() if info.exists() else []
@@ -244,7 +246,7 @@ def machine(device: str) -> Found:
         "cores": cores(),
         "python": platform.python_version(),
         "cuda": torch.version.cuda if device == "cuda" else None,
-        "commit": commit(),
+        "commit": options.commit or commit(),
     }
     for package in ("torch", "torchvision", "numpy", "triton", "numba", "hydra-core"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -303,6 +305,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
         help="put this result into the page, and nothing else",
     )
     add("--page", type=Path, default=ROOT / "docs" / "results.md", help="page of --record")
+    add("--commit", help="of this tree, where git does not know it")
     add("--fail", choices=SHARES, help="make a part fail, to see that the others go on")
     options = parser.parse_args(arguments)
     if options.record is None and options.out is None:

@@ -207,7 +207,10 @@ def run_tests(request: Request) -> Found:
         "-W", "default",  # a warning of another release of torch is no failure here
         "-p", "no:cacheprovider", *files,
     ]  # fmt: skip
-    environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONUNBUFFERED": "1"}
+    environment = os.environ | {
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONUNBUFFERED": "1",
+        "OMP_NUM_THREADS": str(max(1, min(8, cores() // 2))),  # the CPU's side is computed too
+    }  # fmt: skip
     log = Path(request["scratch"]) / "pytest.txt"
     status = run_logged(command, log, request["until"] - time.time() - 3, environment, ROOT)
     text = log.read_text(errors="replace")
@@ -293,7 +296,7 @@ def end(process: "subprocess.Popen[Any]", patience: float = 3.0) -> None:
 FORMS: dict[str, Found] = {
     "as train.py": {},
     "graph": {"graph": True},
-    "no fill": {"fill": False},
+    "fill": {"fill": True},
     "not deterministic": {"deterministic": False},
     "fp32": {"deterministic": False, "channels_last": False, "tf32": False},
     "tf32": {"deterministic": False, "channels_last": False, "tf32": True},
@@ -304,7 +307,7 @@ FORMS: dict[str, Found] = {
     "bf16 cl compiled": {"deterministic": False, "precision": "bf16", "compile": True},
 }
 """Settings of the trainer by which each form differs from those of train.py; besides ``tf32``, for
-products and convolutions (None: as torch has it), and ``fill``, of uninitialised memory."""
+products and convolutions, and ``fill``, of uninitialised memory."""
 
 SECONDS = {"compile": 45.0, "graph": 6.0}
 """That a cell of such a form takes; others take less."""
@@ -318,7 +321,7 @@ def cells_of_steps(request: Request) -> list[Cell]:
     plan += [(backbone, "as train.py", small) for backbone in sizes.backbones]
     plan += [(backbone, "graph", small) for backbone in sizes.backbones]
     plan += [(backbone, "bf16 cl", small) for backbone in sizes.backbones]
-    plan += [(first, form, small) for form in ("no fill", "not deterministic", "bf16 cl graph")]
+    plan += [(first, form, small) for form in ("not deterministic", "fill", "bf16 cl graph")]
     early = len(plan)
     for size in sizes.batches[1:]:
         plan += [(b, form, size) for form in ("as train.py", "bf16 cl") for b in sizes.backbones]
@@ -374,7 +377,7 @@ def tuned(request: Request, form: str) -> Iterator[Found]:
 
     on_cuda = request["device"] == "cuda"
     changed = dict(FORMS[form])
-    fill, tf32 = changed.pop("fill", True), changed.pop("tf32", None)
+    fill, tf32 = changed.pop("fill", None), changed.pop("tf32", None)
     settings = configuration(request, sizes_of(request).backbones[0])["trainer"]
     if changed.get("graph") and "graph" not in settings:
         raise NotAvailable("trainer.graph does not exist")
@@ -383,17 +386,18 @@ def tuned(request: Request, form: str) -> Iterator[Found]:
     if not on_cuda and changed.get("compile") and request["tiny"]:
         raise NotAvailable("compiling takes longer than all of --tiny")
     settings = {**settings, **changed}
-    before = tf32_state()
+    before, filled = tf32_state(), torch.utils.deterministic.fill_uninitialized_memory
     deterministic(settings["deterministic"])
-    torch.utils.deterministic.fill_uninitialized_memory = fill
+    if fill is not None:
+        torch.utils.deterministic.fill_uninitialized_memory = fill
     try:
         if tf32 is not None:
             set_tf32(tf32, tf32)
         yield settings
     finally:
         set_tf32(*before)
-        torch.utils.deterministic.fill_uninitialized_memory = True
         deterministic(False)
+        torch.utils.deterministic.fill_uninitialized_memory = filled
         torch.backends.cudnn.benchmark = False
         if settings["compile"]:
             torch._dynamo.reset()
@@ -853,7 +857,7 @@ def cells_of_run(request: Request) -> list[Cell]:
     """Images first; a short job, the long one, several short ones at once."""
     run = Run(request)
     cells = {"images": (8, run.images), "one job": (25, run.one), "run": (45, run.long),
-             "jobs at once": (40, run.several)}  # fmt: skip
+             "jobs at once": (40, run.several), "one job, graph": (25, run.graphed)}  # fmt: skip
     return [Cell(name, seconds, measure) for name, (seconds, measure) in cells.items()]
 
 
@@ -929,6 +933,14 @@ class Run:
         words = self.words(epochs, 1, "one")
         seconds = call(self.request, ["train.py", *words], self.until(0))
         return {"seconds": seconds, **read_run(self.scratch / "one", seconds)}
+
+    def graphed(self) -> Found:
+        """The short job with its steps replayed as CUDA graphs."""
+        if self.request["device"] != "cuda":
+            raise NotAvailable("only on a CUDA device")
+        words = [*self.words(self.sizes.epochs, 1, "graph"), "trainer.graph=true"]
+        seconds = call(self.request, ["train.py", *words], self.until(0))
+        return {"seconds": seconds, **read_run(self.scratch / "graph", seconds)}
 
     def long(self) -> Found:
         """As many of the paper's epochs as the time allows, with ten evaluations."""

@@ -37,6 +37,8 @@ def opening(result: Found) -> list[str]:
     images = "CIFAR-10" if result["data"] else "made-up images"
     weights = "ImageNet weights" if result["weights"] else "random weights"
     words += [f"commit {on['commit']}", images, weights]
+    if result["tiny"]:
+        words.append("sizes at which figures mean nothing")
     seconds = f"{result.get('seconds', 0):.0f} of {result['budget']:.0f} s"
     return [f"{', '.join(words)}; {seconds}.", f"```\n{result['command']}\n```"]
 
@@ -93,8 +95,9 @@ def show_steps(cells: Found, result: Found) -> list[str]:
 
 
 FORM_NOTE = (
-    "as train.py: fp32, channels-last, deterministic, uninitialised memory filled; "
-    "graph, no fill, not deterministic: that, changed in this. All others: not deterministic; cl: "
+    "as train.py: fp32 (convolutions in TF32 on a CUDA device, which is torch's default), "
+    "channels-last, deterministic; fill: with torch's filling of uninitialised memory; "
+    "graph, not deterministic: as train.py, changed in this. All others: not deterministic; cl: "
     "channels-last; fp32, tf32: products and convolutions. Steps of the trainer's own loop "
     "on a batch on the device. –: not measured."
 )
@@ -134,7 +137,7 @@ def show_run(cells: Found, result: Found) -> list[str]:
     """Show the curve, the seconds, and jobs at once."""
     blocks, rows = [], [["job", "epochs", "begins, s", "training, s an epoch", "encoding, s",
                          "retrieval, s", "training, images/s", "mAP"]]  # fmt: skip
-    for name in ("one job", "run"):
+    for name in ("one job", "run", "one job, graph"):
         cell = cells.get(name, {})
         if "curve" not in cell:
             continue

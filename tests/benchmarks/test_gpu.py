@@ -97,6 +97,7 @@ def run(bench, out, *more):
 
 
 def test_all_parts_run_on_the_cpu(bench, parts, at_home, tmp_path, capsys):
+    fill = torch.utils.deterministic.fill_uninitialized_memory
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "test_it.py").write_text(TESTED)
     status, result = run(bench, tmp_path / "out", "--seconds", "200", "--tests",
@@ -137,7 +138,7 @@ def test_all_parts_run_on_the_cpu(bench, parts, at_home, tmp_path, capsys):
                  "skipped: no label-free method is installed"):  # fmt: skip
         assert text in printed
     assert not torch.are_deterministic_algorithms_enabled()
-    assert torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.utils.deterministic.fill_uninitialized_memory == fill
 
 
 def test_a_part_that_fails_does_not_stop_the_others(bench, at_home, tmp_path, capsys):

@@ -35,10 +35,12 @@ OTHERS = [("cpu", "cpu"), pytest.param("cpu", "cuda", marks=pytest.mark.gpu),
 @pytest.fixture(autouse=True)
 def as_before(without_tf32):
     """Determinism is a setting of the whole process. Warnings are looked at where they matter."""
+    fill = torch.utils.deterministic.fill_uninitialized_memory
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         yield
     deterministic(False)
+    torch.utils.deterministic.fill_uninitialized_memory = fill
     torch.backends.cudnn.benchmark = False
 
 
