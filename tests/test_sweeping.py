@@ -82,6 +82,18 @@ def test_states_are_read_from_the_folders(plan):
     assert state_of(locked.run) is State.waiting  # the lock is gone with its process
 
 
+@pytest.mark.parametrize("content", ["", '{"run": "x", "training": {"seco', "[1]", "\xff", "{}"])
+def test_a_run_with_a_damaged_report_is_not_finished(plan, content):
+    (job,) = plan("seed=0")
+    finish(job)
+    assert plan("seed=0")[0].state is State.finished
+    (job.run.path / "report.json").write_bytes(content.encode("latin-1"))
+    planned = plan("seed=0")
+    assert planned[0].state is State.damaged and planned[0].left
+    assert sweeping.preview(planned, 1).splitlines()[0].startswith("damaged ")
+    assert "1 of 1 jobs are not finished:\n  damaged" in account(sweeping.again(planned))
+
+
 def test_a_run_that_stands_twice_is_planned_once(plan):
     assert len(plan("seed=0", "seed=1", "seed=0")) == 2
 

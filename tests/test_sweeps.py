@@ -2,47 +2,24 @@
 
 import fcntl
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import yaml
 
 from deephash.launchers import process
 from deephash.launchers.process import Job
+from tests.commands import ROOT, environment, run
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[1]
 TRAIN = (sys.executable, str(ROOT / "train.py"))
 GRID = ("-m", "+sweep=fig9_batch_size", "dataset=digits", "trainer.batch_size=50,100",
         "model.nbit=16", "logger=quiet")  # fmt: skip
-
-
-def environment(cwd):
-    kept = {
-        key: value
-        for key, value in os.environ.items()
-        if not key.startswith(("WANDB", "HYDRA", "DEEPHASH", "COVERAGE"))
-    }
-    return kept | {"OMP_NUM_THREADS": "1", "COLUMNS": "300", "CUDA_VISIBLE_DEVICES": ""}
-
-
-def run(cwd, *arguments, code=0, script="train.py"):
-    done = subprocess.run(
-        [sys.executable, str(ROOT / script), *arguments],
-        cwd=cwd, env=environment(cwd), capture_output=True, text=True, timeout=300,
-        stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    said = done.stdout + done.stderr
-    assert "Traceback" not in said, said
-    assert done.returncode == code, said
-    return said
 
 
 def reports(cwd):

@@ -22,38 +22,11 @@ from PIL import Image
 
 from deephash import config, multirun, schema, sheets
 from deephash.explain import explain
+from tests.commands import ROOT, environment, run
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[1]
 SMALL = ("logger=quiet", "trainer.epochs=1")
-
-
-def environment(cwd, more=None):
-    kept = {
-        key: value
-        for key, value in os.environ.items()
-        if not key.startswith(("WANDB", "HYDRA", "DEEPHASH", "COVERAGE"))
-    }
-    kept |= {"DEEPHASH_CACHE": str(cwd / "cache"), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    return kept | {"CUDA_VISIBLE_DEVICES": ""} | (more or {})  # the CPU: bit for bit
-
-
-def run(cwd, *arguments, script="train.py", code=0, env=None):
-    """Runs a command line in `cwd` and returns what it said, when it ended as expected."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / script), *arguments],
-        cwd=cwd,
-        env=environment(cwd, env),
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        timeout=300,
-    )
-    said = done.stdout + done.stderr
-    assert "Traceback" not in said, said
-    assert done.returncode == code, said
-    return said
 
 
 def quoted(folder):
@@ -173,7 +146,7 @@ class TestEvaluation:
             values["optimizer"] = {"_target_": "deephash.nowhere.Nothing"}
 
         changed(folder, break_what_only_training_needs)
-        said = run(cwd, quoted(folder), script="evaluate.py")
+        said = run(cwd, quoted(folder), "figures=false", script="evaluate.py")
         assert "the same" in said and "DIFFERENT" not in said
         found = read(folder / "evaluation.json")
         assert found["metrics"]["map"] == base[2]["metrics"]["map"]
@@ -184,11 +157,12 @@ class TestEvaluation:
         """Names of run folders have = and , in them, which Hydra would read as syntax."""
         cwd, folder = copy
         printed = folder.relative_to(cwd)
-        assert "the same" in run(cwd, f"run={printed}", script="evaluate.py")
+        said = run(cwd, f"run={printed}", "figures=false", script="evaluate.py")
+        assert "the same" in said
 
     def test_other_conventions_and_the_last_checkpoint(self, copy):
         cwd, folder = copy
-        line = (quoted(folder), "checkpoint=last", "evaluation.ties=stable")
+        line = (quoted(folder), "checkpoint=last", "evaluation.ties=stable", "figures=false")
         said = run(cwd, *line, script="evaluate.py")
         assert "ties stable" in said and "training reported" not in said
         found = read(folder / "evaluation.json")
@@ -253,7 +227,7 @@ class TestEvaluation:
 
     def test_several_runs_side_by_side(self, base, copy):
         cwd, folder = copy
-        said = run(cwd, "runs=.", "out=both", script="evaluate.py")
+        said = run(cwd, "runs=.", "out=both", "tsne=0", script="evaluate.py")
         assert "comparison of 1 runs: both/comparison.html" in said
         assert (cwd / "both" / "figures" / "pr_by_rank.png").is_file()
         assert not (folder / "evaluation.json").exists()  # what was reported is not measured again

@@ -4,10 +4,7 @@ import contextlib
 import dataclasses
 import json
 import lzma
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +25,7 @@ from deephash.data.splitfile import write_split
 from deephash.data.splits import Listed, describe, fingerprint
 from deephash.data.transforms import Pipeline
 from deephash.errors import DataError
+from tests.commands import run
 
 ROOT = Path(__file__).parents[2]
 REAL = ROOT.parent / "shared" / "lists"
@@ -724,23 +722,6 @@ def test_a_small_set_in_the_layout_of_a_dataset(dataset, tmp_path, pages):
     assert next(data.train(0)).images.shape == (20, 1, 3, 16, 16)
 
 
-def run(cwd, script, *words, code=0):
-    """Runs a command line in `cwd`; what it said."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "HYDRA", "COVERAGE"))}
-    done = subprocess.run(
-        [sys.executable, str(ROOT / script), *words],
-        cwd=cwd,
-        env=kept | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        timeout=300,
-    )
-    said = done.stdout + done.stderr
-    assert "Traceback" not in said and done.returncode == code, said
-    return said
-
-
 @pytest.mark.slow
 def test_a_whole_run(tmp_path):
     """Trained, and measured again when images and lists have moved."""
@@ -749,7 +730,7 @@ def test_a_whole_run(tmp_path):
     words = (f"dataset={dataset}", f"dataset.root={root}", "dataset.expected=null", *SMALL,
              "dataset.protocols.lists.validation=0", "dataset.top=50", "backbone=tiny",
              "trainer.epochs=1", "logger=quiet")  # fmt: skip
-    run(tmp_path, "train.py", *words)
+    run(tmp_path, *words)
     (report,) = (tmp_path / "outputs" / dataset / "relahash" / "32bit").glob("*/report.json")
     told = json.loads(report.read_text())
     assert told["protocol"]["protocol"] == "lists" and told["protocol"]["num_train"] == 100
@@ -760,16 +741,16 @@ def test_a_whole_run(tmp_path):
         (tmp_path / "moved" / name).rename(tmp_path / "elsewhere" / name)
     words = (f'run="{report.parent}"', f"dataset.root={tmp_path / 'moved'}",
              f"dataset.lists={tmp_path / 'elsewhere'}", "figures=false")  # fmt: skip
-    said = run(tmp_path, "evaluate.py", *words)
+    said = run(tmp_path, *words, script="evaluate.py")
     assert f"{told['metrics']['map']!r}: the same" in said
 
 
 @pytest.mark.slow
 def test_help_names_the_datasets_and_missing_data_fit_on_a_screen(tmp_path):
-    (line,) = (one for one in run(tmp_path, "train.py", "--help").splitlines()
+    (line,) = (one for one in run(tmp_path, "--help").splitlines()
                if one.startswith("dataset: "))  # fmt: skip
     assert {"imagenet100", "nuswide21"} <= set(re.findall(r"\w+", line))
-    said = run(tmp_path, "train.py", "dataset=imagenet100", "trainer.device=cpu", code=1)
+    said = run(tmp_path, "dataset=imagenet100", "trainer.device=cpu", code=1)
     for word in (
         "train.txt",
         "data/imagenet100/<path>",

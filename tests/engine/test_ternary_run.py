@@ -1,9 +1,6 @@
 """A whole run with undecided bits, and its folder measured with and without them."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,36 +9,23 @@ import yaml
 
 from deephash.retrieval import Histograms, Ranking, mean_average_precision, pack_ternary, unpack
 from deephash.retrieval.metrics import Convention
+from tests.commands import run
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run(cwd, script, *arguments, code=0):
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
-    kept |= {"DEEPHASH_CACHE": str(cwd / "cache"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(ROOT / script), *arguments],
-        cwd=cwd,
-        env=kept | {"CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
     cwd = tmp_path_factory.mktemp("ternary")
-    run(cwd, "train.py", "trainer.epochs=1", "logger=quiet", "evaluation.ternary=0.5")
+    run(cwd, "trainer.epochs=1", "logger=quiet", "evaluation.ternary=0.5")
     (report,) = cwd.glob("outputs/**/report.json")
     return cwd, report.parent
 
 
 def measured(ran, *arguments):
-    said = run(ran[0], "evaluate.py", f'run="{ran[1]}"', *arguments)
+    line = (f'run="{ran[1]}"', "figures=false", *arguments)
+    said = run(ran[0], *line, script="evaluate.py")
     return said, json.loads((ran[1] / "evaluation.json").read_text())["metrics"]
 
 
@@ -74,7 +58,7 @@ def test_evaluation_is_compared_with_training_under_the_same_bits_only(ran):
 
 
 def test_a_run_from_before_undecided_bits_is_still_compared(tmp_path):
-    run(tmp_path, "train.py", "trainer.epochs=1", "logger=quiet")
+    run(tmp_path, "trainer.epochs=1", "logger=quiet")
     (file,) = tmp_path.glob("outputs/**/report.json")
     with np.load(file.parent / "codes.npz") as codes:
         assert not {"query_undecided", "database_undecided"} & set(codes)
@@ -92,6 +76,6 @@ def test_a_run_from_before_undecided_bits_is_still_compared(tmp_path):
 
 
 def test_a_bad_threshold_is_told_before_anything_is_written(tmp_path):
-    said = run(tmp_path, "train.py", "logger=quiet", "evaluation.ternary=nan", code=2)
+    said = run(tmp_path, "logger=quiet", "evaluation.ternary=nan", code=2)
     assert "evaluation.ternary  is nan." in said
     assert not list(tmp_path.glob("outputs/**/config.yaml"))

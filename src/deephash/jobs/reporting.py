@@ -134,8 +134,8 @@ def _job(outputs: Path, told: Mapping[str, Any]) -> Job:
             progress = _progress(run)
         elif state == State.failed.value:
             error = reason(run).splitlines()[0]
-        elif state == State.finished.value:  # yet its report cannot be read
-            state, error = State.damaged.value, f"report.json: {damage.reason}"
+        elif state == State.damaged.value:
+            error = f"report.json: {damage.reason}"
     return Job(told["run"], values, settings, fixed, found, state, progress, error)
 
 

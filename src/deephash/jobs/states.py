@@ -3,15 +3,19 @@
 from enum import Enum
 
 from deephash.engine.run import RunFolder
+from deephash.errors import FileError
 from deephash.files import ERROR, read_end
 from deephash.report.reading import log_entry
+
+COST = ("training.seconds", "selection.epoch_last", "metrics.map")
+"""What the plan of a sweep reads of a report."""
 
 
 class State(Enum):
     """How far a run is."""
 
     finished = "finished"
-    damaged = "damaged"  # it has a report that cannot be read
+    damaged = "damaged"  # its report cannot be read; begun anew it fails with the reason
     running = "running"
     failed = "failed"  # error.txt in its folder says why; begun anew it may succeed
     interrupted = "interrupted"  # goes on after its last whole epoch
@@ -23,6 +27,10 @@ def state_of(run: RunFolder) -> State:
     if run.locked:
         return State.running
     if run.finished:
+        try:
+            run.report(COST)
+        except FileError:
+            return State.damaged
         return State.finished
     if (run.path / ERROR).is_file():
         return State.failed

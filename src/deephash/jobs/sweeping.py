@@ -21,7 +21,7 @@ from deephash.engine.run import LOCK, RunFolder
 from deephash.errors import BusyError, ConfigError, DeephashError, FileError, from_os_error
 from deephash.files import ERROR, MANIFEST, make_folder, write_json, write_text
 from deephash.jobs.shared import run_folder
-from deephash.jobs.states import State, epochs_done, state_of
+from deephash.jobs.states import COST, State, epochs_done, state_of
 from deephash.jobs.training import refuse_another
 from deephash.launchers.process import Job
 from deephash.locks import Lock
@@ -34,8 +34,6 @@ log = logging.getLogger("deephash")
 START = 8.0
 """Seconds of a job before it trains, about: a new Python, its imports, the data."""
 
-COST = ("training.seconds", "selection.epoch_last", "metrics.map")
-"""What a report must hold to tell how long a run took, and what came of it."""
 
 SEVERAL = 5
 """Folders, differences or jobs that stand in a message before it says how many more there are."""
@@ -98,9 +96,8 @@ def preview(planned: Sequence[Planned], slots: int, queued: Collection[int] = ()
     lines = []
     for job, state, cost in zip(planned, states, costs, strict=True):
         told = "" if not job.left else "?" if cost is None else f"~{clock(cost)}"
-        if job.state is State.finished:
-            report = report_of(job)
-            told = "damaged" if report is None else number(report["metrics"]["map"])
+        if (report := report_of(job)) is not None:
+            told = number(report["metrics"]["map"])
         lines.append(f"{state:<12}{told:>9}  {job.run.path}")
     counts = [f"{count} {state}" for state, count in Counter(states).most_common()]
     lines += ["", f"{jobs(len(planned))}: {', '.join(counts)}"]
