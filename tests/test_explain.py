@@ -118,6 +118,14 @@ def test_the_other_pages_suggest_too(page, typed, meant, say):
     assert "must be given" not in message
 
 
+@pytest.mark.parametrize("folder", ["plain", "seed0", "a b,c/seed0,trainer.epochs=1"])
+def test_a_folder_without_its_key_is_a_run(folder, tmp_path, say):
+    (tmp_path / folder).mkdir(parents=True)
+    assert "is a folder without its key" in say("evaluate", folder)
+    (meant,) = suggested(say("evaluate", folder))
+    assert "folder without" not in say("evaluate", meant)
+
+
 @pytest.mark.parametrize(
     "typed",
     ["trainer.patience=none", "optimizer.lr=fast", "dataset.expected=none", "optimizer.betas=[2,2]",

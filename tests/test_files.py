@@ -429,3 +429,12 @@ def test_expected_numbers_are_finite_and_fit_64_bits():
     assert refusal(expect, {"a": math.inf}, {"a": finite}, file) == "a is inf, not a number"
     said = "a is a number too large for 64 bits, not a number"
     assert refusal(expect, {"a": 10**30}, {"a": float}, file) == said
+
+
+@pytest.mark.parametrize("read", [read_json, read_yaml])
+def test_the_advice_of_the_reader_is_given_for_bytes_that_are_not_utf_8(file, read):
+    file.write_bytes(b"\xff")
+    with pytest.raises(FileError, match=r"not UTF-8.*\n  Delete it\."):
+        read(file, advice="Delete it.")
+    with pytest.raises(FileError, match=r"not UTF-8.*\n  Save it as UTF-8\."):
+        read(file)

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from deephash import overrides as words
 from deephash.config import SEATS, Fault, fold
 from deephash.errors import ConfigError
+from deephash.files import place
 from deephash.overrides import Mistyped
 from deephash.synonyms import BY_WORD, CHOICES, Synonym
 from deephash.validate import UNKNOWN, assignment, literal
@@ -231,6 +232,9 @@ def several(overrides: Sequence[str], page: str, script: str) -> list[Fault]:
 
 def _of_words(one: Mistyped, told: Suggestions) -> Fault:
     key, equals, _ = one.meant.partition("=")
+    if "run" in told.page and place(one.typed).is_dir():
+        way = f"Did you mean {_shown([words.as_text(f'run={one.typed}')])}?"
+        return Fault(one.typed, "is a folder without its key.", way)
     if not equals or not key:
         groups = [group for group in told.page if isinstance(told.page[group], Mapping)]
         way = "Values are given as key=value."

@@ -342,8 +342,17 @@ def _unpacked(path: Path, data: bytes, what: str, limit: int) -> Iterator[bytes]
         raise FileError(path, "it is cut off", what)
 
 
-def decode(path: Path, data: bytes, what: str = "file", errors: str = "strict") -> str:
+def decode(
+    path: Path, data: bytes, what: str = "file", errors: str = "strict", advice: str = ""
+) -> str:
     """Decode UTF-8 with or without a byte order mark.
+
+    Args:
+        path: of the file, for the message.
+        data: its content.
+        what: kind of the file, for the message.
+        errors: ``replace`` to read bytes that are not UTF-8 as U+FFFD.
+        advice: what to do if the bytes are not UTF-8; empty for saving it as UTF-8.
 
     Raises:
         FileError: the bytes are not UTF-8; the message says in which line.
@@ -356,11 +365,15 @@ def decode(path: Path, data: bytes, what: str = "file", errors: str = "strict") 
         else:
             line = data.count(b"\n", 0, error.start) + 1
             reason = f"line {line} is not UTF-8 (byte 0x{error.object[error.start]:02x})"
-        raise FileError(path, reason, what, "Save it as UTF-8.") from error
+        raise FileError(path, reason, what, advice or "Save it as UTF-8.") from error
 
 
 def read_text(
-    path: Path, what: str = "file", limit: int | None = MOST_BYTES, errors: str = "strict"
+    path: Path,
+    what: str = "file",
+    limit: int | None = MOST_BYTES,
+    errors: str = "strict",
+    advice: str = "",
 ) -> str:
     """Read a text file in UTF-8, with or without a byte order mark; lines end in LF.
 
@@ -369,6 +382,7 @@ def read_text(
         what: kind of the file, for the message.
         limit: largest size in bytes; None for any size.
         errors: ``replace`` to read bytes that are not UTF-8 as U+FFFD.
+        advice: what to do if it is not UTF-8; empty for saving it as UTF-8.
 
     Returns:
         Its text.
@@ -376,7 +390,7 @@ def read_text(
     Raises:
         FileError: the file cannot be read or is not UTF-8.
     """
-    text = decode(path, read_bytes(path, what, limit), what, errors)
+    text = decode(path, read_bytes(path, what, limit), what, errors, advice)
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
@@ -425,7 +439,7 @@ def read_json(
         FileError: the file cannot be read, is not JSON, too large, nested more than ``DEEPEST``
             times, or of another kind at the top.
     """
-    text = read_text(path, what, limit)
+    text = read_text(path, what, limit, advice=advice)
     return parse_json(path, text, what, kind, values, advice, lenient)
 
 
@@ -535,7 +549,7 @@ def read_yaml(
     """
     import yaml
 
-    text = read_text(path, what, limit)
+    text = read_text(path, what, limit, advice=advice)
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         _check_yaml(yaml.parse(text, Loader=loader), yaml)

@@ -134,6 +134,12 @@ def test_a_prefix_is_cut_off(tmp_path, prefix, path):
         ("a 1 0\n./a 1 0\n", None, "line 2: a is in line 1 already"),
         ("/a 1 0\n", None, r"line 1: the path '/a' does not lead down.*strip_prefix"),
         ("b/../../a 1 0\n", None, "does not lead down"),
+        (
+            "/home/me/x/a/1.jpg 0\n",
+            None,
+            r"such as /home/me/x/, with dataset\.source\.strip_prefix",
+        ),
+        ("C:\\x\\a\\1.jpg 0\n", None, r"'C:/x/a/1\.jpg' does not lead down.*such as C:/x/,"),
         ("", None, "is empty"),
     ],
 )

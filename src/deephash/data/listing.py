@@ -82,16 +82,19 @@ class Naming:
                 f"the path {path!r} has no id: dataset.source.identity={self.identity.pattern} does"
                 " not match it"
             )
-        if not leads_down(place):
+        if not leads_down(place) or DRIVE.match(place):
+            folders = place.rpartition("/")[0].rpartition("/")[0]
+            example = f", such as {folders}/," if folders else ""
             raise ValueError(
-                f"the path {place!r} does not lead down from dataset.root; cut its beginning off "
-                "with dataset.source.strip_prefix=REGEX, or know images by file names: "
-                """'dataset.source.identity="([^/]+)$"'"""
+                f"the path {place!r} does not lead down from dataset.root. Cut its beginning off"
+                f"{example} with dataset.source.strip_prefix=REGEX; or know images by file names"
+                """ if no two are the same: 'dataset.source.identity="([^/]+)$"'"""
             )
         return place, place
 
 
 WINDOWS = re.compile(r"[A-Za-z]:\\")
+DRIVE = re.compile(r"[A-Za-z]:/")
 
 
 def leads_down(place: str) -> bool:

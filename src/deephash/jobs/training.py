@@ -154,7 +154,7 @@ def refuse_another(run: RunFolder, cfg: Config) -> None:
     """Refuses a folder in which something else ran."""
     if not run.finished and not (run.path / "last.pt").is_file():
         return
-    changed = config.differences(config.essence(run.config()), config.essence(cfg))
+    changed = config.differences(config.essence(run.config(whole=True)), config.essence(cfg))
     if changed:
         raise ConfigError(
             f"{run.path} holds a run with another configuration:\n  "
