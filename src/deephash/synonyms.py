@@ -155,7 +155,7 @@ SYNONYMS = (
              "gradient_clip_val", "clip_grad_norm", "max_grad_norm"), "5",
             ("trainer.clip_norm={}",)),
     Synonym(("compile", "torch_compile"), "true", ("trainer.compile={}",)),
-    Synonym(("graph", "cuda_graph", "cuda_graphs", "cudagraphs"), "true", ("trainer.graph={}",)),
+    Synonym(("graph", "cuda_graph", "cuda_graphs", "cudagraphs"), "false", ("trainer.graph={}",)),
     Synonym(("select", "monitor", "save_best"), "query", ("trainer.select_on={}",)),
     Synonym(("overwrite", "force", "restart", "fresh", "retrain"), "true", (_flag("rerun"),)),
     Synonym(("dry_run", "dryrun", "dry"), "true", (_flag("preview"),)),
