@@ -36,7 +36,7 @@ ONLY_IN = {
     "fcntl": (),
     "wandb": ("loggers/wandb.py",),
     "matplotlib": ("report/canvas.py", "report/fonts.py", "report/panels.py"),
-    "numba": ("retrieval/engines/compiled.py",),
+    "numba": ("retrieval/engines/compiled.py", "retrieval/engines/compiled_sums.py"),
     "triton": ("retrieval/engines/kernels.py",),
     "hydra": ("schema.py", "overrides.py", "multirun.py", "cli.py"),
     "omegaconf": ("config.py", "schema.py", "explain.py", "multirun.py", "cli.py"),

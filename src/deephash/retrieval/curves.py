@@ -15,6 +15,7 @@ import numpy.typing as npt
 from deephash.errors import DataError
 from deephash.retrieval.codes import Array
 from deephash.retrieval.conventions import ORDERED, TIES
+from deephash.retrieval.engines import numba_sums
 from deephash.retrieval.histograms import Histograms
 from deephash.retrieval.metrics import WithinRadius, checked_radius, over_balls
 from deephash.retrieval.ranking import Ranking
@@ -24,6 +25,7 @@ from deephash.retrieval.ties import (
     bounded,
     bounded_mean,
     checked_cuts,
+    groups_of,
     mean,
     ratio,
     settled,
@@ -168,6 +170,16 @@ def recall_within_radius(hist: Histograms, radius: int = 2) -> float:
 
 def pr_curve_by_radius(hist: Histograms) -> PrecisionRecall:
     """Precision and recall as the Hamming ball grows from radius 0 to K."""
+    compiled = numba_sums()
+    if compiled and hist.items.dtype == hist.relevant.dtype == np.int64:
+        sums = compiled.ball_sums(hist.items, hist.relevant)
+        return PrecisionRecall(
+            precision_macro=sums.precision / hist.queries,
+            recall_macro=sums.recall / max(1, sums.some),
+            precision_micro=ratio(sums.relevant, sums.items),
+            recall_micro=ratio(sums.relevant, sums.relevant[-1]),
+            empty_fraction=sums.empty / hist.queries,
+        )
     items_QK, hits_QK = hist.items.cumsum(axis=1), hist.relevant.cumsum(axis=1)
     some = hits_QK[:, -1] > 0
     recall_QK = ratio(hits_QK[some], hits_QK[some, -1:])
@@ -225,8 +237,7 @@ def _groups(measured: Histograms | Ranking, ties: str) -> Groups:
             "taken, also stable, after Ranking.shuffled if you like"
         )
     hist = Histograms.of(measured) if isinstance(measured, Ranking) else measured
-    grouped = settled(hist, ties)
-    return Groups(grouped.items, grouped.relevant)
+    return groups_of(settled(hist, ties))
 
 
 def _found(
@@ -237,7 +248,7 @@ def _found(
         groups = _groups(measured, ties)
         total_Q = groups.found[:, -1]
         tops = checked_cuts(cuts, int(groups.ends[:, -1].min()))
-        return {cut: groups.hits(groups.at(cut)) for cut in tops}, total_Q
+        return dict(zip(tops, groups.hits_at(tops), strict=True)), total_Q
     tops = checked_cuts(cuts, int(measured.sizes.min()))
     farthest = max(tops, default=0)
     hits = np.array(measured.each(lambda place: np.searchsorted(place, tops), farthest)).T

@@ -18,7 +18,16 @@ from deephash.retrieval.codes import Array, whole
 from deephash.retrieval.conventions import DENOMINATORS, ORDERED, Convention
 from deephash.retrieval.histograms import Histograms
 from deephash.retrieval.ranking import Ranking
-from deephash.retrieval.ties import Floats, Groups, bounded, bounded_mean, mean, ratio, settled
+from deephash.retrieval.ties import (
+    Floats,
+    Groups,
+    bounded,
+    bounded_mean,
+    groups_of,
+    mean,
+    ratio,
+    settled,
+)
 
 
 class MapResult(NamedTuple):
@@ -226,7 +235,7 @@ def _judge_order(ranking: Ranking, conventions: Sequence[Convention]) -> list[_J
 def _judge_groups(hist: Histograms, conventions: Sequence[Convention]) -> list[_Judged]:
     """The mean over all orders within the groups of a histogram."""
     tops = [_cuts(convention, hist.sizes) for convention in conventions]
-    groups = Groups(hist.items, hist.relevant)
+    groups = groups_of(hist)
     total_Q = groups.found[:, -1]
     judged = []
     for top_Q, convention in zip(tops, conventions, strict=True):

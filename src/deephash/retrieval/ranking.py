@@ -80,7 +80,7 @@ class Ranking:
     @cached_property
     def labelled(self) -> npt.NDArray[np.bool_]:
         """(Q,) whether the query has any label at all."""
-        return self.label_counts()[0] > 0
+        return self._asked.label_counts() > 0
 
     @property
     def counts(self) -> tuple[Counts, Counts]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from deephash.errors import DataError
 from deephash.retrieval.codes import Array, Floats, whole
+from deephash.retrieval.engines import numba_sums
 from deephash.retrieval.histograms import Histograms
 
 _NEVER = 1e-25  # a probability that no longer shows beside 1
@@ -51,7 +52,8 @@ class Groups:
         self.ends = self.items.cumsum(axis=1)  # (Q, G)
         self.starts = self.ends - self.items  # (Q, G)
         self.found = _running(self.relevant)  # (Q, G + 1) up to each group, and to the end
-        self.reached = _running(self.gained)  # (Q, G + 1)
+        self.reached = self.found if gained is None else _running(gained)  # (Q, G + 1)
+        self.compiled = numba_sums() if gained is None else None
 
     @cached_property
     def sums(self) -> Floats:
@@ -59,6 +61,10 @@ class Groups:
 
         As it stands before each group, and at the end.
         """
+        if self.compiled:
+            return self.compiled.running_sums(  # type: ignore[no-any-return]
+                self.starts, self.found, self.items, self.relevant, _HARMONIC
+            )
         return _running(
             _segment(
                 self.starts, self.reached[:, :-1], self.items, self.relevant,
@@ -103,8 +109,16 @@ class Groups:
         step = max(1, _BLOCK // widest)
         for rows in (mixed[start : start + step] for start in range(0, len(mixed), step)):
             part = Cut(*(field[rows, None] for field in cut))  # (rows, 1)
-            x, weight = _hypergeometric(part)  # (rows, X)
             reached = self.reached[rows, cut.full[rows]][:, None]
+            if self.compiled:
+                h = reciprocals(part.before, part.kept)
+                value_Q[rows] = self.compiled.mixed_by_hits(
+                    tuple(field[rows] for field in cut),
+                    *(bound[:, 0] for bound in _probable(part)),
+                    h[:, 0], self.sums[rows, cut.full[rows]], reached[:, 0],
+                )  # fmt: skip
+                continue
+            x, weight = _hypergeometric(part)  # (rows, X)
             total = self.sums[rows, cut.full[rows]][:, None] + _segment(
                 part.before, reached, part.kept, x, worth_Q[rows, None], part.kept
             )
@@ -114,6 +128,15 @@ class Groups:
     def hits(self, cut: Cut) -> Floats:
         """The expected relevant items before a cut, (Q,)."""
         return cut.found + cut.kept * ratio(cut.relevant, cut.items)
+
+    def hits_at(self, tops: list[int]) -> list[Floats]:
+        """The same for several cuts, each of all queries alike."""
+        if self.compiled and tops:
+            cuts = np.array(tops, dtype=np.int64)
+            return list(
+                self.compiled.hits_at(self.ends, self.found, self.items, self.relevant, cuts)
+            )
+        return [self.hits(self.at(top)) for top in tops]
 
     def hit(self, cut: Cut) -> Floats:
         """The probability that there is any, (Q,).
@@ -145,10 +168,8 @@ def _hypergeometric(cut: Cut) -> tuple[Array, Floats]:
     Args:
         cut: Fields of (rows, 1).
     """
-    few, n, r, t = np.minimum(cut.relevant, cut.kept), cut.items, cut.relevant, cut.kept
-    mean_hits, far = r * t / n, _far(few)
-    least = np.maximum(np.maximum(0, t - n + r), np.floor(mean_hits - far).astype(np.int64))
-    most = np.minimum(few, np.ceil(mean_hits + far).astype(np.int64))
+    n, r, t = cut.items, cut.relevant, cut.kept
+    least, most = _probable(cut)
     x = np.minimum(least + np.arange(int((most - least).max()) + 1), most)
     now, goes_on = x[:, :-1], x[:, 1:] > x[:, :-1]
     odds = (r - now) * (t - now) / ((now + 1) * np.maximum(1, n - r - t + now + 1))
@@ -158,6 +179,14 @@ def _hypergeometric(cut: Cut) -> tuple[Array, Floats]:
     weight = np.exp(log_weight - log_weight.max(axis=1, keepdims=True))
     weight[:, 1:] *= goes_on
     return x, weight / weight.sum(axis=1, keepdims=True)
+
+
+def _probable(cut: Cut) -> tuple[Array, Array]:
+    """The fewest and the most hits that are not too improbable to show."""
+    few, n, r, t = np.minimum(cut.relevant, cut.kept), cut.items, cut.relevant, cut.kept
+    mean_hits, far = r * t / n, _far(few)
+    least = np.maximum(np.maximum(0, t - n + r), np.floor(mean_hits - far).astype(np.int64))
+    return least, np.minimum(few, np.ceil(mean_hits + far).astype(np.int64))
 
 
 def _far(draws: Any) -> Any:
@@ -209,6 +238,14 @@ def _series(inverse: Floats) -> Floats:
     """-1/(12 n^2) + 1/(120 n^4) - 1/(252 n^6), of 1/n."""
     square = np.square(inverse)
     return square * (square * (1 / 120 - square / 252) - 1 / 12)
+
+
+def groups_of(hist: Histograms) -> Groups:
+    """The groups of a histogram, kept with it."""
+    kept = vars(hist)
+    if "groups" not in kept:
+        kept["groups"] = Groups(hist.items, hist.relevant)
+    return kept["groups"]  # type: ignore[no-any-return]
 
 
 def settled(hist: Histograms, ties: str) -> Histograms:

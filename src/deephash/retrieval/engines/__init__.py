@@ -7,6 +7,7 @@
 import importlib
 import importlib.util
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -140,6 +141,13 @@ def load_compiled() -> ModuleType:
     if found is None:
         raise DataError("engine=numba: numba cannot be imported here; try engine=auto")
     return found
+
+
+def numba_sums() -> ModuleType | None:
+    """What numba computes from counts, if it has counted in this process; else None."""
+    if "deephash.retrieval.engines.compiled" not in sys.modules:
+        return None
+    return importlib.import_module("deephash.retrieval.engines.compiled_sums")
 
 
 def _compiled() -> ModuleType | None:

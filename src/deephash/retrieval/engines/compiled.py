@@ -76,15 +76,17 @@ class Counter:
         in_rows = _aligned((len(words), words.shape[1] // _STEP, _LANES, _ROW))
         in_rows[:] = words.reshape(len(words), -1, _ROW, _LANES).swapaxes(2, 3)
         words = in_rows.reshape(words.shape)
+        marks = _marks(part)
         none = _ALL if self.single else _u32(0)
-        marks = np.pad(_marks(part), ((0, 0), (0, spare)), constant_values=none)
+        query_marks, marks = _without_zeros(self.marks, marks, single=self.single)
+        marks = np.pad(marks, ((0, 0), (0, spare)), constant_values=none)
 
         turn = -(-len(self.pairs) // (_TURNS * self.threads))  # pairs that a thread takes at once
 
         def count(first: int) -> None:
             pairs = self.pairs[first : first + turn]
             self.count(
-                pairs, self.words, self.marks, words, marks, self.single, spare, self.items,
+                pairs, self.words, query_marks, words, marks, self.single, spare, self.items,
                 self.relevant,
             )  # fmt: skip
 
@@ -101,6 +103,15 @@ def _marks(side: Side) -> Array:
     if not side.single:
         return label_marks(side.labels, 4)
     return np.ascontiguousarray(side.marks[0].view(np.uint32).reshape(-1, 2).T)
+
+
+def _without_zeros(query_marks: Array, marks: Array, single: bool) -> tuple[Array, Array]:
+    """Both without the words that are 0 on both sides, such as the upper half of most classes."""
+    used = np.logical_or(query_marks.any(axis=1), marks.any(axis=1))
+    used[0] = True
+    if single and (query_marks[0] == _ALL).any():  # its upper half is all that tells it from none
+        used[:] = True
+    return query_marks[used], marks[used]
 
 
 def _aligned(shape: tuple[int, ...]) -> npt.NDArray[np.uint64]:
@@ -241,28 +252,20 @@ def _tables(
 
     It is ``first`` for what is relevant to ``a``, ``second`` to ``b``, their sum to both, else 0.
     """
-    of_a, of_b = np.empty(_STEP, np.uint32), np.empty(_STEP, np.uint32)
+    bits_a, bits_b = np.empty(_STEP, np.uint32), np.empty(_STEP, np.uint32)
     for start in range(0, len(table), _STEP):
-        of_a[:] = 0
-        of_b[:] = 0
         for m in range(marks.shape[0]):
-            part, mark_a, mark_b = (
-                marks[m, start : start + _STEP],
-                query_marks[m, a],
-                query_marks[m, b],
-            )
-            if single:
-                for j in range(_STEP):
-                    of_a[j] |= part[j] ^ mark_a
-                    of_b[j] |= part[j] ^ mark_b
-            else:
-                for j in range(_STEP):
-                    of_a[j] |= part[j] & mark_a
-                    of_b[j] |= part[j] & mark_b
+            part = marks[m, start : start + _STEP]
+            mark_a, mark_b = query_marks[m, a], query_marks[m, b]
+            for j in range(_STEP):
+                of_a = part[j] ^ mark_a if single else part[j] & mark_a
+                of_b = part[j] ^ mark_b if single else part[j] & mark_b
+                bits_a[j] = of_a if m == 0 else bits_a[j] | of_a
+                bits_b[j] = of_b if m == 0 else bits_b[j] | of_b
         found = table[start : start + _STEP]
         for j in range(_STEP):
-            to_a = first if (of_a[j] != 0) != single else _u16(0)
-            to_b = second if (of_b[j] != 0) != single else _u16(0)
+            to_a = first if (bits_a[j] != 0) != single else _u16(0)
+            to_b = second if (bits_b[j] != 0) != single else _u16(0)
             found[j] = _u16(to_a + to_b)
 
 
