@@ -1,27 +1,31 @@
 """Count the operators of a step, and time it beside a bare loop: python benchmarks/step.py.
 
-Counting. torch.profiler records one step of the real trainer on the CPU. An operator counts if on a
-CUDA device it would launch a kernel or start a copy: an ``aten::`` operator below which no other
-counted operator runs. Views and metadata (``VIEWS``) do not count. Neither do allocations, except
-with --fill, where deterministic algorithms fill each of them with NaN. Operators that are one call
-on CUDA and several on a CPU (``WHOLE``: multi-tensor and fused optimizers, convolutions,
-normalisation, norms) count once, although the backward of a convolution launches two or more
-kernels there. Random numbers of the augmentation are drawn on the CPU on every device and count as
-well. So the counts are no launches, but differences between two versions of the step are.
+Counting. One training step runs on torch's device ``meta``, which computes shapes and no numbers,
+and every operator that is dispatched to it is recorded. Each counts as one, except views, metadata
+and allocations: on a CUDA device it would launch a kernel or start a copy. Multi-tensor and fused
+operators of an optimizer count once. A few operators take more kernels than one (the backward of a
+convolution takes two or more), so the counts are no launches; what two versions of the step differ
+by is nearly that. Random numbers of the augmentation are drawn on the CPU on every device and do
+not count; their copies to the device do. An operator that waits for the device fails on ``meta``.
 
-Sections: ``data`` is a batch (order, gather, augmentation, labels), ``forward`` the network and the
-objective, ``norm`` the norm of the gradient, ``meter`` what is kept for the record.
+Sections: ``data`` makes a batch (order, gather, augmentation, labels), ``forward`` is the network
+and the objective, ``norm`` the norm of the gradient, ``record`` what is kept for the log. ``fills``
+is what ``torch.utils.deterministic.fill_uninitialized_memory`` would add, counted on the CPU.
 
-Timing. The same network, objective, batches and optimizer in the trainer and in a bare torch
-loop, in turn, block by block; CPU seconds of the process, medians, and the median of the ratios.
+Timing. The same network, objective, batches and optimizer in the trainer and in a bare torch loop,
+in turn, block by block; CPU seconds of the process, medians, and the median of the ratios.
 """
 
 import argparse
 import os
+import platform
+import shlex
 import statistics
+import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -29,22 +33,25 @@ from unittest import mock
 import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from deephash import build, config, schema
 from deephash.data.datamodule import DataModule
 from deephash.data.images import ImageSet, one_hot
 from deephash.data.splits import PerClass
-from deephash.data.transforms import Pipeline, RandomResizedCrop
-from deephash.engine import checkpoint, forms, meter, trainer
+from deephash.data.transforms import Pipeline
+from deephash.engine import checkpoint, forms, trainer
 from deephash.engine.evaluate import Measured
+from deephash.engine.steps import TrainingStep
 from deephash.records import Batch
 
 CONF = Path(__file__).parents[1] / "conf"
 CLASSES, SIDE = 10, 32
-SECTIONS = ("data", "forward", "backward", "norm", "optimizer", "meter")
-SKIPPED = 4
-"""Steps before the one that is counted: state is made and memory warm."""
+SECTIONS = ("data", "forward", "backward", "norm", "optimizer", "record")
+CPU, META = torch.device("cpu"), torch.device("meta")
 
 CASES = {
     "relahash, alexnet": ["method=relahash", "backbone=alexnet"],
@@ -53,24 +60,9 @@ CASES = {
     "hashnet with a memory, squeezenet": [
         "method=hashnet", "method.loss.pairs=memory", "backbone=squeezenet1_0",
     ],
+    "relahash, tiny": ["method=relahash", "backbone=tiny"],
     "relahash, tiny, RandomResizedCrop": ["method=relahash", "backbone=tiny", "views=relahash_rrc"],
 }  # fmt: skip
-
-VIEWS = """
-alias as_strided broadcast_to chunk data detach detach_ diagonal dropout empty empty_like
-empty_strided expand expand_as flatten is_nonzero item _local_scalar_dense lift_fresh movedim narrow
-new_empty new_empty_strided numpy_T permute _reshape_alias reshape resize_ resolve_conj resolve_neg
-result_type select set_ slice split split_with_sizes squeeze squeeze_ swapaxes t to transpose unbind
-unflatten unfold unsqueeze unsqueeze_ _unsafe_view view view_as set_data
-"""
-WHOLE = """
-convolution convolution_backward native_batch_norm native_batch_norm_backward native_layer_norm
-native_layer_norm_backward linalg_vector_norm max_pool2d_with_indices
-max_pool2d_with_indices_backward _adaptive_avg_pool2d _adaptive_avg_pool2d_backward _log_softmax
-_log_softmax_backward_data native_dropout native_dropout_backward mean upsample_bilinear2d
-_upsample_bilinear2d_aa addmm mm bmm cat stack index _index_put_impl_ sort argmax uniform_ random_
-randperm
-"""
 
 
 # Parts
@@ -102,38 +94,32 @@ def composed(words: Sequence[str], size: int, batch: int) -> dict[str, Any]:
         return config.fold(compose("train", overrides=[*given, *words, *weights]))
 
 
-def module(cfg: dict[str, Any], steps: int) -> DataModule:
-    """Batches of noise, augmented as the configuration says; the whole batch at once."""
+def module(cfg: dict[str, Any], steps: int, device: torch.device) -> DataModule:
+    """Batches of noise, augmented as the configuration says."""
     transforms = {
         role: Pipeline([build.part(step, "dataset.transforms") for step in steps_of])
         for role, steps_of in cfg["dataset"]["transforms"].items()
     }
-    for step in transforms["train"].steps:
-        if isinstance(step, RandomResizedCrop):
-            step.one_by_one = step.at_once  # as on an accelerator
     batch = cfg["trainer"]["batch_size"]
     data = DataModule(
-        "noise", Noise(batch * steps + CLASSES), PerClass(queries=1, train=None), "all",
+        "noise", Noise(batch * steps + 2 * CLASSES), PerClass(queries=1, train=None), "all",
         transforms["train"], transforms["test"], batch_size=batch, seed=cfg["seed"],
     )  # fmt: skip
-    data.setup("cpu")
+    data.setup(device)
     return data
 
 
 class Case:
     """A method, its data and its optimizer, and ways to train them."""
 
-    def __init__(self, cfg: dict[str, Any], steps: int) -> None:
-        self.cfg, self.device = cfg, torch.device("cpu")
-        self.data = module(cfg, steps)
-        facts = self.data.facts
-        self.method = build.method(cfg, CLASSES, facts.num_train, pretrained=False)
+    def __init__(self, cfg: dict[str, Any], steps: int, device: torch.device = CPU) -> None:
+        self.cfg, self.device = cfg, device
+        self.data = module(cfg, steps, device)
+        count = self.data.facts.num_train
+        self.method = build.method(cfg, CLASSES, count, pretrained=False).to(device)
         self.method.encoder.to(memory_format=torch.channels_last)
         self.optimizer = build.optimizer(cfg, self.method)
-        for group in self.optimizer.param_groups:
-            if group.get("fused", False) is None:
-                group["fused"] = True
-        forms.fuse(self.optimizer, self.device)
+        forms.fuse(self.optimizer, CPU)
 
     def fit(self, batches: Any) -> None:
         """An epoch of the trainer, without its files."""
@@ -153,98 +139,102 @@ class Silent:
     def tick(self) -> None: ...
 
 
-class Marked:
-    """Data whose batches are made below a mark in the profile."""
-
-    def __init__(self, data: DataModule) -> None:
-        self.data = data
-
-    def train(self, epoch: int) -> Iterator[Batch]:
-        coming = iter(self.data.train(epoch))
-        while True:
-            with record_function("section:data"):
-                batch = next(coming, None)
-            if batch is None:
-                return
-            yield batch
-
-
 # Counting
 
 
-def marked(name: str, function: Any) -> Any:
-    """A function that leaves a mark in the profile."""
+class Operators(TorchDispatchMode):
+    """The operators that are dispatched to the device ``meta``, by section."""
 
-    def call(*args: Any, **options: Any) -> Any:
-        with record_function(f"section:{name}"):
-            return function(*args, **options)
+    def __init__(self) -> None:
+        super().__init__()
+        self.section = SECTIONS[0]
+        self.found: dict[str, Counter[str]] = {name: Counter() for name in SECTIONS}
 
-    return call
+    def __torch_dispatch__(
+        self, operator: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = operator(*args, **(kwargs or {}))
+        tensors = [one for one in tree_leaves((args, kwargs, out)) if isinstance(one, Tensor)]
+        if any(one.device == META for one in tensors) and computes(operator):
+            self.found[self.section][operator._schema.name.removeprefix("aten::")] += 1
+        return out
+
+    def within(self, section: str, function: Any) -> Any:
+        """Return a function whose operators are of a section; after it the forward pass goes on."""
+
+        def call(*args: Any, **options: Any) -> Any:
+            self.section = section
+            try:
+                return function(*args, **options)
+            finally:
+                self.section = "record" if section == "optimizer" else "forward"
+
+        return call
 
 
-def computes(event: Any) -> bool:
-    """Whether an operator is one that may count."""
-    name = event.name.removeprefix("aten::")
-    return event.name.startswith("aten::") and name not in VIEWS.split()
+def computes(operator: Any) -> bool:
+    """Whether an operator is more than a view, metadata or an allocation."""
+    schema = operator._schema
+    name = schema.name.removeprefix("aten::")
+    if not schema.name.startswith("aten::") or name.startswith(
+        ("empty", "new_empty", "lift", "_unsafe_view")
+    ):
+        return False
+    aliases = [one.alias_info for one in schema.returns if one.alias_info is not None]
+    return schema.is_mutable or not aliases  # a view shares memory and writes none
 
 
-def counted(event: Any) -> Iterator[str]:
-    """The operators that count, of an event and those below it."""
-    name = event.name.removeprefix("aten::")
-    if computes(event) and (name in WHOLE.split() or name.startswith(("_foreach_", "_fused_"))):
-        yield name
-        return
-    below = [one for child in event.cpu_children for one in counted(child)]
-    if below:
-        yield from below
-    elif computes(event):
-        yield name
-
-
-def operators(case: Case) -> dict[str, Counter[str]]:
+def operators(cfg: dict[str, Any]) -> dict[str, Counter[str]]:
     """The operators of one step, by section."""
-    undo = [
-        (torch.Tensor, "backward", "backward"),
-        (torch.nn.utils, "get_total_norm", "norm"),
-        (torch.nn.utils, "clip_grad_norm_", "norm"),
-        (type(case.optimizer), "step", "optimizer"),
-        (meter.Meter, "add", "meter"),
-    ]
-    old = [getattr(owner, name) for owner, name, _ in undo]
-    for (owner, name, section), function in zip(undo, old, strict=True):
-        setattr(owner, name, marked(section, function))
+    case = Case(cfg, 4, META)
+    step, counting = TrainingStep(case.method, case.optimizer, META), Operators()
+    patch = mock.patch.object
+    case.method.train()
+    with (
+        mock.patch("torch.optim.adam._device_dtype_check_for_fused"),  # which do not know meta
+        mock.patch("torch.nn.utils.clip_grad._has_foreach_support", lambda *_: True),
+        mock.patch("torch.autocast", lambda *_, **__: nullcontext()),
+        patch(torch.Tensor, "backward", counting.within("backward", torch.Tensor.backward)),
+        patch(step, "gradient_norm", counting.within("norm", step.gradient_norm)),
+        patch(case.optimizer, "step", counting.within("optimizer", case.optimizer.step)),
+    ):
+        coming = iter(case.data.train(0))
+        step(next(coming))  # makes the state of the optimizer
+        with counting:
+            step(counting.within("data", next)(coming))
+    return counting.found
+
+
+def fills(cfg: dict[str, Any]) -> int:
+    """How many new tensors of a step deterministic algorithms would fill."""
+    case = Case(cfg, 4)
+    step, coming = TrainingStep(case.method, case.optimizer, case.device), iter(case.data.train(0))
+    case.method.train()
+    step(next(coming))
+    flag, batch = torch.utils.deterministic, next(coming)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    flag.fill_uninitialized_memory = True  # type: ignore[attr-defined]
     try:
         with profile(activities=[ProfilerActivity.CPU]) as profiled:
-            case.fit(Marked(case.data))
+            step(batch)
     finally:
-        for (owner, name, _), function in zip(undo, old, strict=True):
-            setattr(owner, name, function)
-    return sections(profiled.events())
-
-
-def sections(events: Iterable[Any]) -> dict[str, Counter[str]]:
-    """The operators of the step after those that are skipped."""
-    top = sorted(
-        (one for one in events if one.cpu_parent is None), key=lambda one: one.time_range.start
-    )
-    starts = [one.time_range.start for one in top if one.name == "section:data"]
-    first, last = starts[SKIPPED], starts[SKIPPED + 1]
-    found: dict[str, Counter[str]] = {name: Counter() for name in SECTIONS}
-    for event in top:
-        if first <= event.time_range.start < last:
-            section = event.name.removeprefix("section:")
-            found[section if section in found else "forward"].update(counted(event))
-    return found
+        torch.use_deterministic_algorithms(False)
+        flag.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    return sum(
+        event.name == "aten::fill_" and str(event.cpu_parent and event.cpu_parent.name)
+        in ("aten::empty", "aten::empty_strided", "aten::empty_like", "aten::resize_")
+        for event in profiled.events()
+    )  # fmt: skip
 
 
 def show_counts(names: Sequence[str], options: argparse.Namespace) -> list[list[str]]:
     """A row for each case."""
-    rows = [["operators of a step", *SECTIONS, "all"]]
+    rows = [["operators of a step", *SECTIONS, "all", "fills"]]
     for name in names:
-        case = Case(composed(CASES[name], options.size, options.batch_size), SKIPPED + 3)
-        found = operators(case)
+        cfg = composed(CASES[name], options.size, options.batch_size)
+        found = operators(cfg)
         counts = [sum(found[section].values()) for section in SECTIONS]
-        rows.append([name, *map(str, counts), str(sum(counts))])
+        rows.append([name, *map(str, counts), str(sum(counts)), str(fills(cfg))])
         if options.verbose:
             for section in SECTIONS:
                 some = ", ".join(f"{op} {count}" for op, count in found[section].most_common())
@@ -302,3 +292,37 @@ def laid_out(rows: list[list[str]]) -> str:
     """Markdown."""
     lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    add = parser.add_argument
+    add("--work", nargs="+", choices=["operators", "times"], default=["operators", "times"])
+    add("--cases", nargs="+", choices=CASES, default=list(CASES))
+    add("--timed", nargs="+", choices=CASES, default=["relahash, alexnet", "relahash, squeezenet"])
+    add("--batch-size", type=int, default=16)
+    add("--size", type=int, default=64, help="side of the images when operators are counted")
+    add("--time-size", type=int, default=96, help="side of the images when steps are timed")
+    add("--steps", type=int, default=6, help="in a block")
+    add("--rounds", type=int, default=5)
+    add("--verbose", action="store_true", help="print the operators of each section")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the tables."""
+    options = parsed(arguments)
+    command = shlex.join(["python", "benchmarks/step.py", *arguments])
+    threads = f"{torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}"
+    print(f"Python {platform.python_version()}, torch {torch.__version__}, {threads}")
+    print(f"Command: {command}\n")
+    if "operators" in options.work:
+        print(laid_out(show_counts(options.cases, options)) + "\n", flush=True)
+    if "times" in options.work:
+        print(laid_out(show_times(options.timed, options)), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,8 +1,10 @@
 """The training step as a graph: all but CUDA itself, by a tape that does what a CUDA graph does."""
 
+import contextlib
 import functools
 import logging
 import re
+import sys
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -170,9 +172,9 @@ def pages(*words):
         return config.fold(compose("train", overrides=[*given, *words]))
 
 
-def made(words):
+def made(words, device="cpu"):
     cfg = pages(*words)
-    method = build.method(cfg, CLASSES, TRAINED)
+    method = build.method(cfg, CLASSES, TRAINED).to(device)
     optimizer = build.optimizer(cfg, method)
     for group in optimizer.param_groups:
         if "fused" in group:
@@ -357,6 +359,29 @@ def test_the_sum_of_terms_has_the_bits_of_torch_sum():
             assert torch.equal(total(terms), torch.stack(list(terms.values())).sum())
 
 
+@pytest.mark.parametrize("words", RECIPES)
+def test_no_step_asks_the_device_for_a_number(words, monkeypatch):
+    """The device ``meta`` has none: what would wait for a CUDA device fails there."""
+    adam = sys.modules["torch.optim.adam"]  # it does not know this device
+    monkeypatch.setattr(adam, "_device_dtype_check_for_fused", lambda *_: None)
+    monkeypatch.setattr("torch.autocast", lambda *_, **__: contextlib.nullcontext())
+    method, optimizer = made(words, "meta")
+    step = TrainingStep(method.train(), optimizer, torch.device("meta"))
+    for batch in Data((8, 8)).train(0):
+        there = Batch(batch.images.to("meta"), batch.labels.to("meta"), batch.index.to("meta"))
+        assert step(there).values.shape == (len(step(there).names),)
+
+
+def test_a_step_that_asks_for_a_number_is_found_on_meta(monkeypatch):
+    monkeypatch.setattr("torch.autocast", lambda *_, **__: contextlib.nullcontext())
+    method, optimizer = made(["method=ce"], "meta")
+    method.relaxation = Waiting()
+    step = TrainingStep(method, optimizer, torch.device("meta"))
+    batch = next(Data().train(0))
+    with pytest.raises(RuntimeError, match="meta"):
+        step(Batch(batch.images.to("meta"), batch.labels.to("meta"), batch.index.to("meta")))
+
+
 def test_scalars_carry_no_graph():
     step = TrainingStep(*made(["method=ce"]), CPU)
     scalars = step(next(Data().train(0)))
@@ -379,8 +404,7 @@ def deterministic(monkeypatch):
 
 def on_cuda(words, graph, batches=14, drawn=0):
     """Scalars of some steps on CUDA, the parameters after them, and the step."""
-    method, optimizer = made(words)
-    method.to("cuda")
+    method, optimizer = made(words, "cuda")
     forms.fuse(optimizer, torch.device("cuda"))
     step = TrainingStep(method, optimizer, torch.device("cuda"))
     trained = step
@@ -426,9 +450,8 @@ def test_on_cuda_random_numbers_go_on_as_without_a_graph():
 @pytest.mark.gpu
 @CUDA
 def test_on_cuda_a_step_that_waits_is_found_before_it_is_recorded(caplog):
-    method, optimizer = made(["method=jmlh"])
+    method, optimizer = made(["method=jmlh"], "cuda")
     method.relaxation = nn.Sequential(method.relaxation, Waiting())
-    method.to("cuda")
     forms.make_capturable(optimizer)
     step = TrainingStep(method, optimizer, torch.device("cuda"))
     graphed = GraphedStep(step, graphs.CudaCapture(torch.device("cuda")))
@@ -460,8 +483,7 @@ def test_on_cuda_a_capture_that_fails_leaves_a_device_that_trains():
 @pytest.mark.parametrize("graph", [False, True])
 @pytest.mark.parametrize("words", RECIPES)
 def test_on_cuda_no_step_waits_for_the_device(words, graph, deterministic):
-    method, optimizer = made(words)
-    method.to("cuda")
+    method, optimizer = made(words, "cuda")
     forms.fuse(optimizer, torch.device("cuda"))
     trained = TrainingStep(method, optimizer, torch.device("cuda"))
     if graph:

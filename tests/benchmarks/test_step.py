@@ -1,0 +1,70 @@
+"""The benchmark of the training step: what it counts, and that it runs."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "step.py"
+CASE = "relahash, tiny"
+
+
+@pytest.fixture(scope="module")
+def bench():
+    spec = importlib.util.spec_from_file_location("step_benchmark", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def names(bench, function):
+    counting = bench.Operators()
+    with counting:
+        function()
+    return dict(counting.found["data"])
+
+
+def test_views_and_allocations_do_not_count(bench):
+    there, here = torch.zeros(4, 6, device="meta"), torch.zeros(4, 6)
+
+    def work():
+        rows = there.T[1:].reshape(-1, 2).unsqueeze(0)  # one copy: it is no view of a transposed
+        torch.empty_like(rows).detach()
+        rows.add_(1)
+        (here + 1).mul_(2)  # on the CPU
+        here.to("meta")
+
+    assert names(bench, work) == {"clone": 1, "add_": 1, "_to_copy": 1}
+
+
+def test_an_operator_on_many_tensors_counts_once(bench):
+    many = [torch.zeros(3, device="meta") for _ in range(5)]
+    assert names(bench, lambda: torch._foreach_add_(many, 1)) == {"_foreach_add_": 1}
+
+
+def test_a_step_is_counted_by_section(bench):
+    cfg = bench.composed(bench.CASES[CASE], 32, 4)
+    found = bench.operators(cfg)
+    count = {name: sum(section.values()) for name, section in found.items()}
+    assert set(count) == set(bench.SECTIONS) and all(count.values())
+    assert found["norm"] == {"_foreach_norm": 1, "stack": 1, "linalg_vector_norm": 1}
+    assert found["optimizer"] == {"_foreach_add_": 2, "_fused_adam_": 2}
+    assert found["record"] == {"stack": 1}
+    assert found["forward"]["convolution"] == found["backward"]["convolution_backward"] == 3
+    assert found["data"]["_to_copy"] <= 4 and "index_put_" not in found["data"]
+    assert bench.fills(cfg) > 50
+    cropped = bench.operators(bench.composed(bench.CASES[f"{CASE}, RandomResizedCrop"], 32, 4))
+    assert cropped["data"]["bmm"] == 2 and cropped["data"]["_to_copy"] <= 3
+
+
+def test_it_prints_both_tables(bench, capsys):
+    words = ["--cases", CASE, "--timed", CASE, "--size", "32", "--time-size", "32",
+             "--batch-size", "4", "--steps", "2", "--rounds", "1"]  # fmt: skip
+    assert bench.main(words) == 0
+    out = capsys.readouterr().out
+    assert "| operators of a step | data |" in out and "| ms a step | bare loop |" in out
+    assert out.count(f"| {CASE} | ") == 2
