@@ -127,6 +127,15 @@ def test_labels_of_very_many_classes_are_made_for_each_batch(monkeypatch):
     assert data._train_labels is None
 
 
+@pytest.mark.parametrize("limit", [1 << 30, 0])
+def test_no_batch_asks_the_device_for_a_number(limit):
+    """The device ``meta`` has none: what would wait for a CUDA device fails there."""
+    data = module("meta", limit=limit)
+    for batch in data.train(0):
+        assert batch.images.device.type == batch.labels.device.type == "meta"
+    assert [len(batch.index) for batch in data.eval_batches(np.arange(7))] == [5, 2]
+
+
 @pytest.mark.gpu
 @CUDA
 @pytest.mark.parametrize("views", [1, 2])

@@ -230,6 +230,15 @@ def test_replayed_it_is_the_same_run(tmp_path, words):
     assert (capture.warmed, capture.recorded, capture.replayed) == (3 + 1, 2, 2 + 4)
 
 
+@pytest.mark.parametrize("options", [{"precision": "bf16"}, {"clip_norm": 0.1}])
+def test_replayed_it_is_the_same_run_in_other_forms(tmp_path, options):
+    words = ["method=orthohash"]
+    _, plain = run(tmp_path / "plain", words, captured=False, **options)
+    capture, replayed = run(tmp_path / "replayed", words, captured=True, **options)
+    assert differing(tmp_path / "plain", tmp_path / "replayed") == []
+    assert plain.rows == replayed.rows and capture.replayed == 6
+
+
 def test_the_tape_keeps_numbers_of_python():
     """As a CUDA graph does: without a new record in each epoch, a rate would stay."""
     weight = torch.zeros(2)
@@ -289,7 +298,7 @@ class Waiting(nn.Module):
 @pytest.mark.parametrize(
     ("tape", "counts", "reason"),
     [(Refusing, (3, 1, 0), "because CUDA error: capture is not permitted. And a hint.;"),
-     (Looking, (1, 0, 0), r"because the step waits for the device \(loss.py, line 3\);")],
+     (Looking, (3, 0, 0), r"because the step waits for the device \(loss.py, line 3\);")],
 )  # fmt: skip
 def test_what_cannot_be_recorded_is_trained_without(tmp_path, caplog, tape, counts, reason):
     words = ["method=jmlh"]

@@ -148,7 +148,7 @@ class GraphedStep:
         if self._replay is None and self._warm_up:
             self._warm_up -= 1
             scalars, obstacle = self.capture.warm_up(self._on_buffers)
-            if obstacle:
+            if obstacle and not self._warm_up:  # the first steps may wait for what they set up
                 self._give_up(obstacle)
             return scalars
         if self._replay is None:
