@@ -219,8 +219,9 @@ def run_tests(request: Request) -> Found:
 
 
 def marked(path: Path) -> bool:
-    """Return whether a file has tests that are marked ``gpu``."""
-    return "mark.gpu" in path.read_text(encoding="utf-8")
+    """Return whether a file has tests marked ``gpu``, or with the fixture ``device``."""
+    text = path.read_text(encoding="utf-8")
+    return "mark.gpu" in text or re.search(r"def test_\w+\([^)]*\bdevice\b", text) is not None
 
 
 OUTCOME = re.compile(r"^(\S*::.+?) (PASSED|FAILED|SKIPPED|ERROR|XFAIL|XPASS)\b", re.MULTILINE)
