@@ -671,7 +671,8 @@ def measure_profile(request: Request, form: str) -> Found:
     sizes, on_cuda = sizes_of(request), request["device"] == "cuda"
     with tuned(request, form) as settings:
         learner = Learner(request, sizes.backbones[0], settings)
-        seen = profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * on_cuda])
+        activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * on_cuda]
+        seen = profile(activities=activities, acc_events=True)  # without which some releases warn
         supply = Supply(
             itertools.repeat(learner.noise(sizes.batches[0])), request,
             steps=20 if on_cuda else 2, begins=seen.start, ends=seen.stop,
