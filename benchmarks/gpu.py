@@ -314,10 +314,13 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
         path = getattr(options, name)
         if path is not None and not path.exists():
             parser.error(f"--{name}: {path} does not exist")
-    if options.record is None and options.device is None:
+    if options.record is None:
         import torch
 
-        options.device = "cuda" if torch.cuda.is_available() else "cpu"
+        there = torch.cuda.is_available()
+        options.device = options.device or ("cuda" if there else "cpu")
+        if options.device == "cuda" and not there:
+            parser.error("--device: there is no CUDA device; --device cpu --tiny rehearses")
     return options
 
 

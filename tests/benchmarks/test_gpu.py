@@ -462,8 +462,10 @@ def test_a_result_goes_into_the_page(bench, modules, whole, tmp_path):
         bench.main(["--record", str(file), "--page", str(page)])
 
 
-def test_a_command_line_that_cannot_be(bench, capsys, tmp_path):
+def test_a_command_line_that_cannot_be(bench, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for words, message in (
+        (["--out", "x", "--device", "cuda"], "there is no CUDA device"),
         ([], "--out is required"),
         (["--out", "x", "--data", str(tmp_path / "none")], "does not exist"),
     ):
