@@ -336,14 +336,14 @@ def cells_of_steps(request: Request) -> list[Cell]:
     def step(at: tuple[str, str, int]) -> Cell:
         seconds = max((SECONDS[key] for key in FORMS[at[1]] if key in SECONDS), default=4.0)
         run = partial(measure_step, request, *at)
-        return Cell(" | ".join(map(str, at)), seconds, run, most=2 * seconds + 15)
+        return Cell(" | ".join(map(str, at)), seconds, run, most=2 * seconds + 40)
 
     def profiled(form: str) -> Cell:
-        return Cell(f"profile | {form}", 8, partial(measure_profile, request, form), most=30)
+        return Cell(f"profile | {form}", 8, partial(measure_profile, request, form), most=60)
 
     def looped(use: str, whose: str) -> Cell:
         run = partial(measure_loop, request, use == "train", whose)
-        return Cell(f"loop | {use} | {whose}", 9, run, most=40)
+        return Cell(f"loop | {use} | {whose}", 9, run, most=60)
 
     steps = [step(at) for at in dict.fromkeys(plan)]
     profiles = [profiled(form) for form in ("as train.py", "graph", "bf16 cl")]

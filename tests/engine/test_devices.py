@@ -168,7 +168,7 @@ def test_a_run_goes_on_at_another_device(first, then, folded, tmp_path, monkeypa
             assert value == stayed[key] == 3 * STEPS
         if key.startswith("last.method"):
             norm = stayed[key].double().norm().item()
-            assert (value - stayed[key]).double().norm().item() <= 1e-2 * norm + 1e-6, key
+            assert (value - stayed[key]).double().norm().item() <= 3e-2 * norm + 1e-6, key
     assert reports[0]["metrics"]["map"] == pytest.approx(reports[1]["metrics"]["map"], abs=0.02)
 
 
