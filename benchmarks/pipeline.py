@@ -56,6 +56,7 @@ from deephash.data.transforms import (
 )
 from deephash.engine.forms import compile_in_place
 from deephash.engine.precision import autocast
+from deephash.engine.steps import TrainingStep
 from deephash.losses.lmcl import LMCL
 from deephash.methods.method import Method
 from deephash.methods.relahash import Relative
@@ -308,16 +309,11 @@ class Learner:
         self.optimizer = torch.optim.Adam(
             self.method.parameters(), lr=1e-4, weight_decay=5e-4, fused=form.fused
         )
+        self.step = TrainingStep(self.method, self.optimizer, self.device, form.precision)
 
     def learn(self, batch: Batch) -> None:
         """One step of training, as the trainer takes it."""
-        with autocast(self.device, self.form.precision):
-            terms = self.method(batch)
-            loss = torch.stack(list(terms.values())).sum()
-        loss.backward()
-        torch.nn.utils.get_total_norm([p.grad for p in self.method.parameters()])
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.step(batch)
 
     def encode(self, batch: Batch) -> Tensor:
         """Codes, as an evaluation makes them."""
