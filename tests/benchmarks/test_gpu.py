@@ -181,6 +181,7 @@ def test_a_process_that_dies_costs_the_cell_that_ran(bench, parts, base, tmp_pat
         file = Path(request["results"])
         results = bench.read_results(file)
         runs.append(dict(results["cells"]))
+        assert results["current"] is None
         if len(runs) == 1:
             file.write_text(json.dumps({"cells": {"a": {"x": 1}}, "current": "b"}))
             return -11, "Fatal Python error: Segmentation fault"

@@ -132,8 +132,12 @@ jobs.train(*json.load(sys.stdin))
 
 
 def test_a_killed_run_ends_like_one_that_was_not(device, folded, tmp_path):
-    """Killed by SIGKILL in its last epoch, in a process of its own; to the last bit."""
-    cfg, words = folded(tmp_path / "killed", device)
+    """Killed by SIGKILL in its last epoch, in a process of its own; to the last bit.
+
+    JMLH draws numbers on the device in each step.
+    """
+    base = [*WORDS, "method=jmlh"]
+    cfg, words = folded(tmp_path / "killed", device, base)
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(2 * STEPS + 3)], input=json.dumps([cfg, words]),
         text=True, capture_output=True, env=os.environ | {"PYTHONWARNINGS": "ignore"},
@@ -144,7 +148,7 @@ def test_a_killed_run_ends_like_one_that_was_not(device, folded, tmp_path):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         jobs.train(cfg, words)
-        jobs.train(*folded(tmp_path / "straight", device))
+        jobs.train(*folded(tmp_path / "straight", device, base))
     found = differences(states(tmp_path / "killed"), states(tmp_path / "straight"))
     assert not found, f"{len(found)} differ, {'; '.join(found[:3])}; {causes(caught)}"
 
