@@ -316,4 +316,6 @@ def bounded_mean(values: Array, most: Any = 1.0) -> float:
 
 def _running(values: Array) -> Any:
     """(Q, G + 1): the sums before each group, and of all."""
-    return np.concatenate([np.zeros_like(values[:, :1]), values.cumsum(axis=1)], axis=1)
+    sums = np.zeros((len(values), values.shape[1] + 1), dtype=values.dtype)
+    np.cumsum(values, axis=1, out=sums[:, 1:])
+    return sums

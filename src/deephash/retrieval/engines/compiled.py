@@ -59,15 +59,15 @@ class Counter:
         words, marks = as_words(query.codes, 8), _marks(query)
         if self.single:  # a query without a class is made unlike an item without
             marks[0, (marks == _ALL).all(axis=0)] -= 1
-        self.order = np.lexsort(marks)
-        self.words, self.marks = words[:, self.order], marks[:, self.order]
+        self.words, self.marks = words, marks
         self.items = np.zeros((len(query), nbit + 1), dtype=np.int64)
         self.relevant = np.zeros_like(self.items)
-        squares = (nbit + 1) ** 2
-        self.count = _pairs if 2 * squares <= _KEYS else _singles
-        self.pairs = _neighbours(self.marks, unlike=4 * squares <= _KEYS)
-        if self.count is _singles:
-            self.pairs = np.arange(len(query))[:, None].repeat(2, axis=1)
+        squares, order = (nbit + 1) ** 2, np.lexsort(marks)
+        if 2 * squares > _KEYS:
+            self.count, self.pairs = _singles, order[:, None].repeat(2, axis=1)
+        else:
+            self.count = _pairs
+            self.pairs = _neighbours(marks, order, unlike=4 * squares <= _KEYS)
 
     def add(self, part: Side) -> None:
         """Count the items of a part of the database, at most ``PART``."""
@@ -94,8 +94,7 @@ class Counter:
 
     def counts(self) -> tuple[Counts, Counts]:
         """(Q, K + 1) each."""
-        place = np.argsort(self.order)
-        return self.items[place], self.relevant[place]
+        return self.items, self.relevant
 
 
 def _marks(side: Side) -> Array:
@@ -122,20 +121,24 @@ def _aligned(shape: tuple[int, ...]) -> npt.NDArray[np.uint64]:
     return memory[first : first + size].reshape(shape)
 
 
-def _neighbours(marks: Array, unlike: bool) -> Counts:
+def _neighbours(marks: Array, order: Counts, unlike: bool) -> Counts:
     """Pairs of queries (P, 2); one that is left alone is with itself.
 
     Args:
-        marks: (M, Q) in order.
+        marks: (M, Q).
+        order: (Q,) in which queries with equal labels are neighbours.
         unlike: whether queries with different labels may be together.
     """
+    if unlike:
+        return np.append(order, order[-1:])[: len(order) + len(order) % 2].reshape(-1, 2)
+    marks = marks[:, order]
     alike = (marks[:, 1:] == marks[:, :-1]).all(axis=0)
-    pairs, query, last = [], 0, marks.shape[1] - 1
+    pairs, query, last = [], 0, len(order) - 1
     while query <= last:
-        other = query + 1 if query < last and (unlike or alike[query]) else query
+        other = query + 1 if query < last and alike[query] else query
         pairs.append((query, other))
         query = other + 1
-    return np.array(pairs)
+    return order[np.array(pairs)]
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
