@@ -371,3 +371,24 @@ def test_a_numba_that_does_not_load_is_told_once_and_replaced():
     assert told.stdout.strip() == "numpy numpy"
     assert told.stderr.count("numpy counts instead") == 1
     assert "try engine=auto" in told.stderr
+
+
+@EACH
+@pytest.mark.parametrize("nbit", [8, 128, 300])
+def test_counters_do_not_overflow(engine, nbit):
+    """More equal items than a number of 16 bits holds."""
+    zeros = np.zeros((140_001, -(-nbit // 8)), dtype=np.uint8)
+    labels = np.arange(140_001) % 2
+    items, relevant = Ranking(zeros[:3], zeros, labels[:3], labels, nbit, engine).counts
+    assert items[:, 0].tolist() == [140_001] * 3 and items.sum() == 3 * 140_001
+    assert relevant[:, 0].tolist() == [70_001, 70_000, 70_001]
+
+
+@EACH
+def test_classes_beyond_32_bits(engine):
+    """Their lower halves are equal, or what stands for no class."""
+    query = np.array([5, 5 + 2**32, 2**32 - 1, 2**32 - 2, 2**63 - 1])
+    codes = np.zeros((len(query), 2), dtype=np.uint8)
+    for database in (query, query[:1], query[2:4]):
+        counts = Ranking(codes, codes[: len(database)], query, database, 16, engine).counts
+        assert counts[1][:, 0].tolist() == np.isin(query, database).astype(int).tolist()
