@@ -58,10 +58,16 @@ from gpu_parts import (  # noqa: E402
 from gpu_table import markdown, record, shortened  # noqa: E402
 
 SHARES = {"tests": 0.20, "steps": 0.30, "run": 0.37, "retrieval": 0.12, "label-free": 0.01}
-"""Of the whole budget."""
+"""Of the budget, less the reserve."""
 
 LEAST = {"tests": 15.0, "steps": 20.0, "run": 45.0, "retrieval": 12.0, "label-free": 0.0}
 """Seconds below which a part is not begun."""
+
+PATIENCE = 7.0
+"""Seconds after which a part that does not stop is killed; it stops first what it has started."""
+
+RESERVE = 2 * PATIENCE + 3
+"""Seconds of the budget that are not shared out: to stop a part, and to remove its files."""
 
 RETRIES = 4
 """How often a part is begun again."""
@@ -109,7 +115,7 @@ def spawn(request: Request, log: Path, changed: Callable[[], None]) -> tuple[int
                     changed()
             status = process.poll()
         finally:
-            end(process, 8)  # it has to stop what it has started
+            end(process, PATIENCE)
     lines = log.read_text(errors="replace").splitlines()
     return status, "\n".join(lines[-TAIL:])
 
@@ -199,7 +205,7 @@ def run_all(options: argparse.Namespace, command: str) -> Found:
         }  # fmt: skip
         parts = [name for name in SHARES if name in options.only]
         for at, name in enumerate(parts):
-            left = options.seconds - (time.time() - began)
+            left = options.seconds - RESERVE - (time.time() - began)
             seconds = granted(parts[at:], left)
             if seconds < LEAST[name] * (0.01 if options.tiny else 1):
                 why = (

@@ -430,7 +430,7 @@ def tf32_state() -> tuple[bool, bool]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep warnings of flags that are going out of use to oneself."""
+    """Suppress deprecation warnings."""
     import warnings
 
     with warnings.catch_warnings():
@@ -453,20 +453,23 @@ def peak_memory(device: str) -> Iterator[Found]:
 
 def refuse_eager(settings: Found, notes: Found) -> None:
     """Raise RuntimeError if the steps were not replayed as graphs though they should have been."""
-    if settings.get("graph") and "trainer.graph" in notes.get("note", ""):
-        raise RuntimeError(notes["note"])
+    for note in notes.get("notes", []):
+        if settings.get("graph") and "trainer.graph" in note:
+            raise RuntimeError(note)
 
 
 @contextlib.contextmanager
 def noted() -> Iterator[Found]:
-    """Fill in ``note``: what the program warns of meanwhile, such as a graph that is not used."""
+    """Fill in ``notes``: the different warnings of the program, such as of a graph not used."""
     import logging
 
     found: Found = {}
 
     class Note(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            found["note"] = record.getMessage()[:200]
+            note, notes = record.getMessage()[:200], found.setdefault("notes", [])
+            if note not in notes:
+                notes.append(note)
 
     handler, log = Note(logging.WARNING), logging.getLogger("deephash")
     log.addHandler(handler)
@@ -482,7 +485,7 @@ def sizes_of(request: Request) -> Sizes:
 
 
 def configuration(request: Request, backbone: str) -> Found:
-    """Compose what train.py would run for RelaHash, 64 bits, on CIFAR-10; yours to change."""
+    """Compose the configuration of RelaHash, 64 bits, on CIFAR-10; the caller may modify it."""
     return json.loads(composed(backbone, request["device"], sizes_of(request).side))  # type: ignore[no-any-return]
 
 
@@ -508,7 +511,7 @@ class Enough(Exception):
 
 
 class Supply:
-    """Batches without end, and a clock: what the trainer's loop takes for data.
+    """Endless batches with a timer, used as the trainer's data.
 
     The clock starts when the device has done the first steps; at the end of the time `Enough` is
     raised into the loop, so that it saves and evaluates nothing.
@@ -542,7 +545,7 @@ class Supply:
         self.result: Found = {}
 
     def train(self, epoch: int) -> Iterator[Any]:
-        """Give batches until it is enough."""
+        """Yield batches until the time is up."""
         done, images, chunk, first = 0, 0, 1, 0.0
         began = time.perf_counter()
         for batch in self.batches:
@@ -790,10 +793,10 @@ def measure_loop(request: Request, train: bool, whose: str) -> Found:
         window = None if request["tiny"] else 4.0
         if whose == "field":
             return field_loop(request, learner, train, size, window)
-        asked = {
+        options = {
             "size": sizes.side, "device": request["device"], "batch": size, "encode": size,
         }  # fmt: skip
-        data = pipeline.module(asked, pipeline.Arrays(sizes.images), cifar=True)
+        data = pipeline.module(options, pipeline.Arrays(sizes.images), cifar=True)
         batches = itertools.chain.from_iterable(pipeline.epochs(data, train))
         supply = Supply(batches, request, window=window)
         return learner.train(supply) if train else learner.encode(supply)
@@ -888,14 +891,17 @@ class Run:
 
     def words(self, epochs: int, every: int, outputs: str) -> list[str]:
         """Return the command line of a job."""
-        images = self.cell("images")
-        words = [
-            "dataset=cifar10", f"dataset.root={images['root']}", "dataset.source.download=false",
-            "method=relahash", "model.nbit=64", f"backbone={self.sizes.backbones[0]}",
+        return [
+            *self.dataset_words(self.cell("images")["root"]), "method=relahash", "model.nbit=64",
+            f"backbone={self.sizes.backbones[0]}",
             f"backbone.weights={self.request['weights'] or 'none'}", "logger=quiet",
             f"trainer.epochs={epochs}", f"trainer.eval_every={every}",
             f"trainer.device={self.request['device']}", f"paths.outputs={outputs}",
         ]  # fmt: skip
+
+    def dataset_words(self, root: str) -> list[str]:
+        """Return the words that name the data set, the same for ``data.py`` and ``train.py``."""
+        words = ["dataset=cifar10", f"dataset.root={root}", "dataset.source.download=false"]
         if self.request["tiny"]:
             words += ["dataset.size=32", "dataset.expected=null", "dataset.protocol=subset"]
             counts = {"queries": 2, "train": 8, "database": 12, "validation": 0}
@@ -915,12 +921,7 @@ class Run:
             count = 0
         root = folder_of_images(root)
         began = time.perf_counter()
-        command = ["data.py", "prepare", "dataset=cifar10", f"dataset.root={root}",
-                   "dataset.source.download=false", "dataset.expected=null"]  # fmt: skip
-        if self.request["tiny"]:
-            command = []  # too few for the protocols of the data set; the first job decodes them
-        if command:
-            call(self.request, command, self.until(0))
+        call(self.request, ["data.py", "prepare", *self.dataset_words(str(root))], self.until(0))
         return {"root": str(root), "made_up": given is None, "count": count,
                 "decoding": time.perf_counter() - began}  # fmt: skip
 
@@ -1214,8 +1215,9 @@ def work_of(name: str, queries: int | None, items: int | None) -> Any:
         packed = centroids[labels] ^ (flips[0] & flips[1])  # a quarter of the bits
         return packed.view(np.uint8).reshape(count, 8), labels
 
-    (database, held), (query, asked) = codes(items or 1), codes(queries or 1)
-    return retrieval.Load(query, database, asked, held, 64, 1_000)
+    database, database_labels = codes(items or 1)
+    query, query_labels = codes(queries or 1)
+    return retrieval.Load(query, database, query_labels, database_labels, 64, 1_000)
 
 
 def count(load: Any, engine: Any) -> Any:
@@ -1237,9 +1239,17 @@ def measure_retrieval(request: Request, name: str, queries: int | None, items: i
     from deephash.errors import DataError
     from deephash.retrieval import Convention, Engine, mean_average_precision
 
-    load = work_of(name, queries, items)
+    load = few = work_of(name, queries, items)
     device = Engine("torch", device=request["device"])
     count(load.part(8, 2_000), device)
+    try:  # before mAP is timed, which numba computes only where it has counted
+        cpu, label = Engine("numba", threads=cores()), f"numba, {cores()} threads"
+        count(load.part(8, 2_000), cpu)
+    except DataError:
+        cpu, label = Engine("numpy"), "numpy, 1 thread"
+        pairs = len(load.query_codes) * len(load.database_codes)
+        if pairs > 1e9:
+            few = load.part(max(1, int(len(load.query_codes) * 1e9 / pairs)))
     times = []
     for _ in range(1 if request["tiny"] else 4):
         wait_for(request["device"])
@@ -1249,24 +1259,14 @@ def measure_retrieval(request: Request, name: str, queries: int | None, items: i
         times.append(time.perf_counter() - began)
     seconds = statistics.median(times[1:] or times)
     convention = Convention(top=load.top)
-    mean_average_precision(hist, convention)  # numba compiles it once
+    mean_average_precision(hist, convention)  # the first call may compile
     began = time.perf_counter()
     value = mean_average_precision(hist, convention).value
     found: Found = {
         "queries": len(load.query_codes), "items": len(load.database_codes), "nbit": load.nbit,
         "seconds": seconds, "map_seconds": time.perf_counter() - began, "map": value,
-        "bytes": sum(array.nbytes for array in least_bytes(load, hist)),
+        "bytes": sum(array.nbytes for array in least_bytes(load, hist)), "cpu": label,
     }  # fmt: skip
-    try:
-        cpu, few = Engine("numba", threads=cores()), load
-        count(load.part(8, 2_000), cpu)
-        found["cpu"] = f"numba, {cores()} threads"
-    except DataError:
-        cpu, few = Engine("numpy"), load
-        found["cpu"] = "numpy, 1 thread"
-        pairs = len(load.query_codes) * len(load.database_codes)
-        if pairs > 1e9:
-            few = load.part(max(1, int(len(load.query_codes) * 1e9 / pairs)))
     began = time.perf_counter()
     expected = count(few, cpu)
     scale = len(load.query_codes) / len(few.query_codes)

@@ -45,7 +45,7 @@ def opening(result: Found) -> list[str]:
 
 def parts_table(result: Found) -> str:
     """Make a row for each part."""
-    rows = [["part", "what became of it", "s", "cells"]]
+    rows = [["part", "status", "s", "cells"]]
     for name, part in result["parts"].items():
         kinds = [next((key for key in ("failed", "skipped") if key in cell), "measured")
                  for cell in part["cells"].values()]  # fmt: skip
@@ -87,8 +87,7 @@ def show_steps(cells: Found, result: Found) -> list[str]:
     firsts = {f"{key[0]} {key[1]}": cell["first"] for key, cell in steps.items()
               if "first" in cell and ("compiled" in key[1] or "graph" in key[1])}  # fmt: skip
     for name, cell in steps.items():
-        if "note" in cell:
-            notes.append(f"- {' '.join(name)}: {cell['note']}")
+        notes += [f"- {' '.join(name)}: {note}" for note in cell.get("notes", [])]
     if firsts:
         notes.append("First step, s: " + ", ".join(f"{k} {v:.1f}" for k, v in firsts.items()) + ".")
     return [*blocks, FORM_NOTE * bool(blocks), *loop_table(cells), *profile_table(cells), *notes]
@@ -118,7 +117,7 @@ def loop_table(cells: Found) -> list[str]:
 
 
 def profile_table(cells: Found) -> list[str]:
-    """Say what a step is made of."""
+    """Tabulate profiles."""
     profiles = {name.split(" | ")[1]: cell for name, cell in cells.items()
                 if name.startswith("profile") and "top" in cell}  # fmt: skip
     rows = [["a step, profiled", "ms", "operators", *LAUNCHES, "device busy, ms", "share"]]
@@ -259,7 +258,7 @@ def cell_text(cell: Found | None, key: str) -> str:
 
 
 def figure(value: float) -> str:
-    """Write three digits that count."""
+    """Write three significant digits."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 

@@ -247,7 +247,7 @@ def show_counts(names: Sequence[str], options: argparse.Namespace) -> list[list[
 
 
 def bare(case: Case, batches: Iterable[Batch]) -> None:
-    """What one writes without a trainer."""
+    """Train with a bare PyTorch loop."""
     case.method.train()
     for batch in batches:
         loss = sum(case.method(batch).values())
@@ -275,13 +275,13 @@ def show_times(names: Sequence[str], options: argparse.Namespace) -> list[list[s
         pairs = []
         for number in range(options.rounds + 1):
             took = {}
-            for who in ("bare", "trainer") if number % 2 else ("trainer", "bare"):
+            for loop in ("bare", "trainer") if number % 2 else ("trainer", "bare"):
                 began = time.process_time()
-                if who == "bare":
+                if loop == "bare":
                     bare(case, kept.batches)
                 else:
                     case.fit(kept)
-                took[who] = (time.process_time() - began) / len(kept.batches)
+                took[loop] = (time.process_time() - began) / len(kept.batches)
             pairs.append((took["bare"], took["trainer"]))
         medians = [statistics.median(one) for one in zip(*pairs[1:], strict=True)]
         ratio = statistics.median(b / a for a, b in pairs[1:])

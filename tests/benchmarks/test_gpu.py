@@ -2,7 +2,10 @@
 
 import importlib.util
 import json
+import logging
+import subprocess
 import sys
+import tarfile
 import time
 import traceback
 from pathlib import Path
@@ -10,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 
 ROOT = Path(__file__).parents[2]
 TESTED = """
@@ -74,10 +78,11 @@ def at_home(modules, monkeypatch):
 
     def call(request, words, seconds):
         script, *rest = words
-        assert script == "train.py"
+        name = script.removesuffix(".py")
+        assert name in ("train", "data")
         many = "-m" in rest
         job = kill_runs.sweep(*(word for word in rest if word != "-m")) if many else (
-            kill_runs.command("train", *rest))  # fmt: skip
+            kill_runs.command(name, *rest))  # fmt: skip
         done = kill_runs.run(job, Path(request["scratch"]))
         assert done.status == 0, done.output
         return done.seconds
@@ -121,6 +126,7 @@ def test_all_parts_run_on_the_cpu(bench, parts, at_home, tmp_path, capsys):
     assert cells["steps"]["loop | train | field"]["rate"] > 0
     assert cells["steps"]["profile | as train.py"]["operators"] > 100
 
+    assert cells["run"]["images"]["count"] == 140 and cells["run"]["images"]["decoding"] > 0
     long = cells["run"]["run"]
     assert [epoch for epoch, _ in long["curve"]] == [1, 2] and long["finished"]
     assert long["epoch"] > 0 and long["encoding"] > 0 and long["retrieval"] > 0
@@ -354,11 +360,78 @@ def test_a_card_is_described_by_its_driver(bench, monkeypatch):
 
 
 def test_a_graph_that_is_not_replayed_is_no_measurement(parts):
-    notes = {"note": "trainer.graph: the step is not replayed as a graph, because of this"}
+    log = logging.getLogger("deephash.engine")
+    with parts.noted() as notes:
+        log.warning("trainer.graph: the step is not replayed as a graph, because of this")
+        log.warning("something else")
+        log.warning("something else")
+    assert len(notes["notes"]) == 2
     with pytest.raises(RuntimeError, match="because of this"):
         parts.refuse_eager({"graph": True}, notes)
     parts.refuse_eager({"graph": False}, notes)
-    parts.refuse_eager({"graph": True}, {"note": "something else"})
+    parts.refuse_eager({"graph": True}, {"notes": ["something else"]})
+    parts.refuse_eager({"graph": True}, {})
+
+
+@pytest.fixture
+def archive(parts, tmp_path):
+    """A small archive of JPEG files in the folders of CIFAR-10."""
+    parts.make_images(tmp_path / "drawn", 14)
+    path = tmp_path / "images.tar.xz"
+    with tarfile.open(path, "w:xz") as file:
+        for part in ("train", "test"):
+            file.add(tmp_path / "drawn" / part, part)
+    return path
+
+
+@pytest.mark.parametrize("with_tar", [True, False])
+def test_an_archive_is_unpacked_with_and_without_the_command(
+    parts, archive, tmp_path, monkeypatch, with_tar
+):
+    def missing(*arguments, **settings):
+        raise FileNotFoundError("tar")
+
+    if not with_tar:
+        monkeypatch.setattr(subprocess, "run", missing)
+    parts.unpack(archive, tmp_path / "unpacked")
+    drawn, unpacked = (
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.jpg")}
+        for folder in (tmp_path / "drawn", tmp_path / "unpacked")
+    )
+    assert unpacked == drawn and len(drawn) == 140
+    assert parts.folder_of_images(tmp_path / "unpacked") == tmp_path / "unpacked"
+
+
+def test_images_of_an_archive_are_prepared(parts, at_home, base, archive, tmp_path, monkeypatch):
+    commands, call = [], parts.call
+
+    def recorded(request, words, seconds):
+        commands.append(words)
+        return call(request, words, seconds)
+
+    monkeypatch.setattr(parts, "call", recorded)
+    base |= {"data": str(archive), "until": time.time() + 60}
+    images = parts.Run(base).images()
+    assert images["root"] == str(tmp_path / "images") and not images["made_up"]
+    ((script, work, *words),) = commands
+    assert (script, work) == ("data.py", "prepare") and f"dataset.root={images['root']}" in words
+
+
+def test_the_full_run_prepares_the_protocol_of_the_paper(parts, base, tmp_path, monkeypatch):
+    from deephash import schema
+
+    commands = []
+    monkeypatch.setattr(parts, "call", lambda request, words, seconds: commands.append(words))
+    for part in ("train", "test"):
+        (tmp_path / "data" / part).mkdir(parents=True)
+    base |= {"data": str(tmp_path / "data"), "tiny": False, "until": time.time() + 60}
+    parts.Run(base).images()
+    ((_, _, *words),) = commands
+    schema.register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        dataset = compose("data", overrides=words).dataset
+    assert dataset.protocol == "59k" and dataset.expected["59k"].num_train == 5_000
+    assert dataset.size == 224 and not dataset.source.download
 
 
 def test_busy_time_is_a_union(parts):
@@ -380,6 +453,51 @@ def test_what_the_table_of_a_paper_costs(parts):
     cost = parts.cost_of_table(one, jobs=4, seconds=40)
     assert cost["hours_alone"] == pytest.approx(40 * (5 + 25 * 2 + 1) / 3600)
     assert cost["hours"] == pytest.approx(cost["hours_alone"] / 2)
+
+
+def test_parts_that_are_stopped_late_stay_in_the_budget(bench, tmp_path, monkeypatch):
+    """A part takes its share and as long as stopping it may take."""
+    clock, shares = [1_000.0], []
+
+    def run_part(name, base, seconds, log, changed):
+        shares.append(seconds)
+        clock[0] += seconds + 2 * bench.PATIENCE
+        return {"status": "done", "cells": {}, "seconds": seconds}
+
+    monkeypatch.setattr(bench, "time", SimpleNamespace(time=lambda: clock[0]))
+    monkeypatch.setattr(bench, "run_part", run_part)
+    for seconds in (120, 480):
+        clock[0] = 1_000.0
+        bench.main(["--out", str(tmp_path), "--device", "cpu", "--seconds", str(seconds)])
+        assert clock[0] - 1_000 < seconds
+    assert len(shares) > 4
+
+
+@pytest.mark.parametrize("engine", ["numba", "numpy"])
+def test_map_is_timed_after_the_engine_of_the_cpu_has_counted(parts, base, monkeypatch, engine):
+    """Numba computes mAP only once it has counted in the process."""
+    from deephash import retrieval
+    from deephash.errors import DataError
+
+    events = []
+    count, mean_average_precision = parts.count, retrieval.mean_average_precision
+
+    def counted(load, by):
+        if by.name == "numba" and engine == "numpy":
+            raise DataError("numba is not installed")
+        events.append(by.name)
+        return count(load, by if by.name != "numba" else retrieval.Engine("numpy"))
+
+    def timed(*arguments):
+        events.append("map")
+        return mean_average_precision(*arguments)
+
+    monkeypatch.setattr(parts, "count", counted)
+    monkeypatch.setattr(retrieval, "mean_average_precision", timed)
+    found = parts.measure_retrieval(base, "W1", 4, 50)
+    warm = ["torch", "numba"] if engine == "numba" else ["torch"]
+    assert events == [*warm, "torch", "map", "map", engine]
+    assert found["equal"] and found["cpu"].startswith(engine)
 
 
 def test_shares_of_what_is_left(bench):
@@ -433,7 +551,10 @@ def whole(bench, parts):
 
 
 def test_a_whole_table_fits_into_what_is_printed(modules, whole):
+    whole["parts"]["steps"]["cells"]["squeezenet1_0 | graph | 16"]["notes"] = ["slow", "late"]
     text = modules.gpu_table.markdown(whole)
+    for note in ("slow", "late"):
+        assert f"- squeezenet1_0 graph 16: {note}\n" in text
     assert "A card, driver 580.1, CUDA 13.0" in text and "Not measured" not in text
     assert "90 passed, 20 failed" in text and "resnet50" in text and "2.00 times" in text
     assert len(modules.gpu_table.shortened(text)) < 12_000
