@@ -33,6 +33,11 @@ else:
     hypothesis.settings.load_profile("deephash")
 
 
+def pytest_collection_modifyitems(items):
+    """Put whole jobs first: one process of ``-n auto`` runs them, and none waits for them last."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def pytest_runtest_setup(item):
     """Skip what is marked ``gpu`` where there is no CUDA device."""
     if item.get_closest_marker("gpu") is None:

@@ -189,7 +189,7 @@ def test_errors_of_others_pass(error):
     assert caught.value is error
 
 
-@pytest.mark.parametrize("make", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD])
+@pytest.mark.parametrize("make", [torch.optim.Adam, torch.optim.AdamW])
 @pytest.mark.parametrize(
     ("options", "device", "found"),
     [
@@ -207,6 +207,20 @@ def test_an_optimizer_is_fused_unless_told_otherwise(make, options, device, foun
     optimizer = make([torch.zeros(2, requires_grad=True)], lr=0.1, **options)
     forms.fuse(optimizer, torch.device(device))
     assert [group["fused"] for group in optimizer.param_groups] == [found]
+
+
+@pytest.mark.parametrize("make", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_parameter_may_have_its_first_gradient_late(make, momentum):
+    early, late = (torch.ones(2, requires_grad=True) for _ in range(2))
+    options = {"momentum": momentum} if make is torch.optim.SGD else {}
+    optimizer = make([early, late], lr=0.1, **options)
+    forms.fuse(optimizer, torch.device("cpu"))
+    for step in range(3):
+        early.grad = torch.ones(2)
+        late.grad = torch.ones(2) if step else None
+        optimizer.step()
+    assert (early < late).all() and (late < 1).all()
 
 
 def test_an_optimizer_that_cannot_be_fused_is_left_alone():

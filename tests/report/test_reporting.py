@@ -2,10 +2,7 @@
 
 import importlib.util
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +16,7 @@ from deephash.files import write_arrays
 from deephash.jobs.pairing import NotComparableError, judge, paired
 from deephash.jobs.reporting import read, report
 from deephash.report.grid import sections
+from tests.commands import run
 
 ROOT = Path(__file__).parents[2]
 LAYOUT = {"rows": "method.loss.scale", "row_label": "β", "digits": 3,
@@ -257,16 +255,12 @@ def test_real_runs_from_the_command_line(tmp_path, read_page):
         job = entry(scale, 0) | {"run": f"digits/relahash/8bit/seed0,method.loss.scale={scale},"
                                         "trainer.epochs=2"}  # fmt: skip
         jobs.append(job)
-    common = [f"paths.outputs={tmp_path}"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
+    variables = {"WANDB_MODE": "offline"}
     for what in ("DATA", "CACHE", "CONFIG"):  # where wandb keeps copies of artifacts
-        environment[f"WANDB_{what}_DIR"] = str(tmp_path / "wandb")
+        variables[f"WANDB_{what}_DIR"] = str(tmp_path / "wandb")
 
-    def python(*words):
-        done = subprocess.run([sys.executable, *words, *common], cwd=ROOT, env=environment,
-                              stdin=subprocess.DEVNULL, capture_output=True, text=True)  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+    def python(script, *words):
+        return run(tmp_path, *words, f"paths.outputs={tmp_path}", script=script, env=variables)
 
     python("train.py", "-m", "method=relahash", "method.loss.scale=5,50", "model.nbit=8", "seed=0",
            "trainer.epochs=2", "dataset=digits", "logger=quiet")  # fmt: skip

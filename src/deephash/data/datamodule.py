@@ -291,7 +291,7 @@ class DataModule:
         return to_device(torch.as_tensor(ids, dtype=torch.int64), self.device)
 
     def _labels_of_training(self) -> Callable[[Tensor], Tensor]:
-        """Return what gives the labels of training images by place: on the device, (n, C) float32.
+        """Return a function from places of training images to labels, (n, C) float32.
 
         Their rows are made once, so that a batch takes one operator, unless they would take much
         memory.
@@ -350,7 +350,7 @@ class DataModule:
 
 
 def _only(views: list[Tensor]) -> Tensor:
-    """Return a single view as those of a batch are: (b, 3, H, W) to (b, 1, 3, H, W), contiguous."""
+    """Add the axis of views to a single view: (b, 3, H, W) to (b, 1, 3, H, W), contiguous."""
     (images,) = views
     return images.contiguous().unsqueeze(1)
 

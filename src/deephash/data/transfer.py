@@ -7,8 +7,7 @@ from torch import Tensor
 def to_device(values: Tensor, device: torch.device) -> Tensor:
     """Return a tensor on a device.
 
-    From the memory of the host it is copied by way of pinned memory: a copy from any other waits
-    for all that the device was given before.
+    Host tensors are copied through pinned memory; a copy from pageable memory would synchronize.
     """
     if device.type == "cuda" and values.device.type == "cpu":
         return values.pin_memory().to(device, non_blocking=True)

@@ -8,14 +8,17 @@ import torch
 
 from deephash.errors import TrainingError
 
-FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
-"""Optimizers that torch can step in one kernel."""
+FUSED = (torch.optim.Adam, torch.optim.AdamW)
+"""Optimizers that are fused by default: one kernel updates all parameters.
+
+SGD is not one of them: fused, it fails if a parameter has its first gradient after the first step.
+"""
 
 FUSED_DEVICES = ("cpu", "cuda")
-"""The devices on which it does so without being asked."""
+"""The devices on which they are fused."""
 
 FORMS = ("fused", "foreach", "capturable")
-"""Options of optimizers that change how a step is computed, not what."""
+"""Options of optimizers that change how a step is computed, but not the result."""
 
 COMPILER = ("torch._dynamo", "torch._inductor", "torch._functorch", "triton")
 """The modules whose errors are those of a compiler."""

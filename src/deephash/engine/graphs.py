@@ -1,7 +1,7 @@
 """Replay the training step as a CUDA graph: one launch in place of hundreds.
 
-Not measured on CUDA. The recording of CUDA work is behind `Capture`, so that all else is tested
-on a CPU with one that calls the recorded function again.
+Not measured on CUDA. `Capture` is the interface to CUDA, so that everything else can be tested on a
+CPU with an implementation that calls the recorded function again.
 """
 
 import logging
@@ -22,7 +22,7 @@ log = logging.getLogger("deephash")
 WARM_UP = 3
 """Steps before the first capture: libraries make their handles, the optimizer its state."""
 
-ADVICE = "trainer.graph=false trains so from the start"
+ADVICE = "set trainer.graph=false to disable this"
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ class Capture(Protocol):
         """Call a function where it will be recorded.
 
         Returns:
-            Its result; and why it cannot be recorded, empty if nothing speaks against it.
+            Its result; and why it cannot be recorded, empty if it can.
         """
 
     def record(self, function: Callable[[], T]) -> Callable[[], T]:
@@ -56,7 +56,8 @@ class CudaCapture:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.device = torch.device("cuda", device.index or 0)
+        index = torch.cuda.current_device() if device.index is None else device.index
+        self.device = torch.device("cuda", index)
         self.stream = torch.cuda.Stream(self.device)
         self._warned: dict[Any, int] = {}
 
@@ -80,6 +81,8 @@ class CudaCapture:
         current.wait_stream(self.stream)
         reason = ""
         for one in caught:
+            if "prototype feature" in str(one.message):
+                continue  # the debug mode itself
             if "synchronizing CUDA operation" in str(one.message):
                 reason = f"the step waits for the device ({one.filename}, line {one.lineno})"
             else:
@@ -152,11 +155,14 @@ class GraphedStep:
                 self._give_up(obstacle)
             return scalars
         if self._replay is None:
+            reason = ""
             try:
                 self._replay = self.capture.record(self._on_buffers)
             except Exception as error:  # of CUDA, of the optimizer, or that the memory is short
+                reason = brief(error)
+            if self._replay is None:  # the error is gone, and with it the memory of the capture
                 self.step.forget_gradients()
-                self._give_up(brief(error))
+                self._give_up(reason)
                 return self.step(batch)
         scalars = self._replay()
         return Scalars(scalars.names, scalars.values.clone())  # the next replay overwrites them
@@ -180,8 +186,8 @@ class GraphedStep:
 def obstacle_of(method: Any) -> str:
     """Return why the step of a method cannot be recorded; empty if no part of it says so.
 
-    A part that does something else in each step, by Python and not by tensors, has a class
-    attribute ``uncapturable`` that says what.
+    A part with control flow in Python that differs from step to step has a class attribute
+    ``uncapturable`` that says what differs.
     """
     modules = method.modules() if isinstance(method, nn.Module) else ()
     return next((str(one.uncapturable) for one in modules if hasattr(one, "uncapturable")), "")

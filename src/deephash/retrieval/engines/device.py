@@ -68,7 +68,7 @@ class DeviceCounter(ABC):
 
 
 class Blocks(DeviceCounter):
-    """Counts blocks of queries by items; how distances are computed is open."""
+    """Count blocks of queries by items; subclasses compute the distances."""
 
     @abstractmethod
     def distances(self, query: Tensor, codes: Tensor) -> Tensor:
@@ -160,19 +160,19 @@ class Triton(Bits):
             super().add(part)
 
     def launched(self, codes: Tensor, marks: Tensor) -> str:
-        """Launch the kernel, and return why the first launch on the device failed, if it did."""
+        """Launch the kernel, and return why a launch on the device failed, if one did.
+
+        Each kind of labels and length of codes is compiled at its first launch.
+        """
         kernels = load_kernels()
         assert kernels is not None
         launch = partial(
             kernels.count, self.codes, self.marks, codes, marks, self.single, self.found
         )
-        if _failed.get(self.device) == "":
-            launch()
-            return ""
         try:
             launch()
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
+            if self.device.type == "cuda" and self.device not in _failed:
+                torch.cuda.synchronize(self.device)  # what the first launch does wrong shows here
             _failed[self.device] = ""
         except torch.OutOfMemoryError:
             raise
@@ -195,7 +195,7 @@ def counter(query: Side, nbit: int, device: torch.device, kernel: str) -> Device
         kernel: one of ``KERNELS``.
 
     Raises:
-        DataError: if ``triton`` is asked for and cannot be used.
+        DataError: if ``triton`` is requested and cannot be used.
     """
     name, reason = (kernel, "asked for") if kernel != "auto" else chosen_kernel(device, nbit)
     log.debug("kernel=%s counts %d bits on %s: %s", name, nbit, device, reason)
