@@ -5,6 +5,8 @@ import functools
 import logging
 import re
 import sys
+import weakref
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -326,6 +328,33 @@ def test_a_step_that_fails_half_way_in_its_record_leaves_nothing(caplog):
     other.relaxation = Waiting()
     plain = TrainingStep(other, its, CPU)
     assert all(torch.equal(plain(b).values, v) for b, v in zip(batches, found, strict=True))
+
+
+def test_a_failed_record_holds_no_memory_when_the_step_is_trained():
+    class Memory:
+        pass
+
+    class Short(Tape):
+        def record(self, function):
+            memory = Memory()
+            self.memory = weakref.ref(memory)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    class Step:
+        def __call__(self, batch):
+            assert capture.memory() is None
+            return Scalars(("loss",), torch.zeros(1))
+
+        def forget_gradients(self):
+            pass
+
+    capture = Short()
+    capture.memory = lambda: None
+    step = GraphedStep(Step(), capture)
+    batch = Batch(*(torch.zeros(2, 1) for _ in fields(Batch)))
+    for _ in range(graphs.WARM_UP + 1):
+        step(batch)
+    assert "out of memory" in step.obstacle and isinstance(capture.memory, weakref.ref)
 
 
 def test_parts_and_optimizers_may_say_that_they_cannot(tmp_path, caplog):
