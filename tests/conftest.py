@@ -38,6 +38,14 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Let a process of ``-n auto`` that has nothing to do take tests from another."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
+
+
 def pytest_runtest_setup(item):
     """Skip what is marked ``gpu`` where there is no CUDA device."""
     if item.get_closest_marker("gpu") is None:

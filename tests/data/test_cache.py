@@ -380,8 +380,12 @@ print(int(pixels.astype(int).sum()))
 def start(tmp_path, body):
     """A process that builds the entry of `content()` below tmp_path/cache, noting what it asks."""
     command = [sys.executable, "-c", WORKER.replace("BODY", body)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*command, tmp_path / "asked", tmp_path / "cache"], **pipes)
+    return subprocess.Popen(
+        [*command, tmp_path / "asked", tmp_path / "cache"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A shell's background jobs, such as tests may be, have it ignored and hand that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
 
 
 def until(done, seconds=300):
