@@ -6,13 +6,21 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 
-from deephash import cli, overrides, schema
+from deephash import cli, multirun, overrides, schema
 from deephash.errors import DeephashError
 from deephash.synonyms import BY_WORD, CHOICES, SYNONYMS
 
 CONF = Path(__file__).parents[1] / "conf"
+
+
+@pytest.fixture(autouse=True)
+def without_sweeps():
+    """Forget the group that ``train.py`` registers: ``report.py`` has a key of the same name."""
+    yield
+    ConfigStore.instance().repo.pop(multirun.GROUP, None)
 
 
 @pytest.fixture
