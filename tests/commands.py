@@ -97,7 +97,7 @@ def _command(
     sys.stdout = os.fdopen(1, "w", closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
     sys.argv, sys.path[0] = words, str(Path(words[0]).parent)
-    sys.path[1:1] = variables.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[1:1] = filter(None, variables.get("PYTHONPATH", "").split(os.pathsep))
     try:
         runpy.run_path(words[0], run_name="__main__")
     finally:

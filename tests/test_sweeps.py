@@ -140,8 +140,8 @@ def test_killed_in_the_middle_it_resumes_and_comes_to_the_same(swept, tmp_path):
     for how, code in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
         sweep = begun(tmp_path, *line, after=before)
         sweep.send_signal(how)
-        said = sweep.communicate(timeout=60)[0]
-        assert sweep.returncode == code, said
+        output = sweep.communicate(timeout=60)[0]
+        assert sweep.returncode == code, output
         assert idle(tmp_path), "jobs outlive their sweep"
         assert reports(tmp_path) == {}
         before = {folder: trained(folder) for folder in folders(tmp_path)}

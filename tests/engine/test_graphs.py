@@ -28,6 +28,7 @@ from deephash.engine.schedules import Every
 from deephash.engine.steps import Scalars, TrainingStep, total
 from deephash.engine.trainer import Trainer
 from deephash.records import Batch, generator
+from tests.engine.test_forms import tensors
 
 CONF = Path(__file__).parents[2] / "conf"
 CPU, CLASSES, NBIT, TRAINED = torch.device("cpu"), 4, 8, 44
@@ -204,12 +205,7 @@ def run(folder, words, captured, dies=None, sizes=SIZES, tape=Tape, **options):
 
 def result(folder):
     """All of a finished run that may not depend on its form."""
-    last, best = (checkpoint.load(folder / file) for file in ("last.pt", "best.pt"))
-    found = {f"method.{key}": value for key, value in last["method"].items()}
-    found |= {f"best.{key}": value for key, value in best["encoder"].items()}
-    for number, state in last["optimizer"]["state"].items():
-        found |= {f"optimizer.{number}.{key}": torch.as_tensor(v) for key, v in state.items()}
-    found["history"] = torch.tensor([row["query"] for row in last["progress"]["history"]])
+    found, last = tensors(folder), checkpoint.load(folder / "last.pt")
     found["rng"] = last["rng"]["cpu"]
     found["steps"] = torch.tensor(last["progress"]["step"])
     return found

@@ -15,7 +15,7 @@ class State(Enum):
     """How far a run is."""
 
     finished = "finished"
-    damaged = "damaged"  # its report cannot be read; begun anew it fails with the reason
+    damaged = "damaged"  # its report cannot be read; launched again, it fails with the reason
     running = "running"
     failed = "failed"  # error.txt in its folder says why; begun anew it may succeed
     interrupted = "interrupted"  # goes on after its last whole epoch

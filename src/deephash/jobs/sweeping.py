@@ -34,7 +34,6 @@ log = logging.getLogger("deephash")
 START = 8.0
 """Seconds of a job before it trains, about: a new Python, its imports, the data."""
 
-
 SEVERAL = 5
 """Folders, differences or jobs that stand in a message before it says how many more there are."""
 
