@@ -27,9 +27,10 @@ NEEDS = {
     "dataset=csv": ["dataset.root=x"],
     "dataset=features": ["dataset.root=x"],
     "backbone=torchvision": ["backbone.name=alexnet"],
-    "loss=greedy": ["relaxation=sign"],
-    "loss=variational": ["relaxation=stochastic_sign"],
 }
+for path in (CONF / "loss").glob("*.yaml"):
+    if "bits" in config.locate(OmegaConf.load(path)["_target_"]).needs:
+        NEEDS[f"loss={path.stem}"] = ["relaxation=sign"]
 OPTIONS = [
     f"{path.parent.relative_to(CONF).as_posix()}={path.stem}"
     for path in sorted(CONF.rglob("*.yaml"))
@@ -830,7 +831,7 @@ def is_refused(method, codebook, similarity, relaxation):
         or (relaxation and not (scores or "u" in reads))
     )
     learns = (method.get("codebook") or {}).get("_target_") == "deephash.codebooks.Learned"
-    stay = any(paper in method["loss"]["_target_"] for paper in ("csq", "dpn"))
+    stay = getattr(config.locate(method["loss"]["_target_"]), "fixed_centers", False)
     real = "bits" in reads and "Sign" not in method["relaxation"]["_target_"]
     return bool(lacks or idle or real or (learns and stay))
 

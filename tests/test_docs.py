@@ -33,7 +33,7 @@ def test_every_method_has_a_line_and_a_page_and_no_page_is_left_over():
     methods = {path.stem for path in (ROOT / "conf" / "method").glob("*.yaml")}
     assert {path.stem for path in (ROOT / "docs" / "methods").glob("*.md")} == methods
     lines = re.findall(r"^\| \[(\w+)\]", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert sorted(lines) == sorted(methods) and len(lines) == 12
+    assert sorted(lines) == sorted(methods)
 
 
 def test_a_line_tells_the_parts_and_which_of_them_the_loss_does_not_read():

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import json
 import math
 from dataclasses import dataclass, field
 from itertools import product as every_pair
@@ -50,10 +51,33 @@ def composed():
 
 
 @pytest.fixture(scope="session")
-def first_batch():
-    data = build.data(pages())
-    data.setup("cpu")
-    return next(data.train(0))
+def batch_for():
+    """``(folded configuration) -> its first training batch``, as many views as the recipe has."""
+    known = {}
+
+    def batch(cfg):
+        key = json.dumps([cfg["method"].get(key) for key in ("views", "streams")])
+        if key not in known:
+            data = build.data(cfg)
+            data.setup("cpu")
+            known[key] = next(data.train(0))
+        return known[key]
+
+    return batch
+
+
+@pytest.fixture(scope="session")
+def first_batch(batch_for):
+    return batch_for(pages())
+
+
+def pytest_generate_tests(metafunc):
+    """Parametrise the checks of worked values over the rows of their class."""
+    rows = getattr(metafunc.cls, "rows", ())
+    if "row" in metafunc.fixturenames:
+        cases = [pytest.param(row, labels, id=f"{at}-{labels}")
+                 for at, row in enumerate(rows) for labels in ("single", "multi")]  # fmt: skip
+        metafunc.parametrize(("row", "labels"), cases)
 
 
 @dataclass
@@ -361,9 +385,9 @@ class Numbers:
 
 @pytest.fixture(scope="session")
 def loops():
-    """``(case, objective before it is called, its options) -> float``."""
+    """``(case, objective before it is called, its options) -> float``; ``loop``: of a new one."""
 
-    def judge(case, loss, **options):
+    def judge(case, loss, loop=None, **options):
         z = case.z.tolist()
         u = [[RELAXED[type(case.relaxation).__name__](x) for x in row] for row in z]
         centers = None if case.centers is None else case.centers.tolist()
@@ -374,7 +398,7 @@ def loops():
             logits = relative(u, centers, case.similarity.sqrt_bk)
         bias, ties = getattr(loss, "bias", None), getattr(loss, "ties", None)
         memory = getattr(loss, "memory", None)
-        return LOOPS[type(loss).__name__](
+        return (loop or LOOPS[type(loss).__name__])(
             Numbers(
                 z, u, case.labels.tolist(), case.index.tolist(), centers, logits,
                 [0.0] * case.labels.shape[1] if bias is None else bias.tolist(),

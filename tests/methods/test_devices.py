@@ -1,7 +1,6 @@
 """A training step of every recipe on each device, against float64 on the CPU."""
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,11 +8,10 @@ import torch
 from deephash import build
 from deephash.engine import forms
 from deephash.records import Batch
+from tests.methods.worked import LEARNING
 
-CONF = Path(__file__).parents[2] / "conf"
-RECIPES = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 WORDS = [
-    *([f"method={name}"] for name in RECIPES),
+    *([f"method={name}"] for name in LEARNING),
     ["method=hashnet", "method.loss.pairs=memory"],
     ["method=dpn", "method.loss.update_every=1"],
     ["method=relahash", "method.similarity.sqrt_bk=true"],
@@ -85,9 +83,10 @@ def apart(one, other):
 
 @pytest.mark.parametrize(("device", "dtype"), DEVICES, indirect=["device"], ids=str)
 @pytest.mark.parametrize("words", WORDS, ids=" ".join)
-def test_a_step_is_the_same_on_every_device(words, dtype, device, composed, first_batch, in_double):
+def test_a_step_is_the_same_on_every_device(words, dtype, device, composed, batch_for, in_double):
     cfg = composed(*words, "optimizer=sgd", "optimizer.lr=0.001")
-    some = Batch(*(values[:IMAGES] for values in vars(first_batch).values()))
+    batch = batch_for(cfg)
+    some = Batch(batch.images[:IMAGES], batch.labels[:IMAGES], batch.index[:IMAGES])
     in_double()
     expected = trained(copy.deepcopy(cfg), some, torch.device("cpu"), torch.float64)
     in_double()
