@@ -30,9 +30,8 @@ from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 
-from deephash import build, cli, config, overrides, schema
+from deephash import build, composition, config, overrides, schema
 from deephash.errors import DeephashError
 from deephash.synonyms import BY_WORD
 
@@ -185,12 +184,7 @@ def fuzz_lines(count: int, draw: random.Random, told: Outcome) -> None:
 
         def job(page: str = page, words: list[str] = words) -> None:
             sys.argv = [f"{page}.py", *words]
-            good, mistyped = overrides.read(words)
-            given = [text for text in good if cli._is_override(text)]
-            try:
-                cli._check_overrides(CONF, page, given, mistyped)
-            finally:
-                GlobalHydra.instance().clear()
+            composition.checked(CONF, page, overrides.read(words), f"{page}.py")
 
         told.see(f"{page} {words}", job)
 

@@ -17,6 +17,7 @@ from deephash.explain import explain
 from deephash.models.backbones import Tiny
 from deephash.models.encoder import Encoder
 from deephash.models.heads import Linear
+from deephash.overrides import parse_all, texts
 from deephash.records import Batch
 from deephash.retrieval import Convention
 
@@ -62,7 +63,12 @@ def faults(folded):
 @pytest.fixture(scope="module")
 def explained(composed):
     def find(*overrides):
-        return {f.key: f for f in explain(overrides, composed, config.check)}
+        return {
+            fault.key: fault
+            for fault in explain(
+                parse_all(overrides), lambda some: composed(texts(some)), config.check
+            )
+        }
 
     return find
 

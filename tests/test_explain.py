@@ -9,7 +9,7 @@ import pytest
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 
-from deephash import cli, multirun, overrides, schema
+from deephash import cli, composition, multirun, overrides, schema
 from deephash.errors import DeephashError
 from deephash.synonyms import BY_WORD, CHOICES, SYNONYMS
 
@@ -31,14 +31,10 @@ def say(monkeypatch, tmp_path):
 
     def said(page, *arguments):
         monkeypatch.setattr(sys, "argv", [f"{page}.py", *arguments])
-        good, mistyped = overrides.read(arguments)
-        given = [text for text in good if cli._is_override(text)]
         try:
-            cli._check_overrides(CONF, page, given, mistyped)
+            composition.checked(CONF, page, overrides.read(arguments), f"{page}.py")
         except DeephashError as error:
             return str(error)
-        finally:
-            GlobalHydra.instance().clear()
         return ""
 
     return said

@@ -2,6 +2,7 @@
 
 import itertools
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hydra import compose, initialize_config_dir
 
 from deephash import config, grids, multirun, schema
 from deephash.errors import ConfigError
+from deephash.overrides import parse_all, texts
 from deephash.sheets import Sheet
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,8 +25,8 @@ METHODS = ("hashnet", "dtsh", "greedyhash", "jmlh", "dpn", "csq", "orthohash", "
 
 def jobs_of(name, *typed):
     """The jobs of a sweep as dictionaries of what is typed."""
-    found = multirun.grid(Sheet.read(SWEEPS, name), typed)
-    return [dict(text.split("=", 1) for text in job) for job in found.jobs]
+    found = multirun.grid(Sheet.read(SWEEPS, name), parse_all(typed))
+    return [{one.key: one.value for one in job} for job in found.jobs]
 
 
 def picked(jobs, *keys):
@@ -91,7 +93,8 @@ def test_a_rule_of_another_form_is_told():
 
 
 def grid(*typed, **sheet):
-    return multirun.grid(Sheet("s" if sheet else None, **sheet), typed)
+    found = multirun.grid(Sheet("s" if sheet else None, **sheet), parse_all(typed))
+    return replace(found, jobs=tuple(tuple(texts(job)) for job in found.jobs))
 
 
 def test_without_a_sheet_the_grid_is_what_is_typed():
@@ -175,7 +178,7 @@ def test_names_that_mean_nothing_are_refused(tmp_path, text, told):
 
 def test_what_is_typed_over_a_rule_is_another_setting():
     sheet = Sheet.read(SWEEPS, "table1")
-    found = multirun.grid(sheet, ["trainer.batch_size=16", "dataset=cifar10"])
+    found = multirun.grid(sheet, parse_all(["trainer.batch_size=16", "dataset=cifar10"]))
     assert found.typed == ("trainer.batch_size=16",)
     assert len(set(found.axes)) == len(found.axes) and "method.loss.penalty" in found.axes
 
@@ -376,9 +379,9 @@ def test_a_grid_of_millions_of_jobs_is_refused():
 
 def test_paths_of_a_sheet_are_texts_and_its_name_makes_a_group():
     sheet = Sheet("my ß sweep", params={"dataset.root": "~/a b", "seed": [0, 1]})
-    found = multirun.grid(sheet, ["method=csq"])
-    assert found.jobs[1][:2] == ("dataset.root='~/a b'", "seed=1")
-    assert {job[-1] for job in found.jobs} == {"group='my-ß-sweep'"}
+    found = multirun.grid(sheet, parse_all(["method=csq"]))
+    assert texts(found.jobs[1][:2]) == ["dataset.root='~/a b'", "seed=1"]
+    assert {job[-1].text for job in found.jobs} == {"group='my-ß-sweep'"}
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from deephash import config, multirun, schema
+from deephash import composition, config, schema
 from deephash.jobs import missing_data, plan
+from deephash.overrides import parse, parse_all
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -30,10 +31,10 @@ def pages():
     ],
 )
 def test_a_job_is_composed_as_hydra_does(overrides):
-    composer = multirun.Composer("train")
+    composer = composition.Composer("train")
     for words in (overrides, [*overrides, "seed=7"]):  # the second from what is kept
         whole = compose("train", overrides=list(words))
-        quick = composer(words)
+        quick = composer(parse_all(words))
         assert quick == whole and list(quick) == list(whole)
         assert config.fold(quick, words) == config.fold(whole, words)
         assert quick._metadata.flags == whole._metadata.flags
@@ -43,15 +44,15 @@ def test_a_job_is_composed_as_hydra_does(overrides):
 def test_groups_are_read_once_and_jobs_do_not_touch_each_other(monkeypatch):
     read = []
 
-    def counted(page, overrides):
+    def counted(page, overrides, with_hydra):
         read.append(overrides)
-        return compose(page, overrides=overrides)
+        return compose(page, overrides, with_hydra)
 
-    monkeypatch.setattr(multirun, "compose", counted)
-    composer = multirun.Composer("train")
+    monkeypatch.setattr(composition, "compose", counted)
+    composer = composition.Composer("train")
     for method in ("csq", "dpn"):
         for scale in range(5):
-            cfg = composer([f"method={method}", f"seed={scale}"])
+            cfg = composer(parse_all([f"method={method}", f"seed={scale}"]))
             assert (cfg.method.name, cfg.seed) == (method, scale)
     assert read == [["method=csq"], ["method=dpn"]]
 
@@ -61,7 +62,7 @@ def test_errors_are_hydras(wrong):
     with pytest.raises(Exception) as whole:
         compose("train", overrides=[wrong])
     with pytest.raises(type(whole.value)) as quick:
-        multirun.Composer("train")([wrong])
+        composition.Composer("train")([parse(wrong)])
     assert str(quick.value) == str(whole.value)
 
 

@@ -22,6 +22,7 @@ from PIL import Image
 
 from deephash import config, multirun, schema, sheets
 from deephash.explain import explain
+from deephash.overrides import parse_all, texts
 from tests.commands import ROOT, environment, run
 
 pytestmark = pytest.mark.slow
@@ -557,14 +558,15 @@ class TestReadme:
                 config.fold(compose(Path(script).stem, overrides=overrides))
                 return
             many = {"-m", "--multirun"} & set(words)
-            if multirun.named(overrides) is not None:
-                sheet = sheets.Sheet.read(ROOT / "sweeps", multirun.named(overrides))
-                overrides = [text for text in overrides if not text.startswith("+sweep=")]
-                overrides = list(multirun.grid(sheet, overrides).jobs[0])
+            given = parse_all(overrides)
+            if (name := multirun.named(given)) is not None:
+                sheet = sheets.Sheet.read(ROOT / "sweeps", name)
+                given = [one for one in given if one.key != "sweep"]
+                given = multirun.grid(sheet, given).jobs[0]
             if not many:
-                config.fold(compose("train", overrides=overrides))  # no value is left open
+                config.fold(compose("train", overrides=texts(given)))  # no value is left open
             faults = explain(
-                overrides, lambda some: compose("train", overrides=list(some)), config.check
+                given, lambda some: compose("train", overrides=texts(some)), config.check
             )
         assert [fault for fault in faults if fault.key != "trainer.device"] == []
 

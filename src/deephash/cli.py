@@ -1,4 +1,4 @@
-"""The command line: composes with Hydra, and turns errors into words. Heavy imports come late."""
+"""The command line: composes a page once, runs its job, prints errors. Heavy imports come late."""
 
 import argparse
 import contextlib
@@ -16,40 +16,25 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
 
 import deephash
-from deephash import config, multirun, schema
-from deephash import overrides as command_line
-from deephash.errors import BusyError, ConfigError, DeephashError, WriteError, from_os_error
-from deephash.explain import explain, several
+from deephash import composition, config, multirun, overrides, schema
+from deephash.composition import CONFIG_DIR, Extension
+from deephash.errors import BusyError, DeephashError, WriteError, from_os_error
 from deephash.files import place
 from deephash.launchers import process
-from deephash.overrides import Mistyped
-from deephash.validate import UNKNOWN, quoted
+from deephash.overrides import MANY, CommandLine, Override
+from deephash.validate import quoted
 
 SHOWING = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i",
            "--shell-completion", "-sc"}  # fmt: skip
 """Flags under which Hydra shows something and runs nothing."""
 
-MANY = {"-m", "--multirun"}
-"""The flags of a grid."""
-
-CHECKS = {
-    "evaluate": config.check_evaluation,
-    "report": config.check_report,
-    "data": config.check_data,
-}
-"""What a page that trains nothing has to satisfy."""
-
 COMPLETION = {"--shell-completion", "-sc"}
 """The flags of the completion of words by a shell."""
 
-CONFIG_DIR = ("--config-dir", "-cd")
-"""The flags of a further folder of configuration."""
+WITHOUT_EFFECT = {"--resolve", "--run", "-r", "--"}
+"""Flags of Hydra that change nothing where something runs."""
 
 PARALLEL = {
     "WORLD_SIZE": "torchrun or a launcher like it",
@@ -60,6 +45,10 @@ PARALLEL = {
 """How many times a command was started, by the name of the variable that says so."""
 
 GOES_ON = "; without rerun=true the command goes on from here"
+
+Folded = dict[str, Any]
+Job = Callable[[Folded, tuple[Override, ...]], None]
+"""What a page does with its folded configuration and its command line."""
 
 
 def train(conf: Path, sweeps: Path) -> int:
@@ -74,20 +63,20 @@ def train(conf: Path, sweeps: Path) -> int:
     if not launched and (message := _several_processes(os.environ)) is not None:
         print(message, file=sys.stderr)
         return 2
-    arguments = [text for text in sys.argv[1:] if text not in MANY]
-    flags = {text.partition("=")[0] for text in sys.argv[1:]}
-    if MANY & flags and (one := flags & {"--cfg", "-c", "--info", "-i"}):
-        words = "shows one run. Leave out -m; preview=true shows the jobs of a grid."
-        print(f"{one.pop()}  {words}", file=sys.stderr)
+    many = bool(MANY & set(sys.argv[1:]))
+    line = _read(sys.argv[1:], many)
+    if many and (one := line.names & {"--cfg", "-c", "--info", "-i"}):
+        message = "shows one run. Leave out -m; preview=true shows the jobs of a grid."
+        print(f"{min(one)}  {message}", file=sys.stderr)
         return 2
-    if not flags & SHOWING:
-        if MANY & flags:
-            return _flushed(_told(lambda: _sweep(conf, sweeps, arguments), GOES_ON))
-        if (name := multirun.named(arguments)) is not None:
-            line = f"python train.py -m {shlex.join(arguments)}"
-            print(f"+sweep={name} is a grid: it needs -m.\n  Type: {line}", file=sys.stderr)
+    if not line.names & SHOWING:
+        if many:
+            return _flushed(_exit_status(lambda: _sweep(conf, sweeps, line), GOES_ON))
+        if (name := multirun.named(line.overrides)) is not None:
+            command = f"python train.py -m {shlex.join(sys.argv[1:])}"
+            print(f"+sweep={name} is a grid: it needs -m.\n  Type: {command}", file=sys.stderr)
             return 2
-    return _flushed(_main(conf, "train", partial(_train_job, launched)))
+    return _flushed(_main(conf, "train", line, partial(_train_job, launched)))
 
 
 def _alone(page: Callable[[Path], int]) -> Callable[[Path], int]:
@@ -106,13 +95,14 @@ def _alone(page: Callable[[Path], int]) -> Callable[[Path], int]:
 @_alone
 def evaluate(conf: Path) -> int:
     """``evaluate.py``. Returns the exit status."""
-    return _flushed(_main(conf, "evaluate", _evaluate_job))
+    line = _read([_quoted(text) for text in sys.argv[1:]])
+    return _flushed(_main(conf, "evaluate", line, _evaluate_job))
 
 
 @_alone
 def report(conf: Path) -> int:
     """``report.py``. Returns the exit status."""
-    return _flushed(_main(conf, "report", _report_job))
+    return _flushed(_main(conf, "report", _read(sys.argv[1:]), _report_job))
 
 
 @_alone
@@ -120,7 +110,7 @@ def data(conf: Path) -> int:
     """``data.py ACTION``. Returns the exit status."""
     arguments = sys.argv[1:]
     done = [text for text in arguments if text in config.ACTIONS]
-    if len(done) != 1 and not {text.partition("=")[0] for text in arguments} & SHOWING:
+    if len(done) != 1 and not _read(arguments).names & SHOWING:
         strange = [text for text in arguments if "=" not in text and text not in done]
         given = f"{strange[0]} is none of them" if strange else "none was given"
         given = f"{len(done)} of them were given" if done else given
@@ -130,53 +120,55 @@ def data(conf: Path) -> int:
             file=sys.stderr,
         )
         return 2
-    sys.argv[1:] = [f"do={text}" if text in done else text for text in arguments]
-    return _flushed(_main(conf, "data", _data_job))
+    line = _read([f"do={text}" if text in done else text for text in arguments])
+    return _flushed(_main(conf, "data", line, _data_job))
 
 
-def _train_job(launched: bool, cfg: DictConfig) -> None:
+def _train_job(launched: bool, folded: Folded, given: tuple[Override, ...]) -> None:
     from deephash import jobs
 
-    overrides = _overrides()
-    folded = config.fold(cfg, overrides)
+    texts = overrides.texts(given)
     if folded["preview"]:
-        planned = jobs.plan([(overrides, folded)])
+        planned = jobs.plan([(texts, folded)])
         for message in jobs.missing_data(planned):
             print(message, file=sys.stderr)
         print(jobs.preview(planned, slots=1))
     elif launched:  # nobody watches it: why it fails is kept in its folder
-        folder = jobs.run_folder(folded, overrides).path
+        folder = jobs.run_folder(folded, texts).path
         launch = os.environ.get(process.LAUNCH, "")
-        jobs.noting(folder, lambda: jobs.train(folded, overrides, launch))
+        jobs.noting(folder, lambda: jobs.train(folded, texts, launch))
     else:
-        jobs.train(folded, overrides)
+        jobs.train(folded, texts)
 
 
-def _evaluate_job(cfg: DictConfig) -> None:
+def _evaluate_job(folded: Folded, given: tuple[Override, ...]) -> None:
     from deephash import jobs
 
-    jobs.evaluate(config.fold(cfg), _overrides())
+    jobs.evaluate(folded, overrides.texts(given))
 
 
-def _report_job(cfg: DictConfig) -> None:
+def _report_job(folded: Folded, given: tuple[Override, ...]) -> None:
     from deephash import jobs
 
-    jobs.report(config.fold(cfg), _overrides())
+    jobs.report(folded, overrides.texts(given))
 
 
-def _data_job(cfg: DictConfig) -> None:
+def _data_job(folded: Folded, given: tuple[Override, ...]) -> None:
     from deephash import jobs
 
-    jobs.data(config.fold(cfg, _overrides()), _overrides())
+    jobs.data(folded, overrides.texts(given))
 
 
-def _sweep(conf: Path, sweeps: Path, arguments: Sequence[str]) -> int:
+def _sweep(conf: Path, sweeps: Path, line: CommandLine) -> int:
     _prepare()
-    good, mistyped = command_line.read(arguments, many=True)
-    if mistyped:
-        given = [text for text in good if _is_override(text)]
-        _check_overrides(conf, "train", given, mistyped, many=True)
-    return multirun.run(conf, sweeps, good, Path(sys.argv[0]).resolve())
+    if line.mistyped:
+        composition.checked(conf, "train", line.without(*MANY), Path(sys.argv[0]).name, many=True)
+    return multirun.run(conf, sweeps, line.without(*MANY), Path(sys.argv[0]).resolve())
+
+
+def _read(arguments: Sequence[str], many: bool = False) -> CommandLine:
+    """Take a command line apart, with ``~`` of ``--config-dir=~/conf`` for the home folder."""
+    return overrides.read([_from_home(text) for text in arguments], many)
 
 
 def _prepare() -> None:
@@ -186,52 +178,66 @@ def _prepare() -> None:
     _python_3_14()
 
 
-def _main(conf: Path, page: str, job: Any) -> int:
+def _main(conf: Path, page: str, line: CommandLine, job: Job) -> int:
+    """Show what is asked for, or compose and check a page, and run its job.
+
+    Args:
+        conf: the folder of the configuration.
+        page: ``train``, ``evaluate``, ``report`` or ``data``.
+        line: the command line.
+        job: of the page.
+    """
     _prepare()
-    if "--version" in sys.argv[1:]:
+    if "--version" in line.names:
         print(_version())
         return 0
-    if page == "evaluate":
-        sys.argv[1:] = [_quoted(text) for text in sys.argv[1:]]
-    sys.argv[1:], mistyped = command_line.read(sys.argv[1:])
-    sys.argv[1:] = [_from_home(text) for text in sys.argv[1:]]
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda text: text not in MANY)
-    arguments = sys.argv[1:]  # -m first: argparse wants it before what it is about
-    shows = bool({text.partition("=")[0] for text in arguments} & SHOWING)
-    completes = bool(COMPLETION & set(arguments)) and any(a.startswith("query=") for a in arguments)
-    if shows and hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--help | head`; nothing else is open
+    if line.names & SHOWING:
+        return _exit_status(lambda: _show(conf, page, line), "")
+    strange = sorted(
+        line.names - WITHOUT_EFFECT - {*CONFIG_DIR} - (MANY if page == "train" else set())
+    )
+    if strange:
+        script = Path(sys.argv[0]).name
+        print(f"{strange[0]}  has no use here. See python {script} --help", file=sys.stderr)
+        return 2
     failures: list[DeephashError] = []
 
-    def run(cfg: DictConfig) -> None:
+    def whole() -> int:
+        folded = composition.checked(conf, page, line, Path(sys.argv[0]).name)
         try:
-            job(cfg)
-        except DeephashError as error:  # told without a traceback
+            job(folded, composition.without_hydra(line.overrides))
+        except DeephashError as error:  # printed without a traceback
             failures.append(error)
         except BrokenPipeError:  # nobody reads on: `| head`
             _silence()
         except OSError as error:  # a full disk, a folder that is gone, an input without permission
             failures.append(from_os_error(error))
-
-    def whole() -> int:
-        if not shows:
-            given = [text for text in arguments if _is_override(text)]
-            _check_overrides(conf, page, given, mistyped)
-        main = hydra.main(version_base="1.3", config_path=str(conf.resolve()), config_name=page)
-        if completes:
-            return _completed(main(run))
-        main(run)()
         busy = any(isinstance(failure, BusyError) for failure in failures)
         return process.ELSEWHERE if busy else int(bool(failures))
 
-    status = _told(whole, "" if page != "train" else GOES_ON)
+    status = _exit_status(whole, "" if page != "train" else GOES_ON)
     for failure in failures:
         print(failure, file=sys.stderr)
     return status
 
 
-def _told(job: Callable[[], int], interrupted: str) -> int:
-    """The exit status of a job; what stops it is said in words."""
+def _show(conf: Path, page: str, line: CommandLine) -> int:
+    """Let Hydra show its help, the configuration, or the words that complete a line."""
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--help | head`; nothing else is open
+    more = Extension.of(line).override
+    kept = [text for text in line.arguments if not text.startswith(f"{composition.SEARCH_PATH}=")]
+    sys.argv[1:] = [*kept, *more]
+    main = hydra.main(version_base="1.3", config_path=str(conf.resolve()), config_name=page)
+    show = main(lambda cfg: None)
+    if COMPLETION & line.names and any(one.key == "query" for one in line.overrides):
+        return _completed(show)
+    show()
+    return 0
+
+
+def _exit_status(job: Callable[[], int], interrupted: str) -> int:
+    """Run a job and return its exit status; print what stops it."""
     try:
         return job()
     except DeephashError as error:
@@ -268,13 +274,6 @@ def _silence() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _overrides() -> list[str]:
-    """The command line of this job, as Hydra read it."""
-    found = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
-    assert isinstance(found, list)
-    return [str(text) for text in found]
-
-
 def _quoted(text: str) -> str:
     """``run=FOLDER`` with the folder in quotes: its name holds what Hydra reads as syntax.
 
@@ -300,63 +299,6 @@ def _parted(pieces: Sequence[str]) -> list[str] | None:
     return None if pieces else []
 
 
-def _is_override(text: str) -> bool:
-    return ("=" in text and not text.startswith("-")) or text.startswith("~")
-
-
-def _check_overrides(
-    conf: Path,
-    page: str,
-    overrides: Sequence[str],
-    mistyped: Sequence[Mistyped] = (),
-    many: bool = False,
-) -> None:
-    """Composes once before Hydra does, to tell everything that is wrong, and how to mend it."""
-    more = _more_folders(sys.argv[1:])
-
-    def composed(some: Sequence[str]) -> DictConfig:
-        return compose(page, overrides=[*some, *more])
-
-    with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
-
-        def check(cfg: dict[str, Any]) -> list[config.Fault]:
-            if page == "train":
-                return config.check(cfg, overrides)
-            return CHECKS[page](cfg)
-
-        cfg = None
-        grids = [] if many else several(overrides, page, Path(sys.argv[0]).name)
-        if not grids and not mistyped:
-            with contextlib.suppress(Exception):  # `explain` finds out which override it was
-                cfg = composed(overrides)
-        if cfg is None:
-            told = {fault.key for fault in grids}
-            found = explain(overrides, composed, check, mistyped)
-            faults = grids + [fault for fault in found if fault.key not in told]
-        else:
-            faults = check(config.fold(cfg, overrides))
-            if any(fault.what == UNKNOWN for fault in faults):
-                faults = explain(overrides, composed, check)
-        config.refuse(faults, [*overrides, *(one.typed for one in mistyped)])
-    GlobalHydra.instance().clear()
-
-
-def _more_folders(arguments: Sequence[str]) -> list[str]:
-    """What makes the folder of ``--config-dir`` part of a composition.
-
-    Raises:
-        ConfigError: there is no such folder.
-    """
-    for at, text in enumerate(arguments):
-        flag, equals, folder = text.partition("=")
-        if flag in CONFIG_DIR:
-            folder = folder if equals else "".join(arguments[at + 1 : at + 2])
-            if not Path(folder).is_dir():
-                raise ConfigError(f"{flag}  there is no folder {folder}. Nothing was loaded.")
-            return [f"hydra.searchpath=[{command_line.quoted(f'file://{Path(folder).resolve()}')}]"]
-    return []
-
-
 def _from_home(text: str) -> str:
     """A folder of ``--config-dir=~/conf``, which the shell leaves as it is."""
     flag, equals, folder = text.partition("=")
@@ -372,8 +314,8 @@ def _completed(query: Callable[[], Any]) -> int:
     except ValueError:  # a quote that is still open
         typed = begun.split()
     first = next((at for at, text in enumerate(typed) if text.endswith(".py")), 0) + 1
-    before = [command_line.as_text(text) for text in typed[first:]]
-    before = [text for text in before if command_line.parsed(text) is not None and " " not in text]
+    before = [overrides.as_text(text) for text in typed[first:]]
+    before = [text for text in before if overrides.parsed(text) is not None and " " not in text]
     os.environ["COMP_LINE"] = " ".join([*typed[:first], *before]) + blank + fragment
     os.environ["COMP_POINT"] = str(len(os.environ["COMP_LINE"]))
     with (

@@ -50,6 +50,7 @@ OWN_KEYS: dict[str, dict[str, Any]] = {
 ELSEWHERE = (
     "logger",
     "paths",
+    "plugins",
     "group",
     "rerun",
     "preview",

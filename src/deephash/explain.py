@@ -15,11 +15,11 @@ from deephash import overrides as words
 from deephash.config import SEATS, Fault, fold
 from deephash.errors import ConfigError
 from deephash.files import place
-from deephash.overrides import Mistyped
+from deephash.overrides import Mistyped, Override, parse, parse_all
 from deephash.synonyms import BY_WORD, CHOICES, Synonym
-from deephash.validate import UNKNOWN, assignment, literal
+from deephash.validate import UNKNOWN, assignment, quoted
 
-Compose = Callable[[Sequence[str]], Any]
+Compose = Callable[[Sequence[Override]], Any]
 Check = Callable[[dict[str, Any]], list[Fault]]
 
 FIRST = ("trainer", "model", "optimizer", "scheduler", "loss", "method.loss", "evaluation",
@@ -32,7 +32,7 @@ NEVER = ("dataset.schedule", "dataset.expected")
 IDLE = ("trainer.batch_size", "trainer.epochs")
 """What ``data.py`` has and does not read."""
 
-PLACEHOLDER = "dataset.root=FOLDER"
+PLACEHOLDER = parse("dataset.root=FOLDER")
 """What some datasets need besides."""
 
 
@@ -45,7 +45,7 @@ class Suggestions:
         given: the overrides that are right.
     """
 
-    def __init__(self, compose: Compose, check: Check, given: Sequence[str]) -> None:
+    def __init__(self, compose: Compose, check: Check, given: Sequence[Override]) -> None:
         self._compose, self._check, self.given = compose, check, list(given)
         self._page: dict[str, Any] | None = None
 
@@ -66,9 +66,9 @@ class Suggestions:
         """All keys of the page that somebody may mean."""
         return [key for key in _keys(self.page) if not key.startswith(NEVER)]
 
-    def accepts(self, some: Sequence[str]) -> bool:
+    def accepts(self, some: Sequence[Override]) -> bool:
         """Whether overrides compose, and nothing is wrong with their own keys."""
-        keys = {text.partition("=")[0].lstrip("+~") for text in some}
+        keys = {one.key for one in some}
         try:
             cfg = self._compose([*self.given, *some])
             if "hydra" in cfg:  # of a launcher: composed, its values are checked later
@@ -83,7 +83,7 @@ class Suggestions:
         for candidate in dict.fromkeys(candidates):
             if "do" in self.page and candidate.startswith(IDLE):
                 continue
-            some = [words.as_text(text) for text in shlex.split(candidate)]
+            some = _overrides(candidate)
             if self.accepts(some):
                 return _shown(some)
             if candidate.startswith("dataset=") and self.accepts([*some, PLACEHOLDER]):
@@ -102,7 +102,7 @@ class Suggestions:
         if found is not None:
             return f"Did you mean {found}?{note}"
         for candidate in candidates if entry is None else _meant(entry, value):  # not this value
-            last = shlex.split(candidate)[-1].partition("=")[0].lstrip("+")
+            last = _overrides(candidate)[-1].key
             if last in self.keys() and not isinstance(default := _at(self.page, last), Mapping):
                 return f"Did you mean {last}? Its default is {assignment(last, default)}.{note}"
         return note.strip() or "See all keys with --cfg job."
@@ -149,7 +149,7 @@ class Suggestions:
 
 
 def explain(
-    overrides: Sequence[str],
+    overrides: Sequence[Override],
     compose: Compose,
     check: Check,
     mistyped: Sequence[Mistyped] = (),
@@ -166,29 +166,29 @@ def explain(
         the faults of the single overrides, then those of the configuration without them.
     """
     faults: list[Fault] = []
-    good: list[str] = []
-    bad: list[tuple[str, str, str, Exception]] = []
-    for text in sorted(overrides, key=lambda text: "." in text.partition("=")[0]):  # groups first
-        key = text.partition("=")[0].lstrip("+~")
+    good: list[Override] = []
+    bad: list[tuple[Override, Override, Exception]] = []
+    for override in sorted(overrides, key=lambda one: "." in one.key):  # groups first
         try:
-            values = words.values(text)
+            single = override.single
         except Exception as error:
-            faults.append(Fault(key, _first_line(error), _in_quotes(text)))
+            faults.append(Fault(override.key, _first_line(error), _in_quotes(override)))
             continue
-        for value in values:
+        for one in single:
             try:
-                compose([*good, value])
+                compose([*good, one])
             except Exception as error:
-                bad.append((key, text, value, error))
+                bad.append((override, one, error))
                 break
         else:
-            good.append(values[0])
-    told = Suggestions(compose, check, good)
-    for key, text, value, why in bad:
-        faults.append(Fault(key, _first_line(why, key), _instead(key, text, value, told, why)))
-    faults += [_of_words(one, told) for one in mistyped]
+            good.append(single[0])
+    suggestions = Suggestions(compose, check, good)
+    for override, one, why in bad:
+        instead = _instead(override, one, suggestions, why)
+        faults.append(Fault(override.key, _first_line(why, override.key), instead))
+    faults += [_of_words(one, suggestions) for one in mistyped]
     try:
-        folded = fold(compose(good), overrides)
+        folded = fold(compose(good), words.texts(overrides))
     except ConfigError:
         if not faults:
             raise
@@ -196,113 +196,121 @@ def explain(
     known = {fault.key for fault in faults}
     for fault in faults:  # what is suggested is not said to be missing as well
         known |= set(re.findall(r"([\w.]+)=", fault.instead.partition("Did you mean ")[2]))
-    given = dict(text.lstrip("+").partition("=")[::2] for text in overrides)
+    given = {one.key: one for one in overrides if not one.deletes}
     for fault in check(folded):
         if fault.key in known:
             continue
         if fault.what == UNKNOWN and fault.key in given:  # typed with a +
-            rest = [text for text in good if text.lstrip("+").partition("=")[0] != fault.key]
-            way = Suggestions(compose, check, rest).of_key(fault.key, _unquoted(given[fault.key]))
+            rest = [one for one in good if one.deletes or one.key != fault.key]
+            way = Suggestions(compose, check, rest).of_key(fault.key, given[fault.key].plain)
             fault = Fault(fault.key, fault.what, way)
         faults.append(fault)
     return faults
 
 
-def several(overrides: Sequence[str], page: str, script: str) -> list[Fault]:
+def several(overrides: Sequence[Override], page: str, script: str) -> list[Fault]:
     """The faults of overrides with several values on a page that takes one of each."""
     faults = []
-    for text in overrides:
-        override = words.parsed(text)
-        if override is None or not override.is_sweep_override():
+    for one in overrides:
+        if not one.is_sweep:
             continue
-        key, _, value = text.partition("=")
-        way = f"Type one of them, or as one text {_shown([f'{key}={words.quoted(value)}'])}."
+        as_one = _shown([parse(f"{one.mark}{one.key}={quoted(one.value or '')}")])
+        way = f"Type one of them, or as one text {as_one}."
         if page == "train":
-            line = shlex.join([arg for arg in overrides])
+            line = shlex.join(words.texts(overrides))
             way = f"Several runs are a grid: python {script} -m {line}"
-            if words.is_text(key.lstrip("+")):
-                way += (
-                    f"\n  {'':<{len(key)}}  As one text: {_shown([f'{key}={words.quoted(value)}'])}"
-                )
-        elif key in ("sweep", "runs"):
-            way = f"Type a list: {_shown([f'{key}=[{value}]'])}."
-        faults.append(Fault(key.lstrip("+"), f"has several values: {value}.", way))
+            if words.is_text(one.key):
+                way += f"\n  {'':<{len(one.key)}}  As one text: {as_one}"
+        elif one.key in ("sweep", "runs"):
+            way = f"Type a list: {_shown([parse(f'{one.key}=[{one.value}]')])}."
+        faults.append(Fault(one.key, f"has several values: {one.value}.", way))
     return faults
 
 
-def _of_words(one: Mistyped, told: Suggestions) -> Fault:
-    key, equals, _ = one.meant.partition("=")
-    if "run" in told.page and place(one.typed).is_dir():
-        way = f"Did you mean {_shown([words.as_text(f'run={one.typed}')])}?"
+def _of_words(one: Mistyped, suggestions: Suggestions) -> Fault:
+    key = one.meant.key
+    if "run" in suggestions.page and place(one.typed).is_dir():
+        way = f"Did you mean {_shown([Override.of('run', one.typed)])}?"
         return Fault(one.typed, "is a folder without its key.", way)
-    if not equals or not key:
-        groups = [group for group in told.page if isinstance(told.page[group], Mapping)]
+    if one.meant.value is None or not key:
+        page = suggestions.page
+        groups = [group for group in page if isinstance(page[group], Mapping)]
         way = "Values are given as key=value."
         for group in ("method", "dataset", "backbone", "optimizer", "experiment"):
-            if group in groups and told.first([f"{group}={shlex.quote(key)}"]):
+            if group in groups and suggestions.first([f"{group}={shlex.quote(key)}"]):
                 way = f"Did you mean {group}={key}?"
                 break
         else:
-            found = told.first(f"{name}={shlex.quote(key)}" for name in ("sweep", "run"))
+            found = suggestions.first(f"{name}={shlex.quote(key)}" for name in ("sweep", "run"))
             way = way if found is None else f"Did you mean {found}?"
         return Fault(one.typed, "is no key with a value.", way)
-    some = words.as_text(one.meant)
-    if told.accepts([some]):
-        return Fault(one.typed, "is not how values are given.", f"Did you mean {_shown([some])}?")
+    meant = Override.of(key, one.meant.value, one.meant.mark)
+    if suggestions.accepts([meant]):
+        way = f"Did you mean {_shown([meant])}?"
+        return Fault(one.typed, "is not how values are given.", way)
     try:
-        told._compose([*told.given, some])
+        suggestions._compose([*suggestions.given, meant])
     except Exception as error:
-        way = _instead(key, some, some, told, error)
+        way = _instead(meant, meant, suggestions, error)
     else:
         way = "Values are given as key=value."
     return Fault(one.typed, "is not how values are given.", way)
 
 
-def _instead(key: str, typed: str, given: str, told: Suggestions, error: BaseException) -> str:
+def _instead(
+    typed: Override, given: Override, suggestions: Suggestions, error: BaseException
+) -> str:
+    """What to type in place of an override that Hydra refuses.
+
+    Args:
+        typed: the override.
+        given: the same with the one of its values that is refused.
+        suggestions: of the page.
+        error: Hydra's.
+    """
     text = f"{error}\n{error.__cause__ or ''}"
-    value = given.partition("=")[2]
-    plain = _unquoted(value)
+    key, plain = typed.key, given.plain
     if options := re.search(r"Available options in '[^']*':\n((?:\t\S+\n?)+)", text):
-        return told.of_choice(key, plain, options.group(1).split())
+        return suggestions.of_choice(key, plain, options.group(1).split())
     if "group override must be" in text:
         try:
-            told._compose([*told.given, f"{key}=no_such_option"])
+            suggestions._compose([*suggestions.given, parse(f"{key}=no_such_option")])
         except Exception as other:
             if options := re.search(r"Available options in '[^']*':\n((?:\t\S+\n?)+)", f"{other}"):
-                return told.of_choice(key, plain, options.group(1).split())
+                return suggestions.of_choice(key, plain, options.group(1).split())
     if options := re.search(r"expected one of \[(.*?)\]", text):
         there = [one.strip() for one in options.group(1).split(",")]
         near = difflib.get_close_matches(_bare(plain), there, n=1)
         meant = f"Did you mean {key}={near[0]}? " if near else ""
         return f"{meant}It is one of {options.group(1)}."
-    if typed.startswith("~"):
+    if typed.deletes:
         return f"Leave out {typed}."
     if "already at" in text:
-        return f"Type it without +: {_shown([given.lstrip('+')])}."
-    keys = _keys(told.page)
+        return f"Type it without +: {_shown([parse(f'{key}={given.value}')])}."
+    keys = _keys(suggestions.page)
     if key in keys and _is_unknown(error):
         return "The default has it; what is chosen here has not."
-    if key in keys and not isinstance(default := _at(told.page, key), Mapping):
+    if key in keys and not isinstance(default := _at(suggestions.page, key), Mapping):
         if default == "???":
             return f"Give it a value: {key}=..."
         return f"Its default is {assignment(key, default)}."
     entry = _synonym(key)
-    if key in keys and entry is not None and (found := told.first(_meant(entry, plain))):
+    if key in keys and entry is not None and (found := suggestions.first(_meant(entry, plain))):
         return f"Did you mean {found}? {key} has values of its own: --cfg job."
     if key in keys:
-        inner = ", ".join(f"{key}.{name}" for name in _at(told.page, key))
+        inner = ", ".join(f"{key}.{name}" for name in _at(suggestions.page, key))
         return f"It holds {inner}." if inner else "See all keys with --cfg job."
     if key == "dataset.root":
         return "The digits read no folder; choose dataset=folder or dataset=cifar10 with it."
-    return told.of_key(key, plain)
+    return suggestions.of_key(key, plain)
 
 
-def _in_quotes(text: str) -> str:
+def _in_quotes(override: Override) -> str:
     """What to type for an override that cannot be read."""
-    key, equals, value = text.partition("=")
-    if not equals or words.KEY.fullmatch(key) is None:
+    name = f"{override.mark}{override.key}"
+    if override.value is None or words.KEY.fullmatch(name) is None:
         return "Write it as key=value."
-    return f"If it is a text, type {_shown([f'{key}={words.quoted(value)}'])}"
+    return f"If it is a text, type {_shown([parse(f'{name}={quoted(override.value)}')])}"
 
 
 def _first_line(error: BaseException, key: str = "") -> str:
@@ -355,23 +363,19 @@ def _same_place(fault: str, key: str) -> bool:
     return fault == key or fault.startswith(f"{key}.") or key.startswith(f"{fault}.")
 
 
-def _shown(some: Iterable[str]) -> str:
+def _overrides(candidate: str) -> tuple[Override, ...]:
+    """A suggestion, written as a shell takes it, as overrides."""
+    return parse_all(words.as_text(text) for text in shlex.split(candidate))
+
+
+def _shown(some: Iterable[Override]) -> str:
     """Overrides as a shell takes them."""
     return " ".join(
         text
         if re.fullmatch(r"[\w./=:+\-,%@~]+", text) and text.isascii()
         else ('"' + re.sub(r'([\\"$`])', r"\\\1", text) + '"')
-        for text in some
+        for text in words.texts(some)
     )
-
-
-def _unquoted(value: str) -> str:
-    """A value without the quotes that Hydra reads."""
-    override = words.parsed(f"key={value}")
-    if override is None or override.is_sweep_override() or value[:1] not in ("'", '"'):
-        return value
-    given = override.value()
-    return given if isinstance(given, str) else literal(given)
 
 
 def _bare(name: str) -> str:

@@ -1,6 +1,5 @@
 """``-m``: from the axes on the command line and in ``sweeps/`` to jobs, previewed or launched."""
 
-import copy
 import os
 import re
 import shlex
@@ -10,19 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra import compose, initialize_config_dir
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from deephash import config, grids, targets
+from deephash import composition, config, grids, plugins, targets
+from deephash.composition import Composer, Extension, refuse_hydra, without_hydra
 from deephash.errors import ConfigError
 from deephash.explain import explain
 from deephash.files import SWEEPS, check_writable, place
 from deephash.launchers.process import Launcher
-from deephash.overrides import as_text, parsed
+from deephash.overrides import CommandLine, Override, texts
 from deephash.sheets import BASE, Sheet
 from deephash.words import all_typed
 
@@ -33,101 +29,56 @@ GROUP = "sweep"
 MANY = 20
 """From so many jobs on, it takes a while until something is seen."""
 
-Composed = Callable[[Sequence[str]], DictConfig]
+Composed = Callable[[Sequence[Override]], DictConfig]
 
 
 @dataclass(frozen=True)
 class Grid:
     """What is to be run."""
 
-    jobs: tuple[tuple[str, ...], ...]  # the command line of each
+    jobs: tuple[tuple[Override, ...], ...]  # the command line of each
     axes: tuple[str, ...]  # the keys that take several values, or are given by a rule
     typed: tuple[str, ...]  # other settings of the command line that can change a result
 
 
-def run(conf: Path, sweeps: Path, arguments: Sequence[str], script: Path) -> int:
+def run(conf: Path, sweeps: Path, line: CommandLine, script: Path) -> int:
     """Runs, or previews, a grid. Returns the exit status: 0 if all of it is finished.
 
     Args:
         conf: the folder of the configuration.
         sweeps: the folder of named sweeps.
-        arguments: the command line without ``-m``.
+        line: the command line without ``-m``.
         script: the training script, which each job runs.
 
     Raises:
         DeephashError: with a message for the user; nothing was started.
     """
-    sheet, tuning, overrides = _sorted_out(sweeps, arguments)
+    if strange := line.without(*composition.CONFIG_DIR).flags:
+        raise ConfigError(f"{strange[0]}  does not go with -m.")
+    extension = Extension.of(line)
+    plugins.allow(extension.plugins)
+    sheet, tuning, overrides = _sorted_out(sweeps, line.overrides)
     found = grid(sheet, overrides)
     if len(found.jobs) > MANY:
         print(f"composing {len(found.jobs)} jobs", file=sys.stderr)
-    with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
-        jobs = _composed(found, Composer("train"))
-        launcher = _launcher(found.jobs[0], tuning)
-    GlobalHydra.instance().clear()
+    with composition.composer(conf, "train", extension) as composer:
+        jobs = _composed(found, composer)
+        launcher = _launcher(found.jobs[0], tuning, composer)
 
     from deephash.jobs import sweeping  # late: imports torch
 
     planned = sweeping.plan(jobs)
+    command = (str(script), *extension.flags)
     for message in sweeping.missing_data(planned):
         print(message, file=sys.stderr)
     if planned[0].cfg["preview"]:
-        queued = launcher.busy(sweeping.commands(planned, script))
+        queued = launcher.busy(sweeping.commands(planned, command))
         print(sweeping.preview(planned, launcher.slots, queued))
         return 0
-    return _launch(planned, launcher, sheet, found, arguments, script)
+    return _launch(planned, launcher, sheet, found, line, command)
 
 
-class Composer:
-    """Compose the configurations of many jobs: of those that choose the same groups, once.
-
-    The files of the groups are read and merged by Hydra, once for each choice; the other overrides
-    are applied by Hydra's own function to a copy of that, in their order, as Hydra does. So the
-    result is that of `compose`. What cannot be composed so is left to `compose`, and so are errors.
-
-    Args:
-        page: the name of the primary configuration.
-    """
-
-    def __init__(self, page: str) -> None:
-        self.page = page
-        self._bases: dict[tuple[str, ...], DictConfig] = {}
-        self._parsed: dict[str, Any] = {}
-        self._groups: dict[str, bool] = {}
-
-    def __call__(self, overrides: Sequence[str]) -> DictConfig:
-        try:
-            return self._quickly(overrides)
-        except Exception:  # of Hydra's inside, or of an override: composed as a whole, it is told
-            return compose(self.page, overrides=list(overrides))
-
-    def _quickly(self, overrides: Sequence[str]) -> DictConfig:
-        parsed = [(text, self._parse(text)) for text in overrides]
-        choices = tuple(text for text, one in parsed if self._is_choice(one))
-        if choices not in self._bases:
-            self._bases[choices] = compose(self.page, overrides=list(choices))
-        cfg = copy.deepcopy(self._bases[choices])
-        values = [one for text, one in parsed if text not in choices]
-        ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
-        return cfg
-
-    def _parse(self, text: str) -> Any:
-        if text not in self._parsed:
-            self._parsed[text] = OverridesParser.create().parse_override(text)
-        return self._parsed[text]
-
-    def _is_choice(self, override: Any) -> bool:
-        """Whether an override chooses the option of a group, by the rule of Hydra."""
-        if override.is_sweep_override():
-            raise ValueError("several values")
-        group = override.key_or_group
-        if group not in self._groups:
-            loader: Any = GlobalHydra.instance().config_loader()
-            self._groups[group] = loader.repository.group_exists(group)
-        return self._groups[group] and not isinstance(override.value(), dict)
-
-
-def grid(sheet: Sheet, overrides: Sequence[str]) -> Grid:
+def grid(sheet: Sheet, overrides: Sequence[Override]) -> Grid:
     """The command lines of all jobs.
 
     Args:
@@ -137,7 +88,7 @@ def grid(sheet: Sheet, overrides: Sequence[str]) -> Grid:
     Raises:
         ConfigError: something typed that is no override, or the sheet has a rule of another form.
     """
-    typed = dict(_values(text) for text in overrides)
+    typed = dict(_values(one) for one in overrides)
     axes = {key: all_typed(value) for key, value in sheet.params.items()}
     several = [key for made in (axes, typed) for key, values in made.items() if len(values) > 1]
     ruled = [key for rule in sheet.where for key in rule.get("then", ())]
@@ -146,20 +97,19 @@ def grid(sheet: Sheet, overrides: Sequence[str]) -> Grid:
     if sheet.name is not None and "group" not in axes:
         axes["group"] = [re.sub(r"[^\w.,=+-]+", "-", sheet.name)]  # it becomes a folder
     points = grids.points(axes, sheet.where, given=list(typed))
+    bare = {one.name: one.key for one in overrides}
     settings = [
         config.spelled(key, values[0])
         for key, values in typed.items()
-        if key not in (*several, "dataset.protocol") and config.names(key.lstrip("+~"))
+        if key not in (*several, "dataset.protocol") and config.names(bare[key])
     ]
-    jobs = tuple(
-        tuple(as_text(_text(key, value)) for key, value in point.items()) for point in points
-    )
+    jobs = tuple(tuple(Override.at(key, value) for key, value in point.items()) for point in points)
     return Grid(jobs, tuple(dict.fromkeys([*several, *ruled])), tuple(sorted(settings)))
 
 
 def _refuse_unnamed(axes: Sequence[str]) -> None:
     """Two values of a key that does not stand in a run's name would be one run."""
-    bare = {key: key.lstrip("+~") for key in axes}
+    bare = {key: Override.parse(key).key for key in axes}
     config.refuse(
         [
             config.Fault(key, "takes one value in a grid: it does not name a run.",
@@ -178,75 +128,70 @@ def register(sweeps: Path) -> None:
         store.store(group=GROUP, name=file.stem, node={}, package="_global_", provider=str(file))
 
 
-def named(arguments: Sequence[str]) -> str | None:
+def named(overrides: Sequence[Override]) -> str | None:
     """The sweep that a command line names, None without one."""
-    found = [_unquoted(text) for text in arguments if _is_name(text)]
+    found = [one.plain for one in overrides if _is_name(one)]
     return ",".join(found) if found else None
 
 
-def _unquoted(text: str) -> str:
-    """The value of an override, without the quotes around a path."""
-    value = text.partition("=")[2]
-    if value[:1] in ("'", '"') and (override := parsed(f"key={value}")) is not None:
-        return str(override.value())
-    return value
+def _is_name(override: Override) -> bool:
+    return override.key == GROUP and override.value is not None
 
 
-def _is_name(text: str) -> bool:
-    return text.partition("=")[0].lstrip("+") == GROUP and "=" in text
-
-
-def _sorted_out(sweeps: Path, arguments: Sequence[str]) -> tuple[Sheet, list[str], list[str]]:
+def _sorted_out(
+    sweeps: Path, overrides: Sequence[Override]
+) -> tuple[Sheet, list[Override], list[Override]]:
     """The named sweep, what is Hydra's own, and what is for the jobs."""
-    name = named(arguments)
+    name = named(overrides)
     if name is not None and "," in name and not place(name).is_file():
         raise ConfigError(
             f"sweep  {name!r} are several; run one after the other.\n"
             f"       Their reports can be joined: python report.py sweep=[{name}]"
         )
     sheet = Sheet() if name is None else Sheet.read(sweeps, name)
-    rest = [text for text in arguments if not _is_name(text)]
-    tuning = [text for text in rest if text.lstrip("+~").startswith(("hydra.", "hydra/"))]
-    if wrong := [text for text in tuning if text.startswith(("hydra.sweeper", "hydra/sweeper"))]:
+    tuning = [one for one in overrides if one.within("hydra")]
+    if wrong := [one for one in tuning if one.within("hydra.sweeper", "hydra/sweeper")]:
         raise ConfigError(
-            f"{wrong[0].partition('=')[0]}  the grid is what stands on the command line, and in"
+            f"{wrong[0].key}  the grid is what stands on the command line, and in"
             " sweeps/.\n  Type the values of an axis: seed=0,1,2"
         )
-    flags = [text for text in rest if text.startswith("-")]
-    if flags:
-        raise ConfigError(f"{flags[0]}  does not go with -m.")
-    return sheet, tuning, [text for text in rest if text not in tuning]
+    refuse_hydra(tuning)
+    rest = [one for one in without_hydra(overrides) if not _is_name(one)]
+    return sheet, [one for one in tuning if one.key != composition.SEARCH_PATH], rest
 
 
-def _composed(found: Grid, composed: Composed) -> list[tuple[tuple[str, ...], dict[str, Any]]]:
+def _composed(found: Grid, composed: Composed) -> list[tuple[list[str], dict[str, Any]]]:
     """The folded configuration of each job; what is wrong with the first that has none is told."""
     jobs = []
     for overrides in found.jobs:
+        line = texts(overrides)
         try:
             cfg = composed(overrides)
         except Exception as error:
 
-            def check(cfg: dict[str, Any], overrides: Sequence[str] = overrides) -> list[Any]:
-                return config.check(cfg, overrides)
+            def check(cfg: dict[str, Any], line: Sequence[str] = line) -> list[config.Fault]:
+                return config.check(cfg, line)
 
-            config.refuse(explain(overrides, composed, check), overrides)
+            config.refuse(explain(overrides, composed, check), line)
             raise ConfigError(str(error)) from error  # nothing that an override explains
-        jobs.append((overrides, config.fold(cfg, overrides)))
+        jobs.append((line, config.fold(cfg, line)))
     return jobs
 
 
-def _launcher(overrides: Sequence[str], tuning: Sequence[str]) -> Launcher:
+def _launcher(
+    overrides: Sequence[Override], tuning: Sequence[Override], composer: Composer
+) -> Launcher:
     """The launcher the command line chooses.
 
     Raises:
         ConfigError: there is none, or it has no such option.
     """
 
-    def composed(some: Sequence[str]) -> DictConfig:
-        return compose("train", overrides=[*overrides, *some], return_hydra_config=True)
+    def composed(some: Sequence[Override]) -> DictConfig:
+        return composer.whole([*overrides, *some], with_hydra=True)
 
-    chosen = [text for text in tuning if "/" in text.partition("=")[0]]
-    rest = [text for text in tuning if text not in chosen]
+    chosen = [one for one in tuning if "/" in one.key]
+    rest = [one for one in tuning if one not in chosen]
     try:
         found = composed([*chosen, *rest])
     except Exception:
@@ -260,15 +205,18 @@ def _launcher(overrides: Sequence[str], tuning: Sequence[str]) -> Launcher:
             f"hydra/launcher  {options['_target_']} is not one of ours.\n"
             "  There are pool, slurm and ray."
         )
-    config.refuse(config.check_part("hydra.launcher", options), tuning)
+    config.refuse(config.check_part("hydra.launcher", options), texts(tuning))
     target: Any = targets.locate(options.pop("_target_"), "hydra.launcher")
-    return target(**options)
+    launcher: Launcher = target(**options)
+    return launcher
 
 
-def _refuse_tuning(composed: Composed, chosen: Sequence[str], rest: Sequence[str]) -> None:
+def _refuse_tuning(
+    composed: Composed, chosen: Sequence[Override], rest: Sequence[Override]
+) -> None:
     """Says which of the words about the launcher Hydra refuses: the choice, or its options."""
 
-    def after_the_choice(some: Sequence[str]) -> DictConfig:
+    def after_the_choice(some: Sequence[Override]) -> DictConfig:
         return composed([*chosen, *some])
 
     try:
@@ -277,7 +225,7 @@ def _refuse_tuning(composed: Composed, chosen: Sequence[str], rest: Sequence[str
         faults = explain(chosen, composed, lambda _: [])
     else:
         faults = explain(rest, after_the_choice, lambda _: [])
-    config.refuse(faults, [*chosen, *rest])
+    config.refuse(faults, texts([*chosen, *rest]))
 
 
 def _launch(
@@ -285,8 +233,8 @@ def _launch(
     launcher: Launcher,
     sheet: Sheet,
     found: Grid,
-    arguments: Sequence[str],
-    script: Path,
+    line: CommandLine,
+    run_command: Sequence[str],
 ) -> int:
     from deephash.jobs import sweeping
     from deephash.jobs.watching import Screen, account
@@ -295,7 +243,8 @@ def _launch(
     from deephash.report.table import markdown
 
     check_writable(planned[0].run.path)
-    command = shlex.join(["python", os.path.relpath(script), "-m", *arguments])
+    script = Path(run_command[0])
+    command = shlex.join(["python", os.path.relpath(script), "-m", *line.arguments])
     group = planned[0].cfg["group"]
     if group is not None:
         outputs = place(planned[0].cfg["paths"]["outputs"])
@@ -312,7 +261,7 @@ def _launch(
     for job in planned:
         if not job.left:
             job.run.tidy()
-    commands = sweeping.commands(left, script)
+    commands = sweeping.commands(left, run_command)
     busy = launcher.busy(commands)
     left = [job for at, job in enumerate(left) if at not in busy]
     commands = [job for at, job in enumerate(commands) if at not in busy]
@@ -365,22 +314,16 @@ def _rows(planned: Sequence["Planned"], axes: Sequence[str]) -> dict[str, str]:
     }
 
 
-def _values(text: str) -> tuple[str, list[str]]:
-    """The key of an override, and its value, or values."""
+def _values(override: Override) -> tuple[str, list[str]]:
+    """The name of an override, and its value, or values."""
     try:
-        override = OverridesParser.create().parse_override(text)
-        key = override.get_key_element()
-        if override.is_delete() and "=" not in text:
-            return key, [""]
-        if not override.is_sweep_override():
-            return key, [override.get_value_element_as_str()]
-        if override.is_discrete_sweep():
-            return key, list(override.sweep_string_iterator())
+        if override.deletes and override.value is None:
+            return override.name, [""]
+        single = override.single
     except Exception as error:
         what = str(error).splitlines()[0]
-        config.refuse([config.Fault(text, what, "Write it as key=value.")], [text])
-    raise ConfigError(f"{text}  a grid needs single values.\n  Type them: key=0.1,0.2,0.3")
-
-
-def _text(key: str, value: str) -> str:
-    return key if key.startswith("~") and not value else f"{key}={value}"
+        fault = config.Fault(override.text, what, "Write it as key=value.")
+        config.refuse([fault], [override.text])
+    if override.is_sweep and not override.is_discrete:
+        raise ConfigError(f"{override}  a grid needs single values.\n  Type them: key=0.1,0.2,0.3")
+    return override.name, [one.element for one in single]

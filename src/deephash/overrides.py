@@ -1,4 +1,4 @@
-"""Read the words of a command line: values that Hydra takes for syntax, words without ``=``.
+"""Read a command line: flags of Hydra, overrides as objects, and arguments that are neither.
 
 Hydra's grammar reads ``~``, ``(``, ``=``, ``,``, ``#``, letters beyond ASCII and more in a value as
 syntax. A value that is no list and no sweep is a text here, whatever it holds.
@@ -6,15 +6,19 @@ syntax. A value that is no list and no sweep is a text here, whatever it holds.
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from deephash.validate import quoted
+from deephash.validate import literal, quoted
 
 KEY = re.compile(r"(\+\+|\+)?[A-Za-z_][\w./@-]*")
+
+MANY = {"-m", "--multirun"}
+"""The flags of a grid."""
 
 ALONE = {
     "--help",
@@ -24,8 +28,7 @@ ALONE = {
     "--resolve",
     "--run",
     "-r",
-    "--multirun",
-    "-m",
+    *MANY,
 }
 """Hydra's flags without a value."""
 
@@ -42,6 +45,9 @@ TEXTS = {"run", "runs", "out", "group", "sweep", "compare", "prefix", "checkpoin
          "hydra.launcher.qos", "hydra.launcher.constraint", "hydra.launcher.address"}  # fmt: skip
 """Keys that take a path or a name: 2024, 1e3 and true are texts there."""
 
+LISTS = {"plugins"}
+"""Keys that take a list: one value is a list of one."""
+
 SOURCE_TEXTS = {"root", "lists", "train", "queries", "database", "split", "truth", "labels",
                 "images", "image_list", "annotations", "file", "path", "label", "role", "name",
                 "strip_prefix", "identity", "origin", "cache", "separator", "encoding"}  # fmt: skip
@@ -49,32 +55,221 @@ SOURCE_TEXTS = {"root", "lists", "train", "queries", "database", "split", "truth
 
 
 @dataclass(frozen=True)
+class Override:
+    """One override of a command line; the only place that takes one apart.
+
+    Args:
+        text: as Hydra reads it, the value in quotes where it must be.
+        mark: ``""`` sets a key, ``"+"`` adds one, ``"++"`` does either, ``"~"`` deletes one.
+        key: the key, or the group, without the mark.
+        value: what follows ``=`` in ``text``; None where there is no ``=``.
+
+    >>> one = Override.parse("+loss='a b'")
+    >>> one.mark, one.key, one.value, one.plain
+    ('+', 'loss', "'a b'", 'a b')
+    """
+
+    text: str
+    mark: str
+    key: str
+    value: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> "Override":
+        """Take apart ``key=value``, ``+key=value``, ``++key=value``, ``~key`` or ``~key=value``.
+
+        Whether Hydra can read it is another question: see ``parsed``.
+        """
+        name, equals, value = text.partition("=")
+        key = name.lstrip("+~")
+        return cls(text, name[: len(name) - len(key)], key, value if equals else None)
+
+    @classmethod
+    def of(cls, key: str, value: str, mark: str = "") -> "Override":
+        """Make an override from its key and its value as it is typed."""
+        return cls.parse(as_text(f"{mark}{key}={value}"))
+
+    @classmethod
+    def at(cls, name: str, value: str) -> "Override":
+        """Make an override from its ``name`` and its value, which is empty for ``~key``."""
+        return cls.parse(name if name.startswith("~") and not value else as_text(f"{name}={value}"))
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def name(self) -> str:
+        """The key with its mark."""
+        return f"{self.mark}{self.key}"
+
+    @property
+    def element(self) -> str:
+        """The value as Hydra writes it.
+
+        Raises:
+            Exception: Hydra's, if it cannot read the text.
+        """
+        return str(OverridesParser.create().parse_override(self.text).get_value_element_as_str())
+
+    @property
+    def deletes(self) -> bool:
+        """Whether it removes a key, and adds or sets none."""
+        return self.mark == "~"
+
+    @property
+    def parsed(self) -> Any | None:
+        """Hydra's object; None if Hydra cannot read it."""
+        return parsed(self.text)
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether it has several values, as ``seed=0,1`` and ``seed=range(0,3)``."""
+        override = self.parsed
+        return override is not None and bool(override.is_sweep_override())
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether its several values can be listed."""
+        return self.is_sweep and bool(self.parsed.is_discrete_sweep())  # type: ignore[union-attr]
+
+    @property
+    def single(self) -> tuple["Override", ...]:
+        """The override itself; of several values, an override for each.
+
+        Raises:
+            Exception: Hydra's, if it cannot read the text.
+        """
+        override = OverridesParser.create().parse_override(self.text)
+        if not override.is_sweep_override():
+            return (self,)
+        if not override.is_discrete_sweep():
+            return (self,)
+        return tuple(
+            self.parse(f"{self.name}={value}") for value in override.sweep_string_iterator()
+        )
+
+    @property
+    def plain(self) -> str:
+        """The value without the quotes that Hydra reads; empty where there is none."""
+        value = self.value or ""
+        if value[:1] not in ("'", '"'):
+            return value
+        override = parsed(f"key={value}")
+        if override is None or override.is_sweep_override():
+            return value
+        given = override.value()
+        return given if isinstance(given, str) else literal(given)
+
+    def within(self, *keys: str) -> bool:
+        """Whether it sets one of some keys or groups, or something below one.
+
+        >>> Override.parse("dataset.root=x").within("dataset"), parse("seed=0").within("see")
+        (True, False)
+        """
+        below = tuple(f"{key}{sign}" for key in keys for sign in "./@")
+        return self.key in keys or self.key.startswith(below)
+
+
+def parse(text: str) -> Override:
+    """Return ``Override.parse(text)``."""
+    return Override.parse(text)
+
+
+def parse_all(texts: Iterable[str]) -> tuple[Override, ...]:
+    """Return the overrides that some texts are, in their order."""
+    return tuple(map(Override.parse, texts))
+
+
+def texts(overrides: Iterable[Override]) -> list[str]:
+    """Return overrides as Hydra reads them."""
+    return [override.text for override in overrides]
+
+
+def last_values(overrides: Iterable[Override]) -> dict[str, str]:
+    """Return what each key is given, as typed by the last override of it.
+
+    Keys that are deleted are left out.
+    """
+    return {one.key: one.value for one in overrides if not one.deletes and one.value is not None}
+
+
+@dataclass(frozen=True)
 class Mistyped:
     """Words of a command line that are no override, and the one that they seem to mean."""
 
     typed: str
-    meant: str
+    meant: Override
 
 
+@dataclass(frozen=True)
+class CommandLine:
+    """A command line, taken apart once.
+
+    Args:
+        flags: of Hydra, with their values, as in ``("--cfg", "job")``.
+        overrides: in their order.
+        mistyped: what is neither.
+    """
+
+    flags: tuple[str, ...] = ()
+    overrides: tuple[Override, ...] = ()
+    mistyped: tuple[Mistyped, ...] = ()
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The flags without their values."""
+        return frozenset(flag.partition("=")[0] for flag in self.flags if flag.startswith("-"))
+
+    @property
+    def arguments(self) -> list[str]:
+        """Flags and overrides as Hydra reads them, ``-m`` first as argparse wants it."""
+        first = sorted(self.flags, key=lambda flag: flag not in MANY) if MANY & self.names else []
+        return [*(first or self.flags), *texts(self.overrides)]
+
+    def values_of(self, *flags: str) -> list[str]:
+        """The values of a flag that takes one, given as ``FLAG VALUE`` or ``FLAG=VALUE``."""
+        found = []
+        for at, word in enumerate(self.flags):
+            flag, equals, value = word.partition("=")
+            if flag in flags:
+                found.append(value if equals else "".join(self.flags[at + 1 : at + 2]))
+        return found
+
+    def without(self, *flags: str) -> "CommandLine":
+        """The same without some flags and their values."""
+        kept: list[str] = []
+        words = list(self.flags)
+        while words:
+            word = words.pop(0)
+            flag, equals, _ = word.partition("=")
+            following = words[:1] if not equals and words and not words[0].startswith("-") else []
+            del words[: len(following)]
+            if flag not in flags:
+                kept += [word, *following]
+        return CommandLine(tuple(kept), self.overrides, self.mistyped)
+
+
+@lru_cache(maxsize=4096)
 def parsed(text: str) -> Any | None:
-    """An override as Hydra reads it; None if it cannot."""
+    """Return Hydra's object of an override; None if Hydra cannot read it."""
     try:
         return OverridesParser.create().parse_override(text)
     except Exception:  # ANTLR's errors, and Hydra's own
         return None
 
 
-def read(arguments: Sequence[str], many: bool = False) -> tuple[list[str], list[Mistyped]]:
-    """Sort out a command line.
+def read(arguments: Sequence[str], many: bool = False) -> CommandLine:
+    """Take a command line apart.
 
     Args:
         arguments: as the shell gives them.
         many: whether commas separate the values of a grid (``-m``).
 
     Returns:
-        the arguments that Hydra may read, values quoted where they must be; and the others.
+        flags; overrides, their values in quotes where they must be; and what is neither.
     """
-    good: list[str] = []
+    flags: list[str] = []
+    good: list[Override] = []
     wrong: list[Mistyped] = []
     words = list(arguments)
     at = 0
@@ -84,27 +279,27 @@ def read(arguments: Sequence[str], many: bool = False) -> tuple[list[str], list[
         flag = word.partition("=")[0]
         if flag in ("--run", "-r") and ("=" in word or (rest and not _begins_anew(rest[0]))):
             typed, meant, used = _flag(word, rest)
-            wrong.append(Mistyped(typed, f"run={meant.partition('=')[2]}"))
+            wrong.append(Mistyped(typed, parse(f"run={meant.partition('=')[2]}")))
             at += used
         elif flag in ALONE or flag in VALUED or word == "--":
-            good.append(word)
+            flags.append(word)
             if flag in VALUED and "=" not in word and rest and not _begins_anew(rest[0]):
-                good.append(rest[0])
+                flags.append(rest[0])
                 at += 1
         elif word.startswith("-") and len(word) > 1:
             typed, meant, used = _flag(word, rest)
-            wrong.append(Mistyped(typed, meant))
+            wrong.append(Mistyped(typed, parse(meant)))
             at += used
         elif word.startswith("~") or (KEY.fullmatch(flag) and "=" in word and word[-1] != "="):
-            good.append(as_text(word, many))
+            good.append(parse(as_text(word, many)))
         else:
             typed, meant, used = _apart(word, rest)
             at += used
             if used == 0 and meant == word and "=" in word and KEY.fullmatch(flag):  # empty
-                good.append(word)
+                good.append(parse(word))
             else:
-                wrong.append(Mistyped(typed, meant))
-    return good, wrong
+                wrong.append(Mistyped(typed, parse(meant)))
+    return CommandLine(tuple(flags), tuple(good), tuple(wrong))
 
 
 def _begins_anew(word: str) -> bool:
@@ -139,11 +334,13 @@ def _apart(word: str, rest: Sequence[str]) -> tuple[str, str, int]:
 
 def as_text(text: str, many: bool = False) -> str:
     """An override with its value in quotes where Hydra would take it for something else."""
-    key, equals, value = text.partition("=")
-    if not equals or not value or key.startswith("~") or not KEY.fullmatch(key):
+    name, equals, value = text.partition("=")
+    if not equals or not value or name.startswith("~") or not KEY.fullmatch(name):
         return text
-    override, takes_text = parsed(text), is_text(key.lstrip("+"))
-    in_quotes = f"{key}={quoted(value)}"
+    if name.lstrip("+") in LISTS and value[0] not in "[$'\"" and "," not in value:
+        return f"{name}=[{value}]" if value != "null" else text
+    override, takes_text = parsed(text), is_text(name.lstrip("+"))
+    in_quotes = f"{name}={quoted(value)}"
     if override is not None and value[0] in "'\"":
         return text
     there = takes_text and os.path.lexists(os.path.expanduser(value))
@@ -160,10 +357,10 @@ def as_text(text: str, many: bool = False) -> str:
         return in_quotes
     if value[0] in "[{" and value[-1] in "]}":
         pieces = value[1:-1].split(",")
-        listed = f"{key}=[{','.join(map(_element, pieces))}]"
+        listed = f"{name}=[{','.join(map(_element, pieces))}]"
         return listed if value[0] == "[" and parsed(listed) is not None else text
     if many and "," in value:
-        several = f"{key}={','.join(map(_element, value.split(',')))}"
+        several = f"{name}={','.join(map(_element, value.split(',')))}"
         return several if parsed(several) is not None else in_quotes
     return in_quotes
 
@@ -177,16 +374,3 @@ def is_text(key: str) -> bool:
     """Whether a key takes a path or a name."""
     place, _, leaf = key.rpartition(".")
     return key in TEXTS or (place in ("dataset.source", "dataset.catalog") and leaf in SOURCE_TEXTS)
-
-
-def values(text: str) -> list[str]:
-    """An override as it is; of a sweep, one override for each of its values.
-
-    Raises:
-        Exception: of Hydra's, if it is none.
-    """
-    override = OverridesParser.create().parse_override(text)
-    if not override.is_sweep_override():
-        return [text]
-    key = text.partition("=")[0]
-    return [f"{key}={value}" for value in override.sweep_string_iterator()]

@@ -196,6 +196,7 @@ class Train:
     trainer: Trainer = field(default_factory=Trainer)
     evaluation: Evaluation = field(default_factory=Evaluation)
     paths: Paths = field(default_factory=Paths)
+    plugins: list[str] = field(default_factory=list)  # packages whose classes may be parts
     seed: Seed = 0
     group: str | None = None  # runs that belong together, such as a sweep: its report, W&B's group
     rerun: bool = False
@@ -242,6 +243,7 @@ class Evaluate:
     # where the images, or the lists, are now; or another dataset to measure the codes on
     dataset: Any = field(default_factory=lambda: {"root": None, "lists": None})
     backbone: Any = None  # what that dataset brings; the run has its own
+    plugins: list[str] = field(default_factory=list)  # packages whose classes may be parts
     paths: Paths = field(default_factory=Paths)
     evaluation: EvaluationChange = field(default_factory=EvaluationChange)
     gallery: Gallery = field(default_factory=Gallery)
@@ -273,6 +275,7 @@ class Data:
     trainer: Trainer = field(default_factory=Trainer)
     evaluation: Evaluation = field(default_factory=Evaluation)
     paths: Paths = field(default_factory=Paths)
+    plugins: list[str] = field(default_factory=list)  # packages whose classes may be parts
     seed: Seed = 0
     images: bool | None = None  # of prepare and verify: true opens all, false looks for none; null:
     # prepare decodes them, verify looks for their files
@@ -292,6 +295,7 @@ class Report:
     compare: str | None = "best"  # the row that others are compared with, in pairs; null: none
     draws: Annotated[int, Interval(100, 1_000_000)] = 2000  # of the bootstrap of differences
     seed: Seed = 0  # of the bootstrap
+    plugins: list[str] = field(default_factory=list)  # packages whose classes may be parts
     paths: Paths = field(default_factory=Paths)
     logger: Annotated[Any, dict[str, Part] | None] = None
 

@@ -1,9 +1,9 @@
 """Which class a ``_target_`` may name, and at which place of the configuration.
 
 A configuration may come from a stranger: ``evaluate.py run=FOLDER`` builds what ``config.yaml``
-of the folder names. So a target must be a public class, defined in one of ``PACKAGES``, and of the
-kind that its place asks for. No other module is imported for it, and nothing is called before all
-of this holds.
+of the folder names. So a target must be a public class, defined in one of ``PACKAGES`` or in a
+package that the command line names (``plugins=[mypkg]``), and of the kind that its place asks for.
+No other module is imported for it, and nothing is called before all of this holds.
 """
 
 import importlib
@@ -26,6 +26,9 @@ PACKAGES = (
     "torchvision.transforms",
 )
 """The packages whose classes may be targets."""
+
+_plugins: list[str] = []
+"""Further packages, which the command line of this process names."""
 
 GIVEN = {
     "backbone": {"in_features"},
@@ -75,7 +78,8 @@ class Kind:
         """
         if not issubclass(target, _attribute(self.base)):
             return f"is not {self.name}: it does not derive from {self.base}"
-        if self.package and not _within(target.__module__, (self.package,)):
+        where = (self.package, *_plugins)
+        if self.package and not _within(target.__module__, where):
             return f"is not {self.name}: these are defined in {self.package}"
         if missing := [name for name in self.has if not hasattr(target, name)]:
             return f"is not {self.name}: it has no {', '.join(missing)}"
@@ -110,6 +114,20 @@ KINDS = {
 """The places of a configuration where a target may stand, as regular expressions."""
 
 
+def allow(package: str) -> None:
+    """Let the classes of a further package be targets, for the rest of this process.
+
+    Only what the user of this process names may come here, never what a file names.
+    """
+    if package not in _plugins:
+        _plugins.append(package)
+
+
+def allowed() -> tuple[str, ...]:
+    """Return the packages whose classes may be targets here."""
+    return (*PACKAGES, *_plugins)
+
+
 def kind_at(path: str) -> Kind | None:
     """Return the kind of part that a place of the configuration holds; None if it holds none."""
     found = (kind for pattern, kind in KINDS.items() if re.fullmatch(pattern, path))
@@ -132,10 +150,11 @@ def locate(target: str, path: str = "") -> type:
     """
     key = f"{path}._target_" if path else "_target_"
     kind = kind_at(path) if path else None
-    if not isinstance(target, str) or not _within(target, PACKAGES):
+    if not isinstance(target, str) or not _within(target, allowed()):
         raise ConfigError(
-            f"{key}  {target} is not a part of deephash, torch or torchvision; a configuration may"
-            f" not run other code. Allowed are classes of {', '.join(PACKAGES)}."
+            f"{key}  {target} is not a part of deephash, torch or torchvision, and a configuration"
+            f" may not run other code.{_naming(target)} Allowed are classes of"
+            f" {', '.join(allowed())}."
         )
     if path and kind is None:
         raise ConfigError(f"{key}  no part can stand here: nothing is built of {target}.")
@@ -150,7 +169,7 @@ def locate(target: str, path: str = "") -> type:
     if not isinstance(found, type):
         what = f"a {type(found).__name__}, not a class" if hasattr(holder, name) else "not there"
         raise ConfigError(f"{key}  there is no class {target}: {name} in {module} is {what}.")
-    if not _within(found.__module__, PACKAGES) or found.__name__.startswith("_"):
+    if not _within(found.__module__, allowed()) or found.__name__.startswith("_"):
         raise ConfigError(
             f"{key}  {target} is not a part of deephash, torch or torchvision: it is defined in"
             f" {found.__module__}."
@@ -160,6 +179,16 @@ def locate(target: str, path: str = "") -> type:
     if kind is not None and (fault := kind.fault(found)) is not None:
         raise ConfigError(f"{key}  {target} {fault}.")
     return found
+
+
+def _naming(target: Any) -> str:
+    """Return a sentence on how to allow the package of a target; empty for what is no target."""
+    package = str(target).partition(".")[0]
+    if not re.fullmatch(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+", str(target), re.ASCII):
+        return ""
+    if package in {one.partition(".")[0] for one in PACKAGES} | sys.stdlib_module_names:
+        return ""
+    return f" If you trust the package {package}, name it: plugins=[{package}]."
 
 
 def arguments(target: type) -> dict[str, inspect.Parameter]:

@@ -204,9 +204,14 @@ _TOLD: set[str] = set()
 """Reports whose damage was told."""
 
 
-def commands(planned: Sequence[Planned], script: Path) -> list[Job]:
-    """What launchers take: a process for each job. Each call is a launch of its own."""
-    python, launch = (sys.executable, str(script)), uuid.uuid4().hex
+def commands(planned: Sequence[Planned], command: Sequence[str]) -> list[Job]:
+    """What launchers take: a process for each job. Each call is a launch of its own.
+
+    Args:
+        planned: the jobs.
+        command: that Python runs for each, and what stands before the overrides.
+    """
+    python, launch = (sys.executable, *command), uuid.uuid4().hex
     return [Job(job.name, job.run.path, (*python, *job.overrides), launch) for job in planned]
 
 
