@@ -202,7 +202,7 @@ def train(cfg: dict[str, Any]) -> None:
     optimizer = build.optimizer(cfg, method)
     build.part(cfg["scheduler"], "scheduler").factor(0, cfg["trainer"]["epochs"] or 1)
     method.prepare(data)
-    method.on_epoch(0)
+    method.on_epoch_start(0)
     for _, batch in zip(range(2), data.train(0), strict=False):
         optimizer.zero_grad()
         sum(method(batch).values()).backward()

@@ -58,7 +58,7 @@ from deephash.engine.forms import compile_in_place
 from deephash.engine.precision import autocast
 from deephash.engine.steps import TrainingStep
 from deephash.losses.lmcl import LMCL
-from deephash.methods.method import Method
+from deephash.methods.composed import Composed
 from deephash.methods.relahash import Relative
 from deephash.models.backbones import Tiny, Torchvision
 from deephash.models.encoder import Encoder
@@ -297,7 +297,7 @@ class Learner:
         torch.manual_seed(0)
         name, self.device, self.form = request["backbone"], torch.device(request["device"]), form
         trunk = Tiny() if name == "tiny" else Torchvision(name, weights="none")
-        self.method = Method(
+        self.method = Composed(
             Encoder(trunk, BatchNorm(trunk.out_features, NBIT)), Identity(),
             Bernoulli(CLASSES, NBIT, seed=0), Relative(),
             LMCL(CLASSES, NBIT, scale=50, margin=0.5),

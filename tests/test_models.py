@@ -238,7 +238,7 @@ def test_continuation_by_epochs():
     """The square root of 1 + floor(epoch / 20): 1, 1.414, 1.732, 2, 2.236; given by the epoch."""
     relaxation, found = Continuation(), []
     for epoch in (0, 19, 20, 40, 60, 80, 99):
-        relaxation.on_epoch(epoch)
+        relaxation.on_epoch_start(epoch)
         relaxation(torch.zeros(1, 1))  # a batch changes nothing
         found.append(relaxation.beta.item())
     expected = [1, 1, 2**0.5, 3**0.5, 2, 5**0.5, 5**0.5]
@@ -258,7 +258,7 @@ def test_continuation_by_iterations():
         assert found.item() == pytest.approx(math.tanh(relaxation.beta.item()))
     for _ in range(3):
         relaxation.eval()(z)
-    relaxation.on_epoch(7)
+    relaxation.on_epoch_start(7)
     assert relaxation.count == 10000
 
 

@@ -13,10 +13,12 @@ from deephash.data.datamodule import DataModule
 from deephash.data.transforms import Pipeline
 from deephash.engine import evaluate
 from deephash.engine.precision import autocast
+from deephash.engine.rates import parameter_groups
 from deephash.engine.run import RunFolder
 from deephash.errors import ConfigError
 from deephash.loggers import Jsonl, Loggers
-from deephash.methods.method import Method
+from deephash.methods.base import Method
+from deephash.methods.composed import Composed
 from deephash.models.encoder import Encoder
 from deephash.records import derive
 from deephash.retrieval import Convention, Engine
@@ -169,7 +171,7 @@ def method(
     similarity: nn.Module | None = None
     if recipe.get("similarity") is not None:
         similarity = part(recipe["similarity"], "method.similarity")
-    return Method(
+    return Composed(
         encoder(cfg, width, pretrained),
         part(recipe["relaxation"], "method.relaxation"),
         codebook,
@@ -179,10 +181,11 @@ def method(
 
 
 def optimizer(cfg: Config, of: Method) -> torch.optim.Optimizer:
-    """The optimizer, the backbone at its own rate."""
+    """Build the optimizer, with a group for each part of the method that has its own rate."""
     node = dict(cfg["optimizer"])
-    scale = node.pop("backbone_scale")
-    return part(node, "optimizer", params=of.param_groups(node["lr"], scale))
+    scale, scales = node.pop("backbone_scale"), node.pop("lr_scale", None)
+    groups = parameter_groups(of.param_groups(), node["lr"], scale, scales)
+    return part(node, "optimizer", params=groups)
 
 
 def convention(cfg: Config) -> Convention:

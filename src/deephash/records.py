@@ -5,7 +5,7 @@ in retrieval ``Q`` queries, ``N`` database items, ``R`` cut-off.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,11 +17,41 @@ Terms = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Batch:
-    """Images on the device, ready for the network, with what is known of them."""
+    """Images on the device, ready for the network, with their labels.
 
-    images: Tensor  # (B, V, 3, H, W) float32, normalised
-    labels: Tensor  # (B, C) float32, multi-hot
-    index: Tensor  # (B,) int64, position in the split the batch was drawn from
+    Args:
+        images: (B, V, 3, H, W) float32, normalised; or features, (B, V, D).
+        given_labels: (B, C) float32, multi-hot; None in label-free training. Read `labels`.
+        index: (B,) int64, position in the split the batch was drawn from.
+
+    Example:
+        >>> batch = Batch(torch.zeros(2, 1, 3, 8, 8), torch.eye(2), torch.arange(2))
+        >>> batch.flat().shape, batch.labels.shape
+        (torch.Size([2, 3, 8, 8]), torch.Size([2, 2]))
+    """
+
+    images: Tensor
+    given_labels: Tensor | None
+    index: Tensor
+
+    @property
+    def labels(self) -> Tensor:
+        """The labels: (B, C) float32, multi-hot.
+
+        Raises:
+            RuntimeError: training is label-free, so the batch has none.
+        """
+        if self.given_labels is None:
+            raise RuntimeError(
+                "this batch has no labels: the loss (or method) declares labels = False, and reads"
+                " batch.labels or batch.targets. Declare labels = True there, or do not read them."
+            )
+        return self.given_labels
+
+    @property
+    def num_views(self) -> int:
+        """V, the views of each image."""
+        return self.images.shape[1]
 
     def flat(self) -> Tensor:
         """All views under each other, view by view: (N, 3, H, W)."""
@@ -30,8 +60,16 @@ class Batch:
     @property
     def targets(self) -> Tensor:
         """The labels repeated for each view: (N, C). Of a single view they are the same tensor."""
-        views = self.images.shape[1]
-        return self.labels if views == 1 else self.labels.repeat(views, 1)
+        return self.labels if self.num_views == 1 else self.labels.repeat(self.num_views, 1)
+
+    def tensors(self) -> list[Tensor]:
+        """Return all tensors of the batch."""
+        return [one for one in (self.images, self.given_labels, self.index) if one is not None]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """Return a batch with a function applied to each of its tensors."""
+        labels = None if self.given_labels is None else change(self.given_labels)
+        return Batch(change(self.images), labels, change(self.index))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from deephash.engine.schedules import Constant
 from deephash.engine.trainer import Trainer
 from deephash.errors import TrainingError
 from deephash.losses.lmcl import LMCL
-from deephash.methods.method import Method
+from deephash.methods.composed import Composed
 from deephash.methods.relahash import Relative
 from deephash.models.backbones import Tiny
 from deephash.models.encoder import Encoder
@@ -68,7 +68,7 @@ class Log:
 def relahash():
     torch.manual_seed(0)
     backbone = Tiny(width=4)
-    return Method(
+    return Composed(
         Encoder(backbone, BatchNorm(backbone.out_features, NBIT)),
         Identity(),
         Hadamard(CLASSES, NBIT, seed=0),

@@ -455,7 +455,7 @@ def on_cuda(words, graph, batches=14, drawn=0):
     torch.manual_seed(drawn)
     rows = []
     for epoch in range(2):
-        method.on_epoch(epoch)
+        method.on_epoch_start(epoch)
         for group in optimizer.param_groups:
             group["lr"] *= 0.5
         for batch in Data((8,) * (batches // 2), views=views(words)).train(epoch):
@@ -530,7 +530,7 @@ def test_on_cuda_no_step_waits_for_the_device(words, graph, deterministic):
     if graph:
         forms.make_capturable(optimizer)
         trained = GraphedStep(trained, graphs.CudaCapture(torch.device("cuda")))
-    method.on_epoch(0)
+    method.on_epoch_start(0)
     batches = [
         Batch(batch.images.cuda(), batch.labels.cuda(), batch.index.cuda())
         for batch in Data((8,) * 8, views=views(words)).train(0)

@@ -41,7 +41,7 @@ class Toy(nn.Module):
     def prepare(self, data):
         self.prepared += 1
 
-    def on_epoch(self, epoch):
+    def on_epoch_start(self, epoch):
         self.epochs.append(epoch)
 
 
@@ -287,7 +287,7 @@ def test_out_of_memory_is_told_with_what_to_make_smaller(tmp_path, where):
 
     method = Toy()
     if where == "training":
-        method.on_epoch = lambda epoch: hungry() if epoch == 1 else None
+        method.on_epoch_start = lambda epoch: hungry() if epoch == 1 else None
     with pytest.raises(TrainingError, match=r"20\.00 GiB(.|\n)*trainer\.batch_size") as caught:
         run(tmp_path, hungry if where == "evaluation" else by_weights, method)
     assert "trainer.eval_batch_size" in str(caught.value)

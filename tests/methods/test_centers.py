@@ -148,7 +148,7 @@ def test_centers_move_to_the_closest(rate, centers, seen):
     """
     at, loss = seen(update_rate=rate)
     before = at.total(loss)
-    loss.on_epoch(1)
+    loss.on_epoch_start(1)
     assert loss.centers.tolist() == centers
     assert (at.total(loss) == before) == (rate < 1)
 
@@ -159,7 +159,7 @@ def test_centers_move_to_the_ternary_sum(seen):
     That is -1 and 0. An image without a label says nothing.
     """
     at, loss = seen(update="ternary")
-    loss.on_epoch(1)
+    loss.on_epoch_start(1)
     assert loss.centers.tolist() == [[0, 1], [-1, 0]]
     assert not at.gradient(loss)[0, 0] and not at.gradient(loss)[4, 1]
 
@@ -171,7 +171,7 @@ def test_centers_move_at_due_epochs_only(every, due, seen):
     for epoch in range(5):
         loss.adapted.fill_(False)
         before = loss.centers.clone()
-        loss.on_epoch(epoch)
+        loss.on_epoch_start(epoch)
         if loss.adapted:
             moved.append(epoch)
         else:
@@ -181,18 +181,18 @@ def test_centers_move_at_due_epochs_only(every, due, seen):
 
 def test_without_an_update_there_is_nothing_to_remember(seen):
     _, loss = seen(update_every=0)
-    loss.on_epoch(5)
+    loss.on_epoch_start(5)
     assert set(loss.state_dict()) == {"ties"}
 
 
 def test_moved_centers_are_part_of_the_state(seen):
     at, one = seen(update="ternary")
-    one.on_epoch(1)
+    one.on_epoch_start(1)
     two = at.made(Polarization, update_every=1, update="ternary")
     assert not torch.equal(at.total(two.eval()), at.total(one.eval()))
     two.load_state_dict(one.state_dict())
     assert torch.equal(at.total(two), at.total(one))
-    one.on_epoch(2), two.on_epoch(2)
+    one.on_epoch_start(2), two.on_epoch_start(2)
     assert torch.equal(one.centers, two.centers)
 
 

@@ -56,7 +56,7 @@ def trained(cfg, batch, device, dtype):
     batch = Batch(
         batch.images.to(device, dtype), batch.labels.to(device, dtype), batch.index.to(device)
     )
-    method.train().on_epoch(0)
+    method.train().on_epoch_start(0)
     terms, gradients = [], None
     for _ in range(STEPS):
         found = method(batch)

@@ -90,9 +90,9 @@ def test_state_dict_holds_all_that_the_terms_depend_on(words, composed, batch_fo
     words = [f"method={words[0]}", *words[1:]]
     one, two = (build.method(composed(*words, f"seed={seed}"), 10, 500) for seed in (0, 1))
     batch = batch_for(composed(*words))
-    one.on_epoch(0)
+    one.on_epoch_start(0)
     one(batch)  # moves the running statistics, memories and counters
-    one.on_epoch(1)
+    one.on_epoch_start(1)
     with torch.no_grad():
         expected, other = one.eval()(batch), two.eval()(batch)
         assert any(not torch.equal(expected[key], other[key]) for key in expected)
@@ -300,11 +300,11 @@ def test_hooks_reach_every_part(built):
         def prepare(self, data):
             self.heard.append(data)
 
-        def on_epoch(self, epoch):
+        def on_epoch_start(self, epoch):
             self.heard.append(epoch)
 
     method = built("method=relahash")
     method.loss, method.relaxation = Listener(), nn.Sequential(Listener())
     method.prepare("data")
-    method.on_epoch(3)
+    method.on_epoch_start(3)
     assert method.loss.heard == method.relaxation[0].heard == ["data", 3]

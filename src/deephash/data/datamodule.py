@@ -53,7 +53,8 @@ class DataModule:
         batch_size: training images per batch.
         eval_batch_size: images per batch otherwise.
         drop_last: drop the last training batch of an epoch if it is short.
-        views: views of each training image, each a pass of `train_transform` of its own.
+        views: views of each training image: a number of passes of `train_transform`, or for each
+            view the name of a pipeline: ``train``, ``test`` or one of `more_transforms`.
         streams: independently shuffled passes over the training images that a batch takes equal
             parts from, one after the other; an epoch goes once through each.
         seed: of order and augmentation.
@@ -63,10 +64,14 @@ class DataModule:
             given by its first digits. They are those of all classes.
         classes: indices or names of the classes to use, in the order of their new numbers; the
             images of others do not exist then, for the protocol either. None: all.
+        more_transforms: further pipelines by name, for `views`.
+        labels: whether training reads labels. False: all training images train, with a label or
+            without, and their batches have none.
 
     Raises:
         DataError: on `setup`, an expected fact does not hold, there is no such class, an epoch has
-            no batch, or features that are used hold NaN or an infinite value.
+            no batch, or features that are used hold NaN or an infinite value. On `train`, the
+            views of an image differ in size.
     """
 
     def __init__(
@@ -80,17 +85,28 @@ class DataModule:
         batch_size: int,
         eval_batch_size: int = 256,
         drop_last: bool = True,
-        views: int = 1,
+        views: int | Sequence[str] = 1,
         streams: int = 1,
         seed: int = 0,
         resident_limit_bytes: int = 4 << 30,
         expected: Mapping[str, object] | None = None,
         classes: Sequence[int | str] | None = None,
+        more_transforms: Mapping[str, Pipeline] | None = None,
+        labels: bool = True,
     ):
+        pipelines = {
+            "train": train_transform, "test": test_transform, **(more_transforms or {})
+        }  # fmt: skip
+        names = ["train"] * views if isinstance(views, int) else list(views)
+        if missing := [name for name in names if name not in pipelines]:
+            raise DataError(
+                f"method.views  there is no pipeline {missing[0]!r} in dataset.transforms."
+                f" There are {', '.join(pipelines)}."
+            )
         for key, value in (
             ("trainer.batch_size", batch_size),
             ("trainer.eval_batch_size", eval_batch_size),
-            ("method.views", views),
+            ("method.views", len(names)),
             ("method.streams", streams),
         ):
             if value < 1:
@@ -110,40 +126,47 @@ class DataModule:
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.drop_last = drop_last
-        self.views = views
+        self.views = len(names)
+        self.view_transforms = [(name, pipelines[name]) for name in names]
         self.streams = streams
         self.seed = seed
         self.resident_limit_bytes = resident_limit_bytes
         self.expected = expected
         self.classes = classes
+        self.reads_labels = labels
         self._images: ImageSet | None = None
         self._split: Split | None = None
         self._facts: Facts | None = None
 
-    def setup(self, device: torch.device | str, trains: bool = True) -> None:
+    def setup(self, device: torch.device | str, trains: bool = True, epochs: bool = True) -> None:
         """Load, split, check, and move to the device what fits. A second call only moves.
 
         Args:
             device: where the batches will be.
-            trains: whether an epoch must have a batch.
+            trains: whether training images are used.
+            epochs: whether an epoch must have a batch, if they are used.
         """
         self.device = torch.device(device)
         if self._images is None:
             images, split, facts = self._load()
             # what has no label teaches nothing and would be similar to nothing, itself included
-            labelled = np.flatnonzero(images.label_counts[split.train])
-            self._trainable = torch.from_numpy(labelled)
+            places = np.arange(len(split.train))
+            if self.reads_labels:
+                places = np.flatnonzero(images.label_counts[split.train])
+            self._trainable = torch.from_numpy(places)
             count, part = len(self._trainable), self.batch_size // self.streams
-            if trains and count < (part if self.drop_last else 1):
+            if trains and epochs and count < (part if self.drop_last else 1):
                 raise DataError(
                     f"an epoch has no batch: {count} training images are fewer than "
                     f"trainer.batch_size={self.batch_size}. Try "
                     f"trainer.batch_size={max(1, count // 2) * self.streams}"
                 )
             used = {role: getattr(split, role) for role in ROLES}
-            used["train"] = split.train[labelled if trains else []]
+            used["train"] = split.train[places] if trains else split.train[:0]
             check_finite(images, used)
-            steps = [*self.train_transform.steps, *self.test_transform.steps]
+            pipelines = [self.train_transform, self.test_transform]
+            pipelines += [pipeline for _, pipeline in self.view_transforms]
+            steps = [step for pipeline in pipelines for step in pipeline.steps]
             if steps and not images.pictures:
                 raise DataError(
                     "views are made of images, and these are features: set views=null and "
@@ -166,6 +189,8 @@ class DataModule:
         self._train_labels: Tensor | None = None
         self.train_transform.to(self.device)
         self.test_transform.to(self.device)
+        for _, pipeline in self.view_transforms:
+            pipeline.to(self.device)
 
     def _placed(self, inputs: Any) -> tuple[Any, bool]:
         """The inputs as a tensor where they can be one, and whether that lies on the device."""
@@ -229,9 +254,14 @@ class DataModule:
 
     @property
     def num_trainable(self) -> int:
-        """Training images with a label."""
+        """Training images that are used: those with a label, or all if no labels are read."""
         _ready(self._split)
         return len(self._trainable)
+
+    @property
+    def train_rows(self) -> np.ndarray:
+        """Rows of `images` that are used for training, in the order of the split: (n,) int64."""
+        return self.split.train[self._trainable.numpy()]
 
     @property
     def smallest_batch(self) -> int:
@@ -250,15 +280,32 @@ class DataModule:
     def train(self, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch, shuffled and augmented; `index` is the place in split.train.
 
-        Training images without a label are left out.
+        If labels are read, training images without a label are left out; if not, batches have none.
         """
         rows = torch.from_numpy(self.split.train)
         draw = generator(self.seed, "augment", epoch)
-        labels = self._labels_of_training()
+        labels = self._labels_of_training() if self.reads_labels else None
         for index, pixels in self._walk(rows, self._order(epoch), self._training):
-            views = [self.train_transform(pixels, draw) for _ in range(self.views)]
-            images = torch.stack(views, dim=1) if len(views) > 1 else _only(views)
-            yield Batch(images, labels(index), index)
+            views = [transform(pixels, draw) for _, transform in self.view_transforms]
+            images = self._stacked(views) if len(views) > 1 else _only(views)
+            yield Batch(images, None if labels is None else labels(index), index)
+
+    def _stacked(self, views: list[Tensor]) -> Tensor:
+        """Stack views of a batch: several (b, 3, H, W) to (b, V, 3, H, W).
+
+        Raises:
+            DataError: they differ in size.
+        """
+        if len({view.shape for view in views}) > 1:
+            sizes = [
+                f"{name} gives {'x'.join(map(str, view.shape[2:]))}"
+                for (name, _), view in zip(self.view_transforms, views, strict=True)
+            ]
+            raise DataError(
+                f"method.views  all views of an image must have one size: {', '.join(sizes)}. Change"
+                " dataset.transforms so that their outputs are of the same size."
+            )
+        return torch.stack(views, dim=1)
 
     def eval_batches(self, ids: np.ndarray | Tensor) -> Iterator[Batch]:
         """Images by row, in the order given and one view each; `index` is the place in `ids`."""

@@ -75,7 +75,41 @@ def encode(encoder: Any, data: Any, autocast: Any, ids: np.ndarray | None = None
     return Codes(ids, codes, len(ids) / seconds)
 
 
-def _explain(encoder: Any, data: Any, ids: np.ndarray, broken: np.ndarray) -> str:
+@torch.no_grad()
+def training_features(encoder: Any, data: Any, autocast: Any) -> Tensor:
+    """Compute the backbone's features of the training images, in evaluation mode.
+
+    Args:
+        encoder: with ``backbone(images (n, 3, H, W)) -> (n, D)``.
+        data: with ``train_rows`` and ``eval_batches(ids)``, under the test transform.
+        autocast: makes the context of the forward pass.
+
+    Returns:
+        (N, D) float32 on the CPU, in the order of ``data.train_rows``.
+
+    Raises:
+        TrainingError: a feature is NaN or infinite.
+    """
+    was_training, parts = encoder.training, []
+    encoder.eval()
+    try:
+        for batch in data.eval_batches(data.train_rows):
+            with autocast():
+                parts.append(encoder.backbone(batch.flat()).float().cpu())
+    finally:
+        encoder.train(was_training)
+    features = torch.cat(parts)
+    broken = (~torch.isfinite(features)).any(dim=1).nonzero().flatten()
+    if len(broken):
+        raise TrainingError(
+            _explain(encoder, data, data.train_rows, broken.numpy(), "features of training images")
+        )
+    return features
+
+
+def _explain(
+    encoder: Any, data: Any, ids: np.ndarray, broken: np.ndarray, what: str = "codes"
+) -> str:
     """Say why codes are NaN: the weights, the inputs, or the precision.
 
     Args:
@@ -83,8 +117,9 @@ def _explain(encoder: Any, data: Any, ids: np.ndarray, broken: np.ndarray) -> st
         data: what it made them of.
         ids: (n,) of all items.
         broken: places among them whose codes hold NaN.
+        what: what holds NaN.
     """
-    message = f"{len(broken):,} of {len(ids):,} codes hold NaN.\n  "
+    message = f"{len(broken):,} of {len(ids):,} {what} hold NaN.\n  "
     rows = ids[broken[:_LOOKED_AT]]
     images = getattr(data, "images", None)
     names = None if images is None else [images.ids[row] for row in rows]

@@ -7,11 +7,10 @@ CPU with an implementation that calls the recorded function again.
 import logging
 import warnings
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Any, Protocol, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from deephash.engine.out_of_memory import brief
 from deephash.engine.steps import Scalars, TrainingStep
@@ -142,8 +141,8 @@ class GraphedStep:
         if self.obstacle:
             return self.step(batch)
         if self._buffers is None:
-            self._buffers = Batch(*(torch.empty_like(one) for one in _tensors(batch)))
-        pairs = list(zip(_tensors(self._buffers), _tensors(batch), strict=True))
+            self._buffers = batch.map(torch.empty_like)
+        pairs = list(zip(self._buffers.tensors(), batch.tensors(), strict=True))
         if any(to.shape != one.shape or to.dtype != one.dtype for to, one in pairs):
             return self.step(batch)
         for to, one in pairs:
@@ -191,7 +190,3 @@ def obstacle_of(method: Any) -> str:
     """
     modules = method.modules() if isinstance(method, nn.Module) else ()
     return next((str(one.uncapturable) for one in modules if hasattr(one, "uncapturable")), "")
-
-
-def _tensors(batch: Batch) -> list[Tensor]:
-    return [getattr(batch, field.name) for field in fields(batch)]

@@ -97,13 +97,26 @@ def load_weights(module: Any, state: Any, name: str) -> None:
     module.load_state_dict(dict(state))
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+def state_of(optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
+    """Return what a checkpoint holds of an optimizer; without one, a state without parameters."""
+    return {"state": {}, "param_groups": []} if optimizer is None else optimizer.state_dict()
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer | None, state: Mapping[str, Any]) -> None:
     """Fill an optimizer; what it remembers of each parameter must be what it would make itself.
+
+    Args:
+        optimizer: to be filled; None if there is none, and the state must be empty.
+        state: of the checkpoint.
 
     Raises:
         ValueError: the state is of another optimizer, or of other parameters.
     """
     groups = state["param_groups"]
+    if optimizer is None:
+        if groups or state["state"]:
+            raise ValueError("it has the state of an optimizer, and this method has none")
+        return
     counts = [len(group["params"]) for group in optimizer.param_groups]
     theirs = [group.get("params") for group in groups]
     if [len(one) if isinstance(one, list) else None for one in theirs] != counts:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from deephash.engine import checkpoint, forms, out_of_memory, restoring
-from deephash.engine.evaluate import Measured
+from deephash.engine.evaluate import Measured, training_features
 from deephash.engine.graphs import Capture, GraphedStep, obstacle_of
 from deephash.engine.inputs import faulty_inputs
 from deephash.engine.meter import Meter, NotFiniteError
@@ -33,8 +33,12 @@ class Trainable(Protocol):
     def encoder(self) -> nn.Module: ...
     def __call__(self, batch: Batch, /) -> Terms: ...
     def centers(self) -> Tensor | None: ...
+    @property
+    def wants_features(self) -> bool: ...
     def prepare(self, data: Any) -> None: ...
-    def on_epoch(self, epoch: int) -> None: ...
+    def fit(self, features: Tensor) -> None: ...
+    def on_epoch_start(self, epoch: int) -> None: ...
+    def after_step(self, step: int) -> None: ...
     def train(self) -> Any: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> Any: ...
@@ -55,8 +59,9 @@ class Trainer:
 
     Args:
         folder: the run folder, for ``last.pt`` and the best encoder.
-        optimizer: over the method's parameters; its rates are those of epoch 0.
-        schedule: ``factor(epoch, epochs)`` of the rates.
+        optimizer: over the method's parameters; its rates are those of epoch 0. None for a method
+            that is fitted in closed form, with no epochs.
+        schedule: ``factor(epoch, epochs)`` of the rates; None without an optimizer.
         device: where the batches already are.
         fingerprint: of the data; a checkpoint of other data is refused.
         epochs: all in all.
@@ -74,7 +79,7 @@ class Trainer:
     def __init__(
         self,
         folder: Path,
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer | None,
         schedule: Any,
         device: torch.device,
         fingerprint: str,
@@ -101,14 +106,17 @@ class Trainer:
         self.precision = precision
         self.log_every = log_every
         self.clip_norm = clip_norm
-        self.snapshots = Snapshots(folder, snapshots, partial(autocast, device, precision))
+        self.autocast = partial(autocast, device, precision)
+        self.snapshots = Snapshots(folder, snapshots, self.autocast)
         self.capture = capture
-        self._obstacle = forms.make_capturable(optimizer) if capture else ""
+        self._obstacle = forms.make_capturable(optimizer) if capture and optimizer else ""
         self.progress = Progress()
         self.meter = Meter()
         self._epoch_start = 0  # steps before this epoch
         self._logged = (0.0, 0, 0.0)  # clock, images, waiting at the last line of the record
-        self.rates = [group["lr"] for group in optimizer.param_groups]
+        self.rates = [group["lr"] for group in optimizer.param_groups] if optimizer else []
+        if optimizer is None and epochs:
+            raise ValueError(f"epochs={epochs}, and there is no optimizer to train with")
 
     @out_of_memory.told()
     def fit(self, method: Trainable, data: Data, evaluate: Evaluate, logger: Any) -> Progress:
@@ -123,21 +131,36 @@ class Trainer:
         Raises:
             TrainingError: a term or the gradient is not finite, or the memory is not enough.
         """
-        now, self.logger, step = self.progress, logger, self._step(method)
+        now, self.logger = self.progress, logger
         self._logged = (0.0, now.images, now.data_seconds)
         if not now.epoch:
             self.snapshots.take(0, method, data)
+        if self.optimizer is not None:
+            self._train(method, data, evaluate, self.optimizer)
+        if not now.history:  # epochs=0: prepared, not trained, and yet measured
+            self._evaluate(method, data, evaluate, 0)
+            self._save(method)
+        self._settle()
+        return now
+
+    def _train(
+        self, method: Trainable, data: Data, evaluate: Evaluate, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Train the epochs that are left."""
+        now, step = self.progress, self._step(method, optimizer)
         for epoch in range(now.epoch, self.epochs):
             if now.stopped_early:
                 break
             began, self._epoch_start = time.perf_counter(), now.step
             method.train()
-            method.on_epoch(epoch)
-            self._set_rates(epoch)
+            method.on_epoch_start(epoch)
+            self._set_rates(optimizer, epoch)
             for batch in self._waited_for(data.train(epoch)):
                 scalars = step(batch)
                 now.step += 1
                 now.images += len(batch.index)
+                with torch.no_grad():
+                    method.after_step(now.step)
                 self.meter.add(now.step, scalars)
                 self.logger.tick()
                 if now.step % self.log_every == 0:
@@ -150,20 +173,26 @@ class Trainer:
                 self._evaluate(method, data, evaluate, now.epoch)
             now.seconds += time.perf_counter() - began
             self._save(method)
-        if not now.history:  # epochs=0: prepared, not trained, and yet measured
-            self._evaluate(method, data, evaluate, 0)
-            self._save(method)
-        self._settle()
-        return now
 
+    @out_of_memory.told()
     def start(self, method: Trainable, data: Data) -> int:
-        """Prepares a new run or takes up an interrupted one; returns the epochs already done."""
+        """Prepare and fit a new run, or load an interrupted one.
+
+        Returns:
+            The epochs already done.
+        """
         last = self.folder / "last.pt"
         if not last.is_file():
             for old in (*self.folder.glob("best.pt"), *self.folder.glob("best-epoch*.pt")):
                 remove(old)
             self.snapshots.forget_after(-1)
+            began = time.perf_counter()
             method.prepare(data)
+            if method.wants_features:
+                features = training_features(method.encoder, data, self.autocast)
+                with torch.no_grad():
+                    method.fit(features)
+            self.progress.seconds += time.perf_counter() - began
             return 0
         state = checkpoint.load(last)
         restoring.check_last(state, last)
@@ -235,14 +264,16 @@ class Trainer:
                 return
             yield batch
 
-    def _set_rates(self, epoch: int) -> None:
+    def _set_rates(self, optimizer: torch.optim.Optimizer, epoch: int) -> None:
         factor = self.schedule.factor(epoch, self.epochs)
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+        for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
 
-    def _step(self, method: Trainable) -> TrainingStep | GraphedStep:
+    def _step(
+        self, method: Trainable, optimizer: torch.optim.Optimizer
+    ) -> TrainingStep | GraphedStep:
         """Return what trains on one batch."""
-        step = TrainingStep(method, self.optimizer, self.device, self.precision, self.clip_norm)
+        step = TrainingStep(method, optimizer, self.device, self.precision, self.clip_norm)
         if self.capture is None:
             return step
         return GraphedStep(step, self.capture, self._obstacle or obstacle_of(method))
@@ -259,6 +290,7 @@ class Trainer:
         now, (clock, images, waited) = self.progress, self._logged
         self._logged = (time.perf_counter(), now.images, now.data_seconds)
         seconds = max(self._logged[0] - max(clock, began), 1e-9)
+        assert self.optimizer is not None
         means["lr"] = self.optimizer.param_groups[0]["lr"]
         means["images_per_second"] = (now.images - images) / seconds
         means["data_share"] = (now.data_seconds - waited) / seconds
@@ -295,7 +327,7 @@ class Trainer:
         on_cuda = self.device.type == "cuda"
         state = {
             "method": method.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": restoring.state_of(self.optimizer),
             "progress": self.progress.state(),
             "rng": {
                 "cpu": torch.get_rng_state(),

@@ -20,7 +20,7 @@ from deephash.errors import ConfigError, TrainingError
 from deephash.files import write_json
 from deephash.jobs.shared import deterministic, load_encoder, run_folder, save_codes
 from deephash.loggers import wandb
-from deephash.methods.method import Method
+from deephash.methods.base import Method
 from deephash.report import write_html
 from deephash.words import number
 

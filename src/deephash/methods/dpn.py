@@ -103,7 +103,7 @@ class Polarization(nn.Module):
         return self.centers if self.memory is not None and bool(self.adapted) else None
 
     @torch.no_grad()
-    def on_epoch(self, epoch: int) -> None:
+    def on_epoch_start(self, epoch: int) -> None:
         """Moves the centers to where the codes of the last epoch went."""
         if self.memory is None or epoch == 0 or epoch % self.update_every:
             return

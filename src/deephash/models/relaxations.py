@@ -62,7 +62,7 @@ class Continuation(nn.Module):
         """The steepness now, on the device."""
         return torch.sqrt(1 + self.gain * self.every * (self.count // self.every))
 
-    def on_epoch(self, epoch: int) -> None:
+    def on_epoch_start(self, epoch: int) -> None:
         if self.unit == "epoch":
             self.count.fill_(epoch)
 
