@@ -277,6 +277,38 @@ def test_a_killed_run_resumes_to_the_bit(tmp_path):
     assert differing(tmp_path / "straight", tmp_path / "resumed") == []
 
 
+class Momentum(nn.Module):
+    """Pulls codes to those of a moving average of a weight, which follows after each step."""
+
+    def __init__(self, follows):
+        super().__init__()
+        self.follows = [follows]  # in a list: no parameter of this part
+        self.register_buffer("average", follows.detach().clone())
+
+    def forward(self, z):
+        return z + self.average.mean()
+
+    def after_step(self, step):
+        self.average.lerp_(self.follows[0], 0.5 / step)
+
+
+def test_what_follows_the_weights_works_with_a_replayed_step(tmp_path, monkeypatch):
+    def with_momentum(words):
+        method, optimizer = plainly(words)
+        method.relaxation = Momentum(method.encoder.head.linear.weight)
+        return method, optimizer
+
+    plainly = made
+    monkeypatch.setitem(globals(), "made", with_momentum)
+    words = ["method=orthohash"]
+    _, plain = run(tmp_path / "plain", words, captured=False)
+    capture, replayed = run(tmp_path / "replayed", words, captured=True)
+    assert differing(tmp_path / "plain", tmp_path / "replayed") == []
+    assert plain.rows == replayed.rows and capture.replayed == 6
+    saved = checkpoint.load(tmp_path / "plain" / "last.pt")["method"]
+    assert not torch.equal(saved["relaxation.average"], saved["encoder.head.linear.weight"])
+
+
 def lines(caplog):
     return [record.getMessage() for record in caplog.records]
 

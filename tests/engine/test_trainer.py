@@ -1,6 +1,7 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -27,6 +28,7 @@ class Toy(nn.Module):
         )
         self.poison = None  # (step, "term" or "gradient")
         self.steps, self.epochs, self.prepared = 0, [], 0
+        self.followed, self.wants_features, self.features = [], False, None
 
     def forward(self, batch):
         self.steps += 1
@@ -41,8 +43,16 @@ class Toy(nn.Module):
     def prepare(self, data):
         self.prepared += 1
 
+    def fit(self, features):
+        self.features = features
+
     def on_epoch_start(self, epoch):
         self.epochs.append(epoch)
+
+    def after_step(self, step):
+        self.followed.append(
+            (step, self.encoder[0].weight.detach().clone(), torch.is_grad_enabled())
+        )
 
 
 class Batches:
@@ -474,3 +484,82 @@ def test_encoders_that_a_kill_has_left_are_removed(tmp_path):
     run(tmp_path, Scores(0.1), epochs=1)
     assert checkpoint.load(tmp_path / "best.pt")["epoch"] == 1
     assert sorted(path.name for path in tmp_path.glob("*.pt")) == ["best.pt", "last.pt"]
+
+
+# hooks
+
+
+def test_what_follows_the_weights_is_updated_after_each_step(tmp_path):
+    method, _, _ = run(tmp_path, epochs=2)
+    assert [step for step, _, _ in method.followed] == list(range(1, 2 * STEPS + 1))
+    assert not any(grad for _, _, grad in method.followed)
+    last = method.followed[-1][1]
+    assert torch.equal(last, method.encoder[0].weight)
+    assert not torch.equal(method.followed[-2][1], last)
+    again = Toy()
+    run(tmp_path, method=again, epochs=3)
+    assert [step for step, _, _ in again.followed] == list(range(2 * STEPS + 1, 3 * STEPS + 1))
+
+
+class Pictures(Batches):
+    train_rows = np.array([4, 2, 7])
+
+    def eval_batches(self, rows):
+        for part in np.array_split(rows, 2):
+            images = torch.tensor(part, dtype=torch.float32)[:, None, None].expand(-1, 1, 3)
+            yield Batch(images.contiguous(), None, torch.arange(len(part)))
+
+
+class Backbone(nn.Sequential):
+    def backbone(self, images):
+        return 2 * images
+
+
+def test_features_of_training_images_are_fitted_once(tmp_path):
+    method = Toy()
+    method.encoder, method.wants_features = Backbone(*method.encoder), True
+    run(tmp_path, method=method, data=Pictures(), epochs=1)
+    assert torch.equal(method.features, torch.tensor([[8.0], [4.0], [14.0]]).expand(-1, 3))
+    assert method.encoder.training
+    again = Toy()
+    again.encoder, again.wants_features = Backbone(*again.encoder), True
+    run(tmp_path, method=again, data=Pictures(), epochs=2)
+    assert again.features is None
+
+
+def test_features_that_are_not_finite_are_refused(tmp_path):
+    method = Toy()
+    method.encoder, method.wants_features = Backbone(*method.encoder), True
+    method.encoder.backbone = lambda images: images / 0
+    with pytest.raises(TrainingError, match="3 of 3 features of training images hold NaN"):
+        run(tmp_path, method=method, data=Pictures(), epochs=1)
+
+
+def fitted(folder, **options):
+    method, log = Toy(), Log()
+    loop = Trainer(folder, None, None, device=torch.device("cpu"), fingerprint="abc", epochs=0,
+                   eval_every=1, **options)  # fmt: skip
+    done = loop.start(method, Batches())
+    loop.fit(method, Batches(), by_weights, log)
+    return done, log
+
+
+def test_without_an_optimizer_there_is_an_evaluation_and_a_checkpoint(tmp_path):
+    _, log = fitted(tmp_path)
+    assert [where for where, _, _, _ in log.rows] == ["query"]
+    last, best = result(tmp_path)
+    assert last["optimizer"] == {"state": {}, "param_groups": []}
+    assert same(best["encoder"], Toy().encoder.state_dict())
+    done, log = fitted(tmp_path)  # killed before the report: nothing is evaluated again
+    assert (done, log.rows) == (0, [])
+
+
+def test_without_an_optimizer_there_are_no_epochs(tmp_path):
+    with pytest.raises(ValueError, match="no optimizer"):
+        Trainer(tmp_path, None, None, torch.device("cpu"), "abc", epochs=1, eval_every=1)
+
+
+def test_a_checkpoint_of_an_optimizer_does_not_fit_a_method_without(tmp_path):
+    run(tmp_path, epochs=1)
+    with pytest.raises(TrainingError, match="this method has none"):
+        fitted(tmp_path)

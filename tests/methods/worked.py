@@ -26,7 +26,7 @@ from torch import nn
 from deephash import config
 from deephash.losses.lmcl import LMCL
 from deephash.losses.pairwise import PairwiseLikelihood
-from deephash.methods.method import Method
+from deephash.methods.composed import Composed
 from deephash.models.relaxations import Identity
 from deephash.similarities import Cosine
 
@@ -53,7 +53,7 @@ def page(group, name):
 def method_class(name):
     """The class of a recipe."""
     target = page("method", name).get("_target_")
-    return Method if target is None else config.locate(target)
+    return Composed if target is None else config.locate(target)
 
 
 def loss_class(name):

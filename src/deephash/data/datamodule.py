@@ -302,8 +302,8 @@ class DataModule:
                 for (name, _), view in zip(self.view_transforms, views, strict=True)
             ]
             raise DataError(
-                f"method.views  all views of an image must have one size: {', '.join(sizes)}. Change"
-                " dataset.transforms so that their outputs are of the same size."
+                f"method.views  all views of an image must have one size: {', '.join(sizes)}."
+                " Change dataset.transforms so that their outputs are of the same size."
             )
         return torch.stack(views, dim=1)
 

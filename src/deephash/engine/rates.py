@@ -39,9 +39,10 @@ def parameter_groups(
     scales = dict(lr_scale or {})
     names = [name for name in parts if name != "backbone"]
     if unknown := [name for name in scales if name not in names]:
+        others = ", ".join(names) or "none but the backbone (optimizer.backbone_scale)"
         raise ConfigError(
             f"optimizer.lr_scale  {', '.join(unknown)} has no trainable parameters here."
-            f" These have: {', '.join(names) or 'none but the backbone (optimizer.backbone_scale)'}."
+            f" These have: {others}."
         )
     rest = [one for name in names if name not in scales for one in parts[name]]
     groups = [("rest", rest, lr)]
