@@ -120,6 +120,12 @@ def allow(plugins: Iterable[Plugin]) -> None:
         targets.allow(plugin.name)
 
 
+def report() -> dict[str, Any]:
+    """Return what a report says of the packages that are allowed here; empty without any."""
+    found = find(targets.plugins())
+    return {KEY: {plugin.name: plugin.record() for plugin in found}} if found else {}
+
+
 def _not_importable(name: str, error: Exception) -> ConfigError:
     what = f"{type(error).__name__}: {error}"
     if not isinstance(error, SyntaxError) and (

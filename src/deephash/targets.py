@@ -123,6 +123,11 @@ def allow(package: str) -> None:
         _plugins.append(package)
 
 
+def plugins() -> tuple[str, ...]:
+    """Return the further packages that are allowed here."""
+    return tuple(_plugins)
+
+
 def allowed() -> tuple[str, ...]:
     """Return the packages whose classes may be targets here."""
     return (*PACKAGES, *_plugins)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from deephash import build, config, targets
+from deephash import build, config, plugins, targets
 from deephash.engine import out_of_memory
 from deephash.engine.evaluate import encode
 from deephash.engine.run import FIGURES, RunFolder, environment, runs_below
@@ -134,6 +134,7 @@ def measure(cfg: Config, run: RunFolder, out: Path | None = None) -> dict[str, A
         "protocol": data.facts.as_dict(),
         "encode_images_per_second": codes.images_per_second,
         "environment": environment(),
+        **plugins.report(),
     }
     make_folder(out)
     if not cfg["figures"]:

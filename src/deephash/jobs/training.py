@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import deephash
-from deephash import bars, build, config
+from deephash import bars, build, config, plugins
 from deephash.codebooks import spread
 from deephash.data.datamodule import DataModule
 from deephash.engine import forms, graphs, out_of_memory
@@ -252,6 +252,7 @@ def _report(
             "parameters": sum(p.numel() for p in encoder.parameters()),
         },
         "environment": environment(),
+        **plugins.report(),
         "git": git(),
         "checkpoint": "best.pt",
     }  # fmt: skip

@@ -53,6 +53,8 @@ MEASURED: dict[str, Kind] = {
     "protocol.protocol": str,
     "protocol.fingerprint": str,
     "environment.*": (*PLAIN, list, dict),
+    "plugins.*": dict,
+    "plugins.*.*": PLAIN,
 }  # fmt: skip
 """Kinds of what ``report.json`` and ``evaluation.json`` hold in common."""
 

@@ -43,6 +43,7 @@ def read_page(folder: Path) -> dict[str, Any]:
             "codebook",
             "training",
             "environment",
+            "plugins",
             "git",
         )
     }
@@ -66,6 +67,7 @@ def read_page(folder: Path) -> dict[str, Any]:
                 ("Protocol", rows_of(part["protocol"])),
                 ("Codebook", rows_of(part["codebook"])),
                 ("Training", training_rows(part["training"])),
+                ("Plugins", rows_of(part["plugins"])),
             )
             if rows
         ],
