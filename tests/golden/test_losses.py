@@ -1,0 +1,20 @@
+"""The first 50 steps of training, and the mAP after them. ``compare`` says how exactly."""
+
+import pytest
+
+from tests.golden import make
+from tests.golden.compare import VALUES, check_map, check_terms
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pages():
+    with make.pages():
+        yield
+
+
+@pytest.mark.parametrize("name", make.TRAINED)
+def test_losses(tmp_path, name):
+    found, golden = make.losses(tmp_path, name), VALUES["losses"][name]
+    assert len(golden["terms"]["loss"]) == 50
+    check_terms(found["terms"], golden["terms"])
+    check_map(float.fromhex(found["map"]), golden["map"])
