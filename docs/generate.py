@@ -27,12 +27,14 @@ def names() -> list[str]:
 
 
 def recipe(name: str) -> dict[str, Any]:
-    """A method's page with, for each part, the option it takes from the part's group."""
+    """A method's page and, for each part, its option of the part's group or the class it names."""
     page = yaml.safe_load((CONF / "method" / f"{name}.yaml").read_text())
     found: dict[str, Any] = {}
     for entry in page.pop("defaults"):
         if entry == "_self_":
             found |= page
+            named = {key: page[key]["_target_"] for key in PARTS if "_target_" in page.get(key, ())}
+            found["parts"] = {**found.get("parts", {}), **named}
         elif isinstance(entry, str):
             found |= recipe(entry)
         else:
@@ -42,7 +44,9 @@ def recipe(name: str) -> dict[str, Any]:
 
 
 def option(group: str, name: str) -> tuple[str, type]:
-    """The page of an option, and the class it names."""
+    """The page of an option, and the class it names; no page where the class itself is named."""
+    if "." in name:
+        return "", config.locate(name)
     text = (CONF / group / f"{name}.yaml").read_text()
     return text, config.locate(yaml.safe_load(text)["_target_"])
 
@@ -53,7 +57,7 @@ def row(name: str) -> str:
     parts, cells = found["parts"], [f"[{name}](docs/methods/{name}.md)"]
     needs = option("loss", parts["loss"])[1].needs  # type: ignore[attr-defined]
     for part in PARTS:
-        text = parts.get(part, "-")
+        text = parts.get(part, "-").rpartition(".")[2]
         if text != "-" and part in config.FEEDS and not config.FEEDS[part] & needs:
             text = f"({text})"
         cells.append(text)
@@ -92,8 +96,10 @@ def page(name: str) -> str:
     for part in PARTS[:-1]:
         if part not in found["parts"]:
             continue
-        about, arguments = described(option(part, found["parts"][part])[1])
-        lines += [f"## {part.capitalize()}: {found['parts'][part]}", "", about, "", *arguments, ""]
+        choice = found["parts"][part]
+        about, arguments = described(option(part, choice)[1])
+        title = f"## {part.capitalize()}: {choice.rpartition('.')[2]}"
+        lines += [title, "", about, "", *arguments, ""]
     lines += [SOURCES, ""]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"
 
@@ -102,6 +108,9 @@ def described(part: type) -> tuple[str, list[str]]:
     """A part's docstring as Markdown: what it says, and its arguments as a list."""
     text = inspect.getdoc(part) or ""
     text, _, rest = text.partition("\nArgs:\n")
+    text, rest = (
+        re.split(r"^\w+:\n(?=    )", some, flags=re.MULTILINE)[0] for some in (text, rest)
+    )
     text = text.replace("``", "`")
     text = re.sub(
         r"\.\. math::((?:.|\n)*?)(?=\n\n\S|\Z)",

@@ -836,7 +836,8 @@ def is_refused(method, codebook, similarity, relaxation):
         or (similarity and not scores)
         or (relaxation and not (scores or "u" in reads))
     )
-    learns = (method.get("codebook") or {}).get("_target_") == "deephash.codebooks.Learned"
+    book = method.get("codebook")
+    learns = book is not None and getattr(config.locate(book["_target_"]), "learned", False)
     stay = getattr(config.locate(method["loss"]["_target_"]), "fixed_centers", False)
     real = "bits" in reads and "Sign" not in method["relaxation"]["_target_"]
     return bool(lacks or idle or real or (learns and stay))
