@@ -1,5 +1,7 @@
 """From a folded and checked configuration to the parts it names; the only place that builds."""
 
+import importlib
+import pkgutil
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from deephash import targets
+from deephash import methods, targets
 from deephash.data.datamodule import DataModule
 from deephash.data.transforms import Pipeline
 from deephash.engine import evaluate
@@ -178,6 +180,36 @@ def method(
         similarity,
         _asking(recipe["loss"], "method.loss", num_train=num_train, **given),
     )
+
+
+def label_free_methods() -> list[str]:
+    """The methods that read no labels, by the modules that define their loss, sorted."""
+    found = []
+    for _, name, _ in pkgutil.iter_modules(methods.__path__):
+        module = importlib.import_module(f"{methods.__name__}.{name}")
+        classes = (one for one in vars(module).values() if isinstance(one, type))
+        if any(one.__module__ == module.__name__ and vars(one).get("labels") is False
+               for one in classes):  # fmt: skip
+            found.append(name)
+    return sorted(found)
+
+
+def require_labels(cfg: Config, on: DataModule) -> None:
+    """Let the data refuse images without any label where the loss, or patience, needs labels."""
+    if on.reads_labels:
+        node = cfg["method"]
+        reader = str((node.get("loss") or node)["_target_"]).rpartition(".")[2]
+        free = " or ".join(f"method={name}" for name in label_free_methods())
+        on.require_labels(
+            f"method={node['name']} reads labels ({reader})",
+            "Give labels: a folder for each class, or lists or a table with labels (docs/data.md). "
+            + (f"Or train a method that reads none: {free}." if free else ""),
+        )
+    elif cfg["trainer"]["patience"] is not None:
+        on.require_labels(
+            f"trainer.patience={cfg['trainer']['patience']} stops by a mAP, which needs labels",
+            "Try trainer.patience=null.",
+        )
 
 
 def optimizer(cfg: Config, of: Method) -> torch.optim.Optimizer:

@@ -103,7 +103,7 @@ def test_the_table_and_the_record(tmp_path):
         ),
         ({"test": "a 1\nb\nc\n"}, {}, "error", "2 of 3 lines"),
         (
-            {"train": "train/0_1.jpg\n" * 7}, {}, "error",
+            {"train": "train/0_1\n" * 7}, {}, "error",
             r"7 of 7 lines are malformed.*line 5: 0 labels.*and 2 more",
         ),
         (

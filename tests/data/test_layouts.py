@@ -182,7 +182,7 @@ def test_official_parts_are_not_merged_by_accident(tmp_path):
         (("train", "query", "gallery"), "look like roles"),
         (("train/a", "train/b", "test/a", "test/b", "extra"), "Move away what is no part"),
         (("train/a", "train/b", "test/a", "test/c"), "must hold the same class folders.* b, c"),
-        (("train", "test"), "has no folder for each class"),
+        (("train", "test/a", "test/b"), "has no folder for each class"),
         (("train/a", "test/a"), "at least two"),
         (("data/a", "data/b"), r"dataset\.root=.*data"),
     ],
@@ -203,7 +203,7 @@ def test_images_beside_the_classes_are_told(tmp_path):
     for name in ("a", "b"):
         picture(tmp_path / "flat" / f"{name}.png")
     with pytest.raises(DataError, match=r"it has none, and 2 images beside.*dataset=csv"):
-        Folder(tmp_path / "flat").load()
+        Folder(tmp_path / "flat", labels=True).load()
 
 
 def test_classes_two_folders_deep_are_told(tmp_path):

@@ -525,7 +525,7 @@ def test_classes_of_a_split_file_are_those_of_the_dataset(small):
         ({"strip_prefix": "("}, r"strip_prefix=\( is no regular expression"),
         ({"identity": "("}, r"identity=\( is no regular expression"),
         ({"identity": "[^/]+$"}, r"identity=\[\^/\]\+\$ has no group: put brackets"),
-        ({"class_names": 0}, "class_names=0 must be positive"),
+        ({"class_names": -1}, "class_names=-1 must be at least 0"),
         ({"on_error": "skip", "cached": False}, "needs dataset.source.cached=true"),
         ({"fit": "stretch"}, "fit=stretch is unknown"),
         ({"size": 0}, "size=0 must be positive"),

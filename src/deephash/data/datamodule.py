@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from deephash.data.doubts import doubts, doubts_of_split
-from deephash.data.images import ImageSet, only
+from deephash.data.images import Catalogue, ImageSet, only
 from deephash.data.lazy import Stacked, not_finite, origin
 from deephash.data.roles import ROLES
-from deephash.data.sources import Source
+from deephash.data.sources import Listing, Source
 from deephash.data.splits import Facts, Split, SplitProtocol, describe
 from deephash.data.transfer import to_device
 from deephash.data.transforms import Pipeline
@@ -134,9 +134,29 @@ class DataModule:
         self.expected = expected
         self.classes = classes
         self.reads_labels = labels
+        self._reader: tuple[str, str] | None = None
+        self._catalogue: Catalogue | None = None  # until the images are loaded
         self._images: ImageSet | None = None
         self._split: Split | None = None
         self._facts: Facts | None = None
+
+    def require_labels(self, reader: str, instead: str) -> None:
+        """Refuse images without any label.
+
+        At once, before an image is opened, where the source can read its catalogue; else on
+        `setup`.
+
+        Args:
+            reader: what needs the labels, such as `method=relahash reads labels`.
+            instead: what to do, as one or more sentences.
+
+        Raises:
+            DataError: no image has a label; or as the source does.
+        """
+        self._reader = reader, instead
+        if isinstance(self.source, Listing):
+            self._catalogue = self.source.catalogue()
+            self._refuse_unlabelled(self._catalogue)
 
     def setup(self, device: torch.device | str, trains: bool = True, epochs: bool = True) -> None:
         """Load, split, check, and move to the device what fits. A second call only moves.
@@ -145,6 +165,9 @@ class DataModule:
             device: where the batches will be.
             trains: whether training images are used.
             epochs: whether an epoch must have a batch, if they are used.
+
+        Raises:
+            DataError: see the class; or labels are required and there are none.
         """
         self.device = torch.device(device)
         if self._images is None:
@@ -206,7 +229,11 @@ class DataModule:
 
     def _load(self) -> tuple[ImageSet, Split, Facts]:
         """The images of the chosen classes, divided; the whole set is checked first."""
-        images = self.source.load()
+        if self._catalogue is not None and isinstance(self.source, Listing):
+            images, self._catalogue = self.source.load(self._catalogue), None
+        else:
+            images = self.source.load()
+            self._refuse_unlabelled(images)
         chosen = images if self.classes is None else only(images, self.classes)
         found = self._divide(chosen)
         for doubt in (*doubts(images), *doubts_of_split(found[1])):
@@ -215,6 +242,16 @@ class DataModule:
             whole = found if chosen is images else self._divide(images)
             check_facts(whole[2], self.expected)
         return found
+
+    def _refuse_unlabelled(self, images: Catalogue) -> None:
+        """Raises a DataError if labels are required and no image has one."""
+        if self._reader is None or images.labelled or getattr(images, "truth", None) is not None:
+            return
+        reader, instead = self._reader
+        raise DataError(
+            f"none of the {len(images):,} images of dataset {self.name} has a label, and {reader}."
+            f"\n  {instead}"
+        )
 
     def _divide(self, images: ImageSet) -> tuple[ImageSet, Split, Facts]:
         split = self.protocol.split(images)
@@ -225,6 +262,11 @@ class DataModule:
     def images(self) -> ImageSet:
         """What the source loaded, of the chosen classes."""
         return _ready(self._images)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether there is a mAP: the images have labels, or lists say what is relevant."""
+        return self.images.labelled or self.truth is not None
 
     @property
     def width(self) -> int | None:

@@ -27,6 +27,13 @@ def doubts(images: Catalogue) -> list[Finding]:
         what = f"passed over: {passed_over_in_words(images.passed_over)}"
         found.append(Finding("note", what, sum(images.passed_over.values())))
     found += [Finding("warning", remark, 1) for remark in images.remarks]
+    if not images.labelled and getattr(images, "truth", None) is None:
+        what = f"none of the {len(images):,} images has a label"
+        advice = (
+            "Methods whose loss reads no labels train on them. Measured is what needs no labels; "
+            "mAP does"
+        )
+        found.append(Finding("note", what, len(images), (), advice))
     return [*found, *_of_classes(images.classes), *_of_counts(images)]
 
 

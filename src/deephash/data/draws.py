@@ -1,4 +1,4 @@
-"""Split protocols that draw roles of images with several labels.
+"""Split protocols that draw roles of images with several labels, or none.
 
 The single-label protocols, and those of lists, are in `splits`.
 """
@@ -18,6 +18,8 @@ from deephash.data.roles import (
     check_train,
     held_out,
     refuse_known_queries,
+    refuse_parts,
+    refuse_unlabelled,
 )
 from deephash.errors import DataError
 
@@ -63,6 +65,7 @@ class Quota:
         self.seed = seed
 
     def split(self, images: Catalogue) -> Split:
+        refuse_unlabelled(images, "Quota")
         rng = np.random.RandomState(self.seed)
         columns, bounds = images.labels.indices.tolist(), images.labels.indptr.tolist()
         wanted = {
@@ -103,6 +106,8 @@ class Quota:
 
 class Drawn:
     """So many queries and training images in all, drawn from all images alike: COCO, MIRFlickr.
+
+    The protocol of images without labels.
 
     All images are put in one random order. The first `queries` of them ask, the rest are the
     database, the first `train` of the rest train. All roles are in that order. Classes are not
@@ -153,7 +158,13 @@ class Drawn:
         self.seed = seed
 
     def split(self, images: Catalogue) -> Split:
+        refuse_parts(images)
         rows = np.arange(len(images))
+        if self.unlabelled == "drop" and not images.labelled:
+            raise DataError(
+                "dataset.protocols.<protocol>.unlabelled=drop leaves no image: none has a label. "
+                "Set it to keep"
+            )
         if self.unlabelled == "drop":
             rows = np.flatnonzero(images.label_counts)
         apart = 0 if self.train_in_database else 1

@@ -56,10 +56,12 @@ class Part(NamedTuple):
     rows: Rows
 
 
-def scanned(file: Path, text: str, naming: Naming, findings: list[Finding]) -> Rows:
-    """The sound lines of a list."""
+def scanned(
+    file: Path, text: str, naming: Naming, findings: list[Finding], count: int | None = None
+) -> Rows:
+    """The sound lines of a list; `count` as of `parse`."""
     faults: list[str] = []
-    rows = parse(text, None, naming, lambda line, what: faults.append(f"line {line}: {what}"))
+    rows = parse(text, count, naming, lambda line, what: faults.append(f"line {line}: {what}"))
     if faults:
         what = f"{file}: {len(faults):,} of {len(rows.ids) + len(faults):,} lines are malformed"
         findings.append(Finding("error", what, len(faults), tuple(faults[:SHOWN])))
@@ -110,6 +112,10 @@ def of_one(part: Part, facts: RoleFacts, names: Sequence[str]) -> Iterator[Findi
             len(other),
             tuple(f"{rows.places[a]} and {rows.places[b]}" for a, b in other[:SHOWN]),
         )
+    if rows.bare:
+        what = f"{role}: {file} holds paths alone, no labels"
+        yield Finding("note", what, facts.rows)
+        return
     if facts.unlabelled:
         bare = np.flatnonzero(np.diff(rows.labels.indptr) == 0)[:SHOWN]
         yield Finding(
@@ -130,6 +136,8 @@ def conflicts(parts: Sequence[Part]) -> list[Finding]:
     seen: dict[str, tuple[Part, str]] = {}
     differ = []
     for part in parts:
+        if part.rows.bare:
+            continue
         for row, key in enumerate(label_keys(part.rows)):
             before, other = seen.setdefault(part.rows.ids[row], (part, key))
             if other != key and before is not part:

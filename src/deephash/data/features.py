@@ -39,8 +39,8 @@ class Features:
 
     Features may be floats, integers or bools of any size; they become float32, float16 where all
     are. Labels are class indices (n,), -1 for none, names of classes (n,), or multi-hot rows
-    (n, C); a file without labels has none. Images with the same id in several files are one image;
-    without ids all are different.
+    (n, C); a file without labels has none, and if no file has, there are no classes. Images with
+    the same id in several files are one image; without ids all are different.
 
     Args:
         root: the folder of the files.
@@ -95,7 +95,7 @@ class Features:
         for role, ids in (("database", truth.database), ("queries", truth.queries)):
             if found[role]["ids"] is None:
                 _name(found[role], ids, self.truth)
-        images = _joined(found, self.num_classes, self.first_class)
+        images = _joined(found, self.num_classes, self.first_class, truth=True)
         asked = rows_of(truth.queries, images.ids, f"queries of {self.truth}")
         lists = dict(images.lists or {}) | {"queries": asked}
         truth = truth.within([images.ids[row] for row in lists["database"]])
@@ -134,7 +134,10 @@ def _name(found: dict[str, Any], ids: Sequence[str], truth: Path) -> None:
 
 
 def _joined(
-    found: Mapping[str, dict[str, Any]], num_classes: int | None, first_class: int
+    found: Mapping[str, dict[str, Any]],
+    num_classes: int | None,
+    first_class: int,
+    truth: bool = False,
 ) -> ImageSet:
     """The files of all roles as one set; an image that two of them hold is one row."""
     widths = {one["features"].shape[1] for one in found.values()}
@@ -149,7 +152,7 @@ def _joined(
         )
     _compare_norms(found)
     names = _named(found)
-    labels = _labels(found, num_classes, first_class)
+    labels = _labels(found, num_classes, first_class, truth)
     told = csr_array(vstack([labels[role] for role in found]))  # of all files under each other
     counts, first = np.diff(told.indptr), 0
     rows_of: dict[str, int] = {}
@@ -238,7 +241,10 @@ def _named(found: Mapping[str, dict[str, Any]]) -> tuple[str, ...]:
 
 
 def _labels(
-    found: Mapping[str, dict[str, Any]], num_classes: int | None, first_class: int
+    found: Mapping[str, dict[str, Any]],
+    num_classes: int | None,
+    first_class: int,
+    truth: bool = False,
 ) -> dict[str, csr_array]:
     """Labels of each role as rows of one width."""
     given = {role: one["labels"] for role, one in found.items() if one["labels"] is not None}
@@ -285,7 +291,8 @@ def _labels(
             "no image has the class 0: if classes are counted from one, set "
             "dataset.source.first_class=1"
         )
-    width = max(width, 1)  # of files without labels: a class that none has
+    if truth or given:
+        width = max(width, 1)  # where lists say what is relevant: a class that no image has
     rows = {}
     for role, one in found.items():
         dense = given.get(role)

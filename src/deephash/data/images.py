@@ -17,6 +17,8 @@ from deephash.errors import DataError
 class Catalogue:
     """What is known of n images before any of them is opened; C classes.
 
+    Images without any labels have no classes: `classes` is empty, and `labels` is (n, 0).
+
     A row keeps its place for good: every split, label and code refers to images by row number.
     The ids outlive the rows; they are what a fingerprint is made of. Labels may be given dense, and
     are kept sparse: landmarks have 81,313 classes.
@@ -71,6 +73,11 @@ class Catalogue:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there are classes, so that images may have labels."""
+        return bool(self.classes)
 
     @property
     def label_counts(self) -> np.ndarray:
@@ -159,6 +166,11 @@ def only(images: C, wanted: Sequence[int | str]) -> C:
     Raises:
         DataError: there is no such class, or it is named twice; or images have several labels.
     """
+    if not images.labelled:
+        raise DataError(
+            "dataset.classes selects images by their labels, and these have none: set "
+            "dataset.classes=null"
+        )
     if (images.label_counts != 1).any():
         raise DataError(
             "dataset.classes needs images with one label each, and some here have several or none:"
@@ -210,6 +222,11 @@ def _class_index(classes: Sequence[str], wanted: int | str) -> int:
         f"dataset.classes: there is no class {wanted!r}. Give indices from 0 to"
         f" {len(classes) - 1}, or names: {shown}"
     )
+
+
+def no_labels(count: int) -> csr_array:
+    """Labels of images that have none: (count, 0) bool."""
+    return csr_array((count, 0), dtype=bool)
 
 
 def one_hot(classes: np.ndarray, count: int) -> csr_array:

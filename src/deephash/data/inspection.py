@@ -182,7 +182,8 @@ def _parts_of_lists(source: Lists, findings: list[Finding]) -> Iterator[Part]:
             findings.append(Finding("error", str(error), 1))
             continue
         findings += hygiene(file, data)
-        yield Part(role, file, scanned(file, text, source.naming, findings))
+        none = 0 if source.class_names == () else None
+        yield Part(role, file, scanned(file, text, source.naming, findings, none))
 
 
 def _class_names(source: Lists, parts: Sequence[Part], findings: list[Finding]) -> tuple[str, ...]:

@@ -26,6 +26,43 @@ ANNOTATIONS = frozenset(
 )
 TABLE = "write a table of paths and labels (dataset=csv) or lists (dataset=lists), see docs/data.md"
 AS_CLASSES = "If these are classes: dataset.source.parts=classes"
+WITHOUT = "If the images have no labels: dataset.source.labels=false"
+
+
+def unlabelled_folders(
+    walk: Walk, names: Sequence[str], labels: bool | None, parts: str | None
+) -> list[str] | None:
+    """The folders whose images have no labels; None where folders are classes.
+
+    Without classes is a root that holds images and no folder, and one whose official parts do.
+
+    Args:
+        walk: of the root, whose folders were listed.
+        names: of the folders in it.
+        labels: `dataset.source.labels`: False, no image has a label, whatever folders there are.
+        parts: `dataset.source.parts`.
+
+    Returns:
+        paths below the root, the official parts with the training part first; or the root alone, as
+        an empty path.
+
+    Raises:
+        DataError: there are parts that cannot be told from other folders.
+    """
+    if labels:
+        return None
+    if not names:
+        return [""] if walk.passed_over[OUTSIDE] or labels is False else None
+    by_role = None if parts == "classes" else _by_role(walk, names)
+    if labels is False:
+        return [""] if by_role is None else [by_role[role] for role in by_role_order(by_role)]
+    if by_role is None:
+        return None
+    flat = []
+    for name in by_role.values():
+        inside = Walk(walk.root, walk.endings)
+        flat.append(not inside.folders(name) and inside.passed_over[OUTSIDE] > 0)
+    return [by_role[role] for role in by_role_order(by_role)] if all(flat) else None
 
 
 def official_parts(walk: Walk, names: Sequence[str]) -> dict[str, list[str]] | None:
@@ -37,6 +74,35 @@ def official_parts(walk: Walk, names: Sequence[str]) -> dict[str, list[str]] | N
 
     Raises:
         DataError: there are parts that cannot be told from classes, or have none.
+    """
+    by_role = _by_role(walk, names)
+    if by_role is None:
+        return None
+    parts = {by_role[role]: walk.folders(by_role[role]) for role in by_role_order(by_role)}
+    for part, classes in parts.items():
+        if not classes:
+            raise DataError(
+                f"{walk.root / part} has no folder for each class, as {part}/<class>/*.jpg: sort "
+                f"the images into such folders, or {TABLE}. {WITHOUT}"
+            )
+    training, *rest = parts
+    for part in rest:
+        if unlike := sorted(set(parts[part]) ^ set(parts[training])):
+            raise DataError(
+                f"{training} and {part} below {walk.root} must hold the same class folders; only "
+                f"one of them has {', '.join(unlike[:5])}"
+                + (f" and {len(unlike) - 5} more" if len(unlike) > 5 else "")
+            )
+    if len(parts[training]) < 2:
+        raise DataError(f"{walk.root / training} must hold one folder per class, at least two")
+    return parts
+
+
+def _by_role(walk: Walk, names: Sequence[str]) -> dict[str, str] | None:
+    """The folder of each official part; None where the folders are no parts.
+
+    Raises:
+        DataError: it cannot be told what they are.
     """
     kinds = Counter(ROLE_OF_PART.get(name.lower(), "other") for name in names)
     others = [name for name in names if name.lower() not in ROLE_OF_PART]
@@ -63,25 +129,7 @@ def official_parts(walk: Walk, names: Sequence[str]) -> dict[str, list[str]] | N
             "(train, test, val; each once) and some like classes. Move away what is no part. "
             + AS_CLASSES
         )
-    by_role = {ROLE_OF_PART[name.lower()]: name for name in names}
-    parts = {by_role[role]: walk.folders(by_role[role]) for role in by_role_order(by_role)}
-    for part, classes in parts.items():
-        if not classes:
-            raise DataError(
-                f"{walk.root / part} has no folder for each class, as {part}/<class>/*.jpg: sort "
-                f"the images into such folders, or {TABLE}"
-            )
-    training, *rest = parts
-    for part in rest:
-        if unlike := sorted(set(parts[part]) ^ set(parts[training])):
-            raise DataError(
-                f"{training} and {part} below {walk.root} must hold the same class folders; only "
-                f"one of them has {', '.join(unlike[:5])}"
-                + (f" and {len(unlike) - 5} more" if len(unlike) > 5 else "")
-            )
-    if len(parts[training]) < 2:
-        raise DataError(f"{walk.root / training} must hold one folder per class, at least two")
-    return parts
+    return {ROLE_OF_PART[name.lower()]: name for name in names}
 
 
 def by_role_order(by_role: dict[str, str]) -> list[str]:
@@ -111,7 +159,7 @@ def check_classes(walk: Walk, names: Sequence[str]) -> None:
         inside = Walk(walk.root, walk.endings).folders(names[0])
         if len(inside) >= 2:
             message += f". Are these the classes: dataset.root={walk.root / names[0]}"
-    raise DataError(message)
+    raise DataError(f"{message}. {WITHOUT}" if names or walk.passed_over[OUTSIDE] else message)
 
 
 def remarks(walk: Walk, folders: Sequence[str], files: Sequence[File]) -> Iterator[str]:
@@ -127,9 +175,7 @@ def remarks(walk: Walk, folders: Sequence[str], files: Sequence[File]) -> Iterat
             f"{loose:,} images lie beside the class folders and belong to no class: move them into "
             f"a folder of {walk.root}, or away"
         )
-    if walk.broken:
-        more = f" and {len(walk.broken) - 5} more" if len(walk.broken) > 5 else ""
-        yield f"links that lead nowhere: {', '.join(walk.broken[:5])}{more}"
+    yield from broken_links(walk)
     inner: dict[str, set[str]] = {folder: set() for folder in folders}
     direct = Counter[str]()
     depth = folders[0].count("/") + 1
@@ -150,3 +196,10 @@ def remarks(walk: Walk, folders: Sequence[str], files: Sequence[File]) -> Iterat
             f"dataset.root={os.path.join(walk.root, first)} reads those of one folder; or move "
             "them up"
         )
+
+
+def broken_links(walk: Walk) -> Iterator[str]:
+    """A sentence on links that lead nowhere, if there are any."""
+    if walk.broken:
+        more = f" and {len(walk.broken) - 5} more" if len(walk.broken) > 5 else ""
+        yield f"links that lead nowhere: {', '.join(walk.broken[:5])}{more}"

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from deephash.data.formats import IMAGES
-from deephash.data.images import one_hot
+from deephash.data.images import no_labels, one_hot
 from deephash.data.texts import text_of_bytes
 from deephash.errors import DataError
 from deephash.files import read_packed
@@ -28,9 +28,14 @@ class Rows(NamedTuple):
 
     ids: list[str]
     places: list[str]  # n paths, cut and without a leading ./
-    labels: csr_array  # (n, C) bool
+    labels: csr_array  # (n, C) bool; (n, 0) of a list of paths alone
     indexed: bool  # written as class indices; C is one more than the largest, if nobody told it
     lines: list[int]  # n line numbers, from 1
+
+    @property
+    def bare(self) -> bool:
+        """Whether the list holds paths alone, no labels."""
+        return bool(self.ids) and self.labels.shape[1] == 0
 
 
 class Naming:
@@ -143,15 +148,20 @@ def parse(text: str, count: int | None, naming: Naming, fault: Callable[[int, st
     A path may hold blanks if it stands before a tab, or if it ends as images do and nothing but
     labels follows.
 
+    A list of paths alone has no labels: if all of its lines end as image files do, or if `count` is
+    0. A list in which some lines have labels is one with labels, and those without are malformed.
+
     Args:
         text: of the list.
-        count: number of classes; None to take it from the lines.
+        count: number of classes; None to take it from the lines; 0 for a list without labels.
         naming: what a path means.
         fault: is called for each malformed line with its number, counted from 1, and what is wrong
             with it; the line is left out then.
     """
     if "\n" not in text:
         text = text.replace("\r", "\n")  # as old programs of the Macintosh end lines
+    if count == 0 or (count is None and _all_bare(text)):
+        return _parse_bare(text, naming, fault)
     regular = not any(blank in text for blank in BLANKS[1:])
     width, between = 0, ""
     ids, places, labels, numbers = [], [], [], []
@@ -190,6 +200,56 @@ def parse(text: str, count: int | None, naming: Naming, fault: Callable[[int, st
         marks = np.frombuffer("".join(labels).encode(), np.uint8)
         matrix = csr_array(marks.reshape(len(labels), width) == ord("1"))
     return Rows(ids, places, matrix, width == 1, numbers)
+
+
+def _parse_bare(text: str, naming: Naming, fault: Callable[[int, str], None]) -> Rows:
+    """The lines of a list of paths alone; see `parse`."""
+    ids, places, numbers = [], [], []
+    for number, line in enumerate(_lines(text), 1):
+        path = _bare_path(line)
+        if path is None:
+            what = "it is blank" if not line.strip(BLANKS) else f"{line.strip(BLANKS)!r}"
+            fault(
+                number,
+                f"{what}; expected a path and no labels, since dataset.source.class_names says that"
+                " there are no classes",
+            )
+            continue
+        try:
+            name, place = naming(path)
+        except ValueError as error:
+            fault(number, str(error))
+            continue
+        ids.append(name)
+        places.append(place)
+        numbers.append(number)
+    return Rows(ids, places, no_labels(len(ids)), False, numbers)
+
+
+def _all_bare(text: str) -> bool:
+    """Whether every line that is not blank is the path of an image file, without labels."""
+    seen = False
+    for line in _lines(text):
+        if not line.strip(BLANKS):
+            continue
+        if _bare_path(line, certain=True) is None:
+            return False
+        seen = True
+    return seen
+
+
+def _bare_path(line: str, certain: bool = False) -> str | None:
+    """The path that a line without labels consists of; None where it has something else.
+
+    Args:
+        line: of a list.
+        certain: accept only paths that end as image files do.
+    """
+    line = line.strip(BLANKS)
+    ends = [found.end() for found in _IMAGE.finditer(line)]
+    if ends == [len(line)] and "\t" not in line:
+        return line
+    return line if line and not certain and len(_PIECE.findall(line)) == 1 else None
 
 
 def repeated(names: Sequence[str]) -> list[tuple[int, int]]:

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from scipy.sparse import csr_array, vstack
 
-from deephash.bounds import Count, Name, Pixels, Place
+from deephash.bounds import Count, CountOrZero, Name, Pixels, Place
 from deephash.data.decoding import Decoder, Square
 from deephash.data.finding import WAYS, find_files
 from deephash.data.images import Catalogue, ImageSet
@@ -40,6 +40,9 @@ class Lists:
 
     A split file holds all lists in one, and its images, ids and roles are as they are in it.
 
+    Lists of paths alone, without labels on any line, are of images without labels. Beside labelled
+    lists only the training list may have none: its images have the labels of the other lists.
+
     Args:
         root: the folder of the images.
         lists: the folder of the lists, or a split file; None for `root`.
@@ -48,7 +51,7 @@ class Lists:
         database: of the database's list; None where there is none.
         split: of a split file, which is read instead of the lists when it is there.
         class_names: one for each label of a line, in order; a number to number so many; None to
-            number as many as the lists have.
+            number as many as the lists have; 0 or an empty list where lines are paths alone.
         strip_prefix: a regular expression; what it matches at the beginning of a path is cut off.
         identity: a regular expression, searched in the path as it is written; its first group is
             the id of the image. `([^/]+)$` knows images by file names. None: the path, cut.
@@ -79,7 +82,7 @@ class Lists:
         queries: Name = "test.txt",
         database: Name | None = "database.txt",
         split: Name | None = None,
-        class_names: Sequence[str] | Count | None = None,
+        class_names: Sequence[str] | CountOrZero | None = None,
         strip_prefix: str | None = None,
         identity: str | None = None,
         find: Literal["auto", "path", "id"] = "auto",
@@ -94,8 +97,8 @@ class Lists:
         if find not in WAYS:
             raise DataError(f"dataset.source.find={find} is unknown: {', '.join(WAYS)}")
         if isinstance(class_names, int):
-            if class_names < 1:
-                raise DataError(f"dataset.source.class_names={class_names} must be positive")
+            if class_names < 0:
+                raise DataError(f"dataset.source.class_names={class_names} must be at least 0")
             class_names = [str(index) for index in range(class_names)]
         self.root = place(root)
         self.lists = self.root if lists is None else place(lists)
@@ -116,8 +119,8 @@ class Lists:
                 return f"there is no {', no '.join(absent)} and no split file in {self.lists}"
         return None if self.root.is_dir() else f"the image folder {self.root} does not exist"
 
-    def load(self) -> ImageSet:
-        named = self.read()
+    def load(self, catalogue: Catalogue | None = None) -> ImageSet:
+        named = self.read() if catalogue is None else catalogue
         places = named.places or named.ids
         files = find_files(self.root, named.ids, places, self.find, self.naming.identity)
         missing = [name for name, file in zip(places, files, strict=True) if file is None]
@@ -136,6 +139,10 @@ class Lists:
         found = tuple(file.id for file in there)
         kept = replace(kept, places=None if found == kept.ids else found)
         return self.decoder.images(self.root, there, kept)
+
+    def catalogue(self) -> Catalogue:
+        """What the lists say; no image is looked for."""
+        return self.read()
 
     def read(self) -> Catalogue:
         """What the lists say; no image is looked for."""
@@ -172,8 +179,8 @@ class Lists:
             return catalogue
         if len(names) != len(classes) or classes not in (numbered, names):
             raise DataError(
-                f"{file} has other classes ({len(classes)}, from {classes[0]} on) than "
-                f"dataset.source.class_names ({len(names)}, from {names[0]} on): set it to null"
+                f"{file} has other classes ({_first(classes)}) than dataset.source.class_names "
+                f"({_first(names)}): set it to null"
             )
         return replace(catalogue, classes=names)
 
@@ -219,14 +226,19 @@ class Lists:
         return "".join(f"  {line}\n" for line in lines)
 
 
+def _first(classes: Sequence[str]) -> str:
+    """How many classes there are, and the first."""
+    return f"{len(classes)}, from {classes[0]} on" if classes else "none"
+
+
 def merged(
     found: Mapping[str, Rows], files: Mapping[str, Path], class_names: Sequence[str] | None
 ) -> Catalogue:
     """The images of several lists, each once, in the order of the lists.
 
     Raises:
-        DataError: the lists differ in their number of labels, or in the labels of an image; or
-            class indices make more classes than there can be.
+        DataError: the lists differ in their number of labels, or in the labels of an image; only
+            some of them have labels; or class indices make more classes than there can be.
     """
     count = class_count(found, files) if class_names is None else len(class_names)
     rows_of: dict[str, int] = {}
@@ -240,7 +252,7 @@ def merged(
         at = np.array([rows_of.setdefault(name, len(rows_of)) for name in rows.ids])
         new = at >= before
         differ = np.diff(csr_array(labels[at[~new]] != given[~new]).indptr) > 0
-        if differ.any():
+        if differ.any() and not rows.bare:
             first = rows.places[np.flatnonzero(~new)[differ][0]]
             raise DataError(
                 f"{files[role]} gives {int(differ.sum())} images other labels than the lists "
@@ -265,9 +277,19 @@ def class_count(found: Mapping[str, Rows], files: Mapping[str, Path]) -> int:
 
     Raises:
         DataError: they differ, or class indices make more classes than there can be: more than
-            there are images, and more than 10,000.
+            there are images, and more than 10,000; or the queries or the database have no labels,
+            and another list has.
     """
-    widths = {role: rows.labels.shape[1] for role, rows in found.items()}
+    bare = [role for role, rows in found.items() if rows.bare]
+    widths = {role: rows.labels.shape[1] for role, rows in found.items() if not rows.bare}
+    if not widths:
+        return 0
+    if without := [role for role in bare if role != "train"]:
+        labelled = next(iter(widths))
+        raise DataError(
+            f"{files[without[0]]} holds paths alone, and {files[labelled]} has labels. Give "
+            "labels in both lists, or in neither"
+        )
     told = {role: width for role, width in widths.items() if not found[role].indexed}
     count = max((told or widths).values())
     for role, width in widths.items():

@@ -63,6 +63,26 @@ def refuse_known_queries(split: Split, allowed_in_database: bool = False) -> Non
         )
 
 
+def refuse_parts(images: Catalogue) -> None:
+    """Raises a DataError where images come in official parts, which a draw would merge."""
+    if images.parts:
+        raise DataError(
+            f"these images come in official parts ({', '.join(images.parts)}), and this "
+            "protocol would draw its queries from all of them: dataset.protocol=official keeps "
+            "the parts apart, dataset.source.parts=merge draws from all"
+        )
+
+
+def refuse_unlabelled(images: Catalogue, protocol: str) -> None:
+    """Raises a DataError where a protocol counts images by class, and there are no classes."""
+    if not images.labelled:
+        raise DataError(
+            f"{protocol} counts images by class, and these {len(images):,} images have no labels. "
+            "Draw from all images alike with deephash.data.draws.Drawn (dataset=folder: "
+            "dataset.protocol=drawn), or use official parts or lists"
+        )
+
+
 def check_counts(**counts: int | None) -> None:
     """Raises a DataError where a protocol's count is too low; None stands for all."""
     for key, count in counts.items():
@@ -123,6 +143,11 @@ def by_quota(
     Raises:
         DataError: a class has too few.
     """
+    if not images.labelled:
+        raise DataError(
+            f"dataset.protocols.<protocol>.validation={quota} selects images by class, and these "
+            "have no labels: set it to 0"
+        )
     labels, left = images.labels, np.full(len(images.classes), quota)
     held = []
     for row in rng.permutation(rows):

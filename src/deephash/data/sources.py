@@ -4,18 +4,27 @@ A source is built with plain keywords and reads nothing until `load()`.
 """
 
 import contextlib
+import itertools
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 
 from deephash.bounds import Count, Pixels, Place
 from deephash.data.decoding import Decoder, Exact, File, Square
 from deephash.data.formats import readable
-from deephash.data.images import Catalogue, ImageSet, one_hot
-from deephash.data.layouts import ROLE_OF_PART, check_classes, official_parts, remarks
+from deephash.data.images import Catalogue, ImageSet, no_labels, one_hot
+from deephash.data.layouts import (
+    ROLE_OF_PART,
+    broken_links,
+    check_classes,
+    official_parts,
+    remarks,
+    unlabelled_folders,
+)
 from deephash.data.walking import Walk, passed_over_in_words
 from deephash.errors import DataError
 from deephash.files import place
@@ -26,6 +35,19 @@ class Source(Protocol):
 
     def load(self) -> ImageSet:
         """Read everything; the same call gives the same rows in the same order."""
+        ...
+
+
+@runtime_checkable
+class Listing(Protocol):
+    """A source that knows ids and labels before it opens an image."""
+
+    def catalogue(self) -> Any:
+        """Read ids, labels and lists; no image is opened. Returns a `Catalogue`."""
+        ...
+
+    def load(self, catalogue: Any = None) -> ImageSet:
+        """Read everything; what `catalogue()` returned may be passed, to read it once."""
         ...
 
 
@@ -172,6 +194,17 @@ class Cifar:
         )
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FolderCatalogue(Catalogue):
+    """A catalogue with the files of its images, row by row."""
+
+    files: tuple[File, ...]
+
+    def keep(self, kept: np.ndarray) -> Self:
+        """See `Catalogue.keep`."""
+        return replace(super().keep(kept), files=tuple(itertools.compress(self.files, kept)))
+
+
 class Folder:
     """Any images, one folder per class below `root`; folders inside a class folder are entered.
 
@@ -184,6 +217,8 @@ class Folder:
 
     Where the folders are called `train` and `test`, `train` and `val`, or all three, classes are
     the folders in them, and `deephash.data.splits.Official` reads the parts as roles.
+
+    A root, or parts, with images and no folders hold images without labels.
 
     Args:
         root: the folder of the class folders.
@@ -199,6 +234,9 @@ class Folder:
         parts: what folders called train, test and val are: None, official parts, which only the
             protocol `official` may use; `merge`, one set from which any protocol draws; or
             `classes`, classes of these names.
+        labels: None, the class folders say which, and images without class folders have none; True,
+            there must be class folders; or False, no image has a label, and all images in and below
+            `root` (or its official parts) are read.
 
     Raises:
         DataError: on `load`, `root` is missing, has fewer than two class folders or an empty one,
@@ -216,8 +254,10 @@ class Folder:
         cached: bool = True,
         endings: Sequence[str] | None = None,
         parts: Literal["merge", "classes"] | None = None,
+        labels: bool | None = None,
     ):
         self.root = place(root)
+        self.labels = labels
         self.decoder = Decoder(Square(size, fit), cache, on_error, workers, cached)
         self.endings = None if endings is None else _endings(endings)
         self.parts = parts
@@ -226,11 +266,23 @@ class Folder:
         """Say what is not there, as far as that is known without opening a file; None: nothing."""
         return None if self.root.is_dir() else f"the image folder {self.root} does not exist"
 
-    def load(self) -> ImageSet:
+    def load(self, catalogue: FolderCatalogue | None = None) -> ImageSet:
+        known = self.catalogue() if catalogue is None else catalogue
+        return self.decoder.images(self.root, known.files, known)
+
+    def catalogue(self) -> FolderCatalogue:
+        """The images that lie there, with their classes; none is opened.
+
+        Raises:
+            DataError: as `load` does, but for unreadable files.
+        """
         if not self.root.is_dir():
             raise DataError(f"the image folder {self.root} does not exist: set dataset.root=FOLDER")
         walk = Walk(self.root, self.endings or readable().endings)
         names = walk.folders()
+        bare = unlabelled_folders(walk, names, self.labels, self.parts)
+        if bare is not None:
+            return self._unlabelled(bare)
         parts = None if self.parts == "classes" else official_parts(walk, names)
         if parts is None:
             check_classes(walk, names)
@@ -242,24 +294,47 @@ class Folder:
             _refuse_empty(self.root / folder, found, walk)
             files += found
             targets += [classes.index(folder.rpartition("/")[2])] * len(found)
-        roles = [ROLE_OF_PART.get(file.id.partition("/")[0].lower(), "") for file in files]
-        official = None
-        held = None
-        if "" not in parts:
-            asked = "test" if "test" in roles else "val"
-            official = np.array([role == asked for role in roles])
-            held = np.array([role == "val" for role in roles]) if asked == "test" else None
-        catalogue = Catalogue(
+        return FolderCatalogue(
             ids=tuple(file.id for file in files),
             labels=one_hot(np.array(targets), len(classes)),
             classes=tuple(classes),
-            official_query=official,
-            official_validation=held if held is not None and held.any() else None,
-            parts=tuple(parts) if official is not None and self.parts is None else (),
             passed_over=dict(walk.passed_over),
             remarks=tuple(remarks(walk, folders, files)),
+            files=tuple(files),
+            **self._official(tuple(parts), files),
         )
-        return self.decoder.images(self.root, files, catalogue)
+
+    def _unlabelled(self, folders: Sequence[str]) -> FolderCatalogue:
+        """All images in and below some folders, without labels."""
+        walk = Walk(self.root, self.endings or readable().endings)  # counts nothing yet
+        if folders != [""]:
+            walk.folders()
+        files: list[File] = []
+        for folder, found in walk.files(folders).items():
+            _refuse_empty(self.root / folder, found, walk, "folder")
+            files += found
+        return FolderCatalogue(
+            ids=tuple(file.id for file in files),
+            labels=no_labels(len(files)),
+            classes=(),
+            passed_over=dict(walk.passed_over),
+            remarks=tuple(broken_links(walk)),
+            files=tuple(files),
+            **self._official(tuple(folders), files),
+        )
+
+    def _official(self, parts: tuple[str, ...], files: Sequence[File]) -> dict[str, Any]:
+        """What a catalogue says of official parts: which files are in which."""
+        if "" in parts:
+            return {}
+        roles = [ROLE_OF_PART.get(file.id.partition("/")[0].lower(), "") for file in files]
+        asked = "test" if "test" in roles else "val"
+        held = np.array([role == "val" for role in roles])
+        return {
+            "official_query": np.array([role == asked for role in roles]),
+            "official_validation": held if asked == "test" and held.any() else None,
+            "parts": parts if self.parts is None else (),
+        }
 
 
 def _endings(endings: Sequence[str]) -> tuple[str, ...]:
@@ -277,11 +352,13 @@ def _endings(endings: Sequence[str]) -> tuple[str, ...]:
     return tuple(f".{one.lower().lstrip('.')}" for one in given)
 
 
-def _refuse_empty(folder: Path, files: Sequence[File], walk: Walk) -> None:
-    """Raises a DataError where a class folder holds no image."""
+def _refuse_empty(
+    folder: Path, files: Sequence[File], walk: Walk, what: str = "class folder"
+) -> None:
+    """Raises a DataError where a folder holds no image."""
     if not files:
         there = passed_over_in_words(walk.passed_over)
         raise DataError(
-            f"the class folder {folder} holds no image ({', '.join(walk.endings)}): fill it or "
+            f"the {what} {folder} holds no image ({', '.join(walk.endings)}): fill it or "
             "remove it" + (f". Passed over below {walk.root}: {there}" if there else "")
         )

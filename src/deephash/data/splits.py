@@ -24,6 +24,8 @@ from deephash.data.roles import (
     held_out,
     overlaps,
     refuse_known_queries,
+    refuse_parts,
+    refuse_unlabelled,
 )
 from deephash.errors import DataError
 
@@ -94,12 +96,7 @@ class PerClass:
         self.seed = seed
 
     def split(self, images: Catalogue) -> Split:
-        if images.parts:
-            raise DataError(
-                f"these images come in official parts ({', '.join(images.parts)}), and this "
-                "protocol would draw its queries from all of them: dataset.protocol=official keeps "
-                "the parts apart, dataset.source.parts=merge draws from all"
-            )
+        refuse_parts(images)
         rng = np.random.RandomState(self.seed)
         apart = 0 if self.train_in_database else 1  # the database must not be empty
         queries, train, database = [], [], []
@@ -129,7 +126,8 @@ class Official:
     `train` images of each class are drawn from the database as in `PerClass`; None trains on the
     whole database. Database and queries are ordered class after class, each by increasing row.
     Validation items follow the rules of `PerClass`; where the set has an official validation part,
-    they are that part, which is in no other role.
+    they are that part, which is in no other role. Of images without labels the whole training part
+    trains, in the order of the rows; a number of images per class is refused.
 
     Args:
         train: training images per class; None for the whole database.
@@ -162,6 +160,8 @@ class Official:
                 "from the training part, and this dataset has an official validation part: set it "
                 "to 0 to use that part, or move that part away"
             )
+        if not images.labelled:
+            return self._of_unlabelled(official, apart)
         rng = np.random.RandomState(self.seed)
         queries, train, database = [], [], []
         for index, rows in enumerate(_rows_by_class(images, "Official")):
@@ -186,6 +186,23 @@ class Official:
             database.append(rest)
         split = _finish(images, train, database, queries, self.validation, self.seed)
         return split if apart is None else replace(split, validation=np.flatnonzero(apart))
+
+    def _of_unlabelled(self, official: np.ndarray, apart: np.ndarray | None) -> Split:
+        """The official parts of images without labels."""
+        for key, count in (("train", self.train), ("validation", self.validation or None)):
+            if count is not None:
+                raise DataError(
+                    f"dataset.protocols.<protocol>.{key}={count} is a number of images per class, "
+                    f"and these have no labels: set it to {'null' if key == 'train' else 0}"
+                )
+        held = np.zeros(len(official), bool) if apart is None else apart
+        database, queries = np.flatnonzero(~official & ~held), np.flatnonzero(official)
+        if len(database) == 0 or len(queries) == 0:
+            raise DataError(
+                f"the official training part has {len(database)} images and the test part "
+                f"{len(queries)}; both need at least 1"
+            )
+        return Split(database, database, queries, np.flatnonzero(held))
 
 
 class Listed:
@@ -282,7 +299,8 @@ class Facts:
     num_database: int
     num_queries: int
     num_validation: int
-    per_class: dict[str, dict[str, int]]  # role -> the smallest and the largest class
+    per_class: dict[str, dict[str, int]]
+    """Role -> the smallest and the largest class; empty where there are no classes."""
     overlaps: dict[str, int]  # images two roles share
     num_skipped: int
     skipped: tuple[str, ...]  # ids of unreadable files that were left out
@@ -300,7 +318,7 @@ class Facts:
 def describe(images: Catalogue, split: Split, dataset: str, protocol: str, seed: int) -> Facts:
     """The facts of a split, counted from what was loaded."""
     per_class = {}
-    for role in ROLES:
+    for role in ROLES if images.labelled else ():
         counts = images.labels[getattr(split, role)].sum(axis=0)
         per_class[role] = {"min": int(counts.min()), "max": int(counts.max())}
     return Facts(
@@ -347,6 +365,7 @@ def fingerprint(images: Catalogue, split: Split) -> str:
 
 def _rows_by_class(images: Catalogue, protocol: str) -> list[np.ndarray]:
     """The increasing rows of each class."""
+    refuse_unlabelled(images, protocol)
     if (images.label_counts != 1).any():
         several = int((images.label_counts != 1).sum())
         raise DataError(

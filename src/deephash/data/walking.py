@@ -110,7 +110,7 @@ class Walk:
         """The images in and below each folder, sorted by path.
 
         Args:
-            folders: paths below the root.
+            folders: paths below the root; empty for the root itself.
 
         Raises:
             DataError: a folder cannot be read, or two are one and the same.
@@ -152,7 +152,7 @@ class Walk:
         while pending:
             folder = pending.pop()
             for entry in self._scan(folder):
-                path = f"{folder}/{entry.name}"
+                path = f"{folder}/{entry.name}" if folder else entry.name
                 if _is_folder(entry):
                     if passes_over(entry.name):
                         self._pass_folder(entry)

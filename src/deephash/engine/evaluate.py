@@ -37,7 +37,7 @@ class Codes:
 class Measured:
     """What an evaluation during training found, and the codes in which it did."""
 
-    query: float  # mAP
+    query: float | None  # mAP; None where no image has a label
     val: float | None  # the same of the validation split, where there is one
     codes: Codes
     seconds: float = 0.0  # that comparing them took
@@ -138,8 +138,12 @@ def _explain(
 
 
 def targets(data: Any, ids: np.ndarray) -> Any:
-    """Labels as retrieval takes them: (n, C) rows, or (n,) class indices of very many classes."""
-    return getattr(data, "targets", data.labels)(ids)
+    """Labels as retrieval takes them: (n, C) rows, or (n,) class indices of very many classes.
+
+    None where the dataset has no classes, so that no image has a label.
+    """
+    found = getattr(data, "targets", data.labels)(ids)
+    return None if found.ndim == 2 and found.shape[1] == 0 else found
 
 
 class Evaluation:
@@ -214,6 +218,8 @@ class Evaluation:
                         f" Give at most {len(rows)}" + ", or null for all" * ("tops" not in key)
                     )
         images = data.images
+        if not images.labelled:
+            return
         held = images.labels[split.database].sum(axis=0) > 0  # (C,)
         known = images.labels[split.queries]
         lost = int((known @ held.astype(np.int64) == 0).sum())
@@ -230,7 +236,10 @@ class Evaluation:
             )  # fmt: skip
 
     def __call__(self, encoder: Any, data: Any) -> Measured:
-        """MAP on the queries, and on the validation split where there is one."""
+        """Measure mAP on the queries, and on the validation split where there is one.
+
+        Without labels there is no mAP, and both are None.
+        """
         codes = encode(encoder, data, self.autocast)
         split, began = data.split, time.perf_counter()
         query = self.measure(codes, data, split.queries, split.database)["map"]

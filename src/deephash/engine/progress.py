@@ -21,10 +21,16 @@ class Progress:
     wait: int = 0  # evaluations since the selected one
     stopped_early: bool = False
 
-    def add(self, epoch: int, query: float, val: float | None, select_on: str) -> bool:
+    def add(self, epoch: int, query: float | None, val: float | None, select_on: str) -> bool:
         """Notes an evaluation after ``epoch`` epochs; True when its encoder is to be kept.
 
         Better means strictly better.
+
+        Args:
+            epoch: Whole epochs trained.
+            query: mAP of the queries; None without labels, with ``select_on`` ``last`` only.
+            val: The same of the validation split, if there is one.
+            select_on: ``query``, ``val`` or ``last``.
         """
         row = {"epoch": epoch, "query": query, "val": val}
         best = self.best(select_on)
@@ -33,7 +39,7 @@ class Progress:
             better = True
         else:
             value = row[select_on]
-            assert value is not None  # a validation split was asked for in the configuration
+            assert value is not None  # jobs.training sets `last` where there is no mAP
             better = best is None or value > best[select_on]
         if better:
             self.selected, self.wait = epoch, 0

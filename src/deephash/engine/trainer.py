@@ -66,7 +66,7 @@ class Trainer:
         fingerprint: of the data; a checkpoint of other data is refused.
         epochs: all in all.
         eval_every: epochs between evaluations; the last epoch is always evaluated.
-        select_on: ``query``, ``val`` or ``last``.
+        select_on: ``query``, ``val`` or ``last``; ``last`` where the images have no labels.
         patience: evaluations without a better mAP after which training stops, or None.
         precision: ``fp32`` or ``bf16``.
         log_every: steps between two lines of the record.
@@ -304,7 +304,8 @@ class Trainer:
         keep = now.add(epoch, found.query, found.val, self.select_on)
         now.evaluation_seconds += time.perf_counter() - began
         now.retrieval_seconds += found.seconds
-        self.logger.scalars("query", {"map": found.query}, now.step, epoch)
+        if found.query is not None:
+            self.logger.scalars("query", {"map": found.query}, now.step, epoch)
         if found.val is not None:
             self.logger.scalars("val", {"map": found.val}, now.step, epoch)
         if keep:

@@ -46,7 +46,7 @@ def description(cfg: Config, images: Catalogue) -> dict[str, Any]:
 def chance(images: Catalogue, split: Split, convention: Convention) -> dict[str, Any]:
     """Prevalence and chance-level mAP of a split under a convention."""
     if not images.label_counts[np.concatenate([split.queries, split.database])].any():
-        return {}  # nobody has a label: lists say what is relevant
+        return {}  # no image has a label; perhaps lists say what is relevant
     asked, held = (_comparable(images, rows) for rows in (split.queries, split.database))
     same = (np.zeros((len(rows), 8), bool) for rows in (split.queries, split.database))
     ranking = rank_codes(next(same), next(same), asked, held, own=split.own)
@@ -86,18 +86,22 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     """A description as text for the terminal."""
     facts, told = found["facts"], found["chance"]
     several = "several labels" if facts["multilabel"] else "one label"
+    labels_of = f"{facts['num_classes']} classes, {several} an image"
+    if not facts["num_classes"]:
+        labels_of = "no labels, so no classes and no mAP"
     text = [
-        f"{facts['dataset']}, protocol {facts['protocol']}: {facts['num_classes']} classes,"
-        f" {several} an image, fingerprint {facts['fingerprint'][:16]}",
+        f"{facts['dataset']}, protocol {facts['protocol']}: {labels_of},"
+        f" fingerprint {facts['fingerprint'][:16]}",
         "",
         f"{'':<12}{'images':>9}  {'labels':>6}  {'none':>6}  {'per class':>15}",
     ]
     for role, labels in found["labels"].items():
-        ends, mean = facts["per_class"][role], labels["mean"]
+        ends, mean = facts["per_class"].get(role), labels["mean"]
+        per_class = "-" if ends is None else f"{ends['min']:>6,} to {ends['max']:>6,}"
         none = labels["images_by_number_of_labels"].get("0", 0)
         text.append(
             f"{role:<12}{labels['images']:>9,}  {'-' if mean is None else f'{mean:.3f}':>6}"
-            f"  {none:>6,}  {ends['min']:>6,} to {ends['max']:>6,}"
+            f"  {none:>6,}  {per_class:>15}"
         )
     overlaps = {name.replace("_", " and "): n for name, n in facts["overlaps"].items() if n}
     text += ["", "in common: " + (", ".join(f"{n} {m:,}" for n, m in overlaps.items()) or "none")]
@@ -109,7 +113,9 @@ def lines(found: Mapping[str, Any]) -> list[str]:
         ]
         if told["queries_without_relevant"]:
             text.append(f"{told['queries_without_relevant']:,} queries have nothing to find")
-    return [*text, "", *_classes(facts["classes"], found["classes"])]
+    if facts["classes"]:
+        text += ["", *_classes(facts["classes"], found["classes"])]
+    return text
 
 
 def _classes(names: list[str], counts: Mapping[str, list[int]]) -> list[str]:

@@ -122,7 +122,10 @@ def _ranking(stored: retrieval.StoredCodes, told: Mapping[str, Any]) -> retrieva
     nbit, labels, codes = stored.nbit, [], []
     for name, side in (("query", stored.query), ("database", stored.database)):
         if side.labels is None:
-            raise NotComparableError("codes.npz of a run has no labels: lists say what is relevant")
+            raise NotComparableError(
+                "codes.npz of a run has no labels: the images have none, or lists say what is "
+                "relevant"
+            )
         labels.append(side.labels)
         if told.get("ternary") is None:
             codes.append(side.codes)

@@ -53,8 +53,8 @@ def load_encoder(file: Path, encoder: Any, fingerprint: str | None) -> None:
 def save_codes(path: Path, codes: Codes, data: Any, evaluation: Evaluation) -> None:
     """Packed codes of queries and database as they were measured, labels, ids and fingerprint.
 
-    Where lists say what is relevant, there are no labels. When ternary, also which bits are
-    undecided, packed likewise.
+    Where lists say what is relevant, or no image has a label, there are no labels. When ternary,
+    also which bits are undecided, packed likewise.
     """
     split, ternary = data.split, evaluation.ternary
     roles = (split.queries, split.database)
@@ -62,8 +62,8 @@ def save_codes(path: Path, codes: Codes, data: Any, evaluation: Evaluation) -> N
     for ids, z in zip(roles, evaluation.sides(codes, *roles), strict=True):
         undecided = None if ternary is None else retrieval.pack(retrieval.undecided(z, ternary))
         labels = None
-        if data.truth is None:
-            labels = targets(data, ids).cpu().numpy()
+        if data.truth is None and (found := targets(data, ids)) is not None:
+            labels = found.cpu().numpy()
             labels = labels.astype(bool) if labels.ndim == 2 else labels
         names = np.array([data.images.ids[i] for i in ids])
         packed = retrieval.pack(retrieval.binarize(z))

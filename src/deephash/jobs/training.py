@@ -70,11 +70,14 @@ def train(cfg: dict[str, Any], overrides: Sequence[str], launch: str = "") -> di
         resumes = (run.path / "last.pt").is_file() and not fresh
         evaluation = build.evaluation(cfg, device)
         data = build.data(cfg)
+        build.require_labels(cfg, data)
         if not resumes:
             build.check_backbone(cfg, data.source)
         data.setup(device)
         evaluation.check(data)
-        if unlabelled := data.facts.num_train_unlabelled:
+        if not data.has_labels:
+            _say_unlabelled(cfg)
+        elif unlabelled := data.facts.num_train_unlabelled:
             log.warning("%d training images have no label and are left out", unlabelled)
         method = build.method(cfg, data.facts.num_classes, data.facts.num_train, data.width,
                               pretrained=not resumes).to(device)  # fmt: skip
@@ -84,6 +87,15 @@ def train(cfg: dict[str, Any], overrides: Sequence[str], launch: str = "") -> di
         return _train(cfg, run, name, data, method, evaluation)
     finally:
         run.close()
+
+
+def _say_unlabelled(cfg: Config) -> None:
+    """Say in one line what images without labels mean for the selection of an epoch."""
+    select_on = cfg["trainer"]["select_on"]
+    kept = "the last epoch's encoder is kept"
+    if select_on != "last":
+        kept = f"there is no mAP for trainer.select_on={select_on}, and {kept}"
+    log.warning("the images have no labels: %s", kept)
 
 
 def _complete_wandb(cfg: Config, run: RunFolder, name: str, report: Config) -> None:
@@ -187,8 +199,9 @@ def _train(
         build.part(cfg["scheduler"], "scheduler"),
         device=device,
         fingerprint=data.facts.fingerprint,
-        **{key: settings[key] for key in ("epochs", "eval_every", "select_on", "patience",
+        **{key: settings[key] for key in ("epochs", "eval_every", "patience",
                                           "precision", "log_every", "clip_norm", "snapshots")},
+        select_on=settings["select_on"] if data.has_labels else "last",
         capture=graphs.CudaCapture(device) if settings["graph"] else None,
     )  # fmt: skip
     done = trainer.start(method, data)
@@ -232,8 +245,7 @@ def _report(
         "nbit": cfg["model"]["nbit"],
         "seed": cfg["seed"],
         "metrics": metrics,
-        "selection": now.selection(settings["select_on"], settings["eval_every"],
-                                   settings["epochs"]),
+        "selection": now.selection(trainer.select_on, settings["eval_every"], settings["epochs"]),
         "protocol": data.facts.as_dict(),
         "codebook": _distances(method, now.epoch),
         "training": {

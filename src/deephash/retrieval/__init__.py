@@ -62,6 +62,7 @@ from deephash.retrieval.diagnostics import (
     BitStatistics,
     DistanceHistograms,
     Orthogonality,
+    PairDistances,
     QuantizationError,
     Separability,
     UndefinedError,
@@ -69,6 +70,7 @@ from deephash.retrieval.diagnostics import (
     bit_statistics,
     distance_histograms,
     orthogonality,
+    pair_distances,
     quantization_error,
     separability,
 )
@@ -97,7 +99,7 @@ from deephash.retrieval.metrics import (
 from deephash.retrieval.own import LeaveOneOutRanking
 from deephash.retrieval.paired import PairedDifference, counted_precision, paired_difference
 from deephash.retrieval.ranking import Ranking
-from deephash.retrieval.report import describe_codes, evaluate_codes, rank_codes
+from deephash.retrieval.report import NO_LABELS, describe_codes, evaluate_codes, rank_codes
 from deephash.retrieval.revisited import RevisitedResult, revisited, trapezoid_precision
 from deephash.retrieval.stored import StoredCodes, StoredSide
 from deephash.retrieval.truth import IndexLists, Setup, Truth
@@ -108,6 +110,7 @@ __all__ = [
     "ENGINES",
     "GAINS",
     "NAMED",
+    "NO_LABELS",
     "PROTOCOLS",
     "TIES",
     "BitStatistics",
@@ -122,6 +125,7 @@ __all__ = [
     "LeaveOneOutRanking",
     "MapResult",
     "Orthogonality",
+    "PairDistances",
     "PairedDifference",
     "PrecisionRecall",
     "PrecisionRecallByRank",
@@ -160,6 +164,7 @@ __all__ = [
     "orthogonality",
     "pack",
     "pack_ternary",
+    "pair_distances",
     "paired_difference",
     "pr_curve_by_radius",
     "pr_curve_by_rank",

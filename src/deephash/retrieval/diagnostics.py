@@ -91,6 +91,15 @@ class DistanceHistograms(NamedTuple):
         return float((self.inter - self.intra) @ np.arange(len(self.intra)))
 
 
+class PairDistances(NamedTuple):
+    """Hamming distances of pairs of items, whatever their labels."""
+
+    share: Floats  # (K + 1,) the share of pairs at each distance 0..K; sums to 1
+    mean: float  # in bits, over all pairs, also where the shares are of a sample
+    pairs: int  # unordered pairs behind the shares
+    seed: int | None  # of the sample; None: these are all pairs
+
+
 class BitStatistics(NamedTuple):
     """What the bits of a set of codes are used for."""
 
@@ -315,6 +324,59 @@ def distance_histograms(
     return DistanceHistograms(
         intra / intra_pairs, inter / inter_pairs, intra_pairs, inter_pairs, None if exact else seed
     )
+
+
+def pair_distances(
+    bits: ArrayLike,
+    *,
+    exact_up_to: int = 200_000,
+    sample: int = 10_000_000,
+    seed: int = 0,
+    engine: Engine | str = "auto",
+) -> PairDistances:
+    """Count the pairs of different items at each Hamming distance; no labels are needed.
+
+    All unordered pairs are counted, in time O(N^2) and memory O(N K); of more than ``exact_up_to``
+    items, ``sample`` pairs drawn with replacement. The mean is exact in both cases: of n items, m
+    of which have a bit set, m (n - m) pairs differ in it.
+
+    >>> pair_distances(np.array([[True, True], [True, False], [False, False]]))
+    PairDistances(share=array([0.        , 0.66666667, 0.33333333]), mean=1.3333333333333333, \
+pairs=3, seed=None)
+
+    Args:
+        bits: (N, K) bool.
+        exact_up_to: The most items of which all pairs are counted.
+        sample: How many pairs to draw if there are more.
+        seed: Of the sample.
+        engine: The backend that counts all pairs.
+
+    Returns:
+        The shares by distance, their mean in bits, the number of pairs, and the seed if sampled.
+
+    Raises:
+        DataError: if bits are malformed, there are fewer than two items, or an option is no whole
+            number that fits.
+    """
+    for name, option, least in (("exact_up_to", exact_up_to, 0), ("sample", sample, 1)):
+        _refuse_unwhole(name, option, least)
+    _refuse_unwhole("seed", seed, 0)
+    values = bit_matrix(bits, "bits")
+    size, nbit = values.shape
+    _refuse_none(size, 2)
+    ones_K = np.count_nonzero(values, axis=0).astype(np.int64)
+    mean = int((ones_K * (size - ones_K)).sum()) / (size * (size - 1) // 2)
+    exact = size <= exact_up_to
+    if exact:
+        _, counts = _every_pair(values, np.zeros((size, 1), np.bool_), engine)
+    else:
+        words, rng = _packed_words(values), np.random.default_rng(seed)
+        counts = np.zeros(nbit + 1, dtype=np.int64)
+        for start in range(0, sample, _DRAWN):
+            a, b = _two(rng, np.full(min(_DRAWN, sample - start), size))
+            counts += _tally(words[:, a], words[:, b], nbit)
+    pairs = int(counts.sum())
+    return PairDistances(counts / pairs, mean, pairs, None if exact else seed)
 
 
 def bit_statistics(bits: ArrayLike) -> BitStatistics:

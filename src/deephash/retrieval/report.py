@@ -35,6 +35,7 @@ from deephash.retrieval.diagnostics import (
     bit_statistics,
     distance_histograms,
     orthogonality,
+    pair_distances,
     quantization_error,
     separability,
 )
@@ -52,12 +53,29 @@ from deephash.retrieval.sides import label_array
 CUTS = (1, 5, 10, 50, *range(100, 1001, 100))  # N of P@N and the like; HashNet's plots: from 100
 _RANKS = 200  # places of the precision-recall curve by rank
 
+NO_LABELS = "The images have no labels: mAP and everything else that needs labels was not measured."
+"""The sentence of a report without labels."""
+
+_NEED_LABELS = (
+    "map_within_radius_2",
+    "recall_within_radius_2",
+    "precision_at",
+    "recall_at",
+    "hit_rate_at",
+    "pr_curve",
+    "pr_curve_by_rank",
+    "queries_counted",
+    "queries_without_relevant",
+    "queries_without_hits",
+)
+"""What a full report holds beside mAP and cannot tell without labels."""
+
 
 def evaluate_codes(
     query: ArrayLike,
     database: ArrayLike,
-    query_labels: ArrayLike,
-    database_labels: ArrayLike,
+    query_labels: ArrayLike | None,
+    database_labels: ArrayLike | None,
     convention: Convention | None = None,
     *,
     full: bool = True,
@@ -69,11 +87,19 @@ def evaluate_codes(
 ) -> dict[str, Any]:
     """Measure how well codes retrieve, as a dictionary that json can write.
 
+    Without labels the report has the same keys. What needs labels is None, ``note`` says so, and
+    ``distances`` describes the distances between queries and database.
+
+    >>> z = np.array([[1.0, -1.0], [-1.0, -1.0], [-1.0, 1.0]])
+    >>> report = evaluate_codes(z[:1], z[1:], None, None)
+    >>> report["map"], report["distances"]["mean"], report["codes"]["bits"]["balance"]
+    (None, 1.5, 0.25)
+
     Args:
         query: (Q, K) real-valued codes, or bool bits; or with ``nbit`` packed, (Q, ceil(K / 8)).
         database: (N, K) real-valued codes, or bool bits; or with ``nbit`` packed.
-        query_labels: (Q, C) multi-hot, or (Q,) class indices.
-        database_labels: (N, C) multi-hot, or (N,) class indices.
+        query_labels: (Q, C) multi-hot, or (Q,) class indices; None if there are no labels.
+        database_labels: (N, C) multi-hot, or (N,) class indices; None if there are no labels.
         convention: Which mAP; mAP@all with expected ties if not said.
         full: Whether to measure all, which compares all pairs of the database (of up to 200,000
             items: some 0.5 ns a pair and thread); without, only ``map`` and ``map_min``.
@@ -97,12 +123,15 @@ def evaluate_codes(
         - ``graded``, if items have several labels: ``acg_at``, ``ndcg_at`` and ``wmap_at``;
         - ``codes``, as :func:`describe_codes` has it of the database;
         - the numbers of queries, items and bits, and ``conventions``; with ``own`` also
-          ``queries_in_database``.
+          ``queries_in_database``;
+        - without labels ``note``, and ``distances``: the share of pairs of a query and an item at
+          each distance, their mean, the mean distance of the nearest item, and the mean number of
+          items within radius 2.
 
     Raises:
-        DataError: if codes or labels are malformed or contradict each other, a side is empty, an R
-            is more than the database holds, ``ternary`` meets bits or is no number of at least 0,
-            or ``own`` is not one place or -1 for each query.
+        DataError: if codes or labels are malformed or contradict each other, only one side has
+            labels, a side is empty, an R is more than the database holds, ``ternary`` meets bits
+            or is no number of at least 0, or ``own`` is not one place or -1 for each query.
     """
     convention = Convention() if convention is None else convention
     ternary = None if ternary is None else check_threshold(ternary)
@@ -116,6 +145,12 @@ def evaluate_codes(
         own=own,
         engine=engine,
     )
+    if query_labels is None:
+        found: dict[str, Any] = {"map": None, "map_min": None}
+        if full:
+            found |= _without_labels(ranking, convention, tops, ternary, own is not None)
+            found["codes"] = describe_codes(database, None, nbit=nbit, engine=engine)
+        return found
     asked = _asked(convention, tops) if full else {}
     asked |= {"map": convention, "map_min": replace(convention, denominator="min")}
     results = dict(zip(asked, map_under(ranking, list(asked.values())), strict=True))
@@ -164,8 +199,8 @@ def _asked(convention: Convention, tops: Sequence[int]) -> dict[str, Convention]
 def rank_codes(
     query: ArrayLike,
     database: ArrayLike,
-    query_labels: ArrayLike,
-    database_labels: ArrayLike,
+    query_labels: ArrayLike | None,
+    database_labels: ArrayLike | None,
     *,
     ternary: float | None = None,
     nbit: int | None = None,
@@ -177,8 +212,9 @@ def rank_codes(
     Args:
         query: (Q, K) real-valued codes, or bool bits; or with ``nbit`` packed, (Q, ceil(K / 8)).
         database: (N, K) real-valued codes, or bool bits; or with ``nbit`` packed.
-        query_labels: (Q, C) multi-hot, or (Q,) class indices.
-        database_labels: (N, C) multi-hot, or (N,) class indices.
+        query_labels: (Q, C) multi-hot, or (Q,) class indices; None if there are no labels.
+        database_labels: (N, C) multi-hot, or (N,) class indices; None if there are no labels.
+            Then nothing is relevant to any query.
         ternary: Entries with ``|z|`` below it are neither bit. The codes then have 4 K bits, and
             distances are four times those of :func:`evaluate_codes`. None: bits.
         nbit: K of packed codes; None: the codes are not packed.
@@ -200,6 +236,12 @@ def rank_codes(
     else:
         asked, held = _undecided(bits, (query, database), ternary)
         wide *= 4
+    if (query_labels is None) != (database_labels is None):
+        raise DataError("only one side has labels: give those of both, or None for both")
+    if query_labels is None or database_labels is None:
+        query_labels, database_labels = (
+            np.zeros((len(one), 1), dtype=np.bool_) for one in (asked, held)
+        )
     near = Engine.of(engine).near(query)
     if own is not None:
         return LeaveOneOutRanking(asked, held, query_labels, database_labels, wide, own, near)
@@ -208,7 +250,7 @@ def rank_codes(
 
 def describe_codes(
     codes: ArrayLike,
-    labels: ArrayLike,
+    labels: ArrayLike | None,
     *,
     nbit: int | None = None,
     engine: Engine | str = "auto",
@@ -218,31 +260,83 @@ def describe_codes(
     Args:
         codes: (N, K) real-valued codes, or bool bits; the papers judge the database's. Or with
             ``nbit`` packed, (N, ceil(K / 8)).
-        labels: (N, C) multi-hot, or (N,) class indices.
+        labels: (N, C) multi-hot, or (N,) class indices; None if there are no labels.
         nbit: K of packed codes; None: the codes are not packed.
         engine: Who counts all pairs.
 
     Returns:
         ``quantization`` (Eqs. 19 to 21), ``orthogonality`` (Eq. 22), ``separability`` (Eq. 23),
         ``histograms`` of distances, ``bit_correlation`` and ``bits``; None for what has no meaning:
-        quantization of bits or of infinite values, separability of a single class.
+        quantization of bits or of infinite values, separability of a single class, whatever needs
+        labels that are not there. Without labels also ``distances``, of all pairs.
 
     Raises:
         DataError: if codes or labels are malformed or contradict each other.
     """
     near, values = Engine.of(engine).near(codes), as_array(codes)
     real, bits = nbit is None and values.dtype != np.bool_, _bits(values, None, nbit)
-    label_array(labels, len(bits), "labels")
     statistics = bit_statistics(bits)._asdict()
     del statistics["entropies"]  # those of ones
-    return {
-        "quantization": _if_any(lambda: quantization_error(values)) if real else None,
-        "orthogonality": _if_any(lambda: orthogonality(bits, labels)),
-        "separability": _if_any(lambda: separability(bits, labels)),
-        "histograms": _if_any(lambda: distance_histograms(bits, labels, engine=near)),
+    found: dict[str, Any] = {
+        "quantization": _if_any(lambda: quantization_error(values)) if real else None
+    }
+    if labels is None:
+        found |= dict.fromkeys(("orthogonality", "separability", "histograms"))
+        found["distances"] = _if_any(lambda: pair_distances(bits, engine=near))
+    else:
+        label_array(labels, len(bits), "labels")
+        found["orthogonality"] = _if_any(lambda: orthogonality(bits, labels))
+        found["separability"] = _if_any(lambda: separability(bits, labels))
+        found["histograms"] = _if_any(lambda: distance_histograms(bits, labels, engine=near))
+    return found | {
         "bit_correlation": bit_correlation(bits),
         "bits": statistics | {"ones": statistics["ones"].tolist()},
     }
+
+
+def _without_labels(
+    ranking: Ranking,
+    convention: Convention,
+    tops: Sequence[int],
+    ternary: float | None,
+    own: bool,
+) -> dict[str, Any]:
+    """A full report where no image has a label: the same keys, None for what needs labels."""
+    counts, step = ranking.counts[0], 1.0
+    if ternary is not None:  # every entry differs in 0, 2 or 4 of its four bits
+        counts, step = counts[:, ::2], 0.5
+    distance = step * np.arange(counts.shape[1])
+    sizes, share = ranking.sizes, counts.sum(axis=0) / max(1, counts.sum())
+    ranked = sizes > 0  # all but a query that is the only item itself
+    near = counts[:, distance <= 2].sum(axis=1)
+    nearest = distance[(counts[ranked] > 0).argmax(axis=1)]
+    top = convention.cut(max(1, int(sizes.max())))
+    report: dict[str, Any] = {
+        "map_at": {str(R): None for R in tops},
+        "ties": dict.fromkeys(("expected", "stable", "best", "worst")),
+        "precision_within_radius_2": {
+            "mean_zero": None,
+            "mean_nonempty": None,
+            "empty_fraction": float((near == 0).mean()),
+        },
+        **dict.fromkeys(_NEED_LABELS),
+        "note": NO_LABELS,
+        "distances": {
+            "distance": distance.tolist(),
+            "share": share.tolist(),
+            "mean": float(share @ distance) if ranked.any() else None,
+            "mean_nearest": float(nearest.mean()) if ranked.any() else None,
+            "mean_within_radius_2": float(near.mean()),
+        },
+        "queries": ranking.queries,
+        "database": ranking.size,
+        "nbit": ranking.nbit if ternary is None else ranking.nbit // 4,
+        "conventions": _conventions(convention, top, ternary)
+        | {"own": "excluded" if own else None, "relevance": "unknown: there are no labels"},
+    }
+    if own:
+        report["queries_in_database"] = int((sizes < ranking.size).sum())
+    return report
 
 
 def _if_any(measure: Callable[[], Any]) -> dict[str, Any] | None:

@@ -24,7 +24,7 @@ class StoredSide:
     ids: npt.NDArray[Any]  # (n,) text or integers
     labels: npt.NDArray[Any] | None = None
     """(n, C) bool, or (n,) class indices where rows of all classes would be large; None where lists
-    say what is relevant."""
+    say what is relevant, or the images have no labels."""
     undecided: npt.NDArray[np.uint8] | None = None  # as codes; None unless codes are ternary
 
 
