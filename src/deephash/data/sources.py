@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 
@@ -57,6 +57,8 @@ class Digits:
     8 x 8 gray values 0..16, scaled by 255/16 and repeated to three channels. The transforms
     enlarge them.
     """
+
+    size: ClassVar[int] = 8
 
     def load(self) -> ImageSet:
         from sklearn.datasets import load_digits

@@ -5,18 +5,20 @@
 
 import logging
 import math
+import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from deephash.errors import DataError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Array = npt.NDArray[Any]
-ArrayLike = Tensor | Array
+ArrayLike = Union["Tensor", Array]  # numpy codes do not wait for the import of torch
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
@@ -29,12 +31,14 @@ _UNDECIDED = {"query": 0b0011, "database": 0b0101}  # half of it differs from 11
 
 def as_array(values: ArrayLike) -> Array:
     """The values as a numpy array, wherever they lived; half precision is widened."""
-    if isinstance(values, Tensor):
-        values = values.detach().cpu()
-        if values.dtype in (torch.bfloat16, torch.float16):
-            values = values.float()
-        return values.numpy()
-    return np.asarray(values)
+    torch = sys.modules.get("torch")  # where it is not loaded, nothing is a tensor
+    if torch is None or not isinstance(values, torch.Tensor):
+        return np.asarray(values)
+    tensor = values.detach().cpu()
+    if tensor.dtype in (torch.bfloat16, torch.float16):
+        tensor = tensor.float()
+    array: Array = tensor.numpy()
+    return array
 
 
 def binarize(z: ArrayLike) -> npt.NDArray[np.bool_]:

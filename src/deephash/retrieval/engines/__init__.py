@@ -7,23 +7,25 @@
 import importlib
 import importlib.util
 import logging
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from types import ModuleType
-from typing import NamedTuple, Protocol
-
-import torch
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Union
 
 from deephash.errors import DataError
 from deephash.extras import install_hint
 from deephash.retrieval.codes import Counts, whole
-from deephash.retrieval.engines import device as on_device
 from deephash.retrieval.engines import packed
 from deephash.retrieval.sides import Side
 
+if TYPE_CHECKING:
+    import torch
+
 ENGINES = ("auto", "numpy", "numba", "torch")
+KERNELS = ("auto", "triton", "bits", "matmul")
 log = logging.getLogger(__name__)
 
 _REPAYS = 30_000_000  # pairs from which loading compiled code, 0.8 s, pays in ten evaluations
@@ -52,18 +54,20 @@ class Engine:
 
     name: str = "auto"
     threads: int | None = None
-    device: str | torch.device | None = None
+    device: Union[str, "torch.device", None] = None  # torch may not be loaded
     kernel: str = "auto"
 
     def __post_init__(self) -> None:
         if self.name not in ENGINES:
             raise DataError(f"engine={self.name!r} is unknown; allowed: {', '.join(ENGINES)}")
-        if self.kernel not in on_device.KERNELS:
-            allowed = ", ".join(on_device.KERNELS)
+        if self.kernel not in KERNELS:
+            allowed = ", ".join(KERNELS)
             raise DataError(f"kernel={self.kernel!r} is unknown; allowed: {allowed}")
         if self.threads is not None and not whole(self.threads, least=1):
             raise DataError(f"threads={self.threads!r} must be a whole number of at least 1")
         if self.device is not None:
+            import torch
+
             try:
                 torch.device(self.device)
             except RuntimeError as error:
@@ -87,7 +91,7 @@ class Engine:
         """The name of the engine that compares so many pairs."""
         if self.name != "auto":
             return self.name
-        if self.device is not None and torch.device(self.device).type == "cuda":
+        if self.device is not None and str(self.device).startswith("cuda"):
             return "torch"
         return "numba" if pairs >= _REPAYS and _compiled() is not None else "numpy"
 
@@ -99,7 +103,10 @@ class Engine:
     @property
     def workers(self) -> int:
         """How many threads."""
-        return torch.get_num_threads() if self.threads is None else int(self.threads)
+        if self.threads is not None:
+            return int(self.threads)
+        torch = sys.modules.get("torch")
+        return int(torch.get_num_threads()) if torch is not None else _processors()
 
     def counting(self, pairs: int) -> "Counting":
         """What compares so many pairs."""
@@ -109,6 +116,10 @@ class Engine:
         if chosen == "numba":
             compiled = load_compiled()
             return Counting(partial(compiled.Counter, threads=self.workers), compiled.PART)
+        import torch
+
+        from deephash.retrieval.engines import device as on_device
+
         device = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         begin = partial(on_device.counter, device=device, kernel=self.kernel)
         return Counting(begin, on_device.PART)
@@ -129,6 +140,16 @@ class Counting(NamedTuple):
 
     begin: Callable[[Side, int], Counter]  # of the queries and K
     part: int  # how many items to give it at once
+
+
+def _processors() -> int:
+    """Return ``OMP_NUM_THREADS``, else the number of processors this process may use."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    if wanted.isdecimal() and int(wanted):
+        return int(wanted)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def load_compiled() -> ModuleType:

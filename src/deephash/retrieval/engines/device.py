@@ -20,7 +20,6 @@ from deephash.errors import DataError
 from deephash.retrieval.codes import Array, Counts, as_words
 from deephash.retrieval.sides import Side
 
-KERNELS = ("auto", "triton", "bits", "matmul")
 PART = 1 << 20  # items on the device at once
 _PAIRS = {"cuda": 1 << 24, "cpu": 1 << 18}  # pairs worked on at once, up to 20 bytes each
 _COUNTERS = 1 << 25  # used at once

@@ -3,9 +3,10 @@
 ``n`` items of a part of the database, ``K`` bits, ``V`` values that are counted.
 """
 
+import sys
+
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from deephash.retrieval.codes import Array, Counts, popcount
 from deephash.retrieval.sides import Side
@@ -67,9 +68,11 @@ def shares_label(query_side: Side, query: int, database: Side) -> npt.NDArray[np
 
 
 def _counted(key: Array, values: int) -> Counts:
-    """How often each value comes, (V,); by torch, which is faster than numpy."""
+    """Count each value, (V,); by torch if it is loaded, which takes 0.6 of numpy's time."""
+    torch = sys.modules.get("torch")
+    if torch is None or (key.dtype != np.uint8 and values > 1 << 15):
+        return np.bincount(key, minlength=values)
     if key.dtype != np.uint8:
-        if values > 1 << 15:
-            return np.bincount(key, minlength=values)
         key = key.view(np.int16)
-    return torch.bincount(torch.from_numpy(key), minlength=values).numpy()
+    counts: Counts = torch.bincount(torch.from_numpy(key), minlength=values).numpy()
+    return counts

@@ -1,0 +1,127 @@
+"""Single images to what a trained network takes: decoded, fitted and transformed as in its run."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Union
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deephash.data.decoding import Decoder, Exact, Square, to_rgb
+from deephash.data.transforms import Pipeline
+from deephash.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ImageLike = Union[str, Path, "Image", Tensor, np.ndarray]
+"""A path, a PIL image, a uint8 tensor (3, H, W), or a uint8 array (H, W, 3) or (H, W)."""
+
+
+class Preprocessing:
+    """Bring images to the size that the source of a run stores, then apply its test transform.
+
+    Args:
+        decoder: of the source; decodes files and brings each image to one size.
+        transform: the test pipeline.
+
+    Example:
+        >>> from PIL import Image
+        >>> square = Preprocessing(Decoder(Square(4, "crop")), Pipeline([]))
+        >>> square([Image.new("L", (8, 6))]).shape
+        torch.Size([1, 3, 4, 4])
+    """
+
+    def __init__(self, decoder: Decoder, transform: Pipeline) -> None:
+        fit = decoder.fit
+        if isinstance(fit, Exact):  # the source stores images as they are: others are fitted
+            fit = Square(fit.size, "crop")
+        self.decoder = Decoder(fit)
+        self.transform = transform
+
+    @classmethod
+    def of(cls, source: Any, transform: Pipeline) -> "Preprocessing | None":
+        """Return the preprocessing of a source of images; None for a source of features.
+
+        Args:
+            source: with a ``decoder``, or a ``size`` of its images.
+            transform: the test pipeline.
+        """
+        decoder = getattr(source, "decoder", None)
+        if decoder is None and (size := getattr(source, "size", None)) is not None:
+            decoder = Decoder(Square(size, "crop"))
+        return None if decoder is None else cls(decoder, transform)
+
+    def __call__(self, images: Sequence[ImageLike], device: torch.device | str = "cpu") -> Tensor:
+        """Return a batch as the network takes it.
+
+        Args:
+            images: N of them.
+            device: where the transform computes.
+
+        Returns:
+            (N, 3, H, W) float32.
+
+        Raises:
+            DataError: an image that cannot be read, or that is of none of the kinds.
+        """
+        pixels = torch.from_numpy(np.stack([self.pixels(image) for image in images]))
+        batch: Tensor = self.transform(pixels.to(device))
+        return batch
+
+    def pixels(self, image: ImageLike) -> np.ndarray:
+        """Decode and fit one image: (3, S, S) uint8.
+
+        Raises:
+            DataError: it cannot be read, or is of none of the kinds.
+        """
+        if isinstance(image, str | os.PathLike):
+            path = Path(os.path.expanduser(image))
+            if not path.is_file():
+                raise DataError(f"there is no image {path}")
+            return self.decoder.decode(path)
+        try:
+            upright = to_rgb(_as_pil(image))
+        except ValueError as error:
+            raise DataError(f"an image cannot be read: {error}") from error
+        return np.asarray(self.decoder.fit(upright, Path("image"))).transpose(2, 0, 1)
+
+
+def _as_pil(image: Any) -> "Image":
+    from PIL import Image
+
+    if isinstance(image, Image.Image):
+        return image.copy()  # it is turned in place
+    if isinstance(image, Tensor):
+        if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] not in (1, 3):
+            raise DataError(
+                f"a tensor of {image.dtype} and shape {tuple(image.shape)} is no image: give uint8"
+                " (3, H, W); floats from 0 to 1 as (images * 255).round().byte()"
+            )
+        array = image.cpu().permute(1, 2, 0).numpy()
+        return Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or not (
+            image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
+        ):
+            raise DataError(
+                f"an array of {image.dtype} and shape {image.shape} is no image: give uint8"
+                " (H, W, 3) in RGB, or (H, W)"
+            )
+        return Image.fromarray(np.ascontiguousarray(image))
+    raise DataError(
+        f"{type(image).__name__} is no image: give a path, a PIL image, a uint8 tensor (3, H, W),"
+        " or a uint8 array (H, W, 3)"
+    )
+
+
+def images_in(images: Any) -> Iterator[ImageLike]:
+    """Iterate over one image, a batch (N, 3, H, W), or any iterable of images."""
+    if isinstance(images, Tensor) and images.ndim == 4:
+        yield from images.unbind()
+    elif isinstance(images, str | os.PathLike | Tensor | np.ndarray) or hasattr(images, "mode"):
+        yield from images if isinstance(images, np.ndarray) and images.ndim == 4 else [images]
+    else:
+        yield from images

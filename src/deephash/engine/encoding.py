@@ -1,0 +1,87 @@
+"""A trained encoder on its own: images in, packed codes out."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from deephash import retrieval
+from deephash.data.preprocessing import ImageLike, Preprocessing, images_in
+from deephash.errors import DataError
+
+
+class CodeEncoder:
+    """Turn images into hash codes, with the preprocessing of the run that trained the network.
+
+    ``deephash.load(run)`` returns one.
+
+    Args:
+        network: ``encode((N, 3, H, W)) -> (N, K)``, on its device.
+        preprocessing: None where the network takes features (N, D).
+        nbit: K.
+        device: of the network.
+        autocast: the number format of the forward pass.
+        batch_size: images in one forward pass.
+
+    Attributes:
+        nbit: K, the number of bits of a code.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        preprocessing: Preprocessing | None,
+        nbit: int,
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager[Any]],
+        batch_size: int = 256,
+    ) -> None:
+        self.network = network.eval()
+        self.preprocessing = preprocessing
+        self.nbit = nbit
+        self.device = device
+        self.autocast = autocast
+        self.batch_size = batch_size
+
+    def encode(self, images: ImageLike | Iterable[ImageLike]) -> np.ndarray:
+        """Return packed codes, as ``deephash.retrieval`` takes them.
+
+        Args:
+            images: one, or any iterable of them: paths, PIL images, uint8 tensors (3, H, W), uint8
+                arrays (H, W, 3); or a uint8 tensor (N, 3, H, W). Where the network takes features,
+                a float array or tensor (N, D).
+
+        Returns:
+            (N, ceil(K / 8)) uint8: bit k of a code is 1 where its k-th real value is at least 0.
+
+        Raises:
+            DataError: an image that cannot be read, or features of another width.
+        """
+        return retrieval.pack(self.codes(images) >= 0)
+
+    @torch.inference_mode()
+    def codes(self, images: ImageLike | Iterable[ImageLike]) -> np.ndarray:
+        """Return real-valued codes, (N, K) float32; their signs are the bits. See ``encode``."""
+        parts = []
+        for batch in self._batches(images):
+            with self.autocast():
+                parts.append(self.network.encode(batch).float().cpu().numpy())  # type: ignore[operator]
+        return np.concatenate(parts) if parts else np.empty((0, self.nbit), np.float32)
+
+    def _batches(self, images: Any) -> Iterator[Tensor]:
+        if self.preprocessing is None:
+            features = images if isinstance(images, Tensor) else torch.as_tensor(np.asarray(images))
+            if features.ndim != 2 or not features.is_floating_point():
+                raise DataError(
+                    f"this run encodes features, (N, D) floats, not {features.dtype} of shape"
+                    f" {tuple(features.shape)}"
+                )
+            yield from features.float().to(self.device).split(self.batch_size)
+            return
+        coming = images_in(images)
+        while some := list(islice(coming, self.batch_size)):
+            yield self.preprocessing(some, self.device)
