@@ -37,13 +37,16 @@ def test_the_transform_of_a_run_follows(photo):
     torch.testing.assert_close(batch[:1], transform(stored), rtol=0, atol=0)
 
 
-def test_a_pil_image_is_turned_as_its_notes_say_and_stays_as_it_was():
+def test_a_pil_image_is_turned_as_its_notes_say_and_stays_as_it_was(tmp_path):
     image = Image.new("RGB", (4, 2))
     image.putpixel((0, 0), (255, 0, 0))
-    image.getexif()[0x0112] = 3  # upside down
+    notes = Image.Exif()
+    notes[0x0112] = 3  # upside down
+    image.save(tmp_path / "a.png", exif=notes)
     preprocessing = Preprocessing(Decoder(Square(4, "squash")), Pipeline([]))
-    red = preprocessing.pixels(image)[0]
-    assert red[3, 3] > red[0, 0] and image.getexif()[0x0112] == 3
+    with Image.open(tmp_path / "a.png") as opened:
+        red = preprocessing.pixels(opened)[0]
+        assert red[3, 3] > red[0, 0] and opened.getexif()[0x0112] == 3
 
 
 def test_a_source_that_stores_images_as_they_are_takes_others_too():
