@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deephash import cli
+from deephash import cli, overrides
 
 pytestmark = pytest.mark.slow
 
@@ -97,4 +97,4 @@ def folders(tmp_path, monkeypatch):
     ],
 )
 def test_folders_may_hold_what_hydra_reads_as_syntax(typed, means, folders):
-    assert cli._quoted(typed) == means
+    assert overrides.quote_folders([typed]) == [means]

@@ -24,7 +24,6 @@ from deephash.errors import BusyError, DeephashError, WriteError, from_os_error
 from deephash.files import place
 from deephash.launchers import process
 from deephash.overrides import MANY, CommandLine, Override
-from deephash.validate import quoted
 
 SHOWING = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i",
            "--shell-completion", "-sc"}  # fmt: skip
@@ -95,7 +94,7 @@ def _alone(page: Callable[[Path], int]) -> Callable[[Path], int]:
 @_alone
 def evaluate(conf: Path) -> int:
     """``evaluate.py``. Returns the exit status."""
-    line = _read([_quoted(text) for text in sys.argv[1:]])
+    line = _read(overrides.quote_folders(sys.argv[1:]))
     return _flushed(_main(conf, "evaluate", line, _evaluate_job))
 
 
@@ -272,31 +271,6 @@ def _flushed(status: int) -> int:
 def _silence() -> None:
     """Redirect stdout to /dev/null after the reader closed the pipe."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _quoted(text: str) -> str:
-    """``run=FOLDER`` with the folder in quotes: its name holds what Hydra reads as syntax.
-
-    Of ``runs=[FOLDER,FOLDER]`` each, as far as there are such folders.
-    """
-    key, _, folder = text.partition("=")
-    if key not in ("run", "runs", "out") or folder[:1] in ("'", '"'):
-        return text
-    if key == "runs" and not os.path.exists(folder):
-        folders = _parted(folder.removeprefix("[").removesuffix("]").split(","))
-        if folders is not None:
-            return f"runs=[{','.join(map(quoted, folders))}]"
-    return text if folder.startswith("[") else f"{key}={quoted(folder)}"
-
-
-def _parted(pieces: Sequence[str]) -> list[str] | None:
-    """The folders that pieces between commas make, as names may hold commas; None if none do."""
-    for end in range(len(pieces), 0, -1):
-        folder = ",".join(pieces[:end]).strip()
-        rest = _parted(pieces[end:]) if os.path.exists(os.path.expanduser(folder)) else None
-        if rest is not None:
-            return [folder, *rest]
-    return None if pieces else []
 
 
 def _from_home(text: str) -> str:

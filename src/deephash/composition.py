@@ -12,7 +12,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from deephash import config, overrides, plugins
+from deephash import config, overrides, plugins, schema
 from deephash.config import Fault
 from deephash.errors import ConfigError
 from deephash.explain import explain, several
@@ -156,11 +156,14 @@ def composer(conf: Path, page: str, extension: Extension | None = None) -> Itera
         extension: further folders.
     """
     more = [] if extension is None else extension.override
+    schema.register()
+    of_the_caller = GlobalHydra.instance().hydra  # a notebook, or another program with Hydra
+    GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
             yield Composer(page, more)
     finally:
-        GlobalHydra.instance().clear()
+        GlobalHydra.instance().hydra = of_the_caller
 
 
 def checked(

@@ -374,3 +374,33 @@ def is_text(key: str) -> bool:
     """Whether a key takes a path or a name."""
     place, _, leaf = key.rpartition(".")
     return key in TEXTS or (place in ("dataset.source", "dataset.catalog") and leaf in SOURCE_TEXTS)
+
+
+def quote_folders(arguments: Iterable[str]) -> list[str]:
+    """Quote the folders in ``run=FOLDER``, ``runs=[FOLDER,FOLDER]`` and ``out=FOLDER``.
+
+    The names of run folders hold ``,`` and ``=``, which Hydra reads as syntax. Of several, each is
+    quoted as far as there are such folders.
+    """
+    return [_with_folders(text) for text in arguments]
+
+
+def _with_folders(text: str) -> str:
+    key, _, folder = text.partition("=")
+    if key not in ("run", "runs", "out") or folder[:1] in ("'", '"'):
+        return text
+    if key == "runs" and not os.path.exists(folder):
+        folders = _parted(folder.removeprefix("[").removesuffix("]").split(","))
+        if folders is not None:
+            return f"runs=[{','.join(map(quoted, folders))}]"
+    return text if folder.startswith("[") else f"{key}={quoted(folder)}"
+
+
+def _parted(pieces: Sequence[str]) -> list[str] | None:
+    """The folders that pieces between commas make, as names may hold commas; None if none do."""
+    for end in range(len(pieces), 0, -1):
+        folder = ",".join(pieces[:end]).strip()
+        rest = _parted(pieces[end:]) if os.path.exists(os.path.expanduser(folder)) else None
+        if rest is not None:
+            return [folder, *rest]
+    return None if pieces else []
