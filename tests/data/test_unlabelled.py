@@ -46,7 +46,9 @@ def bare(count):
 
 
 def data(source, protocol):
-    return DataModule("set", source, protocol, "p", Pipeline([]), Pipeline([]), batch_size=2)
+    return DataModule(
+        "set", source, protocol, "p", Pipeline([]), Pipeline([]), batch_size=2, labels=False
+    )
 
 
 class TestFolder:

@@ -188,7 +188,8 @@ def summary(facts: Facts) -> str:
     return (
         f"{facts.dataset}, protocol {facts.protocol}: {facts.num_train:,} train,"
         f" {facts.num_queries:,} queries, {facts.num_database:,} database,"
-        f" fingerprint {facts.fingerprint[:16]}"
+        + (" no labels," if not facts.num_classes else "")
+        + f" fingerprint {facts.fingerprint[:16]}"
     )
 
 

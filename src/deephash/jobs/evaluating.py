@@ -26,6 +26,7 @@ from deephash.files import (
 )
 from deephash.jobs import pictures
 from deephash.jobs.shared import deterministic, load_encoder, save_codes
+from deephash.loggers.console import without_labels
 from deephash.loggers.wandb import load_package
 from deephash.report import write_comparison, write_evaluation
 from deephash.report.table import markdown
@@ -282,6 +283,11 @@ def _say(found: Config, run: RunFolder | None) -> None:
     of += [f"{key} {told[key]}" for key in ("ternary", "own") if told[key] is not None]
     of += [f"convention {told['family']}"] * (told["family"] is not None)
     of += [found["checkpoint"]] * (found["checkpoint"] != "best.pt")
+    if metrics["map"] is None:
+        print(f"{metrics['note']}  ({', '.join(of)})")
+        print(without_labels(metrics))
+        _compare(found, run)
+        return
     print(f"{told['metric']} {metrics['map']!r}  ({', '.join(of)})")
     ball = metrics["precision_within_radius_2"]
     more = {f"mAP@{top}": value for top, value in metrics["map_at"].items()}
@@ -310,6 +316,8 @@ def _compare(found: Config, run: RunFolder | None) -> None:
             print(f"what training reported cannot be compared: {error}")
             return
         deciding = DECIDING if told["ties"] == "shuffled" else DECIDING[:-1]
+        if trained["map"] is None or metrics["map"] is None:
+            return  # of images without labels there is nothing to compare
         if all(trained["conventions"].get(key) == told.get(key) for key in deciding):
             same = min(trained["map"], 1.0) == metrics["map"]  # older reports: not clipped to 1
             print(f"training reported {trained['map']!r}: {'the same' if same else 'DIFFERENT'}")

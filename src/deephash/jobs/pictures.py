@@ -29,6 +29,8 @@ def gallery(
     """Some queries with the images nearest to them; equally near ones in a random order.
 
     A database is often sorted by class, and its order would then show off the first of them.
+    Without labels no image is marked as relevant, and a query is the easier the nearer its nearest
+    image is.
 
     Args:
         evaluation: how the codes are compared.
@@ -41,27 +43,36 @@ def gallery(
     """
     split = data.split
     ranking = evaluation.rank(codes, data, split.queries, split.database)
-    precision = retrieval.average_precision(ranking, evaluation.convention)
+    labelled = data.images.labelled
+    nearest = (ranking.counts[0] > 0).argmax(axis=1)
+    if labelled:
+        score = retrieval.average_precision(ranking, evaluation.convention)
+        answerable = ranking.counts[1].any(axis=1)
+    else:
+        score, answerable = -nearest.astype(float), ranking.sizes > 0
     step = ranking.nbit // codes.z.shape[1]  # distances to the bit, more than one of ternary codes
     shuffled = np.random.default_rng(SEED).permutation(ranking.size)
     shown = []
-    for query in _chosen(queries, precision, ranking.counts[1].any(axis=1), rows):
+    for query in _chosen(queries, score, answerable, rows):
         distance, relevant = ranking.distances(query), ranking.relevant(query)
         candidate = np.zeros(ranking.size, bool)
         candidate[ranking.candidates(query)] = True
         some = shuffled[candidate[shuffled]]
-        nearest = some[np.argsort(distance[some], kind="stable")[:top]]
-        images = split.database[nearest]
+        first = some[np.argsort(distance[some], kind="stable")[:top]]
+        images = split.database[first]
         asked = split.queries[query]
+        worth = f", AP {score[query]:.3f}"
+        if not labelled:
+            worth = f", nearest at {_bits(nearest[query] / step)}"
         shown.append(
             Retrieved(
                 query=_image(data, asked),
-                title=f"query {query}: {_labels(data, asked)}, AP {precision[query]:.3f}",
+                title=f"query {query}: {_labels(data, asked)}{worth}",
                 images=[_image(data, row) for row in images],
-                right=relevant[nearest].tolist(),
+                right=relevant[first].tolist() if labelled else None,
                 captions=[
                     f"{_labels(data, row)}, {_bits(distance[i] / step)}"
-                    for i, row in zip(nearest, images, strict=True)
+                    for i, row in zip(first, images, strict=True)
                 ],
             )
         )
@@ -81,12 +92,12 @@ def check_queries(wanted: str | Sequence[int], count: int) -> None:
 
 
 def _chosen(
-    wanted: str | Sequence[int], precision: np.ndarray, answerable: np.ndarray, rows: int
+    wanted: str | Sequence[int], score: np.ndarray, answerable: np.ndarray, rows: int
 ) -> list[int]:
-    """The places of the queries to show."""
+    """The places of the queries to show; the higher its score, the easier a query is."""
     if not isinstance(wanted, str):
         return list(wanted)
-    falling = np.argsort(-precision, kind="stable")
+    falling = np.argsort(-score, kind="stable")
     falling = falling[answerable[falling]]  # whose answer is not in the database is not hard
     if wanted == "easiest":
         return falling[:rows].tolist()
@@ -138,6 +149,8 @@ def snapshots(run: Path) -> list[Snapshot]:
 
 def first_labels(labels: np.ndarray) -> np.ndarray:
     """(n, C) bool -> (n,), -1 for none."""
+    if labels.shape[1] == 0:
+        return np.full(len(labels), -1)
     return np.where(labels.any(axis=1), labels.argmax(axis=1), -1)
 
 
@@ -150,5 +163,8 @@ def _image(data: Any, row: int) -> np.ndarray:
 
 
 def _labels(data: Any, row: int) -> str:
+    """The classes of an image; where there are no classes, its file name."""
     images = data.images
+    if not images.labelled:
+        return str(images.ids[row]).rpartition("/")[2]
     return ", ".join(images.classes[c] for c in images.labels[[row]].indices) or "no label"

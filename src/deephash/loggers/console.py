@@ -102,6 +102,7 @@ class Console(Logger):
         metrics = report.get("metrics", {})
         if self.quiet:
             line = f"done   {folder}  {self.metric} {number(metrics.get('map'))}"
+            line += "  (images without labels)" if metrics.get("note") else ""
             screen.print(Text(line), soft_wrap=True)
             return
         table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -132,6 +133,8 @@ class Console(Logger):
             ("fingerprint", str(protocol.get("fingerprint", "-"))[:16]),
             (self.metric, f"{number(metrics.get('map'))}  {conventions(metrics)}".rstrip()),
         ]
+        if metrics.get("note"):
+            rows[-1:] = [(self.metric, f"-  {metrics['note']}"), ("codes", without_labels(metrics))]
         if "num_queries" in protocol:
             rows.insert(2, ("", counts.format(**protocol)))
         for title, value, epoch in (
@@ -222,6 +225,20 @@ class Console(Logger):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def without_labels(metrics: Mapping[str, Any]) -> str:
+    """What was measured of codes without labels, in one line."""
+    codes, ball = metrics.get("codes") or {}, metrics.get("precision_within_radius_2") or {}
+    bits, distances = codes.get("bits") or {}, metrics.get("distances") or {}
+    shown = {
+        "bit entropy": number(bits.get("entropy")),
+        "dead bits": bits.get("dead_bits", "-"),
+        "distinct codes": f"{bits.get('distinct_codes', '-')} of {metrics.get('database', '-')}",
+        "empty balls": number(ball.get("empty_fraction")),
+        "nearest": number(distances.get("mean_nearest")),
+    }
+    return ", ".join(f"{name} {value}" for name, value in shown.items())
 
 
 def conventions(metrics: Mapping[str, Any]) -> str:

@@ -170,7 +170,9 @@ class Wandb(Logger):
         self._write_row()
         try:
             if self._run is not None:
-                self._run.summary.update(flat(report.get("metrics", {})))
+                metrics = report.get("metrics", {})
+                note = {"note": metrics["note"]} if metrics.get("note") else {}
+                self._run.summary.update(flat(metrics) | note)
                 self._run.summary.update(flat(report.get("selection", {}), "selection/"))
         except Exception as error:
             self._give_up("does not take the report", error)

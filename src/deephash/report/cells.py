@@ -9,7 +9,7 @@ from typing import Any
 
 from deephash.report.grid import PLACE, SEED, Cell, Key, Section
 from deephash.report.published import beside, published
-from deephash.report.rows import Found, dig, is_number, mark_of, unlike
+from deephash.report.rows import Found, dig, is_number, mark_of, note_of, unlike
 from deephash.report.table import measured
 from deephash.words import typed
 
@@ -17,6 +17,9 @@ ON_QUERIES = "q"
 """The mark of numbers whose epoch was selected on the queries."""
 
 UNKNOWN = "no published numbers"
+
+NO_LABELS = "no mAP"
+"""What a cell says of finished runs on images without labels."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,9 @@ def notes(section: Section, cells: Iterable[Entry]) -> list[tuple[str, str]]:
            for entry, cell in zip(cells, section.cells.values(), strict=True)):  # fmt: skip
         said.append(("", "Seeds of one cell that were measured otherwise than the rest of it are "
                      "left out of its mean."))  # fmt: skip
+    if any(note_of(run) for run in section.reports):
+        said.append(("", f"{NO_LABELS}: images without labels; what could be measured is in the "
+                     "reports of these runs."))  # fmt: skip
     if any(entry.state and entry.told for entry in cells):
         said.append(("", "Cells of fewer seeds than others say so, and are not ranked."))
     if ON_QUERIES in used:
@@ -143,7 +149,11 @@ def _state(cell: Cell, told: int, most: int) -> str:
             if (count := sum(job.state == state for job in cell.jobs))
         )
         return "" if told == many else f"{told} of {many} seeds{lost}"
-    states = Counter(f"{job.state} {job.progress}".strip() for job in cell.jobs)
+    states = Counter(
+        NO_LABELS if job.report is not None and note_of(job.report)
+        else f"{job.state} {job.progress}".strip()
+        for job in cell.jobs
+    )  # fmt: skip
     return ", ".join(f"{many} {state}" if many > 1 else state for state, many in states.items())
 
 

@@ -15,7 +15,17 @@ from deephash.report.figures import Plane, Retrieved, Snapshot, figures_of
 from deephash.report.page import chips, render, rows_of, shown
 from deephash.report.panels import NOTE
 from deephash.report.pictures import codes_over_training, on_plane, retrieved
-from deephash.report.rows import Found, Row, differences, dig, is_number, rows_of_runs, ways_of
+from deephash.report.rows import (
+    Found,
+    Row,
+    differences,
+    dig,
+    is_number,
+    note_of,
+    rows_of_runs,
+    ways_of,
+    without_labels,
+)
 from deephash.words import number
 
 NAMES = (
@@ -27,6 +37,7 @@ NAMES = (
     "recall_at",
     "precision_within_radius_2",
     "distances",
+    "pair_distances",
     "separability",
     "quantization",
     "orthogonality",
@@ -154,6 +165,7 @@ def _page_of_one(found: Found) -> dict[str, Any]:
         "title": str(found.get("name") or found.get("run") or "evaluation"),
         "metric": str(conventions.get("metric") or "mAP"),
         "map": number(metrics.get("map")),
+        "note": note_of(found),
         "chips": chips(found, protocol),
         "fingerprint": str(protocol.get("fingerprint") or ""),
         "checkpoint": found.get("checkpoint"),
@@ -171,6 +183,7 @@ def _page_of_several(rows: Sequence[Row]) -> dict[str, Any]:
         "metric": _metric(rows),
         "common": rows[0].common,
         "note": f"{NOTE}; their numbers do not compare" if len(ways) > 1 else "",
+        "without_labels": without_labels(runs),
         "notes": list(differences(rows).items()),
         "rows": _headlines(rows),
         "runs": _runs(rows),
@@ -306,9 +319,14 @@ def _said(row: Row, path: tuple[str, ...]) -> str:
 
 
 def _plain(values: Mapping[str, Any], but: Iterable[str] = ()) -> dict[str, Any]:
-    """What makes rows of a table: no lists, nothing by N, no conventions."""
+    """What makes rows of a table: no lists, nothing by N, no conventions.
+
+    Where nothing was measured with labels, what needs them is left out.
+    """
     kept: dict[str, Any] = {}
     for name, value in values.items():
+        if name == "note" or (value is None and "note" in values):
+            continue
         if name in but or name == "conventions" or name.endswith("_at") or isinstance(value, list):
             continue
         if isinstance(value, Mapping):
@@ -330,7 +348,11 @@ def _cuts(metrics: Mapping[str, Any]) -> Table:
         "NDCG@N": dig(metrics, "graded", "ndcg_at"),
         "wMAP@N": dig(metrics, "graded", "wmap_at"),
     }
-    columns = {name: values for name, values in columns.items() if values}
+    columns = {
+        name: values
+        for name, values in columns.items()
+        if values and any(value is not None for value in values.values())
+    }
     cuts = sorted({str(cut) for values in columns.values() for cut in values}, key=_as_cut)
     gain = dig(metrics, "graded", "gain")
     title = "By the number N of images returned" + (f"; gain of NDCG: {gain}" if gain else "")
@@ -352,11 +374,17 @@ def _lists(metrics: Mapping[str, Any]) -> list[Table]:
     histograms = dig(metrics, "codes", "histograms") or {}
     length = max(len(histograms.get(kind) or []) for kind in ("intra", "inter"))
     by_distance = {"distance": list(range(length)), **histograms}
+    pairs = dig(metrics, "codes", "distances", "share") or []
     by_bit = {"bit": list(range(1, len(ones or []) + 1)), "share of ones": ones}
     return [
         _columns("By Hamming radius", metrics.get("pr_curve") or {}),
         _columns("By rank", metrics.get("pr_curve_by_rank") or {}),
         _columns("Pairs of database images by distance", by_distance),
+        _columns(
+            "All pairs of database images by distance",
+            {"distance": list(range(len(pairs))), "share": pairs},
+        ),
+        _columns("Queries and database images by distance", metrics.get("distances") or {}),
         _columns("Bits", by_bit),
     ]
 

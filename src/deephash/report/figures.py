@@ -5,7 +5,7 @@ A method has the same colour, marker and dashes in all of them. Equation and fig
 those of the RelaHash paper, Minh et al., IEEE Access 2023.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,7 +49,7 @@ class Retrieved:
     query: Array  # (H, W, 3) uint8
     title: str
     images: list[Array]  # (H, W, 3) uint8, nearest first
-    right: list[bool]  # relevant to the query
+    right: list[bool] | None  # relevant to the query; None where there are no labels
     captions: list[str]
 
 
@@ -83,6 +83,7 @@ def figures_of(rows: Sequence[Row]) -> list[Drawing]:
         precision_at,
         recall_at,
         distances,
+        pair_distances,
         separability,
         quantization,
         orthogonality,
@@ -287,6 +288,31 @@ def distances(rows: Sequence[Row]) -> Drawing | None:
     if len(peaks) > 1:
         caption += " The upright scale is one for all runs of the same number of bits."
     return finish(figure, "distances", title, caption, rows, handles)
+
+
+def pair_distances(rows: Sequence[Row]) -> Drawing | None:
+    """The distances of all pairs, of codes that were measured without labels."""
+
+    def of(*path: str) -> Callable[[Row], Line]:
+        def line(row: Row) -> Line:
+            share = row.line("metrics", *path, "share")
+            distance = row.line("metrics", *path, "distance")
+            if len(distance) != len(share):
+                distance = np.arange(float(len(share)))
+            return distance, share, np.full(len(share), np.nan)
+
+        return line
+
+    kinds = {"in the database": of("codes", "distances"), "query to database": of("distances")}
+    drawn = curves(rows, kinds, "Hamming distance", "share of pairs")
+    if drawn is None:
+        return None
+    caption = (
+        "Hamming distances without regard to labels: of pairs of database images, and of each query"
+        " to each database image. The shares of a line sum to 1."
+    )
+    title = "Distances of all pairs"
+    return finish(drawn[0], "pair_distances", title, caption, rows, drawn[1])
 
 
 def bits(rows: Sequence[Row]) -> Drawing | None:

@@ -49,18 +49,21 @@ def retrieved(gallery: Sequence[Retrieved]) -> Drawing | None:
         _image(panel, one.query, 0.08, top)
         _frame(panel, 0.08, top, "#222222", "-")
         panel.text(0.08, top - 0.07, shorten(one.title, 16 * (most + 1)), fontsize=9, va="bottom")
-        told = zip(one.images, one.right, one.captions, strict=False)
+        relevant: Sequence[bool | None] = one.right or [None] * len(one.images)
+        told = zip(one.images, relevant, one.captions, strict=False)
         for rank, (image, right, caption) in enumerate(told):
             left = 0.08 + step * (rank + 1) + 0.18
             _image(panel, image, left, top)
-            _judge(panel, left, top, right)
+            if right is not None:
+                _judge(panel, left, top, right)
             _say(panel, left, top, caption)
     said = (
         f"Left, each query; then its {most} nearest images of the database, the nearest first, "
         "equally near ones in a random order. "
-        "Below each, what it shows and its distance in bits. Solid green frame with a tick: "
-        "relevant. Dashed red frame with a cross: not."
+        "Below each, what it shows and its distance in bits."
     )
+    if any(one.right is not None for one in gallery):
+        said += " Solid green frame with a tick: relevant. Dashed red frame with a cross: not."
     return Drawing("retrieved", "Nearest images", said, figure)
 
 
@@ -79,7 +82,7 @@ def on_plane(found: Plane | None) -> Drawing | None:
     elif looks:
         _number(panel, found, looks)
         caption += " A number stands at the median of its class."
-    if (found.classes == -1).any():
+    if looks and (found.classes == -1).any():
         caption += " Grey: no class."
     panel.set(xticks=[], yticks=[], aspect="equal")
     panel.spines[["top", "right"]].set_visible(True)
@@ -111,8 +114,9 @@ def codes_over_training(snapshots: Sequence[Snapshot]) -> Drawing | None:
         legend(figure, dots(list(looks.values())), [f"class {one}" for one in looks])
     count = sum(len(shot.z) for shot in snapshots) // len(snapshots)
     caption = (
-        f"Continuous codes of {nbit} bits, {count:,} images in each panel, coloured by class. "
-        f"Crosses: the {2**nbit} codes that bits can make"
+        f"Continuous codes of {nbit} bits, {count:,} images in each panel"
+        + (", coloured by class. " if looks else ". ")
+        + f"Crosses: the {2**nbit} codes that bits can make"
         + (", ±1 and ±1; grey lines: where a bit changes." if nbit == 2 else ", corners of a cube.")
     )
     if len(snapshots) < every:

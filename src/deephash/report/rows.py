@@ -136,6 +136,20 @@ def dig(values: Any, *path: str) -> Any:
     return values
 
 
+def note_of(one: Found) -> str:
+    """The sentence of a run that was measured without labels; empty for others."""
+    return str(dig(one, "metrics", "note") or "")
+
+
+def without_labels(runs: Iterable[Found]) -> str:
+    """A sentence for a table in which some runs were measured without labels; empty if none was."""
+    several = [bool(note_of(run)) for run in runs]
+    if not any(several):
+        return ""
+    which = "These runs were" if all(several) else "Runs with a dash for mAP were"
+    return f"{which} measured on images without labels: what needs labels was not measured."
+
+
 def is_number(value: Any) -> bool:
     """Whether a value can be drawn."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

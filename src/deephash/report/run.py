@@ -10,6 +10,7 @@ from markupsafe import Markup
 from deephash.files import write_text
 from deephash.report.page import Rows, chips, render, rows_of
 from deephash.report.reading import read_log, read_optional, read_report
+from deephash.report.rows import note_of
 from deephash.report.svg import Point, svg_lines, svg_span
 from deephash.words import clock, number
 
@@ -52,6 +53,7 @@ def read_page(folder: Path) -> dict[str, Any]:
         "title": report.get("run") or folder.name,
         "metric": (part["metrics"].get("conventions") or {}).get("metric", "mAP"),
         "map": number(part["metrics"].get("map")),
+        "note": note_of(report),
         "chips": chips(report, part["protocol"]),
         "fingerprint": fingerprint,
         "choices": choices(part["selection"]),
@@ -81,7 +83,12 @@ def read_page(folder: Path) -> dict[str, Any]:
 
 
 def choices(selection: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The three numbers a run can be quoted with, and what each of them means."""
+    """The three numbers a run can be quoted with, and what each of them means.
+
+    There are none where no mAP was measured.
+    """
+    if "map_last" in selection and selection["map_last"] is None:
+        return []
     found = []
     for key, name, value, epoch, meaning in (
         (
@@ -202,8 +209,13 @@ def retrieval_figures(metrics: Mapping[str, Any]) -> list[tuple[str, str, Markup
 
 
 def metric_rows(metrics: Mapping[str, Any]) -> Rows:
-    """The numbers of the report but those that are drawn or have a table of their own."""
+    """The numbers of the report but those that are drawn or have a table of their own.
+
+    Where nothing was measured with labels, what needs them is left out.
+    """
     drawn = {"ties", "pr_curve", "pr_curve_by_rank", "conventions"}
+    if "note" in metrics:
+        drawn |= {"note", *(name for name, value in metrics.items() if value is None)}
     return rows_of({name: value for name, value in metrics.items() if name not in drawn})
 
 

@@ -49,13 +49,17 @@ def _table(dataset: str, protocol: str, reports: Sequence[Report], rows: Mapping
         lines.append(f"| {name} | " + " | ".join(found) + " |")
     if any("*" in line for line in lines[4:]):
         lines += ["", "\\* measured under another convention, or on other data"]
+    if any("—" in line for line in lines[4:]):
+        lines += ["", "— images without labels: there is no mAP"]
     return "\n".join(lines)
 
 
 def _cell(reports: Sequence[Report], first: Any) -> str:
     if not reports:
         return ""
-    values = [report["metrics"]["map"] for report in reports]
+    values = [value for report in reports if (value := report["metrics"]["map"]) is not None]
+    if not values:
+        return "—"
     text = number(statistics.fmean(values))
     if len(values) > 1:
         text += f" ± {statistics.stdev(values):.4f}"
