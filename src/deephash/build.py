@@ -183,14 +183,14 @@ def method(
 
 
 def label_free_methods() -> list[str]:
-    """The methods that read no labels, by the modules that define their loss, sorted."""
-    found = []
+    """The methods that read no labels, by the modules that define their loss or class, sorted."""
+    found = set()
     for _, name, _ in pkgutil.iter_modules(methods.__path__):
         module = importlib.import_module(f"{methods.__name__}.{name}")
-        classes = (one for one in vars(module).values() if isinstance(one, type))
-        if any(one.__module__ == module.__name__ and vars(one).get("labels") is False
-               for one in classes):  # fmt: skip
-            found.append(name)
+        for one in vars(module).values():
+            own = isinstance(one, type) and one.__module__ == module.__name__
+            if own and one is not Composed and vars(one).get("labels") is False:
+                found.add(name)
     return sorted(found)
 
 

@@ -1,0 +1,254 @@
+"""Whole runs on images without labels: training, reports, pages, evaluation, report of a sweep."""
+
+import json
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from PIL import Image
+
+from deephash import build, config, jobs, retrieval, schema
+from deephash.data.sources import Folder
+from deephash.engine import checkpoint
+from deephash.errors import DataError
+from deephash.losses.pairwise import PairwiseLikelihood
+from tests.commands import ROOT
+
+CONF = str(ROOT / "conf")
+SMALL = ["dataset=folder", "dataset.protocol=drawn", "dataset.protocols.drawn.queries=6",
+         "dataset.size=16", "dataset.source.size=16", "backbone=tiny", "backbone.width=4",
+         "trainer.device=cpu", "trainer.epochs=2", "trainer.eval_every=1", "trainer.batch_size=8",
+         "model.nbit=8", "method=dpsh", "trainer.snapshots=5"]  # fmt: skip
+NULLS = ("map", "map_min", "map_within_radius_2", "recall_within_radius_2", "precision_at",
+         "recall_at", "hit_rate_at", "pr_curve", "pr_curve_by_rank", "queries_counted",
+         "queries_without_relevant", "queries_without_hits")  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pages():
+    schema.register()
+    with initialize_config_dir(CONF, version_base="1.3"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Images without labels below ``flat``, others in two class folders below ``two``."""
+    folder = tmp_path_factory.mktemp("images")
+    for number in range(30):
+        noise = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        for place in (folder / "flat", folder / "two" / "ab"[number % 2]):
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(noise).save(place / f"{number:02}.png")
+    return folder
+
+
+@pytest.fixture
+def without_labels(monkeypatch):
+    """The loss of dpsh pushes codes apart and reads no labels."""
+    monkeypatch.setattr(PairwiseLikelihood, "labels", False, raising=False)
+    monkeypatch.setattr(
+        PairwiseLikelihood, "forward", lambda self, output, batch: {"spread": -output.u.var()}
+    )
+    made = build.data
+
+    def data(*arguments, **options):
+        module = made(*arguments, **options)
+        module.reads_labels = False
+        return module
+
+    monkeypatch.setattr(build, "data", data)
+
+
+def folded(root, outputs, *words, quiet=True):
+    words = [*SMALL, f"dataset.root={root}/flat", f"paths.outputs={outputs}", *words]
+    words += ["logger=quiet"] * quiet
+    return config.fold(compose("train", overrides=words), words), words
+
+
+def train(root, outputs, *words, **options):
+    return jobs.train(*folded(root, outputs, *words, **options))
+
+
+def evaluate(*words):
+    words = list(words)
+    return jobs.evaluate(config.fold(compose("evaluate", overrides=words), words), words)
+
+
+def no_nan(file):
+    def refuse(word):
+        raise AssertionError(f"{word} in {file}")
+
+    return json.loads(file.read_text(), parse_constant=refuse)
+
+
+@pytest.fixture
+def run(root, tmp_path, without_labels):
+    report = train(root, tmp_path)
+    return tmp_path / report["run"]
+
+
+def test_a_run_reports_what_needs_no_labels(run, capsys):
+    report = no_nan(run / "report.json")
+    metrics = report["metrics"]
+    assert {key: metrics[key] for key in NULLS} == dict.fromkeys(NULLS)
+    assert set(metrics["ties"].values()) == {None}
+    assert metrics["note"] == retrieval.NO_LABELS
+    assert metrics["precision_within_radius_2"]["empty_fraction"] is not None
+    assert 0 <= metrics["distances"]["mean_nearest"] <= metrics["distances"]["mean"] <= 8
+    assert metrics["codes"]["bits"]["distinct_codes"] >= 1
+    assert metrics["codes"]["distances"]["pairs"] == 24 * 23 // 2
+    assert metrics["codes"]["separability"] is None and metrics["codes"]["histograms"] is None
+    assert (report["protocol"]["num_classes"], report["protocol"]["num_train"]) == (0, 24)
+    selection = report["selection"]
+    assert (selection["select_on"], selection["selected_epoch"]) == ("last", 2)
+    assert selection["map_last"] is None and selection["map_best_on_query"] is None
+    assert checkpoint.load(run / "best.pt")["epoch"] == 2
+    codes = retrieval.StoredCodes.read(run / "codes.npz")
+    assert codes.query.labels is None and len(codes.database.codes) == 24
+    page = (run / "report.html").read_text()
+    assert retrieval.NO_LABELS in page and "Three ways to quote" not in page
+    assert "nan" not in page.lower().replace("nanmean", "")
+
+
+def test_the_screen_says_it_in_one_sentence(root, tmp_path, without_labels, capsys, caplog):
+    train(root, tmp_path, "trainer.select_on=query", quiet=False)
+    told = " ".join(capsys.readouterr().out.split())
+    assert retrieval.NO_LABELS in told and "bit entropy" in told
+    assert "no mAP for trainer.select_on=query, and the last epoch's encoder is kept" in caplog.text
+    again = folded(root, tmp_path, "trainer.select_on=query", quiet=False)
+    jobs.train(*again)
+    assert "finished already" in capsys.readouterr().out
+
+
+def test_it_resumes_to_the_same_weights(root, run, tmp_path):
+    (run / "report.json").unlink()  # killed before the report, after the last epoch
+    last = checkpoint.load(run / "last.pt")
+    assert [row["query"] for row in last["progress"]["history"]] == [None, None]
+    before = checkpoint.load(run / "best.pt")["encoder"]
+    report = train(root, tmp_path)
+    after = checkpoint.load(run / "best.pt")["encoder"]
+    assert report["selection"]["selected_epoch"] == 2
+    assert all((before[key] == after[key]).all() for key in before)
+
+
+def test_evaluation_has_a_page_without_relevance(run, root, capsys):
+    found = evaluate(f"run='{run}'", "gallery.rows=2", "gallery.top=3", "tsne=20", "device=cpu")
+    assert found["metrics"] == no_nan(run / "report.json")["metrics"]
+    assert retrieval.NO_LABELS in capsys.readouterr().out
+    drawn = {file.stem for file in (run / "figures").glob("*.png")}
+    assert {"pair_distances", "bits", "retrieved", "tsne", "codes_over_training"} >= drawn
+    assert {"pair_distances", "bits", "retrieved", "tsne"} <= drawn
+    page = (run / "evaluation.html").read_text()
+    assert retrieval.NO_LABELS in page and "Dashed red frame" not in page
+
+
+def test_on_labelled_images_it_has_a_map(run, root, tmp_path, capsys):
+    found = evaluate(f"run='{run}'", "dataset=folder", f"dataset.root={root}/two",
+                     "dataset.size=16", "dataset.source.size=16", "figures=false",
+                     "dataset.protocols.per_class.queries=2", "dataset.name=two",
+                     "device=cpu")  # fmt: skip
+    assert 0 < found["metrics"]["map"] < 1 and "note" not in found["metrics"]
+    assert found["protocol"]["num_classes"] == 2
+
+
+def test_runs_stand_side_by_side_with_a_dash(root, run, tmp_path, capsys):
+    other = train(root, tmp_path, "seed=1")
+    found = evaluate(f"runs='{tmp_path}'", f"out={tmp_path / 'compared'}")
+    assert len(found) == 2 and other["run"] in str(list(found))
+    shown = capsys.readouterr().out
+    assert "| — |" in shown and "there is no mAP" in shown
+    page = (tmp_path / "compared" / "comparison.html").read_text()
+    assert "measured on images without labels" in page
+    numbers = no_nan(tmp_path / "compared" / "comparison.json")
+    assert "codes.bits.entropy" in numbers["rows"][0]["metrics"]
+    assert "map" not in numbers["rows"][0]["metrics"]
+
+
+def test_a_sweep_has_dashes_and_a_note(run, tmp_path, capsys):
+    folder = tmp_path / "sweeps" / "few"
+    folder.mkdir(parents=True)
+    values = {"dataset": "folder", "dataset.protocol": "drawn", "method": "dpsh",
+              "model.nbit": 8, "seed": 0}  # fmt: skip
+    entry = {"run": str(run.relative_to(tmp_path)), "values": values}
+    (folder / "sweep.json").write_text(json.dumps({"jobs": [entry], "report": {"rows": "method"}}))
+    words = ["sweep=few", f"paths.outputs={tmp_path}", "compare=best"]
+    jobs.report(config.fold(compose("report", overrides=words), words), words)
+    shown = capsys.readouterr().out
+    assert "1 finished" in shown and "| dpsh | — no mAP |" in shown
+    assert "images without labels" in shown
+    for name in ("report.html", "table.tex", "table.csv"):
+        text = (folder / name).read_text()
+        assert "nan" not in text.lower(), name
+    assert "no mAP" in (folder / "report.html").read_text()
+
+
+class TestRefusals:
+    def test_a_loss_that_reads_labels(self, root, tmp_path, monkeypatch):
+        monkeypatch.setattr(Folder, "load", lambda *_: pytest.fail("images were opened"))
+        monkeypatch.setattr(build, "label_free_methods", lambda: ["cibhash", "itq"])
+        with pytest.raises(DataError) as error:
+            train(root, tmp_path)
+        message = str(error.value)
+        assert "none of the 30 images of dataset folder has a label" in message
+        assert "method=dpsh reads labels (PairwiseLikelihood)" in message
+        assert "Give labels: " in message and "method=cibhash or method=itq." in message
+        assert not list(tmp_path.iterdir())
+
+    def test_patience(self, root, tmp_path, without_labels):
+        with pytest.raises(DataError, match=r"trainer\.patience=3 stops by a mAP.*\n.*=null"):
+            train(root, tmp_path, "trainer.patience=3")
+
+    def test_a_protocol_that_counts_by_class(self, root, tmp_path, without_labels):
+        with pytest.raises(DataError, match=r"PerClass counts images by class.*protocol=drawn"):
+            train(root, tmp_path, "dataset.protocol=per_class")
+
+    def test_the_methods_it_names_are_those_that_read_no_labels(self):
+        names = build.label_free_methods()
+        assert "composed" not in names and "base" not in names
+        for name in names:
+            cfg = compose("train", overrides=[f"method={name}", "dataset=digits"])
+            node = OmegaConf.to_container(cfg, resolve=True)["method"]
+            assert node["name"] == name
+
+
+class TestData:
+    def do(self, root, tmp_path, action, *words):
+        words = [f"do={action}", *SMALL[:5], f"dataset.root={root}/flat", *words]
+        jobs.data(config.fold(compose("data", overrides=words), words), words)
+
+    def test_describe(self, root, tmp_path, capsys):
+        self.do(root, tmp_path, "describe", f"out={tmp_path / 'd.json'}")
+        shown = capsys.readouterr().out
+        assert "no labels, so no classes and no mAP" in shown
+        assert "none of the 30 images has a label" in shown
+        told = no_nan(tmp_path / "d.json")
+        assert told["chance"] == {} and told["facts"]["num_train_unlabelled"] == 24
+
+    def test_prepare(self, root, tmp_path, capsys):
+        self.do(root, tmp_path, "prepare")
+        assert "30 images are ready" in (shown := capsys.readouterr().out)
+        assert "no labels" in shown
+
+    @pytest.mark.parametrize("images", ["true", "null", "false"])
+    def test_verify(self, root, tmp_path, capsys, images):
+        self.do(root, tmp_path, "verify", f"images={images}", f"out={tmp_path / 'v.json'}")
+        assert "none of the 30 images has a label" in (shown := capsys.readouterr().out)
+        assert shown.endswith("in order\n")
+
+    def test_export_as_lists_that_are_read_back(self, root, tmp_path, capsys):
+        for style in ("one_hot", "split"):
+            self.do(root, tmp_path, "export", f"style={style}", f"out={tmp_path}")
+        first = capsys.readouterr().out.split("fingerprint ")[1].split()[0]
+        words = ["do=verify", "dataset=lists", f"dataset.root={root}/flat",
+                 f"dataset.lists={tmp_path}", "images=false"]  # fmt: skip
+        jobs.data(config.fold(compose("data", overrides=words), words), words)
+        assert f"protocol lists: {first}" in capsys.readouterr().out
+
+    def test_encode(self, root, tmp_path, capsys):
+        self.do(root, tmp_path, "encode", "backbone=tiny", "backbone.width=4",
+                f"out={tmp_path / 'features'}", "trainer.device=cpu")  # fmt: skip
+        words = ["do=describe", "dataset=features", f"dataset.root={tmp_path / 'features'}"]
+        jobs.data(config.fold(compose("data", overrides=words), words), words)
+        assert "no labels" in capsys.readouterr().out
