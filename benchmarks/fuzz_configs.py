@@ -189,18 +189,18 @@ def fuzz_lines(count: int, draw: random.Random, told: Outcome) -> None:
         told.see(f"{page} {words}", job)
 
 
-def train(cfg: dict[str, Any]) -> None:
+def train(folded: dict[str, Any]) -> None:
     """Build a method on the digits and take two steps."""
-    nbit = cfg["model"]["nbit"]
-    if cfg["dataset"]["name"] != "digits" or nbit > 256 or cfg["backbone"].get("width", 0) > 64:
+    trainer = {**folded["trainer"], "device": "cpu"}
+    cfg = schema.parse(schema.Train, {**folded, "trainer": trainer})
+    if cfg.dataset.name != "digits" or cfg.model.nbit > 256 or cfg.backbone.get("width", 0) > 64:
         return
-    cfg = {**cfg, "trainer": {**cfg["trainer"], "device": "cpu"}}
     data = build.data(cfg)
     data.setup(torch.device("cpu"))
     build.evaluation(cfg, torch.device("cpu")).check(data)
     method = build.method(cfg, data.facts.num_classes, data.facts.num_train, data.width, False)
     optimizer = build.optimizer(cfg, method)
-    build.part(cfg["scheduler"], "scheduler").factor(0, cfg["trainer"]["epochs"] or 1)
+    build.part(cfg.scheduler, "scheduler").factor(0, cfg.trainer.epochs or 1)
     method.prepare(data)
     method.on_epoch_start(0)
     for _, batch in zip(range(2), data.train(0), strict=False):

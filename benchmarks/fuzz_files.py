@@ -350,13 +350,16 @@ class Sound:
                  f"paths.outputs={self.outputs}"]  # fmt: skip
         with pages() as page:
             jobs = [["method=csq", "model.nbit=8", f"seed={seed}", *words] for seed in (0, 1)]
-            self.cfgs = [page("train", *job) for job in jobs]
-            self.evaluation = page("evaluate", "run=x", "figures=false", "device=cpu")
-            self.report = page("report", "sweep=a", "compare=best", "draws=100",
-                               f"paths.outputs={self.outputs}")  # fmt: skip
-        grid = [(job, cfg) for job, cfg in zip(jobs, self.cfgs, strict=True)]
+            grid = config.train_pages([(job, page("train", *job)) for job in jobs])
+            self.cfgs = [cfg for _, cfg in grid]
+            evaluation = page("evaluate", "run=x", "figures=false", "device=cpu")
+            self.evaluation = config.evaluate_page(evaluation)
+            self.report = config.report_page(
+                page("report", "sweep=a", "compare=best", "draws=100",
+                     f"paths.outputs={self.outputs}")
+            )  # fmt: skip
         for job, cfg in grid:
-            train(copy.deepcopy(cfg), job)
+            train(cfg, job)
         self.planned = sweeping.plan(grid)
         self.runs = [job.name for job in self.planned]
         sweeping.write_manifest(
@@ -528,7 +531,8 @@ class Sound:
 
     def reported(self, outputs: Path) -> None:
         """``report.py sweep=``."""
-        reporting.report(self.report | {"paths": self.report["paths"] | {"outputs": str(outputs)}})
+        paths = self.report.paths.with_values(outputs=str(outputs))
+        reporting.report(self.report.with_values(paths=paths.plain))
 
     def judged(self, folder: Path) -> None:
         """Paired differences, and a search index from a run."""

@@ -609,12 +609,13 @@ class Learner:
     def __init__(self, request: Request, backbone: str, settings: Found) -> None:
         import torch
 
-        from deephash import build
+        from deephash import build, schema
         from deephash.engine import forms
         from deephash.engine.trainer import Trainer
 
-        cfg = configuration(request, backbone)
-        cfg["trainer"] = {**cfg["trainer"], **settings}
+        folded = configuration(request, backbone)
+        folded["trainer"] = {**folded["trainer"], **settings}
+        cfg = schema.parse(schema.Train, folded)
         self.device, self.side = torch.device(request["device"]), sizes_of(request).side
         self.precision = settings["precision"]
         self.method = build.method(cfg, num_classes=10, num_train=5_000).to(self.device)
@@ -630,7 +631,7 @@ class Learner:
             from deephash.engine import graphs
 
             given["capture"] = graphs.CudaCapture(self.device)
-        schedule = build.part(cfg["scheduler"], "scheduler")
+        schedule = build.part(cfg.scheduler, "scheduler")
         self.loop = Trainer(
             Path(request["scratch"]), optimizer, schedule, device=self.device,
             fingerprint="", **given,

@@ -241,10 +241,10 @@ def direct(*arguments: str) -> Job:
 
     schema.register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = config.fold(compose("train", overrides=list(arguments)), list(arguments))
+        folded = config.fold(compose("train", overrides=list(arguments)), list(arguments))
 
     def job() -> int:
-        jobs.train(cfg, list(arguments))
+        jobs.train(config.train_page(folded, list(arguments)), list(arguments))
         return 0
 
     return job

@@ -85,26 +85,27 @@ class Noise:
         )
 
 
-def composed(words: Sequence[str], size: int, batch: int) -> dict[str, Any]:
+def composed(words: Sequence[str], size: int, batch: int) -> schema.Train:
     """The configuration of a case, on images like CIFAR-10's."""
     schema.register()
     given = ["dataset=cifar10", f"dataset.size={size}", "trainer.device=cpu",
              f"trainer.batch_size={batch}"]  # fmt: skip
     weights = [] if "backbone=tiny" in words else ["backbone.weights=none"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return config.fold(compose("train", overrides=[*given, *words, *weights]))
+        folded = config.fold(compose("train", overrides=[*given, *words, *weights]))
+    return schema.parse(schema.Train, folded)
 
 
-def module(cfg: dict[str, Any], steps: int, device: torch.device) -> DataModule:
+def module(cfg: schema.Train, steps: int, device: torch.device) -> DataModule:
     """Batches of noise, augmented as the configuration says."""
-    transforms = {
-        role: Pipeline([build.part(step, "dataset.transforms") for step in steps_of])
-        for role, steps_of in cfg["dataset"]["transforms"].items()
-    }
-    batch = cfg["trainer"]["batch_size"]
+    train, test = (
+        Pipeline([build.part(step, "dataset.transforms") for step in steps])
+        for steps in (cfg.dataset.transforms.train, cfg.dataset.transforms.test)
+    )
+    batch = cfg.trainer.batch_size
     data = DataModule(
         "noise", Noise(batch * steps + 2 * CLASSES), PerClass(queries=1, train=None), "all",
-        transforms["train"], transforms["test"], batch_size=batch, seed=cfg["seed"],
+        train, test, batch_size=batch, seed=cfg.seed,
     )  # fmt: skip
     data.setup(device)
     return data
@@ -113,7 +114,7 @@ def module(cfg: dict[str, Any], steps: int, device: torch.device) -> DataModule:
 class Case:
     """A method, its data and its optimizer, and ways to train them."""
 
-    def __init__(self, cfg: dict[str, Any], steps: int, device: torch.device = CPU) -> None:
+    def __init__(self, cfg: schema.Train, steps: int, device: torch.device = CPU) -> None:
         self.cfg, self.device = cfg, device
         self.data = module(cfg, steps, device)
         count = self.data.facts.num_train
@@ -125,7 +126,7 @@ class Case:
     def fit(self, batches: Any) -> None:
         """An epoch of the trainer, without its files."""
         loop = trainer.Trainer(
-            Path(os.devnull), self.optimizer, build.part(self.cfg["scheduler"], "scheduler"),
+            Path(os.devnull), self.optimizer, build.part(self.cfg.scheduler, "scheduler"),
             self.device, "", epochs=1, eval_every=1, log_every=10**9,
         )  # fmt: skip
         with mock.patch.object(checkpoint, "save"):
@@ -185,7 +186,7 @@ def computes(operator: Any) -> bool:
     return schema.is_mutable or not aliases  # a view shares memory and writes none
 
 
-def operators(cfg: dict[str, Any]) -> dict[str, Counter[str]]:
+def operators(cfg: schema.Train) -> dict[str, Counter[str]]:
     """The operators of one step, by section."""
     case = Case(cfg, 4, META)
     step, counting = TrainingStep(case.method, case.optimizer, META), Operators()
@@ -206,7 +207,7 @@ def operators(cfg: dict[str, Any]) -> dict[str, Counter[str]]:
     return counting.found
 
 
-def fills(cfg: dict[str, Any]) -> int:
+def fills(cfg: schema.Train) -> int:
     """How many new tensors of a step deterministic algorithms would fill."""
     case = Case(cfg, 4)
     step, coming = TrainingStep(case.method, case.optimizer, case.device), iter(case.data.train(0))

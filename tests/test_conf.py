@@ -20,6 +20,7 @@ from deephash.models.heads import Linear
 from deephash.overrides import parse_all, texts
 from deephash.records import Batch
 from deephash.retrieval import Convention
+from tests.pages import typed
 
 CONF = Path(__file__).parents[1] / "conf"
 NEEDS = {
@@ -117,9 +118,9 @@ def test_every_protocol_of_a_dataset_composes(option, folded):
     dataset = folded(*words)["dataset"]
     for name in dataset["protocols"]:
         cfg = folded(*words, f"dataset.protocol={name}")
-        assert config.check(cfg) == [] and build.data(cfg) is not None
-        assert bool(build.data(cfg).expected) == (dataset["name"] not in OWN), name
-        assert (build.recipe(cfg) is not None) == (name in dataset.get("recipes", ())), name
+        assert config.check(cfg) == [] and build.data(typed(cfg)) is not None
+        assert bool(build.data(typed(cfg)).expected) == (dataset["name"] not in OWN), name
+        assert (build.recipe(typed(cfg)) is not None) == (name in dataset.get("recipes", ())), name
     assert set(dataset.get("recipes", ())) | set(dataset["expected"] or ()) <= {
         *dataset["protocols"]
     }
@@ -208,12 +209,12 @@ def test_what_is_wrong_with_an_evaluation_is_told(words, key, composed):
     ],
 )
 def test_a_convention_stands_for_its_fields(words, means, folded):
-    assert build.convention(folded(*words)) == Convention(**means)
+    assert build.convention(typed(folded(*words))) == Convention(**means)
 
 
 def test_an_unknown_convention_is_told_the_others(folded):
     with pytest.raises(DataError, match="'orthhash' is unknown; allowed: orthohash"):
-        build.convention(folded("evaluation.convention=orthhash"))
+        build.convention(typed(folded("evaluation.convention=orthhash")))
 
 
 def test_evaluate_measures_under_what_is_named_and_else_as_the_run(folded):
@@ -222,10 +223,10 @@ def test_evaluate_measures_under_what_is_named_and_else_as_the_run(folded):
     assert config.changed(ran, untold) == ran
     named = config.fold(compose_evaluate("evaluation.convention=hashnet"))["evaluation"]
     cfg = folded() | {"evaluation": config.changed(ran, named)}
-    assert build.convention(cfg) == Convention.named("hashnet")
+    assert build.convention(typed(cfg)) == Convention.named("hashnet")
     one = config.fold(compose_evaluate("evaluation.ties=best"))["evaluation"]
     cfg = folded() | {"evaluation": config.changed(ran, one)}
-    assert build.convention(cfg) == Convention.named("csq", denominator="min", ties="best")
+    assert build.convention(typed(cfg)) == Convention.named("csq", denominator="min", ties="best")
 
 
 def compose_evaluate(*words):
@@ -272,7 +273,7 @@ def test_without_a_swap_the_seats_are_gone(folded):
 def test_swapped_parts_are_built(folded):
     cfg = folded("codebook=bernoulli", "similarity=cosine", "head=linear", "relaxation=tanh")
     assert config.check(cfg) == []
-    method = build.method(cfg, num_classes=10, num_train=500)
+    method = build.method(typed(cfg), num_classes=10, num_train=500)
     names = [type(part).__name__ for part in (method.codebook, method.similarity,
                                               method.encoder.head, method.relaxation)]  # fmt: skip
     assert names == ["Bernoulli", "Cosine", "Linear", "Tanh"]
@@ -642,9 +643,9 @@ def test_the_device_is_found():
 
 
 def test_retrieval_takes_the_cut_off_of_the_dataset(folded):
-    assert build.convention(folded("dataset.top=100")).top == 100
-    assert build.convention(folded("dataset.top=100", "evaluation.top=7")).top == 7
-    assert build.convention(folded()).top is None
+    assert build.convention(typed(folded("dataset.top=100"))).top == 100
+    assert build.convention(typed(folded("dataset.top=100", "evaluation.top=7"))).top == 7
+    assert build.convention(typed(folded())).top is None
 
 
 def test_the_hint_for_a_protocol_without_validation_composes(composed):
@@ -664,7 +665,7 @@ def test_expected_counts_are_those_of_the_protocol_as_published(composed):
     assert folded["dataset"]["protocols"]["54k"]["validation"] == 50
     assert folded["dataset"]["protocols"]["54k"]["queries"] == 100
     assert config.fold(composed(words), words)["dataset"]["expected"] == {}
-    assert build.data(config.fold(composed(words), words)).expected is None
+    assert build.data(typed(config.fold(composed(words), words))).expected is None
 
 
 @pytest.mark.parametrize("method", [None, *(p.stem for p in sorted(CONF.glob("method/*.yaml")))])
@@ -676,7 +677,7 @@ def test_the_pictures_of_the_paper_take_any_method_and_dataset(method, folded):
         cfg = folded(*words, overlay)
         assert config.check(cfg, [*words, overlay]) == []
         assert cfg["method"] == folded(*words)["method"]
-        assert cfg["dataset"]["classes"] == list(range(2**bits)) == build.data(cfg).classes
+        assert cfg["dataset"]["classes"] == list(range(2**bits)) == build.data(typed(cfg)).classes
         assert (cfg["model"]["nbit"], cfg["trainer"]["snapshots"]) == (bits, 1000)
         assert (cfg["dataset"]["name"], cfg["backbone"]["name"]) == ("cifar10", "alexnet")
         digits = folded(overlay, *words, "dataset=digits")
@@ -687,7 +688,7 @@ def test_the_pictures_of_the_paper_take_any_method_and_dataset(method, folded):
 def test_a_run_from_before_classes_and_snapshots_is_the_same_run(folded):
     older = folded()
     del older["dataset"]["classes"], older["trainer"]["snapshots"]
-    assert build.data(older).classes is None
+    assert build.data(typed(older)).classes is None
     assert config.differences(config.essence(older), config.essence(folded())) == []
 
 
@@ -707,13 +708,13 @@ def test_a_run_from_before_an_option_of_a_part_is_the_same_run(folded):
     ) == ["method.relaxation.sign_of_zero: 1 -> 0"]
     older = folded("method=greedyhash")
     del older["method"]["relaxation"]["sign_of_zero"]
-    assert build.method(older, 10, 100).relaxation.sign_of_zero == 1
+    assert build.method(typed(older), 10, 100).relaxation.sign_of_zero == 1
 
 
 @pytest.mark.parametrize("name", ["hadamard", "max_hamming"])
 def test_four_classes_have_a_word_of_two_bits_each(name, folded):
     cfg = folded("experiment=codes_2bit", "method=csq", f"codebook={name}", "dataset=digits")
-    centers = build.method(cfg, num_classes=4, num_train=200).centers()
+    centers = build.method(typed(cfg), num_classes=4, num_train=200).centers()
     assert len({tuple(row) for row in centers.tolist()}) == 4
 
 
@@ -722,27 +723,27 @@ def test_eight_classes_have_a_word_of_three_bits_each_or_the_way_out_is_told(nam
     cfg = folded("experiment=codes_3bit", "method=csq", f"codebook={name}", "dataset=digits")
     if name != "max_hamming":
         with pytest.raises(ConfigError, match=r"3 balanced rows.*8 classes(.|\n)*=max_hamming"):
-            build.method(cfg, num_classes=8, num_train=400)
+            build.method(typed(cfg), num_classes=8, num_train=400)
         return
-    centers = build.method(cfg, num_classes=8, num_train=400).centers()
+    centers = build.method(typed(cfg), num_classes=8, num_train=400).centers()
     assert len({tuple(row) for row in centers.tolist()}) == 8
 
 
 def test_undecided_bits_are_an_option_of_evaluation(folded):
     given = folded("evaluation.ternary=1", "evaluation.ties=stable")
     assert config.check(given) == []
-    found = build.evaluation(given, torch.device("cpu"))
+    found = build.evaluation(typed(given), torch.device("cpu"))
     assert (found.ternary, found.convention.ties) == (1.0, "stable")
-    assert build.evaluation(folded(), torch.device("cpu")).ternary is None
+    assert build.evaluation(typed(folded()), torch.device("cpu")).ternary is None
     for threshold in ("-1", "nan"):
         with pytest.raises(DataError, match="at least 0"):
-            build.evaluation(folded(f"evaluation.ternary={threshold}"), torch.device("cpu"))
+            build.evaluation(typed(folded(f"evaluation.ternary={threshold}")), torch.device("cpu"))
 
 
 def test_a_run_from_before_undecided_bits_still_evaluates(folded):
     older = folded()
     del older["evaluation"]["ternary"]
-    assert build.evaluation(older, torch.device("cpu")).ternary is None
+    assert build.evaluation(typed(older), torch.device("cpu")).ternary is None
     assert config.differences(config.essence(older), config.essence(folded())) == []
 
 
@@ -799,7 +800,7 @@ def finite():
     def judge(cfg):
         key = json.dumps([cfg["method"].get(seat) for seat in CROSSED])
         if key not in known:
-            method = build.method(cfg, num_classes=4, num_train=6)
+            method = build.method(typed(cfg), num_classes=4, num_train=6)
             tiny.zero_grad()
             total = sum(method(batch).values())
             total.backward()

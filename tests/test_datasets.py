@@ -81,18 +81,27 @@ def here(tmp_path, monkeypatch):
 
 def data(do, *words):
     """What ``python data.py`` does."""
-    jobs.data(config.fold(compose("data", overrides=[f"do={do}", *words]), words), words)
+    jobs.data(
+        config.data_page(
+            config.fold(compose("data", overrides=[f"do={do}", *words]), words), words
+        ),
+        words,
+    )
 
 
 def train(*words):
     words = ["backbone=tiny", "trainer.epochs=1", "trainer.batch_size=16", "trainer.device=cpu",
              "model.nbit=16", "logger=quiet", *words]  # fmt: skip
-    return jobs.train(config.fold(compose("train", overrides=words), words), words)
+    return jobs.train(
+        config.train_page(config.fold(compose("train", overrides=words), words), words), words
+    )
 
 
 def evaluate(*words):
     words = ["figures=false", "device=cpu", *words]
-    return jobs.evaluate(config.fold(compose("evaluate", overrides=words)), words)
+    return jobs.evaluate(
+        config.evaluate_page(config.fold(compose("evaluate", overrides=words)), words), words
+    )
 
 
 @pytest.mark.parametrize("dataset", MINIATURES)

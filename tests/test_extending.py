@@ -70,9 +70,9 @@ def test_the_loss_of_the_page_is_chosen_checked_and_named(plugin):
     plugin(files_of_the_page())
     words = ["plugins=[mypkg]", "method=dpsh", "loss=inner_product"]
     cfg = checked(*words)
-    assert cfg["method"]["loss"]["_target_"] == "mypkg.losses.InnerProduct"
-    assert config.run_name(cfg, words) == "digits/dpsh+inner_product/32bit/seed0"
-    assert "plugins" not in config.essence(cfg) and cfg["plugins"] == ["mypkg"]
+    assert cfg.method.loss["_target_"] == "mypkg.losses.InnerProduct"
+    assert config.run_name(cfg.plain, words) == "digits/dpsh+inner_product/32bit/seed0"
+    assert "plugins" not in config.essence(cfg.plain) and cfg.plugins == ["mypkg"]
     with pytest.raises(ConfigError, match=r"loss.quantization  is -1"):
         checked(*words, "loss.quantization=-1")
 
@@ -83,7 +83,7 @@ def test_a_folder_of_configuration_beside_the_package(plugin):
     files["mine/other.py"] = "from mypkg.losses import InnerProduct\n"
     plugin(files)
     line = ["--config-dir", "mine", "plugins=[mypkg,other]", "loss=mine", "method=dpsh"]
-    assert checked(*line)["method"]["loss"]["quantization"] == 0.1
+    assert checked(*line).method.loss["quantization"] == 0.1
     assert targets.plugins() == ("mypkg", "other")  # found in the current folder, and in mine
 
 
@@ -91,7 +91,7 @@ def test_a_folder_of_configuration_beside_the_package(plugin):
 def test_every_page_takes_plugins(plugin, page):
     plugin(files_of_the_page())
     more = {"evaluate": "run=x", "data": "do=verify", "report": "sweep=x"}[page]
-    assert checked(more, "plugins=mypkg", page=page)["plugins"] == ["mypkg"]
+    assert checked(more, "plugins=mypkg", page=page).plugins == ["mypkg"]
 
 
 SOURCE = """
@@ -124,7 +124,7 @@ def test_a_dataset_page_a_source_and_a_recipe_of_a_package(plugin):
             "mypkg/conf/method/mine.yaml": METHOD})  # fmt: skip
     words = ["plugins=[mypkg]", "dataset=birds", "method=mine"]
     cfg = checked(*words)
-    assert config.run_name(cfg, words) == "birds/mine/32bit/seed0"
+    assert config.run_name(cfg.plain, words) == "birds/mine/32bit/seed0"
     assert type(build.source(cfg)).__module__ == "mypkg"
 
 
@@ -163,7 +163,7 @@ def test_a_class_of_a_package_that_is_not_named_is_refused(plugin):
 def test_a_run_folder_cannot_name_a_package(tmp_path, plugin):
     """What the folder of a stranger names is not imported, whatever its plugins say."""
     plugin({"mypkg/__init__.py": "raise SystemExit('imported')"})
-    cfg = checked()
+    cfg = dict(checked().plain)
     cfg["plugins"] = ["mypkg"]
     cfg["backbone"] = {"_target_": "mypkg.Backbone"}
     folder = tmp_path / "run"

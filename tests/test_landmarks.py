@@ -82,12 +82,16 @@ def oxford(tmp_path):
 def train(*words):
     words = ["method=orthohash", "model.nbit=32", "trainer.epochs=6", "trainer.batch_size=24",
              "trainer.device=cpu", "logger=quiet", *words]  # fmt: skip
-    return jobs.train(config.fold(compose("train", overrides=words), words), words)
+    return jobs.train(
+        config.train_page(config.fold(compose("train", overrides=words), words), words), words
+    )
 
 
 def evaluate(report, *words):
     words = [f'run="outputs/{report["run"]}"', "device=cpu", *words]
-    return jobs.evaluate(config.fold(compose("evaluate", overrides=words)), words)
+    return jobs.evaluate(
+        config.evaluate_page(config.fold(compose("evaluate", overrides=words)), words), words
+    )
 
 
 def test_a_layer_learns_landmarks_and_is_measured_by_lists(gldv2, tmp_path, capsys):

@@ -71,7 +71,7 @@ def planned(tmp_path, *grid):
     for words in grid:
         words = (*words, f"paths.outputs={tmp_path}/runs")
         jobs.append((words, config.fold(compose("train", overrides=list(words)), words)))
-    return plan(jobs)
+    return plan(config.train_pages(jobs))
 
 
 def test_missing_data_are_told_once_for_each_dataset(tmp_path):

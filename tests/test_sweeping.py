@@ -31,25 +31,25 @@ def plan(composed, tmp_path):
         lines = [
             (*line.split(), f"paths.outputs={tmp_path}/out", "backbone=tiny") for line in lines
         ]
-        return sweeping.plan([(line, composed(line)) for line in lines])
+        return sweeping.plan(config.train_pages([(line, composed(line)) for line in lines]))
 
     return of
 
 
 def finish(job, seconds=10.0, value=0.5, **config_changes):
     job.run.path.mkdir(parents=True)
-    cfg = json.loads(json.dumps(job.cfg)) | config_changes
+    cfg = json.loads(json.dumps(job.cfg.plain)) | config_changes
     (job.run.path / "config.yaml").write_text(json.dumps(cfg))  # JSON is YAML
     report = {
         "training": {"seconds": seconds - sweeping.START}, "metrics": {"map": value},
-        "selection": {"epoch_last": job.cfg["trainer"]["epochs"]}, "run": job.name,
+        "selection": {"epoch_last": job.cfg.trainer.epochs}, "run": job.name,
     }  # fmt: skip
     (job.run.path / "report.json").write_text(json.dumps(report))
 
 
 def interrupt(job, epoch):
     job.run.path.mkdir(parents=True)
-    (job.run.path / "config.yaml").write_text(json.dumps(job.cfg))
+    (job.run.path / "config.yaml").write_text(json.dumps(job.cfg.plain))
     (job.run.path / "last.pt").touch()
     (job.run.path / "log.jsonl").write_text(json.dumps({"epoch": epoch}) + "\n")
 
@@ -103,12 +103,12 @@ def test_two_jobs_of_one_folder_that_differ_are_refused(plan, composed, tmp_path
     other = composed(line)
     other["optimizer"]["lr"] = 0.5
     with pytest.raises(ConfigError, match=r"(?s)two jobs have one folder, digits.*optimizer.lr"):
-        sweeping.plan([(line, composed(line)), (line, other)])
+        sweeping.plan(config.train_pages([(line, composed(line)), (line, other)]))
 
 
 def test_folders_of_other_configurations_are_told_at_once(plan):
     for job in plan("seed=0", "seed=1", "seed=2")[:2]:
-        finish(job, optimizer={**job.cfg["optimizer"], "lr": 0.25})
+        finish(job, optimizer={**job.cfg.optimizer, "lr": 0.25})
     with pytest.raises(ConfigError) as caught:
         plan("seed=0", "seed=1", "seed=2")
     assert "optimizer.lr: 0.25 -> 0.001" in str(caught.value)

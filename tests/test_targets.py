@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -167,7 +168,7 @@ def test_a_strangers_run_folder_builds_nothing_else(digits, place, node, tmp_pat
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(ran))
     with pytest.raises(ConfigError, match="nothing was loaded or written"):
-        jobs.evaluate({**page, "run": "run"})
+        jobs.evaluate(config.evaluate_page({**page, "run": "run"}))
     with pytest.raises(ConfigError):
         build.part(node, place)
     assert not (tmp_path / "ran").exists() and (tmp_path / "kept").read_text() == "text"
@@ -186,7 +187,7 @@ def stranger(digits, tmp_path, monkeypatch):
             put(ran, place, value)
         (tmp_path / "run").mkdir(exist_ok=True)
         (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(ran))
-        return {**page, "run": "run"}
+        return config.evaluate_page({**page, "run": "run"})
 
     return make
 
@@ -238,7 +239,7 @@ def test_an_encoder_that_a_checkpoint_fills_downloads_no_weights(monkeypatch):
 
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", download)
     node = {"_target_": "deephash.models.backbones.Torchvision", "name": "alexnet"}
-    assert build.backbone({"backbone": node}, pretrained=False) is not None
+    assert build.backbone(SimpleNamespace(backbone=node), pretrained=False) is not None
 
 
 @pytest.mark.parametrize("name", ["../../x", "", "/abs"])

@@ -208,18 +208,20 @@ def test_weights_are_looked_at_without_a_network(tmp_path, monkeypatch):
             "weights": str(tmp_path / "a.pth")}  # fmt: skip
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    build.check_backbone({"backbone": node})
+    build.check_backbone(SimpleNamespace(backbone=node))
     assert torch.equal(torch.get_rng_state(), before)
     with pytest.raises(DataError, match="does not fit torchvision's resnet18"):
-        build.check_backbone({"backbone": node | {"name": "resnet18"}})
+        build.check_backbone(SimpleNamespace(backbone=node | {"name": "resnet18"}))
     with pytest.raises(ConfigError, match="no model"):
-        build.check_backbone({"backbone": node | {"name": "resnet5"}})
+        build.check_backbone(SimpleNamespace(backbone=node | {"name": "resnet5"}))
     absent = SimpleNamespace(missing=lambda: "no images")  # which is told first
-    build.check_backbone({"backbone": node | {"name": "resnet18"}}, absent)
-    build.check_backbone({"backbone": {"_target_": "deephash.models.backbones.Identity"}})
+    build.check_backbone(SimpleNamespace(backbone=node | {"name": "resnet18"}), absent)
+    build.check_backbone(
+        SimpleNamespace(backbone={"_target_": "deephash.models.backbones.Identity"})
+    )
     wide = {"_target_": "deephash.models.backbones.Tiny", "weights": str(tmp_path / "a.pth")}
     with pytest.raises(DataError, match="does not fit backbone tiny"):
-        build.check_backbone({"backbone": wide})
+        build.check_backbone(SimpleNamespace(backbone=wide))
 
 
 def test_damaged_downloads_are_told(tmp_path, monkeypatch):

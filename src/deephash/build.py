@@ -1,4 +1,4 @@
-"""From a folded and checked configuration to the parts it names; the only place that builds."""
+"""Build the parts that a checked configuration names; nothing else builds parts."""
 
 import importlib
 import pkgutil
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from deephash import methods, targets
+from deephash import methods, schema, targets
 from deephash.data.datamodule import DataModule
 from deephash.data.transforms import Pipeline
 from deephash.engine import evaluate
@@ -25,10 +25,14 @@ from deephash.models.encoder import Encoder
 from deephash.records import derive
 from deephash.retrieval import Convention, Engine
 
-Config = Mapping[str, Any]
+Data = schema.Train | schema.Run | schema.Data
+"""Pages that say what data are."""
+
+Trained = schema.Train | schema.Run
+"""Pages that say what an encoder is."""
 
 
-def part(node: Config, path: str, **given: Any) -> Any:
+def part(node: Mapping[str, Any], path: str, **given: Any) -> Any:
     """The object a ``_target_`` node describes, with what the program adds to it.
 
     Args:
@@ -43,7 +47,7 @@ def part(node: Config, path: str, **given: Any) -> Any:
     return targets.locate(node["_target_"], path)(**options, **given)
 
 
-def _asking(node: Config, path: str, **offered: Any) -> Any:
+def _asking(node: Mapping[str, Any], path: str, **offered: Any) -> Any:
     """A part that is given what its constructor asks for of what the program offers."""
     known = targets.arguments(targets.locate(node["_target_"], path))
     return part(node, path, **{key: value for key, value in offered.items() if key in known})
@@ -56,53 +60,54 @@ def device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def data(cfg: Config) -> DataModule:
+def data(cfg: Data) -> DataModule:
     """Source, protocol and views; nothing is opened yet."""
-    dataset, trainer = cfg["dataset"], cfg["trainer"]
-    method = cfg.get("method") or {}
-    name = dataset["protocol"]
-    transforms = {
-        role: Pipeline([part(step, "dataset.transforms") for step in dataset["transforms"][role]])
-        for role in ("train", "test")
-    }
+    dataset, trainer = cfg.dataset, cfg.trainer
+    train, test = (
+        Pipeline([part(step, "dataset.transforms") for step in steps])
+        for steps in (dataset.transforms.train, dataset.transforms.test)
+    )
+    views, streams = 1, 1
+    if not isinstance(cfg, schema.Data):
+        views, streams = cfg.method.views, cfg.method.streams
     return DataModule(
-        name=dataset["name"],
+        name=dataset.name,
         source=source(cfg),
         protocol=protocol(cfg),
-        protocol_name=name,
-        train_transform=transforms["train"],
-        test_transform=transforms["test"],
-        batch_size=trainer["batch_size"],
-        eval_batch_size=trainer["eval_batch_size"],
-        drop_last=trainer["drop_last"],
-        views=method.get("views", 1),
-        streams=method.get("streams", 1),
-        seed=cfg["seed"],
-        expected=(dataset.get("expected") or {}).get(name),
-        classes=dataset.get("classes"),
+        protocol_name=dataset.protocol,
+        train_transform=train,
+        test_transform=test,
+        batch_size=trainer.batch_size,
+        eval_batch_size=trainer.eval_batch_size,
+        drop_last=trainer.drop_last,
+        views=views,
+        streams=streams,
+        seed=cfg.seed,
+        expected=(dataset.expected or {}).get(dataset.protocol),
+        classes=dataset.classes,
     )
 
 
-def source(cfg: Config) -> Any:
+def source(cfg: Data) -> Any:
     """The source of the images, told where decoded ones are kept, if it keeps any."""
-    return _asking(cfg["dataset"]["source"], "dataset.source", cache=cfg["paths"]["cache"])
+    return _asking(cfg.dataset.source, "dataset.source", cache=cfg.paths.cache)
 
 
-def protocol(cfg: Config) -> Any:
+def protocol(cfg: Data) -> Any:
     """How the images are divided."""
-    return part(cfg["dataset"]["protocols"][cfg["dataset"]["protocol"]], "dataset.protocols")
+    return part(cfg.dataset.protocols[cfg.dataset.protocol], "dataset.protocols")
 
 
-def recipe(cfg: Config) -> tuple[Any, Any] | None:
+def recipe(cfg: Data) -> tuple[Any, Any] | None:
     """Catalogue and draw of a protocol that ``data.py prepare`` draws; None for other protocols."""
-    dataset = cfg["dataset"]
-    node = (dataset.get("recipes") or {}).get(dataset["protocol"])
-    if node is None:
+    dataset = cfg.dataset
+    node = (dataset.recipes or {}).get(dataset.protocol)
+    if node is None or dataset.catalog is None:
         return None
-    return part(dataset["catalog"], "dataset.catalog"), part(node, "dataset.recipes")
+    return part(dataset.catalog, "dataset.catalog"), part(node, "dataset.recipes")
 
 
-def backbone(cfg: Config, width: int | None = None, pretrained: bool = True) -> nn.Module:
+def backbone(cfg: Data, width: int | None = None, pretrained: bool = True) -> nn.Module:
     """The backbone alone.
 
     Args:
@@ -113,7 +118,7 @@ def backbone(cfg: Config, width: int | None = None, pretrained: bool = True) -> 
     Raises:
         ConfigError: it takes images, and the data are features, or the other way round.
     """
-    node = dict(cfg["backbone"])
+    node = dict(cfg.backbone)
     target = targets.locate(node["_target_"], "backbone")
     if width is not None and "in_features" not in targets.arguments(target):
         name = node.get("name", target.__name__)
@@ -125,7 +130,7 @@ def backbone(cfg: Config, width: int | None = None, pretrained: bool = True) -> 
     return _asking(node, "backbone", in_features=width)
 
 
-def check_backbone(cfg: Config, source: Any = None) -> None:
+def check_backbone(cfg: Data, source: Any = None) -> None:
     """Refuse weights that are missing or do not fit, before data are opened.
 
     Args:
@@ -135,7 +140,7 @@ def check_backbone(cfg: Config, source: Any = None) -> None:
     Raises:
         DeephashError: as the backbone's constructor does.
     """
-    node = dict(cfg["backbone"])
+    node = dict(cfg.backbone)
     check = getattr(targets.locate(node.pop("_target_"), "backbone"), "check", None)
     missing = getattr(source, "missing", None)
     if node.get("weights") == "imagenet" and getattr(source, "download", False):
@@ -144,41 +149,41 @@ def check_backbone(cfg: Config, source: Any = None) -> None:
         check(**node)
 
 
-def encoder(cfg: Config, width: int | None = None, pretrained: bool = True) -> Encoder:
+def encoder(cfg: Trained, width: int | None = None, pretrained: bool = True) -> Encoder:
     """Backbone and head; see ``backbone``."""
     trunk = backbone(cfg, width, pretrained)
     head = part(
-        cfg["method"]["head"],
+        cfg.method.head,
         "method.head",
         in_features=trunk.out_features,
-        nbit=cfg["model"]["nbit"],
+        nbit=cfg.model.nbit,
     )
     return Encoder(trunk, head)
 
 
 def method(
-    cfg: Config,
+    cfg: schema.Train,
     num_classes: int,
     num_train: int,
     width: int | None = None,
     pretrained: bool = True,
 ) -> Method:
     """The whole recipe. Initial weights are drawn from the run's seed; see ``backbone``."""
-    torch.manual_seed(derive(cfg["seed"], "weights"))
-    recipe = cfg["method"]
-    given = {"num_classes": num_classes, "nbit": cfg["model"]["nbit"], "seed": cfg["seed"]}
+    torch.manual_seed(derive(cfg.seed, "weights"))
+    recipe = cfg.method
+    given = {"num_classes": num_classes, "nbit": cfg.model.nbit, "seed": cfg.seed}
     codebook: nn.Module | None = None
-    if recipe.get("codebook") is not None:
-        codebook = part(recipe["codebook"], "method.codebook", **given)
+    if recipe.codebook is not None:
+        codebook = part(recipe.codebook, "method.codebook", **given)
     similarity: nn.Module | None = None
-    if recipe.get("similarity") is not None:
-        similarity = part(recipe["similarity"], "method.similarity")
+    if recipe.similarity is not None:
+        similarity = part(recipe.similarity, "method.similarity")
     return Composed(
         encoder(cfg, width, pretrained),
-        part(recipe["relaxation"], "method.relaxation"),
+        part(recipe.relaxation, "method.relaxation"),
         codebook,
         similarity,
-        _asking(recipe["loss"], "method.loss", num_train=num_train, **given),
+        _asking(recipe.loss, "method.loss", num_train=num_train, **given),
     )
 
 
@@ -194,74 +199,73 @@ def label_free_methods() -> list[str]:
     return sorted(found)
 
 
-def require_labels(cfg: Config, on: DataModule) -> None:
+def require_labels(cfg: schema.Train, on: DataModule) -> None:
     """Let the data refuse images without any label where the loss, or patience, needs labels."""
     if on.reads_labels:
-        node = cfg["method"]
-        reader = str((node.get("loss") or node)["_target_"]).rpartition(".")[2]
+        reader = str(cfg.method.loss["_target_"]).rpartition(".")[2]
         free = " or ".join(f"method={name}" for name in label_free_methods())
         on.require_labels(
-            f"method={node['name']} reads labels ({reader})",
+            f"method={cfg.method.name} reads labels ({reader})",
             "Give labels: a folder for each class, or lists or a table with labels (docs/data.md). "
             + (f"Or train a method that reads none: {free}." if free else ""),
         )
-    elif cfg["trainer"]["patience"] is not None:
+    elif cfg.trainer.patience is not None:
         on.require_labels(
-            f"trainer.patience={cfg['trainer']['patience']} stops by a mAP, which needs labels",
+            f"trainer.patience={cfg.trainer.patience} stops by a mAP, which needs labels",
             "Try trainer.patience=null.",
         )
 
 
-def optimizer(cfg: Config, of: Method) -> torch.optim.Optimizer:
+def optimizer(cfg: schema.Train, of: Method) -> torch.optim.Optimizer:
     """Build the optimizer, with a group for each part of the method that has its own rate."""
-    node = dict(cfg["optimizer"])
+    node = dict(cfg.optimizer)
     scale, scales = node.pop("backbone_scale"), node.pop("lr_scale", None)
     groups = parameter_groups(of.param_groups(), node["lr"], scale, scales)
     return part(node, "optimizer", params=groups)
 
 
-def convention(cfg: Config) -> Convention:
+def convention(cfg: Data) -> Convention:
     """How mAP is measured; R is the dataset's unless the user or the convention gives one."""
-    return Convention.configured(cfg["evaluation"], cfg["dataset"].get("top"))
+    return Convention.configured(cfg.evaluation.plain, cfg.dataset.top)
 
 
-def evaluation(cfg: Config, on: torch.device) -> evaluate.Evaluation:
+def evaluation(cfg: Trained, on: torch.device) -> evaluate.Evaluation:
     """Measures encoders as the configuration says."""
-    node = cfg["evaluation"]
+    node = cfg.evaluation
     return evaluate.Evaluation(
         convention(cfg),
-        partial(autocast, on, cfg["trainer"]["precision"]),
-        ternary=node.get("ternary"),
-        tops=node.get("tops", ()),
-        engine=Engine(node.get("engine", "auto"), device=on),
-        centred=node.get("centred", False),
+        partial(autocast, on, cfg.trainer.precision.value),
+        ternary=node.ternary,
+        tops=node.tops or (),
+        engine=Engine(node.engine.value, device=on),
+        centred=node.centred,
     )
 
 
-def loggers(cfg: Config, run: RunFolder, name: str, steps: int, done: Any) -> Loggers:
+def loggers(cfg: schema.Train, run: RunFolder, name: str, steps: int, done: Any) -> Loggers:
     """The local record and whatever else listens; ``done`` is an earlier session's progress."""
     record = Jsonl(run.path / "log.jsonl")
     record.truncate_after(done.step)
     best = {which: row[which] for which in ("query", "val") if (row := done.best(which))}
     given: dict[str, dict[str, Any]] = {}
     given["console"] = {
-        "total_epochs": cfg["trainer"]["epochs"],
+        "total_epochs": cfg.trainer.epochs,
         "steps_per_epoch": steps,
         "metric": convention(cfg).name,
         "best": best,
-        "eval_every": cfg["trainer"]["eval_every"],
+        "eval_every": cfg.trainer.eval_every,
         "evaluation_seconds": done.evaluation_seconds / max(1, len(done.history)) or None,
     }
-    if "wandb" in cfg["logger"]:
-        given["wandb"] = _to_wandb(cfg, run.path, name, run.run_id(), record.path)
+    if "wandb" in cfg.logger:
+        given["wandb"] = _to_wandb(cfg.plain, run.path, name, run.run_id(), record.path)
     others = [part(node, f"logger.{key}", **given.get(key, {}))
-              for key, node in cfg["logger"].items()]  # fmt: skip
+              for key, node in cfg.logger.items()]  # fmt: skip
     return Loggers([record, *others])
 
 
 def wandb(
-    node: Config,
-    cfg: Config,
+    node: Mapping[str, Any],
+    config: Mapping[str, Any],
     folder: Path,
     name: str,
     run_id: str | None,
@@ -272,26 +276,30 @@ def wandb(
 
     Args:
         node: ``logger.wandb``.
-        cfg: the configuration of the run.
+        config: the plain configuration of the run.
         folder: where the files land.
         name: of the run.
         run_id: the run's, to add to it; None for a run of its own.
         job_type: what it is.
         history: ``log.jsonl``, to write the whole training; None to add to what was written.
     """
-    given = _to_wandb(cfg, folder, name, run_id, history) | {"job_type": job_type}
+    given = _to_wandb(config, folder, name, run_id, history) | {"job_type": job_type}
     return Loggers([part(node, "logger.wandb", **given)])
 
 
 def _to_wandb(
-    cfg: Config, folder: Path, name: str, run_id: str | None, history: Path | None
+    config: Mapping[str, Any], folder: Path, name: str, run_id: str | None, history: Path | None
 ) -> dict[str, Any]:
     return {
         "name": name,
         "run_id": run_id,
         "folder": folder,
         "history": history,
-        "config": cfg,
-        "group": cfg.get("group") or cfg["method"]["name"],
-        "tags": [cfg["dataset"]["name"], f"{cfg['model']['nbit']} bits", cfg["method"]["name"]],
+        "config": config,
+        "group": config.get("group") or config["method"]["name"],
+        "tags": [
+            config["dataset"]["name"],
+            f"{config['model']['nbit']} bits",
+            config["method"]["name"],
+        ],
     }

@@ -45,9 +45,8 @@ PARALLEL = {
 
 GOES_ON = "; without rerun=true the command goes on from here"
 
-Folded = dict[str, Any]
-Job = Callable[[Folded, tuple[Override, ...]], None]
-"""What a page does with its folded configuration and its command line."""
+Job = Callable[[Any, tuple[Override, ...]], None]
+"""What a page does with its checked configuration and its command line."""
 
 
 def train(conf: Path, sweeps: Path) -> int:
@@ -123,39 +122,39 @@ def data(conf: Path) -> int:
     return _flushed(_main(conf, "data", line, _data_job))
 
 
-def _train_job(launched: bool, folded: Folded, given: tuple[Override, ...]) -> None:
+def _train_job(launched: bool, cfg: schema.Train, given: tuple[Override, ...]) -> None:
     from deephash import jobs
 
     texts = overrides.texts(given)
-    if folded["preview"]:
-        planned = jobs.plan([(texts, folded)])
+    if cfg.preview:
+        planned = jobs.plan([(texts, cfg)])
         for message in jobs.missing_data(planned):
             print(message, file=sys.stderr)
         print(jobs.preview(planned, slots=1))
     elif launched:  # nobody watches it: why it fails is kept in its folder
-        folder = jobs.run_folder(folded, texts).path
+        folder = jobs.run_folder(cfg, texts).path
         launch = os.environ.get(process.LAUNCH, "")
-        jobs.noting(folder, lambda: jobs.train(folded, texts, launch))
+        jobs.noting(folder, lambda: jobs.train(cfg, texts, launch))
     else:
-        jobs.train(folded, texts)
+        jobs.train(cfg, texts)
 
 
-def _evaluate_job(folded: Folded, given: tuple[Override, ...]) -> None:
+def _evaluate_job(cfg: schema.Evaluate, given: tuple[Override, ...]) -> None:
     from deephash import jobs
 
-    jobs.evaluate(folded, overrides.texts(given))
+    jobs.evaluate(cfg, overrides.texts(given))
 
 
-def _report_job(folded: Folded, given: tuple[Override, ...]) -> None:
+def _report_job(cfg: schema.Report, given: tuple[Override, ...]) -> None:
     from deephash import jobs
 
-    jobs.report(folded, overrides.texts(given))
+    jobs.report(cfg, overrides.texts(given))
 
 
-def _data_job(folded: Folded, given: tuple[Override, ...]) -> None:
+def _data_job(cfg: schema.Data, given: tuple[Override, ...]) -> None:
     from deephash import jobs
 
-    jobs.data(folded, overrides.texts(given))
+    jobs.data(cfg, overrides.texts(given))
 
 
 def _sweep(conf: Path, sweeps: Path, line: CommandLine) -> int:
@@ -202,9 +201,9 @@ def _main(conf: Path, page: str, line: CommandLine, job: Job) -> int:
     failures: list[DeephashError] = []
 
     def whole() -> int:
-        folded = composition.checked(conf, page, line, Path(sys.argv[0]).name)
+        cfg = composition.checked(conf, page, line, Path(sys.argv[0]).name)
         try:
-            job(folded, composition.without_hydra(line.overrides))
+            job(cfg, composition.without_hydra(line.overrides))
         except DeephashError as error:  # printed without a traceback
             failures.append(error)
         except BrokenPipeError:  # nobody reads on: `| head`

@@ -1,7 +1,7 @@
 """Compose pages of the configuration with Hydra, once for each command line, and check them."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,8 @@ from deephash.overrides import CommandLine, Override
 from deephash.plugins import Plugin
 from deephash.validate import UNKNOWN, quoted
 
+Folded = dict[str, Any]
+
 CONFIG_DIR = ("--config-dir", "-cd")
 """The flags of a further folder of configuration."""
 
@@ -30,13 +32,13 @@ SEARCH_PATH = "hydra.searchpath"
 OURS = ("hydra.launcher", "hydra/launcher", SEARCH_PATH)
 """Keys of Hydra that have an effect."""
 
-CHECKS = {
-    "train": config.check,
-    "evaluate": config.check_evaluation,
-    "report": config.check_report,
-    "data": config.check_data,
+PAGES: dict[str, tuple[type[schema.Node], Callable[[Folded], list[Fault]]]] = {
+    "train": (schema.Train, config.check),
+    "evaluate": (schema.Evaluate, config.check_evaluation),
+    "report": (schema.Report, config.check_report),
+    "data": (schema.Data, config.check_data),
 }
-"""What a page has to satisfy."""
+"""The type of a page, and what it has to satisfy."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ def composer(conf: Path, page: str, extension: Extension | None = None) -> Itera
 
 def checked(
     conf: Path, page: str, line: CommandLine, script: str, many: bool = False
-) -> dict[str, Any]:
+) -> schema.Node:
     """Compose a page once, check it once, and refuse all that is wrong with it at once.
 
     Args:
@@ -179,7 +181,7 @@ def checked(
         many: whether overrides may have several values (``-m``), of which the first is checked.
 
     Returns:
-        the folded configuration.
+        the page, as its dataclass of ``schema``.
 
     Raises:
         ConfigError: all faults of the command line and the configuration.
@@ -190,10 +192,10 @@ def checked(
     given = without_hydra(line.overrides)
     with composer(conf, page, extension) as composed:
 
-        def check(folded: dict[str, Any]) -> list[Fault]:
+        def check(folded: Folded) -> list[Fault]:
             if page == "train":
                 return config.check(folded, overrides.texts(given))
-            return CHECKS[page](folded)
+            return PAGES[page][1](folded)
 
         grids = [] if many else several(given, page, script)
         cfg = None
@@ -202,7 +204,7 @@ def checked(
                 cfg = composed.whole(given)
             except Exception:  # `explain` finds out which override it was
                 cfg = None
-        folded: dict[str, Any] = {}
+        folded: Folded = {}
         if cfg is None:
             known = {fault.key for fault in grids}
             found = explain(given, composed, check, line.mistyped)
@@ -213,7 +215,7 @@ def checked(
             if any(fault.what == UNKNOWN for fault in faults):
                 faults = explain(given, composed, check)
     config.refuse(faults, [*overrides.texts(given), *(one.typed for one in line.mistyped)])
-    return folded
+    return schema.parse(PAGES[page][0], folded)
 
 
 def without_hydra(some: Sequence[Override]) -> tuple[Override, ...]:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +153,77 @@ def fold(cfg: DictConfig, composed_from: Iterable[str] = ()) -> dict[str, Any]:
     if any(key.startswith(("dataset.protocols.", "dataset.recipes.")) for key in given):
         folded["dataset"]["expected"] = {}
     return folded
+
+
+def train_page(folded: Mapping[str, Any], overrides: Sequence[str] = ()) -> schema.Train:
+    """Check a page of ``train.py`` and return it typed.
+
+    Args:
+        folded: the page.
+        overrides: its command line.
+
+    Raises:
+        ConfigError: all that is wrong with it.
+    """
+    refuse(check(folded, overrides), overrides)
+    return schema.parse(schema.Train, folded)
+
+
+def train_pages(
+    jobs: Sequence[tuple[Sequence[str], Mapping[str, Any]]],
+) -> list[tuple[Sequence[str], schema.Train]]:
+    """Check the pages of all jobs of a sweep, and return them typed.
+
+    Args:
+        jobs: command line and folded page of each.
+
+    Raises:
+        ConfigError: each fault once, with how many jobs have it.
+    """
+    having: dict[Fault, list[Sequence[str]]] = {}
+    for overrides, folded in jobs:
+        for fault in check(folded, overrides):
+            having.setdefault(fault, []).append(overrides)
+    faults = []
+    for fault, some in having.items():
+        count = f" ({len(some)} of {len(jobs)} jobs, such as: {' '.join(some[0])})"
+        what = fault.what + ("" if len(some) == len(jobs) else count)
+        faults.append(replace(fault, what=what))
+    refuse(faults, [f"a grid of {len(jobs)} jobs"])
+    return [(overrides, schema.parse(schema.Train, folded)) for overrides, folded in jobs]
+
+
+def evaluate_page(folded: Mapping[str, Any], overrides: Sequence[str] = ()) -> schema.Evaluate:
+    """Check a page of ``evaluate.py`` and return it typed; see ``train_page``."""
+    refuse(check_evaluation(folded), overrides)
+    return schema.parse(schema.Evaluate, folded)
+
+
+def data_page(folded: Mapping[str, Any], overrides: Sequence[str] = ()) -> schema.Data:
+    """Check a page of ``data.py`` and return it typed; see ``train_page``."""
+    refuse(check_data(folded), overrides)
+    return schema.parse(schema.Data, folded)
+
+
+def report_page(folded: Mapping[str, Any], overrides: Sequence[str] = ()) -> schema.Report:
+    """Check a page of ``report.py`` and return it typed; see ``train_page``."""
+    refuse(check_report(folded), overrides)
+    return schema.parse(schema.Report, folded)
+
+
+def run_config(folded: Mapping[str, Any], file: Path) -> schema.Run:
+    """Check the configuration of a run folder and return it typed.
+
+    Args:
+        folded: as ``config.yaml`` of the folder has it, whole; what older runs lack is as it was.
+        file: where it stands.
+
+    Raises:
+        ConfigError: all that is wrong with it.
+    """
+    refuse(check_run(folded), [str(file)])
+    trainer = {"eval_every": 1, **folded["trainer"]}  # no run is without it that is not older
+    return schema.parse(schema.Run, {**folded, "trainer": trainer})
 
 
 def _value_for(key: str, composed_from: Iterable[str]) -> str:

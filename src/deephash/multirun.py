@@ -67,11 +67,11 @@ def run(conf: Path, sweeps: Path, line: CommandLine, script: Path) -> int:
 
     from deephash.jobs import sweeping  # late: imports torch
 
-    planned = sweeping.plan(jobs)
+    planned = sweeping.plan(config.train_pages(jobs))
     command = (str(script), *extension.flags)
     for message in sweeping.missing_data(planned):
         print(message, file=sys.stderr)
-    if planned[0].cfg["preview"]:
+    if planned[0].cfg.preview:
         queued = launcher.busy(sweeping.commands(planned, command))
         print(sweeping.preview(planned, launcher.slots, queued))
         return 0
@@ -245,9 +245,9 @@ def _launch(
     check_writable(planned[0].run.path)
     script = Path(run_command[0])
     command = shlex.join(["python", os.path.relpath(script), "-m", *line.arguments])
-    group = planned[0].cfg["group"]
+    group = planned[0].cfg.group
     if group is not None:
-        outputs = place(planned[0].cfg["paths"]["outputs"])
+        outputs = place(planned[0].cfg.paths.outputs)
         folder = outputs / SWEEPS / group
         sweeping.write_manifest(
             folder,
@@ -286,7 +286,7 @@ def _launch(
     if reports:
         print(f"\n{markdown(reports, _rows(after, found.axes))}")
     if any(has_offline_records(job.run.path) for job in after):
-        outputs = place(planned[0].cfg["paths"]["outputs"])
+        outputs = place(planned[0].cfg.paths.outputs)
         print(f"\nW&B     offline; to upload the runs: {sync_all_command(outputs)}")
     if group is not None:
         words = ["python", os.path.relpath(script.with_name("report.py")), f"sweep={group}"]

@@ -1,8 +1,27 @@
-"""The types of the closed configuration nodes. Imports nothing heavy: ``--help`` waits for it."""
+"""The types of the configuration. Imports nothing heavy: ``--help`` waits for it.
 
+The dataclasses serve twice. Hydra composes and checks with them (``register``), and ``parse`` turns
+a folded configuration into them, so that jobs and ``build`` read attributes: closed nodes
+(``trainer``, ``evaluation``, ...) and the open nodes ``dataset`` and ``method`` are dataclasses,
+enumerations are members of their ``Enum``, and each part is a mapping with a ``_target_``.
+"""
+
+import dataclasses
+import types
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Annotated, Any
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Self,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+)
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
@@ -18,13 +37,50 @@ from deephash.bounds import (
     Positive,
     Seed,
 )
-from deephash.validate import Part
+from deephash.validate import Part, hints
 
 MOST_BITS = 4096
 """The longest code."""
 
 OPTIONAL = {"optional": True}
 """Metadata of a key that may be missing."""
+
+T = TypeVar("T")
+
+if TYPE_CHECKING:
+    Open = Annotated[T, "open"]
+    Loose = Annotated[T, "loose"]
+else:
+
+    class Open:
+        """``Open[T]``: any value for Hydra, a ``T`` for ``validate``, ``parse`` and mypy."""
+
+        def __class_getitem__(cls, kind: Any) -> Any:
+            return Annotated[Any, kind]
+
+    class Loose:
+        """``Loose[T]``: a ``T`` for mypy; a rule of its own in ``config`` checks the value."""
+
+        def __class_getitem__(cls, kind: Any) -> Any:
+            return Any
+
+
+class Node:
+    """Base of the typed nodes.
+
+    Attributes:
+        plain: the values that the node was made of, as they are saved and compared: mappings,
+            lists, numbers, texts and null, and for a member of an enumeration its name. An open
+            node has keys there that its dataclass does not have.
+    """
+
+    plain: Mapping[str, Any]
+    if TYPE_CHECKING:  # each of them is a dataclass
+        __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+    def with_values(self, **values: Any) -> Self:
+        """Return the same node with other plain values at some of its keys."""
+        return parse(type(self), {**self.plain, **values})
 
 
 class Precision(Enum):
@@ -71,14 +127,14 @@ class Empty(Enum):
 
 
 @dataclass
-class Model:
+class Model(Node):
     """``model``: what is shipped."""
 
     nbit: Annotated[int, Interval(1, MOST_BITS)] = 32
 
 
 @dataclass
-class Paths:
+class Paths(Node):
     """``paths``: where things lie, relative to the working directory."""
 
     outputs: Name = "outputs"
@@ -87,7 +143,7 @@ class Paths:
 
 
 @dataclass
-class Trainer:
+class Trainer(Node):
     """``trainer``: the loop."""
 
     epochs: CountOrZero = MISSING
@@ -118,7 +174,7 @@ class Engine(Enum):
 
 
 @dataclass
-class Evaluation:
+class Evaluation(Node):
     """``evaluation``: the conventions of mAP, and of the bits.
 
     What is null is as ``convention`` says, or without one as the comments do.
@@ -126,7 +182,8 @@ class Evaluation:
 
     convention: str | None = None  # of published numbers: hashnet, orthohash, deephash-pytorch, ...
     top: Count | None = None  # R; null: as the dataset says, there null for all
-    tops: Any = field(default_factory=list)  # further R, reported beside it: [100,1000]
+    # further R, reported beside it: [100,1000]
+    tops: Loose[list[int] | None] = field(default_factory=list)
     ties: Ties | None = None  # expected
     denominator: Denominator | None = None  # hits
     empty: Empty | None = None  # zero
@@ -138,7 +195,7 @@ class Evaluation:
 
 
 @dataclass
-class Transforms:
+class Transforms(Node):
     """``dataset.transforms``: the steps of the two pipelines."""
 
     train: list[Part]
@@ -146,12 +203,12 @@ class Transforms:
 
 
 @dataclass
-class Dataset:
+class Dataset(Node):
     """The keys of ``dataset`` that the program reads; open, so that a page may have others."""
 
     name: Name
     source: Part
-    protocol: Any
+    protocol: Loose[str]
     protocols: dict[str, Part]
     transforms: Transforms
     root: Place | None = field(default=None, metadata=OPTIONAL)
@@ -161,10 +218,12 @@ class Dataset:
     expected: dict[str, dict[str, CountOrZero]] | None = field(default=None, metadata=OPTIONAL)
     catalog: Part | None = field(default=None, metadata=OPTIONAL)
     recipes: dict[str, Part] | None = field(default=None, metadata=OPTIONAL)
+    classes: Loose[list[int | str] | None] = field(default=None, metadata=OPTIONAL)
+    known: Loose[dict[str, Any] | None] = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass
-class Method:
+class Method(Node):
     """The keys of ``method`` that the program reads."""
 
     name: Name
@@ -174,24 +233,25 @@ class Method:
     codebook: Part | None = field(default=None, metadata=OPTIONAL)
     similarity: Part | None = field(default=None, metadata=OPTIONAL)
     views: Count = field(default=1, metadata=OPTIONAL)
+    streams: Loose[int] = field(default=1, metadata=OPTIONAL)
 
 
 @dataclass
-class Train:
+class Train(Node):
     """The top page of ``train.py``. Parts are open: their constructors are their schema."""
 
-    dataset: Annotated[Any, Dataset] = MISSING
-    backbone: Annotated[Any, Part] = MISSING
-    method: Annotated[Any, Method] = MISSING
+    dataset: Open[Dataset] = MISSING
+    backbone: Open[Part] = MISSING
+    method: Open[Method] = MISSING
     # the empty seats: what sits here replaces the method's own part
     head: Any = field(default=None, metadata=OPTIONAL)
     relaxation: Any = field(default=None, metadata=OPTIONAL)
     codebook: Any = field(default=None, metadata=OPTIONAL)
     similarity: Any = field(default=None, metadata=OPTIONAL)
     loss: Any = field(default=None, metadata=OPTIONAL)
-    optimizer: Annotated[Any, Part] = MISSING
-    scheduler: Annotated[Any, Part] = MISSING
-    logger: Annotated[Any, dict[str, Part]] = MISSING
+    optimizer: Open[Part] = MISSING
+    scheduler: Open[Part] = MISSING
+    logger: Open[dict[str, Part]] = MISSING
     model: Model = field(default_factory=Model)
     trainer: Trainer = field(default_factory=Trainer)
     evaluation: Evaluation = field(default_factory=Evaluation)
@@ -204,21 +264,36 @@ class Train:
 
 
 @dataclass
-class Gallery:
+class Run(Node):
+    """``config.yaml`` of a run folder, as far as a later command reads it."""
+
+    dataset: Open[Dataset]
+    backbone: Open[Part]
+    method: Open[Method]
+    model: Model
+    trainer: Trainer
+    evaluation: Evaluation
+    paths: Paths
+    seed: Seed
+
+
+@dataclass
+class Gallery(Node):
     """``gallery``: queries shown with the images nearest to them."""
 
-    queries: Any = "spread"  # spread from the easiest to the hardest; hardest; easiest; [3, 17]
+    # spread from the easiest to the hardest; hardest; easiest; [3, 17]
+    queries: Loose[str | list[int]] = "spread"
     rows: Annotated[int, Interval(0, 100)] = 6  # how many queries, unless they are listed
     top: Annotated[int, Interval(1, 50)] = 10  # images of each
 
 
 @dataclass
-class EvaluationChange:
+class EvaluationChange(Node):
     """Conventions to measure under instead of the run's own; null: as there."""
 
     convention: str | None = None  # a whole set of them; those given beside it change it
     top: Count | None = None
-    tops: Any = None
+    tops: Loose[list[int] | None] = None
     ties: Ties | None = None
     denominator: Denominator | None = None
     empty: Empty | None = None
@@ -230,24 +305,25 @@ class EvaluationChange:
 
 
 @dataclass
-class Evaluate:
+class Evaluate(Node):
     """The top page of ``evaluate.py``; what is null is as the run had it."""
 
     run: Name | None = None
-    runs: Any = None  # several run folders, folders of runs, or patterns, to compare
+    # several run folders, folders of runs, or patterns, to compare
+    runs: Loose[str | list[str] | None] = None
     out: Name | None = None  # null: the run's folder; of several, ./comparison
     checkpoint: str = "best"  # best, last
     device: str = "auto"
     figures: bool = True  # the page and the figures; false: numbers and codes only
     tsne: Annotated[int, Interval(0, 20_000)] = 1000  # images in the t-SNE figure; 0: none
     # where the images, or the lists, are now; or another dataset to measure the codes on
-    dataset: Any = field(default_factory=lambda: {"root": None, "lists": None})
+    dataset: Loose[Mapping[str, Any]] = field(default_factory=lambda: {"root": None, "lists": None})
     backbone: Any = None  # what that dataset brings; the run has its own
     plugins: list[str] = field(default_factory=list)  # packages whose classes may be parts
     paths: Paths = field(default_factory=Paths)
     evaluation: EvaluationChange = field(default_factory=EvaluationChange)
     gallery: Gallery = field(default_factory=Gallery)
-    logger: Annotated[Any, dict[str, Part] | None] = None
+    logger: Open[dict[str, Part] | None] = None
 
 
 class Style(Enum):
@@ -266,12 +342,12 @@ class FeatureType(Enum):
 
 
 @dataclass
-class Data:
+class Data(Node):
     """The top page of ``data.py``. Parts are open: their constructors are their schema."""
 
     do: str = MISSING  # prepare, verify, describe, export, encode: the first word of the command
-    dataset: Annotated[Any, Dataset] = MISSING
-    backbone: Annotated[Any, Part] = MISSING
+    dataset: Open[Dataset] = MISSING
+    backbone: Open[Part] = MISSING
     trainer: Trainer = field(default_factory=Trainer)
     evaluation: Evaluation = field(default_factory=Evaluation)
     paths: Paths = field(default_factory=Paths)
@@ -286,18 +362,71 @@ class Data:
 
 
 @dataclass
-class Report:
+class Report(Node):
     """The top page of ``report.py``."""
 
-    sweep: Any = MISSING  # its name, or those of several: [table2_beta,fig8_beta]
-    only: Any = None  # of its runs: {dataset:cifar10,model.nbit:64}
+    # its name, or those of several: [table2_beta,fig8_beta]
+    sweep: Loose[str | list[str]] = MISSING
+    only: Loose[dict[str, Any] | None] = None  # of its runs: {dataset:cifar10,model.nbit:64}
     out: Name | None = None  # null: the sweep's folder; of several, a folder named for all of them
     compare: str | None = "best"  # the row that others are compared with, in pairs; null: none
     draws: Annotated[int, Interval(100, 1_000_000)] = 2000  # of the bootstrap of differences
     seed: Seed = 0  # of the bootstrap
     plugins: list[str] = field(default_factory=list)  # packages whose classes may be parts
     paths: Paths = field(default_factory=Paths)
-    logger: Annotated[Any, dict[str, Part] | None] = None
+    logger: Open[dict[str, Part] | None] = None
+
+
+N = TypeVar("N", bound=Node)
+
+
+def parse(kind: type[N], values: Mapping[str, Any]) -> N:
+    """Turn plain values into a typed node; those that are wrong are refused before, in ``config``.
+
+    Args:
+        kind: the dataclass.
+        values: folded; a key that is missing takes its default.
+
+    Raises:
+        KeyError: a key without a default is missing.
+
+    >>> parse(Gallery, {"rows": 3}).rows
+    3
+    """
+    known: type = kind
+    annotations, given = hints(known), {}
+    for one in dataclasses.fields(kind):
+        if one.name in values:
+            given[one.name] = _typed(annotations[one.name], values[one.name])
+        elif one.default in (MISSING, dataclasses.MISSING) and (
+            one.default_factory is dataclasses.MISSING
+        ):
+            raise KeyError(one.name)
+    node = kind(**given)
+    node.plain = values
+    return node
+
+
+def _typed(kind: Any, value: Any) -> Any:
+    """A plain value as its annotation says; None, and what is of another form, stays as it is."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _typed(inner[1] if inner[0] is Any else inner[0], value)
+    if origin in (Union, types.UnionType):
+        several = [one for one in inner if one is not type(None)]
+        return _typed(several[0], value) if len(several) == 1 else value
+    if isinstance(value, Mapping):
+        if isinstance(kind, type) and issubclass(kind, Node):
+            return parse(kind, value)
+        if kind is Part:
+            return Part(value)
+        if origin is dict:
+            return {key: _typed(inner[1], one) for key, one in value.items()}
+    if isinstance(value, list) and origin is list:
+        return [_typed(inner[0], one) for one in value]
+    if isinstance(value, str) and isinstance(kind, type) and issubclass(kind, Enum):
+        return kind[value]
+    return value
 
 
 def register() -> None:

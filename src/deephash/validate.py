@@ -317,7 +317,7 @@ def check_fields(
         closed: whether keys that the dataclass does not have are refused.
     """
     found: list[Problem] = []
-    hints = _hints(schema)
+    annotations = hints(schema)
     for field in dataclasses.fields(schema):
         key = f"{path}.{field.name}" if path else field.name
         default = _default(field)
@@ -330,17 +330,17 @@ def check_fields(
                                              if known else "") + "."  # fmt: skip
             found.append(Problem(key, f"{REMOVED}.", removed))
             continue
-        found += check_value(node[field.name], hints[field.name], key, default)
+        found += check_value(node[field.name], annotations[field.name], key, default)
     if closed:
         found += [
             Problem(f"{path}.{key}" if path else str(key), UNKNOWN, "See all keys with --cfg job.")
-            for key in node if key not in hints
+            for key in node if key not in annotations
         ]  # fmt: skip
     return found
 
 
 @lru_cache
-def _hints(schema: type) -> dict[str, Any]:
+def hints(schema: type) -> dict[str, Any]:
     """The annotations of a dataclass, with their bounds."""
     return get_type_hints(schema, include_extras=True)
 

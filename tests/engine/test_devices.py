@@ -20,6 +20,7 @@ from deephash.engine.evaluate import encode
 from deephash.jobs.shared import deterministic
 from deephash.loggers import Loggers
 from deephash.records import Batch
+from tests.pages import typed
 
 CONF = Path(__file__).parents[2] / "conf"
 WORDS = ["dataset=digits", "dataset.classes=[0,1,2]", "model.nbit=16", "backbone.width=8",
@@ -71,7 +72,7 @@ def interrupted(cfg, words, step, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(Loggers, "tick", tick)
-        jobs.train(cfg, words)
+        jobs.train(typed(cfg), words)
 
 
 def states(outputs):
@@ -118,7 +119,7 @@ def causes(caught):
 KILLED = """
 import json, os, signal, sys
 import torch
-from deephash import jobs
+from deephash import config, jobs
 torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # as here
 from deephash.loggers import Loggers
 seen = []
@@ -127,7 +128,8 @@ def tick(self):
     if len(seen) == int(sys.argv[1]):
         os.kill(os.getpid(), signal.SIGKILL)
 Loggers.tick = tick
-jobs.train(*json.load(sys.stdin))
+folded, words = json.load(sys.stdin)
+jobs.train(config.train_page(folded, words), words)
 """
 
 
@@ -147,8 +149,9 @@ def test_a_killed_run_ends_like_one_that_was_not(device, folded, tmp_path):
     assert checkpoint.load(last)["progress"]["epoch"] == 2
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        jobs.train(cfg, words)
-        jobs.train(*folded(tmp_path / "straight", device, base))
+        jobs.train(typed(cfg), words)
+        cfg, words = folded(tmp_path / "straight", device, base)
+        jobs.train(typed(cfg), words)
     found = differences(states(tmp_path / "killed"), states(tmp_path / "straight"))
     assert not found, f"{len(found)} differ, {'; '.join(found[:3])}; {causes(caught)}"
 
@@ -158,10 +161,10 @@ def test_a_run_goes_on_at_another_device(first, then, folded, tmp_path, monkeypa
     """Its last epoch comes out alike on both; Adam's moments and counters are where they must."""
     interrupted(*folded(tmp_path / "moved", first), 2 * STEPS + 3, monkeypatch)
     shutil.copytree(tmp_path / "moved", tmp_path / "stayed")
-    reports = [
-        jobs.train(*folded(tmp_path / name, device))
-        for name, device in (("moved", then), ("stayed", first))
-    ]
+    reports = []
+    for name, device in (("moved", then), ("stayed", first)):
+        cfg, words = folded(tmp_path / name, device)
+        reports.append(jobs.train(typed(cfg), words))
     assert [report["training"]["device"] for report in reports] == [then, first]
     moved, stayed = (states(tmp_path / name) for name in ("moved", "stayed"))
     for key, value in moved.items():
@@ -191,7 +194,7 @@ def test_a_deterministic_step_is_repeatable(device, backbone, side, folded, tmp_
     words = ["dataset=cifar10", f"backbone={backbone}", "backbone.weights=none"]
     cfg, _ = folded(tmp_path, device, words)
     deterministic(True)
-    method = build.method(cfg, 10, 500).to(device, memory_format=torch.channels_last).train()
+    method = build.method(typed(cfg), 10, 500).to(device, memory_format=torch.channels_last).train()
     images = torch.randn(8, 1, 3, side, side, generator=torch.Generator().manual_seed(0))
     batch = Batch(images.to(device), torch.eye(10)[:8].to(device), torch.arange(8, device=device))
     found = []
@@ -208,10 +211,10 @@ def test_a_deterministic_step_is_repeatable(device, backbone, side, folded, tmp_
 def test_codes_are_the_same_where_they_are_not_close_to_zero(device, folded, tmp_path):
     """In float32 without TF32; against float64 on the CPU."""
     cfg, _ = folded(tmp_path, device)
-    data = build.data(cfg)
+    data = build.data(typed(cfg))
     data.setup("cpu")
     ids = data.split.database
-    encoder = build.method(cfg, 3, data.facts.num_train).encoder.eval()
+    encoder = build.method(typed(cfg), 3, data.facts.num_train).encoder.eval()
     batch = next(iter(data.train(0)))
     for _ in range(20):  # so that batch normalisation knows its inputs
         encoder.train()(batch.flat())

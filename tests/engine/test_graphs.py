@@ -30,6 +30,7 @@ from deephash.engine.trainer import Trainer
 from deephash.records import Batch, generator
 from tests.engine.test_forms import tensors
 from tests.methods.worked import LEARNING
+from tests.pages import typed
 
 CONF = Path(__file__).parents[2] / "conf"
 CPU, CLASSES, NBIT, TRAINED = torch.device("cpu"), 4, 8, 44
@@ -183,8 +184,8 @@ def views(words):
 
 def made(words, device="cpu"):
     cfg = pages(*words)
-    method = build.method(cfg, CLASSES, TRAINED).to(device)
-    optimizer = build.optimizer(cfg, method)
+    method = build.method(typed(cfg), CLASSES, TRAINED).to(device)
+    optimizer = build.optimizer(typed(cfg), method)
     for group in optimizer.param_groups:
         if "fused" in group:
             group["fused"] = True  # the other forms of Adam refuse to be capturable on a CPU

@@ -144,7 +144,7 @@ def train():
         words = [*LINE, *more, f"paths.outputs={outputs}"]
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = config.fold(compose("train", overrides=words), words)
-        return outputs / jobs.train(cfg, words)["run"]
+        return outputs / jobs.train(config.train_page(cfg, words), words)["run"]
 
     yield run
     torch.use_deterministic_algorithms(deterministic)

@@ -31,6 +31,7 @@ from deephash.data.splits import Official, PerClass, fingerprint
 from deephash.engine.run import environment
 from deephash.jobs import sweeping
 from deephash.sheets import BASE, Sheet
+from tests.pages import typed
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -124,15 +125,16 @@ def pages() -> Iterator[None]:
 
 def composed(line: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     """Return the overrides of a command line as Hydra reads them, and the folded configuration."""
-    good, mistyped = overrides.read(line)
-    assert not mistyped
+    read = overrides.read(line)
+    assert not read.mistyped
+    good = overrides.texts(read.overrides)
     return good, config.fold(compose("train", overrides=good), good)
 
 
 def jobs_of(sweep: str, line: Sequence[str]) -> list[list[str]]:
     """Return the command lines of the first and the last job of a sweep."""
-    found = multirun.grid(Sheet.read(ROOT / "sweeps", sweep), line).jobs
-    return [list(found[0]), list(found[-1])]
+    found = multirun.grid(Sheet.read(ROOT / "sweeps", sweep), overrides.parse_all(line)).jobs
+    return [overrides.texts(found[0]), overrides.texts(found[-1])]
 
 
 def lines() -> dict[str, list[str]]:
@@ -176,7 +178,7 @@ def single_label() -> Catalogue:
 
 def of_data(line: Sequence[str]) -> str:
     """Return the fingerprint of the data of a command line."""
-    data: DataModule = build.data(composed(line)[1])
+    data: DataModule = build.data(typed(composed(line)[1]))
     data.setup("cpu")
     return data.facts.fingerprint
 
@@ -243,7 +245,7 @@ def train(outputs: Path, line: Sequence[str]) -> tuple[dict[str, Any], Path]:
     """Train in this process; return the report and the run folder."""
     good, cfg = composed([*line, f"paths.outputs={outputs}"])
     with one_thread():
-        report = jobs.train(cfg, good)
+        report = jobs.train(typed(cfg), good)
     return report, outputs / report["run"]
 
 
@@ -301,7 +303,7 @@ def freeze(outputs: Path) -> dict[str, Any]:
     grid = [composed([*line, f"paths.outputs={outputs}"]) for line in (FINISHED, INTERRUPTED)]
     sweeping.write_manifest(
         outputs / "sweeps" / "frozen",
-        sweeping.plan(grid),
+        sweeping.plan(config.train_pages(grid)),
         command="python train.py -m group=frozen method=relahash,dpn",
         axes=[*BASE],
         typed=["trainer.epochs=3"],

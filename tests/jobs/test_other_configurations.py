@@ -15,7 +15,7 @@ from tests.commands import ROOT
 def cfg():
     schema.register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return config.fold(compose("train"), [])
+        return config.train_page(config.fold(compose("train"), []))
 
 
 def folder(path, text):
@@ -25,18 +25,18 @@ def folder(path, text):
 
 
 def test_the_same_configuration_is_accepted(tmp_path, cfg):
-    refuse_another(folder(tmp_path, yaml.safe_dump(cfg)), cfg)
+    refuse_another(folder(tmp_path, yaml.safe_dump(cfg.plain)), cfg)
 
 
 def test_another_value_is_named(tmp_path, cfg):
-    other = cfg | {"optimizer": cfg["optimizer"] | {"lr": 0.25}}
+    other = cfg.plain | {"optimizer": cfg.optimizer | {"lr": 0.25}}
     with pytest.raises(ConfigError, match=r"optimizer\.lr: 0\.25 -> "):
         refuse_another(folder(tmp_path, yaml.safe_dump(other)), cfg)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7, 0.9])
 def test_a_cut_file_is_not_another_configuration(tmp_path, cfg, share):
-    lines = yaml.safe_dump(cfg).splitlines(keepends=True)
+    lines = yaml.safe_dump(cfg.plain).splitlines(keepends=True)
     text = "".join(lines[: int(len(lines) * share)])
     with pytest.raises(FileError, match=r"config\.yaml.*it has no .*\n.*rerun=true"):
         refuse_another(folder(tmp_path, text), cfg)

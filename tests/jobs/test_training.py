@@ -44,7 +44,9 @@ def pages():
 
 def train(outputs, *words):
     words = [*SMALL, f"paths.outputs={outputs}", *words]
-    return jobs.train(config.fold(compose("train", overrides=words), words), words)
+    return jobs.train(
+        config.train_page(config.fold(compose("train", overrides=words), words), words), words
+    )
 
 
 def numbers(outputs, report):

@@ -68,12 +68,15 @@ def folded(root, outputs, *words, quiet=True):
 
 
 def train(root, outputs, *words, **options):
-    return jobs.train(*folded(root, outputs, *words, **options))
+    cfg, words = folded(root, outputs, *words, **options)
+    return jobs.train(config.train_page(cfg, words), words)
 
 
 def evaluate(*words):
     words = list(words)
-    return jobs.evaluate(config.fold(compose("evaluate", overrides=words), words), words)
+    return jobs.evaluate(
+        config.evaluate_page(config.fold(compose("evaluate", overrides=words), words), words), words
+    )
 
 
 def no_nan(file):
@@ -118,7 +121,8 @@ def test_the_screen_says_it_in_one_sentence(root, tmp_path, without_labels, caps
     assert retrieval.NO_LABELS in told and "bit entropy" in told
     assert "no mAP for trainer.select_on=query, and the last epoch's encoder is kept" in caplog.text
     again = folded(root, tmp_path, "trainer.select_on=query", quiet=False)
-    jobs.train(*again)
+    cfg, words = again
+    jobs.train(config.train_page(cfg, words), words)
     assert "finished already" in capsys.readouterr().out
 
 
@@ -174,7 +178,8 @@ def test_a_sweep_has_dashes_and_a_note(run, tmp_path, capsys):
     entry = {"run": str(run.relative_to(tmp_path)), "values": values}
     (folder / "sweep.json").write_text(json.dumps({"jobs": [entry], "report": {"rows": "method"}}))
     words = ["sweep=few", f"paths.outputs={tmp_path}", "compare=best"]
-    jobs.report(config.fold(compose("report", overrides=words), words), words)
+    page = config.fold(compose("report", overrides=words), words)
+    jobs.report(config.report_page(page, words), words)
     shown = capsys.readouterr().out
     assert "1 finished" in shown and "| dpsh | — no mAP |" in shown
     assert "images without labels" in shown
@@ -216,7 +221,9 @@ class TestRefusals:
 class TestData:
     def do(self, root, tmp_path, action, *words):
         words = [f"do={action}", *SMALL[:5], f"dataset.root={root}/flat", *words]
-        jobs.data(config.fold(compose("data", overrides=words), words), words)
+        jobs.data(
+            config.data_page(config.fold(compose("data", overrides=words), words), words), words
+        )
 
     def test_describe(self, root, tmp_path, capsys):
         self.do(root, tmp_path, "describe", f"out={tmp_path / 'd.json'}")
@@ -243,12 +250,16 @@ class TestData:
         first = capsys.readouterr().out.split("fingerprint ")[1].split()[0]
         words = ["do=verify", "dataset=lists", f"dataset.root={root}/flat",
                  f"dataset.lists={tmp_path}", "images=false"]  # fmt: skip
-        jobs.data(config.fold(compose("data", overrides=words), words), words)
+        jobs.data(
+            config.data_page(config.fold(compose("data", overrides=words), words), words), words
+        )
         assert f"protocol lists: {first}" in capsys.readouterr().out
 
     def test_encode(self, root, tmp_path, capsys):
         self.do(root, tmp_path, "encode", "backbone=tiny", "backbone.width=4",
                 f"out={tmp_path / 'features'}", "trainer.device=cpu")  # fmt: skip
         words = ["do=describe", "dataset=features", f"dataset.root={tmp_path / 'features'}"]
-        jobs.data(config.fold(compose("data", overrides=words), words), words)
+        jobs.data(
+            config.data_page(config.fold(compose("data", overrides=words), words), words), words
+        )
         assert "no labels" in capsys.readouterr().out

@@ -1,8 +1,10 @@
 """What sends or writes elsewhere comes from the command line, never from a run folder."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from deephash import build
+from deephash import build, schema
 from deephash.engine.run import RunFolder
 from deephash.errors import TrainingError
 from deephash.jobs import evaluating
@@ -42,13 +44,15 @@ def sent(monkeypatch):
 @pytest.mark.parametrize("out", [None, "comparison"])
 def test_the_logger_of_a_run_folder_is_never_used(tmp_path, sent, logger, out):
     out = None if out is None else tmp_path / out
-    evaluating._show({"logger": logger}, [tmp_path / "tsne.png"], Run(tmp_path), out)
+    evaluating._show(SimpleNamespace(logger=logger), [tmp_path / "tsne.png"], Run(tmp_path), out)
     assert sent == [] and list(tmp_path.iterdir()) == []
 
 
 def test_with_a_logger_of_this_command_line_figures_go_to_the_run(tmp_path, sent):
     (tmp_path / "run_id.txt").write_text("abc123")
-    evaluating._show({"logger": {"wandb": OURS}}, [tmp_path / "tsne.png"], Run(tmp_path))
+    evaluating._show(
+        SimpleNamespace(logger={"wandb": OURS}), [tmp_path / "tsne.png"], Run(tmp_path)
+    )
     ((node, _, folder, _, run_id, job_type),) = sent
     assert (node, folder, run_id, job_type) == (OURS, tmp_path, "abc123", "train")
 
@@ -65,8 +69,9 @@ def test_an_id_is_made_once(tmp_path):
 
 
 def page(**dataset):
-    return {"evaluation": {}, "dataset": {"root": None, "lists": None} | dataset, "device": "cpu",
-            "paths": {"cache": "ours"}}  # fmt: skip
+    dataset = {"root": None, "lists": None} | dataset
+    values = {"dataset": dataset, "device": "cpu", "evaluation": {}, "paths": {"cache": "ours"}}
+    return schema.parse(schema.Evaluate, values)
 
 
 def ran():
@@ -82,8 +87,7 @@ def test_data_are_downloaded_only_into_a_folder_of_this_command_line(given):
         theirs["dataset"]["source"].pop("download")
         theirs["dataset"]["source"] |= given
         theirs = evaluating._as_asked(theirs, asked)
-        evaluating._forbid_download(theirs, asked)
-        return theirs["dataset"]["source"]
+        return evaluating._without_download(theirs["dataset"]["source"], asked)
 
     assert source(page()).items() >= {"root": "theirs", "download": False}.items()
     ours = source(page(root="ours"))

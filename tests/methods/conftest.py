@@ -18,6 +18,7 @@ from torch import nn
 from deephash import build, config, schema
 from deephash.models.relaxations import Identity
 from deephash.records import Batch, Output
+from tests.pages import typed
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -58,7 +59,7 @@ def batch_for():
     def batch(cfg):
         key = json.dumps([cfg["method"].get(key) for key in ("views", "streams")])
         if key not in known:
-            data = build.data(cfg)
+            data = build.data(typed(cfg))
             data.setup("cpu")
             known[key] = next(data.train(0))
         return known[key]

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from deephash import build
 from deephash.records import Batch
 from tests.methods.worked import LEARNING
+from tests.pages import typed
 
 FORMS = [
     *LEARNING,
@@ -57,7 +58,9 @@ def judged(composed):
     """
 
     def judge(form, z, labels, only=None, draws=True):
-        method = build.method(composed(f"method={form}".split()[0], *form.split()[1:]), 10, 60)
+        method = build.method(
+            typed(composed(f"method={form}".split()[0], *form.split()[1:])), 10, 60
+        )
         method.encoder = Given(z.clone())
         terms = method.train(draws)(
             Batch(torch.zeros(len(z), 1, 3, 1, 1), labels, torch.arange(len(z)))
@@ -130,7 +133,9 @@ def test_a_batch_of_one_class(form, judged):
 def test_the_terms_that_judge_single_images_are_known(pointwise, composed):
     """Centers make single images judgeable, unless the similarity couples the batch."""
     for form in FORMS:
-        method = build.method(composed(f"method={form}".split()[0], *form.split()[1:]), 10, 60)
+        method = build.method(
+            typed(composed(f"method={form}".split()[0], *form.split()[1:])), 10, 60
+        )
         centred = {"logits", "centers"} & method.loss.needs
         coupled = getattr(method.similarity, "batch_coupled", False)
         assert bool(pointwise(form)) == bool(centred and not coupled), form

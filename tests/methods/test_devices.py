@@ -9,6 +9,7 @@ from deephash import build
 from deephash.engine import forms
 from deephash.records import Batch
 from tests.methods.worked import LEARNING
+from tests.pages import typed
 
 WORDS = [
     *([f"method={name}"] for name in LEARNING),
@@ -50,8 +51,8 @@ def in_double(monkeypatch):
 
 def trained(cfg, batch, device, dtype):
     """The terms of some steps, the gradients of the first, and all that is learned or counted."""
-    method = build.method(cfg, 10, 500).to(device, dtype)
-    optimizer = build.optimizer(cfg, method)
+    method = build.method(typed(cfg), 10, 500).to(device, dtype)
+    optimizer = build.optimizer(typed(cfg), method)
     forms.fuse(optimizer, device)
     batch = Batch(
         batch.images.to(device, dtype), batch.labels.to(device, dtype), batch.index.to(device)

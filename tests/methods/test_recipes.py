@@ -13,6 +13,7 @@ from deephash.engine.schedules import Constant
 from deephash.engine.trainer import Trainer
 from deephash.records import Batch
 from tests.methods.worked import CONF, LEARNING, LOSSES, METHODS, OWNERS, loss_class, page
+from tests.pages import typed
 
 SCORED = [name for name in METHODS if "similarity" in page("method", name)["parts"]]
 """Recipes that score each class, and so can be trained by the shared loss."""
@@ -29,7 +30,7 @@ def built(composed):
     def make(*words):
         cfg = composed(*words)
         assert config.check(cfg, words) == []
-        return build.method(cfg, num_classes=10, num_train=500)
+        return build.method(typed(cfg), num_classes=10, num_train=500)
 
     return make
 
@@ -64,8 +65,8 @@ def test_it_builds_and_gradients_reach_all_that_learns(name, built, composed, ba
 def test_ten_steps_lower_the_loss(words, composed, batch_for):
     """The stochastic bits of JMLH are drawn with the same numbers each time."""
     cfg = composed(*words, "optimizer.lr=0.001")
-    method, batch = build.method(cfg, 10, 500), batch_for(cfg)
-    optimizer, losses = build.optimizer(cfg, method), []
+    method, batch = build.method(typed(cfg), 10, 500), batch_for(cfg)
+    optimizer, losses = build.optimizer(typed(cfg), method), []
     for _ in range(11):
         torch.manual_seed(0)
         found = total(method, batch)
@@ -87,7 +88,7 @@ STATES = [
 @pytest.mark.parametrize("words", STATES, ids=" ".join)
 def test_state_dict_holds_all_that_the_terms_depend_on(words, composed, batch_for):
     words = [f"method={words[0]}", *words[1:]]
-    one, two = (build.method(composed(*words, f"seed={seed}"), 10, 500) for seed in (0, 1))
+    one, two = (build.method(typed(composed(*words, f"seed={seed}")), 10, 500) for seed in (0, 1))
     batch = batch_for(composed(*words))
     one.on_epoch_start(0)
     one(batch)  # moves the running statistics, memories and counters
@@ -111,10 +112,10 @@ def test_weights_are_drawn_from_the_seed_alone(name, built):
 @pytest.mark.parametrize("name", LEARNING)
 def test_the_backbone_learns_at_a_tenth_of_the_rate(name, composed):
     cfg = composed(f"method={name}", "optimizer.lr=0.01", "optimizer.backbone_scale=0.1")
-    method = build.method(cfg, 10, 500)
+    method = build.method(typed(cfg), 10, 500)
     rate = {
         id(p): group["lr"]
-        for group in build.optimizer(cfg, method).param_groups
+        for group in build.optimizer(typed(cfg), method).param_groups
         for p in group["params"]
     }
     backbone = {id(p) for p in method.encoder.backbone.parameters()}
@@ -181,7 +182,7 @@ def test_every_choice_builds_and_is_in_sight(name, key, value, composed, batch_f
     if "quantization" in key:
         cfg["method"]["loss"]["quantization"] = 0.5
     assert config.check(cfg) == []
-    total(build.method(cfg, 10, 500), batch_for(cfg))
+    total(build.method(typed(cfg), 10, 500), batch_for(cfg))
     if not isinstance(value, bool):
         line = next(line for line in (CONF / "loss" / f"{name}.yaml").read_text().splitlines()
                     if line.startswith(f"{key}:"))  # fmt: skip
@@ -245,9 +246,10 @@ def test_a_resumed_run_remembers_what_the_stopped_one_knew(words, composed, batc
     cfg = composed(*words, "optimizer.lr=0.01")
 
     def train(folder, epochs):
-        method = build.method(cfg, 10, 500)
-        trainer = Trainer(folder, build.optimizer(cfg, method), Constant(), torch.device("cpu"),
-                          "data", epochs, eval_every=9)  # fmt: skip
+        method = build.method(typed(cfg), 10, 500)
+        optimizer = build.optimizer(typed(cfg), method)
+        trainer = Trainer(folder, optimizer, Constant(), torch.device("cpu"), "data", epochs,
+                          eval_every=9)  # fmt: skip
         folder.mkdir(exist_ok=True)
         data = Three(batch_for(cfg))
         trainer.start(method, data)
@@ -261,7 +263,7 @@ def test_a_resumed_run_remembers_what_the_stopped_one_knew(words, composed, batc
     known = {key: value for key, value in whole.items() if "memory" in key or "count" in key}
     assert known.keys() == {key for key in known if known[key].any() or words in OWN}
     if "method=dpn" in words[:-1]:
-        centers = build.method(cfg, 10, 500).codebook.rows
+        centers = build.method(typed(cfg), 10, 500).codebook.rows
         assert whole["loss.adapted"] and not torch.equal(whole["loss.centers"], centers)
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from deephash import build, config
+from deephash import build, schema
 from deephash.data.datamodule import check_facts, check_finite
 from deephash.data.doubts import doubts
 from deephash.data.images import Catalogue, ImageSet
@@ -24,37 +24,34 @@ from deephash.jobs.encoding import encode
 from deephash.jobs.shared import keep_json, unvalidated
 from deephash.jobs.verifying import verify
 
-Config = Mapping[str, Any]
 
-
-def data(cfg: Config, overrides: Sequence[str] = ()) -> None:
+def data(cfg: schema.Data, overrides: Sequence[str] = ()) -> None:
     """Does what the page of ``data.py`` asks for.
 
     Args:
-        cfg: folded.
+        cfg: the checked page.
         overrides: the command line.
 
     Raises:
         DeephashError: with a message for the user; of ``verify`` also when something is wrong with
             the data.
     """
-    config.refuse(config.check_data(cfg), overrides)
-    actions: dict[str, Callable[[Config], Any]] = {
+    actions: dict[str, Callable[[schema.Data], Any]] = {
         "prepare": partial(prepare, overrides=overrides),
         "verify": verify,
         "describe": describe,
         "export": export,
         "encode": encode,
     }
-    if cfg["out"] is not None and cfg["do"] != "prepare":  # which may have nothing to write
+    if cfg.out is not None and cfg.do != "prepare":  # which may have nothing to write
         try:
-            check_writable(place(cfg["out"]))
+            check_writable(place(cfg.out))
         except WriteError as error:
             raise DataError(f"out  {error}") from error
-    actions[cfg["do"]](cfg)
+    actions[cfg.do](cfg)
 
 
-def prepare(cfg: Config, overrides: Sequence[str] = ()) -> None:
+def prepare(cfg: schema.Data, overrides: Sequence[str] = ()) -> None:
     """Makes a dataset ready to train on: its split in one file, its images decoded.
 
     A protocol with a recipe is drawn from what the catalogue finds below the root; one of lists is
@@ -73,7 +70,7 @@ def prepare(cfg: Config, overrides: Sequence[str] = ()) -> None:
             facts = _adopt(cfg, path, source)
         elif source.split_file() is None:
             raise ConfigError(_no_lists(cfg, source))
-    if cfg["images"] is not False:
+    if cfg.images is not False:
         loaded = build.source(_reading(cfg)).load()
         split, facts = _checked(cfg, loaded)
         if isinstance(loaded, ImageSet):
@@ -85,21 +82,21 @@ def prepare(cfg: Config, overrides: Sequence[str] = ()) -> None:
     print(f"  python train.py {shlex.join(_typed(cfg, overrides))}")
 
 
-def _draw(cfg: Config, path: Path, catalog: Any, recipe: Any) -> Facts:
+def _draw(cfg: schema.Data, path: Path, catalog: Any, recipe: Any) -> Facts:
     """Draws the split of a recipe and keeps it."""
     images = catalog.read()
     _doubt(images)
     try:
         roles = recipe.split(images)
     except DataError as error:  # which names the key that training would have
-        said = str(error).replace("protocols.<protocol>.", f"recipes.{cfg['dataset']['protocol']}.")
+        said = str(error).replace("protocols.<protocol>.", f"recipes.{cfg.dataset.protocol}.")
         raise DataError(said) from error
     images = dataclasses.replace(images, lists={role: getattr(roles, role) for role in LISTS})
-    origin = {"recipe": cfg["dataset"]["recipes"][cfg["dataset"]["protocol"]]}
+    origin = {"recipe": (cfg.dataset.recipes or {})[cfg.dataset.protocol]}
     return _keep(cfg, path, images, origin, {})
 
 
-def _adopt(cfg: Config, path: Path, source: Lists) -> Facts:
+def _adopt(cfg: schema.Data, path: Path, source: Lists) -> Facts:
     """Keeps the split of lists, whatever their dialect."""
     source.split = None
     files = [source.list_file(name) for name in source.names.values()]
@@ -108,7 +105,7 @@ def _adopt(cfg: Config, path: Path, source: Lists) -> Facts:
 
 
 def _keep(
-    cfg: Config, path: Path, images: Catalogue, origin: Any, sums: Mapping[str, str]
+    cfg: schema.Data, path: Path, images: Catalogue, origin: Any, sums: Mapping[str, str]
 ) -> Facts:
     """Writes a split file, unless it is there and the same; the facts of the protocol."""
     split, facts = _checked(unvalidated(cfg), images)
@@ -124,8 +121,8 @@ def _keep(
         path,
         images,
         lists,
-        dataset=cfg["dataset"]["name"],
-        protocol=cfg["dataset"]["protocol"],
+        dataset=cfg.dataset.name,
+        protocol=cfg.dataset.protocol,
         seed=facts.split_seed,
         origin=origin,
         lists=sums,
@@ -134,34 +131,34 @@ def _keep(
     return facts
 
 
-def _split_file(cfg: Config, source: Lists) -> Path:
+def _split_file(cfg: schema.Data, source: Lists) -> Path:
     """Where the split file of a protocol belongs."""
-    if cfg["out"] is not None:
-        return place(cfg["out"])
+    if cfg.out is not None:
+        return place(cfg.out)
     if source.lists.is_file():
         return source.lists
-    return source.lists / (source.split or f"{cfg['dataset']['protocol']}{ENDING}")
+    return source.lists / (source.split or f"{cfg.dataset.protocol}{ENDING}")
 
 
-def _reading(cfg: Config) -> Config:
+def _reading(cfg: schema.Data) -> schema.Data:
     """The configuration as it reads the split file that ``out`` names."""
-    if cfg["out"] is None or "lists" not in cfg["dataset"]["source"]:
+    if cfg.out is None or "lists" not in cfg.dataset.source:
         return cfg
-    source = {**cfg["dataset"]["source"], "lists": cfg["out"]}
-    return {**cfg, "dataset": {**cfg["dataset"], "source": source}}
+    source = {**cfg.dataset.source, "lists": cfg.out}
+    return cfg.with_values(dataset=cfg.dataset.with_values(source=source).plain)
 
 
-def _checked(cfg: Config, images: Catalogue) -> tuple[Split, Facts]:
+def _checked(cfg: schema.Data, images: Catalogue) -> tuple[Split, Facts]:
     """The split of the protocol, once the facts are those that the dataset expects."""
     split, facts = divided(cfg, images)
-    expected = (cfg["dataset"].get("expected") or {}).get(facts.protocol)
-    if expected and cfg["dataset"].get("classes") is None:
+    expected = (cfg.dataset.expected or {}).get(facts.protocol)
+    if expected and cfg.dataset.classes is None:
         check_facts(facts, expected)
     return split, facts
 
 
-def _no_lists(cfg: Config, source: Lists) -> str:
-    drawn = ", ".join(cfg["dataset"].get("recipes") or ())
+def _no_lists(cfg: schema.Data, source: Lists) -> str:
+    drawn = ", ".join(cfg.dataset.recipes or ())
     return (
         f"dataset.lists  there are no lists in {source.lists}: "
         f"{', '.join(source.names.values())}.\n"
@@ -170,16 +167,16 @@ def _no_lists(cfg: Config, source: Lists) -> str:
     )
 
 
-def _typed(cfg: Config, overrides: Sequence[str]) -> list[str]:
+def _typed(cfg: schema.Data, overrides: Sequence[str]) -> list[str]:
     """What of the command line ``train.py`` needs to find the same data."""
     ours = ("dataset.catalog", "dataset.recipes")
     told = [text for text in overrides if text.startswith(("dataset", "paths.cache"))]
     if any(text.startswith("dataset.recipes") for text in overrides):
         told.append("dataset.expected=null")  # which prepare did not look at, either
     told = [text for text in dict.fromkeys(told) if not text.startswith(ours)]
-    if cfg["out"] is not None:
+    if cfg.out is not None:
         told = [text for text in told if not text.startswith("dataset.lists=")]
-        told.append(f"dataset.lists={cfg['out']}")
+        told.append(f"dataset.lists={cfg.out}")
     return told
 
 
@@ -193,14 +190,14 @@ def summary(facts: Facts) -> str:
     )
 
 
-def describe(cfg: Config) -> None:
+def describe(cfg: schema.Data) -> None:
     """Tells what a dataset is; ``out`` keeps it as JSON."""
     images = known(build.source(cfg))
     found = description(cfg, images)
     print("\n".join(described(found)))
     _doubt(images)
-    if cfg["out"] is not None:
-        keep_json(place(cfg["out"]), found)
+    if cfg.out is not None:
+        keep_json(place(cfg.out), found)
 
 
 def _doubt(images: Catalogue) -> None:
@@ -209,16 +206,17 @@ def _doubt(images: Catalogue) -> None:
         print("\n".join(doubt.lines()))
 
 
-def export(cfg: Config) -> None:
+def export(cfg: schema.Data) -> None:
     """Writes the split as lists or as a split file, for other programs and other people."""
+    assert cfg.out is not None  # `config.check_data`
     images = known(build.source(cfg))
-    folder = place(cfg["out"])
-    if cfg["style"] == "split":
-        path = folder / f"{cfg['dataset']['name']}-{cfg['dataset']['protocol']}{ENDING}"
+    folder = place(cfg.out)
+    if cfg.style is schema.Style.split:
+        path = folder / f"{cfg.dataset.name}-{cfg.dataset.protocol}{ENDING}"
         print(summary(_keep(cfg, path, images, "export", {})))
         return
     split, facts = _checked(unvalidated(cfg), images)
-    write_lists(folder, images, split, cfg["style"], cfg["prefix"])
+    write_lists(folder, images, split, cfg.style.value, cfg.prefix)
     write_text(folder / "classes.txt", "".join(f"{name}\n" for name in images.classes))
     print(f"wrote {folder}/{{train,test,database,classes}}.txt\n{summary(facts)}")
 

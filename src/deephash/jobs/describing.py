@@ -5,26 +5,24 @@ from typing import Any
 
 import numpy as np
 
-from deephash import build
+from deephash import build, schema
 from deephash.data.images import Catalogue
 from deephash.data.splits import ROLES, Facts, Split, describe
 from deephash.retrieval import Convention, Histograms, mean_average_precision, rank_codes
 from deephash.words import number
 
-Config = Mapping[str, Any]
-
 MOST = 12  # classes that are shown at each end, where there are more than twice as many
 
 
-def divided(cfg: Config, images: Catalogue) -> tuple[Split, Facts]:
+def divided(cfg: schema.Data, images: Catalogue) -> tuple[Split, Facts]:
     """The split of a configuration's protocol, and its facts."""
     protocol = build.protocol(cfg)
     split = protocol.split(images)
-    names = cfg["dataset"]["name"], cfg["dataset"]["protocol"]
+    names = cfg.dataset.name, cfg.dataset.protocol
     return split, describe(images, split, *names, protocol.seed)
 
 
-def description(cfg: Config, images: Catalogue) -> dict[str, Any]:
+def description(cfg: schema.Data, images: Catalogue) -> dict[str, Any]:
     """All that ``data.py describe`` tells, as JSON holds it.
 
     Prevalence is the share of pairs of a query and a database image that have a label in common.

@@ -1,14 +1,14 @@
 """Images to features, once: ``data.py encode``."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from deephash import build
+from deephash import build, schema
 from deephash.bars import bar
 from deephash.data.feature_files import write_features
 from deephash.data.images import Catalogue
@@ -20,18 +20,16 @@ from deephash.errors import ConfigError
 from deephash.files import place
 from deephash.jobs.shared import deterministic, unvalidated
 
-Config = Mapping[str, Any]
-
 
 @out_of_memory.told("Try a smaller trainer.eval_batch_size, or device=cpu.")
 @torch.inference_mode()
-def encode(cfg: Config) -> Path:
+def encode(cfg: schema.Data) -> Path:
     """Writes what a backbone makes of each image with a role, and their split file.
 
     An interrupted command goes on where it was; a finished one is not repeated.
 
     Args:
-        cfg: the folded page of ``data.py``.
+        cfg: the checked page of ``data.py``.
 
     Returns:
         the folder, as ``dataset=features dataset.root=FOLDER`` takes it.
@@ -39,8 +37,9 @@ def encode(cfg: Config) -> Path:
     Raises:
         DeephashError: with a message for the user.
     """
-    device, precision = build.device(cfg["trainer"]["device"]), cfg["trainer"]["precision"]
-    deterministic(cfg["trainer"]["deterministic"])
+    assert cfg.out is not None  # `config.check_data`
+    device, precision = build.device(cfg.trainer.device), cfg.trainer.precision.value
+    deterministic(cfg.trainer.deterministic)
     data = build.data(unvalidated(cfg))
     build.check_backbone(cfg, data.source)
     data.setup(device, trains=False)
@@ -48,23 +47,23 @@ def encode(cfg: Config) -> Path:
         raise ConfigError("dataset  these are features already: nothing to encode.")
     split = data.split
     rows = np.unique(np.concatenate([split.database, split.queries, split.train]))
-    torch.manual_seed(cfg["seed"])
+    torch.manual_seed(cfg.seed)
     trunk: Any = build.backbone(cfg).to(device).eval()
-    if cfg["trainer"]["channels_last"]:
+    if cfg.trainer.channels_last:
         trunk.to(memory_format=torch.channels_last)
     places = ("root", "lists", "origin", "on_error")
-    source = {key: value for key, value in cfg["dataset"]["source"].items() if key not in places}
+    source = {key: value for key, value in cfg.dataset.source.items() if key not in places}
     notes = {
         "fingerprint": data.facts.fingerprint,
         "source": source,
-        "backbone": dict(cfg["backbone"]),
+        "backbone": dict(cfg.backbone),
         "weights": _digest(trunk),
-        "transforms": cfg["dataset"]["transforms"]["test"],
+        "transforms": cfg.dataset.plain["transforms"]["test"],
         "precision": precision,
-        "dtype": cfg["dtype"],
-        "seed": cfg["seed"],
+        "dtype": cfg.dtype.value,
+        "seed": cfg.seed,
     }
-    folder = place(cfg["out"])
+    folder = place(cfg.out)
 
     def blocks(done: int) -> Iterator[np.ndarray]:
         with bar(f"encoding {len(rows):,} images", len(rows) - done) as progress:
@@ -74,23 +73,23 @@ def encode(cfg: Config) -> Path:
                 yield found.float().cpu().numpy()
                 progress.advance(len(found))
 
-    write_features(folder, len(rows), trunk.out_features, cfg["dtype"], notes, blocks)
+    write_features(folder, len(rows), trunk.out_features, cfg.dtype.value, notes, blocks)
     images, split = _of_rows(data.images, data.split, rows)
     write_split(
         folder / f"images{ENDING}",
         images,
         split,
-        dataset=cfg["dataset"]["name"],
-        protocol=cfg["dataset"]["protocol"],
+        dataset=cfg.dataset.name,
+        protocol=cfg.dataset.protocol,
         seed=data.protocol.seed,
         origin=notes,
     )
     print(f"{len(rows):,} x {trunk.out_features} features: {folder}")
-    protocol = cfg["dataset"]["protocols"][cfg["dataset"]["protocol"]]
+    protocol = cfg.dataset.protocols[cfg.dataset.protocol]
     known = protocol.get("queries_in_database", "refuse")
     print(
         f"  python train.py dataset=features dataset.root={folder} dataset.name=NAME"
-        + f" dataset.top={cfg['dataset']['top']}" * (cfg["dataset"].get("top") is not None)
+        + f" dataset.top={cfg.dataset.top}" * (cfg.dataset.top is not None)
         + f" dataset.protocols.listed.queries_in_database={known}" * (known != "refuse")
     )
     return folder

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from deephash import build, config, plugins, targets
+from deephash import build, config, plugins, schema, targets
+from deephash.data.datamodule import DataModule
 from deephash.engine import out_of_memory
-from deephash.engine.evaluate import encode
+from deephash.engine.evaluate import Codes, Evaluation, encode
 from deephash.engine.run import FIGURES, RunFolder, environment, runs_below
 from deephash.errors import ConfigError, DeephashError, FileError, TrainingError, WriteError
 from deephash.files import (
@@ -28,21 +29,21 @@ from deephash.jobs import pictures
 from deephash.jobs.shared import deterministic, load_encoder, save_codes
 from deephash.loggers.console import without_labels
 from deephash.loggers.wandb import load_package
-from deephash.report import write_comparison, write_evaluation
+from deephash.report import Retrieved, write_comparison, write_evaluation
 from deephash.report.table import markdown
 from deephash.words import number
 
-Config = Mapping[str, Any]
+Found = Mapping[str, Any]
 
 DECIDING = ("metric", "top", "ties", "denominator", "empty", "ternary", "centred", "own", "seed")
 """The conventions that make a mAP; the last only of shuffled ties."""
 
 
-def evaluate(cfg: Config, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def evaluate(cfg: schema.Evaluate, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Measures a run again, or compares several.
 
     Args:
-        cfg: the folded page of ``evaluate.py``.
+        cfg: the checked page of ``evaluate.py``.
         overrides: the command line.
 
     Returns:
@@ -51,15 +52,14 @@ def evaluate(cfg: Config, overrides: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         DeephashError: with a message for the user.
     """
-    config.refuse(config.check_evaluation(cfg), overrides)
-    if "wandb" in (cfg["logger"] or {}):
+    if "wandb" in (cfg.logger or {}):
         load_package()  # before anything is read
-    out = None if cfg["out"] is None else place(cfg["out"])
-    if cfg["run"] is not None:
-        return measure(cfg, RunFolder(place(cfg["run"])), out)
-    again = cfg["checkpoint"] != "best" or any(v is not None for v in cfg["evaluation"].values())
-    again |= any(v is not None for v in cfg["dataset"].values())
-    runs = runs_of(cfg["runs"], finished=not again)
+    out = None if cfg.out is None else place(cfg.out)
+    if cfg.run is not None:
+        return measure(cfg, RunFolder(place(cfg.run)), out)
+    again = cfg.checkpoint != "best" or any(v is not None for v in cfg.evaluation.plain.values())
+    again |= any(v is not None for v in cfg.dataset.values())
+    runs = runs_of(cfg.runs or [], finished=not again)
     comparison = Path("comparison") if out is None else out
     check_writable(comparison)
     RunFolder(comparison).tidy()
@@ -89,36 +89,36 @@ def evaluate(cfg: Config, overrides: Sequence[str] = ()) -> dict[str, Any]:
     "Try a smaller trainer.eval_batch_size in the run's config.yaml, device=cpu, or a device\n"
     "  nobody else uses."
 )
-def measure(cfg: Config, run: RunFolder, out: Path | None = None) -> dict[str, Any]:
+def measure(cfg: schema.Evaluate, run: RunFolder, out: Path | None = None) -> dict[str, Any]:
     """Builds a run's encoder and its data, nothing else, and measures the codes in full.
 
     Writes ``evaluation.json``, the codes, and if figures are wanted the page and its figures.
 
     Args:
-        cfg: the folded page of ``evaluate.py``.
+        cfg: the checked page of ``evaluate.py``.
         run: its folder; what is null on the page is as it was there.
         out: where to write; None for the run's folder.
     """
-    ran = _as_asked(run.config(whole=True), cfg)
-    elsewhere = "source" in cfg["dataset"]
-    config.refuse(config.check_run(ran), [str(run.path / "config.yaml")])
-    _forbid_download(ran, cfg)
+    ran = config.run_config(_as_asked(run.config(whole=True), cfg), run.path / "config.yaml")
+    source = _without_download(ran.dataset.source, cfg)
+    ran = ran.with_values(dataset=ran.dataset.with_values(source=source).plain)
+    elsewhere = "source" in cfg.dataset
     if out is None:
-        out = own_folder(run.path / ran["dataset"]["name"]) if elsewhere else run.path
+        out = own_folder(run.path / ran.dataset.name) if elsewhere else run.path
     check_writable(out)
     RunFolder(out).tidy()
-    device = build.device(cfg["device"])
-    deterministic(ran["trainer"]["deterministic"])
+    device = build.device(cfg.device)
+    deterministic(ran.trainer.deterministic)
     evaluation = build.evaluation(ran, device)
     data = build.data(ran)
     data.setup(device, trains=False)
     evaluation.check(data)
-    file = f"{cfg['checkpoint']}.pt"
+    file = f"{cfg.checkpoint}.pt"
     _check_size(ran, data.width, run.path / file)
     encoder = build.encoder(ran, data.width, pretrained=False).to(device)
-    pictures.check_queries(cfg["gallery"]["queries"], len(data.split.queries))
+    pictures.check_queries(cfg.gallery.queries, len(data.split.queries))
     load_encoder(run.path / file, encoder, None if elsewhere else data.facts.fingerprint)
-    if ran["trainer"]["channels_last"]:
+    if ran.trainer.channels_last:
         encoder.to(memory_format=torch.channels_last)
     codes = encode(encoder, data, evaluation.autocast)
     split = data.split
@@ -127,9 +127,9 @@ def measure(cfg: Config, run: RunFolder, out: Path | None = None) -> dict[str, A
         "run": str(run.path),
         "name": _name(run),
         **_full_name(run),
-        "method": ran["method"]["name"],
-        "nbit": ran["model"]["nbit"],
-        "seed": ran["seed"],
+        "method": ran.method.name,
+        "nbit": ran.model.nbit,
+        "seed": ran.seed,
         "checkpoint": file,
         "metrics": metrics,
         "protocol": data.facts.as_dict(),
@@ -138,21 +138,19 @@ def measure(cfg: Config, run: RunFolder, out: Path | None = None) -> dict[str, A
         **plugins.report(),
     }
     make_folder(out)
-    if not cfg["figures"]:
+    if not cfg.figures:
         _forget_figures(out, found)
     write_json(out / "evaluation.json", found)
-    name = "codes.npz" if cfg["checkpoint"] == "best" else f"codes-{cfg['checkpoint']}.npz"
+    name = "codes.npz" if cfg.checkpoint == "best" else f"codes-{cfg.checkpoint}.npz"
     save_codes(out / name, codes, data, evaluation)
     _say(found, None if elsewhere else run)
-    if cfg["figures"] and data.truth is None:
+    if cfg.figures and data.truth is None:
         RunFolder(out).forget("figures/.*.tmp")  # of a write that was killed
         made = write_evaluation(
             out,
             found,
-            gallery=pictures.gallery(evaluation, codes, data, **cfg["gallery"])
-            if data.width is None
-            else [],
-            plane=pictures.plane(codes, data, cfg["tsne"]),
+            gallery=_gallery(evaluation, codes, data, cfg.gallery) if data.width is None else [],
+            plane=pictures.plane(codes, data, cfg.tsne),
             snapshots=pictures.snapshots(run.path),
         )
         print(f"figures {out / 'evaluation.html'}")
@@ -160,7 +158,15 @@ def measure(cfg: Config, run: RunFolder, out: Path | None = None) -> dict[str, A
     return found
 
 
-def _forget_figures(out: Path, found: Config) -> None:
+def _gallery(
+    evaluation: Evaluation, codes: Codes, data: DataModule, wanted: schema.Gallery
+) -> list[Retrieved]:
+    return pictures.gallery(
+        evaluation, codes, data, queries=wanted.queries, rows=wanted.rows, top=wanted.top
+    )
+
+
+def _forget_figures(out: Path, found: Found) -> None:
     """Removes figures of another measurement than this one."""
     page, told = out / "evaluation.html", out / "evaluation.json"
     if not page.is_file():
@@ -220,13 +226,13 @@ def runs_of(given: str | Sequence[str], finished: bool) -> list[RunFolder]:
     return list(found.values())
 
 
-def _as_asked(ran: dict[str, Any], cfg: Config) -> dict[str, Any]:
+def _as_asked(ran: dict[str, Any], cfg: schema.Evaluate) -> dict[str, Any]:
     """The configuration of a run, changed as the page of ``evaluate.py`` says."""
-    ran["evaluation"] = config.changed(ran["evaluation"], cfg["evaluation"])
-    if "source" in cfg["dataset"]:
-        ran["dataset"] = cfg["dataset"]
+    ran["evaluation"] = config.changed(ran["evaluation"], cfg.evaluation.plain)
+    if "source" in cfg.dataset:
+        ran["dataset"] = dict(cfg.dataset)
     else:
-        for key, place in cfg["dataset"].items():
+        for key, place in cfg.dataset.items():
             if place is None:
                 continue
             if key not in ran["dataset"]["source"]:
@@ -234,22 +240,21 @@ def _as_asked(ran: dict[str, Any], cfg: Config) -> dict[str, Any]:
                 name = ran["dataset"]["name"]
                 raise ConfigError(f"dataset.{key}  {name} reads no {what}. Leave it out.")
             ran["dataset"][key] = ran["dataset"]["source"][key] = place
-    ran["trainer"]["device"] = cfg["device"]
-    ran["paths"] = dict(cfg["paths"])  # where this command writes is not for the run folder to say
+    ran["trainer"]["device"] = cfg.device
+    ran["paths"] = dict(cfg.paths.plain)  # where this command writes is not the run folder's
     return ran
 
 
-def _forbid_download(ran: Config, cfg: Config) -> None:
+def _without_download(source: Mapping[str, Any], cfg: schema.Evaluate) -> Mapping[str, Any]:
     """Keep a run's source from downloading into a folder that only the run folder names."""
-    if "source" in cfg["dataset"] or cfg["dataset"].get("root") is not None:
-        return
-    source = ran["dataset"]["source"]
+    if "source" in cfg.dataset or cfg.dataset.get("root") is not None:
+        return source
     target = targets.locate(source["_target_"], "dataset.source")
-    if "download" in targets.arguments(target):
-        source["download"] = False
+    known = targets.arguments(target)
+    return {**source, "download": False} if "download" in known else source
 
 
-def _check_size(ran: Config, width: int | None, file: Path) -> None:
+def _check_size(ran: schema.Run, width: int | None, file: Path) -> None:
     """Refuse an encoder that is larger than the checkpoint that has to fill it.
 
     Raises:
@@ -265,7 +270,7 @@ def _check_size(ran: Config, width: int | None, file: Path) -> None:
         )
 
 
-def _say(found: Config, run: RunFolder | None) -> None:
+def _say(found: Found, run: RunFolder | None) -> None:
     """The numbers, what they are, and whether training found the same.
 
     Args:
@@ -302,7 +307,7 @@ def _say(found: Config, run: RunFolder | None) -> None:
     _compare(found, run)
 
 
-def _compare(found: Config, run: RunFolder | None) -> None:
+def _compare(found: Found, run: RunFolder | None) -> None:
     """Says whether training found the same; nothing of other data."""
     if run is None:
         return
@@ -323,7 +328,7 @@ def _compare(found: Config, run: RunFolder | None) -> None:
             print(f"training reported {trained['map']!r}: {'the same' if same else 'DIFFERENT'}")
 
 
-def _say_setups(metrics: Config, of: Sequence[str]) -> None:
+def _say_setups(metrics: Found, of: Sequence[str]) -> None:
     """What lists of instances gave, setup by setup."""
     print(f"{metrics['conventions']['metric']}  ({', '.join(of)})")
     for name, found in metrics["setups"].items():
@@ -333,19 +338,21 @@ def _say_setups(metrics: Config, of: Sequence[str]) -> None:
         print(f"  {name}: {'  '.join(told)}  ({found['queries_counted']} queries)")
 
 
-def _show(cfg: Config, made: Sequence[Path], run: RunFolder, out: Path | None = None) -> None:
+def _show(
+    cfg: schema.Evaluate, made: Sequence[Path], run: RunFolder, out: Path | None = None
+) -> None:
     """Add the figures to W&B if this command line asks for it with ``logger=wandb``.
 
     The logger of the run's own configuration is never used: the folder may be a stranger's, and
     so would be the account that it names.
 
     Args:
-        cfg: the folded page of ``evaluate.py``.
+        cfg: the checked page of ``evaluate.py``.
         made: the figures.
         run: the run they are added to; of several, the first.
         out: of a comparison, which is a run of its own: its folder.
     """
-    node = (cfg["logger"] or {}).get("wandb")
+    node = (cfg.logger or {}).get("wandb")
     if node is None:
         return
     ran = run.config()

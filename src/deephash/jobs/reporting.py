@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deephash import build, config, filenames
+from deephash import build, config, filenames, schema
 from deephash.engine.run import RunFolder
 from deephash.errors import ConfigError, FileError, TrainingError
 from deephash.files import (
@@ -28,16 +28,14 @@ from deephash.report.reading import read_manifest
 from deephash.report.sweeps import counts, damaged_jobs, tables_of
 from deephash.words import all_typed, typed
 
-Config = Mapping[str, Any]
-
 SUMMARY = "summary.json"
 
 
-def report(cfg: Config, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def report(cfg: schema.Report, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The tables and figures of sweeps, from those of their runs that have finished.
 
     Args:
-        cfg: the folded page of ``report.py``.
+        cfg: the checked page of ``report.py``.
         overrides: the command line.
 
     Returns:
@@ -46,27 +44,26 @@ def report(cfg: Config, overrides: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         ConfigError: if there is no such sweep, row or axis.
     """
-    config.refuse(config.check_report(cfg), overrides)
-    if "wandb" in (cfg["logger"] or {}):
+    if "wandb" in (cfg.logger or {}):
         load_package()  # before anything is read
-    outputs = place(cfg["paths"]["outputs"])
-    names = list(dict.fromkeys(_listed(cfg["sweep"])))
-    sweeps = _only([read(outputs, name) for name in names], cfg["only"] or {})
+    outputs = place(cfg.paths.outputs)
+    names = list(dict.fromkeys(_listed(cfg.sweep)))
+    sweeps = _only([read(outputs, name) for name in names], cfg.only or {})
     parts = sections(sweeps)
-    compare = cfg["compare"]
+    compare = cfg.compare
     _check_compare(compare, parts)
     compared = {}
     if compare is not None:
         for at, section in enumerate(parts):
-            compared[at] = paired(section, compare, outputs, cfg["draws"], cfg["seed"])
+            compared[at] = paired(section, compare, outputs, cfg.draws, cfg.seed)
     out = outputs / SWEEPS / "+".join(names)
-    if cfg["only"]:  # the whole report stays
+    if cfg.only:  # the whole report stays
         out /= "only-" + ",".join(
             f"{key}={'+'.join(all_typed(value))}".replace("/", "-")
-            for key, value in cfg["only"].items()
+            for key, value in cfg.only.items()
         )
-    if cfg["out"] is not None:
-        out = place(cfg["out"])
+    if cfg.out is not None:
+        out = place(cfg.out)
     else:  # the folder of outputs may be a stranger's, with links in it
         for folder in dict.fromkeys((outputs / SWEEPS, outputs / SWEEPS / "+".join(names), out)):
             own_folder(folder)
@@ -212,13 +209,13 @@ def _files_before(out: Path) -> set[str]:
     return set(filter(filenames.is_below, summary["files"]))
 
 
-def _show(cfg: Config, names: Sequence[str], files: Mapping[str, Path], out: Path) -> None:
+def _show(cfg: schema.Report, names: Sequence[str], files: Mapping[str, Path], out: Path) -> None:
     """The report to W&B, as an artifact of a run in the sweep's group."""
-    node = (cfg["logger"] or {}).get("wandb")
+    node = (cfg.logger or {}).get("wandb")
     if node is None:
         return
     name = "+".join(names)
-    given = {"name": f"report {name}", "run_id": None, "folder": out, "config": dict(cfg),
+    given = {"name": f"report {name}", "run_id": None, "folder": out, "config": dict(cfg.plain),
              "group": name, "tags": list(names), "job_type": "report"}  # fmt: skip
     logger = Loggers([build.part(node, "logger.wandb", **given)])
     logger.artifact(name, "report", files)

@@ -2,14 +2,14 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from deephash import config, retrieval
+from deephash import config, retrieval, schema
 from deephash.engine import checkpoint
 from deephash.engine.evaluate import Codes, Evaluation, targets
 from deephash.engine.restoring import fitting, load_weights
@@ -20,10 +20,10 @@ from deephash.files import place, write_json
 log = logging.getLogger("deephash")
 
 
-def run_folder(cfg: Mapping[str, Any], overrides: Sequence[str]) -> RunFolder:
-    """The folder of the run that a folded configuration and its command line describe."""
-    outputs = place(cfg["paths"]["outputs"])
-    return RunFolder(outputs / config.run_name(cfg, overrides))
+def run_folder(cfg: schema.Train, overrides: Sequence[str]) -> RunFolder:
+    """The folder of the run that a configuration and its command line describe."""
+    outputs = place(cfg.paths.outputs)
+    return RunFolder(outputs / config.run_name(cfg.plain, overrides))
 
 
 def load_encoder(file: Path, encoder: Any, fingerprint: str | None) -> None:
@@ -97,9 +97,10 @@ def keep_json(path: Path, values: Any) -> None:
         raise DataError(f"out  cannot write {path}: {os_reason(error)}") from error
 
 
-def unvalidated(cfg: Mapping[str, Any]) -> dict[str, Any]:
+def unvalidated(cfg: schema.Data) -> schema.Data:
     """The same configuration without validation items, which may come out of what trains."""
-    name = cfg["dataset"]["protocol"]
-    protocols = cfg["dataset"]["protocols"]
+    name = cfg.dataset.protocol
+    protocols = cfg.dataset.protocols
     plain = {key: 0 if key == "validation" else value for key, value in protocols[name].items()}
-    return {**cfg, "dataset": {**cfg["dataset"], "protocols": {**protocols, name: plain}}}
+    dataset = cfg.dataset.with_values(protocols={**protocols, name: plain})
+    return cfg.with_values(dataset=dataset.plain)

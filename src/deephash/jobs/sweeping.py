@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import deephash
-from deephash import build, config
-from deephash.config import Fault
+from deephash import build, config, schema
 from deephash.engine.run import LOCK, RunFolder
 from deephash.errors import BusyError, ConfigError, DeephashError, FileError, from_os_error
 from deephash.files import ERROR, MANIFEST, make_folder, write_json, write_text
@@ -28,7 +27,6 @@ from deephash.locks import Lock
 from deephash.report.reading import read_manifest
 from deephash.words import clock, number
 
-Config = dict[str, Any]
 log = logging.getLogger("deephash")
 
 START = 8.0
@@ -43,7 +41,7 @@ class Planned:
     """One job of a sweep."""
 
     overrides: tuple[str, ...]  # the whole command line of its run
-    cfg: Config  # folded
+    cfg: schema.Train
     name: str
     run: RunFolder
     state: State
@@ -52,33 +50,31 @@ class Planned:
     def left(self) -> bool:
         """Whether there is something to do that no other process does."""
         if self.state is State.finished:
-            return bool(self.cfg["rerun"])
+            return self.cfg.rerun
         return self.state is not State.running
 
 
-def plan(grid: Sequence[tuple[Sequence[str], Config]]) -> list[Planned]:
+def plan(grid: Sequence[tuple[Sequence[str], schema.Train]]) -> list[Planned]:
     """The jobs with their folders and how far they are; a run that stands twice is planned once.
 
     Args:
-        grid: command line and folded configuration of each job.
+        grid: command line and checked configuration of each job; see ``config.train_pages``.
 
     Raises:
-        ConfigError: all that is wrong with any of them; a folder that holds, or is to hold, runs of
-            two configurations. Nothing was written.
+        ConfigError: a folder holds, or is to hold, runs of two configurations. Nothing was written.
     """
-    _refuse_faults([(overrides, config.check(cfg, overrides)) for overrides, cfg in grid])
     planned: dict[str, Planned] = {}
     for overrides, cfg in grid:
-        name = config.run_name(cfg, overrides)
+        name = config.run_name(cfg.plain, overrides)
         run = RunFolder(run_folder(cfg, overrides).path.absolute())
         job = Planned(tuple(overrides), cfg, name, run, state_of(run))
         other = planned.setdefault(name, job)
-        if unlike := config.differences(config.essence(other.cfg), config.essence(cfg)):
+        if unlike := config.differences(config.essence(other.cfg.plain), config.essence(cfg.plain)):
             raise ConfigError(
                 f"two jobs have one folder, {name}, and differ in\n  "
                 + "\n  ".join(unlike[:SEVERAL])
             )
-    _refuse_others([job for job in planned.values() if not job.cfg["rerun"]])
+    _refuse_others([job for job in planned.values() if not job.cfg.rerun])
     return list(planned.values())
 
 
@@ -137,8 +133,8 @@ def missing_data(planned: Sequence[Planned]) -> list[str]:
     for job in planned:
         if not job.left:
             continue
-        dataset = job.cfg["dataset"]
-        key = json.dumps([dataset["name"], dataset["source"]], sort_keys=True, default=str)
+        dataset = job.cfg.dataset
+        key = json.dumps([dataset.name, dataset.source], sort_keys=True, default=str)
         if key not in first:
             source = build.source(job.cfg)
             first[key] = job, (source.missing() if hasattr(source, "missing") else None) or "", 0
@@ -177,7 +173,7 @@ def seconds_left(planned: Sequence[Planned]) -> list[float | None]:
             found.append(None)
             continue
         seconds, epochs = (statistics.fmean(each) for each in zip(*alike, strict=True))
-        done = 0 if job.cfg["rerun"] else epochs_done(job.run)
+        done = 0 if job.cfg.rerun else epochs_done(job.run)
         found.append(seconds * max(0.0, 1 - done / max(1, epochs)))
     return found
 
@@ -305,14 +301,14 @@ def write_manifest(
 def value_of(job: Planned, key: str) -> Any:
     """What a job has at a key of the grid; of a group, the name of what was chosen."""
     if key == "dataset":
-        return job.cfg["dataset"]["name"]
+        return job.cfg.dataset.name
     if key == "method":
         return job.name.split("/")[1]  # with what was swapped
     typed = dict(text.lstrip("+").partition("=")[::2] for text in job.overrides)
     key = key.lstrip("+")
-    node: Any = job.cfg
+    node: Any = job.cfg.plain
     if key.partition(".")[0] in config.SEATS:  # folded into the method
-        node = job.cfg["method"]
+        node = job.cfg.method.plain
     for part in key.split("."):
         node = node.get(part) if isinstance(node, Mapping) else None
     return typed.get(key) if node is None or isinstance(node, Mapping | list) else node
@@ -321,23 +317,9 @@ def value_of(job: Planned, key: str) -> Any:
 def _kinds(job: Planned) -> list[tuple[Any, ...]]:
     """What makes jobs take equally long, from the most alike to the least."""
     cfg = job.cfg
-    work = (cfg["dataset"]["name"], cfg["trainer"]["epochs"], cfg["backbone"].get("name"))
-    size = (*work, cfg["trainer"]["batch_size"])
-    return [(*size, cfg["method"]["name"]), size, work, work[:1]]
-
-
-def _refuse_faults(found: Sequence[tuple[Sequence[str], Sequence[Fault]]]) -> None:
-    """One refusal for all jobs: each fault once, with how many jobs have it."""
-    having: dict[Fault, list[Sequence[str]]] = {}
-    for overrides, faults in found:
-        for fault in faults:
-            having.setdefault(fault, []).append(overrides)
-    told = []
-    for fault, jobs in having.items():
-        some = f" ({len(jobs)} of {len(found)} jobs, such as: {' '.join(jobs[0])})"
-        what = fault.what + ("" if len(jobs) == len(found) else some)
-        told.append(replace(fault, what=what))
-    config.refuse(told, [f"a grid of {len(found)} jobs"])
+    work = (cfg.dataset.name, cfg.trainer.epochs, cfg.backbone.get("name"))
+    size = (*work, cfg.trainer.batch_size)
+    return [(*size, cfg.method.name), size, work, work[:1]]
 
 
 def _refuse_others(planned: Sequence[Planned]) -> None:

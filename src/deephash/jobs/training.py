@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import deephash
-from deephash import bars, build, config, plugins
+from deephash import bars, build, config, plugins, schema
 from deephash.codebooks import spread
 from deephash.data.datamodule import DataModule
 from deephash.engine import forms, graphs, out_of_memory
@@ -24,16 +24,15 @@ from deephash.methods.base import Method
 from deephash.report import write_html
 from deephash.words import number
 
-Config = Mapping[str, Any]
 log = logging.getLogger("deephash")
 
 
 @out_of_memory.told()
-def train(cfg: dict[str, Any], overrides: Sequence[str], launch: str = "") -> dict[str, Any]:
-    """Trains the run a folded configuration describes, or skips it when it is finished.
+def train(cfg: schema.Train, overrides: Sequence[str], launch: str = "") -> dict[str, Any]:
+    """Trains the run that a configuration describes, or skips it when it is finished.
 
     Args:
-        cfg: folded.
+        cfg: the checked page; see ``config.train_page``.
         overrides: its command line.
         launch: of the sweep that the run is part of: ``rerun`` begins it anew once in each.
 
@@ -43,12 +42,11 @@ def train(cfg: dict[str, Any], overrides: Sequence[str], launch: str = "") -> di
     Raises:
         DeephashError: with a message for the user.
     """
-    config.refuse(config.check(cfg, overrides), overrides)
-    if "wandb" in cfg["logger"]:
+    if "wandb" in cfg.logger:
         wandb.load_package()  # before data is opened
-    name = config.run_name(cfg, overrides)
+    name = config.run_name(cfg.plain, overrides)
     run = run_folder(cfg, overrides)
-    fresh = cfg["rerun"] and not run.begun_in(launch)
+    fresh = cfg.rerun and not run.begun_in(launch)
     if not fresh:
         refuse_another(run, cfg)
         if run.finished:
@@ -62,9 +60,10 @@ def train(cfg: dict[str, Any], overrides: Sequence[str], launch: str = "") -> di
                 f"  {report['metrics']['conventions']['metric']} {number(report['metrics']['map'])}"
             )
             return report
-    bars.quiet(bool(cfg["logger"].get("console", {}).get("quiet")))
-    device = build.device(cfg["trainer"]["device"])
-    deterministic(cfg["trainer"]["deterministic"])
+    console = cfg.logger.get("console")
+    bars.quiet(console is not None and bool(console.get("quiet")))
+    device = build.device(cfg.trainer.device)
+    deterministic(cfg.trainer.deterministic)
     run.lock()
     try:  # what is wrong with data and parts comes to light before anything is written
         resumes = (run.path / "last.pt").is_file() and not fresh
@@ -83,38 +82,39 @@ def train(cfg: dict[str, Any], overrides: Sequence[str], launch: str = "") -> di
                               pretrained=not resumes).to(device)  # fmt: skip
         _try(method, data, cfg)
         _try_alone(method, data, cfg)
-        run.begin(cfg, list(overrides), fresh, launch)
+        run.begin(cfg.plain, list(overrides), fresh, launch)
         return _train(cfg, run, name, data, method, evaluation)
     finally:
         run.close()
 
 
-def _say_unlabelled(cfg: Config) -> None:
+def _say_unlabelled(cfg: schema.Train) -> None:
     """Say in one line what images without labels mean for the selection of an epoch."""
-    select_on = cfg["trainer"]["select_on"]
     kept = "the last epoch's encoder is kept"
-    if select_on != "last":
+    if (select_on := cfg.trainer.select_on.value) != "last":
         kept = f"there is no mAP for trainer.select_on={select_on}, and {kept}"
     log.warning("the images have no labels: %s", kept)
 
 
-def _complete_wandb(cfg: Config, run: RunFolder, name: str, report: Config) -> None:
+def _complete_wandb(
+    cfg: schema.Train, run: RunFolder, name: str, report: Mapping[str, Any]
+) -> None:
     """Write a finished run to W&B if it is asked for and does not have it to its end.
 
     The run may have been killed while W&B took its end, may have been trained without W&B, or may
     be asked for by an agent of W&B's own sweeps.
     """
-    node = cfg["logger"].get("wandb")
+    node = cfg.logger.get("wandb")
     if node is None or wandb.is_complete(run.path, wandb.id_of(run.run_id())):
         return
     history = run.path / "log.jsonl"
-    logger = build.wandb(node, cfg, run.path, name, run.run_id(), "train", history)
+    logger = build.wandb(node, cfg.plain, run.path, name, run.run_id(), "train", history)
     logger.report(report, report["training"]["steps"])
     logger.summary(report, run.path)
 
 
 @torch.inference_mode()
-def _try(method: Method, data: DataModule, cfg: Config) -> None:
+def _try(method: Method, data: DataModule, cfg: schema.Train) -> None:
     """Sends two images through the encoder: a network may refuse images of their size.
 
     So may views, which are made of a first batch.
@@ -132,17 +132,17 @@ def _try(method: Method, data: DataModule, cfg: Config) -> None:
             ) from error
         size = "x".join(map(str, images.shape[2:]))
         raise ConfigError(
-            f"backbone  {cfg['backbone'].get('name', 'the backbone')} cannot take images of {size}:"
+            f"backbone  {cfg.backbone.get('name', 'the backbone')} cannot take images of {size}:"
             f" {error}\n          Try larger images (dataset.size=224), or another backbone."
         ) from error
 
 
-def _try_alone(method: Method, data: DataModule, cfg: Config) -> None:
+def _try_alone(method: Method, data: DataModule, cfg: schema.Train) -> None:
     """Refuse a training batch of one image where batch normalisation needs two values.
 
     Some networks take it: with maps of several places, each place is a value.
     """
-    if not cfg["trainer"]["epochs"] or data.smallest_batch > 1:
+    if not cfg.trainer.epochs or data.smallest_batch > 1:
         return
     image = next(iter(data.eval_batches(data.split.train[:1]))).flat()
     with torch.random.fork_rng(devices=[image.device] if image.is_cuda else []), torch.no_grad():
@@ -162,11 +162,11 @@ def _try_alone(method: Method, data: DataModule, cfg: Config) -> None:
             ) from error
 
 
-def refuse_another(run: RunFolder, cfg: Config) -> None:
+def refuse_another(run: RunFolder, cfg: schema.Train) -> None:
     """Refuses a folder in which something else ran."""
     if not run.finished and not (run.path / "last.pt").is_file():
         return
-    changed = config.differences(config.essence(run.config(whole=True)), config.essence(cfg))
+    changed = config.differences(config.essence(run.config(whole=True)), config.essence(cfg.plain))
     if changed:
         raise ConfigError(
             f"{run.path} holds a run with another configuration:\n  "
@@ -178,32 +178,37 @@ def refuse_another(run: RunFolder, cfg: Config) -> None:
 
 @forms.told()
 def _train(
-    cfg: dict[str, Any],
+    cfg: schema.Train,
     run: RunFolder,
     name: str,
     data: DataModule,
     method: Method,
     evaluation: Evaluation,
 ) -> dict[str, Any]:
-    settings, device = cfg["trainer"], data.device
-    if settings["channels_last"]:
+    settings, device = cfg.trainer, data.device
+    if settings.channels_last:
         method.encoder.to(memory_format=torch.channels_last)
-    if settings["compile"]:
+    if settings.compile:
         forms.compile_in_place(method, device)
     optimizer = build.optimizer(cfg, method)
     forms.fuse(optimizer, device)
-    torch.manual_seed(cfg["seed"])
+    torch.manual_seed(cfg.seed)
     trainer = Trainer(
         run.path,
         optimizer,
-        build.part(cfg["scheduler"], "scheduler"),
+        build.part(cfg.scheduler, "scheduler"),
         device=device,
         fingerprint=data.facts.fingerprint,
-        **{key: settings[key] for key in ("epochs", "eval_every", "patience",
-                                          "precision", "log_every", "clip_norm", "snapshots")},
-        select_on=settings["select_on"] if data.has_labels else "last",
-        capture=graphs.CudaCapture(device) if settings["graph"] else None,
-    )  # fmt: skip
+        epochs=settings.epochs,
+        eval_every=settings.eval_every,
+        select_on=settings.select_on.value if data.has_labels else "last",
+        patience=settings.patience,
+        precision=settings.precision.value,
+        log_every=settings.log_every,
+        clip_norm=settings.clip_norm,
+        snapshots=settings.snapshots,
+        capture=graphs.CudaCapture(device) if settings.graph else None,
+    )
     done = trainer.start(method, data)
     if done:
         print(f"resumed after epoch {done}: {run.path}")
@@ -224,14 +229,20 @@ def _train(
 
 
 def _report(
-    cfg: Config, name: str, run: RunFolder, data: Any, method: Method, evaluation: Any, trainer: Any
+    cfg: schema.Train,
+    name: str,
+    run: RunFolder,
+    data: Any,
+    method: Method,
+    evaluation: Any,
+    trainer: Any,
 ) -> tuple[dict[str, Any], Codes]:
     """Loads the selected encoder and measures it in full."""
     began = time.perf_counter()
     encoder = method.encoder
     load_encoder(run.path / "best.pt", encoder, data.facts.fingerprint)
     codes = encode(encoder, data, evaluation.autocast)
-    split, now, settings = data.split, trainer.progress, cfg["trainer"]
+    split, now, settings = data.split, trainer.progress, cfg.trainer
     encoded = time.perf_counter()
     metrics = evaluation.measure(codes, data, split.queries, split.database, full=True)
     now.retrieval_seconds += time.perf_counter() - encoded
@@ -241,11 +252,11 @@ def _report(
         "schema": 1,
         "deephash": deephash.__version__,
         "run": name,
-        "method": cfg["method"]["name"],
-        "nbit": cfg["model"]["nbit"],
-        "seed": cfg["seed"],
+        "method": cfg.method.name,
+        "nbit": cfg.model.nbit,
+        "seed": cfg.seed,
         "metrics": metrics,
-        "selection": now.selection(trainer.select_on, settings["eval_every"], settings["epochs"]),
+        "selection": now.selection(trainer.select_on, settings.eval_every, settings.epochs),
         "protocol": data.facts.as_dict(),
         "codebook": _distances(method, now.epoch),
         "training": {
@@ -256,10 +267,10 @@ def _report(
             "images_per_second": now.images / now.train_seconds if now.train_seconds else None,
             "data_share": now.data_seconds / now.train_seconds if now.train_seconds else None,
             "encode_images_per_second": codes.images_per_second,
-            "batch_size": settings["batch_size"],
-            "precision": settings["precision"],
-            "compile": settings["compile"],
-            "graph": settings["graph"],
+            "batch_size": settings.batch_size,
+            "precision": settings.precision.value,
+            "compile": settings.compile,
+            "graph": settings.graph,
             "device": str(trainer.device),
             "parameters": sum(p.numel() for p in encoder.parameters()),
         },
@@ -267,7 +278,7 @@ def _report(
         **plugins.report(),
         "git": git(),
         "checkpoint": "best.pt",
-    }  # fmt: skip
+    }
     return report, codes
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from deephash import build
+from deephash import build, schema
 from deephash.bars import bar
 from deephash.data import cache
 from deephash.data.datamodule import ahead, check_facts, check_finite
@@ -25,19 +25,18 @@ from deephash.files import place
 from deephash.jobs.describing import divided
 from deephash.jobs.shared import keep_json
 
-Config = Mapping[str, Any]
-
 BLOCK = 256  # images that are read at once
 SHOWN = 5  # examples of a finding
 DARK = 16  # of 255; what 12 bits in 16 come to
 
 
-def verify(cfg: Config) -> None:
+def verify(cfg: schema.Data) -> None:
     """Tells what is wrong with a dataset, how much of it, and examples.
 
     Args:
-        cfg: the folded page of ``data.py``. Of ``images``, true opens every image, compares it with
-            the others and the cache with its checksums; false does not even look for their files.
+        cfg: the checked page of ``data.py``. Of ``images``, true opens every image, compares it
+            with the others and the cache with its checksums; false does not even look for their
+            files.
 
     Raises:
         DataError: something is wrong, after all of it was told.
@@ -47,16 +46,16 @@ def verify(cfg: Config) -> None:
     findings: list[Finding] = []
     catalogue: Catalogue | None = None
     if isinstance(source, Lists):
-        inspection = inspect(source, files=cfg["images"] is not False)
+        inspection = inspect(source, files=cfg.images is not False)
         findings += inspection.findings
         told["lists"] = inspection.as_dict()
         print("\n".join(inspection.lines()))
-        for role, names in identify(inspection, cfg["dataset"].get("known") or {}).items():
+        for role, names in identify(inspection, cfg.dataset.known or {}).items():
             print(f"{role}: as in {', '.join(names)}")
         if not _wrong(findings):
             catalogue = source.read()
-    if not _wrong(findings) and (cfg["images"] or catalogue is None):
-        stored = _stored(cfg, source) if cfg["images"] else []  # before loading mends it
+    if not _wrong(findings) and (cfg.images or catalogue is None):
+        stored = _stored(cfg, source) if cfg.images else []  # before loading mends it
         catalogue, found = _loaded(cfg)
         findings += [*found, *stored]
     if catalogue is not None:
@@ -68,19 +67,17 @@ def verify(cfg: Config) -> None:
             print(f"fingerprint under protocol {facts.protocol}: {facts.fingerprint}")
         if split is not None and isinstance(catalogue, ImageSet):
             findings += _finite(catalogue, split)
-        if isinstance(catalogue, ImageSet) and (cfg["images"] or catalogue.pictures):
-            findings += _looked_at(catalogue, split, compare=bool(cfg["images"]))
-        if cfg["images"] and isinstance(catalogue, ImageSet):
+        if isinstance(catalogue, ImageSet) and (cfg.images or catalogue.pictures):
+            findings += _looked_at(catalogue, split, compare=bool(cfg.images))
+        if cfg.images and isinstance(catalogue, ImageSet):
             findings += _of_frames(catalogue, source)
     for finding in findings:
         print("\n".join(finding.lines()))
-    if cfg["out"] is not None:
+    if cfg.out is not None:
         told["findings"] = [one.as_dict() for one in findings]
-        keep_json(place(cfg["out"]), told)
+        keep_json(place(cfg.out), told)
     if wrong := _wrong(findings):
-        raise DataError(
-            f"{len(wrong)} findings are errors: {cfg['dataset']['name']} is not in order"
-        )
+        raise DataError(f"{len(wrong)} findings are errors: {cfg.dataset.name} is not in order")
     print("in order")
 
 
@@ -88,26 +85,29 @@ def _wrong(findings: Sequence[Finding]) -> list[Finding]:
     return [one for one in findings if one.level == "error"]
 
 
-def _loaded(cfg: Config) -> tuple[ImageSet | None, list[Finding]]:
+def _loaded(cfg: schema.Data) -> tuple[ImageSet | None, list[Finding]]:
     """The images, decoded; those that cannot be read are told and left out."""
-    node = dict(cfg["dataset"]["source"])
+    node = dict(cfg.dataset.source)
     if "on_error" in node:
         node |= {"on_error": "skip"}
     if "cached" in node:
         node |= {"cached": True}
     try:
-        images = build.source({**cfg, "dataset": {**cfg["dataset"], "source": node}}).load()
+        reading = cfg.with_values(dataset=cfg.dataset.with_values(source=node).plain)
+        images = build.source(reading).load()
     except DataError as error:
         return None, [Finding("error", str(error), 1)]
     if not images.skipped:
         return images, []
     advice = "Mend them, or leave them out: dataset.source.on_error=skip dataset.expected=null"
     examples, count = images.skipped[:SHOWN], len(images.skipped)
-    level = "warning" if cfg["dataset"]["source"].get("on_error") == "skip" else "error"
+    level = "warning" if cfg.dataset.source.get("on_error") == "skip" else "error"
     return images, [Finding(level, f"{count:,} images are unreadable", count, examples, advice)]
 
 
-def _divided(cfg: Config, images: Catalogue) -> tuple[Split | None, Facts | None, list[Finding]]:
+def _divided(
+    cfg: schema.Data, images: Catalogue
+) -> tuple[Split | None, Facts | None, list[Finding]]:
     """The split of the protocol, and what is wrong with it."""
     findings: list[Finding] = []
     try:
@@ -115,7 +115,7 @@ def _divided(cfg: Config, images: Catalogue) -> tuple[Split | None, Facts | None
     except DataError as error:
         return None, None, [Finding("error", str(error), 1)]
     try:
-        check_facts(facts, (cfg["dataset"].get("expected") or {}).get(facts.protocol) or {})
+        check_facts(facts, (cfg.dataset.expected or {}).get(facts.protocol) or {})
     except DataError as error:
         findings.append(Finding("error", str(error), 1))
     findings += doubts_of_split(split)
@@ -235,12 +235,12 @@ def _told(what: str, groups: Sequence[Sequence[int]], images: Catalogue) -> Find
     return Finding("warning", f"{count:,} {what}", len(groups), examples)
 
 
-def _stored(cfg: Config, source: Any) -> list[Finding]:
+def _stored(cfg: schema.Data, source: Any) -> list[Finding]:
     """Blocks of the cache that are not what they were; they are decoded again."""
     findings: list[Finding] = []
     if not hasattr(source, "root"):
         return findings
-    for entry in cache.entries(cfg["paths"]["cache"]):
+    for entry in cache.entries(cfg.paths.cache):
         try:
             ours = read_index(entry).root == str(Path(source.root).absolute())
         except Broken:  # nobody will read it, either

@@ -98,7 +98,7 @@ class Screen:
 
     def _epoch(self, at: int) -> str:
         job = self.launched[at]
-        return f"{epochs_done(job.run)}/{job.cfg['trainer']['epochs']}"
+        return f"{epochs_done(job.run)}/{job.cfg.trainer.epochs}"
 
     def _left(self) -> float | None:
         """Seconds until the last job ends; None as long as nothing tells."""
