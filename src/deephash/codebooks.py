@@ -1,6 +1,6 @@
-"""Class centers: modules whose ``forward()`` gives ``(C, K)``.
+"""Class centers: modules whose ``forward()`` returns ``(C, K)``.
 
-Fixed codebooks are buffers of -1 and +1, drawn from a generator of their own; learned ones are
+Fixed codebooks are buffers of -1 and +1, drawn by a generator of their own; learned ones are
 parameters. Distances between rows are Hamming distances, in bits.
 """
 
@@ -14,6 +14,23 @@ from torch import Tensor, nn
 from deephash.bounds import CountOrZero, Fraction, Interval
 from deephash.errors import ConfigError
 from deephash.records import generator
+
+__all__ = [
+    "Balanced",
+    "Bernoulli",
+    "Codebook",
+    "Hadamard",
+    "Learned",
+    "MaxHamming",
+    "balanced",
+    "balanced_book",
+    "hadamard",
+    "linear_code",
+    "max_hamming",
+    "signs",
+    "spread",
+    "sylvester",
+]
 
 Tries = Annotated[int, Interval(1, 1_000_000)]
 
@@ -38,10 +55,16 @@ LEXICODE = 24
 
 
 class Codebook(nn.Module):
-    """A fixed codebook.
+    """A fixed codebook; the base class of those that are drawn.
 
     Args:
-        rows: ``(C, K)`` of -1 and +1.
+        rows: (C, K) of -1 and +1.
+
+    Example:
+        >>> codebook = Codebook(torch.tensor([[1, -1], [-1, 1]]))
+        >>> codebook()
+        tensor([[ 1., -1.],
+                [-1.,  1.]])
     """
 
     rows: Tensor  # (C, K)
@@ -55,26 +78,44 @@ class Codebook(nn.Module):
 
 
 class Bernoulli(Codebook):
-    """Each bit +1 or -1 with equal chance (OrthoHash's default)."""
+    """Random rows: each bit is +1 or -1 with probability 1/2 (OrthoHash's default).
+
+    Args:
+        num_classes: C.
+        nbit: K.
+        seed: of the draw.
+
+    Example:
+        >>> rows = Bernoulli(num_classes=3, nbit=8, seed=0)()
+        >>> rows.shape, rows.unique().tolist()
+        (torch.Size([3, 8]), [-1.0, 1.0])
+    """
 
     def __init__(self, num_classes: int, nbit: int, seed: int) -> None:
         super().__init__(signs(num_classes, nbit, generator(seed, "codebook")))
 
 
 class MaxHamming(Codebook):
-    """Rows far from each other, by rejection with a falling threshold (MaxHD).
+    """Rows far from each other, by rejection sampling with a falling threshold (MaxHD).
 
-    The default of RelaHash, the "optimised" codebook of OrthoHash. Where the search fails, up to 24
-    bits, the rows are words of a linear code.
+    The default of RelaHash, and the "optimised" codebook of OrthoHash. If the search fails, the
+    rows are words of a linear code, up to 24 bits.
 
     Args:
         num_classes: C.
         nbit: K.
         seed: of the draw.
         threshold: smallest distance accepted at first, as a part of K.
-        step: what the threshold loses after ``tries`` rejections.
+        step: decrease of the threshold after ``tries`` rejections.
         floor: the threshold below which the search gives up, as a part of K.
         tries: rejections, counted over all rows, before the threshold falls.
+
+    Raises:
+        ConfigError: no such rows are found.
+
+    Example:
+        >>> spread(MaxHamming(num_classes=3, nbit=16, seed=0)())[0] >= 0.5 * 16
+        True
     """
 
     def __init__(
@@ -92,11 +133,11 @@ class MaxHamming(Codebook):
 
 
 class Hadamard(Codebook):
-    """The first C rows of Sylvester's Hadamard matrix H and, below it, its negative (CSQ).
+    """The first C rows of [H; -H], with Sylvester's Hadamard matrix H (CSQ).
 
-    Every two of the first K rows differ in exactly K / 2 bits, and row K + i is the negative of
-    row i. The first row is +1 throughout and says nothing about its class in particular. The seed
-    has a say only where rows are drawn: for more than 2 K classes, or K no power of two.
+    Any two of the first K rows differ in exactly K / 2 bits, and row K + i is the negative of
+    row i. All bits of the first row are +1. The seed matters only if rows are drawn: for more than
+    2 K classes, or if K is no power of two.
 
     Args:
         num_classes: C.
@@ -105,11 +146,18 @@ class Hadamard(Codebook):
         rest: what to do beyond 2 K classes. ``all``: every row is drawn balanced, as in
             ``Balanced`` (CSQ). ``redraw``: [H; -H] is kept and balanced rows follow, drawn up to
             20 times until the book's least distance exceeds K / 4 and its mean is K / 2 or more;
-            the last draw stands otherwise (swuxyj). ``once``: the same with one draw and no
-            check (the copies in RelaHash and FIRe). Only ``all`` serves a K no power of two.
+            otherwise the last draw is used (swuxyj). ``once``: the same with one draw and no
+            check (the copies in RelaHash and FIRe). If K is no power of two, only ``all`` works.
         skip_ones: start with the second row of H, as CSQ's centers for NUS-WIDE-21 at 32 and 64
-            bits do; there are 2 K - 1 rows then before ``rest`` has a say.
-        tries: draws of whole books with ``all``, at most.
+            bits do; then there are 2 K - 1 rows before ``rest`` matters.
+        tries: largest number of draws of whole books with ``all``.
+
+    Raises:
+        ConfigError: there are no such rows.
+
+    Example:
+        >>> spread(Hadamard(num_classes=4, nbit=8, seed=0)())  # least and mean distance
+        (4, 4.0)
     """
 
     def __init__(
@@ -126,24 +174,32 @@ class Hadamard(Codebook):
 
 
 class Balanced(Codebook):
-    """Random rows with as many -1 as +1, whole books drawn until one is good (CSQ).
+    """Random rows with as many -1 as +1; whole books are drawn until one is accepted (CSQ).
 
-    A row has exactly floor(K / 2) entries -1. A book is accepted when its least distance reaches
-    the threshold and its mean distance K / 2. Without such a book, the best one drawn is kept: the
-    largest least distance, and among those the largest mean. With many classes for the bits, that
-    one may hold a row twice.
+    A row has exactly floor(K / 2) entries -1. A book is accepted if its least distance is at least
+    the threshold and its mean distance at least K / 2. If no book is accepted, the best one is
+    used: that of the largest least distance, and among those of the largest mean. With many classes
+    for the bits it may contain a row twice.
 
-    A draw costs C * C * K multiply-adds, and no more draws are made than ``BUDGET`` pays for:
-    ``tries`` = 10,000 up to 216 classes at 64 bits, but 468 draws at 1,000 classes.
+    A draw costs C * C * K multiply-adds, and all draws together at most ``BUDGET``: ``tries`` =
+    10,000 up to 216 classes at 64 bits, but 468 draws at 1,000 classes.
 
     Args:
         num_classes: C.
         nbit: K.
         seed: of the draw.
         threshold: least distance that accepts a book, in bits. None: the largest even number up
-            to K / 3, which is 20 for 64 bits, and 2 below 12 bits, which tells rows apart;
-            distances between balanced rows are even.
-        tries: draws of whole books, at most.
+            to K / 3, which is 20 for 64 bits, and 2 below 12 bits: no row twice. Distances between
+            balanced rows are even.
+        tries: largest number of draws of whole books.
+
+    Raises:
+        ConfigError: there are fewer balanced rows than classes.
+
+    Example:
+        >>> rows = Balanced(num_classes=3, nbit=8, seed=0)()
+        >>> rows.sum(dim=1).tolist(), spread(rows)[0] >= 2
+        ([0.0, 0.0, 0.0], True)
     """
 
     def __init__(
@@ -159,14 +215,19 @@ class Balanced(Codebook):
 
 
 class Learned(nn.Module):
-    """Centers learned with the rest.
+    """Learned centers: a parameter.
 
     Args:
         num_classes: C.
         nbit: K.
         seed: of the first values.
-        init: their distribution. ``normal``: standard normal. ``linear``: uniform up to
-            1 / sqrt(K) either way, as PyTorch starts the weight of a linear classifier.
+        init: their distribution. ``normal``: standard normal. ``linear``: uniform from
+            -1 / sqrt(K) to 1 / sqrt(K), PyTorch's initial weight of a linear classifier.
+
+    Example:
+        >>> centers = Learned(num_classes=3, nbit=8, seed=0)()
+        >>> centers.shape, centers.requires_grad
+        (torch.Size([3, 8]), True)
     """
 
     learned: ClassVar[bool] = True
@@ -191,15 +252,40 @@ class Learned(nn.Module):
 
 
 def signs(rows: int, nbit: int, rng: torch.Generator) -> Tensor:
-    """Fair random bits as -1 and +1: ``(rows, nbit)`` float32."""
+    """Draw fair random bits.
+
+    Args:
+        rows: number of rows.
+        nbit: K.
+        rng: generator of the draw.
+
+    Returns:
+        (rows, K) float32 of -1 and +1.
+
+    Example:
+        >>> signs(2, 8, torch.Generator()).abs().mean().item()
+        1.0
+    """
     return torch.randint(0, 2, (rows, nbit), generator=rng).float() * 2 - 1
 
 
 def balanced(rows: int, nbit: int, rng: torch.Generator) -> Tensor:
-    """Random rows with exactly floor(K / 2) entries -1, all equally likely: ``(rows, nbit)``.
+    """Draw random rows with exactly floor(K / 2) entries -1, all equally likely.
 
-    Entry by entry, -1 comes with the chance of (-1 still owed) / (entries still free); at the end
-    of a row that is 0 or 1, and the count is met exactly.
+    Entry by entry, -1 has the probability (-1 still to place) / (entries left), which is 0 or 1 at
+    the end of a row: the count is exact.
+
+    Args:
+        rows: number of rows.
+        nbit: K.
+        rng: generator of the draw.
+
+    Returns:
+        (rows, K) float32 of -1 and +1.
+
+    Example:
+        >>> balanced(2, 7, torch.Generator()).sum(dim=1).tolist()  # three of seven are -1
+        [1.0, 1.0]
     """
     chance = torch.rand(rows, nbit, generator=rng).T.contiguous()  # (K, rows)
     owed = torch.full((rows,), float(nbit // 2))
@@ -211,7 +297,19 @@ def balanced(rows: int, nbit: int, rng: torch.Generator) -> Tensor:
 
 
 def sylvester(nbit: int) -> Tensor:
-    """The Hadamard matrix of a power of two: ``(K, K)`` of -1 and +1, its rows orthogonal."""
+    """Make Sylvester's Hadamard matrix, whose rows are orthogonal.
+
+    Args:
+        nbit: K, a power of two.
+
+    Returns:
+        (K, K) of -1 and +1.
+
+    Example:
+        >>> sylvester(2)
+        tensor([[ 1.,  1.],
+                [ 1., -1.]])
+    """
     rows = torch.ones(1, 1)
     while len(rows) < nbit:
         rows = torch.cat([torch.cat([rows, rows], dim=1), torch.cat([rows, -rows], dim=1)])
@@ -226,10 +324,27 @@ def hadamard(
     tries: int = 10_000,
     skip_ones: bool = False,
 ) -> Tensor:
-    """Hadamard rows, their negatives, and what ``rest`` says beyond: ``(C, K)`` of -1 and +1.
+    """Make Hadamard rows, their negatives, and beyond those the rows that `rest` selects.
+
+    Args:
+        num_classes: C.
+        nbit: K.
+        rng: generator of what is drawn.
+        rest: see `Hadamard`.
+        tries: see `Hadamard`.
+        skip_ones: see `Hadamard`.
+
+    Returns:
+        (C, K) of -1 and +1.
 
     Raises:
-        ConfigError: K is no power of two and ``rest`` needs the matrix, or no balanced book exists.
+        ConfigError: K is no power of two and `rest` needs the matrix, or no balanced book exists.
+
+    Example:
+        >>> hadamard(3, 2, torch.Generator())
+        tensor([[ 1.,  1.],
+                [ 1., -1.],
+                [-1., -1.]])
     """
     exists, fit = _is_power(nbit), 2 * nbit - skip_ones
     if rest == "all" and not (exists and num_classes <= fit):
@@ -264,12 +379,24 @@ def balanced_book(
     threshold: int | None = None,
     tries: int = 10_000,
 ) -> Tensor:
-    """The first balanced book that is good enough, else the best: ``(C, K)`` of -1 and +1.
+    """Draw balanced books until one is accepted, as `Balanced` describes; else return the best.
 
-    ``Balanced`` tells the rule. Drawn and judged a chunk of books at a time.
+    Args:
+        num_classes: C.
+        nbit: K.
+        rng: generator of the draw. It draws several books at a time.
+        threshold: see `Balanced`.
+        tries: see `Balanced`.
+
+    Returns:
+        (C, K) of -1 and +1.
 
     Raises:
         ConfigError: there are fewer balanced rows than classes.
+
+    Example:
+        >>> spread(balanced_book(2, 8, torch.Generator(), threshold=8))  # a row and its negative
+        (8, 8.0)
     """
     _check_search(tries)
     if not _fits_balanced(num_classes, nbit):
@@ -314,18 +441,35 @@ def max_hamming(
     floor: float = 0.2,
     tries: int = 10_000,
 ) -> Tensor:
-    """Greedy rejection with a falling threshold: ``(C, K)`` of -1 and +1.
+    """Draw rows far from each other, by rejection sampling with a falling threshold.
 
-    Candidates come one by one, and one at least ``threshold * K`` bits from every row so far is
-    accepted; after ``tries`` rejections in all (an acceptance does not reset the count) the
-    threshold falls by ``step``. The rows are shuffled at the end. Drawn and judged here a chunk at
-    a time: the order of the candidates, and so the law of the result, is that of the loop.
+    Candidates are drawn one by one. A candidate that differs in at least ``threshold * K`` bits
+    from every row so far is accepted; after `tries` rejections in all (an acceptance does not reset
+    the count) the threshold falls by `step`. The rows are shuffled at the end. The implementation
+    draws and compares many candidates at a time, in the order of this loop.
 
-    Where the threshold falls below ``floor``, the rows are words of a linear code, see
-    ``linear_code``, of the largest distance at which there are enough.
+    When the threshold falls below `floor`, the rows are words of a linear code (`linear_code`)
+    with the largest distance at which there are enough words.
+
+    Args:
+        num_classes: C.
+        nbit: K.
+        rng: generator of the draw.
+        threshold: first threshold, as a part of K.
+        step: decrease of the threshold.
+        floor: last threshold, as a part of K.
+        tries: rejections before the threshold falls.
+
+    Returns:
+        (C, K) of -1 and +1.
 
     Raises:
-        ConfigError: neither has so many rows at a distance of ``floor * K``.
+        ConfigError: neither gives so many rows at a distance of ``floor * K``.
+
+    Example:
+        >>> rows = max_hamming(4, 32, torch.Generator())
+        >>> rows.shape, spread(rows)[0] >= 0.45 * 32
+        (torch.Size([4, 32]), True)
     """
     _check_search(tries, step)
     if tries * nbit > AT_ONCE:
@@ -370,23 +514,23 @@ def max_hamming(
 
 
 def linear_code(nbit: int, distance: int, enough: int | None = None) -> list[int]:
-    """A basis of the lexicode: the words that differ from all before them in enough bits.
+    """Compute a basis of the lexicode: each word differs from all words before it in enough bits.
 
     Taken in the order of the numbers 0 to 2^K - 1, these words are a linear code (Conway and
-    Sloane, IEEE Transactions on Information Theory 1986), so that whenever one is added its sums
-    with all others are as well. At d = 3 it is a shortened Hamming code: [12, 8, 3] has 256 words.
-    It needs 2^K bytes.
-
-    >>> len(linear_code(12, 3))
-    8
+    Sloane, IEEE Transactions on Information Theory 1986). At d = 3 it is a shortened Hamming code:
+    [12, 8, 3] has 256 words. Needs 2^K bytes of memory.
 
     Args:
         nbit: K, at most ``LEXICODE``.
-        distance: in how many bits two words differ at least.
-        enough: stop when the code has so many words; None: when it has all.
+        distance: smallest number of bits in which two words differ.
+        enough: stop when the code has so many words; None: when it is complete.
 
     Returns:
         the words of the basis as numbers, whose bits are those of the word.
+
+    Example:
+        >>> len(linear_code(12, 3))
+        8
     """
     words = np.arange(1 << nbit, dtype=np.uint32)
     away = np.zeros(1 << nbit, dtype=np.uint8)  # from the nearest word of the code, which is 0
@@ -466,9 +610,19 @@ def _nearest(rows: Tensor, book: Tensor) -> Tensor:
 
 
 def spread(rows: Tensor) -> tuple[int, float]:
-    """Smallest and mean Hamming distance between two rows of ``(C, K)``, in bits.
+    """Compute the smallest and the mean Hamming distance between two rows, in bits.
 
-    Some rows are compared at a time, so that no ``(C, C)`` matrix is in memory.
+    Some rows are compared at a time, so that no (C, C) matrix is in memory.
+
+    Args:
+        rows: (C, K); entries >= 0 are the bits.
+
+    Returns:
+        the smallest and the mean distance; K for a single row.
+
+    Example:
+        >>> spread(torch.tensor([[1, 1, 1], [1, 1, -1], [-1, 1, -1]]))
+        (1, 1.3333333333333333)
     """
     signs = torch.where(rows >= 0, 1.0, -1.0)
     count, nbit = signs.shape

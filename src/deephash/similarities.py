@@ -1,17 +1,25 @@
-"""Code against class center: ``(u (N, K), centers (C, K)) -> (N, C)``.
+"""Similarity of codes to class centers: ``(u (N, K), centers (C, K)) -> (N, C)``.
 
-The values of the cosine and of the relative similarity are in [-1, 1]; those of the latter with
-``sqrt_bk=true`` are in [-sqrt(N K), sqrt(N K)].
+The cosine and the relative similarity (`deephash.methods.relahash.Relative`) are in [-1, 1]; the
+latter with ``sqrt_bk=true`` is in [-sqrt(N K), sqrt(N K)].
 """
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+__all__ = ["Cosine"]
+
 
 class Cosine(nn.Module):
-    r"""The cosine of the angle between a code and each center.
+    r"""The cosine of the angle between each code (N, K) and each center (C, K): (N, C).
 
     .. math:: S_{nc} = \frac{\langle u_n, c_c \rangle}{\lVert u_n \rVert \lVert c_c \rVert}
+
+    Example:
+        >>> import torch
+        >>> centers = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
+        >>> Cosine()(torch.tensor([[3.0, 3.0]]), centers).round(decimals=4).abs()
+        tensor([[1., 0.]])
     """
 
     def forward(self, u: Tensor, centers: Tensor) -> Tensor:

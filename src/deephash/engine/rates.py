@@ -31,6 +31,7 @@ def parameter_groups(
             trainable.
 
     Example:
+        >>> import torch
         >>> one, two = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(2))
         >>> groups = parameter_groups({"head": [one], "loss": [two]}, 0.1, 1.0, {"loss": 10})
         >>> [(group["name"], group["lr"]) for group in groups]

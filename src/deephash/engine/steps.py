@@ -29,9 +29,15 @@ class TrainingStep:
         clip_norm: largest norm of the whole gradient; None does not clip.
 
     Example:
-        >>> step = TrainingStep(method, optimizer, torch.device("cpu"))
-        >>> step(batch).names
-        ('loss', 'lmcl', 'grad_norm')
+        >>> method = torch.nn.Linear(2, 1)
+        >>> optimizer = torch.optim.SGD(method.parameters(), lr=0.1)
+        >>> step = TrainingStep(
+        ...     lambda batch: {"size": method(batch.images).square().mean()},
+        ...     optimizer,
+        ...     torch.device("cpu"),
+        ... )
+        >>> step(Batch(torch.ones(3, 1, 2), torch.ones(3, 1), torch.arange(3))).names
+        ('loss', 'size', 'grad_norm')
     """
 
     def __init__(

@@ -1,1 +1,36 @@
-"""Objectives that two or more papers share."""
+"""Losses that two or more papers share, and what is needed to use any loss in a loop of your own.
+
+A loss is a module ``(Output, Batch) -> Terms``: named, weighted scalars, whose sum is the loss.
+`Output.of` and `Batch.of` make its two arguments from codes and labels. Losses of one paper are in
+`deephash.methods`; quantization terms are functions of `deephash.losses.quantization`.
+
+>>> import torch
+>>> loss = LMCL(num_classes=2, nbit=4, scale=1, margin=0)
+>>> logits = torch.zeros(1, 2)  # as similar to one center as to the other
+>>> terms = loss(Output.of(torch.ones(1, 4), logits=logits), Batch.of(torch.tensor([[0, 1]])))
+>>> {name: round(term.item(), 4) for name, term in terms.items()}  # log 2
+{'lmcl': 0.6931}
+"""
+
+from deephash.losses.cross_entropy import CrossEntropy
+from deephash.losses.labels import even_target, first_label, labelled, similar, tie_vector, vote
+from deephash.losses.lmcl import LMCL
+from deephash.losses.memory import PairMemory
+from deephash.losses.pairwise import PairwiseLikelihood
+from deephash.records import Batch, Output, Terms
+
+__all__ = [
+    "LMCL",
+    "Batch",
+    "CrossEntropy",
+    "Output",
+    "PairMemory",
+    "PairwiseLikelihood",
+    "Terms",
+    "even_target",
+    "first_label",
+    "labelled",
+    "similar",
+    "tie_vector",
+    "vote",
+]

@@ -1,4 +1,4 @@
-"""Cross-entropy of a linear classifier on the codes: the baseline, GreedyHash and JMLH."""
+"""Cross-entropy of a linear classifier on the codes: the baseline of GreedyHash and JMLH."""
 
 from typing import ClassVar, Literal
 
@@ -15,7 +15,7 @@ class CrossEntropy(nn.Module):
 
     .. math:: L = -\frac1N \sum_n \sum_c P_{nc} \log \mathrm{softmax}_c(W u_n + \text{bias})
 
-    W is the codebook. With one label P is one-hot.
+    W is the codebook. With one label P is one-hot. Reads ``u`` (N, K) and ``centers`` (C, K).
 
     Args:
         num_classes: C.
@@ -24,6 +24,13 @@ class CrossEntropy(nn.Module):
         multi_label: ``even`` spreads the target evenly over the labels of an image (what OrthoHash
             calls label smoothing; there is no epsilon in it); ``first`` takes the first label
             alone. A row without labels contributes 0 to the mean.
+
+    Example:
+        >>> loss = CrossEntropy(num_classes=2, nbit=2, bias=False)
+        >>> output = Output.of(torch.tensor([[1.0, -1.0]]), centers=torch.eye(2))
+        >>> terms = loss(output, Batch.of(torch.tensor([0]), num_classes=2))
+        >>> round(terms["cross_entropy"].item(), 4)  # log(1 + e^-2)
+        0.1269
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"u", "centers"})
@@ -45,8 +52,7 @@ class CrossEntropy(nn.Module):
         return {"cross_entropy": self.classification(output.u, output, batch)}
 
     def classification(self, code: Tensor, output: Output, batch: Batch) -> Tensor:
-        """The cross-entropy of codes ``(N, K)``."""
-        assert output.centers is not None  # promised by `needs`
-        logits = F.linear(code, output.centers, self.bias)  # (N, C)
+        """Compute the cross-entropy of codes (N, K): a scalar."""
+        logits = F.linear(code, output.require("centers"), self.bias)  # (N, C)
         spread = even_target if self.multi_label == "even" else first_label
         return F.cross_entropy(logits, spread(batch.targets))

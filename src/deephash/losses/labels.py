@@ -1,8 +1,8 @@
-"""What the objectives make of multi-hot labels; one code path for one label and for many.
+"""Targets from multi-hot labels, for losses; the same code for one label and for several.
 
-Images without a label do not train: the data module leaves them out, and says how many. An
-objective that meets one all the same gives it 0 where it judges single images, and counts it as
-similar to nothing where it judges pairs; it never divides by its number of labels.
+Images without a label do not train: the data module leaves them out and reports their number. If a
+batch has one all the same, a loss of single images is 0 for it, and a loss of pairs takes it as
+similar to no other image.
 """
 
 import torch
@@ -13,44 +13,107 @@ from deephash.records import generator
 
 
 def labelled(targets: Tensor) -> Tensor:
-    """Which rows of ``(N, C)`` have a label: ``(N, 1)``, 1 or 0."""
+    """Tell which rows have a label.
+
+    Args:
+        targets: (N, C) multi-hot.
+
+    Returns:
+        (N, 1) of 1 and 0.
+
+    Example:
+        >>> labelled(torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
+        tensor([[1.],
+                [0.]])
+    """
     return (targets > 0).any(dim=1, keepdim=True).to(targets.dtype)
 
 
 def even_target(targets: Tensor) -> Tensor:
-    """Multi-hot rows ``(N, C)`` as distributions: even over the labels; an empty row stays 0."""
+    """Turn multi-hot rows into distributions that are even over the labels.
+
+    Args:
+        targets: (N, C) multi-hot.
+
+    Returns:
+        (N, C); a row without labels remains 0.
+
+    Example:
+        >>> even_target(torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]]))
+        tensor([[0.5000, 0.0000, 0.5000],
+                [0.0000, 1.0000, 0.0000]])
+    """
     return targets / targets.sum(dim=1, keepdim=True).clamp(min=1)
 
 
 def first_label(targets: Tensor) -> Tensor:
-    """The first label of each row alone, as a row: ``(N, C)``; an empty row stays 0."""
+    """Keep the first label of each row only.
+
+    Args:
+        targets: (N, C) multi-hot.
+
+    Returns:
+        (N, C) one-hot; a row without labels remains 0.
+
+    Example:
+        >>> first_label(torch.tensor([[0.0, 1.0, 1.0]]))
+        tensor([[0., 1., 0.]])
+    """
     return F.one_hot(targets.argmax(dim=1), targets.shape[1]) * labelled(targets)
 
 
 def similar(one: Tensor, other: Tensor) -> Tensor:
-    """Which pairs share at least one label: ``(N, C), (M, C) -> (N, M)`` bool."""
+    """Tell which pairs of images share at least one label.
+
+    Args:
+        one: (N, C) multi-hot.
+        other: (M, C) multi-hot.
+
+    Returns:
+        (N, M) bool.
+
+    Example:
+        >>> similar(torch.tensor([[1.0, 1.0]]), torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
+        tensor([[ True, False]])
+    """
     return one @ other.T > 0
 
 
 def vote(targets: Tensor, centers: Tensor, ties: Tensor) -> Tensor:
-    """One target code for each image: bit by bit the majority of its classes' centers.
+    """Compute one target code for each image: in each bit the majority of its classes' centers.
 
-    CSQ (CVPR 2020), its rule for several labels; for one label this is the center itself.
+    This is CSQ's rule for several labels (CVPR 2020); for one label the result is the center.
 
     Args:
-        targets: ``(N, C)``.
-        centers: ``(C, K)`` of -1 and +1.
-        ties: ``(K,)`` of -1 and +1, for bits on which as many classes say -1 as +1; the same for
-            all images.
+        targets: (N, C) multi-hot.
+        centers: (C, K) of -1 and +1.
+        ties: (K,) of -1 and +1, for bits in which half of the centers are +1.
 
     Returns:
-        ``(N, K)`` of -1 and +1; 0 for images without labels.
+        (N, K) of -1 and +1; 0 for images without labels.
+
+    Example:
+        >>> centers = torch.tensor([[1.0, 1.0, -1.0], [1.0, -1.0, -1.0]])
+        >>> vote(torch.tensor([[1.0, 1.0]]), centers, ties=torch.tensor([1.0, -1.0, 1.0]))
+        tensor([[ 1., -1., -1.]])
     """
     votes = targets @ centers
     return torch.where(votes == 0, ties, votes.sign()) * labelled(targets)
 
 
 def tie_vector(nbit: int, seed: int) -> Tensor:
-    """Fair random signs ``(K,)`` for :func:`vote`, drawn once for a run."""
+    """Draw random signs for the ties of `vote`; the same for the same seed.
+
+    Args:
+        nbit: K.
+        seed: of the draw.
+
+    Returns:
+        (K,) of -1 and +1.
+
+    Example:
+        >>> tie_vector(nbit=4, seed=0).abs()
+        tensor([1., 1., 1., 1.])
+    """
     drawn = torch.randint(0, 2, (nbit,), generator=generator(seed, "ties"))
     return drawn.float() * 2 - 1

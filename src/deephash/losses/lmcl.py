@@ -13,14 +13,15 @@ from deephash.records import Batch, Output, Terms
 
 
 class LMCL(nn.Module):
-    r"""Cross-entropy over similarities, the true class held back by a margin. CosFace, Eq. (4).
+    r"""Cross-entropy of similarities, with a margin for the true class. CosFace, Eq. (4).
 
     .. math:: L = -\log \frac{e^{s(\cos\theta_y - m)}}
                             {e^{s(\cos\theta_y - m)} + \sum_{j \ne y} e^{s\cos\theta_j}}
 
-    RelaHash, Eq. (9), is the same over its relative similarities, with beta for s. With several
-    labels the target is spread evenly over them and each bears the margin. A row without labels
-    contributes 0 to the mean.
+    RelaHash, Eq. (9), is the same with its relative similarities, and beta for s. With several
+    labels the target is spread evenly over them, and the margin applies to each. A row without
+    labels contributes 0 to the mean. Reads ``logits`` (N, C), the similarities before scale and
+    margin; the quantization term reads ``z`` or ``u`` (N, K).
 
     Args:
         num_classes: C.
@@ -29,11 +30,26 @@ class LMCL(nn.Module):
             is sqrt(2) ln(C - 1), of three classes at least (AdaCos; the ablation of OrthoHash's
             supplement).
         margin: m.
-        quantization: weight of a quantization term beside it. RelaHash's Table 4 says "the same
-            loss" for all methods, read here as without the terms of their own.
+        quantization: weight of an additional quantization term. RelaHash's Table 4 says "the same
+            loss" for all methods, which is read here as without their own terms.
         quantization_form: ``cosine``, ``l1``, ``l2``, ``l3`` or ``log_cosh``; ``divergence`` is
             that of JMLH, of z.
         quantization_of: ``z``, or the relaxed code ``u``.
+
+    Example:
+        The loss of OrthoHash in a loop of your own; any network may make the codes z (N, K):
+
+        >>> import torch
+        >>> from deephash.codebooks import MaxHamming
+        >>> from deephash.similarities import Cosine
+        >>> codebook, similarity = MaxHamming(num_classes=3, nbit=16, seed=0), Cosine()
+        >>> loss = LMCL(num_classes=3, nbit=16, scale=8, margin=0.2)
+        >>> z = codebook()[[0, 1, 1]].requires_grad_()  # codes that are their centers
+        >>> output = Output.of(z, logits=similarity(z, codebook()))
+        >>> terms = loss(output, Batch.of(torch.tensor([0, 1, 1]), num_classes=3))
+        >>> sum(terms.values()).backward()
+        >>> terms["lmcl"].item() < 0.01, z.grad.shape
+        (True, torch.Size([3, 16]))
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"logits"})
@@ -66,17 +82,16 @@ class LMCL(nn.Module):
         return terms
 
     def classification(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The loss of logits ``(N, C)`` whose margin is taken off."""
+        """Compute the loss of logits (N, C) from which the margin is subtracted: a scalar."""
         return F.cross_entropy(logits, even_target(targets))
 
     def gap(self, output: Output) -> Tensor:
-        """The quantization term before its weight."""
+        """Compute the quantization term without its weight: a scalar."""
         if self.quantization_form == "divergence":
             return divergence(output.z)
         code = output.z if self.quantization_of == "z" else output.u
         return quantization(code, self.quantization_form)
 
     def held_back(self, output: Output, batch: Batch) -> Tensor:
-        """The logits, those of the true classes lower by the margin: ``(N, C)``."""
-        assert output.logits is not None  # promised by `needs`
-        return self.scale * (output.logits - self.margin * batch.targets)
+        """Subtract the margin from the logits of the true classes, and scale: (N, C)."""
+        return self.scale * (output.require("logits") - self.margin * batch.targets)

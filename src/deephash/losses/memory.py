@@ -7,16 +7,24 @@ from deephash.records import Batch
 
 
 class PairMemory(nn.Module):
-    """The last code seen of every training image, so that a batch is paired with all of them.
+    """The last code of every training image, so that a batch is compared with all of them.
 
-    Buffers, so that a resumed run remembers what the stopped one knew: 4 (K + C) bytes for each
-    training image. An image that was not seen yet has a code of zeros and no label, which makes it
-    dissimilar to everything.
+    Codes and labels are buffers, which checkpoints contain: 4 (K + C) bytes for each training
+    image. An image that no batch had yet has a code of zeros and no label, and is similar to none.
 
     Args:
-        num_train: training images; the index of a batch counts them.
+        num_train: number of training images; `Batch.index` is below it.
         nbit: K.
         num_classes: C.
+
+    Example:
+        >>> memory = PairMemory(num_train=3, nbit=2, num_classes=2)
+        >>> batch = Batch.of(torch.tensor([1]), num_classes=2, index=torch.tensor([2]))
+        >>> memory.remember(batch, torch.tensor([[0.5, -1.0]]))
+        >>> memory.codes
+        tensor([[ 0.0000,  0.0000],
+                [ 0.0000,  0.0000],
+                [ 0.5000, -1.0000]])
     """
 
     codes: Tensor  # (num_train, K)
@@ -29,6 +37,19 @@ class PairMemory(nn.Module):
 
     @torch.no_grad()
     def remember(self, batch: Batch, codes: Tensor) -> None:
-        """Keeps the codes ``(N, K)`` of a batch; of several views the first."""
+        """Store the codes of a batch at its places; of several views, those of the first.
+
+        Args:
+            batch: with its index, (B,).
+            codes: (N, K).
+
+        Raises:
+            ValueError: the batch has no index.
+        """
+        if len(batch.index) != len(batch.labels):
+            raise ValueError(
+                "this loss remembers the codes of all training images, and the batch does not say"
+                " which images it has. Give their positions: Batch.of(labels, index=...)."
+            )
         self.codes[batch.index] = codes[: len(batch.index)].to(self.codes.dtype)
         self.labels[batch.index] = batch.labels.to(self.labels.dtype)

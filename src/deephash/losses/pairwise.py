@@ -1,4 +1,4 @@
-"""Likelihood of pairwise similarities: HashNet, DHN, and what grew from them."""
+"""Likelihood of pairwise similarities: HashNet, DHN, DPSH and variants."""
 
 from typing import ClassVar, Literal
 
@@ -13,17 +13,17 @@ from deephash.records import Batch, Output, Terms
 
 
 class PairwiseLikelihood(nn.Module):
-    r"""Negative log likelihood of which pairs of images share a label.
+    r"""Negative log-likelihood of the pairwise similarities: which pairs of images share a label.
 
     .. math:: e_{ij} = \log(1 + e^{\theta_{ij}}) - s_{ij} \theta_{ij}, \qquad
               \theta_{ij} = \alpha \langle u_i, u_j \rangle
 
     DHN and DPSH add a quantization term, log cosh(|u| - 1) or its square. HashNet (ICCV 2017), DHN
-    (AAAI 2016), DPSH (IJCAI 2016). Images are paired with themselves too
-    wherever the sources do so. A group of pairs that is empty contributes 0.
+    (AAAI 2016), DPSH (IJCAI 2016). Images are paired with themselves where the sources do so. A
+    group of pairs that is empty contributes 0. Reads ``u`` (N, K).
 
     Args:
-        num_train: training images, for the memory.
+        num_train: number of training images, for the memory.
         nbit: K.
         num_classes: C.
         alpha: the factor; ``10/nbit`` is 10 / K.
@@ -42,6 +42,21 @@ class PairwiseLikelihood(nn.Module):
             times the squared cosine of the label rows (HashNet's first release).
         quantization: weight of the quantization term.
         quantization_form: of u: ``log_cosh`` (DHN), ``l2`` (DPSH), ``l1``, ``l3``, ``cosine``.
+
+    Example:
+        Two images of one class with the same code, and one of another class with the opposite code;
+        `num_train` matters only with ``pairs=memory``:
+
+        >>> import torch
+        >>> loss = PairwiseLikelihood(num_train=3, nbit=2, num_classes=2)
+        >>> z = torch.tensor([[1.0, 1.0], [1.0, 1.0], [-1.0, -1.0]])
+        >>> terms = loss(Output.of(z), Batch.of(torch.tensor([0, 0, 1]), num_classes=2))
+
+        Similar pairs have theta = 2, dissimilar pairs theta = -2: the mean of either is
+        log(1 + e^-2).
+
+        >>> round(terms["likelihood"].item(), 4)
+        0.2539
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"u"})
@@ -96,7 +111,7 @@ class PairwiseLikelihood(nn.Module):
         return terms
 
     def theta(self, one: Tensor, other: Tensor) -> Tensor:
-        """How similar codes are: ``(N, K), (M, K) -> (N, M)``."""
+        """Compute theta, the products of codes: (N, K), (M, K) -> (N, M)."""
         if self.product == "cosine":
             return self.alpha * F.normalize(one) @ F.normalize(other).T
         product = one @ other.T
@@ -105,7 +120,7 @@ class PairwiseLikelihood(nn.Module):
         return self.alpha * product
 
     def weighted(self, loss: Tensor, s: Tensor) -> Tensor:
-        """The mean of the pairs' losses ``(N, M)`` under the weighting."""
+        """Compute the weighted mean of the losses (N, M) of pairs with similarities s (N, M)."""
         pairs, positives = float(max(s.numel(), 1)), s.sum()
         negatives = s.numel() - positives
         positive, negative = (loss * s).sum(), (loss * ~s).sum()
@@ -121,7 +136,23 @@ class PairwiseLikelihood(nn.Module):
 
 
 def grade(one: Tensor, other: Tensor, kind: Literal["jaccard", "cosine"]) -> Tensor:
-    """The degree of similarity of multi-hot rows: ``(N, C), (M, C) -> (N, M)``."""
+    """Compute the degree of similarity of multi-hot rows.
+
+    Args:
+        one: (N, C).
+        other: (M, C).
+        kind: ``jaccard``: labels in common, divided by labels of either. ``cosine``: four times
+            the squared cosine.
+
+    Returns:
+        (N, M).
+
+    Example:
+        >>> import torch
+        >>> one, other = torch.tensor([[1.0, 1.0, 0.0]]), torch.tensor([[0.0, 1.0, 1.0]])
+        >>> round(grade(one, other, "jaccard").item(), 4)
+        0.3333
+    """
     if kind == "cosine":
         return 4 * (F.normalize(one) @ F.normalize(other).T) ** 2
     common = one @ other.T

@@ -1,4 +1,4 @@
-"""How far real-valued codes are from bits."""
+"""Quantization terms: the distance of real-valued codes from bits."""
 
 import math
 from typing import Literal
@@ -11,12 +11,23 @@ Form = Literal["cosine", "l1", "l2", "l3", "log_cosh"]
 
 
 def quantization(code: Tensor, form: Form) -> Tensor:
-    """The mean distance of codes ``(N, K)`` from their signs, in one of the papers' forms.
+    """Compute the mean distance of codes from their signs, in one of the papers' forms.
 
-    ``cosine``: 1 - cos(code, sign(code)), the mean over the images (OrthoHash). The others are
-    means over all entries of the gap | |code| - 1 |. ``l1``: the gap (DSH, IDHN). ``l2``: its
-    square (DTSH, DPSH, CSQ). ``l3``: its cube (GreedyHash). ``log_cosh``: a smooth modulus,
-    log cosh x = |x| + log(1 + e^(-2|x|)) - log 2 (DHN).
+    Args:
+        code: (N, K).
+        form: ``cosine``: 1 - cos(code, sign(code)), the mean over the images (OrthoHash). The
+            others are means over all entries of the gap | |code| - 1 |. ``l1``: the gap (DSH,
+            IDHN). ``l2``: its square (DTSH, DPSH, CSQ). ``l3``: its cube (GreedyHash).
+            ``log_cosh``: a smooth absolute value, log cosh x = |x| + log(1 + e^(-2|x|)) - log 2
+            (DHN).
+
+    Returns:
+        a scalar.
+
+    Example:
+        >>> code = torch.tensor([[0.5, -2.0]])  # gaps of 0.5 and 1
+        >>> quantization(code, "l1").item(), quantization(code, "l2").item()
+        (0.75, 0.625)
     """
     if form == "cosine":
         signs = torch.where(code >= 0, 1.0, -1.0).to(code.dtype)
@@ -28,14 +39,23 @@ def quantization(code: Tensor, form: Form) -> Tensor:
 
 
 def divergence(z: Tensor, log_epsilon: float = 0.0) -> Tensor:
-    """How far bits drawn with probability sigmoid(z) are from fair ones (JMLH).
+    """Compute the divergence of bits drawn with probability sigmoid(z) from fair bits (JMLH).
 
-    The Kullback-Leibler divergence from probability 1/2, summed over the bits, the mean over the
-    images.
+    This is the Kullback-Leibler divergence from probability 1/2, in nats, summed over the bits and
+    averaged over the images.
 
     Args:
-        z: ``(N, K)``.
-        log_epsilon: what is added inside the logarithms.
+        z: (N, K).
+        log_epsilon: is added inside the logarithms.
+
+    Returns:
+        a scalar, from 0 to K log 2.
+
+    Example:
+        >>> divergence(torch.zeros(1, 2)).item()
+        0.0
+        >>> round(divergence(torch.full((1, 2), 50.0)).item(), 4)  # 2 log 2: both bits are certain
+        1.3863
     """
     p, q = torch.sigmoid(z), torch.sigmoid(-z)
     log_p = torch.log(p + log_epsilon) if log_epsilon else F.logsigmoid(z)

@@ -56,10 +56,9 @@ class CentralSimilarity(nn.Module):
         self.register_buffer("ties", tie_vector(nbit, seed))
 
     def forward(self, output: Output, batch: Batch) -> Terms:
-        assert output.centers is not None  # promised by `needs`
         z, targets = output.z, batch.targets
         code = torch.tanh(z)
-        goal = vote(targets, output.centers, self.ties.to(z.dtype))  # (N, K)
+        goal = vote(targets, output.require("centers"), self.ties.to(z.dtype))  # (N, K)
         central = (labelled(targets) * F.softplus(-2 * goal * z)).mean()
         terms = {
             "central": central,

@@ -78,8 +78,7 @@ class Polarization(nn.Module):
             self.register_buffer("adapted", torch.tensor(False))
 
     def forward(self, output: Output, batch: Batch) -> Terms:
-        u, centers, targets = output.u, output.centers, batch.targets
-        assert centers is not None  # promised by `needs`
+        u, centers, targets = output.u, output.require("centers"), batch.targets
         if self.memory is not None:
             centers = torch.where(self.adapted, self.centers.to(u.dtype), centers)
             if self.training:

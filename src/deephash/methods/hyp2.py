@@ -88,8 +88,7 @@ class HyP2(nn.Module):
         self.irrelevant = irrelevant
 
     def forward(self, output: Output, batch: Batch) -> Terms:
-        assert output.logits is not None  # promised by `needs`
-        s, present = output.logits, batch.targets  # (N, C)
+        s, present = output.require("logits"), batch.targets  # (N, C)
         absent = labelled(present) * (1 - present)
         far = F.relu(s - self.zeta)
         terms = {

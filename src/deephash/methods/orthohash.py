@@ -58,8 +58,7 @@ class SingleCosine(LMCL):
     def held_back(self, output: Output, batch: Batch) -> Tensor:
         if self.margin_on == "cosine":
             return super().held_back(output, batch)
-        assert output.logits is not None  # promised by `needs`
-        theta = torch.acos(output.logits.clamp(-0.99999, 0.99999))
+        theta = torch.acos(output.require("logits").clamp(-0.99999, 0.99999))
         return self.scale * torch.cos(theta + self.margin * batch.targets)
 
     def classification(self, logits: Tensor, targets: Tensor) -> Tensor:

@@ -1,1 +1,6 @@
-"""The part that is shipped: a backbone, a head, and the encoder they make."""
+"""Networks: backbones, hash heads, the encoder that they make, and relaxations for training."""
+
+from deephash.models import backbones, heads, relaxations
+from deephash.models.encoder import Encoder
+
+__all__ = ["Encoder", "backbones", "heads", "relaxations"]

@@ -1,0 +1,88 @@
+"""The examples of docstrings run, and what is public has one."""
+
+import doctest
+import importlib
+import inspect
+import io
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+SOURCE = Path(__file__).parents[1] / "src" / "deephash"
+EXTRAS = {"h5py", "numba", "ray", "safetensors", "submitit", "triton", "wandb"}
+
+
+def name_of(path):
+    """The dotted name of a module."""
+    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = sorted(name_of(path) for path in SOURCE.rglob("*.py") if path.name != "__main__.py")
+
+PACKAGES = ("losses", "codebooks", "similarities", "models", "methods", "data", "retrieval")
+
+
+def public():
+    """What the packages for users name in `__all__`, that has a docstring of its own."""
+    for package in PACKAGES:
+        module = importlib.import_module(f"deephash.{package}")
+        for name in module.__all__:
+            value = getattr(module, name)
+            if inspect.isclass(value) or inspect.isfunction(value):
+                yield f"{package}.{name}", value
+
+
+def imported(name):
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        pytest.skip(f"needs {error.name}")
+
+
+def failures(module):
+    """What the examples of a module print that they should not."""
+    output = io.StringIO()
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    for case in doctest.DocTestFinder(exclude_empty=True).find(module):
+        runner.run(case, out=output.write)
+    return output.getvalue()
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_run(name, tmp_path, monkeypatch):
+    module = imported(name)
+    monkeypatch.chdir(tmp_path)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        assert failures(module) == ""
+
+
+def test_a_wrong_example_fails():
+    module = ModuleType("wrong")
+    module.__doc__ = "An example.\n\n>>> 1 + 1\n3\n>>> import warnings; warnings.warn('old')\n"
+    assert "Expected:\n    3\nGot:\n    2" in failures(module)
+    assert "UserWarning: old" in failures(module)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_all_names_are_there(package):
+    module = importlib.import_module(f"deephash.{package}")
+    assert len(set(module.__all__)) == len(module.__all__)
+    for name in module.__all__:
+        if package != "methods" or name in vars(module):
+            getattr(module, name)
+        else:
+            importlib.import_module(f"deephash.methods.{name}")
+
+
+def test_lazy_names_of_data_are_those_of_all():
+    from deephash import data
+
+    assert sorted(name for names in data._MODULES.values() for name in names) == data.__all__
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        data.Nothing  # noqa: B018
