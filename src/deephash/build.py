@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from deephash import methods, schema, targets
+from deephash import methods, recipe, schema, targets
 from deephash.data.datamodule import DataModule
 from deephash.data.transforms import Pipeline
 from deephash.engine import evaluate
@@ -20,7 +20,6 @@ from deephash.engine.run import RunFolder
 from deephash.errors import ConfigError
 from deephash.loggers import Jsonl, Loggers
 from deephash.methods.base import Method
-from deephash.methods.composed import Composed
 from deephash.models.encoder import Encoder
 from deephash.records import derive
 from deephash.retrieval import Convention, Engine
@@ -61,22 +60,26 @@ def device(name: str) -> torch.device:
 
 
 def data(cfg: Data) -> DataModule:
-    """Source, protocol and views; nothing is opened yet."""
+    """Source, protocol and views; nothing is opened yet.
+
+    The page of a run folder and that of ``data.py`` train nothing: one view of each image.
+    """
     dataset, trainer = cfg.dataset, cfg.trainer
-    train, test = (
-        Pipeline([part(step, "dataset.transforms") for step in steps])
-        for steps in (dataset.transforms.train, dataset.transforms.test)
-    )
-    views, streams = 1, 1
-    if not isinstance(cfg, schema.Data):
-        views, streams = cfg.method.views, cfg.method.streams
+    transforms = {
+        name: Pipeline([part(step, "dataset.transforms") for step in steps])
+        for name, steps in dataset.transforms.plain.items()
+    }
+    views, streams, labels = ["train"], 1, True
+    if isinstance(cfg, schema.Train):
+        views, streams = recipe.view_names(cfg.method.plain), cfg.method.streams
+        labels = recipe.declared(cfg.method.plain).labels
     return DataModule(
         name=dataset.name,
         source=source(cfg),
         protocol=protocol(cfg),
         protocol_name=dataset.protocol,
-        train_transform=train,
-        test_transform=test,
+        train_transform=transforms["train"],
+        test_transform=transforms["test"],
         batch_size=trainer.batch_size,
         eval_batch_size=trainer.eval_batch_size,
         drop_last=trainer.drop_last,
@@ -85,6 +88,8 @@ def data(cfg: Data) -> DataModule:
         seed=cfg.seed,
         expected=(dataset.expected or {}).get(dataset.protocol),
         classes=dataset.classes,
+        more_transforms=transforms,
+        labels=labels,
     )
 
 
@@ -98,7 +103,7 @@ def protocol(cfg: Data) -> Any:
     return part(cfg.dataset.protocols[cfg.dataset.protocol], "dataset.protocols")
 
 
-def recipe(cfg: Data) -> tuple[Any, Any] | None:
+def split_recipe(cfg: Data) -> tuple[Any, Any] | None:
     """Catalogue and draw of a protocol that ``data.py prepare`` draws; None for other protocols."""
     dataset = cfg.dataset
     node = (dataset.recipes or {}).get(dataset.protocol)
@@ -170,21 +175,28 @@ def method(
 ) -> Method:
     """The whole recipe. Initial weights are drawn from the run's seed; see ``backbone``."""
     torch.manual_seed(derive(cfg.seed, "weights"))
-    recipe = cfg.method
-    given = {"num_classes": num_classes, "nbit": cfg.model.nbit, "seed": cfg.seed}
-    codebook: nn.Module | None = None
-    if recipe.codebook is not None:
-        codebook = part(recipe.codebook, "method.codebook", **given)
-    similarity: nn.Module | None = None
-    if recipe.similarity is not None:
-        similarity = part(recipe.similarity, "method.similarity")
-    return Composed(
-        encoder(cfg, width, pretrained),
-        part(recipe.relaxation, "method.relaxation"),
-        codebook,
-        similarity,
-        _asking(recipe.loss, "method.loss", num_train=num_train, **given),
-    )
+    node = cfg.method
+    offered: dict[str, Any] = {
+        "num_classes": num_classes,
+        "nbit": cfg.model.nbit,
+        "seed": cfg.seed,
+        "num_train": num_train,
+    }
+    # the codebook comes first: in this order random weights have been drawn from the beginning
+    parts: dict[str, nn.Module | None] = dict.fromkeys(recipe.PARTS)
+    if node.codebook is not None:
+        parts["codebook"] = _asking(node.codebook, "method.codebook", **offered)
+    if node.similarity is not None:
+        parts["similarity"] = part(node.similarity, "method.similarity")
+    parts["encoder"] = encoder(cfg, width, pretrained)
+    if node.relaxation is not None:
+        parts["relaxation"] = part(node.relaxation, "method.relaxation")
+    if node.loss is not None:
+        parts["loss"] = _asking(node.loss, "method.loss", **offered)
+    own = recipe.options({"_target_": recipe.DEFAULT} | dict(node.plain))
+    made: Method = _asking(own, "method", **parts, **offered)
+    made.passes = node.passes
+    return made
 
 
 def label_free_methods() -> list[str]:
@@ -194,7 +206,7 @@ def label_free_methods() -> list[str]:
         module = importlib.import_module(f"{methods.__name__}.{name}")
         for one in vars(module).values():
             own = isinstance(one, type) and one.__module__ == module.__name__
-            if own and one is not Composed and vars(one).get("labels") is False:
+            if own and vars(one).get("labels") is False:
                 found.add(name)
     return sorted(found)
 
@@ -202,7 +214,7 @@ def label_free_methods() -> list[str]:
 def require_labels(cfg: schema.Train, on: DataModule) -> None:
     """Let the data refuse images without any label where the loss, or patience, needs labels."""
     if on.reads_labels:
-        reader = str(cfg.method.loss["_target_"]).rpartition(".")[2]
+        reader = recipe.declared(cfg.method.plain).source
         free = " or ".join(f"method={name}" for name in label_free_methods())
         on.require_labels(
             f"method={cfg.method.name} reads labels ({reader})",
@@ -216,8 +228,14 @@ def require_labels(cfg: schema.Train, on: DataModule) -> None:
         )
 
 
-def optimizer(cfg: schema.Train, of: Method) -> torch.optim.Optimizer:
-    """Build the optimizer, with a group for each part of the method that has its own rate."""
+def optimizer(cfg: schema.Train, of: Method) -> torch.optim.Optimizer | None:
+    """Build the optimizer, with a group for each part of the method that has its own rate.
+
+    Returns:
+        None for a method that learns nothing.
+    """
+    if cfg.optimizer is None:
+        return None
     node = dict(cfg.optimizer)
     scale, scales = node.pop("backbone_scale"), node.pop("lr_scale", None)
     groups = parameter_groups(of.param_groups(), node["lr"], scale, scales)

@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from deephash import filenames, schema
+from deephash import filenames, recipe, schema
 from deephash.bounds import Name, NonNegative, Seed
 from deephash.errors import ConfigError, DeephashError
 from deephash.files import place
@@ -79,6 +79,9 @@ SINCE = {"evaluation.centred": False, "trainer.compile": False, "trainer.graph":
 Of the options of parts (nodes with a ``_target_``) the default of the constructor says that: a new
 option must have the default that keeps what was done before.
 """
+
+ABSENT = {"optimizer.lr_scale": None, "method.passes": "stacked"}
+"""Keys that a configuration may lack, and the value that means the same."""
 
 UNNAMED = (
     *ELSEWHERE,
@@ -474,6 +477,8 @@ def check(cfg: Mapping[str, Any], overrides: Iterable[str] = ()) -> list[Fault]:
     if not broken:
         faults += _check_convention(cfg)
     if not faults:
+        faults += [Fault(one.path, one.what, one.instead) for one in recipe.problems(cfg)]
+    if not faults:
         faults += _check_recipe(cfg) + _check_swaps(cfg, overrides)
     faults += _check_by_building(cfg, faults)
     return [_as_typed(fault, overrides) for fault in faults]
@@ -515,6 +520,10 @@ def check_part(path: str, node: Mapping[str, Any]) -> list[Fault]:
     given, own = GIVEN.get(path, set()), OWN_KEYS.get(path, {})
     known = arguments(target)
     faults = []
+    if path == "method":
+        node = recipe.options(node)
+    if path == "optimizer":
+        node = {key: value for key, value in node.items() if key != "lr_scale"}
     free = sorted(set(known) - given)
     for key, value in node.items():
         here = f"{path}.{key}"
@@ -623,43 +632,41 @@ def _check_recipe(cfg: Mapping[str, Any]) -> list[Fault]:
     method, trainer = cfg["method"], cfg["trainer"]
     name = method["name"]
     faults = []
-    unknown = sorted(
-        set(method) - {*SEATS, "name", "paper", "authors", "venue", "year", "views", "streams"}
-    )
-    for key in unknown:
+    for key in sorted(set() if "_target_" in method else set(method) - recipe.RESERVED):
         faults.append(Fault(f"method.{key}", "no method has such a part.", "Leave it out."))
     has = {
         "logits": method.get("similarity") is not None,
         "centers": method.get("codebook") is not None,
-        "bits": getattr(_class_of(method, "relaxation"), "bits", False),
+        "bits": getattr(recipe.class_of(method, "relaxation"), "bits", False),
     }
     if has["logits"] and not has["centers"]:
         faults.append(
             Fault("similarity", f"compares codes with class centers; method={name} has none.",
                   "Try codebook=max_hamming with it.")
         )  # fmt: skip
-    loss = _class_of(method, "loss")
+    loss = recipe.class_of(method, "loss")
+    has_declared = recipe.declared(method)
     wanted = {
         "logits": ("similarities to class centers", "similarity=cosine codebook=max_hamming"),
         "centers": ("class centers", "codebook=max_hamming"),
         "bits": ("bits, not real values", "relaxation=sign, or relaxation=stochastic_sign"),
     }
-    for need in sorted(_needs(method)):
+    for need in sorted(has_declared.needs):
         if not has.get(need, True):
             what, instead = wanted[need]
             faults.append(
-                Fault("loss", f"{loss.__name__} reads {what}; method={name} here has none.",
+                Fault("loss", f"{has_declared.source} reads {what}; method={name} here has none.",
                       f"Try {instead} with it.")
             )  # fmt: skip
     if getattr(loss, "fixed_centers", False) and getattr(
-        _class_of(method, "codebook"), "learned", False
+        recipe.class_of(method, "codebook"), "learned", False
     ):
         faults.append(
-            Fault("codebook", f"learns, and {loss.__name__} takes centers that do not.",
+            Fault("codebook", f"learns, and {has_declared.source} takes centers that do not.",
                   "Try codebook=hadamard, max_hamming, balanced or bernoulli.")
         )  # fmt: skip
     if (
-        getattr(_class_of(method, "similarity"), "batch_coupled", False)
+        getattr(recipe.class_of(method, "similarity"), "batch_coupled", False)
         and not trainer["drop_last"]
     ):
         faults.append(
@@ -694,11 +701,11 @@ def _check_swaps(cfg: Mapping[str, Any], overrides: Iterable[str]) -> list[Fault
     method, faults = cfg["method"], []
     given = dict(_split(text) for text in overrides)
     for seat, fields in FEEDS.items():
-        if given.get(seat, "null") == "null" or fields & _needs(method):
+        has = recipe.declared(method)
+        if given.get(seat, "null") == "null" or fields & has.needs:
             continue
-        loss = _class_of(method, "loss").__name__
         faults.append(
-            Fault(seat, f"is not read by {loss}, the loss here: it would change nothing.",
+            Fault(seat, f"is not read by {has.source}, the loss here: it would change nothing.",
                   "Leave it out, or swap the loss as well: loss=lmcl.")
         )  # fmt: skip
     return faults
@@ -722,17 +729,6 @@ def _as_typed(fault: Fault, overrides: Iterable[str]) -> Fault:
             if fault.key.startswith(inside):
                 return Fault(key, fault.what, instead)
     return fault
-
-
-def _class_of(method: Mapping[str, Any], part: str) -> Any:
-    """The class of a part of the method, None where it has none."""
-    node = method.get(part)
-    return None if node is None else locate(node["_target_"], f"method.{part}")
-
-
-def _needs(method: Mapping[str, Any]) -> frozenset[str]:
-    """The fields of Output that the loss reads."""
-    return getattr(_class_of(method, "loss"), "needs", frozenset())
 
 
 def run_name(cfg: Mapping[str, Any], overrides: Sequence[str]) -> str:
@@ -797,6 +793,10 @@ def essence(cfg: Mapping[str, Any]) -> dict[str, Any]:
         for part in path:
             node = node.get(part, {}) if isinstance(node, dict) else {}
         if isinstance(node, dict):
+            node.pop(last, None)
+    for key, default in ABSENT.items():
+        group, last = key.split(".")
+        if isinstance(node := plain.get(group), dict) and node.get(last) == default:
             node.pop(last, None)
     dataset = plain.get("dataset", {})
     if "protocols" in dataset:  # the others of its page grow in number

@@ -196,7 +196,7 @@ class Evaluation(Node):
 
 @dataclass
 class Transforms(Node):
-    """``dataset.transforms``: the steps of the two pipelines."""
+    """``dataset.transforms``: the steps of each pipeline; ``method.views`` may name others."""
 
     train: list[Part]
     test: list[Part]
@@ -210,7 +210,7 @@ class Dataset(Node):
     source: Part
     protocol: Loose[str]
     protocols: dict[str, Part]
-    transforms: Transforms
+    transforms: Open[Transforms]
     root: Place | None = field(default=None, metadata=OPTIONAL)
     lists: Place | None = field(default=None, metadata=OPTIONAL)
     size: Pixels | None = field(default=None, metadata=OPTIONAL)
@@ -228,12 +228,15 @@ class Method(Node):
 
     name: Name
     head: Part
-    relaxation: Part
-    loss: Part
+    # which of these it must have, its class says
+    relaxation: Part | None = field(default=None, metadata=OPTIONAL)
+    loss: Part | None = field(default=None, metadata=OPTIONAL)
     codebook: Part | None = field(default=None, metadata=OPTIONAL)
     similarity: Part | None = field(default=None, metadata=OPTIONAL)
-    views: Count = field(default=1, metadata=OPTIONAL)
+    # a number, or the pipeline of each view
+    views: Loose[int | list[str]] = field(default=1, metadata=OPTIONAL)
     streams: Loose[int] = field(default=1, metadata=OPTIONAL)
+    passes: Loose[str] = field(default="stacked", metadata=OPTIONAL)  # separate: one for each view
 
 
 @dataclass
@@ -249,8 +252,8 @@ class Train(Node):
     codebook: Any = field(default=None, metadata=OPTIONAL)
     similarity: Any = field(default=None, metadata=OPTIONAL)
     loss: Any = field(default=None, metadata=OPTIONAL)
-    optimizer: Open[Part] = MISSING
-    scheduler: Open[Part] = MISSING
+    optimizer: Open[Part | None] = None  # null where nothing learns
+    scheduler: Open[Part | None] = None
     logger: Open[dict[str, Part]] = MISSING
     model: Model = field(default_factory=Model)
     trainer: Trainer = field(default_factory=Trainer)

@@ -32,6 +32,10 @@ _plugins: list[str] = []
 
 GIVEN = {
     "backbone": {"in_features"},
+    "method": {
+        *("encoder", "relaxation", "codebook", "similarity", "loss"),
+        *("num_classes", "nbit", "seed", "num_train"),
+    },
     "method.head": {"in_features", "nbit"},
     "method.codebook": {"num_classes", "nbit", "seed"},
     "method.loss": {"num_classes", "nbit", "seed", "num_train"},
@@ -101,6 +105,7 @@ KINDS = {
         "a step of a transform", base="deephash.data.transforms.Step"
     ),
     r"backbone": Kind("a backbone", base=MODULE, package="deephash"),
+    r"method": Kind("a method", base="deephash.methods.base.Method", takes=("encoder",)),
     r"method\.head": Kind("a head", base=MODULE, takes=("in_features", "nbit")),
     r"method\.relaxation": Kind("a relaxation", base=MODULE),
     r"method\.codebook": Kind("a codebook", base=MODULE, takes=("num_classes", "nbit", "seed")),

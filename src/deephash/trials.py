@@ -68,14 +68,14 @@ def _mended(path: str, node: Any, wrong: Collection[str]) -> dict[str, Any] | No
 def _cheap(cfg: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The parts that cost nothing to build, and where they are."""
     dataset = _mapping(cfg.get("dataset"))
-    name, steps = str(dataset.get("protocol")), _mapping(dataset.get("transforms"))
+    protocol, steps = str(dataset.get("protocol")), _mapping(dataset.get("transforms"))
     nodes = {"dataset.source": dataset.get("source")}
-    nodes[f"dataset.protocols.{name}"] = _mapping(dataset.get("protocols")).get(name)
+    nodes[f"dataset.protocols.{protocol}"] = _mapping(dataset.get("protocols")).get(protocol)
     if "method" not in cfg:
-        nodes[f"dataset.recipes.{name}"] = _mapping(dataset.get("recipes")).get(name)
-    for role in ("train", "test"):
-        if isinstance(steps.get(role), list):
-            nodes |= {f"dataset.transforms.{role}.{at}": it for at, it in enumerate(steps[role])}
+        nodes[f"dataset.recipes.{protocol}"] = _mapping(dataset.get("recipes")).get(protocol)
+    for name, pipeline in steps.items():
+        if isinstance(pipeline, list):
+            nodes |= {f"dataset.transforms.{name}.{at}": it for at, it in enumerate(pipeline)}
     for part in ("head", "relaxation", "codebook", "similarity", "loss"):
         nodes[f"method.{part}"] = _mapping(cfg.get("method")).get(part)
     nodes["scheduler"] = cfg.get("scheduler")
@@ -162,6 +162,7 @@ def _step(node: Mapping[str, Any], on_cpu: bool) -> None:
     """Builds an optimizer for two parameters, and where it would run here takes a step."""
     options = {key: value for key, value in node.items() if key != "_target_"}
     scale, lr = options.pop("backbone_scale"), options["lr"]
+    options.pop("lr_scale", None)
     some = [nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2))]
     groups = [
         {"name": name, "params": [parameter], "lr": rate}

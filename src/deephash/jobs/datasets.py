@@ -59,7 +59,7 @@ def prepare(cfg: schema.Data, overrides: Sequence[str] = ()) -> None:
     asked, and need no file. What is there already, and the same, is left as it is.
     """
     source, facts = build.source(cfg), None
-    drawn = build.recipe(cfg)
+    drawn = build.split_recipe(cfg)
     if isinstance(source, Lists):
         path = _split_file(cfg, source)
         if not path.is_file():

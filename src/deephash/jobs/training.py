@@ -72,11 +72,12 @@ def train(cfg: schema.Train, overrides: Sequence[str], launch: str = "") -> dict
         build.require_labels(cfg, data)
         if not resumes:
             build.check_backbone(cfg, data.source)
-        data.setup(device)
+        learns = cfg.optimizer is not None
+        data.setup(device, epochs=learns)
         evaluation.check(data)
         if not data.has_labels:
             _say_unlabelled(cfg)
-        elif unlabelled := data.facts.num_train_unlabelled:
+        elif data.reads_labels and (unlabelled := data.facts.num_train_unlabelled):
             log.warning("%d training images have no label and are left out", unlabelled)
         method = build.method(cfg, data.facts.num_classes, data.facts.num_train, data.width,
                               pretrained=not resumes).to(device)  # fmt: skip
@@ -119,7 +120,8 @@ def _try(method: Method, data: DataModule, cfg: schema.Train) -> None:
 
     So may views, which are made of a first batch.
     """
-    next(iter(data.train(0)))
+    if cfg.optimizer is not None:
+        next(iter(data.train(0)))
     images = next(iter(data.eval_batches(data.split.queries[:2]))).flat()
     try:
         with out_of_memory.told():
@@ -142,7 +144,8 @@ def _try_alone(method: Method, data: DataModule, cfg: schema.Train) -> None:
 
     Some networks take it: with maps of several places, each place is a value.
     """
-    if not cfg.trainer.epochs or data.smallest_batch > 1:
+    passes = data.views if method.passes == "separate" else 1
+    if not cfg.trainer.epochs or data.smallest_batch // passes > 1:
         return
     image = next(iter(data.eval_batches(data.split.train[:1]))).flat()
     with torch.random.fork_rng(devices=[image.device] if image.is_cuda else []), torch.no_grad():
@@ -191,12 +194,13 @@ def _train(
     if settings.compile:
         forms.compile_in_place(method, device)
     optimizer = build.optimizer(cfg, method)
-    forms.fuse(optimizer, device)
+    if optimizer is not None:
+        forms.fuse(optimizer, device)
     torch.manual_seed(cfg.seed)
     trainer = Trainer(
         run.path,
         optimizer,
-        build.part(cfg.scheduler, "scheduler"),
+        None if cfg.scheduler is None else build.part(cfg.scheduler, "scheduler"),
         device=device,
         fingerprint=data.facts.fingerprint,
         epochs=settings.epochs,

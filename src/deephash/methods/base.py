@@ -27,6 +27,7 @@ class Method(nn.Module):
         learns: False if nothing is optimized: no optimizer, no epoch; `fit` does all the work.
         views: how many views of each image the method needs; None for any number.
         labels: False if no label is read: training then uses all images, and no batch has labels.
+            A class that does not say reads labels if its loss does, or if it has no loss.
         needs: the fields of `Output` that the method reads.
         passes: ``stacked``: one pass of all views through the encoder. ``separate``: one pass for
             each view; batch norm then normalizes each view by its own statistics. The program sets
@@ -45,7 +46,7 @@ class Method(nn.Module):
 
     learns: ClassVar[bool] = True
     views: ClassVar[int | None] = None
-    labels: ClassVar[bool] = True
+    labels: ClassVar[bool]
     needs: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, encoder: Encoder) -> None:

@@ -1,7 +1,5 @@
 """The default method: five parts in the order in which the data pass them."""
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
@@ -21,8 +19,6 @@ class Composed(Method):
         loss: ``(output, batch) -> Terms``; its ``needs`` names the fields of Output that it
             reads, and ``bits`` where they must be -1 and +1.
     """
-
-    labels: ClassVar[bool] = False  # it reads none by itself; its loss may
 
     def __init__(
         self,

@@ -1,0 +1,246 @@
+"""What the recipe of a method declares, and whether the configuration fits it.
+
+Importing this module costs nothing heavy; its functions import the classes that a recipe names.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+from deephash.bounds import Count, NonNegative
+from deephash.targets import arguments, locate
+from deephash.validate import REMOVED, Part, Problem, advice, assignment, check_value, problem
+
+PARTS = ("relaxation", "codebook", "similarity", "loss")
+"""Parts that the constructor of a method may ask for, beside its encoder."""
+
+RESERVED = frozenset({
+    "_target_", "name", "paper", "authors", "venue", "year", "views", "passes", "streams", "head",
+    *PARTS,
+})  # fmt: skip
+"""Keys of ``method`` that are no options of the class that ``method._target_`` names."""
+
+DEFAULT = "deephash.methods.composed.Composed"
+"""The class of a method without a ``_target_``."""
+
+SPECIAL = frozenset({"bits"})
+"""What ``needs`` may name beside the fields of ``Output``."""
+
+Passes = Literal["stacked", "separate"]
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What the classes of a recipe declare.
+
+    Attributes:
+        source: name of the class that reads what a relaxation makes: the loss, or else the method.
+        needs: fields of ``Output`` that are read, and ``bits``.
+        views: views of each image; None for any number.
+        labels: whether labels are read.
+        learns: whether parameters are optimized.
+    """
+
+    source: str
+    needs: frozenset[str]
+    views: int | None
+    labels: bool
+    learns: bool
+
+
+def class_of(method: Mapping[str, Any], part: str) -> type | None:
+    """Return the class of a part of a method; None where it has none."""
+    node = method.get(part)
+    return None if node is None else locate(node["_target_"], f"method.{part}")
+
+
+def method_class(method: Mapping[str, Any]) -> type:
+    """Return the class of a method."""
+    return locate(method.get("_target_", DEFAULT), "method")
+
+
+def declared(method: Mapping[str, Any]) -> Declared:
+    """Return what the class of a method and that of its loss declare together.
+
+    Args:
+        method: the node ``method`` of a folded configuration.
+    """
+    whole, loss = method_class(method), class_of(method, "loss")
+    views = getattr(whole, "views", None)
+    if views is None and loss is not None:
+        views = getattr(loss, "views", None)
+    labels = bool(getattr(whole, "labels", loss is None))
+    labels |= loss is not None and bool(getattr(loss, "labels", True))
+    return Declared(
+        (whole if loss is None else loss).__name__,
+        frozenset(getattr(whole, "needs", ())) | frozenset(getattr(loss, "needs", ())),
+        views,
+        labels,
+        bool(getattr(whole, "learns", True)),
+    )
+
+
+def options(method: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the node of a method's own class: its target and the options of its constructor."""
+    own = {key: value for key, value in method.items() if key not in RESERVED}
+    return {"_target_": method["_target_"], **own}
+
+
+def problems(cfg: Mapping[str, Any]) -> list[Problem]:
+    """Return all that is wrong with a recipe beside the options of its parts.
+
+    Args:
+        cfg: a folded configuration whose parts are right, each for itself.
+    """
+    method = cfg["method"]
+    found = _of_views(cfg) + _of_parts(method)
+    if found:
+        return found
+    found += _of_declarations(method)
+    if found:
+        return found
+    has = declared(method)
+    if has.views is not None and has.views != (count := num_views(method)):
+        key = "method.views" if "views" in method else "+method.views"
+        found.append(
+            Problem("method.views", f"gives {count} view{'s' if count > 1 else ''} of each image,"
+                    f" and {has.source} needs {has.views}.",
+                    f"Type {key}={has.views}, or the name of a pipeline for each view.")
+        )  # fmt: skip
+    return found + _of_learning(cfg, has) + _of_rates(cfg)
+
+
+def num_views(method: Mapping[str, Any]) -> int:
+    """Return V, the views of each image."""
+    views = method.get("views", 1)
+    return views if isinstance(views, int) else len(views)
+
+
+def view_names(method: Mapping[str, Any]) -> list[str]:
+    """Return the pipeline of each view, by its name in ``dataset.transforms``."""
+    views = method.get("views", 1)
+    return ["train"] * views if isinstance(views, int) else list(views)
+
+
+def _of_views(cfg: Mapping[str, Any]) -> list[Problem]:
+    """Check number or names of views, the pipelines that they name, and ``method.passes``."""
+    method, transforms = cfg["method"], cfg["dataset"]["transforms"]
+    found: list[Problem] = []
+    for name, steps in transforms.items():
+        if name not in ("train", "test"):
+            found += check_value(steps, list[Part], f"dataset.transforms.{name}")
+    views, key = method.get("views", 1), "method.views"
+    if isinstance(views, list) and views and all(isinstance(one, str) for one in views):
+        there = ", ".join(map(str, transforms))
+        for name in dict.fromkeys(one for one in views if one not in transforms):
+            what = f"names {name!r}, and dataset.transforms has no such pipeline."
+            found.append(Problem(key, what, f"It has {there}; views=NAME may bring others."))
+    elif problem(views, Count) is not None:
+        instead = f"Give a number, {key}=2, or a pipeline for each view: {key}=[train,train]."
+        found.append(Problem(key, f"is {views!r}.", instead))
+    if (wrong := problem(method.get("passes", "stacked"), Passes)) is not None:
+        instead = advice("method.passes", Passes, "stacked", method["passes"])
+        found.append(Problem("method.passes", wrong, instead))
+    return found
+
+
+def _of_parts(method: Mapping[str, Any]) -> list[Problem]:
+    """Compare the parts that the recipe has with those that its class asks for."""
+    target = method_class(method)
+    known, found = arguments(target), []
+    for part in PARTS:
+        key, parameter = f"method.{part}", known.get(part)
+        if parameter is None:
+            if method.get(part) is not None:
+                what = f"is not used by {target.__name__}, the method here."
+                found.append(Problem(key, what, "Leave it out, or choose another method."))
+        elif method.get(part) is None and _required(parameter):
+            if part in method:
+                choose = f"Choose one by its name: {part}=NAME."
+                found.append(Problem(key, "null is not a part with a _target_.", choose))
+            elif "_target_" in method:
+                what = f"is missing: {target.__name__} needs it."
+                found.append(Problem(key, what, f"Choose one by its name: {part}=NAME."))
+            else:
+                found.append(Problem(key, f"{REMOVED}.", f"Leave out ~{key}."))
+    return found
+
+
+def _required(parameter: Any) -> bool:
+    """Tell whether an argument of a constructor has to be a part, not None."""
+    kind = parameter.annotation
+    optional = "None" in kind if isinstance(kind, str) else type(None) in get_args(kind)
+    return parameter.default is parameter.empty and not optional
+
+
+def _of_declarations(method: Mapping[str, Any]) -> list[Problem]:
+    """Check what classes declare: a mistake of their author, found before data are opened."""
+    from deephash.records import Output  # late: imports torch
+
+    fields_of_output = [one.name for one in fields(Output)]
+    nodes = [("method", method_class(method))]
+    loss = class_of(method, "loss")
+    if loss is not None:
+        nodes.append(("loss", loss))
+    found = []
+    for key, kind in nodes:
+        needs: Any = getattr(kind, "needs", frozenset())
+        views: Any = getattr(kind, "views", None)
+        if isinstance(needs, str) or not isinstance(needs, Collection):
+            what = f"{kind.__name__}.needs is {needs!r}, not a set of names."
+            found.append(Problem(key, what, 'Write needs = frozenset({"u"}) in the class.'))
+        elif unknown := sorted({*needs} - {*fields_of_output} - SPECIAL):
+            what = f"{kind.__name__}.needs names {', '.join(unknown)}, which Output does not have."
+            there = ", ".join([*fields_of_output, *sorted(SPECIAL)])
+            found.append(Problem(key, what, f"There are {there}: correct it in the class."))
+        if views is not None and problem(views, Count) is not None:
+            what = f"{kind.__name__}.views is {views!r}, not a number of views."
+            found.append(Problem(key, what, "Write views = 2 in the class, or leave it out."))
+    return found
+
+
+def _of_learning(cfg: Mapping[str, Any], has: Declared) -> list[Problem]:
+    """Check that there are epochs, optimizer and schedule where something learns, and only there.
+
+    Epochs may be 0 in any case.
+    """
+    name, epochs = cfg["method"]["name"], cfg["trainer"]["epochs"]
+    found = []
+    for key, value in (("optimizer", cfg.get("optimizer")), ("scheduler", cfg.get("scheduler"))):
+        if has.learns and value is None:
+            what = f"is null, and method={name} is trained by one."
+            found.append(Problem(key, what, f"Choose one: {_first(key)}."))
+        elif not has.learns and value is not None:
+            what = f"is given, and method={name} is fitted in closed form: it would do nothing."
+            found.append(Problem(key, what, "Leave it out."))
+    if not has.learns and epochs:
+        what = f"is {epochs}, and method={name} is fitted in closed form, without epochs."
+        found.append(Problem("trainer.epochs", what, "Leave it out, or type trainer.epochs=0."))
+    return found
+
+
+def _first(group: str) -> str:
+    return {"optimizer": "optimizer=adam", "scheduler": "scheduler=step"}[group]
+
+
+def _of_rates(cfg: Mapping[str, Any]) -> list[Problem]:
+    """Check the factors of learning rates; which parts learn is known once they are built."""
+    key, method = "optimizer.lr_scale", cfg["method"]
+    node = cfg.get("optimizer")
+    scales = None if node is None else node.get("lr_scale")
+    if scales is None:
+        return []
+    if not isinstance(scales, Mapping):
+        return [Problem(key, f"is {scales!r}.", f"Give factors by part: {key}={{head:10}}.")]
+    found = check_value(scales, dict[str, NonNegative], key)
+    if "backbone" in scales:
+        instead = assignment("optimizer.backbone_scale", scales["backbone"])
+        found.append(Problem(f"{key}.backbone", "has a key of its own.", f"Type {instead}."))
+    if "_target_" in method:  # which may have further parts
+        return found
+    there = ["head", *(part for part in PARTS if method.get(part) is not None)]
+    for name in scales:
+        if name not in ("backbone", *there):
+            what = f"method={method['name']} has no {name}."
+            found.append(Problem(f"{key}.{name}", what, f"It has {', '.join(there)}."))
+    return found

@@ -1,0 +1,77 @@
+"""Methods and losses that tests select by ``_target_``, under ``plugins=[tests]``."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from deephash.methods.base import Method
+from deephash.methods.composed import Composed
+
+
+class Blind(nn.Module):
+    """A label-free loss for any number of views: codes of unit size, and balanced."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"u"})
+    labels: ClassVar[bool] = False
+
+    def forward(self, output, batch):
+        u = output.u
+        return {"size": (u.square() - 1).square().mean(), "balance": u.mean(dim=0).square().mean()}
+
+
+class Pairs(Blind):
+    """A label-free loss of two views."""
+
+    views: ClassVar[int] = 2
+
+    def forward(self, output, batch):
+        one, two = output.u.chunk(2)
+        return {**super().forward(output, batch), "views": (one - two).square().mean()}
+
+
+class Peeking(Blind):
+    """A loss that reads what it says it does not."""
+
+    def forward(self, output, batch):
+        return {"size": (output.u * batch.targets.sum()).mean()}
+
+
+class Misspelt(nn.Module):
+    needs: ClassVar[frozenset[str]] = frozenset({"u", "code"})
+    views: ClassVar[float] = 1.5
+
+    def forward(self, output, batch):
+        return {"size": output.u.square().mean()}
+
+
+class Centered(Method):
+    """Closed form: the head becomes a projection to random directions, less the mean."""
+
+    learns: ClassVar[bool] = False
+    labels: ClassVar[bool] = False
+
+    def __init__(self, encoder, nbit, seed, gain: float = 1.0):
+        super().__init__(encoder)
+        self.nbit, self.seed, self.gain = nbit, seed, gain
+
+    def fit(self, features: Tensor) -> None:
+        draw = torch.Generator().manual_seed(self.seed)
+        weight = self.gain * torch.randn(self.nbit, features.shape[1], generator=draw)
+        linear = self.encoder.head.linear
+        linear.weight.copy_(weight)
+        linear.bias.copy_(-weight @ features.mean(dim=0))
+
+
+class Following(Composed):
+    """The default method with a slow copy of its head."""
+
+    def __init__(
+        self, encoder, relaxation, loss, codebook=None, similarity=None, rate: float = 0.5
+    ):
+        super().__init__(encoder, relaxation, codebook, similarity, loss)
+        self.rate = rate
+        self.register_buffer("slow", torch.zeros(()))
+
+    def after_step(self, step):
+        self.slow.lerp_(self.encoder.head.linear.weight.mean(), self.rate)
