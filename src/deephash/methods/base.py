@@ -42,6 +42,10 @@ class Method(nn.Module):
         ...     def forward(self, batch):
         ...         features, z = self.encode(batch)
         ...         return {"size": self.weight * z.square().mean()}
+        >>> method = Nearest(Encoder(nn.Flatten(), nn.Linear(4, 2)))
+        >>> terms = method(Batch(torch.zeros(3, 1, 4), None, torch.arange(3)))
+        >>> list(terms), list(method.param_groups())
+        (['size'], ['head'])
     """
 
     learns: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""The default method: five parts in the order in which the data pass them."""
+"""The default method: encoder, relaxation, codebook, similarity and loss, in this order."""
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,26 @@ class Composed(Method):
     Args:
         encoder: images to features and codes.
         relaxation: ``(N, K) -> (N, K)``, what the objective sees instead of bits.
-        codebook: class centers, or None for an objective that knows none.
-        similarity: code against center, or None.
-        loss: ``(output, batch) -> Terms``; its ``needs`` names the fields of Output that it
-            reads, and ``bits`` where they must be -1 and +1.
+        codebook: ``() -> (C, K)``, class centers; None for a loss without centers.
+        similarity: ``(N, K), (C, K) -> (N, C)``; None for a loss without logits.
+        loss: ``(output, batch) -> Terms``; its ``needs`` names the fields of `Output` that it
+            reads, and contains ``bits`` if they must be -1 and +1.
+
+    Example:
+        >>> from deephash.codebooks import Bernoulli
+        >>> from deephash.losses import LMCL
+        >>> from deephash.models import relaxations
+        >>> from deephash.similarities import Cosine
+        >>> method = Composed(
+        ...     Encoder(nn.Flatten(), nn.Linear(4, 8)),
+        ...     relaxations.Identity(),
+        ...     Bernoulli(num_classes=2, nbit=8, seed=0),
+        ...     Cosine(),
+        ...     LMCL(num_classes=2, nbit=8, scale=8, margin=0.2),
+        ... )
+        >>> terms = method(Batch(torch.randn(3, 1, 4), torch.eye(2)[[0, 1, 0]], torch.arange(3)))
+        >>> list(terms), method.centers().shape
+        (['lmcl'], torch.Size([2, 8]))
     """
 
     def __init__(

@@ -22,19 +22,28 @@ class CentralSimilarity(nn.Module):
               L_C = \frac1{NK} \sum_{nk} \log(1 + e^{-2 t_{nk} z_{nk}}), \qquad
               L_Q = \frac1{NK} \sum_{nk} (|\tanh z_{nk}| - 1)^2
 
-    L_C is the cross-entropy of (1 + tanh z) / 2 in the form that cannot overflow:
-    the tanh belongs to the objective. The target t of an image with several labels is the majority
-    vote of its centers, ties by a vector drawn once.
+    L_C is the cross-entropy of (1 + tanh z) / 2 in a form that cannot overflow: the tanh is part of
+    the loss. The target t of an image with several labels is the majority vote of its centers; ties
+    are decided by a vector drawn once. Reads ``z`` (N, K) and ``centers`` (C, K) of -1 and +1.
 
     Args:
         nbit: K.
         seed: of the tie vector.
         quantization: lambda, weight of L_Q.
-        quantization_form: ``l2`` is what all code does; ``log_cosh`` what the paper writes, there
+        quantization_form: ``l2`` as in all code; ``log_cosh`` as in the paper, there
             summed over the bits, here a mean: this lambda is K times the paper's.
         pairwise: weight of a likelihood over pairs of the first and the second half of the batch,
-            theta = 10 / K times the inner product of the tanh codes. The authors' code has it and
-            every published command leaves it at 0.
+            theta = 10 / K times the inner product of the tanh codes. The authors' code has it, with
+            weight 0 in every published command.
+
+    Example:
+        >>> from deephash.codebooks import Hadamard
+        >>> centers = Hadamard(num_classes=4, nbit=8, seed=0)()
+        >>> loss = CentralSimilarity(nbit=8, seed=0)
+        >>> output = Output.of(20 * centers[[3]], centers=centers)  # far on the right side
+        >>> terms = loss(output, Batch.of(torch.tensor([3]), num_classes=4))
+        >>> {name: round(term.item(), 4) for name, term in terms.items()}
+        {'central': 0.0, 'quantization': 0.0}
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"z", "centers"})

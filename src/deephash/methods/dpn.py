@@ -16,30 +16,42 @@ from deephash.records import Batch, Output, Terms
 
 
 class Polarization(nn.Module):
-    r"""A hinge that drives every bit beyond a margin on its target's side.
+    r"""A hinge for each bit: it should exceed a margin, with the sign of its target.
 
     .. math:: L = \frac1N \sum_n \sum_c Y_{nc} \sum_k \max(0, m - u_{nk} c_{ck})
 
+    Reads ``u`` (N, K) and ``centers`` (C, K) of -1 and +1. With ``update_every`` it remembers the
+    codes of all training images, and needs the batch's ``index``.
+
     Args:
-        num_train: training images, for the adaptive centers.
+        num_train: number of training images, for the adaptive centers.
         nbit: K.
         num_classes: C.
         seed: of the tie vector.
         margin: m.
         bits: ``sum`` over the bits (the authors' code), or ``mean`` (swuxyj's, K times smaller).
         multi_label: ``each``: the hinges to all centers of an image's labels are added (the
-            authors' code). ``vote``: one target per image, the majority of its centers, ties by a
-            vector drawn once (swuxyj's).
+            authors' code). ``vote``: one target per image, the majority of its centers; ties are
+            decided by a vector drawn once (swuxyj's).
         regularization: weight of the mean squared code; the authors' code has none, another
             implementation by them 0.1.
         update_every: epochs between two updates of the centers (DPN-A), 0 for none.
         update: ``closest``: the sign of the mean of a class' codes that are nearest to its center
             (the authors' code; by the first label). ``ternary``: the sign of the sum of the codes
-            of all images with the label, bits within the margin left out (swuxyj's). A bit on
-            which nobody wins gets a target of 0, and with ``multi_label=each`` no gradient; where
-            few codes have left the margin, as they may with ``ternary``, training can stand still.
-            Classes that are not apart yet can get the same center: the report's ``min_distance``.
-        update_rate: the part of a class' codes that ``closest`` takes.
+            of all images with the label, without bits inside the margin (swuxyj's). A tied bit gets
+            a target of 0, and with ``multi_label=each`` no gradient; if few codes exceed
+            the margin, as may happen with ``ternary``, training can come to a halt.
+            Classes that are not separated yet can get the same center: see ``min_distance`` in the
+            report.
+        update_rate: the part of a class' codes that ``closest`` uses.
+
+    Example:
+        >>> loss = Polarization(num_train=2, nbit=2, num_classes=2, seed=0)
+        >>> centers = torch.tensor([[1.0, 1.0], [-1.0, 1.0]])
+        >>> output = Output.of(torch.tensor([[0.5, 2.0], [-3.0, -1.0]]), centers=centers)
+        >>> terms = loss(output, Batch.of(torch.tensor([0, 1]), num_classes=2))
+        >>> terms["polarization"].item()  # (0.5 + 2) / 2
+        1.25
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"u", "centers"})
@@ -103,7 +115,7 @@ class Polarization(nn.Module):
 
     @torch.no_grad()
     def on_epoch_start(self, epoch: int) -> None:
-        """Moves the centers to where the codes of the last epoch went."""
+        """Update the centers from the codes of the last epochs, every `update_every` epochs."""
         if self.memory is None or epoch == 0 or epoch % self.update_every:
             return
         codes, labels = self.memory.codes, self.memory.labels

@@ -12,21 +12,29 @@ from deephash.records import Batch, Output, Terms
 
 
 class TripletLikelihood(nn.Module):
-    r"""Likelihood that an image is nearer to a similar than to a dissimilar one, and quantization.
+    r"""Likelihood that an image is closer to similar than to dissimilar ones, and quantization.
 
     .. math:: l_i = \mathrm{mean}_{p, q} \log(1 + e^{-\tau_{ipq}}), \qquad
               \tau_{ipq} = \theta_{ip} - \theta_{iq} - \alpha, \qquad
               \theta_{ij} = \langle u_i, u_j \rangle
 
     over all p similar and q dissimilar to i in the batch (i is similar to itself), then the mean
-    over the anchors i that have both; 0 if none has. tau is cut to [-100, 50], outside which no
-    gradient flows. Takes memory for the cube of the batch size.
+    over the anchors i that have both; 0 if there is none. tau is clamped to [-100, 50], outside of
+    which the gradient is 0. Needs memory for the cube of the batch size. Reads ``u`` (N, K).
 
     Args:
         nbit: K.
         margin: alpha; 5 in the comparisons of OrthoHash, ``nbit/2`` (K / 2) in the paper.
-        half: theta is half the inner product, as the paper has it.
-        quantization: weight of the mean squared distance of the code to its signs.
+        half: theta is half the inner product, as in the paper.
+        quantization: weight of the mean squared distance of the code from its signs.
+
+    Example:
+        >>> import torch
+        >>> loss = TripletLikelihood(nbit=2, margin=0)
+        >>> output = Output.of(torch.tensor([[1.0, 1.0], [1.0, 1.0], [-1.0, -1.0]]))
+        >>> terms = loss(output, Batch.of(torch.tensor([0, 0, 1]), num_classes=2))
+        >>> round(terms["triplet"].item(), 4)  # log(1 + e^-4)
+        0.0181
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"u"})

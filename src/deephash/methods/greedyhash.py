@@ -11,13 +11,13 @@ from deephash.records import Batch, Output, Terms
 
 
 class Greedy(CrossEntropy):
-    r"""Cross-entropy of a linear classifier on the bits, and a penalty that keeps codes near them.
+    r"""Cross-entropy of a linear classifier on the bits, and a penalty on codes far from bits.
 
     .. math:: L = \mathrm{CE}(W \mathrm{sgn}(z) + \text{bias}, y) +
               \alpha \cdot \mathrm{mean} \, | |z| - 1 |^p
 
-    The bits and their straight-through gradient are the relaxation ``sign``; the penalty is on the
-    code before it.
+    The bits and their straight-through gradient come from the relaxation ``sign``; the penalty is
+    on the code before it. Reads ``z`` and ``u`` (N, K) and ``centers`` (C, K), the W.
 
     Args:
         num_classes: C.
@@ -26,6 +26,15 @@ class Greedy(CrossEntropy):
         multi_label: ``even`` (soft labels), or ``first`` (swuxyj's: the first label alone).
         penalty: alpha.
         power: p.
+
+    Example:
+        >>> import torch
+        >>> from deephash.models.relaxations import Sign
+        >>> loss, z = Greedy(num_classes=2, nbit=2, bias=False), torch.tensor([[2.0, -1.0]])
+        >>> output = Output.of(z, Sign()(z), centers=torch.eye(2))
+        >>> terms = loss(output, Batch.of(torch.tensor([0]), num_classes=2))
+        >>> {name: round(term.item(), 4) for name, term in terms.items()}
+        {'cross_entropy': 0.1269, 'penalty': 0.5}
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"z", "u", "centers", "bits"})

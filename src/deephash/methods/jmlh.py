@@ -9,14 +9,15 @@ from deephash.records import Batch, Output, Terms
 
 
 class Variational(CrossEntropy):
-    r"""Cross-entropy of a linear classifier on stochastic bits, and how far they are from fair.
+    r"""Cross-entropy of a linear classifier on random bits, and their divergence from fair bits.
 
     .. math:: L = \mathrm{CE}(W b + \text{bias}, y) + \lambda \cdot \frac1N \sum_{nk}
               \left[ p \log\frac{p}{1/2} + (1 - p) \log\frac{1 - p}{1/2} \right],
               \qquad p = \sigma(z)
 
-    The bits b in {0, 1} and their gradient are the relaxation ``stochastic_sign``, which gives
-    2 b - 1. The divergence is summed over the bits.
+    The bits b in {0, 1} and their gradient come from the relaxation ``stochastic_sign``, which
+    returns 2 b - 1. The divergence is summed over the bits. Reads ``z`` and ``u`` (N, K) and
+    ``centers`` (C, K), the W.
 
     Args:
         num_classes: C.
@@ -25,7 +26,16 @@ class Variational(CrossEntropy):
         multi_label: ``even`` (soft labels), or ``first`` (the first label alone).
         divergence: lambda. 0.1 in OrthoHash's supplement and comparisons, 0.2 in the authors'
             second release.
-        log_epsilon: what is added inside the logarithms; the authors' code adds nothing.
+        log_epsilon: is added inside the logarithms; the authors' code adds nothing.
+
+    Example:
+        >>> import torch
+        >>> from deephash.models.relaxations import StochasticSign
+        >>> loss, z = Variational(num_classes=2, nbit=2, bias=False), torch.zeros(1, 2)
+        >>> output = Output.of(z, StochasticSign()(z), centers=torch.zeros(2, 2))
+        >>> terms = loss(output, Batch.of(torch.tensor([0]), num_classes=2))
+        >>> round(terms["cross_entropy"].item(), 4), abs(terms["divergence"].item()) < 1e-6
+        (0.6931, True)
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"z", "u", "centers", "bits"})

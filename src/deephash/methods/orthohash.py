@@ -18,26 +18,34 @@ from deephash.records import Batch, Output
 
 
 class SingleCosine(LMCL):
-    r"""LMCL, or its angular sister, with the terms of the paper's ablations beside it.
+    r"""LMCL, or its variant with the margin on the angle, with the terms of the paper's ablations.
 
     .. math:: L_{nc} = s (\cos\theta_{nc} - m Y_{nc}) \quad \text{or} \quad
               L_{nc} = s \cos(\theta_{nc} + m Y_{nc})
 
-    With one label the loss is the softmax cross-entropy of L, and so it is by default with many.
+    The loss is the softmax cross-entropy of L; ``multi_label`` has alternatives for several labels.
+    Reads ``logits`` (N, C), the cosines; the quantization term reads ``z`` (N, K).
 
     Args:
         num_classes: C.
         nbit: K.
         scale: s; ``sqrt_nbit``, ``adaptive`` or a number.
         margin: m.
-        margin_on: ``cosine`` (OrthoCos), or ``angle`` (OrthoArc): the cosine is cut to
-            [-0.99999, 0.99999], outside which no gradient flows, and theta + m may exceed pi.
+        margin_on: ``cosine`` (OrthoCos), or ``angle`` (OrthoArc): the cosine is clamped to
+            [-0.99999, 0.99999], outside of which the gradient is 0, and theta + m may exceed pi.
         multi_label: ``softmax``: the target is spread evenly over the labels. ``bce``: a logistic
-            loss for each class. ``imbalance``: the same, classes that are absent and not taken for
-            present (probability below 0.7) weighing 1 / C.
+            loss for each class. ``imbalance``: the same, with a weight of 1 / C for classes that
+            are absent and not predicted (probability below 0.7).
         quantization: weight of the quantization term.
         quantization_form: ``cosine``: 1 - cos(z, sign z); ``l1`` and ``l2`` of z - sign z; and the
             others of LMCL.
+
+    Example:
+        >>> loss = SingleCosine(num_classes=2, nbit=4, margin=0)  # scale sqrt(4)
+        >>> output = Output.of(torch.ones(1, 4), logits=torch.tensor([[1.0, 0.0]]))
+        >>> terms = loss(output, Batch.of(torch.tensor([0]), num_classes=2))
+        >>> round(terms["lmcl"].item(), 4)  # log(1 + e^-2)
+        0.1269
     """
 
     def __init__(

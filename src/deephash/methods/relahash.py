@@ -8,21 +8,30 @@ from torch.nn import functional as F
 
 
 class Relative(nn.Module):
-    r"""Similarity of a code, taken at its position relative to the batch, to each center.
+    r"""Similarity of a code's position relative to its batch to each center. (N, K) -> (N, C).
 
     .. math:: z^* = \frac{z - \mu}{\lVert z - \mu \rVert_F}, \qquad
               S = z^* c^{*\top}, \quad c^*_i = c_i / \lVert c_i \rVert
 
     The batch is centred by its mean and divided by its Frobenius norm, both over all N * K
-    entries, and both differentiated (Eq. 4). A code's logits therefore depend on the batch it came
-    in, and each is in [-1, 1]: they shrink as 1 / sqrt(N), so ``scale`` must be tuned again when
+    entries and both with gradient (Eq. 4). The logits of a code therefore depend on its batch, and
+    each is in [-1, 1]: they shrink as 1 / sqrt(N), so ``scale`` must be tuned again when
     the batch size changes, and a short last batch is dropped.
 
     Args:
-        sqrt_bk: multiply the position by sqrt(N * K), as Eq. 4 has it. The reference code leaves
-            the constant out (the paper lets the scale absorb it), and only so do the published
-            values of beta, 5 to 500, make sense: hence the default. With it the logits reach
-            sqrt(N * K) instead of 1.
+        sqrt_bk: multiply the position by sqrt(N * K), as in Eq. 4; the logits then reach
+            sqrt(N * K) instead of 1. The reference code omits the factor (in the paper the scale
+            absorbs it), and the published values of beta, 5 to 500, make sense only without it:
+            hence the default.
+
+    Example:
+        >>> similarity, centers = Relative(), torch.tensor([[1.0, -1.0], [1.0, 1.0]])
+        >>> z = torch.tensor([[3.0, 1.0], [1.0, 3.0]])
+        >>> similarity(z, centers)  # z - 2 has the norm 2
+        tensor([[ 0.7071,  0.0000],
+                [-0.7071,  0.0000]])
+        >>> torch.equal(similarity(z, centers), similarity(z + 5, centers))
+        True
     """
 
     batch_coupled: ClassVar[bool] = True

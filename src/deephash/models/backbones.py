@@ -24,23 +24,32 @@ Width = Annotated[int, Interval(1, 1024)]
 
 
 class Torchvision(nn.Module):
-    """Any torchvision classification model, cut at the features its last layer reads.
+    """Any torchvision classification model, without its last layer.
 
-    AlexNet and VGG end at fc7 after its ReLU (D = 4096), ResNets at the pooled map, SqueezeNet at
-    its last fire module, averaged over the map (D = 512).
+    The features are the input of that layer. AlexNet and VGG end at fc7 after its ReLU (D = 4096),
+    ResNets at the pooled map, SqueezeNet at its last fire module, averaged over the map (D = 512).
 
     Args:
-        name: torchvision's name of the model, as ``torchvision.models.list_models`` gives it.
+        name: torchvision's name of the model, one of ``torchvision.models.list_models()``.
         weights: ``imagenet`` (torchvision's IMAGENET1K_V1, what the papers used), ``none``, or a
-            file with a state dict of the model, with or without its last layer, whatever it is
-            nested in and whatever prefix its names have.
-        dropout: whether the model's own dropout and stochastic depth work in training. RelaHash's
-            reference code trains without, those of OrthoHash, DPN, GreedyHash and CSQ with them.
+            file with a state dict of the model, with or without its last layer. The state dict may
+            be nested in others, and its names may have a prefix.
+        dropout: whether the model's own dropout and stochastic depth are active in training. They
+            are not in RelaHash's reference code; in that of OrthoHash, DPN, GreedyHash and CSQ they
+            are.
         frozen: keep the weights and the statistics of batch norm as loaded.
+
+    Attributes:
+        out_features: D.
 
     Raises:
         ConfigError: no such model, or a model without a single last layer.
         DataError: weights that are missing, unreadable or of another model.
+
+    Example:
+        >>> backbone = Torchvision("squeezenet1_0", weights="none")
+        >>> backbone.out_features, backbone(torch.zeros(2, 3, 64, 64)).shape
+        (512, torch.Size([2, 512]))
     """
 
     def __init__(
@@ -73,7 +82,7 @@ class Torchvision(nn.Module):
     def check(cls, name: str, weights: str | None = "imagenet", **_: Any) -> None:
         """Refuse a model or weights that are missing or do not fit; make no network.
 
-        Weights of ImageNet are downloaded if they are not here.
+        Weights of ImageNet are downloaded if torchvision has not stored them.
 
         Raises:
             ConfigError: no such model.
@@ -107,13 +116,17 @@ class Torchvision(nn.Module):
 
 
 class Identity(nn.Module):
-    """Features that another backbone made before are taken as they are.
+    """No backbone: the data are features already, (N, D).
 
     Args:
-        in_features: D, of the data.
+        in_features: D, of the data; None if they are images.
 
     Raises:
         ConfigError: the data are images.
+
+    Example:
+        >>> Identity(in_features=512)(torch.zeros(2, 512)).shape
+        torch.Size([2, 512])
     """
 
     def __init__(self, in_features: int | None) -> None:
@@ -130,12 +143,23 @@ class Identity(nn.Module):
 
 
 class Tiny(nn.Module):
-    """Three small convolution blocks, trained from scratch: for digits and for tests.
+    """Three small convolution blocks, to train from scratch: for digits and for tests.
 
     Args:
         width: channels of the first block; the next ones have twice and four times as many.
         weights: ``none``, or a file with a state dict of this module.
         pool: side of the map that is flattened into features; D = 4 * width * pool ** 2.
+
+    Attributes:
+        out_features: D.
+
+    Raises:
+        ConfigError: ``weights`` is ``imagenet``.
+        DataError: weights that are missing, unreadable or of another model.
+
+    Example:
+        >>> Tiny(width=4)(torch.zeros(2, 3, 8, 8)).shape
+        torch.Size([2, 64])
     """
 
     def __init__(

@@ -1,14 +1,25 @@
-"""The encoder: all that retrieval needs of a trained method."""
+"""The encoder: the part of a trained method that retrieval needs."""
 
 from torch import Tensor, nn
 
 
 class Encoder(nn.Module):
-    """Backbone and head: images to real-valued codes, whose signs are the bits.
+    """Backbone and head: images to features (N, D) and real-valued codes (N, K).
+
+    The bits of a code are ``z >= 0``.
 
     Args:
         backbone: ``(N, 3, H, W) -> (N, D)``.
         head: ``(N, D) -> (N, K)``.
+
+    Example:
+        >>> import torch
+        >>> from deephash.models import backbones, heads
+        >>> backbone = backbones.Tiny(width=4)
+        >>> encoder = Encoder(backbone, heads.Linear(backbone.out_features, nbit=16))
+        >>> features, z = encoder(torch.zeros(2, 3, 8, 8))
+        >>> features.shape, z.shape
+        (torch.Size([2, 64]), torch.Size([2, 16]))
     """
 
     def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
@@ -21,5 +32,5 @@ class Encoder(nn.Module):
         return features, self.head(features)  # (N, K)
 
     def encode(self, images: Tensor) -> Tensor:
-        """The codes alone: ``(N, 3, H, W) -> (N, K)``."""
+        """Return the codes alone: ``(N, 3, H, W) -> (N, K)``."""
         return self(images)[1]

@@ -20,6 +20,11 @@ class Linear(nn.Module):
         bias: whether the layer has a bias.
         init_std: standard deviation of normal initial weights (the bias then starts at 0);
             None keeps PyTorch's Kaiming-uniform default.
+
+    Example:
+        >>> import torch
+        >>> Linear(in_features=512, nbit=32)(torch.zeros(4, 512)).shape
+        torch.Size([4, 32])
     """
 
     def __init__(
@@ -39,13 +44,19 @@ class Linear(nn.Module):
 class BatchNorm(Linear):
     """A linear layer without bias, then batch normalisation: the head of OrthoHash and RelaHash.
 
-    In training the code of an image depends on its batch, which must hold at least two images.
+    In training the code of an image depends on its batch, which must have at least two images.
 
     Args:
         in_features: D.
         nbit: K.
         init_std: standard deviation of the initial weights.
-        momentum: of the running statistics, PyTorch's meaning (weight of the new batch).
+        momentum: of the running statistics, as in PyTorch: the weight of the new batch.
+
+    Example:
+        >>> import torch
+        >>> z = BatchNorm(in_features=8, nbit=4)(torch.randn(16, 8))
+        >>> bool(z.mean(dim=0).abs().max() < 1e-5)  # each bit is centred
+        True
     """
 
     def __init__(
@@ -65,13 +76,17 @@ class BatchNorm(Linear):
 class MLP(nn.Sequential):
     """Hidden layers as wide as the features, each with ReLU and dropout, then a linear layer.
 
-    The head of CSQ's own code has two.
+    The head in the code of CSQ's authors has two hidden layers.
 
     Args:
         in_features: D.
         nbit: K.
-        hidden: hidden layers.
+        hidden: number of hidden layers.
         dropout: probability, between the hidden layers.
+
+    Example:
+        >>> [type(layer).__name__ for layer in MLP(in_features=512, nbit=32, hidden=1)]
+        ['Linear', 'ReLU', 'Linear']
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What the objective sees in place of bits, during training only: ``(N, K) -> (N, K)``."""
+"""Relaxations: what the loss sees in place of bits, during training only: (N, K) -> (N, K)."""
 
 from typing import ClassVar, Literal
 
@@ -9,17 +9,26 @@ from deephash.bounds import Count, NonNegative, Positive
 
 
 class Identity(nn.Module):
-    """The real-valued code itself."""
+    """The real-valued code itself.
+
+    Example:
+        >>> Identity()(torch.tensor([[0.5, -2.0]]))
+        tensor([[ 0.5000, -2.0000]])
+    """
 
     def forward(self, z: Tensor) -> Tensor:
         return z
 
 
 class Tanh(nn.Module):
-    """``tanh(slope * z)``: codes pressed into (-1, 1).
+    """``tanh(slope * z)``: codes in (-1, 1).
 
     Args:
-        slope: the steepness at 0.
+        slope: the slope at 0.
+
+    Example:
+        >>> Tanh(slope=2.0)(torch.tensor([[0.5, -0.5]]))
+        tensor([[ 0.7616, -0.7616]])
     """
 
     def __init__(self, slope: Positive = 1.0) -> None:
@@ -33,14 +42,20 @@ class Tanh(nn.Module):
 class Continuation(nn.Module):
     """``tanh(beta z)`` with a beta that grows: HashNet (ICCV 2017).
 
-    beta = sqrt(1 + gain * every * floor(t / every)), t counted in epochs from 0, or in training
-    batches from 1. ``epoch, 20, 0.05`` gives sqrt(1 + floor(epoch / 20)), as the later
-    implementations have it; ``iteration, 200, 0.005`` is the authors' own.
+    beta = sqrt(1 + gain * every * floor(t / every)); t counts epochs from 0, or training batches
+    from 1. ``epoch, 20, 0.05`` gives sqrt(1 + floor(epoch / 20)), as in later implementations;
+    ``iteration, 200, 0.005`` is the authors' code.
 
     Args:
         unit: what t counts.
-        every: t at which beta moves.
-        gain: growth of beta squared for each t.
+        every: epochs or batches between two changes of beta.
+        gain: growth of beta squared in each epoch or batch.
+
+    Example:
+        >>> relaxation = Continuation("epoch", every=20, gain=0.05)
+        >>> relaxation.on_epoch_start(60)
+        >>> relaxation.beta.item()  # sqrt(1 + 3)
+        2.0
     """
 
     count: Tensor  # () int64, t
@@ -59,7 +74,7 @@ class Continuation(nn.Module):
 
     @property
     def beta(self) -> Tensor:
-        """The steepness now, on the device."""
+        """The current beta, on the device: a scalar."""
         return torch.sqrt(1 + self.gain * self.every * (self.count // self.every))
 
     def on_epoch_start(self, epoch: int) -> None:
@@ -73,11 +88,18 @@ class Continuation(nn.Module):
 
 
 class Sign(nn.Module):
-    """The bits as -1 and +1; the gradient passes as if nothing had happened (GreedyHash).
+    """The bits as -1 and +1, with the gradient of the identity (GreedyHash, straight-through).
 
     Args:
-        sign_of_zero: what an exact 0 becomes. ``1``: +1, as it is when codes are compared. ``0``:
-            0, which is ``torch.sign`` (the authors' code, FIRe, swuxyj).
+        sign_of_zero: the value for an exact 0. ``1``: +1, as in retrieval. ``0``: 0, which is
+            ``torch.sign`` (the authors' code, FIRe, swuxyj).
+
+    Example:
+        >>> z = torch.tensor([[0.5, -2.0]], requires_grad=True)
+        >>> u = Sign()(z)
+        >>> u.sum().backward()
+        >>> u.tolist(), z.grad.tolist()
+        ([[1.0, -1.0]], [[1.0, 1.0]])
     """
 
     bits: ClassVar[bool] = True
@@ -93,17 +115,26 @@ class Sign(nn.Module):
 
 
 class StochasticSign(nn.Module):
-    """Bits b drawn with probability sigmoid(z), as 2 b - 1: JMLH (ICCV Workshops 2019).
+    """Bits b drawn with probability p = sigmoid(z), as 2 b - 1: JMLH (ICCV Workshops 2019).
 
-    The gradient passes to the probability: that of b by z is p (1 - p). Outside training, and
-    without ``stochastic``, the bits are those of ``z >= 0``.
+    The gradient is that of the probability: of b with respect to z, p (1 - p). In evaluation mode,
+    and without ``stochastic``, the bits are ``z >= 0``.
 
     Args:
-        stochastic: b = 1 where p exceeds a number drawn evenly from [0, 1) (the comparisons of
-            OrthoHash); otherwise where p is 1/2 or more (the authors' code).
-        sign_of_zero: what a p becomes that equals the number it is compared with, drawn or 1/2.
-            ``1``: without drawing b = 1, as when codes are compared. ``0``: b = 1/2 and a code of
+        stochastic: b = 1 where p exceeds a uniform random number from [0, 1) (the comparisons of
+            OrthoHash); otherwise where p is at least 1/2 (the authors' code).
+        sign_of_zero: the result where p equals the number it is compared with, random or 1/2.
+            ``1``: b = 1 if nothing is drawn, as in retrieval. ``0``: b = 1/2 and a code of
             0, which is ``torch.sign`` of the difference (the authors' code, FIRe).
+
+    Example:
+        >>> z = torch.tensor([[0.0, -2.0]], requires_grad=True)
+        >>> u = StochasticSign().eval()(z)
+        >>> u.sum().backward()
+        >>> u.tolist()
+        [[1.0, -1.0]]
+        >>> z.grad  # 2 p (1 - p)
+        tensor([[0.5000, 0.2100]])
     """
 
     bits: ClassVar[bool] = True
