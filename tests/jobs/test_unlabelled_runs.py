@@ -181,12 +181,12 @@ def test_a_sweep_has_dashes_and_a_note(run, tmp_path, capsys):
     page = config.fold(compose("report", overrides=words), words)
     jobs.report(config.report_page(page, words), words)
     shown = capsys.readouterr().out
-    assert "1 finished" in shown and "| dpsh | — no mAP |" in shown
+    assert "1 finished" in shown and "| dpsh | — without mAP |" in shown
     assert "images without labels" in shown
     for name in ("report.html", "table.tex", "table.csv"):
         text = (folder / name).read_text()
         assert "nan" not in text.lower(), name
-    assert "no mAP" in (folder / "report.html").read_text()
+    assert "without mAP" in (folder / "report.html").read_text()
 
 
 class TestRefusals:

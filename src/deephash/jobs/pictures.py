@@ -43,7 +43,7 @@ def gallery(
     """
     split = data.split
     ranking = evaluation.rank(codes, data, split.queries, split.database)
-    labelled = data.images.labelled
+    labelled = bool(data.images.classes)
     nearest = (ranking.counts[0] > 0).argmax(axis=1)
     if labelled:
         score = retrieval.average_precision(ranking, evaluation.convention)
@@ -165,6 +165,6 @@ def _image(data: Any, row: int) -> np.ndarray:
 def _labels(data: Any, row: int) -> str:
     """The classes of an image; where there are no classes, its file name."""
     images = data.images
-    if not images.labelled:
+    if not images.classes:
         return str(images.ids[row]).rpartition("/")[2]
     return ", ".join(images.classes[c] for c in images.labels[[row]].indices) or "no label"

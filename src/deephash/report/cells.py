@@ -18,7 +18,7 @@ ON_QUERIES = "q"
 
 UNKNOWN = "no published numbers"
 
-NO_LABELS = "no mAP"
+NO_LABELS = "without mAP"
 """What a cell says of finished runs on images without labels."""
 
 

@@ -306,11 +306,10 @@ def _without_labels(
     if ternary is not None:  # every entry differs in 0, 2 or 4 of its four bits
         counts, step = counts[:, ::2], 0.5
     distance = step * np.arange(counts.shape[1])
-    sizes, share = ranking.sizes, counts.sum(axis=0) / max(1, counts.sum())
-    ranked = sizes > 0  # all but a query that is the only item itself
+    sizes, share = ranking.sizes, counts.sum(axis=0) / counts.sum()
     near = counts[:, distance <= 2].sum(axis=1)
-    nearest = distance[(counts[ranked] > 0).argmax(axis=1)]
-    top = convention.cut(max(1, int(sizes.max())))
+    nearest = distance[(counts > 0).argmax(axis=1)]
+    top = convention.cut(int(sizes.max()))
     report: dict[str, Any] = {
         "map_at": {str(R): None for R in tops},
         "ties": dict.fromkeys(("expected", "stable", "best", "worst")),
@@ -324,8 +323,8 @@ def _without_labels(
         "distances": {
             "distance": distance.tolist(),
             "share": share.tolist(),
-            "mean": float(share @ distance) if ranked.any() else None,
-            "mean_nearest": float(nearest.mean()) if ranked.any() else None,
+            "mean": float(share @ distance),
+            "mean_nearest": float(nearest.mean()),
             "mean_within_radius_2": float(near.mean()),
         },
         "queries": ranking.queries,
