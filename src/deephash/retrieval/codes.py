@@ -1,4 +1,4 @@
-"""From real values to bits, to packed bytes, to Hamming distances; also with undecided bits.
+"""Real-valued codes to bits, to packed bytes, to Hamming distances; also with undecided bits.
 
 ``N`` codes, ``A`` and ``B`` two sets of them, ``K`` bits, ``W`` machine words per code.
 """
@@ -30,7 +30,12 @@ _UNDECIDED = {"query": 0b0011, "database": 0b0101}  # half of it differs from 11
 
 
 def as_array(values: ArrayLike) -> Array:
-    """The values as a numpy array, wherever they lived; half precision is widened."""
+    """Return the values as a numpy array; tensors are copied to the CPU, half precision is widened.
+
+    Example:
+        >>> as_array(np.arange(3))
+        array([0, 1, 2])
+    """
     torch = sys.modules.get("torch")  # where it is not loaded, nothing is a tensor
     if torch is None or not isinstance(values, torch.Tensor):
         return np.asarray(values)
@@ -42,7 +47,7 @@ def as_array(values: ArrayLike) -> Array:
 
 
 def binarize(z: ArrayLike) -> npt.NDArray[np.bool_]:
-    """The bits of real-valued codes: ``z >= 0``, so that zero is a one, never a third value.
+    """Return the bits of real-valued codes, ``z >= 0``: an exact zero is a one.
 
     Args:
         z: (N, K) signed numbers.
@@ -51,23 +56,31 @@ def binarize(z: ArrayLike) -> npt.NDArray[np.bool_]:
         (N, K) bool.
 
     Raises:
-        DataError: if the codes are no matrix, hold NaN, or are of a kind without a sign.
+        DataError: if the codes are no matrix, contain NaN, or have a type without a sign.
+
+    Example:
+        >>> binarize(np.array([[0.5, -1.5, 0.0]]))
+        array([[ True, False,  True]])
     """
     return signed_codes(z) >= 0
 
 
 def undecided(z: ArrayLike, threshold: float) -> npt.NDArray[np.bool_]:
-    """Which entries of real-valued codes are too small to be a bit: ``|z| < threshold``.
+    """Tell which entries of real-valued codes are too small to be a bit: ``|z| < threshold``.
 
     Args:
         z: (N, K) signed numbers.
-        threshold: At least 0, which leaves none undecided.
+        threshold: at least 0; with 0 all are bits.
 
     Returns:
         (N, K) bool.
 
     Raises:
-        DataError: if ``binarize`` would refuse the codes, or ``check_threshold`` the threshold.
+        DataError: if ``binarize`` refuses the codes, or ``check_threshold`` the threshold.
+
+    Example:
+        >>> undecided(np.array([[0.4, -0.6]]), threshold=0.5)
+        array([[ True, False]])
     """
     bound = check_threshold(threshold)
     values = signed_codes(z)
@@ -75,10 +88,14 @@ def undecided(z: ArrayLike, threshold: float) -> npt.NDArray[np.bool_]:
 
 
 def check_threshold(threshold: float) -> float:
-    """The threshold of undecided bits, once it is known to be one.
+    """Return a threshold of undecided bits, after checking it.
 
     Raises:
         DataError: if it is no finite number of at least 0.
+
+    Example:
+        >>> check_threshold(1)
+        1.0
     """
     number = isinstance(threshold, (int, float, np.integer, np.floating))
     if not number or isinstance(threshold, bool) or not 0 <= threshold < math.inf:
@@ -87,7 +104,11 @@ def check_threshold(threshold: float) -> float:
 
 
 def signed_codes(z: ArrayLike) -> Array:
-    """Codes of which every entry has a sign, (N, K)."""
+    """Return codes (N, K) as an array, after checking that every entry has a sign.
+
+    Raises:
+        DataError: as ``binarize``.
+    """
     values = as_array(z)
     if values.ndim != 2 or values.shape[1] == 0:
         raise DataError(f"codes must be a matrix (N, K) with K >= 1, not of shape {values.shape}")
@@ -114,7 +135,7 @@ def signed_codes(z: ArrayLike) -> Array:
 
 
 def pack(bits: ArrayLike) -> npt.NDArray[np.uint8]:
-    """Eight bits to a byte, the first bit highest; the last byte is filled up with zeros.
+    """Pack eight bits into a byte, the first bit highest; zeros fill the last byte.
 
     Args:
         bits: (N, K) bool.
@@ -124,23 +145,23 @@ def pack(bits: ArrayLike) -> npt.NDArray[np.uint8]:
 
     Raises:
         DataError: if the bits are no matrix of bool.
+
+    Example:
+        >>> pack(np.array([[True, False, False, False, False, False, False, True, True]]))
+        array([[129, 128]], dtype=uint8)
     """
     return np.packbits(bit_matrix(bits, "bits"), axis=1)
 
 
 def pack_ternary(bits: ArrayLike, mask: ArrayLike, side: str) -> npt.NDArray[np.uint8]:
-    """Four bits for each entry, so that Hamming distances are four times the ternary ones.
+    """Pack ternary codes with four bits for each entry; Hamming distances are four times theirs.
 
-    An undecided entry, 0 beside +1 and -1, makes 1/2 (K - <a, b>) the distance: half a bit against
-    anything, another undecided one included. With 1111 for a one and 0000 for a zero, undecided is
-    0011 on one side and 0101 on the other: each is two bits from 1111, from 0000, and from the
-    other. No codes have twice the ternary distances: of those between +1, 0 and +1, 0, three would
-    be odd, but their sum is even, as each code is in two.
-
-    >>> asked = pack_ternary(np.array([[True, False]]), np.array([[False, True]]), "query")
-    >>> held = pack_ternary(np.array([[False, False]]), np.array([[False, True]]), "database")
-    >>> hamming(asked, held) / 4
-    array([[1.5]])
+    With undecided entries as 0 beside +1 and -1, the ternary distance is 1/2 (K - <a, b>): an
+    undecided entry is half a bit away from everything, also from another undecided one (DPN-T, Fan
+    et al., IJCAI 2020). A one is 1111, a zero 0000, and undecided 0011 on one side and 0101 on the
+    other: each of these is two bits from 1111, from 0000, and from the other. Codes with twice the
+    ternary distances do not exist: of the distances between +1, 0 and +1, 0 three would be odd, but
+    their sum is even, because each code is in two of them.
 
     Args:
         bits: (N, K) bool.
@@ -152,6 +173,13 @@ def pack_ternary(bits: ArrayLike, mask: ArrayLike, side: str) -> npt.NDArray[np.
 
     Raises:
         DataError: if bits and mask are no bool matrices of one shape, or the side is unknown.
+
+    Example:
+        >>> mask = np.array([[False, True]])
+        >>> query = pack_ternary(np.array([[True, False]]), mask, "query")
+        >>> database = pack_ternary(np.array([[False, False]]), mask, "database")
+        >>> hamming(query, database) / 4
+        array([[1.5]])
     """
     ones, open_bits = bit_matrix(bits, "bits"), bit_matrix(mask, "mask")
     if ones.shape != open_bits.shape:
@@ -166,7 +194,7 @@ def pack_ternary(bits: ArrayLike, mask: ArrayLike, side: str) -> npt.NDArray[np.
 
 
 def unpack(packed: ArrayLike, nbit: int) -> npt.NDArray[np.bool_]:
-    """The bits that were packed.
+    """Unpack bits, the inverse of ``pack``.
 
     Args:
         packed: (N, ceil(K / 8)) uint8.
@@ -177,12 +205,16 @@ def unpack(packed: ArrayLike, nbit: int) -> npt.NDArray[np.bool_]:
 
     Raises:
         DataError: if the bytes cannot be packed codes of ``nbit`` bits.
+
+    Example:
+        >>> unpack(np.array([[0b10100000]], dtype=np.uint8), nbit=3)
+        array([[ True, False,  True]])
     """
     return np.unpackbits(checked(packed, nbit, "packed"), axis=1, count=nbit).astype(np.bool_)
 
 
 def hamming(a_packed: ArrayLike, b_packed: ArrayLike) -> npt.NDArray[np.int16]:
-    """The number of bits in which each code of one set differs from each of another.
+    """Count the bits in which each code of one set differs from each code of another.
 
     Args:
         a_packed: (A, ceil(K / 8)) uint8.
@@ -193,6 +225,11 @@ def hamming(a_packed: ArrayLike, b_packed: ArrayLike) -> npt.NDArray[np.int16]:
 
     Raises:
         DataError: if either is no matrix of packed bytes, or their widths differ.
+
+    Example:
+        >>> codes = pack(np.array([[True, True], [True, False], [False, False]]))
+        >>> hamming(codes[:1], codes)
+        array([[0, 1, 2]], dtype=int16)
     """
     a, b = _bytes(a_packed, "a_packed"), _bytes(b_packed, "b_packed")
     if a.shape[1] != b.shape[1]:
@@ -210,12 +247,12 @@ def hamming(a_packed: ArrayLike, b_packed: ArrayLike) -> npt.NDArray[np.int16]:
 
 
 def checked(packed: ArrayLike, nbit: int, name: str) -> npt.NDArray[np.uint8]:
-    """The packed codes as an array, once they are known to be codes of ``nbit`` bits.
+    """Return packed codes as an array, after checking that they are codes of ``nbit`` bits.
 
     Args:
         packed: (N, ceil(K / 8)) uint8.
         nbit: K.
-        name: What the codes are called in a complaint.
+        name: of the codes, for the message.
 
     Returns:
         (N, ceil(K / 8)) uint8.
@@ -239,13 +276,11 @@ def checked(packed: ArrayLike, nbit: int, name: str) -> npt.NDArray[np.uint8]:
 
 
 def as_words(packed: npt.NDArray[np.uint8], word: int | None = None) -> Array:
-    """Packed codes as few wide words as hold them, each word of all codes side by side.
-
-    A view, where the bytes of a code are one word.
+    """Arrange packed codes as few wide words, word by word: (W, N). A view if a code is one word.
 
     Args:
         packed: (N, bytes) uint8.
-        word: bytes of a word; None: 1, 2, 4 or 8, the fewest that do.
+        word: bytes of a word; None: 1, 2, 4 or 8, the smallest that gives the fewest words.
 
     Returns:
         (W, N) unsigned integers.
@@ -261,7 +296,7 @@ def as_words(packed: npt.NDArray[np.uint8], word: int | None = None) -> Array:
 
 
 def popcount(words: Array) -> npt.NDArray[np.uint8]:
-    """The number of ones in each unsigned word, of any shape (NumPy 1 has no such function)."""
+    """Count the ones in each unsigned word, of any shape (NumPy 1 has no such function)."""
     if hasattr(np, "bitwise_count"):
         return np.bitwise_count(words)
     ones = _ONES_IN_BYTE[np.ascontiguousarray(words).view(np.uint8)]
@@ -269,18 +304,18 @@ def popcount(words: Array) -> npt.NDArray[np.uint8]:
 
 
 def whole(value: object, least: int) -> bool:
-    """Whether a value is a whole number, and no less."""
+    """Tell whether a value is an integer of at least ``least``."""
     number = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     return number and int(value) >= least  # type: ignore[call-overload]
 
 
 def differing(a: Iterable[Any], b: Iterable[Any], dtype: npt.DTypeLike) -> Array:
-    """In how many bits codes differ, word by word: (W, ...) against (W, ...), broadcast.
+    """Count the bits in which codes differ, word by word: (W, ...) against (W, ...), broadcast.
 
     Args:
-        a: Words, as ``as_words`` makes them.
-        b: As many.
-        dtype: Of the numbers, wide enough for all bits.
+        a: words, from ``as_words``.
+        b: as many.
+        dtype: of the result, wide enough for all bits.
     """
     first, *rest = (popcount(x ^ y) for x, y in zip(a, b, strict=True))
     total: Array = first.astype(dtype, copy=False)
@@ -290,7 +325,11 @@ def differing(a: Iterable[Any], b: Iterable[Any], dtype: npt.DTypeLike) -> Array
 
 
 def bit_matrix(bits: ArrayLike, name: str) -> npt.NDArray[np.bool_]:
-    """Bits, (N, K) bool, once they are known to be that."""
+    """Return bits (N, K) bool as an array, after checking them.
+
+    Raises:
+        DataError: if they are no matrix of bool.
+    """
     values = as_array(bits)
     if values.ndim != 2 or values.shape[1] == 0 or values.dtype != np.bool_:
         raise DataError(

@@ -1,4 +1,4 @@
-"""Which of the numbers called mAP is meant: fields one by one, or those of a published code."""
+"""Definitions of mAP: field by field, or those of published code by name."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -32,32 +32,36 @@ NAMED: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Convention:
-    """Which of the numbers called mAP is meant.
+    """A definition of mAP: cut-off, order of ties, denominator, and the queries that count.
 
-    With r_k whether the k-th item is relevant and c_k the relevant items up to it,
-    AP@R = sum over k <= R of r_k c_k / k, divided by what ``denominator`` names.
+    With r_k = 1 if the k-th item is relevant, else 0, and c_k the number of relevant items among
+    the first k, AP@R = sum over k <= R of r_k c_k / k, divided by the ``denominator``.
 
     Args:
-        top: R, how many of the nearest items are judged; None for all.
-        ties: The order of equally distant items. ``expected``: the mean over all orders.
-            ``stable``: as in the database. ``shuffled``: as in the database, shuffled once with
-            ``seed``. ``best``, ``worst``: relevant items first, or last; for the denominator
-            ``hits`` under a cut these are not the true bounds.
-        denominator: ``hits``: the relevant items among the first R, as HashNet's code and its heirs
-            have it. ``min``: the smaller of R and the relevant items in the database, T. ``total``:
-            T. ``R``: R. Without a cut the first three are one.
-        empty: Queries left out of the mean. ``zero``: none. ``skip_retrieved_none``: those without
+        top: R, the number of nearest items that are judged; None for all.
+        ties: the order of equally distant items. ``expected``: the mean over all orders.
+            ``stable``: as in the database. ``shuffled``: as in the database after shuffling it with
+            ``seed``. ``best``, ``worst``: relevant items first, or last; with the denominator
+            ``hits`` and a cut these are not the true bounds.
+        denominator: ``hits``: the relevant items among the first R, as in HashNet's code and code
+            derived from it. ``min``: the smaller of R and the relevant items in the database, T.
+            ``total``: T. ``R``: R. Without a cut the first three are equal.
+        empty: queries left out of the mean. ``zero``: none. ``skip_retrieved_none``: those without
             a relevant item among the first R. ``skip_no_relevant``: those without one in the
             database. ``skip_unlabelled``: those without a label. All others count, with AP 0 if
-            nothing is found.
-        seed: Of ``shuffled``.
-        drop_last: Judge all but the item ranked last; only where ``top`` is None. A slip of
-            published code, whose ``topk=-1`` for "all" cuts a list at ``[0:-1]``.
-        family: The published numbers it is named after; a word, which changes nothing.
+            there is no relevant item.
+        seed: of ``shuffled``.
+        drop_last: judge all items but the one ranked last; only if ``top`` is None. This is an
+            error of published code, whose ``topk=-1`` for "all" cuts a list at ``[0:-1]``.
+        family: name of the published definition, for reports; has no effect.
 
     Raises:
-        DataError: if a value is not allowed, or if ``expected`` meets a cut and
+        DataError: if a value is not allowed; or with ``expected``, a cut and
             ``skip_retrieved_none``: which queries count would then depend on the order.
+
+    Example:
+        >>> Convention(top=1000, denominator="min").name
+        'mAP@1000'
     """
 
     top: int | None = None
@@ -91,39 +95,40 @@ class Convention:
 
     @classmethod
     def named(cls, name: str, **given: Any) -> Self:
-        """What a family of published numbers means by mAP.
+        """Return the definition of mAP in published code.
 
-        All divide by ``hits`` and count every query, unless said otherwise:
+        All divide by ``hits`` and count every query, unless stated otherwise:
 
-        - ``orthohash`` (kamwoh/orthohash); alike ``relahash``, ``dpn``, ``fire`` (cisip-FIRe),
+        - ``orthohash`` (kamwoh/orthohash); the same: ``relahash``, ``dpn``, ``fire`` (cisip-FIRe),
           ``greedyhash``, and ``dsdh`` (TreezzZ's port).
         - ``deephash-pytorch`` (swuxyj's): without a ``top``, as there on CIFAR-10, MIRFlickr and
-          VOC, the item ranked last is dropped; alike ``dhn`` (TreezzZ's port).
-        - ``hashnet`` (thuml/HashNet, PyTorch): a query that finds nothing is left out.
-        - ``hashnet-caffe`` (thuml/HashNet, Caffe): one is, for which there is nothing to find.
-        - ``csq`` (the authors' Hadamard-Matrix-for-hashing): one is, that has no label.
+          VOC, the item ranked last is dropped; the same: ``dhn`` (TreezzZ's port).
+        - ``hashnet`` (thuml/HashNet, PyTorch): a query without hits is left out.
+        - ``hashnet-caffe`` (thuml/HashNet, Caffe): a query without relevant items is left out.
+        - ``csq`` (the authors' Hadamard-Matrix-for-hashing): a query without labels is left out.
         - ``gld-official``: mAP@100 of Google Landmarks v2, divided by ``min``; ``gld-fire``, that
           of cisip-FIRe, by ``total``.
 
-        Their zeros are not followed: most take sgn(0) = 0, which makes half bits of exact zeros;
-        here z >= 0 is a one, as in the papers.
+        Their treatment of zeros is not reproduced: most use sgn(0) = 0, which makes half bits of
+        exact zeros; here z >= 0 is a one, as in the papers.
 
-        Ties are ``stable``, the nearest that can be stated: these codes sort with topk or an
-        unstable sort, whose order of equals depends on library and device. R is the data set's and
-        never part of a name, save on Landmarks; one beyond the database is refused here, although
-        some of them silently cut it down.
-
-        >>> Convention.named("hashnet", top=1000).empty
-        'skip_retrieved_none'
-        >>> Convention.named("deephash-pytorch").name
-        'mAP@all-1'
+        Ties are ``stable``, the closest definition that can be stated: this code sorts with topk or
+        an unstable sort, whose order of equals depends on library and device. R belongs to the
+        dataset and not to a name, except on Landmarks; R beyond the database is an error here,
+        where some of this code reduces it silently.
 
         Args:
-            name: Of the family.
-            **given: Fields that are to be otherwise, ``top`` most of all.
+            name: of the definition.
+            **given: fields that differ from it, usually ``top``.
 
         Raises:
             DataError: if there is no such name, or the fields are not allowed.
+
+        Example:
+            >>> Convention.named("hashnet", top=1000).empty
+            'skip_retrieved_none'
+            >>> Convention.named("deephash-pytorch").name
+            'mAP@all-1'
         """
         if name not in NAMED:
             raise DataError(f"convention={name!r} is unknown; allowed: {', '.join(NAMED)}")
@@ -134,14 +139,14 @@ class Convention:
 
     @classmethod
     def configured(cls, node: Mapping[str, Any], top: int | None) -> Self:
-        """What the node ``evaluation`` of a configuration means by mAP.
+        """Make the definition of mAP from the node ``evaluation`` of a configuration.
 
         Args:
-            node: the fields; what is null is as the convention says, or the default.
+            node: the fields; for a field that is null, that of the convention, or the default.
             top: R of the dataset, unless the node or its convention gives one.
 
         Raises:
-            DataError: as ``named`` does.
+            DataError: as ``named``.
         """
         name = node.get("convention")
         names = [one.name for one in fields(cls)]
@@ -157,7 +162,7 @@ class Convention:
         return f"mAP@{every if self.top is None else self.top}"
 
     def cut(self, size: int) -> int:
-        """R for a database of ``size`` items.
+        """Return R for a database of ``size`` items.
 
         Raises:
             DataError: if ``top`` is more than there are.

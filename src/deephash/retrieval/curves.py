@@ -1,7 +1,7 @@
-"""How much of what is found is relevant, and how much of what is relevant is found.
+"""Precision, recall and hit rate at a rank, and within a Hamming radius.
 
-Precision, recall and hit rate at a rank, which ties touch, and within a Hamming ball, which they
-cannot. What a rank is worth is by default the mean over all orders of the tied items.
+Values at a rank depend on the order of tied items; the default is the mean over all orders. Values
+within a radius do not.
 
 ``Q`` queries, ``N`` database items, ``K`` bits, ``G`` groups of tied items.
 """
@@ -33,10 +33,16 @@ from deephash.retrieval.ties import (
 
 
 class PrecisionRecall(NamedTuple):
-    """Precision and recall of the Hamming balls of radius 0..K; no tie can touch them.
+    """Precision and recall within Hamming radius 0..K; independent of the order of ties.
 
-    Macro: the mean over queries, an empty ball having precision 0, and recall over the queries that
-    have relevant items. Micro: all balls poured together.
+    Macro: the mean over queries; precision is 0 if no item is within the radius, and recall is
+    averaged over the queries that have relevant items. Micro: items of all queries together.
+
+    Example:
+        >>> hist = Histograms(np.array([[1, 2, 1]]), np.array([[1, 1, 0]]))
+        >>> curve = pr_curve_by_radius(hist)
+        >>> curve.precision_macro.round(4).tolist(), curve.recall_macro.tolist()
+        ([1.0, 0.6667, 0.5], [0.5, 1.0, 1.0])
     """
 
     precision_macro: Floats  # (K + 1,)
@@ -49,7 +55,13 @@ class PrecisionRecall(NamedTuple):
 class PrecisionRecallByRank(NamedTuple):
     """Precision and recall of the first so many items.
 
-    The mean over all queries, and over those that have relevant items.
+    Precision is the mean over all queries, recall that over the queries that have relevant items.
+
+    Example:
+        >>> hist = Histograms(np.array([[1, 2, 1]]), np.array([[1, 1, 0]]))
+        >>> curve = pr_curve_by_rank(hist)
+        >>> curve.rank.tolist(), curve.precision.round(4).tolist(), curve.recall.tolist()
+        ([1, 2, 3, 4], [1.0, 0.75, 0.6667, 0.5], [0.5, 0.75, 1.0, 1.0])
     """
 
     rank: npt.NDArray[np.int64]  # (ranks,)
@@ -60,18 +72,23 @@ class PrecisionRecallByRank(NamedTuple):
 def precision_at(
     measured: Histograms | Ranking, cuts: Sequence[int], ties: str = "expected"
 ) -> dict[int, float]:
-    """The part of the first N items that is relevant, meaned over all queries, for each N.
+    """Compute the share of relevant items among the first N, averaged over all queries, for each N.
 
     Args:
-        measured: What the queries met.
-        cuts: The N.
-        ties: ``expected``, ``best``, ``worst``, or of a ranking ``stable``.
+        measured: distance histograms, or a ranking.
+        cuts: the N.
+        ties: ``expected``, ``best``, ``worst``, or for a ranking ``stable``.
 
     Returns:
         N -> P@N.
 
     Raises:
-        DataError: if an N is less than 1 or more than the database holds, or ties are not allowed.
+        DataError: if an N is less than 1 or more than the database has, or ties are not allowed.
+
+    Example:
+        >>> hist = Histograms(np.array([[1, 2, 1]]), np.array([[1, 1, 0]]))
+        >>> precision_at(hist, [1, 2, 4])  # the second item is relevant in half of the orders
+        {1: 1.0, 2: 0.75, 4: 0.5}
     """
     hits, _ = _found(measured, cuts, ties)
     return {cut: bounded_mean(hits_Q / cut) for cut, hits_Q in hits.items()}
@@ -80,21 +97,26 @@ def precision_at(
 def recall_at(
     measured: Histograms | Ranking, cuts: Sequence[int], ties: str = "expected"
 ) -> dict[int, float]:
-    """The part of the relevant items that is among the first N, for each N.
+    """Compute the share of the relevant items that are among the first N, for each N.
 
-    The mean over queries that have relevant items; 0 if none has. How many have none is
-    ``Histograms.without_relevant``.
+    The mean over queries that have relevant items; 0 if none has. ``Histograms.without_relevant``
+    counts the others.
 
     Args:
-        measured: What the queries met.
-        cuts: The N.
-        ties: ``expected``, ``best``, ``worst``, or of a ranking ``stable``.
+        measured: distance histograms, or a ranking.
+        cuts: the N.
+        ties: ``expected``, ``best``, ``worst``, or for a ranking ``stable``.
 
     Returns:
         N -> recall@N.
 
     Raises:
-        DataError: if an N is less than 1 or more than the database holds, or ties are not allowed.
+        DataError: if an N is less than 1 or more than the database has, or ties are not allowed.
+
+    Example:
+        >>> hist = Histograms(np.array([[1, 2, 1]]), np.array([[1, 1, 0]]))
+        >>> recall_at(hist, [1, 2], ties="best")
+        {1: 0.5, 2: 1.0}
     """
     hits, total_Q = _found(measured, cuts, ties)
     some = total_Q > 0
@@ -104,24 +126,25 @@ def recall_at(
 def hit_rate_at(
     measured: Histograms | Ranking, cuts: Sequence[int], ties: str = "expected"
 ) -> dict[int, float]:
-    """How probable it is that the first N items hold a relevant one, meaned over all queries.
+    """Compute the probability that a relevant item is among the first N, for each N.
 
-    A query without relevant items has 0. Some code calls this recall@N.
-
-    >>> one_of_four_all_tied = Histograms(np.array([[4]]), np.array([[1]]))
-    >>> hit_rate_at(one_of_four_all_tied, [1, 3])
-    {1: 0.25, 3: 0.75}
+    The mean over all queries; 0 for a query without relevant items. Some code calls this recall@N.
 
     Args:
-        measured: What the queries met.
-        cuts: The N.
-        ties: ``expected``, ``best``, ``worst``, or of a ranking ``stable``.
+        measured: distance histograms, or a ranking.
+        cuts: the N.
+        ties: ``expected``, ``best``, ``worst``, or for a ranking ``stable``.
 
     Returns:
         N -> the hit rate.
 
     Raises:
-        DataError: if an N is less than 1 or more than the database holds, or ties are not allowed.
+        DataError: if an N is less than 1 or more than the database has, or ties are not allowed.
+
+    Example:
+        >>> one_of_four_all_tied = Histograms(np.array([[4]]), np.array([[1]]))
+        >>> hit_rate_at(one_of_four_all_tied, [1, 3])
+        {1: 0.25, 3: 0.75}
     """
     if ties == "stable" and isinstance(measured, Ranking):
         hits, _ = _found(measured, cuts, ties)
@@ -134,17 +157,23 @@ def hit_rate_at(
 
 
 def precision_within_radius(hist: Histograms, radius: int = 2) -> WithinRadius:
-    """The part of the items at most ``radius`` bits away that is relevant.
+    """Compute the share of relevant items among those at most ``radius`` bits away.
 
     Args:
-        hist: What the queries met.
-        radius: Of the ball; one of K or more holds the whole database.
+        hist: distance histograms of the queries.
+        radius: in bits; K or more includes the whole database.
 
     Returns:
-        The mean with empty balls as 0, the mean without them, and how many there are.
+        the mean with 0 for queries without such items, the mean without these queries, and their
+            share.
 
     Raises:
-        DataError: if the radius is no whole number of at least 0.
+        DataError: if the radius is no integer of at least 0.
+
+    Example:
+        >>> hist = Histograms(np.array([[1, 2], [0, 3]]), np.array([[1, 1], [0, 1]]))
+        >>> precision_within_radius(hist, radius=0)
+        WithinRadius(mean_zero=0.5, mean_nonempty=1.0, empty_fraction=0.5)
     """
     ball = checked_radius(radius) + 1
     items_Q = hist.items[:, :ball].sum(axis=1)
@@ -152,16 +181,21 @@ def precision_within_radius(hist: Histograms, radius: int = 2) -> WithinRadius:
 
 
 def recall_within_radius(hist: Histograms, radius: int = 2) -> float:
-    """The part of the relevant items that is at most ``radius`` bits away.
+    """Compute the share of the relevant items that are at most ``radius`` bits away.
 
     The mean over queries that have relevant items; 0 if none has.
 
     Args:
-        hist: What the queries met.
-        radius: Of the ball; one of K or more holds the whole database.
+        hist: distance histograms of the queries.
+        radius: in bits; K or more includes the whole database.
 
     Raises:
-        DataError: if the radius is no whole number of at least 0.
+        DataError: if the radius is no integer of at least 0.
+
+    Example:
+        >>> hist = Histograms(np.array([[1, 2, 1]]), np.array([[1, 1, 0]]))
+        >>> recall_within_radius(hist, radius=0)
+        0.5
     """
     hits_Q = hist.relevant[:, : checked_radius(radius) + 1].sum(axis=1)
     total_Q = hist.relevant.sum(axis=1)
@@ -169,7 +203,16 @@ def recall_within_radius(hist: Histograms, radius: int = 2) -> float:
 
 
 def pr_curve_by_radius(hist: Histograms) -> PrecisionRecall:
-    """Precision and recall as the Hamming ball grows from radius 0 to K."""
+    """Compute precision and recall within Hamming radius 0 to K.
+
+    Args:
+        hist: distance histograms of the queries.
+
+    Example:
+        >>> hist = Histograms(np.array([[1, 2, 1]]), np.array([[1, 1, 0]]))
+        >>> pr_curve_by_radius(hist).recall_micro.tolist()
+        [0.5, 1.0, 1.0]
+    """
     compiled = numba_sums()
     if compiled and hist.items.dtype == hist.relevant.dtype == np.int64:
         sums = compiled.ball_sums(hist.items, hist.relevant)
@@ -196,16 +239,21 @@ def pr_curve_by_radius(hist: Histograms) -> PrecisionRecall:
 def pr_curve_by_rank(
     hist: Histograms, ranks: Sequence[int] | None = None, ties: str = "expected"
 ) -> PrecisionRecallByRank:
-    """Precision and recall as the list of retrieved items grows.
+    """Compute precision and recall of the first so many items.
 
     Args:
-        hist: What the queries met.
-        ranks: Its lengths; None for all, 1..N.
+        hist: distance histograms of the queries.
+        ranks: numbers of items; None for all, 1..N.
         ties: ``expected``, ``best`` or ``worst``.
 
     Raises:
-        DataError: if a rank is less than 1 or more than the database holds, or ties are not
+        DataError: if a rank is less than 1 or more than the database has, or ties are not
             allowed.
+
+    Example:
+        >>> hist = Histograms(np.array([[1, 2, 1]]), np.array([[1, 1, 0]]))
+        >>> pr_curve_by_rank(hist, ranks=[2, 4]).precision.tolist()
+        [0.75, 0.5]
     """
     groups = _groups(hist, ties)
     every = range(1, hist.size + 1)

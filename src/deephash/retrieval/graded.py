@@ -1,4 +1,4 @@
-"""Metrics that ask how much an item has in common with the query, not only whether: multi-label.
+"""Graded relevance for several labels: ACG, DCG, NDCG and weighted mAP.
 
 With s_i the labels that the i-th item shares with the query,
 
@@ -6,8 +6,8 @@ With s_i the labels that the i-th item shares with the query,
     DCG@k  = sum over i <= k of gain(s_i) / log2(1 + i), and NDCG@k its part of the best order's
     wMAP@k = the mean of ACG@i over those i <= k whose item is relevant
 
-Each is the exact mean over all orders of the tied items, from sums by distance; or, where the first
-places were kept in the database's order, the value of that order. Järvelin & Kekäläinen, TOIS 2002;
+Each is the exact mean over all orders of the tied items, computed from sums by distance; or, with
+``ordered``, the value for the order of the database. Järvelin & Kekäläinen, TOIS 2002;
 the mean over ties: McSherry & Najork, ECIR 2008.
 
 ``Q`` queries, ``N`` database items, ``G`` groups of tied items, ``L`` levels of gain.
@@ -34,10 +34,18 @@ _MOST_SHARED = 1000  # 2 to the power of more is no number any longer
 
 @dataclass(frozen=True)
 class GradedHistograms:
-    """For each query, what there is at each distance 0..K, in memory O(Q (K + L)).
+    """For each query, items and gains at each distance 0..K, in memory O(Q (K + L)).
 
-    Made by :meth:`of`. If the first places are kept apart, each of them is a group instead of each
-    distance, and all that comes later is the last group.
+    Made by :meth:`of`. With ``ordered`` the groups are not the distances, but each of the first
+    places, and then all later ones together.
+
+    Example:
+        >>> codes = np.array([[0b00], [0b01], [0b11]], np.uint8) << 6
+        >>> labels = np.array([[1, 1], [1, 1], [1, 0]])
+        >>> ranking = Ranking(codes[:1], codes[1:], labels[:1], labels[1:], nbit=2)
+        >>> graded = GradedHistograms.of(ranking, gain="shared")
+        >>> graded.shared.tolist()  # labels in common at distance 0, 1 and 2
+        [[0, 2, 1]]
     """
 
     counts: Histograms  # items and relevant items, (Q, G)
@@ -60,14 +68,14 @@ class GradedHistograms:
 
     @classmethod
     def of(cls, ranking: Ranking, gain: str = "exponential", ordered: int | None = None) -> Self:
-        """Count what each query of a ranking sees.
+        """Count items, relevant items and gains for each query of a ranking.
 
         Args:
-            ranking: Of multi-hot labels; with one class per item every gain is 0 or 1.
-            gain: What an item is worth in DCG. ``exponential``: 2^s - 1; ``shared``: s;
-                ``jaccard``: s over the labels that query or item has.
-            ordered: Settle ties by the order of the database, for so many first places: the largest
-                cut that will be asked for. Takes memory O(Q ``ordered``).
+            ranking: with multi-hot labels; with one class per item every gain is 0 or 1.
+            gain: of an item that shares s labels, in DCG. ``exponential``: 2^s - 1; ``shared``: s;
+                ``jaccard``: s, divided by the number of labels that query or item has.
+            ordered: break ties by the order of the database, for so many first places: the largest
+                cut that is needed. Takes memory O(Q ``ordered``).
 
         Raises:
             DataError: if the gain is unknown, or too large for a number, or more places are to be
@@ -118,12 +126,23 @@ class GradedHistograms:
 
 
 def acg_at(graded: GradedHistograms, cuts: Sequence[int]) -> dict[int, float]:
-    """The labels that the first k items share with the query on average, for each k.
+    """Compute the mean number of labels that the first k items share with the query, for each k.
 
     The mean over all queries.
 
+    Args:
+        graded: of the queries, see :meth:`GradedHistograms.of`.
+        cuts: the k.
+
     Raises:
-        DataError: if a cut is less than 1 or more than the database holds, or the ordered places.
+        DataError: if a cut is less than 1, or more than the database or the ordered places have.
+
+    Example:
+        >>> codes = np.array([[0b00], [0b01], [0b11]], np.uint8) << 6
+        >>> labels = np.array([[1, 1], [1, 1], [1, 0]])
+        >>> ranking = Ranking(codes[:1], codes[1:], labels[:1], labels[1:], nbit=2)
+        >>> acg_at(GradedHistograms.of(ranking), [1, 2])
+        {1: 2.0, 2: 1.5}
     """
     items = graded.counts.items
     starts, each = items.cumsum(axis=1) - items, ratio(graded.shared, items)
@@ -135,28 +154,46 @@ def acg_at(graded: GradedHistograms, cuts: Sequence[int]) -> dict[int, float]:
 
 
 def dcg_at(graded: GradedHistograms, cuts: Sequence[int]) -> dict[int, float]:
-    """What the first k items gain, discounted by the logarithm of their rank, for each k.
+    """Compute DCG@k, the gains of the first k items discounted by the logarithm of their rank.
 
     The mean over all queries.
 
+    Args:
+        graded: of the queries, see :meth:`GradedHistograms.of`.
+        cuts: the k.
+
     Raises:
-        DataError: if a cut is less than 1 or more than the database holds, or the ordered places.
+        DataError: if a cut is less than 1, or more than the database or the ordered places have.
+
+    Example:
+        >>> codes = np.array([[0b00], [0b01], [0b11]], np.uint8) << 6
+        >>> labels = np.array([[1, 1], [1, 1], [1, 0]])
+        >>> ranking = Ranking(codes[:1], codes[1:], labels[:1], labels[1:], nbit=2)
+        >>> dcg_at(GradedHistograms.of(ranking), [1])  # 2^2 - 1
+        {1: 3.0}
     """
     return {cut: mean(dcg_Q) for cut, (dcg_Q, _) in _dcg(graded, cuts).items()}
 
 
 def ndcg_at(graded: GradedHistograms, cuts: Sequence[int], empty: str = "zero") -> dict[int, float]:
-    """DCG@k as a part of what the whole database could give, best item first, for each k.
+    """Compute DCG@k divided by the DCG@k of the best order of the whole database, for each k.
 
     Args:
-        graded: What the queries met.
-        cuts: The k.
-        empty: Queries without relevant items, whose best is 0: ``zero`` counts them as 0,
+        graded: of the queries, see :meth:`GradedHistograms.of`.
+        cuts: the k.
+        empty: queries without relevant items, whose best DCG is 0: ``zero`` counts them as 0,
             ``skip_no_relevant`` leaves them out.
 
     Raises:
-        DataError: if a cut is less than 1 or more than the database holds, or the ordered places,
-            or ``empty`` is neither.
+        DataError: if a cut is less than 1, or more than the database or the ordered places have; or
+            ``empty`` is neither.
+
+    Example:
+        >>> codes = np.array([[0b00], [0b01], [0b11]], np.uint8) << 6
+        >>> labels = np.array([[1, 1], [1, 1], [1, 0]])
+        >>> ranking = Ranking(codes[:1], codes[1:], labels[:1], labels[1:], nbit=2)
+        >>> ndcg_at(GradedHistograms.of(ranking), [1, 2])
+        {1: 1.0, 2: 1.0}
     """
     counted = _counted(graded, empty)
     return {
@@ -166,19 +203,26 @@ def ndcg_at(graded: GradedHistograms, cuts: Sequence[int], empty: str = "zero") 
 
 
 def wmap_at(graded: GradedHistograms, cuts: Sequence[int], empty: str = "zero") -> dict[int, float]:
-    """The mean of ACG at the ranks of the relevant items among the first k, for each k.
+    """Compute the mean of ACG at the ranks of the relevant items among the first k, for each k.
 
     Divided by the number of those items, like ``hits``; with one label per item it is that mAP@k.
 
     Args:
-        graded: What the queries met.
-        cuts: The k.
-        empty: Queries without relevant items: ``zero`` counts them as 0, ``skip_no_relevant``
-            leaves them out. One that has some and finds none counts as 0.
+        graded: of the queries, see :meth:`GradedHistograms.of`.
+        cuts: the k.
+        empty: queries without relevant items: ``zero`` counts them as 0, ``skip_no_relevant``
+            leaves them out. A query that has some, but none among the first k, counts as 0.
 
     Raises:
-        DataError: if a cut is less than 1 or more than the database holds, or the ordered places,
-            or ``empty`` is neither.
+        DataError: if a cut is less than 1, or more than the database or the ordered places have; or
+            ``empty`` is neither.
+
+    Example:
+        >>> codes = np.array([[0b00], [0b01], [0b11]], np.uint8) << 6
+        >>> labels = np.array([[1, 1], [1, 1], [1, 0]])
+        >>> ranking = Ranking(codes[:1], codes[1:], labels[:1], labels[1:], nbit=2)
+        >>> wmap_at(GradedHistograms.of(ranking), [2])  # (2 + 3 / 2) / 2
+        {2: 1.75}
     """
     counted = _counted(graded, empty)
     groups = Groups(graded.counts.items, graded.counts.relevant, graded.shared)

@@ -1,8 +1,8 @@
-"""All that a Hamming ranking tells, counted: how many items, and relevant ones, at each distance.
+"""Distance histograms: the number of items, and of relevant items, at each distance.
 
-Distances take K + 1 values only, so two rows of counts per query hold everything but the order
-within a tie. One pass over the database makes them, and every metric that does not depend on that
-order reads them.
+Distances have K + 1 values only, so two rows of counts per query contain everything but the order
+of tied items. They are made in one pass over the database, and all metrics that do not depend on
+that order are computed from them.
 """
 
 from dataclasses import dataclass
@@ -21,8 +21,19 @@ from deephash.retrieval.ranking import Ranking
 class Histograms:
     """For each query, the items and the relevant items at each distance 0..K.
 
+    Args:
+        items: (Q, K + 1) integers.
+        relevant: (Q, K + 1) integers.
+        labelled: (Q,) bool, whether the query has a label; None: all have.
+        excluded: (Q,) number of items that are not ranked for it; None: none.
+
     Raises:
         DataError: if the counts contradict each other.
+
+    Example:
+        >>> hist = Histograms(items=np.array([[1, 2, 1]]), relevant=np.array([[1, 1, 0]]))
+        >>> hist.queries, hist.nbit, hist.size
+        (1, 2, 4)
     """
 
     items: npt.NDArray[np.int64]  # (Q, K + 1)
@@ -73,7 +84,7 @@ class Histograms:
 
     @classmethod
     def of(cls, ranking: Ranking) -> Self:
-        """Count what each query of a ranking sees."""
+        """Count items and relevant items by distance, for each query of a ranking."""
         return cls(*ranking.counts, ranking.labelled, ranking.size - ranking.sizes)
 
 
@@ -93,13 +104,19 @@ def histograms(
         query_labels: (Q, C) multi-hot, or (Q,) class indices.
         database_labels: (N, C) multi-hot, or (N,) class indices.
         nbit: K.
-        engine: who counts; the numbers are the same.
+        engine: the backend; all return the same numbers.
 
     Returns:
-        The counts; relevant are items that share at least one label with the query.
+        the counts; items are relevant if they share at least one label with the query.
 
     Raises:
         DataError: if codes or labels are malformed, contradict each other, or a side is empty.
+
+    Example:
+        >>> codes = np.array([[0b00], [0b01], [0b11]], np.uint8) << 6
+        >>> hist = histograms(codes[:1], codes, np.array([5]), np.array([5, 5, 2]), nbit=2)
+        >>> hist.items.tolist(), hist.relevant.tolist()
+        ([[1, 1, 1]], [[1, 1, 0]])
     """
     return Histograms.of(
         Ranking(query_codes, database_codes, query_labels, database_labels, nbit, engine)

@@ -1,8 +1,8 @@
-"""What a ranking by Hamming distance is worth: average precision.
+"""Average precision of a ranking by Hamming distance.
 
-A Hamming distance takes K + 1 values, so most items are tied with others, and the order within a
-tie, which is an accident, moves mAP by points. The default is therefore the exact mean over all
-orders of the tied items, in closed form; :mod:`deephash.retrieval.ties` derives it.
+A Hamming distance has K + 1 values, so most items are tied with others, and their order, which is
+arbitrary, changes mAP by points. The default is therefore the exact mean over all orders
+of the tied items, in closed form; :mod:`deephash.retrieval.ties` derives it.
 
 ``Q`` queries, ``R`` cut-off.
 """
@@ -31,7 +31,13 @@ from deephash.retrieval.ties import (
 
 
 class MapResult(NamedTuple):
-    """A mean average precision, and how many queries it is silent about."""
+    """A mean average precision, and the numbers of queries behind it.
+
+    Example:
+        >>> hist = Histograms(np.array([[1, 2, 1]]), np.array([[0, 0, 0]]))
+        >>> mean_average_precision(hist, Convention(empty="skip_no_relevant")).queries_counted
+        0
+    """
 
     value: float  # 0 if no query is counted
     queries_counted: int
@@ -40,7 +46,13 @@ class MapResult(NamedTuple):
 
 
 class WithinRadius(NamedTuple):
-    """A mean over Hamming balls, under both conventions for balls without an item."""
+    """A mean over queries of a value within a radius, for both treatments of an empty ball.
+
+    Example:
+        >>> hist = Histograms(np.array([[1, 2], [0, 3]]), np.array([[1, 1], [0, 1]]))
+        >>> average_precision_within_radius(hist, radius=0).empty_fraction
+        0.5
+    """
 
     mean_zero: float  # an empty ball is worth 0
     mean_nonempty: float  # an empty ball is left out; 0 if all are empty
@@ -48,40 +60,46 @@ class WithinRadius(NamedTuple):
 
 
 def average_precision(measured: Histograms | Ranking, convention: Convention) -> Floats:
-    """AP@R of each query, 0 for those that find nothing.
-
-    >>> two_hits_one_miss_all_tied = Histograms(np.array([[3]]), np.array([[2]]))
-    >>> average_precision(two_hits_one_miss_all_tied, Convention()).round(4)  # 1, 5/6, 7/12
-    array([0.8056])
+    """Compute AP@R of each query; 0 for queries without hits.
 
     Args:
-        measured: What the queries met. For the ties ``stable`` and ``shuffled`` it must be a
-            ranking.
-        convention: Which AP.
+        measured: distance histograms, or a ranking. For the ties ``stable`` and ``shuffled`` it
+            must be a ranking.
+        convention: the definition of AP.
 
     Returns:
         (Q,) float64.
 
     Raises:
-        DataError: if R is more than the database holds, or the order is asked of histograms.
+        DataError: if R is more than the database has, or histograms are given for ties by order.
+
+    Example:
+        >>> two_hits_one_miss_all_tied = Histograms(np.array([[3]]), np.array([[2]]))
+        >>> average_precision(two_hits_one_miss_all_tied, Convention()).round(4)  # 1, 5/6, 7/12
+        array([0.8056])
     """
     (judged,) = _judge(measured, [convention])
     return bounded(judged.precision_Q)  # type: ignore[no-any-return]
 
 
 def mean_average_precision(measured: Histograms | Ranking, convention: Convention) -> MapResult:
-    """The mean of AP@R over the queries that the convention counts.
+    """Compute the mean of AP@R over the queries that the convention counts.
 
     Args:
-        measured: What the queries met. For the ties ``stable`` and ``shuffled`` it must be a
-            ranking.
-        convention: Which mAP.
+        measured: distance histograms, or a ranking. For the ties ``stable`` and ``shuffled`` it
+            must be a ranking.
+        convention: the definition of mAP.
 
     Returns:
-        The mean, and the numbers of queries behind it.
+        the mean, and the numbers of queries behind it.
 
     Raises:
-        DataError: if R is more than the database holds, or the order is asked of histograms.
+        DataError: if R is more than the database has, or histograms are given for ties by order.
+
+    Example:
+        >>> hist = Histograms(np.array([[1, 2, 1]]), np.array([[1, 1, 0]]))
+        >>> round(mean_average_precision(hist, Convention()).value, 4)  # 1 or (1 + 2/3) / 2
+        0.9167
     """
     (result,) = map_under(measured, [convention])
     return result
@@ -90,25 +108,26 @@ def mean_average_precision(measured: Histograms | Ranking, convention: Conventio
 def mean_average_precisions(
     measured: Histograms | Ranking, convention: Convention, tops: Sequence[int | None]
 ) -> dict[int | None, MapResult]:
-    """One mAP for each of several R, at little more than the price of one.
-
-    >>> found_late = Histograms(np.array([[1, 3]]), np.array([[0, 3]]))
-    >>> result = mean_average_precisions(found_late, Convention(denominator="min"), [1, 2, None])
-    >>> {top: round(one.value, 4) for top, one in result.items()}
-    {1: 0.0, 2: 0.25, None: 0.6389}
+    """Compute one mAP for each of several R, at little more than the cost of one.
 
     Args:
-        measured: What the queries met. For the ties ``stable`` and ``shuffled`` it must be a
-            ranking.
-        convention: Which mAP; its own ``top`` does not matter.
-        tops: The R, None for all; ``drop_last`` touches no other.
+        measured: distance histograms, or a ranking. For the ties ``stable`` and ``shuffled`` it
+            must be a ranking.
+        convention: the definition of mAP; its own ``top`` is ignored.
+        tops: the R, None for all; ``drop_last`` applies to None only.
 
     Returns:
         R -> the mean, and the numbers of queries behind it.
 
     Raises:
-        DataError: if an R is no whole number of at least 1, more than the database holds, or
-            forbidden by the convention, or the order is asked of histograms.
+        DataError: if an R is no integer of at least 1, more than the database has, or forbidden by
+            the convention; or histograms are given for ties by order.
+
+    Example:
+        >>> hist = Histograms(np.array([[1, 3]]), np.array([[0, 3]]))
+        >>> result = mean_average_precisions(hist, Convention(denominator="min"), [1, 2, None])
+        >>> {top: round(one.value, 4) for top, one in result.items()}
+        {1: 0.0, 2: 0.25, None: 0.6389}
     """
     conventions = [
         replace(convention, top=top, drop_last=convention.drop_last and top is None) for top in tops
@@ -117,15 +136,26 @@ def mean_average_precisions(
 
 
 def map_under(measured: Histograms | Ranking, conventions: Sequence[Convention]) -> list[MapResult]:
-    """One mAP for each of several conventions; those of one order of ties share its price.
+    """Compute one mAP for each of several conventions.
+
+    Conventions with the same order of ties share its cost.
 
     Args:
-        measured: What the queries met. For the ties ``stable`` and ``shuffled`` it must be a
-            ranking.
-        conventions: Any.
+        measured: distance histograms, or a ranking. For the ties ``stable`` and ``shuffled`` it
+            must be a ranking.
+        conventions: any number.
+
+    Returns:
+        one result for each convention, in their order.
 
     Raises:
-        DataError: if an R is more than the database holds, or the order is asked of histograms.
+        DataError: if R is more than the database has, or histograms are given for ties by order.
+
+    Example:
+        >>> hist = Histograms(np.array([[1, 2, 1]]), np.array([[1, 1, 0]]))
+        >>> results = map_under(hist, [Convention(ties="best"), Convention(ties="worst")])
+        >>> [round(result.value, 4) for result in results]
+        [1.0, 0.8333]
     """
     orders: dict[tuple[str, int], list[int]] = {}
     for place, one in enumerate(conventions):
@@ -141,21 +171,26 @@ def map_under(measured: Histograms | Ranking, conventions: Sequence[Convention])
 def average_precision_within_radius(
     hist: Histograms, radius: int = 2, denominator: str = "hits"
 ) -> WithinRadius:
-    """Average precision over the items at most ``radius`` bits away: the cut comes with the ball.
+    """Compute the average precision over the items at most ``radius`` bits away.
 
-    The mean over all orders of ties. A ball that holds items but no relevant one is worth 0 in both
-    means.
+    The mean over all orders of ties. A query that has items, but no relevant one, within the radius
+    counts as 0 in both means.
 
     Args:
-        hist: What the queries met.
-        radius: Of the ball; one of K or more holds the whole database.
-        denominator: As of a :class:`Convention`; R is the number of items in the ball.
+        hist: distance histograms of the queries.
+        radius: in bits; K or more includes the whole database.
+        denominator: as of a :class:`Convention`; R is the number of items within the radius.
 
     Returns:
-        The mean with empty balls as 0, the mean without them, and how many there are.
+        the mean with 0 for queries without items, the mean without these queries, and their share.
 
     Raises:
-        DataError: if the radius is no whole number of at least 0, or the denominator unknown.
+        DataError: if the radius is no integer of at least 0, or the denominator unknown.
+
+    Example:
+        >>> hist = Histograms(np.array([[1, 2, 1]]), np.array([[1, 1, 0]]))
+        >>> round(average_precision_within_radius(hist, radius=1).mean_zero, 4)
+        0.9167
     """
     ball = checked_radius(radius) + 1
     if denominator not in DENOMINATORS:
@@ -168,21 +203,21 @@ def average_precision_within_radius(
 
 
 def over_balls(value_Q: Floats, items_Q: Array) -> WithinRadius:
-    """The means of what balls are worth, with those that hold no item and without.
+    """Average values within a radius over the queries, with those that have no item and without.
 
     Args:
-        value_Q: 0 for an empty ball.
-        items_Q: How many items each holds.
+        value_Q: 0 for a query without items.
+        items_Q: number of items of each query.
     """
     filled = items_Q > 0
     return WithinRadius(bounded_mean(value_Q), bounded_mean(value_Q[filled]), mean(~filled))
 
 
 def checked_radius(radius: int) -> int:
-    """The radius, once it is known to be one.
+    """Return a radius, after checking it.
 
     Raises:
-        DataError: if it is no whole number of at least 0.
+        DataError: if it is no integer of at least 0.
     """
     if not whole(radius, least=0):
         raise DataError(f"radius={radius!r} must be a whole number of at least 0")

@@ -1,4 +1,4 @@
-"""Two ways of making codes on the same queries: by how much they differ, and how sure that is.
+"""Compare two methods on the same queries: the mean difference and its bootstrap interval.
 
 ``S`` seeds, ``Q`` queries.
 """
@@ -23,7 +23,12 @@ _PART = 2_000_000  # numbers that are resampled at once
 
 
 class PairedDifference(NamedTuple):
-    """The mean of a - b over seeds and queries, with the interval of the bootstrap."""
+    """The mean of a - b over seeds and queries, with its bootstrap interval.
+
+    Example:
+        >>> PairedDifference(mean=0.02, low=0.01, high=0.03, seeds=3, queries=1000).certain
+        True
+    """
 
     mean: float
     low: float  # its 95 % percentile interval
@@ -38,26 +43,26 @@ class PairedDifference(NamedTuple):
 
 
 def paired_difference(a: Floats, b: Floats, draws: int = 2000, seed: int = 0) -> PairedDifference:
-    """The mean difference of two rows of runs, with a 95 % interval.
+    """Compute the mean difference of two methods, with a 95 % interval.
 
-    A crossed bootstrap: seeds and queries are two samples, and both are resampled, with
+    This is a crossed bootstrap: seeds and queries are two samples, and both are resampled, with
     replacement and independently; each draw is the mean over all pairs of the two. With one seed
-    only queries are, and the interval is about these two encoders, not about the methods.
-
-    >>> a = np.array([[0.9, 0.5, 0.7]])
-    >>> paired_difference(a, a - 0.25)
-    PairedDifference(mean=0.25, low=0.25, high=0.25, seeds=1, queries=3)
+    only queries are resampled, and the interval is about these two encoders, not about the methods.
 
     Args:
-        a: (S, Q), what is measured of each query under each seed, such as its average precision.
-        b: (S, Q), the same of the others; row by row the same seeds, column by column the same
-            queries.
+        a: (S, Q), a value of each query under each seed, for example its average precision.
+        b: (S, Q), the same of the other method; rows are the same seeds, columns the same queries.
         draws: of the bootstrap.
-        seed: of the bootstrap: the same one gives the same interval.
+        seed: of the bootstrap: the same seed gives the same interval.
 
     Raises:
-        DataError: if the two have no common shape (S, Q), are empty, hold what is not finite, or
-            there are no draws.
+        DataError: if the two have no common shape (S, Q), are empty or not finite, or ``draws`` is
+            no integer of at least 1.
+
+    Example:
+        >>> a = np.array([[0.75, 0.5, 0.25]])
+        >>> paired_difference(a, a - 0.25)
+        PairedDifference(mean=0.25, low=0.25, high=0.25, seeds=1, queries=3)
     """
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if a.ndim != 2 or a.shape != b.shape or a.size == 0:
@@ -89,16 +94,22 @@ def _resampled(difference_SQ: Floats, draws: int, random: np.random.Generator) -
 
 
 def counted_precision(ranking: Ranking, convention: Convention) -> Floats:
-    """AP@R of each query, nan of those that the convention leaves out of the mean.
+    """Compute AP@R of each query, and nan for those that the convention leaves out of the mean.
 
     The mean of the others is the mAP.
 
     Args:
-        ranking: What the queries met.
-        convention: Which AP, and which queries count.
+        ranking: of the queries.
+        convention: the definition of AP, and the queries that count.
 
     Returns:
         (Q,) float64.
+
+    Example:
+        >>> codes = np.array([[0b00], [0b01], [0b11]], np.uint8) << 6
+        >>> ranking = Ranking(codes[:2], codes[1:], np.array([5, 7]), np.array([5, 2]), nbit=2)
+        >>> counted_precision(ranking, Convention(empty="skip_no_relevant"))
+        array([ 1., nan])
     """
     precision_Q = average_precision(ranking, convention)
     counted_Q = {

@@ -1,6 +1,6 @@
-"""Queries against a database: who is how far, who is relevant, and in which order they come.
+"""Rank a database for each query by Hamming distance.
 
-``Q`` queries, ``N`` database items, ``K`` bits, ``C`` classes. Nothing here is ever (Q, N).
+``Q`` queries, ``N`` database items, ``K`` bits, ``C`` classes. No array of (Q, N) is made.
 """
 
 import copy
@@ -22,10 +22,10 @@ Made = TypeVar("Made")
 
 
 class Ranking:
-    """The database as each query sees it, nearest first; of equals, the lower index first.
+    """The database ranked for each query, nearest first; of equal distances, the lower index first.
 
     An item is relevant to a query if they share at least one label. Labels are multi-hot rows of
-    zeros and ones, or one class index per item; both sides alike. The codes may be memory-mapped.
+    zeros and ones, or one class index per item; the same on both sides. Codes may be memory-mapped.
 
     Args:
         query_codes: (Q, ceil(K / 8)) uint8, packed.
@@ -33,10 +33,16 @@ class Ranking:
         query_labels: (Q, C) multi-hot, or (Q,) class indices.
         database_labels: (N, C) multi-hot, or (N,) class indices.
         nbit: K.
-        engine: who counts; the numbers are the same.
+        engine: the backend; all return the same numbers.
 
     Raises:
         DataError: if codes or labels are malformed, contradict each other, or a side is empty.
+
+    Example:
+        >>> codes = np.array([[0b00], [0b11], [0b01]], np.uint8) << 6
+        >>> ranking = Ranking(codes[:1], codes, np.array([5]), np.array([5, 5, 2]), nbit=2)
+        >>> ranking.distances(0).tolist(), ranking.positions(0).tolist()  # relevant: first and last
+        ([0, 2, 1], [0, 2])
     """
 
     def __init__(
@@ -97,11 +103,14 @@ class Ranking:
         return counter.counts()
 
     def each(self, function: Callable[[Counts], Made], top: int | None = None) -> list[Made]:
-        """What a function makes of the places that each query's relevant items take.
+        """Apply a function to the places of each query's relevant items.
 
         Args:
-            function: of (T,) places, which count from 0 and ascend.
-            top: leave out those from here on; None for none.
+            function: of (T,) places, counted from 0, ascending.
+            top: leave out places from this one on; None for none.
+
+        Returns:
+            one result for each query.
         """
         most = self.size if top is None else top
         radius_Q = (self.counts[0].cumsum(axis=1) < most).sum(axis=1)  # of the first so many
@@ -124,16 +133,16 @@ class Ranking:
         return find
 
     def distances(self, query: int) -> Array:
-        """How far each item is from one query: (N,) uint8, or uint16 if K > 255."""
+        """Return the distance of each item from one query: (N,) uint8, or uint16 if K > 255."""
         dtype = distance_type(self.nbit + 1)
         return differing(self._asked.words[:, query], self._held.words, dtype)
 
     def relevant(self, query: int) -> npt.NDArray[np.bool_]:
-        """Which items share a label with one query: (N,) bool."""
+        """Tell which items share a label with one query: (N,) bool."""
         return shares_label(self._asked, query, self._held)
 
     def shared(self, query: int) -> npt.NDArray[np.uint16]:
-        """How many labels each item has in common with one query: (N,) uint16."""
+        """Count the labels that each item shares with one query: (N,) uint16."""
         if self.single:
             return self.relevant(query).astype(np.uint16)
         shared_N = np.zeros(self.size, dtype=np.uint16)
@@ -147,15 +156,15 @@ class Ranking:
         return slice(None)
 
     def label_counts(self) -> tuple[Counts, Counts]:
-        """How many labels each query (Q,) and each item (N,) has."""
+        """Count the labels of each query, (Q,), and of each item, (N,)."""
         return self._asked.label_counts(), self._held.label_counts()
 
     def positions(self, query: int, radius: int | None = None) -> Counts:
-        """The places that a query's relevant items take, from 0 and ascending: (T,) int64.
+        """Return the places of a query's relevant items, from 0 and ascending: (T,) int64.
 
         Args:
             query: its index.
-            radius: leave out what is farther, which has the last places; None for nothing.
+            radius: leave out items that are farther, which have the last places; None for none.
         """
         ranked = self.candidates(query)
         distance_N, relevant_N = self.distances(query)[ranked], self.relevant(query)[ranked]
@@ -166,15 +175,15 @@ class Ranking:
         return np.flatnonzero(relevant_N[order_N]).astype(np.int64, copy=False)
 
     def part(self, start: int, stop: int) -> Self:
-        """The same queries against the items from ``start`` up to ``stop`` only."""
+        """Return the ranking of the items from ``start`` up to ``stop`` only."""
         return self._taken(slice(start, stop))
 
     def reordered(self, order: Counts) -> Self:
-        """The same queries against the database in another order, (N,) indices."""
+        """Return the ranking of the database in another order, (N,) indices."""
         return self._taken(order)
 
     def shuffled(self, seed: int) -> Self:
-        """The same queries against the database in a random order, which settles the ties."""
+        """Return the ranking of the database in a random order, which breaks the ties."""
         return self.reordered(np.random.default_rng(seed).permutation(self.size))
 
     def _taken(self, which: slice | Counts) -> Self:

@@ -18,7 +18,13 @@ ADVICE = "python evaluate.py run=FOLDER writes the codes of a run again."
 
 @dataclass(frozen=True)
 class StoredSide:
-    """Queries or database, n images."""
+    """The codes of the queries or of the database, n images.
+
+    Example:
+        >>> side = StoredSide(np.zeros((2, 1), np.uint8), ids=np.array(["a", "b"]))
+        >>> side.labels is None
+        True
+    """
 
     codes: npt.NDArray[np.uint8]  # (n, ceil(K / 8)), packed
     ids: npt.NDArray[Any]  # (n,) text or integers
@@ -30,12 +36,14 @@ class StoredSide:
 
 @dataclass(frozen=True)
 class StoredCodes:
-    """The content of ``codes.npz``.
+    """The content of ``codes.npz``, which an evaluation writes into a run folder.
 
     Example:
-        >>> codes = StoredCodes.read(Path("outputs/.../codes.npz"))  # doctest: +SKIP
-        >>> codes.nbit, codes.query.codes.shape  # doctest: +SKIP
-        (64, (1000, 8))
+        >>> side = StoredSide(np.zeros((2, 1), np.uint8), ids=np.array(["a", "b"]))
+        >>> StoredCodes(fingerprint="", nbit=8, query=side, database=side).write(Path("codes.npz"))
+        >>> codes = StoredCodes.read(Path("codes.npz"))
+        >>> codes.nbit, codes.query.ids.tolist()
+        (8, ['a', 'b'])
     """
 
     fingerprint: str  # of the data

@@ -1,4 +1,4 @@
-"""What each query should find, told by lists instead of labels.
+"""Ground truth as lists of relevant items for each query, instead of labels.
 
 ``Q`` queries, ``N`` database items, ``L`` listed items of all queries together.
 """
@@ -18,10 +18,19 @@ _NONE = np.zeros(0, dtype=np.int64)
 
 @dataclass(frozen=True, eq=False)
 class IndexLists:
-    """A list of database indices for each query, ``lists[q]``; all of them lie end to end.
+    """One list of database indices for each query, ``lists[q]``, stored in one array.
+
+    Args:
+        starts: (Q + 1,) int64, the start of each list in ``indices``, and the end of the last one.
+        indices: (L,) int64, ascending within each list.
 
     Raises:
-        DataError: if they do not begin and end where they should, or a list does not ascend.
+        DataError: if starts and indices do not fit each other, or a list does not ascend.
+
+    Example:
+        >>> lists = IndexLists.of([[7, 2, 7], [], [0]])
+        >>> len(lists), lists[0].tolist(), lists[1].tolist()
+        (3, [2, 7], [])
     """
 
     starts: Counts  # (Q + 1,) where each list begins, and where the last one ends
@@ -54,20 +63,21 @@ class IndexLists:
 
     @classmethod
     def of(cls, lists: Iterable[ArrayLike | Iterable[int]]) -> Self:
-        """One list a query, in any order; an index that a list repeats counts once.
-
-        >>> IndexLists.of([[7, 2, 7], [], [0]])[0]
-        array([2, 7])
+        """Make it of one list per query, in any order; repeated indices count once.
 
         Raises:
-            DataError: if something else than whole numbers is listed.
+            DataError: if a list contains anything but integers.
+
+        Example:
+            >>> IndexLists.of([[7, 2, 7], [], [0]])[0]
+            array([2, 7])
         """
         given = [_whole_numbers(one, query) for query, one in enumerate(lists)]
         owners = np.repeat(np.arange(len(given)), [len(one) for one in given])
         return cls._gathered(len(given), owners, np.concatenate([_NONE, *given]))
 
     def mapped(self, place: Counts) -> Self:
-        """The same lists once each item n is at ``place[n]``; those at -1 are gone.
+        """Return the lists after moving each item n to ``place[n]``; items at -1 are removed.
 
         Args:
             place: (N,) int64.
@@ -86,7 +96,13 @@ class IndexLists:
 
 
 class Setup(NamedTuple):
-    """What counts as found, and what does not count at all."""
+    """The items that are relevant to each query, and those that are ignored (junk).
+
+    Example:
+        >>> setup = Setup(relevant=IndexLists.of([[1, 3]]), junk=IndexLists.of([[0]]))
+        >>> setup.junk[0].tolist()
+        [0]
+    """
 
     relevant: IndexLists
     junk: IndexLists
@@ -94,11 +110,21 @@ class Setup(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What each query should find in a database, in one or several setups.
+    """The relevant items of each query in a database, in one or several setups.
+
+    Args:
+        size: N.
+        setups: by name.
 
     Raises:
-        DataError: if there is no setup or no query, setups are of different queries, an index is
+        DataError: if there is no setup or no query, setups have different queries, an index is
             not one of the database, or an item is both relevant and junk to a query.
+
+    Example:
+        >>> relevant = {"easy": [[1]], "hard": [[1, 3]]}
+        >>> truth = Truth.of(size=4, relevant=relevant, junk={"easy": [[3]]})
+        >>> truth.queries, list(truth.setups)
+        (1, ['easy', 'hard'])
     """
 
     size: int  # N
@@ -137,7 +163,7 @@ class Truth:
         return len(next(iter(self.setups.values())).relevant)
 
     def mapped(self, place: Counts, size: int) -> Self:
-        """The same of a database of ``size`` items, in which n is at ``place[n]``, -1 if gone."""
+        """Return it for a database of ``size`` items with n at ``place[n]``; -1 removes it."""
         return type(self)(
             size,
             {
@@ -153,12 +179,12 @@ class Truth:
         relevant: Mapping[str, Iterable[ArrayLike | Iterable[int]]],
         junk: Mapping[str, Iterable[ArrayLike | Iterable[int]]] | None = None,
     ) -> Self:
-        """From one list a query, for each setup by name.
+        """Make it of one list per query, for each setup by name.
 
         Args:
             size: N.
-            relevant: setup -> Q lists of indices; what a list repeats counts once.
-            junk: setup -> Q lists of indices; setups that are not named have none.
+            relevant: setup -> Q lists of indices; repeated indices count once.
+            junk: setup -> Q lists of indices; other setups have none.
 
         Raises:
             DataError: if the lists are malformed or contradict each other, or junk is given for a
