@@ -220,6 +220,14 @@ def test_mlp_head(hidden, dropout):
     assert names == (between * (hidden - 1) + "LR" if hidden else "") + "L"
 
 
+def test_mlp_head_of_a_width_of_its_own():
+    """That of CIBHash has one hidden layer, of width 1024."""
+    for hidden, shapes in ((0, [(4, 6)]), (1, [(9, 6), (4, 9)]), (2, [(9, 6), (9, 9), (4, 9)])):
+        head = MLP(6, 4, hidden, width=9)
+        assert [tuple(m.weight.shape) for m in head if isinstance(m, nn.Linear)] == shapes
+        assert head(torch.ones(3, 6)).shape == (3, 4)
+
+
 def test_encoder_gives_features_and_codes():
     encoder = Encoder(Tiny(width=4), Linear(64, 5)).eval()
     features, z = encoder(images(3, 8))

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from deephash.bounds import Interval, NonNegative
 
 Layers = Annotated[int, Interval(0, 32)]
+Width = Annotated[int, Interval(1, 65536)]
 Dropout = Annotated[float, Interval(0, 1, below=True)]
 Momentum = Annotated[float, Interval(0, 1, above=True)]
 
@@ -74,15 +75,17 @@ class BatchNorm(Linear):
 
 
 class MLP(nn.Sequential):
-    """Hidden layers as wide as the features, each with ReLU and dropout, then a linear layer.
+    """Hidden layers, each with ReLU and dropout, then a linear layer.
 
-    The head in the code of CSQ's authors has two hidden layers.
+    The head in the code of CSQ's authors has two hidden layers as wide as the features, that of
+    CIBHash one of width 1024.
 
     Args:
         in_features: D.
         nbit: K.
         hidden: number of hidden layers.
         dropout: probability, between the hidden layers.
+        width: of the hidden layers; None: D.
 
     Example:
         >>> [type(layer).__name__ for layer in MLP(in_features=512, nbit=32, hidden=1)]
@@ -90,11 +93,18 @@ class MLP(nn.Sequential):
     """
 
     def __init__(
-        self, in_features: int, nbit: int, hidden: Layers = 2, dropout: Dropout = 0.0
+        self,
+        in_features: int,
+        nbit: int,
+        hidden: Layers = 2,
+        dropout: Dropout = 0.0,
+        width: Width | None = None,
     ) -> None:
         layers: list[nn.Module] = []
+        size = in_features
         for at in range(hidden):
-            layers += [nn.Linear(in_features, in_features), nn.ReLU(inplace=True)]
+            layers += [nn.Linear(size, width or in_features), nn.ReLU(inplace=True)]
+            size = width or in_features
             if dropout and at + 1 < hidden:
                 layers.append(nn.Dropout(dropout))
-        super().__init__(*layers, nn.Linear(in_features, nbit))
+        super().__init__(*layers, nn.Linear(size, nbit))
