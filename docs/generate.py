@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from deephash import config
+from deephash import recipe as recipes
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
@@ -29,18 +30,30 @@ def names() -> list[str]:
 def recipe(name: str) -> dict[str, Any]:
     """A method's page and, for each part, its option of the part's group or the class it names."""
     page = yaml.safe_load((CONF / "method" / f"{name}.yaml").read_text())
-    found: dict[str, Any] = {}
+    own = page.get("method", page)  # of a page that is global, to set more than the method
+    found: dict[str, Any] = {"parts": {}}
     for entry in page.pop("defaults"):
         if entry == "_self_":
-            found |= page
-            named = {key: page[key]["_target_"] for key in PARTS if "_target_" in page.get(key, ())}
-            found["parts"] = {**found.get("parts", {}), **named}
+            named = {key: own[key]["_target_"] for key in PARTS if "_target_" in own.get(key, ())}
+            found |= own | {"parts": found["parts"] | named}
         elif isinstance(entry, str):
             found |= recipe(entry)
         else:
             ((key, option),) = entry.items()
-            found["parts"] = {**found.get("parts", {}), key.rpartition("@")[2]: option}
+            if "@" in key:
+                found["parts"][key.rpartition("@")[2].removeprefix("method.")] = option
     return found
+
+
+def nodes(found: dict[str, Any]) -> dict[str, Any]:
+    """A recipe as far as its classes matter: the node of the method with those of its parts."""
+    parts = {key: {"_target_": _target(option(key, choice)[1])}
+             for key, choice in found["parts"].items()}  # fmt: skip
+    return {key: value for key, value in found.items() if key == "_target_"} | parts
+
+
+def _target(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def option(group: str, name: str) -> tuple[str, type]:
@@ -55,12 +68,13 @@ def row(name: str) -> str:
     """A method as a line of README's table."""
     found = recipe(name)
     parts, cells = found["parts"], [f"[{name}](docs/methods/{name}.md)"]
-    needs = option("loss", parts["loss"])[1].needs  # type: ignore[attr-defined]
+    declared = recipes.declared(nodes(found))
     for part in PARTS:
         text = parts.get(part, "-").rpartition(".")[2]
-        if text != "-" and part in config.FEEDS and not config.FEEDS[part] & needs:
+        if text != "-" and part in config.FEEDS and not config.FEEDS[part] & declared.needs:
             text = f"({text})"
         cells.append(text)
+    cells.append("yes" if declared.labels else "no")
     return f"| {' | '.join(cells)} | {cited(found)} |"
 
 
@@ -71,7 +85,7 @@ def cited(found: dict[str, Any]) -> str:
 
 def table() -> str:
     """README's table."""
-    head = ["method", *PARTS, "paper"]
+    head = ["method", *PARTS, "labels", "paper"]
     return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *map(row, names())])
 
 
@@ -88,11 +102,15 @@ def page(name: str) -> str:
         lines += [f"- `experiment={one}` ([file](../../conf/experiment/{one}.yaml))"
                   for one in experiments] + [""]  # fmt: skip
     lines += ["## Recipe", "", "```yaml", text.rstrip(), "```", ""]
-    loss_text, loss = option("loss", found["parts"]["loss"])
-    about, arguments = described(loss)
-    lines += [f"## Loss: {found['parts']['loss']}", "", about, "", *arguments, ""]
-    lines += ["Its options, unless the recipe says otherwise:", "", "```yaml", loss_text.rstrip(),
-              "```", ""]  # fmt: skip
+    if "_target_" in found:
+        about, arguments = described(config.locate(found["_target_"]))
+        lines += ["## Method", "", about, "", *arguments, ""]
+    if "loss" in found["parts"]:
+        loss_text, loss = option("loss", found["parts"]["loss"])
+        about, arguments = described(loss)
+        lines += [f"## Loss: {found['parts']['loss']}", "", about, "", *arguments, ""]
+        lines += ["Its options, unless the recipe says otherwise:", "", "```yaml",
+                  loss_text.rstrip(), "```", ""]  # fmt: skip
     for part in PARTS[:-1]:
         if part not in found["parts"]:
             continue
@@ -118,7 +136,7 @@ def described(part: type) -> tuple[str, list[str]]:
         text,
     )
     entries = re.findall(r"^    (\w+): ((?:.|\n)*?)(?=^    \w|^\S|\Z)", rest, re.MULTILINE)
-    given = {"num_classes", "nbit", "num_train", "seed", "in_features"}
+    given = {"num_classes", "nbit", "num_train", "seed", "in_features", "encoder"}
     arguments = [f"- `{key}`: {' '.join(said.split())}".replace("``", "`")
                  for key, said in entries if key not in given]  # fmt: skip
     return text.strip(), arguments

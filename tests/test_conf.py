@@ -11,7 +11,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from deephash import build, config, schema
+from deephash import build, config, recipe, schema
 from deephash.errors import ConfigError, DataError, TrainingError
 from deephash.explain import explain
 from deephash.models.backbones import Tiny
@@ -20,6 +20,7 @@ from deephash.models.heads import Linear
 from deephash.overrides import parse_all, texts
 from deephash.records import Batch
 from deephash.retrieval import Convention
+from tests.methods.worked import page
 from tests.pages import typed
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -31,8 +32,11 @@ NEEDS = {
     "backbone=torchvision": ["backbone.name=alexnet"],
 }
 for path in (CONF / "loss").glob("*.yaml"):
-    if "bits" in config.locate(OmegaConf.load(path)["_target_"]).needs:
+    loss = config.locate(OmegaConf.load(path)["_target_"])
+    if "bits" in loss.needs:
         NEEDS[f"loss={path.stem}"] = ["relaxation=sign"]
+    if views := getattr(loss, "views", None):
+        NEEDS[f"loss={path.stem}"] = [f"+method.views={views}"]
 OPTIONS = [
     f"{path.parent.relative_to(CONF).as_posix()}={path.stem}"
     for path in sorted(CONF.rglob("*.yaml"))
@@ -88,7 +92,7 @@ def test_every_yaml_is_an_option_or_a_top_page():
 def test_every_option_composes_resolves_and_has_no_fault(option, folded):
     cfg = folded(option, *NEEDS.get(option, []))
     parts = config.parts(cfg)
-    assert len(parts) > 10
+    assert len(parts) > 6
     for path, node in parts:
         assert isinstance(config.locate(node["_target_"], path), type), path
     assert config.check(cfg) == []
@@ -763,6 +767,8 @@ PAGES = {
     for group in CROSSED
 }
 METHODS = [path.stem for path in sorted((CONF / "method").glob("*.yaml"))]
+COMPOSED = [name for name in METHODS if "_target_" not in page("method", name)]
+OTHERS = [name for name in METHODS if name not in COMPOSED]
 
 
 @pytest.fixture(scope="module")
@@ -776,13 +782,15 @@ def crossed(composed):
     }
     plain = {
         name: config.fold(composed([f"method={name}", "model.nbit=8", "dataset=digits"]))
-        for name in METHODS
+        for name in COMPOSED
     }
 
     def cross(name, *chosen):
         given = {seat: page for seat, page in zip(CROSSED, chosen, strict=True) if page}
         parts = {seat: pages[seat, page] for seat, page in given.items()}
         cfg = {**plain[name], "method": {**plain[name]["method"], **parts}}
+        if views := recipe.declared(cfg["method"]).views:
+            cfg["method"]["views"] = views
         return cfg, [f"method={name}", *(f"{seat}={page}" for seat, page in given.items())]
 
     return cross
@@ -794,10 +802,13 @@ def finite():
     torch.manual_seed(0)
     backbone = Tiny(width=2, pool=1)
     tiny, known = Encoder(backbone, Linear(backbone.out_features, 8)), {}
-    batch = Batch(torch.randn(4, 1, 3, 8, 8), torch.eye(4)[[0, 0, 1, 2]], torch.arange(4))
-    batch.labels[1, 3] = 1
+    images, labels = torch.randn(4, 1, 3, 8, 8), torch.eye(4)[[0, 0, 1, 2]]
+    labels[1, 3] = 1
 
     def judge(cfg):
+        views = recipe.num_views(cfg["method"])
+        batch = Batch(images.repeat(1, views, 1, 1, 1), labels, torch.arange(4))
+        batch.images[:, 1:] += 0.1 * torch.randn_like(batch.images[:, 1:])
         key = json.dumps([cfg["method"].get(seat) for seat in CROSSED])
         if key not in known:
             method = build.method(typed(cfg), num_classes=4, num_train=6)
@@ -844,7 +855,7 @@ def is_refused(method, codebook, similarity, relaxation):
     return bool(lacks or idle or real or (learns and stay))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", COMPOSED)
 def test_every_crossing_works_or_is_refused_by_name(name, crossed, finite, monkeypatch):
     """A fault stands at a seat and names the loss that lacks something or does not read it."""
     monkeypatch.setattr(config, "locate", functools.cache(config.locate))
@@ -862,3 +873,16 @@ def test_every_crossing_works_or_is_refused_by_name(name, crossed, finite, monke
         works += not faults
         assert faults or finite(cfg), words
     assert works > 20 and refused > 20
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize(
+    "option", [f"{seat}={page}" for seat in CROSSED for page in PAGES[seat] if page]
+)
+def test_a_method_with_a_class_of_its_own_takes_the_parts_it_asks_for(name, option, folded):
+    words, seat = [f"method={name}", option], option.partition("=")[0]
+    cfg = folded(*words)
+    asks = config.arguments(config.locate(cfg["method"]["_target_"], "method"))
+    if seat not in asks:
+        (fault,) = config.check(cfg, words)
+        assert seat in fault.key and "is not used by" in fault.what

@@ -39,7 +39,7 @@ def test_every_method_has_a_line_and_a_page_and_no_page_is_left_over():
 def test_a_line_tells_the_parts_and_which_of_them_the_loss_does_not_read():
     assert generate.row("relahash").startswith(
         "| [relahash](docs/methods/relahash.md) | batch_norm | identity | max_hamming | relative"
-        " | lmcl | RelaHash"
+        " | lmcl | yes | RelaHash"
     )
     assert "| hadamard | (cosine) | central_similarity |" in generate.row("csq")
     assert "| linear | (tanh) |" in generate.row("csq")
@@ -50,11 +50,15 @@ def test_a_line_tells_the_parts_and_which_of_them_the_loss_does_not_read():
 @pytest.mark.parametrize("name", generate.names())
 def test_a_page_holds_formula_and_every_option(name):
     page = generate.page(name)
-    loss = generate.option("loss", generate.recipe(name)["parts"]["loss"])[1]
     assert "```math" in page and f"method={name}" in page and "``relaxation``" not in page
     listed = set(re.findall(r"^- `(\w+)`", page, re.MULTILINE))
-    options = set(generate.config.arguments(loss)) - generate.config.GIVEN["method.loss"]
-    assert options <= listed
+    nodes = generate.nodes(generate.recipe(name))
+    assert {"_target_", "loss"} & set(nodes)
+    for path, node in (("method", nodes), ("method.loss", nodes.get("loss", {}))):
+        if "_target_" in node:
+            kind = generate.config.locate(node["_target_"])
+            options = set(generate.config.arguments(kind)) - generate.config.GIVEN[path]
+            assert options <= listed
 
 
 def test_the_experiments_of_a_method_are_its_own():

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from deephash import build
+from deephash import build, recipe
 from deephash.records import Batch
 from tests.methods.worked import LEARNING
 from tests.pages import typed
@@ -40,37 +40,39 @@ FORMS = [
 
 
 class Given(nn.Module):
-    """An encoder that gives these codes for whatever images."""
+    """An encoder that gives these codes for images that say which: their first pixel is its row."""
 
     def __init__(self, z):
         super().__init__()
         self.z = nn.Parameter(z)
 
     def forward(self, images):
-        return self.z, self.z
+        z = self.z[images[:, 0, 0, 0].long()]
+        return z, z
 
 
 @pytest.fixture(scope="module")
 def judged(composed):
     """``(form, codes, labels) -> (terms, gradient of their sum)``, float32 and finite.
 
-    ``draws=False`` is the method outside training, where nothing is drawn.
+    Of a method that takes several views, each further view has other codes. ``draws=False`` is the
+    method outside training, where nothing is drawn.
     """
 
     def judge(form, z, labels, only=None, draws=True):
-        method = build.method(
-            typed(composed(f"method={form}".split()[0], *form.split()[1:])), 10, 60
-        )
-        method.encoder = Given(z.clone())
-        terms = method.train(draws)(
-            Batch(torch.zeros(len(z), 1, 3, 1, 1), labels, torch.arange(len(z)))
-        )
+        cfg = composed(f"method={form}".split()[0], *form.split()[1:])
+        method, views = build.method(typed(cfg), 10, 60), recipe.num_views(cfg["method"])
+        method.encoder = Given(torch.cat([z, *(z.roll(at, dims=1) for at in range(1, views))]))
+        rows = torch.arange(views * len(z)).reshape(views, -1).T
+        images = rows[:, :, None, None, None].expand(-1, -1, 3, 1, 1).float()
+        terms = method.train(draws)(Batch(images, labels, torch.arange(len(z))))
         kept = {key: term for key, term in terms.items() if only is None or key in only}
         if kept:
             sum(kept.values()).backward()
             assert method.encoder.z.grad.isfinite().all()
         assert all(term.isfinite() for term in terms.values())
-        return kept, method.encoder.z.grad
+        grad = method.encoder.z.grad
+        return kept, None if grad is None else grad[: len(z)]
 
     return judge
 

@@ -7,7 +7,6 @@ import torch
 
 from deephash import build
 from deephash.engine import forms
-from deephash.records import Batch
 from tests.methods.worked import LEARNING
 from tests.pages import typed
 
@@ -21,9 +20,9 @@ STEPS = 3
 IMAGES = 16
 
 BOUNDS = {torch.float64: (1e-9, 1e-9), torch.float32: (1e-3, 1e-2)}
-"""Largest difference of a tensor relative to its norm: of terms and gradients of the first step,
-and of terms and the state after all, when a hinge or a ReLU may have turned in float32. Measured on
-the CPU: 4e-6 and 1e-3."""
+"""Largest difference of a tensor relative to its norm: of the terms of the first step, and of its
+gradients and of all that follows, for which a hinge or a ReLU may turn in float32 (one unit of a
+wide head moves gradients by 4e-3). Measured on the CPU: 4e-6 and 4e-3."""
 
 DEVICES = [
     ("cpu", torch.float32),
@@ -54,8 +53,8 @@ def trained(cfg, batch, device, dtype):
     method = build.method(typed(cfg), 10, 500).to(device, dtype)
     optimizer = build.optimizer(typed(cfg), method)
     forms.fuse(optimizer, device)
-    batch = Batch(
-        batch.images.to(device, dtype), batch.labels.to(device, dtype), batch.index.to(device)
+    batch = batch.map(
+        lambda values: values.to(device, dtype if values.is_floating_point() else None)
     )
     method.train().on_epoch_start(0)
     terms, gradients = [], None
@@ -86,8 +85,7 @@ def apart(one, other):
 @pytest.mark.parametrize("words", WORDS, ids=" ".join)
 def test_a_step_is_the_same_on_every_device(words, dtype, device, composed, batch_for, in_double):
     cfg = composed(*words, "optimizer=sgd", "optimizer.lr=0.001")
-    batch = batch_for(cfg)
-    some = Batch(batch.images[:IMAGES], batch.labels[:IMAGES], batch.index[:IMAGES])
+    some = batch_for(cfg).map(lambda values: values[:IMAGES])
     in_double()
     expected = trained(copy.deepcopy(cfg), some, torch.device("cpu"), torch.float64)
     in_double()
@@ -96,6 +94,6 @@ def test_a_step_is_the_same_on_every_device(words, dtype, device, composed, batc
     for at, (mine, theirs) in enumerate(zip(found[0], expected[0], strict=True)):
         bound = later if at else first
         assert mine == pytest.approx(theirs, rel=bound, abs=bound * 1e-2)
-    for which, bound in ((1, first), (2, later)):
+    for which, bound in ((1, later), (2, later)):
         difference, where = apart(found[which], expected[which])
         assert difference <= bound, where

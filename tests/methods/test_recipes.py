@@ -225,8 +225,7 @@ class Three:
     def train(self, epoch):
         order = torch.randperm(50, generator=torch.Generator().manual_seed(epoch))[:45]
         for rows in order.split(15):
-            b = self.batch
-            yield Batch(b.images[rows], b.labels[rows], b.index[rows])
+            yield self.batch.map(lambda values, rows=rows: values[rows])
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ recipe must be one of the rows. What holds of every method is tested for every f
 nothing has to be registered.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,10 +24,9 @@ import torch
 import yaml
 from torch import nn
 
-from deephash import config
+from deephash import config, recipe
 from deephash.losses.lmcl import LMCL
 from deephash.losses.pairwise import PairwiseLikelihood
-from deephash.methods.composed import Composed
 from deephash.models.relaxations import Identity
 from deephash.similarities import Cosine
 
@@ -37,23 +37,23 @@ LOSSES = sorted(path.stem for path in (CONF / "loss").glob("*.yaml"))
 
 def page(group, name):
     """A file of ``conf`` with what it takes from others of its group: values, and parts by seat."""
-    own = yaml.safe_load((CONF / group / f"{name}.yaml").read_text()) or {}
+    values = yaml.safe_load((CONF / group / f"{name}.yaml").read_text()) or {}
+    own = values.get(group, values)  # of a page that is global
     found = {"parts": {}}
-    for entry in own.pop("defaults", ["_self_"]):
+    for entry in values.pop("defaults", ["_self_"]):
         if entry == "_self_":
             found |= own
         elif isinstance(entry, str):
             found |= page(group, entry)
         else:
             ((key, option),) = entry.items()
-            found["parts"] = {**found["parts"], key.rpartition("@")[2]: option}
+            found["parts"] = {**found["parts"], re.split(r"[@.]", key)[-1]: option}
     return found
 
 
 def method_class(name):
     """The class of a recipe."""
-    target = page("method", name).get("_target_")
-    return Composed if target is None else config.locate(target)
+    return recipe.method_class(page("method", name))
 
 
 def loss_class(name):
@@ -61,7 +61,7 @@ def loss_class(name):
     return config.locate(page("loss", name)["_target_"])
 
 
-LEARNING = [name for name in METHODS if getattr(method_class(name), "learns", True)]
+LEARNING = [name for name in METHODS if method_class(name).learns]
 """The recipes that are trained by gradients."""
 
 OWNERS = {page("method", name)["parts"].get("loss"): name for name in reversed(METHODS)}
