@@ -1,0 +1,81 @@
+"""CIBHash, IJCAI 2021.
+
+Qiu et al., "Unsupervised Hashing with Contrastive Information Bottleneck".
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deephash.bounds import NonNegative, Positive
+from deephash.records import Batch, Output, Terms
+
+EPSILON = 1e-8
+"""What the authors' code adds inside the logarithms of the divergence."""
+
+
+class ContrastiveBottleneck(nn.Module):
+    r"""Contrast the bits of two views of each image, and keep their probabilities alike.
+
+    .. math:: L = \mathrm{NTXent}(b_i, b_j; \tau) + \frac\beta2 \left(
+              \mathrm{KL}(p_i \,\Vert\, \bar p_j) + \mathrm{KL}(p_j \,\Vert\, \bar p_i) \right),
+              \qquad p = \sigma(z), \qquad b = \mathrm{sign}(p - 1/2)
+
+    The gradient of a bit passes to its probability, as if b were p. The divergence is summed over
+    the bits and averaged over the images; its second argument is detached. No label is read.
+
+    Args:
+        temperature: tau.
+        divergence: beta.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"z"})
+    views: ClassVar[int] = 2
+    labels: ClassVar[bool] = False
+
+    def __init__(self, temperature: Positive = 0.3, divergence: NonNegative = 0.001) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.divergence = divergence
+
+    def forward(self, output: Output, batch: Batch) -> Terms:
+        p = torch.sigmoid(output.z)  # (2 B, K), view by view
+        bits = (p - p.detach()) + torch.where(output.z >= 0, 1.0, -1.0).to(p.dtype)
+        terms = {"contrast": nt_xent(bits, self.temperature)}
+        if self.divergence:
+            one, other = p.chunk(2)
+            both = bernoulli_divergence(one, other) + bernoulli_divergence(other, one)
+            terms["divergence"] = self.divergence / 2 * both
+        return terms
+
+
+def nt_xent(codes: Tensor, temperature: float) -> Tensor:
+    """Compute the NT-Xent loss of two views: cross-entropy of finding an image's other view.
+
+    The candidates of a row are all other rows; their logits are cosines divided by the temperature.
+    With one image there is no other candidate, and the loss is 0. SimCLR (Chen et al., ICML 2020),
+    Eq. (1).
+
+    Args:
+        codes: (2 B, K), all images of one view, then all of the other.
+        temperature: tau.
+    """
+    code = F.normalize(codes)
+    logits = code @ code.T / temperature
+    itself = torch.eye(len(code), dtype=torch.bool, device=code.device)
+    logits = logits.masked_fill(itself, -torch.inf)
+    other = torch.arange(len(code), device=code.device).roll(len(code) // 2)
+    return F.cross_entropy(logits, other)
+
+
+def bernoulli_divergence(p: Tensor, q: Tensor) -> Tensor:
+    """Compute KL(p || q) of probabilities (N, K): summed over the bits, averaged over N.
+
+    q is detached.
+    """
+    q = q.detach()
+    one = p * (torch.log(p + EPSILON) - torch.log(q + EPSILON))
+    zero = (1 - p) * (torch.log(1 - p + EPSILON) - torch.log(1 - q + EPSILON))
+    return (one + zero).sum(dim=1).mean()
