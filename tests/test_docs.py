@@ -45,6 +45,8 @@ def test_a_line_tells_the_parts_and_which_of_them_the_loss_does_not_read():
     assert "| linear | (tanh) |" in generate.row("csq")
     assert "| continuation | - | - | pairwise |" in generate.row("hashnet")
     assert "| bernoulli | cosine | single_cosine |" in generate.row("orthohash_arc")
+    assert "| linear | - | - | - | - | no | Iterative" in generate.row("itq")
+    assert "| mlp | (identity) | - | - | cibhash | no | Unsupervised" in generate.row("cibhash")
 
 
 @pytest.mark.parametrize("name", generate.names())
