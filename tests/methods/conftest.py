@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import json
 import math
 from dataclasses import dataclass, field
 from itertools import product as every_pair
@@ -15,7 +14,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from torch import nn
 
-from deephash import build, config, schema
+from deephash import build, config, recipe, schema
 from deephash.models.relaxations import Identity
 from deephash.records import Batch, Output
 from tests.pages import typed
@@ -57,7 +56,8 @@ def batch_for():
     known = {}
 
     def batch(cfg):
-        key = json.dumps([cfg["method"].get(key) for key in ("views", "streams")])
+        declared = recipe.declared(cfg["method"])
+        key = (recipe.num_views(cfg["method"]), cfg["method"].get("streams", 1), declared.labels)
         if key not in known:
             data = build.data(typed(cfg))
             data.setup("cpu")

@@ -7,7 +7,7 @@ from typing import Literal, Union, get_args, get_origin
 import pytest
 import torch
 
-from deephash import build, config
+from deephash import build, config, recipe
 from deephash.engine.evaluate import Measured
 from deephash.engine.schedules import Constant
 from deephash.engine.trainer import Trainer
@@ -59,6 +59,12 @@ def test_it_builds_and_gradients_reach_all_that_learns(name, built, composed, ba
     total(method, batch_for(composed(f"method={name}"))).backward()
     assert untouched(method) == []
     assert all(p.grad is not None and p.grad.norm() > 0 for p in method.parameters())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_labels_reach_only_recipes_that_read_them(name, composed, batch_for):
+    cfg = composed(f"method={name}")
+    assert (batch_for(cfg).given_labels is None) == (not recipe.declared(cfg["method"]).labels)
 
 
 @pytest.mark.parametrize("words", OWN + SHARED, ids=" ".join)
