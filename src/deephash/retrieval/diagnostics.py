@@ -1,8 +1,7 @@
-"""Codes looked at by themselves: how near to bits, how far apart by class, what each bit is for.
+"""Code quality: quantization error, separation of classes, and use of the bits.
 
-The measures of the RelaHash paper (Minh et al., IEEE Access 2023), Eqs. 19 to 23, and what else
-tells a code that works from one that has collapsed. All of them judge one set of codes; the paper's
-is the database.
+The measures of the RelaHash paper (Minh et al., IEEE Access 2023), Eqs. 19 to 23, and others that
+reveal collapsed codes. All of them describe one set of codes; in the paper it is the database.
 
 ``N`` items, ``K`` bits, ``C`` classes, ``G`` groups of items that have the very same labels, ``W``
 machine words per code or label row. Two items are similar if they share at least one label, as in
@@ -40,11 +39,23 @@ _ASKED = 1 << 12  # items compared with all others at once
 
 
 class UndefinedError(DataError):
-    """There is nothing that a measure could be taken of: its codes are fine."""
+    """A measure is not defined for these codes, although they are valid.
+
+    Example:
+        >>> one_class = np.array([0, 0])
+        >>> separability(np.array([[True], [False]]), one_class)
+        Traceback (most recent call last):
+        deephash.retrieval.diagnostics.UndefinedError: ...
+    """
 
 
 class QuantizationError(NamedTuple):
-    """How far real-valued codes are from their bits, in the three forms of the paper."""
+    """The distance of real-valued codes from their bits, in the three forms of the RelaHash paper.
+
+    Example:
+        >>> quantization_error(np.array([[1.0, -1.0]])).l2
+        0.0
+    """
 
     l2: float  # Eq. 19: the mean distance
     squared_l2: float  # Eq. 20: the mean squared distance
@@ -53,7 +64,12 @@ class QuantizationError(NamedTuple):
 
 
 class Orthogonality(NamedTuple):
-    """How far the class centres are from being orthogonal, and how many they are."""
+    """The distance of the class centers from being orthogonal, and the number of classes.
+
+    Example:
+        >>> orthogonality(np.array([[True, True], [True, False]]), np.array([0, 1]))
+        Orthogonality(value=0.0, classes=2, empty_classes=0)
+    """
 
     value: float
     classes: int  # C, those that have items
@@ -61,7 +77,14 @@ class Orthogonality(NamedTuple):
 
 
 class Separability(NamedTuple):
-    """How much farther apart dissimilar items are than similar ones, in bits."""
+    """The difference of the mean distances of dissimilar and of similar items, in bits.
+
+    Example:
+        >>> bits = np.array([[True, True], [True, True], [False, True], [False, False]])
+        >>> labels = np.array([0, 0, 1, 1])
+        >>> separability(bits, labels).inter_pairs
+        4
+    """
 
     value: float  # inter - intra
     inter: float  # the mean distance of dissimilar items
@@ -72,7 +95,15 @@ class Separability(NamedTuple):
 
 
 class DistanceHistograms(NamedTuple):
-    """The parts of the pairs at each distance 0..K, similar and dissimilar pairs each by itself."""
+    """The share of pairs at each distance 0..K, of similar and of dissimilar pairs.
+
+    Example:
+        >>> bits = np.array([[True, True], [True, True], [False, True], [False, False]])
+        >>> labels = np.array([0, 0, 1, 1])
+        >>> distances = distance_histograms(bits, labels)
+        >>> distances.intra.tolist(), distances.inter.tolist(), distances.separability
+        ([0.5, 0.5, 0.0], [0.0, 0.5, 0.5], 1.0)
+    """
 
     intra: Floats  # (K + 1,) sums to 1
     inter: Floats  # (K + 1,) sums to 1
@@ -92,7 +123,12 @@ class DistanceHistograms(NamedTuple):
 
 
 class PairDistances(NamedTuple):
-    """Hamming distances of pairs of items, whatever their labels."""
+    """Hamming distances of pairs of items, whatever their labels.
+
+    Example:
+        >>> pair_distances(np.array([[True, True], [False, False]])).share.tolist()
+        [0.0, 0.0, 1.0]
+    """
 
     share: Floats  # (K + 1,) the share of pairs at each distance 0..K; sums to 1
     mean: float  # in bits, over all pairs, also where the shares are of a sample
@@ -101,7 +137,12 @@ class PairDistances(NamedTuple):
 
 
 class BitStatistics(NamedTuple):
-    """What the bits of a set of codes are used for."""
+    """Statistics of the bits of a set of codes.
+
+    Example:
+        >>> bit_statistics(np.array([[True, True], [False, True]])).dead_bits
+        1
+    """
 
     balance: float  # the mean part of ones: 1/2 if ones and zeros are as many
     imbalance: float  # the mean over bits of |p - 1/2|: 0 if each is balanced, 1/2 if all are dead
@@ -113,26 +154,25 @@ class BitStatistics(NamedTuple):
 
 
 def quantization_error(z: ArrayLike) -> QuantizationError:
-    """The distance between codes z and their bits h = sgn(z), sgn(0) = 1; RelaHash, Eqs. 19 to 21.
+    """Compute the distance between codes z and their bits h = sgn(z); RelaHash, Eqs. 19 to 21.
 
     Eq. 19 is the mean over items of ||z - h||, Eq. 20 of its square, Eq. 21 of the angle between z
-    and h (the mean of the angles, not the angle of the mean cosine). None is divided by K. z is
-    what the signs are taken of: with the paper's head, the output after batch normalisation.
-
-    As z and h have the same signs, |z| and a vector of ones stand for them.
-
-    >>> error = quantization_error(np.array([[1.0, -1.0], [4.0, -5.0]]))  # the second: 3 and 4 off
-    >>> error.l2, error.squared_l2, round(error.degrees, 3)
-    (2.5, 12.5, 3.17)
+    and h (the mean of the angles, not the angle of the mean cosine). None is divided by K; sgn(0) =
+    1. z is what the signs are taken of: with the paper's head, the output of batch normalisation.
 
     Args:
         z: (N, K) signed numbers.
 
     Returns:
-        The three errors: the first two in units of z, the last in degrees.
+        the three errors: the first two in units of z, the last in degrees.
 
     Raises:
-        DataError: if ``binarize`` would refuse the codes, one is infinite, or there are none.
+        DataError: if ``binarize`` refuses the codes, one is infinite, or there are none.
+
+    Example:
+        >>> error = quantization_error(np.array([[1.0, -1.0], [4.0, -5.0]]))  # the second: 3 and 4
+        >>> error.l2, error.squared_l2, round(error.degrees, 3)
+        (2.5, 12.5, 3.17)
     """
     values = signed_codes(z)
     size, nbit = values.shape
@@ -160,13 +200,13 @@ def quantization_error(z: ArrayLike) -> QuantizationError:
 
 
 def orthogonality(bits: ArrayLike, labels: ArrayLike) -> Orthogonality:
-    """How far class centres are from orthogonal: ||H H^T / K - I||_F; RelaHash, Eq. 22.
+    """Compute how far class centers are from orthogonal: ||H H^T / K - I||_F; RelaHash, Eq. 22.
 
     Row c of H, (C, K) of +1 and -1, is the sign of the mean code of the items with label c, and
-    +1 where that is 0. 0 if the centres are orthogonal, at least sqrt(C^2 / K - C), and about
-    sqrt(C (C - 1) / K) for random ones.
+    +1 where that is 0. The value is 0 if the centers are orthogonal, at least sqrt(C^2 / K - C),
+    and about sqrt(C (C - 1) / K) for random centers.
 
-    The paper's words, "correlation between any two bits", point at H^T H, (K, K), instead. The
+    The paper's phrase, "correlation between any two bits", suggests H^T H, (K, K), instead. The
     difference is a constant: ||H^T H / K - I||^2 = ||H H^T / K - I||^2 + K - C. For the correlation
     of bits over items, see :func:`bit_correlation`.
 
@@ -175,11 +215,16 @@ def orthogonality(bits: ArrayLike, labels: ArrayLike) -> Orthogonality:
         labels: (N, C) multi-hot, or (N,) class indices.
 
     Returns:
-        The value, the number of classes behind it, and of those without an item; of class indices
-        these are the ones below the largest.
+        the value, the number of classes it is computed from, and of those without an item; of class
+        indices these are the ones below the largest.
 
     Raises:
         DataError: if bits or labels are malformed or contradict each other, or no item has a label.
+
+    Example:
+        >>> bits = np.array([[True, True], [True, True], [True, False]])
+        >>> orthogonality(bits, np.array([0, 0, 1])).value
+        0.0
     """
     ones = bit_matrix(bits, "bits")
     groups = _grouped(labels, len(ones), least=1)
@@ -195,18 +240,22 @@ def orthogonality(bits: ArrayLike, labels: ArrayLike) -> Orthogonality:
 
 
 def bit_correlation(bits: ArrayLike) -> float:
-    """How much the bits of all items tell of each other: ||H^T H / N - I||_F, 0 if nothing.
+    """Compute the correlation of the bits over all items: ||H^T H / N - I||_F, 0 if there is none.
 
-    H is (N, K), of +1 and -1. No centring: two bits that never change are wholly correlated.
+    H is (N, K), of +1 and -1, and not centred: two bits that never change are fully correlated.
 
     Args:
         bits: (N, K) bool.
 
     Returns:
-        The norm, at most sqrt(K (K - 1)).
+        the norm, at most sqrt(K (K - 1)).
 
     Raises:
         DataError: if bits are malformed, or there are none.
+
+    Example:
+        >>> round(bit_correlation(np.array([[True, True], [False, False]])), 4)  # sqrt(2)
+        1.4142
     """
     ones = bit_matrix(bits, "bits")
     size, nbit = ones.shape
@@ -221,25 +270,33 @@ def bit_correlation(bits: ArrayLike) -> float:
 
 
 def separability(bits: ArrayLike, labels: ArrayLike, average: str = "micro") -> Separability:
-    """The mean distance of dissimilar items less that of similar ones; RelaHash, Eq. 23.
+    """Compute the mean distance of dissimilar items minus that of similar ones; RelaHash, Eq. 23.
 
-    Over all unordered pairs of different items, without looking at any: of n items, m of which have
-    a bit set, m (n - m) pairs differ in it. K / 2 for codes that are one Hadamard row per class.
+    It is computed for all unordered pairs of different items from counts of bits: of n items, m of
+    which have a bit set, m (n - m) pairs differ in it. K / 2 for codes that are one Hadamard row
+    per class.
 
     Args:
         bits: (N, K) bool.
         labels: (N, C) multi-hot, or (N,) class indices.
-        average: ``micro``: every pair counts once and alike. ``macro``: every class counts alike,
-            with the mean distance between its items and that between its items and those
+        average: ``micro``: every pair counts once. ``macro``: every class counts the same, with the
+            mean distance between its items and that between its items and those
             dissimilar to them; classes without a pair of either kind are left out. With several
             labels a pair then counts for each class it belongs to.
 
     Returns:
-        The difference and the two means, in bits, and the numbers of pairs.
+        the difference and the two means, in bits, and the numbers of pairs.
 
     Raises:
         DataError: if bits or labels are malformed or contradict each other, ``average`` is unknown,
             or there is no pair of either kind.
+
+    Example:
+        >>> bits = np.array([[True, True], [True, True], [False, True], [False, False]])
+        >>> labels = np.array([0, 0, 1, 1])
+        >>> result = separability(bits, labels)
+        >>> result.value, result.inter, result.intra
+        (1.0, 1.5, 0.5)
     """
     if average not in ("micro", "macro"):
         raise DataError(f"average={average!r} is unknown; allowed: micro, macro")
@@ -281,27 +338,33 @@ def distance_histograms(
     seed: int = 0,
     engine: Engine | str = "auto",
 ) -> DistanceHistograms:
-    """How far similar and dissimilar items are from each other; RelaHash, Fig. 13.
+    """Count the distances between similar and between dissimilar items; RelaHash, Fig. 13.
 
     All unordered pairs of different items are counted, in time O(N^2) and memory O(N K). Of more
-    than ``exact_up_to`` items, a sample with replacement: ``sample`` pairs, each as likely as any
-    other, of which the dissimilar ones count, and the similar ones as well if items have several
-    labels; if they have one, ``sample`` similar pairs are drawn apart, as there may be few.
+    than ``exact_up_to`` items, a sample with replacement: ``sample`` pairs, uniformly drawn, of
+    which the dissimilar ones count, and the similar ones as well if items have several
+    labels; if they have one, ``sample`` similar pairs are drawn separately, as there may be few.
 
     Args:
         bits: (N, K) bool.
         labels: (N, C) multi-hot, or (N,) class indices.
-        exact_up_to: The most items of which all pairs are counted.
-        sample: How many pairs to draw if there are more.
-        seed: Of the sample.
-        engine: Who counts all pairs.
+        exact_up_to: the largest number of items of which all pairs are counted.
+        sample: number of pairs to draw if there are more items.
+        seed: of the sample.
+        engine: the backend that counts all pairs.
 
     Returns:
-        Both histograms, each summing to 1, how many pairs they rest on, and the seed if sampled.
+        both histograms, each with the sum 1, the numbers of their pairs, and the seed if sampled.
 
     Raises:
-        DataError: if bits or labels are malformed or contradict each other, an option is no whole
-            number that fits, or there is no pair of either kind, or none in the sample.
+        DataError: if bits or labels are malformed or contradict each other, an option is no integer
+            in range, or there is no pair of either kind, or none in the sample.
+
+    Example:
+        >>> bits = np.array([[True, True], [True, True], [False, True], [False, False]])
+        >>> labels = np.array([0, 0, 1, 1])
+        >>> distance_histograms(bits, labels).intra.tolist()
+        [0.5, 0.5, 0.0]
     """
     for name, option, least in (("exact_up_to", exact_up_to, 0), ("sample", sample, 1)):
         _refuse_unwhole(name, option, least)
@@ -340,23 +403,24 @@ def pair_distances(
     items, ``sample`` pairs drawn with replacement. The mean is exact in both cases: of n items, m
     of which have a bit set, m (n - m) pairs differ in it.
 
-    >>> pair_distances(np.array([[True, True], [True, False], [False, False]]))
-    PairDistances(share=array([0.        , 0.66666667, 0.33333333]), mean=1.3333333333333333, \
-pairs=3, seed=None)
-
     Args:
         bits: (N, K) bool.
-        exact_up_to: The most items of which all pairs are counted.
-        sample: How many pairs to draw if there are more.
-        seed: Of the sample.
-        engine: The backend that counts all pairs.
+        exact_up_to: the largest number of items of which all pairs are counted.
+        sample: number of pairs to draw if there are more items.
+        seed: of the sample.
+        engine: the backend that counts all pairs.
 
     Returns:
-        The shares by distance, their mean in bits, the number of pairs, and the seed if sampled.
+        the shares by distance, their mean in bits, the number of pairs, and the seed if sampled.
 
     Raises:
-        DataError: if bits are malformed, there are fewer than two items, or an option is no whole
-            number that fits.
+        DataError: if bits are malformed, there are fewer than two items, or an option is no integer
+            in range.
+
+    Example:
+        >>> distances = pair_distances(np.array([[True, True], [True, False], [False, False]]))
+        >>> distances.share.round(4).tolist(), round(distances.mean, 4), distances.pairs
+        ([0.0, 0.6667, 0.3333], 1.3333, 3)
     """
     for name, option, least in (("exact_up_to", exact_up_to, 0), ("sample", sample, 1)):
         _refuse_unwhole(name, option, least)
@@ -380,19 +444,24 @@ pairs=3, seed=None)
 
 
 def bit_statistics(bits: ArrayLike) -> BitStatistics:
-    """How balanced the bits are, what they tell, and how many codes they make.
+    """Compute the balance and the entropy of the bits, and the number of different codes.
 
-    With p the part of the items whose bit is set, a bit's entropy is
+    With p the share of the items whose bit is set, the entropy of a bit is
     -p log2(p) - (1 - p) log2(1 - p), and it is dead if p is 0 or 1.
 
     Args:
         bits: (N, K) bool.
 
     Returns:
-        The statistics; entropies are in bits.
+        the statistics; entropies are in bits.
 
     Raises:
         DataError: if bits are malformed, or there are none.
+
+    Example:
+        >>> statistics = bit_statistics(np.array([[True, True], [False, True]]))
+        >>> statistics.balance, statistics.entropy, statistics.distinct_codes
+        (0.75, 0.5, 2)
     """
     values = bit_matrix(bits, "bits")
     _refuse_none(len(values), 1)

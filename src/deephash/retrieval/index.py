@@ -76,7 +76,15 @@ _HELD = 1 << 21  # answers held at most
 
 
 class Within(NamedTuple):
-    """What lies within a radius: query q's answers are ``offsets[q]`` to ``offsets[q + 1]``."""
+    """The items within a radius: those of query q are ``offsets[q]`` to ``offsets[q + 1]``.
+
+    Example:
+        >>> index = Index(nbit=8)
+        >>> index.add(np.array([[0], [1], [255]], dtype=np.uint8))
+        >>> within = index.range(np.array([[0]], dtype=np.uint8), radius=1)
+        >>> within.offsets.tolist(), within.distances.tolist(), within.ids.tolist()
+        ([0, 2], [0, 1], [0, 1])
+    """
 
     offsets: npt.NDArray[np.int64]  # (Q + 1,)
     distances: npt.NDArray[np.int16]  # (M,)
@@ -84,16 +92,23 @@ class Within(NamedTuple):
 
 
 class Index:
-    """Packed codes and their ids, searched exactly. Of equals, the one added first comes first.
+    """Packed codes and their ids, for exact search. Equal distances are in the order of addition.
 
-    Codes are packed bytes, uint8 (N, ceil(K / 8)), as ``pack`` makes them; or bits, bool (N, K); or
+    Codes are packed bytes, uint8 (N, ceil(K / 8)), made by ``pack``; or bits, bool (N, K); or
     real values (N, K), whose bits are ``z >= 0``. The index keeps copies.
 
     Args:
         nbit: K.
 
     Raises:
-        DataError: if ``nbit`` is no whole number from 1 to 32767.
+        DataError: if ``nbit`` is no integer from 1 to 32767.
+
+    Example:
+        >>> index = Index(nbit=2)
+        >>> index.add(np.array([[1.0, 1.0], [1.0, -1.0]]), ids=["a", "b"])
+        >>> distances, ids = index.search(np.array([[-1.0, -1.0]]), k=1)
+        >>> distances.tolist(), ids.tolist()
+        ([[1]], [['b']])
     """
 
     def __init__(self, nbit: int) -> None:
@@ -123,16 +138,16 @@ class Index:
         return self._name(np.arange(self._size))
 
     def add(self, codes: ArrayLike, ids: Ids | None = None) -> None:
-        """Appends codes.
+        """Append codes.
 
         Args:
             codes: (N, ceil(K / 8)) uint8, or (N, K) bool or signed numbers.
-            ids: (N,) integers or strings, all of one kind over the life of an index; if not given,
-                the running number of each code, counted from 0 over all that were added.
+            ids: (N,) integers or strings, all of one kind in an index; None for the running number
+                of each code, counted from 0 over all that were added.
 
         Raises:
             DataError: if codes or ids are malformed or of another kind than those before, an id is
-                there twice, or the numbers of both differ. The index is then as it was.
+                repeated, or the numbers of both differ. The index is then unchanged.
         """
         packed = self._packed(codes, "codes")
         size, total = self._size, self._size + len(packed)
@@ -162,18 +177,19 @@ class Index:
         self._codes, self._ids, self._runs, self._size = codes, held, runs, total
 
     def search(self, queries: ArrayLike, k: int) -> tuple[npt.NDArray[np.int16], Array]:
-        """The k nearest codes of each query, nearest first; of equals, the one added first.
+        """Find the k nearest codes of each query, nearest first.
+
+        Equal distances are in the order of addition.
 
         Args:
             queries: (Q, ceil(K / 8)) uint8, or (Q, K) bool or signed numbers.
-            k: How many, from 1 to N.
+            k: number of codes, from 1 to N.
 
         Returns:
-            Distances (Q, k) int16 and ids (Q, k). What is held beside them does not grow with
-            Q * N.
+            distances (Q, k) int16 and ids (Q, k). Other memory does not grow with Q * N.
 
         Raises:
-            DataError: if the queries are malformed, or the index holds fewer than ``k`` codes.
+            DataError: if the queries are malformed, or the index has fewer than ``k`` codes.
         """
         asked = as_words(self._packed(queries, "queries"))  # (W, Q)
         k = _whole(k, "k", 1)
@@ -195,23 +211,25 @@ class Index:
         return distance_Qk, self._name(place_Qk)
 
     def range(self, queries: ArrayLike, radius: int) -> Within:
-        """All codes at most ``radius`` bits from each query, in the order of ``search``.
-
-        >>> index = Index(nbit=8)
-        >>> index.add(np.array([[0], [1], [3], [255]], dtype=np.uint8))
-        >>> offsets, distances, ids = index.range(np.array([[1], [255]], dtype=np.uint8), radius=1)
-        >>> offsets.tolist(), distances.tolist(), ids.tolist()
-        ([0, 3, 4], [0, 1, 1, 0], [1, 0, 2, 3])
+        """Find all codes at most ``radius`` bits from each query, in the order of ``search``.
 
         Args:
             queries: (Q, ceil(K / 8)) uint8, or (Q, K) bool or signed numbers.
-            radius: At least 0.
+            radius: at least 0.
 
         Returns:
-            The offsets of the queries' answers, and one after another distances and ids.
+            the offsets of the queries' results, and the distances and ids of all results.
 
         Raises:
             DataError: if the queries are malformed, or the radius is no such number.
+
+        Example:
+            >>> index = Index(nbit=8)
+            >>> index.add(np.array([[0], [1], [3], [255]], dtype=np.uint8))
+            >>> queries = np.array([[1], [255]], dtype=np.uint8)
+            >>> offsets, distances, ids = index.range(queries, radius=1)
+            >>> offsets.tolist(), distances.tolist(), ids.tolist()
+            ([0, 3, 4], [0, 1, 1, 0], [1, 0, 2, 3])
         """
         asked = as_words(self._packed(queries, "queries"))  # (W, Q)
         radius = min(_whole(radius, "radius", 0), self.nbit)
@@ -227,10 +245,17 @@ class Index:
         return Within(offsets, np.concatenate(distance_M), self._name(np.concatenate(place_M)))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the index to one file, whole or not at all; the format stands in the module.
+        """Write the index to one file, atomically; the docstring of the module has the format.
 
         Raises:
             DataError: if the file cannot be written.
+
+        Example:
+            >>> index = Index(nbit=8)
+            >>> index.add(np.array([[0], [1]], dtype=np.uint8))
+            >>> index.save("codes.index")
+            >>> Index.load("codes.index")
+            Index(nbit=8, 2 codes)
         """
         codes, ids = self.codes, self._ids
         if ids is None:
@@ -263,13 +288,13 @@ class Index:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], mmap: bool = True) -> Self:
-        """Opens the file of an index.
+        """Open the file of an index.
 
         Args:
-            path: What ``save`` wrote.
-            mmap: Whether codes and ids stay in the file until they are searched, which opens an
-                index of any size at once; the first ``add`` copies them. Its header and its length
-                are checked, and with ``mmap=False``, which reads the file, every byte of it.
+            path: of a file that ``save`` wrote.
+            mmap: whether codes and ids stay in the file until they are searched, so that an
+                index of any size opens at once; the first ``add`` copies them. Header and length
+                are checked; with ``mmap=False``, which reads the file, every byte is.
 
         Raises:
             DataError: if the file is missing, no index, of a later version, or damaged.
@@ -315,12 +340,12 @@ class Index:
 
     @classmethod
     def from_run(cls, folder: str | os.PathLike[str]) -> Self:
-        """The database of a run, or what another program wrote into such a ``codes.npz``.
+        """Make an index of the database of a run, or of a ``codes.npz`` that another program wrote.
 
-        Undecided bits of a ternary run are here what their sign says.
+        Undecided bits of a ternary run are the signs of their values here.
 
         Args:
-            folder: The run's folder, or the file: ``nbit``, ``database_codes``, packed, and
+            folder: of the run, or the file: ``nbit``, ``database_codes``, packed, and
                 ``database_ids``.
 
         Raises:

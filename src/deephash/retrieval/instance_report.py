@@ -1,4 +1,4 @@
-"""Codes that should find instances, measured: numbers, with the conventions they are of."""
+"""Evaluate codes on instance retrieval: metrics, and the conventions they are computed under."""
 
 from typing import Any
 
@@ -17,23 +17,19 @@ _BOUNDS = ("expected", "stable", "best", "worst")
 
 
 def recentre(database: ArrayLike, query: ArrayLike) -> tuple[Array, Array]:
-    """Both sides less the mean code of the database: the remedy for a domain shift.
+    """Subtract the mean code of the database from both sides: a remedy for a domain shift.
 
-    A hash layer that ends in batch normalisation cuts each bit at the mean of the codes that it was
-    trained on, and in another domain most items fall on one side. Hoe et al., OrthoHash, NeurIPS
-    2021, supplement D.5, put it right by the scale 1, the shift 0, and for the running mean that of
-    the target database's codes before the normalisation. That gives the same bits: if
+    A hash layer that ends in batch normalisation splits each bit at the mean of the codes that it
+    was trained on; in another domain most items are on one side of it. Hoe et al., OrthoHash,
+    NeurIPS 2021, supplement D.5, correct this with the scale 1, the shift 0, and for the running
+    mean that of the target database's codes before the normalisation. That gives the same bits: if
     z = g (x - m) / s + b, its mean over the database is g (mean x - m) / s + b, so
 
         z - mean z = g (x - mean x) / s,
 
     with the sign of x - mean x where g > 0, as s > 0. Where g < 0 the bit is inverted on both sides
-    and no distance changes. Where g = 0 nothing can be mended: z is one constant, while the
-    remedied layer would bring the bit back to life.
-
-    >>> database, query = recentre(np.array([[3.0, 0.0], [1.0, 4.0]]), np.array([[2.5, 1.0]]))
-    >>> database.tolist(), query.tolist()
-    ([[1.0, -2.0], [-1.0, 2.0]], [[0.5, -1.0]])
+    and no distance changes. Where g = 0 the two differ: z is a constant, while the corrected layer
+    would make the bit useful again.
 
     Args:
         database: (N, K) real-valued codes.
@@ -45,6 +41,11 @@ def recentre(database: ArrayLike, query: ArrayLike) -> tuple[Array, Array]:
     Raises:
         DataError: if codes are not real-valued matrices of one K, the database is empty, or a mean
             is not finite.
+
+    Example:
+        >>> database, query = recentre(np.array([[3.0, 0.0], [1.0, 4.0]]), np.array([[2.5, 1.0]]))
+        >>> database.tolist(), query.tolist()
+        ([[1.0, -2.0], [-1.0, 2.0]], [[0.5, -1.0]])
     """
     held, asked = as_array(database), as_array(query)
     for values, name in ((held, "database"), (asked, "query")):
@@ -74,7 +75,7 @@ def evaluate_instances(
     nbit: int | None = None,
     engine: Engine | str = "auto",
 ) -> dict[str, Any]:
-    """Measure how well codes find instances, as a dictionary that json can write.
+    """Evaluate codes on instance retrieval; the result is a dictionary that json can write.
 
     Args:
         query: (Q, K) real-valued codes, or bool bits; or with ``nbit`` packed, (Q, ceil(K / 8)).
@@ -85,21 +86,29 @@ def evaluate_instances(
         seed: of ``shuffled``.
         centred: subtract the mean code of the database before the bits are taken, see
             :func:`recentre`.
-        full: whether to measure mAP under the other policies of ties too, of which ``stable`` takes
+        full: whether to compute mAP under the other policies of ties too, of which ``stable`` takes
             several times as long as ``expected``.
         nbit: K of packed codes, uint8, the first bit highest; None: the codes are not packed.
-        engine: who counts; the numbers are the same.
+        engine: the backend; all return the same numbers.
 
     Returns:
         ``setups``, by name: of ``revisited`` ``map``, ``precision_at`` (mP@k, by k as text),
         ``queries_counted`` and ``queries_skipped``; of ``gldv2`` ``map`` by ``gld-official`` and
         ``gld-fire``, ``queries_counted`` and ``queries_without_relevant``. If full, also ``ties``:
-        the same ``map`` under each policy. Besides, the numbers of queries, items and bits, and
+        the same ``map`` under each policy. In addition the numbers of queries, items and bits, and
         ``conventions``. All are fractions, not percent.
 
     Raises:
         DataError: if codes are malformed, do not fit the truth, or cannot be centred; or if the
             protocol or the policy of ties is unknown.
+
+    Example:
+        >>> query = np.array([[1.0, 1.0]])
+        >>> database = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]])
+        >>> truth = Truth.of(size=3, relevant={"hard": [[1]]}, junk={"hard": [[0]]})
+        >>> report = evaluate_instances(query, database, truth, "revisited")
+        >>> report["setups"]["hard"]["map"]
+        1.0
     """
     if protocol not in PROTOCOLS:
         raise DataError(f"protocol={protocol!r} is unknown; allowed: {', '.join(PROTOCOLS)}")

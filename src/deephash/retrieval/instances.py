@@ -1,6 +1,6 @@
-"""Retrieval of instances: lists, not labels, say which items a query should find.
+"""Instance retrieval: lists instead of labels say which items are relevant to a query.
 
-Some items may be junk to a query: neither right nor wrong, they are taken out of its ranking.
+Some items may be junk to a query: neither relevant nor not, they are removed from its ranking.
 
 ``Q`` queries, ``N`` database items, ``K`` bits.
 """
@@ -28,11 +28,11 @@ LANDMARKS_TOP = 100
 
 
 class InstanceRanking(Ranking):
-    """The database as each query sees it, where lists say what is relevant and what is junk.
+    """The database ranked for each query, with lists of relevant items and of junk.
 
-    Junk is taken out of the order. Among the ``counts`` it lies behind all others, at a distance of
-    K + 1 that no item has, which is the same to all that is relevant. So whatever reads a ranking
-    or its histograms holds without junk; save cuts beyond the items that are left, since the junk
+    Junk is removed from the order. In ``counts`` it is behind all others, at a distance of K + 1
+    that no item has, which makes no difference to relevant items. So all metrics of a ranking
+    or its histograms ignore junk; except for cuts beyond the remaining items, since junk
     is still part of ``size``.
 
     Args:
@@ -41,11 +41,18 @@ class InstanceRanking(Ranking):
         truth: of these queries and this database.
         nbit: K.
         setup: of the truth; None: the only one it has.
-        engine: who counts; the numbers are the same.
+        engine: the backend; all return the same numbers.
 
     Raises:
         DataError: if codes are malformed, a side is empty or has another size than the truth, or
             there is no such setup.
+
+    Example:
+        >>> codes = np.array([[0b00], [0b00], [0b01], [0b11]], np.uint8) << 6
+        >>> truth = Truth.of(size=3, relevant={"hard": [[1]]}, junk={"hard": [[0]]})
+        >>> ranking = InstanceRanking(codes[:1], codes[1:], truth, nbit=2)
+        >>> ranking.positions(0).tolist()  # the first of those left
+        [0]
     """
 
     def __init__(
@@ -70,7 +77,7 @@ class InstanceRanking(Ranking):
         self.truth, self.setup = truth, _known(setup, truth)
 
     def under(self, setup: str) -> Self:
-        """The same codes in another setup; what was counted stays counted.
+        """Return the ranking for another setup; distances are not counted again.
 
         Raises:
             DataError: if there is no such setup.
@@ -104,13 +111,13 @@ class InstanceRanking(Ranking):
         return counts
 
     def relevant(self, query: int) -> npt.NDArray[np.bool_]:
-        """Which items are on one query's list: (N,) bool."""
+        """Tell which items are relevant to one query: (N,) bool."""
         relevant_N = np.zeros(self.size, dtype=np.bool_)
         relevant_N[self._lists.relevant[query]] = True
         return relevant_N
 
     def shared(self, query: int) -> npt.NDArray[np.uint16]:
-        """Nothing that lists know of.
+        """Refuse: lists do not say how many labels two items share.
 
         Raises:
             DataError: always.
@@ -118,7 +125,7 @@ class InstanceRanking(Ranking):
         raise DataError("graded metrics need labels: lists only say whether an item is relevant")
 
     def candidates(self, query: int) -> slice | npt.NDArray[np.bool_]:
-        """Which items are not junk to one query, as an index of what is (N,)."""
+        """Return which items are not junk to one query, as an index into (N,)."""
         junk = self._lists.junk[query]
         if len(junk) == 0:
             return slice(None)
@@ -139,7 +146,7 @@ class InstanceRanking(Ranking):
 
 
 def gldv2(ranking: InstanceRanking, ties: str = "expected", seed: int = 0) -> dict[str, MapResult]:
-    """mAP@100 of Google Landmarks v2 (Weyand et al., CVPR 2020), in both versions in use.
+    """Compute mAP@100 of Google Landmarks v2 (Weyand et al., CVPR 2020), in both versions in use.
 
     With T items listed for a query, the sum of the precisions at the relevant places among the
     first 100 is divided by min(T, 100) in ``gld-official``, and by T in ``gld-fire``. Both are
@@ -152,8 +159,18 @@ def gldv2(ranking: InstanceRanking, ties: str = "expected", seed: int = 0) -> di
             :class:`Convention`.
         seed: of ``shuffled``.
 
+    Returns:
+        ``gld-official`` and ``gld-fire`` -> the mean, and the numbers of queries behind it.
+
     Raises:
         DataError: if there is no such policy of ties.
+
+    Example:
+        >>> codes = np.array([[0b00], [0b00], [0b01], [0b11]], np.uint8) << 6
+        >>> truth = Truth.of(size=3, relevant={"hard": [[1]]}, junk={"hard": [[0]]})
+        >>> ranking = InstanceRanking(codes[:1], codes[1:], truth, nbit=2)
+        >>> gldv2(ranking)["gld-official"].value
+        1.0
     """
     top = min(LANDMARKS_TOP, ranking.size)
     conventions = [Convention.named(name, ties=ties, seed=seed, top=top) for name in LANDMARKS]

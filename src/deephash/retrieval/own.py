@@ -1,7 +1,7 @@
-"""Queries that stand in the database themselves: none of them may find itself.
+"""Queries that are in the database themselves: each is removed from its own ranking.
 
-So it is with HashNet's lists of COCO, whose database holds all 5,000 queries. The item of a query
-is taken out of its own ranking, and stays in those of all others.
+HashNet's lists of COCO are an example: the database contains all 5,000 queries. The item of a query
+remains in the rankings of all other queries.
 
 ``Q`` queries, ``N`` database items, ``K`` bits.
 """
@@ -21,15 +21,10 @@ from deephash.retrieval.ranking import Ranking
 
 
 class LeaveOneOutRanking(Ranking):
-    """The database as each query sees it, without the item that is the query itself.
+    """The database ranked for each query, without the item that is the query itself.
 
-    Nothing is asked of that item: it may differ from its query in code and labels. A ternary code
+    That item is not checked: it may differ from its query in code and labels. A ternary code
     is half a bit away from itself for each entry that is undecided.
-
-    >>> codes, labels = np.array([[0], [1], [3]], np.uint8), np.array([5, 5, 6])
-    >>> ranking = LeaveOneOutRanking(codes, codes, labels, labels, 8, own=np.array([0, 1, -1]))
-    >>> ranking.sizes, [ranking.positions(query).tolist() for query in range(3)]
-    (array([2, 2, 3]), [[0], [0], [0]])
 
     Args:
         query_codes: (Q, ceil(K / 8)) uint8, packed.
@@ -37,12 +32,18 @@ class LeaveOneOutRanking(Ranking):
         query_labels: (Q, C) multi-hot, or (Q,) class indices.
         database_labels: (N, C) multi-hot, or (N,) class indices.
         nbit: K.
-        own: (Q,) where each query stands in the database, from 0; -1 if it does not.
-        engine: who counts; the numbers are the same.
+        own: (Q,) index of each query in the database, from 0; -1 if it is not in it.
+        engine: the backend; all return the same numbers.
 
     Raises:
-        DataError: as of a :class:`Ranking`; or if ``own`` is not one place or -1 for each query, or
+        DataError: as of a :class:`Ranking`; or if ``own`` is not one index or -1 for each query, or
             a query is the only item.
+
+    Example:
+        >>> codes, labels = np.array([[0], [1], [3]], np.uint8), np.array([5, 5, 6])
+        >>> ranking = LeaveOneOutRanking(codes, codes, labels, labels, 8, own=np.array([0, 1, -1]))
+        >>> ranking.sizes.tolist(), [ranking.positions(query).tolist() for query in range(3)]
+        ([2, 2, 3], [[0], [0], [0]])
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Codes in, numbers out, together with the conventions they were measured under."""
+"""Evaluate codes: metrics, and the conventions that they are computed under."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -85,31 +85,26 @@ def evaluate_codes(
     own: ArrayLike | None = None,
     engine: Engine | str = "auto",
 ) -> dict[str, Any]:
-    """Measure how well codes retrieve, as a dictionary that json can write.
+    """Evaluate retrieval with codes; the result is a dictionary that json can write.
 
-    Without labels the report has the same keys. What needs labels is None, ``note`` says so, and
-    ``distances`` describes the distances between queries and database.
-
-    >>> z = np.array([[1.0, -1.0], [-1.0, -1.0], [-1.0, 1.0]])
-    >>> report = evaluate_codes(z[:1], z[1:], None, None)
-    >>> report["map"], report["distances"]["mean"], report["codes"]["bits"]["balance"]
-    (None, 1.5, 0.25)
+    Without labels the report has the same keys. Values that need labels are None, ``note`` says so,
+    and ``distances`` describes the distances between queries and database.
 
     Args:
         query: (Q, K) real-valued codes, or bool bits; or with ``nbit`` packed, (Q, ceil(K / 8)).
         database: (N, K) real-valued codes, or bool bits; or with ``nbit`` packed.
         query_labels: (Q, C) multi-hot, or (Q,) class indices; None if there are no labels.
         database_labels: (N, C) multi-hot, or (N,) class indices; None if there are no labels.
-        convention: Which mAP; mAP@all with expected ties if not said.
-        full: Whether to measure all, which compares all pairs of the database (of up to 200,000
-            items: some 0.5 ns a pair and thread); without, only ``map`` and ``map_min``.
-        ternary: Entries with ``|z|`` below it are neither bit, and the distance is
+        convention: the definition of mAP; None: mAP@all with expected ties.
+        full: whether to compute everything, which compares all pairs of the database (of up to
+            200,000 items: some 0.5 ns a pair and thread); without, only ``map`` and ``map_min``.
+        ternary: entries with ``|z|`` below it are undecided, and the distance is
             1/2 (K - <a, b>) over +1, 0, -1: DPN-T, Fan et al., IJCAI 2020. None: bits.
-        tops: Further R, for ``map_at``; and further N, for all that is measured at several.
+        tops: additional R for ``map_at``, and N for all metrics at several N.
         nbit: K of packed codes, uint8, the first bit highest; None: the codes are not packed.
-        own: (Q,) where each query stands in the database, from 0, -1 if it does not: it is taken
-            out of its own ranking. None: what a query finds may be itself.
-        engine: Who counts; the numbers are the same.
+        own: (Q,) index of each query in the database, from 0, -1 if it is not in it: it is removed
+            from its own ranking. None: a query may retrieve itself.
+        engine: the backend; all return the same numbers.
 
     Returns:
         ``map`` under the convention and ``map_min`` with the denominator ``min``. If full, also
@@ -121,7 +116,7 @@ def evaluate_codes(
         - ``precision_within_radius_2``, ``map_within_radius_2``, ``recall_within_radius_2``;
         - ``pr_curve`` by radius in bits, and ``pr_curve_by_rank``;
         - ``graded``, if items have several labels: ``acg_at``, ``ndcg_at`` and ``wmap_at``;
-        - ``codes``, as :func:`describe_codes` has it of the database;
+        - ``codes``, :func:`describe_codes` of the database;
         - the numbers of queries, items and bits, and ``conventions``; with ``own`` also
           ``queries_in_database``;
         - without labels ``note``, and ``distances``: the share of pairs of a query and an item at
@@ -130,8 +125,17 @@ def evaluate_codes(
 
     Raises:
         DataError: if codes or labels are malformed or contradict each other, only one side has
-            labels, a side is empty, an R is more than the database holds, ``ternary`` meets bits
-            or is no number of at least 0, or ``own`` is not one place or -1 for each query.
+            labels, a side is empty, an R is more than the database has, ``ternary`` is used with
+            bits or is no number of at least 0, or ``own`` is not one index or -1 for each query.
+
+    Example:
+        >>> z = np.array([[1.0, -1.0], [-1.0, -1.0], [-1.0, 1.0]])
+        >>> report = evaluate_codes(z[:1], z[1:], np.array([5]), np.array([5, 2]))
+        >>> report["map"], report["nbit"], report["conventions"]["metric"]
+        (1.0, 2, 'mAP@all')
+        >>> report = evaluate_codes(z[:1], z[1:], None, None)
+        >>> report["map"], report["distances"]["mean"], report["codes"]["bits"]["balance"]
+        (None, 1.5, 0.25)
     """
     convention = Convention() if convention is None else convention
     ternary = None if ternary is None else check_threshold(ternary)
@@ -207,7 +211,7 @@ def rank_codes(
     own: ArrayLike | None = None,
     engine: Engine | str = "auto",
 ) -> Ranking:
-    """The database as each query sees it.
+    """Rank a database of codes for each query.
 
     Args:
         query: (Q, K) real-valued codes, or bool bits; or with ``nbit`` packed, (Q, ceil(K / 8)).
@@ -215,17 +219,23 @@ def rank_codes(
         query_labels: (Q, C) multi-hot, or (Q,) class indices; None if there are no labels.
         database_labels: (N, C) multi-hot, or (N,) class indices; None if there are no labels.
             Then nothing is relevant to any query.
-        ternary: Entries with ``|z|`` below it are neither bit. The codes then have 4 K bits, and
+        ternary: entries with ``|z|`` below it are undecided. The codes then have 4 K bits, and
             distances are four times those of :func:`evaluate_codes`. None: bits.
         nbit: K of packed codes; None: the codes are not packed.
-        own: (Q,) where each query stands in the database, -1 if it does not: it is taken out of its
-            own ranking. None: nothing is.
-        engine: Who counts.
+        own: (Q,) index of each query in the database, -1 if it is not in it: it is removed from its
+            own ranking. None: nothing is removed.
+        engine: the backend.
 
     Raises:
         DataError: if codes or labels are malformed or contradict each other, a side is empty,
-            ``ternary`` meets bits or is no number of at least 0, or ``own`` is not one place or -1
-            for each query.
+            ``ternary`` is used with bits or is no number of at least 0, or ``own`` is not one index
+            or -1 for each query.
+
+    Example:
+        >>> z = np.array([[1.0, -1.0], [-1.0, -1.0], [-1.0, 1.0]])
+        >>> ranking = rank_codes(z[:1], z[1:], np.array([5]), np.array([5, 2]))
+        >>> ranking.distances(0).tolist(), ranking.positions(0).tolist()
+        ([1, 2], [0])
     """
     bits = _bits(query, ternary, nbit), _bits(database, ternary, nbit)
     wide = bits[0].shape[1]
@@ -255,23 +265,30 @@ def describe_codes(
     nbit: int | None = None,
     engine: Engine | str = "auto",
 ) -> dict[str, Any]:
-    """Measure codes by themselves, as a dictionary that json can write.
+    """Compute the quality of codes by themselves; the result is a dictionary that json can write.
 
     Args:
-        codes: (N, K) real-valued codes, or bool bits; the papers judge the database's. Or with
+        codes: (N, K) real-valued codes, or bool bits; in the papers those of the database. Or with
             ``nbit`` packed, (N, ceil(K / 8)).
         labels: (N, C) multi-hot, or (N,) class indices; None if there are no labels.
         nbit: K of packed codes; None: the codes are not packed.
-        engine: Who counts all pairs.
+        engine: the backend that counts all pairs.
 
     Returns:
-        ``quantization`` (Eqs. 19 to 21), ``orthogonality`` (Eq. 22), ``separability`` (Eq. 23),
-        ``histograms`` of distances, ``bit_correlation`` and ``bits``; None for what has no meaning:
-        quantization of bits or of infinite values, separability of a single class, whatever needs
-        labels that are not there. Without labels also ``distances``, of all pairs.
+        ``quantization`` (RelaHash, Eqs. 19 to 21), ``orthogonality`` (Eq. 22), ``separability``
+        (Eq. 23), ``histograms`` of distances, ``bit_correlation`` and ``bits``; None for values
+        that are not defined: quantization of bits or of infinite values, separability of a single
+        class, all that need labels if there are none. Without labels also ``distances``, of all
+            pairs.
 
     Raises:
         DataError: if codes or labels are malformed or contradict each other.
+
+    Example:
+        >>> z = np.array([[1.0, 1.0], [1.0, 1.0], [-1.0, -1.0]])
+        >>> report = describe_codes(z, np.array([0, 0, 1]))
+        >>> report["separability"]["value"], report["bits"]["distinct_codes"]
+        (2.0, 2)
     """
     near, values = Engine.of(engine).near(codes), as_array(codes)
     real, bits = nbit is None and values.dtype != np.bool_, _bits(values, None, nbit)

@@ -23,7 +23,12 @@ CUTS = (1, 5, 10)
 
 
 class RevisitedResult(NamedTuple):
-    """The means over the queries that have something to find, 0 if none has."""
+    """The means over the queries that have relevant items; 0 if there are none.
+
+    Example:
+        >>> revisited(Histograms(np.array([[3], [3]]), np.array([[3], [0]]))).queries_skipped
+        1
+    """
 
     map: float
     precision_at: dict[int, float]  # mP@k
@@ -37,23 +42,24 @@ def revisited(
     seed: int = 0,
     cuts: Sequence[int] = CUTS,
 ) -> RevisitedResult:
-    """One setup: mAP by trapezoids, and mP@k.
-
-    >>> three_tied_two_of_them_relevant = Histograms(np.array([[3]]), np.array([[2]]))
-    >>> found = revisited(three_tied_two_of_them_relevant, cuts=[1])  # + + -, + - +, - + +
-    >>> round(found.map, 4), round(found.precision_at[1], 4)  # 1, 19/24, 5/12; and 1, 1, 0
-    (0.7361, 0.6667)
+    """Compute mAP by trapezoids and mP@k of one setup.
 
     Args:
-        measured: What the queries met. For the ties ``stable`` and ``shuffled`` it must be a
-            ranking.
+        measured: distance histograms, or a ranking. For the ties ``stable`` and ``shuffled`` it
+            must be a ranking.
         ties: ``expected``, exact; ``stable``, ``shuffled``; ``best`` and ``worst``, true bounds.
-        seed: Of ``shuffled``.
-        cuts: k. Those beyond the last relevant item are cut down to its place.
+        seed: of ``shuffled``.
+        cuts: the k. Those beyond the last relevant item are reduced to its place.
 
     Raises:
-        DataError: if there is no such policy of ties, a k is no whole number of at least 1, or the
-            order is asked of histograms.
+        DataError: if there is no such policy of ties, a k is no integer of at least 1, or
+            histograms are given for ties by order.
+
+    Example:
+        >>> three_tied_two_of_them_relevant = Histograms(np.array([[3]]), np.array([[2]]))
+        >>> result = revisited(three_tied_two_of_them_relevant, cuts=[1])  # + + -, + - +, - + +
+        >>> round(result.map, 4), round(result.precision_at[1], 4)  # 1, 19/24, 5/12; and 1, 1, 0
+        (0.7361, 0.6667)
     """
     every = _per_query(measured, ties, seed, cuts)
     counted_Q = ~np.isnan(every[0])
@@ -69,22 +75,26 @@ def revisited(
 def trapezoid_precision(
     measured: Histograms | Ranking, ties: str = "expected", seed: int = 0
 ) -> Floats:
-    """The average precision of each query, by trapezoids; nan where nothing is relevant.
+    """Compute the average precision of each query by trapezoids; nan if nothing is relevant to it.
 
-    With the j-th relevant item (from 0) at the place p (from 0), its part is the mean of the
+    The j-th relevant item (from 0), at the place p (from 0), contributes the mean of the
     precision before it and at it, (j / p + (j + 1) / (p + 1)) / 2, where j / p is 1 at the top.
-    AP is the sum of the parts, divided by T.
+    AP is the sum of the contributions, divided by T.
 
     Args:
-        measured: What the queries met.
-        ties: As of :func:`revisited`.
-        seed: Of ``shuffled``.
+        measured: distance histograms, or a ranking.
+        ties: as of :func:`revisited`.
+        seed: of ``shuffled``.
 
     Returns:
         (Q,) float64.
 
     Raises:
         DataError: as :func:`revisited`.
+
+    Example:
+        >>> trapezoid_precision(Histograms(np.array([[1, 1]]), np.array([[0, 1]])))  # second of two
+        array([0.25])
     """
     return bounded(_per_query(measured, ties, seed, ())[0])  # type: ignore[no-any-return]
 

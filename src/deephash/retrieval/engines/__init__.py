@@ -33,23 +33,27 @@ _REPAYS = 30_000_000  # pairs from which loading compiled code, 0.8 s, pays in t
 
 @dataclass(frozen=True)
 class Engine:
-    """How to count.
+    """A backend that counts Hamming distances, and its options.
 
     Args:
         name: ``numpy``, ``numba``, ``torch``, or ``auto``: torch if ``device`` is a CUDA device,
             else numba if it is installed and there are many pairs to compare, else numpy.
-        threads: None for as many as torch computes with (``OMP_NUM_THREADS``). Of no use to numpy,
-            save for the order of ties.
-        device: Of ``torch``; None for CUDA if there is any, else the CPU. Of ``auto``; None for
-            where the codes are.
-        kernel: Of ``torch``: ``triton``, XOR, popcount and histogram in one pass; ``bits``, the
-            same by operators of torch; ``matmul``, a product of matrices of +1 and -1; or
-            ``auto``, triton on CUDA if it works there, else ``bits``. The log (level debug) tells
-            which one counts, and why.
+        threads: None for as many as torch uses (``OMP_NUM_THREADS``). Ignored by numpy, except when
+            the result depends on the order of ties.
+        device: for ``torch``; None for CUDA if available, else the CPU. For ``auto``; None for
+            the device of the codes.
+        kernel: for ``torch``: ``triton``, XOR, popcount and histogram in one pass; ``bits``, the
+            same with operators of torch; ``matmul``, a product of matrices of +1 and -1; or
+            ``auto``, triton on CUDA if it works there, else ``bits``. The log (level debug) says
+            which one is used, and why.
 
     Raises:
-        DataError: if the name, the device or the kernel is unknown, numba is asked for but not
-            there, or a number of threads is no whole number of at least 1.
+        DataError: if the name, the device or the kernel is unknown, numba is not installed although
+            it is named, or ``threads`` is no integer of at least 1.
+
+    Example:
+        >>> Engine("numpy").chosen(pairs=1000)
+        'numpy'
     """
 
     name: str = "auto"
@@ -77,18 +81,18 @@ class Engine:
 
     @classmethod
     def of(cls, engine: "Engine | str") -> "Engine":
-        """The engine of a name, or itself."""
+        """Return the engine of a name; an engine is returned as it is."""
         return engine if isinstance(engine, Engine) else cls(engine)
 
     def near(self, values: object) -> "Engine":
-        """The same, on the device of a tensor where ``auto`` has no device."""
+        """Return the engine for the device of a tensor, if it is ``auto`` without a device."""
         device = getattr(values, "device", None)
         if self.name != "auto" or self.device is not None or device is None:
             return self
         return replace(self, device=device)
 
     def chosen(self, pairs: int) -> str:
-        """The name of the engine that compares so many pairs."""
+        """Return the name of the backend that compares so many pairs."""
         if self.name != "auto":
             return self.name
         if self.device is not None and str(self.device).startswith("cuda"):
@@ -96,7 +100,7 @@ class Engine:
         return "numba" if pairs >= _REPAYS and _compiled() is not None else "numpy"
 
     def on_cpu(self, pairs: int) -> str:
-        """The same for what torch leaves to the others: the order of ties."""
+        """Return the name of the backend for what torch does not compute: the order of ties."""
         named = self.chosen(pairs)
         return replace(self, name="auto", device=None).chosen(pairs) if named == "torch" else named
 
@@ -109,7 +113,7 @@ class Engine:
         return int(torch.get_num_threads()) if torch is not None else _processors()
 
     def counting(self, pairs: int) -> "Counting":
-        """What compares so many pairs."""
+        """Return the counter of the backend that compares so many pairs."""
         chosen = self.chosen(pairs)
         if chosen == "numpy":
             return Counting(packed.Counter, packed.PART)
@@ -153,10 +157,10 @@ def _processors() -> int:
 
 
 def load_compiled() -> ModuleType:
-    """The functions that numba compiles.
+    """Return the functions that numba compiles.
 
     Raises:
-        DataError: if numba is there, but broken.
+        DataError: if numba cannot be imported.
     """
     found = _compiled()
     if found is None:
@@ -167,7 +171,7 @@ def load_compiled() -> ModuleType:
 def numba_sums() -> ModuleType | None:
     """Return the compiled functions of metrics, None if numba is not loaded.
 
-    Their results are those of numpy, so it matters to nobody but the clock whether it is loaded.
+    Their results equal those of numpy; only the time differs.
     """
     if "deephash.retrieval.engines.compiled" not in sys.modules:
         return None
