@@ -216,10 +216,11 @@ def require_labels(cfg: schema.Train, on: DataModule) -> None:
     if on.reads_labels:
         reader = recipe.declared(cfg.method.plain).source
         free = " or ".join(f"method={name}" for name in label_free_methods())
+        train = f" Or train a method that reads none: {free}." if free else ""
         on.require_labels(
             f"method={cfg.method.name} reads labels ({reader})",
-            "Give labels: a folder for each class, or lists or a table with labels (docs/data.md). "
-            + (f"Or train a method that reads none: {free}." if free else ""),
+            "Give labels: a folder for each class, or lists or a table with labels (docs/data.md)."
+            + train,
         )
     elif cfg.trainer.patience is not None:
         on.require_labels(

@@ -307,6 +307,27 @@ class TestDataModule:
         module.setup("cpu")
         assert read == [1] and len(module.images) == 6
 
+    @pytest.mark.parametrize("at_once", [True, False])
+    def test_so_are_labelled_images_of_which_none_that_trains_has_a_label(self, tmp_path, at_once):
+        root = photos(tmp_path / "set", ".")
+        (root / "train.txt").write_text("0.png\n")
+        (root / "test.txt").write_text("1.png 0\n")
+        (root / "database.txt").write_text("2.png 0\n")
+        module = DataModule(
+            "set", Lists(root, size=8), Listed(), "p", Pipeline([]), Pipeline([]), batch_size=1
+        )
+        with pytest.raises(DataError, match=r"none of the 1 training images .* reads labels"):
+            if at_once:
+                module.require_labels("method=x reads labels", "")
+            module.setup("cpu")
+        module.setup("cpu", trains=False)  # it can still be measured on
+
+    def test_a_protocol_refuses_them_before_an_image_is_opened(self, tmp_path, monkeypatch):
+        root = photos(tmp_path / "set", ".")
+        monkeypatch.setattr(Folder, "load", lambda *_: pytest.fail("images were opened"))
+        with pytest.raises(DataError, match="PerClass counts images by class"):
+            data(Folder(root), PerClass(1, None)).setup("cpu")
+
     def test_features_without_labels_are_refused_on_setup(self, tmp_path):
         for name in ("train", "test", "database"):
             np.save(tmp_path / f"{name}.npy", np.random.default_rng(0).normal(size=(4, 3)))
@@ -323,6 +344,8 @@ def test_a_table_without_labels(tmp_path):
     images = Csv(tmp_path, "t.csv", label=None, columns=[]).read()
     assert images.ids == ("a.png", "b.png") and images.classes == ()
     assert images.labels.shape == (2, 0)
+    with pytest.raises(DataError, match=r"no column 'label'.*without labels .*label=null '"):
+        Csv(tmp_path, "t.csv").read()
 
 
 def test_doubts_say_that_there_are_no_labels():

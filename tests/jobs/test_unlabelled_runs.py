@@ -189,6 +189,18 @@ def test_a_sweep_has_dashes_and_a_note(run, tmp_path, capsys):
     assert "without mAP" in (folder / "report.html").read_text()
 
 
+def test_a_run_with_labels_is_measured_without(root, tmp_path, capsys):
+    report = train(root, tmp_path, f"dataset.root={root}/two", "dataset.protocol=per_class",
+                   "dataset.protocols.per_class.queries=2", "method=ce")  # fmt: skip
+    found = evaluate(f"run='{tmp_path / report['run']}'", "dataset=folder", "device=cpu",
+                     f"dataset.root={root}/flat", "dataset.size=16", "dataset.source.size=16",
+                     "dataset.protocol=drawn", "dataset.protocols.drawn.queries=4",
+                     "dataset.name=flat", "figures=false")  # fmt: skip
+    assert report["metrics"]["map"] > 0
+    assert found["metrics"]["map"] is None and found["metrics"]["queries"] == 4
+    assert retrieval.NO_LABELS in capsys.readouterr().out
+
+
 class TestRefusals:
     def test_a_loss_that_reads_labels(self, root, tmp_path, monkeypatch):
         monkeypatch.setattr(Folder, "load", lambda *_: pytest.fail("images were opened"))

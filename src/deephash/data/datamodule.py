@@ -9,7 +9,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -176,6 +176,8 @@ class DataModule:
             places = np.arange(len(split.train))
             if self.reads_labels:
                 places = np.flatnonzero(images.label_counts[split.train])
+                if trains and len(split.train) and not len(places):
+                    self._refuse(f"{len(split.train):,} training images")
             self._trainable = torch.from_numpy(places)
             count, part = len(self._trainable), self.batch_size // self.streams
             if trains and epochs and count < (part if self.drop_last else 1):
@@ -229,8 +231,12 @@ class DataModule:
 
     def _load(self) -> tuple[ImageSet, Split, Facts]:
         """The images of the chosen classes, divided; the whole set is checked first."""
-        if self._catalogue is not None and isinstance(self.source, Listing):
-            images, self._catalogue = self.source.load(self._catalogue), None
+        if isinstance(self.source, Listing):
+            catalogue = self._catalogue or self.source.catalogue()
+            self._catalogue = None
+            if not catalogue.labelled and self.classes is None:
+                self.protocol.split(catalogue)  # which may need classes: before images are decoded
+            images = self.source.load(catalogue)
         else:
             images = self.source.load()
             self._refuse_unlabelled(images)
@@ -244,13 +250,19 @@ class DataModule:
         return found
 
     def _refuse_unlabelled(self, images: Catalogue) -> None:
-        """Raises a DataError if labels are required and no image has one."""
-        if self._reader is None or images.labelled or getattr(images, "truth", None) is not None:
+        """Raises a DataError if labels are required and no image, or none that trains, has one."""
+        if self._reader is None or getattr(images, "truth", None) is not None:
             return
-        reader, instead = self._reader
+        if not images.labelled:
+            self._refuse(f"{len(images):,} images")
+        listed = (images.lists or {}).get("train")
+        if self.reads_labels and listed is not None and not images.label_counts[listed].any():
+            self._refuse(f"{len(listed):,} training images")
+
+    def _refuse(self, images: str) -> NoReturn:
+        reader, instead = self._reader or ("the loss reads labels", "Give labels.")
         raise DataError(
-            f"none of the {len(images):,} images of dataset {self.name} has a label, and {reader}."
-            f"\n  {instead}"
+            f"none of the {images} of dataset {self.name} has a label, and {reader}.\n  {instead}"
         )
 
     def _divide(self, images: ImageSet) -> tuple[ImageSet, Split, Facts]:

@@ -29,10 +29,7 @@ def doubts(images: Catalogue) -> list[Finding]:
     found += [Finding("warning", remark, 1) for remark in images.remarks]
     if not images.labelled and getattr(images, "truth", None) is None:
         what = f"none of the {len(images):,} images has a label"
-        advice = (
-            "Methods whose loss reads no labels train on them. Measured is what needs no labels; "
-            "mAP does"
-        )
+        advice = "Only methods whose loss reads no labels train on them, and there is no mAP"
         found.append(Finding("note", what, len(images), (), advice))
     return [*found, *_of_classes(images.classes), *_of_counts(images)]
 

@@ -57,9 +57,12 @@ class Table(NamedTuple):
         """
         if name not in self.header:
             meant = _likely(self.header, LABELS) if key == "label" else None
+            without = ""
+            if key == "label" and meant is None:
+                without = f"; for images without labels {KEY}.label=null '{KEY}.columns=[]'"
             raise DataError(
                 f"{self.file} has no column {name!r}; its header: {some(self.header, 10)}. Set "
-                f"{KEY}.{key}={meant or 'NAME'}"
+                f"{KEY}.{key}={meant or 'NAME'}{without}"
             )
         if self.header.count(name) > 1:
             raise DataError(f"{self.file} has two columns {name!r}: rename one")
@@ -85,7 +88,8 @@ class Csv:
             those that begin with `../`, which are relative to the folder of the table.
         label: column of the labels; None if the classes have columns of their own.
         separator: what stands between the labels of an image; None if each has exactly one.
-        columns: with `label=null`, the columns of the classes; None for all but path and role.
+        columns: with `label=null`, the columns of the classes; None for all but path and role;
+            none, `[]`, for images without labels.
         role: column of the roles, train, query (or test) and database, several set apart by `;` or
             `+`, nothing for none; None if there is none. With it the images come as with lists.
         class_names: names of the classes, in order; None for those found, sorted by name, or by
