@@ -61,6 +61,7 @@ from deephash.jobs.shared import load_encoder
 from deephash.jobs.states import epochs_done, reason
 from deephash.jobs.training import refuse_another, train
 from deephash.loggers import Jsonl
+from deephash.overrides import parse_all
 from deephash.report import write_comparison, write_html
 from deephash.report.reading import read_log
 from deephash.retrieval import Index
@@ -333,7 +334,9 @@ def pages() -> Any:
     """Compose pages of the configuration in this process."""
     schema.register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        yield lambda name, *words: config.fold(compose(name, overrides=list(words)), words)
+        yield lambda name, *words: config.fold(
+            compose(name, overrides=list(words)), parse_all(words)
+        )
 
 
 class Sound:
@@ -350,7 +353,7 @@ class Sound:
                  f"paths.outputs={self.outputs}"]  # fmt: skip
         with pages() as page:
             jobs = [["method=csq", "model.nbit=8", f"seed={seed}", *words] for seed in (0, 1)]
-            grid = config.train_pages([(job, page("train", *job)) for job in jobs])
+            grid = config.train_pages([(parse_all(job), page("train", *job)) for job in jobs])
             self.cfgs = [cfg for _, cfg in grid]
             evaluation = page("evaluate", "run=x", "figures=false", "device=cpu")
             self.evaluation = config.evaluate_page(evaluation)

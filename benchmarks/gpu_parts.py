@@ -503,7 +503,7 @@ def composed(backbone: str, device: str, side: int) -> str:
         "codebook=bernoulli",  # drawn at once; the best centers are searched for
     ]  # fmt: skip
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return json.dumps(config.fold(compose("train", overrides=words), words))
+        return json.dumps(config.fold(compose("train", overrides=words)))
 
 
 class Enough(Exception):

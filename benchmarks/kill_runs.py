@@ -238,13 +238,15 @@ def direct(*arguments: str) -> Job:
     from hydra import compose, initialize_config_dir
 
     from deephash import config, jobs, schema
+    from deephash.overrides import parse_all
 
     schema.register()
+    overrides = parse_all(arguments)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        folded = config.fold(compose("train", overrides=list(arguments)), list(arguments))
+        folded = config.fold(compose("train", overrides=list(arguments)), overrides)
 
     def job() -> int:
-        jobs.train(config.train_page(folded, list(arguments)), list(arguments))
+        jobs.train(config.train_page(folded, overrides), overrides)
         return 0
 
     return job

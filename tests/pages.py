@@ -1,11 +1,27 @@
 """Typed pages of the configuration for tests that build parts of one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deephash import schema
+from hydra import compose
+
+from deephash import config, schema
+from deephash.overrides import Override, parse_all
 
 
 def typed(folded: Mapping[str, Any]) -> schema.Train:
     """The page of ``train.py`` that folded values make, unchecked: a test may leave it wrong."""
     return schema.parse(schema.Train, folded)
+
+
+def job(page: str, words: Sequence[str]) -> tuple[Any, tuple[Override, ...]]:
+    """The checked page and the overrides that a job takes, where Hydra is initialized.
+
+    Args:
+        page: ``train``, ``evaluate`` or ``data``.
+        words: the command line.
+    """
+    check = getattr(config, f"{page}_page")
+    overrides = parse_all(words)
+    folded = config.fold(compose(page, overrides=list(words)), overrides)
+    return check(folded, overrides), overrides

@@ -448,23 +448,23 @@ def test_numbers_of_parts_have_bounds(overrides, key, faults):
     ],
 )  # fmt: skip
 def test_a_fault_stands_where_it_was_typed(overrides, key, composed):
-    (fault,) = config.check(config.fold(composed(overrides)), overrides)
+    (fault,) = config.check(config.fold(composed(overrides)), parse_all(overrides))
     assert fault.key == key
 
 
 @pytest.mark.parametrize("seat", ["codebook", "similarity", "head"])
 def test_a_part_given_by_name_is_told_its_group(seat, composed):
     overrides = [f"method.{seat}=cosine"]
-    (fault,) = config.check(config.fold(composed(overrides)), overrides)
+    (fault,) = config.check(config.fold(composed(overrides)), parse_all(overrides))
     assert fault.key == f"method.{seat}" and fault.instead == f"Type {seat}=cosine."
 
 
 def test_what_an_overlay_set_is_told_as_its_own(composed):
     overrides = ["experiment=csq_cifar10", "dataset=digits", "backbone=tiny"]
-    (fault,) = config.check(config.fold(composed(overrides)), overrides)
+    (fault,) = config.check(config.fold(composed(overrides)), parse_all(overrides))
     assert fault.key == "backbone.dropout" and "'~backbone.dropout'" in fault.instead
     mended = [*overrides, "~backbone.dropout"]
-    assert config.check(config.fold(composed(mended)), mended) == []
+    assert config.check(config.fold(composed(mended)), parse_all(mended)) == []
 
 
 # faults of a command line
@@ -526,7 +526,7 @@ def test_options_of_the_chosen_part_are_known(explained):
     ],
 )  # fmt: skip
 def test_names_of_runs(overrides, name, folded):
-    assert config.run_name(folded(*overrides), overrides) == name
+    assert config.run_name(folded(*overrides), parse_all(overrides)) == name
 
 
 @pytest.mark.parametrize(
@@ -536,24 +536,24 @@ def test_names_of_runs(overrides, name, folded):
      "hydra.job.chdir=false"],
 )  # fmt: skip
 def test_what_cannot_change_a_result_is_in_no_name(override, folded):
-    assert config.run_name(folded(override), [override]) == "digits/relahash/32bit/seed0"
+    assert config.run_name(folded(override), parse_all([override])) == "digits/relahash/32bit/seed0"
     assert config.essence(folded(override)) == config.essence(folded())
 
 
 def test_long_names_are_cut_and_stay_apart(folded):
     cfg = folded()
     overrides = [f"optimizer.option_number_{n}=0.123456789" for n in range(20)]
-    first = config.run_name(cfg, overrides)
-    second = config.run_name(cfg, [*overrides[:-1], overrides[-1] + "1"])
+    first = config.run_name(cfg, parse_all(overrides))
+    second = config.run_name(cfg, parse_all([*overrides[:-1], overrides[-1] + "1"]))
     assert first != second and first[:100] == second[:100]
     assert all(len(piece) <= 160 for name in (first, second) for piece in name.split("/"))
     assert re.search(r"~[0-9a-f]{12}$", first)
-    assert first == config.run_name(cfg, overrides[::-1])
+    assert first == config.run_name(cfg, parse_all(overrides[::-1]))
 
 
 def test_names_are_good_folders(folded):
     overrides = ["dataset.protocols.per_class.queries=5", 'method.paper="a b: c*?"']
-    name = config.run_name(folded(), overrides)
+    name = config.run_name(folded(), parse_all(overrides))
     assert re.fullmatch(r"[\w./,+=~-]+", name) and ".." not in name
 
 
@@ -634,7 +634,9 @@ def test_a_graph_is_refused_where_there_is_no_cuda_device(faults, monkeypatch):
 def test_a_graph_is_no_other_run(folded):
     """As trainer.compile: neither in the name nor in what a run folder is compared by."""
     words = ["trainer.graph=true", "trainer.compile=true"]
-    assert config.run_name(folded(*words), words) == config.run_name(folded(), [])
+    assert config.run_name(folded(*words), parse_all(words)) == config.run_name(
+        folded(), parse_all([])
+    )
     assert config.essence(folded(*words)) == config.essence(folded())
     older = folded()
     del older["trainer"]["graph"]
@@ -657,19 +659,22 @@ def test_the_hint_for_a_protocol_without_validation_composes(composed):
     cfg = composed([*words, "backbone.weights=none"])
     (fault,) = config.check(config.fold(cfg))
     words.append(fault.instead.split("'")[1])
-    assert config.check(config.fold(composed(words), words)) == []
+    assert config.check(config.fold(composed(words), parse_all(words))) == []
 
 
 def test_expected_counts_are_those_of_the_protocol_as_published(composed):
     """README's 50 validation images of each class leave 54k with 4,500 training images."""
     words = ["dataset=cifar10", "dataset.protocol=54k"]
-    assert config.fold(composed(words), words)["dataset"]["expected"]["54k"]["num_train"] == 5000
+    assert (
+        config.fold(composed(words), parse_all(words))["dataset"]["expected"]["54k"]["num_train"]
+        == 5000
+    )
     words.append("dataset.protocols={54k:{validation:50}}")
-    folded = config.fold(composed(words), words)
+    folded = config.fold(composed(words), parse_all(words))
     assert folded["dataset"]["protocols"]["54k"]["validation"] == 50
     assert folded["dataset"]["protocols"]["54k"]["queries"] == 100
-    assert config.fold(composed(words), words)["dataset"]["expected"] == {}
-    assert build.data(typed(config.fold(composed(words), words))).expected is None
+    assert config.fold(composed(words), parse_all(words))["dataset"]["expected"] == {}
+    assert build.data(typed(config.fold(composed(words), parse_all(words)))).expected is None
 
 
 @pytest.mark.parametrize("method", [None, *(p.stem for p in sorted(CONF.glob("method/*.yaml")))])
@@ -679,7 +684,7 @@ def test_the_pictures_of_the_paper_take_any_method_and_dataset(method, folded):
     for bits in (2, 3):
         overlay = f"experiment=codes_{bits}bit"
         cfg = folded(*words, overlay)
-        assert config.check(cfg, [*words, overlay]) == []
+        assert config.check(cfg, parse_all([*words, overlay])) == []
         assert cfg["method"] == folded(*words)["method"]
         assert cfg["dataset"]["classes"] == list(range(2**bits)) == build.data(typed(cfg)).classes
         assert (cfg["model"]["nbit"], cfg["trainer"]["snapshots"]) == (bits, 1000)
@@ -863,7 +868,7 @@ def test_every_crossing_works_or_is_refused_by_name(name, crossed, finite, monke
     works = refused = 0
     for chosen in itertools.product(*PAGES.values()):
         cfg, words = crossed(name, *chosen)
-        faults = config.check(cfg, words)
+        faults = config.check(cfg, parse_all(words))
         assert bool(faults) == is_refused(cfg["method"], *chosen[:3]), words
         loss = cfg["method"]["loss"]["_target_"].rpartition(".")[2]
         for fault in faults:

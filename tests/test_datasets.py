@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 from PIL import Image
 
-from deephash import config, jobs, schema
+from deephash import jobs, schema
 from deephash.data.splitfile import read_split
 from deephash.errors import ConfigError, DataError
 from tests.data import miniatures
+from tests.pages import job
 
 ROOT = Path(__file__).resolve().parents[1]
 WNIDS = tuple(
@@ -81,27 +82,18 @@ def here(tmp_path, monkeypatch):
 
 def data(do, *words):
     """What ``python data.py`` does."""
-    jobs.data(
-        config.data_page(
-            config.fold(compose("data", overrides=[f"do={do}", *words]), words), words
-        ),
-        words,
-    )
+    jobs.data(*job("data", [f"do={do}", *words]))
 
 
 def train(*words):
     words = ["backbone=tiny", "trainer.epochs=1", "trainer.batch_size=16", "trainer.device=cpu",
              "model.nbit=16", "logger=quiet", *words]  # fmt: skip
-    return jobs.train(
-        config.train_page(config.fold(compose("train", overrides=words), words), words), words
-    )
+    return jobs.train(*job("train", words))
 
 
 def evaluate(*words):
     words = ["figures=false", "device=cpu", *words]
-    return jobs.evaluate(
-        config.evaluate_page(config.fold(compose("evaluate", overrides=words)), words), words
-    )
+    return jobs.evaluate(*job("evaluate", words))
 
 
 @pytest.mark.parametrize("dataset", MINIATURES)

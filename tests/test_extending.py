@@ -11,6 +11,7 @@ import pytest
 from deephash import composition, config, overrides, plugins, schema, targets
 from deephash.errors import ConfigError
 from deephash.jobs.evaluating import measure
+from deephash.overrides import parse_all
 from tests.commands import ROOT, run
 
 CONF = ROOT / "conf"
@@ -71,7 +72,7 @@ def test_the_loss_of_the_page_is_chosen_checked_and_named(plugin):
     words = ["plugins=[mypkg]", "method=dpsh", "loss=inner_product"]
     cfg = checked(*words)
     assert cfg.method.loss["_target_"] == "mypkg.losses.InnerProduct"
-    assert config.run_name(cfg.plain, words) == "digits/dpsh+inner_product/32bit/seed0"
+    assert config.run_name(cfg.plain, parse_all(words)) == "digits/dpsh+inner_product/32bit/seed0"
     assert "plugins" not in config.essence(cfg.plain) and cfg.plugins == ["mypkg"]
     with pytest.raises(ConfigError, match=r"loss.quantization  is -1"):
         checked(*words, "loss.quantization=-1")
@@ -124,7 +125,7 @@ def test_a_dataset_page_a_source_and_a_recipe_of_a_package(plugin):
             "mypkg/conf/method/mine.yaml": METHOD})  # fmt: skip
     words = ["plugins=[mypkg]", "dataset=birds", "method=mine"]
     cfg = checked(*words)
-    assert config.run_name(cfg.plain, words) == "birds/mine/32bit/seed0"
+    assert config.run_name(cfg.plain, parse_all(words)) == "birds/mine/32bit/seed0"
     assert type(build.source(cfg)).__module__ == "mypkg"
 
 

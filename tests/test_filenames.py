@@ -3,6 +3,7 @@
 import pytest
 
 from deephash import config, filenames
+from deephash.overrides import parse_all
 
 
 @pytest.mark.parametrize(
@@ -60,5 +61,5 @@ def test_a_run_name_has_four_pieces_whatever_is_typed():
     cfg = {
         "dataset": {"name": "d"}, "method": {"name": "m"}, "model": {"nbit": 8}, "seed": 0,
     }  # fmt: skip
-    name = config.run_name(cfg, ["loss=a/../../b", "~x/../../y", "+experiment=../../z"])
+    name = config.run_name(cfg, parse_all(["loss=a/../../b", "~x/../../y", "+experiment=../../z"]))
     assert name.count("/") == 3 and ".." not in name.split("/")

@@ -45,8 +45,8 @@ def composed():
 
         def one(job):
             overrides = [f"{key}={value}" for key, value in job.items()]
-            cfg = config.fold(compose("train", overrides=overrides), overrides)
-            assert config.check(cfg, overrides) == []
+            cfg = config.fold(compose("train", overrides=overrides), parse_all(overrides))
+            assert config.check(cfg, parse_all(overrides)) == []
             return cfg
 
         yield one

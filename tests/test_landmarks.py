@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 
-from deephash import config, jobs, schema
+from deephash import jobs, schema
 from deephash.errors import ConfigError, DataError, TrainingError
+from tests.pages import job
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH, LANDMARKS = 24, 12
@@ -82,16 +83,12 @@ def oxford(tmp_path):
 def train(*words):
     words = ["method=orthohash", "model.nbit=32", "trainer.epochs=6", "trainer.batch_size=24",
              "trainer.device=cpu", "logger=quiet", *words]  # fmt: skip
-    return jobs.train(
-        config.train_page(config.fold(compose("train", overrides=words), words), words), words
-    )
+    return jobs.train(*job("train", words))
 
 
 def evaluate(report, *words):
     words = [f'run="outputs/{report["run"]}"', "device=cpu", *words]
-    return jobs.evaluate(
-        config.evaluate_page(config.fold(compose("evaluate", overrides=words)), words), words
-    )
+    return jobs.evaluate(*job("evaluate", words))
 
 
 def test_a_layer_learns_landmarks_and_is_measured_by_lists(gldv2, tmp_path, capsys):

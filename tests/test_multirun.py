@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 
 from deephash import composition, config, schema
 from deephash.jobs import missing_data, plan
-from deephash.overrides import parse, parse_all
+from deephash.overrides import parse, parse_all, texts
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -36,7 +36,7 @@ def test_a_job_is_composed_as_hydra_does(overrides):
         whole = compose("train", overrides=list(words))
         quick = composer(parse_all(words))
         assert quick == whole and list(quick) == list(whole)
-        assert config.fold(quick, words) == config.fold(whole, words)
+        assert config.fold(quick, words) == config.fold(whole, parse_all(words))
         assert quick._metadata.flags == whole._metadata.flags
     assert len(composer._bases) == 1  # the files were read once
 
@@ -69,8 +69,9 @@ def test_errors_are_hydras(wrong):
 def planned(tmp_path, *grid):
     jobs = []
     for words in grid:
-        words = (*words, f"paths.outputs={tmp_path}/runs")
-        jobs.append((words, config.fold(compose("train", overrides=list(words)), words)))
+        overrides = parse_all([*words, f"paths.outputs={tmp_path}/runs"])
+        cfg = compose("train", overrides=texts(overrides))
+        jobs.append((overrides, config.fold(cfg, overrides)))
     return plan(config.train_pages(jobs))
 
 

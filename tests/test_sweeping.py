@@ -14,6 +14,7 @@ from deephash.jobs import sweeping
 from deephash.jobs.states import State, state_of
 from deephash.jobs.watching import Screen, account
 from deephash.launchers.process import ERROR
+from deephash.overrides import parse_all
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
@@ -22,7 +23,7 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 def composed():
     schema.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield lambda line: config.fold(compose("train", overrides=list(line)), line)
+        yield lambda line: config.fold(compose("train", overrides=list(line)), parse_all(line))
 
 
 @pytest.fixture
@@ -31,7 +32,9 @@ def plan(composed, tmp_path):
         lines = [
             (*line.split(), f"paths.outputs={tmp_path}/out", "backbone=tiny") for line in lines
         ]
-        return sweeping.plan(config.train_pages([(line, composed(line)) for line in lines]))
+        return sweeping.plan(
+            config.train_pages([(parse_all(line), composed(line)) for line in lines])
+        )
 
     return of
 
@@ -103,7 +106,9 @@ def test_two_jobs_of_one_folder_that_differ_are_refused(plan, composed, tmp_path
     other = composed(line)
     other["optimizer"]["lr"] = 0.5
     with pytest.raises(ConfigError, match=r"(?s)two jobs have one folder, digits.*optimizer.lr"):
-        sweeping.plan(config.train_pages([(line, composed(line)), (line, other)]))
+        sweeping.plan(
+            config.train_pages([(parse_all(line), composed(line)), (parse_all(line), other)])
+        )
 
 
 def test_folders_of_other_configurations_are_told_at_once(plan):

@@ -7,6 +7,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from deephash import config, schema
+from deephash.overrides import parse_all
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -18,7 +19,7 @@ def faults():
 
         def find(*words):
             cfg = config.fold(compose("train", overrides=["trainer.device=cpu", *words]))
-            return {fault.key: fault for fault in config.check(cfg, words)}
+            return {fault.key: fault for fault in config.check(cfg, parse_all(words))}
 
         yield find
 

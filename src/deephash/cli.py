@@ -125,36 +125,35 @@ def data(conf: Path) -> int:
 def _train_job(launched: bool, cfg: schema.Train, given: tuple[Override, ...]) -> None:
     from deephash import jobs
 
-    texts = overrides.texts(given)
     if cfg.preview:
-        planned = jobs.plan([(texts, cfg)])
+        planned = jobs.plan([(given, cfg)])
         for message in jobs.missing_data(planned):
             print(message, file=sys.stderr)
         print(jobs.preview(planned, slots=1))
     elif launched:  # nobody watches it: why it fails is kept in its folder
-        folder = jobs.run_folder(cfg, texts).path
+        folder = jobs.run_folder(cfg, given).path
         launch = os.environ.get(process.LAUNCH, "")
-        jobs.noting(folder, lambda: jobs.train(cfg, texts, launch))
+        jobs.noting(folder, lambda: jobs.train(cfg, given, launch))
     else:
-        jobs.train(cfg, texts)
+        jobs.train(cfg, given)
 
 
 def _evaluate_job(cfg: schema.Evaluate, given: tuple[Override, ...]) -> None:
     from deephash import jobs
 
-    jobs.evaluate(cfg, overrides.texts(given))
+    jobs.evaluate(cfg, given)
 
 
 def _report_job(cfg: schema.Report, given: tuple[Override, ...]) -> None:
     from deephash import jobs
 
-    jobs.report(cfg, overrides.texts(given))
+    jobs.report(cfg, given)
 
 
 def _data_job(cfg: schema.Data, given: tuple[Override, ...]) -> None:
     from deephash import jobs
 
-    jobs.data(cfg, overrides.texts(given))
+    jobs.data(cfg, given)
 
 
 def _sweep(conf: Path, sweeps: Path, line: CommandLine) -> int:

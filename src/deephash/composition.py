@@ -194,7 +194,7 @@ def checked(
 
         def check(folded: Folded) -> list[Fault]:
             if page == "train":
-                return config.check(folded, overrides.texts(given))
+                return config.check(folded, given)
             return PAGES[page][1](folded)
 
         grids = [] if many else several(given, page, script)
@@ -210,11 +210,11 @@ def checked(
             found = explain(given, composed, check, line.mistyped)
             faults = grids + [fault for fault in found if fault.key not in known]
         else:
-            folded = config.fold(cfg, overrides.texts(given))
+            folded = config.fold(cfg, given)
             faults = check(folded)
             if any(fault.what == UNKNOWN for fault in faults):
                 faults = explain(given, composed, check)
-    config.refuse(faults, [*overrides.texts(given), *(one.typed for one in line.mistyped)])
+    config.refuse(faults, [*given, *(one.typed for one in line.mistyped)])
     return schema.parse(PAGES[page][0], folded)
 
 
@@ -234,4 +234,4 @@ def refuse_hydra(some: Sequence[Override]) -> None:
               "Leave it out; paths.outputs=FOLDER selects where runs are written.")
         for one in some if one.within("hydra") and not one.within(*OURS)
     ]  # fmt: skip
-    config.refuse(faults, overrides.texts(some))
+    config.refuse(faults, some)

@@ -20,6 +20,7 @@ from deephash import filenames, recipe, schema
 from deephash.bounds import Name, NonNegative, Seed
 from deephash.errors import ConfigError, DeephashError
 from deephash.files import place
+from deephash.overrides import Override, last_values
 from deephash.targets import GIVEN, arguments, locate, parts
 from deephash.validate import (
     REMOVED,
@@ -109,7 +110,7 @@ class Fault:
     instead: str
 
 
-def refuse(faults: Sequence[Fault], composed_from: Iterable[str] = ()) -> None:
+def refuse(faults: Sequence[Fault], composed_from: Iterable[Override | str] = ()) -> None:
     """Raises one ConfigError that tells all faults; does nothing when there are none."""
     if not faults:
         return
@@ -118,11 +119,11 @@ def refuse(faults: Sequence[Fault], composed_from: Iterable[str] = ()) -> None:
     for fault in faults:
         lines.append(f"  {fault.key:<{width}}  {fault.what}")
         lines.append(f"  {'':<{width}}  {fault.instead}")
-    lines += ["", f"composed from: {' '.join(composed_from) or 'the defaults'}"]
+    lines += ["", f"composed from: {' '.join(map(str, composed_from)) or 'the defaults'}"]
     raise ConfigError("\n".join([*lines, "nothing was loaded or written"]))
 
 
-def fold(cfg: DictConfig, composed_from: Iterable[str] = ()) -> dict[str, Any]:
+def fold(cfg: DictConfig, overrides: Sequence[Override] = ()) -> dict[str, Any]:
     """The configuration as plain values, with what sits in a seat moved into the method, whole.
 
     The counts that a dataset's yaml expects are those of its protocols as they stand there: once a
@@ -130,7 +131,7 @@ def fold(cfg: DictConfig, composed_from: Iterable[str] = ()) -> dict[str, Any]:
 
     Args:
         cfg: as Hydra composed it.
-        composed_from: the command line.
+        overrides: the command line.
 
     Raises:
         ConfigError: a value that was left open, or refers to one that does not exist.
@@ -138,27 +139,24 @@ def fold(cfg: DictConfig, composed_from: Iterable[str] = ()) -> dict[str, Any]:
     try:
         missing = _open_keys(OmegaConf.to_container(cfg, enum_to_str=True))
         refuse(
-            [Fault(key, "has no value.", _value_for(key, composed_from)) for key in missing],
-            composed_from,
+            [Fault(key, "has no value.", _value_for(key, overrides)) for key in missing],
+            overrides,
         )
         plain = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     except OmegaConfBaseException as error:  # its text names the key
-        refuse(
-            [Fault("interpolation", str(error).splitlines()[0], "See --cfg job.")], composed_from
-        )
+        refuse([Fault("interpolation", str(error).splitlines()[0], "See --cfg job.")], overrides)
     assert isinstance(plain, dict)
     folded: dict[str, Any] = {str(key): value for key, value in plain.items()}
     for seat in SEATS:
         part = folded.pop(seat, None)
         if part is not None:
             folded["method"][seat] = part
-    given = tuple(f"{_split(text)[0]}." for text in composed_from)
-    if any(key.startswith(("dataset.protocols.", "dataset.recipes.")) for key in given):
+    if any(one.within("dataset.protocols", "dataset.recipes") for one in overrides):
         folded["dataset"]["expected"] = {}
     return folded
 
 
-def train_page(folded: Mapping[str, Any], overrides: Sequence[str] = ()) -> schema.Train:
+def train_page(folded: Mapping[str, Any], overrides: Sequence[Override] = ()) -> schema.Train:
     """Check a page of ``train.py`` and return it typed.
 
     Args:
@@ -173,8 +171,8 @@ def train_page(folded: Mapping[str, Any], overrides: Sequence[str] = ()) -> sche
 
 
 def train_pages(
-    jobs: Sequence[tuple[Sequence[str], Mapping[str, Any]]],
-) -> list[tuple[Sequence[str], schema.Train]]:
+    jobs: Sequence[tuple[Sequence[Override], Mapping[str, Any]]],
+) -> list[tuple[Sequence[Override], schema.Train]]:
     """Check the pages of all jobs of a sweep, and return them typed.
 
     Args:
@@ -183,32 +181,32 @@ def train_pages(
     Raises:
         ConfigError: each fault once, with how many jobs have it.
     """
-    having: dict[Fault, list[Sequence[str]]] = {}
+    having: dict[Fault, list[Sequence[Override]]] = {}
     for overrides, folded in jobs:
         for fault in check(folded, overrides):
             having.setdefault(fault, []).append(overrides)
     faults = []
     for fault, some in having.items():
-        count = f" ({len(some)} of {len(jobs)} jobs, such as: {' '.join(some[0])})"
+        count = f" ({len(some)} of {len(jobs)} jobs, such as: {' '.join(map(str, some[0]))})"
         what = fault.what + ("" if len(some) == len(jobs) else count)
         faults.append(replace(fault, what=what))
     refuse(faults, [f"a grid of {len(jobs)} jobs"])
     return [(overrides, schema.parse(schema.Train, folded)) for overrides, folded in jobs]
 
 
-def evaluate_page(folded: Mapping[str, Any], overrides: Sequence[str] = ()) -> schema.Evaluate:
+def evaluate_page(folded: Mapping[str, Any], overrides: Sequence[Override] = ()) -> schema.Evaluate:
     """Check a page of ``evaluate.py`` and return it typed; see ``train_page``."""
     refuse(check_evaluation(folded), overrides)
     return schema.parse(schema.Evaluate, folded)
 
 
-def data_page(folded: Mapping[str, Any], overrides: Sequence[str] = ()) -> schema.Data:
+def data_page(folded: Mapping[str, Any], overrides: Sequence[Override] = ()) -> schema.Data:
     """Check a page of ``data.py`` and return it typed; see ``train_page``."""
     refuse(check_data(folded), overrides)
     return schema.parse(schema.Data, folded)
 
 
-def report_page(folded: Mapping[str, Any], overrides: Sequence[str] = ()) -> schema.Report:
+def report_page(folded: Mapping[str, Any], overrides: Sequence[Override] = ()) -> schema.Report:
     """Check a page of ``report.py`` and return it typed; see ``train_page``."""
     refuse(check_report(folded), overrides)
     return schema.parse(schema.Report, folded)
@@ -229,13 +227,11 @@ def run_config(folded: Mapping[str, Any], file: Path) -> schema.Run:
     return schema.parse(schema.Run, {**folded, "trainer": trainer})
 
 
-def _value_for(key: str, composed_from: Iterable[str]) -> str:
+def _value_for(key: str, overrides: Iterable[Override]) -> str:
     """What to type for a key that has no value."""
-    gone = [text for text in composed_from if text.startswith("~")]
-    for text in gone:
-        name = text[1:].partition("=")[0]
-        if key == name or key.startswith(f"{name}."):
-            return f"Leave out {text}."
+    for one in overrides:
+        if one.deletes and (key == one.key or key.startswith(f"{one.key}.")):
+            return f"Leave out {one}."
     return f"Give it one: {key}=..."
 
 
@@ -443,7 +439,7 @@ def _open_keys(node: Any, path: str = "") -> list[str]:
     return [path] if node == "???" else []
 
 
-def check(cfg: Mapping[str, Any], overrides: Iterable[str] = ()) -> list[Fault]:
+def check(cfg: Mapping[str, Any], overrides: Sequence[Override] = ()) -> list[Fault]:
     """All that is wrong with a folded configuration, before any data is opened.
 
     Args:
@@ -696,10 +692,10 @@ def _check_recipe(cfg: Mapping[str, Any]) -> list[Fault]:
     return faults
 
 
-def _check_swaps(cfg: Mapping[str, Any], overrides: Iterable[str]) -> list[Fault]:
+def _check_swaps(cfg: Mapping[str, Any], overrides: Iterable[Override]) -> list[Fault]:
     """Whether a part that was put in on the command line is read at all."""
     method, faults = cfg["method"], []
-    given = dict(_split(text) for text in overrides)
+    given = {one.key: one.value or "" for one in overrides}
     for seat, fields in FEEDS.items():
         has = recipe.declared(method)
         if given.get(seat, "null") == "null" or fields & has.needs:
@@ -711,17 +707,17 @@ def _check_swaps(cfg: Mapping[str, Any], overrides: Iterable[str]) -> list[Fault
     return faults
 
 
-def _as_typed(fault: Fault, overrides: Iterable[str]) -> Fault:
+def _as_typed(fault: Fault, overrides: Iterable[Override]) -> Fault:
     """A fault of a part that sits in a seat, under the address it was typed at.
 
     One that nobody typed comes from the overlay, and the way out is told.
     """
-    given = dict(_split(text) for text in overrides)
+    given = {one.key: one.value or "" for one in overrides}
     overlay = given.get("experiment", "null")
     if overlay != "null" and fault.key not in given and fault.what.endswith("has no such option."):
         way = f"experiment={overlay} sets it; take it out with '~{fault.key}'."
         return Fault(fault.key, fault.what, way)
-    for seat, option in (_split(text) for text in overrides):
+    for seat, option in given.items():
         if seat in SEATS and option != "null":
             inside = f"method.{seat}."
             instead = fault.instead.replace(inside, f"{seat}.")
@@ -731,28 +727,28 @@ def _as_typed(fault: Fault, overrides: Iterable[str]) -> Fault:
     return fault
 
 
-def run_name(cfg: Mapping[str, Any], overrides: Sequence[str]) -> str:
+def run_name(cfg: Mapping[str, Any], overrides: Sequence[Override]) -> str:
     """The folder of a run: its full name, the last piece cut to what a file name may hold."""
     front, _, last = full_name(cfg, overrides).rpartition("/")
     mark = "~" + hashlib.sha256(last.encode()).hexdigest()[:12]
     return f"{front}/{filenames.shorten(last, mark, most=160, head=140)}"
 
 
-def full_name(cfg: Mapping[str, Any], overrides: Sequence[str]) -> str:
+def full_name(cfg: Mapping[str, Any], overrides: Sequence[Override]) -> str:
     """The name of a run: the same experiment has the same one.
 
     ``<dataset>/<method>[+part...]/<bits>bit/seed<seed>[,key=value...]``: what was given on the
     command line beside dataset, method, bits and seed stands in the last piece, unless it cannot
     change the result.
     """
-    given = dict(sorted(_split(text) for text in overrides if "=" in text and text[0] != "~"))
+    given = dict(sorted(last_values(overrides).items()))
     swaps = [given.pop(seat).strip("'\"") for seat in SEATS if seat in given]
     swaps = [swap.replace("/", "-") for swap in swaps if swap != "null"]
     rest = []
     for key, value in given.items():
         if names(key):
             rest.append(spelled(key, value))
-    rest += sorted(text.partition("=")[0] for text in overrides if text.startswith("~"))
+    rest += sorted(one.name for one in overrides if one.deletes)
     last = ",".join([f"seed{cfg['seed']}", *rest]).replace("/", "-")
     method = "+".join([cfg["method"]["name"], *swaps])
     return "/".join([cfg["dataset"]["name"], method, f"{cfg['model']['nbit']}bit", last])
@@ -768,11 +764,6 @@ def names(key: str) -> bool:
 def spelled(key: str, value: str) -> str:
     """An override as it stands in the name of a run."""
     return f"{key}={_short(value)}"
-
-
-def _split(text: str) -> tuple[str, str]:
-    key, _, value = text.partition("=")
-    return key.lstrip("+~"), value
 
 
 def _short(value: str) -> str:

@@ -188,7 +188,7 @@ def explain(
         faults.append(Fault(override.key, _first_line(why, override.key), instead))
     faults += [_of_words(one, suggestions) for one in mistyped]
     try:
-        folded = fold(compose(good), words.texts(overrides))
+        folded = fold(compose(good), overrides)
     except ConfigError:
         if not faults:
             raise

@@ -18,7 +18,7 @@ from deephash.errors import ConfigError
 from deephash.explain import explain
 from deephash.files import SWEEPS, check_writable, place
 from deephash.launchers.process import Launcher
-from deephash.overrides import CommandLine, Override, texts
+from deephash.overrides import CommandLine, Override
 from deephash.sheets import BASE, Sheet
 from deephash.words import all_typed
 
@@ -160,21 +160,22 @@ def _sorted_out(
     return sheet, [one for one in tuning if one.key != composition.SEARCH_PATH], rest
 
 
-def _composed(found: Grid, composed: Composed) -> list[tuple[list[str], dict[str, Any]]]:
+def _composed(found: Grid, composed: Composed) -> list[tuple[tuple[Override, ...], dict[str, Any]]]:
     """The folded configuration of each job; what is wrong with the first that has none is told."""
     jobs = []
     for overrides in found.jobs:
-        line = texts(overrides)
         try:
             cfg = composed(overrides)
         except Exception as error:
 
-            def check(cfg: dict[str, Any], line: Sequence[str] = line) -> list[config.Fault]:
-                return config.check(cfg, line)
+            def check(
+                cfg: dict[str, Any], overrides: Sequence[Override] = overrides
+            ) -> list[config.Fault]:
+                return config.check(cfg, overrides)
 
-            config.refuse(explain(overrides, composed, check), line)
+            config.refuse(explain(overrides, composed, check), overrides)
             raise ConfigError(str(error)) from error  # nothing that an override explains
-        jobs.append((line, config.fold(cfg, line)))
+        jobs.append((overrides, config.fold(cfg, overrides)))
     return jobs
 
 
@@ -205,7 +206,7 @@ def _launcher(
             f"hydra/launcher  {options['_target_']} is not one of ours.\n"
             "  There are pool, slurm and ray."
         )
-    config.refuse(config.check_part("hydra.launcher", options), texts(tuning))
+    config.refuse(config.check_part("hydra.launcher", options), tuning)
     target: Any = targets.locate(options.pop("_target_"), "hydra.launcher")
     launcher: Launcher = target(**options)
     return launcher
@@ -225,7 +226,7 @@ def _refuse_tuning(
         faults = explain(chosen, composed, lambda _: [])
     else:
         faults = explain(rest, after_the_choice, lambda _: [])
-    config.refuse(faults, texts([*chosen, *rest]))
+    config.refuse(faults, [*chosen, *rest])
 
 
 def _launch(

@@ -25,6 +25,7 @@ from deephash.data.splitfile import write_split
 from deephash.data.splits import Listed, describe, fingerprint
 from deephash.data.transforms import Pipeline
 from deephash.errors import DataError
+from deephash.overrides import parse_all
 from tests.commands import run
 from tests.pages import typed
 
@@ -682,7 +683,7 @@ def test_a_dataset_of_lists_is_configured_like_the_others(dataset, pages):
 
 def test_what_is_expected_and_where_from_change_no_run(pages):
     words = ("dataset=imagenet100", "dataset.root=x", "dataset.lists=y", "dataset.expected=null")
-    assert config.run_name(pages(*words), words) == "imagenet100/relahash/32bit/seed0"
+    assert config.run_name(pages(*words), parse_all(words)) == "imagenet100/relahash/32bit/seed0"
     plain = config.essence(pages(*words[:3]))
     assert plain == config.essence(pages(*words, "dataset.source.origin=elsewhere"))
 

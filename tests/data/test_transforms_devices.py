@@ -8,6 +8,7 @@ from hydra import compose, initialize_config_dir
 
 from deephash import build, config, schema
 from deephash.data import transforms as T
+from deephash.overrides import parse_all
 
 CONF = Path(__file__).parents[2] / "conf"
 VIEWS = sorted(path.stem for path in (CONF / "views").glob("*.yaml"))
@@ -60,7 +61,9 @@ def test_the_views_of_a_recipe_are_the_same(name, device):
     schema.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         words = ["trainer.device=cpu", "dataset=cifar10", f"views={name}"]
-        node = config.fold(compose("train", overrides=words), words)["dataset"]["transforms"]
+        node = config.fold(compose("train", overrides=words), parse_all(words))["dataset"][
+            "transforms"
+        ]
     for role in ("train", "test"):
         steps = [build.part(step, "dataset.transforms") for step in node[role]]
         count = 1 if device.type == "cpu" else 4

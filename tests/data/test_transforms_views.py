@@ -11,6 +11,7 @@ from torchvision.transforms import InterpolationMode, v2
 from deephash import build, config, schema
 from deephash.data.transforms import Pipeline
 from deephash.errors import DataError
+from deephash.overrides import parse_all
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -158,8 +159,8 @@ def test_a_recipe_replaces_both_pipelines_whole(dataset, folded):
     assert cfg["dataset"]["transforms"] == stands != plain["dataset"]["transforms"]
     rest = {key: value for key, value in cfg["dataset"].items() if key != "transforms"}
     assert rest == {k: v for k, v in plain["dataset"].items() if k != "transforms"}
-    assert config.check(cfg, words) == []
-    assert config.run_name(cfg, words).endswith("seed0,views=hashnet")
+    assert config.check(cfg, parse_all(words)) == []
+    assert config.run_name(cfg, parse_all(words)).endswith("seed0,views=hashnet")
 
 
 def test_a_recipe_that_is_typed_replaces_that_of_an_experiment(folded):

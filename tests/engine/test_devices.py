@@ -19,6 +19,7 @@ from deephash.engine import checkpoint
 from deephash.engine.evaluate import encode
 from deephash.jobs.shared import deterministic
 from deephash.loggers import Loggers
+from deephash.overrides import parse_all
 from deephash.records import Batch
 from tests.pages import typed
 
@@ -52,7 +53,7 @@ def folded():
 
         def fold(outputs, device, base=WORDS):
             words = [*base, f"trainer.device={device}", f"paths.outputs={outputs}"]
-            return config.fold(compose("train", overrides=words), words), words
+            return config.fold(compose("train", overrides=words), parse_all(words)), words
 
         yield fold
 
@@ -72,7 +73,7 @@ def interrupted(cfg, words, step, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(Loggers, "tick", tick)
-        jobs.train(typed(cfg), words)
+        jobs.train(typed(cfg), parse_all(words))
 
 
 def states(outputs):
@@ -122,6 +123,7 @@ import torch
 from deephash import config, jobs
 torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # as here
 from deephash.loggers import Loggers
+from deephash.overrides import parse_all
 seen = []
 def tick(self):
     seen.append(1)
@@ -129,7 +131,8 @@ def tick(self):
         os.kill(os.getpid(), signal.SIGKILL)
 Loggers.tick = tick
 folded, words = json.load(sys.stdin)
-jobs.train(config.train_page(folded, words), words)
+overrides = parse_all(words)
+jobs.train(config.train_page(folded, overrides), overrides)
 """
 
 
@@ -149,9 +152,9 @@ def test_a_killed_run_ends_like_one_that_was_not(device, folded, tmp_path):
     assert checkpoint.load(last)["progress"]["epoch"] == 2
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        jobs.train(typed(cfg), words)
+        jobs.train(typed(cfg), parse_all(words))
         cfg, words = folded(tmp_path / "straight", device, base)
-        jobs.train(typed(cfg), words)
+        jobs.train(typed(cfg), parse_all(words))
     found = differences(states(tmp_path / "killed"), states(tmp_path / "straight"))
     assert not found, f"{len(found)} differ, {'; '.join(found[:3])}; {causes(caught)}"
 
@@ -164,7 +167,7 @@ def test_a_run_goes_on_at_another_device(first, then, folded, tmp_path, monkeypa
     reports = []
     for name, device in (("moved", then), ("stayed", first)):
         cfg, words = folded(tmp_path / name, device)
-        reports.append(jobs.train(typed(cfg), words))
+        reports.append(jobs.train(typed(cfg), parse_all(words)))
     assert [report["training"]["device"] for report in reports] == [then, first]
     moved, stayed = (states(tmp_path / name) for name in ("moved", "stayed"))
     for key, value in moved.items():

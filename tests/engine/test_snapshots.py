@@ -7,15 +7,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 from torch import nn
 
-from deephash import config, jobs, retrieval, schema
+from deephash import jobs, retrieval, schema
 from deephash.engine import checkpoint
 from deephash.engine.evaluate import encode
 from deephash.engine.snapshots import Snapshots, read_snapshots, spaced
 from deephash.errors import FileError
 from deephash.records import Batch
+from tests.pages import job
 
 CONF = Path(__file__).parents[2] / "conf"
 LINE = ("dataset=digits", "dataset.classes=[0,1,2,3]", "model.nbit=2", "trainer.epochs=3",
@@ -143,8 +144,7 @@ def train():
     def run(outputs, *more):
         words = [*LINE, *more, f"paths.outputs={outputs}"]
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = config.fold(compose("train", overrides=words), words)
-        return outputs / jobs.train(config.train_page(cfg, words), words)["run"]
+            return outputs / jobs.train(*job("train", words))["run"]
 
     yield run
     torch.use_deterministic_algorithms(deterministic)

@@ -30,6 +30,7 @@ from deephash.data.images import Catalogue
 from deephash.data.splits import Official, PerClass, fingerprint
 from deephash.engine.run import environment
 from deephash.jobs import sweeping
+from deephash.overrides import Override
 from deephash.sheets import BASE, Sheet
 from tests.pages import typed
 
@@ -123,12 +124,12 @@ def pages() -> Iterator[None]:
     GlobalHydra.instance().clear()
 
 
-def composed(line: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+def composed(line: Sequence[str]) -> tuple[tuple[Override, ...], dict[str, Any]]:
     """Return the overrides of a command line as Hydra reads them, and the folded configuration."""
     read = overrides.read(line)
     assert not read.mistyped
-    good = overrides.texts(read.overrides)
-    return good, config.fold(compose("train", overrides=good), good)
+    given = read.overrides
+    return given, config.fold(compose("train", overrides=overrides.texts(given)), given)
 
 
 def jobs_of(sweep: str, line: Sequence[str]) -> list[list[str]]:

@@ -37,7 +37,7 @@ def of_page(page, *line):
 def test_a_finished_run_is_evaluated(outputs):
     line = [f'run="{outputs / FINISHED["run"]}"', "figures=false", "device=cpu"]
     with make.one_thread():
-        found = jobs.evaluate(config.evaluate_page(of_page("evaluate", *line)), line)
+        found = jobs.evaluate(config.evaluate_page(of_page("evaluate", *line)))
     check_map(found["metrics"]["map"], FINISHED["map"])
     before = json.loads((outputs / FINISHED["run"] / "report.json").read_text())
     assert found["protocol"] == before["protocol"]
@@ -62,7 +62,7 @@ def test_an_interrupted_run_is_resumed(outputs, capsys):
 
 def test_their_sweep_is_reported(outputs, capsys):
     line = ["sweep=frozen", f"paths.outputs={outputs}", "compare=null"]
-    found = jobs.report(config.report_page(of_page("report", *line)), line)
+    found = jobs.report(config.report_page(of_page("report", *line)))
     assert found["runs"] == {"finished": 1, "interrupted": 1}
     printed = capsys.readouterr().out
     assert f"{float.fromhex(FINISHED['map']):.4f}"[1:] in printed, printed

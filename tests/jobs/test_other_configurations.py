@@ -15,7 +15,7 @@ from tests.commands import ROOT
 def cfg():
     schema.register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return config.train_page(config.fold(compose("train"), []))
+        return config.train_page(config.fold(compose("train")))
 
 
 def folder(path, text):

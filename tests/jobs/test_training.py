@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 
 from deephash import config, jobs, schema
 from deephash.engine import checkpoint, graphs
 from deephash.errors import ConfigError
+from tests.pages import job
 
 CONF = Path(__file__).parents[2] / "conf"
 SMALL = ["dataset=digits", "trainer.device=cpu", "trainer.epochs=2", "trainer.eval_every=1",
@@ -44,9 +45,7 @@ def pages():
 
 def train(outputs, *words):
     words = [*SMALL, f"paths.outputs={outputs}", *words]
-    return jobs.train(
-        config.train_page(config.fold(compose("train", overrides=words), words), words), words
-    )
+    return jobs.train(*job("train", words))
 
 
 def numbers(outputs, report):

@@ -11,6 +11,7 @@ from deephash import build, config, recipe
 from deephash.engine.evaluate import Measured
 from deephash.engine.schedules import Constant
 from deephash.engine.trainer import Trainer
+from deephash.overrides import parse_all
 from deephash.records import Batch
 from tests.methods.worked import CONF, LEARNING, LOSSES, METHODS, OWNERS, loss_class, page
 from tests.pages import typed
@@ -29,7 +30,7 @@ def built(composed):
 
     def make(*words):
         cfg = composed(*words)
-        assert config.check(cfg, words) == []
+        assert config.check(cfg, parse_all(words)) == []
         return build.method(typed(cfg), num_classes=10, num_train=500)
 
     return make
@@ -144,10 +145,10 @@ def test_lmcl_takes_the_place_of_any_objective_over_scores(words, built, compose
 @pytest.mark.parametrize("name", UNSCORED)
 def test_lmcl_is_refused_by_name_where_there_are_no_scores(name, composed):
     words = [f"method={name}", "loss=lmcl"]
-    (fault,) = config.check(composed(*words), words)
+    (fault,) = config.check(composed(*words), parse_all(words))
     assert fault.key == "loss" and "LMCL reads" in fault.what and name in fault.what
     offered = fault.instead.split()[1:3]
-    assert config.check(composed(*words, *offered), [*words, *offered]) == []
+    assert config.check(composed(*words, *offered), parse_all([*words, *offered])) == []
 
 
 def test_hashnet_with_centers_takes_lmcl(built, first_batch):

@@ -23,9 +23,10 @@ from deephash.jobs.describing import lines as described
 from deephash.jobs.encoding import encode
 from deephash.jobs.shared import keep_json, unvalidated
 from deephash.jobs.verifying import verify
+from deephash.overrides import Override, parse, texts
 
 
-def data(cfg: schema.Data, overrides: Sequence[str] = ()) -> None:
+def data(cfg: schema.Data, overrides: Sequence[Override] = ()) -> None:
     """Does what the page of ``data.py`` asks for.
 
     Args:
@@ -51,7 +52,7 @@ def data(cfg: schema.Data, overrides: Sequence[str] = ()) -> None:
     actions[cfg.do](cfg)
 
 
-def prepare(cfg: schema.Data, overrides: Sequence[str] = ()) -> None:
+def prepare(cfg: schema.Data, overrides: Sequence[Override] = ()) -> None:
     """Makes a dataset ready to train on: its split in one file, its images decoded.
 
     A protocol with a recipe is drawn from what the catalogue finds below the root; one of lists is
@@ -167,17 +168,16 @@ def _no_lists(cfg: schema.Data, source: Lists) -> str:
     )
 
 
-def _typed(cfg: schema.Data, overrides: Sequence[str]) -> list[str]:
+def _typed(cfg: schema.Data, overrides: Sequence[Override]) -> list[str]:
     """What of the command line ``train.py`` needs to find the same data."""
-    ours = ("dataset.catalog", "dataset.recipes")
-    told = [text for text in overrides if text.startswith(("dataset", "paths.cache"))]
-    if any(text.startswith("dataset.recipes") for text in overrides):
-        told.append("dataset.expected=null")  # which prepare did not look at, either
-    told = [text for text in dict.fromkeys(told) if not text.startswith(ours)]
+    kept = [one for one in overrides if one.within("dataset", "paths.cache")]
+    if any(one.within("dataset.recipes") for one in kept):
+        kept.append(parse("dataset.expected=null"))  # prepare did not check it, either
+    kept = [one for one in kept if not one.within("dataset.catalog", "dataset.recipes")]
     if cfg.out is not None:
-        told = [text for text in told if not text.startswith("dataset.lists=")]
-        told.append(f"dataset.lists={cfg.out}")
-    return told
+        kept = [one for one in kept if one.key != "dataset.lists"]
+        kept.append(parse(f"dataset.lists={cfg.out}"))
+    return texts(dict.fromkeys(kept))
 
 
 def summary(facts: Facts) -> str:

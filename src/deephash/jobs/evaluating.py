@@ -29,6 +29,7 @@ from deephash.jobs import pictures
 from deephash.jobs.shared import deterministic, load_encoder, save_codes
 from deephash.loggers.console import without_labels
 from deephash.loggers.wandb import load_package
+from deephash.overrides import Override, parse_all
 from deephash.report import Retrieved, write_comparison, write_evaluation
 from deephash.report.table import markdown
 from deephash.words import number
@@ -39,7 +40,7 @@ DECIDING = ("metric", "top", "ties", "denominator", "empty", "ternary", "centred
 """The conventions that make a mAP; the last only of shuffled ties."""
 
 
-def evaluate(cfg: schema.Evaluate, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def evaluate(cfg: schema.Evaluate, overrides: Sequence[Override] = ()) -> dict[str, Any]:
     """Measures a run again, or compares several.
 
     Args:
@@ -194,7 +195,8 @@ def _full_name(run: RunFolder) -> dict[str, str]:
     file = run.path / "overrides.txt"
     if not re.search(r"~[0-9a-f]{12}$", run.path.name) or not file.is_file():
         return {}
-    return {"full_name": config.full_name(run.config(whole=True), read_text(file).splitlines())}
+    overrides = parse_all(read_text(file).splitlines())
+    return {"full_name": config.full_name(run.config(whole=True), overrides)}
 
 
 def runs_of(given: str | Sequence[str], finished: bool) -> list[RunFolder]:

@@ -22,6 +22,7 @@ from deephash.jobs.pairing import paired
 from deephash.jobs.states import State, epochs_done, reason, state_of
 from deephash.loggers import Loggers
 from deephash.loggers.wandb import load_package
+from deephash.overrides import Override, parse_all
 from deephash.report import write_sweeps
 from deephash.report.grid import Job, Layout, Section, Sweep, chosen, sections
 from deephash.report.reading import read_manifest
@@ -31,7 +32,7 @@ from deephash.words import all_typed, typed
 SUMMARY = "summary.json"
 
 
-def report(cfg: schema.Report, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def report(cfg: schema.Report, overrides: Sequence[Override] = ()) -> dict[str, Any]:
     """The tables and figures of sweeps, from those of their runs that have finished.
 
     Args:
@@ -115,12 +116,11 @@ def _job(outputs: Path, told: Mapping[str, Any]) -> Job:
         raise ConfigError(f"sweep  the run {told['run']!r} is not below {outputs}")
     run = RunFolder(outputs / told["run"])
     settings, values = tuple(told.get("settings") or ()), told["values"]
+    known = {*values, *(one.key for one in parse_all(settings))}
     fixed = tuple(
-        text
-        for text in told.get("overrides") or ()
-        if (key := text.partition("=")[0].lstrip("+~")) not in values
-        and key not in {one.partition("=")[0].lstrip("+~") for one in settings}
-        and config.names(key)
+        one.text
+        for one in parse_all(told.get("overrides") or ())
+        if one.key not in known and config.names(one.key)
     )
     found, state, progress, error = None, "finished", "", ""
     try:

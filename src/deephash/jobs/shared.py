@@ -16,11 +16,12 @@ from deephash.engine.restoring import fitting, load_weights
 from deephash.engine.run import RunFolder
 from deephash.errors import CheckpointError, DataError, os_reason
 from deephash.files import place, write_json
+from deephash.overrides import Override
 
 log = logging.getLogger("deephash")
 
 
-def run_folder(cfg: schema.Train, overrides: Sequence[str]) -> RunFolder:
+def run_folder(cfg: schema.Train, overrides: Sequence[Override]) -> RunFolder:
     """The folder of the run that a configuration and its command line describe."""
     outputs = place(cfg.paths.outputs)
     return RunFolder(outputs / config.run_name(cfg.plain, overrides))

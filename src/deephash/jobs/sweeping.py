@@ -24,6 +24,7 @@ from deephash.jobs.states import COST, State, epochs_done, state_of
 from deephash.jobs.training import refuse_another
 from deephash.launchers.process import Job
 from deephash.locks import Lock
+from deephash.overrides import Override, last_values, parse, texts
 from deephash.report.reading import read_manifest
 from deephash.words import clock, number
 
@@ -40,7 +41,7 @@ SEVERAL = 5
 class Planned:
     """One job of a sweep."""
 
-    overrides: tuple[str, ...]  # the whole command line of its run
+    overrides: tuple[Override, ...]  # the whole command line of its run
     cfg: schema.Train
     name: str
     run: RunFolder
@@ -54,7 +55,7 @@ class Planned:
         return self.state is not State.running
 
 
-def plan(grid: Sequence[tuple[Sequence[str], schema.Train]]) -> list[Planned]:
+def plan(grid: Sequence[tuple[Sequence[Override], schema.Train]]) -> list[Planned]:
     """The jobs with their folders and how far they are; a run that stands twice is planned once.
 
     Args:
@@ -143,16 +144,14 @@ def missing_data(planned: Sequence[Planned]) -> list[str]:
     messages = []
     for job, what, count in first.values():
         if what:
-            words = [
-                text
-                for text in job.overrides
-                if text.lstrip("+~").startswith(("dataset", "paths.data", "paths.cache"))
+            kept = [
+                one for one in job.overrides if one.within("dataset", "paths.data", "paths.cache")
             ]
-            if not any(text.startswith("dataset.root=") for text in words):
-                words.append("dataset.root=FOLDER")
+            if not any(one.key == "dataset.root" for one in kept):
+                kept.append(parse("dataset.root=FOLDER"))
             messages.append(
                 f"missing data, {jobs(count)}: {what}\n"
-                f"  Prepare it first: python data.py prepare {shlex.join(words)}"
+                f"  Prepare it first: python data.py prepare {shlex.join(texts(kept))}"
             )
     return messages
 
@@ -208,7 +207,9 @@ def commands(planned: Sequence[Planned], command: Sequence[str]) -> list[Job]:
         command: that Python runs for each, and what stands before the overrides.
     """
     python, launch = (sys.executable, *command), uuid.uuid4().hex
-    return [Job(job.name, job.run.path, (*python, *job.overrides), launch) for job in planned]
+    return [
+        Job(job.name, job.run.path, (*python, *texts(job.overrides)), launch) for job in planned
+    ]
 
 
 def again(planned: Sequence[Planned], failed: Collection[str] = ()) -> list[Planned]:
@@ -276,7 +277,7 @@ def write_manifest(
         listed = {job["run"]: job for job in known} | {
             job.name: {
                 "run": job.name,
-                "overrides": list(job.overrides),
+                "overrides": texts(job.overrides),
                 "values": {key: value_of(job, key) for key in axes},
                 "settings": list(typed),
             }
@@ -304,8 +305,7 @@ def value_of(job: Planned, key: str) -> Any:
         return job.cfg.dataset.name
     if key == "method":
         return job.name.split("/")[1]  # with what was swapped
-    typed = dict(text.lstrip("+").partition("=")[::2] for text in job.overrides)
-    key = key.lstrip("+")
+    typed, key = last_values(job.overrides), parse(key).key
     node: Any = job.cfg.plain
     if key.partition(".")[0] in config.SEATS:  # folded into the method
         node = job.cfg.method.plain

@@ -21,6 +21,7 @@ from deephash.files import write_json
 from deephash.jobs.shared import deterministic, load_encoder, run_folder, save_codes
 from deephash.loggers import wandb
 from deephash.methods.base import Method
+from deephash.overrides import Override, texts
 from deephash.report import write_html
 from deephash.words import number
 
@@ -28,7 +29,7 @@ log = logging.getLogger("deephash")
 
 
 @out_of_memory.told()
-def train(cfg: schema.Train, overrides: Sequence[str], launch: str = "") -> dict[str, Any]:
+def train(cfg: schema.Train, overrides: Sequence[Override], launch: str = "") -> dict[str, Any]:
     """Trains the run that a configuration describes, or skips it when it is finished.
 
     Args:
@@ -83,7 +84,7 @@ def train(cfg: schema.Train, overrides: Sequence[str], launch: str = "") -> dict
                               pretrained=not resumes).to(device)  # fmt: skip
         _try(method, data, cfg)
         _try_alone(method, data, cfg)
-        run.begin(cfg.plain, list(overrides), fresh, launch)
+        run.begin(cfg.plain, texts(overrides), fresh, launch)
         return _train(cfg, run, name, data, method, evaluation)
     finally:
         run.close()

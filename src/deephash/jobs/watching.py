@@ -11,6 +11,7 @@ from rich.text import Text
 from deephash.jobs.states import State, epochs_done, reason
 from deephash.jobs.sweeping import Planned, report_of, seconds_left
 from deephash.launchers.process import ELSEWHERE, failed
+from deephash.overrides import texts
 from deephash.words import clock, number
 
 EVERY = 2.0
@@ -121,7 +122,11 @@ def account(planned: Sequence[Planned], folder: Path | None = None) -> str:
     lines = []
     for job in planned:
         if job.state is State.failed:
-            lines += [f"failed: {' '.join(job.overrides)}", reason(job.run), f"  in {job.run.path}"]
+            lines += [
+                f"failed: {' '.join(texts(job.overrides))}",
+                reason(job.run),
+                f"  in {job.run.path}",
+            ]
     others = [job for job in planned if job.state not in (State.finished, State.failed)]
     if others:
         lines.append(f"{len(others)} of {len(planned)} jobs are not finished:")
