@@ -36,7 +36,7 @@ def test_a_job_is_composed_as_hydra_does(overrides):
         whole = compose("train", overrides=list(words))
         quick = composer(parse_all(words))
         assert quick == whole and list(quick) == list(whole)
-        assert config.fold(quick, words) == config.fold(whole, parse_all(words))
+        assert config.fold(quick, parse_all(words)) == config.fold(whole, parse_all(words))
         assert quick._metadata.flags == whole._metadata.flags
     assert len(composer._bases) == 1  # the files were read once
 

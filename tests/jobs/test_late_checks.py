@@ -1,6 +1,7 @@
 """What can be known before the first epoch is refused before the first epoch."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -91,13 +92,13 @@ class Recipe:
 )
 def test_a_batch_of_one_image_under_batch_normalisation(options, message):
     data = module(**options)
-    cfg = {"trainer": {"epochs": 1}}
+    cfg = SimpleNamespace(trainer=SimpleNamespace(epochs=1))
     method, plain = (Recipe(nn.Identity(), head(4, 8)) for head in (BatchNorm, Linear))
     maps = Recipe(Maps(), Linear(4, 8))
     before = torch.get_rng_state()
     with pytest.raises(ConfigError, match=re.escape(message)):
         _try_alone(method, data, cfg)
-    _try_alone(method, data, {"trainer": {"epochs": 0}})
+    _try_alone(method, data, SimpleNamespace(trainer=SimpleNamespace(epochs=0)))
     _try_alone(method, module(), cfg)
     _try_alone(plain, data, cfg)
     _try_alone(maps, data, cfg)

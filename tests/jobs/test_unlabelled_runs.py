@@ -13,7 +13,9 @@ from deephash.data.sources import Folder
 from deephash.engine import checkpoint
 from deephash.errors import DataError
 from deephash.losses.pairwise import PairwiseLikelihood
+from deephash.overrides import parse_all
 from tests.commands import ROOT
+from tests.pages import job
 
 CONF = str(ROOT / "conf")
 SMALL = ["dataset=folder", "dataset.protocol=drawn", "dataset.protocols.drawn.queries=6",
@@ -64,7 +66,7 @@ def without_labels(monkeypatch):
 def folded(root, outputs, *words, quiet=True):
     words = [*SMALL, f"dataset.root={root}/flat", f"paths.outputs={outputs}", *words]
     words += ["logger=quiet"] * quiet
-    return config.fold(compose("train", overrides=words), words), words
+    return config.fold(compose("train", overrides=words), parse_all(words)), parse_all(words)
 
 
 def train(root, outputs, *words, **options):
@@ -74,9 +76,7 @@ def train(root, outputs, *words, **options):
 
 def evaluate(*words):
     words = list(words)
-    return jobs.evaluate(
-        config.evaluate_page(config.fold(compose("evaluate", overrides=words), words), words), words
-    )
+    return jobs.evaluate(*job("evaluate", words))
 
 
 def no_nan(file):
@@ -178,8 +178,7 @@ def test_a_sweep_has_dashes_and_a_note(run, tmp_path, capsys):
     entry = {"run": str(run.relative_to(tmp_path)), "values": values}
     (folder / "sweep.json").write_text(json.dumps({"jobs": [entry], "report": {"rows": "method"}}))
     words = ["sweep=few", f"paths.outputs={tmp_path}", "compare=best"]
-    page = config.fold(compose("report", overrides=words), words)
-    jobs.report(config.report_page(page, words), words)
+    jobs.report(*job("report", words))
     shown = capsys.readouterr().out
     assert "1 finished" in shown and "| dpsh | — without mAP |" in shown
     assert "images without labels" in shown
@@ -233,9 +232,7 @@ class TestRefusals:
 class TestData:
     def do(self, root, tmp_path, action, *words):
         words = [f"do={action}", *SMALL[:5], f"dataset.root={root}/flat", *words]
-        jobs.data(
-            config.data_page(config.fold(compose("data", overrides=words), words), words), words
-        )
+        jobs.data(*job("data", words))
 
     def test_describe(self, root, tmp_path, capsys):
         self.do(root, tmp_path, "describe", f"out={tmp_path / 'd.json'}")
@@ -262,16 +259,12 @@ class TestData:
         first = capsys.readouterr().out.split("fingerprint ")[1].split()[0]
         words = ["do=verify", "dataset=lists", f"dataset.root={root}/flat",
                  f"dataset.lists={tmp_path}", "images=false"]  # fmt: skip
-        jobs.data(
-            config.data_page(config.fold(compose("data", overrides=words), words), words), words
-        )
+        jobs.data(*job("data", words))
         assert f"protocol lists: {first}" in capsys.readouterr().out
 
     def test_encode(self, root, tmp_path, capsys):
         self.do(root, tmp_path, "encode", "backbone=tiny", "backbone.width=4",
                 f"out={tmp_path / 'features'}", "trainer.device=cpu")  # fmt: skip
         words = ["do=describe", "dataset=features", f"dataset.root={tmp_path / 'features'}"]
-        jobs.data(
-            config.data_page(config.fold(compose("data", overrides=words), words), words), words
-        )
+        jobs.data(*job("data", words))
         assert "no labels" in capsys.readouterr().out
