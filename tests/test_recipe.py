@@ -8,6 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from deephash import build, config, recipe, schema, targets
+from deephash.overrides import parse_all
 from tests.pages import typed
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -50,7 +51,9 @@ def pages(tmp_path_factory):
 
 
 def faults(cfg, *words):
-    return {fault.key: f"{fault.what} {fault.instead}" for fault in config.check(cfg, words)}
+    return {
+        fault.key: f"{fault.what} {fault.instead}" for fault in config.check(cfg, parse_all(words))
+    }
 
 
 def with_loss(cfg, name, **keys):

@@ -78,6 +78,8 @@ class Maps(nn.Module):
 
 
 class Recipe:
+    passes = "stacked"
+
     def __init__(self, backbone, head):
         self.encoder = Encoder(backbone, head)
 
