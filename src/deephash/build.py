@@ -132,7 +132,8 @@ def backbone(cfg: Data, width: int | None = None, pretrained: bool = True) -> nn
         )
     if not pretrained and "weights" in targets.arguments(target):
         node["weights"] = "none"  # also where a node leaves it to the default, a download
-    return _asking(node, "backbone", in_features=width)
+    trunk: nn.Module = _asking(node, "backbone", in_features=width)
+    return trunk
 
 
 def check_backbone(cfg: Data, source: Any = None) -> None:
@@ -240,7 +241,8 @@ def optimizer(cfg: schema.Train, of: Method) -> torch.optim.Optimizer | None:
     node = dict(cfg.optimizer)
     scale, scales = node.pop("backbone_scale"), node.pop("lr_scale", None)
     groups = parameter_groups(of.param_groups(), node["lr"], scale, scales)
-    return part(node, "optimizer", params=groups)
+    made: torch.optim.Optimizer = part(node, "optimizer", params=groups)
+    return made
 
 
 def convention(cfg: Data) -> Convention:

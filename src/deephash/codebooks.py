@@ -481,7 +481,7 @@ def max_hamming(
     fails, drops = 0, 0
     while held < num_classes:
         chunk = signs(tries, nbit, rng)
-        for part in chunk.split(LOOKED_AT):
+        for part in torch.split(chunk, LOOKED_AT):
             if held == num_classes:
                 break
             nearest = _nearest(part, book[:held])
@@ -577,7 +577,7 @@ def _most_words(nbit: int, distance: int) -> int:
     odd = distance - (distance + 1) % 2
     length, radius = nbit - (distance - odd), (odd - 1) // 2
     ball = sum(math.comb(length, bits) for bits in range(radius + 1))
-    most = min(2**length // ball, 2 ** (nbit - distance + 1))
+    most: int = min(2**length // ball, 2 ** (nbit - distance + 1))
     length, even = length + 1, odd + 1
     if 2 * even > length:
         most = min(most, 2 * (even // (2 * even - length)))
@@ -604,7 +604,7 @@ def _nearest(rows: Tensor, book: Tensor) -> Tensor:
     """Bits from each of ``(n, K)`` rows to the nearest row of the book ``(C, K)``; K of none."""
     count, nbit = rows.shape
     nearest = torch.full((count,), nbit, dtype=torch.float32)
-    for held in book.split(max(1, DISTANCES // count)) if len(book) else ():
+    for held in torch.split(book, max(1, DISTANCES // count)) if len(book) else ():
         nearest = torch.minimum(nearest, ((nbit - rows @ held.T) / 2).amin(dim=1))
     return nearest
 

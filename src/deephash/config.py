@@ -777,10 +777,10 @@ def _short(value: str) -> str:
 
 def essence(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration less what cannot change a result: such keys, and other protocols."""
-    plain = json.loads(json.dumps(cfg))
+    plain: dict[str, Any] = json.loads(json.dumps(cfg))
     for key in ELSEWHERE:
         *path, last = key.split(".")
-        node = plain
+        node: Any = plain
         for part in path:
             node = node.get(part, {}) if isinstance(node, dict) else {}
         if isinstance(node, dict):
@@ -796,8 +796,8 @@ def essence(cfg: Mapping[str, Any]) -> dict[str, Any]:
         *path, last = key.split(".")
         if path[0] in plain:
             plain[path[0]].setdefault(last, before)
-    for where, node in parts(plain):
-        _fill_defaults(where, node)
+    for where, part_node in parts(plain):
+        _fill_defaults(where, part_node)
     return plain
 
 

@@ -238,6 +238,7 @@ def _launch(
     run_command: Sequence[str],
 ) -> int:
     from deephash.jobs import sweeping
+    from deephash.jobs.states import State
     from deephash.jobs.watching import Screen, account
     from deephash.loggers.wandb import has_offline_records, sync_all_command
     from deephash.report.reading import TABLE
@@ -266,7 +267,7 @@ def _launch(
     busy = launcher.busy(commands)
     left = [job for at, job in enumerate(left) if at not in busy]
     commands = [job for at, job in enumerate(commands) if at not in busy]
-    finished = sum(job.state is sweeping.State.finished and not job.left for job in planned)
+    finished = sum(job.state is State.finished and not job.left for job in planned)
     print(
         f"{sweeping.jobs(len(planned))}: {len(left)} to run, {finished} finished already"
         + (f", {len(busy)} in the queue" if busy else "")
@@ -293,7 +294,7 @@ def _launch(
         words = ["python", os.path.relpath(script.with_name("report.py")), f"sweep={group}"]
         words += [f"paths.outputs={outputs}"] * (outputs != Path("outputs"))
         print(f"\nreport: {shlex.join(words)}")
-    return 0 if all(job.state is sweeping.State.finished for job in after) else 1
+    return 0 if all(job.state is State.finished for job in after) else 1
 
 
 def _rows(planned: Sequence["Planned"], axes: Sequence[str]) -> dict[str, str]:

@@ -155,7 +155,8 @@ class Checked(Lazy):
                     f"again; or delete {self.entry}"
                 )
             self._sound[number] = True
-        return self.pixels[rows]
+        pixels: np.ndarray = self.pixels[rows]
+        return pixels
 
 
 def _opened(

@@ -18,9 +18,9 @@ from torch import Tensor
 from deephash.data.doubts import doubts, doubts_of_split
 from deephash.data.images import Catalogue, ImageSet, only
 from deephash.data.lazy import Stacked, not_finite, origin
-from deephash.data.roles import ROLES
+from deephash.data.roles import ROLES, Split
 from deephash.data.sources import Listing, Source
-from deephash.data.splits import Facts, Split, SplitProtocol, describe
+from deephash.data.splits import Facts, SplitProtocol, describe
 from deephash.data.transfer import to_device
 from deephash.data.transforms import Pipeline
 from deephash.data.truths import GroundTruth
@@ -205,7 +205,7 @@ class DataModule:
             rows = self.split.train
             row = images.inputs.nbytes // len(images)
             if self.device.type != "cpu" and len(rows) * row <= self.resident_limit_bytes:
-                parts = [self._gather(part) for part in torch.from_numpy(rows).split(4096)]
+                parts = [self._gather(part) for part in torch.split(torch.from_numpy(rows), 4096)]
                 self._training = torch.cat(parts).to(self.device)
         # one class an image, or none: its index, since rows of all landmarks would not fit
         labels = images.labels.toarray() if images.multilabel else images.class_indices
@@ -315,7 +315,8 @@ class DataModule:
     @property
     def train_rows(self) -> np.ndarray:
         """Rows of `images` that are used for training, in the order of the split: (n,) int64."""
-        return self.split.train[self._trainable.numpy()]
+        rows: np.ndarray = self.split.train[self._trainable.numpy()]
+        return rows
 
     @property
     def smallest_batch(self) -> int:
@@ -364,7 +365,7 @@ class DataModule:
     def eval_batches(self, ids: np.ndarray | Tensor) -> Iterator[Batch]:
         """Images by row, in the order given and one view each; `index` is the place in `ids`."""
         rows = torch.as_tensor(ids, dtype=torch.int64, device="cpu")
-        places = torch.arange(len(rows)).split(self.eval_batch_size) if len(rows) else ()
+        places = torch.split(torch.arange(len(rows)), self.eval_batch_size) if len(rows) else ()
         there = to_device(rows, self.device)
         for index, pixels in self._walk(rows, list(places)):
             yield Batch(_only([self.test_transform(pixels)]), self.labels(there[index]), index)
@@ -410,7 +411,7 @@ class DataModule:
         for stream in range(self.streams):
             name = ("order", epoch, stream) if stream else ("order", epoch)
             shuffled = torch.randperm(len(self._trainable), generator=generator(self.seed, *name))
-            parts.append(self._trainable[shuffled].split(self.batch_size // self.streams))
+            parts.append(torch.split(self._trainable[shuffled], self.batch_size // self.streams))
         return [torch.cat(batch) for batch in zip(*parts, strict=True)][: self.steps]
 
     def _walk(
@@ -428,7 +429,7 @@ class DataModule:
         if not batches:
             return
         order = torch.cat(batches)
-        places = to_device(order, self.device).split([len(one) for one in batches])
+        places = torch.split(to_device(order, self.device), [len(one) for one in batches])
         if held is None and not self._resident:
             coming = ahead(lambda index: self._gather(rows[index]), batches)
             for index, inputs in zip(places, coming, strict=True):
@@ -437,7 +438,7 @@ class DataModule:
         wanted = places
         if held is None:
             held = self._inputs
-            wanted = to_device(rows[order], self.device).split([len(one) for one in batches])
+            wanted = torch.split(to_device(rows[order], self.device), [len(one) for one in batches])
         for index, row in zip(places, wanted, strict=True):
             yield index, held[row]
 
@@ -463,7 +464,8 @@ class Ids:
         self._ids, self._rows = ids, rows
 
     def __getitem__(self, place: int) -> str:
-        return self._ids[self._rows[place]]
+        name: str = self._ids[self._rows[place]]
+        return name
 
 
 def ahead(make: Callable[[B], T], batches: Sequence[B], threads: int = AHEAD) -> Iterator[T]:

@@ -442,7 +442,8 @@ def _is_array(file: Path, shape: tuple[int, int], dtype: str) -> bool:
         array = map_array(file)
     except FileError:
         return False
-    return array.shape == shape and array.dtype == np.dtype(dtype)
+    same: bool = array.shape == shape and array.dtype == np.dtype(dtype)
+    return same
 
 
 def _noted(file: Path) -> dict[str, Any]:

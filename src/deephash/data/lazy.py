@@ -130,7 +130,8 @@ class Selected(Lazy):
         self.dtype = inputs.dtype
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        return self.inputs[self.rows[rows]]
+        inputs: np.ndarray = self.inputs[self.rows[rows]]
+        return inputs
 
 
 def not_finite(inputs: Any, rows: np.ndarray) -> np.ndarray:
@@ -151,10 +152,12 @@ def not_finite(inputs: Any, rows: np.ndarray) -> np.ndarray:
     blocks = [rows[start : start + step] for start in range(0, len(rows), step)]
 
     def finite(block: np.ndarray) -> np.ndarray:
-        return np.isfinite(inputs[block]).all(axis=1)
+        whole: np.ndarray = np.isfinite(inputs[block]).all(axis=1)
+        return whole
 
     with ThreadPoolExecutor(THREADS) as pool:
-        return rows[~np.concatenate(list(pool.map(finite, blocks)))]
+        wrong: np.ndarray = rows[~np.concatenate(list(pool.map(finite, blocks)))]
+        return wrong
 
 
 def origin(inputs: Any, row: int) -> str | None:

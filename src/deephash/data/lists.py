@@ -291,7 +291,7 @@ def class_count(found: Mapping[str, Rows], files: Mapping[str, Path]) -> int:
             "labels in both lists, or in neither"
         )
     told = {role: width for role, width in widths.items() if not found[role].indexed}
-    count = max((told or widths).values())
+    count: int = max((told or widths).values())
     for role, width in widths.items():
         if width > count or (role in told and width != count):
             raise DataError(

@@ -15,7 +15,8 @@ from scipy.sparse import csr_array
 
 from deephash.data.images import Catalogue
 from deephash.data.listing import BLANKS, content, leads_down
-from deephash.data.splits import Split, fingerprint
+from deephash.data.roles import Split
+from deephash.data.splits import fingerprint
 from deephash.errors import DataError, FileError, os_reason
 from deephash.files import MOST_VALUES, decode, parse_json, write_atomic
 

@@ -80,7 +80,7 @@ class CodeEncoder:
                     f"this run encodes features, (N, D) floats, not {features.dtype} of shape"
                     f" {tuple(features.shape)}"
                 )
-            yield from features.float().to(self.device).split(self.batch_size)
+            yield from torch.split(features.float().to(self.device), self.batch_size)
             return
         coming = images_in(images)
         while some := list(islice(coming, self.batch_size)):

@@ -57,7 +57,7 @@ class CudaCapture:
     def __init__(self, device: torch.device) -> None:
         index = torch.cuda.current_device() if device.index is None else device.index
         self.device = torch.device("cuda", index)
-        self.stream = torch.cuda.Stream(self.device)
+        self.stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         self._warned: dict[Any, int] = {}
 
     def warm_up(self, function: Callable[[], T]) -> tuple[T, str]:

@@ -124,7 +124,7 @@ class RunFolder:
             why = "it has no config.yaml" if self.path.is_dir() else "it does not exist"
             raise TrainingError(f"{self.path} is not a run folder: {why}{_offer(self.path)}")
         advice = "Bring back a copy of it, or train anew with rerun=true."
-        config = read_yaml(file, "configuration of a run", advice=advice)
+        config: dict[str, Any] = read_yaml(file, "configuration of a run", advice=advice)
         expect(config, {"dataset": dict}, file, "configuration of a run", advice)
         kinds = CONFIG if whole else {f"{key.rstrip('?')}?": kind for key, kind in CONFIG.items()}
         expect(config, kinds, file, "configuration of a run", advice)

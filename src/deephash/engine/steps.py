@@ -60,7 +60,7 @@ class TrainingStep:
         with autocast(self.device, self.precision):
             terms = self.method(batch)
             loss = total(terms)
-        loss.backward()
+        torch.autograd.backward(loss)
         norm = self.gradient_norm()
         self.optimizer.step()
         self.forget_gradients()

@@ -223,4 +223,5 @@ def export(cfg: schema.Data) -> None:
 
 def known(source: Any) -> Catalogue:
     """What a source knows of its images; those of lists are not opened for it."""
-    return source.read() if hasattr(source, "read") else source.load()
+    catalogue: Catalogue = source.read() if hasattr(source, "read") else source.load()
+    return catalogue

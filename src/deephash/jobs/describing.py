@@ -7,7 +7,8 @@ import numpy as np
 
 from deephash import build, schema
 from deephash.data.images import Catalogue
-from deephash.data.splits import ROLES, Facts, Split, describe
+from deephash.data.roles import ROLES, Split
+from deephash.data.splits import Facts, describe
 from deephash.retrieval import Convention, Histograms, mean_average_precision, rank_codes
 from deephash.words import number
 
@@ -66,7 +67,8 @@ def chance(images: Catalogue, split: Split, convention: Convention) -> dict[str,
 def _comparable(images: Catalogue, rows: np.ndarray) -> np.ndarray:
     """Class indices (n,), or where images have several labels, rows (n, C)."""
     labels = images.labels[rows]
-    return labels.toarray() if (images.label_counts != 1).any() else labels.indices
+    targets: np.ndarray = labels.toarray() if (images.label_counts != 1).any() else labels.indices
+    return targets
 
 
 def _labels(images: Catalogue, rows: np.ndarray) -> dict[str, Any]:

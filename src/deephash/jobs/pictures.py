@@ -100,11 +100,14 @@ def _chosen(
     falling = np.argsort(-score, kind="stable")
     falling = falling[answerable[falling]]  # whose answer is not in the database is not hard
     if wanted == "easiest":
-        return falling[:rows].tolist()
+        easiest: list[int] = falling[:rows].tolist()
+        return easiest
     if wanted == "hardest":
-        return falling[::-1][:rows].tolist()
+        hardest: list[int] = falling[::-1][:rows].tolist()
+        return hardest
     places = np.linspace(0, len(falling) - 1, min(rows, len(falling))).round().astype(int)
-    return falling[places].tolist()
+    spread: list[int] = falling[places].tolist()
+    return spread
 
 
 def plane(codes: Codes, data: Any, many: int) -> Plane | None:

@@ -15,8 +15,9 @@ from deephash.data.datamodule import ahead, check_facts, check_finite
 from deephash.data.decoding import FRAMED, frame_count
 from deephash.data.doubts import doubts, doubts_of_split
 from deephash.data.entries import Broken, read_index, verify_entry
+from deephash.data.faults import Finding
 from deephash.data.images import Catalogue, ImageSet
-from deephash.data.inspection import Finding, identify, inspect
+from deephash.data.inspection import identify, inspect
 from deephash.data.lists import Lists
 from deephash.data.roles import ROLES, Split
 from deephash.data.splits import Facts

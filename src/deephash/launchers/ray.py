@@ -10,6 +10,7 @@ from typing import Any
 from deephash.bounds import Count, CountOrZero, Name, NonNegative, Positive
 from deephash.errors import ConfigError
 from deephash.extras import import_extra
+from deephash.files import LOG
 from deephash.launchers import process
 from deephash.launchers.process import Job, Watch
 
@@ -156,7 +157,7 @@ class Ray:
 
 def _size(job: Job) -> int:
     """Bytes of a job's log: more of them say that it runs, wherever that is."""
-    log = job.folder / process.LOG
+    log = job.folder / LOG
     return log.stat().st_size if log.is_file() else 0
 
 

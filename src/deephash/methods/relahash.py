@@ -45,4 +45,5 @@ class Relative(nn.Module):
         position = position / torch.linalg.matrix_norm(position).clamp(min=1e-12)  # all equal: 0
         if self.sqrt_bk:
             position = position * u.numel() ** 0.5
-        return position @ F.normalize(centers).T  # (N, C)
+        similarity: Tensor = position @ F.normalize(centers).T  # (N, C)
+        return similarity

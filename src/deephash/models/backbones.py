@@ -112,7 +112,8 @@ class Torchvision(nn.Module):
         return super().train(mode and not self.frozen)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.trunk(images).flatten(1)
+        features: Tensor = self.trunk(images).flatten(1)
+        return features
 
 
 class Identity(nn.Module):
@@ -193,7 +194,8 @@ class Tiny(nn.Module):
             cls(**options)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.blocks(images).flatten(1)
+        features: Tensor = self.blocks(images).flatten(1)
+        return features
 
 
 def _load(name: str, weights: str) -> nn.Module:
@@ -203,17 +205,20 @@ def _load(name: str, weights: str) -> nn.Module:
     for key, what, instead in Torchvision.refused({"name": name}):
         raise ConfigError(f"backbone.{key}  {what} {instead}")
     builder = models.get_model_builder(name)
+    network: nn.Module
     options: dict[str, Any] = {}
     if name in ("googlenet", "inception_v3"):  # their training heads are not part of a backbone
         options = {"aux_logits": False, "init_weights": False}
     if weights == "imagenet":
         choice = _imagenet(name)
-        return _downloaded(
+        network = _downloaded(
             name,
             choice,
             lambda: builder(weights=choice, **({"aux_logits": False} if options else {})),
         )
-    return builder(weights=None, **options)
+        return network
+    network = builder(weights=None, **options)
+    return network
 
 
 def _imagenet(name: str) -> Any:
@@ -250,7 +255,8 @@ def _downloaded(name: str, choice: Any, load: Callable[[], T]) -> T:
 
 def _stored(choice: Any) -> Path:
     """Where torchvision keeps downloaded weights."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / choice.url.rsplit("/", 1)[-1]
+    file: Path = Path(torch.hub.get_dir()) / "checkpoints" / choice.url.rsplit("/", 1)[-1]
+    return file
 
 
 def _read(file: str) -> dict[str, Tensor]:

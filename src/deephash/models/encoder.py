@@ -33,4 +33,5 @@ class Encoder(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """Return the codes alone: ``(N, 3, H, W) -> (N, K)``."""
-        return self(images)[1]
+        u: Tensor = self(images)[1]
+        return u

@@ -39,7 +39,8 @@ class Linear(nn.Module):
                 nn.init.zeros_(self.linear.bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.linear(features)
+        u: Tensor = self.linear(features)
+        return u
 
 
 class BatchNorm(Linear):
@@ -71,7 +72,8 @@ class BatchNorm(Linear):
         self.norm = nn.BatchNorm1d(nbit, momentum=momentum)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.norm(self.linear(features))
+        u: Tensor = self.norm(self.linear(features))
+        return u
 
 
 class MLP(nn.Sequential):

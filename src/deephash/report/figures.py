@@ -7,6 +7,7 @@ those of the RelaHash paper, Minh et al., IEEE Access 2023.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -153,7 +154,7 @@ def pr_by_radius(rows: Sequence[Row]) -> Drawing | None:
     """Precision over recall as the Hamming ball grows, macro and micro."""
     path = ("metrics", "pr_curve")
     kinds = {
-        kind: lambda row, kind=kind: _line(row, path, f"recall_{kind}", f"precision_{kind}")
+        kind: partial(_line, path=path, x=f"recall_{kind}", y=f"precision_{kind}")
         for kind in ("macro", "micro")
     }
     caption = (

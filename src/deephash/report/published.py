@@ -31,7 +31,8 @@ class Published:
 def tables() -> Mapping[str, Any]:
     """All there are, as ``published.yaml`` has them."""
     text = files("deephash.report").joinpath("published.yaml").read_text(encoding="utf-8")
-    return yaml.safe_load(text)
+    published: Mapping[str, Any] = yaml.safe_load(text)
+    return published
 
 
 def published(name: str | None, dataset: Any) -> Published | None:

@@ -101,7 +101,7 @@ def read_report(path: Path, required: Iterable[str] = ()) -> dict[str, Any]:
     path = Path(path)
     if not path.exists():
         raise FileError(path, "it does not exist: the run has not finished", "report")
-    report = read_json(path, "report", advice=AGAIN)
+    report: dict[str, Any] = read_json(path, "report", advice=AGAIN)
     expect(report, {f"{key}?": kind for key, kind in REPORT.items()}, path, "report", AGAIN)
     expect(report, {key: REPORT[key] for key in required}, path, "report", AGAIN)
     return report
@@ -186,7 +186,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         FileError: it is missing or damaged.
     """
     what, advice = "sweep", "Delete it, and launch the sweep again: finished runs are skipped."
-    manifest = read_json(path, what, advice=advice)
+    manifest: dict[str, Any] = read_json(path, what, advice=advice)
     expect(manifest, SWEEP, path, what, advice)
     for number, job in enumerate(manifest["jobs"]):
         try:

@@ -300,7 +300,10 @@ def popcount(words: Array) -> npt.NDArray[np.uint8]:
     if hasattr(np, "bitwise_count"):
         return np.bitwise_count(words)
     ones = _ONES_IN_BYTE[np.ascontiguousarray(words).view(np.uint8)]
-    return ones.reshape(*words.shape, words.itemsize).sum(axis=-1, dtype=np.uint8)
+    counts: npt.NDArray[np.uint8] = ones.reshape(*words.shape, words.itemsize).sum(
+        axis=-1, dtype=np.uint8
+    )
+    return counts
 
 
 def whole(value: object, least: int) -> bool:

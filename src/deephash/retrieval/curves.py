@@ -13,14 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from deephash.errors import DataError
-from deephash.retrieval.codes import Array
+from deephash.retrieval.codes import Array, Floats
 from deephash.retrieval.conventions import ORDERED, TIES
 from deephash.retrieval.engines import numba_sums
 from deephash.retrieval.histograms import Histograms
 from deephash.retrieval.metrics import WithinRadius, checked_radius, over_balls
 from deephash.retrieval.ranking import Ranking
 from deephash.retrieval.ties import (
-    Floats,
     Groups,
     bounded,
     bounded_mean,
@@ -275,7 +274,8 @@ def _risen(start: Array, end: Array, slope: Floats, place: Array) -> Floats:
     at, which = np.unique(np.concatenate([[0], start.ravel(), end.ravel()]), return_inverse=True)
     bend = np.bincount(which[1:], np.concatenate([slope.ravel(), -slope.ravel()]), len(at))
     rise = bend.cumsum()[:-1] * np.diff(at)
-    return np.interp(place, at, np.concatenate([[0.0], rise.cumsum()]))
+    precision: Floats = np.interp(place, at, np.concatenate([[0.0], rise.cumsum()]))
+    return precision
 
 
 def _groups(measured: Histograms | Ranking, ties: str) -> Groups:

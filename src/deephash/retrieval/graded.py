@@ -21,10 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from deephash.errors import DataError
-from deephash.retrieval.codes import Array
+from deephash.retrieval.codes import Array, Floats
 from deephash.retrieval.histograms import Histograms
 from deephash.retrieval.ranking import Ranking
-from deephash.retrieval.ties import Floats, Groups, bounded_mean, checked_cuts, mean, ratio
+from deephash.retrieval.ties import Groups, bounded_mean, checked_cuts, mean, ratio
 
 GAINS = ("exponential", "shared", "jaccard")
 
@@ -288,7 +288,8 @@ def _dcg(graded: GradedHistograms, cuts: Sequence[int]) -> dict[int, tuple[Float
     def at(cut: int, items: Array, gain: Floats) -> Floats:
         ends = items.cumsum(axis=1)
         slots = discounts[np.minimum(ends, cut)] - discounts[np.minimum(ends - items, cut)]
-        return (gain * slots).sum(axis=1)
+        gains: Floats = (gain * slots).sum(axis=1)
+        return gains
 
     mean_gain = ratio(graded.gained, graded.counts.items)
     return {
@@ -303,7 +304,8 @@ def _dcg(graded: GradedHistograms, cuts: Sequence[int]) -> dict[int, tuple[Float
 def _counted(graded: GradedHistograms, empty: str) -> npt.NDArray[np.bool_]:
     if empty not in ("zero", "skip_no_relevant"):
         raise DataError(f"empty={empty!r} is unknown; allowed: zero, skip_no_relevant")
-    return (graded.counts.relevant.sum(axis=1) > 0) | (empty == "zero")
+    counted: npt.NDArray[np.bool_] = (graded.counts.relevant.sum(axis=1) > 0) | (empty == "zero")
+    return counted
 
 
 def _cuts(graded: GradedHistograms, cuts: Sequence[int]) -> list[int]:

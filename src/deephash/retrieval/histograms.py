@@ -60,17 +60,20 @@ class Histograms:
     @property
     def queries(self) -> int:
         """Q."""
-        return self.items.shape[0]
+        queries: int = self.items.shape[0]
+        return queries
 
     @property
     def nbit(self) -> int:
         """K."""
-        return self.items.shape[1] - 1
+        nbit: int = self.items.shape[1] - 1
+        return nbit
 
     @property
     def sizes(self) -> npt.NDArray[np.int64]:
         """How many items each query has met: (Q,)."""
-        return self.items.sum(axis=1, dtype=np.int64)
+        sizes: npt.NDArray[np.int64] = self.items.sum(axis=1, dtype=np.int64)
+        return sizes
 
     @property
     def size(self) -> int:

@@ -540,7 +540,8 @@ def _stored(ids: Ids) -> Array:
             raise DataError(f"an id is no text: {error}") from error
     if values.dtype.kind == "u" and len(values) and values.max() > np.iinfo(np.int64).max:
         raise DataError(f"the id {values.max()} is too large for a signed integer of 64 bits")
-    return values.astype(np.int64)
+    whole_numbers: Array = values.astype(np.int64)
+    return whole_numbers
 
 
 def _with(runs: list[Array], new: Array) -> list[Array]:

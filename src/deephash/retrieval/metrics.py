@@ -14,12 +14,11 @@ from typing import NamedTuple
 import numpy as np
 
 from deephash.errors import DataError
-from deephash.retrieval.codes import Array, whole
+from deephash.retrieval.codes import Array, Floats, whole
 from deephash.retrieval.conventions import DENOMINATORS, ORDERED, Convention
 from deephash.retrieval.histograms import Histograms
 from deephash.retrieval.ranking import Ranking
 from deephash.retrieval.ties import (
-    Floats,
     Groups,
     bounded,
     bounded_mean,

@@ -114,7 +114,8 @@ class LeaveOneOutRanking(Ranking):
             tied = differing(asked[:, query], held[:, :own], dtype) == distance
             place = items_QK[query, :distance].sum() + np.count_nonzero(tied)
             found = found[found != place]
-            return found - (found > place)
+            places: Counts = found - (found > place)
+            return places
 
         return without
 

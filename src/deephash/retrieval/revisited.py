@@ -159,7 +159,8 @@ def _before(groups: Groups) -> Floats:
     h = reciprocals(np.maximum(N - 1, 0), n)
     others = (r - 1) / np.maximum(n - 1, 1)
     later = A * h + others * (n - N * h)
-    return (ratio(r, n) * np.where(N == 0, r, later)).sum(axis=1)
+    precision: Floats = (ratio(r, n) * np.where(N == 0, r, later)).sum(axis=1)
+    return precision
 
 
 def _until_last(groups: Groups, k: int) -> Floats:

@@ -47,7 +47,8 @@ class Side:
         """How many labels each item has: (n,)."""
         if self.labels.ndim == 1:
             return np.ones(len(self), dtype=np.int64)
-        return self.labels.sum(axis=1, dtype=np.int64)
+        counts: npt.NDArray[np.int64] = self.labels.sum(axis=1, dtype=np.int64)
+        return counts
 
     def wide(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
         """Words (W, n) and marks (M, n), all of 64 bits; no class is then the largest number."""
@@ -105,7 +106,7 @@ def label_array(labels: ArrayLike, size: int, name: str) -> Array:
         raise DataError(f"{name} have no classes")
     if values.dtype.kind == "b":
         return values
-    hot = values == 1
+    hot: Array = values == 1
     if not (hot | (values == 0)).all():
         odd = values[~(hot | (values == 0))][0]
         raise DataError(f"{name} of two dimensions are multi-hot: 0 or 1, but {odd} is among them")

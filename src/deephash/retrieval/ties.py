@@ -65,12 +65,13 @@ class Groups:
             return self.compiled.running_sums(  # type: ignore[no-any-return]
                 self.starts, self.found, self.items, self.relevant, _HARMONIC
             )
-        return _running(
+        sums: Floats = _running(
             _segment(
                 self.starts, self.reached[:, :-1], self.items, self.relevant,
                 ratio(self.gained, self.relevant), self.items,
             )
         )  # fmt: skip
+        return sums
 
     def at(self, top: int | Array) -> Cut:
         """Where the first ``top`` places end, of all queries alike or of each (Q,)."""
@@ -89,10 +90,11 @@ class Groups:
     def summed(self, cut: Cut) -> Floats:
         """The expected sum at a cut: of r_k c_k / k, if nothing else is gained. (Q,)."""
         row = np.arange(len(cut.full))
-        return self.sums[row, cut.full] + _segment(
+        sums: Floats = self.sums[row, cut.full] + _segment(
             cut.before, self.reached[row, cut.full], cut.items, cut.relevant,
             self._worth(cut), cut.kept,
         )  # fmt: skip
+        return sums
 
     def by_hits(self, cut: Cut) -> Floats:
         """The expectation of that sum over the relevant items before the cut, (Q,).
@@ -151,7 +153,8 @@ class Groups:
             if not open_Q.any():
                 break
             missed_Q[open_Q] *= (1 - many / (cut.items - i).clip(1))[open_Q]
-        return 1 - missed_Q
+        precision: Floats = 1 - missed_Q
+        return precision
 
     def _worth(self, cut: Cut) -> Floats:
         """What a relevant item of the cut group gains, on average: (Q,)."""
@@ -225,7 +228,7 @@ def reciprocals(before: Any, count: Any) -> Floats:
     """
     start, stop = np.broadcast_arrays(before, np.add(before, count))
     low = np.minimum(stop, _EXACT)
-    found = _HARMONIC[low] - _HARMONIC[np.minimum(start, low)]
+    found: Floats = _HARMONIC[low] - _HARMONIC[np.minimum(start, low)]
     far = stop > _EXACT
     a, b = np.maximum(start[far], _EXACT), stop[far]
     one, other = 1 / a, 1 / b

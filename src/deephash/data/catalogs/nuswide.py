@@ -172,12 +172,12 @@ def _signs(file: Path) -> np.ndarray:
     signs = np.frombuffer(data.translate(None, b"\r\t "), np.uint8)  # sign, end, sign, end ... sign
     ended = bool(data) and (signs[1::2] == ord("\n")).all()
     if ended and np.isin(signs[::2], (ord("0"), ord("1"))).all():
-        return signs[::2] == ord("1")
+        return np.asarray(signs[::2] == ord("1"))
     given = [line.strip() for line in data.decode(errors="replace").split("\n")]
     for number, sign in enumerate(given, 1):
         if sign not in ("0", "1"):
             raise DataError(f"{file}, line {number}: {sign[:80]!r} is no label, 0 or 1")
-    return np.array(given) == "1"
+    return np.asarray(np.array(given) == "1")
 
 
 def _warn_of_order(labels: csr_array) -> None:

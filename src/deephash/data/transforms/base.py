@@ -115,7 +115,7 @@ def change(
     if images.device.type != "cpu":
         return _change_at_once(images, chosen, change_to, numbers)
     images = images if overwrite else images.clone()
-    for part in rows.split(max(1, CACHED // images[0].numel())):
+    for part in torch.split(rows, max(1, CACHED // images[0].numel())):
         images[part] = change_to(images[part], *(per_image(number[part]) for number in numbers))
     return images
 

@@ -168,8 +168,9 @@ def _factors(spread: float) -> tuple[float, float]:
 
 def _gray(images: Tensor) -> Tensor:
     """(B, 3, H, W) -> (B, 1, H, W)."""
-    red, green, blue = images.split(1, dim=1)
-    return (GRAY[0] * red).add_(green, alpha=GRAY[1]).add_(blue, alpha=GRAY[2])
+    red, green, blue = torch.split(images, 1, dim=1)
+    gray: Tensor = (GRAY[0] * red).add_(green, alpha=GRAY[1]).add_(blue, alpha=GRAY[2])
+    return gray
 
 
 def _blended(images: Tensor, factor: Tensor, added: Tensor) -> Tensor:
@@ -186,7 +187,7 @@ def _turned(images: Tensor, share: Tensor) -> Tensor:
     A hue of 0..6 is red at 0, green at 2 and blue at 4. A channel is the largest within 1 of its
     own place, the smallest beyond 2, and between them on a line.
     """
-    red, green, blue = images.split(1, dim=1)
+    red, green, blue = torch.split(images, 1, dim=1)
     top, low = images.amax(dim=1, keepdim=True), images.amin(dim=1, keepdim=True)
     spread = top - low
     some = torch.where(spread == 0, 1, spread)

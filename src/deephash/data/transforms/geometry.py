@@ -111,7 +111,8 @@ def _windows(images: Tensor, top: Tensor, left: Tensor, height: int, width: int)
         torch.arange(channels),
     ]
     sizes = [len(one) for one in places]  # one copy to the device for all of them
-    y, x, image, channel = to_device(torch.cat(places), images.device).split(sizes)
+    there = to_device(torch.cat(places), images.device)
+    y, x, image, channel = torch.split(there, sizes)
     return images[
         image.view(-1, 1, 1, 1),
         channel.view(1, -1, 1, 1),

@@ -138,11 +138,13 @@ def _neighbours(marks: Array, order: Counts, unlike: bool) -> Counts:
         other = query + 1 if query < last and alike[query] else query
         pairs.append((query, other))
         query = other + 1
-    return order[np.array(pairs)]
+    ordered: Counts = order[np.array(pairs)]
+    return ordered
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return numba.njit(nogil=True, cache=True, error_model="numpy")(function)  # type: ignore[no-any-return]
+    made: Callable[..., Any] = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+    return made
 
 
 @_compiled

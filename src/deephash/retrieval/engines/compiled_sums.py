@@ -27,7 +27,8 @@ class BallSums(NamedTuple):
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return numba.njit(nogil=True, cache=True, error_model="numpy")(function)  # type: ignore[no-any-return]
+    made: Callable[..., Any] = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+    return made
 
 
 def running_sums(
@@ -127,7 +128,8 @@ def mixed_by_hits(cut: tuple[Counts, ...], least: Counts, most: Counts, h: Float
     _cleared(odds, hits)
     total = odds.sum(axis=1)
     value: Floats = _weighted(odds, total, hits, cut[1], cut[2], cut[5], h, sums, reached)
-    return value.sum(axis=1)
+    gained: Floats = value.sum(axis=1)
+    return gained
 
 
 @_compiled

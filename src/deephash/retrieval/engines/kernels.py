@@ -32,7 +32,7 @@ def count(
     tiles = triton.cdiv(items, _TILE)
     programs = min(tiles, triton.cdiv(_PROGRAMS, queries))  # for each query
     programs = max(programs, triton.cdiv(items, _MOST))
-    with torch.cuda.device_of(found):
+    with torch.cuda.device_of(found):  # type: ignore[no-untyped-call]
         _count[(queries, programs)](
             query, query_marks, codes, marks, found, queries, items, triton.cdiv(tiles, programs),
             words=codes.shape[0], mark_words=marks.shape[0], single=single,
@@ -41,7 +41,7 @@ def count(
         )  # fmt: skip
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _count(  # type: ignore[no-untyped-def]
     query, query_marks, codes, marks, found, queries, items, tiles,
     words: tl.constexpr, mark_words: tl.constexpr, single: tl.constexpr, values: tl.constexpr,

@@ -59,7 +59,8 @@ def shares_label(query_side: Side, query: int, database: Side) -> npt.NDArray[np
     """Which items share a label with one query: (n,) bool."""
     mine = query_side.marks[:, query]
     if query_side.single:
-        return (database.marks[0] == mine[0]) & (mine[0] >= 0)
+        same: npt.NDArray[np.bool_] = (database.marks[0] == mine[0]) & (mine[0] >= 0)
+        return same
     shared = np.zeros(len(database), dtype=np.bool_)
     for word, theirs in zip(mine, database.marks, strict=True):
         if word:
