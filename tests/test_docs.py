@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 SPEC = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
@@ -27,6 +28,22 @@ def test_the_example_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     assert (found["ids"][:, 0] == [f"image{i}" for i in range(100)]).mean() > 0.9
     told = re.search(r"# mAP@1000 (\S+)", code)
     assert f"{found['report']['map']:.4f}" == told.group(1)
+
+
+def test_the_library_page_runs(tmp_path, monkeypatch, capsys):
+    """The blocks of docs/library.md run in one session, and print what their comments say."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/library.md").read_text(), re.DOTALL)
+    assert len(blocks) >= 3
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    with torch.random.fork_rng(devices=[]):
+        for block in blocks:
+            exec(block, names)
+    trained, terms, measured = capsys.readouterr().out.splitlines()
+    expected = re.findall(r"^print\(.*\)  # (.*)$", "\n".join(blocks), re.MULTILINE)
+    assert float(trained) == pytest.approx(float(expected[0]), abs=0.02)  # of other releases
+    assert [terms, measured] == expected[1:]
+    assert names["ids"].shape == (100, 5)
 
 
 def test_every_method_has_a_line_and_a_page_and_no_page_is_left_over():

@@ -25,13 +25,26 @@ MODULES = sorted(name_of(path) for path in SOURCE.rglob("*.py") if path.name != 
 PACKAGES = ("losses", "codebooks", "similarities", "models", "methods", "data", "retrieval")
 
 
+DOCUMENTED = ("losses", "codebooks", "similarities", "models", "methods", "retrieval")
+
+
 def public():
-    """What the packages for users name in `__all__`, that has a docstring of its own."""
-    for package in PACKAGES:
+    """The classes and functions of these packages' `__all__`, and of a module in it the classes."""
+    for package in DOCUMENTED:
         module = importlib.import_module(f"deephash.{package}")
         for name in module.__all__:
-            value = getattr(module, name)
-            if inspect.isclass(value) or inspect.isfunction(value):
+            value = getattr(module, name, None) or importlib.import_module(
+                f"deephash.{package}.{name}"
+            )
+            if inspect.ismodule(value):
+                for own, part in vars(value).items():
+                    if (
+                        inspect.isclass(part)
+                        and part.__module__ == value.__name__
+                        and own[0] != "_"
+                    ):
+                        yield f"{package}.{name}.{own}", part
+            elif inspect.isclass(value) or inspect.isfunction(value):
                 yield f"{package}.{name}", value
 
 
@@ -86,3 +99,8 @@ def test_lazy_names_of_data_are_those_of_all():
     assert sorted(name for names in data._MODULES.values() for name in names) == data.__all__
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         data.Nothing  # noqa: B018
+
+
+@pytest.mark.parametrize(("name", "part"), [pytest.param(*one, id=one[0]) for one in public()])
+def test_what_is_public_has_an_example(name, part):
+    assert ">>> " in (part.__doc__ or ""), f"the docstring of {name} has no example"

@@ -149,6 +149,11 @@ class Output:
         u: (N, K) relaxed codes, which the loss compares.
         logits: (N, C) similarity of each code to each center, in the range of the similarity.
         centers: (C, K) the codebook.
+
+    Example:
+        >>> z = torch.zeros(2, 8)
+        >>> Output(features=None, z=z, u=torch.tanh(z), logits=None, centers=None).u.shape
+        torch.Size([2, 8])
     """
 
     features: Tensor | None

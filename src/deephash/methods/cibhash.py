@@ -29,6 +29,13 @@ class ContrastiveBottleneck(nn.Module):
     Args:
         temperature: tau.
         divergence: beta.
+
+    Example:
+        >>> loss = ContrastiveBottleneck(temperature=1.0)
+        >>> z = torch.tensor([[9.0, 9.0], [-9.0, -9.0]])  # two images, with the same code twice
+        >>> terms = loss(Output.of(torch.cat([z, z])), Batch.of(None, num_views=2))
+        >>> round(terms["contrast"].item(), 4)  # log(1 + 2 e^-2)
+        0.2395
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"z"})

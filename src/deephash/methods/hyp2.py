@@ -37,6 +37,11 @@ class Proxies(Learned):
         num_classes: C.
         nbit: K.
         seed: of the first values.
+
+    Example:
+        >>> proxies = Proxies(num_classes=200, nbit=100, seed=0)()
+        >>> round(proxies.std().item(), 2), proxies.requires_grad  # sqrt(2 / 200)
+        (0.1, True)
     """
 
     def __init__(self, num_classes: int, nbit: int, seed: int) -> None:
@@ -70,8 +75,14 @@ class HyP2(nn.Module):
         ConfigError: with ``zeta=linear_code``, d is not known, or C exceeds 2^K.
 
     Example:
-        >>> HyP2(num_classes=21, nbit=48).zeta  # the [48, 5, 24] code
+        >>> loss = HyP2(num_classes=21, nbit=48)
+        >>> loss.zeta  # the [48, 5, 24] code
         0.0
+        >>> logits = torch.full((1, 21), -1.0).index_fill(1, torch.tensor([3]), 1.0)
+        >>> output = Output.of(torch.ones(1, 48), logits=logits)
+        >>> terms = loss(output, Batch.of(torch.tensor([3]), num_classes=21))
+        >>> {name: term.item() for name, term in terms.items()}
+        {'positive': 0.0, 'negative': 0.0, 'irrelevant': 0.0}
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"u", "logits"})

@@ -39,6 +39,14 @@ class ITQ(Method):
 
     Raises:
         ConfigError: K exceeds D, or is not below N, or the head is another one.
+
+    Example:
+        >>> features = torch.tensor([[2.0, 1.0], [2.0, -1.0], [-2.0, 1.0], [-2.0, -1.0]])
+        >>> encoder = Encoder(nn.Identity(), Linear(in_features=2, nbit=2, bias=True))
+        >>> ITQ(encoder, nbit=2, num_train=4, seed=0).fit(features)
+        >>> codes = encoder.encode(features) >= 0
+        >>> len(codes.unique(dim=0))  # each image has a code of its own
+        4
     """
 
     learns: ClassVar[bool] = False
@@ -103,6 +111,12 @@ def principal_axes(features: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
     Returns:
         mean (D,), and orthonormal axes (count, D), those of the largest variance first.
+
+    Example:
+        >>> features = torch.tensor([[3.0, 1.0], [-1.0, 1.0]])
+        >>> mean, axes = principal_axes(features, count=1)
+        >>> mean.tolist(), axes.tolist()
+        ([1.0, 1.0], [[1.0, 0.0]])
     """
     x = features.double()
     mean = x.mean(dim=0)

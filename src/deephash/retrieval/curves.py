@@ -164,7 +164,7 @@ def precision_within_radius(hist: Histograms, radius: int = 2) -> WithinRadius:
 
     Returns:
         the mean with 0 for queries without such items, the mean without these queries, and their
-            share.
+        share.
 
     Raises:
         DataError: if the radius is no integer of at least 0.

@@ -279,7 +279,7 @@ def describe_codes(
         (Eq. 23), ``histograms`` of distances, ``bit_correlation`` and ``bits``; None for values
         that are not defined: quantization of bits or of infinite values, separability of a single
         class, all that need labels if there are none. Without labels also ``distances``, of all
-            pairs.
+        pairs.
 
     Raises:
         DataError: if codes or labels are malformed or contradict each other.
