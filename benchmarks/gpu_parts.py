@@ -484,13 +484,14 @@ def sizes_of(request: Request) -> Sizes:
     return TINY if request["tiny"] else FULL
 
 
-def configuration(request: Request, backbone: str) -> Found:
-    """Compose the configuration of RelaHash, 64 bits, on CIFAR-10; the caller may modify it."""
-    return json.loads(composed(backbone, request["device"], sizes_of(request).side))  # type: ignore[no-any-return]
+def configuration(request: Request, backbone: str, method: str = "relahash") -> Found:
+    """Compose the configuration of a method, 64 bits, on CIFAR-10; the caller may modify it."""
+    text = composed(backbone, request["device"], sizes_of(request).side, method)
+    return json.loads(text)  # type: ignore[no-any-return]
 
 
 @cache
-def composed(backbone: str, device: str, side: int) -> str:
+def composed(backbone: str, device: str, side: int, method: str) -> str:
     """The folded configuration, as JSON."""
     from hydra import compose, initialize_config_dir
 
@@ -499,9 +500,10 @@ def composed(backbone: str, device: str, side: int) -> str:
     schema.register()
     words = [
         "dataset=cifar10", f"dataset.size={side}", f"backbone={backbone}", "backbone.weights=none",
-        "method=relahash", "model.nbit=64", f"trainer.device={device}",
-        "codebook=bernoulli",  # drawn at once; the best centers are searched for
+        f"method={method}", "model.nbit=64", f"trainer.device={device}",
     ]  # fmt: skip
+    if method == "relahash":
+        words.append("codebook=bernoulli")  # drawn at once; the best centers are searched for
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return json.dumps(config.fold(compose("train", overrides=words)))
 
@@ -598,22 +600,26 @@ class Silent:
 
 
 class Learner:
-    """RelaHash with a trainer, as a training job builds them.
+    """A method with a trainer, as a training job builds them.
 
     Args:
         request: of the part.
         backbone: its name.
         settings: of the trainer.
+        method: its name.
     """
 
-    def __init__(self, request: Request, backbone: str, settings: Found) -> None:
+    def __init__(
+        self, request: Request, backbone: str, settings: Found, method: str = "relahash"
+    ) -> None:
         import torch
 
-        from deephash import build, schema
+        from deephash import build, recipe, schema
         from deephash.engine import forms
         from deephash.engine.trainer import Trainer
 
-        folded = configuration(request, backbone)
+        folded = configuration(request, backbone, method)
+        self.views = recipe.num_views(folded["method"])
         folded["trainer"] = {**folded["trainer"], **settings}
         cfg = schema.parse(schema.Train, folded)
         self.device, self.side = torch.device(request["device"]), sizes_of(request).side
@@ -644,7 +650,7 @@ class Learner:
         from deephash.records import Batch
 
         draw = torch.Generator().manual_seed(0)
-        images = torch.randn(size, 1, 3, self.side, self.side, generator=draw)
+        images = torch.randn(size, self.views, 3, self.side, self.side, generator=draw)
         labels = torch.eye(10)[torch.arange(size) % 10]
         index = torch.arange(size)
         return Batch(*(values.to(self.device) for values in (images, labels, index)))
@@ -1302,26 +1308,43 @@ def measure_field(request: Request, name: str, queries: int | None, items: int |
 
 # label-free
 
-LABEL_FREE = ("cibhash", "sdc", "sdc_simclr", "wch", "bihalf", "nsh", "tbh")
-"""Names that recipes of such methods would have."""
-
 
 def cells_of_label_free(request: Request) -> list[Cell]:
-    """One cell, which says what there is."""
-    return [Cell("label-free methods", 0, look_for_label_free)]
+    """A step of each method that is trained without labels."""
+    sizes = sizes_of(request)
+    backbone, size = sizes.backbones[0], sizes.batches[0]
+    return [
+        Cell(f"{name} | {backbone} | {size}", 4.0,
+             partial(measure_label_free, request, name, backbone, size), most=48)
+        for name in label_free()
+    ]  # fmt: skip
 
 
-def look_for_label_free() -> Found:
-    """Look for recipes of methods that need no labels.
+def label_free() -> list[str]:
+    """Find the recipes with a loss that reads no labels."""
+    import yaml
 
-    Raises:
-        NotAvailable: always, as this script does not know how to measure them yet.
-    """
-    there = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
-    known = [name for name in there if name in LABEL_FREE]
-    if not known:
-        raise NotAvailable("no label-free method is installed")
-    raise NotAvailable(f"{', '.join(known)} is installed, but this script does not measure it yet")
+    from deephash import recipe
+
+    found = []
+    for path in sorted((ROOT / "conf" / "method").glob("*.yaml")):
+        entries = yaml.safe_load(path.read_text())["defaults"]
+        loss = next((one["/loss@loss"] for one in entries if "/loss@loss" in one), None)
+        if loss is not None:
+            node = yaml.safe_load((ROOT / "conf" / "loss" / f"{loss}.yaml").read_text())
+            if not recipe.declared({"loss": node}).labels:
+                found.append(path.stem)
+    return found
+
+
+def measure_label_free(request: Request, method: str, backbone: str, size: int) -> Found:
+    """Measure images per second in training, of which each has all its views."""
+    with tuned(request, "as train.py") as settings:
+        learner = Learner(request, backbone, settings, method)
+        batch = learner.noise(size)
+        with peak_memory(request["device"]) as peak:
+            train = learner.train(Supply(itertools.repeat(batch), request))
+        return {"train": train["rate"], "views": learner.views, **peak}
 
 
 PARTS: dict[str, Callable[[Request], list[Cell]]] = {

@@ -215,8 +215,11 @@ def times_limit(cell: Found, pairs: int, cells: Found, result: Found) -> str:
 
 
 def show_label_free(cells: Found, result: Found) -> list[str]:
-    """Say what there is."""
-    return [f"Label-free methods: {became(cell)}." for cell in cells.values()]
+    """Make a table of training without labels; each image is encoded in all its views."""
+    table = [["method", "backbone", "B", "views", "train, images/s"]]
+    for name, cell in cells.items():
+        table.append([*name.split(" | "), str(cell.get("views", "–")), cell_text(cell, "train")])
+    return [laid_out(table), *failures_of(cells)]
 
 
 SHOWN: dict[str, Callable[[Found, Found], list[str]]] = {
