@@ -53,14 +53,6 @@ def without_labels(monkeypatch):
     monkeypatch.setattr(
         PairwiseLikelihood, "forward", lambda self, output, batch: {"spread": -output.u.var()}
     )
-    made = build.data
-
-    def data(*arguments, **options):
-        module = made(*arguments, **options)
-        module.reads_labels = False
-        return module
-
-    monkeypatch.setattr(build, "data", data)
 
 
 def folded(root, outputs, *words, quiet=True):

@@ -180,6 +180,22 @@ def test_the_summary_of_an_empty_report(capsys, tmp_path):
     assert str(tmp_path) in capsys.readouterr().out
 
 
+def test_without_labels_the_summary_says_so_and_shows_what_was_measured(capsys, tmp_path):
+    metrics = {
+        "map": None, "note": "The images have no labels.", "database": 40, "conventions": {},
+        "precision_within_radius_2": {"mean_zero": None, "empty_fraction": 0.25},
+        "codes": {"bits": {"entropy": 0.9, "dead_bits": 1, "distinct_codes": 38}},
+        "distances": {"mean_nearest": 3.5},
+    }  # fmt: skip
+    Console(1, 10).summary({**REPORT, "metrics": metrics}, tmp_path)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "mAP - The images have no labels." in shown
+    assert "bit entropy 0.9000, dead bits 1, distinct codes 38 of 40" in shown
+    assert "empty balls 0.2500, nearest 3.5000" in shown
+    Console(1, 10, quiet=True).summary({**REPORT, "metrics": metrics}, tmp_path)
+    assert capsys.readouterr().out.endswith("mAP -  (images without labels)\n")
+
+
 def test_quiet_is_a_single_line(capsys, tmp_path):
     console = Console(1, 10, quiet=True)
     console.tick(10)

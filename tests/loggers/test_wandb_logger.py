@@ -166,6 +166,13 @@ def test_an_artifact_holds_files_by_name_and_its_own_name_is_allowed(fake, tmp_p
     assert len(made) == 1
 
 
+def test_without_labels_the_summary_says_why_there_is_no_map(fake, tmp_path):
+    logger = Wandb("p", {}, tmp_path)
+    metrics = {"map": None, "note": "The images have no labels.", "codes": {"bit_correlation": 1.5}}
+    logger.report({"metrics": metrics, "selection": {"map_last": None}}, step=5)
+    assert fake.run.summary == {"codes/bit_correlation": 1.5, "note": "The images have no labels."}
+
+
 def test_the_report_becomes_the_summary_and_ends_the_run(fake, tmp_path):
     logger = Wandb("p", {}, tmp_path)
     logger.scalars("train", {"loss": 1.0}, step=5, epoch=2)

@@ -92,6 +92,9 @@ def train(cfg: schema.Train, overrides: Sequence[Override], launch: str = "") ->
 
 def _say_unlabelled(cfg: schema.Train) -> None:
     """Say in one line what images without labels mean for the selection of an epoch."""
+    if not cfg.trainer.epochs:
+        log.warning("the images have no labels: there is no mAP")
+        return
     kept = "the last epoch's encoder is kept"
     if (select_on := cfg.trainer.select_on.value) != "last":
         kept = f"there is no mAP for trainer.select_on={select_on}, and {kept}"
