@@ -27,7 +27,7 @@ FLOORS = [
     "composition build sheets",
     "jobs",
     "multirun",
-    "cli",
+    "cli api",
 ]
 FLOOR_OF = {name: level for level, names in enumerate(FLOORS) for name in names.split()}
 

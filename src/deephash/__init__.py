@@ -1,3 +1,47 @@
-"""Deep hashing for image retrieval: networks that turn images into short binary codes."""
+"""Deep hashing for image retrieval: networks that turn images into short binary codes.
+
+>>> import deephash
+>>> report, folder = deephash.train(["model.nbit=16", "trainer.epochs=1", "logger=quiet"])
+done   outputs/digits/relahash/16bit/seed0,trainer.epochs=1  mAP@all 0...
+>>> encoder = deephash.load(folder)  # encoder.encode(images) -> (N, 2) uint8
+
+Importing the package is cheap: what is used of it is imported on first use.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deephash import codebooks, losses, methods, models, retrieval, similarities
+    from deephash.api import CodeEncoder, Trained, evaluate, load, train
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "CodeEncoder",
+    "Trained",
+    "__version__",
+    "codebooks",
+    "evaluate",
+    "load",
+    "losses",
+    "methods",
+    "models",
+    "retrieval",
+    "similarities",
+    "train",
+]
+
+_FUNCTIONS = ("CodeEncoder", "Trained", "evaluate", "load", "train")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module("deephash.api"), name)
+    if name in __all__:
+        return importlib.import_module(f"deephash.{name}")
+    raise AttributeError(f"module 'deephash' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,10 +65,7 @@ def data(cfg: Data) -> DataModule:
     The page of a run folder and that of ``data.py`` train nothing: one view of each image.
     """
     dataset, trainer = cfg.dataset, cfg.trainer
-    transforms = {
-        name: Pipeline([part(step, "dataset.transforms") for step in steps])
-        for name, steps in dataset.transforms.plain.items()
-    }
+    transforms = {name: pipeline(steps) for name, steps in dataset.transforms.plain.items()}
     views, streams, labels = ["train"], 1, True
     if isinstance(cfg, schema.Train):
         views, streams = recipe.view_names(cfg.method.plain), cfg.method.streams
@@ -91,6 +88,11 @@ def data(cfg: Data) -> DataModule:
         more_transforms=transforms,
         labels=labels,
     )
+
+
+def pipeline(steps: Sequence[Mapping[str, Any]]) -> Pipeline:
+    """The steps of a transform, one after the other."""
+    return Pipeline([part(step, "dataset.transforms") for step in steps])
 
 
 def source(cfg: Data) -> Any:

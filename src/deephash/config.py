@@ -259,7 +259,7 @@ def check_evaluation(cfg: Mapping[str, Any]) -> list[Fault]:
     if faults:
         return faults
     faults += _check_tops(cfg["evaluation"]) + _check_convention(cfg)
-    faults += _check_device("device", cfg["device"])
+    faults += check_device("device", cfg["device"])
     for path, node in parts(cfg["dataset"], "dataset"):
         faults += check_part(path, node)
     if (cfg["run"] is None) == (cfg["runs"] is None):
@@ -274,10 +274,7 @@ def check_evaluation(cfg: Mapping[str, Any]) -> list[Fault]:
                 "runs", f"is {cfg['runs']!r}.", "Name a folder, or several: runs=[FOLDER,FOLDER]."
             )
         )
-    if cfg["checkpoint"] not in ("best", "last"):
-        faults.append(
-            Fault("checkpoint", f"there is no {cfg['checkpoint']!r}.", "Try best or last.")
-        )
+    faults += check_checkpoint(cfg["checkpoint"])
     queries = cfg["gallery"]["queries"]
     listed = isinstance(queries, list) and all(type(q) is int and q >= 0 for q in queries)
     if queries not in ("spread", "hardest", "easiest") and not listed:
@@ -342,7 +339,7 @@ def check_data(cfg: Mapping[str, Any]) -> list[Fault]:
               if path.startswith("dataset") or cfg["do"] == "encode"]  # fmt: skip
     for path, node in wanted:
         faults += check_part(path, node)
-    faults += _check_device("trainer.device", cfg["trainer"]["device"])
+    faults += check_device("trainer.device", cfg["trainer"]["device"])
     faults += _check_tops(cfg["evaluation"]) + _check_convention(cfg) + check_names(cfg)
     faults += _check_protocol(cfg) + _check_classes(cfg["dataset"].get("classes"))
     return faults + _check_by_building(cfg, faults)
@@ -466,7 +463,7 @@ def check(cfg: Mapping[str, Any], overrides: Sequence[Override] = ()) -> list[Fa
     if not any("evaluation".startswith(key) for key in broken):
         faults += _check_tops(cfg["evaluation"])
     if not any("trainer".startswith(key) or key == "trainer.device" for key in broken):
-        faults += _check_device("trainer.device", cfg["trainer"]["device"])
+        faults += check_device("trainer.device", cfg["trainer"]["device"])
         if not any(fault.key == "trainer.device" for fault in faults):
             faults += _check_graph(cfg["trainer"])
     faults += [fault for fault in check_names(cfg) if fault.key not in broken]
@@ -553,7 +550,14 @@ def check_part(path: str, node: Mapping[str, Any]) -> list[Fault]:
     return faults
 
 
-def _check_device(key: str, device: Any) -> list[Fault]:
+def check_checkpoint(name: Any) -> list[Fault]:
+    """Whether a run folder has checkpoints of this name."""
+    if name in ("best", "last"):
+        return []
+    return [Fault("checkpoint", f"there is no {name!r}.", "Try best or last.")]
+
+
+def check_device(key: str, device: Any) -> list[Fault]:
     """Whether there is such a device here."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,4})?", str(device)):
         what = f"there is no {device!r}."

@@ -26,7 +26,7 @@ from deephash.files import (
     write_json,
 )
 from deephash.jobs import pictures
-from deephash.jobs.shared import deterministic, load_encoder, save_codes
+from deephash.jobs.shared import check_size, deterministic, load_encoder, save_codes
 from deephash.loggers.console import without_labels
 from deephash.loggers.wandb import load_package
 from deephash.overrides import Override, parse_all
@@ -115,7 +115,7 @@ def measure(cfg: schema.Evaluate, run: RunFolder, out: Path | None = None) -> di
     data.setup(device, trains=False)
     evaluation.check(data)
     file = f"{cfg.checkpoint}.pt"
-    _check_size(ran, data.width, run.path / file)
+    check_size(ran, data.width, run.path / file)
     encoder = build.encoder(ran, data.width, pretrained=False).to(device)
     pictures.check_queries(cfg.gallery.queries, len(data.split.queries))
     load_encoder(run.path / file, encoder, None if elsewhere else data.facts.fingerprint)
@@ -254,22 +254,6 @@ def _without_download(source: Mapping[str, Any], cfg: schema.Evaluate) -> Mappin
     target = targets.locate(source["_target_"], "dataset.source")
     known = targets.arguments(target)
     return {**source, "download": False} if "download" in known else source
-
-
-def _check_size(ran: schema.Run, width: int | None, file: Path) -> None:
-    """Refuse an encoder that is larger than the checkpoint that has to fill it.
-
-    Raises:
-        ConfigError: it is.
-    """
-    with torch.device("meta"):
-        encoder = build.encoder(ran, width, pretrained=False)
-    size = sum(one.numel() * one.element_size() for one in encoder.state_dict().values())
-    if file.is_file() and size > file.stat().st_size:
-        raise ConfigError(
-            f"the encoder that {file.with_name('config.yaml')} describes has {size:,} bytes, and"
-            f" {file} only {file.stat().st_size:,}: they do not belong together"
-        )
 
 
 def _say(found: Found, run: RunFolder | None) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from deephash import config, retrieval, schema
+from deephash import build, config, retrieval, schema
 from deephash.engine import checkpoint
 from deephash.engine.evaluate import Codes, Evaluation, targets
 from deephash.engine.restoring import fitting, load_weights
 from deephash.engine.run import RunFolder
-from deephash.errors import CheckpointError, DataError, os_reason
+from deephash.errors import CheckpointError, ConfigError, DataError, os_reason
 from deephash.files import place, write_json
 from deephash.overrides import Override
 
@@ -49,6 +49,22 @@ def load_encoder(file: Path, encoder: Any, fingerprint: str | None) -> None:
             weights = {key.removeprefix(prefix): value for key, value in state["method"].items()
                        if key.startswith(prefix)}  # fmt: skip
         load_weights(encoder, weights, "encoder")
+
+
+def check_size(ran: schema.Run, width: int | None, file: Path) -> None:
+    """Refuse an encoder that is larger than the checkpoint that has to fill it.
+
+    Raises:
+        ConfigError: it is.
+    """
+    with torch.device("meta"):
+        encoder = build.encoder(ran, width, pretrained=False)
+    size = sum(one.numel() * one.element_size() for one in encoder.state_dict().values())
+    if file.is_file() and size > file.stat().st_size:
+        raise ConfigError(
+            f"the encoder that {file.with_name('config.yaml')} describes has {size:,} bytes, and"
+            f" {file} only {file.stat().st_size:,}: they do not belong together"
+        )
 
 
 def save_codes(path: Path, codes: Codes, data: Any, evaluation: Evaluation) -> None:

@@ -1,0 +1,140 @@
+"""deephash in a program or a notebook: train and evaluate runs, encode images with them."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from deephash import composition, overrides, schema
+from deephash.engine.encoding import CodeEncoder
+from deephash.errors import ConfigError
+from deephash.overrides import CommandLine
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+NAME = "train.py"
+
+
+class Trained(NamedTuple):
+    """What ``train`` returns.
+
+    Attributes:
+        report: what ``report.json`` of the run holds; ``report["metrics"]["map"]`` is its mAP.
+        folder: of the run.
+    """
+
+    report: dict[str, Any]
+    folder: Path
+
+
+def train(arguments: Iterable[str] = ()) -> Trained:
+    """Train a run, or skip it if it is finished, as ``deephash train`` does.
+
+    Args:
+        arguments: of the command line, ``method=relahash``, ``plugins=[mypkg]``,
+            ``--config-dir=FOLDER``; without ``-m``.
+
+    Returns:
+        the report, and the folder of the run.
+
+    Raises:
+        DeephashError: what is wrong with the arguments or the data; nothing was written then, or
+            the run goes on from its last epoch when called again.
+
+    Example:
+        >>> import deephash
+        >>> report, folder = deephash.train(["model.nbit=16", "trainer.epochs=1", "logger=quiet"])
+        done   outputs/digits/relahash/16bit/seed0,trainer.epochs=1  mAP@all 0...
+        >>> 0 < report["metrics"]["map"] < 1, folder.name
+        (True, 'seed0,trainer.epochs=1')
+    """
+    from deephash import jobs
+
+    line = _read(arguments)
+    cfg = composition.checked(CONF, "train", line, NAME)
+    assert isinstance(cfg, schema.Train)
+    given = composition.without_hydra(line.overrides)
+    return Trained(jobs.train(cfg, given), jobs.run_folder(cfg, given).path)
+
+
+def evaluate(arguments: Iterable[str]) -> dict[str, Any]:
+    """Measure the codes of a run again, or compare several, as ``deephash evaluate`` does.
+
+    Args:
+        arguments: of the command line, ``run=FOLDER``, ``evaluation.tops=[100,1000]``.
+
+    Returns:
+        what ``evaluation.json`` holds; of several runs (``runs=``), by folder.
+
+    Raises:
+        DeephashError: what is wrong with the arguments, the run or the data.
+
+    Example:
+        >>> import deephash
+        >>> _, folder = deephash.train(["seed=1", "trainer.epochs=0", "logger=quiet"])
+        done   outputs/digits/relahash/32bit/seed1,trainer.epochs=0  mAP@all 0...
+        >>> result = deephash.evaluate([f"run={folder}", "evaluation.tops=[100]", "figures=false"])
+        mAP@all 0...
+        >>> sorted(result["metrics"]["map_at"])
+        ['100']
+    """
+    from deephash import jobs
+
+    line = _read(arguments)
+    cfg = composition.checked(CONF, "evaluate", line, NAME)
+    assert isinstance(cfg, schema.Evaluate)
+    return jobs.evaluate(cfg, composition.without_hydra(line.overrides))
+
+
+def load(
+    run: str | os.PathLike[str],
+    *,
+    checkpoint: str = "best",
+    device: str = "auto",
+    plugins: Iterable[str] = (),
+) -> CodeEncoder:
+    """Load the trained encoder of a run, with its preprocessing; the data need not be there.
+
+    Args:
+        run: its folder.
+        checkpoint: ``best``, the selected encoder, or ``last``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``.
+        plugins: packages whose classes the run is made of; see docs/extending.md.
+
+    Returns:
+        an encoder: ``encode(images) -> (N, ceil(K / 8)) uint8``.
+
+    Raises:
+        DeephashError: the folder is no run, is damaged, or names a package that is not among
+            ``plugins``.
+
+    Example:
+        >>> import deephash
+        >>> from PIL import Image
+        >>> _, folder = deephash.train(["model.nbit=16", "trainer.epochs=0", "logger=quiet"])
+        done   outputs/digits/relahash/16bit/seed0,trainer.epochs=0  mAP@all 0...
+        >>> encoder = deephash.load(folder)
+        >>> encoder.encode([Image.new("RGB", (20, 30)), Image.new("L", (8, 8), "white")]).shape
+        (2, 2)
+        >>> encoder.codes(Image.new("RGB", (20, 30))).shape
+        (1, 16)
+    """
+    from deephash import jobs
+    from deephash.plugins import allow, find
+
+    if names := list(plugins):
+        allow(find(names, [Path.cwd()]))
+    return jobs.load(Path(run), checkpoint, device)
+
+
+def _read(arguments: Iterable[str]) -> CommandLine:
+    """Take the arguments of a command apart.
+
+    Raises:
+        ConfigError: they are one text, or hold a flag that has no use here.
+    """
+    if isinstance(arguments, str):
+        raise ConfigError(f"{arguments!r} is one text; give a list of arguments: [{arguments!r}]")
+    line = overrides.read(overrides.quote_folders(map(str, arguments)))
+    if strange := sorted(line.names - {*composition.CONFIG_DIR}):
+        raise ConfigError(f"{strange[0]}  has no use here: give key=value and --config-dir=FOLDER")
+    return line
