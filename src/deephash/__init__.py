@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deephash import codebooks, losses, methods, models, retrieval, similarities
-    from deephash.api import CodeEncoder, Trained, evaluate, load, train
+    from deephash.api import Trained, evaluate, load, train
+    from deephash.engine.encoding import CodeEncoder
 
 __version__ = "0.1.0"
 
