@@ -25,7 +25,7 @@ MODULES = sorted(name_of(path) for path in SOURCE.rglob("*.py") if path.name != 
 PACKAGES = ("losses", "codebooks", "similarities", "models", "methods", "data", "retrieval")
 
 
-DOCUMENTED = ("losses", "codebooks", "similarities", "models", "methods", "retrieval")
+DOCUMENTED = ("losses", "codebooks", "similarities", "models", "methods", "data", "retrieval")
 
 
 def public():

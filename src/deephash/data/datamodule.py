@@ -72,6 +72,17 @@ class DataModule:
         DataError: on `setup`, an expected fact does not hold, there is no such class, an epoch has
             no batch, or features that are used hold NaN or an infinite value. On `train`, the
             views of an image differ in size.
+
+    Example:
+        >>> from deephash.data import Digits, PerClass
+        >>> data = DataModule(
+        ...     "digits", Digits(), PerClass(queries=10, train=50), "per_class",
+        ...     Pipeline([]), Pipeline([]), batch_size=64,
+        ... )
+        >>> data.setup("cpu")
+        >>> batch = next(iter(data.train(epoch=0)))
+        >>> batch.images.shape, batch.labels.shape
+        (torch.Size([64, 1, 3, 8, 8]), torch.Size([64, 10]))
     """
 
     def __init__(

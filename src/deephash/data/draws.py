@@ -25,18 +25,18 @@ from deephash.errors import DataError
 
 
 class Quota:
-    """So many training images and queries for each class, where an image has several: NUS-WIDE-21.
+    """A number of training images and queries for each class, if images have several: NUS-WIDE-21.
 
-    All images are walked in one random order. The labels of an image are looked at by increasing
-    column: it trains for the first class that still wants a training image, or asks for the first
-    that still wants a query, whichever comes first; of one class, training is tried first. It then
-    counts for that class alone, so that `train` times C images train and `queries` times C ask,
-    and every class has at least so many. All images but the queries are the database. All roles are
-    in the order of the walk.
+    All images are visited in one random order, and the labels of an image by increasing column. The
+    image becomes a training image of the first class that has too few of them, or a query of the
+    first class that has too few queries, whichever comes first; for one class, training is tried
+    first. It counts for that class alone, so there are `train` times C training images and
+    `queries` times C queries, and every class has at least so many. All images but the queries are
+    the database. All roles are in the order of the visit.
 
-    So the lists of DeepHash-pytorch for NUS-WIDE-21 were drawn, with 500 and 100, but their seed is
-    unknown. Validation items are drawn by a quota too, with a generator of their own, from the
-    part of the database that does not train, or from train if there is none.
+    The lists of DeepHash-pytorch for NUS-WIDE-21 were drawn in this way, with 500 and 100; their
+    seed is unknown. Validation items are drawn by a quota too, with a generator of their own, from
+    the part of the database that does not train, or from train if there is none.
 
     Args:
         train: training images per class.
@@ -47,6 +47,13 @@ class Quota:
 
     Raises:
         DataError: a class has too few images.
+
+    Example:
+        >>> from deephash.data import Digits
+        >>> images = Digits().load()
+        >>> split = Quota(train=50, queries=10).split(images)
+        >>> len(split.train), len(split.queries)
+        (500, 100)
     """
 
     def __init__(
@@ -105,13 +112,13 @@ class Quota:
 
 
 class Drawn:
-    """So many queries and training images in all, drawn from all images alike: COCO, MIRFlickr.
+    """A number of queries and training images in all, drawn from all images: COCO, MIRFlickr.
 
     The protocol of images without labels.
 
-    All images are put in one random order. The first `queries` of them ask, the rest are the
-    database, the first `train` of the rest train. All roles are in that order. Classes are not
-    looked at: a rare one may have no query.
+    All images are put in one random order. The first `queries` of them are the queries, the rest
+    are the database, and the first `train` of the rest the training images. All roles are in that
+    order. Classes are ignored: a rare one may have no query.
 
     With 5,000 queries and 10,000 training images, COCO's 122,218 give the database of 117,218 that
     OrthoHash and SDC describe, or one of 107,218 with `train_in_database=false`. (HashNet's
@@ -133,6 +140,13 @@ class Drawn:
 
     Raises:
         DataError: too few images.
+
+    Example:
+        >>> from deephash.data import Digits
+        >>> images = Digits().load()
+        >>> split = Drawn(queries=100, train=500).split(images)
+        >>> len(split.train), len(split.queries), len(split.database)
+        (500, 100, 1697)
     """
 
     def __init__(

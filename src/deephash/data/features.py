@@ -55,6 +55,15 @@ class Features:
 
     Raises:
         DataError: on `load`, a file is missing, unreadable, or its arrays do not fit each other.
+
+    Example:
+        >>> Path("features").mkdir()
+        >>> for name, count in (("train", 4), ("test", 2), ("database", 6)):
+        ...     features = np.random.default_rng(count).normal(size=(count, 8))
+        ...     np.savez(f"features/{name}.npz", features=features, labels=np.arange(count) % 2)
+        >>> images = Features("features").load()
+        >>> images.inputs.shape, len(images.lists["queries"])
+        ((12, 8), 2)
     """
 
     def __init__(

@@ -15,16 +15,22 @@ from deephash.errors import DataError
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Catalogue:
-    """What is known of n images before any of them is opened; C classes.
+    """Ids, labels and places of n images, before any of them is opened; C classes.
 
     Images without any labels have no classes: `classes` is empty, and `labels` is (n, 0).
 
-    A row keeps its place for good: every split, label and code refers to images by row number.
-    The ids outlive the rows; they are what a fingerprint is made of. Labels may be given dense, and
-    are kept sparse: landmarks have 81,313 classes.
+    Splits, labels and codes refer to images by row number. Fingerprints are made of the ids, which
+    do not depend on the rows. Labels may be given dense, and are stored sparse: landmarks have
+    81,313 classes.
 
     Raises:
         DataError: the parts do not fit each other, or two images share an id.
+
+    Example:
+        >>> labels = np.array([[True, False], [True, True]])
+        >>> catalogue = Catalogue(ids=("a.jpg", "b.jpg"), labels=labels, classes=("cat", "dog"))
+        >>> len(catalogue), catalogue.multilabel
+        (2, True)
     """
 
     ids: tuple[str, ...]  # n stable names: a relative path, a file name, or train/000123
@@ -120,6 +126,12 @@ class ImageSet(Catalogue):
 
     Raises:
         DataError: the parts do not fit each other.
+
+    Example:
+        >>> features, labels = np.zeros((2, 16), np.float32), np.eye(2, dtype=bool)
+        >>> images = ImageSet(ids=("a", "b"), labels=labels, classes=("x", "y"), inputs=features)
+        >>> images.pictures  # features, not pixels
+        False
     """
 
     inputs: Any  # (n, 3, H, W) uint8 pixels, or (n, D) float features; in memory or memory-mapped

@@ -72,6 +72,18 @@ class Lists:
             number), an image stands twice in a list, two lists disagree on labels, or a split file
             has changed since it was written, or was made from other lists than those beside it; on
             `load`, an image is missing or unreadable, or it is ambiguous which file is meant.
+
+    Example:
+        >>> from PIL import Image
+        >>> Path("images").mkdir()
+        >>> for name in ("a.png", "b.png", "c.png"):
+        ...     Image.new("RGB", (40, 30)).save(f"images/{name}")
+        >>> lines = ["a.png 1 0", "b.png 0 1"]
+        >>> for name in ("train.txt", "database.txt"):
+        ...     _ = Path("images", name).write_text(chr(10).join(lines))
+        >>> _ = Path("images/test.txt").write_text("c.png 1 0")
+        >>> Lists("images", cached=False).load().ids
+        ('a.png', 'b.png', 'c.png')
     """
 
     def __init__(

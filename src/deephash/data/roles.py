@@ -17,8 +17,18 @@ class Split:
     """Row numbers into an image set, by role; the order counts, since it breaks ties in a ranking.
 
     Validation items are queries for choosing an epoch or a hyperparameter, so that the test
-    queries are asked once. They never train. Where they belong to the database they stay there
-    for the test queries, and are taken out only while they are the ones who ask.
+    queries are used once. They never train. If they belong to the database, they stay in it
+    for the test queries, and are removed only when they are the queries themselves.
+
+    Example:
+        >>> split = Split(
+        ...     train=np.array([1, 2]),
+        ...     database=np.array([1, 2, 3, 4]),
+        ...     queries=np.array([0]),
+        ...     validation=np.array([4]),
+        ... )
+        >>> split.validation_database.tolist()
+        [1, 2, 3]
     """
 
     train: np.ndarray  # (num_train,) int64

@@ -56,6 +56,11 @@ class Digits:
 
     8 x 8 gray values 0..16, scaled by 255/16 and repeated to three channels. The transforms
     enlarge them.
+
+    Example:
+        >>> images = Digits().load()
+        >>> images.inputs.shape, images.inputs.dtype.name, images.classes[:2]
+        ((1797, 3, 8, 8), 'uint8', ('0', '1'))
     """
 
     size: ClassVar[int] = 8
@@ -96,6 +101,11 @@ class Cifar:
     Raises:
         DataError: on `load`, neither layout is there and the download failed; the two parts have
             other classes; a file is unreadable or has another size.
+
+    Example:
+        >>> images = Cifar("cifar10", root="data").load()  # doctest: +SKIP
+        >>> images.inputs.shape  # doctest: +SKIP
+        (60000, 3, 32, 32)
     """
 
     def __init__(
@@ -243,6 +253,15 @@ class Folder:
     Raises:
         DataError: on `load`, `root` is missing, has fewer than two class folders or an empty one,
             it is laid out in another way, or a file is unreadable.
+
+    Example:
+        >>> from PIL import Image
+        >>> for name in ("cat", "dog"):
+        ...     Path("photos", name).mkdir(parents=True)
+        ...     Image.new("RGB", (40, 30)).save(f"photos/{name}/one.png")
+        >>> images = Folder("photos", size=16, cached=False).load()
+        >>> images.ids, images.inputs.shape
+        (('cat/one.png', 'dog/one.png'), (2, 3, 16, 16))
     """
 
     def __init__(

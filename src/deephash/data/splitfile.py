@@ -86,8 +86,16 @@ def write_split(
         The fingerprint.
 
     Raises:
-        DataError: the name ends otherwise, nobody asks or is searched, a role has an image twice,
-            or the file cannot be written.
+        DataError: the name ends otherwise, there is no query or no database, a role has an image
+            twice, or the file cannot be written.
+
+    Example:
+        >>> from deephash.data import Digits, PerClass
+        >>> images = Digits().load()
+        >>> split = PerClass(queries=10, train=50).split(images)
+        >>> path = Path("digits.split.xz")
+        >>> len(write_split(path, images, split, dataset="digits", protocol="per_class"))
+        64
     """
     if not path.name.endswith(ENDING):
         raise DataError(f"a split file is named NAME{ENDING}; this one is {path.name}")
@@ -120,10 +128,22 @@ def write_split(
 
 
 def read_split(path: Path) -> tuple[Catalogue, Header]:
-    """The images of a split file with their roles, as lists of rows, and what it says of itself.
+    """Read a split file.
+
+    Returns:
+        the images, with the rows of each role as lists, and the header.
 
     Raises:
         DataError: it cannot be read, is no split file, or has changed since it was written.
+
+    Example:
+        >>> from deephash.data import Digits, PerClass
+        >>> images, path = Digits().load(), Path("digits.split.xz")
+        >>> split = PerClass(queries=10, train=50).split(images)
+        >>> fingerprint = write_split(path, images, split, dataset="digits", protocol="per_class")
+        >>> catalogue, header = read_split(path)
+        >>> len(catalogue.lists["train"]), header.fingerprint == fingerprint
+        (500, True)
     """
     data = content(path, WHAT)
     # An image has an id of its own, and with it about ten values, in a few bytes at least.

@@ -46,15 +46,15 @@ class SplitProtocol(Protocol):
 
 
 class PerClass:
-    """So many queries and training images of each class, drawn at random.
+    """A number of queries and of training images of each class, drawn at random.
 
-    The classes are walked in order; the increasing rows of each are shuffled by one legacy NumPy
-    generator that runs on from class to class. The first `queries` of them ask, the rest are the
-    database, the first `train` of the rest train. So the splits of RelaHash, OrthoHash and DPN for
+    Class by class, the increasing rows are shuffled by one legacy NumPy generator. The first
+    `queries` of them are queries, the rest are the database, and the first `train` of the rest
+    are the training images. The splits of RelaHash, OrthoHash and DPN for
     CIFAR-10, which shuffle by `np.random.seed(420)`, are `seed=420`. All roles are ordered class
     after class, each in shuffled order.
 
-    Validation items are drawn by a generator of their own, so asking for them moves nothing else:
+    Validation items are drawn by a generator of their own, so they change nothing else:
 
     - train is a true part of the database: drawn from the rest of the database, where they stay;
     - train is the whole database: taken out of train, they stay in the database;
@@ -70,6 +70,13 @@ class PerClass:
 
     Raises:
         DataError: images with several labels or none, or a class with too few images.
+
+    Example:
+        >>> from deephash.data import Digits
+        >>> images = Digits().load()
+        >>> split = PerClass(queries=10, train=50).split(images)
+        >>> len(split.queries), len(split.train), len(split.database)
+        (100, 500, 1697)
     """
 
     def __init__(
@@ -121,7 +128,7 @@ class PerClass:
 
 
 class Official:
-    """The official test part asks, the official training part is the database.
+    """The official test part as queries, the official training part as database.
 
     `train` images of each class are drawn from the database as in `PerClass`; None trains on the
     whole database. Database and queries are ordered class after class, each by increasing row.
@@ -137,6 +144,16 @@ class Official:
     Raises:
         DataError: a set without an official test part, images with several labels or none, or a
             class with too few images.
+
+    Example:
+        >>> labels = np.array([[True], [True], [True]])
+        >>> official = np.array([False, False, True])
+        >>> images = Catalogue(
+        ...     ids=("a", "b", "c"), labels=labels, classes=("cat",), official_query=official
+        ... )
+        >>> split = Official(train=None).split(images)
+        >>> split.database.tolist(), split.queries.tolist()
+        ([0, 1], [2])
     """
 
     def __init__(self, train: Count | None, validation: CountOrZero = 0, seed: NumpySeed = 0):
@@ -206,11 +223,11 @@ class Official:
 
 
 class Listed:
-    """The roles are those of the lists that the images came with, and so is their order.
+    """The roles, and their order, of the lists that belong to the images.
 
-    Validation items are drawn by a quota, as the queries of NUS-WIDE-21 were: the images are
-    walked in shuffled order, and the first class of an image that is not yet served takes it. They
-    come from where those of `PerClass` do, and never from the queries.
+    Validation items are drawn by a quota, like the queries of NUS-WIDE-21: in shuffled order, each
+    image counts for the first of its classes that has too few. They
+    come from the same images as those of `PerClass`, and never from the queries.
 
     Args:
         database: `listed`, what the database's list names; or `rest`, all images of all lists
@@ -227,6 +244,13 @@ class Listed:
     Raises:
         DataError: a set without lists, a list that names no image, a query in train, a query in
             the database where that is refused, or a class with too few images to validate.
+
+    Example:
+        >>> lists = {"train": np.array([0]), "queries": np.array([2]), "database": np.array([0, 1])}
+        >>> labels, classes = np.eye(3, dtype=bool), ("x", "y", "z")
+        >>> images = Catalogue(ids=("a", "b", "c"), labels=labels, classes=classes, lists=lists)
+        >>> Listed().split(images).database.tolist()
+        [0, 1]
     """
 
     def __init__(
@@ -286,7 +310,15 @@ class Listed:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a split turned out to be; every run and report carries it."""
+    """Counts and fingerprint of a split; every run and report contains them.
+
+    Example:
+        >>> from deephash.data import Digits
+        >>> images, protocol = Digits().load(), PerClass(queries=10, train=50)
+        >>> facts = describe(images, protocol.split(images), "digits", "per_class", protocol.seed)
+        >>> facts.num_train, facts.num_database, facts.num_queries, len(facts.fingerprint)
+        (500, 1697, 100, 64)
+    """
 
     dataset: str
     protocol: str

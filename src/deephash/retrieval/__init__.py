@@ -1,6 +1,6 @@
-"""Retrieval by Hamming distance, measured: codes in, numbers out.
+"""Evaluate retrieval by Hamming distance, and search codes.
 
-Needs nothing of the rest of deephash, so it also judges codes that were trained elsewhere:
+It needs no other part of deephash, and evaluates codes from any model:
 
 >>> import numpy as np
 >>> query = np.array([[0.3, -1.2, 0.0, 0.7]])
@@ -26,12 +26,14 @@ Or step by step, for one metric at a time, of packed codes and of labels in any 
 >>> {k: round(value, 4) for k, value in ndcg_at(GradedHistograms.of(ranking), [3]).items()}
 {3: 1.0}
 
-Where lists say what to find, and what is neither right nor wrong, as of Revisited Oxford and Paris:
+Lists instead of labels say which items are relevant, and which are ignored (junk), as in Revisited
+Oxford and Paris:
 
 >>> truth = Truth.of(size=4, relevant={"hard": [[1, 3]]}, junk={"hard": [[0]]})
 >>> report = evaluate_instances(query, database, truth, "revisited")
 
-Once item 0 is gone, 1 and 2 share the top; by trapezoids, half of the orders give 19/24, half 5/12.
+Without item 0, items 1 and 2 are tied at the top; by trapezoids, half of the orders give 19/24,
+half 5/12.
 
 >>> round(report["setups"]["hard"]["map"], 4)
 0.6042

@@ -1,6 +1,6 @@
-"""Search by Hamming distance, exact: the nearest codes, or all within a radius, and their ids.
+"""Exact search by Hamming distance: the nearest codes, or all within a radius, and their ids.
 
-``N`` codes of ``K`` bits, ``Q`` queries, ``M`` answers, ``W`` machine words per code.
+``N`` codes of ``K`` bits, ``Q`` queries, ``M`` results, ``W`` machine words per code.
 
 >>> index = Index(nbit=4)
 >>> index.add(np.array([[1.0, -1, 1, 1], [-1, 1, -1, -1], [1, -1, 1, -1]]), ids=["a", "b", "c"])
@@ -362,11 +362,11 @@ class Index:
         return index
 
     def to_faiss(self) -> Any:
-        """The codes as a ``faiss.IndexBinaryFlat``: ``pip install faiss-cpu``.
+        """Return the codes as a ``faiss.IndexBinaryFlat``: ``pip install faiss-cpu``.
 
-        The bytes go over as they are. FAISS counts whole bytes: where K is no multiple of 8, its
-        ``d`` is the next one, with zeros in the bits to spare, which changes no distance; a warning
-        says so. Its answers are places in the order of addition: ``index.ids[places]``.
+        The bytes are the same. FAISS counts whole bytes: if K is no multiple of 8, its ``d`` is the
+        next multiple, with zeros in the additional bits, which change no distance; a warning is
+        logged. Its results are places in the order of addition: ``index.ids[places]``.
 
         Raises:
             DataError: if faiss is not installed.
@@ -381,12 +381,12 @@ class Index:
 
     @classmethod
     def from_faiss(cls, flat: Any, nbit: int | None = None, ids: Ids | None = None) -> Self:
-        """The codes of a ``faiss.IndexBinaryFlat``, in its order.
+        """Make an index of the codes of a ``faiss.IndexBinaryFlat``, in its order.
 
         Args:
-            flat: The index.
+            flat: the index.
             nbit: K, if fewer than its ``d``, which is a multiple of 8.
-            ids: As of ``add``; FAISS keeps none.
+            ids: as of ``add``; FAISS stores none.
 
         Raises:
             DataError: if it is another kind of index, bits beyond ``nbit`` are set, or faiss is not
