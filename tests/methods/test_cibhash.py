@@ -5,8 +5,11 @@ import math
 import pytest
 import torch
 
+from deephash import build, config
 from deephash.methods.cibhash import ContrastiveBottleneck, bernoulli_divergence, nt_xent
+from deephash.overrides import parse_all
 from deephash.records import Batch, Output
+from tests.pages import typed
 
 ONE, OTHER = [[2.0, -1], [1, 1]], [[1.0, -2], [-1, 1]]  # logits of two images in two views
 
@@ -129,3 +132,34 @@ def test_certain_bits_are_finite():
     z = (60 * torch.tensor([[1.0, -1], [-1, 1], [-1, 1], [-1, -1]])).tolist()
     assert all(term.isfinite() for term in terms(loss, z).values())
     assert gradient(loss, z).isfinite().all()
+
+
+def test_its_codes_are_learned_without_labels(composed, batch_for):
+    """25 steps on one batch of digits bring images of a class together; no step sees a label."""
+    cfg = composed("method=cibhash", "optimizer.lr=0.001")
+    method, batch = build.method(typed(cfg), 10, 500), batch_for(cfg)
+    assert batch.given_labels is None and method.passes == "separate"
+    optimizer = build.optimizer(typed(cfg), method)
+    losses = []
+    for _ in range(25):
+        loss = sum(method(batch).values())
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    one, other = (method.encode(batch)[1] >= 0).chunk(2)
+    apart = (one[:, None] != other).double().mean(dim=2)  # of each image's view to the others'
+    own, rest = apart.diagonal().mean(), apart.mean()
+    assert losses[-1] < 0.85 * losses[0] and own < 0.5 * rest
+
+
+def test_the_layers_of_the_authors(composed):
+    head = build.method(typed(composed("method=cibhash")), 10, 500).encoder.head
+    shapes = [tuple(p.shape) for p in head.parameters()]
+    assert shapes == [(1024, 512), (1024,), (16, 1024), (16,)]
+
+
+def test_one_view_is_refused(composed):
+    words = ["method=cibhash", "method.views=1"]
+    (fault,) = config.check(composed(*words), parse_all(words))
+    assert fault.key == "method.views" and "ContrastiveBottleneck needs 2" in fault.what

@@ -1,16 +1,20 @@
 """ITQ: a case by hand, the published update and the one of later code, and what is refused."""
 
 import itertools
+import json
 import math
 
 import pytest
 import torch
 from torch import nn
 
+from deephash import config
 from deephash.errors import ConfigError
 from deephash.methods.itq import ITQ, principal_axes, random_rotation, rotated
 from deephash.models.encoder import Encoder
 from deephash.models.heads import MLP, BatchNorm, Linear
+from deephash.overrides import parse_all
+from tests.commands import run
 
 CROSS = torch.tensor([[2.0, 0], [-2, 0], [0, 1], [0, -1]]).double()
 
@@ -180,3 +184,41 @@ def test_more_bits_than_components_are_refused(width, nbit, images, said):
 def test_another_head_is_refused(head, options):
     with pytest.raises(ConfigError, match=r"head=linear head\.bias=true"):
         ITQ(encoder(8, 4, head, **options), 4, 50, 0)
+
+
+# a run
+
+
+def test_a_run_has_no_epoch_and_its_encoder_gives_the_codes(tmp_path):
+    """It is fitted once, evaluated, and found finished."""
+    line = ("method=itq", "model.nbit=16", "logger=quiet")
+    folder = tmp_path / "outputs/digits/itq/16bit/seed0"
+    run(tmp_path, *line)
+    report = json.loads((folder / "report.json").read_text())
+    assert report["metrics"]["map"] > 0.5 and report["training"]["steps"] == 0
+    assert report["codebook"] is None
+    assert "the same" in run(tmp_path, f"run={folder}", "figures=false", script="evaluate.py")
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert "finished already" in run(tmp_path, *line)
+    changed = {
+        path.name for path in folder.iterdir() if path.stat().st_mtime_ns != before[path.name]
+    }
+    assert changed <= {"run.lock"}
+    again = torch.load(folder / "best.pt", weights_only=True)
+    assert any(key.endswith("head.linear.weight") for key in again["encoder"])
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("optimizer=sgd", "method=itq is fitted in closed form: it would do nothing"),
+        ("trainer.epochs=5", "method=itq is fitted in closed form, without epochs"),
+        ("loss=lmcl", "is not used by ITQ, the method here"),
+        ("method.update=newest", "method.update"),
+    ],
+)
+def test_what_would_do_nothing_is_refused(word, said, composed):
+    """Before data are opened."""
+    words = ["method=itq", word]
+    faults = config.check(composed(*words), parse_all(words))
+    assert any(said in f"{fault.key} {fault.what}" for fault in faults)
