@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from deephash.methods.base import Method
 from deephash.methods.composed import Composed
+from deephash.models.backbones import Tiny
 
 
 class Blind(nn.Module):
@@ -75,3 +76,21 @@ class Following(Composed):
 
     def after_step(self, step):
         self.slow.lerp_(self.encoder.head.linear.weight.mean(), self.rate)
+
+
+class Frozen(Tiny):
+    """A small backbone of random weights that does not learn."""
+
+    def __init__(self, width: int = 4, frozen: bool = True) -> None:
+        super().__init__(width=width)
+        self.frozen = frozen
+        self.requires_grad_(not frozen)
+
+    def train(self, mode=True):
+        return super().train(mode and not self.frozen)
+
+    def forward(self, images):
+        Frozen.seen += len(images)
+        return super().forward(images)
+
+    seen: ClassVar[int] = 0

@@ -511,7 +511,7 @@ class Pictures(Batches):
 
 
 class Backbone(nn.Sequential):
-    def backbone(self, images):
+    def features(self, images):
         return 2 * images
 
 
@@ -530,7 +530,7 @@ def test_features_of_training_images_are_fitted_once(tmp_path):
 def test_features_that_are_not_finite_are_refused(tmp_path):
     method = Toy()
     method.encoder, method.wants_features = Backbone(*method.encoder), True
-    method.encoder.backbone = lambda images: images / 0
+    method.encoder.features = lambda images: images / 0
     with pytest.raises(TrainingError, match="3 of 3 features of training images hold NaN"):
         run(tmp_path, method=method, data=Pictures(), epochs=1)
 

@@ -6,9 +6,11 @@ ahead, by threads: from the memory-mapped cache, from files that are decoded the
 """
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
@@ -150,6 +152,7 @@ class DataModule:
         self._images: ImageSet | None = None
         self._split: Split | None = None
         self._facts: Facts | None = None
+        self.features: Features | None = None  # served in place of images
 
     def require_labels(self, reader: str, instead: str) -> None:
         """Refuse images without any label.
@@ -351,6 +354,13 @@ class DataModule:
         rows = torch.from_numpy(self.split.train)
         draw = generator(self.seed, "augment", epoch)
         labels = self._labels_of_training() if self.reads_labels else None
+        if self.features is not None and self.features.views:
+            tables = [self.features.views[name] for name, _ in self.view_transforms]
+            for index, views in self._rows_of(tables, self._order(epoch)):
+                yield Batch(
+                    torch.stack(views, dim=1), None if labels is None else labels(index), index
+                )
+            return
         for index, pixels in self._walk(rows, self._order(epoch), self._training):
             views = [transform(pixels, draw) for _, transform in self.view_transforms]
             images = self._stacked(views) if len(views) > 1 else _only(views)
@@ -378,8 +388,75 @@ class DataModule:
         rows = torch.as_tensor(ids, dtype=torch.int64, device="cpu")
         places = torch.split(torch.arange(len(rows)), self.eval_batch_size) if len(rows) else ()
         there = to_device(rows, self.device)
+        if self.features is not None and (self.features.places[rows] >= 0).all():
+            known = self.features.places[rows].split(self.eval_batch_size)
+            table = [self.features.evaluated]
+            for index, (_, (features,)) in zip(places, self._rows_of(table, known), strict=True):
+                index = to_device(index, self.device)
+                yield Batch(features.unsqueeze(1), self.labels(there[index]), index)
+            return
         for index, pixels in self._walk(rows, list(places)):
             yield Batch(_only([self.test_transform(pixels)]), self.labels(there[index]), index)
+
+    @property
+    def random(self) -> bool:
+        """Whether a view of a training image differs from epoch to epoch."""
+        return any(pipeline.random for _, pipeline in self.view_transforms)
+
+    @torch.no_grad()
+    def serve_features(
+        self, compute: Callable[[Tensor], Tensor], width: int, train: bool
+    ) -> "Features | None":
+        """Compute the features of all images once, and serve them in place of images from now on.
+
+        A batch then has features (B, V, D) where it had images (B, V, 3, H, W): in `train`, and in
+        `eval_batches` for images that have a role in retrieval. Nothing is done if either kind of
+        features takes more than `resident_limit_bytes`.
+
+        Args:
+            compute: images (b, 3, H, W) on the device to features (b, D).
+            width: D.
+            train: whether there will be training batches; no view may be random then.
+
+        Returns:
+            What is served from now on; None if nothing is.
+        """
+        split, began = self.split, time.perf_counter()
+        rows = np.unique(np.concatenate([split.database, split.queries, split.validation]))
+        names = list(dict.fromkeys(name for name, _ in self.view_transforms)) if train else []
+        count = max(len(rows), len(names) * len(split.train))
+        if count * width * torch.float32.itemsize > self.resident_limit_bytes:
+            return None
+        pipelines = dict(self.view_transforms)
+        places, trained = self._trainable, torch.from_numpy(split.train)
+        views = {}
+        for name in names:
+            batches = list(places.split(self.batch_size))
+            computed = torch.cat([
+                compute(pipelines[name](pixels))
+                for _, pixels in self._walk(trained, batches, self._training)
+            ])  # fmt: skip
+            table = computed.new_zeros(len(split.train), width)
+            table[to_device(places, self.device)] = computed
+            views[name] = table
+        evaluated = [compute(batch.flat()) for batch in self.eval_batches(rows)]
+        place = torch.full((len(self.images),), -1)
+        place[torch.from_numpy(rows)] = torch.arange(len(rows))
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        seconds, total = time.perf_counter() - began, len(names) * len(places) + len(rows)
+        self.features = Features(views, torch.cat(evaluated), place, total, seconds)
+        return self.features
+
+    def _rows_of(
+        self, tables: Sequence[Tensor], batches: Sequence[Tensor]
+    ) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        """Places (b,) on the device, and the rows of each table there, batch by batch."""
+        if not batches:
+            return
+        there = to_device(torch.cat(list(batches)), self.device)
+        for index in there.split([len(one) for one in batches]):
+            yield index, [table[index] for table in tables]
 
     def labels(self, ids: np.ndarray | Tensor) -> Tensor:
         """Labels of images by row: (n, C) float32 on the device."""
@@ -466,6 +543,26 @@ def _only(views: list[Tensor]) -> Tensor:
     """Add the axis of views to a single view: (b, 3, H, W) to (b, 1, 3, H, W), contiguous."""
     (images,) = views
     return images.contiguous().unsqueeze(1)
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features that are served in place of images.
+
+    Args:
+        views: of the training images by the name of a view's pipeline, each (n, D) on the device,
+            by place in the split; empty if none are served.
+        evaluated: of the images that have a role in retrieval, (m, D) on the device.
+        places: of each image of the set in `evaluated`, -1 if it is not there: (N,) int64.
+        count: features in all.
+        seconds: that computing them took.
+    """
+
+    views: Mapping[str, Tensor]
+    evaluated: Tensor
+    places: Tensor
+    count: int
+    seconds: float
 
 
 class Ids:

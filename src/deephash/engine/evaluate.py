@@ -80,7 +80,7 @@ def training_features(encoder: Any, data: Any, autocast: Any) -> Tensor:
     """Compute the backbone's features of the training images, in evaluation mode.
 
     Args:
-        encoder: with ``backbone(images (n, 3, H, W)) -> (n, D)``.
+        encoder: with ``features(images (n, 3, H, W)) -> (n, D)``.
         data: with ``train_rows`` and ``eval_batches(ids)``, under the test transform.
         autocast: makes the context of the forward pass.
 
@@ -95,7 +95,7 @@ def training_features(encoder: Any, data: Any, autocast: Any) -> Tensor:
     try:
         for batch in data.eval_batches(data.train_rows):
             with autocast():
-                parts.append(encoder.backbone(batch.flat()).float().cpu())
+                parts.append(encoder.features(batch.flat()).float().cpu())
     finally:
         encoder.train(was_training)
     features = torch.cat(parts)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import deephash
 from deephash import bars, build, config, plugins, schema
@@ -183,6 +184,34 @@ def refuse_another(run: RunFolder, cfg: schema.Train) -> None:
         )
 
 
+def _serve_features(
+    cfg: schema.Train, method: Method, data: DataModule, evaluation: Evaluation
+) -> float:
+    """Let the data serve features of a frozen backbone, where each epoch would compute the same.
+
+    Returns:
+        The seconds that computing them took.
+    """
+    encoder, learns = method.encoder, cfg.optimizer is not None
+    frozen = getattr(encoder.backbone, "frozen", False) and data.width is None
+    if not frozen or not method.cached_features or (learns and data.random):
+        return 0.0
+    encoder.eval()
+
+    def compute(images: Tensor) -> Tensor:
+        with evaluation.autocast():
+            return encoder.features(images)
+
+    width: Any = encoder.backbone.out_features
+    served = data.serve_features(compute, width, train=learns)
+    if served is None:
+        return 0.0
+    encoder.takes_features = True
+    print(f"the backbone is frozen and no view is random: {served.count:,} features were computed"
+          f" once, in {served.seconds:.1f} s, for all epochs and evaluations")  # fmt: skip
+    return served.seconds
+
+
 @forms.told()
 def _train(
     cfg: schema.Train,
@@ -217,7 +246,9 @@ def _train(
         snapshots=settings.snapshots,
         capture=graphs.CudaCapture(device) if settings.graph else None,
     )
+    spent = _serve_features(cfg, method, data, evaluation)
     done = trainer.start(method, data)
+    trainer.progress.seconds += spent
     if done:
         print(f"resumed after epoch {done}: {run.path}")
     logger = build.loggers(cfg, run, name, data.steps, trainer.progress)
@@ -256,6 +287,9 @@ def _report(
     now.retrieval_seconds += time.perf_counter() - encoded
     now.evaluation_seconds += time.perf_counter() - began
     now.seconds += time.perf_counter() - began
+    rate, served = codes.images_per_second, data.features
+    if served is not None:  # codes were made of features
+        rate = served.count / served.seconds
     report = {
         "schema": 1,
         "deephash": deephash.__version__,
@@ -274,7 +308,7 @@ def _report(
             "steps": now.step,
             "images_per_second": now.images / now.train_seconds if now.train_seconds else None,
             "data_share": now.data_seconds / now.train_seconds if now.train_seconds else None,
-            "encode_images_per_second": codes.images_per_second,
+            "encode_images_per_second": rate,
             "batch_size": settings.batch_size,
             "precision": settings.precision.value,
             "compile": settings.compile,

@@ -12,6 +12,10 @@ class Encoder(nn.Module):
         backbone: ``(N, 3, H, W) -> (N, D)``.
         head: ``(N, D) -> (N, K)``.
 
+    Attributes:
+        takes_features: whether a tensor (N, D) in place of images is the output of the backbone,
+            computed before: it skips the backbone. Only for backbones that take images.
+
     Example:
         >>> import torch
         >>> from deephash.models import backbones, heads
@@ -26,9 +30,17 @@ class Encoder(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self.takes_features = False
+
+    def features(self, images: Tensor) -> Tensor:
+        """Compute the features alone, if they are not given: ``(N, 3, H, W) -> (N, D)``."""
+        if self.takes_features and images.ndim == 2:
+            return images
+        features: Tensor = self.backbone(images)
+        return features
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.backbone(images)  # (N, D)
+        features = self.features(images)  # (N, D)
         return features, self.head(features)  # (N, K)
 
     def encode(self, images: Tensor) -> Tensor:
