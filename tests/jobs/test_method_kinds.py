@@ -37,7 +37,7 @@ def plugins(monkeypatch):
 def composed(words):
     schema.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return config.fold(compose("train", overrides=[*SMALL, *words]), words)
+        return config.fold(compose("train", overrides=[*SMALL, *words]))
 
 
 def page(*words, backbone="Frozen", loss=None, **keys):
@@ -68,9 +68,9 @@ def closed(**keys):
     return cfg
 
 
-def train(folder, cfg, *words):
+def train(folder, cfg):
     cfg["paths"]["outputs"] = str(folder)
-    return jobs.train(config.train_page(cfg, words), words)
+    return jobs.train(config.train_page(cfg), [])
 
 
 def saved(folder, report, name="last.pt"):
