@@ -389,7 +389,7 @@ class DataModule:
         places = torch.split(torch.arange(len(rows)), self.eval_batch_size) if len(rows) else ()
         there = to_device(rows, self.device)
         if self.features is not None and (self.features.places[rows] >= 0).all():
-            known = self.features.places[rows].split(self.eval_batch_size)
+            known = torch.split(self.features.places[rows], self.eval_batch_size)
             table = [self.features.evaluated]
             for index, (_, (features,)) in zip(places, self._rows_of(table, known), strict=True):
                 index = to_device(index, self.device)
@@ -431,7 +431,7 @@ class DataModule:
         places, trained = self._trainable, torch.from_numpy(split.train)
         views = {}
         for name in names:
-            batches = list(places.split(self.batch_size))
+            batches = list(torch.split(places, self.batch_size))
             computed = torch.cat([
                 compute(pipelines[name](pixels))
                 for _, pixels in self._walk(trained, batches, self._training)
@@ -455,7 +455,7 @@ class DataModule:
         if not batches:
             return
         there = to_device(torch.cat(list(batches)), self.device)
-        for index in there.split([len(one) for one in batches]):
+        for index in torch.split(there, [len(one) for one in batches]):
             yield index, [table[index] for table in tables]
 
     def labels(self, ids: np.ndarray | Tensor) -> Tensor:
