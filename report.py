@@ -1,12 +1,11 @@
 """Tables and figures of a sweep, from its finished runs: python report.py --help."""
 
 import sys
-from pathlib import Path
 
 if __name__ == "__main__":
     try:
-        from deephash import cli
+        from deephash.entry import script
 
-        sys.exit(cli.report(Path(__file__).parent / "conf"))
+        sys.exit(script("report"))
     except KeyboardInterrupt:  # so early that nothing has begun
         sys.exit(130)

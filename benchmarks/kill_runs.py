@@ -175,13 +175,12 @@ def command(script: str, *arguments: str) -> Job:
     def job() -> int:
         from hydra.core.config_store import ConfigStore
 
-        from deephash import cli
+        from deephash import cli, program
 
         sys.argv = [str(ROOT / f"{script}.py"), *arguments]
+        program.start(sys.argv[0])
         ConfigStore.instance().repo.pop("sweep", None)  # train.py names the sweeps there
-        if script == "train":
-            return cli.train(ROOT / "conf", ROOT / "sweeps")
-        return getattr(cli, script)(ROOT / "conf")
+        return cli.run(script, arguments)
 
     return job
 

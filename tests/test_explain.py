@@ -9,7 +9,7 @@ import pytest
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 
-from deephash import cli, composition, multirun, overrides, schema
+from deephash import cli, composition, multirun, overrides, program, schema
 from deephash.errors import DeephashError
 from deephash.synonyms import BY_WORD, CHOICES, SYNONYMS
 
@@ -32,7 +32,7 @@ def say(monkeypatch, tmp_path):
     def said(page, *arguments):
         monkeypatch.setattr(sys, "argv", [f"{page}.py", *arguments])
         try:
-            composition.checked(CONF, page, overrides.read(arguments), f"{page}.py")
+            composition.checked(CONF, page, overrides.read(arguments))
         except DeephashError as error:
             return str(error)
         return ""
@@ -177,11 +177,10 @@ def test_several_processes_of_one_command_are_refused_with_the_way(name):
         assert cli._several_processes(alone) is None
 
 
-def test_the_version_is_ours(capsys, monkeypatch):
+def test_the_version_is_ours(capsys):
     import deephash
 
-    monkeypatch.setattr(sys, "argv", ["train.py", "--version"])
-    assert cli.train(CONF, CONF) == 0
+    assert cli.run("train", ["--version"]) == 0
     assert capsys.readouterr().out.startswith(f"deephash {deephash.__version__} (torch ")
 
 
@@ -194,15 +193,18 @@ def test_the_version_is_ours(capsys, monkeypatch):
         ("data", "python data.py verify dataset=ci", "dataset=cifar10"),
         ("evaluate", "python evaluate.py evaluation.ti", "evaluation.ties="),
         ("train", "python train.py method=nope optimizer=", ""),
+        ("train", "deephash train method=dp", "method=dpn"),
+        ("train", "deephash train dataset.root=~/x\\ y nonsense trainer.ep", "trainer.epochs="),
+        ("data", "deephash data verify dataset=ci", "dataset=cifar10"),
     ],
 )
 def test_a_shell_that_completes_a_word_gets_no_error(page, line, offered, monkeypatch, capsys):
     monkeypatch.setenv("COMP_LINE", line)
     monkeypatch.setenv("COMP_POINT", str(len(line)))
-    monkeypatch.setattr(sys, "argv", [f"{page}.py", "-sc", "query=bash"])
-    folders = [CONF, CONF.parent / "sweeps"] if page == "train" else [CONF]
+    if line.startswith("python"):
+        monkeypatch.setattr(program, "_started_as", f"{page}.py")
     try:
-        assert getattr(cli, page)(*folders) == 0
+        assert cli.run(page, ["-sc", "query=bash"]) == 0
     finally:
         GlobalHydra.instance().clear()
     said = capsys.readouterr()

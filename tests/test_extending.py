@@ -45,7 +45,7 @@ def files_of_the_page():
 
 
 def checked(*arguments, page="train"):
-    return composition.checked(CONF, page, overrides.read(arguments), f"{page}.py")
+    return composition.checked(CONF, page, overrides.read(arguments))
 
 
 @pytest.mark.slow

@@ -11,14 +11,12 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial, wraps
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import hydra
 
-import deephash
-from deephash import composition, config, multirun, overrides, schema
+from deephash import composition, config, multirun, overrides, program, schema
 from deephash.composition import CONFIG_DIR, Extension
 from deephash.errors import BusyError, DeephashError, WriteError, from_os_error
 from deephash.files import place
@@ -49,20 +47,26 @@ Job = Callable[[Any, tuple[Override, ...]], None]
 """What a page does with its checked configuration and its command line."""
 
 
-def train(conf: Path, sweeps: Path) -> int:
-    """``train.py``: one run, or with ``-m`` a grid. Returns the exit status.
+def run(page: str, arguments: Sequence[str]) -> int:
+    """Run a command. Returns the exit status.
 
     Args:
-        conf: the folder of the configuration.
-        sweeps: the folder of named grids.
+        page: ``train``, ``evaluate``, ``report`` or ``data``.
+        arguments: its command line.
     """
+    return {"train": train, "evaluate": evaluate, "report": report, "data": data}[page](arguments)
+
+
+def train(arguments: Sequence[str]) -> int:
+    """``train``: one run, or with ``-m`` a grid. Returns the exit status."""
+    conf, sweeps = program.folder("conf"), program.folder("sweeps")
     launched = process.follow_parent()
     multirun.register(sweeps)
     if not launched and (message := _several_processes(os.environ)) is not None:
         print(message, file=sys.stderr)
         return 2
-    many = bool(MANY & set(sys.argv[1:]))
-    line = _read(sys.argv[1:], many)
+    many = bool(MANY & set(arguments))
+    line = _read(arguments, many)
     if many and (one := line.names & {"--cfg", "-c", "--info", "-i"}):
         message = "shows one run. Leave out -m; preview=true shows the jobs of a grid."
         print(f"{min(one)}  {message}", file=sys.stderr)
@@ -71,55 +75,55 @@ def train(conf: Path, sweeps: Path) -> int:
         if many:
             return _flushed(_exit_status(lambda: _sweep(conf, sweeps, line), GOES_ON))
         if (name := multirun.named(line.overrides)) is not None:
-            command = f"python train.py -m {shlex.join(sys.argv[1:])}"
+            command = f"{program.command('train')} -m {shlex.join(arguments)}"
             print(f"+sweep={name} is a grid: it needs -m.\n  Type: {command}", file=sys.stderr)
             return 2
-    return _flushed(_main(conf, "train", line, partial(_train_job, launched)))
+    return _flushed(_main("train", line, partial(_train_job, launched)))
 
 
-def _alone(page: Callable[[Path], int]) -> Callable[[Path], int]:
+def _alone(page: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str]], int]:
     """Refuse several processes of one command, which would write the same files."""
 
     @wraps(page)
-    def run(conf: Path) -> int:
+    def alone(arguments: Sequence[str]) -> int:
         if (message := _several_processes(os.environ)) is not None:
             print(message, file=sys.stderr)
             return 2
-        return page(conf)
+        return page(arguments)
 
-    return run
-
-
-@_alone
-def evaluate(conf: Path) -> int:
-    """``evaluate.py``. Returns the exit status."""
-    line = _read(overrides.quote_folders(sys.argv[1:]))
-    return _flushed(_main(conf, "evaluate", line, _evaluate_job))
+    return alone
 
 
 @_alone
-def report(conf: Path) -> int:
-    """``report.py``. Returns the exit status."""
-    return _flushed(_main(conf, "report", _read(sys.argv[1:]), _report_job))
+def evaluate(arguments: Sequence[str]) -> int:
+    """``evaluate``. Returns the exit status."""
+    line = _read(overrides.quote_folders(arguments))
+    return _flushed(_main("evaluate", line, _evaluate_job))
 
 
 @_alone
-def data(conf: Path) -> int:
-    """``data.py ACTION``. Returns the exit status."""
-    arguments = sys.argv[1:]
+def report(arguments: Sequence[str]) -> int:
+    """``report``. Returns the exit status."""
+    return _flushed(_main("report", _read(arguments), _report_job))
+
+
+@_alone
+def data(arguments: Sequence[str]) -> int:
+    """``data ACTION``. Returns the exit status."""
     done = [text for text in arguments if text in config.ACTIONS]
     if len(done) != 1 and not _read(arguments).names & SHOWING:
         strange = [text for text in arguments if "=" not in text and text not in done]
         given = f"{strange[0]} is none of them" if strange else "none was given"
         given = f"{len(done)} of them were given" if done else given
+        command = program.command("data")
         print(
-            f"data.py does one of {', '.join(config.ACTIONS)}; {given}.\n"
-            "  Type: python data.py verify dataset=cifar10     (python data.py --help)",
+            f"{command} does one of {', '.join(config.ACTIONS)}; {given}.\n"
+            f"  Type: {command} verify dataset=cifar10     ({command} --help)",
             file=sys.stderr,
         )
         return 2
     line = _read([f"do={text}" if text in done else text for text in arguments])
-    return _flushed(_main(conf, "data", line, _data_job))
+    return _flushed(_main("data", line, _data_job))
 
 
 def _train_job(launched: bool, cfg: schema.Train, given: tuple[Override, ...]) -> None:
@@ -159,8 +163,8 @@ def _data_job(cfg: schema.Data, given: tuple[Override, ...]) -> None:
 def _sweep(conf: Path, sweeps: Path, line: CommandLine) -> int:
     _prepare()
     if line.mistyped:
-        composition.checked(conf, "train", line.without(*MANY), Path(sys.argv[0]).name, many=True)
-    return multirun.run(conf, sweeps, line.without(*MANY), Path(sys.argv[0]).resolve())
+        composition.checked(conf, "train", line.without(*MANY), many=True)
+    return multirun.run(conf, sweeps, line.without(*MANY))
 
 
 def _read(arguments: Sequence[str], many: bool = False) -> CommandLine:
@@ -175,18 +179,18 @@ def _prepare() -> None:
     _python_3_14()
 
 
-def _main(conf: Path, page: str, line: CommandLine, job: Job) -> int:
+def _main(page: str, line: CommandLine, job: Job) -> int:
     """Show what is asked for, or compose and check a page, and run its job.
 
     Args:
-        conf: the folder of the configuration.
         page: ``train``, ``evaluate``, ``report`` or ``data``.
         line: the command line.
         job: of the page.
     """
+    conf = program.folder("conf")
     _prepare()
     if "--version" in line.names:
-        print(_version())
+        print(program.version())
         return 0
     if line.names & SHOWING:
         return _exit_status(lambda: _show(conf, page, line), "")
@@ -194,13 +198,13 @@ def _main(conf: Path, page: str, line: CommandLine, job: Job) -> int:
         line.names - WITHOUT_EFFECT - {*CONFIG_DIR} - (MANY if page == "train" else set())
     )
     if strange:
-        script = Path(sys.argv[0]).name
-        print(f"{strange[0]}  has no use here. See python {script} --help", file=sys.stderr)
+        command = program.command(page)
+        print(f"{strange[0]}  has no use here. See {command} --help", file=sys.stderr)
         return 2
     failures: list[DeephashError] = []
 
     def whole() -> int:
-        cfg = composition.checked(conf, page, line, Path(sys.argv[0]).name)
+        cfg = composition.checked(conf, page, line)
         try:
             job(cfg, composition.without_hydra(line.overrides))
         except DeephashError as error:  # printed without a traceback
@@ -224,6 +228,10 @@ def _show(conf: Path, page: str, line: CommandLine) -> int:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--help | head`; nothing else is open
     more = Extension.of(line).override
     kept = [text for text in line.arguments if not text.startswith(f"{composition.SEARCH_PATH}=")]
+    installs = any(one.text == "install=bash" for one in line.overrides)
+    if COMPLETION & line.names and installs and not program.by_script():
+        print(program.completion())
+        return 0
     sys.argv[1:] = [*kept, *more]
     main = hydra.main(version_base="1.3", config_path=str(conf.resolve()), config_name=page)
     show = main(lambda cfg: None)
@@ -285,7 +293,10 @@ def _completed(query: Callable[[], Any]) -> int:
         typed = shlex.split(begun)
     except ValueError:  # a quote that is still open
         typed = begun.split()
-    first = next((at for at, text in enumerate(typed) if text.endswith(".py")), 0) + 1
+    if program.by_script():
+        first = next((at for at, text in enumerate(typed) if text.endswith(".py")), 0) + 1
+    else:  # the second word names the command, which Hydra does not expect
+        typed, first = [*typed[:1], *typed[2:]], 1
     before = [overrides.as_text(text) for text in typed[first:]]
     before = [text for text in before if overrides.parsed(text) is not None and " " not in text]
     os.environ["COMP_LINE"] = " ".join([*typed[:first], *before]) + blank + fragment
@@ -299,20 +310,16 @@ def _completed(query: Callable[[], Any]) -> int:
     return 0
 
 
-def _version() -> str:
-    """What ``--version`` says."""
-    return f"deephash {deephash.__version__} (torch {metadata.version('torch')})"
-
-
 def _several_processes(environment: Mapping[str, str]) -> str | None:
     """What to say where ``torchrun``, ``srun`` or ``mpirun`` started one command several times."""
     for name, who in PARALLEL.items():
         if environment.get(name, "").isdecimal() and int(environment[name]) > 1:
+            train = program.command("train")
             return (
                 f"{who} started this command {environment[name]} times ({name}); a run is one"
-                " process on one device.\n  Type: python train.py ...            one run\n"
-                "        python train.py -m seed=0,1,2    several, one on each GPU of the machine\n"
-                "        python train.py -m hydra/launcher=slurm seed=0,1,2    or as jobs of SLURM"
+                f" process on one device.\n  Type: {train} ...            one run\n"
+                f"        {train} -m seed=0,1,2    several, one on each GPU of the machine\n"
+                f"        {train} -m hydra/launcher=slurm seed=0,1,2    or as jobs of SLURM"
             )
     return None
 

@@ -168,16 +168,13 @@ def composer(conf: Path, page: str, extension: Extension | None = None) -> Itera
         GlobalHydra.instance().hydra = of_the_caller
 
 
-def checked(
-    conf: Path, page: str, line: CommandLine, script: str, many: bool = False
-) -> schema.Node:
+def checked(conf: Path, page: str, line: CommandLine, many: bool = False) -> schema.Node:
     """Compose a page once, check it once, and refuse all that is wrong with it at once.
 
     Args:
         conf: the folder of the configuration.
         page: ``train``, ``evaluate``, ``report`` or ``data``.
         line: the command line.
-        script: how the command is called, for what is suggested.
         many: whether overrides may have several values (``-m``), of which the first is checked.
 
     Returns:
@@ -197,7 +194,7 @@ def checked(
                 return config.check(folded, given)
             return PAGES[page][1](folded)
 
-        grids = [] if many else several(given, page, script)
+        grids = [] if many else several(given, page)
         cfg = None
         if not grids and not line.mistyped:
             try:

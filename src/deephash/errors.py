@@ -131,7 +131,7 @@ _REASONS = {
 }
 
 _ROOM = "Free some space there or choose another place, then repeat the command."
-_PLACE = "Choose a place that can be written: paths.outputs=FOLDER (evaluate.py: out=FOLDER)."
+_PLACE = "Choose a place that can be written: paths.outputs=FOLDER (evaluate: out=FOLDER)."
 
 _ADVICE = {
     errno.ENOSPC: _ROOM,

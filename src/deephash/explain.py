@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from deephash import overrides as words
+from deephash import program
 from deephash.config import SEATS, Fault, fold
 from deephash.errors import ConfigError
 from deephash.files import place
@@ -208,7 +209,7 @@ def explain(
     return faults
 
 
-def several(overrides: Sequence[Override], page: str, script: str) -> list[Fault]:
+def several(overrides: Sequence[Override], page: str) -> list[Fault]:
     """The faults of overrides with several values on a page that takes one of each."""
     faults = []
     for one in overrides:
@@ -218,7 +219,7 @@ def several(overrides: Sequence[Override], page: str, script: str) -> list[Fault
         way = f"Type one of them, or as one text {as_one}."
         if page == "train":
             line = shlex.join(words.texts(overrides))
-            way = f"Several runs are a grid: python {script} -m {line}"
+            way = f"Several runs are a grid: {program.command(page)} -m {line}"
             if words.is_text(one.key):
                 way += f"\n  {'':<{len(one.key)}}  As one text: {as_one}"
         elif one.key in ("sweep", "runs"):

@@ -1,6 +1,5 @@
 """``-m``: from the axes on the command line and in ``sweeps/`` to jobs, previewed or launched."""
 
-import os
 import re
 import shlex
 import sys
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from deephash import composition, config, grids, plugins, targets
+from deephash import composition, config, grids, plugins, program, targets
 from deephash.composition import Composer, Extension, refuse_hydra, without_hydra
 from deephash.errors import ConfigError
 from deephash.explain import explain
@@ -41,14 +40,13 @@ class Grid:
     typed: tuple[str, ...]  # other settings of the command line that can change a result
 
 
-def run(conf: Path, sweeps: Path, line: CommandLine, script: Path) -> int:
+def run(conf: Path, sweeps: Path, line: CommandLine) -> int:
     """Runs, or previews, a grid. Returns the exit status: 0 if all of it is finished.
 
     Args:
         conf: the folder of the configuration.
         sweeps: the folder of named sweeps.
         line: the command line without ``-m``.
-        script: the training script, which each job runs.
 
     Raises:
         DeephashError: with a message for the user; nothing was started.
@@ -68,7 +66,7 @@ def run(conf: Path, sweeps: Path, line: CommandLine, script: Path) -> int:
     from deephash.jobs import sweeping  # late: imports torch
 
     planned = sweeping.plan(config.train_pages(jobs))
-    command = (str(script), *extension.flags)
+    command = (*program.train_arguments(), *extension.flags)
     for message in sweeping.missing_data(planned):
         print(message, file=sys.stderr)
     if planned[0].cfg.preview:
@@ -146,7 +144,7 @@ def _sorted_out(
     if name is not None and "," in name and not place(name).is_file():
         raise ConfigError(
             f"sweep  {name!r} are several; run one after the other.\n"
-            f"       Their reports can be joined: python report.py sweep=[{name}]"
+            f"       Their reports can be joined: {program.command('report')} sweep=[{name}]"
         )
     sheet = Sheet() if name is None else Sheet.read(sweeps, name)
     tuning = [one for one in overrides if one.within("hydra")]
@@ -245,8 +243,7 @@ def _launch(
     from deephash.report.table import markdown
 
     check_writable(planned[0].run.path)
-    script = Path(run_command[0])
-    command = shlex.join(["python", os.path.relpath(script), "-m", *line.arguments])
+    command = shlex.join(["deephash", "train", "-m", *line.arguments])  # for whoever reads it
     group = planned[0].cfg.group
     if group is not None:
         outputs = place(planned[0].cfg.paths.outputs)
@@ -291,9 +288,9 @@ def _launch(
         outputs = place(planned[0].cfg.paths.outputs)
         print(f"\nW&B     offline; to upload the runs: {sync_all_command(outputs)}")
     if group is not None:
-        words = ["python", os.path.relpath(script.with_name("report.py")), f"sweep={group}"]
+        words = [f"sweep={group}"]
         words += [f"paths.outputs={outputs}"] * (outputs != Path("outputs"))
-        print(f"\nreport: {shlex.join(words)}")
+        print(f"\nreport: {program.command('report')} {shlex.join(words)}")
     return 0 if all(job.state is State.finished for job in after) else 1
 
 

@@ -24,8 +24,9 @@ from typing import (
 )
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
+from deephash import program
 from deephash.bounds import (
     Count,
     CountOrZero,
@@ -433,7 +434,8 @@ def _typed(kind: Any, value: Any) -> Any:
 
 
 def register() -> None:
-    """Makes the types known to Hydra under the names the top pages list."""
+    """Make the types known to Hydra under the names the top pages list, and ``${command:page}``."""
+    OmegaConf.register_new_resolver("command", program.command, replace=True)
     store = ConfigStore.instance()
     store.store(name="report_schema", node=Report)
     store.store(name="data_schema", node=Data)

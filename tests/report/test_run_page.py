@@ -93,7 +93,7 @@ def test_the_page_holds_the_numbers(folder, read_page):
         "912.4 (15:12)",
         "waiting for data",
         "3.5%",
-        "python train.py method=relahash model.nbit=32",
+        "deephash train method=relahash model.nbit=32",
         "nbit: 32",
         "2a1aeb9",
         "best.pt",

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deephash import program
 from deephash.data.building import JOURNAL, Decode, build, cannot_write, note
 from deephash.data.entries import (
     BLOCK,
@@ -150,9 +151,9 @@ class Checked(Lazy):
             if zlib.crc32(self.pixels[whole.start : whole.stop].data) != self._blocks[number]:
                 raise DataError(
                     f"{self.entry / PIXELS} is damaged: the pixels of images {whole.start} to "
-                    f"{whole.stop - 1} are not what they were\n  Type python data.py verify "
-                    "dataset=NAME images=true, which strikes them out, so that they are decoded "
-                    f"again; or delete {self.entry}"
+                    f"{whole.stop - 1} are not what they were\n"
+                    f"  Type {program.command('data')} verify dataset=NAME images=true, which"
+                    f" strikes them out, so that they are decoded again; or delete {self.entry}"
                 )
             self._sound[number] = True
         pixels: np.ndarray = self.pixels[rows]

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from scipy.sparse import issparse
 
+from deephash import program
 from deephash.errors import DataError, FileError, os_advice, os_reason
 from deephash.extras import import_extra
 from deephash.files import MOST_RATIO, SMALL_UNPACKED, expect, map_array, read_json, write_json
@@ -230,8 +231,9 @@ def _checked(file: Path, found: Any) -> dict[str, Any]:
         found = dict(zip(NAMES, found, strict=False))  # (features, labels) or (..., ids)
     if is_module(found):
         raise DataError(
-            f"{file} holds a network, {described(found)}, and no features. data.py encode makes "
-            "features of images; a network's weights are given as backbone.weights=FILE"
+            f"{file} holds a network, {described(found)}, and no features. "
+            f"{program.command('data')} encode makes features of images; a network's weights are"
+            " given as backbone.weights=FILE"
         )
     if not isinstance(found, Mapping):
         what = described(found) if isinstance(found, Unread) else f"a {type(found).__name__}"

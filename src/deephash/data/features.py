@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array, vstack
 
+from deephash import program
 from deephash.bounds import Count, CountOrZero, Name, Place
 from deephash.data.feature_files import ARRAY, READERS, npy, read_features
 from deephash.data.images import ImageSet
@@ -115,19 +116,19 @@ class Features:
         if len(files) != 1:
             raise DataError(
                 f"{self.root} must hold one split file, *{ENDING}, beside {ARRAY}; it has "
-                f"{len(files)}. data.py encode writes both"
+                f"{len(files)}. {program.command('data')} encode writes both"
             )
         catalogue, _ = read_split(files[0])
         array = npy(self.root / ARRAY)
         if array.ndim != 2 or array.dtype.kind != "f":
             raise DataError(
                 f"{self.root / ARRAY} must be (n, D) floats, not {array.shape} {array.dtype}: "
-                "write it again with data.py encode"
+                f"write it again with {program.command('data')} encode"
             )
         if array.shape[0] != len(catalogue):
             raise DataError(
                 f"{self.root / ARRAY} has {array.shape[0]} rows and {files[0].name} names "
-                f"{len(catalogue)} images: write them again with data.py encode"
+                f"{len(catalogue)} images: write them again with {program.command('data')} encode"
             )
         return ImageSet.of(catalogue, array)
 

@@ -20,7 +20,7 @@ from deephash.data.faults import (
 )
 from deephash.data.finding import find_files
 from deephash.data.listing import Rows, content, decoded
-from deephash.data.lists import MANY, PREPARE, Lists, class_count, merged, sha1
+from deephash.data.lists import MANY, Lists, class_count, how_to_prepare, merged, sha1
 from deephash.data.rolefacts import RoleFacts, role_facts, table
 from deephash.data.roles import Split
 from deephash.data.splits import fingerprint
@@ -169,7 +169,7 @@ def _parts_of_lists(source: Lists, findings: list[Finding]) -> Iterator[Part]:
         if file is None:
             advice = "Set dataset.lists=FOLDER to the folder of the lists"
             if source.split:
-                advice += f"; or {source.split}: {PREPARE}"
+                advice += f"; or {source.split}: {how_to_prepare()}"
             if role == "database":
                 advice += ", or dataset.source.database=null"
             what = f"no {name} in {source.lists}, nor packed as {name}.xz"

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from scipy.sparse import csr_array, vstack
 
+from deephash import program
 from deephash.bounds import Count, CountOrZero, Name, Pixels, Place
 from deephash.data.decoding import Decoder, Square
 from deephash.data.finding import WAYS, find_files
@@ -26,7 +27,10 @@ SHOWN = 5  # missing images that an error names
 MANY = 10_000  # classes that class indices may make, however few the images are
 
 
-PREPARE = "`python data.py prepare` with the same words makes it, from lists, an archive or a table"
+def how_to_prepare() -> str:
+    """Return how a split file is made."""
+    command = f"{program.command('data')} prepare"
+    return f"`{command}` with the same words makes it, from lists, an archive or a table"
 
 
 class Lists:
@@ -202,7 +206,11 @@ class Lists:
             + self._layout()
             + "Then dataset.root=FOLDER is that of the images, dataset.lists=FOLDER that of the "
             "lists if it is another."
-            + (f"\nNor is {self.lists / self.split} there:\n{PREPARE}" if self.split else "")
+            + (
+                f"\nNor is {self.lists / self.split} there:\n{how_to_prepare()}"
+                if self.split
+                else ""
+            )
         )
 
     def _missing_images(self, missing: Sequence[str], count: int) -> DataError:
@@ -334,8 +342,8 @@ def check_lists(file: Path, header: Header) -> None:
             if beside.is_file() and sha1(beside) != digest:
                 raise DataError(
                     f"{file} was made from other lists: {beside} has changed since. Run "
-                    f"`python data.py prepare dataset={header.dataset} ...` again, or remove the "
-                    "one that is wrong"
+                    f"`{program.command('data')} prepare dataset={header.dataset} ...` again, or"
+                    " remove the one that is wrong"
                 )
 
 

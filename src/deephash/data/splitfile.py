@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
+from deephash import program
 from deephash.data.images import Catalogue
 from deephash.data.listing import BLANKS, content, leads_down
 from deephash.data.roles import Split
@@ -158,9 +159,9 @@ def read_split(path: Path) -> tuple[Catalogue, Header]:
     if values.get("version") != VERSION:
         raise DataError(
             f"{path} has version {values.get('version')} of its format, and this program reads "
-            f"{VERSION}: make it again with `python data.py prepare`, or update deephash"
+            f"{VERSION}: make it again with `{program.command('data')} prepare`, or update deephash"
         )
-    again = "Fetch it again, or make it again with `python data.py prepare`"
+    again = f"Fetch it again, or make it again with `{program.command('data')} prepare`"
     try:
         sound = values.pop("checksum", None) == _checksum(values)
     except (TypeError, ValueError) as error:  # keys of several kinds, for example

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, cast
 
 import torch
 
+from deephash import program
 from deephash.errors import CheckpointError, TrainingError
 from deephash.files import write_atomic
 
@@ -178,12 +179,12 @@ def _advice(path: Path) -> str:
         named = "" if best.name == "best.pt" else f"rename {best.name} to best.pt, then "
         return (
             "The best encoder so far is another file, which may be whole: "
-            f"{named}python evaluate.py run={run}\n"
+            f"{named}{program.command('evaluate')} run={run}\n"
             f"  To train on, bring back a copy of {path.name}; or {anew}."
         )
     if path.name.startswith("best") and (run / "last.pt").is_file():
         return (
             f"Bring back a copy of it, or {anew}. The encoder of the last epoch is another file,"
-            f" which may be whole: python evaluate.py run={run} checkpoint=last"
+            f" which may be whole: {program.command('evaluate')} run={run} checkpoint=last"
         )
     return f"Bring back a copy of it, or {anew}."

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from deephash import program
 from deephash.records import Batch
 
 LARGE = 1e4
@@ -35,7 +36,7 @@ def faulty_inputs(batches: Iterable[Batch], ids: Any = None, most: int | None = 
             return (
                 f"The cause is in the data: the inputs of {name} hold NaN or infinite values"
                 f" ({len(bad)} of {len(values)} images of that batch). Check the data with"
-                " data.py do=verify, and dataset.transforms (a std of 0?)."
+                f" {program.command('data')} verify, and dataset.transforms (a std of 0?)."
             )
         if values.numel():
             largest = max(largest, float(values.abs().max()))

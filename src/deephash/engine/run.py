@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import yaml
 
+from deephash import program
 from deephash.errors import BusyError, TrainingError, WriteError
 from deephash.files import (
     ERROR,
@@ -267,8 +268,14 @@ def _offer(folder: Path) -> str:
 
 
 def git() -> dict[str, Any]:
-    """Commit of the source tree and whether it has changes; None where there is no repository."""
-    here = Path(__file__).parent
+    """Return the commit of the source tree and whether it has changes.
+
+    None where the package is not run from a repository of its own: what a virtual environment may
+    lie in is another one.
+    """
+    here = program.checkout()
+    if here is None:
+        return {"commit": None, "dirty": None}
 
     def ask(*words: str) -> str | None:
         try:

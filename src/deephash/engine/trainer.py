@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from deephash import program
 from deephash.engine import checkpoint, forms, out_of_memory, restoring
 from deephash.engine.evaluate import Measured, training_features
 from deephash.engine.graphs import Capture, GraphedStep, obstacle_of
@@ -230,7 +231,7 @@ class Trainer:
                 raise TrainingError(
                     f"{fault}; that is the best encoder so far, and last.pt holds that of epoch"
                     f" {self.progress.epoch}.\n  Bring back a copy of it, or train anew with"
-                    " rerun=true.\n  To measure the last encoder: python evaluate.py"
+                    f" rerun=true.\n  To measure the last encoder: {program.command('evaluate')}"
                     f" run={self.folder} checkpoint=last"
                 )
         for old in self.folder.glob("best-epoch*.pt"):

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from deephash import build, schema
+from deephash import build, program, schema
 from deephash.data.datamodule import check_facts, check_finite
 from deephash.data.doubts import doubts
 from deephash.data.images import Catalogue, ImageSet
@@ -80,7 +80,7 @@ def prepare(cfg: schema.Data, overrides: Sequence[Override] = ()) -> None:
     if facts is None:
         _, facts = _checked(cfg, known(build.source(_reading(cfg))))
     print(summary(facts))
-    print(f"  python train.py {shlex.join(_typed(cfg, overrides))}")
+    print(f"  {program.command('train')} {shlex.join(_typed(cfg, overrides))}")
 
 
 def _draw(cfg: schema.Data, path: Path, catalog: Any, recipe: Any) -> Facts:

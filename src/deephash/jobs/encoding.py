@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from deephash import build, schema
+from deephash import build, program, schema
 from deephash.bars import bar
 from deephash.data.feature_files import write_features
 from deephash.data.images import Catalogue
@@ -88,7 +88,7 @@ def encode(cfg: schema.Data) -> Path:
     protocol = cfg.dataset.protocols[cfg.dataset.protocol]
     known = protocol.get("queries_in_database", "refuse")
     print(
-        f"  python train.py dataset=features dataset.root={folder} dataset.name=NAME"
+        f"  {program.command('train')} dataset=features dataset.root={folder} dataset.name=NAME"
         + f" dataset.top={cfg.dataset.top}" * (cfg.dataset.top is not None)
         + f" dataset.protocols.listed.queries_in_database={known}" * (known != "refuse")
     )

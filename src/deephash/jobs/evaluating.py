@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from deephash import build, config, plugins, schema, targets
+from deephash import build, config, plugins, program, schema, targets
 from deephash.data.datamodule import DataModule
 from deephash.engine import out_of_memory
 from deephash.engine.evaluate import Codes, Evaluation, encode
@@ -215,7 +215,9 @@ def runs_of(given: str | Sequence[str], finished: bool) -> list[RunFolder]:
         if (named / "config.yaml").is_file():
             some = [named]
             if finished and not RunFolder(named).finished:
-                raise TrainingError(f"{named} has not finished: train.py goes on with it")
+                raise TrainingError(
+                    f"{named} has not finished: {program.command('train')} goes on with it"
+                )
         else:
             below = (
                 [named] if named.is_dir() else sorted(map(Path, glob(str(named), recursive=True)))

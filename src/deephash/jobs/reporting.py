@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deephash import build, config, filenames, schema
+from deephash import build, config, filenames, program, schema
 from deephash.engine.run import RunFolder
 from deephash.errors import ConfigError, FileError, TrainingError
 from deephash.files import (
@@ -192,9 +192,10 @@ def _offer(outputs: Path) -> str:
     """The sweeps that there are, and what to type."""
     found = sorted(path.parent.name for path in (outputs / SWEEPS).glob(f"*/{MANIFEST}"))
     if found:
-        return f"\n  There are: {', '.join(found)}. Type: python report.py sweep={found[0]}"
+        command = program.command("report")
+        return f"\n  There are: {', '.join(found)}. Type: {command} sweep={found[0]}"
     return (
-        "\n  There are none. A sweep begins with python train.py -m +sweep=NAME; "
+        f"\n  There are none. A sweep begins with {program.command('train')} -m +sweep=NAME; "
         "paths.outputs=FOLDER says where it ran."
     )
 

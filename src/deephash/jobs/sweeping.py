@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import deephash
-from deephash import build, config, schema
+from deephash import build, config, program, schema
 from deephash.engine.run import LOCK, RunFolder
 from deephash.errors import BusyError, ConfigError, DeephashError, FileError, from_os_error
 from deephash.files import ERROR, MANIFEST, make_folder, write_json, write_text
@@ -151,7 +151,7 @@ def missing_data(planned: Sequence[Planned]) -> list[str]:
                 kept.append(parse("dataset.root=FOLDER"))
             messages.append(
                 f"missing data, {jobs(count)}: {what}\n"
-                f"  Prepare it first: python data.py prepare {shlex.join(texts(kept))}"
+                f"  Prepare it first: {program.command('data')} prepare {shlex.join(texts(kept))}"
             )
     return messages
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from deephash import program
 from deephash.files import ERROR, LOG, make_folder, open_own, read_end, remove, write_text, writing
 
 LAUNCH = "DEEPHASH_LAUNCH"
@@ -91,7 +92,8 @@ def start(job: Job, environment: Mapping[str, str] | None = None) -> "subprocess
             stderr=subprocess.STDOUT,
             env=dict(os.environ)
             | dict(environment or {})
-            | {PARENT: str(os.getpid()), LAUNCH: job.launch},
+            | {PARENT: str(os.getpid()), LAUNCH: job.launch}
+            | {program.STARTED_AS: program.started_as()},
             start_new_session=True,  # Ctrl-C reaches it once, through its launcher
         )
 

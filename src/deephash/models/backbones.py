@@ -12,6 +12,7 @@ from zipfile import BadZipFile
 import torch
 from torch import Tensor, nn
 
+from deephash import program
 from deephash.bounds import Interval, Name
 from deephash.errors import ConfigError, DataError
 from deephash.files import place
@@ -135,7 +136,8 @@ class Identity(nn.Module):
         if in_features is None:
             raise ConfigError(
                 "backbone  identity takes features, and this dataset gives images.\n"
-                "          Try backbone=alexnet; data.py encode makes features of them."
+                f"          Try backbone=alexnet; {program.command('data')} encode makes features"
+                " of them."
             )
         self.out_features = in_features
 

@@ -8,12 +8,16 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from deephash import program
 from deephash.errors import DataError, FileError
 from deephash.files import read_arrays, write_arrays
 from deephash.retrieval.codes import checked
 
 WHAT = "codes"
-ADVICE = "python evaluate.py run=FOLDER writes the codes of a run again."
+
+
+def _advice() -> str:
+    return f"{program.command('evaluate')} run=FOLDER writes the codes of a run again."
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class StoredCodes:
             "nbit",
             *(f"{r}_{name}" for r in roles for name in ("codes", "ids")),
         ]
-        arrays = read_arrays(path, WHAT, wanted, optional, ADVICE)
+        arrays = read_arrays(path, WHAT, wanted, optional, _advice())
         try:
             nbit = _nbit(arrays)
             sides = [_side(arrays, role, nbit) for role in roles]
@@ -99,7 +103,7 @@ class StoredCodes:
                     )
             return cls(_text(arrays, "fingerprint"), nbit, first, last)
         except DataError as error:
-            raise FileError(path, str(error), WHAT, ADVICE) from error
+            raise FileError(path, str(error), WHAT, _advice()) from error
 
 
 def read_database(path: Path) -> tuple[int, npt.NDArray[np.uint8], npt.NDArray[Any]]:
@@ -108,12 +112,12 @@ def read_database(path: Path) -> tuple[int, npt.NDArray[np.uint8], npt.NDArray[A
     Raises:
         FileError: as of ``StoredCodes.read``.
     """
-    arrays = read_arrays(path, WHAT, ["nbit", "database_codes", "database_ids"], advice=ADVICE)
+    arrays = read_arrays(path, WHAT, ["nbit", "database_codes", "database_ids"], advice=_advice())
     try:
         nbit = _nbit(arrays)
         side = _side(arrays, "database", nbit)
     except DataError as error:
-        raise FileError(path, str(error), WHAT, ADVICE) from error
+        raise FileError(path, str(error), WHAT, _advice()) from error
     return nbit, side.codes, side.ids
 
 
