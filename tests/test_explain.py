@@ -145,7 +145,7 @@ def test_an_example_of_a_value_is_accepted(typed, say):
 
 def test_several_values_without_m_are_a_grid(say):
     message = say("train", "seed=0,1", "model.nbit=16")
-    assert "python train.py -m seed=0,1 model.nbit=16" in message
+    assert "deephash train -m seed=0,1 model.nbit=16" in message
     assert '"sweep=[a,b]"' in say("report", "sweep=a,b")
 
 

@@ -88,7 +88,8 @@ def test_missing_data_are_told_once_for_each_dataset(tmp_path):
     assert len(messages) == 3
     assert "2 jobs: the image folder" in messages[0] and f"{tmp_path}/gone" in messages[0]
     assert (
-        f"data.py prepare dataset=folder dataset.name=x dataset.root={tmp_path}/gone" in messages[0]
+        f"deephash data prepare dataset=folder dataset.name=x dataset.root={tmp_path}/gone"
+        in messages[0]
     )
     assert "no database.txt" in messages[1] and f"split file in {tmp_path}/there" in messages[1]
     assert "no features database, test, train in" in messages[2]

@@ -184,7 +184,7 @@ def test_a_folder_with_another_configuration_stops_the_sweep_before_it_begins(sw
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        (("+sweep=fig9_batch_size",), "needs -m.\n  Type: python train.py -m +sweep=fig9"),
+        (("+sweep=fig9_batch_size",), f"needs -m.\n  Type: python {ROOT}/train.py -m +sweep=fig9"),
         (("-m", "+sweep=fig9"), "there is no 'fig9'.\n       There are fig7_margin, fig8_beta"),
         (("-m", "+sweep=fig7_margin,fig8_beta"), "run one after the other"),
         (("-m", "+sweep=fig9_batch_size", "hydra/launcher=pol"), "There are"),

@@ -524,7 +524,7 @@ class TestHelp:
         imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
         assert "deephash.cli" in imported
         assert imported & {"torch", "torchvision", "sklearn", "wandb", "PIL"} == set()
-        assert f"python {script}" in done.stdout
+        assert f"python {ROOT / script}" in done.stdout
         if script == "train.py":
             for group in ("method", "dataset"):
                 choices = ", ".join(sorted(file.stem for file in (ROOT / "conf" / group).iterdir()))

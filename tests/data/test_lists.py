@@ -501,7 +501,7 @@ def test_a_split_file_of_other_lists_is_refused(small, name):
     file_of(small, text, name)
     assert len(source.read()) == 7
     file_of(small, text[::-1], name)
-    said = "made from other lists.*data.py prepare dataset=own"
+    said = "made from other lists.*deephash data prepare dataset=own"
     with pytest.raises(DataError, match=said):
         source.read()
 

@@ -175,7 +175,9 @@ CHANGED = {
 @pytest.mark.parametrize("key", CHANGED)
 def test_a_changed_file_is_refused(written, key):
     change(written, **{key: CHANGED[key]})
-    with pytest.raises(DataError, match=r"was changed after it was written(.|\n)*data\.py prepare"):
+    with pytest.raises(
+        DataError, match=r"was changed after it was written(.|\n)*deephash data prepare"
+    ):
         read_split(written)
 
 
@@ -214,7 +216,7 @@ def test_a_forged_checksum_does_not_help(written, key):
 )
 def test_malformed_entries_are_told(written, values, told):
     forge(written, **values)
-    with pytest.raises(DataError, match=rf"is malformed: .*{told}.*data\.py prepare"):
+    with pytest.raises(DataError, match=rf"is malformed: .*{told}.*deephash data prepare"):
         read_split(written)
 
 

@@ -111,8 +111,8 @@ def test_the_same_state_is_the_same_file(tmp_path):
 @pytest.mark.parametrize(
     ("damaged", "beside", "advice"),
     [
-        ("last.pt", ["best.pt"], r"evaluate\.py run=\S+\n.* rerun=true"),
-        ("last.pt", ["best-epoch0002.pt"], r"rename best-epoch0002\.pt to best\.pt, then python"),
+        ("last.pt", ["best.pt"], r"deephash evaluate run=\S+\n.* rerun=true"),
+        ("last.pt", ["best-epoch0002.pt"], r"rename best-epoch0002\.pt to best\.pt, then deephash"),
         ("last.pt", [], "Remove it to train from the start"),
         ("best.pt", ["last.pt"], r"rerun=true.*checkpoint=last"),
         ("best.pt", [], r"Bring back a copy of it, or train anew with rerun=true"),

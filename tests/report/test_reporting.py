@@ -148,7 +148,7 @@ def test_out_says_where(outputs, tmp_path):
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ({"sweep": "betta"}, r"no sweep betta in .*There are: beta.*report.py sweep=beta"),
+        ({"sweep": "betta"}, r"no sweep betta in .*There are: beta.*deephash report sweep=beta"),
         ({"only": {"seeds": 1}}, r"seeds is no axis.*seed"),
         ({"only": {"seed": 7}}, r"no run has seed: 7.*seed: 0, 1"),
         ({"only": ["seed=7"]}, r"only  is \['seed=7'\].*{dataset:cifar10,model.nbit:64}"),
@@ -161,7 +161,7 @@ def test_what_there_is_not_is_told_with_what_there_is(outputs, more, words):
 
 
 def test_where_there_is_no_sweep_at_all_it_says_how_one_begins(tmp_path):
-    with pytest.raises(ConfigError, match=r"train\.py -m"):
+    with pytest.raises(ConfigError, match=r"deephash train -m"):
         report(page(tmp_path, "beta"))
 
 
