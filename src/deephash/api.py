@@ -5,13 +5,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from deephash import composition, overrides, schema
+from deephash import composition, overrides, program, schema
 from deephash.engine.encoding import CodeEncoder
 from deephash.errors import ConfigError
 from deephash.overrides import CommandLine
-
-CONF = Path(__file__).resolve().parents[2] / "conf"
-NAME = "train.py"
 
 
 class Trained(NamedTuple):
@@ -50,7 +47,7 @@ def train(arguments: Iterable[str] = ()) -> Trained:
     from deephash import jobs
 
     line = _read(arguments)
-    cfg = composition.checked(CONF, "train", line, NAME)
+    cfg = composition.checked(program.folder("conf"), "train", line)
     assert isinstance(cfg, schema.Train)
     given = composition.without_hydra(line.overrides)
     return Trained(jobs.train(cfg, given), jobs.run_folder(cfg, given).path)
@@ -80,7 +77,7 @@ def evaluate(arguments: Iterable[str]) -> dict[str, Any]:
     from deephash import jobs
 
     line = _read(arguments)
-    cfg = composition.checked(CONF, "evaluate", line, NAME)
+    cfg = composition.checked(program.folder("conf"), "evaluate", line)
     assert isinstance(cfg, schema.Evaluate)
     return jobs.evaluate(cfg, composition.without_hydra(line.overrides))
 
