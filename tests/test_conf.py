@@ -11,7 +11,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from deephash import build, config, recipe, schema
+from deephash import build, config, injected, recipe, schema
 from deephash.errors import ConfigError, DataError, TrainingError
 from deephash.explain import explain
 from deephash.models.backbones import Tiny
@@ -106,7 +106,7 @@ def test_every_option_spells_out_its_part(option, composed):
     if group not in config.SEATS:
         return
     node = OmegaConf.to_container(composed([option])[group])
-    given = config.GIVEN.get(f"method.{group}", set())
+    given = injected.names(f"method.{group}")
     assert (
         set(node) - {"_target_"} == set(config.arguments(config.locate(node["_target_"]))) - given
     )

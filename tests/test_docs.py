@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from deephash import injected
+
 ROOT = Path(__file__).parents[1]
 SPEC = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
 generate = importlib.util.module_from_spec(SPEC)
@@ -77,7 +79,7 @@ def test_a_page_holds_formula_and_every_option(name):
     for path, node in (("method", nodes), ("method.loss", nodes.get("loss", {}))):
         if "_target_" in node:
             kind = generate.config.locate(node["_target_"])
-            options = set(generate.config.arguments(kind)) - generate.config.GIVEN[path]
+            options = set(generate.config.arguments(kind)) - injected.PLACES[path]
             assert options <= listed
 
 

@@ -5,7 +5,7 @@ import pkgutil
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import nn
@@ -18,6 +18,7 @@ from deephash.engine.precision import autocast
 from deephash.engine.rates import parameter_groups
 from deephash.engine.run import RunFolder
 from deephash.errors import ConfigError
+from deephash.injected import Injected, given
 from deephash.loggers import Jsonl, Loggers
 from deephash.methods.base import Method
 from deephash.models.encoder import Encoder
@@ -31,25 +32,21 @@ Trained = schema.Train | schema.Run
 """Pages that say what an encoder is."""
 
 
-def part(node: Mapping[str, Any], path: str, **given: Any) -> Any:
-    """The object a ``_target_`` node describes, with what the program adds to it.
+def part(node: Mapping[str, Any], path: str, **offered: Unpack[Injected]) -> Any:
+    """Build the object that a ``_target_`` node describes.
 
     Args:
         node: the target and its options.
-        path: its place in the configuration, which decides what the target may be.
-        given: arguments that the program adds.
+        path: its place in the configuration, which decides what the target may be, and which of
+            the offered values it may ask for (``injected.PLACES``).
+        **offered: values of the program; the part gets those that its constructor asks for.
 
     Raises:
         ConfigError: the target may not stand there; see ``targets.locate``.
     """
     options = {key: value for key, value in node.items() if key != "_target_"}
-    return targets.locate(node["_target_"], path)(**options, **given)
-
-
-def _asking(node: Mapping[str, Any], path: str, **offered: Any) -> Any:
-    """A part that is given what its constructor asks for of what the program offers."""
-    known = targets.arguments(targets.locate(node["_target_"], path))
-    return part(node, path, **{key: value for key, value in offered.items() if key in known})
+    target = targets.locate(node["_target_"], path)
+    return target(**options, **given(path, targets.arguments(target), offered))
 
 
 def device(name: str) -> torch.device:
@@ -97,7 +94,7 @@ def pipeline(steps: Sequence[Mapping[str, Any]]) -> Pipeline:
 
 def source(cfg: Data) -> Any:
     """The source of the images, told where decoded ones are kept, if it keeps any."""
-    return _asking(cfg.dataset.source, "dataset.source", cache=cfg.paths.cache)
+    return part(cfg.dataset.source, "dataset.source", cache=cfg.paths.cache)
 
 
 def protocol(cfg: Data) -> Any:
@@ -134,7 +131,7 @@ def backbone(cfg: Data, width: int | None = None, pretrained: bool = True) -> nn
         )
     if not pretrained and "weights" in targets.arguments(target):
         node["weights"] = "none"  # also where a node leaves it to the default, a download
-    trunk: nn.Module = _asking(node, "backbone", in_features=width)
+    trunk: nn.Module = part(node, "backbone", in_features=width)
     return trunk
 
 
@@ -160,12 +157,8 @@ def check_backbone(cfg: Data, source: Any = None) -> None:
 def encoder(cfg: Trained, width: int | None = None, pretrained: bool = True) -> Encoder:
     """Backbone and head; see ``backbone``."""
     trunk = backbone(cfg, width, pretrained)
-    head = part(
-        cfg.method.head,
-        "method.head",
-        in_features=trunk.out_features,
-        nbit=cfg.model.nbit,
-    )
+    features: Any = trunk.out_features
+    head = part(cfg.method.head, "method.head", in_features=features, nbit=cfg.model.nbit)
     return Encoder(trunk, head)
 
 
@@ -179,25 +172,28 @@ def method(
     """The whole recipe. Initial weights are drawn from the run's seed; see ``backbone``."""
     torch.manual_seed(derive(cfg.seed, "weights"))
     node = cfg.method
-    offered: dict[str, Any] = {
+    offered: Injected = {
         "num_classes": num_classes,
         "nbit": cfg.model.nbit,
         "seed": cfg.seed,
         "num_train": num_train,
+        "relaxation": None,
+        "codebook": None,
+        "similarity": None,
+        "loss": None,
     }
     # the codebook comes first: in this order random weights have been drawn from the beginning
-    parts: dict[str, nn.Module | None] = dict.fromkeys(recipe.PARTS)
     if node.codebook is not None:
-        parts["codebook"] = _asking(node.codebook, "method.codebook", **offered)
+        offered["codebook"] = part(node.codebook, "method.codebook", **offered)
     if node.similarity is not None:
-        parts["similarity"] = part(node.similarity, "method.similarity")
-    parts["encoder"] = encoder(cfg, width, pretrained)
+        offered["similarity"] = part(node.similarity, "method.similarity")
+    offered["encoder"] = encoder(cfg, width, pretrained)
     if node.relaxation is not None:
-        parts["relaxation"] = part(node.relaxation, "method.relaxation")
+        offered["relaxation"] = part(node.relaxation, "method.relaxation")
     if node.loss is not None:
-        parts["loss"] = _asking(node.loss, "method.loss", **offered)
+        offered["loss"] = part(node.loss, "method.loss", **offered)
     own = recipe.options({"_target_": recipe.DEFAULT} | dict(node.plain))
-    made: Method = _asking(own, "method", **parts, **offered)
+    made: Method = part(own, "method", **offered)
     made.passes = node.passes
     return made
 
@@ -270,8 +266,7 @@ def loggers(cfg: schema.Train, run: RunFolder, name: str, steps: int, done: Any)
     record = Jsonl(run.path / "log.jsonl")
     record.truncate_after(done.step)
     best = {which: row[which] for which in ("query", "val") if (row := done.best(which))}
-    given: dict[str, dict[str, Any]] = {}
-    given["console"] = {
+    offered: Injected = {
         "total_epochs": cfg.trainer.epochs,
         "steps_per_epoch": steps,
         "metric": convention(cfg).name,
@@ -280,9 +275,8 @@ def loggers(cfg: schema.Train, run: RunFolder, name: str, steps: int, done: Any)
         "evaluation_seconds": done.evaluation_seconds / max(1, len(done.history)) or None,
     }
     if "wandb" in cfg.logger:
-        given["wandb"] = _to_wandb(cfg.plain, run.path, name, run.run_id(), record.path)
-    others = [part(node, f"logger.{key}", **given.get(key, {}))
-              for key, node in cfg.logger.items()]  # fmt: skip
+        offered |= _to_wandb(cfg.plain, run.path, name, run.run_id(), record.path)
+    others = [part(node, f"logger.{key}", **offered) for key, node in cfg.logger.items()]
     return Loggers([record, *others])
 
 
@@ -306,13 +300,14 @@ def wandb(
         job_type: what it is.
         history: ``log.jsonl``, to write the whole training; None to add to what was written.
     """
-    given = _to_wandb(config, folder, name, run_id, history) | {"job_type": job_type}
-    return Loggers([part(node, "logger.wandb", **given)])
+    offered = _to_wandb(config, folder, name, run_id, history)
+    offered["job_type"] = job_type
+    return Loggers([part(node, "logger.wandb", **offered)])
 
 
 def _to_wandb(
     config: Mapping[str, Any], folder: Path, name: str, run_id: str | None, history: Path | None
-) -> dict[str, Any]:
+) -> Injected:
     return {
         "name": name,
         "run_id": run_id,

@@ -16,12 +16,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from deephash import filenames, recipe, schema
+from deephash import filenames, injected, recipe, schema
 from deephash.bounds import Name, NonNegative, Seed
 from deephash.errors import ConfigError, DeephashError
 from deephash.files import place
 from deephash.overrides import Override, last_values
-from deephash.targets import GIVEN, arguments, locate, parts
+from deephash.targets import arguments, locate, parts
 from deephash.validate import (
     REMOVED,
     advice,
@@ -510,7 +510,7 @@ def check_part(path: str, node: Mapping[str, Any]) -> list[Fault]:
         target = locate(node["_target_"], path)
     except ConfigError as error:
         return [Fault(path, str(error).splitlines()[0], "Choose a part by its group's name.")]
-    given, own = GIVEN.get(path, set()), OWN_KEYS.get(path, {})
+    given, own = injected.names(path), OWN_KEYS.get(path, {})
     known = arguments(target)
     faults = []
     if path == "method":
@@ -814,7 +814,7 @@ def _fill_defaults(path: str, node: Mapping[str, Any]) -> None:
         known = arguments(locate(str(node["_target_"]), path))
     except (ConfigError, TypeError, ValueError):  # older or foreign: compared as it is written
         return
-    taken = {*GIVEN.get(path, ()), *node}
+    taken = {*injected.names(path), *node}
     for name, parameter in known.items():
         default = parameter.default
         if name not in taken and isinstance(default, bool | int | float | str | tuple | None):

@@ -30,29 +30,6 @@ PACKAGES = (
 _plugins: list[str] = []
 """Further packages, which the command line of this process names."""
 
-GIVEN = {
-    "backbone": {"in_features"},
-    "method": {
-        *("encoder", "relaxation", "codebook", "similarity", "loss"),
-        *("num_classes", "nbit", "seed", "num_train"),
-    },
-    "method.head": {"in_features", "nbit"},
-    "method.codebook": {"num_classes", "nbit", "seed"},
-    "method.loss": {"num_classes", "nbit", "seed", "num_train"},
-    "dataset.source": {"cache"},
-    "optimizer": {"params"},
-    "logger.console": {
-        "total_epochs",
-        "steps_per_epoch",
-        "metric",
-        "best",
-        "eval_every",
-        "evaluation_seconds",
-    },
-    "logger.wandb": {"name", "run_id", "folder", "config", "group", "tags", "job_type", "history"},
-}
-"""Arguments that the program gives to a part: not the user's to set."""
-
 MODULE = "torch.nn.Module"
 
 

@@ -14,11 +14,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from deephash.injected import Injected, given
 from deephash.targets import arguments, locate
 from deephash.validate import Problem, assignment, shown
 
-DUMMY = {"in_features": 4, "num_classes": 2, "num_train": 2, "seed": 0, "cache": None}
-"""What the program gives to parts, as small as it can be."""
+DUMMY: Injected = {
+    "in_features": 4, "num_classes": 2, "num_train": 2, "seed": 0, "cache": None,
+}  # fmt: skip
+"""What the program gives to these parts, as small as it can be; beside the bits of the codes."""
 
 Build = Callable[[Mapping[str, Any]], None]
 
@@ -94,7 +97,7 @@ def _problems(path: str, text: str, number: int) -> tuple[Problem, ...]:
     node = json.loads(text)
     if path == "optimizer":
         return tuple(_tried(path, node, lambda some: _step(some, bool(number))))
-    return tuple(_tried(path, node, lambda some: _build(some, number)))
+    return tuple(_tried(path, node, lambda some: _build(path, some, number)))
 
 
 def _tried(path: str, node: Mapping[str, Any], build: Build) -> Iterator[Problem]:
@@ -148,14 +151,13 @@ def _blamed(
     return changed
 
 
-def _build(node: Mapping[str, Any], nbit: int) -> None:
+def _build(path: str, node: Mapping[str, Any], nbit: int) -> None:
     """Builds a part with what the program gives to parts of its kind."""
     target = locate(str(node["_target_"]))
     options = {key: value for key, value in node.items() if key != "_target_"}
-    given = {key: value for key, value in {**DUMMY, "nbit": nbit}.items()
-             if key in arguments(target) and key not in options}  # fmt: skip
+    values = given(path, arguments(target), {**DUMMY, "nbit": nbit})
     with torch.random.fork_rng(devices=[]):
-        target(**options, **given)
+        target(**values, **options)
 
 
 def _step(node: Mapping[str, Any], on_cpu: bool) -> None:

@@ -18,6 +18,7 @@ from deephash.files import (
     remove,
     write_json,
 )
+from deephash.injected import Injected
 from deephash.jobs.pairing import paired
 from deephash.jobs.states import State, epochs_done, reason, state_of
 from deephash.loggers import Loggers
@@ -216,9 +217,16 @@ def _show(cfg: schema.Report, names: Sequence[str], files: Mapping[str, Path], o
     if node is None:
         return
     name = "+".join(names)
-    given = {"name": f"report {name}", "run_id": None, "folder": out, "config": dict(cfg.plain),
-             "group": name, "tags": list(names), "job_type": "report"}  # fmt: skip
-    logger = Loggers([build.part(node, "logger.wandb", **given)])
+    offered: Injected = {
+        "name": f"report {name}",
+        "run_id": None,
+        "folder": out,
+        "config": dict(cfg.plain),
+        "group": name,
+        "tags": list(names),
+        "job_type": "report",
+    }
+    logger = Loggers([build.part(node, "logger.wandb", **offered)])
     logger.artifact(name, "report", files)
     logger.figures({path.stem: path for path in files.values() if path.suffix == ".png"})
     logger.close()

@@ -1,0 +1,88 @@
+"""What the program gives to the parts of a configuration, beside the options that are typed.
+
+``PLACES`` is the only list of it: the check refuses a typed option of such a name, a trial gives
+dummy values of these names, and ``build.part`` gives a part those that its constructor asks for.
+"""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Injected(TypedDict, total=False):
+    """The values, by the name of the argument that takes them."""
+
+    # of data and recipe
+    in_features: int | None  # of a head: D of the backbone; of a backbone: D of features as data
+    nbit: int
+    num_classes: int
+    num_train: int
+    seed: int
+    cache: str | None  # the folder of decoded images, as it was typed
+    # of a method
+    encoder: "nn.Module"
+    relaxation: "nn.Module | None"
+    codebook: "nn.Module | None"
+    similarity: "nn.Module | None"
+    loss: "nn.Module | None"
+    # of an optimizer
+    params: list[dict[str, Any]]
+    # of loggers
+    total_epochs: int
+    steps_per_epoch: int
+    metric: str
+    best: dict[str, float]
+    eval_every: int
+    evaluation_seconds: float | None
+    name: str
+    run_id: str | None
+    folder: Path
+    history: Path | None
+    config: Mapping[str, Any]
+    group: str
+    tags: list[str]
+    job_type: str
+
+
+PLACES: dict[str, frozenset[str]] = {
+    "backbone": frozenset({"in_features"}),
+    "method": frozenset({
+        "encoder", "relaxation", "codebook", "similarity", "loss",
+        "num_classes", "nbit", "seed", "num_train",
+    }),
+    "method.head": frozenset({"in_features", "nbit"}),
+    "method.codebook": frozenset({"num_classes", "nbit", "seed"}),
+    "method.loss": frozenset({"num_classes", "nbit", "seed", "num_train"}),
+    "dataset.source": frozenset({"cache"}),
+    "optimizer": frozenset({"params"}),
+    "logger.console": frozenset({
+        "total_epochs", "steps_per_epoch", "metric", "best", "eval_every", "evaluation_seconds",
+    }),
+    "logger.wandb": frozenset({
+        "name", "run_id", "folder", "config", "group", "tags", "job_type", "history",
+    }),
+}  # fmt: skip
+"""The names that a part may ask for, by its place in the configuration; not the user's to set."""
+
+
+def names(path: str) -> frozenset[str]:
+    """Return what the program gives to a part at a place of the configuration."""
+    return PLACES.get(path, frozenset())
+
+
+def given(path: str, asked: Collection[str], offered: Injected) -> dict[str, Any]:
+    """Return the values that a part gets.
+
+    Args:
+        path: the place of the part.
+        asked: the arguments of its constructor.
+        offered: the values that are known.
+
+    >>> given("method.loss", ["scale", "nbit"], {"nbit": 32, "seed": 0})
+    {'nbit': 32}
+    """
+    wanted = names(path) & set(asked)
+    return {name: value for name, value in offered.items() if name in wanted}
