@@ -166,7 +166,7 @@ def test_commands_from_an_empty_folder(installed, cwd):
     assert "\n  deephash data verify dataset=cifar10" in text["help"]
     assert "Type: deephash train -m +sweep=table1" in text["grid"]
     assert "Prepare it first: deephash data prepare" in text["missing"]
-    (job,) = cwd.glob("outputs/**/seed1,*/log.txt")
+    (job,) = cwd.glob("outputs/**/seed1,*/output.log")
     command = shlex.split(job.read_text().splitlines()[0].removeprefix("$ "))
     assert command[:5] == [environment.python, "-P", "-m", "deephash", "train"]
     page = json.loads((cwd / "outputs" / "sweeps" / "pair" / "sweep.json").read_text())
