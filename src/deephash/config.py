@@ -679,9 +679,12 @@ def _check_recipe(cfg: Mapping[str, Any]) -> list[Fault]:
             Fault("method.streams", f"is {streams}, and trainer.batch_size={trainer['batch_size']}"
                   " is no multiple of it.", "Try trainer.batch_size=72 method.streams=2.")
         )  # fmt: skip
-    if method["head"]["_target_"].endswith(".BatchNorm") and trainer["batch_size"] < 2:
+    head = recipe.class_of(method, "head")
+    smallest: int = getattr(head, "smallest_batch", 1)
+    if head is not None and trainer["batch_size"] < smallest:
         faults.append(
-            Fault("trainer.batch_size", "is 1, and batch normalisation needs two images.",
+            Fault("trainer.batch_size", f"is {trainer['batch_size']}, and {head.__name__}, the"
+                  f" head here, needs a batch of {smallest}.",
                   "Try trainer.batch_size=16, or head=linear.")
         )  # fmt: skip
     if cfg["backbone"].get("weights") not in (None, "none", "imagenet"):

@@ -244,9 +244,8 @@ def _launch(
 
     check_writable(planned[0].run.path)
     command = shlex.join(["deephash", "train", "-m", *line.arguments])  # for whoever reads it
-    group = planned[0].cfg.group
+    group, outputs = planned[0].cfg.group, place(planned[0].cfg.paths.outputs)
     if group is not None:
-        outputs = place(planned[0].cfg.paths.outputs)
         folder = outputs / SWEEPS / group
         sweeping.write_manifest(
             folder,
@@ -285,7 +284,6 @@ def _launch(
     if reports:
         print(f"\n{markdown(reports, _rows(after, found.axes))}")
     if any(has_offline_records(job.run.path) for job in after):
-        outputs = place(planned[0].cfg.paths.outputs)
         print(f"\nW&B     offline; to upload the runs: {sync_all_command(outputs)}")
     if group is not None:
         words = [f"sweep={group}"]

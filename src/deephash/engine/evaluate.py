@@ -59,13 +59,15 @@ def encode(encoder: Any, data: Any, autocast: Any, ids: np.ndarray | None = None
     was_training = encoder.training
     encoder.eval()
     began, found = time.perf_counter(), []
+    device = torch.device("cpu")
     try:
         for batch in data.eval_batches(ids):
             with autocast():
                 z = encoder.encode(batch.flat()).float()
+            device = z.device
             found.append(z.to("cpu", non_blocking=True))  # the next batch need not wait for it
-        if z.device.type == "cuda":
-            torch.cuda.synchronize(z.device)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
     finally:
         encoder.train(was_training)
     seconds, codes = time.perf_counter() - began, torch.cat(found)

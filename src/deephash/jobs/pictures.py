@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from deephash import retrieval
+from deephash.data.datamodule import DataModule
 from deephash.engine.evaluate import Codes, Evaluation
 from deephash.engine.snapshots import read_snapshots, spaced
 from deephash.errors import ConfigError
@@ -24,7 +25,7 @@ log = logging.getLogger("deephash")
 
 
 def gallery(
-    evaluation: Evaluation, codes: Codes, data: Any, *, queries: Any, rows: int, top: int
+    evaluation: Evaluation, codes: Codes, data: DataModule, *, queries: Any, rows: int, top: int
 ) -> list[Retrieved]:
     """Some queries with the images nearest to them; equally near ones in a random order.
 
@@ -110,7 +111,7 @@ def _chosen(
     return spread
 
 
-def plane(codes: Codes, data: Any, many: int) -> Plane | None:
+def plane(codes: Codes, data: DataModule, many: int) -> Plane | None:
     """The continuous codes of some database images in two dimensions, by t-SNE.
 
     Args:
@@ -161,11 +162,11 @@ def _bits(count: float) -> str:
     return f"{count:g} bit" if count == 1 else f"{count:g} bits"
 
 
-def _image(data: Any, row: int) -> np.ndarray:
+def _image(data: DataModule, row: int) -> np.ndarray:
     return np.asarray(data.images.inputs[row]).transpose(1, 2, 0)
 
 
-def _labels(data: Any, row: int) -> str:
+def _labels(data: DataModule, row: int) -> str:
     """The classes of an image; where there are no classes, its file name."""
     images = data.images
     if not images.classes:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from deephash import build, config, retrieval, schema
+from deephash.data.datamodule import DataModule
 from deephash.engine import checkpoint
 from deephash.engine.evaluate import Codes, Evaluation, targets
 from deephash.engine.restoring import fitting, load_weights
@@ -27,7 +28,7 @@ def run_folder(cfg: schema.Train, overrides: Sequence[Override]) -> RunFolder:
     return RunFolder(outputs / config.run_name(cfg.plain, overrides))
 
 
-def load_encoder(file: Path, encoder: Any, fingerprint: str | None) -> None:
+def load_encoder(file: Path, encoder: torch.nn.Module, fingerprint: str | None) -> None:
     """Fills an encoder from ``best.pt`` or ``last.pt``.
 
     Args:
@@ -67,7 +68,7 @@ def check_size(ran: schema.Run, width: int | None, file: Path) -> None:
         )
 
 
-def save_codes(path: Path, codes: Codes, data: Any, evaluation: Evaluation) -> None:
+def save_codes(path: Path, codes: Codes, data: DataModule, evaluation: Evaluation) -> None:
     """Packed codes of queries and database as they were measured, labels, ids and fingerprint.
 
     Where lists say what is relevant, or no image has a label, there are no labels. When ternary,

@@ -271,10 +271,10 @@ def _report(
     cfg: schema.Train,
     name: str,
     run: RunFolder,
-    data: Any,
+    data: DataModule,
     method: Method,
-    evaluation: Any,
-    trainer: Any,
+    evaluation: Evaluation,
+    trainer: Trainer,
 ) -> tuple[dict[str, Any], Codes]:
     """Loads the selected encoder and measures it in full."""
     began = time.perf_counter()

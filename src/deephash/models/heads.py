@@ -1,6 +1,6 @@
 """Hash heads: features ``(N, D)`` to real-valued codes ``(N, K)``; ``z >= 0`` are the bits."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from torch import Tensor, nn
 
@@ -54,12 +54,17 @@ class BatchNorm(Linear):
         init_std: standard deviation of the initial weights.
         momentum: of the running statistics, as in PyTorch: the weight of the new batch.
 
+    Attributes:
+        smallest_batch: images that a training batch must have.
+
     Example:
         >>> import torch
         >>> z = BatchNorm(in_features=8, nbit=4)(torch.randn(16, 8))
         >>> bool(z.mean(dim=0).abs().max() < 1e-5)  # each bit is centred
         True
     """
+
+    smallest_batch: ClassVar[int] = 2
 
     def __init__(
         self,

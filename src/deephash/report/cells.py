@@ -212,8 +212,9 @@ def _ruled(section: Section) -> list[str]:
                     for job in cell.jobs if job.values.get(key) is not None]  # fmt: skip
             values = tuple(dict.fromkeys(typed(job.values[key]) for job in jobs))
             of.setdefault(values, []).append(section.name_of(row))
-        if len(of) == 1 and len(values) == 1:
-            said.append(f"{key} {values[0]}")
+        only = next(iter(of), ())
+        if len(of) == 1 and len(only) == 1:
+            said.append(f"{key} {only[0]}")
         else:
             said += [f"{key} {', '.join(values)} for {', '.join(rows)}"
                      for values, rows in of.items() if values]  # fmt: skip
