@@ -822,7 +822,8 @@ def finite():
             total.backward()
             slopes = [p.grad for p in method.parameters() if p.grad is not None]
             known[key] = bool(total.isfinite()) and all(g.isfinite().all() for g in slopes)
-            assert tiny.head.linear.weight.grad.any(), cfg["method"]
+            if not getattr(method.relaxation, "bits", False):  # equal bits may have no gradient
+                assert tiny.head.linear.weight.grad.any(), cfg["method"]
         return known[key]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -889,5 +890,5 @@ def test_a_method_with_a_class_of_its_own_takes_the_parts_it_asks_for(name, opti
     cfg = folded(*words)
     asks = config.arguments(config.locate(cfg["method"]["_target_"], "method"))
     if seat not in asks:
-        (fault,) = config.check(cfg, words)
+        (fault,) = config.check(cfg, parse_all(words))
         assert seat in fault.key and "is not used by" in fault.what
