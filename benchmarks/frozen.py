@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 import deephash
-from deephash.methods.base import Method
+from deephash.methods.composed import Composed
 
 STEPS = (
     "{{_target_:deephash.data.transforms.Resize,size:{size}}}",
@@ -27,7 +27,7 @@ STEPS = (
 
 def measured(options: argparse.Namespace, served: bool, folder: str) -> dict[str, Any]:
     """Train once; return seconds per epoch and per evaluation, and the mAP."""
-    Method.cached_features = served
+    Composed.cached_features = served
     steps = "[" + ",".join(one.format(size=options.size) for one in STEPS) + "]"
     words = [
         "dataset=folder",

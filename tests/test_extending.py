@@ -7,8 +7,11 @@ import sys
 import textwrap
 
 import pytest
+import torch
 
+import deephash
 from deephash import composition, config, overrides, plugins, schema, targets
+from deephash.engine import checkpoint
 from deephash.errors import ConfigError
 from deephash.jobs.evaluating import measure
 from deephash.overrides import parse_all
@@ -202,3 +205,35 @@ def test_jobs_of_a_sweep_get_the_folder_of_configuration(plugin, tmp_path):
     assert [plugin.name for plugin in extension.plugins] == ["mypkg"]
     with pytest.raises(ConfigError, match="there is no folder nowhere"):
         composition.Extension.of(overrides.read(["--config-dir=nowhere"]))
+
+
+@pytest.mark.parametrize(
+    ("method", "keys"),
+    [("mean_teacher", {"teacher.head.norm.weight", "encoder.head.norm.weight"}), ("pcah", set())],
+)
+def test_methods_of_the_page_train(plugin, method, keys):
+    plugin(files_of_the_page())
+    words = ["plugins=[mypkg]", f"method={method}", "logger=quiet", "trainer.device=cpu"]
+    words += ["trainer.epochs=1"] * (method != "pcah")
+    report, folder = deephash.train(words)
+    state = checkpoint.load(folder / "last.pt")["method"]
+    assert keys <= set(state)
+    assert report["training"]["steps"] == (0 if method == "pcah" else 10)
+    assert report["metrics"]["map"] > 0.15  # 0.1 by chance
+    if keys:
+        assert not torch.equal(*(state[key] for key in sorted(keys)))
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["method=mean_teacher", "method.views=1"], "method.views"),
+        (["method=mean_teacher", "method.momentum=2"], "method.momentum"),
+        (["method=pcah", "trainer.epochs=5"], "trainer.epochs"),
+        (["method=pcah", "loss=lmcl"], "method.loss"),
+    ],
+)
+def test_recipes_of_the_page_are_checked(plugin, words, says):
+    plugin(files_of_the_page())
+    with pytest.raises(ConfigError, match=rf"config: 1 problem\n\n  {says}  "):
+        checked("plugins=[mypkg]", *words)

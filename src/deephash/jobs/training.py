@@ -194,7 +194,7 @@ def _serve_features(
     """
     encoder, learns = method.encoder, cfg.optimizer is not None
     frozen = getattr(encoder.backbone, "frozen", False) and data.width is None
-    if not frozen or not method.cached_features or (learns and data.random):
+    if not frozen or (learns and (data.random or not method.cached_features)):
         return 0.0
     encoder.eval()
 

@@ -29,9 +29,9 @@ class Method(nn.Module):
         labels: False if no label is read: training then uses all images, and no batch has labels.
             A class that does not say reads labels if its loss does, or if it has no loss.
         needs: the fields of `Output` that the method reads.
-        cached_features: False if `forward` uses the images in any other way than through `encode`
-            or ``self.encoder(images)``; features of a frozen backbone are then never served in
-            place of images.
+        cached_features: True if `forward` uses images only through `encode` or
+            ``self.encoder(images)``: features of a frozen backbone may then be served in their
+            place.
         passes: ``stacked``: one pass of all views through the encoder. ``separate``: one pass for
             each view; batch norm then normalizes each view by its own statistics. The program sets
             it.
@@ -55,7 +55,7 @@ class Method(nn.Module):
     views: ClassVar[int | None] = None
     labels: ClassVar[bool]
     needs: ClassVar[frozenset[str]] = frozenset()
-    cached_features: ClassVar[bool] = True
+    cached_features: ClassVar[bool] = False
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()

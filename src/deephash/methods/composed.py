@@ -1,5 +1,7 @@
 """The default method: encoder, relaxation, codebook, similarity and loss, in this order."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -35,6 +37,8 @@ class Composed(Method):
         >>> list(terms), method.centers().shape
         (['lmcl'], torch.Size([2, 8]))
     """
+
+    cached_features: ClassVar[bool] = True
 
     def __init__(
         self,
