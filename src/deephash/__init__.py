@@ -1,9 +1,7 @@
 """Deep hashing for image retrieval: networks that turn images into short binary codes.
 
->>> import deephash
->>> report, folder = deephash.train(["model.nbit=16", "trainer.epochs=1", "logger=quiet"])
-done   outputs/digits/relahash/16bit/seed0,trainer.epochs=1  mAP@all 0...
->>> encoder = deephash.load(folder)  # encoder.encode(images) -> (N, 2) uint8
+``train``, ``evaluate`` and ``load`` do what the command ``deephash`` does; the modules in
+``__all__`` are usable on their own. See docs/library.md.
 
 Importing the package is cheap: what is used of it is imported on first use.
 """
@@ -12,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deephash import codebooks, losses, methods, models, retrieval, similarities
+    from deephash import codebooks, data, losses, methods, models, retrieval, similarities
     from deephash.api import Trained, evaluate, load, train
     from deephash.engine.encoding import CodeEncoder
 
@@ -23,6 +21,7 @@ __all__ = [
     "Trained",
     "__version__",
     "codebooks",
+    "data",
     "evaluate",
     "load",
     "losses",

@@ -26,6 +26,9 @@ class Trained(NamedTuple):
 def train(arguments: Iterable[str] = ()) -> Trained:
     """Train a run, or skip it if it is finished, as ``deephash train`` does.
 
+    As the command does, it seeds torch's global generator and sets its deterministic mode
+    (``trainer.deterministic``) in this process.
+
     Args:
         arguments: of the command line, ``method=relahash``, ``plugins=[mypkg]``,
             ``--config-dir=FOLDER``; without ``-m``.
