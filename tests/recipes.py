@@ -94,3 +94,14 @@ class Frozen(Tiny):
         return super().forward(images)
 
     seen: ClassVar[int] = 0
+
+
+class Fixed(nn.Module):
+    """A head without parameters."""
+
+    def __init__(self, in_features: int, nbit: int) -> None:
+        super().__init__()
+        self.nbit = nbit
+
+    def forward(self, features):
+        return features[:, : self.nbit]

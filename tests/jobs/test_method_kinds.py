@@ -384,3 +384,15 @@ def test_a_method_that_looks_at_images_gets_them(tmp_path, monkeypatch):
     Frozen.seen = 0
     train(tmp_path, plain_views(page()))
     assert Frozen.seen == 2 + 2 * 500 + 3 * 1797
+
+
+def test_a_rate_of_what_does_not_learn_is_refused_before_anything_is_written(tmp_path):
+    cfg = page()
+    cfg["optimizer"]["lr_scale"] = {"codebook": 2}  # max_hamming, which is fixed
+    with pytest.raises(ConfigError, match=r"codebook has no trainable parameters here.*: head"):
+        train(tmp_path, cfg)
+    cfg = plain_views(page(loss="Blind"))
+    cfg["method"]["head"] = {"_target_": "tests.recipes.Fixed"}
+    with pytest.raises(ConfigError, match="there is nothing to train"):
+        train(tmp_path, cfg)
+    assert not list(tmp_path.rglob("config.yaml"))

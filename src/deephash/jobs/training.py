@@ -85,6 +85,7 @@ def train(cfg: schema.Train, overrides: Sequence[Override], launch: str = "") ->
                               pretrained=not resumes).to(device)  # fmt: skip
         _try(method, data, cfg)
         _try_alone(method, data, cfg)
+        build.optimizer(cfg, method)  # which refuses factors of rates of what does not learn
         run.begin(cfg.plain, texts(overrides), fresh, launch)
         return _train(cfg, run, name, data, method, evaluation)
     finally:
