@@ -38,6 +38,14 @@ class Peeking(Blind):
         return {"size": (output.u * batch.targets.sum()).mean()}
 
 
+class Looking(Blind):
+    """A label-free loss that looks for labels before training."""
+
+    def prepare(self, data):
+        self.first = data.train_ids[0]
+        data.labels(data.split.train)
+
+
 class Misspelt(nn.Module):
     needs: ClassVar[frozenset[str]] = frozenset({"u", "code"})
     views: ClassVar[float] = 1.5

@@ -39,6 +39,32 @@ AHEAD = 4  # threads that gather the next batches
 SHOWN = 5  # examples in an error
 
 
+class WithoutLabels:
+    """A data module as a label-free method sees it: without what the labels are known by.
+
+    Args:
+        data: set up.
+
+    Raises:
+        RuntimeError: on the use of ``labels``, ``targets``, ``images`` or ``truth``.
+    """
+
+    HIDDEN = ("labels", "targets", "images", "truth")
+
+    def __init__(self, data: "DataModule") -> None:
+        self._data = data
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_data":  # of a copy that is being made
+            raise AttributeError(name)
+        if name in self.HIDDEN:
+            raise RuntimeError(
+                f"data.{name} is not there in label-free training: the loss (or method) declares"
+                " labels = False. Declare labels = True there, or do not read it."
+            )
+        return getattr(self._data, name)
+
+
 class DataModule:
     """A dataset under a protocol, as batches.
 
@@ -447,6 +473,11 @@ class DataModule:
         seconds, total = time.perf_counter() - began, len(names) * len(places) + len(rows)
         self.features = Features(views, torch.cat(evaluated), place, total, seconds)
         return self.features
+
+    @property
+    def for_training(self) -> Any:
+        """The data as a method may see them: of a label-free one, without the labels."""
+        return self if self.reads_labels else WithoutLabels(self)
 
     def _rows_of(
         self, tables: Sequence[Tensor], batches: Sequence[Tensor]

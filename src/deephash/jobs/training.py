@@ -206,6 +206,8 @@ def _serve_features(
     width: Any = encoder.backbone.out_features
     served = data.serve_features(compute, width, train=learns)
     if served is None:
+        log.warning("the features of a frozen backbone would take more than %d GiB: each epoch"
+                    " computes them anew", data.resident_limit_bytes >> 30)  # fmt: skip
         return 0.0
     encoder.takes_features = True
     print(f"the backbone is frozen and no view is random: {served.count:,} features were computed"
@@ -248,7 +250,7 @@ def _train(
         capture=graphs.CudaCapture(device) if settings.graph else None,
     )
     spent = _serve_features(cfg, method, data, evaluation)
-    done = trainer.start(method, data)
+    done = trainer.start(method, data.for_training)
     trainer.progress.seconds += spent
     if done:
         print(f"resumed after epoch {done}: {run.path}")

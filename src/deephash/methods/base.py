@@ -114,7 +114,7 @@ class Method(nn.Module):
         """Look at the data, once, before the first epoch; not when a run is resumed.
 
         Args:
-            data: the `DataModule`, set up.
+            data: the `DataModule`, set up; for a label-free method without its labels.
         """
         self._call("prepare", data)
 
