@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deephash import retrieval
+from deephash import config, retrieval
 from deephash.engine.run import RunFolder
 from deephash.errors import ConfigError, WriteError
 from deephash.files import write_arrays
@@ -75,9 +75,10 @@ def finish(outputs, job, clean=0.5, ternary=None, **convention):
 
 
 def page(outputs, sweep, **more):
-    return {"sweep": sweep, "only": {}, "out": None, "compare": "best", "draws": 200, "seed": 0,
-            "paths": {"outputs": str(outputs), "data": "data", "cache": None},
-            "logger": None} | more  # fmt: skip
+    values = {"sweep": sweep, "only": {}, "out": None, "compare": "best", "draws": 200, "seed": 0,
+              "paths": {"outputs": str(outputs), "data": "data", "cache": None},
+              "plugins": [], "logger": None} | more  # fmt: skip
+    return config.report_page(values)
 
 
 @pytest.fixture
@@ -157,7 +158,7 @@ def test_out_says_where(outputs, tmp_path):
 )
 def test_what_there_is_not_is_told_with_what_there_is(outputs, more, words):
     with pytest.raises(ConfigError, match=f"(?s){words}"):
-        report(page(outputs, "beta") | more)
+        report(page(outputs, **({"sweep": "beta"} | more)))
 
 
 def test_where_there_is_no_sweep_at_all_it_says_how_one_begins(tmp_path):
