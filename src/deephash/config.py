@@ -21,7 +21,7 @@ from deephash.bounds import Name, NonNegative, Seed
 from deephash.errors import ConfigError, DeephashError
 from deephash.files import place
 from deephash.overrides import Override, last_values
-from deephash.targets import arguments, locate, parts
+from deephash.targets import arguments, foreign_package, locate, parts
 from deephash.validate import (
     REMOVED,
     advice,
@@ -506,6 +506,9 @@ def _check_by_building(cfg: Mapping[str, Any], faults: Sequence[Fault]) -> list[
 
 def check_part(path: str, node: Mapping[str, Any]) -> list[Fault]:
     """All that is wrong with the options of one part, as its constructor takes them."""
+    if package := foreign_package(node["_target_"]):
+        foreign = f"is {node['_target_']}, of a package that this command does not name."
+        return [Fault(path, foreign, f"If you trust {package}, type plugins=[{package}].")]
     try:
         target = locate(node["_target_"], path)
     except ConfigError as error:

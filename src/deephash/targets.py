@@ -138,10 +138,11 @@ def locate(target: str, path: str = "") -> type:
     key = f"{path}._target_" if path else "_target_"
     kind = kind_at(path) if path else None
     if not isinstance(target, str) or not _within(target, allowed()):
+        package = foreign_package(target)
+        trust = f" If you trust {package}, type plugins=[{package}]." if package else ""
         raise ConfigError(
             f"{key}  {target} is not a part of deephash, torch or torchvision, and a configuration"
-            f" may not run other code.{_naming(target)} Allowed are classes of"
-            f" {', '.join(allowed())}."
+            f" may not run other code.{trust} Allowed are classes of {', '.join(allowed())}."
         )
     if path and kind is None:
         raise ConfigError(f"{key}  no part can stand here: nothing is built of {target}.")
@@ -168,14 +169,18 @@ def locate(target: str, path: str = "") -> type:
     return found
 
 
-def _naming(target: Any) -> str:
-    """Return a sentence on how to allow the package of a target; empty for what is no target."""
-    package = str(target).partition(".")[0]
-    if not re.fullmatch(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+", str(target), re.ASCII):
+def foreign_package(target: Any) -> str:
+    """Return the package of another author that a target names, which is not allowed here.
+
+    Returns:
+        Its name; empty for what is allowed, is no dotted name, or is part of Python.
+    """
+    text = str(target)
+    if not re.fullmatch(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+", text, re.ASCII) or _within(text, allowed()):
         return ""
-    if package in {one.partition(".")[0] for one in PACKAGES} | sys.stdlib_module_names:
-        return ""
-    return f" If you trust the package {package}, name it: plugins=[{package}]."
+    package = text.partition(".")[0]
+    ours = {one.partition(".")[0] for one in PACKAGES}
+    return "" if package in ours | sys.stdlib_module_names else package
 
 
 def arguments(target: type) -> dict[str, inspect.Parameter]:

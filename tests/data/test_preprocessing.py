@@ -92,3 +92,4 @@ def test_one_image_a_batch_and_any_iterable():
     for single in ("a.png", batch[0], np.zeros((4, 4, 3), np.uint8), Image.new("L", (2, 2))):
         assert len(list(images_in(single))) == 1
     assert list(images_in(name for name in "ab")) == ["a", "b"]
+    assert list(images_in(3)) == [3]  # refused where it is decoded

@@ -1,7 +1,7 @@
 """Single images to what a trained network takes: decoded, fitted and transformed as in its run."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
@@ -123,5 +123,7 @@ def images_in(images: Any) -> Iterator[ImageLike]:
         yield from images.unbind()
     elif isinstance(images, str | os.PathLike | Tensor | np.ndarray) or hasattr(images, "mode"):
         yield from images if isinstance(images, np.ndarray) and images.ndim == 4 else [images]
-    else:
+    elif isinstance(images, Iterable):
         yield from images
+    else:
+        yield images  # of no known kind: `Preprocessing.pixels` says so
