@@ -196,7 +196,7 @@ def operators(cfg: schema.Train) -> dict[str, Counter[str]]:
         mock.patch("torch.optim.adam._device_dtype_check_for_fused"),  # which do not know meta
         mock.patch("torch.nn.utils.clip_grad._has_foreach_support", lambda *_: True),
         mock.patch("torch.autocast", lambda *_, **__: nullcontext()),
-        patch(torch.Tensor, "backward", counting.within("backward", torch.Tensor.backward)),
+        patch(torch.autograd, "backward", counting.within("backward", torch.autograd.backward)),
         patch(step, "gradient_norm", counting.within("norm", step.gradient_norm)),
         patch(case.optimizer, "step", counting.within("optimizer", case.optimizer.step)),
     ):

@@ -36,8 +36,9 @@ class Images:
 def tried(error):
     """What `_try` raises instead."""
     method = SimpleNamespace(encoder=Refusing(error))
+    cfg = SimpleNamespace(backbone={"name": "alexnet"}, optimizer={})
     with pytest.raises(DeephashError) as caught:
-        _try(method, Images(), {"backbone": {"name": "alexnet"}})
+        _try(method, Images(), cfg)
     return caught.value
 
 

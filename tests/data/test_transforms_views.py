@@ -54,7 +54,7 @@ def folded():
     schema.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield lambda *words: config.fold(
-            compose("train", overrides=["trainer.device=cpu", *words]), words
+            compose("train", overrides=["trainer.device=cpu", *words]), parse_all(words)
         )
 
 
