@@ -10,6 +10,7 @@ from torch import nn
 
 from deephash import config
 from deephash.errors import ConfigError
+from deephash.methods import itq
 from deephash.methods.itq import ITQ, principal_axes, random_rotation, rotated
 from deephash.models.encoder import Encoder
 from deephash.models.heads import MLP, BatchNorm, Linear
@@ -97,6 +98,17 @@ def test_principal_axes_by_hand():
     torch.testing.assert_close(axes.abs(), expected.abs())
     torch.testing.assert_close(axes[0], expected[0])
     assert axes[1, 0] * axes[1, 1] < 0
+
+
+def test_features_are_read_in_blocks(monkeypatch):
+    x = torch.randn(100, 12, generator=torch.manual_seed(0)) + 3
+    mean, axes = principal_axes(x, 6)
+    expected = torch.linalg.svd(x.double() - x.double().mean(dim=0)).Vh[:6]
+    monkeypatch.setattr(itq, "BLOCK", 7)
+    in_blocks = principal_axes(x, 6)
+    torch.testing.assert_close(in_blocks[0], mean)
+    torch.testing.assert_close(in_blocks[1], axes)
+    torch.testing.assert_close((axes @ expected.T).abs(), torch.eye(6, dtype=torch.float64))
 
 
 # the update

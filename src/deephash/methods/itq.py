@@ -15,6 +15,9 @@ from deephash.models.encoder import Encoder
 from deephash.models.heads import Linear
 from deephash.records import generator
 
+BLOCK = 1 << 14
+"""Rows of features that are in float64 at a time: those of a million images would take 33 GB."""
+
 
 class ITQ(Method):
     r"""Rotate the principal components of the features so that they are close to bits.
@@ -95,7 +98,9 @@ class ITQ(Method):
         layer = self._layer()
         nbit = layer.out_features
         mean, axes = principal_axes(features, nbit)
-        components = (features.double() - mean) @ axes.T  # V, (N, K)
+        components = torch.cat([
+            (rows.double() - mean) @ axes.T for rows in torch.split(features, BLOCK)
+        ])  # V, (N, K)  # fmt: skip
         rotation = random_rotation(nbit, self.seed)
         for _ in range(self.iterations):
             rotation = rotated(components, rotation, self.update)
@@ -118,10 +123,12 @@ def principal_axes(features: Tensor, count: int) -> tuple[Tensor, Tensor]:
         >>> mean.tolist(), axes.tolist()
         ([1.0, 1.0], [[1.0, 0.0]])
     """
-    x = features.double()
-    mean = x.mean(dim=0)
-    centered = x - mean
-    axes = torch.linalg.eigh(centered.T @ centered).eigenvectors.T.flip(0)[:count]
+    mean = features.mean(dim=0, dtype=torch.float64)
+    scatter = mean.new_zeros(len(mean), len(mean))  # (D, D)
+    for rows in torch.split(features, BLOCK):
+        centered = rows.double() - mean
+        scatter.addmm_(centered.T, centered)
+    axes = torch.linalg.eigh(scatter).eigenvectors.T.flip(0)[:count]
     largest = axes.gather(1, axes.abs().argmax(dim=1, keepdim=True))
     return mean, axes * torch.where(largest >= 0, 1.0, -1.0)
 
