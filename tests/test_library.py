@@ -1,6 +1,7 @@
 """deephash in a program: train, evaluate, load; the numbers are those of the commands."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import deephash
+from deephash import jobs, targets
 from deephash.errors import ConfigError, DataError, DeephashError
 from deephash.retrieval import StoredCodes
 
@@ -117,3 +119,17 @@ def test_the_public_names():
     assert all(hasattr(deephash, name) for name in deephash.__all__)
     with pytest.raises(AttributeError, match="nothing"):
         deephash.nothing  # noqa: B018
+
+
+def test_a_plugin_is_allowed_in_the_call_that_names_it(run, tmp_path, monkeypatch):
+    (tmp_path / "nets_of_others.py").write_text("")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    before = targets.plugins()
+    seen = []
+    monkeypatch.setattr(jobs, "load", lambda *given: seen.append(targets.plugins()))
+    deephash.load(run[1], plugins=["nets_of_others"])
+    assert seen == [(*before, "nets_of_others")]
+    assert targets.plugins() == before
+    with pytest.raises(DeephashError):
+        deephash.train(["plugins=[nets_of_others]", "no_such_key=1"])
+    assert targets.plugins() == before

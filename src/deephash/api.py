@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from deephash import composition, overrides, program, schema
+from deephash import composition, overrides, program, schema, targets
 from deephash.engine.encoding import CodeEncoder
 from deephash.errors import ConfigError
 from deephash.overrides import CommandLine
@@ -23,6 +23,7 @@ class Trained(NamedTuple):
     folder: Path
 
 
+@targets.scope()
 def train(arguments: Iterable[str] = ()) -> Trained:
     """Train a run, or skip it if it is finished, as ``deephash train`` does.
 
@@ -56,6 +57,7 @@ def train(arguments: Iterable[str] = ()) -> Trained:
     return Trained(jobs.train(cfg, given), jobs.run_folder(cfg, given).path)
 
 
+@targets.scope()
 def evaluate(arguments: Iterable[str]) -> dict[str, Any]:
     """Measure the codes of a run again, or compare several, as ``deephash evaluate`` does.
 
@@ -85,6 +87,7 @@ def evaluate(arguments: Iterable[str]) -> dict[str, Any]:
     return jobs.evaluate(cfg, composition.without_hydra(line.overrides))
 
 
+@targets.scope()
 def load(
     run: str | os.PathLike[str],
     *,
@@ -98,7 +101,7 @@ def load(
         run: its folder.
         checkpoint: ``best``, the selected encoder, or ``last``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``.
-        plugins: packages whose classes the run is made of; see docs/extending.md.
+        plugins: packages whose classes may be built in this call; see docs/extending.md.
 
     Returns:
         an encoder: ``encode(images) -> (N, ceil(K / 8)) uint8``.

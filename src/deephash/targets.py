@@ -10,7 +10,8 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -97,12 +98,22 @@ KINDS = {
 
 
 def allow(package: str) -> None:
-    """Let the classes of a further package be targets, for the rest of this process.
+    """Let the classes of a further package be targets, until `scope` ends or this process does.
 
     Only what the user of this process names may come here, never what a file names.
     """
     if package not in _plugins:
         _plugins.append(package)
+
+
+@contextmanager
+def scope() -> Iterator[None]:
+    """Take back afterwards what `allow` adds meanwhile, so that a later call has to name it."""
+    before = list(_plugins)
+    try:
+        yield
+    finally:
+        _plugins[:] = before
 
 
 def plugins() -> tuple[str, ...]:
