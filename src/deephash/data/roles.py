@@ -88,8 +88,8 @@ def refuse_unlabelled(images: Catalogue, protocol: str) -> None:
     if not images.labelled:
         raise DataError(
             f"{protocol} counts images by class, and these {len(images):,} images have no labels. "
-            "Draw from all images alike with deephash.data.draws.Drawn (dataset=folder: "
-            "dataset.protocol=drawn), or use official parts or lists"
+            "Try dataset.protocol=drawn, which draws queries from all images alike "
+            "(deephash.data.draws.Drawn), or official parts or lists"
         )
 
 
