@@ -1020,8 +1020,9 @@ def unpack(archive: Path, root: Path) -> None:
     with contextlib.suppress(OSError):
         if not subprocess.run(["tar", "-xf", str(archive), "-C", str(root)]).returncode:
             return
+    safely: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
     with tarfile.open(archive) as opened:
-        opened.extractall(root, filter="data")
+        opened.extractall(root, **safely)  # Python 3.11.4 brought the filters
 
 
 def make_images(root: Path, per_class: int) -> int:
