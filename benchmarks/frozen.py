@@ -47,8 +47,8 @@ def measured(options: argparse.Namespace, served: bool, folder: str) -> dict[str
         f"paths.outputs={folder}/{served}",
         f"paths.cache={folder}/cache",
     ]
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
         report, _ = deephash.train(words)
     training, epochs = report["training"], options.epochs
     images = training["steps"] * training["batch_size"]
@@ -64,7 +64,7 @@ def measured(options: argparse.Namespace, served: bool, folder: str) -> dict[str
         "map": report["metrics"]["map"],
         "train": report["protocol"]["num_train"],
         "database": report["protocol"]["num_database"],
-        "said": said.getvalue(),
+        "output": output.getvalue(),
     }
 
 
@@ -97,7 +97,7 @@ def main() -> None:
     for name, row in found.items():
         numbers = [f"{row[key]:.2f}" for key in ("epoch", "evaluation", "once", "run")]
         print(f"| {name} | {' | '.join(numbers)} | {row['map']:.6f} |")
-    print("\n" + one["said"].splitlines()[0])
+    print("\n" + one["output"].splitlines()[0])
 
 
 if __name__ == "__main__":

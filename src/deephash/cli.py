@@ -180,7 +180,7 @@ def _prepare() -> None:
 
 
 def _main(page: str, line: CommandLine, job: Job) -> int:
-    """Show what is asked for, or compose and check a page, and run its job.
+    """Show what a flag requests, or compose and check a page and run its job.
 
     Args:
         page: ``train``, ``evaluate``, ``report`` or ``data``.

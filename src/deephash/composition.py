@@ -68,9 +68,9 @@ class Extension:
                 raise ConfigError(f"--config-dir  there is no folder {folder}. Nothing was loaded.")
             folders.append(place(folder).resolve())
         names = [name for one in line.overrides if one.key == plugins.KEY for name in _listed(one)]
-        found = plugins.find(names, [Path.cwd(), *folders]) if names else ()
+        packages = plugins.find(names, [Path.cwd(), *folders]) if names else ()
         entries = [it for one in line.overrides if one.key == SEARCH_PATH for it in _listed(one)]
-        return cls(tuple(folders), tuple(entries), found)
+        return cls(tuple(folders), tuple(entries), packages)
 
     @property
     def flags(self) -> list[str]:
@@ -115,7 +115,7 @@ class Composer:
     def __call__(self, some: Sequence[Override]) -> DictConfig:
         try:
             return self._quickly(some)
-        except Exception:  # of Hydra's inside, or of an override: composed as a whole, it is told
+        except Exception:  # of Hydra's internals, or of an override: `compose` raises its own error
             return self.whole(some)
 
     def whole(self, some: Sequence[Override], with_hydra: bool = False) -> DictConfig:
@@ -204,8 +204,8 @@ def checked(conf: Path, page: str, line: CommandLine, many: bool = False) -> sch
         folded: Folded = {}
         if cfg is None:
             known = {fault.key for fault in grids}
-            found = explain(given, composed, check, line.mistyped)
-            faults = grids + [fault for fault in found if fault.key not in known]
+            explained = explain(given, composed, check, line.mistyped)
+            faults = grids + [fault for fault in explained if fault.key not in known]
         else:
             folded = config.fold(cfg, given)
             faults = check(folded)

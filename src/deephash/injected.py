@@ -73,16 +73,16 @@ def names(path: str) -> frozenset[str]:
     return PLACES.get(path, frozenset())
 
 
-def given(path: str, asked: Collection[str], offered: Injected) -> dict[str, Any]:
+def given(path: str, arguments: Collection[str], offered: Injected) -> dict[str, Any]:
     """Return the values that a part gets.
 
     Args:
         path: the place of the part.
-        asked: the arguments of its constructor.
+        arguments: names of the arguments of its constructor.
         offered: the values that are known.
 
     >>> given("method.loss", ["scale", "nbit"], {"nbit": 32, "seed": 0})
     {'nbit': 32}
     """
-    wanted = names(path) & set(asked)
+    wanted = names(path) & set(arguments)
     return {name: value for name, value in offered.items() if name in wanted}

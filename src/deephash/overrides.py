@@ -228,12 +228,12 @@ class CommandLine:
 
     def values_of(self, *flags: str) -> list[str]:
         """The values of a flag that takes one, given as ``FLAG VALUE`` or ``FLAG=VALUE``."""
-        found = []
+        values = []
         for at, word in enumerate(self.flags):
             flag, equals, value = word.partition("=")
             if flag in flags:
-                found.append(value if equals else "".join(self.flags[at + 1 : at + 2]))
-        return found
+                values.append(value if equals else "".join(self.flags[at + 1 : at + 2]))
+        return values
 
     def without(self, *flags: str) -> "CommandLine":
         """The same without some flags and their values."""

@@ -122,8 +122,8 @@ def allow(plugins: Iterable[Plugin]) -> None:
 
 def report() -> dict[str, Any]:
     """Return what a report says of the packages that are allowed here; empty without any."""
-    found = find(targets.plugins())
-    return {KEY: {plugin.name: plugin.record() for plugin in found}} if found else {}
+    allowed = find(targets.plugins())
+    return {KEY: {plugin.name: plugin.record() for plugin in allowed}} if allowed else {}
 
 
 def _not_importable(name: str, error: Exception) -> ConfigError:

@@ -93,21 +93,21 @@ def problems(cfg: Mapping[str, Any]) -> list[Problem]:
         cfg: a folded configuration whose parts are right, each for itself.
     """
     method = cfg["method"]
-    found = _of_views(cfg) + _of_parts(method)
-    if found:
-        return found
-    found += _of_declarations(method)
-    if found:
-        return found
+    result = _of_views(cfg) + _of_parts(method)
+    if result:
+        return result
+    result += _of_declarations(method)
+    if result:
+        return result
     has = declared(method)
     if has.views is not None and has.views != (count := num_views(method)):
         key = "method.views" if "views" in method else "+method.views"
-        found.append(
+        result.append(
             Problem("method.views", f"gives {count} view{'s' if count > 1 else ''} of each image,"
                     f" and {has.source} needs {has.views}.",
                     f"Type {key}={has.views}, or the name of a pipeline for each view.")
         )  # fmt: skip
-    return found + _of_learning(cfg, has) + _of_rates(cfg)
+    return result + _of_learning(cfg, has) + _of_rates(cfg)
 
 
 def num_views(method: Mapping[str, Any]) -> int:
@@ -125,45 +125,45 @@ def view_names(method: Mapping[str, Any]) -> list[str]:
 def _of_views(cfg: Mapping[str, Any]) -> list[Problem]:
     """Check number or names of views, the pipelines that they name, and ``method.passes``."""
     method, transforms = cfg["method"], cfg["dataset"]["transforms"]
-    found: list[Problem] = []
+    result: list[Problem] = []
     for name, steps in transforms.items():
         if name not in ("train", "test"):
-            found += check_value(steps, list[Part], f"dataset.transforms.{name}")
+            result += check_value(steps, list[Part], f"dataset.transforms.{name}")
     views, key = method.get("views", 1), "method.views"
     if isinstance(views, list) and views and all(isinstance(one, str) for one in views):
         there = ", ".join(map(str, transforms))
         for name in dict.fromkeys(one for one in views if one not in transforms):
             what = f"names {name!r}, and dataset.transforms has no such pipeline."
-            found.append(Problem(key, what, f"It has {there}; views=NAME may bring others."))
+            result.append(Problem(key, what, f"It has {there}; views=NAME may bring others."))
     elif problem(views, Count) is not None:
         instead = f"Give a number, {key}=2, or a pipeline for each view: {key}=[train,train]."
-        found.append(Problem(key, f"is {views!r}.", instead))
+        result.append(Problem(key, f"is {views!r}.", instead))
     if (wrong := problem(method.get("passes", "stacked"), Passes)) is not None:
         instead = advice("method.passes", Passes, "stacked", method["passes"])
-        found.append(Problem("method.passes", wrong, instead))
-    return found
+        result.append(Problem("method.passes", wrong, instead))
+    return result
 
 
 def _of_parts(method: Mapping[str, Any]) -> list[Problem]:
     """Compare the parts that the recipe has with those that its class asks for."""
     target = method_class(method)
-    known, found = arguments(target), []
+    known, result = arguments(target), []
     for part in PARTS:
         key, parameter = f"method.{part}", known.get(part)
         if parameter is None:
             if method.get(part) is not None:
                 what = f"is not used by {target.__name__}, the method here."
-                found.append(Problem(key, what, "Leave it out, or choose another method."))
+                result.append(Problem(key, what, "Leave it out, or choose another method."))
         elif method.get(part) is None and _required(parameter):
             if part in method:
                 choose = f"Choose one by its name: {part}=NAME."
-                found.append(Problem(key, "null is not a part with a _target_.", choose))
+                result.append(Problem(key, "null is not a part with a _target_.", choose))
             elif "_target_" in method:
                 what = f"is missing: {target.__name__} needs it."
-                found.append(Problem(key, what, f"Choose one by its name: {part}=NAME."))
+                result.append(Problem(key, what, f"Choose one by its name: {part}=NAME."))
             else:
-                found.append(Problem(key, f"{REMOVED}.", f"Leave out ~{key}."))
-    return found
+                result.append(Problem(key, f"{REMOVED}.", f"Leave out ~{key}."))
+    return result
 
 
 def _required(parameter: Any) -> bool:
@@ -174,7 +174,7 @@ def _required(parameter: Any) -> bool:
 
 
 def _of_declarations(method: Mapping[str, Any]) -> list[Problem]:
-    """Check what classes declare: a mistake of their author, found before data are opened."""
+    """Check what classes declare: a mistake of their author, reported before data are opened."""
     from deephash.records import Output  # late: imports torch
 
     fields_of_output = [one.name for one in fields(Output)]
@@ -182,21 +182,21 @@ def _of_declarations(method: Mapping[str, Any]) -> list[Problem]:
     loss = class_of(method, "loss")
     if loss is not None:
         nodes.append(("loss", loss))
-    found = []
+    result = []
     for key, kind in nodes:
         needs: Any = getattr(kind, "needs", frozenset())
         views: Any = getattr(kind, "views", None)
         if isinstance(needs, str) or not isinstance(needs, Collection):
             what = f"{kind.__name__}.needs is {needs!r}, not a set of names."
-            found.append(Problem(key, what, 'Write needs = frozenset({"u"}) in the class.'))
+            result.append(Problem(key, what, 'Write needs = frozenset({"u"}) in the class.'))
         elif unknown := sorted({*needs} - {*fields_of_output} - SPECIAL):
             what = f"{kind.__name__}.needs names {', '.join(unknown)}, which Output does not have."
             there = ", ".join([*fields_of_output, *sorted(SPECIAL)])
-            found.append(Problem(key, what, f"There are {there}: correct it in the class."))
+            result.append(Problem(key, what, f"There are {there}: correct it in the class."))
         if views is not None and problem(views, Count) is not None:
             what = f"{kind.__name__}.views is {views!r}, not a number of views."
-            found.append(Problem(key, what, "Write views = 2 in the class, or leave it out."))
-    return found
+            result.append(Problem(key, what, "Write views = 2 in the class, or leave it out."))
+    return result
 
 
 def _of_learning(cfg: Mapping[str, Any], has: Declared) -> list[Problem]:
@@ -205,18 +205,18 @@ def _of_learning(cfg: Mapping[str, Any], has: Declared) -> list[Problem]:
     Epochs may be 0 in any case.
     """
     name, epochs = cfg["method"]["name"], cfg["trainer"]["epochs"]
-    found = []
+    result = []
     for key, value in (("optimizer", cfg.get("optimizer")), ("scheduler", cfg.get("scheduler"))):
         if has.learns and value is None:
             what = f"is null, and method={name} is trained by one."
-            found.append(Problem(key, what, f"Choose one: {_first(key)}."))
+            result.append(Problem(key, what, f"Choose one: {_first(key)}."))
         elif not has.learns and value is not None:
             what = f"is given, and method={name} is fitted in closed form: it would do nothing."
-            found.append(Problem(key, what, "Leave it out."))
+            result.append(Problem(key, what, "Leave it out."))
     if not has.learns and epochs:
         what = f"is {epochs}, and method={name} is fitted in closed form, without epochs."
-        found.append(Problem("trainer.epochs", what, "Leave it out, or type trainer.epochs=0."))
-    return found
+        result.append(Problem("trainer.epochs", what, "Leave it out, or type trainer.epochs=0."))
+    return result
 
 
 def _first(group: str) -> str:
@@ -232,15 +232,15 @@ def _of_rates(cfg: Mapping[str, Any]) -> list[Problem]:
         return []
     if not isinstance(scales, Mapping):
         return [Problem(key, f"is {scales!r}.", f"Give factors by part: {key}={{head:10}}.")]
-    found = check_value(scales, dict[str, NonNegative], key)
+    result = check_value(scales, dict[str, NonNegative], key)
     if "backbone" in scales:
         instead = assignment("optimizer.backbone_scale", scales["backbone"])
-        found.append(Problem(f"{key}.backbone", "has a key of its own.", f"Type {instead}."))
+        result.append(Problem(f"{key}.backbone", "has a key of its own.", f"Type {instead}."))
     if "_target_" in method:  # which may have further parts
-        return found
+        return result
     there = ["head", *(part for part in PARTS if method.get(part) is not None)]
     for name in scales:
         if name not in ("backbone", *there):
             what = f"method={method['name']} has no {name}."
-            found.append(Problem(f"{key}.{name}", what, f"It has {', '.join(there)}."))
-    return found
+            result.append(Problem(f"{key}.{name}", what, f"It has {', '.join(there)}."))
+    return result

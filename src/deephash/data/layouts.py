@@ -47,7 +47,7 @@ def unlabelled_folders(
         an empty path.
 
     Raises:
-        DataError: there are parts that cannot be told from other folders.
+        DataError: there are parts that cannot be distinguished from other folders.
     """
     if labels:
         return None
@@ -102,7 +102,7 @@ def _by_role(walk: Walk, names: Sequence[str]) -> dict[str, str] | None:
     """The folder of each official part; None where the folders are no parts.
 
     Raises:
-        DataError: it cannot be told what they are.
+        DataError: it is unclear what they are.
     """
     kinds = Counter(ROLE_OF_PART.get(name.lower(), "other") for name in names)
     others = [name for name in names if name.lower() not in ROLE_OF_PART]

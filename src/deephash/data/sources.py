@@ -349,11 +349,12 @@ class Folder:
         if "" in parts:
             return {}
         roles = [ROLE_OF_PART.get(file.id.partition("/")[0].lower(), "") for file in files]
-        asked = "test" if "test" in roles else "val"
-        held = np.array([role == "val" for role in roles])
+        query_role = "test" if "test" in roles else "val"
+        validation = np.array([role == "val" for role in roles])
+        both = query_role == "test" and validation.any()
         return {
-            "official_query": np.array([role == asked for role in roles]),
-            "official_validation": held if asked == "test" and held.any() else None,
+            "official_query": np.array([role == query_role for role in roles]),
+            "official_validation": validation if both else None,
             "parts": parts if self.parts is None else (),
         }
 

@@ -212,14 +212,15 @@ class Official:
                     f"dataset.protocols.<protocol>.{key}={count} is a number of images per class, "
                     f"and these have no labels: set it to {'null' if key == 'train' else 0}"
                 )
-        held = np.zeros(len(official), bool) if apart is None else apart
-        database, queries = np.flatnonzero(~official & ~held), np.flatnonzero(official)
+        validation = np.zeros(len(official), bool) if apart is None else apart
+        database = np.flatnonzero(~official & ~validation)
+        queries = np.flatnonzero(official)
         if len(database) == 0 or len(queries) == 0:
             raise DataError(
                 f"the official training part has {len(database)} images and the test part "
                 f"{len(queries)}; both need at least 1"
             )
-        return Split(database, database, queries, np.flatnonzero(held))
+        return Split(database, database, queries, np.flatnonzero(validation))
 
 
 class Listed:
