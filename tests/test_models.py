@@ -350,3 +350,19 @@ def test_nothing_is_drawn_outside_training_or_when_told():
     assert torch.equal(StochasticSign(stochastic=False)(z), signs)
     assert torch.equal(torch.get_rng_state(), before)
     assert not torch.equal(StochasticSign()(z), signs)
+
+
+def test_a_frozen_tiny_backbone_stays_in_evaluation_mode_and_has_no_gradients():
+    trunk = Tiny(width=4, frozen=True).train()
+    assert not any(module.training for module in trunk.modules())
+    assert not any(weight.requires_grad for weight in trunk.parameters())
+    images = torch.rand(3, 3, 8, 8)
+    before = {name: value.clone() for name, value in trunk.state_dict().items()}
+    trunk(images)
+    assert all(torch.equal(before[name], value) for name, value in trunk.state_dict().items())
+    assert Tiny(width=4).train().training
+
+
+def test_identity_accepts_frozen():
+    features = torch.rand(2, 5)
+    assert torch.equal(NoBackbone(5, frozen=True)(features), features)

@@ -122,6 +122,7 @@ class Identity(nn.Module):
 
     Args:
         in_features: D, of the data; None if they are images.
+        frozen: accepted, because recipes freeze the backbone; features do not change anyway.
 
     Raises:
         ConfigError: the data are images.
@@ -131,7 +132,7 @@ class Identity(nn.Module):
         torch.Size([2, 512])
     """
 
-    def __init__(self, in_features: int | None) -> None:
+    def __init__(self, in_features: int | None, frozen: bool = False) -> None:
         super().__init__()
         if in_features is None:
             raise ConfigError(
@@ -152,6 +153,7 @@ class Tiny(nn.Module):
         width: channels of the first block; the next ones have twice and four times as many.
         weights: ``none``, or a file with a state dict of this module.
         pool: side of the map that is flattened into features; D = 4 * width * pool ** 2.
+        frozen: keep the weights and the statistics of batch norm as they are.
 
     Attributes:
         out_features: D.
@@ -166,7 +168,11 @@ class Tiny(nn.Module):
     """
 
     def __init__(
-        self, width: Width = 32, weights: str | None = "none", pool: Literal[1, 2] = 2
+        self,
+        width: Width = 32,
+        weights: str | None = "none",
+        pool: Literal[1, 2] = 2,
+        frozen: bool = False,
     ) -> None:
         super().__init__()
         widths = [3, width, 2 * width, 4 * width]
@@ -188,12 +194,18 @@ class Tiny(nn.Module):
             )
         if weights not in (None, "none"):
             fill(self, _read(str(weights)), f"backbone tiny (width {width})", str(weights), {})
+        self.frozen = frozen
+        if frozen:
+            self.requires_grad_(False)
 
     @classmethod
     def check(cls, **options: Any) -> None:
         """Refuse weights that are missing or do not fit; make no network."""
         with torch.device("meta"):
             cls(**options)
+
+    def train(self, mode: bool = True) -> "Tiny":
+        return super().train(mode and not self.frozen)
 
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.blocks(images).flatten(1)
