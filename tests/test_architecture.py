@@ -16,7 +16,7 @@ FLOORS = [
     "extras files",
     "bars torch_files",
     "locks",
-    "losses codebooks similarities models",
+    "losses codebooks similarities models projections",
     "methods data retrieval loggers report launchers",
     "engine",
     "validate targets injected",

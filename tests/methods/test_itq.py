@@ -10,11 +10,11 @@ from torch import nn
 
 from deephash import config
 from deephash.errors import ConfigError
-from deephash.methods import itq
-from deephash.methods.itq import ITQ, principal_axes, random_rotation, rotated
+from deephash.methods.itq import ITQ, rotated
 from deephash.models.encoder import Encoder
 from deephash.models.heads import MLP, BatchNorm, Linear
 from deephash.overrides import parse_all
+from deephash.projections import principal_axes, random_rotation
 from tests.commands import run
 
 CROSS = torch.tensor([[2.0, 0], [-2, 0], [0, 1], [0, -1]]).double()
@@ -87,28 +87,6 @@ def test_the_head_holds_center_axes_and_rotation(seed):
         _, z = method.encoder(features.float())
     assert error(z.double(), torch.eye(2).double()) == pytest.approx(0.2573593, abs=1e-6)
     assert hamming(z).tolist() == [[0, 2, 1, 1], [2, 0, 1, 1], [1, 1, 0, 2], [1, 1, 2, 0]]
-
-
-def test_principal_axes_by_hand():
-    """Variance along (1, 1) / sqrt(2) first, then (1, -1); the largest entry is positive."""
-    x = torch.tensor([[5.0, 5, 1], [1, 1, 1], [3.5, 2.5, 1], [2.5, 3.5, 1]])
-    mean, axes = principal_axes(x, 2)
-    assert mean.tolist() == [3, 3, 1]
-    expected = torch.tensor([[1.0, 1, 0], [1, -1, 0]]).double() / math.sqrt(2)
-    torch.testing.assert_close(axes.abs(), expected.abs())
-    torch.testing.assert_close(axes[0], expected[0])
-    assert axes[1, 0] * axes[1, 1] < 0
-
-
-def test_features_are_read_in_blocks(monkeypatch):
-    x = torch.randn(100, 12, generator=torch.manual_seed(0)) + 3
-    mean, axes = principal_axes(x, 6)
-    expected = torch.linalg.svd(x.double() - x.double().mean(dim=0)).Vh[:6]
-    monkeypatch.setattr(itq, "BLOCK", 7)
-    in_blocks = principal_axes(x, 6)
-    torch.testing.assert_close(in_blocks[0], mean)
-    torch.testing.assert_close(in_blocks[1], axes)
-    torch.testing.assert_close((axes @ expected.T).abs(), torch.eye(6, dtype=torch.float64))
 
 
 # the update

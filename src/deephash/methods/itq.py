@@ -13,10 +13,7 @@ from deephash.errors import ConfigError
 from deephash.methods.base import Method
 from deephash.models.encoder import Encoder
 from deephash.models.heads import Linear
-from deephash.records import generator
-
-BLOCK = 1 << 14
-"""Rows of features that are in float64 at a time: those of a million images would take 33 GB."""
+from deephash.projections import components, principal_axes, projection, random_rotation
 
 
 class ITQ(Method):
@@ -98,47 +95,13 @@ class ITQ(Method):
         layer = self._layer()
         nbit = layer.out_features
         mean, axes = principal_axes(features, nbit)
-        components = torch.cat([
-            (rows.double() - mean) @ axes.T for rows in torch.split(features, BLOCK)
-        ])  # V, (N, K)  # fmt: skip
+        v = components(features, mean, axes)  # (N, K)
         rotation = random_rotation(nbit, self.seed)
         for _ in range(self.iterations):
-            rotation = rotated(components, rotation, self.update)
-        weight = rotation.T @ axes  # (K, D)
+            rotation = rotated(v, rotation, self.update)
+        weight, bias = projection(mean, axes, rotation)
         layer.weight.copy_(weight)
-        layer.bias.copy_(-weight @ mean)
-
-
-def principal_axes(features: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Compute mean and first principal axes of features (N, D), in float64.
-
-    The sign of an axis is free; here its largest entry is positive.
-
-    Returns:
-        mean (D,), and orthonormal axes (count, D), those of the largest variance first.
-
-    Example:
-        >>> features = torch.tensor([[3.0, 1.0], [-1.0, 1.0]])
-        >>> mean, axes = principal_axes(features, count=1)
-        >>> mean.tolist(), axes.tolist()
-        ([1.0, 1.0], [[1.0, 0.0]])
-    """
-    mean = features.mean(dim=0, dtype=torch.float64)
-    scatter = mean.new_zeros(len(mean), len(mean))  # (D, D)
-    for rows in torch.split(features, BLOCK):
-        centered = rows.double() - mean
-        scatter.addmm_(centered.T, centered)
-    axes = torch.linalg.eigh(scatter).eigenvectors.T.flip(0)[:count]
-    largest = axes.gather(1, axes.abs().argmax(dim=1, keepdim=True))
-    return mean, axes * torch.where(largest >= 0, 1.0, -1.0)
-
-
-def random_rotation(nbit: int, seed: int) -> Tensor:
-    """Draw a random orthogonal matrix (K, K), in float64: U of the SVD of a Gaussian one."""
-    draw = generator(seed, "rotation")
-    gaussian = torch.randn(nbit, nbit, generator=draw, dtype=torch.float64)
-    rotation: Tensor = torch.linalg.svd(gaussian).U
-    return rotation
+        layer.bias.copy_(bias)
 
 
 def rotated(
