@@ -101,6 +101,12 @@ def page(name: str) -> str:
         lines += ["As its source ran it, each value with that source in the file:", ""]
         lines += [f"- `experiment={one}` ([file](../../conf/experiment/{one}.yaml))"
                   for one in experiments] + [""]  # fmt: skip
+    settings = sorted(path.stem for path in (CONF / "settings").glob(f"{name}_*.yaml"))
+    settings = [one for one in settings if one.rpartition("_")[0] == name]
+    if settings:
+        lines += ["Its settings on one dataset, loaded with it (`~settings` leaves them out):", ""]
+        lines += [f"- `dataset={one.rpartition('_')[2]}` ([file](../../conf/settings/{one}.yaml))"
+                  for one in settings] + [""]  # fmt: skip
     lines += ["## Recipe", "", "```yaml", text.rstrip(), "```", ""]
     if "_target_" in found:
         about, arguments = described(config.locate(found["_target_"]))

@@ -718,15 +718,17 @@ def _check_swaps(cfg: Mapping[str, Any], overrides: Iterable[Override]) -> list[
 
 
 def _as_typed(fault: Fault, overrides: Iterable[Override]) -> Fault:
-    """A fault of a part that sits in a seat, under the address it was typed at.
+    """Put a fault of a part in a seat under the key at which it was typed.
 
-    One that nobody typed comes from the overlay, and the way out is told.
+    For an option that was not typed, say which file sets it, and how to leave it out.
     """
     given = {one.key: one.value or "" for one in overrides}
-    overlay = given.get("experiment", "null")
-    if overlay != "null" and fault.key not in given and fault.what.endswith("has no such option."):
-        way = f"experiment={overlay} sets it; take it out with '~{fault.key}'."
-        return Fault(fault.key, fault.what, way)
+    if fault.key not in given and fault.what.endswith("has no such option."):
+        overlay = given.get("experiment", "null")
+        source = f"experiment={overlay}" if overlay != "null" else "the recipe of the method"
+        if overlay != "null" or not fault.key.startswith("method."):
+            instead = f"{source} sets it; take it out with '~{fault.key}'."
+            return Fault(fault.key, fault.what, instead)
     for seat, option in given.items():
         if seat in SEATS and option != "null":
             inside = f"method.{seat}."
