@@ -422,9 +422,11 @@ def _check_own_logger(cfg: Mapping[str, Any]) -> list[Fault]:
 
 def _check_tops(evaluation: Mapping[str, Any]) -> list[Fault]:
     tops = evaluation.get("tops")
-    if tops is None or (isinstance(tops, list) and all(type(R) is int and R > 0 for R in tops)):
+    if tops is None or (
+        isinstance(tops, list) and all(R == "all" or (type(R) is int and R > 0) for R in tops)
+    ):
         return []
-    said = "It is a list of whole numbers of at least 1, such as [100,1000]."
+    said = "It is a list of whole numbers of at least 1 and `all`, such as [100,1000,all]."
     return [Fault("evaluation.tops", f"is {tops!r}.", said)]
 
 

@@ -183,8 +183,8 @@ class Evaluation(Node):
 
     convention: str | None = None  # of published numbers: hashnet, orthohash, deephash-pytorch, ...
     top: Count | None = None  # R; null: as the dataset says, there null for all
-    # further R, reported beside it: [100,1000]
-    tops: Loose[list[int] | None] = field(default_factory=list)
+    # further R, reported beside it: [100,1000]; all: the whole database
+    tops: Loose[list[int | str] | None] = field(default_factory=list)
     ties: Ties | None = None  # expected
     denominator: Denominator | None = None  # hits
     empty: Empty | None = None  # zero

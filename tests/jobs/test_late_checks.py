@@ -13,7 +13,7 @@ from deephash.data.datamodule import DataModule
 from deephash.data.images import ImageSet, one_hot
 from deephash.data.splits import Listed
 from deephash.data.transforms import Pipeline
-from deephash.engine.evaluate import Evaluation
+from deephash.engine.evaluate import Codes, Evaluation
 from deephash.errors import ConfigError, DataError
 from deephash.jobs.training import _try_alone
 from deephash.models.encoder import Encoder
@@ -119,6 +119,24 @@ def test_cuts_beyond_the_database():
         evaluation(top=31).check(data)
     with pytest.raises(DataError, match=r"evaluation\.tops  is 40, and the database has 30 items"):
         evaluation(tops=[5, 40]).check(data)
+
+
+def test_the_whole_database_as_a_further_R():
+    data = module()
+    evaluation(tops=["all", 2]).check(data)
+    with pytest.raises(DataError, match=r"evaluation\.tops  is 40, and the database has 30 items"):
+        evaluation(tops=["all", 40]).check(data)
+    count = TRAIN + QUERIES + DATABASE
+    codes = Codes(
+        np.arange(count), torch.randn(count, 8, generator=torch.Generator().manual_seed(0)), 1.0
+    )
+    split = data.split
+    measured = evaluation(top=5, tops=["all", 30, 2]).measure(
+        codes, data, split.queries, split.database, full=True
+    )
+    whole = evaluation().measure(codes, data, split.queries, split.database)
+    assert list(measured["map_at"]) == ["30", "2"]
+    assert measured["map_at"]["30"] == whole["map"] != measured["map"]
 
 
 def test_queries_with_nothing_to_find(caplog):

@@ -9,15 +9,18 @@ from pathlib import Path
 import pytest
 import yaml
 
+from deephash.errors import FileError
 from deephash.report.cells import entries
 from deephash.report.formats import csv_of, latex, markdown
 from deephash.report.grid import Job, Layout, Sweep, chosen, sections
 from deephash.report.pairs import Pair, Pairs, Refused, references, said, tables
+from deephash.report.published import parse_tables, published
 from deephash.report.published import tables as published_tables
 from deephash.report.sweeps import write_sweeps
 from deephash.report.trends import trend
 
 SHARED = Path(__file__).parents[3] / "shared" / "spec" / "published.yaml"
+UNLABELLED = SHARED.with_name("published_unsupervised.yaml")
 
 BETA = Layout(
     rows=("method.loss.scale",),
@@ -442,6 +445,57 @@ def test_published_numbers_are_those_of_the_collection():
     best = theirs["relahash_colab"]["best_on_multiples_of_10"]
     assert known["relahash_fig7"]["values"] == {"cifar10": {0.5: {64: best}}}
     assert known["relahash_fig9"]["values"] == {"cifar10": {16: {64: best}}}
+
+
+@pytest.mark.skipif(not UNLABELLED.is_file(), reason="the collection is not at hand")
+def test_published_numbers_without_labels_are_those_of_the_collection():
+    """All of its numbers, and as sure as it says; none that was only recalled."""
+    known, theirs = published_tables(), yaml.safe_load(UNLABELLED.read_text())
+
+    def numbers(tables):
+        return sorted(
+            (table["verified"], dataset.removesuffix("_II"), nbit, value)
+            for table in tables
+            for dataset, rows in table["values"].items()
+            for row in rows.values()
+            for nbit, value in row.items()
+        )
+
+    first = list(known).index("sdc_table1")
+    ours = [known[name] for name in list(known)[first:]]
+    ours_of_kl = [("rerun", "cifar10", 64, 0.6459)]  # a condition there
+    listed = [one for one in theirs.values() if "values" in one and one["verified"] != "memory"]
+    assert numbers(ours) == sorted(numbers(listed) + ours_of_kl)
+
+    def curves(tables):
+        return sorted(list(epochs.values()) for table in tables
+                      for rows in table.get("curves", {}).values()
+                      for row in rows.values() for epochs in row.values())  # fmt: skip
+
+    assert curves(ours) == sorted(theirs["sdc_repository_rerun_curves"]["curves"].values())
+
+
+def test_no_published_number_is_recalled():
+    assert {table["verified"] for table in published_tables().values()} == {
+        "primary", "secondary", "rerun"
+    }  # fmt: skip
+    whole = "a: {source: A, verified: %s, metric: {d: m}, values: {%s: {csq: {16: %s}}}}"
+    assert parse_tables(whole % ("rerun", "d", 0.5), Path("p.yaml"))
+    for wrong, message in (
+        (("memory", "d", 0.5), "a.verified is memory.*leave out numbers whose source was not read"),
+        (("primary", "e", 0.5), "a.metric and a.values have other datasets"),
+        (("primary", "d", "high"), "a.values.d.csq.16 is a text"),
+    ):
+        with pytest.raises(FileError, match=f"(?s){message}"):
+            parse_tables(whole % wrong, Path("p.yaml"))
+    with pytest.raises(FileError, match=r"has no a\.verified"):
+        parse_tables("a: {source: A, metric: {d: m}, values: {d: {}}}", Path("p.yaml"))
+
+
+def test_how_a_published_number_is_known_is_part_of_what_is_printed():
+    assert published("sdc_table1", "cifar10").told().startswith("quoted by somebody else")
+    assert published("sdc_rerun", "cifar10").told().startswith("re-run by a third party")
+    assert published("sdc_contrastive", "cifar10").told().startswith("mAP@1000; protocol 59k")
 
 
 def _beta(name):

@@ -155,7 +155,7 @@ class Evaluation:
         convention: R, ties, denominator and the rule for empty queries.
         autocast: makes the context of the forward pass.
         ternary: entries with ``|z|`` below it are neither bit; None for bits.
-        tops: further R, of a full report.
+        tops: further R, of a full report; ``"all"`` stands for the size of the database.
         engine: who counts.
         centred: take the bits of codes less the database's mean code (``retrieval.recentre``).
 
@@ -168,7 +168,7 @@ class Evaluation:
         convention: retrieval.Convention,
         autocast: Any,
         ternary: float | None = None,
-        tops: Sequence[int] = (),
+        tops: Sequence[int | str] = (),
         engine: retrieval.Engine | str = "auto",
         centred: bool = False,
     ) -> None:
@@ -211,7 +211,9 @@ class Evaluation:
         if len(split.validation):
             databases["database of validation"] = split.validation_database
         asked = {"dataset.top or evaluation.top": self.convention.top}
-        asked |= {"evaluation.tops": max(self.tops, default=None)}
+        asked |= {
+            "evaluation.tops": max((R for R in self.tops if isinstance(R, int)), default=None)
+        }
         for name, rows in databases.items():
             for key, top in asked.items():
                 if top is not None and top > len(rows):
@@ -265,13 +267,17 @@ class Evaluation:
             self.convention,
             full=full,
             ternary=self.ternary,
-            tops=self.tops,
+            tops=self._tops(len(database)),
             own=self._own(data, queries),
             engine=self.engine,
         )
         if full and self.centred:
             found["conventions"] |= {"bit": "z >= mean z of the database", "centred": True}
         return found
+
+    def _tops(self, size: int) -> list[int]:
+        """The further R as numbers, each once."""
+        return list(dict.fromkeys(R if isinstance(R, int) else size for R in self.tops))
 
     def sides(self, codes: Codes, queries: np.ndarray, database: np.ndarray) -> tuple[Any, Any]:
         """The real-valued codes of queries and database whose signs are the bits."""
