@@ -39,6 +39,7 @@ half 5/12.
 0.6042
 """
 
+from deephash.retrieval.agreement import Agreement, FeatureNeighbours, feature_agreement
 from deephash.retrieval.codes import (
     binarize,
     check_threshold,
@@ -115,10 +116,12 @@ __all__ = [
     "NO_LABELS",
     "PROTOCOLS",
     "TIES",
+    "Agreement",
     "BitStatistics",
     "Convention",
     "DistanceHistograms",
     "Engine",
+    "FeatureNeighbours",
     "GradedHistograms",
     "Histograms",
     "Index",
@@ -155,6 +158,7 @@ __all__ = [
     "distance_histograms",
     "evaluate_codes",
     "evaluate_instances",
+    "feature_agreement",
     "gldv2",
     "hamming",
     "histograms",

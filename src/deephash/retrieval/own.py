@@ -57,7 +57,7 @@ class LeaveOneOutRanking(Ranking):
         engine: Engine | str = "auto",
     ) -> None:
         super().__init__(query_codes, database_codes, query_labels, database_labels, nbit, engine)
-        self.own = _places(own, self.queries, self.size)
+        self.own = own_places(own, self.queries, self.size)
 
     @property
     def sizes(self) -> Counts:
@@ -127,7 +127,12 @@ class LeaveOneOutRanking(Ranking):
         return other
 
 
-def _places(own: ArrayLike, queries: int, size: int) -> Counts:
+def own_places(own: ArrayLike, queries: int, size: int) -> Counts:
+    """Return the index of each query in the database, -1 for none, after checking them: (Q,).
+
+    Raises:
+        DataError: see `LeaveOneOutRanking`.
+    """
     places = as_array(own)
     if places.shape != (queries,) or places.dtype.kind not in "iu":
         raise DataError(

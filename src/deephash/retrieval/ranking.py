@@ -137,6 +137,19 @@ class Ranking:
         dtype = distance_type(self.nbit + 1)
         return differing(self._asked.words[:, query], self._held.words, dtype)
 
+    def distances_of_pairs(self, queries: Array, items: Array) -> Array:
+        """Return the distances of pairs of a query and an item.
+
+        Args:
+            queries: (P,) indices.
+            items: (P,) indices.
+
+        Returns:
+            (P,) uint8, or uint16 if K > 255.
+        """
+        dtype = distance_type(self.nbit + 1)
+        return differing(self._asked.words[:, queries], self._held.words[:, items], dtype)
+
     def relevant(self, query: int) -> npt.NDArray[np.bool_]:
         """Tell which items share a label with one query: (N,) bool."""
         return shares_label(self._asked, query, self._held)
