@@ -181,6 +181,8 @@ RANDOM = [
     T.ColorJitter(0.3, 0.3, 0.3, 0.1, p=0.7),
     T.RandomGrayscale(0.5),
     T.GaussianBlur(5, p=0.5),
+    T.TrivialAugmentWide(),
+    T.TrivialAugmentWide(interpolation="bicubic"),
 ]
 
 

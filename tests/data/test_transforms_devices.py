@@ -27,6 +27,8 @@ STEPS = [
     T.ColorJitter(0.3, 0.3, 0.3, 0.1, p=0.7),
     T.RandomGrayscale(0.5),
     T.GaussianBlur(5, p=0.5),
+    T.TrivialAugmentWide(interpolation="bilinear"),
+    T.TrivialAugmentWide(interpolation="bicubic"),
     T.Normalize([0.4, 0.5, 0.6], [0.2, 0.3, 0.25]),
     T.Pipeline([T.Resize(16), T.RandomHorizontalFlip(), T.ColorJitter(0.1, 0.1)]),
 ]

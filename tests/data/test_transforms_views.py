@@ -36,6 +36,7 @@ RECIPES = {  # side of the stored squares, the source's test images, whether tra
     "greedyhash_cifar": (32, RESIZE, False),
     "hashnet": (256, SQUASH, True),
     "hashnet_caffe": (256, v2.CenterCrop(227), True),
+    "nsh": (256, MIDDLE, True),
     "orthohash_coco": (224, RESIZE, True),
     "relahash_cifar": (32, RESIZE, True),
     "relahash_crop": (256, MIDDLE, True),
@@ -44,6 +45,8 @@ RECIPES = {  # side of the stored squares, the source's test images, whether tra
     "sdc_augmented": (256, MIDDLE, True),
     "sdc_augmented_cifar": (32, BICUBIC, True),
     "sdc_cifar": (32, BICUBIC, False),
+    "trivialaugment": (256, MIDDLE, True),
+    "trivialaugment_cifar": (32, BICUBIC, True),
 }
 REFUSE = [name for name, (side, _, _) in RECIPES.items() if side in (255, 256)]
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -95,7 +98,7 @@ def test_a_recipe_makes_the_test_images_of_its_source(name, pipelines):
     torch.testing.assert_close(test(images), expected, atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["sdc", "sdc_augmented", "cibhash"])
+@pytest.mark.parametrize("name", ["sdc", "sdc_augmented", "cibhash", "nsh"])
 def test_larger_squares_are_resized_bicubically(name, pipelines):
     images = squares(300)
     source = v2.Compose([v2.Resize(256, InterpolationMode.BICUBIC), MIDDLE])

@@ -16,6 +16,7 @@ from deephash.data.transforms.geometry import (
     RandomShift,
 )
 from deephash.data.transforms.resizing import RandomResizedCrop, Resize
+from deephash.data.transforms.trivial import TrivialAugmentWide
 
 __all__ = [
     "CenterCrop",
@@ -30,4 +31,5 @@ __all__ = [
     "RandomShift",
     "Resize",
     "Step",
+    "TrivialAugmentWide",
 ]

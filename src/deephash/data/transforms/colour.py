@@ -117,8 +117,8 @@ class ColorJitter(Step):
             share = torch.where(brightens, 0.0, 1 - contrast)
             factor, share = together((factor, share), images.device)
             for chosen, change_to, values in (
-                (brightens | contrasts, _blended, (factor, share * mean)),
-                (saturates, _saturated, (saturation,)),
+                (brightens | contrasts, blended, (factor, share * mean)),
+                (saturates, saturated, (saturation,)),
                 (turns_hue, _turned, (hue,)),
             ):
                 images = change(images, chosen, change_to, *values, overwrite=images is not given)
@@ -136,7 +136,7 @@ class RandomGrayscale(Step):
 
     def forward(self, images: Tensor, generator: Generator | None = None) -> Tensor:
         chosen = uniform(self, (len(images),), generator) < self.p
-        return change(images, chosen, lambda some: _gray(some).expand_as(some))
+        return change(images, chosen, lambda some: gray_of(some).expand_as(some))
 
 
 class Normalize(Step):
@@ -166,19 +166,21 @@ def _factors(spread: float) -> tuple[float, float]:
     return max(0.0, 1 - spread), 1 + spread
 
 
-def _gray(images: Tensor) -> Tensor:
+def gray_of(images: Tensor) -> Tensor:
     """(B, 3, H, W) -> (B, 1, H, W)."""
     red, green, blue = torch.split(images, 1, dim=1)
     gray: Tensor = (GRAY[0] * red).add_(green, alpha=GRAY[1]).add_(blue, alpha=GRAY[2])
     return gray
 
 
-def _blended(images: Tensor, factor: Tensor, added: Tensor) -> Tensor:
+def blended(images: Tensor, factor: Tensor, added: Tensor) -> Tensor:
+    """Multiply images (B, 3, H, W) by a factor, add a number, and cut to 0..1."""
     return (images * factor).add_(added).clamp_(0, 1)
 
 
-def _saturated(images: Tensor, factor: Tensor) -> Tensor:
-    return torch.lerp(_gray(images), images, factor).clamp_(0, 1)
+def saturated(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend images (B, 3, H, W) with their gray by a factor, and cut to 0..1."""
+    return torch.lerp(gray_of(images), images, factor).clamp_(0, 1)
 
 
 def _turned(images: Tensor, share: Tensor) -> Tensor:
