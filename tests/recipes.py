@@ -87,10 +87,10 @@ class Following(Composed):
 
 
 class Frozen(Tiny):
-    """A small backbone of random weights that does not learn."""
+    """A small backbone that does not learn, with random weights or those of a file."""
 
-    def __init__(self, width: int = 4, frozen: bool = True) -> None:
-        super().__init__(width=width)
+    def __init__(self, width: int = 4, frozen: bool = True, weights: str | None = "none") -> None:
+        super().__init__(width=width, weights=weights)
         self.frozen = frozen
         self.requires_grad_(not frozen)
 

@@ -89,7 +89,7 @@ def data(cfg: Data) -> DataModule:
 
 def pipeline(steps: Sequence[Mapping[str, Any]]) -> Pipeline:
     """The steps of a transform, one after the other."""
-    return Pipeline([part(step, "dataset.transforms") for step in steps])
+    return Pipeline([part(step, "dataset.transforms") for step in steps], steps)
 
 
 def source(cfg: Data) -> Any:

@@ -58,6 +58,7 @@ ELSEWHERE = (
     "trainer.device",
     "trainer.log_every",
     "trainer.eval_batch_size",
+    "trainer.feature_store",
     "trainer.snapshots",
     "trainer.compile",
     "trainer.graph",

@@ -162,6 +162,7 @@ class Trainer(Node):
     graph: bool = False  # on CUDA: each epoch records the step as a CUDA graph and replays it
     clip_norm: Positive | None = None  # largest norm of the whole gradient
     log_every: Count = 50  # steps between lines in log.jsonl
+    feature_store: bool = True  # keep features of a frozen backbone in the cache for other runs
     snapshots: CountOrZero = 0  # codes of so many database images at each evaluation, in snapshots/
 
 

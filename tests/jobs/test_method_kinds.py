@@ -25,6 +25,7 @@ CONF = Path(__file__).parents[2] / "conf"
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 SMALL = ["dataset=digits", "trainer.device=cpu", "trainer.epochs=2", "trainer.eval_every=1",
          "logger=quiet", "model.nbit=8"]  # fmt: skip
+DARK = {"_target_": "deephash.data.transforms.Normalize", "mean": [1.0] * 3, "std": [0.5] * 3}
 FLIP = {"_target_": "deephash.data.transforms.RandomHorizontalFlip", "p": 0.5}
 
 
@@ -296,8 +297,7 @@ def runs(tmp_path, cfg, monkeypatch):
 def test_a_head_on_served_features_learns_the_same(tmp_path, monkeypatch, capsys, options):
     """Up to rounding: a convolution adds in another order if the batch has another size."""
     cfg = plain_views(page("method=csq", **options))
-    dark = {"_target_": "deephash.data.transforms.Normalize", "mean": [1.0] * 3, "std": [0.5] * 3}
-    cfg["dataset"]["transforms"]["dark"] = [dark]
+    cfg["dataset"]["transforms"]["dark"] = [DARK]
     (served, report), (plain, other) = runs(tmp_path, cfg, monkeypatch)
     for key, value in plain["method"].items():
         torch.testing.assert_close(served["method"][key], value, rtol=1e-3, atol=1e-5, msg=key)
@@ -334,20 +334,26 @@ def test_terms_of_every_method_are_those_of_images(name):
 def test_each_image_passes_the_frozen_backbone_once(tmp_path):
     Frozen.seen = 0
     train(tmp_path, plain_views(page()))
-    assert Frozen.seen == 2 + 500 + 1797  # two to try it, those that train, those that are measured
+    assert Frozen.seen == 2 + 1797  # two to try it, and all, of which some train
+    cfg = plain_views(page(loss="Pairs", views=["train", "dark"]))
+    cfg["dataset"]["transforms"]["dark"] = [DARK]
+    Frozen.seen = 0
+    train(tmp_path / "dark", cfg)
+    assert Frozen.seen == 2 + 1797 + 500
 
 
 def test_random_views_and_trained_backbones_see_images(tmp_path, capsys):
     Frozen.seen = 0
     train(tmp_path / "random", page())
-    assert Frozen.seen == 2 + 2 * 500 + 3 * 1797
+    assert Frozen.seen == 2 + 2 * 500 + 1797  # evaluations have features
+    assert "for all evaluations" in capsys.readouterr().out
     cfg = plain_views(page())
     cfg["backbone"]["frozen"] = False
     train(tmp_path / "trained", cfg)
     assert "computed once" not in capsys.readouterr().out
 
 
-def test_features_that_are_too_large_are_not_served(tmp_path, monkeypatch):
+def test_features_that_are_too_large_are_served_from_the_disk_or_not(tmp_path, monkeypatch):
     made = build.data
 
     def small(cfg):
@@ -355,9 +361,17 @@ def test_features_that_are_too_large_are_not_served(tmp_path, monkeypatch):
         data.resident_limit_bytes = 1 << 18
         return data
 
+    cfg = plain_views(page())
+    cfg["paths"]["cache"] = str(tmp_path / "cache")
+    expected = saved(tmp_path / "a", train(tmp_path / "a", copy.deepcopy(cfg)))
     monkeypatch.setattr(build, "data", small)
     Frozen.seen = 0
-    train(tmp_path, plain_views(page()))
+    found = saved(tmp_path / "b", train(tmp_path / "b", copy.deepcopy(cfg)))
+    assert unequal(expected["method"], found["method"]) == []
+    assert Frozen.seen == 2 + 1797
+    cfg["trainer"]["feature_store"] = False
+    Frozen.seen = 0
+    train(tmp_path / "c", cfg)
     assert Frozen.seen == 2 + 2 * 500 + 3 * 1797
 
 

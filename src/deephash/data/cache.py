@@ -54,7 +54,7 @@ def default_folder() -> Path:
 
 def entries(folder: str | Path | None = None) -> list[Path]:
     """The entries of a cache folder, None for `default_folder()`, whole or not."""
-    return sorted(path for path in _root(folder).glob("pixels-*") if not path.suffix)
+    return sorted(path for path in folder_of(folder).glob("pixels-*") if not path.suffix)
 
 
 def cached(
@@ -86,7 +86,7 @@ def cached(
         Unreadable: a file cannot be decoded, and `strict`.
         DataError: the folder cannot be used, or its disk is too small.
     """
-    root = _root(folder)
+    root = folder_of(folder)
     entry = root / content.entry
     found = _opened(entry)
     if found is not None:
@@ -118,7 +118,8 @@ def reopen(entry: Path) -> None:
         _reuse(entry, part)
 
 
-def _root(folder: str | Path | None) -> Path:
+def folder_of(folder: str | Path | None) -> Path:
+    """The cache folder: `folder`, None for `default_folder()`."""
     return default_folder() if folder is None else place(folder)
 
 

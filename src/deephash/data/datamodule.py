@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
@@ -18,6 +18,14 @@ import torch
 from torch import Tensor
 
 from deephash.data.doubts import doubts, doubts_of_split
+from deephash.data.feature_files import CannotWrite
+from deephash.data.feature_store import (
+    FeatureStore,
+    Table,
+    digest_of,
+    digest_of_rows,
+    in_memory,
+)
 from deephash.data.images import Catalogue, ImageSet, only
 from deephash.data.lazy import Stacked, not_finite, origin
 from deephash.data.roles import ROLES, Split
@@ -26,7 +34,7 @@ from deephash.data.splits import Facts, SplitProtocol, describe
 from deephash.data.transfer import to_device
 from deephash.data.transforms import Pipeline
 from deephash.data.truths import GroundTruth
-from deephash.errors import DataError
+from deephash.errors import DataError, WriteError
 from deephash.records import Batch, generator
 
 log = logging.getLogger(__name__)
@@ -37,6 +45,7 @@ B = TypeVar("B")
 DENSE = 1 << 26  # labels of so many images times classes are rows of 0 and 1
 AHEAD = 4  # threads that gather the next batches
 SHOWN = 5  # examples in an error
+HASHED = 1 << 30  # bytes of pixels in memory up to which they are compared by a digest
 
 
 class WithoutLabels:
@@ -382,10 +391,8 @@ class DataModule:
         labels = self._labels_of_training() if self.reads_labels else None
         if self.features is not None and self.features.views:
             tables = [self.features.views[name] for name, _ in self.view_transforms]
-            for index, views in self._rows_of(tables, self._order(epoch)):
-                yield Batch(
-                    torch.stack(views, dim=1), None if labels is None else labels(index), index
-                )
+            for index, features in self._rows_of(tables, self._order(epoch)):
+                yield Batch(features, None if labels is None else labels(index), index)
             return
         for index, pixels in self._walk(rows, self._order(epoch), self._training):
             views = [transform(pixels, draw) for _, transform in self.view_transforms]
@@ -414,12 +421,12 @@ class DataModule:
         rows = torch.as_tensor(ids, dtype=torch.int64, device="cpu")
         places = torch.split(torch.arange(len(rows)), self.eval_batch_size) if len(rows) else ()
         there = to_device(rows, self.device)
-        if self.features is not None and (self.features.places[rows] >= 0).all():
-            known = torch.split(self.features.places[rows], self.eval_batch_size)
-            table = [self.features.evaluated]
-            for index, (_, (features,)) in zip(places, self._rows_of(table, known), strict=True):
+        if self.features is not None and (self.features.evaluated.places[rows] >= 0).all():
+            known = torch.split(rows, self.eval_batch_size) if len(rows) else ()
+            served = self._rows_of([self.features.evaluated], known)
+            for index, (_, features) in zip(places, served, strict=True):
                 index = to_device(index, self.device)
-                yield Batch(features.unsqueeze(1), self.labels(there[index]), index)
+                yield Batch(features, self.labels(there[index]), index)
             return
         for index, pixels in self._walk(rows, list(places)):
             yield Batch(_only([self.test_transform(pixels)]), self.labels(there[index]), index)
@@ -431,48 +438,108 @@ class DataModule:
 
     @torch.no_grad()
     def serve_features(
-        self, compute: Callable[[Tensor], Tensor], width: int, train: bool
+        self,
+        compute: Callable[[Tensor], Tensor],
+        width: int,
+        train: bool,
+        store: FeatureStore | None = None,
     ) -> "Features | None":
         """Compute the features of all images once, and serve them in place of images from now on.
 
         A batch then has features (B, V, D) where it had images (B, V, 3, H, W): in `train`, and in
-        `eval_batches` for images that have a role in retrieval. Nothing is done if either kind of
-        features takes more than `resident_limit_bytes`.
+        `eval_batches` for images that have a role. Images are computed in batches of
+        `eval_batch_size`. A view whose pipeline is that of the test is not computed again.
 
         Args:
             compute: images (b, 3, H, W) on the device to features (b, D).
             width: D.
-            train: whether there will be training batches; no view may be random then.
+            train: whether training batches have features; no view may be random then.
+            store: where features are kept for other runs; None to keep none.
 
         Returns:
-            What is served from now on; None if nothing is.
+            What is served from now on; None if nothing is, because the features would take more
+            than `resident_limit_bytes` and cannot be kept in the store.
         """
         split, began = self.split, time.perf_counter()
-        rows = np.unique(np.concatenate([split.database, split.queries, split.validation]))
-        names = list(dict.fromkeys(name for name, _ in self.view_transforms)) if train else []
-        count = max(len(rows), len(names) * len(split.train))
-        if count * width * torch.float32.itemsize > self.resident_limit_bytes:
+        rows = np.unique(
+            np.concatenate([split.database, split.queries, split.validation, self.train_rows])
+        )
+        pipelines = dict(self.view_transforms) if train else {}
+        others = {
+            name: pipeline
+            for name, pipeline in pipelines.items()
+            if not pipeline.equals(self.test_transform)
+        }
+        count = max(len(rows), self.num_trainable if others else 0)
+        always = count * width * torch.float32.itemsize > self.resident_limit_bytes
+        store = store if self._content(rows) is not None else None
+        if always and store is None:
             return None
-        pipelines = dict(self.view_transforms)
-        places, trained = self._trainable, torch.from_numpy(split.train)
-        views = {}
-        for name in names:
-            batches = list(torch.split(places, self.batch_size))
-            computed = torch.cat([
-                compute(pipelines[name](pixels))
-                for _, pixels in self._walk(trained, batches, self._training)
-            ])  # fmt: skip
-            table = computed.new_zeros(len(split.train), width)
-            table[to_device(places, self.device)] = computed
-            views[name] = table
-        evaluated = [compute(batch.flat()) for batch in self.eval_batches(rows)]
-        place = torch.full((len(self.images),), -1)
-        place[torch.from_numpy(rows)] = torch.arange(len(rows))
+        try:
+            evaluated = self._table(compute, width, self.test_transform, rows, store, always)
+            place = torch.full((len(self.images),), -1)
+            place[torch.from_numpy(rows)] = torch.arange(len(rows))
+            evaluated = replace(evaluated, places=place)
+            trained = replace(evaluated, places=place[torch.from_numpy(split.train)], computed=0)
+            views = dict.fromkeys(pipelines, trained)
+            for name, pipeline in others.items():
+                table = self._table(compute, width, pipeline, self.train_rows, store, always)
+                place = torch.full((len(split.train),), -1)
+                place[self._trainable] = torch.arange(self.num_trainable)
+                views[name] = replace(table, places=place)
+        except (CannotWrite, WriteError) as error:
+            log.warning("the features of the frozen backbone are not kept: %s", error)
+            return None
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        seconds, total = time.perf_counter() - began, len(names) * len(places) + len(rows)
-        self.features = Features(views, torch.cat(evaluated), place, total, seconds)
+        tables = [evaluated, *(views[name] for name in others)]
+        count, computed = sum(len(one.rows) for one in tables), sum(one.computed for one in tables)
+        seconds = time.perf_counter() - began
+        self.features = Features(views, evaluated, count, computed, seconds)
         return self.features
+
+    def _content(self, rows: np.ndarray) -> str | None:
+        """A digest of some images, ids and pixels or files; None if the pixels are not known."""
+        images = self.images
+        stamp = images.stamp
+        if stamp is None:
+            if not isinstance(images.inputs, np.ndarray) or images.inputs.nbytes > HASHED:
+                return None
+            stamp = digest_of_rows(images.inputs, rows)
+        return digest_of([stamp, *(images.ids[row] for row in rows)])
+
+    def _table(
+        self,
+        compute: Callable[[Tensor], Tensor],
+        width: int,
+        pipeline: Pipeline,
+        rows: np.ndarray,
+        store: FeatureStore | None,
+        always: bool,
+    ) -> Table:
+        """Features of some images, by row, under a pipeline without randomness."""
+        every = torch.from_numpy(rows)
+
+        def blocks(start: int) -> Iterator[Tensor]:
+            batches = list(torch.split(torch.arange(start, len(rows)), self.eval_batch_size))
+            for _, pixels in self._walk(every, batches):
+                yield compute(pipeline(pixels)).float()
+
+        if store is None or pipeline.settings is None:
+            found, computed = in_memory(blocks(0), len(rows), width, self.device)
+        else:
+            content = {
+                "dataset": self.name,
+                "images": self._content(rows),
+                "pipeline": pipeline.settings,
+                "batch": self.eval_batch_size,
+            }
+            found, computed = store.load(
+                content, len(rows), width, blocks, self.device, always=always
+            )
+        if not always:
+            found = found.to(self.device)
+        return Table(found, torch.arange(len(rows)), computed)
 
     @property
     def for_training(self) -> Any:
@@ -480,14 +547,30 @@ class DataModule:
         return self if self.reads_labels else WithoutLabels(self)
 
     def _rows_of(
-        self, tables: Sequence[Tensor], batches: Sequence[Tensor]
-    ) -> Iterator[tuple[Tensor, list[Tensor]]]:
-        """Places (b,) on the device, and the rows of each table there, batch by batch."""
+        self, tables: Sequence[Table], batches: Sequence[Tensor]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Places (b,), and the features of each table at them, (b, V, D), batch by batch.
+
+        Both are on the device. Tables that are not are gathered ahead, by threads.
+        """
         if not batches:
             return
-        there = to_device(torch.cat(list(batches)), self.device)
-        for index in torch.split(there, [len(one) for one in batches]):
-            yield index, [table[index] for table in tables]
+        sizes, order = [len(one) for one in batches], torch.cat(list(batches))
+        places = torch.split(to_device(order, self.device), sizes)
+        if all(table.rows.device == self.device for table in tables):
+            wanted = [
+                torch.split(to_device(table.places[order], self.device), sizes) for table in tables
+            ]
+            for index, *rows in zip(places, *wanted, strict=True):
+                yield index, gathered(tables, rows)
+            return
+
+        def gather(batch: Tensor) -> Tensor:
+            found = gathered(tables, [table.places[batch] for table in tables])
+            return found.pin_memory() if self.device.type == "cuda" else found
+
+        for index, found in zip(places, ahead(gather, batches), strict=True):
+            yield index, found.to(self.device, non_blocking=True)
 
     def labels(self, ids: np.ndarray | Tensor) -> Tensor:
         """Labels of images by row: (n, C) float32 on the device."""
@@ -581,19 +664,25 @@ class Features:
     """Features that are served in place of images.
 
     Args:
-        views: of the training images by the name of a view's pipeline, each (n, D) on the device,
-            by place in the split; empty if none are served.
-        evaluated: of the images that have a role in retrieval, (m, D) on the device.
-        places: of each image of the set in `evaluated`, -1 if it is not there: (N,) int64.
+        views: of the training images by the name of a view's pipeline, by place in the split;
+            empty if none are served.
+        evaluated: of the images that have a role, by their row in the set.
         count: features in all.
-        seconds: that computing them took.
+        computed: how many of them were computed now; the others were in the store.
+        seconds: that computing and reading them took.
     """
 
-    views: Mapping[str, Tensor]
-    evaluated: Tensor
-    places: Tensor
+    views: Mapping[str, Table]
+    evaluated: Table
     count: int
+    computed: int
     seconds: float
+
+
+def gathered(tables: Sequence[Table], rows: Sequence[Tensor]) -> Tensor:
+    """Rows (b,) of each of V tables: (b, V, D)."""
+    found = [table.rows[row] for table, row in zip(tables, rows, strict=True)]
+    return found[0].unsqueeze(1) if len(found) == 1 else torch.stack(found, dim=1)
 
 
 class Ids:

@@ -308,15 +308,15 @@ class Decoder:
             DataError: a file is unreadable and `on_error` is `raise`, or all are; or the cache
                 cannot be used. Without the cache, a file is unreadable when it is asked for.
         """
+        content = self.content(root, files)
         if not self.cached:
             places = [file.id for file in files]
             inputs = Undecoded(root, places, self.decode, self.fit.size, self.workers)
-            return ImageSet.of(catalogue, inputs)
+            return ImageSet.of(catalogue, inputs, content.entry)
         strict = self.on_error == "raise"
-        content = self.content(root, files)
         pixels, faults = cached_pixels(content, self.decode, strict, self.cache, self.workers)
         if not faults:
-            return ImageSet.of(catalogue, pixels)
+            return ImageSet.of(catalogue, pixels, content.entry)
         if strict or len(faults) == len(files):
             raise Unreadable(root / faults[0].place, faults[0].cause)
         log.warning(
@@ -330,7 +330,8 @@ class Decoder:
         )
         kept = np.ones(len(files), bool)
         kept[[fault.row for fault in faults]] = False
-        return ImageSet.of(catalogue.keep(kept), take(pixels, np.flatnonzero(kept)))
+        pixels = take(pixels, np.flatnonzero(kept))
+        return ImageSet.of(catalogue.keep(kept), pixels, content.entry)
 
     def content(self, root: Path, files: Sequence[File]) -> Content:
         """What the cache knows the pixels of these files by."""

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -29,7 +30,8 @@ ARRAY, NOTES = "features.npy", "features.json"
 TEXT_SECONDS = 30.0
 """Seconds that texts of an HDF5 file may take to read, beside one for each MiB of the file."""
 
-FLUSH = 16  # blocks after which what was written is safe from a kill
+FLUSH, FLUSH_SECONDS = 16, 15.0
+"""Blocks or seconds after which what was written is safe from a kill."""
 
 NAMES = {
     "features": (
@@ -41,6 +43,10 @@ NAMES = {
 """What the arrays of a file may be called."""
 
 WANTED = frozenset(name for names in NAMES.values() for name in names)
+
+
+class CannotWrite(DataError):
+    """Features cannot be written to a folder, or its disk is too small."""
 
 
 def read_features(root: Path, name: str) -> dict[str, Any]:
@@ -361,12 +367,13 @@ def write_features(
         features: from the row to begin with to blocks (b, D) of that row and those after it.
 
     Raises:
-        DataError: the folder cannot be written, its disk is too small, or a feature is not finite.
+        CannotWrite: the folder cannot be written, or its disk is too small.
+        DataError: a feature is not finite.
     """
     part = folder / "features.part"
     array_file, done_file = part / ARRAY, part / NOTES
-    told = {**notes, "shape": [count, width], "dtype": dtype}
-    if (folder / ARRAY).is_file() and _noted(folder / NOTES) == _as_json(told):
+    told = _complete(notes, count, width, dtype)
+    if is_written(folder, count, width, dtype, notes):
         shutil.rmtree(part, ignore_errors=True)  # left by a kill
         return
     try:
@@ -380,7 +387,7 @@ def write_features(
             needed = count * width * np.dtype(dtype).itemsize
             free = shutil.disk_usage(part).free
             if free < needed:
-                raise DataError(
+                raise CannotWrite(
                     f"{folder} has {free / 1e9:.1f} GB free and the features need "
                     f"{needed / 1e9:.1f} GB: give out=FOLDER on a larger disk, or dtype=float16"
                 )
@@ -388,14 +395,17 @@ def write_features(
             _reserve(array_file)
         else:
             array = map_array(array_file, "features", "r+")
+        flushed = time.monotonic()
         for number, block in enumerate(features(done), 1):
             with np.errstate(over="ignore"):
                 array[done : done + len(block)] = block
             _check_written(block, array[done : done + len(block)], done)
             done += len(block)
-            if number % FLUSH == 0 or done == count:
+            late = time.monotonic() - flushed > FLUSH_SECONDS
+            if number % FLUSH == 0 or late or done == count:
                 array.flush()
                 write_json(done_file, {"done": done, "notes": told})
+                flushed = time.monotonic()
         del array
         (folder / NOTES).unlink(
             missing_ok=True
@@ -405,10 +415,20 @@ def write_features(
         shutil.rmtree(part)
     except OSError as error:
         advice = os_advice(error.errno)
-        raise DataError(
+        raise CannotWrite(
             f"cannot write features to {folder}: {os_reason(error)}"
             + f"\n  {advice}" * bool(advice)
         ) from error
+
+
+def is_written(folder: Path, count: int, width: int, dtype: str, notes: Mapping[str, Any]) -> bool:
+    """Whether a folder holds all features that a call of `write_features` would write."""
+    whole = _as_json(_complete(notes, count, width, dtype))
+    return (folder / ARRAY).is_file() and _noted(folder / NOTES) == whole
+
+
+def _complete(notes: Mapping[str, Any], count: int, width: int, dtype: str) -> dict[str, Any]:
+    return {**notes, "shape": [count, width], "dtype": dtype}
 
 
 def _reserve(file: Path) -> None:

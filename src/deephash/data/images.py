@@ -136,6 +136,7 @@ class ImageSet(Catalogue):
 
     inputs: Any  # (n, 3, H, W) uint8 pixels, or (n, D) float features; in memory or memory-mapped
     truth: GroundTruth | None = None  # what queries should find, where lists and not labels say it
+    stamp: str | None = None  # of the files that the inputs are made of, and how; None: not known
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -155,10 +156,10 @@ class ImageSet(Catalogue):
         return len(self.inputs.shape) == 4
 
     @classmethod
-    def of(cls, catalogue: Catalogue, inputs: Any) -> "ImageSet":
+    def of(cls, catalogue: Catalogue, inputs: Any, stamp: str | None = None) -> "ImageSet":
         """The images of a catalogue with what the network sees of them, row by row."""
         known = {one.name: getattr(catalogue, one.name) for one in fields(Catalogue)}
-        return cls(inputs=inputs, **known)
+        return cls(inputs=inputs, stamp=stamp, **known)
 
 
 C = TypeVar("C", bound=Catalogue)

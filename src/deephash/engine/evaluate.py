@@ -92,15 +92,19 @@ def training_features(encoder: Any, data: Any, autocast: Any) -> Tensor:
     Raises:
         TrainingError: a feature is NaN or infinite.
     """
-    was_training, parts = encoder.training, []
+    was_training, rows, done = encoder.training, data.train_rows, 0
+    features = torch.empty(0)
     encoder.eval()
     try:
-        for batch in data.eval_batches(data.train_rows):
+        for batch in data.eval_batches(rows):
             with autocast():
-                parts.append(encoder.features(batch.flat()).float().cpu())
+                part = encoder.features(batch.flat())
+            if not done:  # filled row by row: a list of parts would take as much again
+                features = torch.empty(len(rows), *part.shape[1:])
+            features[done : done + len(part)] = part
+            done += len(part)
     finally:
         encoder.train(was_training)
-    features = torch.cat(parts)
     broken = (~torch.isfinite(features)).any(dim=1).nonzero().flatten()
     if len(broken):
         raise TrainingError(

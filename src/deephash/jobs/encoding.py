@@ -1,6 +1,5 @@
 """Images to features, once: ``data.py encode``."""
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from deephash.engine.precision import autocast
 from deephash.errors import ConfigError
 from deephash.files import place
 from deephash.jobs.shared import deterministic, unvalidated
+from deephash.models.weights import digest
 
 
 @out_of_memory.told("Try a smaller trainer.eval_batch_size, or device=cpu.")
@@ -57,7 +57,7 @@ def encode(cfg: schema.Data) -> Path:
         "fingerprint": data.facts.fingerprint,
         "source": source,
         "backbone": dict(cfg.backbone),
-        "weights": _digest(trunk),
+        "weights": digest(trunk),
         "transforms": cfg.dataset.plain["transforms"]["test"],
         "precision": precision,
         "dtype": cfg.dtype.value,
@@ -93,15 +93,6 @@ def encode(cfg: schema.Data) -> Path:
         + f" dataset.protocols.listed.queries_in_database={known}" * (known != "refuse")
     )
     return folder
-
-
-def _digest(trunk: torch.nn.Module) -> str:
-    """Of the weights of a backbone: 16 hex digits."""
-    found = hashlib.sha256()
-    for name, value in trunk.state_dict().items():
-        found.update(name.encode())
-        found.update(value.cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()[:16]
 
 
 def _of_rows(images: Catalogue, split: Split, rows: np.ndarray) -> tuple[Catalogue, Split]:

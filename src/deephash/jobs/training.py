@@ -12,7 +12,9 @@ from torch import Tensor
 import deephash
 from deephash import bars, build, config, plugins, schema
 from deephash.codebooks import spread
+from deephash.data import cache
 from deephash.data.datamodule import DataModule
+from deephash.data.feature_store import FeatureStore
 from deephash.engine import forms, graphs, out_of_memory
 from deephash.engine.evaluate import Codes, Evaluation, encode
 from deephash.engine.run import RunFolder, environment, git
@@ -22,6 +24,7 @@ from deephash.files import write_json
 from deephash.jobs.shared import deterministic, load_encoder, run_folder, save_codes
 from deephash.loggers import wandb
 from deephash.methods.base import Method
+from deephash.models.weights import digest
 from deephash.overrides import Override, texts
 from deephash.report import write_html
 from deephash.words import number
@@ -188,31 +191,62 @@ def refuse_another(run: RunFolder, cfg: schema.Train) -> None:
 def _serve_features(
     cfg: schema.Train, method: Method, data: DataModule, evaluation: Evaluation
 ) -> float:
-    """Let the data serve features of a frozen backbone, where each epoch would compute the same.
+    """Let the data serve features of a frozen backbone where each epoch would compute the same.
+
+    Evaluations use them in any case, training if no view is random.
 
     Returns:
-        The seconds that computing them took.
+        The seconds that it took.
     """
     encoder, learns = method.encoder, cfg.optimizer is not None
     frozen = getattr(encoder.backbone, "frozen", False) and data.width is None
-    if not frozen or (learns and (data.random or not method.cached_features)):
+    vectors = getattr(encoder.backbone, "output", "features") == "features"
+    if not (frozen and vectors) or (learns and not method.cached_features):
         return 0.0
     encoder.eval()
+    train = learns and not data.random
 
     def compute(images: Tensor) -> Tensor:
         with evaluation.autocast():
             return encoder.features(images)
 
     width: Any = encoder.backbone.out_features
-    served = data.serve_features(compute, width, train=learns)
+    store = feature_store(cfg, encoder.backbone, data.device) if cfg.trainer.feature_store else None
+    served = data.serve_features(compute, width, train=train, store=store)
     if served is None:
         log.warning("the features of a frozen backbone would take more than %d GiB: each epoch"
                     " computes them anew", data.resident_limit_bytes >> 30)  # fmt: skip
         return 0.0
     encoder.takes_features = True
-    print(f"the backbone is frozen and no view is random: {served.count:,} features were computed"
-          f" once, in {served.seconds:.1f} s, for all epochs and evaluations")  # fmt: skip
+    why = "the backbone is frozen and no view is random" if train else "the backbone is frozen"
+    uses = "all epochs and evaluations" if train else "all evaluations"
+    print(f"{why}: {served.computed:,} features were computed once, in {served.seconds:.1f} s,"
+          f" for {uses}" if served.computed else
+          f"{why}: {served.count:,} features for {uses} were read from the cache")  # fmt: skip
     return served.seconds
+
+
+def feature_store(
+    cfg: schema.Train, backbone: torch.nn.Module, device: torch.device
+) -> FeatureStore:
+    """The store of a frozen backbone's features, below ``paths.cache``."""
+    settings = cfg.trainer
+    # the digest says what weights are, and a frozen backbone has no dropout
+    left_out = ("weights", "frozen", "dropout")
+    own = str(cfg.backbone["_target_"]).startswith("deephash.")
+    return FeatureStore(
+        cache.folder_of(cfg.paths.cache),
+        {
+            "backbone": {key: one for key, one in cfg.backbone.items() if key not in left_out},
+            "weights": digest(backbone),
+            "precision": settings.precision.value,
+            "device": device.type,
+            "channels_last": settings.channels_last,
+            "compile": settings.compile,
+            "torch": torch.__version__,
+            **({} if own else plugins.report()),
+        },
+    )
 
 
 @forms.told()
@@ -249,8 +283,12 @@ def _train(
         snapshots=settings.snapshots,
         capture=graphs.CudaCapture(device) if settings.graph else None,
     )
-    spent = _serve_features(cfg, method, data, evaluation)
-    done = trainer.start(method, data.for_training)
+    if (run.path / "last.pt").is_file():  # which has the weights of the backbone
+        done = trainer.start(method, data.for_training)
+        spent = _serve_features(cfg, method, data, evaluation)
+    else:
+        spent = _serve_features(cfg, method, data, evaluation)
+        done = trainer.start(method, data.for_training)
     trainer.progress.seconds += spent
     if done:
         print(f"resumed after epoch {done}: {run.path}")
@@ -290,9 +328,9 @@ def _report(
     now.retrieval_seconds += time.perf_counter() - encoded
     now.evaluation_seconds += time.perf_counter() - began
     now.seconds += time.perf_counter() - began
-    rate, served = codes.images_per_second, data.features
-    if served is not None:  # codes were made of features
-        rate = served.count / served.seconds
+    rate: float | None = codes.images_per_second
+    if (served := data.features) is not None:  # codes were made of features
+        rate = served.computed / served.seconds if served.computed else None
     report = {
         "schema": 1,
         "deephash": deephash.__version__,

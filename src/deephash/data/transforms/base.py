@@ -1,6 +1,7 @@
 """What every step is, how numbers are drawn for it, and how some images of a batch are changed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -26,12 +27,19 @@ class Pipeline(Step):
 
     Args:
         steps: in the order they run.
+        settings: the configuration of each step, by which pipelines are compared; None if it is
+            not known.
     """
 
-    def __init__(self, steps: Sequence[Step]):
+    def __init__(self, steps: Sequence[Step], settings: Sequence[Mapping[str, Any]] | None = None):
         super().__init__()
         self.steps = nn.ModuleList(steps)
+        self.settings = None if settings is None else [dict(one) for one in settings]
         self.random = any(step.random for step in steps)
+
+    def equals(self, other: "Pipeline") -> bool:
+        """Whether another pipeline is known to do the same."""
+        return self is other or (self.settings is not None and self.settings == other.settings)
 
     def forward(self, images: Tensor, generator: Generator | None = None) -> Tensor:
         pixels = images.dtype == torch.uint8
