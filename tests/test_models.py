@@ -22,7 +22,7 @@ SMALL = "squeezenet1_0"
 FEATURES = {
     path.stem: int(re.search(r"D = (\d+)", path.read_text()).group(1))
     for path in sorted(CONF.glob("*.yaml"))
-    if path.stem not in ("torchvision", "tiny", "identity")
+    if path.stem not in ("torchvision", "timm", "tiny", "identity")
 }
 
 

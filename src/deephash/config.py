@@ -4,6 +4,7 @@ Importing this module costs nothing heavy; ``check`` looks at the constructors o
 imports torch.
 """
 
+import copy
 import difflib
 import hashlib
 import json
@@ -16,7 +17,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from deephash import filenames, injected, recipe, schema
+from deephash import filenames, injected, preprocessing, recipe, schema
 from deephash.bounds import Name, NonNegative, Seed
 from deephash.errors import ConfigError, DeephashError
 from deephash.files import place
@@ -128,10 +129,12 @@ def fold(cfg: DictConfig, overrides: Sequence[Override] = ()) -> dict[str, Any]:
     """The configuration as plain values, with what sits in a seat moved into the method, whole.
 
     The counts that a dataset's yaml expects are those of its protocols as they stand there: once a
-    protocol's or a recipe's numbers are given on the command line, none are expected.
+    protocol's or a recipe's numbers are given on the command line, none are expected. A backbone
+    that declares its images (``preprocessing: model``) decides the image size and the statistics of
+    the transforms, except those given on the command line.
 
     Args:
-        cfg: as Hydra composed it.
+        cfg: as Hydra composed it; it is not changed.
         overrides: the command line.
 
     Raises:
@@ -143,6 +146,15 @@ def fold(cfg: DictConfig, overrides: Sequence[Override] = ()) -> dict[str, Any]:
             [Fault(key, "has no value.", _value_for(key, overrides)) for key in missing],
             overrides,
         )
+        typed = [one.key for one in overrides]
+        images = preprocessing.declared(_resolved(cfg, "backbone"))
+        if (
+            images is not None
+            and _has_size(cfg)
+            and not preprocessing.is_typed("dataset.size", typed)
+        ):
+            cfg = copy.deepcopy(cfg)
+            cfg.dataset.size = images.size
         plain = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     except OmegaConfBaseException as error:  # its text names the key
         refuse([Fault("interpolation", str(error).splitlines()[0], "See --cfg job.")], overrides)
@@ -154,7 +166,21 @@ def fold(cfg: DictConfig, overrides: Sequence[Override] = ()) -> dict[str, Any]:
             folded["method"][seat] = part
     if any(one.within("dataset.protocols", "dataset.recipes") for one in overrides):
         folded["dataset"]["expected"] = {}
+    if images is not None and isinstance(folded.get("dataset"), dict):
+        preprocessing.fill(folded["dataset"].get("transforms"), images, typed)
     return folded
+
+
+def _resolved(cfg: DictConfig, key: str) -> Any:
+    """A node of the configuration as plain values; None where there is none."""
+    node = cfg.get(key)
+    return OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else None
+
+
+def _has_size(cfg: DictConfig) -> bool:
+    """Whether the dataset lets its size be chosen."""
+    dataset = cfg.get("dataset")
+    return isinstance(dataset, DictConfig) and dataset.get("size") is not None
 
 
 def train_page(folded: Mapping[str, Any], overrides: Sequence[Override] = ()) -> schema.Train:
@@ -343,6 +369,8 @@ def check_data(cfg: Mapping[str, Any]) -> list[Fault]:
     faults += check_device("trainer.device", cfg["trainer"]["device"])
     faults += _check_tops(cfg["evaluation"]) + _check_convention(cfg) + check_names(cfg)
     faults += _check_protocol(cfg) + _check_classes(cfg["dataset"].get("classes"))
+    if not faults and cfg["do"] == "encode":
+        faults += check_images(cfg, ["test"])
     return faults + _check_by_building(cfg, faults)
 
 
@@ -476,8 +504,15 @@ def check(cfg: Mapping[str, Any], overrides: Sequence[Override] = ()) -> list[Fa
         faults += [Fault(one.path, one.what, one.instead) for one in recipe.problems(cfg)]
     if not faults:
         faults += _check_recipe(cfg) + _check_swaps(cfg, overrides)
+        faults += check_images(cfg, ["test", *recipe.view_names(cfg["method"])])
     faults += _check_by_building(cfg, faults)
     return [_as_typed(fault, overrides) for fault in faults]
+
+
+def check_images(cfg: Mapping[str, Any], pipelines: Sequence[str]) -> list[Fault]:
+    """Whether the backbone takes images as these pipelines make them."""
+    found = preprocessing.faults(cfg["backbone"], cfg["dataset"], pipelines)
+    return [Fault(key, what, instead) for key, what, instead in found]
 
 
 def check_names(cfg: Mapping[str, Any]) -> list[Fault]:
@@ -693,14 +728,17 @@ def _check_recipe(cfg: Mapping[str, Any]) -> list[Fault]:
                   f" head here, needs a batch of {smallest}.",
                   "Try trainer.batch_size=16, or head=linear.")
         )  # fmt: skip
-    if cfg["backbone"].get("weights") not in (None, "none", "imagenet"):
+    if cfg["backbone"].get("weights") not in (
+        None, "none", "imagenet", "pretrained"
+    ):  # fmt: skip
         file = place(cfg["backbone"]["weights"])
         link = re.match(r"(https?|ftp)://|www\.", str(cfg["backbone"]["weights"]))
         if not file.is_file():
             faults.append(
                 Fault("backbone.weights", f"there is no file {file}.",
                       "Download it, and give the file." if link
-                      else "It may be imagenet, none, or a file with a state dict.")
+                      else "It may be imagenet (timm: pretrained), none, or a file with a state"
+                           " dict.")
             )  # fmt: skip
     return faults
 

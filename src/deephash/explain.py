@@ -74,7 +74,7 @@ class Suggestions:
             cfg = self._compose([*self.given, *some])
             if "hydra" in cfg:  # of a launcher: composed, its values are checked later
                 return True
-            cfg = fold(cfg)
+            cfg = fold(cfg, [*self.given, *some])
         except Exception:
             return False
         return not any(_same_place(fault.key, key) for fault in self._check(cfg) for key in keys)

@@ -20,6 +20,7 @@ EXTRAS = {
     "ray": "ray",
     "h5py": "features",
     "safetensors": "features",
+    "timm": "timm",
 }
 """The extra of ``pyproject.toml`` that installs each package, by the name it is imported under."""
 

@@ -1,6 +1,7 @@
 """Measure a run again from its folder, or put several side by side."""
 
 import contextlib
+import copy
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 
-from deephash import build, config, plugins, program, schema, targets
+from deephash import build, config, plugins, preprocessing, program, schema, targets
 from deephash.data.datamodule import DataModule
 from deephash.engine import out_of_memory
 from deephash.engine.evaluate import Codes, Evaluation, encode
@@ -234,7 +235,9 @@ def _as_asked(ran: dict[str, Any], cfg: schema.Evaluate) -> dict[str, Any]:
     """The configuration of a run, changed as the page of ``evaluate.py`` says."""
     ran["evaluation"] = config.changed(ran["evaluation"], cfg.evaluation.plain)
     if "source" in cfg.dataset:
-        ran["dataset"] = dict(cfg.dataset)
+        ran["dataset"] = copy.deepcopy(dict(cfg.dataset))
+        if (images := preprocessing.declared(ran.get("backbone"))) is not None:
+            preprocessing.fill(ran["dataset"].get("transforms"), images)
     else:
         for key, place in cfg.dataset.items():
             if place is None:

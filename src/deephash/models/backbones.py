@@ -1,6 +1,5 @@
 """Backbones: images ``(N, 3, H, W)`` to features ``(N, D)``, with ``out_features = D``."""
 
-import re
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -15,8 +14,7 @@ from torch import Tensor, nn
 from deephash import program
 from deephash.bounds import Interval, Name
 from deephash.errors import ConfigError, DataError
-from deephash.files import place
-from deephash.models.weights import fill, read_weights
+from deephash.models.weights import fill, read_file
 
 T = TypeVar("T")
 
@@ -70,7 +68,7 @@ class Torchvision(nn.Module):
         if given not in ("none", "imagenet"):
             kept = self.trunk.state_dict()
             cut = {key: value for key, value in whole.items() if key not in kept}
-            fill(self.trunk, _read(given), f"torchvision's {name}", given, cut)
+            fill(self.trunk, read_file(given), f"torchvision's {name}", given, cut)
         self.frozen = frozen
         if not dropout:
             for module in self.trunk.modules():
@@ -193,7 +191,7 @@ class Tiny(nn.Module):
                 "                  Try backbone.weights=none, or backbone=squeezenet1_0."
             )
         if weights not in (None, "none"):
-            fill(self, _read(str(weights)), f"backbone tiny (width {width})", str(weights), {})
+            fill(self, read_file(str(weights)), f"backbone tiny (width {width})", str(weights), {})
         self.frozen = frozen
         if frozen:
             self.requires_grad_(False)
@@ -271,19 +269,6 @@ def _stored(choice: Any) -> Path:
     """Where torchvision keeps downloaded weights."""
     file: Path = Path(torch.hub.get_dir()) / "checkpoints" / choice.url.rsplit("/", 1)[-1]
     return file
-
-
-def _read(file: str) -> dict[str, Tensor]:
-    """All tensors of a file, loaded without running any code it may hold."""
-    path = place(file)
-    if not path.is_file():
-        if re.match(r"https?://|www\.", file):
-            raise DataError(f"backbone.weights  {file} is a link: download it, and give the file.")
-        raise DataError(
-            f"backbone.weights  there is no file {path.absolute()}.\n"
-            "                  It may be imagenet, none, or a file with a state dict."
-        )
-    return read_weights(path)
 
 
 def _cut(model: nn.Module, name: str) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from deephash.errors import DataError
 from deephash.extras import import_extra
+from deephash.files import place
 from deephash.torch_files import Unread, described, read_torch
 
 log = logging.getLogger("deephash")
@@ -44,6 +45,24 @@ def digest(network: nn.Module) -> str:
         result.update(name.encode())
         result.update(value.cpu().contiguous().numpy().tobytes())
     return result.hexdigest()[:16]
+
+
+def read_file(file: str) -> dict[str, Tensor]:
+    """Read what ``backbone.weights=FILE`` names, without running any code that it may hold.
+
+    Raises:
+        DataError: there is no such file, or `read_weights` refuses it.
+    """
+    path = place(file)
+    if not path.is_file():
+        if re.match(r"https?://|www\.", file):
+            raise DataError(f"backbone.weights  {file} is a link: download it, and give the file.")
+        raise DataError(
+            f"backbone.weights  there is no file {path.absolute()}.\n"
+            "                  It may be imagenet (timm: pretrained), none, or a file with a state"
+            " dict."
+        )
+    return read_weights(path)
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
