@@ -13,7 +13,7 @@ from deephash.words import all_typed
 BASE = ("dataset", "dataset.protocol", "method", "model.nbit", "seed")
 """What every table asks of a run."""
 
-REPORT = {"rows", "row_label", "columns", "digits", "published"}
+REPORT = {"rows", "row_label", "columns", "digits", "published", "also"}
 """What a file of ``sweeps/`` may say of its table."""
 
 KINDS: dict[str, Kind] = {
@@ -26,7 +26,8 @@ KINDS: dict[str, Kind] = {
     "report.columns?": str,
     "report.row_label?": str,
     "report.digits?": int,
-    "report.published?": str,
+    "report.published?": (str, [str]),
+    "report.also?": (str, int),
     "report.figure?": dict,
     "report.figure.*?": str,
 }
@@ -117,9 +118,15 @@ class Sheet:
                 yield config.Fault("report", f"{key} is no axis.", axes)
         if (scale := figure.get("scale", "linear")) not in ("linear", "log"):
             yield config.Fault("report", f"there is no scale {scale}.", "Write linear or log.")
-        if (name := report.get("published")) is not None and name not in tables():
-            there = f"There are {', '.join(tables())}."
-            yield config.Fault("report", f"nothing is published as {name}.", there)
+        names = report.get("published") or []
+        for name in [names] if isinstance(names, str) else names:
+            if name not in tables():
+                there = f"There are {', '.join(tables())}."
+                yield config.Fault("report", f"nothing is published as {name}.", there)
+        also = report.get("also", "all")
+        if also != "all" and not (type(also) is int and also > 0):
+            takes = "It is an R of evaluation.tops: a whole number of at least 1, or all."
+            yield config.Fault("report", f"also is {also!r}.", takes)
 
 
 def _without_nulls(mapping: Mapping[str, Any]) -> dict[str, Any]:

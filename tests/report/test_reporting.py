@@ -230,7 +230,7 @@ def test_runs_that_do_not_compare_are_not_compared_and_it_is_said(outputs):
         return found.refused[0].why
 
     told = read(outputs, "beta").jobs[2]
-    other = told.report | {"protocol": told.report["protocol"] | {"fingerprint": "0" * 64}}
+    other = told.report | {"protocol": told.report["protocol"] | {"fingerprint": ""}}
     assert "other data, or under another convention" in refused(report=other)
     assert "no seed" in refused(values={**told.values, "seed": 9})
     codes = outputs / told.run / "codes.npz"

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from deephash.errors import FileError
-from deephash.report.cells import entries
+from deephash.report.cells import entries, reference_rows
 from deephash.report.formats import csv_of, latex, markdown
 from deephash.report.grid import Job, Layout, Sweep, chosen, sections
 from deephash.report.pairs import Pair, Pairs, Refused, references, said, tables
@@ -192,7 +192,7 @@ def test_ties_share_a_rank_and_one_row_has_none():
 
 def test_what_was_measured_otherwise_is_marked_told_and_not_ranked():
     jobs = [job(5, 16, 0, 0.5, on="last"), job(10, 16, 0, 0.4, on="last"),
-            job(25, 16, 0, 0.9, print_="b" * 64, on="last"),
+            job(25, 16, 0, 0.9, print_="", on="last"),
             job(50, 16, 0, 0.8, ties="stable", on="val")]  # fmt: skip
     text = markdown(section(*jobs, layout=Layout(("method.loss.scale",), digits=2)))
     assert cells(text) == [
@@ -201,21 +201,146 @@ def test_what_was_measured_otherwise_is_marked_told_and_not_ranked():
         r"| 25 | 0.90 \* |",
         "| 50 | 0.80 † |",
     ]
-    assert "fingerprint bbbbbbbb (aaaaaaaa)" in text and "ties stable (expected)" in text
+    assert "fingerprint ? (aaaaaaaa)" in text and "ties stable (expected)" in text
     assert "selected on the query set" not in text
 
 
+def test_runs_of_other_data_have_a_table_of_their_own():
+    """Whose fingerprint is unknown, or is yet to come, stands in the one of most runs."""
+    jobs = [job(5, 16, 0, 0.9, print_="b" * 64), job(10, 16, 0, 0.5), job(25, 16, 0, 0.4),
+            job(50, 16), job(80, 16, state="running"), job(5, 16, 1, 0.7)]  # fmt: skip
+    first, other = sections([Sweep("s", tuple(jobs), Layout(("method.loss.scale",)))])
+    assert (first.title, other.title) == (
+        "cifar10, 59k, data aaaaaaaa", "cifar10, 59k, data bbbbbbbb"
+    )  # fmt: skip
+    assert first.rows == ((5,), (10,), (25,), (50,), (80,)) and other.rows == ((5,),)
+    assert entries(first)[(5,), 16].mean == 0.7 and entries(other)[(5,), 16].mean == 0.9
+    assert "\\*" not in markdown(first) + markdown(other)
+    (alone,) = sections([Sweep("s", tuple(jobs[1:]), BETA)])
+    assert alone.title == "cifar10, 59k"
+
+
 def test_the_most_common_way_has_no_mark_even_if_it_comes_last():
-    jobs = [job(5, 16, 0, 0.5, print_="b" * 64), job(10, 16, 0, 0.4), job(25, 16, 0, 0.3)]
+    jobs = [job(5, 16, 0, 0.5, ties="worst"), job(10, 16, 0, 0.4), job(25, 16, 0, 0.3)]
     one = section(*jobs, layout=Layout(("method.loss.scale",)))
     assert [entry.marks for entry in entries(one).values()] == [("*", "q"), ("q",), ("q",)]
 
 
 def test_seeds_that_were_measured_otherwise_are_left_out_of_the_mean():
-    one = section(job(5, 16, 0, 0.5), job(5, 16, 1, 0.9, print_="b" * 64), job(10, 16, 0, 0.4))
+    one = section(job(5, 16, 0, 0.5), job(5, 16, 1, 0.9, ties="worst"), job(10, 16, 0, 0.4))
     entry = entries(one)[(5,), 16]
     assert (entry.mean, entry.state, entry.marks) == (0.5, "1 of 2 seeds", ("q",))
     assert "left out of its mean" in markdown(one)
+
+
+METHODS = Layout(rows=("method",), digits=2, published="sdc_table1",
+                 also_published=("sdc_rerun", "fire_unsupervised"), also="all")  # fmt: skip
+
+
+def method(name, nbit=16, seed=0, value=None, kind=None, maps=(), whole=None, **more):
+    """A run of a method; ``maps``: of the draws of the reference, ``whole``: its mAP@all."""
+    one = job(nbit=nbit, seed=seed, value=value, run=f"{name}/{nbit}/{seed}", on="last",
+              values={"method": name, "method.loss.scale": None}, **more)  # fmt: skip
+    if one.report is not None:
+        reference = {"method": "pca_rr", "draws": len(maps), "maps": list(maps)} if maps else None
+        one.report.update(nbit=nbit, reference=reference)
+        one.report.update({} if kind is None else {"kind": kind})
+        one.report["metrics"]["conventions"] |= {"metric": "mAP@1000", "top": 10}
+        one.report["metrics"]["map_at"] = {} if whole is None else {"90": whole}
+    return one
+
+
+FAMILY = (
+    method("csq", 16, 0, 0.8, "supervised", (0.3, 0.5), 0.6),
+    method("csq", 16, 1, 0.9, "supervised", (0.4, 0.6), 0.7),
+    method("itq", 16, 0, 0.4, "shallow", (0.3, 0.5), 0.2),
+    method("itq", 16, 1, 0.4, "shallow", (0.4, 0.6), 0.2),
+    method("sdc_simclr", 64, 0, 0.6, "unsupervised", (), 0.5),
+)
+
+
+def test_kinds_references_and_a_further_R_stand_beside():
+    """The draws of the reference: 0.3, 0.5 of seed 0, 0.4, 0.6 of seed 1; mean 0.45, sd 0.129."""
+    made = section(*FAMILY, layout=METHODS)
+    text = markdown(made)
+    assert text.splitlines()[2:9] == [
+        "| method | kind | 16 bits | mAP@all | quoted | Δ | 64 bits | mAP@all | quoted | Δ |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        "| csq | supervised | **0.85** ± 0.07 | 0.65 ± 0.07 |  |  |  |  |  |  |",
+        "| itq | shallow | _0.40_ ± 0.00 | 0.20 ± 0.00 | 0.47 | −0.07 |  |  |  |  |",
+        r"| sdc\_simclr | unsupervised |  |  |  |  | 0.60 (1 of 2 seeds) | 0.50 | 0.66 | −0.06 |",
+        "| PCA + random rotation (reference) | shallow | 0.45 ± 0.13 |  |  |  |  |  |  |  |",
+        "",
+    ]
+    assert "over 4 rotations; no training, and not ranked. Not above it: itq at 16 bits." in text
+    assert "Published: SDC" in text and "quotes it (quoted by somebody else, not read" in text
+    assert "itq: the rotation behind the published number does not minimise" in text
+    assert "Also published: sdc\\_simclr 64 bits 0.6646 (weight decay 5e-4)." in text
+    assert "run again, seed 42 (re-run by a third party; mAP@1000;" in text
+    assert "fire" not in text.lower()  # it has no numbers of this dataset
+    lines = [line.strip() for line in latex(made).splitlines()]
+    assert r"\begin{tabular}{llllrrllrr}" in lines
+    last = r"PCA + random rotation (reference) & shallow & 0.45 $\pm$ 0.13" + " & " * 7 + r" \\"
+    assert last in lines
+    read = list(csv.DictReader(io.StringIO(csv_of([made]))))
+    assert [one["kind"] for one in read] == ["supervised", "shallow", "unsupervised", "shallow"]
+    assert read[1]["verified"] == "secondary" and read[0]["verified"] == ""
+    assert (read[0]["also"], float(read[0]["also_mean"])) == ("mAP@all", pytest.approx(0.65))
+    assert float(read[3]["mean"]) == pytest.approx(0.45) and read[3]["seeds"] == "4"
+
+
+def test_a_kind_that_no_report_says_has_no_column_and_one_of_some_is_unknown():
+    old = [method("csq", value=0.8), method("itq", value=0.7)]
+    assert "| method | 16 bits |" in markdown(section(*old, layout=METHODS))
+    some = [*old, method("lsh", value=0.6, kind="shallow"), method("sh")]
+    assert [line.split(" | ")[1] for line in cells(markdown(section(*some, layout=METHODS)))] == [
+        "unknown", "unknown", "shallow", ""
+    ]  # fmt: skip
+    alike = [method("itq", seed=seed, value=0.5, kind="shallow") for seed in (0, 1)]
+    alike = [
+        replace(one, values=one.values | {"iterations": seed}) for seed, one in enumerate(alike)
+    ]
+    rows = Layout(("iterations",), digits=2)
+    assert "kind" not in markdown(section(*alike, layout=rows))
+
+
+def test_references_of_several_backbones_are_several_and_equal_draws_count_once():
+    jobs = [method("itq", value=0.5, maps=(0.3, 0.5)), method("sh", value=0.5, maps=(0.3, 0.5)),
+            replace(method("lsh", value=0.5, maps=(0.1, 0.3)), conditions={"backbone": "vgg16"}),
+            method("pcah", value=0.5, maps=(0.8, 0.9), ties="worst")]  # fmt: skip
+    jobs[:2] = [replace(one, conditions={"backbone": "tiny"}) for one in jobs[:2]]
+    one, other = reference_rows(section(*jobs, layout=METHODS))
+    assert (one.label, one.values[16][0], one.draws) == (
+        "PCA + random rotation, tiny (reference)", 0.4, 2
+    )  # fmt: skip
+    assert (other.name, other.values[16][0]) == ("PCA + random rotation, vgg16", 0.2)
+
+
+def test_the_conditions_of_each_row_stand_below():
+    jobs = [replace(method("itq", value=0.5, kind="shallow"), conditions={"frozen": "yes"}),
+            replace(method("sdc", seed=0, value=0.5), conditions={"frozen": "yes", "views": "8"}),
+            replace(method("sdc", seed=1), conditions={"frozen": "no"})]  # fmt: skip
+    text = markdown(section(*jobs, layout=METHODS))
+    assert text.splitlines()[-6:] == [
+        "Conditions of the runs:",
+        "",
+        "| method | kind | frozen | views |",
+        "|---|---|---|---|",
+        "| itq | shallow | yes | - |",
+        "| sdc | unknown | yes, no | 8 |",
+    ]
+    assert "Conditions" not in markdown(section(*FAMILY, layout=METHODS))
+
+
+def test_a_published_number_of_several_keys_has_their_whole_name():
+    def one(decay):
+        values = {"optimizer.weight_decay": decay}
+        run = method("sdc", 64, value=0.5)
+        return replace(run, run=str(decay), values={**run.values, **values})
+
+    layout = Layout(("method", "optimizer.weight_decay"), published="sdc_rerun_variants")
+    made = section(one(1e-5), one(5e-4), layout=layout)
+    assert [entry.published for entry in entries(made).values()] == [0.5976, None]
 
 
 def test_settings_and_protocols_make_sections_and_say_what_a_difference_is_worth():
@@ -395,9 +520,21 @@ def test_the_page_holds_all_of_it_and_stands_alone(tmp_path, read_page):
                   failed.run, "1 of 2 seeds"):  # fmt: skip
         assert words in page.text, words
     tags = {tag for tag, _ in page.seen}
+    assert "Conditions of the runs" not in page.text
     assert "script" not in tags and "link" not in tags and "img" not in tags
     assert "8 runs: 5 finished, 1 running, 1 failed, 1 waiting." in files["table.md"].read_text()
     assert len(page.drawings()) == 1
+
+
+def test_the_page_has_kinds_references_conditions_and_a_further_R(tmp_path, read_page):
+    jobs = tuple(replace(one, conditions={"weight decay": "0.0005"}) for one in FAMILY)
+    sweep = Sweep("family", jobs, METHODS)
+    files = write_sweeps(tmp_path, [sweep], sections([sweep]), {})
+    page = read_page(files["report.html"])
+    for words in ("kind", "supervised", "PCA + random rotation (reference)", "0.45 ± 0.13",
+                  "Conditions of the runs", "weight decay", "mAP@all 0.65 ± 0.07",
+                  "quoted 0.47, Δ −0.07"):  # fmt: skip
+        assert words in page.text, words
 
 
 def test_without_a_finished_run_the_page_says_so(tmp_path, read_page):

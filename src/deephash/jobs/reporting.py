@@ -26,7 +26,9 @@ from deephash.loggers.wandb import load_package
 from deephash.overrides import Override, parse_all
 from deephash.report import write_sweeps
 from deephash.report.grid import Job, Layout, Section, Sweep, chosen, sections
+from deephash.report.page import shown
 from deephash.report.reading import read_manifest
+from deephash.report.rows import dig
 from deephash.report.sweeps import counts, damaged_jobs, tables_of
 from deephash.words import all_typed, typed
 
@@ -134,7 +136,38 @@ def _job(outputs: Path, told: Mapping[str, Any]) -> Job:
             error = reason(run).splitlines()[0]
         elif state == State.damaged.value:
             error = f"report.json: {damage.reason}"
-    return Job(told["run"], values, settings, fixed, found, state, progress, error)
+    return Job(
+        told["run"], values, settings, fixed, found, state, progress, error, _conditions(run)
+    )
+
+
+CONDITIONS = {
+    "protocol": "dataset.protocol",
+    "backbone": "backbone.name",
+    "frozen": "backbone.frozen",
+    "dropout": "backbone.dropout",
+    "epochs": "trainer.epochs",
+    "learning rate": "optimizer.lr",
+    "weight decay": "optimizer.weight_decay",
+    "selection": "trainer.select_on",
+    "views": "method.views",
+    "cached views": "method.cached_views",
+}
+"""Conditions of a run that tables print, by the name of the column: keys of its configuration."""
+
+
+def _conditions(run: RunFolder) -> dict[str, str]:
+    """Under what a run ran, as its configuration says; empty of one that has not begun."""
+    try:
+        configuration = run.config()
+    except (TrainingError, FileError):
+        return {}
+    values = {name: dig(configuration, *key.split(".")) for name, key in CONDITIONS.items()}
+    target = str(dig(configuration, "backbone", "_target_") or "").rpartition(".")[2]
+    values["backbone"] = values["backbone"] or target.lower() or None
+    if dig(configuration, "optimizer") is None:  # fitted in closed form: nothing is selected
+        values |= dict.fromkeys(("epochs", "learning rate", "weight decay", "selection"))
+    return {name: "-" if value is None else shown(value) for name, value in values.items()}
 
 
 def _progress(run: RunFolder) -> str:
@@ -147,9 +180,15 @@ def _progress(run: RunFolder) -> str:
 
 
 def _layout(told: Mapping[str, Any]) -> Layout:
-    given = {key: told[key] for key in ("columns", "row_label", "digits", "published", "figure")
+    given = {key: told[key] for key in ("columns", "row_label", "digits", "figure", "also")
              if told.get(key) is not None}  # fmt: skip
-    return Layout(rows=tuple(_listed(told.get("rows") or [])), **given)
+    published = _listed(told.get("published") or [])
+    return Layout(
+        rows=tuple(_listed(told.get("rows") or [])),
+        published=published[0] if published else None,
+        also_published=tuple(published[1:]),
+        **given,
+    )
 
 
 def _listed(value: Any) -> list[str]:

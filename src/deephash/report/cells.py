@@ -1,14 +1,17 @@
-"""What the cells of a section say: mean and deviation, rank, marks, the published number beside."""
+"""What the cells of a section say: mean and deviation, rank, marks, the published number beside.
+
+Also what stands beside the cells: kinds of methods, reference rows, conditions of the runs.
+"""
 
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deephash.report.grid import PLACE, SEED, Cell, Key, Section
-from deephash.report.published import beside, published
+from deephash.report.grid import PLACE, SEED, Cell, Job, Key, Section
+from deephash.report.published import beside, key_of, numbers_of, published
 from deephash.report.rows import Found, dig, is_number, mark_of, note_of, unlike
 from deephash.report.table import measured
 from deephash.words import typed
@@ -20,6 +23,12 @@ UNKNOWN = "no published numbers"
 
 NO_LABELS = "without mAP"
 """What a cell says of finished runs on images without labels."""
+
+UNKNOWN_KIND = "unknown"
+"""The kind of a method whose reports do not say it: they are of an earlier version."""
+
+REFERENCES = {"pca_rr": "PCA + random rotation"}
+"""What reference rows are called, by the method in the reports."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +42,28 @@ class Entry:
     rank: int  # 1 the best of its column, 2 the second, 0 neither
     published: float | None
     state: str  # what is missing, in words; "" if nothing is
+    also: float = math.nan  # the mean mAP at the further R of the layout
+    also_sd: float = math.nan  # n - 1; nan of fewer than two
 
     @property
     def difference(self) -> float | None:
         """To the published number."""
         known = self.published is not None and math.isfinite(self.mean)
         return self.mean - self.published if known and self.published is not None else None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A row of a baseline that needs no training, measured on the features of the runs."""
+
+    name: str
+    values: Mapping[Any, tuple[float, float]]  # by column: mean and sd (n - 1) over the draws
+    draws: int  # the smallest number of draws of a column
+
+    @property
+    def label(self) -> str:
+        """The name of the row."""
+        return f"{self.name} (reference)"
 
 
 def entries(section: Section) -> dict[tuple[Key, Any], Entry]:
@@ -58,9 +83,133 @@ def entries(section: Section) -> dict[tuple[Key, Any], Entry]:
             rank=ranks.get(at, 0),
             published=numbers.get(at),
             state=states[at],
+            **_further(section, runs),
         )
         for at, runs in told.items()
     }
+
+
+def further_metric(section: Section) -> str | None:
+    """The name of the mAP that stands beside the main one; None if the layout has none."""
+    return None if section.layout.also is None else f"mAP@{section.layout.also}"
+
+
+def at_cut(run: Found, top: str | int) -> Any:
+    """The mAP of a run at an R, None if its report does not hold it.
+
+    Args:
+        run: its report.
+        top: R, or ``"all"`` for the whole database.
+
+    Example:
+        >>> metrics = {"map": 0.5, "map_at": {"90": 0.25}, "database": 90}
+        >>> run = {"metrics": {**metrics, "conventions": {"top": 10}}}
+        >>> at_cut(run, "all"), at_cut(run, 10)
+        (0.25, 0.5)
+    """
+    size = dig(run, "metrics", "database")
+    cut = size if top == "all" else top
+    main = dig(run, "metrics", "conventions", "top")
+    if cut is not None and cut == (size if main is None else main):
+        return dig(run, "metrics", "map")
+    return dig(run, "metrics", "map_at", str(cut))
+
+
+def _further(section: Section, runs: Sequence[Found]) -> dict[str, float]:
+    """The mean and deviation of the mAP at the further R, for an entry."""
+    if section.layout.also is None or not runs:
+        return {}
+    values = [at_cut(run, section.layout.also) for run in runs]
+    if not all(map(is_number, values)):
+        return {}
+    return dict(zip(("also", "also_sd"), _mean_and_sd(values), strict=True))
+
+
+def kinds(section: Section) -> dict[Key, str]:
+    """Whether the method of each row is supervised, unsupervised or shallow, as its reports say.
+
+    Empty if no report says it, or the rows are of one method and one kind: then the table has no
+    such column.
+    """
+    several: dict[Key, dict[str, None]] = {row: {} for row in section.rows}
+    for (row, _), cell in section.cells.items():
+        several[row] |= dict.fromkeys(str(one.get("kind") or "") for one in cell.reports)
+    known = {kind for some in several.values() for kind in some} - {""}
+    if not known or ("method" not in section.keys and len(known) == 1):
+        return {}
+    return {row: ", ".join(kind or UNKNOWN_KIND for kind in some) for row, some in several.items()}
+
+
+def reference_rows(section: Section) -> list[Reference]:
+    """The baselines that the reports of a section hold, one for each method and backbone.
+
+    Reports of one seed have the same draws, which count once; those of several seeds are pooled.
+    Runs that were measured under another convention than most are left out.
+    """
+    way = section.ways[0] if section.ways else None
+    draws: dict[tuple[str, str], dict[Any, dict[Any, tuple[float, ...]]]] = {}
+    for (_, column), cell in section.cells.items():
+        for job in cell.jobs:
+            report = job.report or {}
+            maps = tuple(filter(is_number, dig(report, "reference", "maps") or ()))
+            if not maps or measured(report) != way:
+                continue
+            of = (str(dig(report, "reference", "method")), str(job.conditions.get("backbone", "")))
+            by_seed = draws.setdefault(of, {}).setdefault(column, {})
+            by_seed.setdefault((report.get("nbit"), report.get("seed")), maps)
+    backbones = Counter(name for name, _ in draws)
+    rows = []
+    for (name, backbone), columns in draws.items():
+        called = REFERENCES.get(name, name) + f", {backbone}" * (backbones[name] > 1)
+        pooled = {column: _pooled(by_seed) for column, by_seed in columns.items()}
+        values = {column: _mean_and_sd(maps) for column, maps in pooled.items() if maps}
+        if values:
+            fewest = min(len(maps) for maps in pooled.values() if maps)
+            rows.append(Reference(called, values, fewest))
+    return rows
+
+
+def _pooled(by_seed: Mapping[tuple[Any, Any], tuple[float, ...]]) -> list[float]:
+    """The mAP of all draws; none if they are of several numbers of bits."""
+    if len({nbit for nbit, _ in by_seed}) > 1:
+        return []
+    return [value for maps in dict.fromkeys(by_seed.values()) for value in maps]
+
+
+def _mean_and_sd(values: Sequence[float]) -> tuple[float, float]:
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan
+
+
+def conditions(section: Section) -> tuple[list[str], list[list[str]]]:
+    """Under what the runs of each row ran: the head of a table and a line for each row.
+
+    Both are empty if no configuration is known. Values that differ among the runs of a row stand
+    beside each other.
+    """
+    jobs = {row: [job for (one, _), cell in section.cells.items() if one == row
+                  for job in cell.jobs] for row in section.rows}  # fmt: skip
+    names = dict.fromkeys(name for some in jobs.values() for job in some for name in job.conditions)
+    if not names:
+        return [], []
+    known = kinds(section)
+    head = [section.row_label, *["kind"] * bool(known), *names]
+    lines = [
+        [
+            section.name_of(row),
+            *[known.get(row, "")] * bool(known),
+            *(_values_of(some, name) for name in names),
+        ]
+        for row, some in jobs.items()
+    ]
+    return head, lines
+
+
+def _values_of(jobs: Sequence[Job], name: str) -> str:
+    """The values that jobs have of a condition, each once; a dash where none has any."""
+    values = dict.fromkeys(
+        str(job.conditions[name]) for job in jobs if job.conditions.get(name) is not None
+    )
+    return ", ".join(values) or "-"
 
 
 def notes(section: Section, cells: Iterable[Entry]) -> list[tuple[str, str]]:
@@ -75,8 +224,8 @@ def notes(section: Section, cells: Iterable[Entry]) -> list[tuple[str, str]]:
     for place, way in enumerate(section.ways):
         if place and mark_of(place) in used:
             other = unlike(first[way], first[section.ways[0]])
-            said.append((mark_of(place), "measured on other data, or under another convention, "
-                         f"and not ranked: {other}; in brackets, of most runs"))  # fmt: skip
+            said.append((mark_of(place), "measured under another convention, and not ranked: "
+                         f"{other}; in brackets, of most runs"))  # fmt: skip
     if any(len(entry.told) < len(_numbers(cell))
            for entry, cell in zip(cells, section.cells.values(), strict=True)):  # fmt: skip
         said.append(("", "Seeds of one cell that were measured otherwise than the rest of it are "
@@ -89,7 +238,25 @@ def notes(section: Section, cells: Iterable[Entry]) -> list[tuple[str, str]]:
     if ON_QUERIES in used:
         said.append((ON_QUERIES, "the epoch was selected on the query set, as the papers do: "
                      "these numbers are the highest of several looks at the queries"))  # fmt: skip
-    return [*said, *(("", line) for line in [*_ours(section, told), *_theirs(section, cells)])]
+    lines = [*_below_references(section), *_ours(section, told), *_theirs(section, cells)]
+    return [*said, *(("", line) for line in lines)]
+
+
+def _below_references(section: Section) -> list[str]:
+    """What the reference rows are, and which rows are not above them."""
+    said = []
+    for one in reference_rows(section):
+        below = [
+            f"{section.name_of(row)} at {section.head_of(column)}"
+            for (row, column), entry in entries(section).items()
+            if column in one.values and entry.mean <= one.values[column][0]
+        ]
+        said.append(
+            f"{one.label}: principal components of the same features under random rotations,"
+            f" mean ± sd (n − 1) over {one.draws} rotations; no training, and not ranked. "
+            + (f"Not above it: {', '.join(below)}." if below else "All rows are above it.")
+        )
+    return said
 
 
 def _told(cell: Cell, ways: Sequence[Any]) -> tuple[Found, ...]:
@@ -240,7 +407,14 @@ def _theirs(section: Section, cells: Sequence[Entry]) -> list[str]:
         of = f" for {dataset}" if section.layout.published is not None else ""
         return [f"There are {UNKNOWN}{of}."]
     if all(entry.published is None for entry in cells):
-        return [f"There are {UNKNOWN} for these rows and columns in {found.source}."]
+        none = f"There are {UNKNOWN} for these rows and columns in {found.source}."
+        return [none, *_quoted(section)]
+    shown = dict.fromkeys(row for row, column in numbers_of(section, found))
+    notes_of = [
+        f"{section.name_of(row)}: {found.notes[key_of(section, row)]}"
+        for row in shown
+        if key_of(section, row) in found.notes
+    ]
     said = [f"Published: {found.source} ({found.told()}). Δ: ours less theirs."]
     metrics = {dig(run, "metrics", "conventions", "metric") for one in cells for run in one.told}
     other = elsewhere(section)
@@ -252,4 +426,21 @@ def _theirs(section: Section, cells: Sequence[Entry]) -> list[str]:
             f"These runs are of another setting than the published ones, in {' and '.join(other)}:"
             " Δ does not tell how well the published numbers are reproduced."
         )
+    said += [f"Of the published numbers: {'; '.join(notes_of)}."] * bool(notes_of)
+    return [*said, *_quoted(section)]
+
+
+def _quoted(section: Section) -> list[str]:
+    """The numbers of further published tables for rows and columns of the section."""
+    said = []
+    for name in section.layout.also_published:
+        found = published(name, section.place[0])
+        if found is None or not (numbers := numbers_of(section, found)):
+            continue
+        values = "; ".join(
+            f"{section.name_of(row)} {section.head_of(column)} {value}"
+            + (f" ({note})" if (note := found.notes.get(key_of(section, row))) else "")
+            for (row, column), value in numbers.items()
+        )
+        said.append(f"Also published: {values}. {found.source} ({found.told()}).")
     return said

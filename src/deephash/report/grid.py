@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from deephash.report.rows import Found, is_number
+from deephash.report.rows import Found, dig, is_number
 from deephash.report.table import measured
 from deephash.words import all_typed, typed
 
@@ -29,6 +29,8 @@ class Job:
     state: str = "waiting"
     progress: str = ""  # "3/40" epochs, of one that runs
     error: str = ""  # the first line of its account of a failure
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+    """Under what it ran, by the name of a column: backbone, frozen, weight decay, ..."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Layout:
     row_label: str | None = None
     digits: int = 4
     published: str | None = None  # the table of numbers to stand beside
+    also_published: tuple[str, ...] = ()  # further tables of numbers, quoted below the table
+    also: str | int | None = None  # a further R whose mAP stands beside: a number, or all
     figure: Mapping[str, Any] = field(default_factory=dict)  # x: a key, scale: linear or log
 
 
@@ -69,7 +73,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Section:
-    """One table: runs of one dataset, protocol and choice of settings."""
+    """One table: runs of one dataset, protocol, choice of settings, and fingerprint of data.
+
+    Runs with different fingerprints were measured on different images, so they never share a table.
+    Those that have not finished, or whose report has none, stand where most of the others do.
+    """
 
     sweeps: tuple[str, ...]
     layout: Layout
@@ -80,6 +88,7 @@ class Section:
     columns: tuple[Any, ...]
     cells: Mapping[tuple[Key, Any], Cell]
     fixed: Mapping[str, tuple[str, ...]]  # by sweep, what it sets for all of these runs
+    fingerprint: str | None = None  # of its data, where runs of one place were measured on several
 
     @property
     def jobs(self) -> list[Job]:
@@ -92,8 +101,9 @@ class Section:
     @property
     def title(self) -> str:
         """The dataset and what else sets the section apart, in a line."""
+        data = [] if self.fingerprint is None else [f"data {self.fingerprint[:8]}"]
         return ", ".join([*(str(value) for value in self.place if value is not None),
-                          *self.settings])  # fmt: skip
+                          *self.settings, *data])  # fmt: skip
 
     def name_of(self, row: Key) -> str:
         """A row in words: the values alone where the head of the table says of what."""
@@ -153,7 +163,27 @@ def _parts(rows: tuple[str, ...], sweeps: Sequence[Sweep]) -> Iterable[Section]:
             part = parts.setdefault((place, tuple(sorted(job.settings))), {})
             part.setdefault(job.run, (sweep, job))  # a run that two sweeps share counts once
     for (place, settings), found in parts.items():
-        yield _section(rows, place, settings, list(found.values()))
+        by_data = _by_fingerprint(list(found.values()))
+        for fingerprint, some in by_data.items():
+            apart = fingerprint if len(by_data) > 1 else None
+            yield _section(rows, place, settings, some, apart)
+
+
+def _by_fingerprint(
+    found: Sequence[tuple[Sweep, Job]],
+) -> dict[str, list[tuple[Sweep, Job]]]:
+    """Runs by the data that they were measured on, the most common first."""
+    prints = [fingerprint_of(job) for _, job in found]
+    known = [name for name, _ in Counter(filter(None, prints)).most_common()] or [""]
+    parts: dict[str, list[tuple[Sweep, Job]]] = {name: [] for name in known}
+    for fingerprint, one in zip(prints, found, strict=True):
+        parts[fingerprint or known[0]].append(one)
+    return parts
+
+
+def fingerprint_of(job: Job) -> str:
+    """The fingerprint of the data of a finished run; empty if nothing says it."""
+    return str(dig(job.report or {}, "protocol", "fingerprint") or "")
 
 
 def _section(
@@ -161,6 +191,7 @@ def _section(
     place: Key,
     settings: tuple[str, ...],
     found: Sequence[tuple[Sweep, Job]],
+    fingerprint: str | None = None,
 ) -> Section:
     layout = found[0][0].layout
     keys, cells = rows, _cells(rows, layout.columns, found)
@@ -183,6 +214,7 @@ def _section(
         columns=tuple(_in_order(column for _, column in cells)),
         cells={at: Cell(tuple(jobs)) for at, jobs in cells.items()},
         fixed={name: tuple(sorted(set.intersection(*sets))) for name, sets in fixed.items()},
+        fingerprint=fingerprint,
     )
 
 

@@ -11,7 +11,7 @@ import yaml
 
 from deephash.errors import FileError
 from deephash.files import Kind, expect, finite
-from deephash.report.grid import BITS, Section
+from deephash.report.grid import BITS, Key, Section
 
 TRUST = {
     "primary": "",
@@ -131,20 +131,25 @@ def published(name: str | None, dataset: Any) -> Published | None:
 
 
 def beside(section: Section) -> dict[tuple[Any, Any], float]:
-    """For each cell of a section that has one, its published number.
-
-    There is none where more than the key of the published rows sets rows apart.
-    """
+    """For each cell of a section that has one, its published number."""
     found = published(section.layout.published, section.place[0])
     return {} if found is None else numbers_of(section, found)
 
 
 def numbers_of(section: Section, found: Published) -> dict[tuple[Any, Any], float]:
     """The numbers of a published table that belong to cells of a section."""
-    if len(section.keys) != 1 or section.layout.columns != BITS:
+    if section.layout.columns != BITS:
         return {}
     return {
-        (row, column): found.values[row[0]][column]
+        (row, column): found.values[key_of(section, row)][column]
         for row, column in section.cells
-        if column in found.values.get(row[0], {})
+        if column in found.values.get(key_of(section, row), {})
     }
+
+
+def key_of(section: Section, row: Key) -> Any:
+    """What a row of a section is called in ``published.yaml``.
+
+    The value of its key; where several keys set rows apart, its whole name.
+    """
+    return row[0] if len(section.keys) == 1 else section.name_of(row)

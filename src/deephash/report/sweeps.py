@@ -1,5 +1,6 @@
 """The report of a sweep: its tables, its figures and a page."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,20 +12,23 @@ from markupsafe import Markup
 from deephash.files import make_folder, own_folder, write_text
 from deephash.report import canvas, pairs
 from deephash.report.canvas import Drawing
-from deephash.report.cells import Entry, entries
+from deephash.report.cells import Entry, Reference, conditions, further_metric
 from deephash.report.formats import (
+    Table,
     all_notes,
     csv_of,
+    further_of,
     latex,
     line_of,
     markdown,
-    rows_of_section,
     signed,
+    spread_of,
     value_of,
 )
 from deephash.report.grid import Job, Section, Sweep
 from deephash.report.page import Rows, render, rows_of, shown
 from deephash.report.pairs import Pairs
+from deephash.report.published import published
 from deephash.report.rows import Found, dig, is_number
 from deephash.report.table import measured
 from deephash.report.trends import trend
@@ -45,18 +49,35 @@ class Box:
     rank: int
     marks: str
     state: str
-    beside: str
+    beside: tuple[str, ...]  # lines below the number
 
     @classmethod
-    def of(cls, entry: Entry | None, digits: int) -> "Box":
+    def of(cls, entry: Entry | None, section: Section) -> "Box":
         """The cell as it is shown; empty where the grid has none."""
+        digits = section.layout.digits
         if entry is None:
-            return cls("", "", 0, "", "", "")
-        beside = "" if entry.published is None else f"published {entry.published:.{digits}f}"
-        if entry.difference is not None:
-            beside += f", Δ {signed(entry.difference, digits)}"
+            return cls("", "", 0, "", "", ())
+        lines = []
+        if further := further_of(entry, digits):
+            lines.append(f"{further_metric(section)} {further}")
+        if entry.published is not None:
+            theirs = published(section.layout.published, section.place[0])
+            column = "published" if theirs is None else theirs.column
+            line = f"{column} {entry.published:.{digits}f}"
+            if entry.difference is not None:
+                line += f", Δ {signed(entry.difference, digits)}"
+            lines.append(line)
         value, spread = value_of(entry, digits)
-        return cls(value, spread, entry.rank, " ".join(entry.marks), entry.state, beside)
+        marks = " ".join(entry.marks)
+        return cls(value, spread, entry.rank, marks, entry.state, tuple(lines))
+
+    @classmethod
+    def of_reference(cls, reference: Reference, column: Any, digits: int) -> "Box":
+        """The cell of a reference row."""
+        mean, sd = reference.values.get(column, (math.nan, math.nan))
+        if not math.isfinite(mean):
+            return cls("", "", 0, "", "", ())
+        return cls(f"{mean:.{digits}f}", spread_of(sd, digits), 0, "", "", ())
 
 
 def write_sweeps(
@@ -197,15 +218,26 @@ def _page(
 
 
 def _section(section: Section, drawn: Any, compared: Pairs | None) -> dict[str, Any]:
-    heads, rows = rows_of_section(section)
-    digits = section.layout.digits
+    table, digits = Table.of(section), section.layout.digits
+    rows = [
+        (section.name_of(row), table.kinds.get(row, ""),
+         [Box.of(table.cells.get((row, column)), section) for column in section.columns])
+        for row in section.rows
+    ]  # fmt: skip
+    rows += [
+        (one.label, "shallow",
+         [Box.of_reference(one, column, digits) for column in section.columns])
+        for one in table.references
+    ]  # fmt: skip
     return {
         "title": section.title,
         "plots": [] if drawn is None else [drawn],
         "label": section.row_label,
-        "heads": heads,
-        "rows": [(name, [Box.of(entry, digits) for entry in cells]) for name, cells in rows],
-        "notes": all_notes(section, entries(section), "bold", "underlined"),
+        "kinds": bool(table.kinds),
+        "heads": [section.head_of(column) for column in section.columns],
+        "rows": rows,
+        "conditions": conditions(section),
+        "notes": all_notes(section, table.cells, "bold", "underlined"),
         "pairs": [] if compared is None else pairs.tables(section, compared),
         "said": [] if compared is None else pairs.said(section, compared),
     }
