@@ -112,6 +112,17 @@ def test_frozen_keeps_weights_and_statistics():
     assert free.trunk.bn1.num_batches_tracked == 1
 
 
+def test_dropout_of_a_frozen_network_is_active_in_training_and_batch_norm_is_not():
+    frozen = Torchvision("mobilenet_v3_small", weights="none", frozen=True, dropout=True)
+    assert frozen.stochastic
+    for mode in (True, False):
+        nn.Sequential(frozen).train(mode)
+        training = {type(m) for m in frozen.modules() if m.training}
+        assert training == ({nn.Dropout} if mode else set())
+    assert not Torchvision("resnet18", weights="none", frozen=True, dropout=True).stochastic
+    assert not Torchvision("mobilenet_v3_small", weights="none", frozen=True).stochastic
+
+
 def test_unknown_models_are_told_with_a_near_one():
     with pytest.raises(ConfigError, match=r"no model 'resnet5'.*resnet50"):
         Torchvision("resnet5", weights="none")

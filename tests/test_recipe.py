@@ -242,6 +242,56 @@ def test_views_that_are_none_are_refused(pages, keys, key, says):
     assert says in found[key]
 
 
+@pytest.mark.parametrize(
+    ("count", "views", "backbone", "says"),
+    [
+        (1, 2, {}, "is 1, not a number of views of at least 2. Type method.cached_views=8"),
+        ("many", 2, {}, "is 'many', not a number"),
+        (8, 2, {"frozen": False}, "the backbone is not frozen: its features differ"),
+        (8, 2, {"dropout": True}, "dropout of the backbone is active"),
+        (8, ["test", "test"], {}, "no view is random: features are computed once anyway"),
+        (2, ["train"] * 3, {}, "3 views of an image are of one pipeline"),
+    ],
+)
+def test_fixed_views_that_cannot_be_are_refused(pages, count, views, backbone, says):
+    cfg = with_loss(pages(), "Blind", views=views, cached_views=count)
+    cfg["backbone"] |= {"frozen": True, **backbone}
+    found = dict(recipe_faults(cfg))
+    assert list(found) == ["method.cached_views"]
+    assert says in found["method.cached_views"]
+
+
+def recipe_faults(cfg):
+    """Those of the recipe alone: the tiny backbone has no dropout to be checked."""
+    return [(one.path, f"{one.what} {one.instead}") for one in recipe.problems(cfg)]
+
+
+def test_fixed_views_need_a_method_that_uses_features_alone(pages, monkeypatch):
+    cfg = with_loss(pages(), "Pairs", views=2, cached_views=2)
+    cfg["backbone"]["frozen"] = True
+    assert faults(cfg) == {}
+    monkeypatch.setattr("deephash.methods.composed.Composed.cached_features", False)
+    assert "Composed uses images" in faults(cfg)["method.cached_views"]
+    cfg = pages("method=closed")
+    cfg["method"]["cached_views"] = 4
+    cfg["backbone"]["frozen"] = True
+    assert "method=closed is fitted in closed form" in faults(cfg)["method.cached_views"]
+
+
+def test_fixed_views_make_another_run(pages):
+    """And their name says so."""
+    cfg = with_loss(pages(), "Pairs", views=2, cached_views=None)
+    older = copy.deepcopy(cfg)
+    del older["method"]["cached_views"]
+    assert config.essence(cfg) == config.essence(older)
+    cfg["method"]["cached_views"] = 8
+    assert config.essence(cfg) != config.essence(older)
+    name = config.run_name(
+        cfg, parse_all(["+method.cached_views=8", "trainer.feature_store=false"])
+    )
+    assert name.endswith("seed0,method.cached_views=8")
+
+
 def test_a_dataset_may_have_further_pipelines(pages):
     cfg = with_loss(pages(), "Pairs", views=["strong", "train"])
     cfg["dataset"]["transforms"]["strong"] = [

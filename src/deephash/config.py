@@ -83,7 +83,7 @@ Of the options of parts (nodes with a ``_target_``) the default of the construct
 option must have the default that keeps what was done before.
 """
 
-ABSENT = {"optimizer.lr_scale": None, "method.passes": "stacked"}
+ABSENT = {"optimizer.lr_scale": None, "method.passes": "stacked", "method.cached_views": None}
 """Keys that a configuration may lack, and the value that means the same."""
 
 UNNAMED = (

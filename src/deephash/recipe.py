@@ -5,9 +5,9 @@ Importing this module costs nothing heavy; its functions import the classes that
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from deephash.bounds import Count, NonNegative
+from deephash.bounds import Count, Interval, NonNegative
 from deephash.targets import arguments, locate
 from deephash.validate import REMOVED, Part, Problem, advice, assignment, check_value, problem
 
@@ -15,8 +15,8 @@ PARTS = ("relaxation", "codebook", "similarity", "loss")
 """Parts that the constructor of a method may ask for, beside its encoder."""
 
 RESERVED = frozenset({
-    "_target_", "name", "paper", "authors", "venue", "year", "views", "passes", "streams", "head",
-    *PARTS,
+    "_target_", "name", "paper", "authors", "venue", "year", "views", "cached_views", "passes",
+    "streams", "head", *PARTS,
 })  # fmt: skip
 """Keys of ``method`` that are no options of the class that ``method._target_`` names."""
 
@@ -107,7 +107,7 @@ def problems(cfg: Mapping[str, Any]) -> list[Problem]:
                     f" and {has.source} needs {has.views}.",
                     f"Type {key}={has.views}, or the name of a pipeline for each view.")
         )  # fmt: skip
-    return result + _of_learning(cfg, has) + _of_rates(cfg)
+    return result + _of_cached_views(cfg, has) + _of_learning(cfg, has) + _of_rates(cfg)
 
 
 def num_views(method: Mapping[str, Any]) -> int:
@@ -142,6 +142,62 @@ def _of_views(cfg: Mapping[str, Any]) -> list[Problem]:
         instead = advice("method.passes", Passes, "stacked", method["passes"])
         result.append(Problem("method.passes", wrong, instead))
     return result
+
+
+def _of_cached_views(cfg: Mapping[str, Any], has: Declared) -> list[Problem]:
+    """Check ``method.cached_views``, and that each epoch would encode other views without it."""
+    method, backbone, key = cfg["method"], cfg["backbone"], "method.cached_views"
+    count = method.get("cached_views")
+    if count is None:
+        return []
+    leave_out = f"Leave it out, or type {key}=null."
+    if problem(count, Annotated[int, Interval(2)]) is not None:
+        what = f"is {count!r}, not a number of views of at least 2."
+        return [Problem(key, what, f"Type {key}=8, or {key}=null for new views in each epoch.")]
+    names, transforms = view_names(method), cfg["dataset"]["transforms"]
+    kind = locate(backbone["_target_"], "backbone")
+
+    def option(name: str) -> Any:
+        parameter = arguments(kind).get(name)
+        return backbone.get(name, getattr(parameter, "default", False))
+
+    random = {
+        name
+        for name in names
+        if any(getattr(locate(step["_target_"], "dataset.transforms"), "random", False)
+               for step in transforms[name])
+    }  # fmt: skip
+    most = max((names.count(name) for name in random), default=0)
+    whole = method_class(method)
+    faults = (
+        (
+            option("frozen") is not True,
+            "the backbone is not frozen: its features differ from step to step.",
+            f"Type backbone.frozen=true, or {key}=null.",
+        ),
+        (
+            option("dropout") is True,
+            "dropout of the backbone is active: features differ from step to step.",
+            f"Type backbone.dropout=false, or {key}=null.",
+        ),
+        (option("output") == "tokens", "the backbone gives tokens: too many to keep.", leave_out),
+        (not has.learns, f"method={method['name']} is fitted in closed form.", leave_out),
+        (
+            not getattr(whole, "cached_features", False),
+            f"{whole.__name__} uses images, not their features alone.",
+            leave_out,
+        ),
+        (not random, "no view is random: features are computed once anyway.", leave_out),
+        (
+            count < most,
+            f"{most} views of an image are of one pipeline: they must differ.",
+            f"Type {key}={most} or more.",
+        ),
+    )
+    for wrong, what, instead in faults:
+        if wrong:
+            return [Problem(key, f"is {count}, and {what}", instead)]
+    return []
 
 
 def _of_parts(method: Mapping[str, Any]) -> list[Problem]:

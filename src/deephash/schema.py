@@ -238,6 +238,8 @@ class Method(Node):
     # a number, or the pipeline of each view
     views: Loose[int | list[str]] = field(default=1, metadata=OPTIONAL)
     streams: Loose[int] = field(default=1, metadata=OPTIONAL)
+    # on a frozen backbone: random views are drawn from so many of each image, encoded once
+    cached_views: Loose[int | None] = field(default=None, metadata=OPTIONAL)
     passes: Loose[str] = field(default="stacked", metadata=OPTIONAL)  # separate: one for each view
 
 

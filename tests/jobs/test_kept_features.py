@@ -1,14 +1,16 @@
 """Runs that keep features of a frozen backbone in the cache, and others that use them."""
 
 import copy
+import json
 import logging
 
 import pytest
 import torch
 
-from deephash import targets
+from deephash import build, targets
 from deephash.data import feature_store
 from deephash.engine.trainer import Trainer
+from deephash.jobs import training
 from deephash.models.backbones import Tiny
 from tests.jobs.test_method_kinds import (
     DARK,
@@ -19,6 +21,7 @@ from tests.jobs.test_method_kinds import (
     train,
     unequal,
 )
+from tests.pages import typed
 from tests.recipes import Frozen
 
 
@@ -55,7 +58,7 @@ def test_runs_of_other_methods_bits_and_seeds_compute_nothing(tmp_path, capsys):
     assert (seen, len(entries(tmp_path))) == (1797, 1)
     assert report["training"]["encode_images_per_second"] > 0
     capsys.readouterr()
-    others = [page("method=csq", "model.nbit=16"), page("seed=3"), page(loss="Blind"), closed()]
+    others = [page("method=csq", "model.nbit=16", "seed=3"), closed()]
     for number, cfg in enumerate(others):
         cfg["backbone"]["weights"] = str(tmp_path / "weights.pt")
         _, report, seen = run(tmp_path, f"other {number}", plain_views(cfg))
@@ -82,27 +85,32 @@ def test_results_do_not_depend_on_the_store(tmp_path, options):
     assert len(entries(tmp_path)) == (2 if options else 1)
 
 
-def test_what_features_depend_on_makes_another_entry(tmp_path):
-    def brighter(cfg):
-        cfg["dataset"]["transforms"]["test"].append(DARK)
+def test_what_features_depend_on_is_in_the_key(tmp_path):
+    cfg = page()
+    backbone = Tiny(width=4)
 
-    def wider(cfg):
-        cfg["backbone"]["width"] = 8
+    def key(backbone=backbone, device="cpu", **changes):
+        changed = copy.deepcopy(cfg)
+        for name, values in changes.items():
+            changed[name] |= values
+        store = training.feature_store(typed(changed), backbone, torch.device(device))
+        return json.dumps(store.encoder, sort_keys=True)
 
-    def reseeded(cfg):
-        cfg["seed"] = 1  # random weights
-
-    def halved(cfg):
-        cfg["trainer"]["eval_batch_size"] = 128
-
-    def coarser(cfg):
-        cfg["trainer"]["precision"] = "bf16"
-
-    for number, change in enumerate([lambda cfg: None, brighter, wider, reseeded, halved, coarser]):
-        cfg = page()
-        change(cfg)
-        assert run(tmp_path, str(number), cfg, epochs=1)[2] == 500 + 1797  # views are random
-        assert len(entries(tmp_path)) == number + 1
+    other = Tiny(width=4)
+    changes = [
+        {"backbone": other}, {"device": "cuda"}, {"trainer": {"precision": "bf16"}},
+        {"trainer": {"channels_last": False}}, {"trainer": {"compile": True}},
+    ]  # fmt: skip
+    assert len({key(), *(key(**one) for one in changes)}) == len(changes) + 1
+    same = [{"trainer": {"batch_size": 7, "epochs": 3}}, {"model": {"nbit": 16}},
+            {"paths": {"outputs": "elsewhere"}}]  # fmt: skip
+    assert {key(), *(key(**one) for one in same)} == {key()}
+    cfg["backbone"] |= {"weights": "elsewhere.pth", "frozen": False}  # the digest says it all
+    before = key()
+    cfg["backbone"] |= {"weights": "none", "frozen": True}
+    assert key() == before
+    cfg["backbone"]["width"] = 8
+    assert key() != before
 
 
 def test_quick_work_leaves_no_files(tmp_path, monkeypatch):
@@ -172,3 +180,68 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, caplog):
     assert "the features of the frozen backbone are not kept" in caplog.text
     assert unequal(expected, found) == []
     assert seen >= 1797
+
+
+# fixed views
+
+
+def of_views(views=2, count=3, **keys):
+    return page(loss="Pairs", views=views, cached_views=count, **keys)
+
+
+def test_two_view_runs_draw_from_fixed_views(tmp_path, capsys):
+    """With the store and without, and another result than from new views in each epoch."""
+    expected, report, seen = run(tmp_path, "without", of_views(), feature_store=False)
+    assert seen == 1797 + 3 * 500
+    assert "views are drawn from 3" in capsys.readouterr().out
+    assert report["training"]["cached_views"] == 3
+    found, _, _ = run(tmp_path, "filling", of_views())
+    assert unequal(expected, found) == []
+    found, _, seen = run(tmp_path, "reading", of_views())
+    assert unequal(expected, found) == []
+    assert seen == 0
+    html = (tmp_path / "reading" / report["run"] / "report.html").read_text()
+    assert "3 fixed views of each image under each random pipeline" in html
+    other, report, _ = run(tmp_path, "new views", page(loss="Pairs", views=2))
+    assert unequal(expected, other) != []
+    assert report["training"]["cached_views"] is None
+
+
+def test_a_run_on_fixed_views_resumes_to_the_bit(tmp_path, monkeypatch):
+    expected = run(tmp_path, "straight", of_views())[0]
+    fit = Trainer.fit
+
+    def killed(self, *arguments):
+        self.epochs = 1
+        fit(self, *arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "fit", killed)
+        run(tmp_path, "resumed", of_views())
+    assert unequal(expected, run(tmp_path, "resumed", of_views())[0]) == []
+
+
+# dropout
+
+
+def test_active_dropout_sees_images_in_training(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Frozen, "stochastic", True, raising=False)
+    _, _, seen = run(tmp_path, "run", plain_views(page()))
+    assert seen == 2 * 500 + 1797
+    assert "for all evaluations" in capsys.readouterr().out
+
+
+def test_dropout_of_a_frozen_network_draws_anew_in_each_step():
+    cfg = plain_views(page())
+    cfg["backbone"] = {"_target_": "deephash.models.backbones.Torchvision",
+                       "name": "squeezenet1_0", "weights": "none", "frozen": True,
+                       "dropout": True}  # fmt: skip
+    for dropout in (True, False):
+        cfg["backbone"]["dropout"] = dropout
+        method = build.method(typed(cfg), 10, 500).train()
+        images = torch.randn(2, 3, 32, 32)
+        with torch.no_grad():
+            one, two = method.encoder.features(images), method.encoder.features(images)
+        assert torch.equal(one, two) is not dropout
+        assert method.encoder.backbone.stochastic is dropout

@@ -390,14 +390,35 @@ class DataModule:
         draw = generator(self.seed, "augment", epoch)
         labels = self._labels_of_training() if self.reads_labels else None
         if self.features is not None and self.features.views:
-            tables = [self.features.views[name] for name, _ in self.view_transforms]
-            for index, features in self._rows_of(tables, self._order(epoch)):
+            for index, features in self._rows_of(self._tables(epoch), self._order(epoch)):
                 yield Batch(features, None if labels is None else labels(index), index)
             return
         for index, pixels in self._walk(rows, self._order(epoch), self._training):
             views = [transform(pixels, draw) for _, transform in self.view_transforms]
             images = self._stacked(views) if len(views) > 1 else _only(views)
             yield Batch(images, None if labels is None else labels(index), index)
+
+    def _tables(self, epoch: int) -> list[Table]:
+        """For each view the features that the images have in an epoch, by place in the split.
+
+        Of n fixed views each view of an image takes one, chosen at random by seed and epoch; views
+        of one pipeline take different ones.
+        """
+        served = _ready(self.features)
+        names = [name for name, _ in self.view_transforms]
+        tables = [served.views[name] for name in names]
+        for name, pipeline in dict(self.view_transforms).items():
+            if not pipeline.random:
+                continue
+            table, draws = served.views[name], _ready(served.draws)
+            numbers = generator(self.seed, "cached_views", epoch, name)
+            drawn = torch.rand(len(table.places), draws, generator=numbers)
+            order = drawn.argsort(dim=1, stable=True)
+            of_name = [at for at, other in enumerate(names) if other == name]
+            for column, at in enumerate(of_name):
+                places = table.places + order[:, column] * (len(table.rows) // draws)
+                tables[at] = replace(table, places=places)
+        return tables
 
     def _stacked(self, views: list[Tensor]) -> Tensor:
         """Stack views of a batch: several (b, 3, H, W) to (b, V, 3, H, W).
@@ -443,6 +464,7 @@ class DataModule:
         width: int,
         train: bool,
         store: FeatureStore | None = None,
+        draws: int | None = None,
     ) -> "Features | None":
         """Compute the features of all images once, and serve them in place of images from now on.
 
@@ -453,8 +475,11 @@ class DataModule:
         Args:
             compute: images (b, 3, H, W) on the device to features (b, D).
             width: D.
-            train: whether training batches have features; no view may be random then.
+            train: whether training batches have features.
             store: where features are kept for other runs; None to keep none.
+            draws: n, fixed views of each training image under each random pipeline, in place of
+                new ones in each epoch; None if no view is random. What they are depends on the
+                pipeline and the place of the image, not on `seed`.
 
         Returns:
             What is served from now on; None if nothing is, because the features would take more
@@ -470,7 +495,7 @@ class DataModule:
             for name, pipeline in pipelines.items()
             if not pipeline.equals(self.test_transform)
         }
-        count = max(len(rows), self.num_trainable if others else 0)
+        count = max(len(rows), self.num_trainable * (draws or 1) if others else 0)
         always = count * width * torch.float32.itemsize > self.resident_limit_bytes
         store = store if self._content(rows) is not None else None
         if always and store is None:
@@ -483,7 +508,8 @@ class DataModule:
             trained = replace(evaluated, places=place[torch.from_numpy(split.train)], computed=0)
             views = dict.fromkeys(pipelines, trained)
             for name, pipeline in others.items():
-                table = self._table(compute, width, pipeline, self.train_rows, store, always)
+                fixed = (name, _ready(draws)) if pipeline.random else None
+                table = self._table(compute, width, pipeline, self.train_rows, store, always, fixed)
                 place = torch.full((len(split.train),), -1)
                 place[self._trainable] = torch.arange(self.num_trainable)
                 views[name] = replace(table, places=place)
@@ -495,7 +521,7 @@ class DataModule:
         tables = [evaluated, *(views[name] for name in others)]
         count, computed = sum(len(one.rows) for one in tables), sum(one.computed for one in tables)
         seconds = time.perf_counter() - began
-        self.features = Features(views, evaluated, count, computed, seconds)
+        self.features = Features(views, evaluated, count, computed, seconds, draws)
         return self.features
 
     def _content(self, rows: np.ndarray) -> str | None:
@@ -516,17 +542,28 @@ class DataModule:
         rows: np.ndarray,
         store: FeatureStore | None,
         always: bool,
+        fixed: tuple[str, int] | None = None,
     ) -> Table:
-        """Features of some images, by row, under a pipeline without randomness."""
+        """Features of some images, by row.
+
+        `fixed` is the name of a random pipeline and n, its fixed views of each image: all first
+        views come first, then all second ones, ...
+        """
         every = torch.from_numpy(rows)
+        name, draws = fixed or ("", 1)
+        count = draws * len(rows)
 
         def blocks(start: int) -> Iterator[Tensor]:
-            batches = list(torch.split(torch.arange(start, len(rows)), self.eval_batch_size))
-            for _, pixels in self._walk(every, batches):
-                yield compute(pipeline(pixels)).float()
+            first, start = divmod(start, len(rows))
+            for draw in range(first, draws):
+                batches = torch.split(torch.arange(start, len(rows)), self.eval_batch_size)
+                for batch, (_, pixels) in zip(batches, self._walk(every, batches), strict=True):
+                    numbers = fixed and generator(0, "cached_views", name, draw, int(batch[0]))
+                    yield compute(pipeline(pixels, numbers)).float()
+                start = 0
 
         if store is None or pipeline.settings is None:
-            found, computed = in_memory(blocks(0), len(rows), width, self.device)
+            found, computed = in_memory(blocks(0), count, width, self.device)
         else:
             content = {
                 "dataset": self.name,
@@ -534,9 +571,9 @@ class DataModule:
                 "pipeline": pipeline.settings,
                 "batch": self.eval_batch_size,
             }
-            found, computed = store.load(
-                content, len(rows), width, blocks, self.device, always=always
-            )
+            if fixed:
+                content |= {"name": name, "views": draws}
+            found, computed = store.load(content, count, width, blocks, self.device, always=always)
         if not always:
             found = found.to(self.device)
         return Table(found, torch.arange(len(rows)), computed)
@@ -617,7 +654,7 @@ class DataModule:
         return [torch.cat(batch) for batch in zip(*parts, strict=True)][: self.steps]
 
     def _walk(
-        self, rows: Tensor, batches: list[Tensor], held: Tensor | None = None
+        self, rows: Tensor, batches: Sequence[Tensor], held: Tensor | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Places (b,) int64 and inputs (b, ...), both on the device, batch by batch.
 
@@ -630,7 +667,7 @@ class DataModule:
         """
         if not batches:
             return
-        order = torch.cat(batches)
+        order = torch.cat(list(batches))
         places = torch.split(to_device(order, self.device), [len(one) for one in batches])
         if held is None and not self._resident:
             coming = ahead(lambda index: self._gather(rows[index]), batches)
@@ -670,6 +707,7 @@ class Features:
         count: features in all.
         computed: how many of them were computed now; the others were in the store.
         seconds: that computing and reading them took.
+        draws: n, fixed views of each image in the tables of random pipelines.
     """
 
     views: Mapping[str, Table]
@@ -677,6 +715,7 @@ class Features:
     count: int
     computed: int
     seconds: float
+    draws: int | None = None
 
 
 def gathered(tables: Sequence[Table], rows: Sequence[Tensor]) -> Tensor:

@@ -193,7 +193,8 @@ def _serve_features(
 ) -> float:
     """Let the data serve features of a frozen backbone where each epoch would compute the same.
 
-    Evaluations use them in any case, training if no view is random.
+    Evaluations use them in any case; training does if no view is random, or random ones are drawn
+    from fixed ones, and no dropout is active.
 
     Returns:
         The seconds that it took.
@@ -203,8 +204,10 @@ def _serve_features(
     vectors = getattr(encoder.backbone, "output", "features") == "features"
     if not (frozen and vectors) or (learns and not method.cached_features):
         return 0.0
+    stochastic = getattr(encoder.backbone, "stochastic", False)
     encoder.eval()
-    train = learns and not data.random
+    fixed = cfg.method.cached_views
+    train = learns and not stochastic and (fixed is not None or not data.random)
 
     def compute(images: Tensor) -> Tensor:
         with evaluation.autocast():
@@ -212,13 +215,15 @@ def _serve_features(
 
     width: Any = encoder.backbone.out_features
     store = feature_store(cfg, encoder.backbone, data.device) if cfg.trainer.feature_store else None
-    served = data.serve_features(compute, width, train=train, store=store)
+    served = data.serve_features(compute, width, train=train, store=store, draws=fixed)
     if served is None:
         log.warning("the features of a frozen backbone would take more than %d GiB: each epoch"
                     " computes them anew", data.resident_limit_bytes >> 30)  # fmt: skip
         return 0.0
     encoder.takes_features = True
-    why = "the backbone is frozen and no view is random" if train else "the backbone is frozen"
+    why = "the backbone is frozen"
+    if train:
+        why += f" and views are drawn from {fixed}" if fixed else " and no view is random"
     uses = "all epochs and evaluations" if train else "all evaluations"
     print(f"{why}: {served.computed:,} features were computed once, in {served.seconds:.1f} s,"
           f" for {uses}" if served.computed else
@@ -351,6 +356,7 @@ def _report(
             "data_share": now.data_seconds / now.train_seconds if now.train_seconds else None,
             "encode_images_per_second": rate,
             "batch_size": settings.batch_size,
+            "cached_views": cfg.method.cached_views,
             "precision": settings.precision.value,
             "compile": settings.compile,
             "graph": settings.graph,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from deephash import program
 from deephash.bounds import Interval, Name
 from deephash.errors import ConfigError, DataError
+from deephash.models.dropout import dropouts, train_dropout_alone
 from deephash.models.weights import fill, read_file
 
 T = TypeVar("T")
@@ -36,7 +37,8 @@ class Torchvision(nn.Module):
         dropout: whether the model's own dropout and stochastic depth are active in training. They
             are not in RelaHash's reference code; in that of OrthoHash, DPN, GreedyHash and CSQ they
             are.
-        frozen: keep the weights and the statistics of batch norm as loaded.
+        frozen: keep the weights and the statistics of batch norm as loaded. Dropout, if active,
+            stays active in training.
 
     Attributes:
         out_features: D.
@@ -107,8 +109,16 @@ class Torchvision(nn.Module):
         near = ", ".join(difflib.get_close_matches(name, known, n=3)) or "alexnet, resnet50"
         return [("name", f"torchvision has no model {name!r}.", f"Did you mean {near}?")]
 
+    @property
+    def stochastic(self) -> bool:
+        """Whether the frozen network has active dropout: its features are random in training."""
+        return self.frozen and bool(dropouts(self.trunk))
+
     def train(self, mode: bool = True) -> "Torchvision":
-        return super().train(mode and not self.frozen)
+        super().train(mode and not self.frozen)
+        if self.frozen:
+            train_dropout_alone(self.trunk, mode)
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.trunk(images).flatten(1)

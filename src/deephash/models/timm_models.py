@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from deephash.bounds import Interval, Name, Pixels
 from deephash.errors import ConfigError, DataError, DeephashError
 from deephash.extras import import_extra
+from deephash.models.dropout import dropouts, train_dropout_alone
 from deephash.models.weights import fill, read_file
 
 Rate = Annotated[float, Interval(0, 1, below=True)]
@@ -65,7 +66,8 @@ class Timm(nn.Module):
         dropout: whether dropout and stochastic depth are active in training.
         drop_rate: rate of the dropout.
         drop_path_rate: rate of the stochastic depth.
-        frozen: keep the weights and the statistics of batch norm as loaded.
+        frozen: keep the weights and the statistics of batch norm as loaded. Dropout, if active,
+            stays active in training.
         preprocessing: ``model`` (the dataset's transforms take mean, standard deviation,
             interpolation and image size from timm's configuration of the model), or ``dataset``
             (they stay as they are). It changes the configuration, not this module.
@@ -206,8 +208,16 @@ class Timm(nn.Module):
         declared = _declared(str(options["name"]))
         return declared if size is None else InputConfig(**{**vars(declared), "size": size})
 
+    @property
+    def stochastic(self) -> bool:
+        """Whether the frozen network has active dropout: its features are random in training."""
+        return self.frozen and bool(dropouts(self.trunk))
+
     def train(self, mode: bool = True) -> "Timm":
-        return super().train(mode and not self.frozen)
+        super().train(mode and not self.frozen)
+        if self.frozen:
+            train_dropout_alone(self.trunk, mode)
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
         if self.side is not None and images.shape[-2:] != (self.side, self.side):

@@ -228,6 +228,10 @@ def training_rows(training: Mapping[str, Any]) -> Rows:
             value = f"{value} ({clock(seconds)})"
         if name == "data share" and training["data_share"] is not None:
             name, value = "waiting for data", f"{training['data_share']:.1%}"
+        if name == "cached views":
+            if training["cached_views"] is None:
+                continue
+            value = f"{value} fixed views of each image under each random pipeline, encoded once"
         rows.append((name, value))
     return rows
 

@@ -1,0 +1,322 @@
+"""The store of features: entries, what is in their keys, fixed views; and served tables."""
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from deephash.data import feature_store
+from deephash.data.datamodule import DataModule
+from deephash.data.feature_store import FeatureStore, entries, map_private, sweep
+from deephash.data.sources import Digits
+from deephash.data.splits import PerClass
+from deephash.data.transforms import Normalize, Pipeline, RandomHorizontalFlip, RandomShift
+from deephash.errors import DataError, WriteError
+
+WIDTH = 6
+SHIFT = [{"_target_": "RandomShift", "pixels": 2}]
+FLIP = [{"_target_": "RandomHorizontalFlip"}]
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.setattr(feature_store, "SECONDS", 0.0)
+    return FeatureStore(tmp_path / "cache", {"weights": "0123"})
+
+
+class Network:
+    """Features that depend on each pixel, and a count of the images seen."""
+
+    def __init__(self):
+        self.weight = torch.randn(192, WIDTH, generator=torch.Generator().manual_seed(0))
+        self.seen = 0
+
+    def __call__(self, images):
+        self.seen += len(images)
+        return images.flatten(1) @ self.weight
+
+
+def digits(views=("train",), seed=0, batch=64, **pipelines):
+    made = {
+        "weak": Pipeline([RandomShift(2)], SHIFT),
+        "strong": Pipeline([RandomShift(2)], SHIFT),
+        "flipped": Pipeline([RandomHorizontalFlip(0.5)], FLIP),
+        **pipelines,
+    }
+    data = DataModule(
+        "digits", Digits(), PerClass(queries=10, train=20), "per_class", Pipeline([], []),
+        Pipeline([], []), batch_size=32, eval_batch_size=batch, views=list(views), seed=seed,
+        more_transforms=made,
+    )  # fmt: skip
+    data.setup("cpu")
+    return data
+
+
+def served(data, store=None, train=True, draws=None):
+    network = Network()
+    features = data.serve_features(network, WIDTH, train, store, draws)
+    assert features.computed == network.seen
+    return features
+
+
+def test_features_are_those_of_the_images_with_and_without_the_store(store):
+    data = digits()
+    expected = [Network()(batch.flat()) for batch in data.train(0)]
+    for one in (None, store, store):
+        data = digits()
+        features = served(data, one)
+        assert features.count == 1797
+        for batch, rows in zip(data.train(0), expected, strict=True):
+            assert batch.images.shape == (32, 1, WIDTH)
+            torch.testing.assert_close(batch.flat(), rows)
+    assert features.computed == 0
+    assert len(entries(store.folder)) == 1
+
+
+def test_what_images_are_is_in_the_key(store):
+    served(digits(), store)
+    darker = Pipeline([Normalize(mean=[0.5] * 3, std=[0.5] * 3)], [{"_target_": "Normalize"}])
+    assert served(digits(["darker"], darker=darker), store).computed == 200  # those that train
+    assert served(digits(batch=32), store).computed == 1797
+    other = digits()
+    object.__setattr__(other._images, "inputs", 255 - other.images.inputs)
+    assert served(other, store).computed == 1797
+    other = digits()
+    object.__setattr__(other._images, "stamp", "files")
+    assert served(other, store).computed == 1797
+    assert served(digits(seed=3), store).computed == 0
+    assert len(entries(store.folder)) == 5
+
+
+def test_a_pipeline_of_unknown_settings_is_not_kept(store):
+    for _ in range(2):
+        data = digits(["train"])
+        data.test_transform.settings = None
+        computed = served(data, store).computed
+    assert computed == 1797  # and not those that train, whose pipeline is known
+
+
+def test_quick_work_is_not_kept(store, monkeypatch):
+    monkeypatch.setattr(feature_store, "SECONDS", 10.0)
+    assert served(digits(), store).computed == 1797
+    assert not store.folder.exists()
+
+
+def test_work_is_kept_that_takes_long(store, monkeypatch):
+    """The time of the second batch counts, since the first one warms up."""
+    monkeypatch.setattr(feature_store, "SECONDS", 10.0)
+
+    def blocks(seconds):
+        def made(start):
+            for number in range(start // 10, 100):
+                time.sleep(seconds[min(number, 2)])
+                yield torch.full((10, 2), float(number))
+
+        return made
+
+    for name, seconds, kept in (("a", (0.2, 0.0, 0.0), 0), ("b", (0.0, 0.11, 0.0), 1)):
+        rows, computed = store.load({"name": name}, 1000, 2, blocks(seconds))
+        assert (computed, len(entries(store.folder))) == (1000, kept)
+        assert torch.equal(rows[:, 0], torch.arange(1000).div(10, rounding_mode="floor").float())
+
+
+def test_an_interrupted_entry_goes_on(store, monkeypatch):
+    monkeypatch.setattr("deephash.data.feature_files.FLUSH", 1)
+    starts = []
+
+    def blocks(start):
+        starts.append(start)
+        for row in range(start, 10, 2):
+            if row == 6 and len(starts) == 1:
+                raise KeyboardInterrupt
+            yield torch.full((2, 3), float(row))
+
+    with pytest.raises(KeyboardInterrupt):
+        store.load({}, 10, 3, blocks)
+    rows, computed = store.load({}, 10, 3, blocks)
+    assert starts[-1] == 6
+    assert computed == 4
+    assert torch.equal(rows[:, 0], torch.tensor([0, 0, 2, 2, 4, 4, 6, 6, 8, 8.0]))
+    assert store.load({}, 10, 3, blocks)[1] == 0
+
+
+def test_of_several_processes_one_computes(store):
+    """Threads stand for them: a lock keeps out threads of the same process too."""
+    results = []
+
+    def blocks(start):
+        for _ in range(start, 4):
+            time.sleep(0.05)
+            yield torch.ones(1, 2)
+
+    def load():
+        results.append(store.load({}, 4, 2, blocks, always=True)[1])
+
+    threads = [threading.Thread(target=load) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == [0, 0, 4]
+    assert [path.name for path in store.folder.iterdir()] == [entries(store.folder)[0].name]
+
+
+def test_files_that_cannot_be_locked(store, monkeypatch):
+    plain = feature_store.Lock.wait
+
+    def unlocked(path, purpose):
+        lock = plain(path, purpose)
+        lock.exclusive = False
+        return lock
+
+    monkeypatch.setattr(feature_store.Lock, "wait", unlocked)
+    assert store.load({}, 2, 2, lambda start: iter([torch.ones(2, 2)]))[1] == 2
+    assert store.load({}, 2, 2, lambda start: iter([torch.ones(2, 2)]))[1] == 0
+    assert len(list(store.folder.iterdir())) == 1
+
+
+def test_features_that_are_not_finite_are_refused(store):
+    with pytest.raises(DataError, match="NaN or infinite features of image 1"):
+        store.load({}, 2, 1, lambda start: iter([torch.tensor([[1.0], [float("nan")]])]))
+
+
+def test_a_folder_that_cannot_be_written(store, caplog):
+    store.folder.write_text("a file")
+    rows, computed = store.load({}, 2, 1, lambda start: iter([torch.ones(2, 1)]))
+    assert (rows.tolist(), computed) == ([[1.0], [1.0]], 2)
+    assert "are not kept" in caplog.text
+    with pytest.raises(WriteError):
+        store.load({}, 2, 1, lambda start: iter([torch.ones(2, 1)]), always=True)
+
+
+def test_parts_that_nobody_goes_on_with_are_removed(tmp_path):
+    for name in ("features-old", "features-new", "features-whole"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "features-whole" / "features.json").write_text("{}")
+    for path in (*tmp_path.rglob("*"),):
+        if path.name != "features-new":
+            os.utime(path, (0, 0))
+    sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["features-new", "features-whole"]
+
+
+def test_what_is_written_to_a_mapped_array_stays_in_memory(tmp_path):
+    np.save(tmp_path / "a.npy", np.arange(6.0).reshape(2, 3))
+    mapped = map_private(tmp_path / "a.npy")
+    mapped[:] = 7
+    assert np.load(tmp_path / "a.npy").tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_more_than_fits_is_gathered_from_the_disk(store):
+    expected = digits(["train", "flipped"])
+    served(expected, draws=2)
+    data = digits(["train", "flipped"])
+    data.resident_limit_bytes = 1000
+    served(data, store, draws=2)
+    assert len(entries(store.folder)) == 2
+    for one, two in zip(expected.train(1), data.train(1), strict=True):
+        assert torch.equal(one.images, two.images)
+    assert digits().serve_features(Network(), WIDTH, True) is not None
+    data = digits()
+    data.resident_limit_bytes = 1000
+    assert data.serve_features(Network(), WIDTH, True) is None
+
+
+# fixed views
+
+
+def views_of(data, epoch=0):
+    """For each place the views (V, D) that it had in an epoch."""
+    return {int(place): batch.images[row]
+            for batch in data.train(epoch)
+            for row, place in enumerate(batch.index)}  # fmt: skip
+
+
+def rows_of(data, name):
+    """The n fixed views of each place: (n, N, D)."""
+    return data.features.views[name].rows.view(data.features.draws, -1, WIDTH)
+
+
+def test_views_are_drawn_anew_in_each_epoch_and_differ(store):
+    data = digits(["weak", "weak", "test"])
+    features = served(data, store, draws=4)
+    assert features.count == 1797 + 4 * 200
+    fixed = rows_of(data, "weak")
+    seen = {}
+    for epoch in range(12):
+        for place, views in views_of(data, epoch).items():
+            chosen = [int((fixed[:, place] == view).all(dim=1).nonzero()[0]) for view in views[:2]]
+            same = torch.equal(fixed[chosen[0], place], fixed[chosen[1], place])
+            assert chosen[0] != chosen[1] or same
+            seen.setdefault(place, set()).update(chosen)
+    counts = np.array([len(one) for one in seen.values()])
+    assert counts.mean() > 3.5  # of 4; equal shifts count once
+    plain = digits(["test"])
+    served(plain)
+    for place, views in views_of(data).items():
+        assert torch.equal(views[2], plain.features.views["test"].rows[
+            plain.features.views["test"].places[place]
+        ])  # fmt: skip
+
+
+def test_fixed_views_do_not_depend_on_the_seed_and_choices_do(store):
+    one, two = digits(["weak"], seed=0), digits(["weak"], seed=1)
+    served(one, store, draws=3)
+    assert served(two, store, draws=3).computed == 0
+    again = digits(["weak"], seed=0)
+    served(again, draws=3)
+    assert torch.equal(rows_of(again, "weak"), rows_of(one, "weak"))
+    first, second, third = views_of(one), views_of(two), views_of(again)
+    assert all(torch.equal(first[place], third[place]) for place in first)
+    both = first.keys() & second.keys()
+    assert not all(torch.equal(first[place], second[place]) for place in both)
+
+
+def test_pipelines_of_two_names_have_draws_of_their_own(store):
+    data = digits(["weak", "strong"])
+    served(data, store, draws=2)
+    weak, strong = rows_of(data, "weak"), rows_of(data, "strong")
+    assert not torch.equal(weak, strong)
+    assert not torch.equal(weak[0], weak[1])
+    assert len(entries(store.folder)) == 3
+
+
+def test_each_fixed_view_is_one_that_the_pipeline_makes():
+    data = digits(["flipped"])
+    served(data, draws=2)
+    plain = digits()
+    pixels = torch.from_numpy(plain.images.inputs[plain.split.train]).float() / 255
+    straight, mirrored = Network()(pixels), Network()(pixels.flip(-1))
+    fixed = rows_of(data, "flipped")
+    close = [(fixed - one).abs().amax(dim=2) < 1e-4 for one in (straight, mirrored)]
+    assert (close[0] | close[1]).all()
+    assert 0.4 < close[1].float().mean() < 0.6
+
+
+def test_interrupted_fixed_views_go_on_with_the_same_draws(store, monkeypatch):
+    monkeypatch.setattr("deephash.data.feature_files.FLUSH", 1)
+    expected = digits(["weak"])
+    served(expected, draws=3)
+
+    class Interrupted(Network):
+        def __call__(self, images):
+            if self.seen > 1797 + 400:  # within the third view of three
+                raise KeyboardInterrupt
+            return super().__call__(images)
+
+    with pytest.raises(KeyboardInterrupt):
+        digits(["weak"]).serve_features(Interrupted(), WIDTH, True, store, 3)
+    data = digits(["weak"])
+    assert served(data, store, draws=3).computed < 200
+    assert torch.equal(rows_of(expected, "weak"), rows_of(data, "weak"))
+
+
+def test_notes_are_read_by_people(store):
+    served(digits(), store)
+    (entry,) = entries(Path(store.folder))
+    notes = (entry / "features.json").read_text()
+    assert '"dataset": "digits"' in notes
