@@ -722,6 +722,8 @@ def _check_recipe(cfg: Mapping[str, Any]) -> list[Fault]:
         )  # fmt: skip
     head = recipe.class_of(method, "head")
     smallest: int = getattr(head, "smallest_batch", 1)
+    if (by_options := getattr(head, "smallest_batch_of", None)) is not None:
+        smallest = by_options(method["head"])
     if head is not None and trainer["batch_size"] < smallest:
         faults.append(
             Fault("trainer.batch_size", f"is {trainer['batch_size']}, and {head.__name__}, the"

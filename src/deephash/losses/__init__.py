@@ -12,9 +12,11 @@ A loss is a module ``(Output, Batch) -> Terms``: named, weighted scalars, whose 
 {'lmcl': 0.6931}
 """
 
+from deephash.losses.contrastive import nt_xent, position_pairs
 from deephash.losses.cross_entropy import CrossEntropy
 from deephash.losses.labels import even_target, first_label, labelled, similar, tie_vector, vote
 from deephash.losses.lmcl import LMCL
+from deephash.losses.matching import CosineMatching
 from deephash.losses.memory import PairMemory
 from deephash.losses.pairwise import PairwiseLikelihood
 from deephash.records import Batch, Output, Terms
@@ -22,6 +24,7 @@ from deephash.records import Batch, Output, Terms
 __all__ = [
     "LMCL",
     "Batch",
+    "CosineMatching",
     "CrossEntropy",
     "Output",
     "PairMemory",
@@ -30,6 +33,8 @@ __all__ = [
     "even_target",
     "first_label",
     "labelled",
+    "nt_xent",
+    "position_pairs",
     "similar",
     "tie_vector",
     "vote",

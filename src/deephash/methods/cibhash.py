@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from deephash.bounds import NonNegative, Positive
+from deephash.losses.contrastive import nt_xent
 from deephash.records import Batch, Output, Terms
 
 EPSILON = 1e-8
@@ -56,25 +56,6 @@ class ContrastiveBottleneck(nn.Module):
             both = bernoulli_divergence(one, other) + bernoulli_divergence(other, one)
             terms["divergence"] = self.divergence / 2 * both
         return terms
-
-
-def nt_xent(codes: Tensor, temperature: float) -> Tensor:
-    """Compute the NT-Xent loss of two views: cross-entropy of finding an image's other view.
-
-    The candidates of a row are all other rows; their logits are cosines divided by the temperature.
-    With one image there is no other candidate, and the loss is 0. SimCLR (Chen et al., ICML 2020),
-    Eq. (1).
-
-    Args:
-        codes: (2 B, K), all images of one view, then all of the other.
-        temperature: tau.
-    """
-    code = F.normalize(codes)
-    logits = code @ code.T / temperature
-    itself = torch.eye(len(code), dtype=torch.bool, device=code.device)
-    logits = logits.masked_fill(itself, -torch.inf)
-    other = torch.arange(len(code), device=code.device).roll(len(code) // 2)
-    return F.cross_entropy(logits, other)
 
 
 def bernoulli_divergence(p: Tensor, q: Tensor) -> Tensor:

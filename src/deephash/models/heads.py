@@ -1,6 +1,7 @@
 """Hash heads: features ``(N, D)`` to real-valued codes ``(N, K)``; ``z >= 0`` are the bits."""
 
-from typing import Annotated, ClassVar
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -44,15 +45,16 @@ class Linear(nn.Module):
 
 
 class BatchNorm(Linear):
-    """A linear layer without bias, then batch normalisation: the head of OrthoHash and RelaHash.
+    """A linear layer, then batch normalisation: the head of OrthoHash and RelaHash.
 
     In training the code of an image depends on its batch, which must have at least two images.
 
     Args:
         in_features: D.
         nbit: K.
-        init_std: standard deviation of the initial weights.
+        init_std: standard deviation of the initial weights; None: PyTorch's default.
         momentum: of the running statistics, as in PyTorch: the weight of the new batch.
+        bias: whether the linear layer has a bias (SDC), which the normalisation then subtracts.
 
     Attributes:
         smallest_batch: images that a training batch must have.
@@ -72,8 +74,9 @@ class BatchNorm(Linear):
         nbit: int,
         init_std: NonNegative | None = 0.01,
         momentum: Momentum = 0.1,
+        bias: bool = False,
     ) -> None:
-        super().__init__(in_features, nbit, bias=False, init_std=init_std)
+        super().__init__(in_features, nbit, bias=bias, init_std=init_std)
         self.norm = nn.BatchNorm1d(nbit, momentum=momentum)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -82,10 +85,10 @@ class BatchNorm(Linear):
 
 
 class MLP(nn.Sequential):
-    """Hidden layers, each with ReLU and dropout, then a linear layer.
+    """Hidden layers, each with an activation and dropout, then a linear layer.
 
     The head in the code of CSQ's authors has two hidden layers as wide as the features, that of
-    CIBHash one of width 1024.
+    CIBHash one of width 1024. SDC's has one with GELU, and batch normalisation of the codes.
 
     Args:
         in_features: D.
@@ -93,10 +96,16 @@ class MLP(nn.Sequential):
         hidden: number of hidden layers.
         dropout: probability, between the hidden layers.
         width: of the hidden layers; None: D.
+        activation: ``relu`` or ``gelu``.
+        batch_norm: whether batch normalisation follows the last layer. A training batch then needs
+            at least two images.
 
     Example:
         >>> [type(layer).__name__ for layer in MLP(in_features=512, nbit=32, hidden=1)]
         ['Linear', 'ReLU', 'Linear']
+        >>> head = MLP(in_features=512, nbit=32, hidden=1, activation="gelu", batch_norm=True)
+        >>> [type(layer).__name__ for layer in head]
+        ['Linear', 'GELU', 'Linear', 'BatchNorm1d']
     """
 
     def __init__(
@@ -106,12 +115,23 @@ class MLP(nn.Sequential):
         hidden: Layers = 2,
         dropout: Dropout = 0.0,
         width: Width | None = None,
+        activation: Literal["relu", "gelu"] = "relu",
+        batch_norm: bool = False,
     ) -> None:
         layers: list[nn.Module] = []
         size = in_features
         for at in range(hidden):
-            layers += [nn.Linear(size, width or in_features), nn.ReLU(inplace=True)]
+            layers.append(nn.Linear(size, width or in_features))
+            layers.append(nn.ReLU(inplace=True) if activation == "relu" else nn.GELU())
             size = width or in_features
             if dropout and at + 1 < hidden:
                 layers.append(nn.Dropout(dropout))
-        super().__init__(*layers, nn.Linear(size, nbit))
+        layers.append(nn.Linear(size, nbit))
+        if batch_norm:
+            layers.append(nn.BatchNorm1d(nbit))
+        super().__init__(*layers)
+
+    @staticmethod
+    def smallest_batch_of(options: Mapping[str, Any]) -> int:
+        """Return how many images a training batch must have, for options of the constructor."""
+        return 2 if options.get("batch_norm") else 1

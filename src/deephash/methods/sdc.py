@@ -1,0 +1,230 @@
+"""SDC, BMVC 2023.
+
+Ng et al., "Unsupervised Hashing with Similarity Distribution Calibration".
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from scipy import special
+from torch import Tensor, nn
+
+from deephash.bounds import NonNegative, Positive
+from deephash.errors import ConfigError
+from deephash.losses.contrastive import nt_xent
+from deephash.losses.matching import pair_cosines
+from deephash.losses.quantization import quantization
+from deephash.records import Batch, Output, Terms
+
+
+class SimilarityCalibration(nn.Module):
+    r"""Give the code similarities of a batch the ranks of the feature similarities.
+
+    .. math:: L = w_r \frac1P \sum_p | s_{(p)} - C_p | +
+              w_q \frac1N \sum_i \left( 1 - \cos(v_i, \mathrm{sign}\, v_i) \right), \qquad
+              C_p = 2 F^{-1}\!\left( \tfrac{2p - 1}{2P} \right) - 1
+
+    s are the cosines of the codes v of P pairs of images, ordered by the cosines of the images'
+    features: s_(1) belongs to the pair whose features differ most. F is the distribution function
+    of Beta(alpha, beta), so the values C_p cover [-1, 1] whatever the feature similarities are. Of
+    these only the rank is used; pairs of equal similarity keep the order of the batch.
+
+    Pairs are formed by position, the first half of the batch with the second (``position_pairs``).
+    The last row of an odd batch is in no pair, but in the quantization term. A batch of one image
+    has no pair: the first term is 0. The sign of 0 is +1, as in retrieval. Features are detached,
+    and no label is read. Reads ``z`` (N, K), the v, and ``features`` (N, D).
+
+    Args:
+        reconstruction: w_r, weight of the first term.
+        reconstruction_form: of the differences s - C. ``l1``: absolute value. ``l2``: square.
+            ``relu``: what exceeds C.
+        calibration: the distribution of C. ``beta``: Beta on [-1, 1]. ``gaussian``: N(0, std^2),
+            cut to [-1, 1], the range of cosines.
+        beta_ab: alpha and beta.
+        beta_a: alpha; None: `beta_ab`. Give both or none of `beta_a` and `beta_b`.
+        beta_b: beta.
+        std: standard deviation of ``gaussian``.
+        clamp: negative C become 0: no pair is pulled below orthogonal codes.
+        quantization: w_q.
+        quantization_form: ``cosine``, or a mean over all entries of v - sign v: ``l1`` absolute,
+            ``l2`` squared, ``l3`` cubed.
+
+    Raises:
+        ConfigError: only one of `beta_a` and `beta_b` is given.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [1.0, 2.0]])
+        >>> v = torch.tensor([[2.0, 1.0], [1.0, -1.0], [1.0, -2.0], [3.0, 1.0]])
+        >>> terms = SimilarityCalibration()(Output.of(v, features=x), Batch.of(None))
+        >>> {name: round(term.item(), 4) for name, term in terms.items()}
+        {'reconstruction': 0.2236, 'quantization': 0.0521}
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"z", "features"})
+    views: ClassVar[int] = 1
+    labels: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        reconstruction: NonNegative = 1.0,
+        reconstruction_form: Literal["l1", "l2", "relu"] = "l1",
+        calibration: Literal["beta", "gaussian"] = "beta",
+        beta_ab: Positive = 5.0,
+        beta_a: Positive | None = None,
+        beta_b: Positive | None = None,
+        std: Positive = 0.3,
+        clamp: bool = False,
+        quantization: NonNegative = 1.0,
+        quantization_form: Literal["cosine", "l1", "l2", "l3"] = "cosine",
+    ) -> None:
+        super().__init__()
+        for key, what, instead in self.refused({"beta_a": beta_a, "beta_b": beta_b}):
+            raise ConfigError(f"{key}  {what} {instead}")
+        self.reconstruction = reconstruction
+        self.reconstruction_form = reconstruction_form
+        self.calibration = calibration
+        self.beta_a = beta_ab if beta_a is None else beta_a
+        self.beta_b = beta_ab if beta_b is None else beta_b
+        self.std = std
+        self.clamp = clamp
+        self.quantization = quantization
+        self.quantization_form = quantization_form
+        self._targets: dict[tuple[int, torch.device, torch.dtype], Tensor] = {}
+
+    @staticmethod
+    def refused(options: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+        """Return what is wrong with the options: key, fault and what to type instead."""
+        a, b = options.get("beta_a"), options.get("beta_b")
+        if (a is None) == (b is None):
+            return []
+        key, other = ("beta_a", "beta_b") if b is None else ("beta_b", "beta_a")
+        what = f"is given without {other}."
+        return [(key, what, f"Give {other} too, or beta_ab alone, which stands for both.")]
+
+    def forward(self, output: Output, batch: Batch) -> Terms:
+        terms = {}
+        if self.reconstruction:
+            terms["reconstruction"] = self.reconstruction * self.difference(output)
+        if self.quantization:
+            form = self.quantization_form
+            terms["quantization"] = self.quantization * quantization(output.z, form)
+        return terms
+
+    def difference(self, output: Output) -> Tensor:
+        """Compute the difference between the ordered code similarities and C: a scalar."""
+        order = pair_cosines(output.require("features").detach(), self.views).argsort(stable=True)
+        s = pair_cosines(output.z, self.views)[order]
+        gap = s - self.targets(len(s), s.device, s.dtype)
+        if self.reconstruction_form == "relu":
+            gap = gap.relu()
+        else:
+            gap = gap.abs() if self.reconstruction_form == "l1" else gap.square()
+        return gap.sum() / max(len(gap), 1)
+
+    def targets(
+        self, pairs: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """Return the target similarities C in ascending order, (P,), computed once for each P.
+
+        Args:
+            pairs: P.
+            device: where they are used, and kept.
+            dtype: of the result; they are computed in float64.
+
+        Example:
+            >>> SimilarityCalibration(beta_ab=1).targets(4)
+            tensor([-0.7500, -0.2500,  0.2500,  0.7500])
+        """
+        key = pairs, torch.device(device), dtype
+        if key not in self._targets:
+            middles = (np.arange(pairs) + 0.5) / max(pairs, 1)
+            if self.calibration == "beta":  # the inverse of its distribution function
+                values = 2 * special.betaincinv(self.beta_a, self.beta_b, middles) - 1
+            else:
+                values = (self.std * special.ndtri(middles)).clip(-1, 1)
+            if self.clamp:
+                values = values.clip(min=0)
+            self._targets[key] = torch.from_numpy(values).to(device, dtype)
+        return self._targets[key]
+
+
+class ContrastiveCalibration(SimilarityCalibration):
+    r"""Calibration on two views of each image, and a contrastive loss of the two.
+
+    .. math:: L = w_r L_r + w_q L_q + w_c \, \mathrm{NTXent}(v_i, v_j; \tau)
+
+    The rows are [view 1 of the batch; view 2 of the batch]. Pairs by position are formed within
+    each view: the first quarter of the rows with the second, the third with the fourth. Rows beyond
+    four times the length of a quarter are in no pair, but in the other terms.
+
+    Args:
+        contrast: w_c.
+        temperature: tau.
+        contrast_on: ``codes``: of the codes v (the authors' code). ``features``: of the backbone's
+            features, as in the paper's algorithm; the term is then a constant if the backbone is
+            frozen.
+        reconstruction: see `SimilarityCalibration`, as all that follow.
+        reconstruction_form: ``l1``, ``l2`` or ``relu``.
+        calibration: ``beta`` or ``gaussian``.
+        beta_ab: alpha and beta.
+        beta_a: alpha alone.
+        beta_b: beta alone.
+        std: standard deviation of ``gaussian``.
+        clamp: negative C become 0.
+        quantization: w_q.
+        quantization_form: ``cosine``, ``l1``, ``l2`` or ``l3``.
+
+    Raises:
+        ConfigError: only one of `beta_a` and `beta_b` is given.
+
+    Example:
+        >>> loss = ContrastiveCalibration(temperature=1.0)
+        >>> z = torch.eye(2)  # two images in two equal views
+        >>> output = Output.of(torch.cat([z, z]), features=torch.cat([z, z]))
+        >>> terms = loss(output, Batch.of(None, num_views=2))
+        >>> round(terms["contrast"].item(), 4)  # log(1 + 2 e^-1)
+        0.5514
+    """
+
+    views: ClassVar[int] = 2
+
+    def __init__(
+        self,
+        contrast: NonNegative = 1.0,
+        temperature: Positive = 0.3,
+        contrast_on: Literal["codes", "features"] = "codes",
+        reconstruction: NonNegative = 1.0,
+        reconstruction_form: Literal["l1", "l2", "relu"] = "l1",
+        calibration: Literal["beta", "gaussian"] = "beta",
+        beta_ab: Positive = 5.0,
+        beta_a: Positive | None = None,
+        beta_b: Positive | None = None,
+        std: Positive = 0.3,
+        clamp: bool = True,
+        quantization: NonNegative = 1.0,
+        quantization_form: Literal["cosine", "l1", "l2", "l3"] = "cosine",
+    ) -> None:
+        super().__init__(
+            reconstruction,
+            reconstruction_form,
+            calibration,
+            beta_ab,
+            beta_a,
+            beta_b,
+            std,
+            clamp,
+            quantization,
+            quantization_form,
+        )
+        self.contrast = contrast
+        self.temperature = temperature
+        self.contrast_on = contrast_on
+
+    def forward(self, output: Output, batch: Batch) -> Terms:
+        terms = dict(super().forward(output, batch))
+        if self.contrast:
+            rows = output.z if self.contrast_on == "codes" else output.require("features")
+            terms["contrast"] = self.contrast * nt_xent(rows, self.temperature)
+        return terms
