@@ -12,17 +12,28 @@ import torch
 from hydra import compose, initialize_config_dir
 from scipy.sparse import csr_array
 
-from deephash import build, config, jobs, schema, targets
+from deephash import build, config, jobs, recipe, schema, targets
 from deephash.data.sources import Digits
 from deephash.engine import checkpoint
 from deephash.engine.trainer import Trainer
 from deephash.errors import ConfigError, DataError
 from deephash.jobs import training
+from tests.methods import worked
 from tests.pages import typed
 from tests.recipes import Frozen
 
 CONF = Path(__file__).parents[2] / "conf"
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+
+
+def reads_labels(name):
+    found = worked.page("method", name)
+    loss = found["parts"].get("loss")
+    node = {"_target_": found["_target_"]} if "_target_" in found else {}
+    node |= {"loss": worked.page("loss", loss)} if loss else {}
+    return recipe.declared(node).labels
+
+
 SMALL = ["dataset=digits", "trainer.device=cpu", "trainer.epochs=2", "trainer.eval_every=1",
          "logger=quiet", "model.nbit=8"]  # fmt: skip
 DARK = {"_target_": "deephash.data.transforms.Normalize", "mean": [1.0] * 3, "std": [0.5] * 3}
@@ -55,7 +66,8 @@ def page(*words, backbone="Frozen", loss=None, **keys):
 
 def plain_views(cfg):
     """Take what is random out of the views."""
-    cfg["dataset"]["transforms"]["train"] = cfg["dataset"]["transforms"]["test"]
+    transforms = cfg["dataset"]["transforms"]
+    cfg["dataset"]["transforms"] = dict.fromkeys(transforms, transforms["test"])
     return cfg
 
 
@@ -179,11 +191,27 @@ def removed(images):
     return replace(images, labels=csr_array((len(images), 0), dtype=bool), classes=())
 
 
-LABEL_FREE = {
-    "one view": {"loss": "Blind"},
-    "two views": {"loss": "Pairs", "views": 2, "passes": "separate"},
-    "closed form": None,
-}
+def of_kind(kind):
+    """A configuration by the name of a kind, or of a recipe."""
+    if kind == "one view":
+        return page(loss="Blind")
+    if kind == "two views":
+        return page(loss="Pairs", views=2, passes="separate")
+    if kind == "closed form":
+        return closed()
+    cfg = page(f"method={kind}")
+    cfg["trainer"]["batch_size"] = 50
+    if not recipe.declared(cfg["method"]).learns:
+        cfg["trainer"]["epochs"] = 0
+    return cfg
+
+
+FREE = [name for name in METHODS if not reads_labels(name)]
+LABEL_FREE = ["one view", "two views", "closed form", *FREE]
+
+
+def test_methods_without_labels_are_known():
+    assert {"sdc", "sdc_simclr", "ugh", "bihalf", "cibhash", "itq"} <= set(FREE)
 
 
 @pytest.mark.parametrize("kind", LABEL_FREE)
@@ -193,15 +221,14 @@ def test_labels_do_not_matter_to_what_reads_none(tmp_path, kind):
     def weights(name, change):
         with pytest.MonkeyPatch.context() as patch:
             relabelled(change, patch)
-            options = LABEL_FREE[kind]
-            cfg = drawn(closed() if options is None else page(**options))
+            cfg = drawn(of_kind(kind))
             report = train(tmp_path / name, cfg)
         return {**saved(tmp_path / name, report)["method"], "steps": report["training"]["steps"]}
 
     expected = weights("whole", lambda images: images)
-    steps = expected.pop("steps")
-    assert steps == (0 if LABEL_FREE[kind] is None else 2 * (200 // 50))
-    for change in (permuted, thinned, removed):
+    steps, learns = expected.pop("steps"), recipe.declared(of_kind(kind)["method"]).learns
+    assert steps == (2 * (200 // 50) if learns else 0)
+    for change in (permuted, removed) if kind in FREE else (permuted, thinned, removed):
         found = weights(change.__name__, change)
         assert found.pop("steps") == steps
         assert unequal(expected, found) == [], change.__name__
@@ -325,7 +352,8 @@ def test_terms_of_every_method_are_those_of_images(name):
         batches.append(next(data.train(0)))
         terms.append(method.train()(batches[-1]))
     views = batches[0].num_views
-    assert batches[1].images.shape == (50, views, method.encoder.backbone.out_features)
+    shape = (page_.trainer.batch_size, views, method.encoder.backbone.out_features)
+    assert batches[1].images.shape == shape
     assert torch.equal(batches[0].index, batches[1].index)
     for key, value in terms[0].items():
         torch.testing.assert_close(terms[1][key], value, rtol=1e-4, atol=1e-6)

@@ -13,7 +13,16 @@ from deephash.engine.schedules import Constant
 from deephash.engine.trainer import Trainer
 from deephash.overrides import parse_all
 from deephash.records import Batch
-from tests.methods.worked import CONF, LEARNING, LOSSES, METHODS, OWNERS, loss_class, page
+from tests.methods.worked import (
+    CONF,
+    LEARNING,
+    LOSSES,
+    METHODS,
+    OWNERS,
+    loss_class,
+    page,
+    unfrozen,
+)
 from tests.pages import typed
 
 SCORED = [name for name in METHODS if "similarity" in page("method", name)["parts"]]
@@ -55,11 +64,28 @@ def test_every_recipe_has_a_test_file_of_its_own():
 
 
 @pytest.mark.parametrize("name", LEARNING)
-def test_it_builds_and_gradients_reach_all_that_learns(name, built, composed, batch_for):
-    method = built(f"method={name}")
-    total(method, batch_for(composed(f"method={name}"))).backward()
+def test_it_builds_and_gradients_reach_all_that_learns(name, composed, batch_for):
+    """Also a backbone that the recipe freezes."""
+    cfg = unfrozen(composed(f"method={name}"))
+    assert config.check(cfg) == []
+    method = build.method(typed(cfg), num_classes=10, num_train=500)
+    total(method, batch_for(cfg)).backward()
     assert untouched(method) == []
     assert all(p.grad is not None and p.grad.norm() > 0 for p in method.parameters())
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_a_frozen_backbone_stays_as_it_is(name, composed, batch_for):
+    cfg = composed(f"method={name}")
+    cfg["backbone"]["frozen"] = True
+    method = build.method(typed(cfg), 10, 500).train()
+    before = {key: value.clone() for key, value in method.encoder.backbone.state_dict().items()}
+    total(method, batch_for(cfg)).backward()
+    assert all(p.grad is None for p in method.encoder.backbone.parameters())
+    assert all(p.grad is not None for p in method.parameters() if p.requires_grad)
+    assert "backbone" not in method.param_groups()
+    assert all(torch.equal(before[key], value)
+               for key, value in method.encoder.backbone.state_dict().items())  # fmt: skip
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -119,6 +145,7 @@ def test_weights_are_drawn_from_the_seed_alone(name, built):
 @pytest.mark.parametrize("name", LEARNING)
 def test_the_backbone_learns_at_a_tenth_of_the_rate(name, composed):
     cfg = composed(f"method={name}", "optimizer.lr=0.01", "optimizer.backbone_scale=0.1")
+    cfg = unfrozen(cfg)
     method = build.method(typed(cfg), 10, 500)
     rate = {
         id(p): group["lr"]

@@ -61,6 +61,12 @@ def loss_class(name):
     return config.locate(page("loss", name)["_target_"])
 
 
+def unfrozen(cfg):
+    """A folded configuration whose backbone is trained, also where the recipe freezes it."""
+    cfg["backbone"].pop("frozen", None)
+    return cfg
+
+
 LEARNING = [name for name in METHODS if method_class(name).learns]
 """The recipes that are trained by gradients."""
 

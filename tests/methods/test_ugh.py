@@ -1,0 +1,113 @@
+"""Unsupervised GreedyHash: values by hand, loops, odd and degenerate batches."""
+
+import math
+
+import pytest
+import torch
+
+from deephash import build, config
+from deephash.losses.matching import CosineMatching
+from deephash.methods.ugh import UnsupervisedGreedy
+from deephash.models.relaxations import Sign
+from deephash.overrides import parse_all
+from tests.methods.unlabelled import V, X, cosine, drawn, gradient_of, pairs, sign, terms_of
+from tests.pages import typed
+
+
+def matching(bits, x, centered=False):
+    rows = x.tolist()
+    if centered:
+        mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+        rows = [[v - m for v, m in zip(row, mean, strict=True)] for row in rows]
+    gaps = [cosine(bits[i], bits[j]) - cosine(rows[i], rows[j]) for i, j in pairs(len(rows))]
+    return sum(gap * gap for gap in gaps) / len(gaps)
+
+
+def penalty(z, power=3):
+    each = [abs(abs(x) - 1) ** power for row in z.tolist() for x in row]
+    return sum(each) / len(each)
+
+
+def test_the_worked_example():
+    """The bits of both pairs have cosine 0: .9487^2 / 2 = .45; penalty (1 + 1 + 8) / 8 = 1.25."""
+    found = terms_of(UnsupervisedGreedy(), V, X, Sign())
+    assert found["matching"] == pytest.approx(0.45, abs=1e-6)
+    assert found["penalty"] == pytest.approx(0.125, abs=1e-6)
+    assert sum(found.values()) == pytest.approx(0.575, abs=1e-6)
+
+
+def test_the_gradient_of_the_penalty():
+    """alpha 3 (|h| - 1)^2 sign(|h| - 1) sign(h) / (N K); bits of a cosine at its extreme add 0."""
+    z = torch.tensor([[2.0, 1.5], [0.5, -3.0]], dtype=torch.float64)
+    found = gradient_of(UnsupervisedGreedy(penalty=0.4), z, z, Sign())
+    gap = z.abs() - 1
+    own = 0.4 * 3 * gap**2 * gap.sign() * z.sign() / 4
+    bits = torch.where(z >= 0, 1.0, -1.0).double().requires_grad_()
+    target = torch.cosine_similarity(z[:1], z[1:])
+    (torch.cosine_similarity(bits[:1], bits[1:]) - target).square().mean().backward()
+    torch.testing.assert_close(found, own + bits.grad)
+
+
+@pytest.mark.parametrize("rows", [8, 9, 2, 3])
+@pytest.mark.parametrize("target", ["raw", "centered"])
+def test_it_is_the_loop(rows, target):
+    """The last row of an odd batch is in no pair, and in the penalty."""
+    z, x = drawn(rows, 1), drawn(rows, 2, 5).relu()
+    found = terms_of(UnsupervisedGreedy(target, penalty=0.3, power=2.5), z, x, Sign())
+    bits = [[sign(v) for v in row] for row in z.tolist()]
+    assert found["matching"] == pytest.approx(matching(bits, x, target == "centered"), abs=1e-9)
+    assert found["penalty"] == pytest.approx(0.3 * penalty(z, 2.5), abs=1e-9)
+
+
+def test_an_odd_row_counts_in_the_penalty_alone():
+    z, x = drawn(5, 1), drawn(5, 2)
+    changed = z.clone()
+    changed[4] = 7.0
+    one, two = (terms_of(UnsupervisedGreedy(), some, x, Sign()) for some in (z, changed))
+    assert one["matching"] == two["matching"] and one["penalty"] != two["penalty"]
+
+
+def test_the_centered_target_may_be_negative():
+    """Features of a ReLU have no negative cosine; less their mean they have."""
+    x = torch.tensor([[1.0, 0.1], [1.0, 0.1], [0.1, 1.0], [0.1, 1.0]], dtype=torch.float64)
+    opposite = torch.tensor([[1.0, 1], [1, 1], [-1, -1], [-1, -1]], dtype=torch.float64)
+    assert terms_of(CosineMatching("centered"), opposite, x)["matching"] == pytest.approx(0)
+    assert terms_of(CosineMatching("raw"), opposite, x)["matching"] > 1
+
+
+def test_zero_has_a_bit_or_none():
+    z, x = [[0.0, 1], [1, 1]], [[1.0, 0], [1, 0]]
+    assert terms_of(UnsupervisedGreedy(penalty=0), z, x, Sign()) == {"matching": pytest.approx(0)}
+    ternary = terms_of(UnsupervisedGreedy(penalty=0), z, x, Sign(sign_of_zero=0))
+    assert ternary["matching"] == pytest.approx((math.sqrt(0.5) - 1) ** 2)
+
+
+@pytest.mark.parametrize("target", ["raw", "centered"])
+@pytest.mark.parametrize(
+    "rows", [[[0.0] * 4] * 6, [[1.0, 2, 3, 4]] * 6, [[1.0, -2, 0, 4]], [[1.0, 2, 0, 0]] * 2]
+)
+def test_degenerate_batches_are_finite(rows, target):
+    loss = UnsupervisedGreedy(target)
+    for x in (rows, [[0.0] * 4] * len(rows)):
+        found = terms_of(loss, rows, x, Sign())
+        assert all(math.isfinite(term) for term in found.values())
+        assert gradient_of(loss, rows, x, Sign()).isfinite().all()
+        assert len(rows) > 1 or found["matching"] == 0
+
+
+def test_the_recipe(composed):
+    cfg = composed("method=ugh")
+    method = build.method(typed(cfg), 10, 500)
+    assert (method.loss.penalty, method.loss.power, method.loss.target) == (0.1, 3.0, "raw")
+    shapes = [tuple(p.shape) for p in method.encoder.head.parameters()]
+    assert shapes == [(16, 512), (16,)]
+    assert cfg["optimizer"]["weight_decay"] == 1e-5 and cfg["backbone"]["frozen"]
+    words = ["method=ugh", "method.views=2"]
+    (fault,) = config.check(composed(*words), parse_all(words))
+    assert fault.key == "method.views" and "UnsupervisedGreedy needs 1" in fault.what
+
+
+def test_real_values_are_refused(composed):
+    words = ["method=ugh", "relaxation=tanh"]
+    (fault,) = config.check(composed(*words), parse_all(words))
+    assert fault.key == "loss" and "bits, not real values" in fault.what
