@@ -40,8 +40,9 @@ def recipe(name: str) -> dict[str, Any]:
             found |= recipe(entry)
         else:
             ((key, option),) = entry.items()
-            if "@" in key:
-                found["parts"][key.rpartition("@")[2].removeprefix("method.")] = option
+            part = key.rpartition("@")[2].removeprefix("method.")
+            if part in PARTS:
+                found["parts"][part] = option
     return found
 
 
