@@ -194,7 +194,16 @@ COUNTS = {
     "fig7_margin": (11, 11),
     "fig8_beta": (11, 11),
     "fig9_batch_size": (7, 7),
+    "sdc_table1": (36, 36),
+    "sdc_calibration": (20, 10),
+    "sdc_contrastive": (4, 2),
+    "shallow": (72, 18),
+    "cibhash_beta": (5, 5),
+    "unsupervised": (162, 162),
 }
+RELAHASH = [name for name in NAMES if name.startswith(("table", "fig"))]
+SHALLOW = ("lsh", "pcah", "pca_rr", "itq", "sh", "imh")
+TWO_VIEWS = ("sdc_simclr", "cibhash", "nsh")
 
 
 def test_every_sweep_is_counted_here():
@@ -206,7 +215,8 @@ def test_how_many_jobs_each_has_and_says_it_has(name):
     whole, digits = COUNTS[name]
     assert len(jobs_of(name)) == whole
     assert len(jobs_of(name, "dataset=digits")) == digits
-    assert len(jobs_of(name, "seed=0,1,2")) == 3 * whole
+    seeds = 1 if name == "unsupervised" else 3
+    assert len(jobs_of(name, "seed=0,1,2")) == seeds * whole
     text = (SWEEPS / f"{name}.yaml").read_text()
     assert f" {whole} jobs" in text and f"-m +sweep={name}" in text
     assert digits == whole or f" {digits} jobs" in text
@@ -297,7 +307,71 @@ def test_figures_7_to_9(name, axis, values, settled):
         assert constant(jobs, key) == value
 
 
-@pytest.mark.parametrize("name", NAMES)
+def test_the_distributions_of_sdc():
+    """A Gaussian does not read the parameter of the Beta distribution: one job, not nine."""
+    jobs = jobs_of("sdc_calibration", "dataset=cifar10")
+    axes = ("method.loss.calibration", "method.loss.beta_ab", "method", "model.nbit")
+    assert picked(jobs, *axes) == {
+        *(("beta", value, "sdc", "64") for value in
+          ("0.2", "0.5", "0.7", "1", "2", "3", "5", "7", "10")),
+        ("gaussian", "5", "sdc", "64"),
+    }  # fmt: skip
+
+
+def test_one_table_of_sdc_has_one_protocol_backbone_and_selection():
+    jobs = jobs_of("sdc_table1")
+    assert constant(jobs, "backbone") == "vgg16" and constant(jobs, "evaluation.top") == "1000"
+    assert picked(jobs, "method", "dataset.protocol", "trainer.select_on") == {
+        *((method, None, "query") for method in ("ugh", "bihalf", "cibhash", "sdc_simclr", "sdc")),
+        *((method, None, None) for method in SHALLOW),
+        ("nsh", "59k", "query"),
+    }  # fmt: skip
+    digits = jobs_of("sdc_table1", "dataset=digits")
+    assert constant(digits, "backbone") is None and constant(digits, "dataset.protocol") is None
+
+
+def test_all_methods_see_the_same_features():
+    jobs = jobs_of("unsupervised")
+    settled = {"backbone.frozen": "true", "trainer.select_on": "last", "evaluation.top": "1000",
+               "evaluation.tops": "[all]", "backbone": "vgg16"}  # fmt: skip
+    for key, value in settled.items():
+        assert constant(jobs, key) == value
+    found = multirun.grid(Sheet.read(SWEEPS, "unsupervised"), [])
+    assert all("~settings" in texts(job) for job in found.jobs)
+    views = {(job["method"], job.get("method.views"), job.get("method.cached_views"))
+             for job in jobs}  # fmt: skip
+    assert views == {
+        (method, *((None, "8") if method in TWO_VIEWS else ("[test]", None)))
+        for method in ("relahash", "orthohash", "csq", "dpn", "greedyhash", "hashnet", "ugh",
+                       "bihalf", "sdc", *TWO_VIEWS, *SHALLOW)
+    }  # fmt: skip
+    typed = jobs_of("unsupervised", "backbone=alexnet")
+    assert constant(typed, "backbone") == "alexnet"
+    digits = jobs_of("unsupervised", "dataset=digits")
+    assert constant(digits, "backbone") is None and not any("settings" in job for job in digits)
+
+
+def test_closed_forms_and_the_divergence():
+    jobs = jobs_of("shallow")
+    assert picked(jobs, "method", "model.nbit") == set(itertools.product(SHALLOW, BITS[:3]))
+    assert picked(jobs, "dataset", "evaluation.top") == {
+        ("cifar10", "1000"), ("imagenet100", None), ("nuswide21", None), ("coco", None)
+    }  # fmt: skip
+    (axis,) = {"method.loss.divergence"}
+    assert [job[axis] for job in jobs_of("cibhash_beta")] == ["0", "0.0001", "0.001", "0.01", "0.1"]
+    assert picked(jobs_of("sdc_contrastive"), "method", "dataset") == set(
+        itertools.product(("sdc", "sdc_simclr"), ("cifar10", "imagenet100"))
+    )
+
+
+def test_points_that_rules_make_the_same_stand_once():
+    where = [{"if": {"a": "2"}, "then": {"b": 0}}]
+    assert grids.points({"a": ["1", "2"], "b": ["0", "1", "2"]}, where) == [
+        *({"a": "1", "b": value} for value in "012"), {"a": "2", "b": "0"}
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RELAHASH)
 def test_the_two_regimes_are_exact(name, composed):
     """Tables 2 and 3 stop early; all else trains 100 epochs and looks at every 10th."""
     stops = name in ("table2_beta", "table3_batch_size")
@@ -329,10 +403,11 @@ def test_what_a_report_is_told_is_there(name):
     sheet = yaml.safe_load((SWEEPS / f"{name}.yaml").read_text())
     report = sheet["report"]
     axes = {key for key, value in sheet["params"].items() if isinstance(value, list)}
-    assert report["rows"] in axes
+    rows = report["rows"] if isinstance(report["rows"], list) else [report["rows"]]
+    assert set(rows) <= axes
     assert report["columns"] == "model.nbit" and report["figure"]["x"] in axes
     assert report["figure"].get("scale", "linear") in ("log", "linear")
-    assert set(report) <= {"rows", "row_label", "columns", "digits", "published", "figure"}
+    assert set(report) <= {"rows", "row_label", "columns", "digits", "published", "also", "figure"}
 
 
 def agent_command(page, point):

@@ -20,7 +20,9 @@ def points(
     where: Sequence[Mapping[str, Any]] = (),
     given: Sequence[str] = (),
 ) -> list[Point]:
-    """All combinations of the axes' values, the last axis fastest.
+    """All combinations of the axes' values, the last axis fastest, each once.
+
+    Rules may make several of them the same, as for an option that another one makes meaningless.
 
     Args:
         axes: the values of each key, in the order in which they are to stand.
@@ -47,11 +49,11 @@ def points(
                 f"where  {dict(rule)} is no rule of a sweep.\n"
                 "  Write it as {if: {dataset: cifar10}, then: {method.loss.scale: 80}}."
             )
-    found = []
+    found: dict[tuple[tuple[str, str], ...], Point] = {}
     for values in product(*axes.values()):
         point = dict(zip(axes, values, strict=True))
         for rule in where:
             if all(point.get(key) in all_typed(wanted) for key, wanted in rule["if"].items()):
                 point |= {k: typed(v) for k, v in rule["then"].items() if k not in given}
-        found.append(point)
-    return found
+        found.setdefault(tuple(sorted(point.items())), point)
+    return list(found.values())

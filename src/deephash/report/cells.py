@@ -302,7 +302,10 @@ def _ranks(section: Section, told: dict[tuple[Key, Any], tuple[Found, ...]]) -> 
 
 def _marks(runs: Sequence[Found], ways: Sequence[Any]) -> tuple[str, ...]:
     marks = [mark_of(ways.index(measured(runs[0])))] if runs else []
-    marks += [ON_QUERIES] * any(dig(run, "selection", "select_on") == "query" for run in runs)
+    marks += [ON_QUERIES] * any(
+        dig(run, "selection", "select_on") == "query" and dig(run, "selection", "epochs") != 0
+        for run in runs  # without epochs there is nothing to select
+    )
     return tuple(filter(None, marks))
 
 
