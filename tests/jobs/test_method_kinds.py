@@ -203,6 +203,9 @@ def of_kind(kind):
     cfg["trainer"]["batch_size"] = 50
     if not recipe.declared(cfg["method"]).learns:
         cfg["trainer"]["epochs"] = 0
+    if "anchors" in cfg["method"]["head"]:  # fewer than training images
+        cfg["method"]["head"]["anchors"] = 24
+        cfg["method"]["perplexity"] = 5.0
     return cfg
 
 

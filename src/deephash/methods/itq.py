@@ -3,20 +3,21 @@
 Gong and Lazebnik, "Iterative Quantization: A Procrustean Approach to Learning Binary Codes".
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from deephash.bounds import CountOrZero
-from deephash.errors import ConfigError
-from deephash.methods.base import Method
+from deephash.methods.closed_form import Principal
 from deephash.models.encoder import Encoder
-from deephash.models.heads import Linear
 from deephash.projections import components, principal_axes, projection, random_rotation
 
+BLOCK = 1 << 12
+"""Rows of components in an update at a time: they and their bits stay in the cache of a core."""
 
-class ITQ(Method):
+
+class ITQ(Principal):
     r"""Rotate the principal components of the features so that they are close to bits.
 
     .. math:: \min_{B, R} \lVert B - V R \rVert_F^2, \qquad B \in \{-1, +1\}^{N \times K}, \qquad
@@ -41,6 +42,8 @@ class ITQ(Method):
         ConfigError: K exceeds D, or is not below N, or the head is another one.
 
     Example:
+        >>> from torch import nn
+        >>> from deephash.models.heads import Linear
         >>> features = torch.tensor([[2.0, 1.0], [2.0, -1.0], [-2.0, 1.0], [-2.0, -1.0]])
         >>> encoder = Encoder(nn.Identity(), Linear(in_features=2, nbit=2, bias=True))
         >>> ITQ(encoder, nbit=2, num_train=4, seed=0).fit(features)
@@ -48,9 +51,6 @@ class ITQ(Method):
         >>> len(codes.unique(dim=0))  # each image has a code of its own
         4
     """
-
-    learns: ClassVar[bool] = False
-    labels: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -61,47 +61,19 @@ class ITQ(Method):
         iterations: CountOrZero = 100,
         update: Literal["textbook", "transposed"] = "textbook",
     ) -> None:
-        super().__init__(encoder)
-        layer = self._layer()
-        if nbit > layer.in_features:
-            raise ConfigError(
-                f"model.nbit  is {nbit}, and the backbone has {layer.in_features} features: there"
-                f" are no more principal components.\n"
-                f"            Type model.nbit={layer.in_features} at most, or another backbone."
-            )
-        if nbit >= num_train:
-            raise ConfigError(
-                f"model.nbit  is {nbit}, and there are {num_train} training images: these have"
-                f" {num_train - 1} principal components at most.\n"
-                f"            Type model.nbit={max(1, num_train - 1)} at most, or use more images."
-            )
+        super().__init__(encoder, nbit, num_train)
         self.seed = seed
         self.iterations = iterations
         self.update = update
 
-    def _layer(self) -> nn.Linear:
-        """Return the linear layer of the head."""
-        head = self.encoder.head
-        if type(head) is not Linear or head.linear.bias is None:
-            raise ConfigError(
-                "method.head  ITQ fills a linear layer with a bias.\n"
-                "             Type head=linear head.bias=true, or leave it out."
-            )
-        return head.linear
-
-    @torch.no_grad()
     def fit(self, features: Tensor) -> None:
         """Fill the head: (N, D) features of the training images."""
-        layer = self._layer()
-        nbit = layer.out_features
-        mean, axes = principal_axes(features, nbit)
+        mean, axes = principal_axes(features, self.nbit)
         v = components(features, mean, axes)  # (N, K)
-        rotation = random_rotation(nbit, self.seed)
+        rotation = random_rotation(self.nbit, self.seed)
         for _ in range(self.iterations):
             rotation = rotated(v, rotation, self.update)
-        weight, bias = projection(mean, axes, rotation)
-        layer.weight.copy_(weight)
-        layer.bias.copy_(bias)
+        self.fill(*projection(mean, axes, rotation))
 
 
 def rotated(
@@ -117,8 +89,11 @@ def rotated(
     Returns:
         the new R.
     """
-    bits = torch.where(components @ rotation >= 0, 1.0, -1.0).to(components.dtype)  # B
+    product = components.new_zeros(rotation.shape)  # B^T V
+    for rows in torch.split(components, BLOCK):
+        bits = torch.where(rows @ rotation >= 0, 1.0, -1.0).to(rows.dtype)  # B
+        product.addmm_(bits.T, rows)
     u: Tensor
     wt: Tensor
-    u, _, wt = torch.linalg.svd(bits.T @ components)
+    u, _, wt = torch.linalg.svd(product)
     return wt.T @ u.T if update == "textbook" else wt @ u.T

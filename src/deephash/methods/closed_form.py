@@ -1,0 +1,122 @@
+"""Base classes of methods that are fitted in closed form on the features of the backbone."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from deephash.errors import ConfigError
+from deephash.methods.base import Method
+from deephash.models.encoder import Encoder
+from deephash.models.heads import Linear
+
+
+class ClosedForm(Method):
+    """A method whose `fit` fills the head: no gradient, no epoch, no label.
+
+    Args:
+        encoder: its head is of the class `head_class`.
+
+    Attributes:
+        head_class: the class of head that `fit` fills; other heads are refused.
+
+    Raises:
+        ConfigError: the head is another one.
+
+    Example:
+        >>> from deephash.methods.pcah import PCAH
+        >>> PCAH.learns, PCAH.labels, PCAH.head_class.__name__
+        (False, False, 'Linear')
+    """
+
+    learns: ClassVar[bool] = False
+    labels: ClassVar[bool] = False
+    head_class: ClassVar[type[nn.Module]] = Linear
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__(encoder)
+        if type(encoder.head) is not self.head_class:
+            raise ConfigError(
+                f"method.head  is {type(encoder.head).__name__}, and {type(self).__name__} fills"
+                f" {self.head_class.__name__}.\n             Leave head=... out."
+            )
+
+
+class Projection(ClosedForm):
+    """A method whose `fit` fills a linear head with a bias.
+
+    Args:
+        encoder: its head is a linear layer with a bias, which is filled.
+        nbit: K.
+
+    Raises:
+        ConfigError: the head is another one.
+    """
+
+    def __init__(self, encoder: Encoder, nbit: int) -> None:
+        head = encoder.head
+        if type(head) is not Linear or head.linear.bias is None:
+            raise ConfigError(
+                f"method.head  {type(self).__name__} fills a linear layer with a bias.\n"
+                "             Type head=linear head.bias=true, or leave it out."
+            )
+        super().__init__(encoder)
+        self.nbit = nbit
+
+    @property
+    def layer(self) -> nn.Linear:
+        """The linear layer of the head."""
+        layer: nn.Linear = self.encoder.head.linear  # type: ignore[assignment, union-attr]
+        return layer
+
+    @torch.no_grad()
+    def fill(self, weight: Tensor, bias: Tensor) -> None:
+        """Copy weight (K, D) and bias (K,) into the head."""
+        self.layer.weight.copy_(weight)
+        self.layer.bias.copy_(bias)
+
+
+class Principal(Projection):
+    """A method that projects features to their first K principal components.
+
+    Args:
+        encoder: its head is a linear layer with a bias, which is filled.
+        nbit: K.
+        num_train: N.
+
+    Raises:
+        ConfigError: K exceeds D, or is not below N, or the head is another one.
+    """
+
+    def __init__(self, encoder: Encoder, nbit: int, num_train: int) -> None:
+        super().__init__(encoder, nbit)
+        width = self.layer.in_features
+        if nbit > width:
+            raise ConfigError(
+                f"model.nbit  is {nbit}, and the backbone has {width} features: there"
+                f" are no more principal components.\n"
+                f"            Type model.nbit={width} at most, or another backbone."
+            )
+        if nbit >= num_train:
+            raise ConfigError(
+                f"model.nbit  is {nbit}, and there are {num_train} training images: these have"
+                f" {num_train - 1} principal components at most.\n"
+                f"            Type model.nbit={max(1, num_train - 1)} at most, or use more images."
+            )
+
+
+@contextmanager
+def full_precision(features: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
+    """Give features in a type, and keep autocast from computing in a shorter one.
+
+    Phases and squared distances of features in bfloat16 are wrong in their first digits.
+
+    Example:
+        >>> with full_precision(torch.zeros(2, dtype=torch.bfloat16), torch.float32) as features:
+        ...     features.dtype
+        torch.float32
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        yield features.to(dtype)

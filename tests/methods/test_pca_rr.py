@@ -1,0 +1,34 @@
+"""PCA with a random rotation: where ITQ begins. What it shares is in ``test_closed_form``."""
+
+import torch
+from torch import nn
+
+from deephash.methods.itq import ITQ
+from deephash.methods.pca_rr import PCARR
+from deephash.models.encoder import Encoder
+from deephash.models.heads import Linear
+from deephash.projections import components, principal_axes, random_rotation
+
+
+def made(kind, features, nbit, seed, **options):
+    encoder = Encoder(nn.Identity(), Linear(features.shape[1], nbit, bias=True))
+    kind(encoder, nbit, len(features), seed, **options).fit(features)
+    return encoder
+
+
+def test_it_is_itq_without_an_iteration():
+    x = torch.randn(60, 12, generator=torch.manual_seed(0)) + 1
+    one, two = made(PCARR, x, 6, 3), made(ITQ, x, 6, 3, iterations=0)
+    assert all(map(torch.equal, one.state_dict().values(), two.state_dict().values()))
+    other = made(PCARR, x, 6, 4)
+    assert not torch.equal(one.head.linear.weight, other.head.linear.weight)
+
+
+def test_codes_are_rotated_components():
+    x = torch.randn(60, 12, generator=torch.manual_seed(0)) + 1
+    with torch.no_grad():
+        codes = made(PCARR, x, 6, 3).encode(x)
+    v = components(x, *principal_axes(x, 6))
+    expected = v @ random_rotation(6, 3)
+    torch.testing.assert_close(codes.double(), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(codes.double().norm(dim=1), v.norm(dim=1))  # lengths stay
