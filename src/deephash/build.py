@@ -72,6 +72,7 @@ def data(cfg: Data) -> DataModule:
         source=source(cfg),
         protocol=protocol(cfg),
         protocol_name=dataset.protocol,
+        unlabelled=unlabelled(cfg),
         train_transform=transforms["train"],
         test_transform=transforms["test"],
         batch_size=trainer.batch_size,
@@ -98,8 +99,16 @@ def source(cfg: Data) -> Any:
 
 
 def protocol(cfg: Data) -> Any:
-    """How the images are divided."""
+    """How the images are divided, unless they have no labels; see ``unlabelled``."""
     return part(cfg.dataset.protocols[cfg.dataset.protocol], "dataset.protocols")
+
+
+def unlabelled(cfg: Data) -> tuple[str, Any] | None:
+    """The protocol of images without labels, and its name; None: it is that of all images."""
+    name = cfg.dataset.unlabelled
+    if name is None or name == cfg.dataset.protocol:
+        return None
+    return name, part(cfg.dataset.protocols[name], "dataset.protocols")
 
 
 def split_recipe(cfg: Data) -> tuple[Any, Any] | None:
@@ -211,7 +220,10 @@ def label_free_methods() -> list[str]:
 
 
 def require_labels(cfg: schema.Train, on: DataModule) -> None:
-    """Let the data refuse images without any label where the loss, or patience, needs labels."""
+    """Let the data refuse images without any label where the loss, or patience, needs labels.
+
+    Patience needs none where it waits for a better agreement with features.
+    """
     if on.reads_labels:
         reader = recipe.declared(cfg.method.plain).source
         free = " or ".join(f"method={name}" for name in label_free_methods())
@@ -221,10 +233,12 @@ def require_labels(cfg: schema.Train, on: DataModule) -> None:
             "Give labels: a folder for each class, or lists or a table with labels (docs/data.md)."
             + train,
         )
-    elif cfg.trainer.patience is not None:
+    elif (
+        cfg.trainer.patience is not None and cfg.trainer.select_on is not schema.SelectOn.agreement
+    ):
         on.require_labels(
             f"trainer.patience={cfg.trainer.patience} stops by a mAP, which needs labels",
-            "Try trainer.patience=null.",
+            "Try trainer.select_on=agreement with a validation split, or trainer.patience=null.",
         )
 
 
@@ -258,6 +272,7 @@ def evaluation(cfg: Trained, on: torch.device) -> evaluate.Evaluation:
         tops=node.tops or (),
         engine=Engine(node.engine.value, device=on),
         centred=node.centred,
+        validates_agreement=cfg.trainer.select_on is schema.SelectOn.agreement,
     )
 
 
@@ -265,7 +280,8 @@ def loggers(cfg: schema.Train, run: RunFolder, name: str, steps: int, done: Any)
     """The local record and whatever else listens; ``done`` is an earlier session's progress."""
     record = Jsonl(run.path / "log.jsonl")
     record.truncate_after(done.step)
-    best = {which: row[which] for which in ("query", "val") if (row := done.best(which))}
+    parts = ("query", "val", "agreement")
+    best = {which: row[which] for which in parts if (row := done.best(which))}
     offered: Injected = {
         "total_epochs": cfg.trainer.epochs,
         "steps_per_epoch": steps,

@@ -64,6 +64,7 @@ ELSEWHERE = (
     "trainer.compile",
     "trainer.graph",
     "evaluation.engine",
+    "evaluation.reference",
     "evaluation.tops",
     "dataset.source.download",
     "dataset.source.origin",
@@ -73,6 +74,7 @@ ELSEWHERE = (
     "dataset.recipes",
     "dataset.known",
     "dataset.expected",
+    "dataset.unlabelled",
 )
 """Keys that do not change a result: where things lie, and what is told meanwhile."""
 
@@ -132,6 +134,7 @@ def fold(cfg: DictConfig, overrides: Sequence[Override] = ()) -> dict[str, Any]:
     protocol's or a recipe's numbers are given on the command line, none are expected. A backbone
     that declares its images (``preprocessing: model``) decides the image size and the statistics of
     the transforms, except those given on the command line.
+    Once a protocol is given there, it is used for images without labels as well.
 
     Args:
         cfg: as Hydra composed it; it is not changed.
@@ -168,6 +171,9 @@ def fold(cfg: DictConfig, overrides: Sequence[Override] = ()) -> dict[str, Any]:
         folded["dataset"]["expected"] = {}
     if images is not None and isinstance(folded.get("dataset"), dict):
         preprocessing.fill(folded["dataset"].get("transforms"), images, typed)
+    dataset = folded.get("dataset") or {}
+    if "unlabelled" in dataset and any(one.key == "dataset.protocol" for one in overrides):
+        dataset["unlabelled"] = None
     return folded
 
 
@@ -347,6 +353,10 @@ def check_run(cfg: Mapping[str, Any]) -> list[Fault]:
 def _check_membership(dataset: Mapping[str, Any]) -> list[Fault]:
     """Check that the dataset has the protocol that it names."""
     known, name = dataset.get("protocols", {}), str(dataset.get("protocol"))
+    other = dataset.get("unlabelled")
+    if other is not None and (not isinstance(other, str) or other not in known):
+        what = f"is {other!r}, and {dataset['name']} has no such protocol."
+        return [Fault("dataset.unlabelled", what, f"It has {', '.join(known)}.")]
     if name in known:
         return []
     what = f"{dataset['name']} has no protocol {name!r}."
@@ -641,17 +651,38 @@ def _check_protocol(cfg: Mapping[str, Any]) -> list[Fault]:
     validation = f"{key}.validation=50"
     if not name.isidentifier():  # Hydra's grammar takes 54k as a key in braces only
         validation = f"'dataset.protocols={{{name}:{{validation:50}}}}'"
-    if trainer.get("select_on") == "val" and not protocol.get("validation"):
-        faults.append(
-            Fault("trainer.select_on", f"is val, and protocol {name} has no validation split.",
-                  f"Try {validation} (images of each class), or trainer.select_on=query.")
-        )  # fmt: skip
+    other = dataset.get("unlabelled")  # the protocol of images without labels
+    select_on = trainer.get("select_on")
+    in_all = str(protocol.get("_target_")).endswith("draws.Drawn")
+    if select_on in ("val", "agreement") and not _validates(dataset, select_on):
+        instead = f"Try {validation} (images {'in all' if in_all else 'of each class'})"
+        if select_on == "agreement" and other is not None and other != name:
+            instead += f", of images without labels dataset.protocols.{other}.validation=100"
+        instead += f", or trainer.select_on={'query' if select_on == 'val' else 'last'}."
+        what = f"is {select_on}, and protocol {name} has no validation split."
+        faults.append(Fault("trainer.select_on", what, instead))
     if trainer.get("select_on") == "last" and trainer.get("patience") is not None:
         faults.append(
             Fault("trainer.patience", "stops by a mAP, and trainer.select_on=last looks at none.",
                   "Try trainer.select_on=val, or trainer.patience=null.")
         )  # fmt: skip
     return faults
+
+
+def _validates(dataset: Mapping[str, Any], select_on: str) -> bool:
+    """Tell whether there may be a validation split; sometimes only the data know.
+
+    A folder may have an official validation part, and images without labels a protocol of their
+    own, which selection by agreement can use.
+    """
+    names = [str(dataset["protocol"])]
+    if select_on == "agreement" and dataset.get("unlabelled") is not None:
+        names.append(dataset["unlabelled"])
+    protocols = [dataset["protocols"].get(name) or {} for name in names]
+    if any(one.get("validation") for one in protocols):
+        return True
+    folder = str(dataset["source"].get("_target_")).endswith("sources.Folder")
+    return folder and any(str(one.get("_target_")).endswith("splits.Official") for one in protocols)
 
 
 def _check_classes(classes: Any) -> list[Fault]:

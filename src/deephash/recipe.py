@@ -28,6 +28,9 @@ SPECIAL = frozenset({"bits"})
 
 Passes = Literal["stacked", "separate"]
 
+Kind = Literal["supervised", "unsupervised", "shallow"]
+"""How a method learns; see `kind`."""
+
 
 @dataclass(frozen=True)
 class Declared:
@@ -78,6 +81,22 @@ def declared(method: Mapping[str, Any]) -> Declared:
         labels,
         bool(getattr(whole, "learns", True)),
     )
+
+
+def kind(method: Mapping[str, Any]) -> Kind:
+    """Return how a method learns.
+
+    Args:
+        method: the node ``method`` of a folded configuration.
+
+    Returns:
+        ``shallow``: fitted in closed form, nothing is learned by gradients. ``unsupervised``:
+        trained without labels. ``supervised``: trained with labels.
+    """
+    has = declared(method)
+    if not has.learns:
+        return "shallow"
+    return "supervised" if has.labels else "unsupervised"
 
 
 def options(method: Mapping[str, Any]) -> dict[str, Any]:

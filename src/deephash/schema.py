@@ -92,10 +92,11 @@ class Precision(Enum):
 
 
 class SelectOn(Enum):
-    """Which mAP decides which epoch's encoder is kept."""
+    """What decides which epoch's encoder is kept."""
 
     query = "query"  # best on the queries: what the papers do
     val = "val"  # best on a validation split: honest
+    agreement = "agreement"  # of features and codes of validation images: reads no labels
     last = "last"  # no selection
 
 
@@ -153,7 +154,7 @@ class Trainer(Node):
     eval_batch_size: Count = 256
     eval_every: Count = MISSING  # epochs between evaluations; the last epoch is always evaluated
     select_on: SelectOn = SelectOn.query
-    patience: Count | None = None  # stop after so many evaluations without a better mAP
+    patience: Count | None = None  # stop after so many evaluations without a better value
     precision: Precision = Precision.fp32
     device: str = "auto"  # auto, cpu, cuda, cuda:1
     deterministic: bool = True  # deterministic algorithms; on CUDA slower, on CPU free
@@ -193,6 +194,7 @@ class Evaluation(Node):
     seed: Seed = 0  # of ties=shuffled
     ternary: NonNegative | None = None  # |z| below it is half a bit; null: every z is a bit
     centred: bool = False  # bits of z less the database's mean z: for data of another domain
+    reference: bool = True  # PCA + random rotation of frozen features, beside the run's numbers
     engine: Engine = Engine.auto
 
 
@@ -222,6 +224,8 @@ class Dataset(Node):
     recipes: dict[str, Part] | None = field(default=None, metadata=OPTIONAL)
     classes: Loose[list[int | str] | None] = field(default=None, metadata=OPTIONAL)
     known: Loose[dict[str, Any] | None] = field(default=None, metadata=OPTIONAL)
+    # the protocol of images without labels, unless one is typed
+    unlabelled: Loose[str | None] = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass

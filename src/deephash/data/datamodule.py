@@ -30,7 +30,7 @@ from deephash.data.images import Catalogue, ImageSet, only
 from deephash.data.lazy import Stacked, not_finite, origin
 from deephash.data.roles import ROLES, Split
 from deephash.data.sources import Listing, Source
-from deephash.data.splits import Facts, SplitProtocol, describe
+from deephash.data.splits import Facts, SplitProtocol, describe, protocol_of
 from deephash.data.transfer import to_device
 from deephash.data.transforms import Pipeline
 from deephash.data.truths import GroundTruth
@@ -102,6 +102,8 @@ class DataModule:
         classes: indices or names of the classes to use, in the order of their new numbers; the
             images of others do not exist then, for the protocol either. None: all.
         more_transforms: further pipelines by name, for `views`.
+        unlabelled: name of the protocol that is used in place of `protocol` if no image has a
+            label, and the protocol; None: `protocol` is used in any case.
         labels: whether training reads labels. False: all training images train, with a label or
             without, and their batches have none.
 
@@ -141,6 +143,7 @@ class DataModule:
         classes: Sequence[int | str] | None = None,
         more_transforms: Mapping[str, Pipeline] | None = None,
         labels: bool = True,
+        unlabelled: tuple[str, SplitProtocol] | None = None,
     ):
         pipelines = {
             "train": train_transform, "test": test_transform, **(more_transforms or {})
@@ -169,6 +172,7 @@ class DataModule:
         self.source = source
         self.protocol = protocol
         self.protocol_name = protocol_name
+        self.unlabelled = unlabelled
         self.train_transform = train_transform
         self.test_transform = test_transform
         self.batch_size = batch_size
@@ -284,11 +288,13 @@ class DataModule:
             catalogue = self._catalogue or self.source.catalogue()
             self._catalogue = None
             if not catalogue.labelled and self.classes is None:
+                self._choose_protocol(catalogue)
                 self.protocol.split(catalogue)  # which may need classes: before images are decoded
             images = self.source.load(catalogue)
         else:
             images = self.source.load()
             self._refuse_unlabelled(images)
+        self._choose_protocol(images)
         chosen = images if self.classes is None else only(images, self.classes)
         found = self._divide(chosen)
         for doubt in (*doubts(images), *doubts_of_split(found[1])):
@@ -297,6 +303,14 @@ class DataModule:
             whole = found if chosen is images else self._divide(images)
             check_facts(whole[2], self.expected)
         return found
+
+    def _choose_protocol(self, images: Catalogue) -> None:
+        """Take the protocol of images without labels if they have none."""
+        chosen = protocol_of(images, (self.protocol_name, self.protocol), self.unlabelled)
+        if chosen[0] != self.protocol_name:
+            log.warning("the images have no labels: dataset.protocol=%s, not %s",
+                        chosen[0], self.protocol_name)  # fmt: skip
+        self.protocol_name, self.protocol = chosen
 
     def _refuse_unlabelled(self, images: Catalogue) -> None:
         """Raises a DataError if labels are required and no image, or none that trains, has one."""

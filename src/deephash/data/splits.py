@@ -45,6 +45,24 @@ class SplitProtocol(Protocol):
         ...
 
 
+Named = tuple[str, SplitProtocol]
+"""A protocol and its name."""
+
+
+def protocol_of(images: Catalogue, named: Named, unlabelled: Named | None) -> Named:
+    """Return the protocol by which images are split, and its name.
+
+    Args:
+        images: with labels or without.
+        named: the protocol in general.
+        unlabelled: that of images without labels; None: the same. Images that come in official
+            parts are not drawn from: for them it is the general one, too.
+    """
+    if unlabelled is None or images.labelled or images.lists is not None:
+        return named
+    return named if images.parts else unlabelled
+
+
 class PerClass:
     """A number of queries and of training images of each class, drawn at random.
 

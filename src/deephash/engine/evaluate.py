@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from deephash import retrieval
+from deephash.engine.feature_agreement import TOP, FeatureAgreement, constant_features
 from deephash.engine.inputs import faulty_inputs, faulty_weights
 from deephash.errors import DataError, TrainingError
 
@@ -18,6 +19,9 @@ _LOOKED_AT = 256  # images whose codes are NaN
 
 
 log = logging.getLogger("deephash")
+
+Tap = Callable[[np.ndarray, Tensor], None]
+"""What is called with the rows (b,) and the features (b, D) of each batch that is encoded."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +45,26 @@ class Measured:
     val: float | None  # the same of the validation split, where there is one
     codes: Codes
     seconds: float = 0.0  # that comparing them took
+    agreement: float | None = None  # of validation images, where training is selected by it
 
 
 @torch.inference_mode()
-def encode(encoder: Any, data: Any, autocast: Any, ids: np.ndarray | None = None) -> Codes:
+def encode(
+    encoder: Any,
+    data: Any,
+    autocast: Any,
+    ids: np.ndarray | None = None,
+    taps: Sequence[Tap] = (),
+) -> Codes:
     """Encodes items once, in eval mode.
 
     Args:
-        encoder: with ``encode(images (n, 3, H, W)) -> (n, K)``.
+        encoder: with ``encode(images (n, 3, H, W)) -> (n, K)``; with ``taps`` it is called itself,
+            ``encoder(images) -> features (n, D), codes (n, K)``.
         data: with ``split`` and ``eval_batches(ids)``.
         autocast: makes the context of the forward pass.
         ids: which, ascending; None for every item that has a role in retrieval.
+        taps: are called with the features of each batch, which the encoder computes anyway.
     """
     if ids is None:
         split = data.split
@@ -59,12 +72,18 @@ def encode(encoder: Any, data: Any, autocast: Any, ids: np.ndarray | None = None
     was_training = encoder.training
     encoder.eval()
     began, found = time.perf_counter(), []
-    device = torch.device("cpu")
+    device, done = torch.device("cpu"), 0
     try:
         for batch in data.eval_batches(ids):
             with autocast():
-                z = encoder.encode(batch.flat()).float()
-            device = z.device
+                if taps:
+                    features, z = encoder(batch.flat())
+                else:
+                    z = encoder.encode(batch.flat())
+            z = z.float()
+            for tap in taps:
+                tap(ids[done : done + len(z)], features)
+            device, done = z.device, done + len(z)
             found.append(z.to("cpu", non_blocking=True))  # the next batch need not wait for it
         if device.type == "cuda":
             torch.cuda.synchronize(device)
@@ -162,6 +181,8 @@ class Evaluation:
         tops: further R, of a full report; ``"all"`` stands for the size of the database.
         engine: who counts.
         centred: take the bits of codes less the database's mean code (``retrieval.recentre``).
+        validates_agreement: measure during training how well the codes of validation images agree
+            with features; see `FeatureAgreement`.
 
     Raises:
         DataError: if ``ternary`` is no number of at least 0.
@@ -175,8 +196,11 @@ class Evaluation:
         tops: Sequence[int | str] = (),
         engine: retrieval.Engine | str = "auto",
         centred: bool = False,
+        validates_agreement: bool = False,
     ) -> None:
         self.convention = convention
+        self.validates_agreement = validates_agreement
+        self._validation: FeatureAgreement | None = None  # of features that do not change
         self.centred = centred
         self.autocast = autocast
         self.tops = tops
@@ -248,13 +272,36 @@ class Evaluation:
 
         Without labels there is no mAP, and both are None.
         """
-        codes = encode(encoder, data, self.autocast)
-        split, began = data.split, time.perf_counter()
+        split = data.split
+        kept = self._kept(encoder, data) if self.validates_agreement else None
+        taps = [] if kept is None or kept.complete else [kept]
+        codes = encode(encoder, data, self.autocast, taps=taps)
+        began, agreement = time.perf_counter(), None
         query = self.measure(codes, data, split.queries, split.database)["map"]
         val = None
         if len(split.validation):
             val = self.measure(codes, data, split.validation, split.validation_database)["map"]
-        return Measured(query, val, codes, time.perf_counter() - began)
+        if kept is not None:
+            found = self.agreement(codes, split.validation, split.validation_database, kept)
+            agreement = found[f"recall_at_{TOP}"]
+        return Measured(query, val, codes, time.perf_counter() - began, agreement)
+
+    def _kept(self, encoder: Any, data: Any) -> FeatureAgreement:
+        """What keeps the features of validation images and of what they are searched in."""
+        if self._validation is not None:
+            return self._validation
+        split, width = data.split, encoder.backbone.out_features
+        kept = FeatureAgreement(split.validation, split.validation_database, None, width)
+        if constant_features(encoder, data):
+            self._validation = kept
+        return kept
+
+    def agreement(
+        self, codes: Codes, queries: np.ndarray, database: np.ndarray, kept: FeatureAgreement
+    ) -> dict[str, Any]:
+        """Measure how well codes agree with the features that were kept as they were encoded."""
+        asked, held = self.sides(codes, queries, database)
+        return kept.measure(asked, held, self.ternary, self.engine)
 
     def measure(
         self, codes: Codes, data: Any, queries: np.ndarray, database: np.ndarray, full: bool = False

@@ -16,30 +16,42 @@ class Progress:
     images: int = 0
     train_seconds: float = 0.0
     data_seconds: float = 0.0  # of these, waiting for batches
-    history: list[dict[str, Any]] = field(default_factory=list)  # {"epoch", "query", "val"}
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """{"epoch", "query", "val"}, and "agreement" where it selects"""
     selected: int | None = None  # epochs behind the encoder that is kept
     wait: int = 0  # evaluations since the selected one
     stopped_early: bool = False
 
-    def add(self, epoch: int, query: float | None, val: float | None, select_on: str) -> bool:
+    def add(
+        self,
+        epoch: int,
+        query: float | None,
+        val: float | None,
+        select_on: str,
+        agreement: float | None = None,
+    ) -> bool:
         """Notes an evaluation after ``epoch`` epochs; True when its encoder is to be kept.
 
         Better means strictly better.
 
         Args:
             epoch: Whole epochs trained.
-            query: mAP of the queries; None without labels, with ``select_on`` ``last`` only.
+            query: mAP of the queries; None without labels.
             val: The same of the validation split, if there is one.
-            select_on: ``query``, ``val`` or ``last``.
+            select_on: ``query``, ``val``, ``agreement`` or ``last``.
+            agreement: Recall of the 10 nearest by features among those by codes, of the validation
+                split, if the epoch is selected by it.
         """
         row = {"epoch": epoch, "query": query, "val": val}
+        if agreement is not None:
+            row["agreement"] = agreement
         best = self.best(select_on)
         self.history.append(row)
         if select_on == "last":
             better = True
         else:
             value = row[select_on]
-            assert value is not None  # jobs.training sets `last` where there is no mAP
+            assert value is not None  # jobs.training sets `last` where it is not measured
             better = best is None or value > best[select_on]
         if better:
             self.selected, self.wait = epoch, 0
@@ -48,13 +60,22 @@ class Progress:
         return better
 
     def best(self, which: str) -> dict[str, Any] | None:
-        """The first evaluation with the highest mAP on ``query`` or ``val``."""
+        """The first evaluation with the highest ``query``, ``val`` or ``agreement``."""
         rows = [row for row in self.history if row.get(which) is not None]
         return max(rows, key=lambda row: row[which], default=None)
 
     def selection(self, select_on: str, eval_every: int, epochs: int) -> dict[str, Any]:
-        """The three numbers of every report: best on queries, at the validation's epoch, last."""
+        """The three numbers of every report: best on queries, at the validation's epoch, last.
+
+        And those at the epoch of the best agreement, where it selects.
+        """
         best, val, last = self.best("query"), self.best("val"), self.history[-1]
+        agreed = self.best("agreement")
+        more = {} if agreed is None else {
+            "agreement_best": agreed["agreement"],
+            "epoch_at_agreement": agreed["epoch"],
+            "map_at_agreement_epoch": agreed["query"],
+        }  # fmt: skip
         return {
             "select_on": select_on,
             "map_best_on_query": best["query"] if best else None,
@@ -67,6 +88,7 @@ class Progress:
             "eval_every": eval_every,
             "epochs": epochs,
             "stopped_early": self.stopped_early,
+            **more,
         }
 
     def state(self) -> dict[str, Any]:

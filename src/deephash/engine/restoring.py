@@ -207,7 +207,9 @@ def progress_of(values: Mapping[str, Any], path: Path) -> Progress:
     if unknown := sorted(map(str, set(values) - set(PROGRESS))):
         raise FileError(path, f"progress has {', '.join(unknown)}, which is of no use here")
     progress = Progress(**values)
-    row: dict[str, Kind] = {"epoch": int, "query": (float, None), "val": (float, None)}
+    row: dict[str, Kind] = {
+        "epoch": int, "query": (float, None), "val": (float, None), "agreement?": (float, None),
+    }  # fmt: skip
     for number, one in enumerate(progress.history):
         try:
             expect(one, row, path)

@@ -67,8 +67,9 @@ class Trainer:
         fingerprint: of the data; a checkpoint of other data is refused.
         epochs: all in all.
         eval_every: epochs between evaluations; the last epoch is always evaluated.
-        select_on: ``query``, ``val`` or ``last``; ``last`` where the images have no labels.
-        patience: evaluations without a better mAP after which training stops, or None.
+        select_on: ``query``, ``val``, ``agreement`` or ``last``; one of the last two where the
+            images have no labels.
+        patience: evaluations without a better value after which training stops, or None.
         precision: ``fp32`` or ``bf16``.
         log_every: steps between two lines of the record.
         clip_norm: largest norm of the whole gradient, or None.
@@ -302,13 +303,14 @@ class Trainer:
         now, began = self.progress, time.perf_counter()
         found = evaluate(method.encoder, data)
         self.snapshots.take(epoch, method, data, found.codes)
-        keep = now.add(epoch, found.query, found.val, self.select_on)
+        keep = now.add(epoch, found.query, found.val, self.select_on, found.agreement)
         now.evaluation_seconds += time.perf_counter() - began
         now.retrieval_seconds += found.seconds
         if found.query is not None:
             self.logger.scalars("query", {"map": found.query}, now.step, epoch)
-        if found.val is not None:
-            self.logger.scalars("val", {"map": found.val}, now.step, epoch)
+        val = {"map": found.val, "agreement": found.agreement}
+        if measured := {name: value for name, value in val.items() if value is not None}:
+            self.logger.scalars("val", measured, now.step, epoch)
         if keep:
             self._save_best(method, epoch)
         now.stopped_early = self.patience is not None and now.wait >= self.patience

@@ -8,7 +8,7 @@ import numpy as np
 from deephash import build, schema
 from deephash.data.images import Catalogue
 from deephash.data.roles import ROLES, Split
-from deephash.data.splits import Facts, describe
+from deephash.data.splits import Facts, describe, protocol_of
 from deephash.retrieval import Convention, Histograms, mean_average_precision, rank_codes
 from deephash.words import number
 
@@ -17,10 +17,10 @@ MOST = 12  # classes that are shown at each end, where there are more than twice
 
 def divided(cfg: schema.Data, images: Catalogue) -> tuple[Split, Facts]:
     """The split of a configuration's protocol, and its facts."""
-    protocol = build.protocol(cfg)
+    named = cfg.dataset.protocol, build.protocol(cfg)
+    name, protocol = protocol_of(images, named, build.unlabelled(cfg))
     split = protocol.split(images)
-    names = cfg.dataset.name, cfg.dataset.protocol
-    return split, describe(images, split, *names, protocol.seed)
+    return split, describe(images, split, cfg.dataset.name, name, protocol.seed)
 
 
 def description(cfg: schema.Data, images: Catalogue) -> dict[str, Any]:

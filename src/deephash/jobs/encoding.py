@@ -80,12 +80,12 @@ def encode(cfg: schema.Data) -> Path:
         images,
         split,
         dataset=cfg.dataset.name,
-        protocol=cfg.dataset.protocol,
+        protocol=data.facts.protocol,
         seed=data.protocol.seed,
         origin=notes,
     )
     print(f"{len(rows):,} x {trunk.out_features} features: {folder}")
-    protocol = cfg.dataset.protocols[cfg.dataset.protocol]
+    protocol = cfg.dataset.protocols[data.facts.protocol]
     known = protocol.get("queries_in_database", "refuse")
     print(
         f"  {program.command('train')} dataset=features dataset.root={folder} dataset.name=NAME"

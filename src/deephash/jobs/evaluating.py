@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from deephash import build, config, plugins, preprocessing, program, schema, targets
+from deephash import build, config, plugins, preprocessing, program, recipe, schema, targets
 from deephash.data.datamodule import DataModule
 from deephash.engine import out_of_memory
 from deephash.engine.evaluate import Codes, Evaluation, encode
@@ -27,8 +27,14 @@ from deephash.files import (
     write_json,
 )
 from deephash.jobs import pictures
-from deephash.jobs.shared import check_size, deterministic, load_encoder, save_codes
-from deephash.loggers.console import without_labels
+from deephash.jobs.shared import (
+    agreement_of,
+    check_size,
+    deterministic,
+    load_encoder,
+    save_codes,
+)
+from deephash.loggers.console import agreement, without_labels
 from deephash.loggers.wandb import load_package
 from deephash.overrides import Override, parse_all
 from deephash.report import Retrieved, write_comparison, write_evaluation
@@ -122,14 +128,19 @@ def measure(cfg: schema.Evaluate, run: RunFolder, out: Path | None = None) -> di
     load_encoder(run.path / file, encoder, None if elsewhere else data.facts.fingerprint)
     if ran.trainer.channels_last:
         encoder.to(memory_format=torch.channels_last)
-    codes = encode(encoder, data, evaluation.autocast)
-    split = data.split
+    kind, split = recipe.kind(ran.method.plain), data.split
+    kept = agreement_of(kind, encoder, data)
+    taps = [] if kept is None else [kept]
+    codes = encode(encoder, data, evaluation.autocast, taps=taps)
     metrics = evaluation.measure(codes, data, split.queries, split.database, full=True)
+    if kept is not None:
+        metrics["agreement"] = evaluation.agreement(codes, split.queries, split.database, kept)
     found = {
         "run": str(run.path),
         "name": _name(run),
         **_full_name(run),
         "method": ran.method.name,
+        "kind": kind,
         "nbit": ran.model.nbit,
         "seed": ran.seed,
         "checkpoint": file,
@@ -282,6 +293,7 @@ def _say(found: Found, run: RunFolder | None) -> None:
     if metrics["map"] is None:
         print(f"{metrics['note']}  ({', '.join(of)})")
         print(without_labels(metrics))
+        _say_agreement(metrics)
         _compare(found, run)
         return
     print(f"{told['metric']} {metrics['map']!r}  ({', '.join(of)})")
@@ -295,7 +307,14 @@ def _say(found: Found, run: RunFolder | None) -> None:
     ):
         if queries:
             print(f"{queries} of {metrics['queries']} queries have {what} (empty {told['empty']})")
+    _say_agreement(metrics)
     _compare(found, run)
+
+
+def _say_agreement(metrics: Found) -> None:
+    """How well the codes agree with features, where that was measured."""
+    if "agreement" in metrics:
+        print(f"agreement with features: {agreement(metrics['agreement'])}")
 
 
 def _compare(found: Found, run: RunFolder | None) -> None:

@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from deephash import build, config, retrieval, schema
+from deephash import build, config, recipe, retrieval, schema
 from deephash.data.datamodule import DataModule
 from deephash.engine import checkpoint
 from deephash.engine.evaluate import Codes, Evaluation, targets
+from deephash.engine.feature_agreement import FeatureAgreement
 from deephash.engine.restoring import fitting, load_weights
 from deephash.engine.run import RunFolder
 from deephash.errors import CheckpointError, ConfigError, DataError, os_reason
 from deephash.files import place, write_json
+from deephash.models.encoder import Encoder
 from deephash.overrides import Override
 
 log = logging.getLogger("deephash")
@@ -68,6 +70,23 @@ def check_size(ran: schema.Run, width: int | None, file: Path) -> None:
         )
 
 
+def agreement_of(kind: recipe.Kind, encoder: Encoder, data: DataModule) -> FeatureAgreement | None:
+    """What measures the agreement of codes with features.
+
+    Args:
+        kind: of the method.
+        encoder: its backbone says how wide features are.
+        data: set up.
+
+    Returns:
+        None for a method that reads labels, on data that have some.
+    """
+    if kind == "supervised" and data.has_labels:
+        return None
+    split, width = data.split, int(encoder.backbone.out_features)  # type: ignore[arg-type]
+    return FeatureAgreement(split.queries, split.database, split.own, width)
+
+
 def save_codes(path: Path, codes: Codes, data: DataModule, evaluation: Evaluation) -> None:
     """Packed codes of queries and database as they were measured, labels, ids and fingerprint.
 
@@ -117,8 +136,10 @@ def keep_json(path: Path, values: Any) -> None:
 
 def unvalidated(cfg: schema.Data) -> schema.Data:
     """The same configuration without validation items, which may come out of what trains."""
-    name = cfg.dataset.protocol
-    protocols = cfg.dataset.protocols
-    plain = {key: 0 if key == "validation" else value for key, value in protocols[name].items()}
-    dataset = cfg.dataset.with_values(protocols={**protocols, name: plain})
+    used = (cfg.dataset.protocol, cfg.dataset.unlabelled)
+    protocols = {
+        name: {key: 0 if key == "validation" and name in used else one for key, one in node.items()}
+        for name, node in cfg.dataset.protocols.items()
+    }
+    dataset = cfg.dataset.with_values(protocols=protocols)
     return cfg.with_values(dataset=dataset.plain)

@@ -10,20 +10,29 @@ import torch
 from torch import Tensor
 
 import deephash
-from deephash import bars, build, config, plugins, schema
+from deephash import bars, build, config, plugins, recipe, schema
 from deephash.codebooks import spread
 from deephash.data import cache
 from deephash.data.datamodule import DataModule
 from deephash.data.feature_store import FeatureStore
 from deephash.engine import forms, graphs, out_of_memory
 from deephash.engine.evaluate import Codes, Evaluation, encode
+from deephash.engine.feature_agreement import constant_features
+from deephash.engine.reference import Reference, obstacle
 from deephash.engine.run import RunFolder, environment, git
 from deephash.engine.trainer import Trainer
 from deephash.errors import ConfigError, TrainingError
 from deephash.files import write_json
-from deephash.jobs.shared import deterministic, load_encoder, run_folder, save_codes
+from deephash.jobs.shared import (
+    agreement_of,
+    deterministic,
+    load_encoder,
+    run_folder,
+    save_codes,
+)
 from deephash.loggers import wandb
 from deephash.methods.base import Method
+from deephash.models.encoder import Encoder
 from deephash.models.weights import digest
 from deephash.overrides import Override, texts
 from deephash.report import write_html
@@ -80,6 +89,7 @@ def train(cfg: schema.Train, overrides: Sequence[Override], launch: str = "") ->
         learns = cfg.optimizer is not None
         data.setup(device, epochs=learns)
         evaluation.check(data)
+        _check_validation(cfg, data)
         if not data.has_labels:
             _say_unlabelled(cfg)
         elif data.reads_labels and (unlabelled := data.facts.num_train_unlabelled):
@@ -95,13 +105,29 @@ def train(cfg: schema.Train, overrides: Sequence[Override], launch: str = "") ->
         run.close()
 
 
+def _check_validation(cfg: schema.Train, data: DataModule) -> None:
+    """Refuse to select an epoch on a validation split that the data do not have."""
+    select_on = cfg.trainer.select_on.value
+    if select_on not in ("val", "agreement") or len(data.split.validation):
+        return
+    name = data.facts.protocol
+    last = "last" if select_on == "agreement" or not data.has_labels else "query"
+    raise ConfigError(
+        f"trainer.select_on  is {select_on}, and protocol {name} has no validation split.\n"
+        f"                   Try dataset.protocols.{name}.validation=100, or"
+        f" trainer.select_on={last}."
+    )
+
+
 def _say_unlabelled(cfg: schema.Train) -> None:
     """Say in one line what images without labels mean for the selection of an epoch."""
     if not cfg.trainer.epochs:
         log.warning("the images have no labels: there is no mAP")
         return
     kept = "the last epoch's encoder is kept"
-    if (select_on := cfg.trainer.select_on.value) != "last":
+    if (select_on := cfg.trainer.select_on.value) == "agreement":
+        kept = "the encoder whose codes of validation images agree best with features is kept"
+    elif select_on != "last":
         kept = f"there is no mAP for trainer.select_on={select_on}, and {kept}"
     log.warning("the images have no labels: %s", kept)
 
@@ -280,7 +306,7 @@ def _train(
         fingerprint=data.facts.fingerprint,
         epochs=settings.epochs,
         eval_every=settings.eval_every,
-        select_on=settings.select_on.value if data.has_labels else "last",
+        select_on=_select_on(cfg, data),
         patience=settings.patience,
         precision=settings.precision.value,
         log_every=settings.log_every,
@@ -313,6 +339,30 @@ def _train(
     return report
 
 
+def _select_on(cfg: schema.Train, data: DataModule) -> str:
+    """What selects an epoch; there is no mAP without labels."""
+    select_on = cfg.trainer.select_on.value
+    return select_on if data.has_labels or select_on == "agreement" else "last"
+
+
+def _reference(
+    cfg: schema.Train, data: DataModule, encoder: Encoder, evaluation: Evaluation
+) -> tuple[Reference | None, dict[str, Any] | None]:
+    """Fit the reference of a run on features that training does not change.
+
+    Returns:
+        The reference, or what the report says in its place: None where features were trained or
+        ``evaluation.reference`` is false.
+    """
+    shallow = recipe.kind(cfg.method.plain) == "shallow"
+    if not cfg.evaluation.reference or not (shallow or constant_features(encoder, data)):
+        return None, None
+    nbit, width = cfg.model.nbit, int(encoder.backbone.out_features)  # type: ignore[arg-type]
+    if reason := obstacle(data, nbit, width, evaluation.ternary):
+        return None, {"method": "pca_rr", "skipped": reason}
+    return Reference(encoder, data, evaluation.autocast, nbit), None
+
+
 def _report(
     cfg: schema.Train,
     name: str,
@@ -326,13 +376,22 @@ def _report(
     began = time.perf_counter()
     encoder = method.encoder
     load_encoder(run.path / "best.pt", encoder, data.facts.fingerprint)
-    codes = encode(encoder, data, evaluation.autocast)
     split, now, settings = data.split, trainer.progress, cfg.trainer
+    kind = recipe.kind(cfg.method.plain)
+    reference, told = _reference(cfg, data, encoder, evaluation)
+    kept = agreement_of(kind, encoder, data)
+    taps = [one for one in (kept, reference) if one is not None]
+    fitted = 0.0 if reference is None else reference.seconds
+    codes = encode(encoder, data, evaluation.autocast, taps=taps)
     encoded = time.perf_counter()
     metrics = evaluation.measure(codes, data, split.queries, split.database, full=True)
+    if kept is not None:
+        metrics["agreement"] = evaluation.agreement(codes, split.queries, split.database, kept)
     now.retrieval_seconds += time.perf_counter() - encoded
-    now.evaluation_seconds += time.perf_counter() - began
-    now.seconds += time.perf_counter() - began
+    now.evaluation_seconds += time.perf_counter() - began - fitted
+    now.seconds += time.perf_counter() - began - fitted
+    if reference is not None:
+        told = reference.measure(codes, data, evaluation, kept)
     rate: float | None = codes.images_per_second
     if (served := data.features) is not None:  # codes were made of features
         rate = served.computed / served.seconds if served.computed else None
@@ -341,9 +400,11 @@ def _report(
         "deephash": deephash.__version__,
         "run": name,
         "method": cfg.method.name,
+        "kind": kind,
         "nbit": cfg.model.nbit,
         "seed": cfg.seed,
         "metrics": metrics,
+        "reference": told,
         "selection": now.selection(trainer.select_on, settings.eval_every, settings.epochs),
         "protocol": data.facts.as_dict(),
         "codebook": _distances(method, now.epoch),

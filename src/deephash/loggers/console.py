@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deephash.loggers.logger import Logger
-from deephash.words import clock, number
+from deephash.words import clock, not_beaten, number
 
 RATES = ("lr", "images_per_second", "data_share")
 
@@ -27,7 +27,8 @@ class Console(Logger):
         steps_per_epoch: Optimizer steps in each.
         quiet: No bar and no lines; the summary is a single line.
         metric: What the values named ``map`` are called, with their cut-off.
-        best: The best value so far of each evaluated part, for a run that is resumed.
+        best: The best mAP so far of each evaluated part, and the best ``agreement``, for a run that
+            is resumed.
         eval_every: Epochs between evaluations, which the time left includes; None: there are none.
         evaluation_seconds: What an evaluation took before the run was resumed, on average.
     """
@@ -80,16 +81,19 @@ class Console(Logger):
                 self._print_epoch(self._epoch)  # it went by without an evaluation
             self._epoch = epoch
             self._train = dict(values)
-        elif "map" in values:
+        elif {"map", "agreement"} & set(values):
             if self._evaluated < epoch:  # and not the second part of the same evaluation
                 self._evaluated = epoch
                 self._evaluations.append(time.monotonic() - self._trained)
-            self._best[where] = max(values["map"], self._best.get(where, -math.inf))
-            tail = ""
-            if where not in ("eval", "query"):
-                tail = f"{where} "
-            tail += f"{self.metric} {values['map']:.3f} (best {self._best[where]:.3f})"
-            self._print_epoch(epoch, tail)
+            shown = []
+            for name, title in (("map", self.metric), ("agreement", "agreement")):
+                if name not in values:
+                    continue
+                part = where if name == "map" else name
+                self._best[part] = max(values[name], self._best.get(part, -math.inf))
+                shown.append(f"{title} {values[name]:.3f} (best {self._best[part]:.3f})")
+            tail = "" if where in ("eval", "query") else f"{where} "
+            self._print_epoch(epoch, tail + ", ".join(shown))
         if self._bar is not None:
             self._bar.update(
                 self._task, completed=step, epoch=self._count(epoch), texts=self._texts()
@@ -135,11 +139,15 @@ class Console(Logger):
         ]
         if metrics.get("note"):
             rows[-1:] = [(self.metric, f"-  {metrics['note']}"), ("codes", without_labels(metrics))]
+        if metrics.get("agreement"):
+            rows.append(("agreement", agreement(metrics["agreement"])))
+        rows += reference_rows(report)
         if "num_queries" in protocol:
             rows.insert(2, ("", counts.format(**protocol)))
         for title, value, epoch in (
             ("best on query", "map_best_on_query", "epoch_best_on_query"),
             ("chosen on validation", "map_at_val_epoch", "epoch_at_val"),
+            ("chosen by agreement", "map_at_agreement_epoch", "epoch_at_agreement"),
             ("last epoch", "map_last", "epoch_last"),
         ):
             if selection.get(value) is not None:
@@ -239,6 +247,30 @@ def without_labels(metrics: Mapping[str, Any]) -> str:
         "nearest": number(distances.get("mean_nearest")),
     }
     return ", ".join(f"{name} {value}" for name, value in shown.items())
+
+
+def agreement(found: Mapping[str, Any]) -> str:
+    """The agreement of codes with features, in one line."""
+    spearman, recall = number(found.get("spearman")), number(found.get("recall_at_10"))
+    return f"Spearman {spearman}, recall of the 10 nearest {recall}"
+
+
+def reference_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What PCA with random rotations is measured at, in rows of the summary."""
+    found = report.get("reference") or {}
+    if not found:
+        return []
+    if found.get("skipped"):
+        return [("reference", f"none: {found['skipped']}")]
+    values = []
+    if found.get("map") is not None:
+        values.append(f"{number(found['map'])} ± {number(found.get('sd'))}")
+    if part := found.get("agreement"):
+        values.append(agreement(part))
+    rows = [("reference", f"{', '.join(values)}  PCA + random rotation, {found['draws']} draws")]
+    if sentence := not_beaten(report):
+        rows.append(("", sentence))
+    return rows
 
 
 def conventions(metrics: Mapping[str, Any]) -> str:

@@ -92,7 +92,7 @@ class FeatureNeighbours:
         self.queries, self.size, self.top = len(query), len(database), top
         self._own = None if own is None else own_places(own, self.queries, self.size)
         self._pair_queries, self._pair_items, self.seed = self._pairs(pairs, seed)
-        self._compare(_unit(query, "query"), database)
+        self._ranks = _ranks(self._compare(_unit(query, "query"), database))  # of cosines, (P,)
 
     @property
     def sizes(self) -> Counts:
@@ -130,7 +130,7 @@ class FeatureNeighbours:
         recall_Q = np.bincount(self._rows, self._weights * near, self.queries) / wanted
         far = ranking.distances_of_pairs(self._pair_queries, self._pair_items)
         return Agreement(
-            _spearman(self._cosines, -far.astype(np.int64)),
+            _correlation(self._ranks, -_ranks_of_counts(far)),
             bounded_mean(recall_Q),
             self.top,
             self.queries,
@@ -153,11 +153,11 @@ class FeatureNeighbours:
         order = np.argsort(item, kind="stable")
         return query[order], item[order], drawn
 
-    def _compare(self, query: Array, database: ArrayLike) -> None:
-        """Find the nearest items and the cosines of the pairs, in one pass over the database."""
+    def _compare(self, query: Array, database: ArrayLike) -> Array:
+        """Find the nearest items in one pass over the database; return the cosines of pairs."""
         best_Qn = np.full((self.queries, self.top), -np.inf, dtype=query.dtype)
         found: list[tuple[Array, Array, Array]] = []  # queries, items, cosines
-        self._cosines = np.zeros(len(self._pair_items), dtype=query.dtype)
+        cosines_P = np.zeros(len(self._pair_items), dtype=query.dtype)
         for start in range(0, self.size, _ITEMS):
             items = _unit(database[start : start + _ITEMS], "database").astype(
                 query.dtype, copy=False
@@ -169,7 +169,7 @@ class FeatureNeighbours:
                 cosines = query[rows] @ items.T  # (rows, items)
                 inside = np.flatnonzero(self._pair_queries[here] // _QUERIES * _QUERIES == first)
                 inside += here.start
-                self._cosines[inside] = cosines[
+                cosines_P[inside] = cosines[
                     self._pair_queries[inside] - first, self._pair_items[inside] - start
                 ]
                 self._leave_out(cosines, first, start)
@@ -190,6 +190,7 @@ class FeatureNeighbours:
             np.concatenate(parts) for parts in zip(*kept, strict=True)
         )
         self._weights = self._chances(cosine, least_Q)
+        return cosines_P
 
     def _leave_out(self, cosines: Array, first: int, start: int) -> None:
         """Let no query of a block be its own neighbour."""
@@ -281,13 +282,22 @@ def _unit(features: ArrayLike, name: str) -> Array:
     return values
 
 
-def _spearman(a: Array, b: Array) -> float | None:
-    """Rank correlation with average ranks of ties; None if all values of one are equal."""
-    if len(a) == 0 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return None
+def _ranks(values: Array) -> Floats:
+    """Return average ranks, less their mean."""
     from scipy.stats import rankdata  # late: slow to import
 
-    x, y = (rankdata(values) for values in (a, b))
-    x, y = x - x.mean(), y - y.mean()
-    value = float((x @ y) / np.sqrt((x @ x) * (y @ y)))
-    return min(1.0, max(-1.0, value))
+    ranks: Floats = rankdata(values)
+    return ranks - ranks.mean()
+
+
+def _ranks_of_counts(values: Array) -> Floats:
+    """Return the same of small whole numbers, without sorting them."""
+    counts = np.bincount(values)
+    ranks: Floats = (counts.cumsum() - (counts - 1) / 2)[values]
+    return ranks - ranks.mean()
+
+
+def _correlation(x: Floats, y: Floats) -> float | None:
+    """Correlation of centered values; None if all of one are equal."""
+    scale = float(np.sqrt((x @ x) * (y @ y)))
+    return min(1.0, max(-1.0, float(x @ y) / scale)) if scale > 0 else None
