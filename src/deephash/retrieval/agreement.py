@@ -286,15 +286,17 @@ def _ranks(values: Array) -> Floats:
     """Return average ranks, less their mean."""
     from scipy.stats import rankdata  # late: slow to import
 
-    ranks: Floats = rankdata(values)
-    return ranks - ranks.mean()
+    ranks: Floats = np.asarray(rankdata(values), dtype=np.float64)
+    ranks -= ranks.mean()
+    return ranks
 
 
 def _ranks_of_counts(values: Array) -> Floats:
     """Return the same of small whole numbers, without sorting them."""
     counts = np.bincount(values)
     ranks: Floats = (counts.cumsum() - (counts - 1) / 2)[values]
-    return ranks - ranks.mean()
+    ranks -= ranks.mean()
+    return ranks
 
 
 def _correlation(x: Floats, y: Floats) -> float | None:
