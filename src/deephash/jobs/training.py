@@ -23,6 +23,7 @@ from deephash.engine.run import RunFolder, environment, git
 from deephash.engine.trainer import Trainer
 from deephash.errors import ConfigError, TrainingError
 from deephash.files import write_json
+from deephash.jobs import pictures
 from deephash.jobs.shared import (
     agreement_of,
     deterministic,
@@ -35,7 +36,7 @@ from deephash.methods.base import Method
 from deephash.models.encoder import Encoder
 from deephash.models.weights import digest
 from deephash.overrides import Override, texts
-from deephash.report import write_html
+from deephash.report import write_html, write_nearest
 from deephash.words import number
 
 log = logging.getLogger("deephash")
@@ -329,6 +330,14 @@ def _train(
         trainer.fit(method, data, evaluation, logger)
         report, codes = _report(cfg, name, run, data, method, evaluation, trainer)
         save_codes(run.path / "codes.npz", codes, data, evaluation)
+        if not data.has_labels and data.width is None:  # there is no mAP: images show what is near
+            shown = schema.Gallery()
+            write_nearest(
+                run.path,
+                pictures.gallery(
+                    evaluation, codes, data, queries=shown.queries, rows=shown.rows, top=shown.top
+                ),
+            )
         write_json(run.path / "report.json", report)
         write_html(run.path)
         logger.report(report, trainer.progress.step)

@@ -2,7 +2,7 @@
 
 from deephash.report.evaluation import write_comparison, write_evaluation
 from deephash.report.figures import Plane, Retrieved, Snapshot
-from deephash.report.run import write_html
+from deephash.report.run import write_html, write_nearest
 from deephash.report.sweeps import write_sweeps
 
 __all__ = [
@@ -12,5 +12,6 @@ __all__ = [
     "write_comparison",
     "write_evaluation",
     "write_html",
+    "write_nearest",
     "write_sweeps",
 ]

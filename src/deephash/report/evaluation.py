@@ -155,7 +155,8 @@ def _page_of_one(found: Found) -> dict[str, Any]:
     metrics, protocol = found.get("metrics") or {}, found.get("protocol") or {}
     conventions = metrics.get("conventions") or {}
     tables = {
-        "Retrieval": rows_of(_plain(metrics, {"codes", "graded"})),
+        "Retrieval": rows_of(_plain(metrics, {"codes", "graded", "agreement"})),
+        "Agreement with features": rows_of(metrics.get("agreement") or {}),
         "Codes of the database": rows_of(_plain(metrics.get("codes") or {})),
         "Conventions": rows_of(conventions),
         "Protocol": rows_of(protocol),

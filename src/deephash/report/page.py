@@ -28,6 +28,7 @@ def chips(report: Mapping[str, Any], protocol: Mapping[str, Any]) -> Rows:
     """The few words under the headline."""
     named = {
         "method": report.get("method"),
+        "kind": report.get("kind"),
         "bits": report.get("nbit"),
         "dataset": protocol.get("dataset"),
         "protocol": protocol.get("protocol"),

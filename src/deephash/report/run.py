@@ -1,5 +1,6 @@
 """One finished run as a page: what it reached, how it got there, what it was measured under."""
 
+import base64
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,12 +8,19 @@ from typing import Any
 
 from markupsafe import Markup
 
-from deephash.files import write_text
+from deephash.errors import FileError
+from deephash.files import make_folder, own_folder, read_bytes, write_text
+from deephash.report import canvas
+from deephash.report.figures import Retrieved
 from deephash.report.page import Rows, chips, render, rows_of
+from deephash.report.pictures import retrieved
 from deephash.report.reading import read_log, read_optional, read_report
 from deephash.report.rows import note_of
 from deephash.report.svg import Point, svg_lines, svg_span
-from deephash.words import clock, number
+from deephash.words import clock, not_beaten, number
+
+LARGEST = 1 << 24
+"""Bytes of a figure that a page takes in."""
 
 NOT_TERMS = frozenset(
     {"time", "where", "step", "epoch", "lr", "images_per_second", "data_share", "grad_norm"}
@@ -29,6 +37,34 @@ def write_html(folder: Path) -> Path:
     path = folder / "report.html"
     write_text(path, render("run.html.j2", read_page(folder)))
     return path
+
+
+def write_nearest(folder: Path, gallery: Sequence[Retrieved]) -> None:
+    """Write the figure of some queries with their nearest images, which ``report.html`` shows.
+
+    Args:
+        folder: of the run; the figure is ``figures/retrieved.png`` and ``.svg``.
+        gallery: the queries; nothing is written if there are none.
+    """
+    with canvas.style():
+        drawing = retrieved(gallery)
+        if drawing is None:
+            return
+        make_folder(folder)
+        own_folder(folder / "figures")
+        canvas.save(canvas.readable(drawing).figure, folder / "figures", drawing.name)
+
+
+def nearest(folder: Path) -> str:
+    """Return the figure of nearest images as an address that holds it; empty if there is none."""
+    file = folder / "figures" / "retrieved.png"
+    if not file.is_file() or file.is_symlink():
+        return ""
+    try:
+        content = read_bytes(file, "figure", LARGEST)
+    except FileError:
+        return ""
+    return "data:image/png;base64," + base64.b64encode(content).decode()
 
 
 def read_page(folder: Path) -> dict[str, Any]:
@@ -49,6 +85,7 @@ def read_page(folder: Path) -> dict[str, Any]:
         )
     }
     fingerprint = str(part["protocol"].get("fingerprint", ""))
+    unlabelled = "note" in part["metrics"]
     return {
         "title": report.get("run") or folder.name,
         "metric": (part["metrics"].get("conventions") or {}).get("metric", "mAP"),
@@ -61,11 +98,16 @@ def read_page(folder: Path) -> dict[str, Any]:
         "gap": gap(part["selection"]),
         "curves": curves(lines, part["selection"]),
         "retrieval": retrieval_figures(part["metrics"]),
+        "reference": reference(report),
+        "not_beaten": not_beaten(report),
+        "nearest": nearest(folder) if unlabelled else "",
         "tables": [
             (title, rows)
             for title, rows in (
                 ("Retrieval", metric_rows(part["metrics"])),
+                ("Agreement with features", rows_of(part["metrics"].get("agreement") or {})),
                 ("Conventions", rows_of(part["metrics"].get("conventions") or {})),
+                ("Selection", rows_of(_known(part["selection"])) if unlabelled else []),
                 ("Protocol", rows_of(part["protocol"])),
                 ("Codebook", rows_of(part["codebook"])),
                 ("Training", training_rows(part["training"])),
@@ -108,6 +150,14 @@ def choices(selection: Mapping[str, Any]) -> list[dict[str, Any]]:
             "queries that nobody has looked at.",
         ),
         (
+            "agreement",
+            "Chosen by agreement",
+            "map_at_agreement_epoch",
+            "epoch_at_agreement",
+            "The queries' value at the epoch whose codes keep most of the neighbours that "
+            "validation images have by features. No label was read to choose it.",
+        ),
+        (
             "last",
             "Last epoch",
             "map_last",
@@ -132,6 +182,8 @@ def gap(selection: Mapping[str, Any]) -> str:
     """A sentence on how much of the best number is owed to choosing it on the queries."""
     best = selection.get("map_best_on_query")
     honest, whose = selection.get("map_at_val_epoch"), "the epoch chosen on validation"
+    if honest is None and selection.get("select_on") == "agreement":
+        honest, whose = selection.get("map_at_agreement_epoch"), "the epoch chosen by agreement"
     if honest is None:
         honest, whose = selection.get("map_last"), "the last epoch"
     if best is None or honest is None:
@@ -168,6 +220,10 @@ def curves(
         caption = "Each point is an evaluation; the line marks the epoch that is reported."
         drawing = svg_lines(maps, "epoch", "mAP", marks)
         found.append(("mAP", caption if marks else "Each point is an evaluation.", drawing))
+    if agreed := track([e for e in lines if e["where"] == "val"], "epoch", "agreement"):
+        caption = "Of the 10 nearest by features, the part that is among the 10 nearest by codes."
+        drawing = svg_lines({"validation": agreed}, "epoch", "recall of the 10 nearest", marks)
+        found.append(("Agreement with features", caption, drawing))
     if any(losses.values()):
         caption = "Means over the steps since the point before, as the objective weighs them."
         found.append(("Loss", caption, svg_lines(losses, "step", "loss")))
@@ -205,7 +261,73 @@ def retrieval_figures(metrics: Mapping[str, Any]) -> list[tuple[str, str, Markup
             "stood in the worst or the best one, on average over all, and in the stable order."
         )
         found.append(("What ties are worth", caption, svg_span(ties, "worst", "best")))
+    if "note" in metrics:
+        found += codes_figures(metrics)
     return [(title, caption, Markup(drawing)) for title, caption, drawing in found]
+
+
+def codes_figures(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """What codes look like where there are no labels: distances, and the balance of the bits."""
+    found, codes = [], metrics.get("codes") or {}
+    pairs = (codes.get("distances") or {}).get("share") or []
+    queries = metrics.get("distances") or {}
+    shares: dict[str, list[Point]] = {
+        "pairs of the database": [(float(at), share) for at, share in enumerate(pairs)],
+        "queries to database": list(
+            zip(queries.get("distance") or [], queries.get("share") or [], strict=False)
+        ),
+    }
+    shares = {name: points for name, points in shares.items() if points}
+    if shares:
+        caption = "The share of pairs at each Hamming distance, whatever they show."
+        drawing = svg_lines(shares, "Hamming distance", "share of pairs", y_range=(0.0, 0.0))
+        found.append(("Distances", caption, drawing))
+    ones = (codes.get("bits") or {}).get("ones") or []
+    if ones:
+        points: list[Point] = [(float(bit), share) for bit, share in enumerate(ones, 1)]
+        drawing = svg_lines({"ones": points}, "bit", "share of ones", y_range=(0.0, 1.0))
+        caption = "A balanced bit is at 1/2; one at 0 or 1 is dead, the same for all images."
+        found.append(("Balance of the bits", caption, drawing))
+    return found
+
+
+def reference(report: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The run beside principal components of the same features, turned at random.
+
+    Returns:
+        ``head`` and ``rows`` of a table, or ``skipped``, the reason why there is no reference; None
+        if the report does not speak of one.
+    """
+    found = report.get("reference") or {}
+    if not found:
+        return None
+    if found.get("skipped"):
+        return {"skipped": found["skipped"]}
+    metrics = report.get("metrics") or {}
+    agreed, mine = found.get("agreement") or {}, metrics.get("agreement") or {}
+    columns = [
+        ((metrics.get("conventions") or {}).get("metric", "mAP"), metrics.get("map"),
+         found.get("map"), found.get("sd")),
+        *((title, mine.get(name), agreed.get(name), agreed.get(f"{name}_sd"))
+          for name, title in (("spearman", "Spearman"),
+                              ("recall_at_10", "recall of the 10 nearest"))),
+    ]  # fmt: skip
+    columns = [one for one in columns if one[2] is not None]
+    draws = found.get("draws") or "some"
+    return {
+        "head": ["", *(title for title, *_ in columns)],
+        "rows": [
+            [f"{report.get('method', 'this run')}, {report.get('nbit', '-')} bits",
+             *(number(own) for _, own, _, _ in columns)],
+            [f"PCA + random rotation, mean ± sd of {draws}",
+             *(f"{number(mean)} ± {number(sd)}" for _, _, mean, sd in columns)],
+        ],
+    }  # fmt: skip
+
+
+def _known(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values less those that are null."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def metric_rows(metrics: Mapping[str, Any]) -> Rows:
@@ -213,7 +335,7 @@ def metric_rows(metrics: Mapping[str, Any]) -> Rows:
 
     Where nothing was measured with labels, what needs them is left out.
     """
-    drawn = {"ties", "pr_curve", "pr_curve_by_rank", "conventions"}
+    drawn = {"ties", "pr_curve", "pr_curve_by_rank", "conventions", "agreement"}
     if "note" in metrics:
         drawn |= {"note", *(name for name, value in metrics.items() if value is None)}
     return rows_of({name: value for name, value in metrics.items() if name not in drawn})
