@@ -350,3 +350,14 @@ def test_keys_of_today_do_not_make_another_run_of_older_ones(pages):
     assert config.essence(cfg) == config.essence(older)
     cfg["optimizer"]["lr_scale"] = {"head": 2}
     assert config.essence(cfg) != config.essence(older)
+
+
+# kinds
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [("relahash", "supervised"), ("cibhash", "unsupervised"), ("itq", "shallow")],
+)
+def test_the_kind_of_a_method(pages, method, kind):
+    assert recipe.kind(pages(f"method={method}")["method"]) == kind

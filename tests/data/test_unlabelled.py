@@ -1,6 +1,7 @@
 """Images without labels: folders and lists that hold them, and how protocols divide them."""
 
 import lzma
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,14 @@ from deephash.data.inspection import inspect
 from deephash.data.lists import Lists
 from deephash.data.sources import Folder, Listing
 from deephash.data.splitfile import read_split, write_lists, write_split
-from deephash.data.splits import Listed, Official, PerClass, describe, fingerprint
+from deephash.data.splits import (
+    Listed,
+    Official,
+    PerClass,
+    describe,
+    fingerprint,
+    protocol_of,
+)
 from deephash.data.transforms import Pipeline
 from deephash.errors import DataError
 
@@ -265,6 +273,15 @@ class TestProtocols:
         images = Folder(photos(tmp_path / "set", "train", "test"), size=8).load()
         with pytest.raises(DataError, match="come in official parts"):
             Drawn(2, None).split(images)
+
+    def test_the_protocol_of_images_without_labels(self):
+        general, other = ("per_class", PerClass(1, None)), ("drawn", Drawn(2, None))
+        assert protocol_of(bare(9), general, other) is other
+        assert protocol_of(bare(9), general, None) is general
+        labelled = Catalogue(ids=("a", "b"), labels=np.eye(2, dtype=bool), classes=("x", "y"))
+        assert protocol_of(labelled, general, other) is general
+        parts = replace(bare(9), parts=("train", "test"))
+        assert protocol_of(parts, general, other) is general
 
     def test_dropping_the_unlabelled_leaves_nothing(self):
         with pytest.raises(DataError, match="unlabelled=drop leaves no image"):

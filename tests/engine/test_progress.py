@@ -73,3 +73,13 @@ def test_state_goes_around():
     assert again == now
     again.add(3, 0.5, 0.2, "val")
     assert len(now.history) == 2  # the copy is its own
+
+
+def test_agreement_selects_without_a_map():
+    now = Progress()
+    kept = [now.add(e, None, None, "agreement", a) for e, a in ((1, 0.2), (2, 0.4), (3, 0.4))]
+    assert kept == [True, True, False] and now.wait == 1
+    found = now.selection("agreement", eval_every=1, epochs=3)
+    assert (found["agreement_best"], found["epoch_at_agreement"]) == (0.4, 2)
+    assert found["map_at_agreement_epoch"] is None and found["selected_epoch"] == 2
+    assert "agreement" not in after([(1, 0.5, None)])[0].history[0]

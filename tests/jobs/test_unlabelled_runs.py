@@ -11,7 +11,7 @@ from PIL import Image
 from deephash import build, config, jobs, retrieval, schema
 from deephash.data.sources import Folder
 from deephash.engine import checkpoint
-from deephash.errors import DataError
+from deephash.errors import ConfigError, DataError
 from deephash.losses.pairwise import PairwiseLikelihood
 from deephash.overrides import parse_all
 from tests.commands import ROOT
@@ -105,6 +105,74 @@ def test_a_run_reports_what_needs_no_labels(run, capsys):
     page = (run / "report.html").read_text()
     assert retrieval.NO_LABELS in page and "Three ways to quote" not in page
     assert "nan" not in page.lower().replace("nanmean", "")
+
+
+def test_it_reports_agreement_and_shows_nearest_images(run):
+    report = no_nan(run / "report.json")
+    found = report["metrics"]["agreement"]
+    assert -1 <= found["spearman"] <= 1 and 0 < found["recall_at_10"] <= 1
+    assert (found["queries"], found["database"], found["pairs"]) == (6, 24, 144)
+    assert (report["kind"], report["reference"]) == ("unsupervised", None)  # the backbone learns
+    page = (run / "report.html").read_text()
+    for title in ("Agreement with features", "Nearest images", "Distances", "Balance of the bits"):
+        assert title in page, title
+    assert 'src="data:image/png;base64,' in page and "img-src data:" in page
+    assert (run / "figures" / "retrieved.png").is_file()
+
+
+def test_a_frozen_backbone_has_a_reference(root, tmp_path, without_labels, capsys):
+    report = train(root, tmp_path, "backbone.frozen=true", quiet=False)
+    found = report["reference"]
+    assert (found["method"], found["draws"], found["map"], found["maps"]) == (
+        "pca_rr", 10, None, None,
+    )  # fmt: skip
+    assert 0 < found["agreement"]["recall_at_10"] < 1
+    assert found["agreement"]["recall_at_10_sd"] > 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "PCA + random rotation, 10 draws" in shown
+    page = (tmp_path / report["run"] / "report.html").read_text()
+    assert "Beside the same features without training" in page
+    beaten = report["metrics"]["agreement"]["recall_at_10"] > found["agreement"]["recall_at_10"]
+    assert ("Not better than PCA" in page) == (not beaten) == ("Not better than PCA" in shown)
+    words = ["backbone.frozen=true", "evaluation.reference=false", "seed=1"]
+    assert train(root, tmp_path, *words)["reference"] is None
+    report = train(root, tmp_path, "backbone.frozen=true", "model.nbit=24")
+    assert "24 bits need more than 24 training images" in report["reference"]["skipped"]
+    assert "24 bits need more" in (tmp_path / report["run"] / "report.html").read_text()
+
+
+def test_the_default_protocol_is_one_for_images_without_labels(
+    root, tmp_path, without_labels, caplog
+):
+    words = [word for word in SMALL if word != "dataset.protocol=drawn"]
+    words += [f"dataset.root={root}/flat", f"paths.outputs={tmp_path}", "logger=quiet"]
+    cfg, words = config.fold(compose("train", overrides=words), parse_all(words)), parse_all(words)
+    report = jobs.train(config.train_page(cfg, words), words)
+    assert report["protocol"]["protocol"] == "drawn" and report["protocol"]["num_queries"] == 6
+    assert "dataset.protocol=drawn, not per_class" in caplog.text
+    run = tmp_path / report["run"]
+    found = evaluate(f"run='{run}'", "figures=false", "device=cpu")
+    assert found["protocol"] == report["protocol"] and found["kind"] == "unsupervised"
+    assert found["metrics"] == report["metrics"]
+
+
+def test_an_epoch_is_selected_by_agreement(root, tmp_path, without_labels):
+    words = ["trainer.select_on=agreement", "trainer.patience=2", "trainer.epochs=4",
+             "dataset.protocols.drawn.validation=5"]  # fmt: skip
+    report = train(root, tmp_path, *words)
+    selection, run = report["selection"], tmp_path / report["run"]
+    history = checkpoint.load(run / "last.pt")["progress"]["history"]
+    assert all(0 <= row["agreement"] <= 1 and row["query"] is None for row in history)
+    best = max(history, key=lambda row: row["agreement"])
+    assert selection["select_on"] == "agreement"
+    assert selection["selected_epoch"] == selection["epoch_at_agreement"] == best["epoch"]
+    assert selection["agreement_best"] == best["agreement"]
+    assert selection["map_at_agreement_epoch"] is None
+    assert checkpoint.load(run / "best.pt")["epoch"] == best["epoch"]
+    page = (run / "report.html").read_text()
+    assert "agreement best" in page and "recall of the 10 nearest" in page
+    (run / "report.json").unlink()  # killed before the report
+    assert train(root, tmp_path, *words)["selection"] == selection
 
 
 def test_the_screen_says_it_in_one_sentence(root, tmp_path, without_labels, capsys, caplog):
@@ -207,6 +275,25 @@ class TestRefusals:
     def test_patience(self, root, tmp_path, without_labels):
         with pytest.raises(DataError, match=r"trainer\.patience=3 stops by a mAP.*\n.*=null"):
             train(root, tmp_path, "trainer.patience=3")
+
+    @pytest.mark.parametrize("protocol", ["drawn", "per_class"])
+    def test_agreement_without_a_validation_split(self, root, tmp_path, monkeypatch, protocol):
+        monkeypatch.setattr(Folder, "load", lambda *_: pytest.fail("images were opened"))
+        words = ["trainer.select_on=agreement", f"dataset.protocol={protocol}"]
+        with pytest.raises(ConfigError, match=r"trainer\.select_on  is agreement, and protocol"):
+            train(root, tmp_path, *words)
+
+    def test_agreement_where_only_the_data_know(self, root, tmp_path, without_labels):
+        words = [
+            "trainer.select_on=agreement",
+            f"dataset.root={root}/two",
+            "dataset.protocols.per_class.queries=2",
+            "dataset.protocols.drawn.validation=5",
+        ]
+        lines = [word for word in [*SMALL, *words] if word != "dataset.protocol=drawn"]
+        lines += [f"paths.outputs={tmp_path}", "logger=quiet"]
+        with pytest.raises(ConfigError, match=r"protocol per_class has no validation split"):
+            jobs.train(*job("train", lines))
 
     def test_a_protocol_that_counts_by_class(self, root, tmp_path, without_labels):
         with pytest.raises(DataError, match=r"PerClass counts images by class.*protocol=drawn"):

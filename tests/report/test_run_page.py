@@ -182,3 +182,74 @@ def test_no_report_is_an_error_that_names_the_file(tmp_path, content):
     with pytest.raises(DataError, match=r"report\.json"):
         write_html(tmp_path)
     assert not (tmp_path / "report.html").exists()
+
+
+REFERENCE = {
+    "method": "pca_rr",
+    "draws": 10,
+    "map": 0.7012,
+    "sd": 0.0123,
+    "maps": [0.7],
+    "seconds": 1,
+}
+
+
+def test_a_reference_stands_beside_the_run(folder, read_page):
+    report = {**REPORT, "kind": "unsupervised", "reference": REFERENCE}
+    report["metrics"] = {**REPORT["metrics"], "agreement": {"spearman": 0.61, "recall_at_10": 0.42}}
+    report["reference"] |= {
+        "agreement": {
+            "spearman": 0.51,
+            "spearman_sd": 0.02,
+            "recall_at_10": 0.33,
+            "recall_at_10_sd": 0.01,
+        }
+    }
+    (folder / "report.json").write_text(json.dumps(report))
+    page = read_page(write_html(folder))
+    for said in (
+        "PCA + random rotation, mean ± sd of 10",
+        "0.7012 ± 0.0123",
+        "0.5100 ± 0.0200",
+        "0.3300 ± 0.0100",
+        "0.4200",
+        "unsupervised",
+        "Agreement with features",
+        "Not better than PCA with random rotations of the same features: 0.6843",
+    ):
+        assert said in page.text, said
+    report["metrics"]["map"] = 0.71
+    (folder / "report.json").write_text(json.dumps(report))
+    assert "Not better" not in read_page(write_html(folder)).text
+    report["reference"] = {"method": "pca_rr", "skipped": "64 bits are more than 32"}
+    (folder / "report.json").write_text(json.dumps(report))
+    assert "There is no reference: 64 bits are more than 32." in read_page(write_html(folder)).text
+
+
+def test_selection_by_agreement_is_a_card(folder, read_page):
+    more = {"select_on": "agreement", "map_at_agreement_epoch": 0.6777, "epoch_at_agreement": 40,
+            "agreement_best": 0.5}  # fmt: skip
+    report = {**REPORT, "selection": {**REPORT["selection"], **more}}
+    (folder / "report.json").write_text(json.dumps(report))
+    with (folder / "log.jsonl").open("a") as log:
+        log.write("\n" + line("val", 600, 110, agreement=0.5))
+    page = read_page(write_html(folder))
+    assert "Chosen by agreement" in page.text and "0.6777" in page.text
+    assert "recall of the 10 nearest over epoch: validation" in page.labels()
+
+
+def test_the_figure_of_nearest_images_is_on_the_page_without_labels_alone(folder, read_page):
+    (folder / "figures").mkdir()
+    (folder / "figures" / "retrieved.png").write_bytes(b"png")
+    assert "<img" not in read_page(write_html(folder)).source
+    metrics = {
+        "map": None,
+        "note": "no labels",
+        "distances": {"distance": [0.0], "share": [1.0]},
+        "codes": {"bits": {"ones": [0.5, 0.4]}, "distances": {"share": [0.2, 0.8]}},
+    }
+    (folder / "report.json").write_text(json.dumps({**REPORT, "metrics": metrics}))
+    page = read_page(write_html(folder))
+    assert 'src="data:image/png;base64,cG5n"' in page.source
+    assert "share of ones over bit: ones" in page.labels()
+    assert any(label.startswith("share of pairs over Hamming distance") for label in page.labels())

@@ -295,14 +295,14 @@ def reference(report: Mapping[str, Any]) -> dict[str, Any] | None:
     """The run beside principal components of the same features, turned at random.
 
     Returns:
-        ``head`` and ``rows`` of a table, or ``skipped``, the reason why there is no reference; None
+        ``head`` and ``rows`` of a table, and ``skipped``, the reason why there is no reference; None
         if the report does not speak of one.
     """
     found = report.get("reference") or {}
     if not found:
         return None
     if found.get("skipped"):
-        return {"skipped": found["skipped"]}
+        return {"skipped": found["skipped"], "head": [], "rows": []}
     metrics = report.get("metrics") or {}
     agreed, mine = found.get("agreement") or {}, metrics.get("agreement") or {}
     columns = [
@@ -315,6 +315,7 @@ def reference(report: Mapping[str, Any]) -> dict[str, Any] | None:
     columns = [one for one in columns if one[2] is not None]
     draws = found.get("draws") or "some"
     return {
+        "skipped": "",
         "head": ["", *(title for title, *_ in columns)],
         "rows": [
             [f"{report.get('method', 'this run')}, {report.get('nbit', '-')} bits",
