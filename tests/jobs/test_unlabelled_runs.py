@@ -122,7 +122,7 @@ def test_it_reports_agreement_and_shows_nearest_images(run):
 
 
 def test_a_frozen_backbone_has_a_reference(root, tmp_path, without_labels, capsys):
-    report = train(root, tmp_path, "backbone.frozen=true", quiet=False)
+    report = train(root, tmp_path, "++backbone.frozen=true", quiet=False)
     found = report["reference"]
     assert (found["method"], found["draws"], found["map"], found["maps"]) == (
         "pca_rr", 10, None, None,
@@ -135,9 +135,9 @@ def test_a_frozen_backbone_has_a_reference(root, tmp_path, without_labels, capsy
     assert "Beside the same features without training" in page
     beaten = report["metrics"]["agreement"]["recall_at_10"] > found["agreement"]["recall_at_10"]
     assert ("Not better than PCA" in page) == (not beaten) == ("Not better than PCA" in shown)
-    words = ["backbone.frozen=true", "evaluation.reference=false", "seed=1"]
+    words = ["++backbone.frozen=true", "evaluation.reference=false", "seed=1"]
     assert train(root, tmp_path, *words)["reference"] is None
-    report = train(root, tmp_path, "backbone.frozen=true", "model.nbit=24")
+    report = train(root, tmp_path, "++backbone.frozen=true", "model.nbit=24")
     assert "24 bits need more than 24 training images" in report["reference"]["skipped"]
     assert "24 bits need more" in (tmp_path / report["run"] / "report.html").read_text()
 
@@ -241,7 +241,7 @@ def test_a_sweep_has_dashes_and_a_note(run, tmp_path, capsys):
     words = ["sweep=few", f"paths.outputs={tmp_path}", "compare=best"]
     jobs.report(*job("report", words))
     shown = capsys.readouterr().out
-    assert "1 finished" in shown and "| dpsh | — without mAP |" in shown
+    assert "1 finished" in shown and "| dpsh | unsupervised | — without mAP |" in shown
     assert "images without labels" in shown
     for name in ("report.html", "table.tex", "table.csv"):
         text = (folder / name).read_text()
