@@ -295,8 +295,8 @@ def reference(report: Mapping[str, Any]) -> dict[str, Any] | None:
     """The run beside principal components of the same features, turned at random.
 
     Returns:
-        ``head`` and ``rows`` of a table, and ``skipped``, the reason why there is no reference; None
-        if the report does not speak of one.
+        ``head`` and ``rows`` of a table, and ``skipped``, the reason why there is none; None if the
+        report does not speak of one.
     """
     found = report.get("reference") or {}
     if not found:
