@@ -67,7 +67,7 @@ class Reference:
             agreement: with the features of the same pass; None: it is not measured.
 
         Returns:
-            ``method``, ``draws`` and ``seconds``; ``map``, ``sd`` (n - 1) and ``maps``, None where
+            ``draws`` and ``seconds``; ``map``, ``sd`` (n - 1) and ``maps``, None where
             there is no mAP; and with ``agreement`` mean and sd of Spearman and recall.
         """
         began, split = time.perf_counter(), data.split
@@ -81,7 +81,6 @@ class Reference:
                 found.append(evaluation.agreement(turned, split.queries, split.database, agreement))
         known = None if None in maps else maps
         result: dict[str, Any] = {
-            "method": "pca_rr",
             "draws": DRAWS,
             "map": None if known is None else statistics.fmean(known),
             "sd": None if known is None else statistics.stdev(known),

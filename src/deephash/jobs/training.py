@@ -41,6 +41,9 @@ from deephash.words import number
 
 log = logging.getLogger("deephash")
 
+REFERENCE = "pca_rr"
+"""The method that a run on frozen features is compared with: see ``engine/reference.py``."""
+
 
 @out_of_memory.told()
 def train(cfg: schema.Train, overrides: Sequence[Override], launch: str = "") -> dict[str, Any]:
@@ -368,7 +371,7 @@ def _reference(
         return None, None
     nbit, width = cfg.model.nbit, int(encoder.backbone.out_features)  # type: ignore[arg-type]
     if reason := obstacle(data, nbit, width, evaluation.ternary):
-        return None, {"method": "pca_rr", "skipped": reason}
+        return None, {"method": REFERENCE, "skipped": reason}
     return Reference(encoder, data, evaluation.autocast, nbit), None
 
 
@@ -400,7 +403,7 @@ def _report(
     now.evaluation_seconds += time.perf_counter() - began - fitted
     now.seconds += time.perf_counter() - began - fitted
     if reference is not None:
-        told = reference.measure(codes, data, evaluation, kept)
+        told = {"method": REFERENCE, **reference.measure(codes, data, evaluation, kept)}
     rate: float | None = codes.images_per_second
     if (served := data.features) is not None:  # codes were made of features
         rate = served.computed / served.seconds if served.computed else None
