@@ -332,6 +332,10 @@ def test_one_table_of_sdc_has_one_protocol_backbone_and_selection():
 
 def test_all_methods_see_the_same_features():
     jobs = jobs_of("unsupervised")
+    (typed, *_) = jobs_of("unsupervised", "backbone.frozen=false", "method.views=[train]")
+    assert (typed["backbone.frozen"], typed["method.views"]) == ("False", "[train]")
+    found = multirun.grid(Sheet.read(SWEEPS, "unsupervised"), parse_all(["backbone.frozen=false"]))
+    assert not any("++backbone.frozen=true" in texts(job) for job in found.jobs)
     settled = {"backbone.frozen": "true", "trainer.select_on": "last", "evaluation.top": "1000",
                "evaluation.tops": "[all]", "backbone": "vgg16"}  # fmt: skip
     for key, value in settled.items():

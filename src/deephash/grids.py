@@ -28,7 +28,7 @@ def points(
         axes: the values of each key, in the order in which they are to stand.
         where: rules ``{"if": {key: value or values}, "then": {key: value}}``: points that agree
             with all conditions get what follows from them. A later rule beats an earlier one.
-        given: keys that no rule may set, because the user has.
+        given: keys that no rule may set, because the user has; without ``+`` and ``~``.
 
     Raises:
         ConfigError: a rule of another form, or more than ``MOST`` combinations.
@@ -54,6 +54,10 @@ def points(
         point = dict(zip(axes, values, strict=True))
         for rule in where:
             if all(point.get(key) in all_typed(wanted) for key, wanted in rule["if"].items()):
-                point |= {k: typed(v) for k, v in rule["then"].items() if k not in given}
+                point |= {
+                    key: typed(value)
+                    for key, value in rule["then"].items()
+                    if key.lstrip("+~") not in given
+                }
         found.setdefault(tuple(sorted(point.items())), point)
     return list(found.values())

@@ -91,10 +91,16 @@ def grid(sheet: Sheet, overrides: Sequence[Override]) -> Grid:
     several = [key for made in (axes, typed) for key, values in made.items() if len(values) > 1]
     ruled = [key for rule in sheet.where for key in rule.get("then", ())]
     _refuse_unnamed(several)
+    given = {one.key for one in overrides}
+    axes = {
+        key: values
+        for key, values in axes.items()
+        if key in typed or Override.parse(key).key not in given
+    }
     axes |= typed
     if sheet.name is not None and "group" not in axes:
         axes["group"] = [re.sub(r"[^\w.,=+-]+", "-", sheet.name)]  # it becomes a folder
-    points = grids.points(axes, sheet.where, given=list(typed))
+    points = grids.points(axes, sheet.where, given=list(given))
     bare = {one.name: one.key for one in overrides}
     settings = [
         config.spelled(key, values[0])
