@@ -75,8 +75,13 @@ def row(name: str) -> str:
         if text != "-" and part in config.FEEDS and not config.FEEDS[part] & declared.needs:
             text = f"({text})"
         cells.append(text)
-    cells.append("yes" if declared.labels else "no")
+    cells.append(supervision(name))
     return f"| {' | '.join(cells)} | {cited(found)} |"
+
+
+def supervision(name: str) -> str:
+    """How a method learns: with labels, without, or in closed form, which is shallow."""
+    return recipes.kind(nodes(recipe(name)))
 
 
 def cited(found: dict[str, Any]) -> str:
@@ -84,10 +89,22 @@ def cited(found: dict[str, Any]) -> str:
     return "{paper} ({authors}, {venue} {year})".format(**found)
 
 
+SECTIONS = {
+    "supervised": "With labels",
+    "unsupervised": "Without labels",
+    "shallow": "In closed form, on the features of a backbone, without labels",
+}
+
+
 def table() -> str:
-    """README's table."""
-    head = ["method", *PARTS, "labels", "paper"]
-    return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *map(row, names())])
+    """README's tables, one for each kind of supervision."""
+    head = ["method", *PARTS, "supervision", "paper"]
+    top = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    parts = []
+    for kind, title in SECTIONS.items():
+        rows = [row(name) for name in names() if supervision(name) == kind]
+        parts.append("\n".join([f"**{title}**", "", *top, *rows]))
+    return "\n" + "\n\n".join(parts) + "\n"
 
 
 def page(name: str) -> str:

@@ -59,14 +59,23 @@ def test_every_method_has_a_line_and_a_page_and_no_page_is_left_over():
 def test_a_line_tells_the_parts_and_which_of_them_the_loss_does_not_read():
     assert generate.row("relahash").startswith(
         "| [relahash](docs/methods/relahash.md) | batch_norm | identity | max_hamming | relative"
-        " | lmcl | yes | RelaHash"
+        " | lmcl | supervised | RelaHash"
     )
     assert "| hadamard | (cosine) | central_similarity |" in generate.row("csq")
     assert "| linear | (tanh) |" in generate.row("csq")
     assert "| continuation | - | - | pairwise |" in generate.row("hashnet")
     assert "| bernoulli | cosine | single_cosine |" in generate.row("orthohash_arc")
-    assert "| linear | - | - | - | - | no | Iterative" in generate.row("itq")
-    assert "| mlp | (identity) | - | - | cibhash | no | Unsupervised" in generate.row("cibhash")
+    assert "| linear | - | - | - | - | shallow | Iterative" in generate.row("itq")
+    assert "| mlp | (identity) | - | - | cibhash | unsupervised | Unsupervised" in generate.row(
+        "cibhash"
+    )
+
+
+def test_each_kind_of_supervision_has_a_table():
+    with_labels, without, shallow = generate.table().split("**")[2::2]
+    assert "[relahash]" in with_labels and "[relahash]" not in without + shallow
+    assert "[cibhash]" in without and "[itq]" in shallow
+    assert without.count("| unsupervised |") == without.count("| [")
 
 
 @pytest.mark.parametrize("name", generate.names())
