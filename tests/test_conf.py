@@ -33,10 +33,14 @@ NEEDS = {
 }
 for path in (CONF / "loss").glob("*.yaml"):
     loss = config.locate(OmegaConf.load(path)["_target_"])
-    if "bits" in loss.needs:
-        NEEDS[f"loss={path.stem}"] = ["relaxation=sign"]
+    words = ["relaxation=sign"] if "bits" in loss.needs else []
     if views := getattr(loss, "views", None):
-        NEEDS[f"loss={path.stem}"] = [f"+method.views={views}"]
+        words.append(f"+method.views={views}")
+    NEEDS[f"loss={path.stem}"] = words
+for path in (CONF / "settings").glob("*.yaml"):
+    method, _, dataset = path.stem.rpartition("_")
+    words = [f"method={method}", f"dataset={dataset}", *NEEDS.get(f"dataset={dataset}", [])]
+    NEEDS[f"settings={path.stem}"] = words
 OPTIONS = [
     f"{path.parent.relative_to(CONF).as_posix()}={path.stem}"
     for path in sorted(CONF.rglob("*.yaml"))
@@ -688,10 +692,11 @@ def test_the_pictures_of_the_paper_take_any_method_and_dataset(method, folded):
         overlay = f"experiment=codes_{bits}bit"
         cfg = folded(*words, overlay)
         assert config.check(cfg, parse_all([*words, overlay])) == []
-        assert cfg["method"] == folded(*words)["method"]
+        own = folded(*words, "dataset=cifar10")
+        assert cfg["method"] == own["method"] and cfg["backbone"] == own["backbone"]
         assert cfg["dataset"]["classes"] == list(range(2**bits)) == build.data(typed(cfg)).classes
         assert (cfg["model"]["nbit"], cfg["trainer"]["snapshots"]) == (bits, 1000)
-        assert (cfg["dataset"]["name"], cfg["backbone"]["name"]) == ("cifar10", "alexnet")
+        assert cfg["dataset"]["name"] == "cifar10"
         digits = folded(overlay, *words, "dataset=digits")
         assert digits["dataset"]["name"] == "digits" and digits["backbone"]["width"]
         assert digits["dataset"]["classes"] == list(range(2**bits))
