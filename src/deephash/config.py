@@ -98,7 +98,7 @@ UNNAMED = (
 )
 """Keys that do not stand in the name of a run; other images under one name are refused."""
 
-ACTIONS = ("prepare", "verify", "describe", "export", "encode")
+ACTIONS = ("prepare", "verify", "describe", "export", "encode", "cache")
 """What ``data.py`` does."""
 
 NAMING = ("dataset", "method", "model.nbit", "seed")
@@ -368,6 +368,8 @@ def check_data(cfg: Mapping[str, Any]) -> list[Fault]:
     faults = _check_page(cfg, schema.Data)
     if cfg.get("do") not in ACTIONS:
         faults.append(Fault("do", f"is {cfg.get('do')!r}.", f"Give one of {', '.join(ACTIONS)}."))
+    if cfg.get("remove") is not None and cfg.get("do") != "cache":
+        faults.append(Fault("remove", "is of data.py cache alone.", "Leave it out."))
     if faults:
         return faults
     if cfg["do"] in ("export", "encode") and cfg["out"] is None:

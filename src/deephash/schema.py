@@ -356,7 +356,8 @@ class FeatureType(Enum):
 class Data(Node):
     """The top page of ``data.py``. Parts are open: their constructors are their schema."""
 
-    do: str = MISSING  # prepare, verify, describe, export, encode: the first word of the command
+    # prepare, verify, describe, export, encode, cache: the first word of the command
+    do: str = MISSING
     dataset: Open[Dataset] = MISSING
     backbone: Open[Part] = MISSING
     trainer: Trainer = field(default_factory=Trainer)
@@ -370,6 +371,7 @@ class Data(Node):
     style: Style = Style.one_hot  # of export
     prefix: str = ""  # of export: put before each path
     dtype: FeatureType = FeatureType.float32  # of encode
+    remove: str | None = None  # of cache: pixels, features, all, or the name of an entry
 
 
 @dataclass

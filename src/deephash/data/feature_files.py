@@ -27,6 +27,9 @@ from deephash.torch_files import Unread, described, is_module, read_pickle, read
 ARRAY, NOTES = "features.npy", "features.json"
 """The files of a folder of features, beside its split file."""
 
+PART = "features.part"
+"""The folder inside of it in which they are written."""
+
 TEXT_SECONDS = 30.0
 """Seconds that texts of an HDF5 file may take to read, beside one for each MiB of the file."""
 
@@ -370,7 +373,7 @@ def write_features(
         CannotWrite: the folder cannot be written, or its disk is too small.
         DataError: a feature is not finite.
     """
-    part = folder / "features.part"
+    part = folder / PART
     array_file, done_file = part / ARRAY, part / NOTES
     told = _complete(notes, count, width, dtype)
     if is_written(folder, count, width, dtype, notes):

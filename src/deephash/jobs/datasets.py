@@ -18,6 +18,7 @@ from deephash.data.splitfile import ENDING, LISTS, read_split, write_lists, writ
 from deephash.data.splits import Facts, fingerprint
 from deephash.errors import ConfigError, DataError, WriteError
 from deephash.files import check_writable, place, write_text
+from deephash.jobs.caching import show_cache
 from deephash.jobs.describing import description, divided
 from deephash.jobs.describing import lines as described
 from deephash.jobs.encoding import encode
@@ -43,6 +44,7 @@ def data(cfg: schema.Data, overrides: Sequence[Override] = ()) -> None:
         "describe": describe,
         "export": export,
         "encode": encode,
+        "cache": show_cache,
     }
     if cfg.out is not None and cfg.do != "prepare":  # which may have nothing to write
         try:
