@@ -135,7 +135,9 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=4096, help="features of an image")
     parser.add_argument("--bits", type=int, default=64)
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
-    parser.add_argument("--without-naive", action="store_true", help="the methods alone")
+    parser.add_argument(
+        "--naive", nargs="*", default=NAIVE, choices=NAIVE, help="methods with a naive form beside"
+    )
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--file", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -155,7 +157,7 @@ def main() -> None:
         for name in options.methods:
             cells = [name]
             forms = ["here"]
-            if name in NAIVE and not options.without_naive:
+            if name in options.naive:
                 forms.append("naive")
             for form in forms:
                 line = [sys.executable, __file__, "--child", name, form, "--file", str(file)]

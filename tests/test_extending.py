@@ -207,16 +207,19 @@ def test_jobs_of_a_sweep_get_the_folder_of_configuration(plugin, tmp_path):
 
 @pytest.mark.parametrize(
     ("method", "keys"),
-    [("mean_teacher", {"teacher.head.norm.weight", "encoder.head.norm.weight"}), ("pcah", set())],
+    [
+        ("mean_teacher", {"teacher.head.norm.weight", "encoder.head.norm.weight"}),
+        ("principal_signs", set()),
+    ],
 )
 def test_methods_of_the_page_train(plugin, method, keys):
     plugin(files_of_the_page())
     words = ["plugins=[mypkg]", f"method={method}", "logger=quiet", "trainer.device=cpu"]
-    words += ["trainer.epochs=1"] * (method != "pcah")
+    words += ["trainer.epochs=1"] * (method != "principal_signs")
     report, folder = deephash.train(words)
     state = checkpoint.load(folder / "last.pt")["method"]
     assert keys <= set(state)
-    assert report["training"]["steps"] == (0 if method == "pcah" else 10)
+    assert report["training"]["steps"] == (0 if method == "principal_signs" else 10)
     assert report["metrics"]["map"] > 0.15  # 0.1 by chance
     if keys:
         assert not torch.equal(*(state[key] for key in sorted(keys)))
@@ -227,8 +230,8 @@ def test_methods_of_the_page_train(plugin, method, keys):
     [
         (["method=mean_teacher", "method.views=1"], "method.views"),
         (["method=mean_teacher", "method.momentum=2"], "method.momentum"),
-        (["method=pcah", "trainer.epochs=5"], "trainer.epochs"),
-        (["method=pcah", "loss=lmcl"], "method.loss"),
+        (["method=principal_signs", "trainer.epochs=5"], "trainer.epochs"),
+        (["method=principal_signs", "loss=lmcl"], "method.loss"),
     ],
 )
 def test_recipes_of_the_page_are_checked(plugin, words, says):

@@ -53,6 +53,15 @@ class Projection(ClosedForm):
 
     Raises:
         ConfigError: the head is another one.
+
+    Example:
+        >>> class FirstFeatures(Projection):
+        ...     def fit(self, features):
+        ...         self.fill(torch.eye(self.nbit, features.shape[1]), torch.zeros(self.nbit))
+        >>> encoder = Encoder(nn.Identity(), Linear(in_features=3, nbit=2, bias=True))
+        >>> FirstFeatures(encoder, nbit=2).fit(torch.rand(5, 3))
+        >>> encoder.encode(torch.tensor([[1.0, -2.0, 4.0]])).tolist()
+        [[1.0, -2.0]]
     """
 
     def __init__(self, encoder: Encoder, nbit: int) -> None:
@@ -88,6 +97,12 @@ class Principal(Projection):
 
     Raises:
         ConfigError: K exceeds D, or is not below N, or the head is another one.
+
+    Example:
+        >>> encoder = Encoder(nn.Identity(), Linear(in_features=3, nbit=4, bias=True))
+        >>> Principal(encoder, nbit=4, num_train=10)
+        Traceback (most recent call last):
+        deephash.errors.ConfigError: model.nbit  is 4, and the backbone has 3 features: ...
     """
 
     def __init__(self, encoder: Encoder, nbit: int, num_train: int) -> None:
