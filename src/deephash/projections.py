@@ -13,13 +13,13 @@ from torch import Tensor
 from deephash.records import generator
 
 BLOCK = 1 << 14
-"""Rows of features that are in float64 at a time: those of a million images would take 33 GB."""
+"""Rows of features that are in float64 at a time (`ROWS` of wide ones), never all of them."""
 
 FULL = 1024
 """The largest D for which all eigenvectors of the scatter matrix are computed (D^3)."""
 
 ROWS, COLUMNS = 1 << 12, 1 << 9
-"""Rows and columns of wide features in one product of the scatter matrix."""
+"""Rows of wide features at a time, and columns in one product of the scatter matrix."""
 
 
 def principal_axes(features: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -100,7 +100,7 @@ def projection(mean: Tensor, axes: Tensor, rotation: Tensor | None = None) -> tu
 
 def _centered(features: Tensor, mean: Tensor) -> Iterator[Tensor]:
     """Return blocks of rows, in float64, without their mean."""
-    for rows in torch.split(features, BLOCK):
+    for rows in torch.split(features, BLOCK if len(mean) <= FULL else ROWS):
         yield rows.double() - mean
 
 
@@ -123,8 +123,9 @@ def _scatter(features: Tensor, mean: Tensor) -> Tensor:
         for at in range(0, width, COLUMNS):
             part = short[:, at:].T @ short[:, at : at + COLUMNS]
             scatter[at:, at : at + COLUMNS] += part
-    half = scatter.tril()
-    return half.add_(scatter.tril(-1).T)
+    for at in range(0, width, COLUMNS):  # the other half, without a second matrix
+        scatter[at : at + COLUMNS, at:] = scatter[at:, at : at + COLUMNS].T.clone()
+    return scatter
 
 
 def _eigenvectors(scatter: Tensor, count: int) -> Tensor:
