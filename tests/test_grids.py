@@ -44,7 +44,7 @@ def composed():
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
 
         def one(job):
-            overrides = [f"{key}={value}" for key, value in job.items()]
+            overrides = [f"{key}={value}".removesuffix("=") for key, value in job.items()]
             cfg = config.fold(compose("train", overrides=overrides), parse_all(overrides))
             assert config.check(cfg, parse_all(overrides)) == []
             return cfg
@@ -366,6 +366,22 @@ def test_closed_forms_and_the_divergence():
     assert picked(jobs_of("sdc_contrastive"), "method", "dataset") == set(
         itertools.product(("sdc", "sdc_simclr"), ("cifar10", "imagenet100"))
     )
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in RELAHASH])
+def test_sweeps_without_labels_compose(name, composed):
+    """Frozen, without a selection on the queries or with the one of the papers, and at one R."""
+    for dataset in ("cifar10", "digits"):
+        jobs = jobs_of(name, f"dataset={dataset}")
+        found = multirun.grid(Sheet.read(SWEEPS, name), parse_all([f"dataset={dataset}"])).jobs
+        middle = next((at for at, job in enumerate(jobs) if job["method"] == "sdc_simclr"), 0)
+        for at in {0, middle, len(jobs) - 1}:
+            cfg = composed({one.name: one.value or "" for one in found[at]})
+            assert cfg["backbone"]["frozen"] is True
+            top = cfg["evaluation"]["top"] or cfg["dataset"]["top"]
+            assert top == (1000 if dataset == "cifar10" or name == "unsupervised" else None)
+            if dataset == "cifar10":
+                assert (cfg["backbone"]["name"], cfg["dataset"]["protocol"]) == ("vgg16", "59k")
 
 
 def test_points_that_rules_make_the_same_stand_once():

@@ -143,7 +143,7 @@ def kinds(section: Section) -> dict[Key, str]:
 def reference_rows(section: Section) -> list[Reference]:
     """The baselines that the reports of a section hold, one for each method and backbone.
 
-    Reports of one seed have the same draws, which count once; those of several seeds are pooled.
+    The same draws count once; others, say of several seeds, are pooled.
     Runs that were measured under another convention than most are left out.
     """
     way = section.ways[0] if section.ways else None
@@ -173,7 +173,18 @@ def _pooled(by_seed: Mapping[tuple[Any, Any], tuple[float, ...]]) -> list[float]
     """The mAP of all draws; none if they are of several numbers of bits."""
     if len({nbit for nbit, _ in by_seed}) > 1:
         return []
-    return [value for maps in dict.fromkeys(by_seed.values()) for value in maps]
+    apart: list[tuple[float, ...]] = []
+    for maps in by_seed.values():
+        if not any(_alike(maps, other) for other in apart):
+            apart.append(maps)
+    return [value for maps in apart for value in maps]
+
+
+def _alike(maps: Sequence[float], others: Sequence[float]) -> bool:
+    """Whether the mAP of the same draws differ by rounding alone."""
+    return len(maps) == len(others) and all(
+        math.isclose(one, other, abs_tol=1e-3) for one, other in zip(maps, others, strict=True)
+    )
 
 
 def _mean_and_sd(values: Sequence[float]) -> tuple[float, float]:
