@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from deephash import config, retrieval
 from deephash.engine.run import RunFolder
 from deephash.errors import ConfigError, WriteError
 from deephash.files import write_arrays
 from deephash.jobs.pairing import NotComparableError, judge, paired
-from deephash.jobs.reporting import read, report
+from deephash.jobs.reporting import _conditions, read, report
 from deephash.report.grid import sections
 from tests.commands import run
 
@@ -334,3 +335,28 @@ def test_a_sweeps_folder_that_is_a_link_is_not_written_through(outputs, tmp_path
     with pytest.raises(WriteError, match="symbolic link"):
         report(page(outputs, "beta"))
     assert {file.name for file in victim.iterdir()} == before
+
+
+def test_the_conditions_of_a_run_are_those_of_its_configuration(tmp_path):
+    """Also where the further R hold a text; of a closed form no epochs, rates and selection."""
+    run = {
+        "dataset": {"protocol": "59k"},
+        "backbone": {"_target_": "deephash.models.backbones.Tiny", "frozen": True},
+        "optimizer": {"lr": 0.001, "weight_decay": 0.0005},
+        "trainer": {"epochs": 100, "select_on": "last"},
+        "method": {"views": ["cibhash", "cibhash"], "cached_views": 8},
+        "evaluation": {"tops": [100, "all"]},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(run))
+    assert _conditions(RunFolder(tmp_path)) == {
+        "protocol": "59k", "backbone": "tiny", "frozen": "yes", "dropout": "-", "epochs": "100",
+        "learning rate": "0.0010", "weight decay": "0.0005", "selection": "last",
+        "views": "cibhash, cibhash", "cached views": "8",
+    }  # fmt: skip
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(run | {"optimizer": None}))
+    closed = _conditions(RunFolder(tmp_path))
+    assert {closed[key] for key in ("epochs", "learning rate", "weight decay", "selection")} == {
+        "-"
+    }
+    (tmp_path / "config.yaml").unlink()
+    assert _conditions(RunFolder(tmp_path)) == {}

@@ -86,7 +86,7 @@ CONFIG: dict[str, Kind] = {
     "trainer.device": str,
     **{f"trainer.{name}": bool for name in ("drop_last", "deterministic", "channels_last")},
     "evaluation": dict,
-    "evaluation.*": (str, finite, bool, None, [finite]),
+    "evaluation.*": (str, finite, bool, None, [finite, str]),  # tops: [100, all]
     "logger.*": dict,
     "paths.*": (str, None),
     "group?": (str, None),

@@ -393,7 +393,7 @@ def _ruled(section: Section) -> list[str]:
                     for job in cell.jobs if job.values.get(key) is not None]  # fmt: skip
             values = tuple(dict.fromkeys(typed(job.values[key]) for job in jobs))
             of.setdefault(values, []).append(section.name_of(row))
-        only = next(iter(of), ())
+        only, key = next(iter(of), ()), key.lstrip("+~")
         if len(of) == 1 and len(only) == 1:
             said.append(f"{key} {only[0]}")
         else:
