@@ -30,6 +30,7 @@ NEEDS = {
     "dataset=csv": ["dataset.root=x"],
     "dataset=features": ["dataset.root=x"],
     "backbone=torchvision": ["backbone.name=alexnet"],
+    "backbone=timm": ["backbone.name=resnet18"],
 }
 for path in (CONF / "loss").glob("*.yaml"):
     loss = config.locate(OmegaConf.load(path)["_target_"])

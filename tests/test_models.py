@@ -11,6 +11,7 @@ from torch import nn
 from torchvision import models
 
 from deephash.errors import ConfigError, DataError
+from deephash.models import backbones
 from deephash.models.backbones import Identity as NoBackbone
 from deephash.models.backbones import Tiny, Torchvision
 from deephash.models.encoder import Encoder
@@ -89,6 +90,21 @@ def test_resnet_features_are_its_pooled_map(tmp_path):
     backbone = Torchvision("resnet18", weights=str(tmp_path / "r.pt")).eval()
     with torch.no_grad():
         torch.testing.assert_close(whole.fc(backbone(images())), whole(images()))
+
+
+def test_vgg16_ends_at_fc7_after_its_relu():
+    with torch.device("meta"):
+        layers = Torchvision("vgg16", weights="none").trunk.classifier
+    kinds = [type(layer).__name__ for layer in layers]
+    assert kinds == [*["Linear", "ReLU", "Dropout"] * 2, "Identity"]
+    assert layers[3].out_features == 4096
+
+
+@pytest.mark.parametrize("name", ["vgg16", "resnet50", "vit_b_16"])
+def test_weights_of_imagenet_are_the_first_that_torchvision_had(name):
+    choice = backbones._imagenet(name)
+    assert choice.name == "IMAGENET1K_V1"
+    assert choice.transforms().mean == [0.485, 0.456, 0.406]  # as the pages of datasets have it
 
 
 @pytest.mark.parametrize("dropout", [True, False])

@@ -144,6 +144,8 @@ class Suggestions:
             candidates.append(f"torchvision backbone.name={shlex.quote(name)}")
         near = difflib.get_close_matches(_bare(name), bare, n=2, cutoff=0.6)
         candidates += [bare[one] for one in near]
+        if group == "backbone":  # last: timm takes seconds to import
+            candidates.append(f"timm backbone.name={shlex.quote(name)}")
         found = self.first(f"{group}={one}" for one in candidates)
         listed = f"There are {', '.join(there)}."
         return listed if found is None else f"Did you mean {found}? {listed}"

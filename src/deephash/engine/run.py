@@ -7,6 +7,7 @@ import platform
 import re
 import shlex
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -300,6 +301,7 @@ def environment() -> dict[str, Any]:
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "numpy": np.__version__,
+        **({"timm": sys.modules["timm"].__version__} if "timm" in sys.modules else {}),
         "platform": platform.platform(),
         "cpu": _cpu(),
         "cpus": os.cpu_count(),

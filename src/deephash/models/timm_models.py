@@ -224,8 +224,8 @@ class Timm(nn.Module):
             height, width = images.shape[-2:]
             raise ConfigError(
                 f"backbone  {self.name} takes images of {self.side}x{self.side}, and these are"
-                f" {height}x{width}.\n          Type dataset.size={self.side}, or"
-                f" backbone.img_size={height}."
+                f" {height}x{width}.\n          Type dataset.size={self.side} where the dataset has"
+                f" it, or backbone.img_size={height}."
             )
         if self.output == "tokens":
             return self.tokens(images)
@@ -326,38 +326,53 @@ def _load(name: str, weights: str | None, rates: Mapping[str, float]) -> nn.Modu
 
 def _downloaded(name: str, rates: Mapping[str, float]) -> nn.Module:
     """The model with timm's own weights, which are downloaded if they are not in the cache."""
-    timm = _timm()
     try:
-        trunk: nn.Module = timm.create_model(name, pretrained=True, num_classes=0, **rates)
+        trunk: nn.Module = _timm().create_model(name, pretrained=True, num_classes=0, **rates)
     except Exception as error:  # of the client of the hub, its transport, torch.hub, safetensors
-        from huggingface_hub import constants
-
-        declared = timm.models.get_pretrained_cfg(name)
-        origin = declared.hf_hub_id or declared.url
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(
-            f"backbone.weights  timm's weights of {name} are not here, and no download: {reason}\n"
-            f"  looked for  {origin}, in the cache of the Hugging Face Hub"
-            f" ({constants.HF_HUB_CACHE})\n"
-            f"  either      download {origin} elsewhere and copy it into that cache\n"
-            f"  or          give a state dict of the model: backbone.weights=FILE\n"
-            f"  (or start from random weights: backbone.weights=none)"
-        ) from error
+        raise _missing(name, error) from error
     return trunk
 
 
 def _provide(name: str) -> None:
-    """Download timm's weights of a model if they are not in the cache."""
-    from huggingface_hub import try_to_load_from_cache
+    """Download timm's weights of a model if they are not in the cache.
+
+    The hub is asked once before, because its client tries downloads again for a minute.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.utils import EntryNotFoundError
 
     declared = _timm().models.get_pretrained_cfg(name)
     if declared.hf_hub_id:
         origin, _, revision = declared.hf_hub_id.partition("@")
-        names = (declared.hf_hub_filename,) if declared.hf_hub_filename else HUB_FILES
-        for file in names:
+        files = (declared.hf_hub_filename,) if declared.hf_hub_filename else HUB_FILES
+        for file in files:
             if isinstance(try_to_load_from_cache(origin, file, revision=revision or None), str):
                 return
+        for file in files:
+            try:
+                get_hf_file_metadata(hf_hub_url(origin, file, revision=revision or None))
+                break
+            except EntryNotFoundError:
+                continue
+            except Exception as error:  # of the client of the hub and of its transport
+                raise _missing(name, error) from error
     _downloaded(name, {})
+
+
+def _missing(name: str, error: Exception) -> DataError:
+    """The error of weights that cannot be had."""
+    from huggingface_hub import constants
+
+    declared = _timm().models.get_pretrained_cfg(name)
+    origin = declared.hf_hub_id or declared.url
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return DataError(
+        f"backbone.weights  timm's weights of {name} are not here, and no download: {reason}\n"
+        f"  looked for  {origin} of the Hugging Face Hub, in its cache {constants.HF_HUB_CACHE}\n"
+        f"  either      run  hf download {origin}  elsewhere, and copy its folder into that cache\n"
+        f"  or          give a state dict of the model: backbone.weights=FILE\n"
+        f"  (or start from random weights: backbone.weights=none)"
+    )
 
 
 def _without_dropout(trunk: nn.Module) -> None:
