@@ -339,7 +339,7 @@ def _provide(name: str) -> None:
     The hub is asked once before, because its client tries downloads again for a minute.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.utils import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError
 
     declared = _timm().models.get_pretrained_cfg(name)
     if declared.hf_hub_id:
