@@ -10,7 +10,7 @@ from typing import Any, Unpack
 import torch
 from torch import nn
 
-from deephash import methods, recipe, schema, targets
+from deephash import methods, program, recipe, schema, targets
 from deephash.data.datamodule import DataModule
 from deephash.data.transforms import Pipeline
 from deephash.engine import evaluate
@@ -208,9 +208,15 @@ def method(
 
 
 def label_free_methods() -> list[str]:
-    """The methods that read no labels, by the modules that define their loss or class, sorted."""
+    """The methods that read no labels, by the modules that define their loss or class, sorted.
+
+    Modules without a recipe of their name, such as base classes, are left out.
+    """
     found = set()
+    recipes = {file.stem for file in (program.folder("conf") / "method").glob("*.yaml")}
     for _, name, _ in pkgutil.iter_modules(methods.__path__):
+        if name not in recipes:
+            continue
         module = importlib.import_module(f"{methods.__name__}.{name}")
         for one in vars(module).values():
             own = isinstance(one, type) and one.__module__ == module.__name__

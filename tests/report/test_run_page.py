@@ -218,6 +218,8 @@ def test_a_reference_stands_beside_the_run(folder, read_page):
         "Not better than PCA with random rotations of the same features: 0.6843",
     ):
         assert said in page.text, said
+    (folder / "report.json").write_text(json.dumps({**report, "method": "pca_rr"}))
+    assert "Not better" not in read_page(write_html(folder)).text  # than other draws of its own
     report["metrics"]["map"] = 0.71
     (folder / "report.json").write_text(json.dumps(report))
     assert "Not better" not in read_page(write_html(folder)).text
