@@ -1330,7 +1330,9 @@ def label_free() -> list[str]:
     found = []
     for path in sorted((ROOT / "conf" / "method").glob("*.yaml")):
         entries = yaml.safe_load(path.read_text())["defaults"]
-        loss = next((one["/loss@loss"] for one in entries if "/loss@loss" in one), None)
+        places = {place: name for one in entries if isinstance(one, dict)
+                  for place, name in one.items()}  # fmt: skip
+        loss = places.get("/loss@loss", places.get("/loss@method.loss"))  # of a global page
         if loss is not None:
             node = yaml.safe_load((ROOT / "conf" / "loss" / f"{loss}.yaml").read_text())
             if not recipe.declared({"loss": node}).labels:
