@@ -1,6 +1,6 @@
 """Methods and losses that tests select by ``_target_``, under ``plugins=[tests]``."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -89,8 +89,14 @@ class Following(Composed):
 class Frozen(Tiny):
     """A small backbone that does not learn, with random weights or those of a file."""
 
-    def __init__(self, width: int = 4, frozen: bool = True, weights: str | None = "none") -> None:
-        super().__init__(width=width, weights=weights)
+    def __init__(
+        self,
+        width: int = 4,
+        frozen: bool = True,
+        weights: str | None = "none",
+        output: Literal["features", "tokens"] = "features",
+    ) -> None:
+        super().__init__(width=width, weights=weights, output=output)
         self.frozen = frozen
         self.requires_grad_(not frozen)
 

@@ -32,6 +32,7 @@ NEEDS = {
     "backbone=torchvision": ["backbone.name=alexnet"],
     "backbone=timm": ["backbone.name=resnet18"],
 }
+NEEDS["head=tokens"] = ["backbone.output=tokens"]
 for path in (CONF / "loss").glob("*.yaml"):
     loss = config.locate(OmegaConf.load(path)["_target_"])
     words = ["relaxation=sign"] if "bits" in loss.needs else []

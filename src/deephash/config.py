@@ -382,6 +382,9 @@ def check_data(cfg: Mapping[str, Any]) -> list[Fault]:
     faults += _check_tops(cfg["evaluation"]) + _check_convention(cfg) + check_names(cfg)
     faults += _check_protocol(cfg) + _check_classes(cfg["dataset"].get("classes"))
     if not faults and cfg["do"] == "encode":
+        if cfg["backbone"].get("output") == "tokens":
+            what = "is tokens (N, T, D), and features are written as (N, D)."
+            faults.append(Fault("backbone.output", what, "Type backbone.output=features."))
         faults += check_images(cfg, ["test"])
     return faults + _check_by_building(cfg, faults)
 
@@ -762,6 +765,14 @@ def _check_recipe(cfg: Mapping[str, Any]) -> list[Fault]:
             Fault("trainer.batch_size", f"is {trainer['batch_size']}, and {head.__name__}, the"
                   f" head here, needs a batch of {smallest}.",
                   "Try trainer.batch_size=16, or head=linear.")
+        )  # fmt: skip
+    whole = recipe.method_class(method)
+    least = whole.smallest_batch_of(method) if hasattr(whole, "smallest_batch_of") else 1
+    if trainer["batch_size"] < least:
+        faults.append(
+            Fault("trainer.batch_size", f"is {trainer['batch_size']}, and {whole.__name__}, the"
+                  f" method here, needs a batch of {least} images.",
+                  f"Type trainer.batch_size={max(least, 32)}.")
         )  # fmt: skip
     if cfg["backbone"].get("weights") not in (
         None, "none", "imagenet", "pretrained"

@@ -115,7 +115,7 @@ def problems(cfg: Mapping[str, Any]) -> list[Problem]:
     result = _of_views(cfg) + _of_parts(method)
     if result:
         return result
-    result += _of_declarations(method)
+    result += _of_declarations(method) + _of_tokens(cfg)
     if result:
         return result
     has = declared(method)
@@ -276,6 +276,31 @@ def _of_declarations(method: Mapping[str, Any]) -> list[Problem]:
             what = f"{kind.__name__}.views is {views!r}, not a number of views."
             result.append(Problem(key, what, "Write views = 2 in the class, or leave it out."))
     return result
+
+
+def _of_tokens(cfg: Mapping[str, Any]) -> list[Problem]:
+    """Check that method, head and backbone agree on tokens (N, T, D) or features (N, D)."""
+    method, backbone = cfg["method"], cfg["backbone"]
+    whole, head = method_class(method), class_of(method, "head")
+    takes = bool(getattr(head, "tokens", False))
+    name = whole.__name__ if "_target_" in method else method["name"]
+    if getattr(whole, "tokens", False) and not takes and head is not None:
+        what = f"{head.__name__} takes features (N, D), and {name} needs a head that takes tokens."
+        return [Problem("method.head", what, "Leave it out, or type head=tokens.")]
+    trunk = locate(backbone["_target_"], "backbone")
+    gives = backbone.get("output", "features") == "tokens"
+    if gives == takes:
+        return []
+    if gives:
+        what = f"is tokens (N, T, D), and {name} takes features (N, D)."
+        return [Problem("backbone.output", what, "Type backbone.output=features.")]
+    needs = f"and {name} needs the tokens (N, T, D) of each image."
+    if "output" in arguments(trunk):
+        what = f"is features (N, D), {needs}"
+        key = "backbone.output" if "output" in backbone else "+backbone.output"
+        return [Problem("backbone.output", what, f"Type {key}=tokens.")]
+    what = f"{trunk.__name__} gives features alone, {needs}"
+    return [Problem("backbone", what, "Try backbone=vit_b_16, or a transformer of timm.")]
 
 
 def _of_learning(cfg: Mapping[str, Any], has: Declared) -> list[Problem]:

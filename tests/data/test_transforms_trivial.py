@@ -141,7 +141,7 @@ def test_what_is_drawn():
 def test_a_result_of_its_own():
     images = pixels() / 255
     kept = images.clone()
-    found = T.TrivialAugmentWide().apply(images, torch.zeros(3).long(), torch.zeros(3))
+    found = T.TrivialAugmentWide().augment(images, torch.zeros(3).long(), torch.zeros(3))
     assert torch.equal(found, images)
     found.zero_()
     assert torch.equal(images, kept)

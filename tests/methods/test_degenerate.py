@@ -11,12 +11,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from deephash import build, recipe
+from deephash.methods.composed import Composed
 from deephash.records import Batch
-from tests.methods.worked import LEARNING
+from tests.methods.worked import LEARNING, method_class
 from tests.pages import typed
 
 FORMS = [
-    *LEARNING,
+    *(name for name in LEARNING if method_class(name) is Composed),  # others: in their own files
     "relahash method.similarity.sqrt_bk=true", "relahash loss=lmcl",
     "orthohash method.loss.quantization=1",
     "orthohash method.loss.quantization=1 method.loss.quantization_form=l1",

@@ -28,7 +28,9 @@ from tests.pages import typed
 SCORED = [name for name in METHODS if "similarity" in page("method", name)["parts"]]
 """Recipes that score each class, and so can be trained by the shared loss."""
 
-UNSCORED = [name for name in LEARNING if name not in SCORED]
+UNSCORED = [
+    name for name in LEARNING if name not in SCORED and "loss" in page("method", name)["parts"]
+]
 OWN = [[f"method={name}"] for name in LEARNING]
 SHARED = [[f"method={name}", "loss=lmcl"] for name in SCORED]
 
@@ -97,7 +99,8 @@ def test_labels_reach_only_recipes_that_read_them(name, composed, batch_for):
 @pytest.mark.parametrize("words", OWN + SHARED, ids=" ".join)
 def test_ten_steps_lower_the_loss(words, composed, batch_for):
     """The stochastic bits of JMLH are drawn with the same numbers each time."""
-    cfg = composed(*words, "optimizer.lr=0.001")
+    more = ["method.double_softmax=false"] if words == ["method=nsh"] else []  # it damps the rest
+    cfg = composed(*words, *more, "optimizer.lr=0.001")
     method, batch = build.method(typed(cfg), 10, 500), batch_for(cfg)
     optimizer, losses = build.optimizer(typed(cfg), method), []
     for _ in range(11):

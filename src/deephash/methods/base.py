@@ -29,6 +29,7 @@ class Method(nn.Module):
         labels: False if no label is read: training then uses all images, and no batch has labels.
             A class that does not say reads labels if its loss does, or if it has no loss.
         needs: the fields of `Output` that the method reads.
+        tokens: True if it needs the tokens of each image, (N, T, D), and a head that takes them.
         cached_features: True if `forward` uses images only through `encode` or
             ``self.encoder(images)``: features of a frozen backbone may then be served in their
             place.
@@ -55,6 +56,7 @@ class Method(nn.Module):
     views: ClassVar[int | None] = None
     labels: ClassVar[bool]
     needs: ClassVar[frozenset[str]] = frozenset()
+    tokens: ClassVar[bool] = False
     cached_features: ClassVar[bool] = False
 
     def __init__(self, encoder: Encoder) -> None:

@@ -1,4 +1,7 @@
-"""Backbones: images ``(N, 3, H, W)`` to features ``(N, D)``, with ``out_features = D``."""
+"""Backbones: images ``(N, 3, H, W)`` to features ``(N, D)``, with ``out_features = D``.
+
+With ``output=tokens`` some give tokens ``(N, T, D)`` instead, for heads and methods that take them.
+"""
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
@@ -21,6 +24,7 @@ T = TypeVar("T")
 
 NUM_IMAGENET_CLASSES = 1000
 Width = Annotated[int, Interval(1, 1024)]
+Form = Literal["features", "tokens"]
 
 
 class Torchvision(nn.Module):
@@ -39,12 +43,14 @@ class Torchvision(nn.Module):
             are.
         frozen: keep the weights and the statistics of batch norm as loaded. Dropout, if active,
             stays active in training.
+        output: ``features`` (N, D); or ``tokens`` (N, T, D), of vision transformers alone: those of
+            the patches of an image after the final layer norm, without the class token.
 
     Attributes:
         out_features: D.
 
     Raises:
-        ConfigError: no such model, or a model without a single last layer.
+        ConfigError: no such model, or a model without a single last layer, or without tokens.
         DataError: weights that are missing, unreadable or of another model.
 
     Example:
@@ -59,9 +65,13 @@ class Torchvision(nn.Module):
         weights: str | None = "imagenet",
         dropout: bool = False,
         frozen: bool = False,
+        output: Form = "features",
     ) -> None:
         super().__init__()
         from torchvision.ops import StochasticDepth
+
+        for key, what, instead in self.refused({"name": name, "output": output}):
+            raise ConfigError(f"backbone.{key}  {what} {instead}")
 
         given = "none" if weights is None else str(weights)
         self.trunk = _load(name, given)
@@ -72,6 +82,7 @@ class Torchvision(nn.Module):
             cut = {key: value for key, value in whole.items() if key not in kept}
             fill(self.trunk, read_file(given), f"torchvision's {name}", given, cut)
         self.frozen = frozen
+        self.output = output
         if not dropout:
             for module in self.trunk.modules():
                 if isinstance(module, nn.Dropout | StochasticDepth):
@@ -105,6 +116,9 @@ class Torchvision(nn.Module):
 
         name, known = str(options["name"]), models.list_models(module=models)
         if name in known:
+            if options.get("output") == "tokens" and not name.startswith("vit_"):
+                what = f"is tokens, and torchvision's {name} gives features alone."
+                return [("output", what, "Try backbone=vit_b_16, or a transformer of timm.")]
             return []
         near = ", ".join(difflib.get_close_matches(name, known, n=3)) or "alexnet, resnet50"
         return [("name", f"torchvision has no model {name!r}.", f"Did you mean {near}?")]
@@ -121,6 +135,8 @@ class Torchvision(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> Tensor:
+        if self.output == "tokens":
+            return _tokens(self.trunk, images)
         features: Tensor = self.trunk(images).flatten(1)
         return features
 
@@ -131,6 +147,7 @@ class Identity(nn.Module):
     Args:
         in_features: D, of the data; None if they are images.
         frozen: accepted, because recipes freeze the backbone; features do not change anyway.
+        output: ``features``; that of a recipe which needs tokens is refused with a reason.
 
     Raises:
         ConfigError: the data are images.
@@ -140,7 +157,9 @@ class Identity(nn.Module):
         torch.Size([2, 512])
     """
 
-    def __init__(self, in_features: int | None, frozen: bool = False) -> None:
+    def __init__(
+        self, in_features: int | None, frozen: bool = False, output: Form = "features"
+    ) -> None:
         super().__init__()
         if in_features is None:
             raise ConfigError(
@@ -149,6 +168,14 @@ class Identity(nn.Module):
                 " of them."
             )
         self.out_features = in_features
+
+    @staticmethod
+    def refused(options: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+        """Return what is wrong with the options: key, fault and what to type instead."""
+        if options.get("output") != "tokens":
+            return []
+        what = "is tokens, as the method needs them, and the data are features (N, D)."
+        return [("output", what, "Use images with backbone=vit_b_16, or another method.")]
 
     def forward(self, features: Tensor) -> Tensor:
         return features
@@ -162,6 +189,8 @@ class Tiny(nn.Module):
         weights: ``none``, or a file with a state dict of this module.
         pool: side of the map that is flattened into features; D = 4 * width * pool ** 2.
         frozen: keep the weights and the statistics of batch norm as they are.
+        output: ``features`` (N, D); or ``tokens``: the places of that map, (N, pool ** 2,
+            4 * width), for methods that take tokens.
 
     Attributes:
         out_features: D.
@@ -181,6 +210,7 @@ class Tiny(nn.Module):
         weights: str | None = "none",
         pool: Literal[1, 2] = 2,
         frozen: bool = False,
+        output: Form = "features",
     ) -> None:
         super().__init__()
         widths = [3, width, 2 * width, 4 * width]
@@ -194,7 +224,8 @@ class Tiny(nn.Module):
             if outputs == 2 * width:
                 blocks.append(nn.MaxPool2d(2))
         self.blocks = nn.Sequential(*blocks, nn.AdaptiveMaxPool2d(pool))
-        self.out_features = widths[-1] * pool**2
+        self.output = output
+        self.out_features = widths[-1] * (pool**2 if output == "features" else 1)
         if weights == "imagenet":
             raise ConfigError(
                 "backbone.weights  the tiny backbone has no ImageNet weights.\n"
@@ -216,8 +247,16 @@ class Tiny(nn.Module):
         return super().train(mode and not self.frozen)
 
     def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = self.blocks(images).flatten(1)
-        return features
+        maps: Tensor = self.blocks(images)
+        return maps.flatten(1) if self.output == "features" else maps.flatten(2).transpose(1, 2)
+
+
+def _tokens(transformer: Any, images: Tensor) -> Tensor:
+    """The patch tokens of torchvision's VisionTransformer, as its own forward makes them."""
+    patches = transformer._process_input(images)
+    first = transformer.class_token.expand(len(images), -1, -1)
+    tokens: Tensor = transformer.encoder(torch.cat([first, patches], dim=1))
+    return tokens[:, 1:]
 
 
 def _load(name: str, weights: str) -> nn.Module:

@@ -135,3 +135,48 @@ class MLP(nn.Sequential):
     def smallest_batch_of(options: Mapping[str, Any]) -> int:
         """Return how many images a training batch must have, for options of the constructor."""
         return 2 if options.get("batch_norm") else 1
+
+
+class TokenMLP(nn.Module):
+    """Layer norm of the mean over an image's tokens, a hidden layer, then a linear layer.
+
+    The head of WCH. Initial weights are Kaiming-uniform by the outgoing connections, initial biases
+    standard normal, in both layers.
+
+    Args:
+        in_features: D.
+        nbit: K.
+        width: of the hidden layer; None: D.
+        activation: ``gelu`` or ``relu``.
+
+    Attributes:
+        tokens: it takes tokens (N, T, D), or their means (N, D).
+
+    Example:
+        >>> import torch
+        >>> TokenMLP(in_features=768, nbit=32)(torch.zeros(4, 196, 768)).shape
+        torch.Size([4, 32])
+    """
+
+    tokens: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        in_features: int,
+        nbit: int,
+        width: Width | None = None,
+        activation: Literal["gelu", "relu"] = "gelu",
+    ) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(in_features, eps=1e-6)
+        self.hidden = nn.Linear(in_features, width or in_features)
+        self.activation = nn.GELU() if activation == "gelu" else nn.ReLU()
+        self.linear = nn.Linear(width or in_features, nbit)
+        for layer in (self.hidden, self.linear):
+            nn.init.kaiming_uniform_(layer.weight, mode="fan_out")
+            nn.init.normal_(layer.bias)
+
+    def forward(self, outputs: Tensor) -> Tensor:
+        features = outputs.mean(dim=1) if outputs.ndim == 3 else outputs
+        u: Tensor = self.linear(self.activation(self.hidden(self.norm(features))))
+        return u

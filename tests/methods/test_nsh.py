@@ -1,0 +1,277 @@
+"""NSH: SoftSort, the worked example, plain loops, and small batches."""
+
+import math
+
+import pytest
+import torch
+import yaml
+from torch import nn
+from torch.nn import functional as F
+
+from deephash import build, config
+from deephash.losses.quantization import quantization
+from deephash.methods.nsh import NSH, contrast_of_ranks, ranked, soft_sort
+from deephash.models.encoder import Encoder
+from deephash.overrides import parse_all
+from deephash.records import Batch
+from tests.methods import worked
+from tests.pages import typed
+
+B1, B2 = [[0.9, 0.9], [0.9, -0.9], [-0.9, -0.9]], [[0.8, 0.9], [0.9, -0.8], [-0.9, -0.8]]
+L1, L2 = [[1.0, 0], [0, 1], [-1, 0]], [[1.0, 0.2], [0.1, 1], [-1, 0.1]]
+
+
+def tensor(rows):
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def unit(row):
+    norm = math.sqrt(sum(x * x for x in row))
+    return [x / norm for x in row] if norm else row
+
+
+def dot(a, b):
+    return sum(x * y for x, y in zip(a, b, strict=True))
+
+
+def softmax(values):
+    top = max(values)
+    weights = [math.exp(value - top) for value in values]
+    return [weight / sum(weights) for weight in weights]
+
+
+def sorting(scores, temperature, power=1.0):
+    """The rows of SoftSort, one number after the other."""
+    return [
+        softmax([-(abs(high - score) ** power) / temperature for score in scores])
+        for high in sorted(scores, reverse=True)
+    ]
+
+
+def contrast(b1, b2, l1, l2, positives=2, temperature=0.3, sort=0.5, power=1.0, double=True):
+    """The contrast as one reads it: images, ranks, softmax and cross-entropy in loops."""
+    count, nbit, total = len(b1), len(b1[0]), 0.0
+    for i in range(count):
+        scores = [dot(b1[i], b2[j]) / (2 * nbit) + 0.5 for j in range(count)]
+        order = sorting(scores, sort, power)
+        soft = [
+            [sum(order[r][k] * l1[k][at] for k in range(count)) for at in range(len(l1[0]))]
+            for r in range(count)
+        ]
+        alike = [dot(latent, l2[i]) for latent in soft]
+        for r in range(positives):
+            logits = [value / temperature for value in (alike[r], *alike[positives:])]
+            if double:
+                logits = softmax(logits)
+            total -= math.log(softmax(logits)[0]) / (positives * count)
+    return total
+
+
+def drawn(seed, count=6, nbit=5, latent=4):
+    draw = torch.Generator().manual_seed(seed)
+    codes = torch.randn(2 * count, nbit, generator=draw, dtype=torch.float64).tanh()
+    latents = torch.randn(2 * count, latent, generator=draw, dtype=torch.float64)
+    return codes, F.normalize(latents)
+
+
+def in_views(codes, latents):
+    return *(one.tolist() for one in codes.chunk(2)), *(one.tolist() for one in latents.chunk(2))
+
+
+# SoftSort
+
+
+def test_soft_sort_to_four_printed_digits():
+    expected = [[0.8047, 0.0328, 0.1625], [0.1438, 0.1438, 0.7124], [0.0328, 0.8047, 0.1625]]
+    found = soft_sort(tensor([0.9, 0.1, 0.5]), 0.25)
+    assert found.numpy() == pytest.approx(torch.tensor(expected).numpy(), abs=1e-4)
+    assert found.sum(dim=1).tolist() == pytest.approx([1, 1, 1])
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_soft_sort_is_the_loop(seed, power):
+    scores = torch.rand(2, 7, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    found = soft_sort(scores, 0.1, power)
+    for row, matrix in zip(scores.tolist(), found, strict=True):
+        assert matrix.numpy() == pytest.approx(tensor(sorting(row, 0.1, power)).numpy(), abs=1e-12)
+
+
+def test_soft_sort_becomes_the_permutation():
+    found = soft_sort(tensor([0.9, 0.1, 0.5]), 0.001)
+    assert torch.equal(found.round(), tensor([[1, 0, 0], [0, 0, 1], [0, 1, 0]]))
+
+
+def test_the_gradient_passes_through_the_sorted_scores():
+    scores = torch.tensor([0.9, 0.1, 0.5, 0.3], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda one: soft_sort(one, 0.25), (scores,))
+    (moved,) = torch.autograd.grad(soft_sort(scores, 0.25)[0, 1], scores)
+    assert moved[0] != 0  # it is the largest, which all distances of this row are measured from
+
+
+# the objective
+
+
+def test_the_worked_example():
+    """By SDC's repository: contrast .442915, quantization .0175, together .460415."""
+    codes, latents = tensor(B1 + B2), F.normalize(tensor(L1 + L2))
+    found = contrast_of_ranks(ranked(codes, latents, 0.5), 2, 0.3, double_softmax=True)
+    off = quantization(codes, "l2")
+    assert found.item() == pytest.approx(0.442915, abs=1e-6)
+    assert off.item() == pytest.approx(0.0175, abs=1e-6)
+    assert (found + off).item() == pytest.approx(0.460415, abs=1e-6)
+
+
+@pytest.mark.parametrize("double", [True, False])
+@pytest.mark.parametrize(("positives", "power"), [(1, 1.0), (2, 1.0), (4, 2.0)])
+@pytest.mark.parametrize("seed", range(2))
+def test_it_is_the_loop(seed, positives, power, double):
+    codes, latents = drawn(seed)
+    found = contrast_of_ranks(ranked(codes, latents, 0.2, power), positives, 0.3, double)
+    one = contrast(*in_views(codes, latents), positives, 0.3, 0.2, power, double)
+    assert found.item() == pytest.approx(one, abs=1e-9, rel=0)
+    single = ranked(codes.float(), latents.float(), 0.2, power)
+    assert contrast_of_ranks(single, positives, 0.3, double).item() == pytest.approx(one, rel=1e-5)
+
+
+def test_gradients_are_finite_differences():
+    codes, latents = (one.requires_grad_() for one in drawn(0, count=4))
+    for double in (True, False):
+        assert torch.autograd.gradcheck(
+            lambda b, latent, double=double: contrast_of_ranks(
+                ranked(b, latent, 0.2), 2, 0.3, double
+            ),
+            (codes, latents),
+        )
+
+
+def test_the_second_softmax_keeps_the_term_near_a_guess():
+    """Of 50 images and two positives, between 2.93 and 3.93; log 49 is a guess."""
+    best, worst = torch.full((50, 50), -30.0), torch.full((50, 50), 30.0)
+    best[:, :2], worst[:, :2] = 30.0, -30.0
+    worst[:, 3:] = -30.0
+    low, high = (contrast_of_ranks(c, 2, 0.3, double_softmax=True).item() for c in (best, worst))
+    assert (low, high) == pytest.approx((2.93, 3.93), abs=0.01)
+    even = contrast_of_ranks(torch.zeros(50, 50), 2, 0.3, double_softmax=True)
+    assert even.item() == pytest.approx(math.log(49))
+    assert contrast_of_ranks(best, 2, 0.3, double_softmax=False) == 0
+
+
+def test_the_views_are_not_exchangeable():
+    """Codes of view 1 are compared with those of view 2, and latents of view 1 are gathered."""
+    codes, latents = drawn(3)
+    turned = [torch.cat(one.chunk(2)[::-1]) for one in (codes, latents)]
+    assert not torch.allclose(ranked(codes, latents, 0.2), ranked(*turned, 0.2))
+
+
+# the method
+
+
+class Halves(nn.Module):
+    out_features = 3
+
+    def forward(self, images):
+        return images
+
+
+def made(nbit=4, **options):
+    torch.manual_seed(0)
+    method = NSH(Encoder(Halves(), nn.Linear(3, nbit)), nbit, latent=6, **options)
+    return method.double()
+
+
+def terms(method, images):
+    if method.latent.weight.dtype == torch.float64:  # objectives are judged in float32
+        method = method.float()
+    return method(Batch(images.float(), None, torch.arange(len(images))))
+
+
+def test_the_method_is_its_formula():
+    method, images = made(), torch.randn(6, 2, 3, generator=torch.Generator().manual_seed(1))
+    found = terms(method, images)
+    features = images.transpose(0, 1).flatten(0, 1)
+    with torch.no_grad():
+        codes = method.encoder.head(features).tanh()
+        latents = F.normalize(method.latent(features))
+    expected = contrast(*in_views(codes.double(), latents.double()), sort=1 / 4)
+    assert found["contrast"].item() == pytest.approx(expected, rel=1e-5)
+    off = sum((abs(x) - 1) ** 2 for row in codes.tolist() for x in row) / codes.numel()
+    assert found["quantization"].item() == pytest.approx(off, rel=1e-5)
+    assert list(terms(made(quantization=0.0), images)) == ["contrast"]
+    three = terms(made(quantization=3.0), images)
+    assert three["quantization"].item() == pytest.approx(3 * off, rel=1e-5)
+
+
+def test_the_temperature_of_the_sort_follows_the_bits():
+    assert made(nbit=8).sort_temperature == 1 / 8
+    assert made(nbit=8, sort_temperature=64).sort_temperature == 64
+
+
+DEGENERATE = {
+    "one image": torch.ones(1, 2, 3),
+    "two images": torch.arange(12.0).reshape(2, 2, 3),
+    "equal features": torch.ones(5, 2, 3),
+    "zero vectors": torch.zeros(5, 2, 3),
+    "large features": 1e4 * torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0)),
+}
+
+
+@pytest.mark.parametrize("double", [True, False])
+@pytest.mark.parametrize("name", DEGENERATE)
+def test_degenerate_batches_are_finite(name, double):
+    method = made(double_softmax=double)
+    found = terms(method, DEGENERATE[name])
+    sum(found.values()).backward()
+    assert all(term.isfinite() for term in found.values())
+    grads = [p.grad for p in method.parameters() if p.grad is not None]
+    assert all(grad.isfinite().all() for grad in grads)
+    if name == "one image":  # nothing to be told from
+        assert found["contrast"] == 0
+
+
+def test_a_short_batch_has_the_positives_it_can_have():
+    codes, latents = drawn(5, count=3)
+    ranks = ranked(codes, latents, 0.2)
+    assert contrast_of_ranks(ranks, 9, 0.3, True) == contrast_of_ranks(ranks, 2, 0.3, True)
+
+
+def test_a_batch_that_is_too_small_is_refused(composed):
+    words = ["method=nsh", "trainer.batch_size=2"]
+    (fault,) = config.check(composed(*words), parse_all(words))
+    assert fault.key == "trainer.batch_size" and "NSH" in fault.what and "of 3 images" in fault.what
+    words[1:] = ["trainer.batch_size=3"]
+    assert config.check(composed(*words), parse_all(words)) == []
+    words[1:] = ["trainer.batch_size=3", "method.positives=3"]
+    (fault,) = config.check(composed(*words), parse_all(words))
+    assert "of 4 images" in fault.what
+
+
+def test_the_recipe_has_the_values_of_the_repository(composed):
+    cfg = composed("method=nsh")
+    method = build.method(typed(cfg), 10, 500)
+    assert method.sort_temperature == 1 / 16 and method.double_softmax
+    assert tuple(method.latent.weight.shape) == (1024, 512)
+    assert set(method.param_groups()) == {"backbone", "head", "latent"}
+    recipe = yaml.safe_load((worked.CONF / "method" / "nsh.yaml").read_text())
+    assert (recipe["trainer"]["epochs"], recipe["trainer"]["batch_size"]) == (200, 50)
+    assert (
+        recipe["optimizer"]["lr"] == 1e-5
+        and {"override /scheduler": "constant"} in recipe["defaults"]
+    )
+
+
+def test_its_codes_are_learned_without_labels(composed, batch_for):
+    """Steps on one batch of digits bring the two views of an image together."""
+    cfg = composed("method=nsh", "method.double_softmax=false", "method.quantization=0.1")
+    method, batch = build.method(typed(cfg), 10, 500), batch_for(cfg)
+    assert batch.given_labels is None
+    optimizer, losses = build.optimizer(typed(cfg), method), []
+    for _ in range(40):
+        loss = sum(method(batch).values())
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    one, other = (method.encode(batch)[1] >= 0).chunk(2)
+    apart = (one[:, None] != other).double().mean(dim=2)
+    assert losses[-1] < 0.8 * losses[0] and apart.diagonal().mean() < 0.85 * apart.mean()
