@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from deephash import projections
-from deephash.projections import components, principal_axes, projection, random_rotation
+from deephash.projections import components, mean_of, principal_axes, projection, random_rotation
 
 
 def decaying(images, width, power=0.7, seed=0):
@@ -44,6 +44,15 @@ def test_features_are_read_in_blocks(monkeypatch):
     torch.testing.assert_close(in_blocks[0], mean)
     torch.testing.assert_close(in_blocks[1], axes)
     torch.testing.assert_close((axes @ expected.T).abs(), torch.eye(6, dtype=torch.float64))
+
+
+def test_the_mean_of_many_features(monkeypatch):
+    x = decaying(100, 12)
+    expected = x.double().mean(dim=0)
+    torch.testing.assert_close(mean_of(x), expected)
+    monkeypatch.setattr(projections, "FULL", 0)
+    monkeypatch.setattr(projections, "ROWS", 7)
+    torch.testing.assert_close(mean_of(x), expected)
 
 
 def test_few_axes_of_wide_features():

@@ -36,10 +36,25 @@ def principal_axes(features: Tensor, count: int) -> tuple[Tensor, Tensor]:
         >>> mean.tolist(), axes.tolist()
         ([1.0, 1.0], [[1.0, 0.0]])
     """
-    mean = features.mean(dim=0, dtype=torch.float64)
+    mean = mean_of(features)
     axes = _eigenvectors(_scatter(features, mean), count)
     largest = axes.gather(1, axes.abs().argmax(dim=1, keepdim=True))
     return mean, axes * torch.where(largest >= 0, 1.0, -1.0)
+
+
+def mean_of(features: Tensor) -> Tensor:
+    """Compute the mean (D,) of features (N, D) in float64, without a copy of them in float64.
+
+    Example:
+        >>> mean_of(torch.tensor([[3.0, 1.0], [-1.0, 1.0]])).tolist()
+        [1.0, 1.0]
+    """
+    if features.numel() <= BLOCK * FULL:
+        return features.mean(dim=0, dtype=torch.float64)
+    total = features.new_zeros(features.shape[1], dtype=torch.float64)
+    for rows in torch.split(features, ROWS):
+        total += rows.sum(dim=0, dtype=torch.float64)
+    return total / len(features)
 
 
 def components(features: Tensor, mean: Tensor, axes: Tensor) -> Tensor:

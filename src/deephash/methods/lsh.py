@@ -8,6 +8,7 @@ from torch import Tensor
 
 from deephash.methods.closed_form import Projection
 from deephash.models.encoder import Encoder
+from deephash.projections import mean_of
 from deephash.records import generator
 
 
@@ -61,4 +62,4 @@ class LSH(Projection):
         """Set the bias: (N, D) features of the training images."""
         if self.center:
             weight = self._weight()
-            self.fill(weight, -weight @ features.mean(dim=0, dtype=torch.float64))
+            self.fill(weight, -weight @ mean_of(features))
