@@ -95,7 +95,10 @@ def test_every_name_of_an_option_leads_to_one_that_is_there(group):
         ("method=RelaHash", "method=relahash"),
         ("evaluation.convention=hashnets", "evaluation.convention=hashnet"),
         ("relahash", "method=relahash"),
-        ("backbone=convnext_atto", "backbone=timm backbone.name=convnext_atto"),
+        (
+            "backbone=vit_small_patch14_dinov2",
+            "backbone=timm backbone.name=vit_small_patch14_dinov2",
+        ),
     ],
 )
 def test_what_people_type_leads_to_what_is_meant(typed, meant, say):
