@@ -95,10 +95,7 @@ def test_every_name_of_an_option_leads_to_one_that_is_there(group):
         ("method=RelaHash", "method=relahash"),
         ("evaluation.convention=hashnets", "evaluation.convention=hashnet"),
         ("relahash", "method=relahash"),
-        (
-            "backbone=vit_small_patch14_dinov2",
-            "backbone=timm backbone.name=vit_small_patch14_dinov2",
-        ),
+        ("backbone=mambaout_femto", "backbone=timm backbone.name=mambaout_femto"),
     ],
 )
 def test_what_people_type_leads_to_what_is_meant(typed, meant, say):
