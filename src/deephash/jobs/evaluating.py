@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from glob import glob
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import torch
 
@@ -128,7 +128,7 @@ def measure(cfg: schema.Evaluate, run: RunFolder, out: Path | None = None) -> di
     load_encoder(run.path / file, encoder, None if elsewhere else data.facts.fingerprint)
     if ran.trainer.channels_last:
         encoder.to(memory_format=torch.channels_last)
-    kind, split = recipe.kind(ran.method.plain), data.split
+    kind, split = _kind(run, ran), data.split
     kept = agreement_of(kind, encoder, data)
     taps = [] if kept is None else [kept]
     codes = encode(encoder, data, evaluation.autocast, taps=taps)
@@ -200,6 +200,23 @@ def reported(run: RunFolder) -> dict[str, Any] | None:
         print(f"{run.path} is from before reports described codes: measured again")
         return None
     return report | {"run": str(run.path), "name": report["run"], **_full_name(run)}
+
+
+def _kind(run: RunFolder, ran: schema.Run) -> recipe.Kind | None:
+    """Return how the method learned, from the report or else from its classes; None: unknown.
+
+    A class of a plugin that this command does not name is not imported for it.
+    """
+    try:
+        kind = run.report().get("kind")
+        if kind in get_args(recipe.Kind):
+            return cast(recipe.Kind, kind)
+    except (TrainingError, FileError):
+        pass
+    try:
+        return recipe.kind(ran.method.plain)
+    except ConfigError:
+        return None
 
 
 def _full_name(run: RunFolder) -> dict[str, str]:

@@ -70,18 +70,20 @@ def check_size(ran: schema.Run, width: int | None, file: Path) -> None:
         )
 
 
-def agreement_of(kind: recipe.Kind, encoder: Encoder, data: DataModule) -> FeatureAgreement | None:
+def agreement_of(
+    kind: recipe.Kind | None, encoder: Encoder, data: DataModule
+) -> FeatureAgreement | None:
     """What measures the agreement of codes with features.
 
     Args:
-        kind: of the method.
+        kind: of the method; None if it is not known, which counts as supervised.
         encoder: its backbone says how wide features are.
         data: set up.
 
     Returns:
         None for a method that reads labels, on data that have some.
     """
-    if kind == "supervised" and data.has_labels:
+    if kind in ("supervised", None) and data.has_labels:
         return None
     split, width = data.split, int(encoder.backbone.out_features)  # type: ignore[arg-type]
     return FeatureAgreement(split.queries, split.database, split.own, width)
