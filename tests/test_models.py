@@ -15,7 +15,7 @@ from deephash.models import backbones
 from deephash.models.backbones import Identity as NoBackbone
 from deephash.models.backbones import Tiny, Torchvision
 from deephash.models.encoder import Encoder
-from deephash.models.heads import MLP, BatchNorm, Linear
+from deephash.models.heads import MLP, BatchNorm, Linear, TokenMLP
 from deephash.models.relaxations import Continuation, Identity, Sign, StochasticSign, Tanh
 
 CONF = Path(__file__).parents[1] / "conf" / "backbone"
@@ -393,3 +393,40 @@ def test_a_frozen_tiny_backbone_stays_in_evaluation_mode_and_has_no_gradients():
 def test_identity_accepts_frozen():
     features = torch.rand(2, 5)
     assert torch.equal(NoBackbone(5, frozen=True)(features), features)
+
+
+def test_the_tokens_of_a_vision_transformer_are_those_of_its_patches():
+    torch.manual_seed(0)
+    trunk = Torchvision("vit_b_16", weights="none", output="tokens").eval()
+    images = torch.rand(1, 3, 224, 224)
+    with torch.no_grad():
+        tokens = trunk(images)
+        trunk.output = "features"
+        class_token = trunk(images)
+        sequence = trunk.trunk._process_input(images)
+        first = trunk.trunk.class_token.expand(1, -1, -1)
+        whole = trunk.trunk.encoder(torch.cat([first, sequence], dim=1))
+    assert trunk.out_features == 768 and tokens.shape == (1, 196, 768)
+    assert torch.equal(tokens, whole[:, 1:]) and torch.equal(class_token, whole[:, 0])
+
+
+def test_the_tokens_of_tiny_are_the_places_of_its_map():
+    torch.manual_seed(0)
+    images = torch.rand(2, 3, 8, 8)
+    features, tokens = Tiny(width=4).eval(), Tiny(width=4, output="tokens").eval()
+    tokens.load_state_dict(features.state_dict())
+    assert tokens.out_features == 16 and tokens(images).shape == (2, 4, 16)
+    assert torch.equal(tokens(images).transpose(1, 2).flatten(1), features(images))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Torchvision("resnet18", weights="none", output="tokens"),
+        lambda: Encoder(Tiny(4, output="tokens"), Linear(16, 8)).encode(torch.rand(2, 3, 8, 8)),
+        lambda: Encoder(Tiny(4), TokenMLP(64, 8)).encode(torch.rand(2, 3, 8, 8)),
+    ],
+)
+def test_tokens_are_refused_where_they_do_not_fit(make):
+    with pytest.raises(ConfigError, match=r"backbone.*(tokens|features)"):
+        make()

@@ -10,6 +10,7 @@ from PIL import Image
 from deephash import config, jobs, schema
 from deephash.overrides import parse_all
 from tests.commands import ROOT
+from tests.pages import job
 
 SMALL = ["trainer.device=cpu", "logger=quiet"]
 LEARNS = {
@@ -68,7 +69,7 @@ def test_sdc_on_features(tmp_path):
 
 
 def test_sdc_on_photos_without_labels(tmp_path):
-    """No class folders: codes are learned and reported without a mAP."""
+    """No class folders, no protocol typed: codes are learned and reported without a mAP."""
     photos = tmp_path / "photos"
     photos.mkdir()
     for number in range(40):
@@ -76,10 +77,21 @@ def test_sdc_on_photos_without_labels(tmp_path):
         Image.fromarray(noise).save(photos / f"{number:02}.png")
     run, report = train(
         tmp_path, "method=sdc", "dataset=folder", f"dataset.root={photos}", "model.nbit=8",
-        "dataset.protocol=drawn", "dataset.protocols.drawn.queries=6", "dataset.size=16",
+        "dataset.protocols.drawn.queries=6", "dataset.size=16",
         "dataset.source.size=16", "backbone=tiny", "trainer.epochs=2", "trainer.batch_size=16",
     )  # fmt: skip
     assert report["protocol"]["num_train"] == 34 and report["training"]["steps"] == 4
     assert report["metrics"]["map"] is None
     assert report["metrics"]["codes"]["bits"]["distinct_codes"] > 1
     assert (run / "report.html").is_file()
+
+
+def test_wch_evaluates_on_the_means_of_tokens_of_a_frozen_backbone(tmp_path):
+    """They are computed once, and give the codes that the images give."""
+    run, report = train(
+        tmp_path, "method=wch", "dataset=digits", "model.nbit=16", "backbone.frozen=true",
+        "trainer.epochs=1",
+    )  # fmt: skip
+    # evaluate.py serves no features
+    measured = jobs.evaluate(*job("evaluate", [f"run='{run}'", "device=cpu", "figures=false"]))
+    assert measured["metrics"]["map"] == pytest.approx(report["metrics"]["map"], abs=1e-6)

@@ -223,27 +223,32 @@ def _serve_features(
 ) -> float:
     """Let the data serve features of a frozen backbone where each epoch would compute the same.
 
-    Evaluations use them in any case; training does if no view is random, or random ones are drawn
-    from fixed ones, and no dropout is active.
+    Evaluations use them in any case, the means of tokens in place of tokens. Training does if its
+    method takes features, no view is random, or random ones are drawn from fixed ones, and no
+    dropout is active.
 
     Returns:
         The seconds that it took.
     """
     encoder, learns = method.encoder, cfg.optimizer is not None
     frozen = getattr(encoder.backbone, "frozen", False) and data.width is None
-    vectors = getattr(encoder.backbone, "output", "features") == "features"
-    if not (frozen and vectors) or (learns and not method.cached_features):
+    if not frozen:
         return 0.0
-    stochastic = getattr(encoder.backbone, "stochastic", False)
+    backbone: Any = encoder.backbone
+    constant = getattr(backbone, "output", "features") == "features" and not getattr(
+        backbone, "stochastic", False
+    )
     encoder.eval()
     fixed = cfg.method.cached_views
-    train = learns and not stochastic and (fixed is not None or not data.random)
+    train = (
+        learns and method.cached_features and constant and (fixed is not None or not data.random)
+    )
 
     def compute(images: Tensor) -> Tensor:
         with evaluation.autocast():
             return encoder.features(images)
 
-    width: Any = encoder.backbone.out_features
+    width: int = backbone.out_features
     store = feature_store(cfg, encoder.backbone, data.device) if cfg.trainer.feature_store else None
     served = data.serve_features(compute, width, train=train, store=store, draws=fixed)
     if served is None:
