@@ -383,3 +383,9 @@ def test_features_are_batches_too():
     assert torch.equal(batch.flat()[:, 2].long(), torch.from_numpy(made.split.train)[batch.index])
     with pytest.raises(DataError, match="views are made of images, and these are features"):
         module(source=Described()).setup("cpu")
+    strong = {"strong": Pipeline([RandomHorizontalFlip()])}
+    with pytest.raises(DataError, match=r"views \(strong\), .*\n.*method.cached_views=8"):
+        module(
+            source=Described(), train_transform=Pipeline([]), test_transform=Pipeline([]),
+            views=["strong", "strong"], more_transforms=strong,
+        ).setup("cpu")  # fmt: skip

@@ -246,10 +246,7 @@ class DataModule:
             pipelines += [pipeline for _, pipeline in self.view_transforms]
             steps = [step for pipeline in pipelines for step in pipeline.steps]
             if steps and not images.pictures:
-                raise DataError(
-                    "views are made of images, and these are features: set views=null and "
-                    "dataset.transforms to {train: [], test: []}"
-                )
+                raise DataError(_images_needed([name for name, _ in self.view_transforms]))
             self._images, self._split, self._facts = images, split, facts
         images = self._images
         self._inputs, self._resident = self._placed(images.inputs)
@@ -702,6 +699,23 @@ class DataModule:
         else:
             found = torch.from_numpy(self._inputs[rows.numpy()])
         return found.pin_memory() if self.device.type == "cuda" else found
+
+
+def _images_needed(views: Sequence[str]) -> str:
+    """Say why pipelines cannot be applied to features, and what to type instead."""
+    own = [name for name in dict.fromkeys(views) if name not in ("train", "test")]
+    if not own:
+        return (
+            "views are made of images, and these are features: set views=null and "
+            "dataset.transforms to {train: [], test: []}"
+        )
+    return (
+        f"method.views  the method trains on views ({', '.join(own)}), which are made of images,"
+        " and these are features.\n"
+        "              Train it on images: backbone.frozen=true method.cached_views=8 encodes them"
+        " once.\n"
+        "              Or choose a method on one view (docs/unsupervised.md)."
+    )
 
 
 def _only(views: list[Tensor]) -> Tensor:
