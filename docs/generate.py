@@ -1,8 +1,13 @@
-"""Writes README's method table and docs/methods/*.md from conf: ``python docs/generate.py``."""
+"""Write the generated docs: ``python docs/generate.py``.
+
+README's method table and docs/methods/*.md come from conf, docs/published.md from the published
+numbers that reports show.
+"""
 
 import inspect
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +15,7 @@ import yaml
 
 from deephash import config
 from deephash import recipe as recipes
+from deephash.report import published
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
@@ -166,11 +172,68 @@ def described(part: type) -> tuple[str, list[str]]:
     return text.strip(), arguments
 
 
+PUBLISHED = """# Published numbers
+
+All numbers of other sources that this repository holds, mAP as printed there, from
+[published.yaml](../src/deephash/report/published.yaml). Tables that name a sweep stand beside its
+results where dataset and bits agree; the others are for comparison by hand: their protocol,
+backbone or codes differ from those of every sweep. Verified: *primary* was read in the authors'
+own paper, supplement, README, code or answer; *secondary* is quoted by somebody else; *rerun* was
+measured by a third party.
+"""
+
+
+def published_page() -> str:
+    """Every table of published numbers with its source and conditions, as Markdown."""
+    users: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "sweeps").rglob("*.yaml")):
+        names = (yaml.safe_load(path.read_text()).get("report") or {}).get("published") or []
+        for name in [names] if isinstance(names, str) else names:
+            users.setdefault(name, []).append(path.stem)
+    lines = [PUBLISHED]
+    for name, table in published.tables().items():
+        lines += [f"## {name}", "", f"{table['source']}. Verified: {table['verified']}."]
+        if name in users:
+            shown = ", ".join(f"`+sweep={one}`" for one in users[name])
+            lines += [f"Shown by {shown}."]
+        for dataset in table["values"]:
+            found = published.published(name, dataset)
+            assert found is not None
+            lines += ["", f"**{dataset}**, {found.told()}", "", *numbers(found.values)]
+            lines += [f"- {row}: {note}" for row, note in found.notes.items()]
+            if found.curves:
+                lines += ["", "By epoch:", "", *curves(found.curves)]
+        lines += [""]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"
+
+
+def numbers(values: Mapping[Any, Mapping[int, float]]) -> list[str]:
+    """Values by row and number of bits, as a table."""
+    bits = sorted({bit for row in values.values() for bit in row})
+    rows = {row: [of.get(bit, "-") for bit in bits] for row, of in values.items()}
+    return [*grid(["", *(f"{bit} bits" for bit in bits)], rows), ""]
+
+
+def curves(found: Mapping[Any, Mapping[int, Mapping[int, float]]]) -> list[str]:
+    """Values by row, number of bits and epoch, as a table."""
+    all_of = {f"{row}, {bit} bits": of for row, some in found.items() for bit, of in some.items()}
+    epochs = sorted({epoch for of in all_of.values() for epoch in of})
+    rows = {row: [of.get(epoch, "-") for epoch in epochs] for row, of in all_of.items()}
+    return grid(["epoch", *map(str, epochs)], rows)
+
+
+def grid(head: list[str], rows: Mapping[Any, list[Any]]) -> list[str]:
+    """A table in Markdown, the name of each row first."""
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    return lines + [f"| {' | '.join(map(str, [name, *row]))} |" for name, row in rows.items()]
+
+
 def files() -> dict[Path, str]:
     """Every file this script keeps, with what it should hold."""
     readme = (ROOT / "README.md").read_text()
     before, _, rest = readme.partition(START)
     kept = {ROOT / "README.md": f"{before}{START}\n{table()}\n{END}{rest.partition(END)[2]}"}
+    kept[ROOT / "docs" / "published.md"] = published_page()
     return kept | {ROOT / "docs" / "methods" / f"{name}.md": page(name) for name in names()}
 
 

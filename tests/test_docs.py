@@ -71,6 +71,25 @@ def test_a_line_tells_the_parts_and_which_of_them_the_loss_does_not_read():
     )
 
 
+def test_every_published_number_is_on_its_page_with_source_and_curve():
+    page, known = generate.published_page(), generate.published.tables()
+    parts = dict(part.split("\n", 1) for part in page.split("\n## ")[1:])
+    assert set(parts) == set(known)
+    for name, table in known.items():
+        assert table["source"] in parts[name] and f"Verified: {table['verified']}" in parts[name]
+        for kind in ("values", "curves"):
+            for rows in table.get(kind, {}).values():
+                for row, numbers in rows.items():
+                    [first] = list(numbers.values())[:1]
+                    values = first.values() if kind == "curves" else numbers.values()
+                    [*lines] = [line for line in parts[name].splitlines()
+                                if line.startswith((f"| {row} |", f"| {row}, "))]  # fmt: skip
+                    cells = {cell.strip() for line in lines for cell in line.split("|")}
+                    assert set(map(str, values)) <= cells, (name, row)
+    assert "`+sweep=table1`" in parts["relahash_table1"]
+    assert "backbone: ResNet-50" in parts["sdc_table1_resnet50"]
+
+
 def test_each_kind_of_supervision_has_a_table():
     with_labels, without, shallow = generate.table().split("**")[2::2]
     assert "[relahash]" in with_labels and "[relahash]" not in without + shallow
