@@ -1,5 +1,6 @@
 """Every page of ``conf`` by walking, and what the checks of a configuration tell."""
 
+import copy
 import functools
 import itertools
 import json
@@ -46,7 +47,7 @@ for path in (CONF / "settings").glob("*.yaml"):
 OPTIONS = [
     f"{path.parent.relative_to(CONF).as_posix()}={path.stem}"
     for path in sorted(CONF.rglob("*.yaml"))
-    if path.parent != CONF
+    if path.parent not in (CONF, CONF / "settings" / "base")  # settings name their base themselves
 ]
 GROUPS = {option.partition("=")[0] for option in OPTIONS}
 
@@ -90,6 +91,7 @@ def explained(composed):
 def test_every_yaml_is_an_option_or_a_top_page():
     pages = {path.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml")}
     options = {option.replace("=", "/") + ".yaml" for option in OPTIONS}
+    pages = {page for page in pages if not page.startswith("settings/base/")}
     assert pages == options | {"train.yaml", "evaluate.yaml", "report.yaml", "data.yaml"}
     assert {"method", "dataset", "backbone", *config.SEATS} <= GROUPS
 
@@ -241,6 +243,41 @@ def test_evaluate_measures_under_what_is_named_and_else_as_the_run(folded):
 
 def compose_evaluate(*words):
     return compose("evaluate", overrides=["run=x", *words])
+
+
+WITHOUT_LABELS = [
+    "bihalf", "cibhash", "nsh", "sdc", "sdc_simclr", "ugh", "wch",
+    "imh", "itq", "lsh", "pca_rr", "pcah", "sh",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["cifar10", "imagenet100", "coco", "nuswide21"])
+def test_methods_without_labels_see_the_same_test_images(folded, name):
+    pages = {
+        method: folded(f"method={method}", f"dataset={name}", "dataset.size=96")["dataset"]
+        for method in WITHOUT_LABELS
+    }
+    for method, dataset in pages.items():
+        for key in ("source", "top", "size"):
+            assert dataset[key] == pages["sdc"][key], (method, key)
+        assert dataset["transforms"]["test"] == pages["sdc"]["transforms"]["test"], method
+        assert dataset["transforms"]["test"][0]["size"] == 96
+        if (method, name) != ("nsh", "cifar10"):  # SDC's repository has another protocol there
+            assert dataset["protocol"] == pages["sdc"]["protocol"], method
+    if name == "cifar10":
+        assert pages["sdc"]["transforms"]["test"][0]["interpolation"] == "bicubic"
+        assert pages["sdc"]["transforms"]["train"][0].get("interpolation") != "bicubic"
+    else:
+        assert pages["sdc"]["source"]["fit"] == "crop"
+
+
+def test_settings_are_those_of_a_method_and_inherit_from_a_base_alone():
+    for path in (CONF / "settings").glob("*.yaml"):
+        method, _, dataset = path.stem.rpartition("_")
+        assert (CONF / "method" / f"{method}.yaml").is_file(), path
+        assert (CONF / "dataset" / f"{dataset}.yaml").is_file(), path
+        for entry in OmegaConf.load(path).get("defaults", []):
+            assert entry == "_self_" or entry == f"base/{dataset}", path
 
 
 def test_digits_bring_their_own_backbone(folded):
@@ -567,6 +604,30 @@ def test_names_are_good_folders(folded):
 
 
 # what a run is
+
+
+PHOTOS = ["dataset=folder", "dataset.root=photos"]
+
+
+def test_the_protocol_of_images_without_labels_is_part_of_the_identity(folded):
+    now = config.essence(folded(*PHOTOS))
+    fewer = config.essence(folded(*PHOTOS, "dataset.protocols.drawn.queries=50"))
+    assert config.differences(now, fewer) != []
+    same = config.essence(folded(*PHOTOS, "dataset.protocols.drawn.queries=100"))
+    assert same == now
+    for words in (["dataset.unlabelled=null"], ["dataset.protocol=drawn"]):
+        assert "unlabelled" not in config.essence(folded(*PHOTOS, *words))["dataset"]
+    other = folded(*PHOTOS, "dataset.unlabelled=official")
+    assert config.differences(now, config.essence(other)) != []
+
+
+def test_runs_on_folders_of_before_have_the_same_identity(folded):
+    """They have no protocol of images without labels, or all of the page of today."""
+    now = folded(*PHOTOS)
+    older = copy.deepcopy(now)
+    del older["dataset"]["unlabelled"], older["dataset"]["protocols"]["drawn"]
+    assert config.differences(config.essence(older), config.essence(now)) == []
+    assert now["dataset"]["protocols"]["drawn"] == config.DRAWN
 
 
 def test_essence_leaves_its_argument_alone(folded):

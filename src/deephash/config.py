@@ -88,6 +88,20 @@ option must have the default that keeps what was done before.
 ABSENT = {"optimizer.lr_scale": None, "method.passes": "stacked", "method.cached_views": None}
 """Keys that a configuration may lack, and the value that means the same."""
 
+DRAWN = {
+    "_target_": "deephash.data.draws.Drawn",
+    "queries": 100,
+    "train": None,
+    "train_in_database": True,
+    "unlabelled": "keep",
+    "validation": 0,
+    "seed": 0,
+}
+"""The protocol of images without labels in runs whose configuration names none.
+
+It is that of ``dataset=folder``. Another one is part of the identity of a run.
+"""
+
 UNNAMED = (
     *ELSEWHERE,
     "dataset.root",
@@ -875,8 +889,14 @@ def _short(value: str) -> str:
 
 
 def essence(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration less what cannot change a result: such keys, and other protocols."""
+    """The configuration less what cannot change a result: such keys, and other protocols.
+
+    Of protocols there remain the one in use, and as ``dataset.unlabelled`` that of images without
+    labels where it is another one, unless it is `DRAWN`: which of the two is used, only the data
+    know.
+    """
     plain: dict[str, Any] = json.loads(json.dumps(cfg))
+    unlabelled = (plain.get("dataset") or {}).get("unlabelled")
     for key in ELSEWHERE:
         *path, last = key.split(".")
         node: Any = plain
@@ -890,13 +910,18 @@ def essence(cfg: Mapping[str, Any]) -> dict[str, Any]:
             node.pop(last, None)
     dataset = plain.get("dataset", {})
     if "protocols" in dataset:  # the others of its page grow in number
-        dataset["protocols"] = dataset["protocols"].get(dataset.get("protocol"))
+        protocols = dataset["protocols"]
+        dataset["protocols"] = protocols.get(dataset.get("protocol"))
+        if unlabelled not in (None, dataset.get("protocol")):
+            dataset["unlabelled"] = protocols.get(unlabelled)
     for key, before in SINCE.items():
         *path, last = key.split(".")
         if path[0] in plain:
             plain[path[0]].setdefault(last, before)
     for where, part_node in parts(plain):
         _fill_defaults(where, part_node)
+    if dataset.get("unlabelled") == DRAWN:
+        del dataset["unlabelled"]
     return plain
 
 

@@ -223,10 +223,8 @@ def _of_parts(method: Mapping[str, Any]) -> list[Problem]:
     """Compare the parts that the recipe has with those that its class asks for."""
     target = method_class(method)
     known, result = arguments(target), []
-    fills: Any = getattr(target, "head_class", None)
-    if fills is not None and (head := class_of(method, "head")) not in (fills, None):
-        what = f"is {head.__name__}, and {target.__name__} fills {fills.__name__}."
-        result.append(Problem("method.head", what, "Leave it out, or choose another method."))
+    if (head := class_of(method, "head")) is not None and hasattr(target, "refused_head"):
+        result += [Problem(*fault) for fault in target.refused_head(head, method["head"])]
     for part in PARTS:
         key, parameter = f"method.{part}", known.get(part)
         if parameter is None:

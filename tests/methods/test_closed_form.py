@@ -121,6 +121,20 @@ def test_another_head_is_refused(name, composed):
             kind(Encoder(nn.Identity(), head), **values)
 
 
+@pytest.mark.parametrize("name", ["lsh", "pcah", "pca_rr", "itq"])
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (["method.head.bias=false"], "method.head.bias"),
+        (["head=linear"], "head.bias"),
+    ],
+)
+def test_a_head_without_a_bias_is_refused_before_data_are_opened(name, words, key, composed):
+    line = [f"method={name}", *words]
+    faults = config.check(composed(*line), parse_all(line))
+    assert [(fault.key, fault.instead) for fault in faults] == [(key, f"Type {key}=true.")]
+
+
 @pytest.mark.parametrize("name", CLOSED)
 def test_the_seed_decides(name):
     x = mixture(200, 12)

@@ -96,7 +96,7 @@ def test_embeddings_are_drawn_from_the_seed():
 def test_the_fit_fills_the_head_and_parts_clusters():
     """Codes differ more between clusters than within; embedding and anchors have mean 0."""
     x, which = clusters()
-    method = made(x, 4)
+    method = made(x, 4, center=True)
     filled = method.encoder.head
     assert filled.embedding.mean(dim=0).abs().max() < 1e-4 * filled.embedding.abs().max()
     assert filled.anchors.mean(dim=0).abs().max() < 1e-4
@@ -105,6 +105,15 @@ def test_the_fit_fills_the_head_and_parts_clusters():
         bits = (method.encoder.encode(x) >= 0).double()
     distance, same = torch.cdist(bits, bits, p=1), which[:, None] == which
     assert distance[same].mean() < 0.5 * distance[~same].mean()
+
+
+def test_the_embedding_is_that_of_tsne_unless_centered():
+    x, _ = clusters()
+    raw, centered = made(x, 4).encoder.head, made(x, 4, center=True).encoder.head
+    points = centers(x.clone().numpy(), 20, 200, seed=0)
+    torch.testing.assert_close(raw.embedding, embedded(points, 4, 5.0, seed=0))
+    assert raw.embedding.mean(dim=0).abs().max() > 1e-2
+    torch.testing.assert_close(centered.embedding, raw.embedding - raw.embedding.mean(dim=0))
 
 
 def test_the_mean_bandwidth_is_that_of_distances():

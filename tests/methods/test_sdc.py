@@ -8,7 +8,7 @@ from scipy import stats
 
 from deephash import build, config
 from deephash.errors import ConfigError
-from deephash.methods.sdc import SimilarityCalibration
+from deephash.methods.sdc import ContrastiveCalibration, SimilarityCalibration
 from deephash.overrides import parse_all
 from deephash.records import Batch, Output
 from tests.methods.unlabelled import (
@@ -216,3 +216,22 @@ def test_two_views_and_batches_of_one_are_refused(composed):
     words = ["method=sdc", "trainer.batch_size=1"]
     (fault,) = config.check(composed(*words), parse_all(words))
     assert fault.key == "trainer.batch_size" and "needs a batch of 2" in fault.what
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "key"),
+    [
+        (SimilarityCalibration, {}, "reconstruction"),
+        (ContrastiveCalibration, {"contrast": 0}, "contrast"),
+        (ContrastiveCalibration, {"contrast_on": "features"}, "contrast_on"),
+    ],
+)
+def test_weights_that_leave_nothing_to_train_are_refused(kind, options, key):
+    zero = {"reconstruction": 0.0, "quantization": 0, **options}
+    assert [fault[0] for fault in kind.refused(zero)] == [key]
+    with pytest.raises(ConfigError, match=rf"{key}  is .* weight above 0"):
+        kind(**zero)
+    for weight in ("reconstruction", "quantization"):
+        kind(**zero | {weight: 0.1})
+    if kind is ContrastiveCalibration:
+        kind(reconstruction=0, quantization=0)

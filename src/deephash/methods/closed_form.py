@@ -1,8 +1,8 @@
 """Base classes of methods that are fitted in closed form on the features of the backbone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -37,11 +37,30 @@ class ClosedForm(Method):
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__(encoder)
-        if type(encoder.head) is not self.head_class:
-            raise ConfigError(
-                f"method.head  is {type(encoder.head).__name__}, and {type(self).__name__} fills"
-                f" {self.head_class.__name__}.\n             Leave head=... out."
-            )
+        head = encoder.head
+        options = {"bias": head.linear.bias is not None} if isinstance(head, Linear) else {}
+        for key, what, instead in self.refused_head(type(head), options):
+            raise ConfigError(f"{key}  {what}\n{'':<{len(key)}}  {instead}")
+
+    @classmethod
+    def refused_head(cls, head: type, options: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+        """Return what is wrong with a head: key, fault and what to type instead.
+
+        Configurations are checked with it before data are opened, and heads by the constructor.
+
+        Args:
+            head: the class of the head.
+            options: of its constructor.
+
+        Example:
+            >>> from deephash.methods.pcah import PCAH
+            >>> PCAH.refused_head(Linear, {"bias": False})[0][:2]
+            ('method.head.bias', 'is false, and PCAH fills a linear layer with a bias.')
+        """
+        if head is cls.head_class:
+            return []
+        what = f"is {head.__name__}, and {cls.__name__} fills {cls.head_class.__name__}."
+        return [("method.head", what, "Leave it out, or choose another method.")]
 
 
 class Projection(ClosedForm):
@@ -65,14 +84,17 @@ class Projection(ClosedForm):
     """
 
     def __init__(self, encoder: Encoder, nbit: int) -> None:
-        head = encoder.head
-        if type(head) is not Linear or head.linear.bias is None:
-            raise ConfigError(
-                f"method.head  {type(self).__name__} fills a linear layer with a bias.\n"
-                "             Type head=linear head.bias=true, or leave it out."
-            )
         super().__init__(encoder)
         self.nbit = nbit
+
+    @classmethod
+    def refused_head(cls, head: type, options: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+        """Return what is wrong with a head; see `ClosedForm.refused_head`."""
+        faults = super().refused_head(head, options)
+        if not faults and not options.get("bias", False):
+            what = f"is false, and {cls.__name__} fills a linear layer with a bias."
+            faults = [("method.head.bias", what, "Type method.head.bias=true.")]
+        return faults
 
     @property
     def layer(self) -> nn.Linear:

@@ -96,8 +96,8 @@ class IMH(ClosedForm):
     r"""Embed anchors of the features by t-SNE, and each image as the mean of its nearest anchors.
 
     The anchors are the centers of k-means. Exact t-SNE, begun at the first principal components of
-    the anchors, embeds them in K dimensions; their embeddings are centered, and the bits are the
-    signs of their weighted means (see the head).
+    the anchors, embeds them in K dimensions; the bits are the signs of the weighted means of their
+    embeddings (see the head).
 
     Args:
         encoder: its head is `Anchors`, which is filled.
@@ -108,6 +108,8 @@ class IMH(ClosedForm):
         images_per_anchor: k-means takes that many times m random images at most; None: all. FIRe
             takes 256, the default of faiss.
         perplexity: of t-SNE, about the number of neighbors of an anchor.
+        center: subtract the mean of the anchors' embeddings. FIRe does not, and the sign is that of
+            the embedding as t-SNE returns it.
 
     Raises:
         ConfigError: K exceeds D, m exceeds N, the perplexity is not below m, or the head is another
@@ -132,6 +134,7 @@ class IMH(ClosedForm):
         iterations: Count = 200,
         images_per_anchor: Count | None = 256,
         perplexity: Annotated[float, Interval(1)] = 30.0,
+        center: bool = False,
     ) -> None:
         super().__init__(encoder)
         count, width = self.head.anchors.shape
@@ -157,6 +160,7 @@ class IMH(ClosedForm):
         self.iterations = iterations
         self.images_per_anchor = images_per_anchor
         self.perplexity = perplexity
+        self.center = center
 
     @property
     def head(self) -> Anchors:
@@ -173,7 +177,7 @@ class IMH(ClosedForm):
         middle = points.mean(dim=0, dtype=torch.float64)
         head.center.copy_(middle)
         head.anchors.copy_(points - middle)
-        head.embedding.copy_(embedding - embedding.mean(dim=0))
+        head.embedding.copy_(embedding - embedding.mean(dim=0) if self.center else embedding)
         if head.bandwidth == "mean":
             head.sigma.copy_(self._spread(features))
 

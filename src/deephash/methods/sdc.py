@@ -52,7 +52,7 @@ class SimilarityCalibration(nn.Module):
             ``l2`` squared, ``l3`` cubed.
 
     Raises:
-        ConfigError: only one of `beta_a` and `beta_b` is given.
+        ConfigError: only one of `beta_a` and `beta_b` is given, or all weights are 0.
 
     Example:
         >>> x = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [1.0, 2.0]])
@@ -80,8 +80,8 @@ class SimilarityCalibration(nn.Module):
         quantization_form: Literal["cosine", "l1", "l2", "l3"] = "cosine",
     ) -> None:
         super().__init__()
-        for key, what, instead in self.refused({"beta_a": beta_a, "beta_b": beta_b}):
-            raise ConfigError(f"{key}  {what} {instead}")
+        weights = {"reconstruction": reconstruction, "quantization": quantization}
+        _raise(self.refused({"beta_a": beta_a, "beta_b": beta_b, **weights}))
         self.reconstruction = reconstruction
         self.reconstruction_form = reconstruction_form
         self.calibration = calibration
@@ -93,15 +93,13 @@ class SimilarityCalibration(nn.Module):
         self.quantization_form = quantization_form
         self._targets: dict[tuple[int, torch.device, torch.dtype], Tensor] = {}
 
-    @staticmethod
-    def refused(options: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    @classmethod
+    def refused(cls, options: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         """Return what is wrong with the options: key, fault and what to type instead."""
-        a, b = options.get("beta_a"), options.get("beta_b")
-        if (a is None) == (b is None):
-            return []
-        key, other = ("beta_a", "beta_b") if b is None else ("beta_b", "beta_a")
-        what = f"is given without {other}."
-        return [(key, what, f"Give {other} too, or beta_ab alone, which stands for both.")]
+        if not any(options.get(weight, 1.0) for weight in ("reconstruction", "quantization")):
+            what = "is 0, and so is quantization: no term of the loss is left."
+            return [("reconstruction", what, "Give one of the two a weight above 0.")]
+        return _half_given(options)
 
     def forward(self, output: Output, batch: Batch) -> Terms:
         terms = {}
@@ -150,6 +148,21 @@ class SimilarityCalibration(nn.Module):
         return self._targets[key]
 
 
+def _raise(faults: list[tuple[str, str, str]]) -> None:
+    for key, what, instead in faults:
+        raise ConfigError(f"{key}  {what} {instead}")
+
+
+def _half_given(options: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return what is wrong if only one of `beta_a` and `beta_b` is given."""
+    a, b = options.get("beta_a"), options.get("beta_b")
+    if (a is None) == (b is None):
+        return []
+    key, other = ("beta_a", "beta_b") if b is None else ("beta_b", "beta_a")
+    what = f"is given without {other}."
+    return [(key, what, f"Give {other} too, or beta_ab alone, which stands for both.")]
+
+
 class ContrastiveCalibration(SimilarityCalibration):
     r"""Calibration on two views of each image, and a contrastive loss of the two.
 
@@ -177,7 +190,7 @@ class ContrastiveCalibration(SimilarityCalibration):
         quantization_form: ``cosine``, ``l1``, ``l2`` or ``l3``.
 
     Raises:
-        ConfigError: only one of `beta_a` and `beta_b` is given.
+        ConfigError: only one of `beta_a` and `beta_b` is given, or no term trains the codes.
 
     Example:
         >>> loss = ContrastiveCalibration(temperature=1.0)
@@ -218,9 +231,24 @@ class ContrastiveCalibration(SimilarityCalibration):
             quantization,
             quantization_form,
         )
+        weights = {"reconstruction": reconstruction, "quantization": quantization}
+        _raise(self.refused({"contrast": contrast, "contrast_on": contrast_on, **weights}))
         self.contrast = contrast
         self.temperature = temperature
         self.contrast_on = contrast_on
+
+    @classmethod
+    def refused(cls, options: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+        """Return what is wrong with the options: key, fault and what to type instead."""
+        if any(options.get(weight, 1.0) for weight in ("reconstruction", "quantization")):
+            return _half_given(options)
+        if not options.get("contrast", 1.0):
+            what = "is 0, and so are reconstruction and quantization: no term of the loss is left."
+            return [("contrast", what, "Give one of the three a weight above 0.")]
+        if options.get("contrast_on", "codes") == "features":
+            what = "is features, and reconstruction and quantization are 0: nothing trains codes."
+            return [("contrast_on", what, "Give one of the two a weight above 0.")]
+        return _half_given(options)
 
     def forward(self, output: Output, batch: Batch) -> Terms:
         terms = dict(super().forward(output, batch))
