@@ -165,13 +165,10 @@ def fold(cfg: DictConfig, overrides: Sequence[Override] = ()) -> dict[str, Any]:
         )
         typed = [one.key for one in overrides]
         images = preprocessing.declared(_resolved(cfg, "backbone"))
-        if (
-            images is not None
-            and _has_size(cfg)
-            and not preprocessing.is_typed("dataset.size", typed)
-        ):
+        size = None if images is None else preprocessing.size_of(_unresolved(cfg), images, typed)
+        if size is not None:  # before values that refer to it are resolved
             cfg = copy.deepcopy(cfg)
-            cfg.dataset.size = images.size
+            cfg.dataset.size = size
         plain = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     except OmegaConfBaseException as error:  # its text names the key
         refuse([Fault("interpolation", str(error).splitlines()[0], "See --cfg job.")], overrides)
@@ -184,7 +181,7 @@ def fold(cfg: DictConfig, overrides: Sequence[Override] = ()) -> dict[str, Any]:
     if any(one.within("dataset.protocols", "dataset.recipes") for one in overrides):
         folded["dataset"]["expected"] = {}
     if images is not None and isinstance(folded.get("dataset"), dict):
-        preprocessing.fill(folded["dataset"].get("transforms"), images, typed)
+        preprocessing.adapt(folded["dataset"], images, typed)
     dataset = folded.get("dataset") or {}
     if "unlabelled" in dataset and any(one.key == "dataset.protocol" for one in overrides):
         dataset["unlabelled"] = None
@@ -197,10 +194,10 @@ def _resolved(cfg: DictConfig, key: str) -> Any:
     return OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else None
 
 
-def _has_size(cfg: DictConfig) -> bool:
-    """Whether the dataset lets its size be chosen."""
-    dataset = cfg.get("dataset")
-    return isinstance(dataset, DictConfig) and dataset.get("size") is not None
+def _unresolved(cfg: DictConfig) -> Any:
+    """The dataset as it was composed; None where there is none."""
+    node = cfg.get("dataset")
+    return OmegaConf.to_container(node) if isinstance(node, DictConfig) else None
 
 
 def train_page(folded: Mapping[str, Any], overrides: Sequence[Override] = ()) -> schema.Train:

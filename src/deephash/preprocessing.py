@@ -6,7 +6,7 @@ checked, so that the saved configuration shows what was done. What the user type
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from deephash.errors import ConfigError
@@ -31,10 +31,44 @@ def declared(backbone: Any) -> Any | None:
         return None
     try:
         target = locate(backbone["_target_"], "backbone")
-    except (ConfigError, KeyError):  # told by the check of the page
+    except (ConfigError, KeyError):  # reported by the check of the page
         return None
     read = getattr(target, "input_config", None)
     return None if read is None else read(backbone)
+
+
+def size_of(dataset: Any, images: Any, typed: Collection[str] = ()) -> int | None:
+    """Return the image size that a backbone decides; None where it decides none.
+
+    Args:
+        dataset: the node, resolved or not.
+        images: as ``declared`` returns it.
+        typed: keys of the command line.
+    """
+    has_size = isinstance(dataset, Mapping) and dataset.get("size") is not None
+    if not has_size or is_typed("dataset.size", typed):
+        return None
+    return int(images.size)
+
+
+def adapt(dataset: MutableMapping[str, Any], images: Any, typed: Collection[str] = ()) -> None:
+    """Write size, statistics and interpolation of a backbone into a dataset, in place.
+
+    Steps that have the size of the dataset get the new one.
+
+    Args:
+        dataset: the node, resolved.
+        images: as ``declared`` returns it.
+        typed: keys of the command line, which stay.
+    """
+    before, size = dataset.get("size"), size_of(dataset, images, typed)
+    if size is not None:
+        dataset["size"] = size
+        for key, step in _steps(dataset.get("transforms")):
+            given = isinstance(step, dict) and step.get("size") == before
+            if given and not is_typed(f"{key}.size", typed):
+                step["size"] = size
+    fill(dataset.get("transforms"), images, typed)
 
 
 def fill(transforms: Any, images: Any, typed: Collection[str] = ()) -> None:
@@ -45,12 +79,17 @@ def fill(transforms: Any, images: Any, typed: Collection[str] = ()) -> None:
         images: as ``declared`` returns it.
         typed: keys of the command line, which stay.
     """
+    for key, step in _steps(transforms):
+        for option, value in _options(step, images).items():
+            if not is_typed(f"{key}.{option}", typed):
+                step[option] = value
+
+
+def _steps(transforms: Any) -> Iterator[tuple[str, Any]]:
+    """The steps of all pipelines with their keys."""
     for name, steps in transforms.items() if isinstance(transforms, dict) else ():
         for at, step in enumerate(steps if isinstance(steps, list) else ()):
-            key = f"dataset.transforms.{name}.{at}"
-            for option, value in _options(step, images).items():
-                if not is_typed(f"{key}.{option}", typed):
-                    step[option] = value
+            yield f"dataset.transforms.{name}.{at}", step
 
 
 def is_typed(key: str, typed: Collection[str]) -> bool:

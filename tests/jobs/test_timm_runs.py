@@ -12,6 +12,8 @@ import deephash
 from deephash import composition, overrides, program
 from deephash.data.transforms import Normalize, Pipeline, Resize
 from deephash.engine import checkpoint
+from deephash.errors import ConfigError
+from deephash.jobs import evaluating
 from deephash.jobs.encoding import encode
 
 timm = pytest.importorskip("timm")
@@ -45,7 +47,7 @@ def words(work):
 
 @pytest.fixture(scope="module")
 def trained(work):
-    return deephash.train(["method=itq", "model.nbit=8", "logger=quiet", *words(work),
+    return deephash.train(["method=itq", "~settings", "model.nbit=8", "logger=quiet", *words(work),
                            f"paths.outputs={work / 'outputs'}"])  # fmt: skip
 
 
@@ -91,3 +93,32 @@ def test_features_are_encoded_with_the_same_images(work, tmp_path):
     some = torch.cat([expected(work, file) for file in files[:3]]).numpy()
     nearest = np.abs(features[None] - some[:, None]).max(axis=2).min(axis=1)
     assert (nearest < 1e-4).all()
+
+
+def changed(run, *more):
+    """The configuration of a run, measured on another dataset."""
+    line = overrides.read([f"run={run.folder}", "dataset=folder", "dataset.root=x", *more])
+    cfg = composition.checked(program.folder("conf"), "evaluate", line)
+    written = evaluating.RunFolder(run.folder).config(whole=True)
+    return evaluating._changed(written, cfg, line.overrides)["dataset"]
+
+
+def test_images_of_another_dataset_are_the_models_and_what_is_typed_wins(trained):
+    plain = changed(trained)
+    crop, normalize = plain["transforms"]["test"][-2:]
+    assert plain["size"] == crop["size"] == 160 and normalize["mean"] == [0.5] * 3
+    typed = (
+        "[{_target_: deephash.data.transforms.Normalize, mean: [0.1, 0.2, 0.3], std: [1, 1, 1]}]"
+    )
+    other = changed(trained, "dataset.size=96", f"dataset.transforms.test={typed}")
+    assert other["size"] == 96 and other["transforms"]["test"][0]["mean"] == [0.1, 0.2, 0.3]
+    assert other["transforms"]["train"][0]["size"] == 96
+
+
+def test_images_that_the_model_does_not_take_are_refused_before_data_are_opened(trained, tmp_path):
+    written = evaluating.RunFolder(trained.folder).config(whole=True)
+    written["backbone"]["name"] = "test_vit"  # of 160 alone
+    line = overrides.read(["run=x", "dataset=folder", "dataset.root=x", "dataset.size=96"])
+    cfg = composition.checked(program.folder("conf"), "evaluate", line)
+    with pytest.raises(ConfigError, match=r"dataset\.size +is 96, and test_vit takes .*160"):
+        evaluating._changed(written, cfg, line.overrides)

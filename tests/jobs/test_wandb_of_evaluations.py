@@ -86,7 +86,7 @@ def test_data_are_downloaded_only_into_a_folder_of_this_command_line(given):
         theirs = ran()
         theirs["dataset"]["source"].pop("download")
         theirs["dataset"]["source"] |= given
-        theirs = evaluating._as_asked(theirs, asked)
+        theirs = evaluating._changed(theirs, asked, ())
         return evaluating._without_download(theirs["dataset"]["source"], asked)
 
     assert source(page()).items() >= {"root": "theirs", "download": False}.items()

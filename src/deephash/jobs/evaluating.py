@@ -64,7 +64,7 @@ def evaluate(cfg: schema.Evaluate, overrides: Sequence[Override] = ()) -> dict[s
         load_package()  # before anything is read
     out = None if cfg.out is None else place(cfg.out)
     if cfg.run is not None:
-        return measure(cfg, RunFolder(place(cfg.run)), out)
+        return measure(cfg, RunFolder(place(cfg.run)), out, overrides)
     again = cfg.checkpoint != "best" or any(v is not None for v in cfg.evaluation.plain.values())
     again |= any(v is not None for v in cfg.dataset.values())
     runs = runs_of(cfg.runs or [], finished=not again)
@@ -75,7 +75,7 @@ def evaluate(cfg: schema.Evaluate, overrides: Sequence[Override] = ()) -> dict[s
     for run in runs:
         try:
             told = None if again else reported(run)
-            found[str(run.path)] = measure(cfg, run) if told is None else told
+            found[str(run.path)] = measure(cfg, run, None, overrides) if told is None else told
         except WriteError:  # where all of them would be written
             raise
         except DeephashError as error:  # of one run; the others are compared
@@ -97,7 +97,12 @@ def evaluate(cfg: schema.Evaluate, overrides: Sequence[Override] = ()) -> dict[s
     "Try a smaller trainer.eval_batch_size in the run's config.yaml, device=cpu, or a device\n"
     "  nobody else uses."
 )
-def measure(cfg: schema.Evaluate, run: RunFolder, out: Path | None = None) -> dict[str, Any]:
+def measure(
+    cfg: schema.Evaluate,
+    run: RunFolder,
+    out: Path | None = None,
+    overrides: Sequence[Override] = (),
+) -> dict[str, Any]:
     """Builds a run's encoder and its data, nothing else, and measures the codes in full.
 
     Writes ``evaluation.json``, the codes, and if figures are wanted the page and its figures.
@@ -106,8 +111,10 @@ def measure(cfg: schema.Evaluate, run: RunFolder, out: Path | None = None) -> di
         cfg: the checked page of ``evaluate.py``.
         run: its folder; what is null on the page is as it was there.
         out: where to write; None for the run's folder.
+        overrides: the command line.
     """
-    ran = config.run_config(_as_asked(run.config(whole=True), cfg), run.path / "config.yaml")
+    changed = _changed(run.config(whole=True), cfg, overrides)
+    ran = config.run_config(changed, run.path / "config.yaml")
     source = _without_download(ran.dataset.source, cfg)
     ran = ran.with_values(dataset=ran.dataset.with_values(source=source).plain)
     elsewhere = "source" in cfg.dataset
@@ -259,13 +266,20 @@ def runs_of(given: str | Sequence[str], finished: bool) -> list[RunFolder]:
     return list(found.values())
 
 
-def _as_asked(ran: dict[str, Any], cfg: schema.Evaluate) -> dict[str, Any]:
-    """The configuration of a run, changed as the page of ``evaluate.py`` says."""
+def _changed(
+    ran: dict[str, Any], cfg: schema.Evaluate, overrides: Sequence[Override]
+) -> dict[str, Any]:
+    """Return the configuration of a run, changed as the page of ``evaluate.py`` says.
+
+    Raises:
+        ConfigError: the backbone does not take the images of another dataset.
+    """
     ran["evaluation"] = config.changed(ran["evaluation"], cfg.evaluation.plain)
     if "source" in cfg.dataset:
         ran["dataset"] = copy.deepcopy(dict(cfg.dataset))
         if (images := preprocessing.declared(ran.get("backbone"))) is not None:
-            preprocessing.fill(ran["dataset"].get("transforms"), images)
+            preprocessing.adapt(ran["dataset"], images, [one.key for one in overrides])
+            config.refuse(config.check_images(ran, ["test"]), overrides)
     else:
         for key, place in cfg.dataset.items():
             if place is None:
