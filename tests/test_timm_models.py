@@ -158,6 +158,7 @@ def test_what_an_architecture_drops_by_itself_is_off():
         ({"name": "resnet18", "weights": "imagenet"}, "weights", r"=pretrained"),
         ({"name": "mixer_s32_224"}, "weights", r"no weights of mixer_s32_224\. .*=none"),
         ({"name": "resnet18.*"}, "name", r"no weights called"),
+        ({"name": "resnet18."}, "name", r"no weights called 'resnet18\.'.*resnet18\.a1_in1k"),
         ({"name": "resnet18", "dropout": True}, "dropout", r"both rates are 0.*drop_rate"),
         ({"name": "resnet18", "drop_rate": 0.1}, "dropout", r"=true"),
         ({"name": "crossvit_9_240", "output": "tokens"}, "output", r"no single map"),
@@ -205,7 +206,9 @@ def no_network(monkeypatch, tmp_path):
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", fail)
-    monkeypatch.setattr(timm, "create_model", fail)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     return calls
 
 
@@ -217,6 +220,45 @@ def test_weights_that_are_not_at_hand(no_network, tmp_path):
         for part in ("no route to host", "timm/resnet18.a1_in1k", str(tmp_path),
                      "backbone.weights=FILE", "backbone.weights=none"):  # fmt: skip
             assert part in said
+
+
+def test_weights_that_are_not_on_the_hub(no_network, tmp_path):
+    with pytest.raises(DataError) as caught:
+        Timm.check("gcvit_tiny.in1k")
+    message = str(caught.value)
+    assert "could not be downloaded: no route to host" in message and "Hub" not in message
+    assert str(tmp_path / "hub" / "checkpoints") in message and "hf download" not in message
+    assert "https://github.com/" in message
+    [(url, file, digest)] = no_network
+    assert url.endswith(f"-{digest}.pth") and file.endswith(url.rpartition("/")[2])
+    with open(file, "wb"):  # in the cache
+        Timm.check("gcvit_tiny.in1k")
+    assert len(no_network) == 1
+
+
+def test_a_revision_is_an_option_of_the_command(monkeypatch):
+    declared = timm.models.get_pretrained_cfg("resnet18")
+    monkeypatch.setattr(declared, "hf_hub_id", "timm/resnet18@v2")
+    monkeypatch.setattr(timm.models, "get_pretrained_cfg", lambda name: declared)
+    message = str(timm_models._not_downloaded("resnet18", OSError("no route")))
+    assert "hf download timm/resnet18 --revision v2 " in message
+
+
+def test_errors_of_the_model_are_not_those_of_a_download(monkeypatch):
+    monkeypatch.setattr(timm_models, "_provide", lambda name: None)
+
+    def fail(error):
+        def create(*args, **kwargs):
+            raise error
+
+        return create
+
+    monkeypatch.setattr(timm, "create_model", fail(RuntimeError("a layer")))
+    with pytest.raises(RuntimeError, match="a layer"):
+        timm_models._downloaded("resnet18", {})
+    monkeypatch.setattr(timm, "create_model", fail(EOFError("the end")))
+    with pytest.raises(DataError, match=r"could not be read: the end\n.*remove them from"):
+        timm_models._downloaded("resnet18", {})
 
 
 def test_weights_in_the_cache_ask_nobody(no_network, monkeypatch, tmp_path):

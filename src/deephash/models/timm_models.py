@@ -1,10 +1,15 @@
 """Backbones of timm, an optional package, imported when one of them is built or checked."""
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
+from pickle import PickleError
 from typing import Annotated, Any, Literal
+from urllib.parse import urlparse
+from zipfile import BadZipFile
 
 import torch
 from torch import Tensor, nn
@@ -124,9 +129,10 @@ class Timm(nn.Module):
 
     @classmethod
     def check(cls, name: str, weights: str | None = "pretrained", **_: Any) -> None:
-        """Refuse weights that are missing or do not fit; make no network.
+        """Refuse weights that are missing or do not fit.
 
-        Weights of timm are downloaded if the cache of the Hugging Face Hub does not have them.
+        Weights of timm are downloaded if its cache does not have them; a file is compared with a
+        network without memory.
 
         Raises:
             ConfigError: no such model.
@@ -174,7 +180,7 @@ class Timm(nn.Module):
 
     @staticmethod
     def _refused_forms(name: str, options: Mapping[str, Any]) -> list[Fault]:
-        """What is wrong with size and output, by a network without memory."""
+        """Find what is wrong with size and output, on the meta device."""
         size, output = options.get("img_size"), options.get("output", "features")
         try:
             form = _form(name, size)
@@ -203,7 +209,12 @@ class Timm(nn.Module):
         try:
             if cls.refused(options):
                 return None
-        except (KeyError, TypeError, ValueError, DeephashError):  # told by the check of the options
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            DeephashError,
+        ):  # reported by the check of the options
             return None
         declared = _declared(str(options["name"]))
         return declared if size is None else InputConfig(**{**vars(declared), "size": size})
@@ -244,7 +255,7 @@ class Timm(nn.Module):
 
 @dataclass(frozen=True)
 class _Form:
-    """What a model gives.
+    """The shapes of what a model returns.
 
     Attributes:
         width: of the features; None if they are not (N, width).
@@ -258,7 +269,7 @@ class _Form:
 
 
 class _NoSize(ValueError):
-    """A model takes no images of a size; the text is the end of a sentence."""
+    """A model does not take images of a size; the message ends a sentence."""
 
 
 def _timm() -> Any:
@@ -271,11 +282,11 @@ def _timm() -> Any:
 
 
 def _unknown(timm: Any, name: str) -> Fault | None:
-    """Whether timm has the model, and the weights that the tag of its name asks for."""
+    """Return the fault of a name: no such model, or no such tag; None where both exist."""
     if any(sign in name for sign in ":/\\"):
         what = f"{name!r} names files of others, and only timm's own models are built."
         return ("name", what, "Give the architecture, and its weights as backbone.weights=FILE.")
-    architecture, _, tag = name.partition(".")
+    architecture = name.partition(".")[0]
     known = timm.list_models()
     if architecture in (deprecated := timm.models.get_deprecated_models()):
         now = deprecated[architecture]
@@ -285,7 +296,7 @@ def _unknown(timm: Any, name: str) -> Fault | None:
         near = ", ".join(difflib.get_close_matches(architecture, known, n=3))
         what = f"timm {timm.__version__} has no model {name!r}."
         return ("name", what, f"Did you mean {near}?" if near else "See timm.list_models().")
-    if tag:
+    if "." in name:
         tagged = timm.list_models(f"{architecture}.*", include_tags=True)
         if name not in tagged:
             tags = ", ".join(tagged) or "none"
@@ -296,7 +307,7 @@ def _unknown(timm: Any, name: str) -> Fault | None:
 
 
 def _declared(name: str) -> InputConfig:
-    """The images of a model that timm has."""
+    """Read what images a model takes from timm's configuration of it."""
     declared = _timm().models.get_pretrained_cfg(name)
     known = declared.interpolation in ("bilinear", "bicubic")
     return InputConfig(
@@ -310,7 +321,7 @@ def _declared(name: str) -> InputConfig:
 
 
 def _load(name: str, weights: str | None, rates: Mapping[str, float]) -> nn.Module:
-    """The model without its last layer, with its weights."""
+    """Build the model without its last layer, and load its weights."""
     timm = _timm()
     if weights == "pretrained":
         return _downloaded(name, rates)
@@ -325,51 +336,111 @@ def _load(name: str, weights: str | None, rates: Mapping[str, float]) -> nn.Modu
 
 
 def _downloaded(name: str, rates: Mapping[str, float]) -> nn.Module:
-    """The model with timm's own weights, which are downloaded if they are not in the cache."""
+    """Build the model with timm's own weights; download them if they are not in the cache.
+
+    Raises:
+        DataError: they could not be downloaded, or the file is damaged.
+    """
+    from safetensors import SafetensorError
+
+    _provide(name)
+    damage = (SafetensorError, PickleError, BadZipFile, EOFError, OSError)
     try:
         trunk: nn.Module = _timm().create_model(name, pretrained=True, num_classes=0, **rates)
-    except Exception as error:  # of the client of the hub, its transport, torch.hub, safetensors
-        raise _missing(name, error) from error
+    except damage as error:
+        raise DataError(
+            f"backbone.weights  timm's weights of {name} could not be read: {_reason(error)}\n"
+            f"  remove them from {_cache(name)}, and they are downloaded again"
+        ) from error
     return trunk
 
 
 def _provide(name: str) -> None:
     """Download timm's weights of a model if they are not in the cache.
 
+    Raises:
+        DataError: they could not be downloaded.
+    """
+    try:
+        if _timm().models.get_pretrained_cfg(name).hf_hub_id:
+            _provide_from_hub(name)
+        else:
+            _provide_from_url(name)
+    except Exception as error:  # of the clients and their transport: no model is built here
+        raise _not_downloaded(name, error) from error
+
+
+def _provide_from_hub(name: str) -> None:
+    """Download the first of `HUB_FILES` that the repository has, if none is in the cache.
+
     The hub is asked once before, because its client tries downloads again for a minute.
     """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub import (
+        get_hf_file_metadata,
+        hf_hub_download,
+        hf_hub_url,
+        try_to_load_from_cache,
+    )
     from huggingface_hub.errors import EntryNotFoundError
 
     declared = _timm().models.get_pretrained_cfg(name)
-    if declared.hf_hub_id:
-        origin, _, revision = declared.hf_hub_id.partition("@")
-        files = (declared.hf_hub_filename,) if declared.hf_hub_filename else HUB_FILES
-        for file in files:
-            if isinstance(try_to_load_from_cache(origin, file, revision=revision or None), str):
-                return
-        for file in files:
-            try:
-                get_hf_file_metadata(hf_hub_url(origin, file, revision=revision or None))
-                break
-            except EntryNotFoundError:
-                continue
-            except Exception as error:  # of the client of the hub and of its transport
-                raise _missing(name, error) from error
-    _downloaded(name, {})
+    origin, _, tag = declared.hf_hub_id.partition("@")
+    revision = tag or None
+    files = (declared.hf_hub_filename,) if declared.hf_hub_filename else HUB_FILES
+    for file in files:
+        if isinstance(try_to_load_from_cache(origin, file, revision=revision), str):
+            return
+    for file in files:
+        try:
+            get_hf_file_metadata(hf_hub_url(origin, file, revision=revision))
+        except EntryNotFoundError:
+            if file == files[-1]:
+                raise
+            continue
+        hf_hub_download(origin, file, revision=revision)
+        return
 
 
-def _missing(name: str, error: Exception) -> DataError:
-    """The error of weights that cannot be had."""
+def _provide_from_url(name: str) -> None:
+    """Download the file of a model that is not on the hub, to where timm looks for it."""
+    url = _timm().models.get_pretrained_cfg(name).url
+    file = Path(_cache(name)) / Path(urlparse(url).path).name
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        known = re.search(r"-([a-f0-9]{8,})\.", file.name)  # as torch.hub names files
+        torch.hub.download_url_to_file(
+            url, str(file), known.group(1) if known else None, progress=False
+        )
+
+
+def _cache(name: str) -> str:
+    """The folder in which timm looks for the weights of a model."""
+    if not _timm().models.get_pretrained_cfg(name).hf_hub_id:
+        return str(Path(torch.hub.get_dir()) / "checkpoints")
     from huggingface_hub import constants
 
+    return str(constants.HF_HUB_CACHE)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _not_downloaded(name: str, error: Exception) -> DataError:
+    """Make the error of weights that could not be downloaded."""
     declared = _timm().models.get_pretrained_cfg(name)
-    origin = declared.hf_hub_id or declared.url
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if declared.hf_hub_id:
+        origin, _, revision = declared.hf_hub_id.partition("@")
+        where = f"{declared.hf_hub_id} of the Hugging Face Hub"
+        command = f"hf download {origin}" + (f" --revision {revision}" if revision else "")
+        elsewhere = f"run  {command}  elsewhere, and copy its folder into that cache"
+    else:
+        where, elsewhere = declared.url, "download that file elsewhere, and copy it into that cache"
     return DataError(
-        f"backbone.weights  timm's weights of {name} are not here, and no download: {reason}\n"
-        f"  looked for  {origin} of the Hugging Face Hub, in its cache {constants.HF_HUB_CACHE}\n"
-        f"  either      run  hf download {origin}  elsewhere, and copy its folder into that cache\n"
+        f"backbone.weights  timm's weights of {name} could not be downloaded: {_reason(error)}\n"
+        f"  looked for  {where}, in its cache {_cache(name)}\n"
+        f"  either      {elsewhere}\n"
         f"  or          give a state dict of the model: backbone.weights=FILE\n"
         f"  (or start from random weights: backbone.weights=none)"
     )
@@ -393,7 +464,7 @@ def _prefix_tokens(trunk: Any) -> int:
 
 @lru_cache(maxsize=256)  # a sweep has the same backbone again and again
 def _form(name: str, img_size: int | None) -> _Form:
-    """Try a model on the meta device.
+    """Run a model on the meta device and return the shapes of its outputs.
 
     Raises:
         _NoSize: it takes no images of this size.
@@ -409,14 +480,14 @@ def _form(name: str, img_size: int | None) -> _Form:
         elif side != declared.size and declared.fixed:
             raise _NoSize(f"{name} takes {declared.size} alone.")
         with torch.no_grad():
-            features, found = trunk(images), trunk.forward_features(images)
+            features, maps = trunk(images), trunk.forward_features(images)
     except (RuntimeError, AssertionError, ValueError, TypeError, NotImplementedError) as error:
         raise _NoSize(" ".join(str(error).split()) or type(error).__name__) from error
     width = features.shape[1] if isinstance(features, Tensor) and features.ndim == 2 else None
-    if not isinstance(found, Tensor) or found.ndim not in (3, 4):
+    if not isinstance(maps, Tensor) or maps.ndim not in (3, 4):
         return _Form(width, None, 0)
-    if found.ndim == 3:
-        return _Form(width, "NTD", found.shape[2])
-    if found.shape[3] == trunk.num_features and found.shape[1] != trunk.num_features:
-        return _Form(width, "NHWC", found.shape[3])
-    return _Form(width, "NCHW", found.shape[1])
+    if maps.ndim == 3:
+        return _Form(width, "NTD", maps.shape[2])
+    if maps.shape[3] == trunk.num_features and maps.shape[1] != trunk.num_features:
+        return _Form(width, "NHWC", maps.shape[3])
+    return _Form(width, "NCHW", maps.shape[1])
