@@ -968,7 +968,8 @@ def test_a_method_with_a_class_of_its_own_takes_the_parts_it_asks_for(name, opti
 def test_an_option_that_a_recipe_sets_and_a_part_lacks_names_the_recipe():
     unknown = config.Fault("backbone.frozen", "Net has no such option.", "Leave it out.")
     assert config._as_typed(unknown, []).instead == (
-        "the recipe of the method sets it; take it out with '~backbone.frozen'."
+        "Leave it out. If it was not typed, the recipe of the method sets it; take it out with"
+        " '~backbone.frozen'."
     )
     typed = parse_all(["+backbone.frozen=true"])
     assert config._as_typed(unknown, typed) == unknown

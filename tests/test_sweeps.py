@@ -185,7 +185,7 @@ def test_a_folder_with_another_configuration_stops_the_sweep_before_it_begins(sw
     ("line", "told"),
     [
         (("+sweep=fig9_batch_size",), f"needs -m.\n  Type: python {ROOT}/train.py -m +sweep=fig9"),
-        (("-m", "+sweep=fig9"), "there is no 'fig9'.\n       There are fig7_margin, fig8_beta"),
+        (("-m", "+sweep=fig9"), "there is no 'fig9'.\n       There are cibhash_beta, fig7_margin"),
         (("-m", "+sweep=fig7_margin,fig8_beta"), "run one after the other"),
         (("-m", "+sweep=fig9_batch_size", "hydra/launcher=pol"), "There are"),
         (("-m", "seed=0,1", "hydra.launcher.job=2"), "hydra.launcher.job"),

@@ -662,6 +662,8 @@ def _check_protocol(cfg: Mapping[str, Any]) -> list[Fault]:
         return faults
     name = str(dataset["protocol"])
     protocol = dataset["protocols"][name]
+    if not isinstance(protocol, Mapping):  # a fault of its own
+        return faults
     key = f"dataset.protocols.{name}"
     trainer = cfg["trainer"]
     validation = f"{key}.validation=50"
@@ -694,8 +696,8 @@ def _validates(dataset: Mapping[str, Any], select_on: str) -> bool:
     names = [str(dataset["protocol"])]
     if select_on == "agreement" and dataset.get("unlabelled") is not None:
         names.append(dataset["unlabelled"])
-    protocols = [dataset["protocols"].get(name) or {} for name in names]
-    if any(one.get("validation") for one in protocols):
+    protocols = [dataset["protocols"].get(name) for name in names]
+    if any(one.get("validation") for one in protocols if isinstance(one, Mapping)):
         return True
     folder = str(dataset["source"].get("_target_")).endswith("sources.Folder")
     return folder and any(str(one.get("_target_")).endswith("splits.Official") for one in protocols)
@@ -823,9 +825,11 @@ def _as_typed(fault: Fault, overrides: Iterable[Override]) -> Fault:
     given = {one.key: one.value or "" for one in overrides}
     if fault.key not in given and fault.what.endswith("has no such option."):
         overlay = given.get("experiment", "null")
-        source = f"experiment={overlay}" if overlay != "null" else "the recipe of the method"
-        if overlay != "null" or not fault.key.startswith("method."):
-            instead = f"{source} sets it; take it out with '~{fault.key}'."
+        way = f"sets it; take it out with '~{fault.key}'."
+        if overlay != "null":
+            return Fault(fault.key, fault.what, f"experiment={overlay} {way}")
+        if not fault.key.startswith("method."):
+            instead = f"{fault.instead} If it was not typed, the recipe of the method {way}"
             return Fault(fault.key, fault.what, instead)
     for seat, option in given.items():
         if seat in SEATS and option != "null":

@@ -50,6 +50,7 @@ class WCH(Method):
         balance: weight beta of the balance term, which reads view 1 alone.
 
     Example:
+        >>> from torch import nn
         >>> from deephash.models.heads import TokenMLP
         >>> encoder = Encoder(nn.Identity(), TokenMLP(in_features=4, nbit=8))
         >>> tokens = torch.randn(3, 2, 5, 4)  # three images in two views, of five tokens each
