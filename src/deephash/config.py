@@ -671,9 +671,9 @@ def _check_protocol(cfg: Mapping[str, Any]) -> list[Fault]:
         validation = f"'dataset.protocols={{{name}:{{validation:50}}}}'"
     other = dataset.get("unlabelled")  # the protocol of images without labels
     select_on = trainer.get("select_on")
-    in_all = str(protocol.get("_target_")).endswith("draws.Drawn")
+    unit = _class_attribute(protocol, key, "validation_unit", "of each class")
     if select_on in ("val", "agreement") and not _validates(dataset, select_on):
-        instead = f"Try {validation} (images {'in all' if in_all else 'of each class'})"
+        instead = f"Try {validation} (images {unit})"
         if select_on == "agreement" and other is not None and other != name:
             instead += f", of images without labels dataset.protocols.{other}.validation=100"
         instead += f", or trainer.select_on={'query' if select_on == 'val' else 'last'}."
@@ -699,8 +699,20 @@ def _validates(dataset: Mapping[str, Any], select_on: str) -> bool:
     protocols = [dataset["protocols"].get(name) for name in names]
     if any(one.get("validation") for one in protocols if isinstance(one, Mapping)):
         return True
-    folder = str(dataset["source"].get("_target_")).endswith("sources.Folder")
-    return folder and any(str(one.get("_target_")).endswith("splits.Official") for one in protocols)
+    if not _class_attribute(dataset["source"], "dataset.source", "may_have_validation", False):
+        return False
+    return any(
+        _class_attribute(one, f"dataset.protocols.{name}", "official_validation", False)
+        for name, one in zip(names, protocols, strict=True)
+    )
+
+
+def _class_attribute(node: Mapping[str, Any], path: str, name: str, default: Any) -> Any:
+    """Return an attribute of the class of a part; ``default`` where it has none."""
+    try:
+        return getattr(locate(str(node.get("_target_")), path), name, default)
+    except ConfigError:  # reported by the check of the part
+        return default
 
 
 def _check_classes(classes: Any) -> list[Fault]:

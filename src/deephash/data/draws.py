@@ -4,7 +4,7 @@ The single-label protocols, and those of lists, are in `splits`.
 """
 
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -148,6 +148,9 @@ class Drawn:
         >>> len(split.train), len(split.queries), len(split.database)
         (500, 100, 1697)
     """
+
+    validation_unit: ClassVar[str] = "in all"
+    """What its number of validation images counts."""
 
     def __init__(
         self,

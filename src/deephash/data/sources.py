@@ -264,6 +264,9 @@ class Folder:
         (('cat/one.png', 'dog/one.png'), (2, 3, 16, 16))
     """
 
+    may_have_validation: ClassVar[bool] = True
+    """Whether there may be an official validation part, which only the data know."""
+
     def __init__(
         self,
         root: Place,

@@ -8,7 +8,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal, Protocol, get_args
+from typing import ClassVar, Literal, Protocol, get_args
 
 import numpy as np
 
@@ -173,6 +173,9 @@ class Official:
         >>> split.database.tolist(), split.queries.tolist()
         ([0, 1], [2])
     """
+
+    official_validation: ClassVar[bool] = True
+    """Whether an official validation part of the data is the validation split."""
 
     def __init__(self, train: Count | None, validation: CountOrZero = 0, seed: NumpySeed = 0):
         check_counts(train=train, validation=validation)

@@ -87,7 +87,7 @@ class Anchors(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         with full_precision(features, self.anchors.dtype) as full:
             distances, chosen = self.nearest(full)
-            weight = torch.softmax(-distances / self.sigma, dim=1)  # what is common falls out
+            weight = torch.softmax(-distances / self.sigma, dim=1)  # the common term cancels
             u: Tensor = (weight[:, :, None] * self.embedding[chosen]).sum(dim=1)
         return u
 

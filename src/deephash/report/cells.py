@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deephash.report.grid import PLACE, SEED, Cell, Job, Key, Section
+from deephash.report.page import shown
 from deephash.report.published import beside, key_of, numbers_of, published
 from deephash.report.rows import Found, dig, is_number, mark_of, note_of, unlike
 from deephash.report.table import measured
@@ -26,6 +27,9 @@ NO_LABELS = "without mAP"
 
 UNKNOWN_KIND = "unknown"
 """The kind of a method whose reports do not say it: they are of an earlier version."""
+
+IDENTITY = "identity"
+"""The backbone of data that are features."""
 
 REFERENCES = {"pca_rr": "PCA + random rotation"}
 """What reference rows are called, by the method in the reports."""
@@ -57,6 +61,7 @@ class Reference:
     """A row of a baseline that needs no training, measured on the features of the runs."""
 
     name: str
+    backbone: str  # as the conditions of the runs name it
     values: Mapping[Any, tuple[float, float]]  # by column: mean and sd (n - 1) over the draws
     draws: int  # the smallest number of draws of a column
 
@@ -143,47 +148,51 @@ def kinds(section: Section) -> dict[Key, str]:
 def reference_rows(section: Section) -> list[Reference]:
     """The baselines that the reports of a section hold, one for each method and backbone.
 
-    The same draws count once; others, say of several seeds, are pooled.
+    Runs on the same data with the same backbone and number of bits have the same draws, up to
+    rounding: those of the first are used.
     Runs that were measured under another convention than most are left out.
     """
     way = section.ways[0] if section.ways else None
-    draws: dict[tuple[str, str], dict[Any, dict[Any, tuple[float, ...]]]] = {}
+    draws: dict[tuple[str, str], dict[Any, dict[Any, list[float]]]] = {}
     for (_, column), cell in section.cells.items():
         for job in cell.jobs:
             report = job.report or {}
-            maps = tuple(filter(is_number, dig(report, "reference", "maps") or ()))
+            maps = list(filter(is_number, dig(report, "reference", "maps") or ()))
             if not maps or measured(report) != way:
                 continue
-            of = (str(dig(report, "reference", "method")), str(job.conditions.get("backbone", "")))
-            by_seed = draws.setdefault(of, {}).setdefault(column, {})
-            by_seed.setdefault((report.get("nbit"), report.get("seed")), maps)
+            of = (str(dig(report, "reference", "method")), _backbone_of(job))
+            same_draws = (dig(report, "protocol", "fingerprint"), report.get("nbit"))
+            draws.setdefault(of, {}).setdefault(column, {}).setdefault(same_draws, maps)
     backbones = Counter(name for name, _ in draws)
     rows = []
     for (name, backbone), columns in draws.items():
         called = REFERENCES.get(name, name) + f", {backbone}" * (backbones[name] > 1)
-        pooled = {column: _pooled(by_seed) for column, by_seed in columns.items()}
-        values = {column: _mean_and_sd(maps) for column, maps in pooled.items() if maps}
+        # A column of several data or numbers of bits has no one reference.
+        single = {column: next(iter(some.values())) for column, some in columns.items()
+                  if len(some) == 1}  # fmt: skip
+        values = {column: _mean_and_sd(maps) for column, maps in single.items()}
         if values:
-            fewest = min(len(maps) for maps in pooled.values() if maps)
-            rows.append(Reference(called, values, fewest))
+            fewest = min(map(len, single.values()))
+            rows.append(Reference(called, backbone, values, fewest))
     return rows
 
 
-def _pooled(by_seed: Mapping[tuple[Any, Any], tuple[float, ...]]) -> list[float]:
-    """The mAP of all draws; none if they are of several numbers of bits."""
-    if len({nbit for nbit, _ in by_seed}) > 1:
-        return []
-    apart: list[tuple[float, ...]] = []
-    for maps in by_seed.values():
-        if not any(_alike(maps, other) for other in apart):
-            apart.append(maps)
-    return [value for maps in apart for value in maps]
+def _backbone_of(job: Job) -> str:
+    """The name of the backbone of a run; empty if it is not known."""
+    return str(job.conditions.get("backbone", ""))
 
 
-def _alike(maps: Sequence[float], others: Sequence[float]) -> bool:
-    """Whether the mAP of the same draws differ by rounding alone."""
-    return len(maps) == len(others) and all(
-        math.isclose(one, other, abs_tol=1e-3) for one, other in zip(maps, others, strict=True)
+def _on_features_of(cell: Cell, reference: Reference) -> bool:
+    """Whether the runs of a cell hash the frozen features that a reference was measured on."""
+    return all(
+        _backbone_of(job) == reference.backbone
+        and (
+            bool((job.report or {}).get("reference"))
+            or job.conditions.get("frozen") == shown(True)
+            or reference.backbone == IDENTITY
+        )
+        for job in cell.jobs
+        if job.report is not None
     )
 
 
@@ -260,12 +269,18 @@ def _below_references(section: Section) -> list[str]:
         below = [
             f"{section.name_of(row)} at {section.head_of(column)}"
             for (row, column), entry in entries(section).items()
-            if column in one.values and entry.mean <= one.values[column][0]
+            if column in one.values
+            and _on_features_of(section.cells[row, column], one)
+            and entry.mean <= one.values[column][0]
         ]
         said.append(
             f"{one.label}: principal components of the same features under random rotations,"
             f" mean ± sd (n − 1) over {one.draws} rotations; no training, and not ranked. "
-            + (f"Not above it: {', '.join(below)}." if below else "All rows are above it.")
+            + (
+                f"Not above it: {', '.join(below)}."
+                if below
+                else "All rows on the same frozen features are above it."
+            )
         )
     return said
 

@@ -283,7 +283,7 @@ def _unit(features: ArrayLike, name: str) -> Array:
 
 
 def _ranks(values: Array) -> Floats:
-    """Return average ranks, less their mean."""
+    """Return average ranks, minus their mean."""
     from scipy.stats import rankdata  # late: slow to import
 
     ranks: Floats = np.asarray(rankdata(values), dtype=np.float64)
