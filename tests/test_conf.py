@@ -928,7 +928,8 @@ def is_refused(method, codebook, similarity, relaxation):
     book = method.get("codebook")
     learns = book is not None and getattr(config.locate(book["_target_"]), "learned", False)
     stay = getattr(config.locate(method["loss"]["_target_"]), "fixed_centers", False)
-    real = "bits" in reads and "Sign" not in method["relaxation"]["_target_"]
+    target = method["relaxation"]["_target_"]
+    real = "bits" in reads and not ("Sign" in target or target.endswith(".BiHalf"))
     return bool(lacks or idle or real or (learns and stay))
 
 
