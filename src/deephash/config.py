@@ -932,7 +932,8 @@ def essence(cfg: Mapping[str, Any]) -> dict[str, Any]:
         if path[0] in plain:
             plain[path[0]].setdefault(last, before)
     for where, part_node in parts(plain):
-        _fill_defaults(where, part_node)
+        protocol = where == "dataset.unlabelled"
+        _fill_defaults("dataset.protocols" if protocol else where, part_node)
     if dataset.get("unlabelled") == DRAWN:
         del dataset["unlabelled"]
     return plain
