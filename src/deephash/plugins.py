@@ -50,14 +50,7 @@ class Plugin:
 
     def record(self) -> dict[str, Any]:
         """Return what a report says of it: ``version`` (or None) and ``sha256`` of its files."""
-        return {"version": self._version(), "sha256": self._fingerprint()}
-
-    def _version(self) -> str | None:
-        top = self.name.partition(".")[0]
-        for distribution in metadata.packages_distributions().get(top, ()):
-            return metadata.version(distribution)
-        version = getattr(sys.modules.get(top), "__version__", None)
-        return None if version is None else str(version)
+        return {"version": _version(self.name.partition(".")[0]), "sha256": self._fingerprint()}
 
     def _fingerprint(self) -> str:
         files = [self.root]
@@ -69,6 +62,14 @@ class Plugin:
             content = file.read_bytes()
             digest.update(f"{name}\0{len(content)}\0".encode() + content)
         return digest.hexdigest()
+
+
+def _version(package: str) -> str | None:
+    """The version of an imported package, as it is installed or as it says itself."""
+    for distribution in metadata.packages_distributions().get(package, ()):
+        return metadata.version(distribution)
+    version = getattr(sys.modules.get(package), "__version__", None)
+    return None if version is None else str(version)
 
 
 def find(names: Sequence[str], folders: Iterable[Path] = ()) -> tuple[Plugin, ...]:
@@ -124,6 +125,33 @@ def report() -> dict[str, Any]:
     """Return what a report says of the packages that are allowed here; empty without any."""
     allowed = find(targets.plugins())
     return {KEY: {plugin.name: plugin.record() for plugin in allowed}} if allowed else {}
+
+
+def packages(parts: Iterable[object]) -> dict[str, Any]:
+    """Return which code some objects run: the packages that define their classes.
+
+    Args:
+        parts: such as the modules of a network.
+
+    Returns:
+        name -> version, or None; of a package that is allowed here, what a report says of it. Base
+        classes count, the standard library does not.
+
+    Example:
+        >>> import torch
+        >>> list(packages([torch.nn.ReLU()]))
+        ['torch']
+    """
+    classes = {one for kind in {type(part) for part in parts} for one in kind.__mro__}
+    names = {one.__module__.partition(".")[0] for one in classes} - sys.stdlib_module_names
+    found: dict[str, Any] = {}
+    for name in sorted(names):  # the version of the code that runs, if it says one
+        version = getattr(sys.modules.get(name), "__version__", None)
+        found[name] = _version(name) if version is None else str(version)
+    for plugin in find(targets.plugins()):
+        if plugin.name.partition(".")[0] in names:
+            found[plugin.name] = plugin.record()
+    return found
 
 
 def _not_importable(name: str, error: Exception) -> ConfigError:

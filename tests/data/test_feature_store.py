@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from deephash.data import feature_store
+from deephash.data import datamodule, feature_store
 from deephash.data.datamodule import DataModule
 from deephash.data.feature_store import FeatureStore, entries, map_private, sweep
 from deephash.data.sources import Digits
@@ -89,6 +89,9 @@ def test_what_images_are_is_in_the_key(store):
     object.__setattr__(other._images, "stamp", "files")
     assert served(other, store).computed == 1797
     assert served(digits(seed=3), store).computed == 0
+    other = digits()
+    other.name = "the same images under another name"
+    assert served(other, store).computed == 0
     assert len(entries(store.folder)) == 5
 
 
@@ -226,6 +229,47 @@ def test_more_than_fits_is_gathered_from_the_disk(store):
     assert data.serve_features(Network(), WIDTH, True) is None
 
 
+def test_the_limit_is_that_of_all_features(tmp_path):
+    """Of evaluation and of each random pipeline together; none of them exceeds it alone."""
+    each = 4 * WIDTH * np.array([1797, 2 * 200, 2 * 200])
+    for limit, fits in ((each.sum(), True), (each.sum() - 1, False)):
+        data = digits(["weak", "strong"])
+        data.resident_limit_bytes = int(limit)
+        assert (data.serve_features(Network(), WIDTH, True, draws=2) is not None) == fits
+
+
+def test_why_features_are_not_served_is_logged_once(store, caplog):
+    data = digits()
+    data.resident_limit_bytes = 1000
+    assert data.serve_features(Network(), WIDTH, True) is None
+    (record,) = caplog.records
+    assert "take more than 0.000954 MiB" in record.message
+    assert "they are not kept" in record.message
+    caplog.clear()
+    store.folder.write_text("a file")
+    assert data.serve_features(Network(), WIDTH, True, store) is None
+    (record,) = caplog.records
+    assert "they cannot be kept" in record.message
+    caplog.clear()
+    data.test_transform.settings = None  # has no key
+    assert data.serve_features(Network(), WIDTH, True, store) is None
+    (record,) = caplog.records
+    assert "they are not kept" in record.message
+
+
+def test_pixels_are_read_once_for_each_set_of_rows(store, monkeypatch):
+    seen = []
+    plain = datamodule.digest_of_rows
+    monkeypatch.setattr(
+        datamodule, "digest_of_rows", lambda *given: seen.append(len(given[1])) or plain(*given)
+    )
+    served(digits(["weak", "strong"]), store, draws=2)
+    assert sorted(seen) == [200, 1797]
+    seen.clear()
+    served(digits(["weak", "strong"]), draws=2)
+    assert seen == []
+
+
 # fixed views
 
 
@@ -276,6 +320,27 @@ def test_fixed_views_do_not_depend_on_the_seed_and_choices_do(store):
     assert not all(torch.equal(first[place], second[place]) for place in both)
 
 
+@pytest.mark.parametrize("batch", [1, 100, 300, 5000])
+def test_fixed_views_do_not_depend_on_the_size_of_a_batch(monkeypatch, batch):
+    """To the last bit as images; features up to rounding."""
+    monkeypatch.setattr(datamodule, "BLOCK", 128)
+    found = []
+    for size in (64, batch):
+        views = []
+        data = digits(["weak"], batch=size)
+
+        class Recording(Network):
+            def __call__(self, images, views=views):
+                views.append(images.clone())
+                return super().__call__(images)
+
+        data.serve_features(Recording(), WIDTH, True, draws=2)
+        assert max(len(one) for one in views) <= size
+        found.append((torch.cat(views)[1797:], rows_of(data, "weak")))
+    assert torch.equal(found[0][0], found[1][0])
+    torch.testing.assert_close(found[0][1], found[1][1])
+
+
 def test_pipelines_of_two_names_have_draws_of_their_own(store):
     data = digits(["weak", "strong"])
     served(data, store, draws=2)
@@ -311,7 +376,8 @@ def test_interrupted_fixed_views_go_on_with_the_same_draws(store, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         digits(["weak"]).serve_features(Interrupted(), WIDTH, True, store, 3)
     data = digits(["weak"])
-    assert served(data, store, draws=3).computed < 200
+    computed = served(data, store, draws=3).computed
+    assert 128 < computed < 200  # not from the beginning of a block on
     assert torch.equal(rows_of(expected, "weak"), rows_of(data, "weak"))
 
 
@@ -319,4 +385,6 @@ def test_notes_are_read_by_people(store):
     served(digits(), store)
     (entry,) = entries(Path(store.folder))
     notes = (entry / "features.json").read_text()
-    assert '"dataset": "digits"' in notes
+    assert '"remarks": {"dataset": "digits"}' in " ".join(notes.split()).replace("{ ", "{").replace(
+        " }", "}"
+    )

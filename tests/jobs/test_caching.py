@@ -32,8 +32,9 @@ def folder(tmp_path):
     content = Content(tmp_path / "photos", files, {"fit": "test"}, 4)
     cached(content, lambda path: np.zeros((3, 4, 4), np.uint8), folder=tmp_path / "cache")
     store = FeatureStore(tmp_path / "cache", NOTES)
-    of = {"dataset": "photos", "views": 3, "name": "strong"}
-    store.load(of, 3, 2, lambda start: iter([torch.ones(3, 2)]), always=True)
+    of = {"views": 3, "name": "strong"}
+    remarks = {"dataset": "photos"}
+    store.load(of, 3, 2, lambda start: iter([torch.ones(3, 2)]), always=True, remarks=remarks)
 
     def killed(start):
         yield torch.ones(16, 2)
@@ -41,7 +42,7 @@ def folder(tmp_path):
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("deephash.data.feature_files.FLUSH", 1)
-        store.load({"dataset": "others"}, 20, 2, killed, always=True)
+        store.load({}, 20, 2, killed, always=True, remarks={"dataset": "others"})
     return tmp_path / "cache"
 
 

@@ -1,17 +1,24 @@
 """Runs that keep features of a frozen backbone in the cache, and others that use them."""
 
 import copy
+import inspect
 import json
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torchvision
+from torchvision import ops
 
-from deephash import build, targets
+import deephash
+from deephash import build, plugins, targets
 from deephash.data import feature_store
+from deephash.data.transforms import Pipeline, Step
 from deephash.engine.trainer import Trainer
 from deephash.jobs import training
 from deephash.models.backbones import Tiny
+from deephash.models.timm_models import Timm
 from tests.jobs.test_method_kinds import (
     DARK,
     closed,
@@ -85,21 +92,37 @@ def test_results_do_not_depend_on_the_store(tmp_path, options):
     assert len(entries(tmp_path)) == (2 if options else 1)
 
 
-def test_what_features_depend_on_is_in_the_key(tmp_path):
+def key_of(cfg, backbone, device="cpu", step=None, **changes):
+    """The notes that a store begins each key with."""
+    changed = copy.deepcopy(cfg)
+    for name, values in changes.items():
+        changed[name] |= values
+    pipeline = Pipeline([] if step is None else [step])
+    data = SimpleNamespace(
+        device=torch.device(device), test_transform=Pipeline([]), view_transforms=[("a", pipeline)]
+    )
+    store = training.feature_store(typed(changed), backbone, data)
+    return json.dumps(store.encoder, sort_keys=True)
+
+
+class Plain(Step):
+    """A step of a package that the tests name as a plugin."""
+
+
+def test_what_features_depend_on_is_in_the_key(tmp_path, monkeypatch):
     cfg = page()
     backbone = Tiny(width=4)
+    monkeypatch.setattr(torch.cuda, "get_device_name", str)
 
-    def key(backbone=backbone, device="cpu", **changes):
-        changed = copy.deepcopy(cfg)
-        for name, values in changes.items():
-            changed[name] |= values
-        store = training.feature_store(typed(changed), backbone, torch.device(device))
-        return json.dumps(store.encoder, sort_keys=True)
+    def key(backbone=backbone, **changes):
+        return key_of(cfg, backbone, **changes)
 
     other = Tiny(width=4)
     changes = [
         {"backbone": other}, {"device": "cuda"}, {"trainer": {"precision": "bf16"}},
         {"trainer": {"channels_last": False}}, {"trainer": {"compile": True}},
+        {"device": "cuda:1"}, {"device": "cuda", "trainer": {"deterministic": False}},
+        {"step": Plain()},
     ]  # fmt: skip
     assert len({key(), *(key(**one) for one in changes)}) == len(changes) + 1
     same = [{"trainer": {"batch_size": 7, "epochs": 3}}, {"model": {"nbit": 16}},
@@ -111,6 +134,66 @@ def test_what_features_depend_on_is_in_the_key(tmp_path):
     assert key() == before
     cfg["backbone"]["width"] = 8
     assert key() != before
+
+
+def test_the_code_that_makes_features_is_in_the_key(monkeypatch, tmp_path):
+    """Versions of packages that define a module, and files of plugins that define one or a step."""
+    cfg, tiny = page(), Tiny(width=4)
+    vision = Tiny(width=4)
+    vision.depth = ops.StochasticDepth(0.5, "row")
+    frozen = Frozen(width=4)
+    files = []
+    monkeypatch.setattr(plugins.Plugin, "_fingerprint", lambda self: f"files {len(files)}")
+    parts = {
+        "tiny": (tiny, None), "step": (tiny, Plain()), "vision": (vision, None),
+        "frozen": (frozen, None),
+    }  # fmt: skip
+
+    def keys():
+        return {name: key_of(cfg, *(part, "cpu", step)) for name, (part, step) in parts.items()}
+
+    def changed(before):
+        return {name for name, one in keys().items() if one != before[name]}
+
+    before = keys()
+    assert changed(before) == set()
+    with monkeypatch.context() as patch:
+        patch.setattr(deephash, "__version__", "9.9")
+        assert changed(before) == set(parts)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "__version__", "9.9")
+        assert changed(before) == set(parts)
+    with monkeypatch.context() as patch:
+        patch.setattr(torchvision, "__version__", "9.9")
+        assert changed(before) == {"vision"}
+    files.append("another")
+    assert changed(before) == {"step", "frozen"}
+
+
+def test_what_does_not_change_features_of_timm_is_not_in_the_key():
+    cfg, backbone = page(), Tiny(width=4)
+    backbone.not_in_features = Timm.not_in_features
+    assert set(Timm.not_in_features) < set(inspect.signature(Timm).parameters)
+    cfg["backbone"] = {"_target_": "deephash.models.timm_models.Timm", "name": "resnet18"}
+    keys = [
+        training.feature_store(
+            SimpleNamespace(
+                trainer=typed(page()).trainer,
+                backbone=cfg["backbone"] | options,
+                paths=SimpleNamespace(cache="cache"),
+            ),
+            backbone,
+            SimpleNamespace(
+                device=torch.device("cpu"), test_transform=Pipeline([]), view_transforms=[]
+            ),
+        ).encoder
+        for options in (
+            {"dropout": False, "drop_rate": 0.0, "drop_path_rate": 0.0, "preprocessing": "model"},
+            {"dropout": True, "drop_rate": 0.2, "drop_path_rate": 0.1, "preprocessing": "dataset"},
+            {"img_size": 64},
+        )
+    ]
+    assert keys[0] == keys[1] != keys[2]
 
 
 def test_quick_work_leaves_no_files(tmp_path, monkeypatch):
@@ -178,6 +261,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, caplog):
     (tmp_path / "cache").write_text("a file")
     found, _, seen = run(tmp_path, "two", cfg)
     assert "the features of the frozen backbone are not kept" in caplog.text
+    assert "take more than" not in caplog.text
     assert unequal(expected, found) == []
     assert seen >= 1797
 

@@ -46,6 +46,7 @@ DENSE = 1 << 26  # labels of so many images times classes are rows of 0 and 1
 AHEAD = 4  # threads that gather the next batches
 SHOWN = 5  # examples in an error
 HASHED = 1 << 30  # bytes of pixels in memory up to which they are compared by a digest
+BLOCK = 256  # positions of images whose fixed views are drawn together, whatever the batch size is
 
 
 class WithoutLabels:
@@ -481,7 +482,8 @@ class DataModule:
 
         A batch then has features (B, V, D) where it had images (B, V, 3, H, W): in `train`, and in
         `eval_batches` for images that have a role. Images are computed in batches of
-        `eval_batch_size`. A view whose pipeline is that of the test is not computed again.
+        `eval_batch_size`. A view whose pipeline is that of the test is not computed again. If all
+        features take more than `resident_limit_bytes`, they are read from the store's disk.
 
         Args:
             compute: images (b, 3, H, W) on the device to features (b, D).
@@ -490,11 +492,11 @@ class DataModule:
             store: where features are kept for other runs; None to keep none.
             draws: n, fixed views of each training image under each random pipeline, in place of
                 new ones in each epoch; None if no view is random. What they are depends on the
-                pipeline and the place of the image, not on `seed`.
+                pipeline and the position of the image, not on `seed` or `eval_batch_size`.
 
         Returns:
-            What is served from now on; None if nothing is, because the features would take more
-            than `resident_limit_bytes` and cannot be kept in the store.
+            What is served from now on; None if nothing is, because the features take more than
+            `resident_limit_bytes` and cannot be kept in the store, which is logged.
         """
         split, began = self.split, time.perf_counter()
         rows = np.unique(
@@ -506,26 +508,45 @@ class DataModule:
             for name, pipeline in pipelines.items()
             if not pipeline.equals(self.test_transform)
         }
-        count = max(len(rows), self.num_trainable * (draws or 1) if others else 0)
+        fixed = {
+            name: (name, _ready(draws)) if pipeline.random else None
+            for name, pipeline in others.items()
+        }
+        count = len(rows)
+        for one in fixed.values():
+            count += self.num_trainable * (1 if one is None else one[1])
         always = count * width * torch.float32.itemsize > self.resident_limit_bytes
-        store = store if self._content(rows) is not None else None
+        known = all(one.settings is not None for one in (self.test_transform, *others.values()))
+        if not self._known or (always and not known):
+            store = None
+        excess = (
+            f"the features of the frozen backbone take more than {self._limit}: each epoch and"
+            " evaluation computes them anew"
+        )
         if always and store is None:
+            log.warning("%s, since they are not kept on the disk", excess)
             return None
+        content = self._content if store is not None else lambda _: ""
         try:
-            evaluated = self._table(compute, width, self.test_transform, rows, store, always)
+            evaluated = self._table(
+                compute, width, self.test_transform, rows, content(rows), store, always
+            )
             place = torch.full((len(self.images),), -1)
             place[torch.from_numpy(rows)] = torch.arange(len(rows))
             evaluated = replace(evaluated, places=place)
             trained = replace(evaluated, places=place[torch.from_numpy(split.train)], computed=0)
             views = dict.fromkeys(pipelines, trained)
+            trains = self.train_rows
+            images = content(trains) if others else ""
             for name, pipeline in others.items():
-                fixed = (name, _ready(draws)) if pipeline.random else None
-                table = self._table(compute, width, pipeline, self.train_rows, store, always, fixed)
+                table = self._table(
+                    compute, width, pipeline, trains, images, store, always, fixed[name]
+                )
                 place = torch.full((len(split.train),), -1)
                 place[self._trainable] = torch.arange(self.num_trainable)
                 views[name] = replace(table, places=place)
         except (CannotWrite, WriteError) as error:
-            log.warning("the features of the frozen backbone are not kept: %s", error)
+            log.warning("%s, since they cannot be kept on the disk: %s", excess, error)
             return None
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
@@ -535,14 +556,22 @@ class DataModule:
         self.features = Features(views, evaluated, count, computed, seconds, draws)
         return self.features
 
-    def _content(self, rows: np.ndarray) -> str | None:
-        """A digest of some images, ids and pixels or files; None if the pixels are not known."""
+    @property
+    def _limit(self) -> str:
+        size = self.resident_limit_bytes
+        return f"{size / (1 << 30):.3g} GiB" if size >= 1 << 30 else f"{size / (1 << 20):.3g} MiB"
+
+    @property
+    def _known(self) -> bool:
+        """Whether a digest of the images can be had: of files, or of pixels that are not many."""
+        inputs = self.images.inputs
+        known = isinstance(inputs, np.ndarray) and inputs.nbytes <= HASHED
+        return self.images.stamp is not None or known
+
+    def _content(self, rows: np.ndarray) -> str:
+        """A digest of some images that are `_known`, ids and pixels or files."""
         images = self.images
-        stamp = images.stamp
-        if stamp is None:
-            if not isinstance(images.inputs, np.ndarray) or images.inputs.nbytes > HASHED:
-                return None
-            stamp = digest_of_rows(images.inputs, rows)
+        stamp = images.stamp or digest_of_rows(images.inputs, rows)
         return digest_of([stamp, *(images.ids[row] for row in rows)])
 
     def _table(
@@ -551,40 +580,44 @@ class DataModule:
         width: int,
         pipeline: Pipeline,
         rows: np.ndarray,
+        images: str,
         store: FeatureStore | None,
         always: bool,
         fixed: tuple[str, int] | None = None,
     ) -> Table:
         """Features of some images, by row.
 
-        `fixed` is the name of a random pipeline and n, its fixed views of each image: all first
-        views come first, then all second ones, ...
+        `images` is the digest of the images. `fixed` is the name of a random pipeline and n, its
+        fixed views of each image: all first views come first, then all second ones, ...
         """
         every = torch.from_numpy(rows)
         name, draws = fixed or ("", 1)
         count = draws * len(rows)
+        # fixed views are drawn block by block, so that they are the same in all sizes of a batch
+        batch = min(self.eval_batch_size, BLOCK) if fixed else self.eval_batch_size
+        block = BLOCK if fixed else batch
 
         def blocks(start: int) -> Iterator[Tensor]:
             first, start = divmod(start, len(rows))
             for draw in range(first, draws):
-                batches = torch.split(torch.arange(start, len(rows)), self.eval_batch_size)
-                for batch, (_, pixels) in zip(batches, self._walk(every, batches), strict=True):
-                    numbers = fixed and generator(0, "cached_views", name, draw, int(batch[0]))
-                    yield compute(pipeline(pixels, numbers)).float()
+                skipped = start % block  # of the first block, when an interrupted entry goes on
+                parts = torch.split(torch.arange(start - skipped, len(rows)), block)
+                for part, (_, pixels) in zip(parts, self._walk(every, parts), strict=True):
+                    numbers = fixed and generator(0, "cached_views", name, draw, int(part[0]))
+                    for views in torch.split(pipeline(pixels, numbers)[skipped:], batch):
+                        yield compute(views).float()
+                    skipped = 0
                 start = 0
 
         if store is None or pipeline.settings is None:
             found, computed = in_memory(blocks(0), count, width, self.device)
         else:
-            content = {
-                "dataset": self.name,
-                "images": self._content(rows),
-                "pipeline": pipeline.settings,
-                "batch": self.eval_batch_size,
-            }
+            content = {"images": images, "pipeline": pipeline.settings, "batch": batch}
             if fixed:
-                content |= {"name": name, "views": draws}
-            found, computed = store.load(content, count, width, blocks, self.device, always=always)
+                content |= {"name": name, "views": draws, "block": block}
+            found, computed = store.load(
+                content, count, width, blocks, self.device, always, {"dataset": self.name}
+            )
         if not always:
             found = found.to(self.device)
         return Table(found, torch.arange(len(rows)), computed)

@@ -30,6 +30,9 @@ ARRAY, NOTES = "features.npy", "features.json"
 PART = "features.part"
 """The folder inside of it in which they are written."""
 
+REMARKS = "remarks"
+"""The key of notes by which features are not compared."""
+
 TEXT_SECONDS = 30.0
 """Seconds that texts of an HDF5 file may take to read, beside one for each MiB of the file."""
 
@@ -354,6 +357,7 @@ def write_features(
     dtype: str,
     notes: Mapping[str, Any],
     features: Callable[[int], Iterator[np.ndarray]],
+    remarks: Mapping[str, Any] | None = None,
 ) -> None:
     """Features of images, row by row: `features.npy`, and `features.json` beside it.
 
@@ -368,6 +372,7 @@ def write_features(
         dtype: `float16` or `float32`.
         notes: what made them; other notes, other features.
         features: from the row to begin with to blocks (b, D) of that row and those after it.
+        remarks: written beside the notes; features with other remarks are the same ones.
 
     Raises:
         CannotWrite: the folder cannot be written, or its disk is too small.
@@ -375,7 +380,8 @@ def write_features(
     """
     part = folder / PART
     array_file, done_file = part / ARRAY, part / NOTES
-    told = _complete(notes, count, width, dtype)
+    complete = _complete(notes, count, width, dtype)
+    told = {**complete, **({REMARKS: dict(remarks)} if remarks else {})}
     if is_written(folder, count, width, dtype, notes):
         shutil.rmtree(part, ignore_errors=True)  # left by a kill
         return
@@ -384,7 +390,7 @@ def write_features(
         for left in folder.glob(".*.tmp"):  # of a write that was killed
             left.unlink(missing_ok=True)
         before = _noted(done_file) if _is_array(array_file, (count, width), dtype) else {}
-        done = before.get("done", 0) if before.get("notes") == _as_json(told) else 0
+        done = before.get("done", 0) if _compared(before.get("notes")) == _as_json(complete) else 0
         done = done if 0 <= done <= count else 0
         if not done:
             needed = count * width * np.dtype(dtype).itemsize
@@ -427,7 +433,7 @@ def write_features(
 def is_written(folder: Path, count: int, width: int, dtype: str, notes: Mapping[str, Any]) -> bool:
     """Whether a folder holds all features that a call of `write_features` would write."""
     whole = _as_json(_complete(notes, count, width, dtype))
-    return (folder / ARRAY).is_file() and _noted(folder / NOTES) == whole
+    return (folder / ARRAY).is_file() and _compared(_noted(folder / NOTES)) == whole
 
 
 def _complete(notes: Mapping[str, Any], count: int, width: int, dtype: str) -> dict[str, Any]:
@@ -479,6 +485,13 @@ def _noted(file: Path) -> dict[str, Any]:
     except FileError:
         return {}
     return dict(notes)
+
+
+def _compared(notes: Any) -> Any:
+    """Notes as they are compared: without remarks."""
+    if not isinstance(notes, dict):
+        return notes
+    return {key: value for key, value in notes.items() if key != REMARKS}
 
 
 def _as_json(notes: Mapping[str, Any]) -> Any:

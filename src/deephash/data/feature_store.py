@@ -2,7 +2,9 @@
 
 An entry is a folder ``features-<key>/`` beside the decoded images, written by
 ``feature_files.write_features``. The key is made of all that the features depend on: the images,
-the steps of their pipeline, the backbone with its weights, and how it is computed.
+the steps of their pipeline, the backbone with its weights, the packages whose code makes them, and
+how it is computed. Features are reproducible to the last bit as far as the device is: the key names
+the model of a GPU, but no model of a processor, and no number of threads.
 """
 
 import contextlib
@@ -30,7 +32,9 @@ from deephash.errors import FileError, WriteError
 from deephash.files import map_array
 from deephash.locks import Lock
 
-FORMAT = 1  # raise it when the meaning of a stored entry changes
+FORMAT = 1
+"""Raise it when the meaning of a stored entry changes, or when code of this package changes
+features: its version is part of the key, and does not change with each commit."""
 
 SECONDS = 10.0
 """Work of an estimated shorter time is done anew by each run, and leaves no files."""
@@ -89,6 +93,7 @@ class FeatureStore:
         blocks: Blocks,
         device: torch.device | str = "cpu",
         always: bool = False,
+        remarks: Mapping[str, Any] | None = None,
     ) -> tuple[Tensor, int]:
         """Read features from their entry, or compute them and keep them if that takes long.
 
@@ -103,6 +108,7 @@ class FeatureStore:
             blocks: computes features.
             device: where features are that are not kept.
             always: whether an entry is written even if computing takes less than `SECONDS`.
+            remarks: for a reader of the entry, such as the name of the dataset; no part of its key.
 
         Returns:
             (m, D) float32, memory-mapped on the CPU or in memory on the device, and how many rows
@@ -112,7 +118,8 @@ class FeatureStore:
             DataError: a feature that is to be kept is not finite.
             WriteError: `always`, and the folder cannot be written.
         """
-        entry = Entry(self.folder, {"format": FORMAT, **self.encoder, **content}, (count, width))
+        notes = {"format": FORMAT, **self.encoder, **content}
+        entry = Entry(self.folder, notes, (count, width), remarks)
         rows = entry.opened()
         if rows is not None:
             return rows, 0
@@ -139,13 +146,21 @@ class Entry:
         root: the folder of all entries.
         notes: all that the features depend on.
         shape: (m, D).
+        remarks: written beside the notes, and no part of the key.
     """
 
-    def __init__(self, root: Path, notes: Mapping[str, Any], shape: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        notes: Mapping[str, Any],
+        shape: tuple[int, int],
+        remarks: Mapping[str, Any] | None = None,
+    ) -> None:
         text = json.dumps([notes, shape], sort_keys=True)
         self.root = root
         self.notes = notes
         self.shape = shape
+        self.remarks = remarks
         self.folder = root / f"features-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
 
     @property
@@ -195,7 +210,7 @@ class Entry:
                     yield block.cpu().numpy()
 
             try:
-                write_features(folder, *self.shape, "float32", self.notes, counted)
+                write_features(folder, *self.shape, "float32", self.notes, counted, self.remarks)
                 if folder != self.folder:
                     with contextlib.suppress(OSError):  # another process may have been first
                         folder.replace(self.folder)

@@ -10,7 +10,7 @@ from typing import Any
 from deephash import program, schema
 from deephash.data import cache, feature_store
 from deephash.data.entries import INDEX, Broken, read_index
-from deephash.data.feature_files import ARRAY, NOTES, PART
+from deephash.data.feature_files import ARRAY, NOTES, PART, REMARKS
 from deephash.errors import ConfigError, FileError, WriteError
 from deephash.files import read_json
 from deephash.locks import Lock
@@ -82,7 +82,8 @@ def _features(notes: Any) -> str:
     name = backbone.get("name") or backbone["_target_"].rpartition(".")[2]
     count, width = notes["shape"]
     views = f", {notes['views']} views under {notes['name']}" if "views" in notes else ""
-    return f"{count:,} x {width} features of {notes['dataset']} by {name}{views}"
+    dataset = notes[REMARKS]["dataset"] if REMARKS in notes else notes["dataset"]
+    return f"{count:,} x {width} features of {dataset} by {name}{views}"
 
 
 def _remove(entry: Path) -> bool:

@@ -249,11 +249,9 @@ def _serve_features(
             return encoder.features(images)
 
     width: int = backbone.out_features
-    store = feature_store(cfg, encoder.backbone, data.device) if cfg.trainer.feature_store else None
+    store = feature_store(cfg, encoder.backbone, data) if cfg.trainer.feature_store else None
     served = data.serve_features(compute, width, train=train, store=store, draws=fixed)
-    if served is None:
-        log.warning("the features of a frozen backbone would take more than %d GiB: each epoch"
-                    " computes them anew", data.resident_limit_bytes >> 30)  # fmt: skip
+    if served is None:  # which is logged
         return 0.0
     encoder.takes_features = True
     why = "the backbone is frozen"
@@ -266,27 +264,26 @@ def _serve_features(
     return served.seconds
 
 
-def feature_store(
-    cfg: schema.Train, backbone: torch.nn.Module, device: torch.device
-) -> FeatureStore:
+def feature_store(cfg: schema.Train, backbone: torch.nn.Module, data: DataModule) -> FeatureStore:
     """The store of a frozen backbone's features, below ``paths.cache``."""
-    settings = cfg.trainer
-    # the digest says what weights are, and a frozen backbone has no dropout
-    left_out = ("weights", "frozen", "dropout")
-    own = str(cfg.backbone["_target_"]).startswith("deephash.")
-    return FeatureStore(
-        cache.folder_of(cfg.paths.cache),
-        {
-            "backbone": {key: one for key, one in cfg.backbone.items() if key not in left_out},
-            "weights": digest(backbone),
-            "precision": settings.precision.value,
-            "device": device.type,
-            "channels_last": settings.channels_last,
-            "compile": settings.compile,
-            "torch": torch.__version__,
-            **({} if own else plugins.report()),
-        },
-    )
+    settings, device = cfg.trainer, data.device
+    # The digest says what weights are; in evaluation mode dropout is inactive.
+    left_out = {"weights", "frozen", "dropout", *getattr(backbone, "not_in_features", ())}
+    pipelines = [data.test_transform, *(pipeline for _, pipeline in data.view_transforms)]
+    code = [one for part in (backbone, *pipelines) for one in part.modules()]
+    notes = {
+        "backbone": {key: one for key, one in cfg.backbone.items() if key not in left_out},
+        "weights": digest(backbone),
+        "precision": settings.precision.value,
+        "device": device.type,
+        "channels_last": settings.channels_last,
+        "compile": settings.compile,
+        "packages": plugins.packages(code),
+    }
+    if device.type == "cuda":  # where both choose the algorithm of a convolution
+        notes["gpu"] = torch.cuda.get_device_name(device)
+        notes["deterministic"] = settings.deterministic
+    return FeatureStore(cache.folder_of(cfg.paths.cache), notes)
 
 
 @forms.told()

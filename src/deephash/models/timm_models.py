@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from pickle import PickleError
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlparse
 from zipfile import BadZipFile
 
@@ -89,6 +89,9 @@ class Timm(nn.Module):
         >>> backbone.out_features, backbone(torch.zeros(2, 3, 64, 64)).shape  # doctest: +SKIP
         (512, torch.Size([2, 512]))
     """
+
+    not_in_features: ClassVar[tuple[str, ...]] = ("drop_rate", "drop_path_rate", "preprocessing")
+    """Options that do not change features in evaluation mode."""
 
     def __init__(
         self,
