@@ -974,3 +974,11 @@ def test_an_option_that_a_recipe_sets_and_a_part_lacks_names_the_recipe():
     )
     typed = parse_all(["+backbone.frozen=true"])
     assert config._as_typed(unknown, typed) == unknown
+
+
+def test_a_protocol_that_is_no_part_is_no_crash(faults):
+    found = faults(
+        "dataset=folder", "dataset.root=x", "trainer.select_on=agreement",
+        "dataset.protocols.drawn=null",
+    )  # fmt: skip
+    assert found and all(fault.instead for fault in found.values())

@@ -707,8 +707,10 @@ def _validates(dataset: Mapping[str, Any], select_on: str) -> bool:
     )
 
 
-def _class_attribute(node: Mapping[str, Any], path: str, name: str, default: Any) -> Any:
-    """Return an attribute of the class of a part; ``default`` where it has none."""
+def _class_attribute(node: Any, path: str, name: str, default: Any) -> Any:
+    """Return an attribute of the class of a part; ``default`` where it has none, or is no part."""
+    if not isinstance(node, Mapping):
+        return default
     try:
         return getattr(locate(str(node.get("_target_")), path), name, default)
     except ConfigError:  # reported by the check of the part
