@@ -13,7 +13,7 @@ SOURCE = ROOT / "src" / "deephash"
 
 FLOORS = [
     "program records errors words filenames bounds",
-    "extras files",
+    "extras files references",
     "bars torch_files",
     "locks",
     "losses codebooks similarities models projections",

@@ -1,7 +1,6 @@
 """Numbers, durations and values as a reader sees them."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 
@@ -19,34 +18,6 @@ def number(value: Any) -> str:
     if 0.9999 < value < 1:
         return next(text for digits in range(4, 18) if (text := f"{value:.{digits}f}")[0] == "0")
     return f"{value:.4f}".replace("-0.0000", "0.0000")
-
-
-def not_beaten(report: Mapping[str, Any]) -> str:
-    """A sentence where a run is not better than its reference; empty if it is, or if it has none.
-
-    Compared are the mAP, or without labels the recall of the nearest by features.
-
-    Args:
-        report: ``report.json``.
-
-    >>> not_beaten({"metrics": {"map": 0.5}, "reference": {"map": 0.6, "sd": 0.01}})
-    'Not better than PCA with random rotations of the same features: 0.5000, not 0.6000.'
-    """
-    own, reference = report.get("metrics") or {}, report.get("reference") or {}
-    name = "map"
-    if report.get("method") == reference.get("method", ""):  # one of its own draws
-        return ""
-    if reference.get("map") is None:
-        own, reference = own.get("agreement") or {}, reference.get("agreement") or {}
-        name = "recall_at_10"
-    mine, other = own.get(name), reference.get(name)
-    if not isinstance(mine, int | float) or not isinstance(other, int | float) or mine > other:
-        return ""
-    unit = "" if name == "map" else "recall of the 10 nearest "
-    return (
-        "Not better than PCA with random rotations of the same features:"
-        f" {unit}{number(mine)}, not {number(other)}."
-    )
 
 
 def clock(seconds: float) -> str:

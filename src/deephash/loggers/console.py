@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from deephash.loggers.logger import Logger
-from deephash.words import clock, not_beaten, number
+from deephash.references import AGREEMENT, measures, not_beaten
+from deephash.words import clock, number
 
 RATES = ("lr", "images_per_second", "data_share")
 
@@ -249,25 +250,23 @@ def without_labels(metrics: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in shown.items())
 
 
-def agreement(found: Mapping[str, Any]) -> str:
+def agreement(values: Mapping[str, Any]) -> str:
     """The agreement of codes with features, in one line."""
-    spearman, recall = number(found.get("spearman")), number(found.get("recall_at_10"))
-    return f"Spearman {spearman}, recall of the 10 nearest {recall}"
+    return ", ".join(f"{title} {number(values.get(name))}" for name, title in AGREEMENT)
 
 
 def reference_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What PCA with random rotations is measured at, in rows of the summary."""
-    found = report.get("reference") or {}
-    if not found:
+    reference = report.get("reference") or {}
+    if not reference:
         return []
-    if found.get("skipped"):
-        return [("reference", f"none: {found['skipped']}")]
-    values = []
-    if found.get("map") is not None:
-        values.append(f"{number(found['map'])} ± {number(found.get('sd'))}")
-    if part := found.get("agreement"):
-        values.append(agreement(part))
-    rows = [("reference", f"{', '.join(values)}  PCA + random rotation, {found['draws']} draws")]
+    if reference.get("skipped"):
+        return [("reference", f"none: {reference['skipped']}")]
+    values = [one.text for one in measures(report)[:1] if one.mean is not None]
+    if reference.get("agreement"):
+        values.append(agreement(reference["agreement"]))
+    draws = f"PCA + random rotation, {reference['draws']} draws"
+    rows = [("reference", f"{', '.join(values)}  {draws}")]
     if sentence := not_beaten(report):
         rows.append(("", sentence))
     return rows

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from deephash.errors import FileError
 from deephash.files import make_folder, own_folder, read_bytes, write_text
+from deephash.references import measures, not_beaten
 from deephash.report import canvas
 from deephash.report.figures import Retrieved
 from deephash.report.page import Rows, chips, render, rows_of
@@ -17,7 +18,7 @@ from deephash.report.pictures import retrieved
 from deephash.report.reading import read_log, read_optional, read_report
 from deephash.report.rows import note_of
 from deephash.report.svg import Point, svg_lines, svg_span
-from deephash.words import clock, not_beaten, number
+from deephash.words import clock, number
 
 LARGEST = 1 << 24
 """Bytes of a figure that a page takes in."""
@@ -298,32 +299,22 @@ def reference(report: Mapping[str, Any]) -> dict[str, Any] | None:
         ``head`` and ``rows`` of a table, and ``skipped``, the reason why there is none; None if the
         report does not speak of one.
     """
-    found = report.get("reference") or {}
-    if not found:
+    known = report.get("reference") or {}
+    if not known:
         return None
-    if found.get("skipped"):
-        return {"skipped": found["skipped"], "head": [], "rows": []}
-    metrics = report.get("metrics") or {}
-    agreed, mine = found.get("agreement") or {}, metrics.get("agreement") or {}
-    columns = [
-        ((metrics.get("conventions") or {}).get("metric", "mAP"), metrics.get("map"),
-         found.get("map"), found.get("sd")),
-        *((title, mine.get(name), agreed.get(name), agreed.get(f"{name}_sd"))
-          for name, title in (("spearman", "Spearman"),
-                              ("recall_at_10", "recall of the 10 nearest"))),
-    ]  # fmt: skip
-    columns = [one for one in columns if one[2] is not None]
-    draws = found.get("draws") or "some"
+    if known.get("skipped"):
+        return {"skipped": known["skipped"], "head": [], "rows": []}
+    columns = [one for one in measures(report) if one.mean is not None]
+    draws = known.get("draws") or "some"
+    name = f"{report.get('method', 'this run')}, {report.get('nbit', '-')} bits"
     return {
         "skipped": "",
-        "head": ["", *(title for title, *_ in columns)],
+        "head": ["", *(one.title for one in columns)],
         "rows": [
-            [f"{report.get('method', 'this run')}, {report.get('nbit', '-')} bits",
-             *(number(own) for _, own, _, _ in columns)],
-            [f"PCA + random rotation, mean ± sd of {draws}",
-             *(f"{number(mean)} ± {number(sd)}" for _, _, mean, sd in columns)],
+            [name, *(number(one.own) for one in columns)],
+            [f"PCA + random rotation, mean ± sd of {draws}", *(one.text for one in columns)],
         ],
-    }  # fmt: skip
+    }
 
 
 def _known(values: Mapping[str, Any]) -> dict[str, Any]:
