@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections.abc import Iterable
 
 
 class DeephashError(Exception):
@@ -10,6 +11,20 @@ class DeephashError(Exception):
 
 class ConfigError(DeephashError):
     """The configuration asks for something that does not exist or cannot work."""
+
+
+def refuse(faults: Iterable[tuple[str, str, str]], prefix: str = "") -> None:
+    """Raise the first of what a class says is wrong with its options.
+
+    Args:
+        faults: key, fault and what to type instead, as ``refused`` of the class returns them.
+        prefix: of the key.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    for key, what, instead in faults:
+        raise ConfigError(f"{prefix}{key}  {what} {instead}")
 
 
 class DataError(DeephashError):

@@ -12,6 +12,7 @@ from deephash.engine.evaluate import Codes, Evaluation, encode
 from deephash.engine.feature_agreement import FeatureAgreement
 from deephash.engine.precision import autocast
 from deephash.models.encoder import Encoder
+from deephash.models.heads import TokenMLP
 from deephash.projections import principal_axes, random_rotation
 from deephash.records import Batch
 
@@ -92,7 +93,9 @@ def test_samples_of_queries_and_database(monkeypatch):
 
 def test_tokens_are_averaged():
     tokens = torch.randn(5, 3, WIDTH)
-    assert torch.equal(feature_agreement.vectors(tokens), tokens.mean(dim=1))
+    encoder = Encoder(torch.nn.Identity(), TokenMLP(WIDTH, 8)).eval()
+    assert torch.equal(encoder.features(tokens), tokens.mean(dim=1))
+    assert torch.equal(encoder(tokens)[0], tokens.mean(dim=1))
 
 
 def test_each_evaluation_measures_it_and_keeps_features_that_do_not_change_once():

@@ -15,13 +15,13 @@ import deephash
 from deephash import build, plugins, targets
 from deephash.data import feature_store
 from deephash.data.transforms import Pipeline, Step
-from deephash.engine.trainer import Trainer
 from deephash.jobs import training
 from deephash.models.backbones import Tiny
 from deephash.models.timm_models import Timm
 from tests.jobs.test_method_kinds import (
     DARK,
     closed,
+    killed_after,
     page,
     plain_views,
     saved,
@@ -223,20 +223,12 @@ def test_a_killed_run_goes_on_encoding_and_learns_the_same(tmp_path, monkeypatch
     assert unequal(expected, found) == []
 
 
-def test_a_run_on_kept_features_resumes_to_the_bit(tmp_path, monkeypatch):
+def test_a_run_on_kept_features_resumes_to_the_bit(tmp_path):
     cfg = plain_views(page("method=hashnet"))
     torch.save(Tiny(width=4).state_dict(), tmp_path / "weights.pt")  # those of no seed
     cfg["backbone"]["weights"] = str(tmp_path / "weights.pt")
     expected = run(tmp_path, "straight", cfg)[0]
-    fit = Trainer.fit
-
-    def killed(self, *arguments):
-        self.epochs = 1
-        fit(self, *arguments)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Trainer, "fit", killed)
+    with killed_after(epochs=1):
         run(tmp_path, "resumed", cfg)
     found, _, seen = run(tmp_path, "resumed", cfg)
     assert unequal(expected, found) == []
@@ -291,17 +283,9 @@ def test_two_view_runs_draw_from_fixed_views(tmp_path, capsys):
     assert report["training"]["cached_views"] is None
 
 
-def test_a_run_on_fixed_views_resumes_to_the_bit(tmp_path, monkeypatch):
+def test_a_run_on_fixed_views_resumes_to_the_bit(tmp_path):
     expected = run(tmp_path, "straight", of_views())[0]
-    fit = Trainer.fit
-
-    def killed(self, *arguments):
-        self.epochs = 1
-        fit(self, *arguments)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Trainer, "fit", killed)
+    with killed_after(epochs=1):
         run(tmp_path, "resumed", of_views())
     assert unequal(expected, run(tmp_path, "resumed", of_views())[0]) == []
 

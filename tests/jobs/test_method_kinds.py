@@ -1,5 +1,6 @@
 """Whole runs of the kinds of methods: closed form, label-free, two views, a frozen backbone."""
 
+import contextlib
 import copy
 import functools
 import json
@@ -87,6 +88,21 @@ def train(folder, cfg):
     return jobs.train(config.train_page(cfg), [])
 
 
+@contextlib.contextmanager
+def killed_after(epochs):
+    """End the run in the block after so many epochs, as Ctrl-C does."""
+    fit = Trainer.fit
+
+    def killed(self, *arguments):
+        self.epochs = epochs
+        fit(self, *arguments)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "fit", killed)
+        yield
+
+
 def saved(folder, report, name="last.pt"):
     return checkpoint.load(Path(folder) / report["run"] / name)
 
@@ -145,15 +161,7 @@ def test_a_class_of_its_own_trains_and_resumes(tmp_path):
 
     straight = saved(tmp_path / "straight", train(tmp_path / "straight", of(3)))
     assert float(straight["method"]["slow"]) != 0
-    run = Trainer.fit
-
-    def killed(self, *arguments):
-        self.epochs = 2
-        run(self, *arguments)
-        raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Trainer, "fit", killed)
+    with killed_after(epochs=2):
         train(tmp_path / "resumed", of(3))
     resumed = saved(tmp_path / "resumed", train(tmp_path / "resumed", of(3)))
     assert unequal(straight["method"], resumed["method"]) == []
@@ -415,18 +423,10 @@ def test_a_closed_form_method_serves_what_is_measured(tmp_path):
     assert Frozen.seen == 2 + 1797  # the training images are in the database
 
 
-def test_a_run_on_served_features_resumes_to_the_bit(tmp_path, monkeypatch):
+def test_a_run_on_served_features_resumes_to_the_bit(tmp_path):
     cfg = plain_views(page("method=hashnet"))
     straight = saved(tmp_path / "straight", train(tmp_path / "straight", copy.deepcopy(cfg)))
-    fit = Trainer.fit
-
-    def killed(self, *arguments):
-        self.epochs = 1
-        fit(self, *arguments)
-        raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Trainer, "fit", killed)
+    with killed_after(epochs=1):
         train(tmp_path / "resumed", copy.deepcopy(cfg))
     resumed = saved(tmp_path / "resumed", train(tmp_path / "resumed", cfg))
     assert unequal(straight["method"], resumed["method"]) == []

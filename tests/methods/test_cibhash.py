@@ -9,6 +9,7 @@ from deephash import build, config
 from deephash.methods.cibhash import ContrastiveBottleneck, bernoulli_divergence, nt_xent
 from deephash.overrides import parse_all
 from deephash.records import Batch, Output
+from tests.methods.unlabelled import contrast, distances_of_views, train_on
 from tests.pages import typed
 
 ONE, OTHER = [[2.0, -1], [1, 1]], [[1.0, -2], [-1, 1]]  # logits of two images in two views
@@ -28,21 +29,6 @@ def gradient(loss, z):
 
 def sigmoid(x):
     return 1 / (1 + math.exp(-x))
-
-
-def cosine(a, b):
-    dot = sum(x * y for x, y in zip(a, b, strict=True))
-    return dot / math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
-
-
-def contrast(rows, temperature):
-    """For each row, how surely its other view is found among all other rows."""
-    total, half = 0.0, len(rows) // 2
-    for i, row in enumerate(rows):
-        other = (i + half) % len(rows)
-        weights = [math.exp(cosine(row, rows[j]) / temperature) for j in range(len(rows)) if j != i]
-        total -= math.log(math.exp(cosine(row, rows[other]) / temperature) / sum(weights))
-    return total / len(rows)
 
 
 def divergence(one, other):
@@ -139,16 +125,8 @@ def test_its_codes_are_learned_without_labels(composed, batch_for):
     cfg = composed("method=cibhash", "optimizer.lr=0.001")
     method, batch = build.method(typed(cfg), 10, 500), batch_for(cfg)
     assert batch.given_labels is None and method.passes == "separate"
-    optimizer = build.optimizer(typed(cfg), method)
-    losses = []
-    for _ in range(25):
-        loss = sum(method(batch).values())
-        losses.append(loss.item())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    one, other = (method.encode(batch)[1] >= 0).chunk(2)
-    apart = (one[:, None] != other).double().mean(dim=2)  # of each image's view to the others'
+    losses = train_on(method, batch, build.optimizer(typed(cfg), method), steps=25)
+    apart = distances_of_views(method, batch)
     own, rest = apart.diagonal().mean(), apart.mean()
     assert losses[-1] < 0.85 * losses[0] and own < 0.5 * rest
 

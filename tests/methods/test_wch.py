@@ -22,6 +22,7 @@ from deephash.models.heads import TokenMLP
 from deephash.overrides import parse_all
 from deephash.records import Batch
 from tests.methods import worked
+from tests.methods.unlabelled import distances_of_views, train_on
 from tests.pages import typed
 
 H1, H2, W = [[1.0, 1], [1, -1]], [[1.0, 1], [-1, -1]], [[1, 0.5], [0.25, 1]]
@@ -333,13 +334,6 @@ def test_its_codes_are_learned_without_labels(composed, batch_for):
     cfg = composed("method=wch")
     method, batch = build.method(typed(cfg), 10, 500), batch_for(cfg)
     assert batch.given_labels is None
-    optimizer, losses = build.optimizer(typed(cfg), method), []
-    for _ in range(30):
-        loss = sum(method(batch).values())
-        losses.append(loss.item())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    one, other = (method.encode(batch)[1] >= 0).chunk(2)
-    apart = (one[:, None] != other).double().mean(dim=2)
+    losses = train_on(method, batch, build.optimizer(typed(cfg), method), steps=30)
+    apart = distances_of_views(method, batch)
     assert losses[-1] < 0.8 * losses[0] and apart.diagonal().mean() < 0.6 * apart.mean()

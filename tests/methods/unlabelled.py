@@ -42,6 +42,24 @@ def gradient_of(loss, z, x, relaxation=None, views=1):
     return z.grad
 
 
+def train_on(method, batch, optimizer, steps):
+    """Take steps on one batch: the loss of each."""
+    losses = []
+    for _ in range(steps):
+        loss = sum(method(batch).values())
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return losses
+
+
+def distances_of_views(method, batch):
+    """The share of bits in which each image's one view and each image's other differ: (B, B)."""
+    one, other = (method.encode(batch)[1] >= 0).chunk(2)
+    return (one[:, None] != other).double().mean(dim=2)
+
+
 def cosine(a, b):
     """The cosine of two lists; 0 with zeros."""
     size = math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from deephash.engine.evaluate import Codes, Evaluation, training_features
-from deephash.engine.feature_agreement import TOP, FeatureAgreement, vectors
-from deephash.projections import principal_axes, random_rotation
+from deephash.engine.feature_agreement import TOP, FeatureAgreement
+from deephash.projections import principal_axes, projection, random_rotation
 
 DRAWS = 10
 """Random rotations."""
@@ -39,9 +39,9 @@ class Reference:
 
     def __init__(self, encoder: Any, data: Any, autocast: Any, nbit: int) -> None:
         began = time.perf_counter()
-        features = vectors(training_features(encoder, data, autocast))
-        mean, axes = principal_axes(features, nbit)  # (D,), (K, D)
-        self._weight, self._bias = axes.float(), -(axes @ mean).float()
+        features = training_features(encoder, data, autocast)
+        weight, bias = projection(*principal_axes(features, nbit))  # (K, D), (K,)
+        self._weight, self._bias = weight.float(), bias.float()
         self._parts: list[Tensor] = []
         self.nbit = nbit
         self.seconds = time.perf_counter() - began
@@ -52,7 +52,7 @@ class Reference:
             self._weight, self._bias = (
                 one.to(features.device) for one in (self._weight, self._bias)
             )
-        part = vectors(features).float() @ self._weight.T + self._bias
+        part = features.float() @ self._weight.T + self._bias
         self._parts.append(part.cpu())
 
     def measure(
@@ -72,13 +72,15 @@ class Reference:
         """
         began, split = time.perf_counter(), data.split
         components = torch.cat(self._parts).double()
-        maps, found = [], []
+        maps, agreements = [], []
         for draw in range(DRAWS):
             z = (components @ random_rotation(self.nbit, SEED, draw)).float()
             turned = Codes(codes.ids, z, codes.images_per_second)
             maps.append(evaluation.measure(turned, data, split.queries, split.database)["map"])
             if agreement is not None:
-                found.append(evaluation.agreement(turned, split.queries, split.database, agreement))
+                agreements.append(
+                    evaluation.agreement(turned, split.queries, split.database, agreement)
+                )
         known = None if None in maps else maps
         result: dict[str, Any] = {
             "draws": DRAWS,
@@ -89,7 +91,7 @@ class Reference:
         if agreement is not None:
             result["agreement"] = {}
             for key in ("spearman", f"recall_at_{TOP}"):
-                values = [one[key] for one in found]
+                values = [one[key] for one in agreements]
                 some = None not in values
                 result["agreement"][key] = statistics.fmean(values) if some else None
                 result["agreement"][f"{key}_sd"] = statistics.stdev(values) if some else None

@@ -12,7 +12,7 @@ from scipy import special
 from torch import Tensor, nn
 
 from deephash.bounds import NonNegative, Positive
-from deephash.errors import ConfigError
+from deephash.errors import refuse
 from deephash.losses.contrastive import nt_xent
 from deephash.losses.matching import pair_cosines
 from deephash.losses.quantization import quantization
@@ -81,7 +81,7 @@ class SimilarityCalibration(nn.Module):
     ) -> None:
         super().__init__()
         weights = {"reconstruction": reconstruction, "quantization": quantization}
-        _raise(self.refused({"beta_a": beta_a, "beta_b": beta_b, **weights}))
+        refuse(self.refused({"beta_a": beta_a, "beta_b": beta_b, **weights}))
         self.reconstruction = reconstruction
         self.reconstruction_form = reconstruction_form
         self.calibration = calibration
@@ -146,11 +146,6 @@ class SimilarityCalibration(nn.Module):
                 values = values.clip(min=0)
             self._targets[key] = torch.from_numpy(values).to(device, dtype)
         return self._targets[key]
-
-
-def _raise(faults: list[tuple[str, str, str]]) -> None:
-    for key, what, instead in faults:
-        raise ConfigError(f"{key}  {what} {instead}")
 
 
 def _half_given(options: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -232,7 +227,7 @@ class ContrastiveCalibration(SimilarityCalibration):
             quantization_form,
         )
         weights = {"reconstruction": reconstruction, "quantization": quantization}
-        _raise(self.refused({"contrast": contrast, "contrast_on": contrast_on, **weights}))
+        refuse(self.refused({"contrast": contrast, "contrast_on": contrast_on, **weights}))
         self.contrast = contrast
         self.temperature = temperature
         self.contrast_on = contrast_on

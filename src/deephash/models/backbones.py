@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from deephash import program
 from deephash.bounds import Interval, Name
-from deephash.errors import ConfigError, DataError
+from deephash.errors import ConfigError, DataError, refuse
 from deephash.models.dropout import dropouts, train_dropout_alone
 from deephash.models.weights import fill, read_file
 
@@ -70,8 +70,7 @@ class Torchvision(nn.Module):
         super().__init__()
         from torchvision.ops import StochasticDepth
 
-        for key, what, instead in self.refused({"name": name, "output": output}):
-            raise ConfigError(f"backbone.{key}  {what} {instead}")
+        refuse(self.refused({"name": name, "output": output}), "backbone.")
 
         given = "none" if weights is None else str(weights)
         self.trunk = _load(name, given)
@@ -263,8 +262,6 @@ def _load(name: str, weights: str) -> nn.Module:
     """The whole torchvision model, last layer included, with its weights."""
     from torchvision import models
 
-    for key, what, instead in Torchvision.refused({"name": name}):
-        raise ConfigError(f"backbone.{key}  {what} {instead}")
     builder = models.get_model_builder(name)
     network: nn.Module
     options: dict[str, Any] = {}

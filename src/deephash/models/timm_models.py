@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from deephash.bounds import Interval, Name, Pixels
-from deephash.errors import ConfigError, DataError, DeephashError
+from deephash.errors import ConfigError, DataError, DeephashError, refuse
 from deephash.extras import import_extra
 from deephash.models.dropout import dropouts, train_dropout_alone
 from deephash.models.weights import fill, read_file
@@ -110,8 +110,7 @@ class Timm(nn.Module):
             "name": name, "weights": weights, "output": output, "img_size": img_size,
             "dropout": dropout, "drop_rate": drop_rate, "drop_path_rate": drop_path_rate,
         }  # fmt: skip
-        for key, what, instead in self.refused(options):
-            raise ConfigError(f"backbone.{key}  {what} {instead}")
+        refuse(self.refused(options), "backbone.")
         rates = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate} if dropout else {}
         trunk: Any = _load(name, weights, {key: rate for key, rate in rates.items() if rate})
         if not dropout:
