@@ -537,8 +537,8 @@ def check(cfg: Mapping[str, Any], overrides: Sequence[Override] = ()) -> list[Fa
 
 def check_images(cfg: Mapping[str, Any], pipelines: Sequence[str]) -> list[Fault]:
     """Whether the backbone takes images as these pipelines make them."""
-    found = preprocessing.faults(cfg["backbone"], cfg["dataset"], pipelines)
-    return [Fault(key, what, instead) for key, what, instead in found]
+    misfits = preprocessing.faults(cfg["backbone"], cfg["dataset"], pipelines)
+    return [Fault(key, what, instead) for key, what, instead in misfits]
 
 
 def check_names(cfg: Mapping[str, Any]) -> list[Fault]:

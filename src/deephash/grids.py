@@ -49,7 +49,7 @@ def points(
                 f"where  {dict(rule)} is no rule of a sweep.\n"
                 "  Write it as {if: {dataset: cifar10}, then: {method.loss.scale: 80}}."
             )
-    found: dict[tuple[tuple[str, str], ...], Point] = {}
+    distinct: dict[tuple[tuple[str, str], ...], Point] = {}
     for values in product(*axes.values()):
         point = dict(zip(axes, values, strict=True))
         for rule in where:
@@ -59,5 +59,5 @@ def points(
                     for key, value in rule["then"].items()
                     if key.lstrip("+~") not in given
                 }
-        found.setdefault(tuple(sorted(point.items())), point)
-    return list(found.values())
+        distinct.setdefault(tuple(sorted(point.items())), point)
+    return list(distinct.values())

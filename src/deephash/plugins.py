@@ -144,14 +144,14 @@ def packages(parts: Iterable[object]) -> dict[str, Any]:
     """
     classes = {one for kind in {type(part) for part in parts} for one in kind.__mro__}
     names = {one.__module__.partition(".")[0] for one in classes} - sys.stdlib_module_names
-    found: dict[str, Any] = {}
+    versions: dict[str, Any] = {}
     for name in sorted(names):  # the version of the code that runs, if it says one
         version = getattr(sys.modules.get(name), "__version__", None)
-        found[name] = _version(name) if version is None else str(version)
+        versions[name] = _version(name) if version is None else str(version)
     for plugin in find(targets.plugins()):
         if plugin.name.partition(".")[0] in names:
-            found[plugin.name] = plugin.record()
-    return found
+            versions[plugin.name] = plugin.record()
+    return versions
 
 
 def _not_importable(name: str, error: Exception) -> ConfigError:

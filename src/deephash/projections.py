@@ -151,9 +151,9 @@ def _eigenvectors(scatter: Tensor, count: int) -> Tensor:
     """
     width = len(scatter)
     if width > FULL and 8 * count <= width:
-        found = _lanczos(scatter, count)
-        if found is not None:
-            return found
+        first = _lanczos(scatter, count)
+        if first is not None:
+            return first
     if width <= FULL:
         every: Tensor = torch.linalg.eigh(scatter).eigenvectors
         return every.T.flip(0)[:count]
@@ -165,7 +165,7 @@ def _eigenvectors(scatter: Tensor, count: int) -> Tensor:
 
 
 def _lanczos(scatter: Tensor, count: int) -> Tensor | None:
-    """Return the first eigenvectors (count, D) to the last digits; None if they are not found."""
+    """Return the first eigenvectors (count, D) to the last digits; None without convergence."""
     from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
     width, largest = len(scatter), scatter.diagonal().max().item()
@@ -183,10 +183,10 @@ def _lanczos(scatter: Tensor, count: int) -> Tensor | None:
         values, vectors = eigsh(operator, count, which="LA", v0=start)
     except ArpackError:  # no convergence is one of them
         return None
-    found = torch.from_numpy(np.ascontiguousarray(vectors.T[::-1])).to(scatter.device)
+    first = torch.from_numpy(np.ascontiguousarray(vectors.T[::-1])).to(scatter.device)
     level = torch.from_numpy(values[::-1].copy()).to(scatter.device)
-    wrong = (found @ scatter - level[:, None] * found).norm(dim=1).max()
+    wrong = (first @ scatter - level[:, None] * first).norm(dim=1).max()
     turned = (
-        (found @ found.T - torch.eye(count, dtype=found.dtype, device=found.device)).abs().max()
+        (first @ first.T - torch.eye(count, dtype=first.dtype, device=first.device)).abs().max()
     )
-    return found if wrong <= 1e-9 * level[0] and turned <= 1e-9 else None
+    return first if wrong <= 1e-9 * level[0] and turned <= 1e-9 else None

@@ -610,17 +610,17 @@ class DataModule:
                 start = 0
 
         if store is None or pipeline.settings is None:
-            found, computed = in_memory(blocks(0), count, width, self.device)
+            features, computed = in_memory(blocks(0), count, width, self.device)
         else:
             content = {"images": images, "pipeline": pipeline.settings, "batch": batch}
             if fixed:
                 content |= {"name": name, "views": draws, "block": block}
-            found, computed = store.load(
+            features, computed = store.load(
                 content, count, width, blocks, self.device, always, {"dataset": self.name}
             )
         if not always:
-            found = found.to(self.device)
-        return Table(found, torch.arange(len(rows)), computed)
+            features = features.to(self.device)
+        return Table(features, torch.arange(len(rows)), computed)
 
     @property
     def for_training(self) -> Any:
@@ -647,11 +647,11 @@ class DataModule:
             return
 
         def gather(batch: Tensor) -> Tensor:
-            found = gathered(tables, [table.places[batch] for table in tables])
-            return found.pin_memory() if self.device.type == "cuda" else found
+            features = gathered(tables, [table.places[batch] for table in tables])
+            return features.pin_memory() if self.device.type == "cuda" else features
 
-        for index, found in zip(places, ahead(gather, batches), strict=True):
-            yield index, found.to(self.device, non_blocking=True)
+        for index, features in zip(places, ahead(gather, batches), strict=True):
+            yield index, features.to(self.device, non_blocking=True)
 
     def labels(self, ids: np.ndarray | Tensor) -> Tensor:
         """Labels of images by row: (n, C) float32 on the device."""
@@ -781,8 +781,8 @@ class Features:
 
 def gathered(tables: Sequence[Table], rows: Sequence[Tensor]) -> Tensor:
     """Rows (b,) of each of V tables: (b, V, D)."""
-    found = [table.rows[row] for table, row in zip(tables, rows, strict=True)]
-    return found[0].unsqueeze(1) if len(found) == 1 else torch.stack(found, dim=1)
+    parts = [table.rows[row] for table, row in zip(tables, rows, strict=True)]
+    return parts[0].unsqueeze(1) if len(parts) == 1 else torch.stack(parts, dim=1)
 
 
 class Ids:

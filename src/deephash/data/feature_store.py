@@ -72,7 +72,10 @@ class FeatureStore:
             configuration and weights of the backbone, precision.
 
     Example:
-        >>> store = FeatureStore(Path("cache"), {"backbone": "resnet50", "weights": "0123456789ab"})
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> encoder = {"backbone": "resnet50", "weights": "0123456789ab"}
+        >>> store = FeatureStore(Path(folder.name), encoder)
         >>> def blocks(start):
         ...     yield torch.zeros(6 - start, 2)
         >>> rows, computed = store.load({"pipeline": []}, 6, 2, blocks, always=True)
@@ -80,6 +83,7 @@ class FeatureStore:
         (torch.Size([6, 2]), 6)
         >>> store.load({"pipeline": []}, 6, 2, blocks)[1]
         0
+        >>> folder.cleanup()
     """
 
     folder: Path
@@ -305,7 +309,7 @@ def digest_of(names: Sequence[str]) -> str:
 
 def digest_of_rows(inputs: np.ndarray, rows: np.ndarray) -> str:
     """Return a digest of some rows of an array: 32 hex digits."""
-    found = hashlib.sha256(f"{inputs.dtype} {inputs.shape[1:]}".encode())
+    digest = hashlib.sha256(f"{inputs.dtype} {inputs.shape[1:]}".encode())
     for start in range(0, len(rows), 4096):
-        found.update(np.ascontiguousarray(inputs[rows[start : start + 4096]]).data)
-    return found.hexdigest()[:32]
+        digest.update(np.ascontiguousarray(inputs[rows[start : start + 4096]]).data)
+    return digest.hexdigest()[:32]

@@ -282,8 +282,8 @@ class Evaluation:
         if len(split.validation):
             val = self.measure(codes, data, split.validation, split.validation_database)["map"]
         if kept is not None:
-            found = self.agreement(codes, split.validation, split.validation_database, kept)
-            agreement = found[f"recall_at_{TOP}"]
+            measures = self.agreement(codes, split.validation, split.validation_database, kept)
+            agreement = measures[f"recall_at_{TOP}"]
         return Measured(query, val, codes, time.perf_counter() - began, agreement)
 
     def _kept(self, encoder: Any, data: Any) -> FeatureAgreement:
@@ -300,8 +300,8 @@ class Evaluation:
         self, codes: Codes, queries: np.ndarray, database: np.ndarray, kept: FeatureAgreement
     ) -> dict[str, Any]:
         """Measure how well codes agree with the features that were kept as they were encoded."""
-        asked, held = self.sides(codes, queries, database)
-        return kept.measure(asked, held, self.ternary, self.engine)
+        query, items = self.sides(codes, queries, database)
+        return kept.measure(query, items, self.ternary, self.engine)
 
     def measure(
         self, codes: Codes, data: Any, queries: np.ndarray, database: np.ndarray, full: bool = False

@@ -27,7 +27,7 @@ class FeatureAgreement:
 
     An object is passed to ``encode`` as a tap: it keeps the features that the encoder computes for
     the codes anyway. `QUERIES` queries and `MOST_BYTES` of the database are kept at most, both
-    drawn with `SEED`. Features are float32 on the CPU; tokens (N, T, D) are averaged.
+    drawn with `SEED`. Features are float32 on the CPU.
 
     Args:
         queries: (Q,) rows of the images.
@@ -50,8 +50,8 @@ class FeatureAgreement:
             place[self.database] = np.arange(len(self.database))
             chosen = own_places(own, len(queries), len(database))[self.queries]
             self.own = np.where(chosen < 0, -1, place[chosen])
-        self._asked, self._held = queries[self.queries], database[self.database]
-        self._wanted = np.unique(np.concatenate([self._asked, self._held]))
+        self._query_rows, self._database_rows = queries[self.queries], database[self.database]
+        self._wanted = np.unique(np.concatenate([self._query_rows, self._database_rows]))
         self._parts: list[Tensor] = []
         self._neighbours: retrieval.FeatureNeighbours | None = None
 
@@ -60,10 +60,10 @@ class FeatureAgreement:
 
         Args:
             ids: (b,) rows of its images; ascending over all batches.
-            features: (b, D), or tokens (b, T, D).
+            features: (b, D).
         """
         inside = torch.from_numpy(np.isin(ids, self._wanted, assume_unique=True))
-        kept = vectors(features)[inside.to(features.device)]
+        kept = features[inside.to(features.device)]
         self._parts.append(kept.float().cpu())
 
     @property
@@ -94,7 +94,7 @@ class FeatureAgreement:
             features = torch.cat(self._parts)
             query, database = (
                 features[torch.from_numpy(np.searchsorted(self._wanted, rows))]
-                for rows in (self._asked, self._held)
+                for rows in (self._query_rows, self._database_rows)
             )
             self._parts = []
             self._neighbours = retrieval.FeatureNeighbours(
@@ -110,21 +110,16 @@ class FeatureAgreement:
             own=self.own,
             engine=engine,
         )
-        found = self._neighbours.agreement(ranking)
+        result = self._neighbours.agreement(ranking)
         return {
-            "spearman": found.spearman,
-            f"recall_at_{TOP}": found.recall,
-            "queries": found.queries,
-            "database": found.database,
-            "pairs": found.pairs,
-            "seed": found.seed,
+            "spearman": result.spearman,
+            f"recall_at_{TOP}": result.recall,
+            "queries": result.queries,
+            "database": result.database,
+            "pairs": result.pairs,
+            "seed": result.seed,
             "sampled": {"queries": sampled_queries, "database": self.sampled},
         }
-
-
-def vectors(features: Tensor) -> Tensor:
-    """Return features (N, D); the mean of tokens (N, T, D)."""
-    return features.mean(dim=1) if features.ndim == 3 else features
 
 
 def constant_features(encoder: Any, data: Any) -> bool:

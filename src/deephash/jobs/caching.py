@@ -30,27 +30,27 @@ def show_cache(cfg: schema.Data) -> None:
         WriteError: an entry cannot be removed.
     """
     folder = cache.folder_of(cfg.paths.cache)
-    found = [*cache.entries(folder), *feature_store.entries(folder)]
-    chosen = _chosen(found, cfg.remove, folder)
+    listed = [*cache.entries(folder), *feature_store.entries(folder)]
+    chosen = _chosen(listed, cfg.remove, folder)
     total = 0
-    for entry in found:
+    for entry in listed:
         size = sum(path.stat().st_size for path in entry.rglob("*") if path.is_file())
         total += size
         line = f"{entry.name}  {size / 1e9:.2f} GB  {_day(entry)}  {_content(entry)}"
         if entry in chosen:
             line += "  removed" if _remove(entry) else "  in use: not removed"
         print(line)
-    print(f"{len(found)} entries, {total / 1e9:.2f} GB: {folder}")
-    if found and cfg.remove is None:
+    print(f"{len(listed)} entries, {total / 1e9:.2f} GB: {folder}")
+    if listed and cfg.remove is None:
         print(f"  {program.command('data')} cache remove=pixels, features, all or NAME")
 
 
-def _chosen(found: list[Path], remove: str | None, folder: Path) -> list[Path]:
+def _chosen(listed: list[Path], remove: str | None, folder: Path) -> list[Path]:
     if remove is None:
         return []
     if remove == "all":
-        return found
-    chosen = [one for one in found if remove in (one.name, one.name.partition("-")[0])]
+        return listed
+    chosen = [one for one in listed if remove in (one.name, one.name.partition("-")[0])]
     if not chosen and remove not in KINDS:
         raise ConfigError(
             f"remove  is {remove}, and {folder} has no such entry.\n"

@@ -392,7 +392,7 @@ def _report(
     load_encoder(run.path / "best.pt", encoder, data.facts.fingerprint)
     split, now, settings = data.split, trainer.progress, cfg.trainer
     kind = recipe.kind(cfg.method.plain)
-    reference, told = _reference(cfg, data, encoder, evaluation)
+    reference, reference_report = _reference(cfg, data, encoder, evaluation)
     kept = agreement_of(kind, encoder, data)
     taps = [one for one in (kept, reference) if one is not None]
     fitted = 0.0 if reference is None else reference.seconds
@@ -405,7 +405,7 @@ def _report(
     now.evaluation_seconds += time.perf_counter() - began - fitted
     now.seconds += time.perf_counter() - began - fitted
     if reference is not None:
-        told = {"method": REFERENCE, **reference.measure(codes, data, evaluation, kept)}
+        reference_report = {"method": REFERENCE, **reference.measure(codes, data, evaluation, kept)}
     rate: float | None = codes.images_per_second
     if (served := data.features) is not None:  # codes were made of features
         rate = served.computed / served.seconds if served.computed else None
@@ -418,7 +418,7 @@ def _report(
         "nbit": cfg.model.nbit,
         "seed": cfg.seed,
         "metrics": metrics,
-        "reference": told,
+        "reference": reference_report,
         "selection": now.selection(trainer.select_on, settings.eval_every, settings.epochs),
         "protocol": data.facts.as_dict(),
         "codebook": _distances(method, now.epoch),

@@ -99,9 +99,9 @@ class NSH(Method):
         with torch.autocast(z.device.type, enabled=False):
             codes = torch.tanh(z.float())
             latents = F.normalize(self.latent(features.float()))
-            found = ranked(codes, latents, self.sort_temperature, self.power)  # (B, B)
+            similarities = ranked(codes, latents, self.sort_temperature, self.power)  # (B, B)
             contrast = contrast_of_ranks(
-                found, self.positives, self.temperature, self.double_softmax
+                similarities, self.positives, self.temperature, self.double_softmax
             )
             terms = {"contrast": contrast}
             if self.quantization:

@@ -264,7 +264,7 @@ def notes(section: Section, cells: Iterable[Entry]) -> list[tuple[str, str]]:
 
 def _below_references(section: Section) -> list[str]:
     """What the reference rows are, and which rows are not above them."""
-    said = []
+    notes = []
     for one in reference_rows(section):
         below = [
             f"{section.name_of(row)} at {section.head_of(column)}"
@@ -273,7 +273,7 @@ def _below_references(section: Section) -> list[str]:
             and _on_features_of(section.cells[row, column], one)
             and entry.mean <= one.values[column][0]
         ]
-        said.append(
+        notes.append(
             f"{one.label}: principal components of the same features under random rotations,"
             f" mean ± sd (n − 1) over {one.draws} rotations; no training, and not ranked. "
             + (
@@ -282,7 +282,7 @@ def _below_references(section: Section) -> list[str]:
                 else "All rows on the same frozen features are above it."
             )
         )
-    return said
+    return notes
 
 
 def _told(cell: Cell, ways: Sequence[Any]) -> tuple[Found, ...]:
@@ -461,15 +461,15 @@ def _theirs(section: Section, cells: Sequence[Entry]) -> list[str]:
 
 def _quoted(section: Section) -> list[str]:
     """The numbers of further published tables for rows and columns of the section."""
-    said = []
+    notes = []
     for name in section.layout.also_published:
-        found = published(name, section.place[0])
-        if found is None or not (numbers := numbers_of(section, found)):
+        table = published(name, section.place[0])
+        if table is None or not (numbers := numbers_of(section, table)):
             continue
         values = "; ".join(
             f"{section.name_of(row)} {section.head_of(column)} {value}"
-            + (f" ({note})" if (note := found.notes.get(key_of(section, row))) else "")
+            + (f" ({note})" if (note := table.notes.get(key_of(section, row))) else "")
             for (row, column), value in numbers.items()
         )
-        said.append(f"Also published: {values}. {found.source} ({found.told()}).")
-    return said
+        notes.append(f"Also published: {values}. {table.source} ({table.told()}).")
+    return notes

@@ -136,14 +136,14 @@ def beside(section: Section) -> dict[tuple[Any, Any], float]:
     return {} if found is None else numbers_of(section, found)
 
 
-def numbers_of(section: Section, found: Published) -> dict[tuple[Any, Any], float]:
+def numbers_of(section: Section, table: Published) -> dict[tuple[Any, Any], float]:
     """The numbers of a published table that belong to cells of a section."""
     if section.layout.columns != BITS:
         return {}
     return {
-        (row, column): found.values[key_of(section, row)][column]
+        (row, column): table.values[key_of(section, row)][column]
         for row, column in section.cells
-        if column in found.values.get(key_of(section, row), {})
+        if column in table.values.get(key_of(section, row), {})
     }
 
 

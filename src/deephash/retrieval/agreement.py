@@ -156,7 +156,7 @@ class FeatureNeighbours:
     def _compare(self, query: Array, database: ArrayLike) -> Array:
         """Find the nearest items in one pass over the database; return the cosines of pairs."""
         best_Qn = np.full((self.queries, self.top), -np.inf, dtype=query.dtype)
-        found: list[tuple[Array, Array, Array]] = []  # queries, items, cosines
+        parts: list[tuple[Array, Array, Array]] = []  # queries, items, cosines
         cosines_P = np.zeros(len(self._pair_items), dtype=query.dtype)
         for start in range(0, self.size, _ITEMS):
             items = _unit(database[start : start + _ITEMS], "database").astype(
@@ -177,7 +177,7 @@ class FeatureNeighbours:
                 best_Qn[rows] = np.partition(both, -self.top, axis=1)[:, -self.top :]
                 least = best_Qn[rows].min(axis=1)[:, None]
                 row, item = np.nonzero((cosines >= least) & (cosines > -np.inf))
-                found.append(
+                parts.append(
                     (
                         (row + first).astype(np.int32),
                         (item + start).astype(np.int32),
@@ -185,7 +185,7 @@ class FeatureNeighbours:
                     )
                 )
         least_Q = best_Qn.min(axis=1)
-        kept = [_above(part, least_Q) for part in found]
+        kept = [_above(part, least_Q) for part in parts]
         self._rows, self._items, cosine = (
             np.concatenate(parts) for parts in zip(*kept, strict=True)
         )
@@ -246,8 +246,8 @@ def feature_agreement(
         >>> rng = np.random.default_rng(0)
         >>> features = rng.normal(size=(500, 8))
         >>> bits = features @ rng.normal(size=(8, 64)) >= 0  # random hyperplanes
-        >>> found = feature_agreement(features[:50], features[50:], bits[:50], bits[50:])
-        >>> round(found.spearman, 2), round(found.recall, 2), found.pairs
+        >>> result = feature_agreement(features[:50], features[50:], bits[:50], bits[50:])
+        >>> round(result.spearman, 2), round(result.recall, 2), result.pairs
         (0.9, 0.6, 22500)
     """
     ranking = rank_codes(query_codes, database_codes, None, None, nbit=nbit, own=own, engine=engine)
