@@ -262,10 +262,24 @@ def test_the_recipe_has_the_values_of_the_repository(composed):
 
 
 def test_its_codes_are_learned_without_labels(composed, batch_for):
-    """Steps on one batch of digits bring the two views of an image together."""
-    cfg = composed("method=nsh", "method.double_softmax=false", "method.quantization=0.1")
-    method, batch = build.method(typed(cfg), 10, 500), batch_for(cfg)
-    assert batch.given_labels is None
-    losses = train_on(method, batch, build.optimizer(typed(cfg), method), steps=40)
-    apart = distances_of_views(method, batch)
-    assert losses[-1] < 0.8 * losses[0] and apart.diagonal().mean() < 0.85 * apart.mean()
+    """Steps on one batch of digits bring the two views of an image together.
+
+    The loss compares latents, not codes, so the codes of one seed may stay as they are: the mean of
+    four seeds is compared with that before training.
+    """
+    before, after = [], []
+    for seed in range(4):
+        cfg = composed(
+            "method=nsh", "method.double_softmax=false", "method.quantization=0.1", f"seed={seed}"
+        )
+        method, batch = build.method(typed(cfg), 10, 500), batch_for(cfg)
+        assert batch.given_labels is None
+        before.append(distances_of_views(method, batch))
+        losses = train_on(method, batch, build.optimizer(typed(cfg), method), steps=40)
+        after.append(distances_of_views(method, batch))
+        assert losses[-1] < 0.5 * losses[0]
+        assert after[-1].mean() > before[-1].mean()  # images are told apart by more bits
+    before, after = (
+        sum((d.diagonal().mean() / d.mean()).item() for d in some) / 4 for some in (before, after)
+    )
+    assert after < before - 0.02 and after < 0.85
