@@ -4,7 +4,7 @@ import sys
 
 if __name__ == "__main__":
     try:
-        from deephash.entry import script
+        from deephash.main import script
 
         sys.exit(script("report"))
     except KeyboardInterrupt:  # so early that nothing has begun

@@ -5,8 +5,8 @@ import time
 
 import torch
 
-from deephash.codebooks import Balanced, Bernoulli, Hadamard, MaxHamming, spread
 from deephash.errors import ConfigError
+from deephash.models.codebooks import Balanced, Bernoulli, Hadamard, MaxHamming, spread
 
 SIZES = ((10, 16), (10, 64), (21, 32), (100, 16), (100, 32), (100, 64), (100, 128), (1000, 64))
 KINDS = {"max_hamming": MaxHamming, "hadamard": Hadamard, "balanced": Balanced,

@@ -31,9 +31,9 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 
-from deephash import build, composition, config, overrides, schema
+from deephash.config import build, composition, overrides, resolve, schema
+from deephash.config.synonyms import BY_WORD
 from deephash.errors import DeephashError
-from deephash.synonyms import BY_WORD
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
@@ -148,14 +148,14 @@ def line(keys: list[str], draw: random.Random) -> list[str]:
 def fuzz_leaves(count: int, draw: random.Random, told: Outcome) -> list[dict[str, Any]]:
     """Check mutated configurations; those that are accepted."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        right = [config.fold(compose("train", overrides=some)) for some in COMPOSED]
+        right = [resolve.fold(compose("train", overrides=some)) for some in COMPOSED]
         pages = {
-            "data": config.fold(compose("data", overrides=["do=verify"])),
-            "evaluate": config.fold(compose("evaluate", overrides=["run=x"])),
-            "report": config.fold(compose("report", overrides=["sweep=x"])),
+            "data": resolve.fold(compose("data", overrides=["do=verify"])),
+            "evaluate": resolve.fold(compose("evaluate", overrides=["run=x"])),
+            "report": resolve.fold(compose("report", overrides=["sweep=x"])),
         }
-    checks = {"data": config.check_data, "evaluate": config.check_evaluation,
-              "report": config.check_report}  # fmt: skip
+    checks = {"data": resolve.check_data, "evaluate": resolve.check_evaluation,
+              "report": resolve.check_report}  # fmt: skip
     good = []
     for _ in range(count):
         if draw.random() < 0.2:
@@ -164,8 +164,8 @@ def fuzz_leaves(count: int, draw: random.Random, told: Outcome) -> list[dict[str
             check: Any = checks[page]
         else:
             what, cfg = mutated(draw.choice(right), draw)
-            page, check = "train", config.check
-        if told.see(f"{page} {what}", lambda cfg=cfg, check=check: config.refuse(check(cfg))):
+            page, check = "train", resolve.check
+        if told.see(f"{page} {what}", lambda cfg=cfg, check=check: resolve.refuse(check(cfg))):
             good += [cfg] if page == "train" else []
     return good
 
@@ -176,7 +176,7 @@ def fuzz_lines(count: int, draw: random.Random, told: Outcome) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for page, some in (("train", []), ("data", ["do=verify"]), ("evaluate", ["run=x"]),
                            ("report", ["sweep=x"])):  # fmt: skip
-            cfg = config.fold(compose(page, overrides=list(some)))
+            cfg = resolve.fold(compose(page, overrides=list(some)))
             keys[page] = [".".join(map(str, path)) for path in leaves(cfg)]
     for _ in range(count):
         page = draw.choice(("train", "train", "train", "data", "evaluate", "report"))

@@ -38,34 +38,35 @@ import torch
 import yaml
 from hydra import compose, initialize_config_dir
 
-from deephash import build, config, multirun, schema
-from deephash.data.cache import cached, entries
-from deephash.data.catalogs.csvfile import Csv
-from deephash.data.entries import Content
-from deephash.data.feature_files import write_features
-from deephash.data.features import Features
-from deephash.data.images import Catalogue
-from deephash.data.listing import Naming, read_list
-from deephash.data.splitfile import read_split, write_split
-from deephash.data.splits import Split
-from deephash.data.truths import read_truth
-from deephash.engine import checkpoint
-from deephash.engine.run import RunFolder
-from deephash.engine.snapshots import read_snapshots
-from deephash.engine.trainer import Trainer
+from deephash.config import build, resolve, schema
+from deephash.config.overrides import parse_all
+from deephash.data.archives.csvfile import Csv
+from deephash.data.catalogue import Catalogue
+from deephash.data.ground_truth import read_truth
+from deephash.data.image_cache.cache import cached, entries
+from deephash.data.image_cache.entries import Content
+from deephash.data.sources.feature_formats import write_features
+from deephash.data.sources.features import Features
+from deephash.data.sources.list_parser import Naming, read_list
+from deephash.data.splits.protocols import Split
+from deephash.data.splits.split_file import read_split, write_split
 from deephash.errors import DeephashError
-from deephash.files import write_arrays
-from deephash.jobs import evaluating, reporting, sweeping
-from deephash.jobs.pairing import NotComparableError, judge
-from deephash.jobs.shared import load_encoder
-from deephash.jobs.states import epochs_done, reason
-from deephash.jobs.training import refuse_another, train
 from deephash.loggers import Jsonl
-from deephash.overrides import parse_all
 from deephash.report import write_comparison, write_html
 from deephash.report.reading import read_log
 from deephash.retrieval import Index
-from deephash.sheets import Sheet
+from deephash.runs import evaluate_run
+from deephash.runs.common import load_encoder
+from deephash.runs.folder import RunFolder
+from deephash.runs.status import epochs_done, reason
+from deephash.runs.train_run import refuse_another, train
+from deephash.sweep import multirun, plan_jobs, report_sweep
+from deephash.sweep.paired import NotComparableError, judge
+from deephash.sweep.spec import Sheet
+from deephash.training import checkpoint
+from deephash.training.snapshots import read_snapshots
+from deephash.training.trainer import Trainer
+from deephash.utils.files import write_arrays
 
 ROOT = Path(__file__).parents[1]
 QUIET = ["trainer.device=cpu", "logger=quiet"]
@@ -334,7 +335,7 @@ def pages() -> Any:
     """Compose pages of the configuration in this process."""
     schema.register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        yield lambda name, *words: config.fold(
+        yield lambda name, *words: resolve.fold(
             compose(name, overrides=list(words)), parse_all(words)
         )
 
@@ -353,24 +354,24 @@ class Sound:
                  f"paths.outputs={self.outputs}"]  # fmt: skip
         with pages() as page:
             jobs = [["method=csq", "model.nbit=8", f"seed={seed}", *words] for seed in (0, 1)]
-            grid = config.train_pages([(parse_all(job), page("train", *job)) for job in jobs])
+            grid = resolve.train_pages([(parse_all(job), page("train", *job)) for job in jobs])
             self.cfgs = [cfg for _, cfg in grid]
             evaluation = page("evaluate", "run=x", "figures=false", "device=cpu")
-            self.evaluation = config.evaluate_page(evaluation)
-            self.report = config.report_page(
+            self.evaluation = resolve.evaluate_page(evaluation)
+            self.report = resolve.report_page(
                 page("report", "sweep=a", "compare=best", "draws=100",
                      f"paths.outputs={self.outputs}")
             )  # fmt: skip
         for job, cfg in grid:
             train(cfg, job)
-        self.planned = sweeping.plan(grid)
+        self.planned = plan_jobs.plan(grid)
         self.runs = [job.name for job in self.planned]
-        sweeping.write_manifest(
+        plan_jobs.write_manifest(
             self.outputs / "sweeps" / "a", self.planned, command="python train.py",
             axes=["dataset", "dataset.protocol", "method", "model.nbit", "seed"], typed=[],
             sheet={"report": {"rows": "method", "digits": 3, "figure": {"x": "seed"}}},
         )  # fmt: skip
-        evaluating.measure(self.evaluation, RunFolder(self.outputs / self.runs[0]))
+        evaluate_run.measure(self.evaluation, RunFolder(self.outputs / self.runs[0]))
         self.parts = self._parts()
         self._data()
 
@@ -510,7 +511,7 @@ class Sound:
 
     def measured(self, folder: Path) -> None:
         """``evaluate.py run=``."""
-        evaluating.measure(self.evaluation, RunFolder(folder), folder / "out")
+        evaluate_run.measure(self.evaluation, RunFolder(folder), folder / "out")
 
     def configured(self, folder: Path) -> None:
         """As train.py compares it with its own, and evaluate.py builds from it."""
@@ -519,7 +520,7 @@ class Sound:
 
     def compared(self, folder: Path) -> None:
         """``evaluate.py runs=`` and ``report.html``."""
-        found = evaluating.reported(RunFolder(folder))
+        found = evaluate_run.reported(RunFolder(folder))
         write_html(folder)
         if found is not None:
             write_comparison(folder / "comparison", [found])
@@ -529,13 +530,13 @@ class Sound:
         from dataclasses import replace
 
         planned = [replace(job, run=RunFolder(folder)) for job in self.planned]
-        sweeping.preview(planned, 2)
+        plan_jobs.preview(planned, 2)
         write_html(folder)
 
     def reported(self, outputs: Path) -> None:
         """``report.py sweep=``."""
         paths = self.report.paths.with_values(outputs=str(outputs))
-        reporting.report(self.report.with_values(paths=paths.plain))
+        report_sweep.report(self.report.with_values(paths=paths.plain))
 
     def judged(self, folder: Path) -> None:
         """Paired differences, and a search index from a run."""
@@ -725,7 +726,7 @@ def split_changed(path: Path, rng: random.Random) -> None:
     """Change the values of a split file, and mostly make its checksum right."""
     import lzma
 
-    from deephash.data.splitfile import _checksum
+    from deephash.data.splits.split_file import _checksum
 
     values = values_changed(json.loads(lzma.decompress(path.read_bytes())), rng)
     if isinstance(values, dict) and rng.random() < 0.8:

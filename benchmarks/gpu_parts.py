@@ -374,7 +374,7 @@ def tuned(request: Request, form: str) -> Iterator[Found]:
     """Apply what a form says to torch; give the settings for the trainer, and clean up after it."""
     import torch
 
-    from deephash.jobs.shared import deterministic
+    from deephash.runs.common import deterministic
 
     on_cuda = request["device"] == "cuda"
     changed = dict(FORMS[form])
@@ -495,7 +495,7 @@ def composed(backbone: str, device: str, side: int, method: str) -> str:
     """The folded configuration, as JSON."""
     from hydra import compose, initialize_config_dir
 
-    from deephash import config, schema
+    from deephash.config import resolve, schema
 
     schema.register()
     words = [
@@ -505,7 +505,7 @@ def composed(backbone: str, device: str, side: int, method: str) -> str:
     if method == "relahash":
         words.append("codebook=bernoulli")  # drawn at once; the best centers are searched for
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return json.dumps(config.fold(compose("train", overrides=words)))
+        return json.dumps(resolve.fold(compose("train", overrides=words)))
 
 
 class Enough(Exception):
@@ -614,12 +614,12 @@ class Learner:
     ) -> None:
         import torch
 
-        from deephash import build, recipe, schema
-        from deephash.engine import forms
-        from deephash.engine.trainer import Trainer
+        from deephash.config import build, requirements, schema
+        from deephash.training import compile_options
+        from deephash.training.trainer import Trainer
 
         folded = configuration(request, backbone, method)
-        self.views = recipe.num_views(folded["method"])
+        self.views = requirements.num_views(folded["method"])
         folded["trainer"] = {**folded["trainer"], **settings}
         cfg = schema.parse(schema.Train, folded)
         self.device, self.side = torch.device(request["device"]), sizes_of(request).side
@@ -628,15 +628,15 @@ class Learner:
         if settings["channels_last"]:
             self.method.encoder.to(memory_format=torch.channels_last)
         if settings["compile"]:
-            forms.compile_in_place(self.method, self.device)
+            compile_options.compile_in_place(self.method, self.device)
         optimizer = build.optimizer(cfg, self.method)
-        forms.fuse(optimizer, self.device)
+        compile_options.fuse(optimizer, self.device)
         known = set(inspect.signature(Trainer).parameters)
         given = {key: settings[key] for key in known & set(settings) - {"device"}}
         if settings.get("graph"):
-            from deephash.engine import graphs
+            from deephash.training import cuda_graphs
 
-            given["capture"] = graphs.CudaCapture(self.device)
+            given["capture"] = cuda_graphs.CudaCapture(self.device)
         schedule = build.part(cfg.scheduler, "scheduler")
         self.loop = Trainer(
             Path(request["scratch"]), optimizer, schedule, device=self.device,
@@ -647,7 +647,7 @@ class Learner:
         """Make a batch of noise on the device."""
         import torch
 
-        from deephash.records import Batch
+        from deephash.types import Batch
 
         draw = torch.Generator().manual_seed(0)
         images = torch.randn(size, self.views, 3, self.side, self.side, generator=draw)
@@ -665,8 +665,8 @@ class Learner:
         """Encode as an evaluation does until the supply ends it."""
         import numpy as np
 
-        from deephash.engine.evaluate import encode
-        from deephash.engine.precision import autocast
+        from deephash.training.evaluation import encode
+        from deephash.training.precision import autocast
 
         with contextlib.suppress(Enough):
             form = partial(autocast, self.device, self.precision)
@@ -816,7 +816,7 @@ def field_loop(
     import torch
     from torchvision import transforms
 
-    from deephash.records import Batch
+    from deephash.types import Batch
 
     sizes, device = sizes_of(request), learner.device
     steps: list[Any] = [transforms.Resize(sizes.side)]
@@ -1230,9 +1230,9 @@ def work_of(name: str, queries: int | None, items: int | None) -> Any:
 
 def count(load: Any, engine: Any) -> Any:
     """Count items and relevant items at each distance from each query."""
-    from deephash.retrieval import histograms
+    from deephash.retrieval import distance_counts
 
-    return histograms(load.query_codes, load.database_codes, load.query_labels,
+    return distance_counts(load.query_codes, load.database_codes, load.query_labels,
                       load.database_labels, load.nbit, engine)  # fmt: skip
 
 
@@ -1325,7 +1325,7 @@ def label_free() -> list[str]:
     """Find the recipes with a loss that reads no labels."""
     import yaml
 
-    from deephash import recipe
+    from deephash.config import requirements
 
     found = []
     for path in sorted((ROOT / "conf" / "method").glob("*.yaml")):
@@ -1335,7 +1335,7 @@ def label_free() -> list[str]:
         loss = places.get("/loss@loss", places.get("/loss@method.loss"))  # of a global page
         if loss is not None:
             node = yaml.safe_load((ROOT / "conf" / "loss" / f"{loss}.yaml").read_text())
-            if not recipe.declared({"loss": node}).labels:
+            if not requirements.declared({"loss": node}).labels:
                 found.append(path.stem)
     return found
 

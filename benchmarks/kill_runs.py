@@ -175,7 +175,8 @@ def command(script: str, *arguments: str) -> Job:
     def job() -> int:
         from hydra.core.config_store import ConfigStore
 
-        from deephash import cli, program
+        from deephash import cli
+        from deephash.utils import program
 
         sys.argv = [str(ROOT / f"{script}.py"), *arguments]
         program.start(sys.argv[0])
@@ -236,16 +237,17 @@ def direct(*arguments: str) -> Job:
     """A training run as a job, without the command line before it, which takes longer."""
     from hydra import compose, initialize_config_dir
 
-    from deephash import config, jobs, schema
-    from deephash.overrides import parse_all
+    from deephash import runs
+    from deephash.config import resolve, schema
+    from deephash.config.overrides import parse_all
 
     schema.register()
     overrides = parse_all(arguments)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        folded = config.fold(compose("train", overrides=list(arguments)), overrides)
+        folded = resolve.fold(compose("train", overrides=list(arguments)), overrides)
 
     def job() -> int:
-        jobs.train(config.train_page(folded, overrides), overrides)
+        runs.train(resolve.train_page(folded, overrides), overrides)
         return 0
 
     return job
@@ -255,7 +257,7 @@ def sweep(*arguments: str) -> Job:
     """``train.py -m`` as a job; its runs are forked from it."""
 
     def job() -> int:
-        from deephash.launchers import process
+        from deephash.sweep.launchers import process
 
         process.subprocess = SimpleNamespace(  # type: ignore[assignment]
             **{**vars(subprocess), "Popen": Forked}
@@ -289,7 +291,7 @@ def _of_file(path: Path) -> Any:
 
 
 def _checkpoint(path: Path) -> Any:
-    from deephash.engine import checkpoint
+    from deephash.training import checkpoint
 
     return checkpoint.load(path)
 
@@ -405,7 +407,7 @@ def kill(
 
 def _wait_for_jobs(folder: Path) -> None:
     """Wait until jobs whose launcher was killed have ended, as they do by themselves."""
-    from deephash.locks import is_locked
+    from deephash.utils.locks import is_locked
 
     until = time.monotonic() + 60
     while any(map(is_locked, folder.rglob(".lock"))) and time.monotonic() < until:
@@ -428,7 +430,7 @@ def cases(images: Path, quick: bool = False) -> list[Case]:
 
     def begun(folder: Path) -> None:
         def killed_in_the_third_epoch() -> int:
-            from deephash.engine.trainer import Trainer
+            from deephash.training.trainer import Trainer
 
             save = Trainer._save
 
@@ -503,9 +505,9 @@ def warm_up(figures: bool) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     import torch
 
-    import deephash.jobs
-    import deephash.multirun
     import deephash.report
+    import deephash.runs
+    import deephash.sweep.multirun
 
     torch.set_num_threads(1)
     here, arguments = os.getcwd(), sys.argv

@@ -40,11 +40,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deephash.codebooks import Bernoulli
+from deephash.data.catalogue import ImageSet, one_hot
 from deephash.data.datamodule import DataModule
-from deephash.data.images import ImageSet, one_hot
-from deephash.data.sources import Folder
-from deephash.data.splits import PerClass
+from deephash.data.sources.basic import Folder
+from deephash.data.splits.protocols import PerClass
 from deephash.data.transforms import (
     CenterCrop,
     ColorJitter,
@@ -54,17 +53,18 @@ from deephash.data.transforms import (
     RandomResizedCrop,
     Resize,
 )
-from deephash.engine.forms import compile_in_place
-from deephash.engine.precision import autocast
-from deephash.engine.steps import TrainingStep
 from deephash.losses.lmcl import LMCL
 from deephash.methods.composed import Composed
 from deephash.methods.relahash import Relative
 from deephash.models.backbones import Tiny, Torchvision
+from deephash.models.codebooks import Bernoulli
 from deephash.models.encoder import Encoder
 from deephash.models.heads import BatchNorm
 from deephash.models.relaxations import Identity
-from deephash.records import Batch
+from deephash.training.compile_options import compile_in_place
+from deephash.training.precision import autocast
+from deephash.training.step import TrainingStep
+from deephash.types import Batch
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 WIDTH, HEIGHT, QUALITY = 500, 375, 95  # of the files that are drawn

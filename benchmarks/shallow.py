@@ -33,7 +33,7 @@ from deephash.methods.pcah import PCAH
 from deephash.methods.sh import SH, Waves, modes
 from deephash.models.encoder import Encoder
 from deephash.models.heads import Linear
-from deephash.projections import random_rotation
+from deephash.models.projections import random_rotation
 
 METHODS = ["lsh", "pcah", "pca_rr", "itq", "sh", "imh"]
 NAIVE = ["pcah", "itq", "sh"]

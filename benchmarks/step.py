@@ -39,15 +39,15 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from deephash import build, config, schema
+from deephash.config import build, resolve, schema
+from deephash.data.catalogue import ImageSet, one_hot
 from deephash.data.datamodule import DataModule
-from deephash.data.images import ImageSet, one_hot
-from deephash.data.splits import PerClass
+from deephash.data.splits.protocols import PerClass
 from deephash.data.transforms import Pipeline
-from deephash.engine import checkpoint, forms, trainer
-from deephash.engine.evaluate import Measured
-from deephash.engine.steps import TrainingStep
-from deephash.records import Batch
+from deephash.training import checkpoint, compile_options, trainer
+from deephash.training.evaluation import Measured
+from deephash.training.step import TrainingStep
+from deephash.types import Batch
 
 CONF = Path(__file__).parents[1] / "conf"
 CLASSES, SIDE = 10, 32
@@ -92,7 +92,7 @@ def composed(words: Sequence[str], size: int, batch: int) -> schema.Train:
              f"trainer.batch_size={batch}"]  # fmt: skip
     weights = [] if "backbone=tiny" in words else ["backbone.weights=none"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        folded = config.fold(compose("train", overrides=[*given, *words, *weights]))
+        folded = resolve.fold(compose("train", overrides=[*given, *words, *weights]))
     return schema.parse(schema.Train, folded)
 
 
@@ -121,7 +121,7 @@ class Case:
         self.method = build.method(cfg, CLASSES, count, pretrained=False).to(device)
         self.method.encoder.to(memory_format=torch.channels_last)
         self.optimizer = build.optimizer(cfg, self.method)
-        forms.fuse(self.optimizer, CPU)
+        compile_options.fuse(self.optimizer, CPU)
 
     def fit(self, batches: Any) -> None:
         """An epoch of the trainer, without its files."""

@@ -24,7 +24,7 @@ from typing import Any
 SESSION = """
 import sys, time
 from pathlib import Path
-from deephash.files import write_text
+from deephash.utils.files import write_text
 from deephash.loggers import Jsonl, Loggers, Wandb
 
 folder, epochs = Path(sys.argv[1]), int(sys.argv[2])

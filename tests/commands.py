@@ -18,8 +18,7 @@ FOREIGN = ("WANDB", "HYDRA", "DEEPHASH", "COVERAGE")
 SERVER = multiprocessing.get_context("forkserver")
 PRELOADED = (
     "torch", "torch._dynamo", "torch._inductor", "torchvision", "sklearn.datasets", "hydra",
-    "sklearn.manifold", "matplotlib.figure", "deephash.jobs.training", "deephash.jobs.evaluating",
-    "deephash.jobs.reporting",
+    "sklearn.manifold", "matplotlib.figure", "deephash.runs", "deephash.sweep",
 )  # fmt: skip
 SERVER.set_forkserver_preload(list(PRELOADED))
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from hydra import compose
 
-from deephash import config, schema
-from deephash.overrides import Override, parse_all
+from deephash.config import resolve, schema
+from deephash.config.overrides import Override, parse_all
 
 
 def typed(folded: Mapping[str, Any]) -> schema.Train:
@@ -21,7 +21,7 @@ def job(page: str, words: Sequence[str]) -> tuple[Any, tuple[Override, ...]]:
         page: ``train``, ``evaluate`` or ``data``.
         words: the command line.
     """
-    check = getattr(config, f"{page}_page")
+    check = getattr(resolve, f"{page}_page")
     overrides = parse_all(words)
-    folded = config.fold(compose(page, overrides=list(words)), overrides)
+    folded = resolve.fold(compose(page, overrides=list(words)), overrides)
     return check(folded, overrides), overrides

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from deephash import injected
+from deephash.config import injected
 
 ROOT = Path(__file__).parents[1]
 SPEC = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
@@ -106,8 +106,8 @@ def test_a_page_holds_formula_and_every_option(name):
     assert {"_target_", "loss"} & set(nodes)
     for path, node in (("method", nodes), ("method.loss", nodes.get("loss", {}))):
         if "_target_" in node:
-            kind = generate.config.locate(node["_target_"])
-            options = set(generate.config.arguments(kind)) - injected.PLACES[path]
+            kind = generate.resolve.locate(node["_target_"])
+            options = set(generate.resolve.arguments(kind)) - injected.PLACES[path]
             assert options <= listed
 
 

@@ -22,10 +22,26 @@ def name_of(path):
 
 MODULES = sorted(name_of(path) for path in SOURCE.rglob("*.py") if path.name != "__main__.py")
 
-PACKAGES = ("losses", "codebooks", "similarities", "models", "methods", "data", "retrieval")
+PACKAGES = (
+    "losses",
+    "models.codebooks",
+    "models.similarities",
+    "models",
+    "methods",
+    "data",
+    "retrieval",
+)
 
 
-DOCUMENTED = ("losses", "codebooks", "similarities", "models", "methods", "data", "retrieval")
+DOCUMENTED = (
+    "losses",
+    "models.codebooks",
+    "models.similarities",
+    "models",
+    "methods",
+    "data",
+    "retrieval",
+)
 
 
 def public():

@@ -10,9 +10,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deephash import codebooks, data, losses, methods, models, retrieval, similarities
+    from deephash import data, losses, methods, models, retrieval
     from deephash.api import Trained, evaluate, load, train
-    from deephash.engine.encoding import CodeEncoder
+    from deephash.models import codebooks, similarities
+    from deephash.training.code_encoder import CodeEncoder
 
 __version__ = "0.1.0"
 

@@ -1,8 +1,8 @@
-"""``python -m deephash``: see ``deephash.entry``."""
+"""``python -m deephash``: see ``deephash.main``."""
 
 import sys
 
-from deephash.entry import module
+from deephash.main import module
 
 if __name__ == "__main__":
     sys.exit(module())

@@ -5,10 +5,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from deephash import composition, overrides, program, schema, targets
-from deephash.engine.encoding import CodeEncoder
+from deephash.config import composition, overrides, schema, targets
+from deephash.config.overrides import CommandLine
 from deephash.errors import ConfigError
-from deephash.overrides import CommandLine
+from deephash.training.code_encoder import CodeEncoder
+from deephash.utils import program
 
 
 class Trained(NamedTuple):
@@ -48,13 +49,13 @@ def train(arguments: Iterable[str] = ()) -> Trained:
         >>> 0 < report["metrics"]["map"] < 1, folder.name
         (True, 'seed0,trainer.epochs=1')
     """
-    from deephash import jobs
+    from deephash import runs
 
     line = _read(arguments)
     cfg = composition.checked(program.folder("conf"), "train", line)
     assert isinstance(cfg, schema.Train)
     given = composition.without_hydra(line.overrides)
-    return Trained(jobs.train(cfg, given), jobs.run_folder(cfg, given).path)
+    return Trained(runs.train(cfg, given), runs.run_folder(cfg, given).path)
 
 
 @targets.scope()
@@ -79,12 +80,12 @@ def evaluate(arguments: Iterable[str]) -> dict[str, Any]:
         >>> sorted(result["metrics"]["map_at"])
         ['100']
     """
-    from deephash import jobs
+    from deephash import runs
 
     line = _read(arguments)
     cfg = composition.checked(program.folder("conf"), "evaluate", line)
     assert isinstance(cfg, schema.Evaluate)
-    return jobs.evaluate(cfg, composition.without_hydra(line.overrides))
+    return runs.evaluate(cfg, composition.without_hydra(line.overrides))
 
 
 @targets.scope()
@@ -121,12 +122,12 @@ def load(
         >>> encoder.codes(Image.new("RGB", (20, 30))).shape
         (1, 16)
     """
-    from deephash import jobs
-    from deephash.plugins import allow, find
+    from deephash import runs
+    from deephash.config.plugins import allow, find
 
     if names := list(plugins):
         allow(find(names, [Path.cwd()]))
-    return jobs.load(Path(run), checkpoint, device)
+    return runs.load(Path(run), checkpoint, device)
 
 
 def _read(arguments: Iterable[str]) -> CommandLine:

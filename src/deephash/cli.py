@@ -16,12 +16,14 @@ from typing import Any
 
 import hydra
 
-from deephash import composition, config, multirun, overrides, program, schema
-from deephash.composition import CONFIG_DIR, Extension
+from deephash.config import composition, overrides, resolve, schema
+from deephash.config.composition import CONFIG_DIR, Extension
+from deephash.config.overrides import MANY, CommandLine, Override
 from deephash.errors import BusyError, DeephashError, WriteError, from_os_error
-from deephash.files import place
-from deephash.launchers import process
-from deephash.overrides import MANY, CommandLine, Override
+from deephash.sweep import multirun
+from deephash.sweep.launchers import process
+from deephash.utils import program
+from deephash.utils.files import place
 
 SHOWING = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i",
            "--shell-completion", "-sc"}  # fmt: skip
@@ -110,14 +112,14 @@ def report(arguments: Sequence[str]) -> int:
 @_alone
 def data(arguments: Sequence[str]) -> int:
     """``data ACTION``. Returns the exit status."""
-    done = [text for text in arguments if text in config.ACTIONS]
+    done = [text for text in arguments if text in resolve.ACTIONS]
     if len(done) != 1 and not _read(arguments).names & SHOWING:
         strange = [text for text in arguments if "=" not in text and text not in done]
         given = f"{strange[0]} is none of them" if strange else "none was given"
         given = f"{len(done)} of them were given" if done else given
         command = program.command("data")
         print(
-            f"{command} does one of {', '.join(config.ACTIONS)}; {given}.\n"
+            f"{command} does one of {', '.join(resolve.ACTIONS)}; {given}.\n"
             f"  Type: {command} verify dataset=cifar10     ({command} --help)",
             file=sys.stderr,
         )
@@ -127,37 +129,38 @@ def data(arguments: Sequence[str]) -> int:
 
 
 def _train_job(launched: bool, cfg: schema.Train, given: tuple[Override, ...]) -> None:
-    from deephash import jobs
+    from deephash import runs
+    from deephash.sweep import plan_jobs
 
     if cfg.preview:
-        planned = jobs.plan([(given, cfg)])
-        for message in jobs.missing_data(planned):
+        planned = plan_jobs.plan([(given, cfg)])
+        for message in plan_jobs.missing_data(planned):
             print(message, file=sys.stderr)
-        print(jobs.preview(planned, slots=1))
+        print(plan_jobs.preview(planned, slots=1))
     elif launched:  # nobody watches it: why it fails is kept in its folder
-        folder = jobs.run_folder(cfg, given).path
+        folder = runs.run_folder(cfg, given).path
         launch = os.environ.get(process.LAUNCH, "")
-        jobs.noting(folder, lambda: jobs.train(cfg, given, launch))
+        plan_jobs.noting(folder, lambda: runs.train(cfg, given, launch))
     else:
-        jobs.train(cfg, given)
+        runs.train(cfg, given)
 
 
 def _evaluate_job(cfg: schema.Evaluate, given: tuple[Override, ...]) -> None:
-    from deephash import jobs
+    from deephash import runs
 
-    jobs.evaluate(cfg, given)
+    runs.evaluate(cfg, given)
 
 
 def _report_job(cfg: schema.Report, given: tuple[Override, ...]) -> None:
-    from deephash import jobs
+    from deephash.sweep import report_sweep
 
-    jobs.report(cfg, given)
+    report_sweep.report(cfg, given)
 
 
 def _data_job(cfg: schema.Data, given: tuple[Override, ...]) -> None:
-    from deephash import jobs
+    from deephash import runs
 
-    jobs.data(cfg, given)
+    runs.data(cfg, given)
 
 
 def _sweep(conf: Path, sweeps: Path, line: CommandLine) -> int:

@@ -361,7 +361,7 @@ def test_a_card_is_described_by_its_driver(bench, monkeypatch):
 
 
 def test_a_graph_that_is_not_replayed_is_no_measurement(parts):
-    log = logging.getLogger("deephash.engine")
+    log = logging.getLogger("deephash.training")
     with parts.noted() as notes:
         log.warning("trainer.graph: the step is not replayed as a graph, because of this")
         log.warning("something else")
@@ -419,7 +419,7 @@ def test_images_of_an_archive_are_prepared(parts, at_home, base, archive, tmp_pa
 
 
 def test_the_full_run_prepares_the_protocol_of_the_paper(parts, base, tmp_path, monkeypatch):
-    from deephash import schema
+    from deephash.config import schema
 
     commands = []
     monkeypatch.setattr(parts, "call", lambda request, words, seconds: commands.append(words))

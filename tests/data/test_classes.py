@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deephash.data.catalogue import ImageSet, one_hot, only
 from deephash.data.datamodule import DataModule
-from deephash.data.images import ImageSet, one_hot, only
-from deephash.data.sources import Cifar, Digits, Folder
-from deephash.data.splits import PerClass
+from deephash.data.sources.basic import Cifar, Digits, Folder
+from deephash.data.splits.protocols import PerClass
 from deephash.data.transforms import Pipeline
 from deephash.errors import DataError
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from deephash.data.catalogue import ImageSet, one_hot
 from deephash.data.datamodule import DataModule, ahead
-from deephash.data.images import ImageSet, one_hot
-from deephash.data.lazy import Stacked
-from deephash.data.splits import PerClass, Split
+from deephash.data.lazy_arrays import Stacked
+from deephash.data.splits.protocols import PerClass, Split
 from deephash.data.transforms import Pipeline, RandomHorizontalFlip, RandomShift
 from deephash.errors import DataError
 

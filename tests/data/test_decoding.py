@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from deephash.data import decoding
-from deephash.data.building import Unreadable
 from deephash.data.decoding import Budget, Decoder, Exact, File, Square, to_rgb
-from deephash.data.sources import Folder
+from deephash.data.image_cache.builder import Unreadable
+from deephash.data.sources.basic import Folder
 from deephash.errors import DataError
 
 NOISE = np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8)

@@ -12,8 +12,8 @@ import torch
 from deephash.data import datamodule, feature_store
 from deephash.data.datamodule import DataModule
 from deephash.data.feature_store import FeatureStore, entries, map_private, sweep
-from deephash.data.sources import Digits
-from deephash.data.splits import PerClass
+from deephash.data.sources.basic import Digits
+from deephash.data.splits.protocols import PerClass
 from deephash.data.transforms import Normalize, Pipeline, RandomHorizontalFlip, RandomShift
 from deephash.errors import DataError, WriteError
 
@@ -128,7 +128,7 @@ def test_work_is_kept_that_takes_long(store, monkeypatch):
 
 
 def test_an_interrupted_entry_goes_on(store, monkeypatch):
-    monkeypatch.setattr("deephash.data.feature_files.FLUSH", 1)
+    monkeypatch.setattr("deephash.data.sources.feature_formats.FLUSH", 1)
     starts = []
 
     def blocks(start):
@@ -363,7 +363,7 @@ def test_each_fixed_view_is_one_that_the_pipeline_makes():
 
 
 def test_interrupted_fixed_views_go_on_with_the_same_draws(store, monkeypatch):
-    monkeypatch.setattr("deephash.data.feature_files.FLUSH", 1)
+    monkeypatch.setattr("deephash.data.sources.feature_formats.FLUSH", 1)
     expected = digits(["weak"])
     served(expected, draws=3)
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from deephash.data.decoding import Decoder, Exact, Square
 from deephash.data.preprocessing import Preprocessing, images_in
-from deephash.data.sources import Digits, Folder
+from deephash.data.sources.basic import Digits, Folder
 from deephash.data.transforms import Normalize, Pipeline
 from deephash.errors import DataError
 

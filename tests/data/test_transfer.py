@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from deephash.data import transforms as T
+from deephash.data.catalogue import ImageSet, one_hot
 from deephash.data.datamodule import DataModule
-from deephash.data.images import ImageSet, one_hot
-from deephash.data.splits import PerClass
+from deephash.data.splits.protocols import PerClass
 from deephash.data.transfer import to_device
 from deephash.data.transforms import base, geometry
-from deephash.records import Batch, generator
+from deephash.types import Batch, generator
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

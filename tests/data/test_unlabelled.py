@@ -8,17 +8,14 @@ import pytest
 from PIL import Image
 from scipy.sparse import csr_array
 
-from deephash.data.catalogs.csvfile import Csv
+from deephash.data.archives.csvfile import Csv
+from deephash.data.catalogue import Catalogue, no_labels, only
 from deephash.data.datamodule import DataModule
-from deephash.data.doubts import doubts
-from deephash.data.draws import Drawn, Quota
-from deephash.data.features import Features
-from deephash.data.images import Catalogue, no_labels, only
-from deephash.data.inspection import inspect
-from deephash.data.lists import Lists
-from deephash.data.sources import Folder, Listing
-from deephash.data.splitfile import read_split, write_lists, write_split
-from deephash.data.splits import (
+from deephash.data.sources.basic import Folder, Listing
+from deephash.data.sources.features import Features
+from deephash.data.sources.lists import Lists
+from deephash.data.splits.multi_label import Drawn, Quota
+from deephash.data.splits.protocols import (
     Listed,
     Official,
     PerClass,
@@ -26,7 +23,10 @@ from deephash.data.splits import (
     fingerprint,
     protocol_of,
 )
+from deephash.data.splits.split_file import read_split, write_lists, write_split
 from deephash.data.transforms import Pipeline
+from deephash.data.verification.data_warnings import doubts
+from deephash.data.verification.inspection import inspect
 from deephash.errors import DataError
 
 

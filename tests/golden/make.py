@@ -23,15 +23,16 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from deephash import build, config, jobs, multirun, overrides, schema
+from deephash import runs
+from deephash.config import build, overrides, resolve, schema
+from deephash.config.overrides import Override
+from deephash.data.catalogue import Catalogue
 from deephash.data.datamodule import DataModule
-from deephash.data.draws import Drawn, Quota
-from deephash.data.images import Catalogue
-from deephash.data.splits import Official, PerClass, fingerprint
-from deephash.engine.run import environment
-from deephash.jobs import sweeping
-from deephash.overrides import Override
-from deephash.sheets import BASE, Sheet
+from deephash.data.splits.multi_label import Drawn, Quota
+from deephash.data.splits.protocols import Official, PerClass, fingerprint
+from deephash.runs.folder import environment
+from deephash.sweep import multirun, plan_jobs
+from deephash.sweep.spec import BASE, Sheet
 from tests.pages import typed
 
 HERE = Path(__file__).parent
@@ -129,7 +130,7 @@ def composed(line: Sequence[str]) -> tuple[tuple[Override, ...], dict[str, Any]]
     read = overrides.read(line)
     assert not read.mistyped
     given = read.overrides
-    return given, config.fold(compose("train", overrides=overrides.texts(given)), given)
+    return given, resolve.fold(compose("train", overrides=overrides.texts(given)), given)
 
 
 def jobs_of(sweep: str, line: Sequence[str]) -> list[list[str]]:
@@ -153,7 +154,7 @@ def configurations() -> dict[str, dict[str, Any]]:
     made = {}
     for name, line in lines().items():
         good, cfg = composed(line)
-        made[name] = {"run": config.run_name(cfg, good), "config": json.loads(json.dumps(cfg))}
+        made[name] = {"run": resolve.run_name(cfg, good), "config": json.loads(json.dumps(cfg))}
     return made
 
 
@@ -246,7 +247,7 @@ def train(outputs: Path, line: Sequence[str]) -> tuple[dict[str, Any], Path]:
     """Train in this process; return the report and the run folder."""
     good, cfg = composed([*line, f"paths.outputs={outputs}"])
     with one_thread():
-        report = jobs.train(typed(cfg), good)
+        report = runs.train(typed(cfg), good)
     return report, outputs / report["run"]
 
 
@@ -302,9 +303,9 @@ def freeze(outputs: Path) -> dict[str, Any]:
     finally:
         DataModule.train = usual  # type: ignore[method-assign]
     grid = [composed([*line, f"paths.outputs={outputs}"]) for line in (FINISHED, INTERRUPTED)]
-    sweeping.write_manifest(
+    plan_jobs.write_manifest(
         outputs / "sweeps" / "frozen",
-        sweeping.plan(config.train_pages(grid)),
+        plan_jobs.plan(resolve.train_pages(grid)),
         command="python train.py -m group=frozen method=relahash,dpn",
         axes=[*BASE],
         typed=["trainer.epochs=3"],

@@ -9,7 +9,7 @@ import json
 
 import pytest
 
-from deephash import config
+from deephash.config import resolve
 from tests.golden import make
 
 GOLDEN = json.loads(make.CONFIGURATIONS.read_text())
@@ -29,5 +29,5 @@ def test_every_line_is_there(lines):
 def test_name_and_identity(lines, name):
     line, cfg = make.composed(lines[name])
     golden = GOLDEN[name]
-    assert config.run_name(cfg, line) == golden["run"]
-    assert config.differences(config.essence(golden["config"]), config.essence(cfg)) == []
+    assert resolve.run_name(cfg, line) == golden["run"]
+    assert resolve.differences(resolve.essence(golden["config"]), resolve.essence(cfg)) == []

@@ -14,7 +14,8 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from deephash import config, schema
+from deephash.config import resolve as config
+from deephash.config import schema
 from deephash.errors import ConfigError
 from deephash.loggers import Jsonl, Wandb
 from deephash.loggers.wandb import (

@@ -14,9 +14,9 @@ import yaml
 from hydra import compose, initialize_config_dir
 from torch import nn
 
-from deephash import build, config, recipe, schema
+from deephash.config import build, requirements, resolve, schema
 from deephash.models.relaxations import Identity
-from deephash.records import Batch, Output
+from deephash.types import Batch, Output
 from tests.pages import typed
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -27,7 +27,7 @@ def pages(*words):
     schema.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         given = ["dataset=digits", "trainer.device=cpu", "model.nbit=16"]
-        return config.fold(compose("train", overrides=[*given, *words]))
+        return resolve.fold(compose("train", overrides=[*given, *words]))
 
 
 @pytest.fixture(scope="session")
@@ -56,8 +56,12 @@ def batch_for():
     known = {}
 
     def batch(cfg):
-        declared = recipe.declared(cfg["method"])
-        key = (recipe.num_views(cfg["method"]), cfg["method"].get("streams", 1), declared.labels)
+        declared = requirements.declared(cfg["method"])
+        key = (
+            requirements.num_views(cfg["method"]),
+            cfg["method"].get("streams", 1),
+            declared.labels,
+        )
         if key not in known:
             data = build.data(typed(cfg))
             data.setup("cpu")
@@ -105,7 +109,7 @@ class Case:
         """The objective with what the program gives, in this case's precision."""
         offered = {"num_train": self.num_train, "nbit": self.z.shape[1], "seed": 0,
                    "num_classes": self.labels.shape[1]}  # fmt: skip
-        known = config.arguments(kind)
+        known = resolve.arguments(kind)
         given = {key: value for key, value in offered.items() if key in known}
         return kind(**given, **options).to(self.dtype)
 

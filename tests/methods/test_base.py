@@ -10,7 +10,7 @@ from deephash.methods.base import Method
 from deephash.models.backbones import Identity
 from deephash.models.encoder import Encoder
 from deephash.models.heads import BatchNorm, Linear
-from deephash.records import Batch
+from deephash.types import Batch
 
 
 class Listener(nn.Module):

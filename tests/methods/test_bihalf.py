@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 
-from deephash import build, config
-from deephash.engine import evaluate
+from deephash.config import build, resolve
 from deephash.losses.matching import CosineMatching
 from deephash.methods.bihalf import BiHalf, halves
+from deephash.training import evaluation
 from tests.methods.test_ugh import matching
 from tests.methods.unlabelled import V, X, drawn, gradient_of, terms_of
 from tests.pages import typed
@@ -111,7 +111,7 @@ def test_evaluation_compares_signs_and_not_with_the_median(composed):
     data = build.data(typed(cfg))
     data.setup("cpu")
     measured = build.evaluation(typed(cfg), torch.device("cpu"))
-    codes = evaluate.encode(method.encoder, data, measured.autocast)
+    codes = evaluation.encode(method.encoder, data, measured.autocast)
     assert (codes.z > 0).all()  # all bits are 1
     batch = next(data.train(0))
     z = method.train().encode(batch)[1]
@@ -126,5 +126,5 @@ def test_the_recipe(composed):
     assert [tuple(p.shape) for p in method.encoder.head.parameters()] == [(16, 512), (16,)]
     other = copy.deepcopy(cfg)
     other["method"]["relaxation"]["rule"] = "middle"
-    (fault,) = config.check(other)
+    (fault,) = resolve.check(other)
     assert fault.key == "method.relaxation.rule"

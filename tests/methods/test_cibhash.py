@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from deephash import build, config
+from deephash.config import build, resolve
+from deephash.config.overrides import parse_all
 from deephash.methods.cibhash import ContrastiveBottleneck, bernoulli_divergence, nt_xent
-from deephash.overrides import parse_all
-from deephash.records import Batch, Output
+from deephash.types import Batch, Output
 from tests.methods.unlabelled import contrast, distances_of_views, train_on
 from tests.pages import typed
 
@@ -139,5 +139,5 @@ def test_the_layers_of_the_authors(composed):
 
 def test_one_view_is_refused(composed):
     words = ["method=cibhash", "method.views=1"]
-    (fault,) = config.check(composed(*words), parse_all(words))
+    (fault,) = resolve.check(composed(*words), parse_all(words))
     assert fault.key == "method.views" and "ContrastiveBottleneck needs 2" in fault.what

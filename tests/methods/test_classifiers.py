@@ -14,8 +14,8 @@ from deephash.methods.jmlh import Variational
 from deephash.methods.orthohash import SingleCosine
 from deephash.methods.relahash import Relative
 from deephash.models.relaxations import Sign, StochasticSign, Tanh
-from deephash.records import Batch, Output
-from deephash.similarities import Cosine
+from deephash.models.similarities import Cosine
+from deephash.types import Batch, Output
 
 
 def on_logits(loss, logits, labels):

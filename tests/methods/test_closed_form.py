@@ -9,7 +9,9 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 from torch import nn
 
-from deephash import build, config, jobs, schema
+from deephash import runs
+from deephash.config import build, resolve, schema
+from deephash.config.overrides import parse_all
 from deephash.errors import ConfigError
 from deephash.methods.closed_form import ClosedForm
 from deephash.methods.imh import IMH, Anchors
@@ -20,8 +22,7 @@ from deephash.methods.pcah import PCAH
 from deephash.methods.sh import SH, Waves
 from deephash.models.encoder import Encoder
 from deephash.models.heads import MLP, BatchNorm, Linear
-from deephash.overrides import parse_all
-from deephash.projections import components, principal_axes
+from deephash.models.projections import components, principal_axes
 from tests.methods.worked import CONF, LEARNING, METHODS, method_class
 from tests.pages import typed
 
@@ -104,14 +105,14 @@ def test_nothing_is_learned_and_no_label_is_read(name, composed):
     assert issubclass(kind, ClosedForm) and not kind.learns and not kind.labels
     cfg = composed(f"method={name}", *FEW.get(name, ()))
     assert cfg["optimizer"] is None and cfg["scheduler"] is None and cfg["trainer"]["epochs"] == 0
-    assert config.check(cfg) == []
+    assert resolve.check(cfg) == []
 
 
 @pytest.mark.parametrize("name", CLOSED)
 def test_another_head_is_refused(name, composed):
     """Before data are opened, and by the constructor."""
     words = [f"method={name}", "head=mlp"]
-    faults = config.check(composed(*words), parse_all(words))
+    faults = resolve.check(composed(*words), parse_all(words))
     assert [fault.key for fault in faults] == ["method.head"] and "is MLP" in faults[0].what
     kind = method_class(name)
     values = {"nbit": 4, "num_train": 50, "seed": 0}
@@ -131,7 +132,7 @@ def test_another_head_is_refused(name, composed):
 )
 def test_a_head_without_a_bias_is_refused_before_data_are_opened(name, words, key, composed):
     line = [f"method={name}", *words]
-    faults = config.check(composed(*line), parse_all(line))
+    faults = resolve.check(composed(*line), parse_all(line))
     assert [(fault.key, fault.instead) for fault in faults] == [(key, f"Type {key}=true.")]
 
 
@@ -251,8 +252,8 @@ def pages():
 def train(folder, *words):
     words = [*SMALL, f"paths.outputs={folder}/outputs", f"paths.cache={folder}/cache", *words]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = config.fold(compose("train", overrides=words), parse_all(words))
-    report = jobs.train(config.train_page(cfg, parse_all(words)), parse_all(words))
+        cfg = resolve.fold(compose("train", overrides=words), parse_all(words))
+    report = runs.train(resolve.train_page(cfg, parse_all(words)), parse_all(words))
     return report, folder / "outputs" / report["run"]
 
 

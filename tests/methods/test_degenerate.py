@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from deephash import build, recipe
+from deephash.config import build, requirements
 from deephash.methods.composed import Composed
-from deephash.records import Batch
+from deephash.types import Batch
 from tests.methods.worked import LEARNING, method_class
 from tests.pages import typed
 
@@ -62,7 +62,7 @@ def judged(composed):
 
     def judge(form, z, labels, only=None, draws=True):
         cfg = composed(f"method={form}".split()[0], *form.split()[1:])
-        method, views = build.method(typed(cfg), 10, 60), recipe.num_views(cfg["method"])
+        method, views = build.method(typed(cfg), 10, 60), requirements.num_views(cfg["method"])
         method.encoder = Given(torch.cat([z, *(z.roll(at, dims=1) for at in range(1, views))]))
         rows = torch.arange(views * len(z)).reshape(views, -1).T
         images = rows[:, :, None, None, None].expand(-1, -1, 3, 1, 1).float()

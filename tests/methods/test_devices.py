@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
-from deephash import build
-from deephash.engine import forms
+from deephash.config import build
+from deephash.training import compile_options
 from tests.methods.worked import LEARNING, unfrozen
 from tests.pages import typed
 
@@ -52,7 +52,7 @@ def trained(cfg, batch, device, dtype):
     """The terms of some steps, the gradients of the first, and all that is learned or counted."""
     method = build.method(typed(cfg), 10, 500).to(device, dtype)
     optimizer = build.optimizer(typed(cfg), method)
-    forms.fuse(optimizer, device)
+    compile_options.fuse(optimizer, device)
     batch = batch.map(
         lambda values: values.to(device, dtype if values.is_floating_point() else None)
     )

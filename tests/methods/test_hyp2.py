@@ -5,10 +5,10 @@ import itertools
 import pytest
 import torch
 
-from deephash.codebooks import linear_code
 from deephash.errors import ConfigError
 from deephash.methods.hyp2 import BEST, HyP2, Proxies, best_distance, linear_zeta
-from deephash.similarities import Cosine
+from deephash.models.codebooks import linear_code
+from deephash.models.similarities import Cosine
 from tests.methods.conftest import average, cosine
 from tests.methods.worked import PAIRS, Row, W, Worked
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from deephash import config
+from deephash.config import resolve
+from deephash.config.overrides import parse_all
 from deephash.errors import ConfigError
 from deephash.methods.imh import IMH, Anchors, centers, embedded
 from deephash.models.encoder import Encoder
-from deephash.overrides import parse_all
 
 
 def head(width=6, nbit=3, anchors=12, **options):
@@ -148,7 +148,7 @@ def test_k_means_takes_a_sample():
 )
 def test_before_data_are_opened(word, key, said, composed):
     words = ["method=imh", word]
-    faults = config.check(composed(*words), parse_all(words))
+    faults = resolve.check(composed(*words), parse_all(words))
     assert [fault.key for fault in faults] == [key] and said in faults[0].what
 
 

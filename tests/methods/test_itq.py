@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from deephash import config
+from deephash.config import resolve
+from deephash.config.overrides import parse_all
 from deephash.errors import ConfigError
 from deephash.methods.itq import ITQ, rotated
 from deephash.models.encoder import Encoder
 from deephash.models.heads import MLP, BatchNorm, Linear
-from deephash.overrides import parse_all
-from deephash.projections import principal_axes, random_rotation
+from deephash.models.projections import principal_axes, random_rotation
 from tests.commands import run
 
 CROSS = torch.tensor([[2.0, 0], [-2, 0], [0, 1], [0, -1]]).double()
@@ -210,5 +210,5 @@ def test_a_run_has_no_epoch_and_its_encoder_gives_the_codes(tmp_path):
 def test_what_would_do_nothing_is_refused(word, said, composed):
     """Before data are opened."""
     words = ["method=itq", word]
-    faults = config.check(composed(*words), parse_all(words))
+    faults = resolve.check(composed(*words), parse_all(words))
     assert any(said in f"{fault.key} {fault.what}" for fault in faults)

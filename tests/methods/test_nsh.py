@@ -8,12 +8,12 @@ import yaml
 from torch import nn
 from torch.nn import functional as F
 
-from deephash import build, config
+from deephash.config import build, resolve
+from deephash.config.overrides import parse_all
 from deephash.losses.quantization import quantization
 from deephash.methods.nsh import NSH, contrast_of_ranks, ranked, soft_sort
 from deephash.models.encoder import Encoder
-from deephash.overrides import parse_all
-from deephash.records import Batch
+from deephash.types import Batch
 from tests.methods import worked
 from tests.methods.unlabelled import distances_of_views, train_on
 from tests.pages import typed
@@ -238,12 +238,12 @@ def test_a_short_batch_has_the_positives_it_can_have():
 
 def test_a_batch_that_is_too_small_is_refused(composed):
     words = ["method=nsh", "trainer.batch_size=2"]
-    (fault,) = config.check(composed(*words), parse_all(words))
+    (fault,) = resolve.check(composed(*words), parse_all(words))
     assert fault.key == "trainer.batch_size" and "NSH" in fault.what and "of 3 images" in fault.what
     words[1:] = ["trainer.batch_size=3"]
-    assert config.check(composed(*words), parse_all(words)) == []
+    assert resolve.check(composed(*words), parse_all(words)) == []
     words[1:] = ["trainer.batch_size=3", "method.positives=3"]
-    (fault,) = config.check(composed(*words), parse_all(words))
+    (fault,) = resolve.check(composed(*words), parse_all(words))
     assert "of 4 images" in fault.what
 
 

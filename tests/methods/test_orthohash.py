@@ -1,7 +1,7 @@
 """OrthoHash with the cosine margin: values by its authors' code."""
 
 from deephash.methods.orthohash import SingleCosine
-from deephash.similarities import Cosine
+from deephash.models.similarities import Cosine
 from tests.methods.worked import CENTERS, CONTROL, Row, Worked
 
 

@@ -1,7 +1,7 @@
 """OrthoHash with the angular margin: values by its authors' code."""
 
 from deephash.methods.orthohash import SingleCosine
-from deephash.similarities import Cosine
+from deephash.models.similarities import Cosine
 from tests.methods.worked import CENTERS, Row, Worked
 
 

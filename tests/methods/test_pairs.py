@@ -11,7 +11,7 @@ from deephash.losses.memory import PairMemory
 from deephash.losses.pairwise import PairwiseLikelihood, grade
 from deephash.losses.quantization import divergence, quantization
 from deephash.methods.dtsh import TripletLikelihood
-from deephash.records import Batch
+from deephash.types import Batch
 
 FORMS = ("log_cosh", "l1", "l2")
 

@@ -7,7 +7,7 @@ from deephash.methods.itq import ITQ
 from deephash.methods.pca_rr import PCARR
 from deephash.models.encoder import Encoder
 from deephash.models.heads import Linear
-from deephash.projections import components, principal_axes, random_rotation
+from deephash.models.projections import components, principal_axes, random_rotation
 
 
 def made(kind, features, nbit, seed, **options):

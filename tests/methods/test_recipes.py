@@ -7,12 +7,12 @@ from typing import Literal, Union, get_args, get_origin
 import pytest
 import torch
 
-from deephash import build, config, recipe
-from deephash.engine.evaluate import Measured
-from deephash.engine.schedules import Constant
-from deephash.engine.trainer import Trainer
-from deephash.overrides import parse_all
-from deephash.records import Batch
+from deephash.config import build, requirements, resolve
+from deephash.config.overrides import parse_all
+from deephash.training.evaluation import Measured
+from deephash.training.schedules import Constant
+from deephash.training.trainer import Trainer
+from deephash.types import Batch
 from tests.methods.worked import (
     CONF,
     LEARNING,
@@ -41,7 +41,7 @@ def built(composed):
 
     def make(*words):
         cfg = composed(*words)
-        assert config.check(cfg, parse_all(words)) == []
+        assert resolve.check(cfg, parse_all(words)) == []
         return build.method(typed(cfg), num_classes=10, num_train=500)
 
     return make
@@ -69,7 +69,7 @@ def test_every_recipe_has_a_test_file_of_its_own():
 def test_it_builds_and_gradients_reach_all_that_learns(name, composed, batch_for):
     """Also a backbone that the recipe freezes."""
     cfg = unfrozen(composed(f"method={name}"))
-    assert config.check(cfg) == []
+    assert resolve.check(cfg) == []
     method = build.method(typed(cfg), num_classes=10, num_train=500)
     total(method, batch_for(cfg)).backward()
     assert untouched(method) == []
@@ -93,7 +93,9 @@ def test_a_frozen_backbone_stays_as_it_is(name, composed, batch_for):
 @pytest.mark.parametrize("name", METHODS)
 def test_labels_reach_only_recipes_that_read_them(name, composed, batch_for):
     cfg = composed(f"method={name}")
-    assert (batch_for(cfg).given_labels is None) == (not recipe.declared(cfg["method"]).labels)
+    assert (batch_for(cfg).given_labels is None) == (
+        not requirements.declared(cfg["method"]).labels
+    )
 
 
 @pytest.mark.parametrize("words", OWN + SHARED, ids=" ".join)
@@ -175,10 +177,10 @@ def test_lmcl_takes_the_place_of_any_objective_over_scores(words, built, compose
 @pytest.mark.parametrize("name", UNSCORED)
 def test_lmcl_is_refused_by_name_where_there_are_no_scores(name, composed):
     words = [f"method={name}", "loss=lmcl"]
-    (fault,) = config.check(composed(*words), parse_all(words))
+    (fault,) = resolve.check(composed(*words), parse_all(words))
     assert fault.key == "loss" and "LMCL reads" in fault.what and name in fault.what
     offered = fault.instead.split()[1:3]
-    assert config.check(composed(*words, *offered), parse_all([*words, *offered])) == []
+    assert resolve.check(composed(*words, *offered), parse_all([*words, *offered])) == []
 
 
 def test_hashnet_with_centers_takes_lmcl(built, first_batch):
@@ -218,7 +220,7 @@ def test_every_choice_builds_and_is_in_sight(name, key, value, composed, batch_f
     cfg["method"]["loss"][key] = value
     if "quantization" in key:
         cfg["method"]["loss"]["quantization"] = 0.5
-    assert config.check(cfg) == []
+    assert resolve.check(cfg) == []
     total(build.method(typed(cfg), 10, 500), batch_for(cfg))
     if not isinstance(value, bool):
         line = next(line for line in (CONF / "loss" / f"{name}.yaml").read_text().splitlines()

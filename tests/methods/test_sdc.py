@@ -6,11 +6,11 @@ import pytest
 import torch
 from scipy import stats
 
-from deephash import build, config
+from deephash.config import build, resolve
+from deephash.config.overrides import parse_all
 from deephash.errors import ConfigError
 from deephash.methods.sdc import ContrastiveCalibration, SimilarityCalibration
-from deephash.overrides import parse_all
-from deephash.records import Batch, Output
+from deephash.types import Batch, Output
 from tests.methods.unlabelled import (
     V,
     X,
@@ -188,9 +188,9 @@ def test_one_parameter_alone_is_refused(key, composed):
     with pytest.raises(ConfigError, match=f"{key}  is given without {other}"):
         SimilarityCalibration(**{key: 2.0})
     words = ["method=sdc", f"method.loss.{key}=2"]
-    (fault,) = config.check(composed(*words), parse_all(words))
+    (fault,) = resolve.check(composed(*words), parse_all(words))
     assert fault.key == f"method.loss.{key}" and f"Give {other} too" in fault.instead
-    assert config.check(composed(*words, f"method.loss.{other}=3")) == []
+    assert resolve.check(composed(*words, f"method.loss.{other}=3")) == []
 
 
 def test_the_recipe_is_that_of_the_supplement(composed):
@@ -211,10 +211,10 @@ def test_the_recipe_is_that_of_the_supplement(composed):
 
 def test_two_views_and_batches_of_one_are_refused(composed):
     words = ["method=sdc", "method.views=2"]
-    (fault,) = config.check(composed(*words), parse_all(words))
+    (fault,) = resolve.check(composed(*words), parse_all(words))
     assert fault.key == "method.views" and "SimilarityCalibration needs 1" in fault.what
     words = ["method=sdc", "trainer.batch_size=1"]
-    (fault,) = config.check(composed(*words), parse_all(words))
+    (fault,) = resolve.check(composed(*words), parse_all(words))
     assert fault.key == "trainer.batch_size" and "needs a batch of 2" in fault.what
 
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from deephash import build, config
+from deephash.config import build, resolve
+from deephash.config.overrides import parse_all
 from deephash.losses.contrastive import nt_xent, position_pairs
 from deephash.methods.sdc import ContrastiveCalibration
-from deephash.overrides import parse_all
 from tests.methods.test_sdc import quantiles, quantization, reconstruction
 from tests.methods.unlabelled import contrast, drawn, gradient_of, terms_of
 from tests.pages import typed
@@ -89,9 +89,9 @@ def test_with_nothing_of_its_own_it_is_the_loss_of_one_view_on_quarters():
 
 def test_the_recipe_has_two_views_of_its_own(composed):
     cfg = composed("method=sdc_simclr")
-    assert config.check(cfg) == [] and cfg["method"]["views"] == ["train", "train"]  # on digits
+    assert resolve.check(cfg) == [] and cfg["method"]["views"] == ["train", "train"]  # on digits
     assert cfg["method"]["loss"]["clamp"] and cfg["method"]["loss"]["beta_ab"] == 5
     assert build.method(typed(cfg), 10, 500).loss.temperature == 0.3
     words = ["method=sdc_simclr", "method.views=1"]
-    (fault,) = config.check(composed(*words), parse_all(words))
+    (fault,) = resolve.check(composed(*words), parse_all(words))
     assert fault.key == "method.views" and "needs 2" in fault.what

@@ -7,7 +7,8 @@ import torch
 import yaml
 from torch import nn
 
-from deephash import build, config
+from deephash.config import build, resolve
+from deephash.config.overrides import parse_all
 from deephash.methods import wch
 from deephash.methods.wch import (
     WCH,
@@ -19,8 +20,7 @@ from deephash.methods.wch import (
 )
 from deephash.models.encoder import Encoder
 from deephash.models.heads import TokenMLP
-from deephash.overrides import parse_all
-from deephash.records import Batch
+from deephash.types import Batch
 from tests.methods import worked
 from tests.methods.unlabelled import distances_of_views, train_on
 from tests.pages import typed
@@ -280,7 +280,7 @@ def test_degenerate_batches_are_finite(name, norm):
 def faults(composed, words, change=lambda cfg: None):
     cfg = composed(*words)
     change(cfg)
-    return [(fault.key, fault.what) for fault in config.check(cfg, parse_all(words))]
+    return [(fault.key, fault.what) for fault in resolve.check(cfg, parse_all(words))]
 
 
 def with_tokens(cfg):
@@ -311,7 +311,7 @@ def test_a_method_of_features_takes_tokens_by_their_head(composed, batch_for):
     """Its features are then their means."""
     cfg = composed("method=hashnet", "head=tokens")
     cfg["backbone"]["output"] = "tokens"
-    assert config.check(cfg) == []
+    assert resolve.check(cfg) == []
     method = build.method(typed(cfg), 10, 500)
     features, z = method.encode(batch_for(cfg))
     assert (tuple(features.shape), tuple(z.shape)) == ((50, 128), (50, 16))

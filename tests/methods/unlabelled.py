@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from deephash.records import Batch, Output
+from deephash.types import Batch, Output
 
 X = [[1.0, 0], [1, 1], [0, 1], [1, 2]]
 """Features; the pairs (0, 2) and (1, 3) have cosines 0 and 0.9487."""

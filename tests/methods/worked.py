@@ -24,11 +24,12 @@ import torch
 import yaml
 from torch import nn
 
-from deephash import config, recipe
+from deephash.config import requirements as recipe
+from deephash.config import resolve
 from deephash.losses.lmcl import LMCL
 from deephash.losses.pairwise import PairwiseLikelihood
 from deephash.models.relaxations import Identity
-from deephash.similarities import Cosine
+from deephash.models.similarities import Cosine
 
 CONF = Path(__file__).parents[2] / "conf"
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
@@ -58,7 +59,7 @@ def method_class(name):
 
 def loss_class(name):
     """The class that a page of ``conf/loss`` names."""
-    return config.locate(page("loss", name)["_target_"])
+    return resolve.locate(page("loss", name)["_target_"])
 
 
 def unfrozen(cfg):
@@ -176,8 +177,8 @@ class Worked:
         """Class for class and number for number; what the objective does not read is left open."""
         recipe = composed(f"method={self.method}")["method"]
         written = dict(recipe["loss"])
-        kind = config.locate(written.pop("_target_"))
-        defaults = {key: p.default for key, p in config.arguments(kind).items() if key in written}
+        kind = resolve.locate(written.pop("_target_"))
+        defaults = {key: p.default for key, p in resolve.arguments(kind).items() if key in written}
         found = []
         for row in self.rows:
             parts = {"relaxation": row.relaxation, "similarity": row.similarity}

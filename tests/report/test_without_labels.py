@@ -8,11 +8,11 @@ import pytest
 from deephash import retrieval
 from deephash.report import write_comparison
 from deephash.report.cells import entries, notes
-from deephash.report.figures import figures_of, pair_distances
+from deephash.report.figures.evaluation import figures_of, pair_distances
 from deephash.report.grid import Job, Sweep, sections
+from deephash.report.pages.run import choices, gap, metric_rows
+from deephash.report.pages.sweep import tables_of
 from deephash.report.rows import rows_of_runs, without_labels
-from deephash.report.run import choices, gap, metric_rows
-from deephash.report.sweeps import tables_of
 from deephash.report.table import markdown
 
 

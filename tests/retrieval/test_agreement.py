@@ -8,12 +8,7 @@ import torch
 from scipy.stats import spearmanr
 
 from deephash.errors import DataError
-from deephash.retrieval import (
-    FeatureNeighbours,
-    agreement,
-    feature_agreement,
-    rank_codes,
-)
+from deephash.retrieval import FeatureNeighbours, agreement, feature_agreement, rank_codes
 
 
 def cosine(a, b):

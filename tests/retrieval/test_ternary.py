@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from deephash import retrieval
-from deephash.engine.evaluate import Codes, Evaluation
 from deephash.errors import DataError
 from deephash.retrieval import (
     Convention,
@@ -20,6 +19,7 @@ from deephash.retrieval import (
     undecided,
     unpack,
 )
+from deephash.training.evaluation import Codes, Evaluation
 
 NBITS = [1, 2, 3, 7, 8, 12, 16, 33, 63, 64, 65, 130]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deephash.retrieval.engines import Engine, packed
+from deephash.retrieval.backends import Engine, numpy_backend
 
 CODE = """
 import sys
@@ -27,7 +27,7 @@ print(repr(report["map"]))
 
 
 def test_torch_is_not_imported_and_the_numbers_are_the_same():
-    source = str(Path(packed.__file__).parents[3])
+    source = str(Path(numpy_backend.__file__).parents[3])
     env = os.environ | {"PYTHONPATH": source}
     alone = subprocess.run(
         [sys.executable, "-c", CODE], capture_output=True, text=True, env=env, check=False
@@ -42,10 +42,10 @@ def test_values_are_counted_alike_by_numpy_and_torch(monkeypatch):
     rng = np.random.default_rng(1)
     for kind, values in ((np.uint8, 130), (np.uint16, 600), (np.uint16, 40_000)):
         key = rng.integers(0, values, 5000).astype(kind)
-        torch = packed._counted(key, values)
+        torch = numpy_backend._counted(key, values)
         with monkeypatch.context() as patched:
             patched.delitem(sys.modules, "torch")
-            np.testing.assert_array_equal(packed._counted(key, values), torch)
+            np.testing.assert_array_equal(numpy_backend._counted(key, values), torch)
 
 
 def test_threads_without_torch(monkeypatch):

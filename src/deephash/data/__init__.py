@@ -12,16 +12,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from deephash.data.catalogue import Catalogue, ImageSet
     from deephash.data.datamodule import DataModule
-    from deephash.data.draws import Drawn, Quota
-    from deephash.data.features import Features
-    from deephash.data.images import Catalogue, ImageSet
-    from deephash.data.lists import Lists
     from deephash.data.preprocessing import Preprocessing
-    from deephash.data.roles import Split
-    from deephash.data.sources import Cifar, Digits, Folder
-    from deephash.data.splitfile import read_split, write_split
-    from deephash.data.splits import Facts, Listed, Official, PerClass
+    from deephash.data.sources.basic import Cifar, Digits, Folder
+    from deephash.data.sources.features import Features
+    from deephash.data.sources.lists import Lists
+    from deephash.data.splits.base import Split
+    from deephash.data.splits.multi_label import Drawn, Quota
+    from deephash.data.splits.protocols import Facts, Listed, Official, PerClass
+    from deephash.data.splits.split_file import read_split, write_split
 
 __all__ = [
     "Catalogue",
@@ -46,15 +46,15 @@ __all__ = [
 
 _MODULES = {
     "datamodule": ("DataModule",),
-    "draws": ("Drawn", "Quota"),
-    "features": ("Features",),
-    "images": ("Catalogue", "ImageSet"),
-    "lists": ("Lists",),
+    "splits.multi_label": ("Drawn", "Quota"),
+    "sources.features": ("Features",),
+    "catalogue": ("Catalogue", "ImageSet"),
+    "sources.lists": ("Lists",),
     "preprocessing": ("Preprocessing",),
-    "roles": ("Split",),
-    "sources": ("Cifar", "Digits", "Folder"),
-    "splitfile": ("read_split", "write_split"),
-    "splits": ("Facts", "Listed", "Official", "PerClass"),
+    "splits.base": ("Split",),
+    "sources.basic": ("Cifar", "Digits", "Folder"),
+    "splits.split_file": ("read_split", "write_split"),
+    "splits.protocols": ("Facts", "Listed", "Official", "PerClass"),
 }
 
 

@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deephash.data.doubts import doubts, doubts_of_split
-from deephash.data.feature_files import CannotWrite
+from deephash.data.catalogue import Catalogue, ImageSet, only
 from deephash.data.feature_store import (
     FeatureStore,
     Table,
@@ -26,16 +25,17 @@ from deephash.data.feature_store import (
     digest_of_rows,
     in_memory,
 )
-from deephash.data.images import Catalogue, ImageSet, only
-from deephash.data.lazy import Stacked, not_finite, origin
-from deephash.data.roles import ROLES, Split
-from deephash.data.sources import Listing, Source
-from deephash.data.splits import Facts, SplitProtocol, describe, protocol_of
+from deephash.data.ground_truth import GroundTruth
+from deephash.data.lazy_arrays import Stacked, not_finite, origin
+from deephash.data.sources.basic import Listing, Source
+from deephash.data.sources.feature_formats import CannotWrite
+from deephash.data.splits.base import ROLES, Split
+from deephash.data.splits.protocols import Facts, SplitProtocol, describe, protocol_of
 from deephash.data.transfer import to_device
 from deephash.data.transforms import Pipeline
-from deephash.data.truths import GroundTruth
+from deephash.data.verification.data_warnings import doubts, doubts_of_split
 from deephash.errors import DataError, WriteError
-from deephash.records import Batch, generator
+from deephash.types import Batch, generator
 
 log = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from deephash.data.building import Unreadable
-from deephash.data.cache import cached as cached_pixels
-from deephash.data.entries import Content, threads
-from deephash.data.formats import ENDINGS_OF, looks_like, readable, special_file
-from deephash.data.images import Catalogue, ImageSet
-from deephash.data.lazy import Undecoded, take
+from deephash.data.catalogue import Catalogue, ImageSet
+from deephash.data.image_cache.builder import Unreadable
+from deephash.data.image_cache.cache import cached as cached_pixels
+from deephash.data.image_cache.entries import Content, threads
+from deephash.data.image_formats import ENDINGS_OF, looks_like, readable, special_file
+from deephash.data.lazy_arrays import Undecoded, take
 from deephash.errors import DataError
 
 if TYPE_CHECKING:

@@ -25,12 +25,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deephash.bars import bar
-from deephash.data.entries import NORESERVE
-from deephash.data.feature_files import ARRAY, NOTES, CannotWrite, is_written, write_features
+from deephash.data.image_cache.entries import NORESERVE
+from deephash.data.sources.feature_formats import (
+    ARRAY,
+    NOTES,
+    CannotWrite,
+    is_written,
+    write_features,
+)
 from deephash.errors import FileError, WriteError
-from deephash.files import map_array
-from deephash.locks import Lock
+from deephash.utils.files import map_array
+from deephash.utils.locks import Lock
+from deephash.utils.progress import bar
 
 FORMAT = 1
 """Raise it when the meaning of a stored entry changes, or when code of this package changes

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from deephash.errors import DataError
-from deephash.files import read_bytes
+from deephash.utils.files import read_bytes
 
 _CODE = re.compile(r"[iuf][1248]")
 _ORDERS = ("<", ">", "|", "=")

@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from deephash.loggers.logger import Logger
-from deephash.references import AGREEMENT, measures, not_beaten
-from deephash.words import clock, number
+from deephash.report.reference import AGREEMENT, measures, not_beaten
+from deephash.utils.formatting import clock, number
 
 RATES = ("lr", "images_per_second", "data_share")
 

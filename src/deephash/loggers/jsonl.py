@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from deephash.errors import FileError, WriteError
-from deephash.files import make_folder, open_own, parse_json, write_text, writing
 from deephash.loggers.logger import Logger
+from deephash.utils.files import make_folder, open_own, parse_json, write_text, writing
 
 log = logging.getLogger(__name__)
 

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from deephash.bounds import Name, Positive
 from deephash.errors import ConfigError, FileError
-from deephash.extras import import_extra
-from deephash.files import parse_json
 from deephash.loggers.logger import Logger
+from deephash.utils.bounds import Name, Positive
+from deephash.utils.extras import import_extra
+from deephash.utils.files import parse_json
 
 log = logging.getLogger(__name__)
 

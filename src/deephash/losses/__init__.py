@@ -19,7 +19,7 @@ from deephash.losses.lmcl import LMCL
 from deephash.losses.matching import CosineMatching
 from deephash.losses.memory import PairMemory
 from deephash.losses.pairwise import PairwiseLikelihood
-from deephash.records import Batch, Output, Terms
+from deephash.types import Batch, Output, Terms
 
 __all__ = [
     "LMCL",

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deephash.losses.labels import even_target, first_label
-from deephash.records import Batch, Output, Terms
+from deephash.types import Batch, Output, Terms
 
 
 class CrossEntropy(nn.Module):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deephash.records import generator
+from deephash.types import generator
 
 
 def labelled(targets: Tensor) -> Tensor:

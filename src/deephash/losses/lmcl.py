@@ -6,10 +6,10 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deephash.bounds import NonNegative, Positive
 from deephash.losses.labels import even_target
 from deephash.losses.quantization import Form, divergence, quantization
-from deephash.records import Batch, Output, Terms
+from deephash.types import Batch, Output, Terms
+from deephash.utils.bounds import NonNegative, Positive
 
 
 class LMCL(nn.Module):
@@ -40,8 +40,8 @@ class LMCL(nn.Module):
         The loss of OrthoHash in a loop of your own; any network may make the codes z (N, K):
 
         >>> import torch
-        >>> from deephash.codebooks import MaxHamming
-        >>> from deephash.similarities import Cosine
+        >>> from deephash.models.codebooks import MaxHamming
+        >>> from deephash.models.similarities import Cosine
         >>> codebook, similarity = MaxHamming(num_classes=3, nbit=16, seed=0), Cosine()
         >>> loss = LMCL(num_classes=3, nbit=16, scale=8, margin=0.2)
         >>> z = codebook()[[0, 1, 1]].requires_grad_()  # codes that are their centers

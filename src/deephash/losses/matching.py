@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deephash.losses.contrastive import position_pairs
-from deephash.records import Batch, Output, Terms
+from deephash.types import Batch, Output, Terms
 
 
 class CosineMatching(nn.Module):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from deephash.records import Batch
+from deephash.types import Batch
 
 
 class PairMemory(nn.Module):

@@ -5,11 +5,11 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deephash.bounds import NonNegative, Positive
 from deephash.losses.labels import similar
 from deephash.losses.memory import PairMemory
 from deephash.losses.quantization import Form, quantization
-from deephash.records import Batch, Output, Terms
+from deephash.types import Batch, Output, Terms
+from deephash.utils.bounds import NonNegative, Positive
 
 
 class PairwiseLikelihood(nn.Module):

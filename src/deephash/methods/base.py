@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from deephash.models.encoder import Encoder
-from deephash.records import Batch, Terms
+from deephash.types import Batch, Terms
 
 
 class Method(nn.Module):

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from deephash.bounds import NonNegative
+from deephash.utils.bounds import NonNegative
 
 
 class BiHalf(nn.Module):

@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from deephash.bounds import NonNegative, Positive
 from deephash.losses.contrastive import nt_xent
-from deephash.records import Batch, Output, Terms
+from deephash.types import Batch, Output, Terms
+from deephash.utils.bounds import NonNegative, Positive
 
 EPSILON = 1e-8
 """What the authors' code adds inside the logarithms of the divergence."""

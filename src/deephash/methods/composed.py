@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from deephash.methods.base import Method
 from deephash.models.encoder import Encoder
-from deephash.records import Batch, Output, Terms
+from deephash.types import Batch, Output, Terms
 
 
 class Composed(Method):
@@ -22,10 +22,10 @@ class Composed(Method):
             reads, and contains ``bits`` if they must be -1 and +1.
 
     Example:
-        >>> from deephash.codebooks import Bernoulli
+        >>> from deephash.models.codebooks import Bernoulli
         >>> from deephash.losses import LMCL
         >>> from deephash.models import relaxations
-        >>> from deephash.similarities import Cosine
+        >>> from deephash.models.similarities import Cosine
         >>> method = Composed(
         ...     Encoder(nn.Flatten(), nn.Linear(4, 8)),
         ...     relaxations.Identity(),

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deephash.bounds import NonNegative
 from deephash.losses.labels import labelled, similar, tie_vector, vote
 from deephash.losses.quantization import quantization
-from deephash.records import Batch, Output, Terms
+from deephash.types import Batch, Output, Terms
+from deephash.utils.bounds import NonNegative
 
 
 class CentralSimilarity(nn.Module):
@@ -37,7 +37,7 @@ class CentralSimilarity(nn.Module):
             weight 0 in every published command.
 
     Example:
-        >>> from deephash.codebooks import Hadamard
+        >>> from deephash.models.codebooks import Hadamard
         >>> centers = Hadamard(num_classes=4, nbit=8, seed=0)()
         >>> loss = CentralSimilarity(nbit=8, seed=0)
         >>> output = Output.of(20 * centers[[3]], centers=centers)  # far on the right side

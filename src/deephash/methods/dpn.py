@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deephash.bounds import CountOrZero, Interval, NonNegative
 from deephash.losses.labels import labelled, tie_vector, vote
 from deephash.losses.memory import PairMemory
-from deephash.records import Batch, Output, Terms
+from deephash.types import Batch, Output, Terms
+from deephash.utils.bounds import CountOrZero, Interval, NonNegative
 
 
 class Polarization(nn.Module):

@@ -5,10 +5,10 @@ from typing import ClassVar, Literal
 from torch import nn
 from torch.nn import functional as F
 
-from deephash.bounds import NonNegative
 from deephash.losses.labels import similar
 from deephash.losses.quantization import quantization
-from deephash.records import Batch, Output, Terms
+from deephash.types import Batch, Output, Terms
+from deephash.utils.bounds import NonNegative
 
 
 class TripletLikelihood(nn.Module):

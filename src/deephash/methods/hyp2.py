@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from deephash.bounds import Interval, NonNegative
-from deephash.codebooks import Learned
 from deephash.errors import ConfigError
 from deephash.losses.labels import labelled, similar
-from deephash.records import Batch, Output, Terms
+from deephash.models.codebooks import Learned
+from deephash.types import Batch, Output, Terms
+from deephash.utils.bounds import Interval, NonNegative
 
 BEST = {
     12: (12, 8, 6, 6, 4, 4, 4, 3),

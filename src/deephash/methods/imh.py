@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deephash.bounds import Count, Interval, Positive
 from deephash.errors import ConfigError
 from deephash.methods.closed_form import ClosedForm, full_precision
 from deephash.models.encoder import Encoder
-from deephash.records import derive, generator
+from deephash.types import derive, generator
+from deephash.utils.bounds import Count, Interval, Positive
 
 BLOCK = 1 << 13
 """Rows of features whose distances to all anchors are in memory at a time."""

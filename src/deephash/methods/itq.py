@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from deephash.bounds import CountOrZero
 from deephash.methods.closed_form import Principal
 from deephash.models.encoder import Encoder
-from deephash.projections import components, principal_axes, projection, random_rotation
+from deephash.models.projections import components, principal_axes, projection, random_rotation
+from deephash.utils.bounds import CountOrZero
 
 BLOCK = 1 << 12
 """Rows of components in an update at a time: they and their bits stay in the cache of a core."""

@@ -2,10 +2,10 @@
 
 from typing import ClassVar, Literal
 
-from deephash.bounds import Fraction, NonNegative
 from deephash.losses.cross_entropy import CrossEntropy
 from deephash.losses.quantization import divergence
-from deephash.records import Batch, Output, Terms
+from deephash.types import Batch, Output, Terms
+from deephash.utils.bounds import Fraction, NonNegative
 
 
 class Variational(CrossEntropy):

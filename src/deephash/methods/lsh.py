@@ -8,8 +8,8 @@ from torch import Tensor
 
 from deephash.methods.closed_form import Projection
 from deephash.models.encoder import Encoder
-from deephash.projections import mean_of
-from deephash.records import generator
+from deephash.models.projections import mean_of
+from deephash.types import generator
 
 
 class LSH(Projection):

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deephash.bounds import Count, Interval, NonNegative, Positive
 from deephash.losses.quantization import quantization
 from deephash.methods.base import Method
 from deephash.models.encoder import Encoder
-from deephash.records import Batch, Terms
+from deephash.types import Batch, Terms
+from deephash.utils.bounds import Count, Interval, NonNegative, Positive
 
 Latent = Annotated[int, Interval(1, 65536)]
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deephash.bounds import NonNegative, Positive
 from deephash.losses.labels import labelled
 from deephash.losses.lmcl import LMCL
 from deephash.losses.quantization import Form
-from deephash.records import Batch, Output
+from deephash.types import Batch, Output
+from deephash.utils.bounds import NonNegative, Positive
 
 
 class SingleCosine(LMCL):

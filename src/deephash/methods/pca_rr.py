@@ -7,7 +7,7 @@ from torch import Tensor
 
 from deephash.methods.closed_form import Principal
 from deephash.models.encoder import Encoder
-from deephash.projections import principal_axes, projection, random_rotation
+from deephash.models.projections import principal_axes, projection, random_rotation
 
 
 class PCARR(Principal):

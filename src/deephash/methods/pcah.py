@@ -6,7 +6,7 @@ Wang, Kumar and Chang, "Semi-Supervised Hashing for Scalable Image Retrieval".
 from torch import Tensor
 
 from deephash.methods.closed_form import Principal
-from deephash.projections import principal_axes, projection
+from deephash.models.projections import principal_axes, projection
 
 
 class PCAH(Principal):

@@ -11,12 +11,12 @@ import torch
 from scipy import special
 from torch import Tensor, nn
 
-from deephash.bounds import NonNegative, Positive
 from deephash.errors import refuse
 from deephash.losses.contrastive import nt_xent
 from deephash.losses.matching import pair_cosines
 from deephash.losses.quantization import quantization
-from deephash.records import Batch, Output, Terms
+from deephash.types import Batch, Output, Terms
+from deephash.utils.bounds import NonNegative, Positive
 
 
 class SimilarityCalibration(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from deephash.methods.closed_form import ClosedForm, full_precision
 from deephash.models.encoder import Encoder
 from deephash.models.heads import Linear
-from deephash.projections import components, principal_axes
+from deephash.models.projections import components, principal_axes
 
 MARGIN = 1e-7
 """What widens the range of a component on both sides, as in FIRe."""

@@ -5,9 +5,9 @@ Su et al., "Greedy Hash: Towards Fast Optimization for Accurate Hash Coding in C
 
 from typing import ClassVar, Literal
 
-from deephash.bounds import NonNegative, Positive
 from deephash.losses.matching import CosineMatching
-from deephash.records import Batch, Output, Terms
+from deephash.types import Batch, Output, Terms
+from deephash.utils.bounds import NonNegative, Positive
 
 
 class UnsupervisedGreedy(CosineMatching):

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deephash.bounds import NonNegative, Positive
 from deephash.methods.base import Method
 from deephash.models.encoder import Encoder
 from deephash.models.relaxations import Sign
-from deephash.records import Batch, Terms
+from deephash.types import Batch, Terms
+from deephash.utils.bounds import NonNegative, Positive
 
 PAIRS = 1 << 26
 """Cosines of tokens that are computed at a time: 256 MiB."""

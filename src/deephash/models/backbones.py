@@ -14,11 +14,11 @@ from zipfile import BadZipFile
 import torch
 from torch import Tensor, nn
 
-from deephash import program
-from deephash.bounds import Interval, Name
 from deephash.errors import ConfigError, DataError, refuse
 from deephash.models.dropout import dropouts, train_dropout_alone
 from deephash.models.weights import fill, read_file
+from deephash.utils import program
+from deephash.utils.bounds import Interval, Name
 
 T = TypeVar("T")
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from deephash.bounds import Interval, NonNegative
+from deephash.utils.bounds import Interval, NonNegative
 
 Layers = Annotated[int, Interval(0, 32)]
 Width = Annotated[int, Interval(1, 65536)]

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from deephash.bounds import Count, NonNegative, Positive
+from deephash.utils.bounds import Count, NonNegative, Positive
 
 
 class Identity(nn.Module):

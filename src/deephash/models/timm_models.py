@@ -14,11 +14,11 @@ from zipfile import BadZipFile
 import torch
 from torch import Tensor, nn
 
-from deephash.bounds import Interval, Name, Pixels
 from deephash.errors import ConfigError, DataError, DeephashError, refuse
-from deephash.extras import import_extra
 from deephash.models.dropout import dropouts, train_dropout_alone
 from deephash.models.weights import fill, read_file
+from deephash.utils.bounds import Interval, Name, Pixels
+from deephash.utils.extras import import_extra
 
 Rate = Annotated[float, Interval(0, 1, below=True)]
 Fault = tuple[str, str, str]

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from deephash.errors import DataError
-from deephash.extras import import_extra
-from deephash.files import place
-from deephash.torch_files import Unread, described, read_torch
+from deephash.utils.extras import import_extra
+from deephash.utils.files import place
+from deephash.utils.torch_files import Unread, described, read_torch
 
 log = logging.getLogger("deephash")
 

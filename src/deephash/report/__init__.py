@@ -1,9 +1,9 @@
 """Finished run folders, turned into something to look at."""
 
-from deephash.report.evaluation import write_comparison, write_evaluation
-from deephash.report.figures import Plane, Retrieved, Snapshot
-from deephash.report.run import write_html, write_nearest
-from deephash.report.sweeps import write_sweeps
+from deephash.report.figures.evaluation import Plane, Retrieved, Snapshot
+from deephash.report.pages.evaluation import write_comparison, write_evaluation
+from deephash.report.pages.run import write_html, write_nearest
+from deephash.report.pages.sweep import write_sweeps
 
 __all__ = [
     "Plane",

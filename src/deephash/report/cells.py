@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from deephash.report.grid import PLACE, SEED, Cell, Job, Key, Section
-from deephash.report.page import shown
+from deephash.report.pages.base import shown
 from deephash.report.published import beside, key_of, numbers_of, published
 from deephash.report.rows import Found, dig, is_number, mark_of, note_of, unlike
 from deephash.report.table import measured
-from deephash.words import typed
+from deephash.utils.formatting import typed
 
 ON_QUERIES = "q"
 """The mark of numbers whose epoch was selected on the queries."""

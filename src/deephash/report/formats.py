@@ -21,7 +21,7 @@ from deephash.report.cells import (
 from deephash.report.grid import Key, Section
 from deephash.report.published import published
 from deephash.report.rows import dig
-from deephash.words import typed
+from deephash.utils.formatting import typed
 
 NONE = "—"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from deephash.report.rows import Found, dig, is_number
 from deephash.report.table import measured
-from deephash.words import all_typed, typed
+from deephash.utils.formatting import all_typed, typed
 
 BITS, SEED = "model.nbit", "seed"
 PLACE = ("dataset", "dataset.protocol")

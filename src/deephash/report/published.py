@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from deephash.errors import FileError
-from deephash.files import Kind, expect, finite
 from deephash.report.grid import BITS, Key, Section
+from deephash.utils.files import Kind, expect, finite
 
 TRUST = {
     "primary": "",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deephash.errors import FileError
-from deephash.files import Kind, expect, finite, parse_json, read_json, read_text
+from deephash.utils.files import Kind, expect, finite, parse_json, read_json, read_text
 
 log = logging.getLogger("deephash")
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from deephash.report.canvas import shorten
+from deephash.report.figures.canvas import shorten
 from deephash.report.table import label, measured
 
 Found = Mapping[str, Any]

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deephash.words import number
+from deephash.utils.formatting import number
 
 Report = Mapping[str, Any]
 

@@ -40,28 +40,9 @@ half 5/12.
 """
 
 from deephash.retrieval.agreement import Agreement, FeatureNeighbours, feature_agreement
-from deephash.retrieval.codes import (
-    binarize,
-    check_threshold,
-    hamming,
-    pack,
-    pack_ternary,
-    undecided,
-    unpack,
-)
-from deephash.retrieval.conventions import DENOMINATORS, EMPTY, NAMED, TIES, Convention
-from deephash.retrieval.curves import (
-    PrecisionRecall,
-    PrecisionRecallByRank,
-    hit_rate_at,
-    pr_curve_by_radius,
-    pr_curve_by_rank,
-    precision_at,
-    precision_within_radius,
-    recall_at,
-    recall_within_radius,
-)
-from deephash.retrieval.diagnostics import (
+from deephash.retrieval.backends import ENGINES, Engine
+from deephash.retrieval.bootstrap import PairedDifference, counted_precision, paired_difference
+from deephash.retrieval.code_quality import (
     BitStatistics,
     DistanceHistograms,
     Orthogonality,
@@ -77,16 +58,20 @@ from deephash.retrieval.diagnostics import (
     quantization_error,
     separability,
 )
-from deephash.retrieval.engines import ENGINES, Engine
-from deephash.retrieval.graded import (
-    GAINS,
-    GradedHistograms,
-    acg_at,
-    dcg_at,
-    ndcg_at,
-    wmap_at,
+from deephash.retrieval.codes import (
+    binarize,
+    check_threshold,
+    hamming,
+    pack,
+    pack_ternary,
+    undecided,
+    unpack,
 )
-from deephash.retrieval.histograms import Histograms, histograms
+from deephash.retrieval.codes_file import StoredCodes, StoredSide
+from deephash.retrieval.conventions import DENOMINATORS, EMPTY, NAMED, TIES, Convention
+from deephash.retrieval.distance_counts import Histograms, histograms
+from deephash.retrieval.evaluate import NO_LABELS, describe_codes, evaluate_codes, rank_codes
+from deephash.retrieval.ground_truth import IndexLists, Setup, Truth
 from deephash.retrieval.index import Index, Within
 from deephash.retrieval.instance_report import PROTOCOLS, evaluate_instances, recentre
 from deephash.retrieval.instances import InstanceRanking, gldv2
@@ -99,13 +84,28 @@ from deephash.retrieval.metrics import (
     mean_average_precision,
     mean_average_precisions,
 )
-from deephash.retrieval.own import LeaveOneOutRanking
-from deephash.retrieval.paired import PairedDifference, counted_precision, paired_difference
+from deephash.retrieval.ndcg import (
+    GAINS,
+    GradedHistograms,
+    acg_at,
+    dcg_at,
+    ndcg_at,
+    wmap_at,
+)
+from deephash.retrieval.precision_recall import (
+    PrecisionRecall,
+    PrecisionRecallByRank,
+    hit_rate_at,
+    pr_curve_by_radius,
+    pr_curve_by_rank,
+    precision_at,
+    precision_within_radius,
+    recall_at,
+    recall_within_radius,
+)
 from deephash.retrieval.ranking import Ranking
-from deephash.retrieval.report import NO_LABELS, describe_codes, evaluate_codes, rank_codes
 from deephash.retrieval.revisited import RevisitedResult, revisited, trapezoid_precision
-from deephash.retrieval.stored import StoredCodes, StoredSide
-from deephash.retrieval.truth import IndexLists, Setup, Truth
+from deephash.retrieval.self_exclusion import LeaveOneOutRanking
 
 __all__ = [
     "DENOMINATORS",

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deephash.errors import DataError
+from deephash.retrieval.backends import Engine
 from deephash.retrieval.codes import Array, ArrayLike, Counts, Floats, as_array, whole
-from deephash.retrieval.engines import Engine
-from deephash.retrieval.own import own_places
+from deephash.retrieval.evaluate import rank_codes
 from deephash.retrieval.ranking import Ranking
-from deephash.retrieval.report import rank_codes
+from deephash.retrieval.self_exclusion import own_places
 from deephash.retrieval.ties import bounded_mean
 
 PAIRS = 100_000

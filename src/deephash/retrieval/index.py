@@ -42,8 +42,6 @@ import numpy as np
 import numpy.typing as npt
 
 from deephash.errors import DataError, FileError
-from deephash.extras import import_extra
-from deephash.files import write_atomic
 from deephash.retrieval.codes import (
     Array,
     ArrayLike,
@@ -55,7 +53,9 @@ from deephash.retrieval.codes import (
     popcount,
     whole,
 )
-from deephash.retrieval.stored import read_database
+from deephash.retrieval.codes_file import read_database
+from deephash.utils.extras import import_extra
+from deephash.utils.files import write_atomic
 
 Ids = ArrayLike | Sequence[int] | Sequence[str]
 log = logging.getLogger(__name__)

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 
 from deephash.errors import DataError
+from deephash.retrieval.backends import Engine
 from deephash.retrieval.codes import Array, ArrayLike, as_array, binarize, bit_matrix, pack
 from deephash.retrieval.conventions import Convention
-from deephash.retrieval.engines import Engine
+from deephash.retrieval.ground_truth import Truth
 from deephash.retrieval.instances import LANDMARKS, LANDMARKS_TOP, InstanceRanking, gldv2
 from deephash.retrieval.revisited import CUTS, revisited
-from deephash.retrieval.truth import Truth
 
 PROTOCOLS = ("revisited", "gldv2")
 _BOUNDS = ("expected", "stable", "best", "worst")

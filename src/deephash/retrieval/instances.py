@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from deephash.errors import DataError
+from deephash.retrieval.backends import Engine
 from deephash.retrieval.codes import ArrayLike, Counts, checked, hamming
 from deephash.retrieval.conventions import Convention
-from deephash.retrieval.engines import Engine
+from deephash.retrieval.ground_truth import IndexLists, Setup, Truth
 from deephash.retrieval.metrics import MapResult, map_under
 from deephash.retrieval.ranking import Ranking
-from deephash.retrieval.truth import IndexLists, Setup, Truth
 
 LANDMARKS = ("gld-official", "gld-fire")
 """The conventions of Google Landmarks v2."""

@@ -16,7 +16,7 @@ import numpy as np
 from deephash.errors import DataError
 from deephash.retrieval.codes import Array, Floats, whole
 from deephash.retrieval.conventions import DENOMINATORS, ORDERED, Convention
-from deephash.retrieval.histograms import Histograms
+from deephash.retrieval.distance_counts import Histograms
 from deephash.retrieval.ranking import Ranking
 from deephash.retrieval.ties import (
     Groups,

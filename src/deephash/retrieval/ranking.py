@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from deephash.errors import DataError
+from deephash.retrieval.backends import Engine, load_compiled
+from deephash.retrieval.backends.numpy_backend import distance_type, shares_label
+from deephash.retrieval.backends.threads import shared_out
 from deephash.retrieval.codes import Array, ArrayLike, Counts, checked, differing, popcount
-from deephash.retrieval.engines import Engine, load_compiled
-from deephash.retrieval.engines.packed import distance_type, shares_label
-from deephash.retrieval.engines.threads import shared_out
-from deephash.retrieval.sides import sides
+from deephash.retrieval.packed_codes import sides
 
 Made = TypeVar("Made")
 

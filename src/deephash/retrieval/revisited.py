@@ -15,7 +15,7 @@ import numpy as np
 from deephash.errors import DataError
 from deephash.retrieval.codes import Counts, Floats, whole
 from deephash.retrieval.conventions import ORDERED, TIES
-from deephash.retrieval.histograms import Histograms
+from deephash.retrieval.distance_counts import Histograms
 from deephash.retrieval.ranking import Ranking
 from deephash.retrieval.ties import Groups, bounded, bounded_mean, ratio, reciprocals, settled
 

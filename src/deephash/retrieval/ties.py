@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deephash.errors import DataError
+from deephash.retrieval.backends import numba_sums
 from deephash.retrieval.codes import Array, Floats, whole
-from deephash.retrieval.engines import numba_sums
-from deephash.retrieval.histograms import Histograms
+from deephash.retrieval.distance_counts import Histograms
 
 _NEVER = 1e-25  # a probability that no longer shows beside 1
 _BLOCK = 1 << 15  # probabilities worked on at once

@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from deephash.bounds import Fraction, Pair, Pixels
 from deephash.data.transforms.base import Step, between, change, probability, uniform
 from deephash.errors import DataError
+from deephash.utils.bounds import Fraction, Pair, Pixels
 
 
 class GaussianBlur(Step):

@@ -9,7 +9,6 @@ from typing import Annotated
 import torch
 from torch import Generator, Tensor
 
-from deephash.bounds import Fraction, Interval, Length, NonNegative, Positive
 from deephash.data.transforms.base import (
     Step,
     between,
@@ -20,6 +19,7 @@ from deephash.data.transforms.base import (
     whole,
 )
 from deephash.errors import DataError
+from deephash.utils.bounds import Fraction, Interval, Length, NonNegative, Positive
 
 Mean = Annotated[Sequence[float], Length(3)]
 Std = Annotated[Sequence[Positive], Length(3)]

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from deephash.bounds import Fraction, Interval, Pixels
 from deephash.data.transfer import to_device
 from deephash.data.transforms.base import Step, change, probability, uniform, whole
 from deephash.errors import DataError
+from deephash.utils.bounds import Fraction, Interval, Pixels
 
 Padding = Annotated[int, Interval(0, 4096)]
 

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from deephash.bounds import Interval, Length, Pair, Pixels
 from deephash.data.transfer import to_device
 from deephash.data.transforms.base import Step, uniform, whole
 from deephash.errors import DataError
+from deephash.utils.bounds import Interval, Length, Pair, Pixels
 
 Shares = Annotated[Sequence[Annotated[float, Interval(0, 1, above=True)]], Length(2)]
 Interpolation = Literal["bilinear", "bicubic"]

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from deephash.bounds import Interval
 from deephash.data.transfer import to_device
 from deephash.data.transforms.base import Step, per_image, uniform, whole
 from deephash.data.transforms.colour import blended, gray_of, saturated
+from deephash.utils.bounds import Interval
 
 Bins = Annotated[int, Interval(2, 256)]
 Sampling = Literal["nearest", "bilinear", "bicubic"]

@@ -1,0 +1,1 @@
+"""Compose, check and resolve configurations, and build the objects that they name."""

@@ -1,0 +1,357 @@
+"""Build the parts that a checked configuration names; nothing else builds parts."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Unpack
+
+import torch
+from torch import nn
+
+from deephash import methods
+from deephash.config import requirements, schema, targets
+from deephash.config.injected import Injected, given
+from deephash.data.datamodule import DataModule
+from deephash.data.transforms import Pipeline
+from deephash.errors import ConfigError
+from deephash.loggers import Jsonl, Loggers
+from deephash.methods.base import Method
+from deephash.models.encoder import Encoder
+from deephash.retrieval import Convention, Engine
+from deephash.training.evaluation import Evaluation
+from deephash.training.param_groups import parameter_groups
+from deephash.training.precision import autocast
+from deephash.types import derive
+from deephash.utils import program
+
+Data = schema.Train | schema.Run | schema.Data
+"""Pages that say what data are."""
+
+Trained = schema.Train | schema.Run
+"""Pages that say what an encoder is."""
+
+
+def part(node: Mapping[str, Any], path: str, **offered: Unpack[Injected]) -> Any:
+    """Build the object that a ``_target_`` node describes.
+
+    Args:
+        node: the target and its options.
+        path: its place in the configuration, which decides what the target may be, and which of
+            the offered values it may ask for (``injected.PLACES``).
+        **offered: values of the program; the part gets those that its constructor asks for.
+
+    Raises:
+        ConfigError: the target may not stand there; see ``targets.locate``.
+    """
+    options = {key: value for key, value in node.items() if key != "_target_"}
+    target = targets.locate(node["_target_"], path)
+    return target(**options, **given(path, targets.arguments(target), offered))
+
+
+def device(name: str) -> torch.device:
+    """The device a run computes on; ``auto`` is CUDA where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def data(cfg: Data) -> DataModule:
+    """Source, protocol and views; nothing is opened yet.
+
+    The page of a run folder and that of ``data.py`` train nothing: one view of each image.
+    """
+    dataset, trainer = cfg.dataset, cfg.trainer
+    transforms = {name: pipeline(steps) for name, steps in dataset.transforms.plain.items()}
+    views, streams, labels = ["train"], 1, True
+    if isinstance(cfg, schema.Train):
+        views, streams = requirements.view_names(cfg.method.plain), cfg.method.streams
+        labels = requirements.declared(cfg.method.plain).labels
+    return DataModule(
+        name=dataset.name,
+        source=source(cfg),
+        protocol=protocol(cfg),
+        protocol_name=dataset.protocol,
+        unlabelled=unlabelled(cfg),
+        train_transform=transforms["train"],
+        test_transform=transforms["test"],
+        batch_size=trainer.batch_size,
+        eval_batch_size=trainer.eval_batch_size,
+        drop_last=trainer.drop_last,
+        views=views,
+        streams=streams,
+        seed=cfg.seed,
+        expected=(dataset.expected or {}).get(dataset.protocol),
+        classes=dataset.classes,
+        more_transforms=transforms,
+        labels=labels,
+    )
+
+
+def pipeline(steps: Sequence[Mapping[str, Any]]) -> Pipeline:
+    """The steps of a transform, one after the other."""
+    return Pipeline([part(step, "dataset.transforms") for step in steps], steps)
+
+
+def source(cfg: Data) -> Any:
+    """The source of the images, told where decoded ones are kept, if it keeps any."""
+    return part(cfg.dataset.source, "dataset.source", cache=cfg.paths.cache)
+
+
+def protocol(cfg: Data) -> Any:
+    """How the images are divided, unless they have no labels; see ``unlabelled``."""
+    return part(cfg.dataset.protocols[cfg.dataset.protocol], "dataset.protocols")
+
+
+def unlabelled(cfg: Data) -> tuple[str, Any] | None:
+    """The protocol of images without labels, and its name; None: it is that of all images."""
+    name = cfg.dataset.unlabelled
+    if name is None or name == cfg.dataset.protocol:
+        return None
+    return name, part(cfg.dataset.protocols[name], "dataset.protocols")
+
+
+def split_recipe(cfg: Data) -> tuple[Any, Any] | None:
+    """Catalogue and draw of a protocol that ``data.py prepare`` draws; None for other protocols."""
+    dataset = cfg.dataset
+    node = (dataset.recipes or {}).get(dataset.protocol)
+    if node is None or dataset.catalog is None:
+        return None
+    return part(dataset.catalog, "dataset.catalog"), part(node, "dataset.recipes")
+
+
+def backbone(cfg: Data, width: int | None = None, pretrained: bool = True) -> nn.Module:
+    """The backbone alone.
+
+    Args:
+        cfg: the configuration.
+        width: D of the data, if these are features.
+        pretrained: false when a checkpoint will fill it anyway.
+
+    Raises:
+        ConfigError: it takes images, and the data are features, or the other way round.
+    """
+    node = dict(cfg.backbone)
+    target = targets.locate(node["_target_"], "backbone")
+    if width is not None and "in_features" not in targets.arguments(target):
+        name = node.get("name", target.__name__)
+        raise ConfigError(
+            f"backbone  {name} takes images, and these are {width} features: try backbone=identity."
+        )
+    if not pretrained and "weights" in targets.arguments(target):
+        node["weights"] = "none"  # also where a node leaves it to the default, a download
+    trunk: nn.Module = part(node, "backbone", in_features=width)
+    return trunk
+
+
+def check_backbone(cfg: Data, source: Any = None) -> None:
+    """Refuse weights that are missing or do not fit, before data are opened.
+
+    Args:
+        cfg: the configuration.
+        source: of the data; where these are missing nothing is checked, as that is told first.
+
+    Raises:
+        DeephashError: as the backbone's constructor does.
+    """
+    node = dict(cfg.backbone)
+    check = getattr(targets.locate(node.pop("_target_"), "backbone"), "check", None)
+    missing = getattr(source, "missing", None)
+    if node.get("weights") == "imagenet" and getattr(source, "download", False):
+        node["weights"] = "none"  # images may have to be downloaded as well, and these come first
+    if check is not None and (missing is None or missing() is None):
+        check(**node)
+
+
+def encoder(cfg: Trained, width: int | None = None, pretrained: bool = True) -> Encoder:
+    """Backbone and head; see ``backbone``."""
+    trunk = backbone(cfg, width, pretrained)
+    features: Any = trunk.out_features
+    head = part(cfg.method.head, "method.head", in_features=features, nbit=cfg.model.nbit)
+    return Encoder(trunk, head)
+
+
+def method(
+    cfg: schema.Train,
+    num_classes: int,
+    num_train: int,
+    width: int | None = None,
+    pretrained: bool = True,
+) -> Method:
+    """The whole recipe. Initial weights are drawn from the run's seed; see ``backbone``."""
+    torch.manual_seed(derive(cfg.seed, "weights"))
+    node = cfg.method
+    offered: Injected = {
+        "num_classes": num_classes,
+        "nbit": cfg.model.nbit,
+        "seed": cfg.seed,
+        "num_train": num_train,
+        "relaxation": None,
+        "codebook": None,
+        "similarity": None,
+        "loss": None,
+    }
+    # the codebook comes first: in this order random weights have been drawn from the beginning
+    if node.codebook is not None:
+        offered["codebook"] = part(node.codebook, "method.codebook", **offered)
+    if node.similarity is not None:
+        offered["similarity"] = part(node.similarity, "method.similarity")
+    offered["encoder"] = encoder(cfg, width, pretrained)
+    if node.relaxation is not None:
+        offered["relaxation"] = part(node.relaxation, "method.relaxation")
+    if node.loss is not None:
+        offered["loss"] = part(node.loss, "method.loss", **offered)
+    own = requirements.options({"_target_": requirements.DEFAULT} | dict(node.plain))
+    made: Method = part(own, "method", **offered)
+    made.passes = node.passes
+    return made
+
+
+def label_free_methods() -> list[str]:
+    """The methods that read no labels, by the modules that define their loss or class, sorted.
+
+    Modules without a recipe of their name, such as base classes, are left out.
+    """
+    found = set()
+    recipes = {file.stem for file in (program.folder("conf") / "method").glob("*.yaml")}
+    for _, name, _ in pkgutil.iter_modules(methods.__path__):
+        if name not in recipes:
+            continue
+        module = importlib.import_module(f"{methods.__name__}.{name}")
+        for one in vars(module).values():
+            own = isinstance(one, type) and one.__module__ == module.__name__
+            if own and vars(one).get("labels") is False:
+                found.add(name)
+    return sorted(found)
+
+
+def require_labels(cfg: schema.Train, on: DataModule) -> None:
+    """Let the data refuse images without any label where the loss, or patience, needs labels.
+
+    Patience needs none where it waits for a better agreement with features.
+    """
+    if on.reads_labels:
+        reader = requirements.declared(cfg.method.plain).source
+        free = " or ".join(f"method={name}" for name in label_free_methods())
+        train = f" Or train a method that reads none: {free}." if free else ""
+        on.require_labels(
+            f"method={cfg.method.name} reads labels ({reader})",
+            "Give labels: a folder for each class, or lists or a table with labels (docs/data.md)."
+            + train,
+        )
+    elif (
+        cfg.trainer.patience is not None and cfg.trainer.select_on is not schema.SelectOn.agreement
+    ):
+        on.require_labels(
+            f"trainer.patience={cfg.trainer.patience} stops by a mAP, which needs labels",
+            "Try trainer.select_on=agreement with a validation split, or trainer.patience=null.",
+        )
+
+
+def optimizer(cfg: schema.Train, of: Method) -> torch.optim.Optimizer | None:
+    """Build the optimizer, with a group for each part of the method that has its own rate.
+
+    Returns:
+        None for a method that learns nothing.
+    """
+    if cfg.optimizer is None:
+        return None
+    node = dict(cfg.optimizer)
+    scale, scales = node.pop("backbone_scale"), node.pop("lr_scale", None)
+    groups = parameter_groups(of.param_groups(), node["lr"], scale, scales)
+    made: torch.optim.Optimizer = part(node, "optimizer", params=groups)
+    return made
+
+
+def convention(cfg: Data) -> Convention:
+    """How mAP is measured; R is the dataset's unless the user or the convention gives one."""
+    return Convention.configured(cfg.evaluation.plain, cfg.dataset.top)
+
+
+def evaluation(cfg: Trained, on: torch.device) -> Evaluation:
+    """Measures encoders as the configuration says."""
+    node = cfg.evaluation
+    return Evaluation(
+        convention(cfg),
+        partial(autocast, on, cfg.trainer.precision.value),
+        ternary=node.ternary,
+        tops=node.tops or (),
+        engine=Engine(node.engine.value, device=on),
+        centred=node.centred,
+        validates_agreement=cfg.trainer.select_on is schema.SelectOn.agreement,
+    )
+
+
+def loggers(
+    cfg: schema.Train, folder: Path, run_id: Callable[[], str], name: str, steps: int, done: Any
+) -> Loggers:
+    """Build the local record and the loggers of the configuration.
+
+    Args:
+        cfg: the checked configuration.
+        folder: the run folder.
+        run_id: returns the run's id for W&B; called if that logger is used.
+        name: name of the run.
+        steps: steps of an epoch.
+        done: state of the run after an earlier session.
+    """
+    record = Jsonl(folder / "log.jsonl")
+    record.truncate_after(done.step)
+    parts = ("query", "val", "agreement")
+    best = {which: row[which] for which in parts if (row := done.best(which))}
+    offered: Injected = {
+        "total_epochs": cfg.trainer.epochs,
+        "steps_per_epoch": steps,
+        "metric": convention(cfg).name,
+        "best": best,
+        "eval_every": cfg.trainer.eval_every,
+        "evaluation_seconds": done.evaluation_seconds / max(1, len(done.history)) or None,
+    }
+    if "wandb" in cfg.logger:
+        offered |= _to_wandb(cfg.plain, folder, name, run_id(), record.path)
+    others = [part(node, f"logger.{key}", **offered) for key, node in cfg.logger.items()]
+    return Loggers([record, *others])
+
+
+def wandb(
+    node: Mapping[str, Any],
+    config: Mapping[str, Any],
+    folder: Path,
+    name: str,
+    run_id: str | None,
+    job_type: str,
+    history: Path | None = None,
+) -> Loggers:
+    """Weights & Biases for what comes after training.
+
+    Args:
+        node: ``logger.wandb``.
+        config: the plain configuration of the run.
+        folder: where the files land.
+        name: of the run.
+        run_id: the run's, to add to it; None for a run of its own.
+        job_type: what it is.
+        history: ``log.jsonl``, to write the whole training; None to add to what was written.
+    """
+    offered = _to_wandb(config, folder, name, run_id, history)
+    offered["job_type"] = job_type
+    return Loggers([part(node, "logger.wandb", **offered)])
+
+
+def _to_wandb(
+    config: Mapping[str, Any], folder: Path, name: str, run_id: str | None, history: Path | None
+) -> Injected:
+    return {
+        "name": name,
+        "run_id": run_id,
+        "folder": folder,
+        "history": history,
+        "config": config,
+        "group": config.get("group") or config["method"]["name"],
+        "tags": [
+            config["dataset"]["name"],
+            f"{config['model']['nbit']} bits",
+            config["method"]["name"],
+        ],
+    }

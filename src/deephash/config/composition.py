@@ -1,0 +1,234 @@
+"""Compose pages of the configuration with Hydra, once for each command line, and check them."""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from deephash.config import overrides, plugins, resolve, schema
+from deephash.config.explain import explain, several
+from deephash.config.overrides import CommandLine, Override
+from deephash.config.plugins import Plugin
+from deephash.config.resolve import Fault
+from deephash.config.validate import UNKNOWN, quoted
+from deephash.errors import ConfigError
+from deephash.utils.files import place
+
+Folded = dict[str, Any]
+
+CONFIG_DIR = ("--config-dir", "-cd")
+"""The flags of a further folder of configuration."""
+
+SEARCH_PATH = "hydra.searchpath"
+"""Hydra's own key for further folders of configuration."""
+
+OURS = ("hydra.launcher", "hydra/launcher", SEARCH_PATH)
+"""Keys of Hydra that have an effect."""
+
+PAGES: dict[str, tuple[type[schema.Node], Callable[[Folded], list[Fault]]]] = {
+    "train": (schema.Train, resolve.check),
+    "evaluate": (schema.Evaluate, resolve.check_evaluation),
+    "report": (schema.Report, resolve.check_report),
+    "data": (schema.Data, resolve.check_data),
+}
+"""The type of a page, and what it has to satisfy."""
+
+
+@dataclass(frozen=True)
+class Extension:
+    """What the command line adds to the configuration and to the parts.
+
+    Args:
+        folders: of configuration, searched after ours.
+        search_path: further entries of Hydra's search path, as they were typed.
+        plugins: packages whose classes may be parts.
+    """
+
+    folders: tuple[Path, ...] = ()
+    search_path: tuple[str, ...] = ()
+    plugins: tuple[Plugin, ...] = ()
+
+    @classmethod
+    def of(cls, line: CommandLine) -> "Extension":
+        """Find the folders and packages that a command line names; import none of them.
+
+        Raises:
+            ConfigError: one is not there.
+        """
+        folders = []
+        for folder in line.values_of(*CONFIG_DIR):
+            if not place(folder).is_dir():
+                raise ConfigError(f"--config-dir  there is no folder {folder}. Nothing was loaded.")
+            folders.append(place(folder).resolve())
+        names = [name for one in line.overrides if one.key == plugins.KEY for name in _listed(one)]
+        packages = plugins.find(names, [Path.cwd(), *folders]) if names else ()
+        entries = [it for one in line.overrides if one.key == SEARCH_PATH for it in _listed(one)]
+        return cls(tuple(folders), tuple(entries), packages)
+
+    @property
+    def flags(self) -> list[str]:
+        """The flags that give another process the same folders."""
+        return [f"--config-dir={folder}" for folder in self.folders]
+
+    @property
+    def override(self) -> list[str]:
+        """The override that makes Hydra search the folders; none where there are none."""
+        folders = [*self.folders, *(one.conf for one in self.plugins if one.conf is not None)]
+        entries = [*(f"file://{folder}" for folder in folders), *self.search_path]
+        return [f"{SEARCH_PATH}=[{','.join(map(quoted, entries))}]"] if entries else []
+
+
+def _listed(override: Override) -> list[str]:
+    """The values of ``key=[a,b]``, or of ``key=a``."""
+    parsed = override.parsed
+    if override.deletes or parsed is None or override.is_sweep:
+        return []
+    value = parsed.value()
+    return [str(one) for one in (value if isinstance(value, list) else [value]) if one is not None]
+
+
+class Composer:
+    """Compose configurations of a page: of those that choose the same groups, once.
+
+    The files of the groups are read and merged by Hydra, once for each choice; the other overrides
+    are applied by Hydra's own function to a copy of that, in their order, as Hydra does. So the
+    result is that of `compose`. What cannot be composed so is left to `compose`, and so are errors.
+
+    Args:
+        page: the name of the primary configuration.
+        more: overrides of Hydra's own node.
+    """
+
+    def __init__(self, page: str, more: Sequence[str] = ()) -> None:
+        self.page = page
+        self.more = list(more)
+        self._bases: dict[tuple[str, ...], DictConfig] = {}
+        self._groups: dict[str, bool] = {}
+
+    def __call__(self, some: Sequence[Override]) -> DictConfig:
+        try:
+            return self._quickly(some)
+        except Exception:  # of Hydra's internals, or of an override: `compose` raises its own error
+            return self.whole(some)
+
+    def whole(self, some: Sequence[Override], with_hydra: bool = False) -> DictConfig:
+        """Compose by Hydra alone.
+
+        Raises:
+            Exception: Hydra's.
+        """
+        return compose(self.page, [*overrides.texts(some), *self.more], with_hydra)
+
+    def _quickly(self, some: Sequence[Override]) -> DictConfig:
+        choices = tuple(one for one in some if self._is_choice(one))
+        key = tuple(overrides.texts(choices))
+        if key not in self._bases:
+            self._bases[key] = self.whole(choices)
+        cfg = copy.deepcopy(self._bases[key])
+        values: list[Any] = [one.parsed for one in some if one not in choices]
+        ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
+        return cfg
+
+    def _is_choice(self, override: Override) -> bool:
+        """Whether an override chooses the option of a group, by the rule of Hydra."""
+        parsed = override.parsed
+        if parsed is None or override.is_sweep:
+            raise ValueError("no single value")
+        group = parsed.key_or_group
+        if group not in self._groups:
+            loader: Any = GlobalHydra.instance().config_loader()
+            self._groups[group] = loader.repository.group_exists(group)
+        return self._groups[group] and not isinstance(parsed.value(), dict)
+
+
+@contextmanager
+def composer(conf: Path, page: str, extension: Extension | None = None) -> Iterator[Composer]:
+    """Open the folder of the configuration, and compose a page of it.
+
+    Args:
+        conf: the folder.
+        page: ``train``, ``evaluate``, ``report`` or ``data``.
+        extension: further folders.
+    """
+    more = [] if extension is None else extension.override
+    schema.register()
+    of_the_caller = GlobalHydra.instance().hydra  # a notebook, or another program with Hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
+            yield Composer(page, more)
+    finally:
+        GlobalHydra.instance().hydra = of_the_caller
+
+
+def checked(conf: Path, page: str, line: CommandLine, many: bool = False) -> schema.Node:
+    """Compose a page once, check it once, and refuse all that is wrong with it at once.
+
+    Args:
+        conf: the folder of the configuration.
+        page: ``train``, ``evaluate``, ``report`` or ``data``.
+        line: the command line.
+        many: whether overrides may have several values (``-m``), of which the first is checked.
+
+    Returns:
+        the page, as its dataclass of ``schema``.
+
+    Raises:
+        ConfigError: all faults of the command line and the configuration.
+    """
+    extension = Extension.of(line)
+    plugins.allow(extension.plugins)
+    refuse_hydra(line.overrides)
+    given = without_hydra(line.overrides)
+    with composer(conf, page, extension) as composed:
+
+        def check(folded: Folded) -> list[Fault]:
+            if page == "train":
+                return resolve.check(folded, given)
+            return PAGES[page][1](folded)
+
+        grids = [] if many else several(given, page)
+        cfg = None
+        if not grids and not line.mistyped:
+            try:
+                cfg = composed.whole(given)
+            except Exception:  # `explain` finds out which override it was
+                cfg = None
+        folded: Folded = {}
+        if cfg is None:
+            known = {fault.key for fault in grids}
+            explained = explain(given, composed, check, line.mistyped)
+            faults = grids + [fault for fault in explained if fault.key not in known]
+        else:
+            folded = resolve.fold(cfg, given)
+            faults = check(folded)
+            if any(fault.what == UNKNOWN for fault in faults):
+                faults = explain(given, composed, check)
+    resolve.refuse(faults, [*given, *(one.typed for one in line.mistyped)])
+    return schema.parse(PAGES[page][0], folded)
+
+
+def without_hydra(some: Sequence[Override]) -> tuple[Override, ...]:
+    """Leave out the overrides of Hydra's own node."""
+    return tuple(one for one in some if not one.within("hydra"))
+
+
+def refuse_hydra(some: Sequence[Override]) -> None:
+    """Refuse overrides of Hydra's own node that would have no effect.
+
+    Raises:
+        ConfigError: all of them.
+    """
+    faults = [
+        Fault(one.text, "has no effect: Hydra composes the configuration and does not run it.",
+              "Leave it out; paths.outputs=FOLDER selects where runs are written.")
+        for one in some if one.within("hydra") and not one.within(*OURS)
+    ]  # fmt: skip
+    resolve.refuse(faults, some)

@@ -1,0 +1,402 @@
+"""Say what is wrong with a command line, and what to type instead.
+
+What is suggested has been composed and checked: typed as it stands, it is accepted.
+"""
+
+import difflib
+import re
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from deephash.config import overrides as words
+from deephash.config.overrides import Mistyped, Override, parse, parse_all
+from deephash.config.resolve import SEATS, Fault, fold
+from deephash.config.synonyms import BY_WORD, CHOICES, Synonym
+from deephash.config.validate import UNKNOWN, assignment, quoted
+from deephash.errors import ConfigError
+from deephash.utils import program
+from deephash.utils.files import place
+
+Compose = Callable[[Sequence[Override]], Any]
+Check = Callable[[dict[str, Any]], list[Fault]]
+
+FIRST = ("trainer", "model", "optimizer", "scheduler", "loss", "method.loss", "evaluation",
+         "backbone", "dataset", "paths", "logger", "method")  # fmt: skip
+"""Where a key is looked for first when several nodes have one of its name."""
+
+NEVER = ("dataset.schedule", "dataset.expected")
+"""Nodes that other keys refer to: not what anybody means."""
+
+IDLE = ("trainer.batch_size", "trainer.epochs")
+"""What ``data.py`` has and does not read."""
+
+PLACEHOLDER = parse("dataset.root=FOLDER")
+"""What some datasets need besides."""
+
+
+class Suggestions:
+    """Find what was meant by a word that the page does not have.
+
+    Args:
+        compose: ``(overrides) -> config``, raising what Hydra raises.
+        check: ``(folded) -> faults``.
+        given: the overrides that are right.
+    """
+
+    def __init__(self, compose: Compose, check: Check, given: Sequence[Override]) -> None:
+        self._compose, self._check, self.given = compose, check, list(given)
+        self._page: dict[str, Any] | None = None
+
+    @property
+    def page(self) -> dict[str, Any]:
+        """The composed page, as plain values."""
+        if self._page is None:
+            cfg = self._compose(self.given)
+            try:
+                plain = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+            except Exception:  # a reference that is wrong is told elsewhere
+                plain = OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)
+            assert isinstance(plain, dict)
+            self._page = {str(key): value for key, value in plain.items()}
+        return self._page
+
+    def keys(self) -> list[str]:
+        """All keys of the page that somebody may mean."""
+        return [key for key in _keys(self.page) if not key.startswith(NEVER)]
+
+    def accepts(self, some: Sequence[Override]) -> bool:
+        """Whether overrides compose, and nothing is wrong with their own keys."""
+        keys = {one.key for one in some}
+        try:
+            cfg = self._compose([*self.given, *some])
+            if "hydra" in cfg:  # of a launcher: composed, its values are checked later
+                return True
+            cfg = fold(cfg, [*self.given, *some])
+        except Exception:
+            return False
+        return not any(_same_place(fault.key, key) for fault in self._check(cfg) for key in keys)
+
+    def first(self, candidates: Iterable[str]) -> str | None:
+        """The first candidate that is accepted, if need be with a root of the data."""
+        for candidate in dict.fromkeys(candidates):
+            if "do" in self.page and candidate.startswith(IDLE):
+                continue
+            some = _overrides(candidate)
+            if self.accepts(some):
+                return _shown(some)
+            if candidate.startswith("dataset=") and self.accepts([*some, PLACEHOLDER]):
+                return _shown([*some, PLACEHOLDER])
+        return None
+
+    def of_key(self, key: str, value: str) -> str:
+        """What to type in place of ``key=value``, as a sentence."""
+        entry = _synonym(key)
+        candidates = [*_meant(entry, value), *self._near(key, value)]
+        if entry is None:
+            candidates = list(self._near(key, value))
+        found = self.first(candidates)
+        noted = entry or _synonym(key.rpartition(".")[2])
+        note = "" if noted is None or not noted.note else f" {noted.note}"
+        if found is not None:
+            return f"Did you mean {found}?{note}"
+        for candidate in candidates if entry is None else _meant(entry, value):  # not this value
+            last = _overrides(candidate)[-1].key
+            if last in self.keys() and not isinstance(default := _at(self.page, last), Mapping):
+                return f"Did you mean {last}? Its default is {assignment(last, default)}.{note}"
+        return note.strip() or "See all keys with --cfg job."
+
+    def _near(self, key: str, value: str) -> Iterator[str]:
+        """Keys that look like one, the likeliest first."""
+        keys = [known for known in self.keys() if not isinstance(_at(self.page, known), Mapping)]
+        typed = shlex.quote(value)
+        group, _, leaf = key.rpartition(".")
+        if group in SEATS:
+            yield f"method.{key}={typed}"
+        same = [known for known in keys if known.rpartition(".")[2] == leaf]
+        for known in sorted(same, key=_rank):
+            yield f"{known}={typed}"
+        beside = [known.rpartition(".")[2] for known in keys if known.rpartition(".")[0] == group]
+        for near in difflib.get_close_matches(leaf, beside if group else [], n=2, cutoff=0.75):
+            yield f"{group}.{near}={typed}"
+        if group and (entry := _synonym(leaf)) is not None:
+            yield from _meant(entry, value)
+        likely = [] if group in _keys(self.page) else sorted(keys, key=_rank)
+        for known in difflib.get_close_matches(key, likely, n=2, cutoff=0.7):
+            yield f"{known}={typed}"
+        leaves: dict[str, str] = {}
+        for known in sorted(keys, key=_rank):
+            leaves.setdefault(known.rpartition(".")[2], known)
+        for near in difflib.get_close_matches(leaf, leaves, n=2, cutoff=0.8):
+            yield f"{leaves[near]}={typed}"
+
+    def of_choice(self, group: str, name: str, there: Sequence[str]) -> str:
+        """What to type in place of an option of a group that there is not."""
+        bare = {_bare(one): one for one in there}
+        candidates = []
+        if (known := CHOICES.get(group, {}).get(_bare(name))) is not None:
+            candidates.append(known)
+        if _bare(name) in bare:
+            candidates.insert(0, bare[_bare(name)])
+        if group == "backbone":
+            candidates.append(f"torchvision backbone.name={shlex.quote(name)}")
+        near = difflib.get_close_matches(_bare(name), bare, n=2, cutoff=0.6)
+        candidates += [bare[one] for one in near]
+        if group == "backbone":  # last: timm takes seconds to import
+            candidates.append(f"timm backbone.name={shlex.quote(name)}")
+        found = self.first(f"{group}={one}" for one in candidates)
+        listed = f"There are {', '.join(there)}."
+        return listed if found is None else f"Did you mean {found}? {listed}"
+
+
+def explain(
+    overrides: Sequence[Override],
+    compose: Compose,
+    check: Check,
+    mistyped: Sequence[Mistyped] = (),
+) -> list[Fault]:
+    """Find out which overrides Hydra refuses, one by one, and what the others come to.
+
+    Args:
+        overrides: the command line without its flags.
+        compose: ``(overrides) -> config``, raising what Hydra raises.
+        check: ``(folded) -> faults``.
+        mistyped: words of the command line that are no overrides.
+
+    Returns:
+        the faults of the single overrides, then those of the configuration without them.
+    """
+    faults: list[Fault] = []
+    good: list[Override] = []
+    bad: list[tuple[Override, Override, Exception]] = []
+    for override in sorted(overrides, key=lambda one: "." in one.key):  # groups first
+        try:
+            single = override.single
+        except Exception as error:
+            faults.append(Fault(override.key, _first_line(error), _in_quotes(override)))
+            continue
+        for one in single:
+            try:
+                compose([*good, one])
+            except Exception as error:
+                bad.append((override, one, error))
+                break
+        else:
+            good.append(single[0])
+    suggestions = Suggestions(compose, check, good)
+    for override, one, why in bad:
+        instead = _instead(override, one, suggestions, why)
+        faults.append(Fault(override.key, _first_line(why, override.key), instead))
+    faults += [_of_words(one, suggestions) for one in mistyped]
+    try:
+        folded = fold(compose(good), overrides)
+    except ConfigError:
+        if not faults:
+            raise
+        return faults
+    known = {fault.key for fault in faults}
+    for fault in faults:  # what is suggested is not said to be missing as well
+        known |= set(re.findall(r"([\w.]+)=", fault.instead.partition("Did you mean ")[2]))
+    given = {one.key: one for one in overrides if not one.deletes}
+    for fault in check(folded):
+        if fault.key in known:
+            continue
+        if fault.what == UNKNOWN and fault.key in given:  # typed with a +
+            rest = [one for one in good if one.deletes or one.key != fault.key]
+            way = Suggestions(compose, check, rest).of_key(fault.key, given[fault.key].plain)
+            fault = Fault(fault.key, fault.what, way)
+        faults.append(fault)
+    return faults
+
+
+def several(overrides: Sequence[Override], page: str) -> list[Fault]:
+    """The faults of overrides with several values on a page that takes one of each."""
+    faults = []
+    for one in overrides:
+        if not one.is_sweep:
+            continue
+        as_one = _shown([parse(f"{one.mark}{one.key}={quoted(one.value or '')}")])
+        way = f"Type one of them, or as one text {as_one}."
+        if page == "train":
+            line = shlex.join(words.texts(overrides))
+            way = f"Several runs are a grid: {program.command(page)} -m {line}"
+            if words.is_text(one.key):
+                way += f"\n  {'':<{len(one.key)}}  As one text: {as_one}"
+        elif one.key in ("sweep", "runs"):
+            way = f"Type a list: {_shown([parse(f'{one.key}=[{one.value}]')])}."
+        faults.append(Fault(one.key, f"has several values: {one.value}.", way))
+    return faults
+
+
+def _of_words(one: Mistyped, suggestions: Suggestions) -> Fault:
+    key = one.meant.key
+    if "run" in suggestions.page and place(one.typed).is_dir():
+        way = f"Did you mean {_shown([Override.of('run', one.typed)])}?"
+        return Fault(one.typed, "is a folder without its key.", way)
+    if one.meant.value is None or not key:
+        page = suggestions.page
+        groups = [group for group in page if isinstance(page[group], Mapping)]
+        way = "Values are given as key=value."
+        for group in ("method", "dataset", "backbone", "optimizer", "experiment"):
+            if group in groups and suggestions.first([f"{group}={shlex.quote(key)}"]):
+                way = f"Did you mean {group}={key}?"
+                break
+        else:
+            found = suggestions.first(f"{name}={shlex.quote(key)}" for name in ("sweep", "run"))
+            way = way if found is None else f"Did you mean {found}?"
+        return Fault(one.typed, "is no key with a value.", way)
+    meant = Override.of(key, one.meant.value, one.meant.mark)
+    if suggestions.accepts([meant]):
+        way = f"Did you mean {_shown([meant])}?"
+        return Fault(one.typed, "is not how values are given.", way)
+    try:
+        suggestions._compose([*suggestions.given, meant])
+    except Exception as error:
+        way = _instead(meant, meant, suggestions, error)
+    else:
+        way = "Values are given as key=value."
+    return Fault(one.typed, "is not how values are given.", way)
+
+
+def _instead(
+    typed: Override, given: Override, suggestions: Suggestions, error: BaseException
+) -> str:
+    """What to type in place of an override that Hydra refuses.
+
+    Args:
+        typed: the override.
+        given: the same with the one of its values that is refused.
+        suggestions: of the page.
+        error: Hydra's.
+    """
+    text = f"{error}\n{error.__cause__ or ''}"
+    key, plain = typed.key, given.plain
+    if options := re.search(r"Available options in '[^']*':\n((?:\t\S+\n?)+)", text):
+        return suggestions.of_choice(key, plain, options.group(1).split())
+    if "group override must be" in text:
+        try:
+            suggestions._compose([*suggestions.given, parse(f"{key}=no_such_option")])
+        except Exception as other:
+            if options := re.search(r"Available options in '[^']*':\n((?:\t\S+\n?)+)", f"{other}"):
+                return suggestions.of_choice(key, plain, options.group(1).split())
+    if options := re.search(r"expected one of \[(.*?)\]", text):
+        there = [one.strip() for one in options.group(1).split(",")]
+        near = difflib.get_close_matches(_bare(plain), there, n=1)
+        meant = f"Did you mean {key}={near[0]}? " if near else ""
+        return f"{meant}It is one of {options.group(1)}."
+    if typed.deletes:
+        return f"Leave out {typed}."
+    if "already at" in text:
+        return f"Type it without +: {_shown([parse(f'{key}={given.value}')])}."
+    keys = _keys(suggestions.page)
+    if key in keys and _is_unknown(error):
+        return "The default has it; what is chosen here has not."
+    if key in keys and not isinstance(default := _at(suggestions.page, key), Mapping):
+        if default == "???":
+            return f"Give it a value: {key}=..."
+        return f"Its default is {assignment(key, default)}."
+    entry = _synonym(key)
+    if key in keys and entry is not None and (found := suggestions.first(_meant(entry, plain))):
+        return f"Did you mean {found}? {key} has values of its own: --cfg job."
+    if key in keys:
+        inner = ", ".join(f"{key}.{name}" for name in _at(suggestions.page, key))
+        return f"It holds {inner}." if inner else "See all keys with --cfg job."
+    if key == "dataset.root":
+        return "The digits read no folder; choose dataset=folder or dataset=cifar10 with it."
+    return suggestions.of_key(key, plain)
+
+
+def _in_quotes(override: Override) -> str:
+    """What to type for an override that cannot be read."""
+    name = f"{override.mark}{override.key}"
+    if override.value is None or words.KEY.fullmatch(name) is None:
+        return "Write it as key=value."
+    return f"If it is a text, type {_shown([parse(f'{name}={quoted(override.value)}')])}"
+
+
+def _first_line(error: BaseException, key: str = "") -> str:
+    text = f"{error}\n{error.__cause__ or ''}"
+    if _is_unknown(error):
+        return "there is no such key."
+    if value := re.search(r"Invalid value '([^']*)'", text):
+        return f"{value.group(1)!r} is no choice."
+    if options := re.search(r"Could not find '([^']*)'", text):
+        return f"there is no {options.group(1)}."
+    if value := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text):
+        kind = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+        return f"{value.group(1)!r} is not {kind.get(value.group(2), value.group(2))}."
+    if "does not support deletion" in text or "Could not delete" in text:
+        return "cannot be taken out."
+    if "already at" in text:
+        return "is there already."
+    if "group override must be" in text:
+        return "takes a name."
+    if "Error merging override" in text and key:
+        return "does not take this value."
+    found = [line.strip() for line in text.splitlines() if line.strip()]
+    return (found or [type(error).__name__])[0].rstrip(".") + "."
+
+
+def _is_unknown(error: BaseException) -> bool:
+    return "Could not override" in f"{error}" or "is not in struct" in f"{error.__cause__ or ''}"
+
+
+def _synonym(key: str) -> Synonym | None:
+    return BY_WORD.get(key.lower().replace("-", "_"))
+
+
+def _meant(entry: Synonym | None, value: str) -> list[str]:
+    """What an entry of the table stands for, with a value in it."""
+    if entry is None:
+        return []
+    typed = shlex.quote(value)
+    made = [one.format(typed) if isinstance(one, str) else one(value) for one in entry.meant]
+    return [one for one in made if one]
+
+
+def _rank(key: str) -> tuple[int, int, str]:
+    """Trainer's keys before those of the data, short ones before long ones."""
+    found = [at for at, node in enumerate(FIRST) if key.startswith(f"{node}.")]
+    return (min(found, default=len(FIRST)), key.count("."), key)
+
+
+def _same_place(fault: str, key: str) -> bool:
+    return fault == key or fault.startswith(f"{key}.") or key.startswith(f"{fault}.")
+
+
+def _overrides(candidate: str) -> tuple[Override, ...]:
+    """A suggestion, written as a shell takes it, as overrides."""
+    return parse_all(words.as_text(text) for text in shlex.split(candidate))
+
+
+def _shown(some: Iterable[Override]) -> str:
+    """Overrides as a shell takes them."""
+    return " ".join(
+        text
+        if re.fullmatch(r"[\w./=:+\-,%@~]+", text) and text.isascii()
+        else ('"' + re.sub(r'([\\"$`])', r"\\\1", text) + '"')
+        for text in words.texts(some)
+    )
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[\s_.\-]", "", name.lower())
+
+
+def _keys(node: Any, path: str = "") -> list[str]:
+    if not isinstance(node, Mapping):
+        return []
+    found = []
+    for key, value in node.items():
+        here = f"{path}.{key}" if path else str(key)
+        found += [here, *_keys(value, here)]
+    return found
+
+
+def _at(cfg: Mapping[str, Any], key: str) -> Any:
+    node: Any = cfg
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node

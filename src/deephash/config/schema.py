@@ -1,0 +1,452 @@
+"""The types of the configuration. Imports nothing heavy: ``--help`` waits for it.
+
+The dataclasses serve twice. Hydra composes and checks with them (``register``), and ``parse`` turns
+a folded configuration into them, so that jobs and ``build`` read attributes: closed nodes
+(``trainer``, ``evaluation``, ...) and the open nodes ``dataset`` and ``method`` are dataclasses,
+enumerations are members of their ``Enum``, and each part is a mapping with a ``_target_``.
+"""
+
+import dataclasses
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Self,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+)
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+from deephash.config.validate import Part, hints
+from deephash.utils import program
+from deephash.utils.bounds import (
+    Count,
+    CountOrZero,
+    Interval,
+    Name,
+    NonNegative,
+    Pixels,
+    Place,
+    Positive,
+    Seed,
+)
+
+MOST_BITS = 4096
+"""The longest code."""
+
+OPTIONAL = {"optional": True}
+"""Metadata of a key that may be missing."""
+
+T = TypeVar("T")
+
+if TYPE_CHECKING:
+    Open = Annotated[T, "open"]
+    Loose = Annotated[T, "loose"]
+else:
+
+    class Open:
+        """``Open[T]``: any value for Hydra, a ``T`` for ``validate``, ``parse`` and mypy."""
+
+        def __class_getitem__(cls, kind: Any) -> Any:
+            return Annotated[Any, kind]
+
+    class Loose:
+        """``Loose[T]``: a ``T`` for mypy; a rule of its own in ``config`` checks the value."""
+
+        def __class_getitem__(cls, kind: Any) -> Any:
+            return Any
+
+
+class Node:
+    """Base of the typed nodes.
+
+    Attributes:
+        plain: the values that the node was made of, as they are saved and compared: mappings,
+            lists, numbers, texts and null, and for a member of an enumeration its name. An open
+            node has keys there that its dataclass does not have.
+    """
+
+    plain: Mapping[str, Any]
+    if TYPE_CHECKING:  # each of them is a dataclass
+        __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+    def with_values(self, **values: Any) -> Self:
+        """Return the same node with other plain values at some of its keys."""
+        return parse(type(self), {**self.plain, **values})
+
+
+class Precision(Enum):
+    """Number format of the network's forward pass; objectives are always judged in float32."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class SelectOn(Enum):
+    """What decides which epoch's encoder is kept."""
+
+    query = "query"  # best on the queries: what the papers do
+    val = "val"  # best on a validation split: honest
+    agreement = "agreement"  # of features and codes of validation images: reads no labels
+    last = "last"  # no selection
+
+
+class Ties(Enum):
+    """Order of database items at the same distance."""
+
+    expected = "expected"
+    stable = "stable"
+    shuffled = "shuffled"
+    best = "best"
+    worst = "worst"
+
+
+class Denominator(Enum):
+    """What the precisions of a query are divided by in AP@R."""
+
+    hits = "hits"
+    min = "min"
+    total = "total"
+    R = "R"
+
+
+class Empty(Enum):
+    """What becomes of queries that find nothing."""
+
+    zero = "zero"
+    skip_retrieved_none = "skip_retrieved_none"
+    skip_no_relevant = "skip_no_relevant"
+    skip_unlabelled = "skip_unlabelled"
+
+
+@dataclass
+class Model(Node):
+    """``model``: what is shipped."""
+
+    nbit: Annotated[int, Interval(1, MOST_BITS)] = 32
+
+
+@dataclass
+class Paths(Node):
+    """``paths``: where things lie, relative to the working directory."""
+
+    outputs: Name = "outputs"
+    data: Name = "data"
+    cache: Name | None = None  # decoded images; null: DEEPHASH_CACHE, else ~/.cache/deephash
+
+
+@dataclass
+class Trainer(Node):
+    """``trainer``: the loop."""
+
+    epochs: CountOrZero = MISSING
+    batch_size: Count = MISSING
+    drop_last: bool = True  # a short last batch is left out
+    eval_batch_size: Count = 256
+    eval_every: Count = MISSING  # epochs between evaluations; the last epoch is always evaluated
+    select_on: SelectOn = SelectOn.query
+    patience: Count | None = None  # stop after so many evaluations without a better value
+    precision: Precision = Precision.fp32
+    device: str = "auto"  # auto, cpu, cuda, cuda:1
+    deterministic: bool = True  # deterministic algorithms; on CUDA slower, on CPU free
+    channels_last: bool = True  # memory layout of the images: faster convolutions
+    compile: bool = False  # torch.compile, on CUDA with CUDA graphs: minutes first, then faster
+    graph: bool = False  # on CUDA: each epoch records the step as a CUDA graph and replays it
+    clip_norm: Positive | None = None  # largest norm of the whole gradient
+    log_every: Count = 50  # steps between lines in log.jsonl
+    feature_store: bool = True  # keep features of a frozen backbone in the cache for other runs
+    snapshots: CountOrZero = 0  # codes of so many database images at each evaluation, in snapshots/
+
+
+class Engine(Enum):
+    """Who counts distances; the numbers are the same."""
+
+    auto = "auto"  # torch on a CUDA device, else numba if it is installed and pays, else numpy
+    numpy = "numpy"
+    numba = "numba"
+    torch = "torch"
+
+
+@dataclass
+class Evaluation(Node):
+    """``evaluation``: the conventions of mAP, and of the bits.
+
+    What is null is as ``convention`` says, or without one as the comments do.
+    """
+
+    convention: str | None = None  # of published numbers: hashnet, orthohash, deephash-pytorch, ...
+    top: Count | None = None  # R; null: as the dataset says, there null for all
+    # further R, reported beside it: [100,1000]; all: the whole database
+    tops: Loose[list[int | str] | None] = field(default_factory=list)
+    ties: Ties | None = None  # expected
+    denominator: Denominator | None = None  # hits
+    empty: Empty | None = None  # zero
+    drop_last: bool | None = None  # no: the item ranked last counts
+    seed: Seed = 0  # of ties=shuffled
+    ternary: NonNegative | None = None  # |z| below it is half a bit; null: every z is a bit
+    centred: bool = False  # bits of z less the database's mean z: for data of another domain
+    reference: bool = True  # PCA + random rotation of frozen features, beside the run's numbers
+    engine: Engine = Engine.auto
+
+
+@dataclass
+class Transforms(Node):
+    """``dataset.transforms``: the steps of each pipeline; ``method.views`` may name others."""
+
+    train: list[Part]
+    test: list[Part]
+
+
+@dataclass
+class Dataset(Node):
+    """The keys of ``dataset`` that the program reads; open, so that a page may have others."""
+
+    name: Name
+    source: Part
+    protocol: Loose[str]
+    protocols: dict[str, Part]
+    transforms: Open[Transforms]
+    root: Place | None = field(default=None, metadata=OPTIONAL)
+    lists: Place | None = field(default=None, metadata=OPTIONAL)
+    size: Pixels | None = field(default=None, metadata=OPTIONAL)
+    top: Count | None = field(default=None, metadata=OPTIONAL)
+    expected: dict[str, dict[str, CountOrZero]] | None = field(default=None, metadata=OPTIONAL)
+    catalog: Part | None = field(default=None, metadata=OPTIONAL)
+    recipes: dict[str, Part] | None = field(default=None, metadata=OPTIONAL)
+    classes: Loose[list[int | str] | None] = field(default=None, metadata=OPTIONAL)
+    known: Loose[dict[str, Any] | None] = field(default=None, metadata=OPTIONAL)
+    # the protocol of images without labels, unless one is typed
+    unlabelled: Loose[str | None] = field(default=None, metadata=OPTIONAL)
+
+
+@dataclass
+class Method(Node):
+    """The keys of ``method`` that the program reads."""
+
+    name: Name
+    head: Part
+    # which of these it must have, its class says
+    relaxation: Part | None = field(default=None, metadata=OPTIONAL)
+    loss: Part | None = field(default=None, metadata=OPTIONAL)
+    codebook: Part | None = field(default=None, metadata=OPTIONAL)
+    similarity: Part | None = field(default=None, metadata=OPTIONAL)
+    # a number, or the pipeline of each view
+    views: Loose[int | list[str]] = field(default=1, metadata=OPTIONAL)
+    streams: Loose[int] = field(default=1, metadata=OPTIONAL)
+    # on a frozen backbone: random views are drawn from so many of each image, encoded once
+    cached_views: Loose[int | None] = field(default=None, metadata=OPTIONAL)
+    passes: Loose[str] = field(default="stacked", metadata=OPTIONAL)  # separate: one for each view
+
+
+@dataclass
+class Train(Node):
+    """The top page of ``train.py``. Parts are open: their constructors are their schema."""
+
+    dataset: Open[Dataset] = MISSING
+    backbone: Open[Part] = MISSING
+    method: Open[Method] = MISSING
+    # the empty seats: what sits here replaces the method's own part
+    head: Any = field(default=None, metadata=OPTIONAL)
+    relaxation: Any = field(default=None, metadata=OPTIONAL)
+    codebook: Any = field(default=None, metadata=OPTIONAL)
+    similarity: Any = field(default=None, metadata=OPTIONAL)
+    loss: Any = field(default=None, metadata=OPTIONAL)
+    optimizer: Open[Part | None] = None  # null where nothing learns
+    scheduler: Open[Part | None] = None
+    logger: Open[dict[str, Part]] = MISSING
+    model: Model = field(default_factory=Model)
+    trainer: Trainer = field(default_factory=Trainer)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    paths: Paths = field(default_factory=Paths)
+    plugins: list[str] = field(default_factory=list)  # packages whose classes may be parts
+    seed: Seed = 0
+    group: str | None = None  # runs that belong together, such as a sweep: its report, W&B's group
+    rerun: bool = False
+    preview: bool = False  # of what would run, and what has; nothing runs
+
+
+@dataclass
+class Run(Node):
+    """``config.yaml`` of a run folder, as far as a later command reads it."""
+
+    dataset: Open[Dataset]
+    backbone: Open[Part]
+    method: Open[Method]
+    model: Model
+    trainer: Trainer
+    evaluation: Evaluation
+    paths: Paths
+    seed: Seed
+
+
+@dataclass
+class Gallery(Node):
+    """``gallery``: queries shown with the images nearest to them."""
+
+    # spread from the easiest to the hardest; hardest; easiest; [3, 17]
+    queries: Loose[str | list[int]] = "spread"
+    rows: Annotated[int, Interval(0, 100)] = 6  # how many queries, unless they are listed
+    top: Annotated[int, Interval(1, 50)] = 10  # images of each
+
+
+@dataclass
+class EvaluationChange(Node):
+    """Conventions to measure under instead of the run's own; null: as there."""
+
+    convention: str | None = None  # a whole set of them; those given beside it change it
+    top: Count | None = None
+    tops: Loose[list[int] | None] = None
+    ties: Ties | None = None
+    denominator: Denominator | None = None
+    empty: Empty | None = None
+    drop_last: bool | None = None
+    seed: Seed | None = None
+    ternary: NonNegative | None = None  # 0: nothing is undecided
+    centred: bool | None = None
+    engine: Engine | None = None
+
+
+@dataclass
+class Evaluate(Node):
+    """The top page of ``evaluate.py``; what is null is as the run had it."""
+
+    run: Name | None = None
+    # several run folders, folders of runs, or patterns, to compare
+    runs: Loose[str | list[str] | None] = None
+    out: Name | None = None  # null: the run's folder; of several, ./comparison
+    checkpoint: str = "best"  # best, last
+    device: str = "auto"
+    figures: bool = True  # the page and the figures; false: numbers and codes only
+    tsne: Annotated[int, Interval(0, 20_000)] = 1000  # images in the t-SNE figure; 0: none
+    # where the images, or the lists, are now; or another dataset to measure the codes on
+    dataset: Loose[Mapping[str, Any]] = field(default_factory=lambda: {"root": None, "lists": None})
+    backbone: Any = None  # what that dataset brings; the run has its own
+    plugins: list[str] = field(default_factory=list)  # packages whose classes may be parts
+    paths: Paths = field(default_factory=Paths)
+    evaluation: EvaluationChange = field(default_factory=EvaluationChange)
+    gallery: Gallery = field(default_factory=Gallery)
+    logger: Open[dict[str, Part] | None] = None
+
+
+class Style(Enum):
+    """How ``data.py export`` writes a split."""
+
+    one_hot = "one_hot"  # HashNet's lists, a column of 0 and 1 for each class
+    index = "index"  # HashNet's lists, one class index a line
+    split = "split"  # our own file
+
+
+class FeatureType(Enum):
+    """Number format of features on disk."""
+
+    float16 = "float16"
+    float32 = "float32"
+
+
+@dataclass
+class Data(Node):
+    """The top page of ``data.py``. Parts are open: their constructors are their schema."""
+
+    # prepare, verify, describe, export, encode, cache: the first word of the command
+    do: str = MISSING
+    dataset: Open[Dataset] = MISSING
+    backbone: Open[Part] = MISSING
+    trainer: Trainer = field(default_factory=Trainer)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    paths: Paths = field(default_factory=Paths)
+    plugins: list[str] = field(default_factory=list)  # packages whose classes may be parts
+    seed: Seed = 0
+    images: bool | None = None  # of prepare and verify: true opens all, false looks for none; null:
+    # prepare decodes them, verify looks for their files
+    out: Name | None = None  # where to write; null: prepare: beside the lists or images
+    style: Style = Style.one_hot  # of export
+    prefix: str = ""  # of export: put before each path
+    dtype: FeatureType = FeatureType.float32  # of encode
+    remove: str | None = None  # of cache: pixels, features, all, or the name of an entry
+
+
+@dataclass
+class Report(Node):
+    """The top page of ``report.py``."""
+
+    # its name, or those of several: [table2_beta,fig8_beta]
+    sweep: Loose[str | list[str]] = MISSING
+    only: Loose[dict[str, Any] | None] = None  # of its runs: {dataset:cifar10,model.nbit:64}
+    out: Name | None = None  # null: the sweep's folder; of several, a folder named for all of them
+    compare: str | None = "best"  # the row that others are compared with, in pairs; null: none
+    draws: Annotated[int, Interval(100, 1_000_000)] = 2000  # of the bootstrap of differences
+    seed: Seed = 0  # of the bootstrap
+    plugins: list[str] = field(default_factory=list)  # packages whose classes may be parts
+    paths: Paths = field(default_factory=Paths)
+    logger: Open[dict[str, Part] | None] = None
+
+
+N = TypeVar("N", bound=Node)
+
+
+def parse(kind: type[N], values: Mapping[str, Any]) -> N:
+    """Turn plain values into a typed node; those that are wrong are refused before, in ``config``.
+
+    Args:
+        kind: the dataclass.
+        values: folded; a key that is missing takes its default.
+
+    Raises:
+        KeyError: a key without a default is missing.
+
+    >>> parse(Gallery, {"rows": 3}).rows
+    3
+    """
+    known: type = kind
+    annotations, given = hints(known), {}
+    for one in dataclasses.fields(kind):
+        if one.name in values:
+            given[one.name] = _typed(annotations[one.name], values[one.name])
+        elif one.default in (MISSING, dataclasses.MISSING) and (
+            one.default_factory is dataclasses.MISSING
+        ):
+            raise KeyError(one.name)
+    node = kind(**given)
+    node.plain = values
+    return node
+
+
+def _typed(kind: Any, value: Any) -> Any:
+    """A plain value as its annotation says; None, and what is of another form, stays as it is."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _typed(inner[1] if inner[0] is Any else inner[0], value)
+    if origin in (Union, types.UnionType):
+        several = [one for one in inner if one is not type(None)]
+        return _typed(several[0], value) if len(several) == 1 else value
+    if isinstance(value, Mapping):
+        if isinstance(kind, type) and issubclass(kind, Node):
+            return parse(kind, value)
+        if kind is Part:
+            return Part(value)
+        if origin is dict:
+            return {key: _typed(inner[1], one) for key, one in value.items()}
+    if isinstance(value, list) and origin is list:
+        return [_typed(inner[0], one) for one in value]
+    if isinstance(value, str) and isinstance(kind, type) and issubclass(kind, Enum):
+        return kind[value]
+    return value
+
+
+def register() -> None:
+    """Make the types known to Hydra under the names the top pages list, and ``${command:page}``."""
+    OmegaConf.register_new_resolver("command", program.command, replace=True)
+    store = ConfigStore.instance()
+    store.store(name="report_schema", node=Report)
+    store.store(name="data_schema", node=Data)
+    store.store(name="schema", node=Train)
+    store.store(name="evaluate_schema", node=Evaluate)

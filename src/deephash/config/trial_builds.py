@@ -1,0 +1,177 @@
+"""Build the cheap parts of a configuration once on dummy sizes, before any data is opened.
+
+What a constructor of ours, of torch or of torchvision refuses by itself (an optimizer with
+``betas=[2,2]``) becomes a problem of the option that is to blame. Nothing is read or written, no
+network is built, and the random state stays as it was.
+"""
+
+import inspect
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from deephash.config.injected import Injected, given
+from deephash.config.targets import arguments, locate
+from deephash.config.validate import Problem, assignment, shown
+
+DUMMY: Injected = {
+    "in_features": 4, "num_classes": 2, "num_train": 2, "seed": 0, "cache": None,
+}  # fmt: skip
+"""What the program gives to these parts, as small as it can be; beside the bits of the codes."""
+
+Build = Callable[[Mapping[str, Any]], None]
+
+
+def refused(cfg: Mapping[str, Any], wrong: Collection[str] = ()) -> list[Problem]:
+    """All that constructors refuse.
+
+    Args:
+        cfg: a folded configuration.
+        wrong: keys whose values have been refused already: they take their defaults here, and
+            parts for which that is no way are passed over.
+    """
+    found: list[Problem] = []
+    broken = {"model", "model.nbit"} & set(wrong)
+    nbit = cfg["model"]["nbit"] if "model" in cfg and not broken else 1
+    for path, node in _cheap(cfg):
+        if (mended := _mended(path, node, wrong)) is not None:
+            found += _problems(path, json.dumps(mended), nbit)
+    if "optimizer" in cfg and (mended := _mended("optimizer", cfg["optimizer"], wrong)) is not None:
+        device = _mapping(cfg.get("trainer")).get("device")
+        on_cpu = device == "cpu" or not torch.cuda.is_available()
+        found += _problems("optimizer", json.dumps(mended), int(on_cpu))
+    return found
+
+
+def _mended(path: str, node: Any, wrong: Collection[str]) -> dict[str, Any] | None:
+    """A part with the defaults of its options that are wrong; None where it cannot be built."""
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        return None
+    if any(path == key or path.startswith(f"{key}.") for key in wrong):
+        return None
+    options = [key.removeprefix(f"{path}.") for key in wrong if key.startswith(f"{path}.")]
+    if not options:
+        return dict(node)
+    known, rest = arguments(locate(node["_target_"], path)), dict(node)
+    for key in options:
+        default = known[key].default if key in known else 1.0 if key == "backbone_scale" else None
+        if default is inspect.Parameter.empty:
+            return None
+        if key in known or key == "backbone_scale":
+            rest[key] = list(default) if isinstance(default, tuple) else default
+        else:
+            rest.pop(key, None)
+    return rest
+
+
+def _cheap(cfg: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The parts that cost nothing to build, and where they are."""
+    dataset = _mapping(cfg.get("dataset"))
+    protocol, steps = str(dataset.get("protocol")), _mapping(dataset.get("transforms"))
+    nodes = {"dataset.source": dataset.get("source")}
+    nodes[f"dataset.protocols.{protocol}"] = _mapping(dataset.get("protocols")).get(protocol)
+    if "method" not in cfg:
+        nodes[f"dataset.recipes.{protocol}"] = _mapping(dataset.get("recipes")).get(protocol)
+    for name, pipeline in steps.items():
+        if isinstance(pipeline, list):
+            nodes |= {f"dataset.transforms.{name}.{at}": it for at, it in enumerate(pipeline)}
+    for part in ("head", "relaxation", "codebook", "similarity", "loss"):
+        nodes[f"method.{part}"] = _mapping(cfg.get("method")).get(part)
+    nodes["scheduler"] = cfg.get("scheduler")
+    for path, node in nodes.items():
+        if isinstance(node, Mapping) and "_target_" in node:
+            yield path, node
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+@lru_cache(maxsize=4096)  # a sweep has the same parts again and again
+def _problems(path: str, text: str, number: int) -> tuple[Problem, ...]:
+    """What is wrong with one part; ``number`` is K, or of an optimizer whether it runs on a CPU."""
+    node = json.loads(text)
+    if path == "optimizer":
+        return tuple(_tried(path, node, lambda some: _step(some, bool(number))))
+    return tuple(_tried(path, node, lambda some: _build(path, some, number)))
+
+
+def _tried(path: str, node: Mapping[str, Any], build: Build) -> Iterator[Problem]:
+    """Builds a part; what keeps it from it is told of the option whose default would do."""
+    target = locate(str(node["_target_"]), path)
+    known = arguments(target)
+    rest = dict(node)
+    for _ in known:
+        try:
+            build(rest)
+            return
+        except Exception as error:  # whatever a constructor raises: torch's have half a dozen kinds
+            reason = error
+        blamed = _blamed(rest, known, build)
+        what = " ".join(str(reason).split()) or type(reason).__name__
+        what = what if what.endswith((".", "?")) else f"{what}."
+        if blamed is None:
+            yield Problem(path, f"{target.__name__} cannot be made so: {what}", "See its options.")
+            return
+        default = known[blamed].default
+        key = f"{path}.{blamed}"
+        instead = f"Type for example {assignment(key, default)}."
+        yield Problem(key, f"is {shown(rest[blamed])}: {what}", instead)
+        rest[blamed] = default
+
+
+def _blamed(
+    node: Mapping[str, Any], known: Mapping[str, inspect.Parameter], build: Build
+) -> str | None:
+    """The option whose default makes the part possible, or at least another fault."""
+
+    def failure(some: Mapping[str, Any]) -> str | None:
+        try:
+            build(some)
+        except Exception as error:
+            return str(error)
+        return None
+
+    now = failure(node)
+    changed = None
+    for key, parameter in known.items():
+        default = parameter.default
+        default = list(default) if isinstance(default, tuple) else default
+        if key not in node or default is parameter.empty or node[key] == default:
+            continue
+        then = failure({**node, key: default})
+        if then is None:
+            return key
+        if then != now and changed is None:
+            changed = key
+    return changed
+
+
+def _build(path: str, node: Mapping[str, Any], nbit: int) -> None:
+    """Builds a part with what the program gives to parts of its kind."""
+    target = locate(str(node["_target_"]))
+    options = {key: value for key, value in node.items() if key != "_target_"}
+    values = given(path, arguments(target), {**DUMMY, "nbit": nbit})
+    with torch.random.fork_rng(devices=[]):
+        target(**values, **options)
+
+
+def _step(node: Mapping[str, Any], on_cpu: bool) -> None:
+    """Builds an optimizer for two parameters, and where it would run here takes a step."""
+    options = {key: value for key, value in node.items() if key != "_target_"}
+    scale, lr = options.pop("backbone_scale"), options["lr"]
+    options.pop("lr_scale", None)
+    some = [nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2))]
+    groups = [
+        {"name": name, "params": [parameter], "lr": rate}
+        for name, parameter, rate in zip(("rest", "backbone"), some, (lr, lr * scale), strict=True)
+    ]
+    optimizer = locate(str(node["_target_"]))(groups, **options)
+    if on_cpu:
+        for parameter in some:
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()

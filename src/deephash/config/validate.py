@@ -1,0 +1,392 @@
+"""Whether plain values fit annotations: types, finite numbers, bounds, choices, lists, nodes.
+
+One validator for the constructors of parts (ours, torch's, torchvision's) and for the dataclasses
+of ``deephash.config.schema``. It imports nothing heavy and opens nothing.
+"""
+
+import dataclasses
+import inspect
+import math
+import re
+import types
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from functools import lru_cache
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from deephash.utils.bounds import LARGEST, Bound, Interval, Length, NotEmpty
+
+UNKNOWN = "there is no such key."
+"""What is said of a key that a closed node does not have."""
+
+REMOVED = "is missing"
+"""What is said of a key that was deleted."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a value, below the key that was looked at."""
+
+    path: str  # below that key; empty for the value itself
+    what: str
+    instead: str
+
+
+class Part(dict[str, Any]):
+    """Marker of an annotation: a node with a ``_target_``, whose constructor is its schema."""
+
+
+def annotation(parameter: inspect.Parameter) -> Any:
+    """The annotation of an argument; ``Any`` where there is none."""
+    return Any if parameter.annotation is parameter.empty else parameter.annotation
+
+
+def problem(value: Any, kind: Any) -> str | None:
+    """What is wrong with a value, as the end of ``KEY ...``; None where it fits.
+
+    >>> problem("big", float), problem(-1, Annotated[int, Interval(0)]), problem(3, int)
+    ("'big' is not a number.", 'is -1.', None)
+    """
+    if fits(value, kind):
+        return None
+    if isinstance(value, float) and not math.isfinite(value) and _takes(kind, float):
+        return f"is {value}."
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > LARGEST:
+        return f"is a number of {len(str(abs(value)))} digits."
+    if fits(value, plain(kind)):
+        return f"is {shown(value)}."
+    return f"{shown(value)} is not {spell(plain(kind))}."
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a plain value can stand for an annotation; what cannot be judged is accepted."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated and inner[0] is Any:  # typed for us, and open for Hydra
+        return fits(value, inner[1])
+    if origin is Annotated:
+        bounds = [bound for bound in inner[1:] if isinstance(bound, Bound)]
+        return fits(value, inner[0]) and all(_allows(bound, value) for bound in bounds)
+    if origin in (Union, types.UnionType):
+        return any(fits(value, one) for one in inner)
+    if origin is Literal:
+        return any(type(value) is type(one) and value == one for one in inner)
+    if kind is None or kind is type(None):
+        return value is None
+    if kind is bool:
+        return isinstance(value, bool)
+    if kind is int:
+        return type(value) is int and abs(value) <= LARGEST
+    if kind is float:
+        return (
+            _is_number(value) and abs(value) <= LARGEST
+            if type(value) is int
+            else (type(value) is float and math.isfinite(value))
+        )
+    if kind is str:
+        return isinstance(value, str)
+    if (isinstance(origin, type) and issubclass(origin, Mapping)) or kind is dict:
+        each = inner[1] if len(inner) == 2 else Any
+        return isinstance(value, Mapping) and all(fits(one, each) for one in value.values())
+    if origin is tuple and inner and inner[-1] is not ...:
+        return (
+            isinstance(value, list | tuple)
+            and len(value) == len(inner)
+            and all(fits(one, each) for one, each in zip(value, inner, strict=True))
+        )
+    if (isinstance(origin, type) and issubclass(origin, Sequence)) or kind in (list, tuple):
+        each = inner[0] if inner else Any
+        return isinstance(value, list | tuple) and all(fits(one, each) for one in value)
+    if kind is Part:
+        return isinstance(value, Mapping) and isinstance(value.get("_target_"), str)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return isinstance(value, str) and value in kind.__members__
+    if dataclasses.is_dataclass(kind):
+        return isinstance(value, Mapping)
+    if kind in (Any, object):
+        return True
+    if isinstance(kind, type) and not inspect.isabstract(kind):
+        return isinstance(value, kind) if origin is None else True
+    return True
+
+
+def plain(kind: Any) -> Any:
+    """An annotation without its bounds, at any depth."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return plain(inner[1] if inner[0] is Any else inner[0])
+    if origin in (Union, types.UnionType):
+        return Union[tuple(map(plain, inner))]  # noqa: UP007
+    if origin is not None and origin is not Literal and inner and hasattr(kind, "copy_with"):
+        return kind.copy_with(tuple(one if one is ... else plain(one) for one in inner))
+    return kind
+
+
+def bounds(kind: Any) -> list[Bound]:
+    """All bounds that stand in an annotation."""
+    found = (
+        [bound for bound in get_args(kind)[1:] if isinstance(bound, Bound)]
+        if (get_origin(kind) is Annotated)
+        else []
+    )
+    for one in get_args(kind):
+        if not isinstance(one, Bound):
+            found += bounds(one)
+    return found
+
+
+def _allows(bound: Bound, value: Any) -> bool:
+    if isinstance(bound, Interval):
+        return bound.allows(value) if _is_number(value) else True
+    if isinstance(bound, Length):
+        return bound.allows(value) if isinstance(value, list | tuple) else True
+    return bound.allows(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _takes(kind: Any, wanted: type) -> bool:
+    return kind is wanted or any(_takes(one, wanted) for one in get_args(kind))
+
+
+def spell(kind: Any) -> str:
+    """What an annotation takes, in words.
+
+    >>> spell(float | Literal["a", "b"] | None)
+    'a number or one of a, b or null'
+    """
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return spell(inner[0])
+    if origin is Literal:
+        return ("one of " if len(inner) > 1 else "") + ", ".join(map(str, inner))
+    if origin in (Union, types.UnionType):
+        told = [spell(one) for one in inner if not _is_foreign(one)]
+        return " or ".join(dict.fromkeys(told))
+    if (isinstance(origin, type) and issubclass(origin, Mapping)) or kind is dict:
+        return "a group of keys and values"
+    if origin is tuple and inner and inner[-1] is not ...:
+        return f"a list of {len(inner)}, each {spell(inner[0])}"
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        return f"a list, each {spell(inner[0])}"
+    names: dict[Any, str] = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "a text",
+        list: "a list",
+        Part: "a part with a _target_",
+        type(None): "null",
+    }
+    if kind in names:
+        return names[kind]
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return "one of " + ", ".join(kind.__members__)
+    if dataclasses.is_dataclass(kind):
+        return "a group of keys and values"
+    return getattr(kind, "__name__", str(kind))
+
+
+def _is_foreign(kind: Any) -> bool:
+    """Whether no value of a configuration can be of this class, such as a tensor."""
+    known = (int, float, bool, str, list, tuple, dict, Part, type(None))
+    return isinstance(kind, type) and kind not in known and not issubclass(kind, Enum)
+
+
+def advice(key: str, kind: Any, default: Any = inspect.Parameter.empty, value: Any = None) -> str:
+    """What to type in place of a value that does not fit.
+
+    Args:
+        key: as it is typed.
+        kind: what it takes.
+        default: of its constructor, if there is one.
+        value: what was given.
+    """
+    told = ""
+    limits = [bound for bound in bounds(kind) if not isinstance(bound, NotEmpty)]
+    if limits and fits(value, plain(kind)):
+        pieces = [str(bound) for bound in limits]
+        if _is_number(value):
+            return f"It must be {' or '.join(dict.fromkeys(pieces))}."
+        told = f"It must be {spell(plain(kind))}: {', '.join(dict.fromkeys(pieces))}. "
+    example = default
+    if isinstance(example, tuple):
+        example = list(example)
+    if example is inspect.Parameter.empty or not fits(example, kind):
+        example = an_example(kind)
+    if example is inspect.Parameter.empty:
+        return told.strip() or "Leave it as it was: --cfg job shows the defaults."
+    return f"{told}Type for example {assignment(key, example)}."
+
+
+def an_example(kind: Any) -> Any:
+    """A value that fits; ``Parameter.empty`` where none can be told."""
+    origin, inner = get_origin(kind), get_args(kind)
+    candidates: list[Any] = []
+    if origin is Literal:
+        candidates = list(inner)
+    elif origin in (Union, types.UnionType):
+        candidates = [an_example(one) for one in inner]
+    elif isinstance(kind, type) and issubclass(kind, Enum):
+        candidates = list(kind.__members__)
+    elif origin is Annotated:
+        lows = [bound.low for bound in inner[1:] if isinstance(bound, Interval)]
+        candidates = [an_example(inner[0]), 1, 0.5, 0.1, *(low for low in lows if low is not None)]
+        for bound in inner[1:]:
+            if isinstance(bound, Length) and get_args(inner[0]):
+                candidates.append([an_example(get_args(inner[0])[0])] * bound.items)
+    elif origin is tuple and inner and inner[-1] is not ...:
+        candidates = [[an_example(one) for one in inner]]
+    else:
+        candidates = [True, 1, 0.5, None] if kind in (bool, int, float, type(None)) else []
+    return next((one for one in candidates if one is not inspect.Parameter.empty
+                 and fits(one, kind)), inspect.Parameter.empty)  # fmt: skip
+
+
+def assignment(key: str, value: Any) -> str:
+    """``key=value`` as a shell takes it, in quotes where it must be.
+
+    >>> assignment("optimizer.betas", [0.9, 0.999]), assignment("a", None)
+    ('optimizer.betas=[0.9,0.999]', 'a=null')
+    """
+    text = f"{key}={literal(value)}"
+    return (
+        text
+        if re.fullmatch(r"[\w./=:+\-,\[\]]*", text) and text.isascii()
+        else ('"' + re.sub(r'([\\"$`])', r"\\\1", text) + '"')
+    )
+
+
+PLAIN = re.compile(r"[A-Za-z_/.][\w/.\-+%]*")
+"""A text that is typed without quotes."""
+
+
+def literal(value: Any) -> str:
+    """A plain value as Hydra reads it on the command line.
+
+    >>> literal(True), literal([1, "a b"]), literal({"x": None}), literal("true")
+    ('true', "[1,'a b']", '{x:null}', "'true'")
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None:
+        return "null"
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(literal, value))}]"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{literal(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, str):
+        special = value.lower() in ("null", "true", "false", "nan", "inf")
+        known = PLAIN.fullmatch(value) and value.isascii() and not special
+        return value if known or not value else quoted(value)
+    return str(value)
+
+
+def quoted(text: str) -> str:
+    """A text in single quotes, as Hydra's grammar escapes it."""
+    return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text) + "'"
+
+
+def shown(value: Any) -> str:
+    """A value in a message: texts in quotes, long ones cut.
+
+    >>> shown("a"), shown(None), shown([1, 2])
+    ("'a'", 'null', '[1, 2]')
+    """
+    text = "null" if value is None else repr(value)
+    if isinstance(value, bool):
+        text = str(value).lower()
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def check_fields(
+    node: Mapping[str, Any],
+    schema: type,
+    path: str = "",
+    closed: bool = False,
+) -> list[Problem]:
+    """All that does not fit a dataclass: keys that are missing, and values.
+
+    Args:
+        node: plain values.
+        schema: the dataclass.
+        path: of the node, put before each key.
+        closed: whether keys that the dataclass does not have are refused.
+    """
+    found: list[Problem] = []
+    annotations = hints(schema)
+    for field in dataclasses.fields(schema):
+        key = f"{path}.{field.name}" if path else field.name
+        default = _default(field)
+        if field.name not in node:
+            if field.metadata.get("optional"):
+                continue
+            known = default is not dataclasses.MISSING and default != "???"
+            known = known and not dataclasses.is_dataclass(default)
+            removed = f"Leave out ~{key}" + (f": its default is {assignment(key, default)}"
+                                             if known else "") + "."  # fmt: skip
+            found.append(Problem(key, f"{REMOVED}.", removed))
+            continue
+        found += check_value(node[field.name], annotations[field.name], key, default)
+    if closed:
+        found += [
+            Problem(f"{path}.{key}" if path else str(key), UNKNOWN, "See all keys with --cfg job.")
+            for key in node if key not in annotations
+        ]  # fmt: skip
+    return found
+
+
+@lru_cache
+def hints(schema: type) -> dict[str, Any]:
+    """The annotations of a dataclass, with their bounds."""
+    return get_type_hints(schema, include_extras=True)
+
+
+def check_value(
+    value: Any, kind: Any, key: str, default: Any = inspect.Parameter.empty
+) -> list[Problem]:
+    """What is wrong with one value, or with those inside it."""
+    if default in (dataclasses.MISSING, "???") and not isinstance(default, list | dict):
+        default = inspect.Parameter.empty
+    declared = kind
+    if get_origin(kind) is Annotated and get_args(kind)[0] is Any:  # open for Hydra
+        kind = get_args(kind)[1]
+    for one in (kind, *(get_args(kind) if get_origin(kind) in (Union, types.UnionType) else ())):
+        if dataclasses.is_dataclass(one) and isinstance(one, type) and isinstance(value, Mapping):
+            return check_fields(value, one, key, closed=one is declared)
+        if isinstance(value, Mapping) and get_origin(one) in (dict, Mapping):
+            each = get_args(one)[1]
+            return [it for name, inner in value.items()
+                    for it in check_value(inner, each, f"{key}.{name}")]  # fmt: skip
+    if isinstance(value, list) and get_origin(kind) is list and get_args(kind)[0] is Part:
+        return [it for at, inner in enumerate(value)
+                for it in check_value(inner, Part, f"{key}.{at}")]  # fmt: skip
+    what = problem(value, kind)
+    if what is None:
+        return []
+    if kind is Part:
+        return [_no_part(value, key)]
+    return [Problem(key, what, advice(key, kind, default, value))]
+
+
+def _no_part(value: Any, key: str) -> Problem:
+    """A node with a ``_target_`` is wanted and something else is there."""
+    group = key.removeprefix("method.")
+    choose = "Leave it as it was."
+    if "." not in group:
+        choose = f"Choose one by its name: {group}=NAME."
+    if isinstance(value, Mapping):
+        what = f"has no _target_{'' if '_target_' not in value else ' that is a name'}."
+        return Problem(key, what, f"Leave out ~{key}._target_." if value else choose)
+    return Problem(key, f"{shown(value)} is not a part with a _target_.", choose)
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return dataclasses.MISSING

@@ -1,0 +1,1 @@
+"""Decoded images on disk, so that a dataset is decoded once."""

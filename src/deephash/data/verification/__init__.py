@@ -1,0 +1,1 @@
+"""Checks of image lists, split files and datasets, and what they report."""

@@ -1,0 +1,243 @@
+"""What the figures are drawn on: one style, colours that everyone can tell apart, files.
+
+All of matplotlib that has a state is used here, and only between :func:`style`'s opening and close,
+so that the user's own settings neither change a figure nor are changed. It is imported when the
+first figure is drawn.
+"""
+
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from html import escape
+from pathlib import Path
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
+from unicodedata import east_asian_width
+
+from deephash.report.figures.fonts import make_readable
+from deephash.utils.files import write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# The colours of Okabe and Ito but for the yellow, which is too pale for a line, and three more.
+BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE, BLACK, WINE, OLIVE, GREY = PALETTE = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9",
+    "#E69F00", "#222222", "#882255", "#9A9B00", "#8A8A8A",
+)  # fmt: skip
+PALE = "#C8C8C8"
+MARKERS = "os^DvPX<>*p"
+DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.5, 1.5)))
+DPI = 160
+LINE = 32  # letters of a line of a legend, however narrow the figure is
+
+STYLE = {
+    "svg.hashsalt": "deephash",
+    "svg.fonttype": "path",
+    "text.parse_math": False,
+    "text.usetex": False,
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9.5,
+    "axes.titlesize": 10,
+    "axes.labelsize": 10,
+    "legend.fontsize": 9,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.edgecolor": "#555555",
+    "axes.linewidth": 0.8,
+    "axes.formatter.useoffset": False,
+    "grid.color": "#e3e3e3",
+    "grid.linewidth": 0.7,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4.5,
+    "legend.frameon": False,
+    "legend.handlelength": 2.6,
+    "hatch.linewidth": 0.5,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure with what is said of it."""
+
+    name: str  # of its files
+    title: str
+    caption: str
+    figure: "Figure"
+
+    @property
+    def wide(self) -> bool:
+        """Whether it needs the width of the page."""
+        return bool(self.figure.get_size_inches()[0] > 7)
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a run, or a class, looks in every figure: told apart by more than its colour."""
+
+    colour: str
+    marker: str
+    dash: Any
+
+    @classmethod
+    def of(cls, place: int) -> "Look":
+        """The look of the first, second, ... of those that are shown; 40 differ."""
+        round_, colour = divmod(place, len(PALETTE))
+        marker = MARKERS[place % len(MARKERS)]
+        return cls(PALETTE[colour], marker, DASHES[round_ % len(DASHES)])
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The style in which figures are drawn and saved."""
+    import matplotlib.style
+
+    with matplotlib.style.context(["default", STYLE]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"(?s).*[Gg]lyph .* missing from")
+        yield
+
+
+def sheet(
+    rows: int = 1, columns: int = 1, size: tuple[float, float] = (5.4, 3.7), **options: Any
+) -> tuple["Figure", Any]:
+    """A figure with a grid of panels, each of a size in inches; the panels are (rows, columns)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def blank(width: float, height: float) -> tuple["Figure", Any]:
+    """A figure that is one panel without axes, measured in inches, (0, 0) at the top left."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height))
+    panel = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+    panel.set_axis_off()
+    return figure, panel
+
+
+def legend(figure: "Figure", handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """The legend of all panels, above them, in as many columns as have room.
+
+    Long labels are broken at blanks into several lines.
+    """
+    width, height = figure.get_size_inches()
+    room = 13 * width
+    labels = [broken(label, max(LINE, int(room) - 8)) for label in labels]
+    columns = next(
+        columns
+        for columns in range(len(labels), 0, -1)
+        if columns == 1 or _letters(labels, columns) < room
+    )
+    lines = -(-len(labels) // columns)
+    columns = -(-len(labels) // lines)  # evenly filled
+    tall = max(sum(text.count("\n") + 1 for text in some) for some in _filled(labels, columns))
+    figure.set_size_inches(width, height + 0.19 * (tall - 1))
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns)
+
+
+def broken(text: str, most: int = 44) -> str:
+    """A text in lines of at most so many letters, broken at blanks, else anywhere."""
+    return "\n".join(wrap(text, most, break_on_hyphens=False)) or text
+
+
+def _filled(labels: Sequence[str], columns: int) -> list[Sequence[str]]:
+    """The labels of each column of a legend, which is filled column by column."""
+    lines = -(-len(labels) // columns)
+    return [labels[start : start + lines] for start in range(0, len(labels), lines)]
+
+
+def _letters(labels: Sequence[str], columns: int) -> int:
+    """How wide a legend is, in letters."""
+    return sum(
+        max(len(line) for text in some for line in text.splitlines()) + 8
+        for some in _filled(labels, columns)
+    )
+
+
+def dots(looks: Sequence[tuple[Any, str]]) -> list[Any]:
+    """Markers for a legend, of colours and shapes, larger than the points they stand for."""
+    from matplotlib.lines import Line2D
+
+    settings: dict[str, Any] = {"linestyle": "none", "markersize": 6.5, "markeredgewidth": 0}
+    return [Line2D([], [], color=colour, marker=shape, **settings) for colour, shape in looks]
+
+
+def halo(width: float = 2.5) -> list[Any]:
+    """What makes text readable on top of points."""
+    from matplotlib.patheffects import withStroke
+
+    return [withStroke(linewidth=width, foreground="white")]
+
+
+def hues(count: int) -> list[tuple[float, float, float]]:
+    """Many colours, neighbours far apart: for classes that are also numbered."""
+    from colorsys import hls_to_rgb
+
+    lightness = (0.36, 0.5, 0.64)
+    return [hls_to_rgb(place * 0.618034 % 1, lightness[place % 3], 0.7) for place in range(count)]
+
+
+def save(figure: "Figure", folder: Path, name: str) -> tuple[Path, Path]:
+    """Writes ``name.svg`` and ``name.png`` and returns their paths.
+
+    The same figure gives the same bytes, at any time.
+    """
+    svg, png = folder / f"{name}.svg", folder / f"{name}.png"
+    dateless = {"Date": None}
+    figure.draw_without_rendering()  # settles the layout, so that both files have the same
+    write_atomic(svg, lambda it: figure.savefig(it, format="svg", dpi=DPI, metadata=dateless))
+    write_atomic(png, lambda it: figure.savefig(it, format="png", dpi=DPI))
+    return svg, png
+
+
+def readable(drawing: Drawing) -> Drawing:
+    """A figure all of whose letters are seen, with a caption that explains those without a font."""
+    said = make_readable(drawing.figure)
+    return replace(drawing, caption=f"{drawing.caption} {said}".strip()) if said else drawing
+
+
+def inline(svg: str, name: str, said: str) -> str:
+    """A saved figure as an element of a page.
+
+    It is without what belongs to a file, and its ids are its own among all figures of the page.
+
+    Args:
+        svg: the text of the file.
+        name: of the figure, unique on the page.
+        said: what a screen reader says it is.
+    """
+    text = svg[svg.index("<svg") :]
+    for part in (r"<metadata>.*?</metadata>", r"<style.*?</style>", r"<!--.*?-->"):
+        text = re.sub(part, "", text, flags=re.DOTALL)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = text.replace('xlink:href="', 'href="')
+    text = text.replace('href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
+    box = re.search(r'viewBox="[^"]*"', text)
+    assert box is not None  # matplotlib says how large it is
+    opening = f'<svg class="plot" role="img" aria-label="{escape(said)}" {box[0]}>'
+    return opening + re.sub(r"\n\s*", "\n", text[text.index(">") + 1 :]).strip()
+
+
+def shorten(text: str, most: int) -> str:
+    """A text of at most so many letters, its middle left out if it has more.
+
+    >>> shorten("relahash method.loss.margin=0.5", 16)
+    'relahash…gin=0.5'
+    """
+    text = " ".join(text.split())
+    if wide := sum(east_asian_width(letter) in "WF" for letter in text):  # two columns each
+        most = max(4, most * len(text) // (len(text) + wide))
+    if len(text) <= most:
+        return text
+    front = most // 2
+    return text[:front] + "…" + text[len(text) - (most - 1 - front) :]

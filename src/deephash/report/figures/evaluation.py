@@ -1,0 +1,453 @@
+"""The figures of one evaluated run, and of several side by side.
+
+Each function takes rows and gives a drawing, or None where the runs do not tell what it would show.
+A method has the same colour, marker and dashes in all of them. Equation and figure numbers are
+those of the RelaHash paper, Minh et al., IEEE Access 2023.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from deephash.report.figures.canvas import BLUE, VERMILION, Drawing, broken, halo, sheet
+from deephash.report.figures.panels import (
+    SIZES,
+    Keys,
+    Line,
+    bars,
+    bits_of,
+    by_powers,
+    curves,
+    draw_line,
+    finish,
+    frame,
+    grid,
+    over_bits,
+    sample,
+)
+from deephash.report.rows import Floats, Row, dig, floats
+
+Array = npt.NDArray[Any]
+
+UNIT = {"xlim": (-0.01, 1.02), "ylim": (-0.01, 1.03)}
+
+EMPTY, NONEMPTY = "an empty ball counts 0", "non-empty balls only"
+"""The two conventions of precision within a radius."""
+
+CONVENTIONS = ("ties", "denominator", "empty", "own")
+
+TIES = "Ties: the mean over all orders of the images at the same distance."
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """A query and its nearest images."""
+
+    query: Array  # (H, W, 3) uint8
+    title: str
+    images: list[Array]  # (H, W, 3) uint8, nearest first
+    right: list[bool] | None  # relevant to the query; None where there are no labels
+    captions: list[str]
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Codes laid out in two dimensions."""
+
+    points: Array  # (N, 2)
+    classes: Array  # (N,) int, -1 for none
+    names: list[str]  # of the classes; may be empty
+    what: str  # how they were laid out, as a caption
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Continuous codes of two or three bits at one epoch of training."""
+
+    epoch: int
+    z: Array  # (n, K)
+    classes: Array  # (n,)
+    centers: Array | None  # (C, K)
+
+
+def figures_of(rows: Sequence[Row]) -> list[Drawing]:
+    """All figures that the numbers of some runs make."""
+    draws = (
+        map_over_bits,
+        precision_within_radius_2,
+        pr_by_rank,
+        pr_by_radius,
+        precision_at,
+        recall_at,
+        distances,
+        pair_distances,
+        separability,
+        quantization,
+        orthogonality,
+        bits,
+    )
+    return [drawing for draw in draws if (drawing := draw(rows)) is not None]
+
+
+def map_over_bits(rows: Sequence[Row]) -> Drawing | None:
+    """Fig. 5: mAP over the number of bits; bars if there is only one."""
+    metric = str(dig(rows[0].runs[0], "metrics", "conventions", "metric") or "mAP")
+    told = [dig(rows[0].runs[0], "metrics", "conventions", key) for key in CONVENTIONS]
+    named = ", ".join(
+        f"{key} {value}" for key, value in zip(CONVENTIONS, told, strict=True) if value
+    )
+    caption = f"{metric} of the queries ({named})." if named else f"{metric} of the queries."
+    if len(bits_of(rows)) == 1:
+        return _several(rows, "map", metric, caption, {metric: ("metrics", "map")})
+    figure, panels = sheet(size=(6.4, 4.2))
+    handles = over_bits(panels[0, 0], rows, ("metrics", "map"))
+    panels[0, 0].set_ylabel(metric)
+    title = f"{metric} over bits"
+    if not handles:
+        return None
+    return finish(figure, "map_over_bits", title, caption, rows, handles, spread=True)
+
+
+def precision_within_radius_2(rows: Sequence[Row]) -> Drawing | None:
+    """Precision in the Hamming ball of radius 2 over the number of bits, under both conventions.
+
+    Bars if there is only one number of bits.
+    """
+    name, title = "precision_within_radius_2", "Precision within Hamming radius 2"
+    ball = ("metrics", "precision_within_radius_2")
+    caption = "Precision among the images at most 2 bits away, the mean over the queries. "
+    if len(bits_of(rows)) == 1:
+        caption += (
+            "Left, a query with an empty ball counts with 0; right, only the queries whose ball "
+            "holds an image, which may be few."
+        )
+        kinds = {EMPTY: "mean_zero", NONEMPTY: "mean_nonempty"}
+        columns = {
+            f"precision within radius 2, {kind}": (*ball, key) for kind, key in kinds.items()
+        }
+        drawn = _several(rows, name, title, caption, columns)
+        if drawn is not None:
+            reach = max(panel.get_xlim()[1] for panel in drawn.figure.axes)
+            for panel in drawn.figure.axes:
+                panel.set_xlim(0, reach)
+        return drawn
+    figure, panels = sheet(size=(6.4, 4.2))
+    handles = over_bits(panels[0, 0], rows, (*ball, "mean_zero"), linestyle="-")
+    hollow = {"linestyle": (0, (4, 2)), "markerfacecolor": "white", "linewidth": 1.1}
+    over_bits(panels[0, 0], rows, (*ball, "mean_nonempty"), **hollow)
+    panels[0, 0].set_ylabel("precision within radius 2")
+    caption += (
+        "Solid, filled: a query with an empty ball counts with 0. Dashed, hollow: only the queries "
+        "whose ball holds an image, which may be few."
+    )
+    if not handles:
+        return None
+    handles |= {EMPTY: sample(), NONEMPTY: sample(**hollow)}
+    return finish(figure, name, title, caption, rows, handles, spread=True)
+
+
+def pr_by_radius(rows: Sequence[Row]) -> Drawing | None:
+    """Precision over recall as the Hamming ball grows, macro and micro."""
+    path = ("metrics", "pr_curve")
+    kinds = {
+        kind: partial(_line, path=path, x=f"recall_{kind}", y=f"precision_{kind}")
+        for kind in ("macro", "micro")
+    }
+    caption = (
+        "Through a point for each Hamming radius r: all images within it are returned. Macro: mean "
+        "over the queries; precision is 0 for a query with an empty ball, recall is over the "
+        "queries that have relevant images. Micro: the balls of all queries poured together."
+    )
+    title = "Precision and recall by radius"
+    if len(rows) > 1:
+        drawn = curves(rows, kinds, "recall", "precision", UNIT)
+        return drawn and finish(drawn[0], "pr_by_radius", title, caption, rows, drawn[1])
+    radius, empty = rows[0].line(*path, "radius"), rows[0].line(*path, "empty_fraction")
+    if len(radius) == len(empty) and 2 in radius:
+        caption += f" Empty balls at r = 2: {empty[radius == 2][0]:.1%}."
+    figure, panels = sheet(size=SIZES[1])
+    panels[0, 0].set(**UNIT)
+    handles = {}
+    for place, (kind, of) in enumerate(kinds.items()):
+        line = of(rows[0])
+        if len(line[0]):
+            look = replace(rows[0], place=place, label=kind)
+            handles[kind] = draw_line(panels[0, 0], look, line)
+    if not handles:
+        return None
+    if len(radius) == len(kinds["macro"](rows[0])[0]):
+        _point_out(panels[0, 0], kinds["macro"](rows[0]), "r", radius, (0, 2))
+    frame(panels, [(0, 0)], "recall", "precision")
+    return finish(figure, "pr_by_radius", title, caption, rows, handles)
+
+
+def pr_by_rank(rows: Sequence[Row]) -> Drawing | None:
+    """Fig. 6a: precision over recall as the list of retrieved images grows."""
+    path = ("metrics", "pr_curve_by_rank")
+    caption = (
+        "The first k images are returned, for growing k: precision, the mean over all queries, "
+        f"over recall, the mean over the queries that have relevant images. {TIES}"
+    )
+
+    def of(row: Row) -> Line:
+        return _line(row, path, "recall", "precision")
+
+    drawn = curves(rows, {"": of}, "recall", "precision", UNIT)
+    if drawn is None:
+        return None
+    rank = rows[0].line(*path, "rank")
+    if len(rows) == 1 and len(rank) == len(of(rows[0])[0]):
+        _point_out(drawn[0].axes[0], of(rows[0]), "k", rank, (1, 10, 100, 1000, 10000))
+        caption += " A mark between two measured k lies on the line between them."
+    title = "Precision and recall by rank"
+    return finish(drawn[0], "pr_by_rank", title, caption, rows, drawn[1])
+
+
+def precision_at(rows: Sequence[Row]) -> Drawing | None:
+    """Fig. 6b: the precision of the first N."""
+    caption = (
+        "P@N: the share of the first N images that is relevant, the mean over all queries. " + TIES
+    )
+    return _at(rows, "precision_at", "Precision at N", caption, "precision@N")
+
+
+def recall_at(rows: Sequence[Row]) -> Drawing | None:
+    """The recall of the first N."""
+    caption = (
+        "Recall@N: the share of a query's relevant images that is among the first N, the mean over "
+        f"the queries that have any. {TIES}"
+    )
+    return _at(rows, "recall_at", "Recall at N", caption, "recall@N")
+
+
+def quantization(rows: Sequence[Row]) -> Drawing | None:
+    """Fig. 10: the quantisation error in its three forms."""
+    path = ("metrics", "codes", "quantization")
+    columns = {
+        "mean ‖z − h‖  (Eq. 19)": (*path, "l2"),
+        "mean ‖z − h‖²  (Eq. 20)": (*path, "squared_l2"),
+        "mean angle, degrees  (Eq. 21)": (*path, "degrees"),
+    }
+    caption = (
+        "How far the codes z of the database, as the encoder gives them, are from their bits "
+        "h = sgn(z). Not divided by the number of bits; a zero vector has no angle and is left out "
+        "of its mean."
+    )
+    return _several(rows, "quantization", "Quantisation error", caption, columns)
+
+
+def orthogonality(rows: Sequence[Row]) -> Drawing | None:
+    """Fig. 11: how far the class centres are from orthogonal."""
+    columns = {"‖HHᵀ/K − I‖  (Eq. 22)": ("metrics", "codes", "orthogonality", "value")}
+    caption = (
+        "Frobenius norm; row c of H is the sign of the mean code of the database images of class c."
+        " 0 if the centres of the C classes are orthogonal; random ones have about "
+        "√(C (C − 1) / K) with K bits."
+    )
+    return _several(rows, "orthogonality", "Orthogonality of the class centres", caption, columns)
+
+
+def separability(rows: Sequence[Row]) -> Drawing | None:
+    """Fig. 12: how much farther apart dissimilar images are than similar ones."""
+    columns = {"bits  (Eq. 23)": ("metrics", "codes", "separability", "value")}
+    caption = (
+        "Mean Hamming distance of the pairs of database images that share no label, less that of "
+        "the pairs that do; means over pairs, not over classes."
+    )
+    return _several(rows, "separability", "Separability", caption, columns)
+
+
+def distances(rows: Sequence[Row]) -> Drawing | None:
+    """Fig. 13: histograms of the distances within and between classes."""
+    shown = [row for row in rows if all(len(one) for one in _histograms(row))]
+    if not shown:
+        return None
+    shown.sort(key=lambda row: (row.nbit, row.place))
+    most = grid(max(sum(row.nbit == nbit for row in shown) for nbit in bits_of(shown)))[1]
+    down, across = grid(len(shown), min(len(shown), most * (4 // most)))
+    places = [divmod(place, across) for place in range(len(shown))]
+    size = SIZES[1] if len(shown) == 1 else (3.2, 2.1)
+    figure, panels = sheet(down, across, size)
+    peaks: dict[int, float] = {}
+    for row in shown:
+        reach = [float(np.nanmax(one, initial=0)) for one in _histograms(row)]
+        peaks[row.nbit] = max(peaks.get(row.nbit, 0), *reach)
+    handles, before = {}, -1
+    for row, place in zip(shown, places, strict=True):
+        panel, word = panels[place], "" if len(shown) > 1 else "separability "
+        handles = _distances(panel, row, peaks[row.nbit] or 1, word)
+        panel.tick_params(labelleft=place[1] == 0 or row.nbit != before)
+        before = row.nbit
+        if len(shown) > 1:
+            panel.set_title(broken(f"{row.label}, {row.nbit} bits"), fontsize=9)
+    frame(panels, places, "Hamming distance", "share of pairs")
+    title, caption = "Distances within and between classes", _pairs(shown)
+    if len(peaks) > 1:
+        caption += " The upright scale is one for all runs of the same number of bits."
+    return finish(figure, "distances", title, caption, rows, handles)
+
+
+def pair_distances(rows: Sequence[Row]) -> Drawing | None:
+    """The distances of all pairs, of codes that were measured without labels."""
+
+    def of(*path: str) -> Callable[[Row], Line]:
+        def line(row: Row) -> Line:
+            share = row.line("metrics", *path, "share")
+            distance = row.line("metrics", *path, "distance")
+            if len(distance) != len(share):
+                distance = np.arange(float(len(share)))
+            return distance, share, np.full(len(share), np.nan)
+
+        return line
+
+    kinds = {"in the database": of("codes", "distances"), "query to database": of("distances")}
+    drawn = curves(rows, kinds, "Hamming distance", "share of pairs")
+    if drawn is None:
+        return None
+    caption = (
+        "Hamming distances without regard to labels: of pairs of database images, and of each query"
+        " to each database image. The shares of a line sum to 1."
+    )
+    title = "Distances of all pairs"
+    return finish(drawn[0], "pair_distances", title, caption, rows, drawn[1])
+
+
+def bits(rows: Sequence[Row]) -> Drawing | None:
+    """The share of ones in each bit."""
+    path = ("metrics", "codes", "bits", "ones")
+    shown = [row for row in rows if len(row.line(*path))]
+    if not shown:
+        return None
+    title = "Balance of the bits"
+    caption = (
+        "The share of ones in each bit over the database. A balanced bit is at ½; one at 0 or 1 is "
+        "dead, the same for all images."
+    )
+    if len(rows) == 1:
+        figure, panels = sheet(size=SIZES[1])
+        handles = _bits(panels[0, 0], rows[0].line(*path))
+        return finish(figure, "bits", title, caption, rows, handles)
+
+    def ordered(row: Row) -> Line:
+        each = [floats(dig(run, *path)) for run in row.runs if dig(run, *path)]
+        share = np.mean([np.sort(one) for one in each if len(one) == len(each[0])], axis=0)
+        return np.arange(1.0, len(share) + 1), share, np.full(len(share), np.nan)
+
+    drawn = curves(shown, {"": ordered}, "bits in order of their share", "share of ones")
+    for panel in drawn[0].axes if drawn else ():
+        panel.locator_params(axis="x", integer=True)
+    caption += " Each run's bits stand in order of their share."
+    return drawn and finish(drawn[0], "bits", title, caption, rows, drawn[1])
+
+
+def _line(row: Row, path: Keys, x: str, y: str) -> Line:
+    xs, ys = row.line(*path, x), row.line(*path, y)
+    size = min(len(xs), len(ys))
+    return xs[:size], ys[:size], np.full(size, np.nan)
+
+
+def _at(rows: Sequence[Row], name: str, title: str, caption: str, label: str) -> Drawing | None:
+    drawn = curves(rows, {"": lambda row: row.at("metrics", name)}, "N", label)
+    if drawn is None:
+        return None
+    cuts = [cut for row in rows for cut in row.at("metrics", name)[0]]
+    for panel in drawn[0].axes:
+        if panel.get_visible():
+            by_powers(panel, min(cuts), max(cuts))
+            panel.set_ylim(bottom=0)
+    return finish(drawn[0], name, title, caption, rows, drawn[1], spread=True)
+
+
+def _several(
+    rows: Sequence[Row], name: str, title: str, caption: str, columns: Mapping[str, Keys]
+) -> Drawing | None:
+    """Bars, which a sole run does not need."""
+    figure = bars(rows, columns) if len(rows) > 1 else None
+    if figure is None:
+        return None
+    return finish(figure, name, title, caption, rows, spread=True)
+
+
+def _point_out(panel: Any, line: Line, letter: str, over: Floats, some: Sequence[int]) -> None:
+    """Says where some values are on a line, between two points if need be, unless just said."""
+    last = np.array([-1.0, -1.0])
+    for value in some:
+        if not len(over) or not over[0] <= value <= over[-1]:  # nan is neither
+            continue
+        point = np.array([np.interp(value, over, axis) for axis in line[:2]])
+        if not np.isfinite(point).all() or np.abs(point - last).max() < 0.1:
+            continue
+        last, side = point, -1 if point[0] > 0.85 else 1
+        panel.plot(*point, "o", color="#222222", markersize=5, zorder=4)
+        panel.annotate(
+            f"{letter} = {value:,g}",
+            point,
+            (5 * side, 6 if value and side > 0 else -12),
+            textcoords="offset points",
+            ha="left" if side > 0 else "right",
+            fontsize=8.5,
+            path_effects=halo(),
+        )
+
+
+def _histograms(row: Row) -> tuple[Floats, Floats]:
+    path = ("metrics", "codes", "histograms")
+    return row.line(*path, "intra"), row.line(*path, "inter")
+
+
+def _distances(panel: Any, row: Row, peak: float, word: str) -> dict[str, Any]:
+    """Both histograms, and an arrow from the mean of one to the mean of the other."""
+    handles, means = {}, []
+    for kind, share, colour, dash in zip(
+        ("intra", "inter"), _histograms(row), (BLUE, VERMILION), ("-", "--"), strict=True
+    ):
+        edges = np.arange(len(share) + 1) - 0.5
+        panel.stairs(share, edges, fill=True, color=colour, alpha=0.35)
+        name = "share a label (intra)" if kind == "intra" else "share none (inter)"
+        handles[name] = panel.stairs(share, edges, color=colour, linestyle=dash, linewidth=1.2)
+        exact = row.value("metrics", "codes", "separability", kind)[0]
+        means.append(exact if np.isfinite(exact) else float(share @ np.arange(len(share))))
+    height = 1.1 * peak
+    arrow = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0, "color": "#222222", "linewidth": 1.2}
+    panel.annotate("", (means[1], height), (means[0], height), arrowprops=arrow)
+    text = word + f"{means[1] - means[0]:.2f}".replace("-", "−")
+    middle = (sum(means) / 2, height)
+    panel.annotate(text, middle, (0, 5), textcoords="offset points", ha="center", fontsize=9)
+    panel.locator_params(axis="x", integer=True)
+    panel.set_ylim(0, 1.3 * peak)
+    panel.set_xlim(-0.5, len(share) - 0.5)
+    return handles
+
+
+def _pairs(rows: Sequence[Row]) -> str:
+    """The caption of the histograms, which may be of a sample of the pairs."""
+    caption = (
+        "Hamming distances of pairs of database images; the bars of each colour sum to 1. The "
+        "arrow goes from the mean of the pairs that share a label to the mean of those that share "
+        "none: the separability, in bits (Eq. 23)."
+    )
+    told = [dig(run, "metrics", "codes", "histograms") for row in rows for run in row.runs]
+    drawn = {one.get("seed") for one in told if one and one.get("seed") is not None}
+    if not drawn:
+        return caption
+    some = f" (seed {drawn.pop()})" if len(drawn) == 1 else ""
+    return f"{caption} The histograms are of a sample of the pairs{some}."
+
+
+def _bits(panel: Any, share: Floats) -> dict[str, Any]:
+    """A bar for each bit; those that are dead look different and are named."""
+    dead = (share == 0) | (share == 1)
+    places = np.arange(1, len(share) + 1)
+    handles = {"alive": panel.bar(places[~dead], share[~dead], width=0.8, color=BLUE)}
+    if dead.any():
+        look = {"color": VERMILION, "hatch": "///", "edgecolor": "white"}
+        handles["dead"] = panel.bar(places[dead], np.maximum(share[dead], 0.01), width=0.8, **look)
+    panel.axhline(0.5, color="#555555", linestyle="--", linewidth=1)
+    panel.set(ylim=(0, 1.02), xlim=(0, len(share) + 1), xlabel="bit", ylabel="share of ones")
+    panel.locator_params(axis="x", integer=True)
+    panel.grid(axis="x", visible=False)
+    return handles

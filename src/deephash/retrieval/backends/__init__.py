@@ -1,0 +1,192 @@
+"""Backends that count Hamming distances; all of them return the same whole numbers.
+
+``numpy``: XOR and popcount, always there. ``numba``: the same compiled, on all cores; an extra,
+``pip install numba``. ``torch``: on a device, made for CUDA; a kernel of Triton, or torch's own.
+"""
+
+import importlib
+import importlib.util
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from types import ModuleType
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Union
+
+from deephash.errors import DataError
+from deephash.retrieval.backends import numpy_backend
+from deephash.retrieval.codes import Counts, whole
+from deephash.retrieval.packed_codes import Side
+from deephash.utils.extras import install_hint
+
+if TYPE_CHECKING:
+    import torch
+
+ENGINES = ("auto", "numpy", "numba", "torch")
+KERNELS = ("auto", "triton", "bits", "matmul")
+log = logging.getLogger(__name__)
+
+_REPAYS = 30_000_000  # pairs from which loading compiled code, 0.8 s, pays in ten evaluations
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A backend that counts Hamming distances, and its options.
+
+    Args:
+        name: ``numpy``, ``numba``, ``torch``, or ``auto``: torch if ``device`` is a CUDA device,
+            else numba if it is installed and there are many pairs to compare, else numpy.
+        threads: None for as many as torch uses (``OMP_NUM_THREADS``). Ignored by numpy, except when
+            the result depends on the order of ties.
+        device: for ``torch``; None for CUDA if available, else the CPU. For ``auto``; None for
+            the device of the codes.
+        kernel: for ``torch``: ``triton``, XOR, popcount and histogram in one pass; ``bits``, the
+            same with operators of torch; ``matmul``, a product of matrices of +1 and -1; or
+            ``auto``, triton on CUDA if it works there, else ``bits``. The log (level debug) says
+            which one is used, and why.
+
+    Raises:
+        DataError: if the name, the device or the kernel is unknown, numba is not installed although
+            it is named, or ``threads`` is no integer of at least 1.
+
+    Example:
+        >>> Engine("numpy").chosen(pairs=1000)
+        'numpy'
+    """
+
+    name: str = "auto"
+    threads: int | None = None
+    device: Union[str, "torch.device", None] = None  # torch may not be loaded
+    kernel: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.name not in ENGINES:
+            raise DataError(f"engine={self.name!r} is unknown; allowed: {', '.join(ENGINES)}")
+        if self.kernel not in KERNELS:
+            allowed = ", ".join(KERNELS)
+            raise DataError(f"kernel={self.kernel!r} is unknown; allowed: {allowed}")
+        if self.threads is not None and not whole(self.threads, least=1):
+            raise DataError(f"threads={self.threads!r} must be a whole number of at least 1")
+        if self.device is not None:
+            import torch
+
+            try:
+                torch.device(self.device)
+            except RuntimeError as error:
+                raise DataError(f"device={self.device!r} is unknown: try cpu or cuda") from error
+        if self.name == "numba" and importlib.util.find_spec("numba") is None:
+            raise DataError(f"engine=numba needs numba: {install_hint('numba')}, or engine=auto")
+
+    @classmethod
+    def of(cls, engine: "Engine | str") -> "Engine":
+        """Return the engine of a name; an engine is returned as it is."""
+        return engine if isinstance(engine, Engine) else cls(engine)
+
+    def near(self, values: object) -> "Engine":
+        """Return the engine for the device of a tensor, if it is ``auto`` without a device."""
+        device = getattr(values, "device", None)
+        if self.name != "auto" or self.device is not None or device is None:
+            return self
+        return replace(self, device=device)
+
+    def chosen(self, pairs: int) -> str:
+        """Return the name of the backend that compares so many pairs."""
+        if self.name != "auto":
+            return self.name
+        if self.device is not None and str(self.device).startswith("cuda"):
+            return "torch"
+        return "numba" if pairs >= _REPAYS and _compiled() is not None else "numpy"
+
+    def on_cpu(self, pairs: int) -> str:
+        """Return the name of the backend for what torch does not compute: the order of ties."""
+        named = self.chosen(pairs)
+        return replace(self, name="auto", device=None).chosen(pairs) if named == "torch" else named
+
+    @property
+    def workers(self) -> int:
+        """How many threads."""
+        if self.threads is not None:
+            return int(self.threads)
+        torch = sys.modules.get("torch")
+        return int(torch.get_num_threads()) if torch is not None else _processors()
+
+    def counting(self, pairs: int) -> "Counting":
+        """Return the counter of the backend that compares so many pairs."""
+        chosen = self.chosen(pairs)
+        if chosen == "numpy":
+            return Counting(numpy_backend.Counter, numpy_backend.PART)
+        if chosen == "numba":
+            compiled = load_compiled()
+            return Counting(partial(compiled.Counter, threads=self.workers), compiled.PART)
+        import torch
+
+        from deephash.retrieval.backends import torch_backend as on_device
+
+        device = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        begin = partial(on_device.counter, device=device, kernel=self.kernel)
+        return Counting(begin, on_device.PART)
+
+
+class Counter(Protocol):
+    """Counts the items of a database for some queries, one part after another."""
+
+    def add(self, part: Side) -> None:
+        """Count the items of a part."""
+
+    def counts(self) -> tuple[Counts, Counts]:
+        """Items, and relevant items, at each distance from each query: (Q, K + 1) int64 each."""
+
+
+class Counting(NamedTuple):
+    """How a database is counted."""
+
+    begin: Callable[[Side, int], Counter]  # of the queries and K
+    part: int  # how many items to give it at once
+
+
+def _processors() -> int:
+    """Return ``OMP_NUM_THREADS``, else the number of processors this process may use."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    if wanted.isdecimal() and int(wanted):
+        return int(wanted)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def load_compiled() -> ModuleType:
+    """Return the functions that numba compiles.
+
+    Raises:
+        DataError: if numba cannot be imported.
+    """
+    found = _compiled()
+    if found is None:
+        raise DataError("engine=numba: numba cannot be imported here; try engine=auto")
+    return found
+
+
+def numba_sums() -> ModuleType | None:
+    """Return the compiled functions of metrics, None if numba is not loaded.
+
+    Their results equal those of numpy; only the time differs.
+    """
+    if "deephash.retrieval.backends.numba_backend" not in sys.modules:
+        return None
+    return importlib.import_module("deephash.retrieval.backends.numba_sums")
+
+
+def _compiled() -> ModuleType | None:
+    return None if importlib.util.find_spec("numba") is None else _imported()
+
+
+@cache
+def _imported() -> ModuleType | None:
+    """Numba refuses a numpy newer than it, and a machine on which it finds no place for a cache."""
+    try:
+        return importlib.import_module("deephash.retrieval.backends.numba_backend")
+    except (ImportError, RuntimeError) as error:
+        log.warning("numba is installed but cannot be used, numpy counts instead: %s", error)
+        return None

@@ -1,0 +1,106 @@
+"""What the cache holds, and its removal: ``data.py cache``."""
+
+import contextlib
+import shutil
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from deephash.config import schema
+from deephash.data import feature_store
+from deephash.data.image_cache import cache
+from deephash.data.image_cache.entries import INDEX, Broken, read_index
+from deephash.data.sources.feature_formats import ARRAY, NOTES, PART, REMARKS
+from deephash.errors import ConfigError, FileError, WriteError
+from deephash.utils import program
+from deephash.utils.files import read_json
+from deephash.utils.locks import Lock
+
+KINDS = ("pixels", "features")
+
+
+def show_cache(cfg: schema.Data) -> None:
+    """Print the entries of the cache folder, decoded images and features; remove those asked for.
+
+    Args:
+        cfg: the checked page; ``remove`` is ``pixels``, ``features``, ``all`` or the name of an
+            entry.
+
+    Raises:
+        ConfigError: there is no entry of this name.
+        WriteError: an entry cannot be removed.
+    """
+    folder = cache.folder_of(cfg.paths.cache)
+    listed = [*cache.entries(folder), *feature_store.entries(folder)]
+    chosen = _chosen(listed, cfg.remove, folder)
+    total = 0
+    for entry in listed:
+        size = sum(path.stat().st_size for path in entry.rglob("*") if path.is_file())
+        total += size
+        line = f"{entry.name}  {size / 1e9:.2f} GB  {_day(entry)}  {_content(entry)}"
+        if entry in chosen:
+            line += "  removed" if _remove(entry) else "  in use: not removed"
+        print(line)
+    print(f"{len(listed)} entries, {total / 1e9:.2f} GB: {folder}")
+    if listed and cfg.remove is None:
+        print(f"  {program.command('data')} cache remove=pixels, features, all or NAME")
+
+
+def _chosen(listed: list[Path], remove: str | None, folder: Path) -> list[Path]:
+    if remove is None:
+        return []
+    if remove == "all":
+        return listed
+    chosen = [one for one in listed if remove in (one.name, one.name.partition("-")[0])]
+    if not chosen and remove not in KINDS:
+        raise ConfigError(
+            f"remove  is {remove}, and {folder} has no such entry.\n"
+            "        Give pixels, features, all, or the name of an entry."
+        )
+    return chosen
+
+
+def _day(entry: Path) -> str:
+    return time.strftime("%Y-%m-%d", time.localtime(entry.stat().st_mtime))
+
+
+def _content(entry: Path) -> str:
+    """What an entry holds, in a few words."""
+    try:
+        if entry.name.startswith("pixels-"):
+            index = read_index(entry)
+            return f"{index.shape[0]:,} images of {index.root}, {index.shape[2]} px"
+        if (entry / NOTES).is_file() and (entry / ARRAY).is_file():
+            return _features(read_json(entry / NOTES, "notes"))
+        notes = read_json(entry / PART / NOTES, "notes")
+        return f"{_features(notes['notes'])}, {notes['done']:,} done"
+    except (Broken, FileError, KeyError, TypeError):
+        return f"not whole (no {INDEX if entry.name.startswith('pixels-') else NOTES})"
+
+
+def _features(notes: Any) -> str:
+    backbone = notes["backbone"]
+    name = backbone.get("name") or backbone["_target_"].rpartition(".")[2]
+    count, width = notes["shape"]
+    views = f", {notes['views']} views under {notes['name']}" if "views" in notes else ""
+    dataset = notes[REMARKS]["dataset"] if REMARKS in notes else notes["dataset"]
+    return f"{count:,} x {width} features of {dataset} by {name}{views}"
+
+
+def _remove(entry: Path) -> bool:
+    """Remove an entry, unless a process is writing it; nobody sees it half removed."""
+    try:
+        lock = Lock.acquire(entry.with_suffix(".lock"))
+        if lock is None:
+            return False
+        with lock:
+            aside = entry.with_name(f"{entry.name}-{uuid.uuid4().hex[:8]}.part")
+            with contextlib.suppress(FileNotFoundError):
+                entry.replace(aside)
+            shutil.rmtree(aside, ignore_errors=True)
+    except WriteError:
+        raise
+    except OSError as error:
+        raise WriteError(entry, error) from error
+    return True

@@ -1,0 +1,460 @@
+"""Train a run."""
+
+import copy
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import deephash
+from deephash.config import build, plugins, requirements, resolve, schema
+from deephash.config.overrides import Override, texts
+from deephash.data.datamodule import DataModule
+from deephash.data.feature_store import FeatureStore
+from deephash.data.image_cache import cache
+from deephash.errors import ConfigError, TrainingError
+from deephash.loggers import wandb
+from deephash.methods.base import Method
+from deephash.models.codebooks import spread
+from deephash.models.encoder import Encoder
+from deephash.models.weights import digest
+from deephash.report import write_html, write_nearest
+from deephash.runs import gallery
+from deephash.runs.common import (
+    agreement_of,
+    deterministic,
+    load_encoder,
+    run_folder,
+    save_codes,
+)
+from deephash.runs.folder import RunFolder, environment, git
+from deephash.training import compile_options, cuda_graphs, out_of_memory
+from deephash.training.evaluation import Codes, Evaluation, encode
+from deephash.training.feature_agreement import constant_features
+from deephash.training.pca_reference import Reference, obstacle
+from deephash.training.trainer import Trainer
+from deephash.utils import progress
+from deephash.utils.files import write_json
+from deephash.utils.formatting import number
+
+log = logging.getLogger("deephash")
+
+REFERENCE = "pca_rr"
+"""The method that a run on frozen features is compared with: see ``training/pca_reference.py``."""
+
+
+@out_of_memory.told()
+def train(cfg: schema.Train, overrides: Sequence[Override], launch: str = "") -> dict[str, Any]:
+    """Trains the run that a configuration describes, or skips it when it is finished.
+
+    Args:
+        cfg: the checked page; see ``config.train_page``.
+        overrides: its command line.
+        launch: of the sweep that the run is part of: ``rerun`` begins it anew once in each.
+
+    Returns:
+        the report, as in ``report.json``.
+
+    Raises:
+        DeephashError: with a message for the user.
+    """
+    if "wandb" in cfg.logger:
+        wandb.load_package()  # before data is opened
+    name = resolve.run_name(cfg.plain, overrides)
+    run = run_folder(cfg, overrides)
+    fresh = cfg.rerun and not run.begun_in(launch)
+    if not fresh:
+        refuse_another(run, cfg)
+        if run.finished:
+            report = run.report()
+            run.tidy()
+            if not (run.path / "report.html").is_file():  # killed between the two
+                write_html(run.path)
+            _complete_wandb(cfg, run, name, report)
+            print(
+                f"finished already, skipped (rerun=true trains anew): {run.path}"
+                f"  {report['metrics']['conventions']['metric']} {number(report['metrics']['map'])}"
+            )
+            return report
+    console = cfg.logger.get("console")
+    progress.quiet(console is not None and bool(console.get("quiet")))
+    device = build.device(cfg.trainer.device)
+    deterministic(cfg.trainer.deterministic)
+    run.lock()
+    try:  # what is wrong with data and parts comes to light before anything is written
+        resumes = (run.path / "last.pt").is_file() and not fresh
+        evaluation = build.evaluation(cfg, device)
+        data = build.data(cfg)
+        build.require_labels(cfg, data)
+        if not resumes:
+            build.check_backbone(cfg, data.source)
+        learns = cfg.optimizer is not None
+        data.setup(device, epochs=learns)
+        evaluation.check(data)
+        _check_validation(cfg, data)
+        if not data.has_labels:
+            _say_unlabelled(cfg)
+        elif data.reads_labels and (unlabelled := data.facts.num_train_unlabelled):
+            log.warning("%d training images have no label and are left out", unlabelled)
+        method = build.method(cfg, data.facts.num_classes, data.facts.num_train, data.width,
+                              pretrained=not resumes).to(device)  # fmt: skip
+        _try(method, data, cfg)
+        _try_alone(method, data, cfg)
+        build.optimizer(cfg, method)  # which refuses factors of rates of what does not learn
+        run.begin(cfg.plain, texts(overrides), fresh, launch)
+        return _train(cfg, run, name, data, method, evaluation)
+    finally:
+        run.close()
+
+
+def _check_validation(cfg: schema.Train, data: DataModule) -> None:
+    """Refuse to select an epoch on a validation split that the data do not have."""
+    select_on = cfg.trainer.select_on.value
+    if select_on not in ("val", "agreement") or len(data.split.validation):
+        return
+    name = data.facts.protocol
+    last = "last" if select_on == "agreement" or not data.has_labels else "query"
+    raise ConfigError(
+        f"trainer.select_on  is {select_on}, and protocol {name} has no validation split.\n"
+        f"                   Try dataset.protocols.{name}.validation=100, or"
+        f" trainer.select_on={last}."
+    )
+
+
+def _say_unlabelled(cfg: schema.Train) -> None:
+    """Say in one line what images without labels mean for the selection of an epoch."""
+    if not cfg.trainer.epochs:
+        log.warning("the images have no labels: there is no mAP")
+        return
+    kept = "the last epoch's encoder is kept"
+    if (select_on := cfg.trainer.select_on.value) == "agreement":
+        kept = "the encoder whose codes of validation images agree best with features is kept"
+    elif select_on != "last":
+        kept = f"there is no mAP for trainer.select_on={select_on}, and {kept}"
+    log.warning("the images have no labels: %s", kept)
+
+
+def _complete_wandb(
+    cfg: schema.Train, run: RunFolder, name: str, report: Mapping[str, Any]
+) -> None:
+    """Write a finished run to W&B if it is asked for and does not have it to its end.
+
+    The run may have been killed while W&B took its end, may have been trained without W&B, or may
+    be asked for by an agent of W&B's own sweeps.
+    """
+    node = cfg.logger.get("wandb")
+    if node is None or wandb.is_complete(run.path, wandb.id_of(run.run_id())):
+        return
+    history = run.path / "log.jsonl"
+    logger = build.wandb(node, cfg.plain, run.path, name, run.run_id(), "train", history)
+    logger.report(report, report["training"]["steps"])
+    logger.summary(report, run.path)
+
+
+@torch.inference_mode()
+def _try(method: Method, data: DataModule, cfg: schema.Train) -> None:
+    """Sends two images through the encoder: a network may refuse images of their size.
+
+    So may views, which are made of a first batch.
+    """
+    if cfg.optimizer is not None:
+        next(iter(data.train(0)))
+    images = next(iter(data.eval_batches(data.split.queries[:2]))).flat()
+    try:
+        with out_of_memory.told():
+            method.encoder.eval().encode(images)
+    except RuntimeError as error:
+        if out_of_memory.is_failure(error):
+            raise TrainingError(
+                f"the device failed at the first two images: {out_of_memory.brief(error)}\n"
+                f"  If its memory may be full (nvidia-smi shows it): {out_of_memory.ADVICE}"
+            ) from error
+        size = "x".join(map(str, images.shape[2:]))
+        raise ConfigError(
+            f"backbone  {cfg.backbone.get('name', 'the backbone')} cannot take images of {size}:"
+            f" {error}\n          Try larger images (dataset.size=224), or another backbone."
+        ) from error
+
+
+def _try_alone(method: Method, data: DataModule, cfg: schema.Train) -> None:
+    """Refuse a training batch of one image where batch normalisation needs two values.
+
+    Some networks take it: with maps of several places, each place is a value.
+    """
+    passes = data.views if method.passes == "separate" else 1
+    if not cfg.trainer.epochs or data.smallest_batch // passes > 1:
+        return
+    image = next(iter(data.eval_batches(data.split.train[:1]))).flat()
+    with torch.random.fork_rng(devices=[image.device] if image.is_cuda else []), torch.no_grad():
+        try:  # a copy: nothing of the statistics stays
+            copy.deepcopy(method.encoder).train().encode(image)
+        except ValueError as error:
+            count, size = data.num_trainable, data.batch_size
+            other = next((n for n in range(size + 1, size + count) if n > 1 and count % n != 1), 2)
+            if size == 1:
+                what, instead = "is 1", "trainer.batch_size=16"
+            else:
+                what = f"{size} leaves a training batch of one image, of {count} in all"
+                instead = f"trainer.drop_last=true, or trainer.batch_size={other}"
+            raise ConfigError(
+                f"trainer.batch_size  {what}, and batch normalisation needs two.\n"
+                f"                    Try {instead}."
+            ) from error
+
+
+def refuse_another(run: RunFolder, cfg: schema.Train) -> None:
+    """Refuses a folder in which something else ran."""
+    if not run.finished and not (run.path / "last.pt").is_file():
+        return
+    changed = resolve.differences(
+        resolve.essence(run.config(whole=True)), resolve.essence(cfg.plain)
+    )
+    if changed:
+        raise ConfigError(
+            f"{run.path} holds a run with another configuration:\n  "
+            + "\n  ".join(changed[:8])
+            + "\nTrain anew with rerun=true, or elsewhere with paths.outputs=FOLDER"
+            + " (images of your own: dataset.name=NAME)."
+        )
+
+
+def _serve_features(
+    cfg: schema.Train, method: Method, data: DataModule, evaluation: Evaluation
+) -> float:
+    """Let the data serve features of a frozen backbone where each epoch would compute the same.
+
+    Evaluations use them in any case, the means of tokens in place of tokens. Training does if its
+    method takes features, no view is random, or random ones are drawn from fixed ones, and no
+    dropout is active.
+
+    Returns:
+        The seconds that it took.
+    """
+    encoder, learns = method.encoder, cfg.optimizer is not None
+    frozen = getattr(encoder.backbone, "frozen", False) and data.width is None
+    if not frozen:
+        return 0.0
+    backbone: Any = encoder.backbone
+    constant = getattr(backbone, "output", "features") == "features" and not getattr(
+        backbone, "stochastic", False
+    )
+    encoder.eval()
+    fixed = cfg.method.cached_views
+    train = (
+        learns and method.cached_features and constant and (fixed is not None or not data.random)
+    )
+
+    def compute(images: Tensor) -> Tensor:
+        with evaluation.autocast():
+            return encoder.features(images)
+
+    width: int = backbone.out_features
+    store = feature_store(cfg, encoder.backbone, data) if cfg.trainer.feature_store else None
+    served = data.serve_features(compute, width, train=train, store=store, draws=fixed)
+    if served is None:  # which is logged
+        return 0.0
+    encoder.takes_features = True
+    why = "the backbone is frozen"
+    if train:
+        why += f" and views are drawn from {fixed}" if fixed else " and no view is random"
+    uses = "all epochs and evaluations" if train else "all evaluations"
+    print(f"{why}: {served.computed:,} features were computed once, in {served.seconds:.1f} s,"
+          f" for {uses}" if served.computed else
+          f"{why}: {served.count:,} features for {uses} were read from the cache")  # fmt: skip
+    return served.seconds
+
+
+def feature_store(cfg: schema.Train, backbone: torch.nn.Module, data: DataModule) -> FeatureStore:
+    """The store of a frozen backbone's features, below ``paths.cache``."""
+    settings, device = cfg.trainer, data.device
+    # The digest says what weights are; in evaluation mode dropout is inactive.
+    left_out = {"weights", "frozen", "dropout", *getattr(backbone, "not_in_features", ())}
+    pipelines = [data.test_transform, *(pipeline for _, pipeline in data.view_transforms)]
+    code = [one for part in (backbone, *pipelines) for one in part.modules()]
+    notes = {
+        "backbone": {key: one for key, one in cfg.backbone.items() if key not in left_out},
+        "weights": digest(backbone),
+        "precision": settings.precision.value,
+        "device": device.type,
+        "channels_last": settings.channels_last,
+        "compile": settings.compile,
+        "packages": plugins.packages(code),
+    }
+    if device.type == "cuda":  # where both choose the algorithm of a convolution
+        notes["gpu"] = torch.cuda.get_device_name(device)
+        notes["deterministic"] = settings.deterministic
+    return FeatureStore(cache.folder_of(cfg.paths.cache), notes)
+
+
+@compile_options.told()
+def _train(
+    cfg: schema.Train,
+    run: RunFolder,
+    name: str,
+    data: DataModule,
+    method: Method,
+    evaluation: Evaluation,
+) -> dict[str, Any]:
+    settings, device = cfg.trainer, data.device
+    if settings.channels_last:
+        method.encoder.to(memory_format=torch.channels_last)
+    if settings.compile:
+        compile_options.compile_in_place(method, device)
+    optimizer = build.optimizer(cfg, method)
+    if optimizer is not None:
+        compile_options.fuse(optimizer, device)
+    torch.manual_seed(cfg.seed)
+    trainer = Trainer(
+        run.path,
+        optimizer,
+        None if cfg.scheduler is None else build.part(cfg.scheduler, "scheduler"),
+        device=device,
+        fingerprint=data.facts.fingerprint,
+        epochs=settings.epochs,
+        eval_every=settings.eval_every,
+        select_on=_select_on(cfg, data),
+        patience=settings.patience,
+        precision=settings.precision.value,
+        log_every=settings.log_every,
+        clip_norm=settings.clip_norm,
+        snapshots=settings.snapshots,
+        capture=cuda_graphs.CudaCapture(device) if settings.graph else None,
+    )
+    if (run.path / "last.pt").is_file():  # which has the weights of the backbone
+        done = trainer.start(method, data.for_training)
+        spent = _serve_features(cfg, method, data, evaluation)
+    else:
+        spent = _serve_features(cfg, method, data, evaluation)
+        done = trainer.start(method, data.for_training)
+    trainer.progress.seconds += spent
+    if done:
+        print(f"resumed after epoch {done}: {run.path}")
+    logger = build.loggers(cfg, run.path, run.run_id, name, data.steps, trainer.progress)
+    failed = True
+    try:
+        trainer.fit(method, data, evaluation, logger)
+        report, codes = _report(cfg, name, run, data, method, evaluation, trainer)
+        save_codes(run.path / "codes.npz", codes, data, evaluation)
+        if not data.has_labels and data.width is None:  # there is no mAP: images show what is near
+            shown = schema.Gallery()
+            write_nearest(
+                run.path,
+                gallery.gallery(
+                    evaluation, codes, data, queries=shown.queries, rows=shown.rows, top=shown.top
+                ),
+            )
+        write_json(run.path / "report.json", report)
+        write_html(run.path)
+        logger.report(report, trainer.progress.step)
+        logger.summary(report, run.path)
+        failed = False
+    finally:
+        logger.close(failed)
+    return report
+
+
+def _select_on(cfg: schema.Train, data: DataModule) -> str:
+    """What selects an epoch; there is no mAP without labels."""
+    select_on = cfg.trainer.select_on.value
+    return select_on if data.has_labels or select_on == "agreement" else "last"
+
+
+def _reference(
+    cfg: schema.Train, data: DataModule, encoder: Encoder, evaluation: Evaluation
+) -> tuple[Reference | None, dict[str, Any] | None]:
+    """Fit the reference of a run on features that training does not change.
+
+    Returns:
+        The reference, or what the report says in its place: None where features were trained or
+        ``evaluation.reference`` is false.
+    """
+    shallow = requirements.kind(cfg.method.plain) == "shallow"
+    if not cfg.evaluation.reference or not (shallow or constant_features(encoder, data)):
+        return None, None
+    nbit, width = cfg.model.nbit, int(encoder.backbone.out_features)  # type: ignore[arg-type]
+    if reason := obstacle(data, nbit, width, evaluation.ternary):
+        return None, {"method": REFERENCE, "skipped": reason}
+    return Reference(encoder, data, evaluation.autocast, nbit), None
+
+
+def _report(
+    cfg: schema.Train,
+    name: str,
+    run: RunFolder,
+    data: DataModule,
+    method: Method,
+    evaluation: Evaluation,
+    trainer: Trainer,
+) -> tuple[dict[str, Any], Codes]:
+    """Loads the selected encoder and measures it in full."""
+    began = time.perf_counter()
+    encoder = method.encoder
+    load_encoder(run.path / "best.pt", encoder, data.facts.fingerprint)
+    split, now, settings = data.split, trainer.progress, cfg.trainer
+    kind = requirements.kind(cfg.method.plain)
+    reference, reference_report = _reference(cfg, data, encoder, evaluation)
+    kept = agreement_of(kind, encoder, data)
+    taps = [one for one in (kept, reference) if one is not None]
+    fitted = 0.0 if reference is None else reference.seconds
+    codes = encode(encoder, data, evaluation.autocast, taps=taps)
+    encoded = time.perf_counter()
+    metrics = evaluation.measure(codes, data, split.queries, split.database, full=True)
+    if kept is not None:
+        metrics["agreement"] = evaluation.agreement(codes, split.queries, split.database, kept)
+    now.retrieval_seconds += time.perf_counter() - encoded
+    now.evaluation_seconds += time.perf_counter() - began - fitted
+    now.seconds += time.perf_counter() - began - fitted
+    if reference is not None:
+        reference_report = {"method": REFERENCE, **reference.measure(codes, data, evaluation, kept)}
+    rate: float | None = codes.images_per_second
+    if (served := data.features) is not None:  # codes were made of features
+        rate = served.computed / served.seconds if served.computed else None
+    report = {
+        "schema": 1,
+        "deephash": deephash.__version__,
+        "run": name,
+        "method": cfg.method.name,
+        "kind": kind,
+        "nbit": cfg.model.nbit,
+        "seed": cfg.seed,
+        "metrics": metrics,
+        "reference": reference_report,
+        "selection": now.selection(trainer.select_on, settings.eval_every, settings.epochs),
+        "protocol": data.facts.as_dict(),
+        "codebook": _distances(method, now.epoch),
+        "training": {
+            "seconds": now.seconds,
+            "evaluation_seconds": now.evaluation_seconds,
+            "retrieval_seconds": now.retrieval_seconds,
+            "steps": now.step,
+            "images_per_second": now.images / now.train_seconds if now.train_seconds else None,
+            "data_share": now.data_seconds / now.train_seconds if now.train_seconds else None,
+            "encode_images_per_second": rate,
+            "batch_size": settings.batch_size,
+            "cached_views": cfg.method.cached_views,
+            "precision": settings.precision.value,
+            "compile": settings.compile,
+            "graph": settings.graph,
+            "device": str(trainer.device),
+            "parameters": sum(p.numel() for p in encoder.parameters()),
+        },
+        "environment": environment(),
+        **plugins.report(),
+        "git": git(),
+        "checkpoint": "best.pt",
+    }
+    return report, codes
+
+
+def _distances(method: Method, epoch: int) -> dict[str, Any] | None:
+    """How far apart the signs of the class centers are after the last epoch, in bits."""
+    centers = method.centers()
+    if centers is None:
+        return None
+    rows = centers.detach().cpu()
+    smallest, mean = spread(rows)
+    return {"classes": len(rows), "bits": rows.shape[1], "min_distance": smallest,
+            "mean_distance": mean, "after_epoch": epoch}  # fmt: skip

@@ -1,0 +1,1 @@
+"""Plan, launch, watch and report sweeps: grids of runs."""

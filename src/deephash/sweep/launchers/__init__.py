@@ -1,0 +1,1 @@
+"""Launchers, which run the jobs of a sweep: local processes, SLURM or Ray."""

@@ -1,0 +1,190 @@
+"""The tensors and plain values of a run, on disk, with a checksum over every byte.
+
+A checkpoint is the zip archive that ``torch.save`` writes, with a comment that holds the CRC-32 of
+all bytes before it, so that other programs read it as before. Checkpoints without the comment are
+from earlier versions; those are checked by the CRC-32 of each member of the archive.
+"""
+
+import os
+import re
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import torch
+
+from deephash.errors import CheckpointError, TrainingError
+from deephash.utils import program
+from deephash.utils.files import write_atomic
+
+END = 22
+"""Bytes at the end of a zip archive without a comment; the last two are the comment's length."""
+
+COMMENT = "deephash crc32 {:08x}"
+
+COMMENTED = re.compile(rb"deephash crc32 ([0-9a-f]{8})")
+
+LENGTH = len(COMMENT.format(0))
+
+PIECE = 1 << 22
+"""Bytes that are read at a time."""
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Save tensors and plain values, atomically.
+
+    Args:
+        path: of the file.
+        state: tensors and plain values; what ``torch.load(weights_only=True)`` can read.
+
+    Raises:
+        WriteError: the file cannot be written; an earlier one of the same name stays.
+
+    Example:
+        >>> save(Path("a.pt"), {"epoch": 3})
+        >>> load(Path("a.pt"))
+        {'epoch': 3}
+    """
+
+    def write(beside: Path) -> None:
+        with beside.open("wb") as file:
+            archive = _Archive(file)
+            torch.save(state, cast(BinaryIO, archive))
+            archive.finish()
+
+    write_atomic(path, write)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Load what ``save`` wrote; a file can bring no code of its own.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or no checkpoint; the message says what can
+            still be done.
+    """
+    try:
+        sound = is_sound(path)
+        if sound and _is_packed(path):
+            raise ValueError("it is compressed, and checkpoints are not")
+        state = torch.load(path, map_location="cpu", weights_only=True) if sound else None
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no checkpoint {path}") from None
+    except Exception as error:  # torch raises half a dozen kinds for a foreign or broken file
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint: {error}\n  {_advice(path)}"
+        ) from error
+    if not sound:
+        raise CheckpointError(
+            f"{path} is damaged: its bytes do not fit its checksum, so it cannot be read as a"
+            f" checkpoint\n  {_advice(path)}"
+        )
+    if not isinstance(state, dict):
+        raise CheckpointError(
+            f"{path} is no checkpoint of a run: it holds a {type(state).__name__}"
+        )
+    return state
+
+
+def is_sound(path: Path) -> bool:
+    """Compare every byte of a checkpoint with its checksum.
+
+    Returns:
+        False if any byte was changed, lost or added.
+
+    Raises:
+        OSError: the file cannot be read.
+        zipfile.BadZipFile: it is no archive.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - LENGTH))
+        comment = COMMENTED.fullmatch(file.read())
+        if comment is not None:
+            return _crc(file, size - LENGTH) == int(comment[1], 16)
+        file.seek(max(0, size - END))
+        end = file.read()
+        if zipfile.is_zipfile(file) and not (end.startswith(b"PK\5\6") and end.endswith(b"\0\0")):
+            return False  # it had a comment, or is cut off in one
+        with zipfile.ZipFile(file) as archive:
+            try:
+                return archive.testzip() is None
+            except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
+                return False
+
+
+def _is_packed(path: Path) -> bool:
+    """Whether a member of the archive is compressed: a small file could fill the memory."""
+    with zipfile.ZipFile(path) as archive:
+        return any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist())
+
+
+class _Archive:
+    """Where ``torch.save`` writes: passes bytes on, sums them up, and ends with the comment."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._end = b""  # the last bytes, held back since the comment changes them
+        self._crc = 0
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        if len(view) >= END:
+            self._pass(self._end)
+            self._pass(view[:-END])
+            self._end = bytes(view[-END:])
+        else:
+            held = self._end + bytes(view)
+            self._pass(held[:-END])
+            self._end = held[-END:]
+        return len(view)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def finish(self) -> None:
+        """Add the comment with the checksum.
+
+        Raises:
+            TrainingError: torch has written something else than an archive without a comment.
+        """
+        if not (self._end.startswith(b"PK\5\6") and self._end.endswith(b"\0\0")):
+            raise TrainingError("this version of torch writes checkpoints of an unknown form")
+        self._pass(self._end[:-2] + LENGTH.to_bytes(2, "little"))
+        self._file.write(COMMENT.format(self._crc).encode())
+
+    def _pass(self, data: bytes | memoryview) -> None:
+        self._crc = zlib.crc32(data, self._crc)
+        self._file.write(data)
+
+
+def _crc(file: BinaryIO, size: int) -> int:
+    """The checksum of the first bytes of a file."""
+    file.seek(0)
+    crc = 0
+    while size > 0 and (data := file.read(min(PIECE, size))):
+        crc = zlib.crc32(data, crc)
+        size -= len(data)
+    return crc
+
+
+def _advice(path: Path) -> str:
+    """What can be done about a damaged checkpoint, by what lies beside it."""
+    run = path.parent
+    anew = "train anew with rerun=true"
+    if path.name == "last.pt":
+        best = next(iter([*run.glob("best.pt"), *sorted(run.glob("best-epoch*.pt"))[-1:]]), None)
+        if best is None:
+            return "Remove it to train from the start, or bring back a copy of it."
+        named = "" if best.name == "best.pt" else f"rename {best.name} to best.pt, then "
+        return (
+            "The best encoder so far is another file, which may be whole: "
+            f"{named}{program.command('evaluate')} run={run}\n"
+            f"  To train on, bring back a copy of {path.name}; or {anew}."
+        )
+    if path.name.startswith("best") and (run / "last.pt").is_file():
+        return (
+            f"Bring back a copy of it, or {anew}. The encoder of the last epoch is another file,"
+            f" which may be whole: {program.command('evaluate')} run={run} checkpoint=last"
+        )
+    return f"Bring back a copy of it, or {anew}."

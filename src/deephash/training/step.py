@@ -1,0 +1,94 @@
+"""One training step: forward pass, backward pass, gradient norm, update of the parameters."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from deephash.training.precision import autocast
+from deephash.types import Batch, Terms
+
+
+@dataclass(frozen=True)
+class Scalars:
+    """Named scalars of one step, on the device."""
+
+    names: tuple[str, ...]  # loss, its terms, grad_norm
+    values: Tensor  # (n,), without a graph
+
+
+class TrainingStep:
+    """Train a method on one batch, operator by operator. Nothing in it waits for the device.
+
+    Args:
+        method: ``method(batch) -> Terms``, in training mode.
+        optimizer: over the parameters of the method.
+        device: of the method and of the batches.
+        precision: ``fp32`` or ``bf16``.
+        clip_norm: largest norm of the whole gradient; None does not clip.
+
+    Example:
+        >>> method = torch.nn.Linear(2, 1)
+        >>> optimizer = torch.optim.SGD(method.parameters(), lr=0.1)
+        >>> step = TrainingStep(
+        ...     lambda batch: {"size": method(batch.images).square().mean()},
+        ...     optimizer,
+        ...     torch.device("cpu"),
+        ... )
+        >>> step(Batch(torch.ones(3, 1, 2), torch.ones(3, 1), torch.arange(3))).names
+        ('loss', 'size', 'grad_norm')
+    """
+
+    def __init__(
+        self,
+        method: Callable[[Batch], Terms],
+        optimizer: torch.optim.Optimizer,
+        device: torch.device,
+        precision: str = "fp32",
+        clip_norm: float | None = None,
+    ) -> None:
+        self.method = method
+        self.optimizer = optimizer
+        self.device = device
+        self.precision = precision
+        self.clip_norm = clip_norm
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def __call__(self, batch: Batch) -> Scalars:
+        """Update the parameters; return the loss, its terms and the norm of the gradient."""
+        with autocast(self.device, self.precision):
+            terms = self.method(batch)
+            loss = total(terms)
+        torch.autograd.backward(loss)
+        norm = self.gradient_norm()
+        self.optimizer.step()
+        self.forget_gradients()
+        values = torch.stack([loss, *terms.values(), norm]).detach()
+        return Scalars(("loss", *terms, "grad_norm"), values)
+
+    def gradient_norm(self) -> Tensor:
+        """Return the norm of the whole gradient before it is clipped, and clip it."""
+        if self.clip_norm is None:
+            return nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        return nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+
+    def forget_gradients(self) -> None:
+        """Free the gradients, which is room for the next forward pass."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def release(self) -> None:
+        """Free what is kept between two steps of an epoch: nothing."""
+
+
+def total(terms: Terms) -> Tensor:
+    """Return the sum of the terms ``() -> ()``, with as few operators as give the same bits.
+
+    The order of a longer sum is ``torch.sum``'s, as it was in earlier versions.
+    """
+    values = list(terms.values())
+    if len(values) == 1:
+        return values[0]
+    if len(values) == 2:
+        return values[0] + values[1]
+    return torch.stack(values).sum()

@@ -1,0 +1,1 @@
+"""Files, locks, formatting and other helpers; may be imported from anywhere."""

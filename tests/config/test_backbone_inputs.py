@@ -1,0 +1,148 @@
+"""A backbone that declares its images decides those of the dataset; what is typed wins."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from deephash.config import backbone_inputs, resolve, schema
+from deephash.config.overrides import parse_all
+
+pytest.importorskip("timm")
+
+CONF = Path(__file__).parents[2] / "conf"
+LITE = ["backbone=timm", "backbone.name=tf_efficientnet_lite0", "backbone.weights=none"]
+VIT = ["backbone=timm", "backbone.name=test_vit", "backbone.weights=none"]  # of 160 alone
+HALF = [0.5, 0.5, 0.5]
+IMAGENET = [0.485, 0.456, 0.406]
+
+
+@pytest.fixture(scope="module")
+def folded():
+    schema.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+
+        def fold(*words, page="train"):
+            more = ["trainer.device=cpu", *words]
+            return resolve.fold(compose(page, overrides=more), parse_all(more))
+
+        yield fold
+
+
+def options(cfg, kind, option, pipeline=None):
+    """The values of an option in the steps of a kind, of one pipeline or of all."""
+    pipelines = cfg["dataset"]["transforms"]
+    chosen = [pipelines[pipeline]] if pipeline else pipelines.values()
+    return [step.get(option) for steps in chosen for step in steps
+            if step["_target_"].endswith(f".{kind}")]  # fmt: skip
+
+
+def faults(cfg):
+    return {fault.key: fault for fault in resolve.check(cfg)}
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "folder dataset.root=x", "imagenet100"])
+@pytest.mark.parametrize("views", [None, "cibhash", "sdc"])
+def test_statistics_interpolation_and_size_are_the_models(dataset, views, folded):
+    cfg = folded(f"dataset={dataset}".split()[0], *dataset.split()[1:], *LITE,
+                 *([f"views={views}"] if views else []),
+                 "dataset.source.size=256" if dataset == "imagenet100" else "seed=0")  # fmt: skip
+    assert cfg["dataset"]["size"] == 224
+    for option in ("mean", "std"):
+        values = options(cfg, "Normalize", option)
+        assert len(values) >= 2 and all(value == HALF for value in values)
+    for kind in ("Resize", "RandomResizedCrop"):
+        assert set(options(cfg, kind, "interpolation")) <= {"bicubic"}
+    assert not faults(cfg)
+    assert json.loads(json.dumps(cfg)) == cfg
+
+
+def test_the_size_reaches_the_steps(folded):
+    words = ["dataset=folder", "dataset.root=x", "dataset.source.size=160"]
+    cfg = folded(*words, *VIT)
+    assert cfg["dataset"]["size"] == 160
+    assert options(cfg, "CenterCrop", "size") == [160] == options(cfg, "RandomResizedCrop", "size")
+    smaller = folded(*words, *VIT, "backbone.img_size=64")
+    assert smaller["dataset"]["size"] == 64 == options(smaller, "CenterCrop", "size")[0]
+    assert not faults(cfg) and not faults(smaller)
+
+
+def test_what_is_typed_stays(folded):
+    cfg = folded("dataset=cifar10", *LITE, "dataset.size=96")
+    assert cfg["dataset"]["size"] == 96 and set(options(cfg, "Resize", "size")) == {96}
+    step = "{_target_: deephash.data.transforms.Normalize, mean: [0.1, 0.2, 0.3], std: [1, 1, 1]}"
+    cfg = folded("dataset=cifar10", *LITE, f"dataset.transforms.test=[{step}]")
+    assert options(cfg, "Normalize", "mean", "test") == [[0.1, 0.2, 0.3]]
+    assert options(cfg, "Normalize", "mean", "train") == [HALF]
+
+
+def test_the_dataset_decides_where_it_is_asked_to(folded):
+    own = folded("dataset=cifar10", *LITE, "backbone.preprocessing=dataset")
+    plain = folded("dataset=cifar10", "backbone=alexnet")
+    assert own["dataset"] == plain["dataset"]
+    assert options(own, "Normalize", "mean") == [IMAGENET] * 2
+
+
+def test_other_backbones_and_sizes_that_are_not_there_change_nothing(folded):
+    digits = folded("dataset=digits", *LITE)
+    assert "size" not in digits["dataset"]
+    assert options(digits, "Normalize", "mean") == [HALF] * 2
+    assert digits["dataset"]["transforms"]["train"][0]["size"] == 8
+    features = folded("dataset=features", "dataset.root=x", *LITE)
+    assert features["dataset"]["transforms"]["test"] == []
+
+
+def test_the_page_of_data_has_them_too(folded):
+    cfg = folded("do=encode", "out=x", "dataset=cifar10", *LITE, page="data")
+    assert options(cfg, "Normalize", "mean") == [HALF] * 2 and not resolve.check_data(cfg)
+    cfg = folded("do=encode", "out=x", "dataset=cifar10", *VIT, "dataset.size=96", page="data")
+    assert [fault.key for fault in resolve.check_data(cfg)] == ["dataset.size"]
+
+
+@pytest.mark.parametrize(
+    ("words", "key", "said"),
+    [
+        (["dataset=cifar10", "dataset.size=96"], "dataset.size", "dataset.size=160"),
+        (["dataset=cifar10", "views=cibhash"], "dataset.transforms.train", "img_size=224"),
+        (["dataset=folder", "dataset.root=x", "dataset.source.size=128"], "dataset.source.size",
+         "dataset.source.size=169"),
+        (["dataset=folder", "dataset.root=x", "dataset.source.size=128", "backbone.img_size=128",
+          "dataset.size=130"], "dataset.source.size", "is 128"),
+    ],
+)  # fmt: skip
+def test_images_that_the_model_does_not_take(words, key, said, folded):
+    fault = faults(folded(*words, *VIT))[key]
+    assert said in f"{fault.what} {fault.instead}"
+
+
+def test_pipelines_that_no_view_uses_are_not_looked_at(folded):
+    cfg = folded("dataset=cifar10", *VIT)
+    cfg["dataset"]["transforms"]["other"] = [
+        {"_target_": "deephash.data.transforms.CenterCrop", "size": 224}
+    ]
+    assert not faults(cfg)
+    cfg["method"]["views"] = ["other"]
+    assert "dataset.transforms.other" in faults(cfg)
+
+
+def test_names_of_runs_are_what_is_typed_and_configurations_are_the_same_again(folded):
+    words = ["dataset=cifar10", *LITE]
+    name = resolve.run_name(folded(*words), parse_all(words))
+    assert "mean" not in name and "dataset.size" not in name and "preprocessing" not in name
+    assert resolve.essence(folded(*words)) == resolve.essence(folded(*words))
+    spelled = folded(*words, "dataset.size=224", "backbone.preprocessing=model")
+    assert resolve.essence(spelled) == resolve.essence(folded(*words))
+
+
+def test_without_timm_the_page_says_how_to_get_it(folded, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    found = faults(folded("dataset=cifar10", *LITE))
+    assert "needs the package timm" in found["backbone.name"].what
+    assert "pip install timm" in found["backbone.name"].instead
+
+
+def test_faults_of_no_declaration_are_none(folded):
+    cfg = folded("dataset=cifar10", "backbone=alexnet")
+    assert backbone_inputs.faults(cfg["backbone"], cfg["dataset"]) == []

@@ -1,0 +1,55 @@
+"""The one list of what the program gives to parts."""
+
+from types import SimpleNamespace
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from deephash.config import build, injected, resolve, schema, trial_builds
+from deephash.runs.folder import RunFolder
+from tests.commands import ROOT
+from tests.pages import typed
+
+
+@pytest.fixture(scope="module")
+def composed():
+    schema.register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        yield lambda *words: typed(resolve.fold(compose("train", overrides=list(words))))
+
+
+def test_the_list_and_the_types_have_the_same_names():
+    assert set().union(*injected.PLACES.values()) == set(injected.Injected.__annotations__)
+
+
+def test_every_name_of_the_list_is_offered(composed, tmp_path, monkeypatch):
+    """By what builds the parts of a run, and what comes after it."""
+    offered, part = {}, build.part
+
+    def watched(node, path, **values):
+        offered.setdefault(path, set()).update(values)
+        return part(node, path, **values)
+
+    monkeypatch.setattr(build, "part", watched)
+    cfg = composed("method=dpn", "trainer.device=cpu")  # it has a codebook
+    data = build.data(cfg)
+    data.setup("cpu")
+    method = build.method(cfg, data.facts.num_classes, data.facts.num_train, data.width)
+    build.optimizer(cfg, method)
+    nothing = SimpleNamespace(step=0, history=[], evaluation_seconds=0.0, best=lambda which: None)
+    build.loggers(cfg, tmp_path, RunFolder(tmp_path).run_id, "a/b", 3, nothing).close(failed=False)
+    monkeypatch.setattr(build, "part", lambda node, path, **values: offered.update({path: values}))
+    build.wandb({}, cfg.plain, tmp_path, "a/b", "id", "report", None)
+    for path, names in injected.PLACES.items():
+        assert names <= set(offered[path]), path
+
+
+def test_a_part_gets_only_what_its_place_offers():
+    values = {"nbit": 8, "seed": 3, "num_train": 5, "cache": None}
+    assert injected.given("method.codebook", ["nbit", "num_train"], values) == {"nbit": 8}
+    assert injected.given("method.relaxation", ["nbit"], values) == {}
+
+
+def test_a_trial_gives_what_cheap_parts_get():
+    paths = ("method.head", "method.codebook", "method.loss", "dataset.source")
+    assert set().union(*map(injected.names, paths)) == {*trial_builds.DUMMY, "nbit"}

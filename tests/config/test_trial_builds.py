@@ -1,0 +1,51 @@
+"""What constructors refuse by themselves is told before data are opened."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from deephash.config import resolve, schema
+from deephash.config.overrides import parse_all
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+@pytest.fixture(scope="module")
+def faults():
+    schema.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+
+        def find(*words):
+            cfg = resolve.fold(compose("train", overrides=["trainer.device=cpu", *words]))
+            return {fault.key: fault for fault in resolve.check(cfg, parse_all(words))}
+
+        yield find
+
+
+@pytest.mark.parametrize(
+    ("words", "keys"),
+    [
+        (["optimizer.betas=[2,2]"], {"optimizer.betas"}),
+        (["optimizer.weight_decay=-1"], {"optimizer.weight_decay"}),
+        (["optimizer.weight_decay=-1", "optimizer.betas=[2,2]", "+optimizer.eps=-1"],
+         {"optimizer.weight_decay", "optimizer.betas", "optimizer.eps"}),
+        (["optimizer=sgd", "optimizer.nesterov=true", "optimizer.momentum=0"],
+         {"optimizer.nesterov"}),
+        (["+optimizer.differentiable=true"], {"optimizer.differentiable"}),
+        (["optimizer._target_=torch.optim.LBFGS", "~optimizer.betas", "~optimizer.weight_decay"],
+         {"optimizer"}),
+        (["codebook=max_hamming", "codebook.tries=1000000", "model.nbit=512"], {"codebook.tries"}),
+        (["codebook=hadamard", "codebook.rest=once", "model.nbit=48"], {"codebook.rest"}),
+    ],
+)  # fmt: skip
+def test_an_option_that_a_constructor_refuses_is_told(words, keys, faults):
+    assert set(faults(*words)) == keys
+
+
+def test_the_random_state_stays(faults):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    assert faults("loss=cross_entropy", "method=csq", "seed=7") is not None
+    assert torch.equal(torch.get_rng_state(), before)

@@ -1,0 +1,51 @@
+"""Which files are images, and what others seem to be."""
+
+import os
+
+import pytest
+
+from deephash.data.image_formats import ENDINGS_OF, IMAGES, advice, looks_like, readable
+
+
+def test_common_formats_are_read_and_dangerous_ones_are_not():
+    formats = readable()
+    for ending in (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif"):
+        assert ending in formats.endings
+    assert {".tiff", ".ppm", ".pgm", ".pbm", ".pnm"} <= {*formats.endings}
+    assert not {"EPS", "PSD", "WMF", "FITS", "HDF5", "GRIB", "MPEG", "PCD"} & {*formats.names}
+
+
+def test_what_is_not_read_is_told_with_a_way():
+    missing = {*IMAGES} - {*readable().endings}
+    assert {".svg", ".nef", ".psd"} <= missing
+    assert all(advice(ending) for ending in missing)
+    assert advice(".txt") == ""
+    assert advice(ENDINGS_OF["HEIF"][0]) == "pip install pillow-heif"
+
+
+@pytest.mark.parametrize(
+    ("data", "meaning"),
+    [
+        (b"", "an empty file"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "PostScript"),
+        (b"8BPS\0\x01", "Photoshop"),
+        (b"%PDF-1.4", "PDF"),
+        (b"PK\x03\x04rest", "ZIP"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "pillow-heif"),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0", "video"),
+        (b"<?xml version='1.0'?>\n<svg width='1'/>", "SVG"),
+        (b"\xef\xbb\xbf\n<!DOCTYPE html><html>404</html>", "web page"),
+        (b"nothing known", ""),
+    ],
+)
+def test_what_a_file_looks_like(tmp_path, data, meaning):
+    (tmp_path / "x.jpg").write_bytes(data)
+    found = looks_like(tmp_path / "x.jpg")
+    assert meaning in found if meaning else found == ""
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of Unix")
+def test_a_pipe_is_told_without_being_read(tmp_path):
+    os.mkfifo(tmp_path / "x.jpg")
+    assert looks_like(tmp_path / "x.jpg") == "a named pipe"

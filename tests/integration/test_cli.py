@@ -1,0 +1,101 @@
+"""The scripts as a shell sees them: pipes that close, and Ctrl-C before anything has begun."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from deephash import cli
+from deephash.config import overrides
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def start(cwd, *arguments, script="train.py", **options):
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    env |= {"DEEPHASH_CACHE": str(cwd / "cache"), "PYTHONPATH": str(cwd)}
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / script), *arguments],
+        cwd=cwd, env=env, stderr=subprocess.PIPE, text=True, preexec_fn=_interruptible, **options,
+    )  # fmt: skip
+
+
+def _interruptible():
+    """A shell's background jobs, such as tests may be, have it ignored and hand that on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize("flag", ["--help", "--cfg=job", "--info"])
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
+def test_showing_into_a_pipe_that_nobody_reads(tmp_path, script, flag):
+    with start(tmp_path, flag, script=script, stdout=subprocess.PIPE) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+        assert process.wait(60) in (0, 141, -signal.SIGPIPE)
+    assert "Traceback" not in said and "BrokenPipe" not in said
+
+
+def test_the_last_words_of_a_job_into_a_pipe_that_nobody_reads(monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        print("mAP@all 0.5")
+        assert cli._flushed(0) == 141
+    monkeypatch.undo()
+    assert cli._flushed(1) == 1  # where somebody reads
+
+
+@pytest.mark.parametrize("module", ["hydra", "torch"])
+def test_interrupted_while_it_imports(tmp_path, module):
+    (tmp_path / f"{module}.py").write_text(
+        "import pathlib, time\npathlib.Path('here').touch()\ntime.sleep(60)\n"
+    )
+    with start(tmp_path, "trainer.epochs=0", stdout=subprocess.DEVNULL) as process:
+        try:
+            until = time.monotonic() + 60
+            while not (tmp_path / "here").exists() and time.monotonic() < until:
+                assert process.poll() is None
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            said = process.stderr.read()
+            assert process.wait(60) == 130
+        finally:
+            process.kill()
+    assert "Traceback" not in said
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """Run folders as training names them."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("seed0", "seed0,a.b=1", "seed0,a.b=1,c=2", "it's"):
+        (tmp_path / name).mkdir()
+
+
+@pytest.mark.parametrize(
+    ("typed", "means"),
+    [
+        ("run=seed0,a.b=1", "run='seed0,a.b=1'"),
+        ("run='seed0'", "run='seed0'"),
+        ("runs=seed0,a.b=1", "runs='seed0,a.b=1'"),
+        ("runs=[seed0,seed0,a.b=1]", "runs=['seed0','seed0,a.b=1']"),
+        ("runs=[seed0,a.b=1,c=2, seed0]", "runs=['seed0,a.b=1,c=2','seed0']"),
+        ("runs=seed0,seed0,a.b=1", "runs=['seed0','seed0,a.b=1']"),
+        ("runs=[seed0,it's]", r"runs=['seed0','it\'s']"),
+        ("runs=seed*", "runs='seed*'"),
+        ("runs=['seed0,a.b=1',seed0]", "runs=['seed0,a.b=1',seed0]"),
+        ("runs=[nowhere,seed0]", "runs=[nowhere,seed0]"),
+        ("out=~/a,b", "out='~/a,b'"),
+        ("tsne=0", "tsne=0"),
+    ],
+)
+def test_folders_may_hold_what_hydra_reads_as_syntax(typed, means, folders):
+    assert overrides.quote_folders([typed]) == [means]

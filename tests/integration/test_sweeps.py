@@ -1,0 +1,285 @@
+"""Sweeps, from the command line to the folders they leave: skipped, resumed, refused, told."""
+
+import fcntl
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from deephash.sweep.launchers import process
+from deephash.sweep.launchers.process import Job
+from tests.commands import ROOT, environment, run
+
+pytestmark = pytest.mark.slow
+
+TRAIN = (sys.executable, str(ROOT / "train.py"))
+GRID = ("-m", "+sweep=fig9_batch_size", "dataset=digits", "trainer.batch_size=50,100",
+        "model.nbit=16", "logger=quiet")  # fmt: skip
+
+
+def reports(cwd):
+    """Metrics and selection of all finished runs, by the name of the run."""
+    found = [json.loads(file.read_text()) for file in (cwd / "outputs").rglob("report.json")]
+    return {one["run"]: (one["metrics"], one["selection"]) for one in found}
+
+
+def folders(cwd):
+    return sorted((cwd / "outputs/digits/relahash/16bit").iterdir())
+
+
+def epochs(folder):
+    lines = (folder / "log.jsonl").read_text().splitlines()
+    return [json.loads(line)["epoch"] for line in lines if '"where": "train"' in line]
+
+
+def trained(folder):
+    """The number of epochs in the log of a run, which may be running."""
+    return (folder / "log.jsonl").read_text().count('"where": "train"')
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """A sweep of two jobs that nothing disturbed."""
+    cwd = tmp_path_factory.mktemp("swept")
+    said = run(cwd, *GRID, "trainer.epochs=20", "trainer.eval_every=10")
+    return cwd, said
+
+
+def begun(cwd, *arguments, after=None):
+    """Start a sweep of two jobs; return when each has trained an epoch, more than in ``after``."""
+    sweep = subprocess.Popen(
+        [*TRAIN, *arguments], cwd=cwd, env=environment(cwd), stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        # A shell's background jobs, such as tests may be, have it ignored and hand that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    until = time.monotonic() + 120
+    after = after or {}
+    while sum(trained(file.parent) > after.get(file.parent, 0)
+              for file in (cwd / "outputs").rglob("last.pt")) < 2:  # fmt: skip
+        assert sweep.poll() is None, sweep.stdout.read()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    return sweep
+
+
+def idle(cwd, seconds=30):
+    """Waits until no process trains; whether that came to pass."""
+    until = time.monotonic() + seconds
+    while held := [file for file in (cwd / "outputs").rglob(".lock") if _locked(file)]:
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return not held
+
+
+def _locked(file):
+    try:
+        with file.open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
+def test_what_it_says_and_leaves(swept):
+    cwd, said = swept
+    assert "2 jobs: 2 to run, 0 finished already" in said
+    assert "[1/2] done" in said and "[2/2] done" in said
+    assert "report: python " in said and "report.py sweep=fig9_batch_size\n" in said
+    manifest = json.loads((cwd / "outputs/sweeps/fig9_batch_size/sweep.json").read_text())
+    assert manifest["name"] == "fig9_batch_size" and manifest["source"].endswith("Fig. 9")
+    assert manifest["report"]["rows"] == "trainer.batch_size"
+    (small, large) = manifest["jobs"]
+    assert {small["run"], large["run"]} == set(reports(cwd))
+    assert small["values"] == {
+        "dataset": "digits", "dataset.protocol": "per_class", "method": "relahash",
+        "model.nbit": 16, "seed": 0, "trainer.batch_size": 50,
+    }  # fmt: skip
+    assert large["values"]["trainer.batch_size"] == 100
+    assert small["settings"] == ["trainer.epochs=20", "trainer.eval_every=10"]
+    for folder in folders(cwd):
+        assert "outputs/digits/relahash/16bit" in (folder / "output.log").read_text()
+        assert not (folder / "error.txt").exists()
+        assert yaml.safe_load((folder / "config.yaml").read_text())["group"] == "fig9_batch_size"
+
+
+def test_preview_tells_all_and_writes_nothing(swept, tmp_path):
+    cwd, _ = swept
+    line = (*GRID, "trainer.epochs=20", "trainer.eval_every=10", "preview=true")
+    said = run(cwd, *line, "seed=0,1")
+    assert "4 jobs: 2 finished, 2 waiting" in said
+    lines = said.splitlines()
+    states = [text.split()[0] for text in lines[:4]]
+    assert states == ["finished", "waiting", "finished", "waiting"]  # the seed is the last axis
+    assert all(str(cwd / "outputs/digits/relahash/16bit/seed") in text for text in lines[:4])
+    assert "left: about" in said and "at a time" in said
+    said = run(tmp_path, *line)
+    assert "no job has finished that would tell" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_again_it_runs_only_what_is_missing(swept):
+    cwd, _ = swept
+    before = {file: file.stat().st_mtime_ns for file in (cwd / "outputs").rglob("report.json")}
+    said = run(cwd, *GRID, "trainer.epochs=20", "trainer.eval_every=10")
+    assert "2 jobs: 0 to run, 2 finished already" in said
+    assert {f: f.stat().st_mtime_ns for f in (cwd / "outputs").rglob("report.json")} == before
+
+
+def test_killed_in_the_middle_it_resumes_and_comes_to_the_same(swept, tmp_path):
+    line = (*GRID, "trainer.epochs=20", "trainer.eval_every=10")
+    before = {}
+    for how, code in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
+        sweep = begun(tmp_path, *line, after=before)
+        sweep.send_signal(how)
+        output = sweep.communicate(timeout=60)[0]
+        assert sweep.returncode == code, output
+        assert idle(tmp_path), "jobs outlive their sweep"
+        assert reports(tmp_path) == {}
+        before = {folder: trained(folder) for folder in folders(tmp_path)}
+        assert min(before.values()) > 0
+    assert "2 jobs: 2 interrupted" in run(tmp_path, *line, "preview=true")
+    run(tmp_path, *line)
+    assert reports(tmp_path) == reports(swept[0])
+    for folder in folders(tmp_path):
+        assert "resumed after epoch" in (folder / "output.log").read_text()
+        assert epochs(folder) == list(range(1, 21))  # none twice
+
+
+def test_a_failing_job_is_accounted_for(tmp_path):
+    line = ("-m", "model.nbit=2,16", "trainer.epochs=1", "logger=quiet", "group=mine")
+    said = run(tmp_path, *line, code=1)
+    assert "[2/2]" in said and "FAILED" in said and "1 failed" in said
+    (bad,) = (tmp_path / "outputs").rglob("error.txt")
+    assert "10 classes do not fit into 2 bits" in bad.read_text().splitlines()[0]
+    assert str(bad.parent) in said and "failed: model.nbit=2" in said
+    assert [name.split("/")[2] for name in reports(tmp_path)] == ["16bit"]
+    said = run(tmp_path, *line, "preview=true")
+    assert "2 jobs: 1 failed, 1 finished" in said
+    said = run(tmp_path, *line, code=1)
+    assert "2 jobs: 1 to run, 1 finished already" in said
+
+
+def test_a_folder_with_another_configuration_stops_the_sweep_before_it_begins(swept, tmp_path):
+    cwd = tmp_path
+    run(cwd, *GRID, "trainer.epochs=1")
+    first = folders(cwd)[0]
+    values = yaml.safe_load((first / "config.yaml").read_text())
+    values["optimizer"]["lr"] = 0.25
+    (first / "config.yaml").write_text(yaml.safe_dump(values))
+    report = (first / "report.json").read_text()
+    said = run(cwd, *GRID, "trainer.epochs=1", "seed=0,1", code=2)
+    assert str(first) in said and "optimizer.lr: 0.25 -> 0.001" in said and "rerun=true" in said
+    assert len(folders(cwd)) == 2 and (first / "report.json").read_text() == report
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (("+sweep=fig9_batch_size",), f"needs -m.\n  Type: python {ROOT}/train.py -m +sweep=fig9"),
+        (("-m", "+sweep=fig9"), "there is no 'fig9'.\n       There are cibhash_beta, fig7_margin"),
+        (("-m", "+sweep=fig7_margin,fig8_beta"), "run one after the other"),
+        (("-m", "+sweep=fig9_batch_size", "hydra/launcher=pol"), "There are"),
+        (("-m", "seed=0,1", "hydra.launcher.job=2"), "hydra.launcher.job"),
+        (("-m", "seed=0,1", "hydra.launcher.jobs=many"), "a whole number or null"),
+        (("-m", "seed=0,1", "hydra/launcher=basic"), "There are pool, slurm and ray"),
+        (("-m", "seed=0,1", "hydra/sweeper=basic"), "Type the values of an axis"),
+        (("-m", "paths.outputs=a,b"), "paths.outputs  takes one value in a grid"),
+        (("-m", "seed=0,1", "group=../a"), "'../a' is not a plain name"),
+        (("-m", "+sweep=fig7_margin", "+sweep=fig8_beta"), "run one after the other"),
+        (
+            ("-m", "seed=0,1", "hydra/launcher=slurm", "hydra.launcher.partion=gpu"),
+            "Did you mean hydra.launcher.partition=gpu?",
+        ),
+        (("-m", "seed=0,1", "--cfg", "job"), "--cfg  shows one run. Leave out -m"),
+        (("-m", "seed=0,1", "-x"), "-x  is not how values are given"),
+        (("-m", "loss=lmcl,cross_entropy", "method=hashnet,csq"), "of 4 jobs, such as"),
+    ],
+)
+def test_what_cannot_be_is_told_and_nothing_is_written(tmp_path, line, told):
+    said = run(tmp_path, *line, code=2)
+    assert told in said, said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_rerun_begins_once_and_what_was_there_is_gone(swept, tmp_path):
+    line = (*GRID, "trainer.epochs=20", "trainer.eval_every=10")
+    shutil.copytree(swept[0] / "outputs", tmp_path / "outputs")
+    for file in (tmp_path / "outputs").rglob("last.pt"):
+        file.unlink()  # so that `begun` sees the new ones
+    sweep = begun(tmp_path, *line, "rerun=true")
+    sweep.kill()
+    sweep.communicate()
+    assert idle(tmp_path) and reports(tmp_path) == {}
+    run(tmp_path, *line)  # without rerun=true it goes on
+    assert reports(tmp_path) == reports(swept[0])
+    for folder in folders(tmp_path):
+        assert epochs(folder) == list(range(1, 21))
+
+
+def test_a_second_try_of_a_rerun_goes_on(tmp_path):
+    """A retry or a requeue is of the same launch; another launch begins anew."""
+    settings = ("rerun=true", "model.nbit=16", "trainer.epochs=15", "logger=quiet")
+    folder = tmp_path / "outputs/digits/relahash/16bit/seed0,trainer.epochs=15"
+    command = (*TRAIN, *settings, f"paths.outputs={tmp_path / 'outputs'}")
+    first = Job("one", folder, command, "first")
+    running = process.start(first, environment(tmp_path))
+    until = time.monotonic() + 120
+    while not (folder / "last.pt").is_file() and time.monotonic() < until:
+        time.sleep(0.02)
+    process.stop([running])
+    assert process.run(first, environment(tmp_path)) == 0
+    assert "resumed after epoch" in (folder / "output.log").read_text()
+    assert epochs(folder) == list(range(1, 16))
+    before = (folder / "report.json").stat().st_mtime_ns
+    assert process.run(first, environment(tmp_path)) == 0  # finished in this launch
+    assert (folder / "report.json").stat().st_mtime_ns == before
+    second = Job("one", folder, command, "second")
+    assert process.run(second, environment(tmp_path)) == 0
+    assert (folder / "report.json").stat().st_mtime_ns > before
+
+
+def test_a_run_that_another_process_trains_is_left_to_it(tmp_path):
+    line = ("-m", "seed=0,1", "model.nbit=16", "trainer.epochs=1", "logger=quiet")
+    held = tmp_path / "outputs/digits/relahash/16bit/seed0,trainer.epochs=1"
+    held.mkdir(parents=True)
+    with (held / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        said = run(tmp_path, *line, code=1)
+        assert "2 jobs: 1 to run, 0 finished already" in said and "FAILED" not in said
+        assert "1 of 2 jobs are not finished" in said and "running" in said
+        # and when it is taken between the plan and the start of the job
+        outputs = f"paths.outputs={tmp_path / 'outputs'}"
+        command = (*TRAIN, "seed=0", *line[2:], outputs)
+        assert process.run(Job("busy", held, command), environment(tmp_path)) == process.ELSEWHERE
+    assert not (held / "error.txt").exists()
+
+
+def test_the_part_of_a_report_that_is_asked_for(swept):
+    cwd, _ = swept
+    said = run(cwd, "sweep=fig9_batch_size", "only={trainer.batch_size:50}", script="report.py")
+    assert "| 50 |" in said and "| 100 |" not in said
+    part = cwd / "outputs/sweeps/fig9_batch_size/only-trainer.batch_size=50"
+    assert (part / "table.tex").is_file()
+
+
+def test_a_sweep_of_ones_own_from_anywhere(tmp_path):
+    (tmp_path / "own.yaml").write_text("params: {seed: [0, 1], trainer.epochs: 1}\n")
+    said = run(tmp_path, "-m", "+sweep=own.yaml", "preview=true")
+    assert "2 jobs: 2 waiting" in said
+
+
+def test_two_launchers_come_to_the_same(swept, tmp_path):
+    pytest.importorskip("submitit")
+    line = (*GRID, "trainer.epochs=20", "trainer.eval_every=10", "hydra/launcher=slurm")
+    said = run(tmp_path, *line, "hydra.launcher.cluster=local", "hydra.launcher.gpus_per_node=0")
+    assert "[2/2] done" in said
+    assert reports(tmp_path) == reports(swept[0])

@@ -1,0 +1,94 @@
+"""What sends or writes elsewhere comes from the command line, never from a run folder."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from deephash.config import build, schema
+from deephash.errors import TrainingError
+from deephash.runs import evaluate_run
+from deephash.runs.folder import RunFolder
+
+THEIRS = {"_target_": "deephash.loggers.wandb.Wandb", "project": "theirs", "entity": "stranger",
+          "mode": "online"}  # fmt: skip
+OURS = {"_target_": "deephash.loggers.wandb.Wandb", "project": "ours", "mode": "offline"}
+
+
+class Run(RunFolder):
+    """A run folder whose own configuration logs to W&B."""
+
+    def config(self):
+        return {
+            "logger": {"wandb": THEIRS}, "method": {"name": "csq"}, "model": {"nbit": 8},
+            "dataset": {"name": "digits"}, "group": None,
+        }  # fmt: skip
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    calls = []
+
+    class Silent:
+        def __getattr__(self, name):
+            return lambda *args: None
+
+    def wandb(*args):
+        calls.append(args)
+        return Silent()
+
+    monkeypatch.setattr(build, "wandb", wandb)
+    return calls
+
+
+@pytest.mark.parametrize("logger", [None, {}, {"console": {}}])
+@pytest.mark.parametrize("out", [None, "comparison"])
+def test_the_logger_of_a_run_folder_is_never_used(tmp_path, sent, logger, out):
+    out = None if out is None else tmp_path / out
+    evaluate_run._show(SimpleNamespace(logger=logger), [tmp_path / "tsne.png"], Run(tmp_path), out)
+    assert sent == [] and list(tmp_path.iterdir()) == []
+
+
+def test_with_a_logger_of_this_command_line_figures_go_to_the_run(tmp_path, sent):
+    (tmp_path / "run_id.txt").write_text("abc123")
+    evaluate_run._show(
+        SimpleNamespace(logger={"wandb": OURS}), [tmp_path / "tsne.png"], Run(tmp_path)
+    )
+    ((node, _, folder, _, run_id, job_type),) = sent
+    assert (node, folder, run_id, job_type) == (OURS, tmp_path, "abc123", "train")
+
+
+@pytest.mark.parametrize("text", ["", "a/b", "../x", "a b", "x" * 65, "a\nb", "é"])
+def test_the_id_of_a_run_is_a_plain_word(tmp_path, text):
+    (tmp_path / "run_id.txt").write_text(text)
+    with pytest.raises(TrainingError, match=r"run_id\.txt holds .*no id"):
+        RunFolder(tmp_path).run_id()
+
+
+def test_an_id_is_made_once(tmp_path):
+    assert RunFolder(tmp_path).run_id() == RunFolder(tmp_path).run_id()
+
+
+def page(**dataset):
+    dataset = {"root": None, "lists": None} | dataset
+    values = {"dataset": dataset, "device": "cpu", "evaluation": {}, "paths": {"cache": "ours"}}
+    return schema.parse(schema.Evaluate, values)
+
+
+def ran():
+    source = {"_target_": "deephash.data.sources.Cifar", "root": "theirs", "download": True}
+    dataset = {"name": "cifar10", "root": "theirs", "source": source}
+    return {"evaluation": {}, "dataset": dataset, "trainer": {}, "paths": {"cache": "theirs"}}
+
+
+@pytest.mark.parametrize("given", [{"download": True}, {}])  # it is the constructor's default too
+def test_data_are_downloaded_only_into_a_folder_of_this_command_line(given):
+    def source(asked):
+        theirs = ran()
+        theirs["dataset"]["source"].pop("download")
+        theirs["dataset"]["source"] |= given
+        theirs = evaluate_run._changed(theirs, asked, ())
+        return evaluate_run._without_download(theirs["dataset"]["source"], asked)
+
+    assert source(page()).items() >= {"root": "theirs", "download": False}.items()
+    ours = source(page(root="ours"))
+    assert (ours["root"], ours.get("download", True)) == ("ours", True)

@@ -1,0 +1,304 @@
+"""Backbones of timm: equal to timm's own functions, with random weights at small sizes."""
+
+import re
+import sys
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from deephash.config import backbone_inputs
+from deephash.errors import ConfigError, DataError
+from deephash.models import timm_models
+from deephash.models.timm_models import InputConfig, Timm
+
+timm = pytest.importorskip("timm")
+
+MODELS = [
+    ("resnet18", {}, 64, 0),
+    ("tf_efficientnet_lite0", {}, 64, 0),
+    ("mobilenetv3_small_050", {}, 64, 0),  # whose head has a hidden layer
+    ("convnext_atto", {}, 64, 0),
+    ("test_mambaout", {}, 64, 0),  # whose map has its channels last
+    ("vit_tiny_patch16_224", {"img_size": 64}, 64, 1),
+]
+
+
+def images(side, count=2):
+    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def saved(model, tmp_path, change=dict):
+    torch.save(change(model.state_dict()), tmp_path / "w.pth")
+    return str(tmp_path / "w.pth")
+
+
+def network(name):
+    torch.manual_seed(0)
+    return timm.create_model(name, pretrained=False).eval()
+
+
+@pytest.mark.parametrize(("name", "options", "side", "prefix"), MODELS, ids=[m[0] for m in MODELS])
+def test_features_and_tokens_are_those_of_timm(name, options, side, prefix, tmp_path):
+    whole = network(name)
+    file = saved(whole, tmp_path)
+    if options:
+        whole.set_input_size(img_size=(side, side))
+    with torch.no_grad():
+        found = whole.forward_features(images(side))
+        features = whole.forward_head(found, pre_logits=True)
+        tokens = found[:, prefix:]
+        if name == "test_mambaout":
+            tokens = found.reshape(2, -1, found.shape[3])
+        elif found.ndim == 4:
+            places = [(y, x) for y in range(found.shape[2]) for x in range(found.shape[3])]
+            tokens = torch.stack([found[:, :, y, x] for y, x in places], dim=1)
+        for output, expected in (("features", features), ("tokens", tokens)):
+            backbone = Timm(name, weights=file, output=output, **options).eval()
+            given = backbone(images(side))
+            assert torch.equal(given, expected), output
+            assert backbone.out_features == given.shape[-1]
+    empty = Timm(name, weights="none", output="tokens", **options)  # as a checkpoint fills it
+    empty.load_state_dict(backbone.state_dict())
+    with torch.no_grad():
+        assert torch.equal(empty.eval()(images(side)), tokens)
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "count", "width"),
+    [
+        ("vit_small_patch14_reg4_dinov2", 518, 37 * 37, 384),  # a class token and 4 registers
+        ("deit_tiny_distilled_patch16_224", 224, 14 * 14, 192),  # two class tokens
+        ("volo_d1_224", 224, 14 * 14, 384),  # which does not count its class token
+        ("swin_tiny_patch4_window7_224", 224, 7 * 7, 768),
+    ],
+)
+def test_tokens_are_those_of_patches(name, side, count, width):
+    with torch.device("meta"):
+        backbone = Timm(name, weights="none", output="tokens")
+        assert backbone(torch.empty(1, 3, side, side)).shape == (1, count, width)
+    assert backbone.out_features == width
+
+
+def test_other_files_of_the_same_weights(tmp_path, caplog):
+    whole = network("test_efficientnet")
+    reference = Timm("test_efficientnet", weights=saved(whole, tmp_path)).state_dict()
+    assert not caplog.records
+    prefixed = saved(whole, tmp_path, lambda state: {f"module.{k}": v for k, v in state.items()})
+    without = {k: v for k, v in whole.state_dict().items() if not k.startswith("classifier")}
+    torch.save({"state_dict": without}, tmp_path / "cut.pth")
+    for file in (prefixed, str(tmp_path / "cut.pth")):
+        assert all(
+            torch.equal(value, reference[key])
+            for key, value in Timm("test_efficientnet", weights=file).state_dict().items()
+        )
+    assert not caplog.records
+    Timm("test_efficientnet", weights=saved(timm.create_model("test_efficientnet", num_classes=7),
+                                            tmp_path))  # fmt: skip
+    assert "not used: classifier.weight, classifier.bias" in caplog.text
+
+
+class Code:
+    def __reduce__(self):
+        import os
+
+        return os.system, ("true",)
+
+
+def test_files_that_do_not_fit(tmp_path):
+    other = saved(network("test_vit"), tmp_path)
+    for build in (Timm, Timm.check):
+        with pytest.raises(DataError, match=r"w\.pth does not fit timm's test_efficientnet"):
+            build("test_efficientnet", weights=other)
+        with pytest.raises(DataError, match=r"no file .*none\.pth"):
+            build("test_efficientnet", weights=str(tmp_path / "none.pth"))
+    Timm.check("test_vit", weights=other)
+    torch.save({"a": Code()}, tmp_path / "evil.pt")
+    with pytest.raises(DataError, match=r"evil\.pt is not a readable state dict"):
+        Timm("test_vit", weights=str(tmp_path / "evil.pt"))
+
+
+def test_frozen_keeps_weights_and_statistics():
+    frozen, free = (Timm("test_efficientnet", weights="none", frozen=f) for f in (True, False))
+    for backbone in (frozen, free):
+        nn.Sequential(backbone).train()
+        backbone(images(64))
+    assert not any(p.requires_grad for p in frozen.parameters())
+    assert all(p.requires_grad for p in free.parameters())
+    counts = [b.trunk.bn1.num_batches_tracked.item() for b in (frozen, free)]
+    assert counts == [0, 1]
+
+
+@pytest.mark.parametrize("rates", [{}, {"drop_rate": 0.5}, {"drop_path_rate": 0.5}])
+def test_dropout_is_a_switch(rates):
+    backbone = Timm("test_vit", weights="none", dropout=bool(rates), **rates).train()
+    with torch.no_grad():
+        same = torch.equal(backbone(images(160)), backbone(images(160)))
+    assert same is not bool(rates)
+    assert torch.equal(backbone.eval()(images(160)), backbone(images(160)))
+
+
+def test_what_an_architecture_drops_by_itself_is_off():
+    layer = nn.Sequential(nn.Dropout(0.3), nn.Identity())
+    layer[1].drop_prob, layer.drop_rate = 0.2, 0.1
+    timm_models._without_dropout(layer)
+    assert (layer[0].p, layer[1].drop_prob, layer.drop_rate) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "key", "said"),
+    [
+        ({"name": "resnet19"}, "name", r"no model 'resnet19'\. Did you mean resnet18"),
+        ({"name": "resnet18.x"}, "name", r"no weights called 'resnet18\.x'.*resnet18\.a1_in1k"),
+        ({"name": "hf-hub:timm/resnet18"}, "name", r"only timm's own.*backbone\.weights=FILE"),
+        ({"name": "local-dir:/tmp/x"}, "name", r"only timm's own"),
+        ({"name": "../resnet18"}, "name", r"only timm's own"),
+        ({"name": "vit_base_patch16_224_in21k"}, "name", r"Type .*patch16_224\.augreg_in21k"),
+        ({"name": "resnet18", "weights": "imagenet"}, "weights", r"=pretrained"),
+        ({"name": "mixer_s32_224"}, "weights", r"no weights of mixer_s32_224\. .*=none"),
+        ({"name": "resnet18.*"}, "name", r"no weights called"),
+        ({"name": "resnet18."}, "name", r"no weights called 'resnet18\.'.*resnet18\.a1_in1k"),
+        ({"name": "resnet18", "dropout": True}, "dropout", r"both rates are 0.*drop_rate"),
+        ({"name": "resnet18", "drop_rate": 0.1}, "dropout", r"=true"),
+        ({"name": "crossvit_9_240", "output": "tokens"}, "output", r"no single map"),
+        ({"name": "mixer_b16_224", "img_size": 112}, "img_size", r"takes 224 alone"),
+        ({"name": "vit_tiny_patch16_224", "img_size": 8}, "img_size", r"is 8:"),
+    ],
+)
+def test_what_is_refused(options, key, said):
+    [(where, what, instead)] = Timm.refused(options)
+    assert where == key and re.search(said, f"{what} {instead}")
+    with pytest.raises(ConfigError, match=rf"backbone\.{key}"):
+        Timm(**options)
+
+
+def test_names_with_and_without_a_tag_are_known():
+    for name in ("resnet18", "resnet18.a1_in1k", "vit_small_patch14_dinov2.lvd142m"):
+        assert Timm.refused({"name": name}) == []
+
+
+def test_images_of_another_size_are_refused():
+    backbone = Timm("test_vit", weights="none")
+    with pytest.raises(ConfigError, match=r"160x160.*64x64\.\n.*dataset\.size=160"):
+        backbone(images(64))
+    assert Timm("test_efficientnet", weights="none")(images(96)).shape == (2, 256)
+
+
+def test_without_the_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    [(key, what, instead)] = Timm.refused({"name": "resnet18"})
+    assert key == "name" and "needs the package timm, which is not installed" in what
+    assert "pip install timm" in instead
+    assert Timm.input_config({"name": "resnet18"}) is None
+
+
+@pytest.fixture
+def no_network(monkeypatch, tmp_path):
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    calls = []
+
+    def fail(*args, **kwargs):
+        calls.append(args)
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", fail)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    return calls
+
+
+def test_weights_that_are_not_at_hand(no_network, tmp_path):
+    for call in (Timm.check, lambda name: timm_models._downloaded(name, {})):
+        with pytest.raises(DataError) as caught:
+            call("resnet18")
+        said = str(caught.value)
+        for part in ("no route to host", "timm/resnet18.a1_in1k", str(tmp_path),
+                     "backbone.weights=FILE", "backbone.weights=none"):  # fmt: skip
+            assert part in said
+
+
+def test_weights_that_are_not_on_the_hub(no_network, tmp_path):
+    with pytest.raises(DataError) as caught:
+        Timm.check("gcvit_tiny.in1k")
+    message = str(caught.value)
+    assert "could not be downloaded: no route to host" in message and "Hub" not in message
+    assert str(tmp_path / "hub" / "checkpoints") in message and "hf download" not in message
+    assert "https://github.com/" in message
+    [(url, file, digest)] = no_network
+    assert url.endswith(f"-{digest}.pth") and file.endswith(url.rpartition("/")[2])
+    with open(file, "wb"):  # in the cache
+        Timm.check("gcvit_tiny.in1k")
+    assert len(no_network) == 1
+
+
+def test_a_revision_is_an_option_of_the_command(monkeypatch):
+    declared = timm.models.get_pretrained_cfg("resnet18")
+    monkeypatch.setattr(declared, "hf_hub_id", "timm/resnet18@v2")
+    monkeypatch.setattr(timm.models, "get_pretrained_cfg", lambda name: declared)
+    message = str(timm_models._not_downloaded("resnet18", OSError("no route")))
+    assert "hf download timm/resnet18 --revision v2 " in message
+
+
+def test_errors_of_the_model_are_not_those_of_a_download(monkeypatch):
+    monkeypatch.setattr(timm_models, "_provide", lambda name: None)
+
+    def fail(error):
+        def create(*args, **kwargs):
+            raise error
+
+        return create
+
+    monkeypatch.setattr(timm, "create_model", fail(RuntimeError("a layer")))
+    with pytest.raises(RuntimeError, match="a layer"):
+        timm_models._downloaded("resnet18", {})
+    monkeypatch.setattr(timm, "create_model", fail(EOFError("the end")))
+    with pytest.raises(DataError, match=r"could not be read: the end\n.*remove them from"):
+        timm_models._downloaded("resnet18", {})
+
+
+def test_weights_in_the_cache_ask_nobody(no_network, monkeypatch, tmp_path):
+    import huggingface_hub
+
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache",
+                        lambda repo, file, **_: asked.append((repo, file)) or "file")  # fmt: skip
+    Timm.check("resnet18")
+    assert asked == [("timm/resnet18.a1_in1k", "model.safetensors")] and not no_network
+
+
+def test_a_model_declares_its_images():
+    declared = Timm.input_config({"name": "vit_small_patch14_dinov2.lvd142m"})
+    assert declared == InputConfig((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic", 518,
+                                   fixed=True, crop=1.0)  # fmt: skip
+    smaller = Timm.input_config({"name": "vit_small_patch14_dinov2", "img_size": 224})
+    assert smaller.size == 224 and smaller.mean == declared.mean
+    lite = Timm.input_config({"name": "tf_efficientnet_lite0", "weights": "x.pth"})
+    assert lite.mean == (0.5, 0.5, 0.5) and not lite.fixed
+    assert Timm.input_config({"name": "resnet18", "preprocessing": "dataset"}) is None
+    for wrong in ({}, {"name": "resnet19"}, {"name": 5}, {"name": "resnet18", "img_size": "x"}):
+        assert Timm.input_config(wrong) is None
+
+
+def test_only_a_backbone_with_its_own_preprocessing_declares_any():
+    target = "deephash.models.timm_models.Timm"
+    node = {"_target_": target, "name": "resnet18", "weights": "none", "preprocessing": "model"}
+    assert backbone_inputs.declared(node).size == 224
+    for other in (None, {**node, "preprocessing": "dataset"}, {**node, "_target_": "os.system"},
+                  {"_target_": "deephash.models.backbones.Tiny", "preprocessing": "model"},
+                  {"preprocessing": "model"}):  # fmt: skip
+        assert backbone_inputs.declared(other) is None
+
+
+def test_nothing_is_drawn_to_look_at_a_model():
+    timm_models._form.cache_clear()
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Timm.refused({"name": "test_vit", "output": "tokens"})
+    assert torch.equal(before, torch.get_rng_state())

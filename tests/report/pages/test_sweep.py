@@ -1,0 +1,652 @@
+"""Sweeps as tables: grouping, the exact text of small examples, marks, pages."""
+
+import csv
+import io
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from deephash.errors import FileError
+from deephash.report.cells import entries, reference_rows
+from deephash.report.figures.trends import trend
+from deephash.report.formats import csv_of, latex, markdown
+from deephash.report.grid import Job, Layout, Sweep, chosen, sections
+from deephash.report.pages.sweep import write_sweeps
+from deephash.report.pairs import Pair, Pairs, Refused, references, said, tables
+from deephash.report.published import parse_tables, published
+from deephash.report.published import tables as published_tables
+
+SHARED = Path(__file__).parents[4] / "shared" / "spec" / "published.yaml"
+UNLABELLED = SHARED.with_name("published_unsupervised.yaml")
+
+BETA = Layout(
+    rows=("method.loss.scale",),
+    row_label="β",
+    digits=3,
+    published="relahash_table2",
+    figure={"x": "method.loss.scale", "scale": "log"},
+)
+
+
+def found(value, print_="a" * 64, on="query", ties="expected", seed=0):
+    return {
+        "seed": seed,
+        "nbit": 16,
+        "metrics": {
+            "map": value,
+            "queries": 10,
+            "database": 90,
+            "conventions": {"metric": "mAP@all", "ties": ties, "denominator": "hits",
+                            "empty": "zero"},
+        },
+        "protocol": {"dataset": "cifar10", "protocol": "59k", "fingerprint": print_},
+        "selection": {"select_on": on, "epochs": 30, "stopped_early": False},
+        "training": {"batch_size": 16, "seconds": 60.0},
+        "environment": {"torch": "2.15", "gpu": None},
+    }  # fmt: skip
+
+
+def job(scale=5, nbit=16, seed=0, value=None, dataset="cifar10", **more):
+    """A run; finished if it has a value."""
+    told = {key: more.pop(key) for key in ("print_", "on", "ties") if key in more}
+    name = more.pop("run", f"{dataset}/relahash/{nbit}bit/seed{seed},scale={scale}")
+    values = {
+        "dataset": dataset,
+        "dataset.protocol": "59k",
+        "method": "relahash",
+        "model.nbit": nbit,
+        "seed": seed,
+        "method.loss.scale": scale,
+        **more.pop("values", {}),
+    }
+    if value is not None:
+        more |= {"report": found(value, seed=seed, **told), "state": "finished"}
+    return Job(name, values, **more)
+
+
+def section(*jobs, layout=BETA):
+    (one,) = sections([Sweep("table2", jobs, layout)])
+    return one
+
+
+def cells(text):
+    return [line for line in text.splitlines() if line.startswith("| ")][1:]
+
+
+SMALL = (
+    job(5, 16, 0, 0.8), job(5, 16, 1, 0.81), job(10, 16, 0, 0.79), job(10, 16, 1, state="running",
+    progress="3/40"), job(5, 32, 0, state="failed"), job(5, 32, 1), job(10, 32, 0, 0.83),
+    job(10, 32, 1, 0.83),
+)  # fmt: skip
+
+
+WHOLE = (job(5, 16, 0, 0.8), job(5, 16, 1, 0.81), job(10, 16, 0, 0.7), job(10, 16, 1, 0.8))
+
+
+def test_best_and_second_best_are_bold_and_italic_or_underlined():
+    text = markdown(section(*WHOLE))
+    assert cells(text) == [
+        "| 5 | **0.805** ± 0.007 q | 0.805 | 0.000 |",
+        "| 10 | _0.750_ ± 0.071 q | 0.798 | −0.048 |",
+    ]
+    assert "- Best of a column bold, second best italics." in text
+    text = latex(section(*WHOLE), "A title")
+    assert r"5 & \textbf{0.805} $\pm$ 0.007" in text and r"10 & \underline{0.750}" in text
+    assert r"\caption{A title: cifar10, 59k}" in text and "second best underlined" in text
+
+
+def test_cells_of_fewer_seeds_say_so_and_are_not_ranked():
+    """0.9 of one seed is no better than means of two."""
+    text = markdown(section(*WHOLE, job(25, 16, 0, 0.9)))
+    assert cells(text)[2].startswith("| 25 | 0.900 q (1 of 2 seeds) |")
+    assert cells(text)[0].startswith("| 5 | **0.805**")
+    assert "Cells of fewer seeds than others say so, and are not ranked." in text
+
+
+def test_what_a_rule_sets_for_some_rows_is_told():
+    jobs = [job("a", 16, 0, 0.8, values={"batch": 16, "beta": 5}, run="1"),
+            job("a", 32, 0, 0.8, values={"batch": 16, "beta": 7}, run="2"),
+            job("b", 16, 0, 0.8, values={"batch": 16, "beta": None}, run="3")]  # fmt: skip
+    assert "epochs 30; batch size 16; batch 16; beta 5, 7 for a." in markdown(section(*jobs))
+
+
+def test_markdown_of_a_small_example():
+    """0.80 and 0.81: mean 0.805, sd sqrt(2 * 0.005²) = 0.0071; published 0.805 and 0.7978."""
+    assert markdown(section(*SMALL)).splitlines() == [
+        "### cifar10, 59k",
+        "",
+        "| β | 16 bits | published | Δ | 32 bits | published | Δ |",
+        "|---|---|---|---|---|---|---|",
+        "| 5 | 0.805 ± 0.007 q | 0.805 | 0.000 | — failed, waiting | 0.822 |  |",
+        "| 10 | 0.790 q (1 of 2 seeds) | 0.798 | −0.008 | 0.830 ± 0.000 q | 0.820 | +0.010 |",
+        "",
+        "- mAP@all (ties expected, denominator hits, empty zero), fingerprint aaaaaaaaaaaaaaaa; "
+        "mean ± sd (n − 1) over seeds 0, 1.",
+        "- Cells of fewer seeds than others say so, and are not ranked.",
+        "- q: the epoch was selected on the query set, as the papers do: these numbers are the "
+        "highest of several looks at the queries",
+        "- These runs: epochs 30; batch size 16.",
+        "- Published: RelaHash (Minh et al., IEEE Access 2023), Table 2 (mAP@all; protocol 59k; "
+        "backbone: AlexNet, pretrained; stopping: once the best mAP on the queries has not risen "
+        "for 6 epochs, often after 12 to 25; margin: 0.5; batch size: 16). Δ: ours less theirs.",
+    ]
+
+
+def test_latex_of_a_small_example():
+    lines = [line.strip() for line in latex(section(*SMALL)).splitlines()]
+    assert lines[:11] == [
+        r"\begin{table}",
+        r"\centering",
+        r"\caption{cifar10, 59k}",
+        r"\label{tab:table2-cifar10-59k}",
+        r"\begin{tabular}{llrrlrr}",
+        r"\toprule",
+        r"$\beta$ & 16 bits & published & $\Delta$ & 32 bits & published & $\Delta$ \\",
+        r"\midrule",
+        r"5 & 0.805 $\pm$ 0.007\textsuperscript{q} & 0.805 & 0.000 & --- failed, waiting"
+        r" & 0.822 &  \\",
+        r"10 & 0.790\textsuperscript{q} (1 of 2 seeds) & 0.798 & $-$0.008 & "
+        r"0.830 $\pm$ 0.000\textsuperscript{q} & 0.820 & +0.010 \\",
+        r"\bottomrule",
+    ]
+    assert lines[-1] == r"\end{table}"
+
+
+def test_latex_escapes_what_is_syntax():
+    text = latex(section(job("a_b&c%#$", 16, 0, 0.5), layout=Layout(("method.loss.scale",))))
+    assert r"a\_b\&c\%\#\$ & 0.5000\textsuperscript{q} \\" in text
+
+
+def test_csv_has_a_line_for_each_cell_in_full_precision():
+    lines = list(csv.DictReader(io.StringIO(csv_of([section(*SMALL)]))))
+    assert len(lines) == 4
+    first, missing = lines[0], lines[2]
+    assert float(first["mean"]) == pytest.approx(0.805)
+    assert float(first["sd"]) == pytest.approx(math.sqrt(0.00005))
+    told = {key: first[key] for key in ("row_key", "row", "column", "seeds", "published", "rank",
+                                        "marks", "selection", "states")}  # fmt: skip
+    assert told == {"row_key": "method.loss.scale", "row": "5", "column": "16", "seeds": "2",
+                    "published": "0.805", "rank": "", "marks": "q", "selection": "query",
+                    "states": "2 finished"}  # fmt: skip
+    assert first["fingerprint"] == "a" * 64 and first["convention"].startswith("mAP@all ties=")
+    assert (missing["column"], missing["mean"], missing["states"]) == ("32", "", "1 failed; 1 "
+                                                                       "waiting")  # fmt: skip
+
+
+def test_a_running_cell_says_how_far_it_is():
+    text = markdown(section(job(5, 16, 0, state="running", progress="3/40"), job(10, 16, 0, 0.5)))
+    assert cells(text)[0].startswith("| 5 | — running 3/40 |")
+
+
+def test_ties_share_a_rank_and_one_row_has_none():
+    layout = Layout(("method.loss.scale",), digits=3)
+    jobs = [job(scale, 16, 0, value) for scale, value in
+            ((5, 0.5), (10, 0.50004), (25, 0.4), (50, 0.4), (80, 0.3))]  # fmt: skip
+    ranks = [entry.rank for entry in entries(section(*jobs, layout=layout)).values()]
+    assert ranks == [1, 1, 2, 2, 0]
+    assert [one.rank for one in entries(section(jobs[0], layout=layout)).values()] == [0]
+
+
+def test_what_was_measured_otherwise_is_marked_told_and_not_ranked():
+    jobs = [job(5, 16, 0, 0.5, on="last"), job(10, 16, 0, 0.4, on="last"),
+            job(25, 16, 0, 0.9, print_="", on="last"),
+            job(50, 16, 0, 0.8, ties="stable", on="val")]  # fmt: skip
+    text = markdown(section(*jobs, layout=Layout(("method.loss.scale",), digits=2)))
+    assert cells(text) == [
+        "| 5 | **0.50** |",
+        "| 10 | _0.40_ |",
+        r"| 25 | 0.90 \* |",
+        "| 50 | 0.80 † |",
+    ]
+    assert "fingerprint ? (aaaaaaaa)" in text and "ties stable (expected)" in text
+    assert "selected on the query set" not in text
+
+
+def test_runs_of_other_data_have_a_table_of_their_own():
+    """Whose fingerprint is unknown, or is yet to come, stands in the one of most runs."""
+    jobs = [job(5, 16, 0, 0.9, print_="b" * 64), job(10, 16, 0, 0.5), job(25, 16, 0, 0.4),
+            job(50, 16), job(80, 16, state="running"), job(5, 16, 1, 0.7)]  # fmt: skip
+    first, other = sections([Sweep("s", tuple(jobs), Layout(("method.loss.scale",)))])
+    assert (first.title, other.title) == (
+        "cifar10, 59k, data aaaaaaaa", "cifar10, 59k, data bbbbbbbb"
+    )  # fmt: skip
+    assert first.rows == ((5,), (10,), (25,), (50,), (80,)) and other.rows == ((5,),)
+    assert entries(first)[(5,), 16].mean == 0.7 and entries(other)[(5,), 16].mean == 0.9
+    assert "\\*" not in markdown(first) + markdown(other)
+    (alone,) = sections([Sweep("s", tuple(jobs[1:]), BETA)])
+    assert alone.title == "cifar10, 59k"
+
+
+def test_the_most_common_way_has_no_mark_even_if_it_comes_last():
+    jobs = [job(5, 16, 0, 0.5, ties="worst"), job(10, 16, 0, 0.4), job(25, 16, 0, 0.3)]
+    one = section(*jobs, layout=Layout(("method.loss.scale",)))
+    assert [entry.marks for entry in entries(one).values()] == [("*", "q"), ("q",), ("q",)]
+
+
+def test_seeds_that_were_measured_otherwise_are_left_out_of_the_mean():
+    one = section(job(5, 16, 0, 0.5), job(5, 16, 1, 0.9, ties="worst"), job(10, 16, 0, 0.4))
+    entry = entries(one)[(5,), 16]
+    assert (entry.mean, entry.state, entry.marks) == (0.5, "1 of 2 seeds", ("q",))
+    assert "left out of its mean" in markdown(one)
+
+
+METHODS = Layout(rows=("method",), digits=2, published="sdc_table1",
+                 also_published=("sdc_rerun", "fire_unsupervised"), also="all")  # fmt: skip
+
+
+def method(name, nbit=16, seed=0, value=None, kind=None, maps=(), whole=None, **more):
+    """A run of a method; ``maps``: of the draws of the reference, ``whole``: its mAP@all."""
+    one = job(nbit=nbit, seed=seed, value=value, run=f"{name}/{nbit}/{seed}", on="last",
+              values={"method": name, "method.loss.scale": None}, **more)  # fmt: skip
+    if one.report is not None:
+        reference = {"method": "pca_rr", "draws": len(maps), "maps": list(maps)} if maps else None
+        one.report.update(nbit=nbit, reference=reference)
+        one.report.update({} if kind is None else {"kind": kind})
+        one.report["metrics"]["conventions"] |= {"metric": "mAP@1000", "top": 10}
+        one.report["metrics"]["map_at"] = {} if whole is None else {"90": whole}
+    return one
+
+
+FAMILY = (
+    method("csq", 16, 0, 0.8, "supervised", (0.3, 0.5), 0.6),
+    method("csq", 16, 1, 0.9, "supervised", (0.31, 0.5), 0.7),
+    method("itq", 16, 0, 0.4, "shallow", (0.3, 0.5), 0.2),
+    method("itq", 16, 1, 0.4, "shallow", (0.31, 0.5), 0.2),
+    method("sdc_simclr", 64, 0, 0.6, "unsupervised", (), 0.5),
+)
+
+
+def test_kinds_references_and_a_further_R_stand_beside():
+    """The draws of the reference: 0.3, 0.5, of seed 1 the same with rounding; mean 0.4."""
+    made = section(*FAMILY, layout=METHODS)
+    text = markdown(made)
+    assert text.splitlines()[2:9] == [
+        "| method | kind | 16 bits | mAP@all | quoted | Δ | 64 bits | mAP@all | quoted | Δ |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        "| csq | supervised | **0.85** ± 0.07 | 0.65 ± 0.07 |  |  |  |  |  |  |",
+        "| itq | shallow | _0.40_ ± 0.00 | 0.20 ± 0.00 | 0.47 | −0.07 |  |  |  |  |",
+        r"| sdc\_simclr | unsupervised |  |  |  |  | 0.60 (1 of 2 seeds) | 0.50 | 0.66 | −0.06 |",
+        "| PCA + random rotation (reference) | shallow | 0.40 ± 0.14 |  |  |  |  |  |  |  |",
+        "",
+    ]
+    assert "over 2 rotations; no training, and not ranked. Not above it: itq at 16 bits." in text
+    assert "Published: SDC" in text and "quotes it (quoted by somebody else, not read" in text
+    assert "itq: the rotation behind the published number does not minimise" in text
+    assert "Also published: sdc\\_simclr 64 bits 0.6646 (weight decay 5e-4)." in text
+    assert "run again, seed 42 (re-run by a third party; mAP@1000;" in text
+    assert "fire" not in text.lower()  # it has no numbers of this dataset
+    lines = [line.strip() for line in latex(made).splitlines()]
+    assert r"\begin{tabular}{llllrrllrr}" in lines
+    last = r"PCA + random rotation (reference) & shallow & 0.40 $\pm$ 0.14" + " & " * 7 + r" \\"
+    assert last in lines
+    read = list(csv.DictReader(io.StringIO(csv_of([made]))))
+    assert [one["kind"] for one in read] == ["supervised", "shallow", "unsupervised", "shallow"]
+    assert read[1]["verified"] == "secondary" and read[0]["verified"] == ""
+    assert (read[0]["also"], float(read[0]["also_mean"])) == ("mAP@all", pytest.approx(0.65))
+    assert float(read[3]["mean"]) == pytest.approx(0.40) and read[3]["seeds"] == "2"
+
+
+def test_a_kind_that_no_report_says_has_no_column_and_one_of_some_is_unknown():
+    old = [method("csq", value=0.8), method("itq", value=0.7)]
+    assert "| method | 16 bits |" in markdown(section(*old, layout=METHODS))
+    some = [*old, method("lsh", value=0.6, kind="shallow"), method("sh")]
+    assert [line.split(" | ")[1] for line in cells(markdown(section(*some, layout=METHODS)))] == [
+        "unknown", "unknown", "shallow", ""
+    ]  # fmt: skip
+    alike = [method("itq", seed=seed, value=0.5, kind="shallow") for seed in (0, 1)]
+    alike = [
+        replace(one, values=one.values | {"iterations": seed}) for seed, one in enumerate(alike)
+    ]
+    rows = Layout(("iterations",), digits=2)
+    assert "kind" not in markdown(section(*alike, layout=rows))
+
+
+def test_references_of_several_backbones_are_several_and_equal_draws_count_once():
+    jobs = [method("itq", value=0.5, maps=(0.3, 0.5)),
+            method("sh", seed=1, value=0.5, maps=(0.31, 0.5)),
+            replace(method("lsh", value=0.5, maps=(0.1, 0.3)), conditions={"backbone": "vgg16"}),
+            method("pcah", value=0.5, maps=(0.8, 0.9), ties="worst")]  # fmt: skip
+    jobs[:2] = [replace(one, conditions={"backbone": "tiny"}) for one in jobs[:2]]
+    one, other = reference_rows(section(*jobs, layout=METHODS))
+    assert (one.label, one.values[16][0], one.draws) == (
+        "PCA + random rotation, tiny (reference)", 0.4, 2
+    )  # fmt: skip
+    assert (other.name, other.values[16][0]) == ("PCA + random rotation, vgg16", 0.2)
+
+
+def test_only_rows_on_the_same_frozen_features_are_compared_with_a_reference():
+    frozen = {"backbone": "vgg16", "frozen": "yes"}
+    jobs = [replace(method("itq", value=0.5, maps=(0.3, 0.5)), conditions=frozen),
+            replace(method("csq", value=0.1), conditions={**frozen, "frozen": "no"}),
+            replace(method("dpn", value=0.1), conditions={"backbone": "alexnet"})]  # fmt: skip
+    made = section(*jobs, layout=METHODS)
+    assert "All rows on the same frozen features are above it." in markdown(made)
+    below = replace(method("sdc", value=0.2), conditions=frozen)
+    made = section(*jobs, below, layout=METHODS)
+    assert "Not above it: sdc at 16 bits." in markdown(made)
+
+
+def test_the_conditions_of_each_row_stand_below():
+    jobs = [replace(method("itq", value=0.5, kind="shallow"), conditions={"frozen": "yes"}),
+            replace(method("sdc", seed=0, value=0.5), conditions={"frozen": "yes", "views": "8"}),
+            replace(method("sdc", seed=1), conditions={"frozen": "no"})]  # fmt: skip
+    text = markdown(section(*jobs, layout=METHODS))
+    assert text.splitlines()[-6:] == [
+        "Conditions of the runs:",
+        "",
+        "| method | kind | frozen | views |",
+        "|---|---|---|---|",
+        "| itq | shallow | yes | - |",
+        "| sdc | unknown | yes, no | 8 |",
+    ]
+    assert "Conditions" not in markdown(section(*FAMILY, layout=METHODS))
+
+
+def test_a_published_number_of_several_keys_has_their_whole_name():
+    def one(decay):
+        values = {"optimizer.weight_decay": decay}
+        run = method("sdc", 64, value=0.5)
+        return replace(run, run=str(decay), values={**run.values, **values})
+
+    layout = Layout(("method", "optimizer.weight_decay"), published="sdc_rerun_variants")
+    made = section(one(1e-5), one(5e-4), layout=layout)
+    assert [entry.published for entry in entries(made).values()] == [0.5976, None]
+
+
+def test_settings_and_protocols_make_sections_and_say_what_a_difference_is_worth():
+    jobs = [job(5, 16, 0, 0.8), job(5, 16, 0, 0.3, run="small", settings=("trainer.epochs=2",)),
+            job(5, 16, 0, 0.4, run="other", values={"dataset.protocol": "54k"})]  # fmt: skip
+    plain, small, other = sections([Sweep("s", tuple(jobs), BETA)])
+    assert [one.title for one in (plain, small, other)] == [
+        "cifar10, 59k", "cifar10, 59k, trainer.epochs=2", "cifar10, 54k"
+    ]  # fmt: skip
+    assert "another setting" not in markdown(plain)
+    assert "of another setting than the published ones, in settings (trainer.epochs=2)" in (
+        markdown(small).replace("\\_", "_")
+    )
+    assert "protocol (54k, there 59k)" in markdown(other)
+
+
+def test_without_published_numbers_it_says_so():
+    assert "There are no published numbers for digits." in markdown(
+        section(job(5, 16, 0, 0.8, dataset="digits"))
+    )
+    none = section(job(7, 16, 0, 0.8))
+    assert "no published numbers for these rows" in markdown(none)
+    assert "| β | 16 bits |\n" in markdown(none)
+
+
+def test_without_a_layout_rows_are_what_varies():
+    jobs = [job(scale, nbit, seed, values={"trainer.batch_size": size, "margin": 1})
+            for scale in (5, 10) for nbit in (16, 32) for seed in (0, 1)
+            for size in (8, 16)]  # fmt: skip
+    jobs = [replace(one, run=str(at)) for at, one in enumerate(jobs)]
+    one = section(*jobs, layout=Layout())
+    assert one.keys == ("method.loss.scale", "trainer.batch_size")
+    assert [one.name_of(row) for row in one.rows][:2] == [
+        "scale=5 batch_size=8", "scale=5 batch_size=16"
+    ]  # fmt: skip
+    assert all(len(cell.jobs) == 2 for cell in one.cells.values())
+    (alone,) = sections([Sweep("s", (job(),), Layout())])
+    assert alone.keys == ("method",) and alone.name_of(alone.rows[0]) == "relahash"
+
+
+def test_an_axis_beside_the_layout_makes_rows_and_has_nothing_published():
+    jobs = [job(5, 16, 0, 0.8, run=str(size), values={"batch": size}) for size in (8, 16)]
+    one = section(*jobs)
+    assert one.keys == ("method.loss.scale", "batch") and one.row_label == "scale, batch"
+    assert [entry.published for entry in entries(one).values()] == [None, None]
+
+
+def test_what_row_and_column_decide_makes_no_rows():
+    """Table 1 has a batch size for each method, and a scale for each number of bits."""
+    layout = Layout(("method",), published="relahash_table1")
+    jobs = [
+        job(scale, nbit, 0, 0.8, values={"method": method, "trainer.batch_size": size})
+        for method, size, scales in (("csq", 256, (None, None)), ("relahash", 16, (100, 80)))
+        for nbit, scale in zip((16, 32), scales, strict=True)
+    ]
+    jobs = [replace(one, run=str(at)) for at, one in enumerate(jobs)]
+    one = section(*jobs, layout=layout)
+    assert one.keys == ("method",) and one.rows == (("csq",), ("relahash",))
+    assert [entry.published for entry in entries(one).values()] == [0.794, 0.803, 0.82, 0.835]
+
+
+def test_joined_sweeps_share_a_table_and_count_a_run_once():
+    first = Sweep("a", (job(5, 16, 0, 0.5), job(25, 16, 0, 0.4)), BETA)
+    other = Sweep("b", (job(5, 16, 0, 0.5), job(10, 16, 0, 0.3)), BETA)
+    (one,) = sections([first, other])
+    assert one.sweeps == ("a", "b") and one.rows == ((5,), (10,), (25,))
+    assert [len(cell.jobs) for cell in one.cells.values()] == [1, 1, 1]
+
+
+def test_joined_sweeps_with_two_runs_of_one_seed_keep_their_rows():
+    """Early stopping and 100 epochs, say: one mean of both would be neither."""
+    first = Sweep("a", (job(5, 16, 0, 0.5, fixed=("trainer=early_stop",)),), BETA)
+    other = Sweep("b", (job(5, 16, 0, 0.4, run="long"), job(10, 16, 0, 0.3, run="l2")), BETA)
+    (one,) = sections([first, other])
+    assert cells(markdown(one)) == [
+        "| scale=5 a | **0.500** q |",
+        "| scale=5 b | _0.400_ q |",
+        "| scale=10 b | 0.300 q |",
+    ]
+    assert "a sets trainer=early\\_stop" in markdown(one)
+
+
+def test_sweeps_of_other_layouts_follow_each_other():
+    margin = Layout(rows=("margin",))
+    parts = sections([Sweep("a", (job(),), BETA), Sweep("b", (job(run="m"),), margin)])
+    assert [part.sweeps for part in parts] == [("a",), ("b",)]
+
+
+def test_only_compares_as_the_command_line_writes():
+    jobs = [job(5), job(10), job(0.5)]
+    assert [one.values["method.loss.scale"] for one in
+            chosen(jobs, {"method.loss.scale": 10, "dataset": "cifar10"})] == [10]  # fmt: skip
+    assert len(chosen(jobs, {"seed": 0})) == 3 and chosen(jobs, {"seed": 1}) == ()
+    assert len(chosen(jobs, {"seed": [0, 1]})) == 3 and chosen(jobs, {"seed": []}) == ()
+
+
+def test_the_figure_is_over_the_axis_of_the_layout():
+    figure = trend(section(*SMALL)).figure
+    (panel,) = figure.axes
+    assert panel.get_xscale() == "log" and panel.get_xlabel() == "β"
+    ours = [line.get_xydata().tolist() for line in panel.lines if line.get_alpha() is None
+            and line.get_marker() in ("o", "s")]  # fmt: skip
+    assert ours == [[[5, pytest.approx(0.805)], [10, 0.79]], [[10, 0.83]]]
+    pale = [line.get_xydata().tolist() for line in panel.lines if line.get_alpha() == 0.5
+            and line.get_marker() in ("o", "s")]  # fmt: skip
+    assert pale == [[[5, 0.805], [10, 0.7978]], [[5, 0.8216], [10, 0.8201]]]
+
+
+@pytest.mark.parametrize(
+    "more", [{"settings": ("trainer.epochs=2",)}, {"values": {"dataset.protocol": "54k"}}]
+)
+def test_published_numbers_of_another_setting_are_not_drawn(more):
+    jobs = [job(5, 16, 0, 0.3, **more), job(10, 16, 0, 0.4, run="ten", **more)]
+    (made,) = sections([Sweep("s", tuple(jobs), BETA)])
+    (panel,) = trend(made).figure.axes
+    assert not [line for line in panel.lines if line.get_alpha() == 0.5]
+    assert "published" not in trend(made).caption and "0.805" in markdown(made)
+
+
+@pytest.mark.parametrize(
+    ("layout", "label", "scale"),
+    [
+        (Layout(("method.loss.scale",), figure={"x": "model.nbit"}), "bits", "linear"),
+        (Layout(("method.loss.scale",)), "bits", "linear"),
+        (Layout(("method.loss.scale",), figure={"x": "method.loss.scale"}), "scale", "linear"),
+    ],
+)
+def test_the_figure_of_other_layouts(layout, label, scale):
+    (panel,) = trend(section(*SMALL, layout=layout)).figure.axes
+    assert (panel.get_xlabel(), panel.get_xscale()) == (label, scale)
+
+
+def test_a_value_of_zero_keeps_the_axis_linear_and_one_point_makes_no_figure():
+    layout = replace(BETA, published=None)
+    zero = section(job(0, 16, 0, 0.5), job(1, 16, 0, 0.6), layout=layout)
+    assert trend(zero).figure.axes[0].get_xscale() == "linear"
+    assert trend(section(job(5, 16, 0, 0.5), layout=layout)) is None
+    assert trend(section(job(5), job(10), layout=layout)) is None
+
+
+def test_the_row_to_compare_with_is_the_best_or_a_named_one():
+    one = section(*SMALL)
+    assert references(one, entries(one), "best") == {}  # no column has all its seeds
+    assert references(one, entries(one), "10") == {16: (10,), 32: (10,)}
+    assert references(one, entries(one), "5") == {16: (5,)}
+    one = section(*WHOLE)
+    assert references(one, entries(one), "best") == {16: (5,)}
+
+
+def test_pairs_are_told_in_points_with_what_they_mean():
+    one = section(*SMALL)
+    pair = Pair(16, (10,), (5,), -0.015, -0.03, -0.001, 1, 1000)
+    refused = tuple(Refused(at, (10,), (5,), "no seed") for at in (16, 32))
+    pairs = Pairs((pair, replace(pair, low=-0.03, high=0.01)), refused, True, 2000)
+    ((title, _, lines),) = tables(one, pairs)
+    assert title == "16 bits" and lines == [
+        ["10", "5", "−1.50", "−3.00 to −0.10", "1", "1,000", "yes"],
+        ["10", "5", "−1.50", "−3.00 to +1.00", "1", "1,000", "no"],
+    ]
+    text = " ".join(said(one, pairs))
+    for words in ("one seed only queries", "These are 2 intervals, not", "chance favours"):
+        assert words in text
+    assert "Not compared, because no seed: 16 bits, 10 with 5; 32 bits, 10 with 5." in text
+
+
+def test_the_page_holds_all_of_it_and_stands_alone(tmp_path, read_page):
+    failed = replace(SMALL[4], error="CUDA <out> of memory")
+    jobs = (*SMALL[:4], failed, *SMALL[5:])
+    sweep = Sweep("table2", jobs, BETA, "β & more", "a paper", "python train.py -m +sweep=x")
+    files = write_sweeps(tmp_path, [sweep], sections([sweep]), {})
+    assert {"report.html", "table.md", "table.tex", "table.csv"} < set(files)
+    assert sum(name.startswith("figures/") for name in files) == 2
+    assert all(path.is_file() for path in files.values())
+    page = read_page(files["report.html"])
+    for words in ("β & more", "5 of 8", "1 running", "1 failed", "CUDA <out> of memory", "5:00",
+                  "python train.py -m +sweep=x", "published 0.8", "— failed, waiting", "a paper",
+                  failed.run, "1 of 2 seeds"):  # fmt: skip
+        assert words in page.text, words
+    tags = {tag for tag, _ in page.seen}
+    assert "Conditions of the runs" not in page.text
+    assert "script" not in tags and "link" not in tags and "img" not in tags
+    assert "8 runs: 5 finished, 1 running, 1 failed, 1 waiting." in files["table.md"].read_text()
+    assert len(page.drawings()) == 1
+
+
+def test_the_page_has_kinds_references_conditions_and_a_further_R(tmp_path, read_page):
+    jobs = tuple(replace(one, conditions={"weight decay": "0.0005"}) for one in FAMILY)
+    sweep = Sweep("family", jobs, METHODS)
+    files = write_sweeps(tmp_path, [sweep], sections([sweep]), {})
+    page = read_page(files["report.html"])
+    for words in ("kind", "supervised", "PCA + random rotation (reference)", "0.40 ± 0.14",
+                  "Conditions of the runs", "weight decay", "mAP@all 0.65 ± 0.07",
+                  "quoted 0.47, Δ −0.07"):  # fmt: skip
+        assert words in page.text, words
+
+
+def test_without_a_finished_run_the_page_says_so(tmp_path, read_page):
+    sweep = Sweep("table2", (job(5), job(10)), BETA)
+    files = write_sweeps(tmp_path, [sweep], sections([sweep]), {})
+    assert "No run has finished yet" in read_page(files["report.html"]).text
+    assert not any(name.startswith("figures/") for name in files)
+
+
+def test_published_numbers_worked_from_the_paper():
+    known = published_tables()
+    assert known["relahash_table1"]["values"]["imagenet100"]["csq"] == {
+        16: 0.586, 32: 0.666, 64: 0.693, 128: 0.7
+    }  # fmt: skip
+    assert known["relahash_table2"]["values"]["cifar10"][80][64] == 0.8385
+    assert known["relahash_table2"]["values"]["imagenet100"][500][16] == 0.6304
+    assert known["relahash_fig9"]["values"]["cifar10"][16][64] == 0.84301
+    assert len(known["relahash_table2"]["values"]["cifar10"]) == 10
+    assert all({"source", "metric", "values"} <= set(table) for table in known.values())
+    assert all(set(table["metric"]) == set(table["values"]) for table in known.values())
+
+
+@pytest.mark.skipif(not SHARED.is_file(), reason="the collection is not at hand")
+def test_published_numbers_are_those_of_the_collection():
+    known, theirs = published_tables(), yaml.safe_load(SHARED.read_text())
+    for table, name in (("relahash_table1", str.lower), ("relahash_table2", _beta)):
+        listed: dict = {}
+        for row, sets in theirs[table]["values"].items():
+            for dataset in ("cifar10", "imagenet100", "nuswide21"):
+                if dataset in sets:
+                    listed.setdefault(dataset, {})[name(row)] = sets[dataset]
+        assert known[table]["values"] == listed
+    for ours, kind in (("cosine", "orthocos"), ("angle", "orthoarc")):
+        margins = theirs["orthohash_suppmat_table2_margin"][kind]
+        assert known[f"orthohash_margin_{ours}"]["values"] == {
+            dataset: {row: dict(zip((64, 128), two, strict=True)) for row, two in rows.items()}
+            for dataset, rows in margins.items()
+        }
+    books = theirs["orthohash_suppmat_table4_targets"]["values"]
+    assert known["orthohash_codebook"]["values"] == {
+        dataset: {ours: books[name][dataset] for ours, name in
+                  (("hadamard", "hadamard"), ("max_hamming", "maxhd"), ("bernoulli", "bernoulli"))}
+        for dataset in ("imagenet100", "nuswide21", "coco")
+    }  # fmt: skip
+    best = theirs["relahash_colab"]["best_on_multiples_of_10"]
+    assert known["relahash_fig7"]["values"] == {"cifar10": {0.5: {64: best}}}
+    assert known["relahash_fig9"]["values"] == {"cifar10": {16: {64: best}}}
+
+
+@pytest.mark.skipif(not UNLABELLED.is_file(), reason="the collection is not at hand")
+def test_published_numbers_without_labels_are_those_of_the_collection():
+    """All of its numbers, and as sure as it says; none that was only recalled."""
+    known, theirs = published_tables(), yaml.safe_load(UNLABELLED.read_text())
+
+    def numbers(tables):
+        return sorted(
+            (table["verified"], dataset.removesuffix("_II"), nbit, value)
+            for table in tables
+            for dataset, rows in table["values"].items()
+            for row in rows.values()
+            for nbit, value in row.items()
+        )
+
+    first = list(known).index("sdc_table1")
+    ours = [known[name] for name in list(known)[first:]]
+    ours_of_kl = [("rerun", "cifar10", 64, 0.6459)]  # a condition there
+    listed = [one for one in theirs.values() if "values" in one and one["verified"] != "memory"]
+    assert numbers(ours) == sorted(numbers(listed) + ours_of_kl)
+
+    def curves(tables):
+        return sorted(list(epochs.values()) for table in tables
+                      for rows in table.get("curves", {}).values()
+                      for row in rows.values() for epochs in row.values())  # fmt: skip
+
+    assert curves(ours) == sorted(theirs["sdc_repository_rerun_curves"]["curves"].values())
+
+
+def test_no_published_number_is_recalled():
+    assert {table["verified"] for table in published_tables().values()} == {
+        "primary", "secondary", "rerun"
+    }  # fmt: skip
+    whole = "a: {source: A, verified: %s, metric: {d: m}, values: {%s: {csq: {16: %s}}}}"
+    assert parse_tables(whole % ("rerun", "d", 0.5), Path("p.yaml"))
+    for wrong, message in (
+        (("memory", "d", 0.5), "a.verified is memory.*leave out numbers whose source was not read"),
+        (("primary", "e", 0.5), "a.metric and a.values have other datasets"),
+        (("primary", "d", "high"), "a.values.d.csq.16 is a text"),
+    ):
+        with pytest.raises(FileError, match=f"(?s){message}"):
+            parse_tables(whole % wrong, Path("p.yaml"))
+    with pytest.raises(FileError, match=r"has no a\.verified"):
+        parse_tables("a: {source: A, metric: {d: m}, values: {d: {}}}", Path("p.yaml"))
+
+
+def test_how_a_published_number_is_known_is_part_of_what_is_printed():
+    assert published("sdc_table1", "cifar10").told().startswith("quoted by somebody else")
+    assert published("sdc_rerun", "cifar10").told().startswith("re-run by a third party")
+    assert published("sdc_contrastive", "cifar10").told().startswith("mAP@1000; protocol 59k")
+
+
+def _beta(name):
+    return int(name.removeprefix("beta_"))

@@ -1,0 +1,90 @@
+"""``trainer.graph`` and the fused optimizer in whole runs, in this process."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import initialize_config_dir
+
+from deephash import runs
+from deephash.config import resolve, schema
+from deephash.errors import ConfigError
+from deephash.training import checkpoint, cuda_graphs
+from tests.pages import job
+
+CONF = Path(__file__).parents[2] / "conf"
+SMALL = ["dataset=digits", "trainer.device=cpu", "trainer.epochs=2", "trainer.eval_every=1",
+         "logger=quiet", "backbone.width=4"]  # fmt: skip
+
+
+class Again:
+    """A capture that calls the step again: what it does, and not how."""
+
+    def __init__(self, device):
+        assert device.type == "cpu"
+        self.recorded = 0
+
+    def warm_up(self, function):
+        return function(), ""
+
+    def record(self, function):
+        self.recorded += 1
+        made.append(self)
+        return function
+
+
+made = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pages():
+    schema.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def train(outputs, *words):
+    words = [*SMALL, f"paths.outputs={outputs}", *words]
+    return runs.train(*job("train", words))
+
+
+def numbers(outputs, report):
+    folder = Path(outputs) / report["run"]
+    last = checkpoint.load(folder / "last.pt")
+    return {**last["method"], "rng": last["rng"]["cpu"]}, last["optimizer"]["param_groups"]
+
+
+@pytest.fixture
+def a_graph_on_the_cpu(monkeypatch):
+    made.clear()
+    monkeypatch.setattr(resolve, "_check_graph", lambda trainer: [])
+    monkeypatch.setattr(cuda_graphs, "CudaCapture", Again)
+
+
+def test_a_run_with_a_graph_is_the_run_without(tmp_path, a_graph_on_the_cpu):
+    plain = train(tmp_path / "plain")
+    graph = train(tmp_path / "graph", "trainer.graph=true")
+    assert (plain["training"]["graph"], graph["training"]["graph"]) == (False, True)
+    assert len(made) == 2 and made[0].recorded == 2  # by one object, once in each epoch
+    assert graph["run"] == plain["run"] and graph["metrics"] == plain["metrics"]
+    mine, groups = numbers(tmp_path / "graph", graph)
+    other, plain_groups = numbers(tmp_path / "plain", plain)
+    assert all(torch.equal(mine[key], other[key]) for key in other)
+    assert {group["capturable"] for group in groups} == {True}
+    assert {group["fused"] for group in [*groups, *plain_groups]} == {True}
+    again = train(tmp_path / "graph")  # finished: the form of the step is no other run
+    assert again == json.loads(json.dumps(graph))
+
+
+def test_on_a_cpu_it_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ConfigError, match=r"trainer\.graph .*trainer\.device=cpu is a CPU"):
+        train(tmp_path, "trainer.graph=true")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unfused_is_another_run(tmp_path):
+    before = train(tmp_path, "+optimizer.fused=false", "trainer.epochs=1")
+    assert "optimizer.fused=false" in before["run"]
+    _, groups = numbers(tmp_path, before)
+    assert {group["fused"] for group in groups} == {False}
