@@ -42,7 +42,7 @@ from deephash.config import build, resolve, schema
 from deephash.config.overrides import parse_all
 from deephash.data.archives.csvfile import Csv
 from deephash.data.catalogue import Catalogue
-from deephash.data.ground_truth import read_truth
+from deephash.data.ground_truth import read_ground_truth
 from deephash.data.image_cache.cache import cached, entries
 from deephash.data.image_cache.entries import Content
 from deephash.data.sources.feature_formats import write_features
@@ -645,21 +645,21 @@ class Sound:
                 data,
                 "gnd.json",
                 jsons,
-                lambda f: read_truth(f / "gnd.json", []),
+                lambda f: read_ground_truth(f / "gnd.json", []),
             ),
             Target(
                 "ground truth, pickle",
                 data,
                 "gnd.pkl",
                 (pickle_changed, pickle_changed, bytes_changed),
-                lambda f: read_truth(f / "gnd.pkl", []),
+                lambda f: read_ground_truth(f / "gnd.pkl", []),
             ),
             Target(
                 "ground truth, csv",
                 data,
                 "gnd.csv",
                 texts,
-                lambda f: read_truth(f / "gnd.csv", ["a", "b"]),
+                lambda f: read_ground_truth(f / "gnd.csv", ["a", "b"]),
             ),
             Target("sweep, yaml", data, "mine.yaml", yamls, self.swept),
             Target(

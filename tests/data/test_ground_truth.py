@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from deephash.data.ground_truth import GroundTruth, read_landmarks, read_revisited, rows_of
+from deephash.data.ground_truth import read_landmarks, read_revisited
 from deephash.errors import DataError
-from deephash.retrieval import Truth
+from deephash.utils.ground_truth import GroundTruth, find_rows
 
 IMAGES = [f"all_souls_{n:06d}" for n in range(8)]
 QUERIES = ["radcliffe_000001", "bodleian_000002"]
@@ -34,23 +34,25 @@ def as_arrays(content, dtype="int64"):
     return content | {"gnd": gnd}
 
 
-def as_lists(setups):
-    return {name: [one.tolist() for one in lists] for name, lists in setups.items()}
+def as_lists(truth, kind):
+    return {
+        name: [indices.tolist() for indices in getattr(setup, kind)]
+        for name, setup in truth.setups.items()
+    }
 
 
 def assert_is_the_content(found):
-    assert (found.queries, found.database) == (tuple(QUERIES), tuple(IMAGES))
-    assert as_lists(found.relevant) == {
+    assert (found.query_ids, found.database_ids) == (tuple(QUERIES), tuple(IMAGES))
+    assert as_lists(found, "relevant") == {
         "easy": [[1, 4], []],
         "medium": [[1, 2, 4], [5, 6]],
         "hard": [[2], [5, 6]],
     }
-    assert as_lists(found.junk) == {
+    assert as_lists(found, "junk") == {
         "easy": [[0, 2, 7], [5, 6]],
         "medium": [[0, 7], []],
         "hard": [[0, 1, 4, 7], []],
     }
-    assert {one.dtype for lists in found.relevant.values() for one in lists} == {np.dtype("i8")}
     assert found.boxes.tolist() == [one["bbx"] for one in GND]
 
 
@@ -78,7 +80,7 @@ def test_a_pickle_of_python_2(tmp_path, module):
     file = tmp_path / "gnd.pkl"
     file.write_bytes(b"(S'imlist'\n" + names + b"S'qimlist'\n(S'one'\nlS'gnd'\n(" + entry + b"ld.")
     found = read_revisited(file)
-    assert found.relevant["easy"][0].tolist() == [4, 255]
+    assert found.setups["easy"].relevant[0].tolist() == [4, 255]
     assert found.boxes.tolist() == [[1.5, 2, 3, 4]]
 
 
@@ -88,11 +90,11 @@ def test_the_same_as_json(tmp_path):
     assert_is_the_content(read_revisited(file))
 
 
-def test_it_becomes_a_truth(tmp_path):
+def test_the_setups_of_a_revisited_dataset(tmp_path):
     file = tmp_path / "gnd.json"
     file.write_text(json.dumps(CONTENT))
-    found = read_revisited(file)
-    truth = Truth.of(len(found.database), found.relevant, found.junk)
+    truth = read_revisited(file)
+    assert (truth.size, truth.num_queries, truth.protocol) == (8, 2, "revisited")
     assert list(truth.setups) == ["easy", "medium", "hard"]
     assert truth.setups["hard"].junk[0].tolist() == [0, 1, 4, 7]
 
@@ -121,7 +123,7 @@ def test_a_pickle_that_calls_is_refused(tmp_path, protocol, call):
     evil = Call(function, *(more or [f"open({str(marker)!r}, 'w')"]), "x")
     file = tmp_path / "gnd.pkl"
     file.write_bytes(pickle.dumps(CONTENT | {"extra": [evil]}, protocol))
-    with pytest.raises(DataError, match=r"it wants to call .*Write the same content as \.json"):
+    with pytest.raises(DataError, match=r"it would call .*Write the same content as \.json"):
         read_revisited(file)
     assert not marker.exists()
 
@@ -147,7 +149,7 @@ def test_what_one_pickle_sets_no_other_sees(tmp_path):
     """BUILD on a maker of arrays: its own copy, gone with the file."""
     file = tmp_path / "gnd.pkl"
     file.write_bytes(b"cnumpy\ndtype\n(N(dS'__setstate__'\nNstb.")
-    with pytest.raises(DataError, match="is no ground truth of a revisited set"):
+    with pytest.raises(DataError, match="is not the ground truth of a revisited dataset"):
         read_revisited(file)
     file.write_bytes(pickle.dumps(as_arrays(CONTENT), 2))
     assert_is_the_content(read_revisited(file))
@@ -163,7 +165,7 @@ def test_a_memory_bomb_is_refused(tmp_path):
         read_revisited(file)
     empty = GND[0] | {"easy": np.zeros((10**12, 0), np.int64), "hard": [2, 4, 1]}
     file.write_bytes(pickle.dumps(CONTENT | {"gnd": [empty, GND[1]]}, 2))
-    assert read_revisited(file).relevant["hard"][0].tolist() == [1, 2, 4]
+    assert read_revisited(file).setups["hard"].relevant[0].tolist() == [1, 2, 4]
 
 
 def changed(**parts):
@@ -173,8 +175,8 @@ def changed(**parts):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ([], "is no ground truth of a revisited set"),
-        ({"imlist": IMAGES, "gnd": GND}, "is no ground truth of a revisited set"),
+        ([], "is not the ground truth of a revisited dataset"),
+        ({"imlist": IMAGES, "gnd": GND}, "is not the ground truth of a revisited dataset"),
         (CONTENT | {"gnd": GND[:1]}, "one entry for each name of qimlist"),
         (CONTENT | {"imlist": []}, "imlist must be names, at least one"),
         (CONTENT | {"qimlist": [1, 2]}, "qimlist must be names"),
@@ -266,22 +268,24 @@ def landmarks(tmp_path, text, database=INDEX, **given_):
 
 def test_landmarks(tmp_path):
     found = landmarks(tmp_path, SOLUTION)
-    assert (found.queries, found.database) == (("q1", "q3", "q4"), tuple(INDEX))
-    assert as_lists(found.relevant) == {"all": [[0, 2], [1], [0, 3]]}
-    assert as_lists(found.junk) == {"all": [[], [], []]}
+    assert (found.query_ids, found.database_ids) == (("q1", "q3", "q4"), tuple(INDEX))
+    assert as_lists(found, "relevant") == {"all": [[0, 2], [1], [0, 3]]}
+    assert as_lists(found, "junk") == {"all": [[], [], []]}
     assert (found.ignored, found.boxes) == (1, None)
-    assert Truth.of(4, found.relevant, found.junk).queries == 3
+    assert (found.size, found.num_queries, found.protocol) == (4, 3, "gldv2")
 
 
 def test_one_part_of_the_landmarks(tmp_path):
     found = landmarks(tmp_path, SOLUTION, usage=["Private"])
-    assert (found.queries, found.ignored) == (("q3",), 3)
+    assert (found.query_ids, found.ignored) == (("q3",), 3)
     with pytest.raises(DataError, match=r"usage=\['public'\] is unknown; allowed: Public, Private"):
         landmarks(tmp_path, SOLUTION, usage=["public"])
 
 
 def same(one, other):
-    return (one.queries, as_lists(one.relevant)) == (other.queries, as_lists(other.relevant))
+    return one.query_ids == other.query_ids and all(
+        as_lists(one, kind) == as_lists(other, kind) for kind in ("relevant", "junk")
+    )
 
 
 @pytest.mark.parametrize(
@@ -303,14 +307,14 @@ def test_dialects_of_the_table(tmp_path, text):
 @pytest.mark.parametrize("none", ["None", ""])
 def test_without_usage_nobody_is_ignored(tmp_path, none):
     found = landmarks(tmp_path, f"id,images\nq1,0a1b\nq2,{none}\n")
-    assert as_lists(found.relevant) == {"all": [[0], []]} and found.ignored == 0
+    assert as_lists(found, "relevant") == {"all": [[0], []]} and found.ignored == 0
 
 
 def test_ten_thousand_images_of_one_query(tmp_path):
     """Longer than what Python's csv reads as one field."""
     index = [f"{n:016x}" for n in range(10_000)]
     found = landmarks(tmp_path, f"id,images\nq1,{' '.join(index)}\n", index)
-    assert found.relevant["all"][0].tolist() == list(range(10_000))
+    assert found.setups["all"].relevant[0].tolist() == list(range(10_000))
 
 
 @pytest.mark.parametrize(
@@ -332,7 +336,7 @@ def test_ten_thousand_images_of_one_query(tmp_path):
         (b"id,images\nq1,\xff\n", "cannot read the ground truth"),
         (
             "id,images\nq1," + " ".join(f"x{n}" for n in range(7)) + " 0a1b\n",
-            "7 of 8 images that .* lists are not among the 4 ids that are there: "
+            "7 of 8 images that .* lists are not among the 4 known ids: "
             r"x0, x1, x2, x3, x4, \.\.\.\.",
         ),
     ],
@@ -348,7 +352,7 @@ def test_images_of_ignored_queries_are_not_looked_for(tmp_path):
 
 
 def test_an_index_names_each_image_once(tmp_path):
-    with pytest.raises(DataError, match="1 ids stand twice, the first is 2c3d"):
+    with pytest.raises(DataError, match="1 ids are repeated, the first is 2c3d"):
         landmarks(tmp_path, SOLUTION, [*INDEX, "2c3d"])
 
 
@@ -360,24 +364,26 @@ def test_a_table_that_is_not_there(tmp_path):
 @given(st.permutations(range(10)))
 def test_in_another_order_and_with_others_among_them(order):
     known = [f"image{n}" for n in order]
-    one = GroundTruth(
-        ("q",),
-        ("image7", "image2", "image5"),
-        {"easy": (np.array([0, 2]),)},
-        {"easy": (np.array([1]),)},
-        "revisited",
+    truth = GroundTruth.of(
+        3,
+        {"easy": [[0, 2]]},
+        {"easy": [[1]]},
+        query_ids=("q",),
+        database_ids=("image7", "image2", "image5"),
+        protocol="revisited",
     )
-    found = one.within(known)
-    assert found.database == tuple(known)
-    assert {known[n] for n in found.relevant["easy"][0]} == {"image7", "image5"}
-    assert (np.diff(found.relevant["easy"][0]) > 0).all()
-    assert [known[n] for n in found.junk["easy"][0]] == ["image2"]
+    found = truth.for_database(known)
+    assert (found.database_ids, found.size) == (tuple(known), 10)
+    assert (found.query_ids, found.protocol) == (("q",), "revisited")
+    assert {known[n] for n in found.setups["easy"].relevant[0]} == {"image7", "image5"}
+    assert (np.diff(found.setups["easy"].relevant[0]) > 0).all()
+    assert [known[n] for n in found.setups["easy"].junk[0]] == ["image2"]
 
 
-def test_rows_of_ids():
-    assert rows_of(["c", "a", "c"], ["a", "b", "c"], "queries").tolist() == [2, 0, 2]
-    assert rows_of([], ["a"], "queries").dtype == np.int64
-    with pytest.raises(DataError, match=r"2 of 3 queries are not among the 1 ids .*: b, c"):
-        rows_of(["a", "b", "c"], ["a"], "queries")
+def test_find_rows():
+    assert find_rows(["c", "a", "c"], ["a", "b", "c"], "queries").tolist() == [2, 0, 2]
+    assert find_rows([], ["a"], "queries").dtype == np.int64
+    with pytest.raises(DataError, match=r"2 of 3 queries are not among the 1 known ids: b, c"):
+        find_rows(["a", "b", "c"], ["a"], "queries")
     with pytest.raises(DataError, match="1 of 1 images of the ground truth are not"):
-        GroundTruth(("q",), ("a",), {}, {}, "gldv2").within(["b"])
+        GroundTruth.of(1, {"all": [[0]]}, database_ids=("a",)).for_database(["b"])

@@ -17,11 +17,11 @@ from deephash.retrieval import (
     Convention,
     Engine,
     GradedHistograms,
+    GroundTruth,
     Histograms,
     IndexLists,
     InstanceRanking,
     Ranking,
-    Truth,
     binarize,
     evaluate_instances,
     gldv2,
@@ -91,7 +91,7 @@ def lists(kinds, wanted):
 def truth_of(*rows):
     """One setup, a row of kinds for each query."""
     right, junk = ([lists(row, kind) for row in rows] for kind in (RIGHT, JUNK))
-    return Truth.of(len(rows[0]), {"all": right}, {"all": junk})
+    return GroundTruth.of(len(rows[0]), {"all": right}, {"all": junk})
 
 
 def ranked(distance, kinds, engine="auto"):
@@ -250,7 +250,7 @@ def test_more_listed_than_judged():
 
 
 def test_an_item_listed_twice_scores_once():
-    truth = Truth.of(4, {"all": [[2, 2, 0, 2]]})
+    truth = GroundTruth.of(4, {"all": [[2, 2, 0, 2]]})
     assert truth.setups["all"].relevant[0].tolist() == [0, 2]
     ranking = InstanceRanking(pack(np.zeros((1, 8), bool)), pack(np.zeros((4, 8), bool)), truth, 8)
     assert gldv2(ranking, "best")["gld-fire"].value == 1
@@ -293,7 +293,7 @@ def labelled(nbit=10, queries=9, size=200, engine="auto"):
     random = np.random.default_rng(2)
     query, database = (random.random((n, nbit)) < 0.5 for n in (queries, size))
     asked, held = random.integers(0, 4, queries), random.integers(0, 3, size)
-    truth = Truth.of(size, {"all": [np.flatnonzero(held == label) for label in asked]})
+    truth = GroundTruth.of(size, {"all": [np.flatnonzero(held == label) for label in asked]})
     codes = pack(query), pack(database)
     by_lists = InstanceRanking(*codes, truth, nbit, engine=engine)
     return Ranking(*codes, asked, held, nbit), by_lists
@@ -327,7 +327,7 @@ def test_part_and_order_take_the_lists_along():
 
 
 def test_setups_share_what_was_counted(monkeypatch):
-    truth = Truth.of(3, {"easy": [[0]], "hard": [[2]]}, {"easy": [[2]], "hard": [[0]]})
+    truth = GroundTruth.of(3, {"easy": [[0]], "hard": [[2]]}, {"easy": [[2]], "hard": [[0]]})
     query, database = pack(np.zeros((1, 4), bool)), pack(np.tri(3, 4, dtype=bool))
     ranking = InstanceRanking(query, database, truth, 4, "easy")
     assert revisited(ranking).map == 1
@@ -347,7 +347,7 @@ def test_a_report_counts_once_for_all_setups(monkeypatch):
 
 
 def test_a_setup_must_be_known():
-    truth = Truth.of(1, {"easy": [[0]], "hard": [[]]})
+    truth = GroundTruth.of(1, {"easy": [[0]], "hard": [[]]})
     code = pack(np.zeros((1, 4), bool))
     with pytest.raises(DataError, match="has: easy, hard"):
         InstanceRanking(code, code, truth, 4)
@@ -364,24 +364,30 @@ def test_lists_know_no_grades():
 def test_codes_must_be_those_of_the_truth():
     code = pack(np.zeros((2, 4), bool))
     with pytest.raises(DataError, match="1 queries and 2 items, the codes are of 2 and 2"):
-        InstanceRanking(code, code, Truth.of(2, {"all": [[0]]}), 4)
+        InstanceRanking(code, code, GroundTruth.of(2, {"all": [[0]]}), 4)
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Truth.of(3, {"all": [[0], [1, 3]]}), "query 1 lists the relevant index 3"),
-        (lambda: Truth.of(3, {"all": [[0]]}, {"all": [[-1]]}), "query 0 lists the junk index -1"),
+        (lambda: GroundTruth.of(3, {"all": [[0], [1, 3]]}), "query 1 lists the relevant index 3"),
         (
-            lambda: Truth.of(3, {"all": [[0], [1, 2]]}, {"all": [[1], [0, 2]]}),
+            lambda: GroundTruth.of(3, {"all": [[0]]}, {"all": [[-1]]}),
+            "query 0 lists the junk index -1",
+        ),
+        (
+            lambda: GroundTruth.of(3, {"all": [[0], [1, 2]]}, {"all": [[1], [0, 2]]}),
             "1 items are both relevant and junk; the first is 2, to query 1",
         ),
-        (lambda: Truth.of(3, {"all": [[0]]}, {"all": [[], []]}), "2 lists of junk, not 1"),
-        (lambda: Truth.of(3, {"easy": [[0]], "hard": []}), "hard: 0 lists of relevant, not 1"),
-        (lambda: Truth.of(3, {"all": [[0]]}, {"none": [[]]}), "junk of none"),
-        (lambda: Truth.of(3, {"all": []}), "no queries"),
-        (lambda: Truth.of(3, {}), "no setup"),
-        (lambda: Truth.of(0, {"all": [[]]}), "size=0"),
+        (lambda: GroundTruth.of(3, {"all": [[0]]}, {"all": [[], []]}), "2 lists of junk, not 1"),
+        (
+            lambda: GroundTruth.of(3, {"easy": [[0]], "hard": []}),
+            "hard: 0 lists of relevant, not 1",
+        ),
+        (lambda: GroundTruth.of(3, {"all": [[0]]}, {"none": [[]]}), "junk is given for none"),
+        (lambda: GroundTruth.of(3, {"all": []}), "no queries"),
+        (lambda: GroundTruth.of(3, {}), "no setup"),
+        (lambda: GroundTruth.of(0, {"all": [[]]}), "size=0"),
         (lambda: IndexLists.of([[0], [0.5]]), "query 1 must be whole numbers"),
         (lambda: IndexLists.of([[True]]), "query 0 must be whole numbers"),
         (lambda: IndexLists.of([[[1], [2, 3]]]), "query 0 must be whole numbers"),
@@ -473,7 +479,9 @@ def a_report(protocol="revisited", **given_):
     query, database = random.standard_normal((5, 8)) + 1, random.standard_normal((60, 8)) + 1
     easy = [[0, 4], [7], [], [3], [9]]
     hard = [[1], [], [], [20, 30], [2]]
-    truth = Truth.of(60, {"easy": easy, "hard": hard}, {"easy": [*map(sorted, hard)], "hard": easy})
+    truth = GroundTruth.of(
+        60, {"easy": easy, "hard": hard}, {"easy": [*map(sorted, hard)], "hard": easy}
+    )
     return query, database, truth, evaluate_instances(query, database, truth, protocol, **given_)
 
 

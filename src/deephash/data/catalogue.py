@@ -8,9 +8,9 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from scipy.sparse import csr_array
 
-from deephash.data.ground_truth import GroundTruth
 from deephash.data.lazy_arrays import take
 from deephash.errors import DataError
+from deephash.utils.ground_truth import GroundTruth
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

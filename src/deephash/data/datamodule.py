@@ -25,7 +25,6 @@ from deephash.data.feature_store import (
     digest_of_rows,
     in_memory,
 )
-from deephash.data.ground_truth import GroundTruth
 from deephash.data.lazy_arrays import Stacked, not_finite, origin
 from deephash.data.sources.basic import Listing, Source
 from deephash.data.sources.feature_formats import CannotWrite
@@ -36,6 +35,7 @@ from deephash.data.transforms import Pipeline
 from deephash.data.verification.data_warnings import doubts, doubts_of_split
 from deephash.errors import DataError, WriteError
 from deephash.types import Batch, generator
+from deephash.utils.ground_truth import GroundTruth
 
 log = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ Or step by step, for one metric at a time, of packed codes and of labels in any 
 Lists instead of labels say which items are relevant, and which are ignored (junk), as in Revisited
 Oxford and Paris:
 
->>> truth = Truth.of(size=4, relevant={"hard": [[1, 3]]}, junk={"hard": [[0]]})
+>>> truth = GroundTruth.of(size=4, relevant={"hard": [[1, 3]]}, junk={"hard": [[0]]})
 >>> report = evaluate_instances(query, database, truth, "revisited")
 
 Without item 0, items 1 and 2 are tied at the top; by trapezoids, half of the orders give 19/24,
@@ -71,7 +71,6 @@ from deephash.retrieval.codes_file import StoredCodes, StoredSide
 from deephash.retrieval.conventions import DENOMINATORS, EMPTY, NAMED, TIES, Convention
 from deephash.retrieval.distance_counts import Histograms, histograms
 from deephash.retrieval.evaluate import NO_LABELS, describe_codes, evaluate_codes, rank_codes
-from deephash.retrieval.ground_truth import IndexLists, Setup, Truth
 from deephash.retrieval.index import Index, Within
 from deephash.retrieval.instance_report import PROTOCOLS, evaluate_instances, recentre
 from deephash.retrieval.instances import InstanceRanking, gldv2
@@ -106,6 +105,7 @@ from deephash.retrieval.precision_recall import (
 from deephash.retrieval.ranking import Ranking
 from deephash.retrieval.revisited import RevisitedResult, revisited, trapezoid_precision
 from deephash.retrieval.self_exclusion import LeaveOneOutRanking
+from deephash.utils.ground_truth import GroundTruth, IndexLists, Setup
 
 __all__ = [
     "DENOMINATORS",
@@ -123,6 +123,7 @@ __all__ = [
     "Engine",
     "FeatureNeighbours",
     "GradedHistograms",
+    "GroundTruth",
     "Histograms",
     "Index",
     "IndexLists",
@@ -141,7 +142,6 @@ __all__ = [
     "Setup",
     "StoredCodes",
     "StoredSide",
-    "Truth",
     "UndefinedError",
     "Within",
     "WithinRadius",

@@ -8,9 +8,9 @@ from deephash.errors import DataError
 from deephash.retrieval.backends import Engine
 from deephash.retrieval.codes import Array, ArrayLike, as_array, binarize, bit_matrix, pack
 from deephash.retrieval.conventions import Convention
-from deephash.retrieval.ground_truth import Truth
 from deephash.retrieval.instances import LANDMARKS, LANDMARKS_TOP, InstanceRanking, gldv2
 from deephash.retrieval.revisited import CUTS, revisited
+from deephash.utils.ground_truth import GroundTruth
 
 PROTOCOLS = ("revisited", "gldv2")
 _BOUNDS = ("expected", "stable", "best", "worst")
@@ -65,7 +65,7 @@ def recentre(database: ArrayLike, query: ArrayLike) -> tuple[Array, Array]:
 def evaluate_instances(
     query: ArrayLike,
     database: ArrayLike,
-    truth: Truth,
+    truth: GroundTruth,
     protocol: str,
     *,
     ties: str = "expected",
@@ -105,7 +105,7 @@ def evaluate_instances(
     Example:
         >>> query = np.array([[1.0, 1.0]])
         >>> database = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]])
-        >>> truth = Truth.of(size=3, relevant={"hard": [[1]]}, junk={"hard": [[0]]})
+        >>> truth = GroundTruth.of(size=3, relevant={"hard": [[1]]}, junk={"hard": [[0]]})
         >>> report = evaluate_instances(query, database, truth, "revisited")
         >>> report["setups"]["hard"]["map"]
         1.0

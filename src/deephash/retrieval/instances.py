@@ -17,9 +17,9 @@ from deephash.errors import DataError
 from deephash.retrieval.backends import Engine
 from deephash.retrieval.codes import ArrayLike, Counts, checked, hamming
 from deephash.retrieval.conventions import Convention
-from deephash.retrieval.ground_truth import IndexLists, Setup, Truth
 from deephash.retrieval.metrics import MapResult, map_under
 from deephash.retrieval.ranking import Ranking
+from deephash.utils.ground_truth import GroundTruth, IndexLists, Setup
 
 LANDMARKS = ("gld-official", "gld-fire")
 """The conventions of Google Landmarks v2."""
@@ -49,7 +49,7 @@ class InstanceRanking(Ranking):
 
     Example:
         >>> codes = np.array([[0b00], [0b00], [0b01], [0b11]], np.uint8) << 6
-        >>> truth = Truth.of(size=3, relevant={"hard": [[1]]}, junk={"hard": [[0]]})
+        >>> truth = GroundTruth.of(size=3, relevant={"hard": [[1]]}, junk={"hard": [[0]]})
         >>> ranking = InstanceRanking(codes[:1], codes[1:], truth, nbit=2)
         >>> ranking.positions(0).tolist()  # the first of those left
         [0]
@@ -59,7 +59,7 @@ class InstanceRanking(Ranking):
         self,
         query_codes: ArrayLike,
         database_codes: ArrayLike,
-        truth: Truth,
+        truth: GroundTruth,
         nbit: int,
         setup: str | None = None,
         engine: Engine | str = "auto",
@@ -69,10 +69,10 @@ class InstanceRanking(Ranking):
         database = checked(database_codes, nbit, "database_codes")
         ones, zeros = np.ones(len(query), np.int64), np.zeros(len(database), np.int64)
         super().__init__(query, database, ones, zeros, nbit, near)  # no label in common
-        if (self.queries, self.size) != (truth.queries, truth.size):
+        if (self.queries, self.size) != (truth.num_queries, truth.size):
             raise DataError(
-                f"the truth is of {truth.queries} queries and {truth.size} items, the codes are of "
-                f"{self.queries} and {self.size}"
+                f"the ground truth is of {truth.num_queries} queries and {truth.size} items, the "
+                f"codes are of {self.queries} and {self.size}"
             )
         self.truth, self.setup = truth, _known(setup, truth)
 
@@ -167,7 +167,7 @@ def gldv2(ranking: InstanceRanking, ties: str = "expected", seed: int = 0) -> di
 
     Example:
         >>> codes = np.array([[0b00], [0b00], [0b01], [0b11]], np.uint8) << 6
-        >>> truth = Truth.of(size=3, relevant={"hard": [[1]]}, junk={"hard": [[0]]})
+        >>> truth = GroundTruth.of(size=3, relevant={"hard": [[1]]}, junk={"hard": [[0]]})
         >>> ranking = InstanceRanking(codes[:1], codes[1:], truth, nbit=2)
         >>> gldv2(ranking)["gld-official"].value
         1.0
@@ -177,7 +177,7 @@ def gldv2(ranking: InstanceRanking, ties: str = "expected", seed: int = 0) -> di
     return dict(zip(LANDMARKS, map_under(ranking, conventions), strict=True))
 
 
-def _known(setup: str | None, truth: Truth) -> str:
+def _known(setup: str | None, truth: GroundTruth) -> str:
     if setup is None and len(truth.setups) == 1:
         return next(iter(truth.setups))
     if setup is None or setup not in truth.setups:

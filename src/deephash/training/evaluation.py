@@ -346,13 +346,11 @@ class Evaluation:
     ) -> dict[str, Any]:
         """The same where lists say what is relevant; ``map`` is that of the hardest setup."""
         self.check(data)
-        lists = data.truth
-        truth = retrieval.Truth.of(len(database), lists.relevant, lists.junk)
         found = retrieval.evaluate_instances(
             codes.of(queries),
             codes.of(database),
-            truth,
-            lists.protocol,
+            data.truth,
+            data.truth.protocol,
             ties=self.convention.ties,
             seed=self.convention.seed,
             centred=self.centred,

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.sparse import csr_array, vstack
 
 from deephash.data.catalogue import ImageSet
-from deephash.data.ground_truth import read_truth, rows_of
+from deephash.data.ground_truth import read_ground_truth
 from deephash.data.lazy_arrays import Stacked
 from deephash.data.sources.feature_formats import ARRAY, READERS, npy, read_features
 from deephash.data.splits.split_file import ENDING, read_split
@@ -18,6 +18,7 @@ from deephash.errors import DataError
 from deephash.utils import program
 from deephash.utils.bounds import Count, CountOrZero, Name, Place
 from deephash.utils.files import place
+from deephash.utils.ground_truth import find_rows
 
 log = logging.getLogger("deephash")
 
@@ -101,14 +102,14 @@ class Features:
         found = {role: read_features(self.root, name) for role, name in self.names.items()}
         if self.truth is None:
             return _joined(found, self.num_classes, self.first_class)
-        truth = read_truth(self.truth, found["database"]["ids"] or ())
-        for role, ids in (("database", truth.database), ("queries", truth.queries)):
+        truth = read_ground_truth(self.truth, found["database"]["ids"] or ())
+        for role, ids in (("database", truth.database_ids), ("queries", truth.query_ids)):
             if found[role]["ids"] is None:
                 _name(found[role], ids, self.truth)
         images = _joined(found, self.num_classes, self.first_class, truth=True)
-        asked = rows_of(truth.queries, images.ids, f"queries of {self.truth}")
+        asked = find_rows(truth.query_ids, images.ids, f"queries of {self.truth}")
         lists = dict(images.lists or {}) | {"queries": asked}
-        truth = truth.within([images.ids[row] for row in lists["database"]])
+        truth = truth.for_database([images.ids[row] for row in lists["database"]])
         return replace(images, truth=truth, lists=lists)
 
     def _load_folder(self) -> ImageSet:

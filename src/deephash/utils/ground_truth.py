@@ -3,17 +3,22 @@
 ``Q`` queries, ``N`` database items, ``L`` listed items of all queries together.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from deephash.errors import DataError
-from deephash.retrieval.codes import ArrayLike, Counts, as_array, whole
 
-_NONE = np.zeros(0, dtype=np.int64)
+Indices = npt.NDArray[np.int64]
+
+SHOWN = 5
+"""Examples in an error message."""
+
+_EMPTY = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +38,8 @@ class IndexLists:
         (3, [2, 7], [])
     """
 
-    starts: Counts  # (Q + 1,) where each list begins, and where the last one ends
-    indices: Counts  # (L,) ascending within each list
+    starts: Indices
+    indices: Indices
 
     def __post_init__(self) -> None:
         for name in ("starts", "indices"):
@@ -48,22 +53,22 @@ class IndexLists:
                 f"starts must ascend from 0 to {len(self.indices)}, the number of indices"
             )
         if ((np.diff(self.indices) <= 0) & (np.diff(self.owners) == 0)).any():
-            raise DataError("each list must ascend, without repetition; IndexLists.of sees to it")
+            raise DataError("each list must ascend, without repetition; use IndexLists.of")
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    def __getitem__(self, query: int) -> Counts:
+    def __getitem__(self, query: int) -> Indices:
         return self.indices[self.starts[query] : self.starts[query + 1]]
 
     @cached_property
-    def owners(self) -> Counts:
-        """Whose each index is: (L,)."""
+    def owners(self) -> Indices:
+        """The query of each index: (L,)."""
         return np.repeat(np.arange(len(self)), np.diff(self.starts))
 
     @classmethod
-    def of(cls, lists: Iterable[ArrayLike | Iterable[int]]) -> Self:
-        """Make it of one list per query, in any order; repeated indices count once.
+    def of(cls, lists: Iterable[Any]) -> Self:
+        """Build from one sequence of integers per query, in any order; repetitions count once.
 
         Raises:
             DataError: if a list contains anything but integers.
@@ -72,11 +77,11 @@ class IndexLists:
             >>> IndexLists.of([[7, 2, 7], [], [0]])[0]
             array([2, 7])
         """
-        given = [_whole_numbers(one, query) for query, one in enumerate(lists)]
-        owners = np.repeat(np.arange(len(given)), [len(one) for one in given])
-        return cls._gathered(len(given), owners, np.concatenate([_NONE, *given]))
+        arrays = [_whole_numbers(values, query) for query, values in enumerate(lists)]
+        owners = np.repeat(np.arange(len(arrays)), [len(values) for values in arrays])
+        return cls._gathered(len(arrays), owners, np.concatenate([_EMPTY, *arrays]))
 
-    def mapped(self, place: Counts) -> Self:
+    def mapped(self, place: Indices) -> Self:
         """Return the lists after moving each item n to ``place[n]``; items at -1 are removed.
 
         Args:
@@ -86,7 +91,7 @@ class IndexLists:
         return self._gathered(len(self), self.owners[moved >= 0], moved[moved >= 0])
 
     @classmethod
-    def _gathered(cls, queries: int, owners: Counts, indices: Counts) -> Self:
+    def _gathered(cls, queries: int, owners: Indices, indices: Indices) -> Self:
         order = np.lexsort((indices, owners))
         owners, indices = owners[order], indices[order]
         first = np.ones(len(indices), dtype=np.bool_)
@@ -109,12 +114,17 @@ class Setup(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Truth:
+class GroundTruth:
     """The relevant items of each query in a database, in one or several setups.
 
     Args:
         size: N.
         setups: by name.
+        query_ids: Q ids of the queries; empty if they have none.
+        database_ids: N ids of the database items; empty if they have none.
+        protocol: how the dataset is evaluated, ``revisited`` or ``gldv2``.
+        boxes: (Q, 4) float64, x1, y1, x2, y2 of the region of each query image.
+        ignored: the number of queries that the file marks as ignored.
 
     Raises:
         DataError: if there is no setup or no query, setups have different queries, an index is
@@ -122,23 +132,29 @@ class Truth:
 
     Example:
         >>> relevant = {"easy": [[1]], "hard": [[1, 3]]}
-        >>> truth = Truth.of(size=4, relevant=relevant, junk={"easy": [[3]]})
-        >>> truth.queries, list(truth.setups)
+        >>> truth = GroundTruth.of(size=4, relevant=relevant, junk={"easy": [[3]]})
+        >>> truth.num_queries, list(truth.setups)
         (1, ['easy', 'hard'])
     """
 
-    size: int  # N
+    size: int
     setups: Mapping[str, Setup]
+    query_ids: tuple[str, ...] = ()
+    database_ids: tuple[str, ...] = ()
+    protocol: str = ""
+    boxes: npt.NDArray[np.float64] | None = None
+    ignored: int = 0
 
     def __post_init__(self) -> None:
-        if not whole(self.size, least=1):
+        is_number = isinstance(self.size, int | np.integer) and not isinstance(self.size, bool)
+        if not is_number or self.size < 1:
             raise DataError(f"size={self.size!r} must be a whole number of at least 1")
         if not self.setups:
             raise DataError("there is no setup")
         for name, setup in self.setups.items():
             for kind, lists in setup._asdict().items():
-                if len(lists) != self.queries:
-                    raise DataError(f"{name}: {len(lists)} lists of {kind}, not {self.queries}")
+                if len(lists) != self.num_queries:
+                    raise DataError(f"{name}: {len(lists)} lists of {kind}, not {self.num_queries}")
                 outside = (lists.indices < 0) | (lists.indices >= self.size)
                 if outside.any():
                     at = outside.argmax()
@@ -154,37 +170,29 @@ class Truth:
                     f"{name}: {len(both)} items are both relevant and junk; the first is {item}, "
                     f"to query {query}"
                 )
-        if self.queries == 0:
+        if self.num_queries == 0:
             raise DataError("there are no queries")
 
     @property
-    def queries(self) -> int:
+    def num_queries(self) -> int:
         """Q."""
         return len(next(iter(self.setups.values())).relevant)
-
-    def mapped(self, place: Counts, size: int) -> Self:
-        """Return it for a database of ``size`` items with n at ``place[n]``; -1 removes it."""
-        return type(self)(
-            size,
-            {
-                name: Setup(*(lists.mapped(place) for lists in setup))
-                for name, setup in self.setups.items()
-            },
-        )
 
     @classmethod
     def of(
         cls,
         size: int,
-        relevant: Mapping[str, Iterable[ArrayLike | Iterable[int]]],
-        junk: Mapping[str, Iterable[ArrayLike | Iterable[int]]] | None = None,
+        relevant: Mapping[str, Iterable[Any]],
+        junk: Mapping[str, Iterable[Any]] | None = None,
+        **described: Any,
     ) -> Self:
-        """Make it of one list per query, for each setup by name.
+        """Build from one list of indices per query, for each setup by name.
 
         Args:
             size: N.
             relevant: setup -> Q lists of indices; repeated indices count once.
             junk: setup -> Q lists of indices; other setups have none.
+            **described: the other fields.
 
         Raises:
             DataError: if the lists are malformed or contradict each other, or junk is given for a
@@ -192,21 +200,70 @@ class Truth:
         """
         junk = junk or {}
         if strange := junk.keys() - relevant.keys():
-            raise DataError(f"junk of {', '.join(sorted(strange))}, of which nothing is relevant")
+            raise DataError(
+                f"junk is given for {', '.join(sorted(strange))}, a setup without relevant items"
+            )
         setups = {}
         for name, lists in relevant.items():
-            found = IndexLists.of(lists)
-            setups[name] = Setup(found, IndexLists.of(junk.get(name, [()] * len(found))))
-        return cls(size, setups)
+            items = IndexLists.of(lists)
+            setups[name] = Setup(items, IndexLists.of(junk.get(name, [()] * len(items))))
+        return cls(size, setups, **described)
+
+    def mapped(self, place: Indices, size: int) -> Self:
+        """Return it for a database of ``size`` items with n at ``place[n]``; -1 removes it."""
+        setups = {
+            name: Setup(*(lists.mapped(place) for lists in setup))
+            for name, setup in self.setups.items()
+        }
+        return replace(self, size=size, setups=setups, database_ids=())
+
+    def for_database(self, ids: Sequence[str]) -> Self:
+        """Return it for a database with the same ids in another order, or with additional ones.
+
+        Raises:
+            DataError: if an id of the ground truth is missing, or one is in the database twice.
+        """
+        place = find_rows(self.database_ids, ids, "images of the ground truth")
+        return replace(self.mapped(place, len(ids)), database_ids=tuple(ids))
 
 
-def _whole_numbers(values: Any, query: int) -> Counts:
+def find_rows(ids: Iterable[str], known: Sequence[str], what: str) -> Indices:
+    """Return the position of each id in a sequence of ids, (n,) int64.
+
+    Args:
+        ids: n ids to look up.
+        known: the ids to search, each once.
+        what: what the ids refer to, for the error message.
+
+    Raises:
+        DataError: if ids are missing (with their number and examples), or one is known twice.
+    """
+    rows = {name: row for row, name in enumerate(known)}
+    if len(rows) != len(known):
+        twice = next(name for row, name in enumerate(known) if rows[name] != row)
+        raise DataError(f"{len(known) - len(rows)} ids are repeated, the first is {twice}")
+    ids = list(ids)
+    unknown = [name for name in ids if name not in rows]
+    if unknown:
+        examples = ", ".join(unknown[:SHOWN])
+        if len(unknown) > SHOWN:
+            examples += ", ..."
+        raise DataError(
+            f"{len(unknown)} of {len(ids)} {what} are not among the {len(rows)} known ids: "
+            f"{examples}. Ids are written without folder and ending; were some images left out?"
+        )
+    return np.array([rows[name] for name in ids], dtype=np.int64)
+
+
+def _whole_numbers(values: Any, query: int) -> Indices:
+    if hasattr(values, "detach"):  # a tensor
+        values = values.detach().cpu().numpy()
     try:
-        found = as_array(values)
+        numbers = np.asarray(values)
     except ValueError:  # rows of several lengths
-        found = np.empty((), dtype=object)
-    if found.size == 0:
-        return _NONE
-    if found.ndim != 1 or found.dtype.kind not in "iu":
+        numbers = np.empty((), dtype=object)
+    if numbers.size == 0:
+        return _EMPTY
+    if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
         raise DataError(f"the list of query {query} must be whole numbers, (n,), not {values!r}")
-    return found.astype(np.int64)
+    return numbers.astype(np.int64)
