@@ -23,7 +23,7 @@ from deephash.errors import BusyError, DeephashError, WriteError, from_os_error
 from deephash.sweep import multirun
 from deephash.sweep.launchers import process
 from deephash.utils import program
-from deephash.utils.files import place
+from deephash.utils.files import expand_path
 
 SHOWING = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i",
            "--shell-completion", "-sc"}  # fmt: skip
@@ -285,7 +285,7 @@ def _silence() -> None:
 def _from_home(text: str) -> str:
     """A folder of ``--config-dir=~/conf``, which the shell leaves as it is."""
     flag, equals, folder = text.partition("=")
-    return f"{flag}={place(folder)}" if equals and flag in CONFIG_DIR else text
+    return f"{flag}={expand_path(folder)}" if equals and flag in CONFIG_DIR else text
 
 
 def _completed(query: Callable[[], Any]) -> int:

@@ -15,7 +15,7 @@ from deephash.sweep.launchers import process
 from deephash.training import checkpoint
 from deephash.training.snapshots import Snapshots
 from deephash.utils import files
-from deephash.utils.files import check_writable, own_folder, write_arrays, write_text, writing
+from deephash.utils.files import check_writable, make_subfolder, write_arrays, write_text, writing
 
 resource = pytest.importorskip("resource")
 
@@ -129,7 +129,7 @@ def test_links_inside_a_run_folder_are_not_followed(tmp_path):
     for name in ("figures", "snapshots"):
         (run / name).symlink_to(other)
         with pytest.raises(WriteError, match="symbolic link"):
-            own_folder(run / name)
+            make_subfolder(run / name)
     (run / "log.jsonl").symlink_to(other / "log")
     (run / process.LOG).symlink_to(other / "log")
     folder = RunFolder(run)

@@ -146,7 +146,7 @@ def test_a_group_of_the_users_own():
         ("where: [{if: x, then: {}}]", "is no sweep: where[0].if is a text, not a mapping"),
         ("where: [{if: {}, then: [1]}]", "is no sweep: where[0].then is a list, not a mapping"),
         ("report: {digits: x}", "is no sweep: report.digits is a text, not a whole number"),
-        ("a: &a [*a]", "is not readable: line 1: *a stands in what it names"),
+        ("a: &a [*a]", "is not readable: line 1: *a refers to a node that contains it"),
         ("a: " + "[" * 70, "is not readable: line 1: it is nested more than 50 times"),
     ],
 )

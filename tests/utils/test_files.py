@@ -234,8 +234,8 @@ MERGES = "a0: &a0 {x: 1}\n" + "".join(
         ("a:\n" + "".join(" " * n + "a:\n" for n in range(1, 60)), "line 51: it is nested more"),
         (ALIASES, "line 6: with its aliases it holds more than 200,000 nodes"),
         (MERGES, "line 6: with its aliases it holds more than 200,000 nodes"),
-        ("a: &a [*a]", "line 1: *a stands in what it names"),
-        ("a: &a\n  b: {c: *a}", "line 2: *a stands in what it names"),
+        ("a: &a [*a]", "line 1: *a refers to a node that contains it"),
+        ("a: &a\n  b: {c: *a}", "line 2: *a refers to a node that contains it"),
         ("a: [" + "x, " * 200_000 + "]", "line 1: with its aliases it holds more than"),
     ],
 )
@@ -353,7 +353,7 @@ def test_arrays_of_another_kind_are_not_mapped(tmp_path):
     (tmp_path / "c.npy").write_bytes(b"\x93NUMPY\x01\x00" + bytes([len(header), 0]) + header)
     assert "it is damaged, or no array: " in refusal(map_array, tmp_path / "c.npy")
     assert refusal(map_array, tmp_path / "gone.npy") == "it does not exist"
-    assert refusal(map_array, tmp_path) == "it is not a regular file"
+    assert refusal(map_array, tmp_path) == "it is a folder"
 
 
 def packed(tmp_path, data, name="a.txt.xz"):

@@ -19,7 +19,7 @@ from deephash.config.plugins import Plugin
 from deephash.config.resolve import Fault
 from deephash.config.validate import UNKNOWN, quoted
 from deephash.errors import ConfigError
-from deephash.utils.files import place
+from deephash.utils.files import expand_path
 
 Folded = dict[str, Any]
 
@@ -64,9 +64,9 @@ class Extension:
         """
         folders = []
         for folder in line.values_of(*CONFIG_DIR):
-            if not place(folder).is_dir():
+            if not expand_path(folder).is_dir():
                 raise ConfigError(f"--config-dir  there is no folder {folder}. Nothing was loaded.")
-            folders.append(place(folder).resolve())
+            folders.append(expand_path(folder).resolve())
         names = [name for one in line.overrides if one.key == plugins.KEY for name in _listed(one)]
         packages = plugins.find(names, [Path.cwd(), *folders]) if names else ()
         entries = [it for one in line.overrides if one.key == SEARCH_PATH for it in _listed(one)]

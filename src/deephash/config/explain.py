@@ -18,7 +18,7 @@ from deephash.config.synonyms import BY_WORD, CHOICES, Synonym
 from deephash.config.validate import UNKNOWN, assignment, quoted
 from deephash.errors import ConfigError
 from deephash.utils import program
-from deephash.utils.files import place
+from deephash.utils.files import expand_path
 
 Compose = Callable[[Sequence[Override]], Any]
 Check = Callable[[dict[str, Any]], list[Fault]]
@@ -232,7 +232,7 @@ def several(overrides: Sequence[Override], page: str) -> list[Fault]:
 
 def _of_words(one: Mistyped, suggestions: Suggestions) -> Fault:
     key = one.meant.key
-    if "run" in suggestions.page and place(one.typed).is_dir():
+    if "run" in suggestions.page and expand_path(one.typed).is_dir():
         way = f"Did you mean {_shown([Override.of('run', one.typed)])}?"
         return Fault(one.typed, "is a folder without its key.", way)
     if one.meant.value is None or not key:

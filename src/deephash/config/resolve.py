@@ -33,7 +33,7 @@ from deephash.config.validate import (
 from deephash.errors import ConfigError, DeephashError
 from deephash.utils import filenames
 from deephash.utils.bounds import Name, NonNegative, Seed
-from deephash.utils.files import place
+from deephash.utils.files import expand_path
 
 SEATS = ("head", "relaxation", "codebook", "similarity", "loss")
 """The parts of a method that a group of the same name replaces."""
@@ -807,7 +807,7 @@ def _check_recipe(cfg: Mapping[str, Any]) -> list[Fault]:
     if cfg["backbone"].get("weights") not in (
         None, "none", "imagenet", "pretrained"
     ):  # fmt: skip
-        file = place(cfg["backbone"]["weights"])
+        file = expand_path(cfg["backbone"]["weights"])
         link = re.match(r"(https?|ftp)://|www\.", str(cfg["backbone"]["weights"]))
         if not file.is_file():
             faults.append(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from deephash.errors import FileError, WriteError
 from deephash.loggers.logger import Logger
-from deephash.utils.files import make_folder, open_own, parse_json, write_text, writing
+from deephash.utils.files import make_folder, open_no_follow, parse_json, write_text, writing
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Jsonl(Logger):
         with writing(self.path):
             if self.path.exists() and not self.path.is_symlink():
                 cut_torn_line(self.path)
-            self._file = open_own(self.path, "a")
+            self._file = open_no_follow(self.path, "a")
 
     def scalars(self, where: str, values: Mapping[str, float], step: int, epoch: int) -> None:
         if taken := [name for name in HEAD if name in values]:
@@ -56,7 +56,7 @@ class Jsonl(Logger):
         if len(kept) < len(lines):
             log.info("%s: %d lines after step %d dropped", self.path, len(lines) - len(kept), step)
             write_text(self.path, "".join(kept))
-        self._file = open_own(self.path, "a")
+        self._file = open_no_follow(self.path, "a")
 
     def close(self, failed: bool = False) -> None:
         try:

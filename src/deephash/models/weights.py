@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from deephash.errors import DataError
 from deephash.utils.extras import import_extra
-from deephash.utils.files import place
+from deephash.utils.files import expand_path
 from deephash.utils.torch_files import Unread, described, read_torch
 
 log = logging.getLogger("deephash")
@@ -53,7 +53,7 @@ def read_file(file: str) -> dict[str, Tensor]:
     Raises:
         DataError: there is no such file, or `read_weights` refuses it.
     """
-    path = place(file)
+    path = expand_path(file)
     if not path.is_file():
         if re.match(r"https?://|www\.", file):
             raise DataError(f"backbone.weights  {file} is a link: download it, and give the file.")

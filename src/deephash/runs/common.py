@@ -20,14 +20,14 @@ from deephash.training import checkpoint
 from deephash.training.evaluation import Codes, Evaluation, targets
 from deephash.training.feature_agreement import FeatureAgreement
 from deephash.training.restore import fitting, load_weights
-from deephash.utils.files import place, write_json
+from deephash.utils.files import expand_path, write_json
 
 log = logging.getLogger("deephash")
 
 
 def run_folder(cfg: schema.Train, overrides: Sequence[Override]) -> RunFolder:
     """The folder of the run that a configuration and its command line describe."""
-    outputs = place(cfg.paths.outputs)
+    outputs = expand_path(cfg.paths.outputs)
     return RunFolder(outputs / resolve.run_name(cfg.plain, overrides))
 
 

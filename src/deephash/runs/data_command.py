@@ -25,7 +25,7 @@ from deephash.runs.describe_data import lines as described
 from deephash.runs.encode_images import encode
 from deephash.runs.verify_data import verify
 from deephash.utils import program
-from deephash.utils.files import check_writable, place, write_text
+from deephash.utils.files import check_writable, expand_path, write_text
 
 
 def data(cfg: schema.Data, overrides: Sequence[Override] = ()) -> None:
@@ -49,7 +49,7 @@ def data(cfg: schema.Data, overrides: Sequence[Override] = ()) -> None:
     }
     if cfg.out is not None and cfg.do != "prepare":  # which may have nothing to write
         try:
-            check_writable(place(cfg.out))
+            check_writable(expand_path(cfg.out))
         except WriteError as error:
             raise DataError(f"out  {error}") from error
     actions[cfg.do](cfg)
@@ -138,7 +138,7 @@ def _keep(
 def _split_file(cfg: schema.Data, source: Lists) -> Path:
     """Where the split file of a protocol belongs."""
     if cfg.out is not None:
-        return place(cfg.out)
+        return expand_path(cfg.out)
     if source.lists.is_file():
         return source.lists
     return source.lists / (source.split or f"{cfg.dataset.protocol}{ENDING}")
@@ -200,7 +200,7 @@ def describe(cfg: schema.Data) -> None:
     print("\n".join(described(found)))
     _doubt(images)
     if cfg.out is not None:
-        keep_json(place(cfg.out), found)
+        keep_json(expand_path(cfg.out), found)
 
 
 def _doubt(images: Catalogue) -> None:
@@ -213,7 +213,7 @@ def export(cfg: schema.Data) -> None:
     """Writes the split as lists or as a split file, for other programs and other people."""
     assert cfg.out is not None  # `config.check_data`
     images = known(build.source(cfg))
-    folder = place(cfg.out)
+    folder = expand_path(cfg.out)
     if cfg.style is schema.Style.split:
         path = folder / f"{cfg.dataset.name}-{cfg.dataset.protocol}{ENDING}"
         print(summary(_keep(cfg, path, images, "export", {})))

@@ -18,7 +18,7 @@ from deephash.runs.common import deterministic, unvalidated
 from deephash.training import out_of_memory
 from deephash.training.precision import autocast
 from deephash.utils import program
-from deephash.utils.files import place
+from deephash.utils.files import expand_path
 from deephash.utils.progress import bar
 
 
@@ -64,7 +64,7 @@ def encode(cfg: schema.Data) -> Path:
         "dtype": cfg.dtype.value,
         "seed": cfg.seed,
     }
-    folder = place(cfg.out)
+    folder = expand_path(cfg.out)
 
     def blocks(done: int) -> Iterator[np.ndarray]:
         with bar(f"encoding {len(rows):,} images", len(rows) - done) as progress:

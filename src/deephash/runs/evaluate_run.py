@@ -33,9 +33,9 @@ from deephash.training.evaluation import Codes, Evaluation, encode
 from deephash.utils import program
 from deephash.utils.files import (
     check_writable,
+    expand_path,
     make_folder,
-    own_folder,
-    place,
+    make_subfolder,
     read_json,
     read_text,
     write_json,
@@ -63,9 +63,9 @@ def evaluate(cfg: schema.Evaluate, overrides: Sequence[Override] = ()) -> dict[s
     """
     if "wandb" in (cfg.logger or {}):
         load_package()  # before anything is read
-    out = None if cfg.out is None else place(cfg.out)
+    out = None if cfg.out is None else expand_path(cfg.out)
     if cfg.run is not None:
-        return measure(cfg, RunFolder(place(cfg.run)), out, overrides)
+        return measure(cfg, RunFolder(expand_path(cfg.run)), out, overrides)
     again = cfg.checkpoint != "best" or any(v is not None for v in cfg.evaluation.plain.values())
     again |= any(v is not None for v in cfg.dataset.values())
     runs = runs_of(cfg.runs or [], finished=not again)
@@ -120,7 +120,7 @@ def measure(
     ran = ran.with_values(dataset=ran.dataset.with_values(source=source).plain)
     elsewhere = "source" in cfg.dataset
     if out is None:
-        out = own_folder(run.path / ran.dataset.name) if elsewhere else run.path
+        out = make_subfolder(run.path / ran.dataset.name) if elsewhere else run.path
     check_writable(out)
     RunFolder(out).tidy()
     device = build.device(cfg.device)

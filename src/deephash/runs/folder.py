@@ -23,7 +23,6 @@ from deephash.errors import BusyError, TrainingError, WriteError
 from deephash.report.reading import TABLE, read_report
 from deephash.utils import program
 from deephash.utils.files import (
-    ERROR,
     Kind,
     expect,
     finite,
@@ -34,6 +33,7 @@ from deephash.utils.files import (
     write_text,
 )
 from deephash.utils.locks import Lock, holder, is_locked
+from deephash.utils.run_paths import ERROR
 
 LOOK = 2.0
 """Seconds to wait for a lock that may be held by somebody who only looks whether it is."""

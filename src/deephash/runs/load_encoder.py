@@ -13,7 +13,7 @@ from deephash.runs.folder import RunFolder
 from deephash.training import checkpoint as checkpoints
 from deephash.training.code_encoder import CodeEncoder
 from deephash.training.precision import autocast
-from deephash.utils.files import place
+from deephash.utils.files import expand_path
 
 
 def load(run: Path, checkpoint: str = "best", device: str = "auto") -> CodeEncoder:
@@ -27,7 +27,7 @@ def load(run: Path, checkpoint: str = "best", device: str = "auto") -> CodeEncod
     Raises:
         DeephashError: the folder is no run, or is damaged, or the device is not there.
     """
-    folder = RunFolder(place(run))
+    folder = RunFolder(expand_path(run))
     faults = [*resolve.check_checkpoint(checkpoint), *resolve.check_device("device", device)]
     resolve.refuse(faults, [f"load({str(run)!r})"])
     ran = resolve.run_config(folder.config(whole=True), folder.path / "config.yaml")

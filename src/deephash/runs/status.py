@@ -5,7 +5,8 @@ from enum import Enum
 from deephash.errors import FileError
 from deephash.report.reading import log_entry
 from deephash.runs.folder import RunFolder
-from deephash.utils.files import ERROR, read_end
+from deephash.utils.files import read_end
+from deephash.utils.run_paths import ERROR
 
 COST = ("training.seconds", "selection.epoch_last", "metrics.map")
 """What the plan of a sweep reads of a report."""

@@ -23,7 +23,7 @@ from deephash.data.verification.inspection import identify, inspect
 from deephash.errors import DataError
 from deephash.runs.common import keep_json
 from deephash.runs.describe_data import divided
-from deephash.utils.files import place
+from deephash.utils.files import expand_path
 from deephash.utils.progress import bar
 
 BLOCK = 256  # images that are read at once
@@ -76,7 +76,7 @@ def verify(cfg: schema.Data) -> None:
         print("\n".join(finding.lines()))
     if cfg.out is not None:
         told["findings"] = [one.as_dict() for one in findings]
-        keep_json(place(cfg.out), told)
+        keep_json(expand_path(cfg.out), told)
     if wrong := _wrong(findings):
         raise DataError(f"{len(wrong)} findings are errors: {cfg.dataset.name} is not in order")
     print("in order")

@@ -20,7 +20,7 @@ from deephash.sweep import grid as grids
 from deephash.sweep.launchers.process import Launcher
 from deephash.sweep.spec import BASE, Sheet
 from deephash.utils import program
-from deephash.utils.files import SWEEPS, check_writable, place
+from deephash.utils.files import SWEEPS, check_writable, expand_path
 from deephash.utils.formatting import all_typed
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _sorted_out(
 ) -> tuple[Sheet, list[Override], list[Override]]:
     """The named sweep, what is Hydra's own, and what is for the jobs."""
     name = named(overrides)
-    if name is not None and "," in name and not place(name).is_file():
+    if name is not None and "," in name and not expand_path(name).is_file():
         raise ConfigError(
             f"sweep  {name!r} are several; run one after the other.\n"
             f"       Their reports can be joined: {program.command('report')} sweep=[{name}]"
@@ -252,7 +252,7 @@ def _launch(
 
     check_writable(planned[0].run.path)
     command = shlex.join(["deephash", "train", "-m", *line.arguments])  # for whoever reads it
-    group, outputs = planned[0].cfg.group, place(planned[0].cfg.paths.outputs)
+    group, outputs = planned[0].cfg.group, expand_path(planned[0].cfg.paths.outputs)
     if group is not None:
         folder = outputs / SWEEPS / group
         plan_jobs.write_manifest(

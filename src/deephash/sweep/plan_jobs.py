@@ -25,9 +25,10 @@ from deephash.runs.status import COST, State, epochs_done, state_of
 from deephash.runs.train_run import refuse_another
 from deephash.sweep.launchers.process import Job
 from deephash.utils import program
-from deephash.utils.files import ERROR, MANIFEST, make_folder, write_json, write_text
+from deephash.utils.files import MANIFEST, make_folder, write_json, write_text
 from deephash.utils.formatting import clock, number
 from deephash.utils.locks import Lock
+from deephash.utils.run_paths import ERROR
 
 log = logging.getLogger("deephash")
 

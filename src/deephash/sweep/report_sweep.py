@@ -24,9 +24,9 @@ from deephash.utils.files import (
     MANIFEST,
     SWEEPS,
     check_writable,
+    expand_path,
     expect,
-    own_folder,
-    place,
+    make_subfolder,
     read_json,
     remove,
     write_json,
@@ -51,7 +51,7 @@ def report(cfg: schema.Report, overrides: Sequence[Override] = ()) -> dict[str, 
     """
     if "wandb" in (cfg.logger or {}):
         load_package()  # before anything is read
-    outputs = place(cfg.paths.outputs)
+    outputs = expand_path(cfg.paths.outputs)
     names = list(dict.fromkeys(_listed(cfg.sweep)))
     sweeps = _only([read(outputs, name) for name in names], cfg.only or {})
     parts = sections(sweeps)
@@ -68,10 +68,10 @@ def report(cfg: schema.Report, overrides: Sequence[Override] = ()) -> dict[str, 
             for key, value in cfg.only.items()
         )
     if cfg.out is not None:
-        out = place(cfg.out)
+        out = expand_path(cfg.out)
     else:  # the folder of outputs may be a stranger's, with links in it
         for folder in dict.fromkeys((outputs / SWEEPS, outputs / SWEEPS / "+".join(names), out)):
-            own_folder(folder)
+            make_subfolder(folder)
     before = _files_before(out)
     check_writable(out)
     RunFolder(out).tidy()

@@ -7,7 +7,7 @@ from typing import Any
 
 from deephash.config import resolve
 from deephash.errors import ConfigError, FileError
-from deephash.utils.files import Kind, expect, place, read_yaml
+from deephash.utils.files import Kind, expand_path, expect, read_yaml
 from deephash.utils.formatting import all_typed
 
 BASE = ("dataset", "dataset.protocol", "method", "model.nbit", "seed")
@@ -53,7 +53,7 @@ class Sheet:
             ConfigError: there is none of this name, or its file is not one.
         """
         own = name.endswith(".yaml")
-        file = place(name) if own else folder / f"{name}.yaml"
+        file = expand_path(name) if own else folder / f"{name}.yaml"
         if not file.is_file():
             raise ConfigError(
                 f"sweep  there is no {name!r}.\n       There are {_all(folder)}.\n"

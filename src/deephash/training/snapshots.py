@@ -9,7 +9,7 @@ import numpy as np
 
 from deephash.errors import FileError
 from deephash.training.evaluation import Codes, encode
-from deephash.utils.files import own_folder, read_arrays, remove, write_arrays
+from deephash.utils.files import make_subfolder, read_arrays, remove, write_arrays
 
 log = logging.getLogger("deephash")
 
@@ -55,12 +55,12 @@ class Snapshots:
         }
         if centers is not None:
             arrays["centers"] = centers.detach().float().cpu().numpy()  # (C, K)
-        write_arrays(own_folder(self.folder) / f"epoch{epoch:04d}.npz", arrays)
+        write_arrays(make_subfolder(self.folder) / f"epoch{epoch:04d}.npz", arrays)
 
     def forget_after(self, epoch: int) -> None:
         """Removes those of later epochs, which a run that goes on from here takes again."""
         if self.folder.is_symlink():
-            own_folder(self.folder)  # which refuses it
+            make_subfolder(self.folder)  # which refuses it
         for file in _files(self.folder):
             if _epoch(file) > epoch:
                 remove(file)

@@ -1,4 +1,4 @@
-"""Annotations that limit the value of an option beyond its type; ``config/validate.py`` reads them.
+"""Annotations that limit the value of an option; ``config/validate.py`` checks them.
 
 >>> def step(at: Annotated[float, Interval(0, 1)] = 0.8): ...
 """
@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 LARGEST = 2**63 - 1
-"""The largest whole number of any option: what fits in 64 bits, as torch, numpy and YAML need."""
+"""The largest whole number of any option, the limit of 64 bits in torch and numpy."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """The numbers from ``low`` to ``high``; None is for no bound.
+    """The numbers from ``low`` to ``high``; None is no bound.
 
     Args:
         low: the smallest number.
@@ -29,18 +29,18 @@ class Interval:
     below: bool = False
 
     def allows(self, value: Any) -> bool:
-        """Whether a finite number lies inside."""
+        """Return whether a finite number lies inside."""
         if self.low is not None and (value < self.low or (self.above and value == self.low)):
             return False
         return self.high is None or not (value > self.high or (self.below and value == self.high))
 
     def __str__(self) -> str:
-        told = []
+        parts = []
         if self.low is not None:
-            told.append(f"{'more than' if self.above else 'at least'} {self.low}")
+            parts.append(f"{'more than' if self.above else 'at least'} {self.low}")
         if self.high is not None:
-            told.append(f"{'less than' if self.below else 'at most'} {self.high}")
-        return " and ".join(told)
+            parts.append(f"{'less than' if self.below else 'at most'} {self.high}")
+        return " and ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Length:
     least: bool = False
 
     def allows(self, value: Any) -> bool:
-        """Whether a list has so many items."""
+        """Return whether a list has the required number of items."""
         return len(value) >= self.items if self.least else len(value) == self.items
 
     def __str__(self) -> str:
@@ -63,7 +63,7 @@ class NotEmpty:
     """A text with at least one character that is not a blank."""
 
     def allows(self, value: Any) -> bool:
-        """Whether the text says anything."""
+        """Return whether the text has a character that is not a blank."""
         return not isinstance(value, str) or bool(value.strip())
 
     def __str__(self) -> str:
@@ -78,7 +78,7 @@ Fraction = Annotated[float, Interval(0, 1)]
 Count = Annotated[int, Interval(1)]
 CountOrZero = Annotated[int, Interval(0)]
 Pixels = Annotated[int, Interval(1, 4096)]
-"""A side of images, or what is moved or padded."""
+"""A size, shift or padding of images."""
 Pair = Annotated[Sequence[Positive], Length(2)]
 """The smallest and the largest number."""
 Seed = Annotated[int, Interval(0)]

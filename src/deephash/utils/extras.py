@@ -1,8 +1,8 @@
-"""Optional packages: import one, or say which command installs it.
+"""Optional packages: import one, or raise an error with the command that installs it.
 
 deephash is installed from a checkout and is on no package index. A hint must therefore never offer
 ``pip install`` of an extra by the name of the project: whoever registers that name would get the
-users. `install_hint` is the only place that forms such a sentence.
+users. Only `install_hint` makes such messages.
 """
 
 import importlib
@@ -22,17 +22,17 @@ EXTRAS = {
     "safetensors": "features",
     "timm": "timm",
 }
-"""The extra of ``pyproject.toml`` that installs each package, by the name it is imported under."""
+"""The extra of ``pyproject.toml`` that installs each package, by its import name."""
 
 DISTRIBUTIONS = {"faiss": "faiss-cpu", "pillow_heif": "pillow-heif"}
-"""The name a package has on the index, where it differs from the one it is imported under."""
+"""Names of packages on the index, where they differ from their import names."""
 
 
 def install_hint(package: str) -> str:
     """Return the commands that install an optional package.
 
     Args:
-        package: The name it is imported under, a key of `EXTRAS`.
+        package: Its import name, a key of `EXTRAS`.
 
     >>> install_hint("faiss")
     'pip install faiss-cpu (or in the checkout of deephash: pip install -e ".[faiss]")'

@@ -1,24 +1,24 @@
-"""Names that become pieces of a path: what may stand in one, so that none leads elsewhere."""
+"""Checks of names that become components of a path, so that none leaves its folder."""
 
 import re
 
 LONGEST = 200
-"""Bytes of a name of the user's in UTF-8: suffixes are added, and filesystems take 255."""
+"""Bytes of a name in UTF-8: suffixes are added, and filesystems allow 255."""
 
 LIMIT = 255
-"""Bytes of one piece of a path that filesystems take."""
+"""Bytes that filesystems allow in one component of a path."""
 
 
 def name_fault(value: object) -> str | None:
-    """Say why a value cannot be one piece of a path, such as a folder in ``paths.outputs``.
+    """Return why a value cannot be one component of a path, such as a folder in ``paths.outputs``.
 
-    Blanks, letters of any language and signs such as ``+ = , ( )`` are allowed.
+    Blanks, letters of any language and characters such as ``+ = , ( )`` are allowed.
 
     Args:
-        value: of a configuration; it may be of any type.
+        value: of a configuration, of any type.
 
     Returns:
-        The end of a sentence; None if the value is a plain name.
+        The fault, to follow the name in a message; None if the value is a plain name.
 
     >>> name_fault("CUB-200 birds"), name_fault("../x")
     (None, 'has a path separator')
@@ -39,7 +39,7 @@ def name_fault(value: object) -> str | None:
 
 
 def is_below(path: object) -> bool:
-    """Tell whether a relative path stays below the folder that it is joined to.
+    """Return whether a relative path stays below the folder that it is joined to.
 
     >>> is_below("figures/a.svg"), is_below("../a.svg"), is_below("/a.svg")
     (True, False, False)
@@ -50,13 +50,13 @@ def is_below(path: object) -> bool:
 
 
 def shorten(text: str, mark: str, most: int, head: int) -> str:
-    """Cut a name that is too long for a filesystem, and put a mark at its end.
+    """Truncate a name that is too long for a filesystem, and append a mark.
 
     Args:
         text: the name.
-        mark: put at the end of a name that is cut, which keeps cut names distinct.
-        most: characters of a name that stays as it is.
-        head: characters that are left of one that does not.
+        mark: appended to truncated names to keep them distinct.
+        most: characters of a name that is not truncated.
+        head: characters that are kept of one that is.
     """
     if len(text) <= most and len(text.encode()) <= LIMIT:
         return text

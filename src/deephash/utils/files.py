@@ -1,7 +1,7 @@
-"""Write files whole or not at all; read files that may be damaged, hostile or something else.
+"""Write files atomically; read files that may be damaged or hostile.
 
-Every reader takes a limited number of bytes from a regular file and raises ``FileError`` for
-whatever is wrong with it: a bad file ends in a sentence and never costs much memory or time.
+Every reader accepts regular files only, limits the bytes it reads, and raises ``FileError`` for
+any content that is not as expected, so that a bad file never costs much memory or time.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ YAML_BYTES, YAML_NODES, YAML_DEPTH, YAML_SCALAR = 4 * MEBI, 200_000, 50, 1 << 14
 """Limits on a YAML file: its size, its nodes with aliases expanded, nesting, length of a scalar."""
 
 SMALL_UNPACKED, MOST_RATIO = 64 * MEBI, 500
-"""A packed file may unpack to ``SMALL_UNPACKED`` plus ``MOST_RATIO`` times its size on disk.
+"""A compressed file may unpack to ``SMALL_UNPACKED`` plus ``MOST_RATIO`` times its size on disk.
 One-hot labels of sorted images are packed by a few hundred; bombs by 1,000 (deflate) or 7,000 (xz).
 """
 
@@ -46,67 +46,80 @@ with running names is packed by 950. And the memory their decoder may take (``xz
 """
 
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE}
-"""Errors of a disk; what a library raises instead of one of them is about the disk."""
-
-LOG, ERROR = "output.log", "error.txt"
-"""What a job of a sweep says, and why it failed, in its run folder."""
+"""Errors of a disk: a library error that was caused by one of them is a ``WriteError``."""
 
 SWEEPS, MANIFEST = "sweeps", "sweep.json"
-"""The folder of sweeps in the outputs, and what says which runs belong to one."""
+"""The folder of sweeps in the outputs, and the file in it that lists the runs of a sweep."""
+
+Kind = type | None | list[Any] | tuple[Any, ...]
+"""A type, None for null, ``[kind, ...]`` for a list of such values, a tuple for alternatives."""
 
 
-def place(given: str | Path) -> Path:
-    """Return the path that a configured text names; ``~`` and ``~user`` are home folders.
+class finite:
+    """A ``Kind``: a number that is neither infinite nor NaN."""
 
-    Args:
-        given: a path as it was typed. A ``~name`` that is no user stays as it is.
 
-    Returns:
-        The path, relative where the text is.
+_KINDS: Mapping[Any, str] = {
+    dict: "a mapping",
+    list: "a list",
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    finite: "a number",
+    bool: "true or false",
+    type(None): "nothing",
+    None: "null",
+}
 
-    >>> place("data/a b").as_posix()
+
+def expand_path(text: str | Path) -> Path:
+    """Return a configured path with ``~`` and ``~user`` replaced by home folders.
+
+    A ``~name`` of an unknown user stays as it is.
+
+    >>> expand_path("data/a b").as_posix()
     'data/a b'
     """
     try:
-        return Path(given).expanduser()
-    except RuntimeError:  # there is no such user
-        return Path(given)
+        return Path(text).expanduser()
+    except RuntimeError:  # no such user
+        return Path(text)
 
 
 def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
     """Call ``write(temporary_path)`` and rename the result to ``path``.
 
-    A kill at any moment leaves the old file or the new one, never a piece; and beside it at most
-    a ``.NAME.PID.tmp``, which the next run in this folder sweeps away. What is at the path is
-    replaced, and if it is a link, what it points to stays as it is.
+    A process that is killed leaves the old file or the new one, and at most a temporary
+    ``.NAME.PID.tmp`` beside it, which the next run in this folder removes. A link at ``path`` is
+    replaced; its target is not written.
 
     Raises:
-        WriteError: the disk is full, the folder is gone, and the like; the old file stays.
+        WriteError: the file cannot be written; an existing file is unchanged.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with writing(path):
-            beside.unlink(missing_ok=True)  # it may be a link, which would be written through
-            write(beside)
-            with beside.open("r+b") as file:  # Windows syncs only what may be written
+            temporary.unlink(missing_ok=True)  # a link would be written through
+            write(temporary)
+            with temporary.open("r+b") as file:  # Windows syncs only files open for writing
                 os.fsync(file.fileno())
-            os.replace(beside, path)
+            os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the system says about writing a file or folder into a ``WriteError``.
+    """Convert system errors during a write into ``WriteError``.
 
-    That includes errors of libraries (torch, numpy) which follow from one of the system.
+    Errors of libraries (torch, numpy) that were caused by a disk error are converted as well.
 
     Args:
-        path: of the file or folder that is written.
+        path: the file or folder that is written.
 
     Raises:
-        WriteError: instead of an ``OSError``.
+        WriteError: in place of an ``OSError``.
 
     Example:
         >>> with writing(Path("no/such/file")):
@@ -121,7 +134,7 @@ def writing(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise _write_error(path, error) from error
-    except Exception as error:  # what a library makes of it: "unexpected pos 1344 vs 1238"
+    except Exception as error:  # such as torch's "unexpected pos 1344 vs 1238"
         cause = error.__cause__ or error.__context__
         while cause is not None and not (isinstance(cause, OSError) and cause.errno in DISK):
             cause = cause.__cause__ or cause.__context__
@@ -134,43 +147,33 @@ def _write_error(path: Path, error: Any) -> WriteError:
     if isinstance(error, WriteError):
         return error
     if error.errno == errno.ENOENT and not path.parent.is_dir():
-        return WriteError(
-            path,
-            "its folder does not exist",
-            "If it was removed or renamed meanwhile, repeat the command.",
-        )
+        advice = "If it was removed or renamed meanwhile, repeat the command."
+        return WriteError(path, "its folder does not exist", advice)
     return WriteError(path, error)
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a link, if it is there.
-
-    Raises:
-        WriteError: it cannot be removed.
-    """
+    """Remove a file or a link if it exists; raise ``WriteError`` if that fails."""
     with writing(path):
         path.unlink(missing_ok=True)
 
 
 def make_folder(path: Path) -> Path:
-    """Make a folder and those above it, unless they are there, and return its path.
+    """Make a folder and its parents if they do not exist, and return its path.
 
     Raises:
-        WriteError: it cannot be made, or a file stands where it or one above it should be.
+        WriteError: it cannot be made, or a file stands in its place or in a parent's.
     """
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
     return path
 
 
-def own_folder(path: Path) -> Path:
-    """Make a folder inside a run folder, unless it is there, and refuse one that is a link.
+def make_subfolder(path: Path) -> Path:
+    """Make a folder inside a run folder if it does not exist, and return its path.
 
-    A run folder may come from a stranger: what is written to or removed from such a folder has to
-    be in the run folder.
-
-    Returns:
-        The path.
+    A run folder may come from an untrusted source: links are refused, so that nothing is written
+    or removed outside of it.
 
     Raises:
         WriteError: it is a link or a file, or cannot be made.
@@ -182,15 +185,15 @@ def own_folder(path: Path) -> Path:
     return path
 
 
-def open_own(path: Path, mode: str) -> IO[Any]:
-    """Open a file inside a run folder for writing, in place, and refuse one that is a link.
+def open_no_follow(path: Path, mode: str) -> IO[Any]:
+    """Open a file inside a run folder for writing in place, and refuse links.
 
     Args:
-        path: of the file.
-        mode: as ``open`` takes it; text is UTF-8.
+        path: the file.
+        mode: as for ``open``; text is UTF-8.
 
     Raises:
-        WriteError: it is a link or a folder, or cannot be made or opened.
+        WriteError: it is a link or a folder, or cannot be opened.
     """
 
     def opener(name: str, flags: int) -> int:
@@ -202,13 +205,13 @@ def open_own(path: Path, mode: str) -> IO[Any]:
 
 
 def check_writable(path: Path) -> None:
-    """Refuse a place that cannot be written before hours of work end there.
+    """Check that a file or folder can be created, before hours of work.
 
     Args:
-        path: of a file or folder that will be made; nothing of it need exist.
+        path: the file or folder; none of its parents need exist.
 
     Raises:
-        WriteError: no file can be made there, or something is no folder that has to be one.
+        WriteError: no file can be made there, or a parent is not a folder.
     """
     folder = path
     while not os.path.lexists(folder) and folder != folder.parent:
@@ -223,36 +226,65 @@ def check_writable(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file atomically."""
-    write_atomic(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+    """Write a text file atomically."""
+    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Writes values as readable JSON, atomically."""
+    """Write values as indented JSON, atomically."""
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Writes named arrays as a compressed npz, atomically."""
+    """Write named arrays as a compressed npz, atomically."""
     import numpy as np  # late: the command line starts without it
 
-    def write(beside: Path) -> None:
-        with beside.open("wb") as file:
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
             np.savez_compressed(file, **arrays)
 
     write_atomic(path, write)
+
+
+@contextlib.contextmanager
+def _reading(path: Path, what: str, advice: str = "", prefix: str = "") -> Iterator[None]:
+    """Check that a path is a regular file, and convert every error of its reader to FileError.
+
+    Args:
+        path: the file.
+        what: kind of the file, for the message.
+        advice: how to fix it.
+        prefix: of the reason of an unforeseen error.
+    """
+    try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+            raise FileError(path, f"it is {kind}", what)
+        yield
+    except FileError:
+        raise
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileError(path, "it does not exist", what, advice) from None
+    except MemoryError:
+        raise FileError(path, "it does not fit into memory", what, advice) from None
+    except OSError as error:
+        raise FileError(path, error.strerror or str(error), what, advice) from error
+    except Exception as error:  # zipfile, zlib, lzma, struct and numpy raise a dozen kinds
+        raise FileError(path, prefix + _one_line(error), what, advice) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:400] or type(error).__name__
 
 
 def read_bytes(path: Path, what: str = "file", limit: int | None = MOST_BYTES) -> bytes:
     """Read a regular file of limited size.
 
     Args:
-        path: of the file.
+        path: the file.
         what: kind of the file, for the message.
         limit: largest size in bytes; None for any size.
-
-    Returns:
-        Its bytes.
 
     Raises:
         FileError: the file is missing, not a regular file, unreadable or larger than ``limit``.
@@ -262,27 +294,15 @@ def read_bytes(path: Path, what: str = "file", limit: int | None = MOST_BYTES) -
         Traceback (most recent call last):
         deephash.errors.FileError: cannot read the list no/such/file: it does not exist
     """
-    try:
-        mode = os.stat(path).st_mode
-        if stat.S_ISDIR(mode):
-            raise FileError(path, "it is a folder", what)
-        if not stat.S_ISREG(mode):
-            raise FileError(path, "it is not a regular file", what)
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if limit is not None and size > limit:
-                raise FileError(path, f"it has {size:,} bytes, more than {limit:,}", what)
-            data = file.read(size + 1)
-            while len(data) > size and (more := file.read(MEBI)):  # it grows, or knows no size
-                data += more
-                if limit is not None and len(data) > limit:
-                    break
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileError(path, "it does not exist", what) from None
-    except (OSError, ValueError) as error:  # ValueError: a path with a NUL
-        raise FileError(path, getattr(error, "strerror", None) or str(error), what) from error
-    except MemoryError:
-        raise FileError(path, "it does not fit into memory", what) from None
+    with _reading(path, what), open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if limit is not None and size > limit:
+            raise FileError(path, f"it has {size:,} bytes, more than {limit:,}", what)
+        data = file.read(size + 1)
+        while len(data) > size and (more := file.read(MEBI)):  # it grows, or has no size
+            data += more
+            if limit is not None and len(data) > limit:
+                break
     if limit is not None and len(data) > limit:
         raise FileError(path, f"it has more than {limit:,} bytes", what)
     return data
@@ -292,31 +312,24 @@ def read_packed(path: Path, what: str = "file", limit: int = 4 << 30) -> bytes:
     """Read a file, and unpack it if its name ends in ``.xz``.
 
     Args:
-        path: of the file.
+        path: the file.
         what: kind of the file, for the message.
-        limit: largest size in bytes, packed and unpacked. What a file may unpack to is also
-            limited relative to its size: ``XZ_SMALL + XZ_RATIO * size``, at every piece of it.
-
-    Returns:
-        The unpacked bytes.
+        limit: largest size in bytes, packed and unpacked. The unpacked size is also limited to
+            ``XZ_SMALL + XZ_RATIO * size``, at every piece of the file.
 
     Raises:
-        FileError: the file cannot be read or unpacked, or unpacks to more than it may.
+        FileError: the file cannot be read or unpacked, or unpacks to more than the limit.
     """
     path = Path(path)
     data = read_bytes(path, what, limit)
     if path.suffix != ".xz":
         return data
-    try:
+    with _reading(path, what, prefix="it cannot be unpacked: "):
         return b"".join(_unpacked(path, data, what, limit))
-    except lzma.LZMAError as error:
-        raise FileError(path, f"it cannot be unpacked: {error}", what) from error
-    except MemoryError:
-        raise FileError(path, "what it unpacks to does not fit into memory", what) from None
 
 
 def _unpacked(path: Path, data: bytes, what: str, limit: int) -> Iterator[bytes]:
-    """The content of an xz file in parts; stops where they are too large for what was read."""
+    """Yield the content of an xz file in parts; stop at an implausible compression ratio."""
     view, at, size = memoryview(data), 0, 0
     unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, XZ_MEMORY)
     while at < len(view):
@@ -326,11 +339,11 @@ def _unpacked(path: Path, data: bytes, what: str, limit: int) -> Iterator[bytes]
         part = unpacker.decompress(piece, most - size + 1)
         size += len(part)
         if size > most:
-            why = f"more than {limit:,} bytes"
+            excess = f"more than {limit:,} bytes"
             if most < limit:
-                why = f"more than {XZ_RATIO:,} times its size, as no list or table does"
+                excess = f"more than {XZ_RATIO:,} times its size, as no list or table does"
             advice = "Unpack it with unxz, and give the unpacked file if you trust it."
-            raise FileError(path, f"it unpacks to {why}", what, advice)
+            raise FileError(path, f"it unpacks to {excess}", what, advice)
         yield part
         if unpacker.eof:  # files of several streams may have zeros between them
             at -= len(unpacker.unused_data)
@@ -345,18 +358,7 @@ def _unpacked(path: Path, data: bytes, what: str, limit: int) -> Iterator[bytes]
 def decode(
     path: Path, data: bytes, what: str = "file", errors: str = "strict", advice: str = ""
 ) -> str:
-    """Decode UTF-8 with or without a byte order mark.
-
-    Args:
-        path: of the file, for the message.
-        data: its content.
-        what: kind of the file, for the message.
-        errors: ``replace`` to read bytes that are not UTF-8 as U+FFFD.
-        advice: what to do if the bytes are not UTF-8; empty for saving it as UTF-8.
-
-    Raises:
-        FileError: the bytes are not UTF-8; the message says in which line.
-    """
+    """Decode UTF-8 with or without a byte order mark; see ``read_text``."""
     try:
         return data.decode("utf-8-sig", errors)
     except UnicodeDecodeError as error:
@@ -375,32 +377,24 @@ def read_text(
     errors: str = "strict",
     advice: str = "",
 ) -> str:
-    """Read a text file in UTF-8, with or without a byte order mark; lines end in LF.
+    """Read a UTF-8 text file, with or without a byte order mark; lines end in LF.
 
     Args:
-        path: of the file.
+        path: the file.
         what: kind of the file, for the message.
         limit: largest size in bytes; None for any size.
         errors: ``replace`` to read bytes that are not UTF-8 as U+FFFD.
-        advice: what to do if it is not UTF-8; empty for saving it as UTF-8.
-
-    Returns:
-        Its text.
+        advice: how to fix bytes that are not UTF-8; empty: save the file as UTF-8.
 
     Raises:
-        FileError: the file cannot be read or is not UTF-8.
+        FileError: the file cannot be read or is not UTF-8; the message gives the line.
     """
     text = decode(path, read_bytes(path, what, limit), what, errors, advice)
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def read_end(path: Path, size: int = 1 << 16) -> str:
-    """Read the end of a text file, whatever its size; empty if it cannot be read.
-
-    Args:
-        path: of the file.
-        size: how many bytes at most.
-    """
+    """Return the last ``size`` bytes of a text file of any size; empty if it cannot be read."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return ""
@@ -423,17 +417,14 @@ def read_json(
     """Read a JSON file.
 
     Args:
-        path: of the file.
+        path: the file.
         what: kind of the file, for the message.
         kind: type of the top level; None for any.
         limit: largest size in bytes.
         values: largest number of values; None for any number.
-        advice: what to do if the content is bad.
+        advice: how to fix bad content.
         lenient: accept lone surrogates, as in names of files that are not UTF-8, and integers
             beyond 64 bits; for content that is checked value by value.
-
-    Returns:
-        The values.
 
     Raises:
         FileError: the file cannot be read, is not JSON, too large, nested more than ``DEEPEST``
@@ -453,47 +444,39 @@ def parse_json(
     lenient: bool = False,
 ) -> Any:
     """Parse the text of a JSON file; see ``read_json``."""
-
-    def refuse(reason: str) -> FileError:
-        return FileError(path, reason, what, advice)
-
     opened = text.count("[") + text.count("{")
-    if values is not None and opened + text.count(",") > values:
-        raise refuse(f"it holds more than {values:,} values")
-    if opened > DEEPEST and _depth(text) > DEEPEST:
-        raise refuse(f"it is nested more than {DEEPEST} times")
+    parse_int = _integer if not lenient and _DIGITS.search(text) else None
     try:
-        result = json.loads(
-            text, parse_int=_integer if not lenient and _DIGITS.search(text) else None
-        )
+        if values is not None and opened + text.count(",") > values:
+            raise _Refused(f"it holds more than {values:,} values")
+        if opened > DEEPEST and _depth(text) > DEEPEST:
+            raise _Refused(f"it is nested more than {DEEPEST} times")
+        result = json.loads(text, parse_int=parse_int)
+        _check_top(result, kind)
+        if not lenient and "\\u" in text and not _encodable(result):
+            raise _Refused("it holds text that is not Unicode (half a surrogate pair)")
+    except _Refused as error:
+        raise FileError(path, str(error), what, advice) from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        said = "it is empty" if not text.strip() else f"it is not JSON ({where}: {error.msg})"
-        raise refuse(said) from None
+        reason = f"it is not JSON ({where}: {error.msg})" if text.strip() else "it is empty"
+        raise FileError(path, reason, what, advice) from None
     except (ValueError, RecursionError, MemoryError) as error:  # 5,000 digits, for example
-        raise refuse(f"it is not JSON that can be read: {error}") from None
-    if kind is not None and not isinstance(result, kind):
-        kinds = " or ".join(_KINDS.get(one, one.__name__) for one in _all(kind))
-        found = _KINDS.get(type(result), type(result).__name__)
-        raise refuse(f"it holds {found}, not {kinds}")
-    if not lenient and "\\u" in text and not _encodable(result):
-        raise refuse("it holds text that is not Unicode (half a surrogate pair)")
+        reason = f"it is not JSON that can be read: {error}"
+        raise FileError(path, reason, what, advice) from None
     return result
 
 
-_KINDS: Mapping[type, str] = {
-    dict: "a mapping",
-    list: "a list",
-    str: "a text",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    type(None): "nothing",
-}
+class _Refused(Exception):
+    """The reason why the content of a file is not accepted."""
+
+
+def _check_top(value: Any, kind: type | tuple[type, ...] | None) -> None:
+    if kind is not None and not isinstance(value, kind):
+        raise _Refused(f"it holds {_name_of(value)}, not {_spelled(kind)}")
+
 
 _STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
-
-
 _DIGITS = re.compile(r"\d{19}")
 
 
@@ -504,15 +487,11 @@ def _integer(text: str) -> int:
     return value
 
 
-def _all(kind: type | tuple[type, ...]) -> tuple[type, ...]:
-    return kind if isinstance(kind, tuple) else (kind,)
-
-
 def _depth(text: str) -> int:
-    """How deeply the brackets outside the strings of a JSON text are nested."""
+    """Return how deeply the brackets outside the strings of a JSON text are nested."""
     steps = {"[": 1, "{": 1, "]": -1, "}": -1}
     brackets = re.findall(r"[\[\]{}]", _STRING.sub("", text))
-    return max(accumulate(steps[one] for one in brackets), default=0)
+    return max(accumulate(steps[bracket] for bracket in brackets), default=0)
 
 
 def _encodable(values: Any) -> bool:
@@ -533,14 +512,11 @@ def read_yaml(
     """Read a YAML file of plain values.
 
     Args:
-        path: of the file.
+        path: the file.
         what: kind of the file, for the message.
         kind: type of the top level; None for any.
         limit: largest size in bytes.
-        advice: what to do if the content is bad.
-
-    Returns:
-        The values.
+        advice: how to fix bad content.
 
     Raises:
         FileError: the file cannot be read, is not YAML, of another kind at the top, nested more
@@ -553,64 +529,52 @@ def read_yaml(
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         _check_yaml(yaml.parse(text, Loader=loader), yaml)
-        result = yaml.load(text, Loader=loader)  # the safe one
+        result = yaml.load(text, Loader=loader)  # a safe loader
+        if other := _not_plain(result):
+            raise _Refused(f"it holds {other}. Put it in quotes to make it text")
+        _check_top(result, kind)
+    except _Refused as error:
+        raise FileError(path, str(error), what, advice) from None
     except yaml.MarkedYAMLError as error:
         mark, problem = error.problem_mark, error.problem or error.context
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise FileError(path, f"it is not YAML ({where}{problem})", what, advice) from None
-    except _TooMuch as error:
-        raise FileError(path, str(error), what, advice) from None
-    except Exception as error:  # of a dozen constructors: dates, numbers, tags
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise FileError(path, f"it is not YAML ({said})", what, advice) from None
-    if other := _not_plain(result):
-        raise FileError(path, f"it holds {other}. Put it in quotes to make it text", what, advice)
-    if kind is not None and not isinstance(result, kind):
-        kinds = " or ".join(_KINDS.get(one, one.__name__) for one in _all(kind))
-        found = "nothing" if result is None else _KINDS.get(type(result), type(result).__name__)
-        raise FileError(path, f"it holds {found}, not {kinds}", what, advice)
+    except Exception as error:  # constructors of dates, numbers and tags raise a dozen kinds
+        raise FileError(path, f"it is not YAML ({_one_line(error)})", what, advice) from None
     return result
 
 
 def _not_plain(values: Any) -> str:
-    """What of nested values JSON does not know, such as a date; empty if there is nothing."""
+    """Describe a nested value that JSON does not have, such as a date; empty if there is none."""
     if isinstance(values, dict):
-        for key, value in values.items():
-            if other := _not_plain(key) or _not_plain(value):
-                return other
-    elif isinstance(values, list):
-        for value in values:
-            if other := _not_plain(value):
-                return other
-    elif isinstance(values, str):
+        values = [*values, *values.values()]
+    if isinstance(values, list):
+        return next((other for value in values if (other := _not_plain(value))), "")
+    if isinstance(values, str):
         return "" if values.isascii() or _encodable(values) else "text that is not Unicode"
-    elif isinstance(values, int) and values.bit_length() > 64:  # from 0x..., of any length
+    if isinstance(values, int) and values.bit_length() > 64:  # from 0x..., of any length
         return "a whole number of more than 64 bits"
-    elif values is not None and not isinstance(values, int | float):
+    if values is not None and not isinstance(values, int | float):
         return f"a {type(values).__name__}, {values}"
     return ""
 
 
-class _TooMuch(Exception):
-    """Why a YAML file is not loaded."""
-
-
 def _check_yaml(events: Iterator[Any], yaml: Any) -> None:
-    """Refuse what would take long to load, or cannot be held: looks at events only."""
-    total, opened = 0, []  # nodes so far; of each open collection its anchor and where it began
-    sizes: dict[str, int | None] = {}  # nodes of what an anchor names; None while it is open
+    """Refuse documents that would be slow or too large to load, from their events alone."""
+    total, opened = 0, []  # nodes so far; anchor and start of each open collection
+    sizes: dict[str, int | None] = {}  # nodes below each anchor; None while it is open
     starts = (yaml.SequenceStartEvent, yaml.MappingStartEvent)
     for event in events:
         line = event.start_mark.line + 1
         if isinstance(event, yaml.AliasEvent):
             size = sizes.get(event.anchor, 1)
             if size is None:
-                raise _TooMuch(f"line {line}: *{event.anchor} stands in what it names")
+                raise _Refused(f"line {line}: *{event.anchor} refers to a node that contains it")
             total += size
         elif isinstance(event, yaml.ScalarEvent):
             total += 1
             if len(event.value) > YAML_SCALAR:
-                raise _TooMuch(f"line {line}: a value has more than {YAML_SCALAR:,} characters")
+                raise _Refused(f"line {line}: a value has more than {YAML_SCALAR:,} characters")
             if event.anchor:
                 sizes[event.anchor] = 1
         elif isinstance(event, starts):
@@ -619,13 +583,13 @@ def _check_yaml(events: Iterator[Any], yaml: Any) -> None:
             if event.anchor:
                 sizes[event.anchor] = None
             if len(opened) > YAML_DEPTH:
-                raise _TooMuch(f"line {line}: it is nested more than {YAML_DEPTH} times")
+                raise _Refused(f"line {line}: it is nested more than {YAML_DEPTH} times")
         elif isinstance(event, yaml.CollectionEndEvent):
             anchor, start = opened.pop()
             if anchor:
                 sizes[anchor] = total - start
         if total > YAML_NODES:
-            raise _TooMuch(f"line {line}: with its aliases it holds more than {YAML_NODES:,} nodes")
+            raise _Refused(f"line {line}: with its aliases it holds more than {YAML_NODES:,} nodes")
 
 
 def read_arrays(
@@ -635,14 +599,14 @@ def read_arrays(
     optional: Collection[str] = (),
     advice: str = "",
 ) -> dict[str, Any]:
-    """Read the arrays of an npz file; no pickles, checksums checked, sizes bounded.
+    """Read the arrays of an npz file without pickles; checksums are verified, sizes limited.
 
     Args:
-        path: of the file.
+        path: the file.
         what: kind of the file, for the message.
-        names: arrays that must be there; others are not read. None to read all.
-        optional: with ``names``, arrays that are read where they are there.
-        advice: what to do if the content is bad.
+        names: required arrays; others are not read. None to read all.
+        optional: with ``names``, arrays that are read if they exist.
+        advice: how to fix bad content.
 
     Returns:
         The arrays by name.
@@ -652,71 +616,51 @@ def read_arrays(
             objects or text that is not Unicode, or would unpack to more than ``SMALL_UNPACKED``
             plus ``MOST_RATIO`` times its size.
     """
-    try:
-        size = os.stat(path).st_size
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise FileError(path, "it is not a regular file", what)
-        with open(path, "rb") as file:
-            return _arrays(file, size, names, optional)
-    except FileError:
-        raise
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileError(path, "it does not exist", what, advice) from None
-    except MemoryError:
-        raise FileError(path, "its arrays do not fit into memory", what, advice) from None
-    except Exception as error:  # zipfile, zlib, struct and numpy raise a dozen kinds
-        said = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, KeyError):
-            said = f"it has no {error.args[0]}"
-        raise FileError(path, said, what, advice) from error
-
-
-def _arrays(
-    file: Any, size: int, names: Collection[str] | None, optional: Collection[str]
-) -> dict[str, Any]:
     from zipfile import ZipFile, is_zipfile
 
-    if not is_zipfile(file):
-        raise ValueError("it is cut off, or not an npz file")
-    with ZipFile(file) as archive:
-        members = {one.filename.removesuffix(".npy"): one for one in archive.infolist()
-                   if one.filename.endswith(".npy")}  # fmt: skip
-        if missing := sorted(set(names or ()) - set(members)):
-            raise KeyError(f"array {', '.join(missing)}; it has {', '.join(members) or 'none'}")
-        if names is not None:
-            wanted = [*names, *optional]
-            members = {name: members[name] for name in wanted if name in members}
-        most = SMALL_UNPACKED + MOST_RATIO * size
-        if sum(one.file_size for one in members.values()) > most:
-            raise ValueError(f"its arrays unpack to more than {most:,} bytes")
-        return {name: _array(archive, name, one) for name, one in members.items()}
+    with _reading(path, what, advice), open(path, "rb") as file:
+        if not is_zipfile(file):
+            raise ValueError("it is cut off, or not an npz file")
+        with ZipFile(file) as archive:
+            members = {
+                member.filename.removesuffix(".npy"): member
+                for member in archive.infolist()
+                if member.filename.endswith(".npy")
+            }
+            if missing := sorted(set(names or ()) - set(members)):
+                present = ", ".join(members) or "none"
+                raise ValueError(f"it has no array {', '.join(missing)}; it has {present}")
+            if names is not None:
+                wanted = [*names, *optional]
+                members = {name: members[name] for name in wanted if name in members}
+            most = SMALL_UNPACKED + MOST_RATIO * os.fstat(file.fileno()).st_size
+            if sum(member.file_size for member in members.values()) > most:
+                raise ValueError(f"its arrays unpack to more than {most:,} bytes")
+            return {name: _array(archive, name, member) for name, member in members.items()}
 
 
 def _array(archive: Any, name: str, member: Any) -> Any:
-    """One array of an npz file, its header checked against the size of the member."""
+    """Read an array of an npz file after comparing its header with the size of the member."""
     import numpy as np
     from numpy.lib import format as npy
 
     try:
-        with archive.open(member) as opened:
-            version = npy.read_magic(opened)
+        with archive.open(member) as file:
+            version = npy.read_magic(file)
             if version not in ((1, 0), (2, 0)):
                 raise ValueError("its header is of an unknown version")
             read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            shape, _, dtype = read(opened)
-            start = opened.tell()
+            shape, _, dtype = read(file)
+            start = file.tell()
         if dtype.hasobject:
             raise ValueError("it holds Python objects")
-        count = 1
-        for side in shape:
-            if not 0 <= side < 1 << 48:
-                raise ValueError(f"its shape is {shape}")
-            count *= side
-        if start + count * dtype.itemsize != member.file_size:
+        if not all(0 <= side < 1 << 48 for side in shape):
+            raise ValueError(f"its shape is {shape}")
+        if start + math.prod(shape) * dtype.itemsize != member.file_size:
             raise ValueError(f"its shape {shape} does not fit its size")
-        with archive.open(member) as opened:
-            array = npy.read_array(opened, allow_pickle=False)
-            opened.read(1)  # the end, where the checksum is compared
+        with archive.open(member) as file:
+            array = npy.read_array(file, allow_pickle=False)
+            file.read(1)  # reading to the end verifies the checksum
         if dtype.kind == "U" and array.size:
             points = np.ascontiguousarray(array).reshape(-1).view(np.uint32)
             points = points.byteswap() if not dtype.isnative else points
@@ -725,50 +669,30 @@ def _array(archive: Any, name: str, member: Any) -> Any:
     except MemoryError:
         raise
     except Exception as error:
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"its array {name} is damaged: {said}") from error
+        raise ValueError(f"its array {name} is damaged: {_one_line(error)}") from error
     return array
 
 
-class finite:
-    """Stands in ``expect`` for a number that is neither infinite nor nan."""
-
-
 def map_array(path: Path, what: str = "array", mode: str = "c", advice: str = "") -> Any:
-    """Map a single array, a file ``.npy``, into memory.
+    """Memory-map the array of an ``.npy`` file.
 
     Args:
-        path: of the file.
+        path: the file.
         what: kind of the file, for the message.
-        mode: ``c`` to keep what is written to the array out of the file, ``r+`` to write to it.
-        advice: what to do if the file is bad.
-
-    Returns:
-        The array.
+        mode: ``c`` to keep changes of the array in memory, ``r+`` to write them to the file.
+        advice: how to fix a bad file.
 
     Raises:
         FileError: the file cannot be read, is no array, damaged, or holds Python objects.
     """
     import numpy as np
 
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise FileError(path, "it is not a regular file", what)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of headers that Python 2 wrote
-            kind: Any = mode
-            return np.lib.format.open_memmap(path, kind)
-    except FileError:
-        raise
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileError(path, "it does not exist", what, advice) from None
-    except Exception as error:  # numpy and Python's parser raise half a dozen kinds
-        said = " ".join(str(error).split())[:200] or type(error).__name__
-        raise FileError(path, f"it is damaged, or no array: {said}", what, advice) from error
-
-
-Kind = type | None | list[Any] | tuple[Any, ...]
-"""A type, None for null, ``[kind, ...]`` for a list of such values, a tuple for one of several."""
+    with (
+        _reading(path, what, advice, "it is damaged, or no array: "),
+        warnings.catch_warnings(action="ignore"),  # about headers that Python 2 wrote
+    ):
+        kind: Any = mode
+        return np.lib.format.open_memmap(path, kind)
 
 
 def expect(
@@ -779,13 +703,13 @@ def expect(
     Args:
         values: read from a file.
         kinds: for each key, with dots for nested ones, the type of its value; ``None`` stands for
-            null, ``[type]`` for a list of such values, a tuple for one of several, ``object`` for
-            any. ``float`` accepts whole numbers, ``finite`` neither nan nor infinity, and no number
+            null, ``[type]`` for a list of such values, a tuple for alternatives, ``object`` for
+            any. ``float`` accepts whole numbers, ``finite`` neither NaN nor infinity, and no number
             is a boolean or too large for 64 bits. ``*`` stands for all keys of a mapping. A key
-            that ends in ``?`` may be missing or null, and so may the mappings that it is in.
-        path: of the file.
+            that ends in ``?`` may be missing or null, and so may the mappings that contain it.
+        path: the file.
         what: kind of the file, for the message.
-        advice: what to do about it.
+        advice: how to fix it.
 
     Raises:
         FileError: a key is missing, or its value is of another kind.
@@ -797,13 +721,12 @@ def expect(
     """
     for dotted, kind in kinds.items():
         names = dotted.removesuffix("?").split(".")
-        reason = _unexpected(values, names, kind, dotted.endswith("?"), "")
-        if reason:
+        if reason := _unexpected(values, names, kind, dotted.endswith("?"), ""):
             raise FileError(path, reason, what, advice)
 
 
 def _unexpected(value: Any, names: list[str], kind: Kind, optional: bool, where: str) -> str:
-    """What is wrong with the value at a path of keys; empty if nothing is."""
+    """Return what is wrong with the value at a path of keys; empty if nothing is."""
     if value is None and optional:
         return ""
     if not names:
@@ -813,8 +736,7 @@ def _unexpected(value: Any, names: list[str], kind: Kind, optional: bool, where:
     if not isinstance(value, Mapping):
         return f"{where or 'its content'} is {_name_of(value)}, not a mapping"
     name, *rest = names
-    keys = list(value) if name == "*" else [name]
-    for key in keys:
+    for key in list(value) if name == "*" else [name]:
         here = f"{where}.{key}" if where else str(key)
         if key not in value:
             return "" if optional else f"it has no {here}"
@@ -825,9 +747,9 @@ def _unexpected(value: Any, names: list[str], kind: Kind, optional: bool, where:
 
 def _is(value: Any, kind: Kind) -> bool:
     if isinstance(kind, tuple):
-        return any(_is(value, one) for one in kind)
+        return any(_is(value, alternative) for alternative in kind)
     if isinstance(kind, list):
-        return isinstance(value, list) and all(_is(one, tuple(kind)) for one in value)
+        return isinstance(value, list) and all(_is(item, tuple(kind)) for item in value)
     if kind is None:
         return value is None
     if kind in (int, float, finite):
@@ -852,6 +774,4 @@ def _spelled(kind: Kind) -> str:
         return " or ".join(dict.fromkeys(map(_spelled, kind)))
     if isinstance(kind, list):
         return f"a list whose values are {_spelled(tuple(kind))}"
-    if kind is None:
-        return "null"
-    return "a number" if kind is finite else _KINDS.get(kind, kind.__name__)
+    return _KINDS.get(kind, str(getattr(kind, "__name__", kind)))

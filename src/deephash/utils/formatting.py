@@ -1,13 +1,13 @@
-"""Numbers, durations and values as a reader sees them."""
+"""Format numbers, durations and values for people."""
 
 import math
 from typing import Any
 
 
 def number(value: Any) -> str:
-    """A metric with four digits, or a dash for one that was not measured or is not finite.
+    """Format a metric with four digits; a dash if it was not measured or is not finite.
 
-    What is less than 1 has as many digits as it takes to see that.
+    A value just below 1 gets as many digits as needed to differ from 1.
 
     >>> number(0.68412), number(None), number(-0.0), number(math.nan), number(0.99998)
     ('0.6841', '-', '0.0000', '-', '0.99998')
@@ -21,7 +21,7 @@ def number(value: Any) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as a clock shows them.
+    """Format seconds as minutes and seconds, or hours, minutes and seconds.
 
     >>> clock(190), clock(7384)
     ('3:10', '2:03:04')
@@ -32,7 +32,7 @@ def clock(seconds: float) -> str:
 
 
 def typed(value: Any) -> str:
-    """A value as it is typed on the command line.
+    """Format a value as it is typed on the command line.
 
     >>> typed(0.5), typed(True), typed(None), typed("csq")
     ('0.5', 'true', 'null', 'csq')
@@ -43,9 +43,9 @@ def typed(value: Any) -> str:
 
 
 def all_typed(value: Any) -> list[str]:
-    """A value, or each of a list, as it is typed on the command line.
+    """Format a value, or each item of a list, as it is typed on the command line.
 
     >>> all_typed(16), all_typed([16, None])
     (['16'], ['16', 'null'])
     """
-    return [typed(one) for one in (value if isinstance(value, list) else [value])]
+    return [typed(item) for item in (value if isinstance(value, list) else [value])]

@@ -1,7 +1,7 @@
-"""How this program was started, and where its configuration is. Imports the standard library alone.
+"""How the program was started, and the folder of its configuration.
 
-Messages name commands as the user started this one: ``deephash train``, or ``python -m deephash
-train``, or ``python train.py``. Where no command started it, as in a notebook, it is the first.
+Messages name commands in the form in which this one was started: ``deephash train`` (also in a
+notebook), ``python -m deephash train`` or ``python train.py``.
 """
 
 import os
@@ -15,7 +15,7 @@ CONSOLE = "deephash"
 MODULE = "python -m deephash"
 
 STARTED_AS = "DEEPHASH_STARTED_AS"
-"""How the command that launched a job was started; in the environment of the job."""
+"""Environment variable of a job: how the command that launched it was started."""
 
 _HERE = Path(__file__).resolve().parents[1]
 _started_as = CONSOLE  # or MODULE, or the script as it was typed, "python ../deephash/train.py"
@@ -32,17 +32,17 @@ def start(as_typed: str) -> None:
 
 
 def started_as() -> str:
-    """Return how the program was started: ``CONSOLE``, ``MODULE``, or the path of a script."""
+    """Return the argument of ``start``."""
     return _started_as
 
 
 def by_script() -> bool:
-    """Return whether a script of the repository was started."""
+    """Return whether the program was started by a script of the repository."""
     return _started_as.endswith(".py")
 
 
 def command(page: str) -> str:
-    """Return how to start a command, in the form in which this one was started.
+    """Return the command line of a command, in the form in which this one was started.
 
     >>> command("evaluate")
     'deephash evaluate'
@@ -53,37 +53,38 @@ def command(page: str) -> str:
 
 
 def train_arguments() -> tuple[str, ...]:
-    """Return the arguments of Python that train in another process, as this program would.
+    """Return the arguments of Python that start training in another process.
 
-    ``-P`` keeps modules of the working folder from taking the places of installed ones.
+    ``-P`` prevents modules in the working folder from shadowing installed ones.
     """
     if by_script():
         return (str(Path(_started_as).resolve().with_name("train.py")),)
-    elsewhere = _HERE.parent != Path.cwd()  # where the package itself is found by -P
-    return (*(["-P"] if elsewhere else []), "-m", "deephash", "train")
+    arguments = ("-m", "deephash", "train")
+    # With -P a package that lies in the working folder itself would not be found.
+    return arguments if _HERE.parent == Path.cwd() else ("-P", *arguments)
 
 
 def checkout() -> Path | None:
-    """Return the root of the repository this package runs from, None where it was installed."""
+    """Return the root of the repository that contains this package; None if it is installed."""
     root = _HERE.parent.parent
     found = _HERE.parent.name == "src" and (root / "conf" / "train.yaml").is_file()
     return root if found and (root / "pyproject.toml").is_file() else None
 
 
 def folder(name: str) -> Path:
-    """Return a folder that stands at the top of the repository and inside of the wheel.
+    """Return a folder at the top of the repository, or its copy in the wheel.
 
-    The repository's own is used where there is one, so an editable install sees every edit.
+    The repository takes precedence, so an editable install sees every edit.
 
     Args:
-        name: ``conf``, the configuration; or ``sweeps``, the named sweeps.
+        name: ``conf`` or ``sweeps``.
     """
     root = checkout()
     return _HERE / name if root is None else root / name
 
 
 def version() -> str:
-    """Return what ``--version`` prints."""
+    """Return the output of ``--version``."""
     from importlib import metadata
 
     import deephash
@@ -92,7 +93,7 @@ def version() -> str:
 
 
 def completion() -> str:
-    """Return what bash evaluates to complete the words of the command ``deephash``."""
+    """Return the bash script that completes arguments of the command ``deephash``."""
     return f"""\
 _deephash()
 {{

@@ -1,9 +1,8 @@
-"""Read files that torch or pickle wrote, as data: nothing in them is ever called.
+"""Read files of torch and pickle as data, without calling anything that they name.
 
 A pickle names the functions that rebuild its objects. Here it gets tensors, NumPy arrays of plain
-types, containers, text and numbers. Every other object becomes an `Unread`, which keeps the name of
-its class and its state: a checkpoint may hold the arguments of a foreign script beside the weights,
-and these do not matter as long as nobody asks for them.
+types, containers, text and numbers. Any other object becomes an `Unread`, which keeps the name of
+its class and its state: a checkpoint may hold the arguments of a script beside the weights.
 """
 
 import io
@@ -44,50 +43,37 @@ _KINDS = (
 
 
 class Unread:
-    """Stand-in for an object of a foreign class.
+    """Placeholder for an object of an unknown class.
 
     Attributes:
         qualified: the dotted name of its class or function.
-        arguments: what it was made from.
         state: its attributes, if the file has them.
     """
 
     qualified = "object"
+    state: Any = None
 
-    def __new__(cls, *arguments: Any, **_: Any) -> "Unread":
-        made = super().__new__(cls)
-        made.arguments, made.state = arguments, None
-        return made
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        self.arguments: tuple[Any, ...]
-        self.state: Any
+    def __new__(cls, *_: Any, **__: Any) -> "Unread":
+        return super().__new__(cls)
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
 
-    def __setitem__(self, key: Any, value: Any) -> None:
-        """Ignore the items of a foreign mapping."""
+    def _ignore(self, *_: Any) -> None:
+        """Ignore the items of an unknown mapping, list or set."""
 
-    def append(self, value: Any) -> None:
-        """Ignore the items of a foreign list."""
-
-    def extend(self, values: Any) -> None:
-        """Ignore the items of a foreign list."""
-
-    def add(self, value: Any) -> None:
-        """Ignore the items of a foreign set."""
+    __setitem__ = append = extend = add = _ignore
 
 
 class _Dict(dict[Any, Any]):
-    """A mapping of the standard library; attributes of it are ignored."""
+    """A mapping of the standard library; its attributes are ignored."""
 
     def __setstate__(self, state: Any) -> None:
         pass
 
 
 class _Array:
-    """A NumPy array that a pickle is about to fill."""
+    """A NumPy array, filled by `__setstate__`."""
 
     value: Any = None
 
@@ -112,7 +98,7 @@ class _Array:
 
 
 class _Dtype:
-    """The type of an array; fields and times are not read."""
+    """The type of an array; structured types and times are not supported."""
 
     def __init__(self, code: Any, *_: Any) -> None:
         self.code, self.order = code, "="
@@ -127,7 +113,7 @@ class _Dtype:
 
 
 class _Storage:
-    """Bytes of a tensor's elements, and their type."""
+    """The elements of a tensor as bytes, and their type."""
 
     def __init__(self, dtype: torch.dtype, raw: np.ndarray) -> None:
         self.dtype, self.raw = dtype, raw
@@ -136,7 +122,9 @@ class _Storage:
         kind = self.dtype if dtype is None else dtype
         count = self.raw.nbytes // kind.itemsize
         numbers = [offset, *size, *stride]
-        if any(type(one) is not int or one < 0 for one in numbers) or len(size) != len(stride):
+        if any(type(number) is not int or number < 0 for number in numbers) or len(size) != len(
+            stride
+        ):
             raise pickle.UnpicklingError("a tensor without a shape")
         elements = int(np.prod(size, dtype=object))
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
@@ -149,7 +137,7 @@ class _Storage:
 
 
 class _Reader(pickle.Unpickler):
-    """Give a pickle what is data, a new function each time, and `Unread` for all else."""
+    """Unpickler that makes data only, and `Unread` for any other object."""
 
     def __init__(self, file: BinaryIO, storage: Callable[..., Any] | None = None) -> None:
         super().__init__(file, encoding="latin1")
@@ -157,14 +145,14 @@ class _Reader(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         if self._storage is None or not (isinstance(pid, tuple) and pid and pid[0] == "storage"):
-            raise pickle.UnpicklingError(f"it refers to something outside: {pid!r:.60}")
+            raise pickle.UnpicklingError(f"it refers to an external object: {pid!r:.60}")
         return self._storage(*pid[1:])
 
     def find_class(self, module: str, name: str) -> Any:
         module = module.replace("numpy._core", "numpy.core").replace("__builtin__", "builtins")
         wanted = f"{module}.{name}"
-        if wanted in _MADE:
-            return _MADE[wanted]()
+        if make := _MAKERS.get(wanted):
+            return lambda *args: make(*args)  # a new function: attributes set on it do not stay
         kind = name.removesuffix("Storage")
         if module.startswith("torch") and name.endswith("Storage") and kind in _STORAGES:
             return _Dtype(_STORAGES[kind])
@@ -174,10 +162,10 @@ class _Reader(pickle.Unpickler):
 
 
 def _rebuilt(storage: Any, offset: Any, size: Any, stride: Any, *more: Any) -> Any:
-    """Make the tensor that `_rebuild_tensor`, `_v2` or `_v3` of torch would."""
+    """Make the tensor of `_rebuild_tensor`, `_v2` or `_v3` of torch."""
     if not isinstance(storage, _Storage):
         return Unread(storage)
-    dtype = next((one for one in more if isinstance(one, torch.dtype)), None)
+    dtype = next((item for item in more if isinstance(item, torch.dtype)), None)
     return storage.tensor(offset, size, stride, dtype)
 
 
@@ -190,36 +178,34 @@ def _scalar(dtype: Any, data: Any = b"") -> Any:
 
 def _of_bytes(data: Any) -> Any:
     raw = _bytes_of(data)
-    return read_stream(io.BytesIO(raw), len(raw))
+    return _read_stream(io.BytesIO(raw), len(raw))
 
 
-_MADE: dict[str, Callable[[], Any]] = {
-    "collections.OrderedDict": lambda: lambda *items: _Dict(*items),
-    "collections.defaultdict": lambda: lambda *_: _Dict(),
-    "collections.Counter": lambda: lambda *items: _Dict(*items),
-    "builtins.set": lambda: lambda *items: set(*items),
-    "builtins.frozenset": lambda: lambda *items: frozenset(*items),
-    "builtins.bytes": lambda: lambda *_: b"",
-    "builtins.bytearray": lambda: lambda data=b"", *_: _bytes_of(data),
-    "builtins.complex": lambda: lambda *parts: complex(*parts),
-    "_codecs.encode": lambda: lambda text, *_: text.encode("latin1"),
-    "numpy.ndarray": lambda: lambda *_: None,  # only handed on to _reconstruct
-    "numpy.dtype": lambda: lambda *given: _Dtype(*given),
-    "numpy.core.multiarray._reconstruct": lambda: lambda *_: _Array(),
-    "numpy.core.numeric._frombuffer": lambda: (
-        lambda data, dtype, shape, order: _Array().fill(data, dtype, shape, order)
-    ),
-    "numpy.core.multiarray.scalar": lambda: lambda *given: _scalar(*given),
-    "torch.Size": lambda: lambda *items: tuple(*items),
-    "torch._utils._rebuild_tensor": lambda: lambda *given: _rebuilt(*given),
-    "torch._utils._rebuild_tensor_v2": lambda: lambda *given: _rebuilt(*given),
-    "torch._utils._rebuild_tensor_v3": lambda: lambda *given: _rebuilt(*given),
-    "torch._utils._rebuild_parameter": lambda: lambda data, *_: data,
-    "torch._utils._rebuild_parameter_with_state": lambda: lambda data, *_: data,
-    "torch._tensor._rebuild_from_type_v2": lambda: lambda make, _type, given, _state: make(*given),
-    "torch.storage._load_from_bytes": lambda: lambda data: _of_bytes(data),
+_MAKERS: dict[str, Callable[..., Any]] = {
+    "collections.OrderedDict": _Dict,
+    "collections.defaultdict": lambda *_: _Dict(),
+    "collections.Counter": _Dict,
+    "builtins.set": set,
+    "builtins.frozenset": frozenset,
+    "builtins.bytes": lambda *_: b"",
+    "builtins.bytearray": lambda data=b"", *_: _bytes_of(data),
+    "builtins.complex": complex,
+    "_codecs.encode": lambda text, *_: text.encode("latin1"),
+    "numpy.ndarray": lambda *_: None,  # an argument of _reconstruct only
+    "numpy.dtype": _Dtype,
+    "numpy.core.multiarray._reconstruct": lambda *_: _Array(),
+    "numpy.core.numeric._frombuffer": lambda *args: _Array().fill(*args),
+    "numpy.core.multiarray.scalar": _scalar,
+    "torch.Size": lambda *items: tuple(*items),
+    "torch._utils._rebuild_tensor": _rebuilt,
+    "torch._utils._rebuild_tensor_v2": _rebuilt,
+    "torch._utils._rebuild_tensor_v3": _rebuilt,
+    "torch._utils._rebuild_parameter": lambda data, *_: data,
+    "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
+    "torch._tensor._rebuild_from_type_v2": lambda make, _type, args, _state: make(*args),
+    "torch.storage._load_from_bytes": _of_bytes,
 }
-"""What a pickle may ask for, as makers of functions: what it changes on one does not stay."""
+"""The functions that a pickle may name, and what is called in their place."""
 
 
 def _bytes_of(data: Any) -> bytes:
@@ -227,16 +213,16 @@ def _bytes_of(data: Any) -> bytes:
 
 
 def read_torch(file: Path) -> Any:
-    """Read what `torch.save` or `pickle.dump` wrote, whatever its version or protocol.
+    """Read a file of `torch.save` or `pickle.dump`, of any version or protocol.
 
-    Tensors keep their type, are on the CPU wherever they were, and are memory-mapped where the file
-    allows it. Arrays, containers, text and numbers are as they were saved.
+    Tensors keep their type, are on the CPU, and are memory-mapped where the file allows it. Arrays,
+    containers, text and numbers are as they were saved.
 
     Args:
         file: its path.
 
     Returns:
-        the object; `Unread` stands for everything in it that is not data.
+        The object, with `Unread` in place of everything that is not data.
 
     Raises:
         DataError: the file is missing, cut off, or of another kind.
@@ -252,8 +238,8 @@ def read_torch(file: Path) -> Any:
             opened.seek(0)
             if kind := _foreign(head):
                 raise DataError(f"{file} {kind}")
-            found = _read_zip(file) if head[:4] == b"PK\x03\x04" else read_stream(opened, size)
-            return _settled(found, {})
+            is_zip = head[:4] == b"PK\x03\x04"
+            return _settled(_read_zip(file) if is_zip else _read_stream(opened, size), {})
     except DataError:
         raise
     except OSError as error:
@@ -263,9 +249,8 @@ def read_torch(file: Path) -> Any:
             f"{file} is damaged or incomplete: {error}. Download or save it again"
         ) from error
     except Exception as error:  # a foreign pickle may raise anything
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
-            f"{file} cannot be read as a file of torch or a pickle of data: {said}"
+            f"{file} cannot be read as a file of torch or a pickle of data: {_first_line(error)}"
         ) from error
 
 
@@ -273,14 +258,17 @@ def read_pickle(opened: BinaryIO, file: Path) -> Any:
     """Read the rest of an open file as a pickle of data; see `read_torch`."""
     rest = opened.read()
     try:
-        return _settled(read_stream(io.BytesIO(rest), len(rest)), {})
+        return _settled(_read_stream(io.BytesIO(rest), len(rest)), {})
     except Exception as error:  # a foreign pickle may raise anything
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{file} cannot be read as data: {said}") from error
+        raise DataError(f"{file} cannot be read as data: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _foreign(head: bytes) -> str | None:
-    """What a file is that is neither torch's nor a pickle, by its first bytes."""
+    """Name a file that is neither torch's nor a pickle, by its first bytes."""
     if not head.strip(b"\0 \r\n\t"):
         return "is empty: download or save it again"
     text = head.lstrip(b"\xef\xbb\xbf \r\n\t").lower()
@@ -302,10 +290,9 @@ def _read_zip(file: Path) -> Any:
         names = archive.namelist()
         data = next((name for name in names if name.endswith("/data.pkl")), None)
         if data is None:
-            some = ", ".join(names[:3]) or "nothing"
             raise DataError(
-                f"{file} is a zip archive that torch did not save: it holds {some}. Unpack it, and"
-                " give the file in it"
+                f"{file} is a zip archive that torch did not save: it holds"
+                f" {', '.join(names[:3]) or 'nothing'}. Unpack it, and give the file in it"
             )
         root = data.removesuffix("data.pkl")
         if f"{root}constants.pkl" in names:
@@ -318,7 +305,7 @@ def _read_zip(file: Path) -> Any:
         for name in names:
             if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
                 raise DataError(
-                    f"{file} was packed again by another program than torch, which does not"
+                    f"{file} was packed again by a program other than torch, which does not"
                     " compress. Load it and save it with torch.save"
                 )
         known: dict[str, np.ndarray] = {}
@@ -338,13 +325,13 @@ def _read_zip(file: Path) -> Any:
 
 
 def _storage_type(kind: Any) -> torch.dtype | None:
-    """The type of the elements of a storage, None if it is not known, as of quantized ones."""
+    """Return the element type of a storage; None for unsupported ones, such as quantized."""
     dtype = kind.code if isinstance(kind, _Dtype) else None
     return dtype if isinstance(dtype, torch.dtype) else None
 
 
 def _mapped(file: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    """The bytes of an uncompressed member, memory-mapped copy-on-write."""
+    """Memory-map the bytes of an uncompressed member, copy-on-write."""
     info = archive.getinfo(name)
     if not info.file_size:
         return np.empty(0, np.uint8)
@@ -357,12 +344,12 @@ def _mapped(file: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
     return np.memmap(file, np.uint8, "c", start, (info.file_size,))
 
 
-def read_stream(opened: BinaryIO, size: int) -> Any:
-    """Read a pickle, or the format of torch before 1.6, which is pickles and storages in turn.
+def _read_stream(opened: BinaryIO, size: int) -> Any:
+    """Read a pickle, or the format of torch before 1.6: several pickles, then the storages.
 
     Args:
         opened: a file, at its beginning.
-        size: its bytes.
+        size: of the file, in bytes.
     """
     first = _load(opened, size)
     if first != MAGIC:
@@ -387,27 +374,27 @@ def read_stream(opened: BinaryIO, size: int) -> Any:
             known[key] = _Storage(dtype, np.empty(count * dtype.itemsize, np.uint8))
         return known[key]
 
-    found = _load(opened, size, storage)
+    result = _load(opened, size, storage)
     for key in _load(opened, size):
         opened.read(8)  # its number of elements
         into: Any = opened
         if into.readinto(known[key].raw.data) != known[key].raw.nbytes:
             raise pickle.UnpicklingError("it ends early: download or save it again")
-    return found
+    return result
 
 
 def _load(opened: BinaryIO, size: int, storage: Callable[..., Any] | None = None) -> Any:
-    """Read one pickle; refuse it if it reserves memory far beyond the size of its file."""
+    """Read one pickle; refuse memo numbers beyond its size, for which memory is reserved."""
     start = opened.tell()
     for code, given, _ in pickletools.genops(opened):
         if code.name in _MEMO and int(given or 0) > size:
-            raise pickle.UnpicklingError(f"place {given} of its memory")
+            raise pickle.UnpicklingError(f"memo {given} of a file of {size} bytes")
     opened.seek(start)
     return _Reader(opened, storage).load()
 
 
 def _settled(value: Any, known: dict[int, Any]) -> Any:
-    """Replace the placeholders of arrays by the arrays that the pickle filled."""
+    """Replace `_Array` placeholders by their arrays, in nested containers."""
     if id(value) in known:
         return known[id(value)][1]
     if isinstance(value, _Array):
@@ -415,20 +402,20 @@ def _settled(value: Any, known: dict[int, Any]) -> Any:
     if isinstance(value, Mapping):
         made: Any = {}
         known[id(value)] = value, made
-        made.update({_key(key): _settled(one, known) for key, one in value.items()})
+        made.update({_key(key): _settled(item, known) for key, item in value.items()})
         return made
     if isinstance(value, list):
         made = []
         known[id(value)] = value, made
-        made.extend(_settled(one, known) for one in value)
+        made.extend(_settled(item, known) for item in value)
         return made
     if isinstance(value, tuple):
-        made = tuple(_settled(one, known) for one in value)
-        known[id(value)] = value, made  # one that is shared is walked once
+        made = tuple(_settled(item, known) for item in value)
+        known[id(value)] = value, made  # a shared tuple is visited once
         return made
     if isinstance(value, np.ndarray) and value.dtype == object:
         made = np.empty(value.size, object)
-        made[:] = [_settled(one, known) for one in value.ravel().tolist()]
+        made[:] = [_settled(item, known) for item in value.ravel().tolist()]
         return made.reshape(value.shape)
     if isinstance(value, Unread):
         known[id(value)] = value, value
@@ -441,13 +428,13 @@ def _key(key: Any) -> Any:
 
 
 def is_module(value: Any) -> bool:
-    """Whether an object of such a file was a whole network, saved without `state_dict()`."""
+    """Return whether an object was a whole network, saved without `state_dict()`."""
     state = value.state if isinstance(value, Unread) else None
     return isinstance(state, Mapping) and {"_parameters", "_modules"} <= set(state)
 
 
 def described(value: Any) -> str:
-    """What an object of such a file is, for a message.
+    """Describe an object of such a file, for a message.
 
     >>> described([1, 2])
     'a list of 2'

@@ -9,7 +9,7 @@ from deephash.data.archives.files import below, chosen, folder_of, multi_hot
 from deephash.data.catalogue import Catalogue
 from deephash.errors import DataError
 from deephash.utils.bounds import Place
-from deephash.utils.files import place, read_bytes
+from deephash.utils.files import expand_path, read_bytes
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ class Coco:
         usual = [part, f"images/{part}", "images"]
         given = None
         if self.images is not None:
-            given = place(self.images)
+            given = expand_path(self.images)
             given = given / part if (root / given / part).is_dir() else given
         what = f"folder of the images of {part}"
         return below(root, chosen(root, given, "images", usual, what))

@@ -17,7 +17,7 @@ from deephash.data.sources.list_parser import WINDOWS, leads_down
 from deephash.data.sources.text_files import text_of_bytes
 from deephash.errors import DataError
 from deephash.utils.bounds import Name, Place
-from deephash.utils.files import place, read_bytes
+from deephash.utils.files import expand_path, read_bytes
 
 DELIMITERS = ",\t;|"
 MOST = 1 << 30  # bytes of a table
@@ -136,7 +136,7 @@ class Csv:
 
     def read(self) -> Catalogue:
         root = folder_of(self.root)
-        table = read_table(root / place(self.file), self.path, self.encoding)
+        table = read_table(root / expand_path(self.file), self.path, self.encoding)
         labels, classes = self._hot(table) if self.label is None else self._named(table, self.label)
         rows = np.repeat(np.arange(len(labels)), [len(columns) for columns in labels])
         return Catalogue(

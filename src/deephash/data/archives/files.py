@@ -10,7 +10,7 @@ from scipy.sparse import csr_array
 
 from deephash.data.image_formats import ARCHIVED
 from deephash.errors import DataError
-from deephash.utils.files import place, read_text
+from deephash.utils.files import expand_path, read_text
 
 LARGEST = 1 << 30
 """Bytes of a text file of an archive."""
@@ -25,7 +25,7 @@ def folder_of(root: str | Path) -> Path:
     Raises:
         DataError: it is no folder.
     """
-    root = place(root)
+    root = expand_path(root)
     if not root.is_dir():
         raise DataError(f"the folder {root} does not exist: set dataset.root=FOLDER")
     return root
@@ -46,7 +46,7 @@ def chosen(
     Raises:
         DataError: it is not there.
     """
-    names = usual if given is None else [str(place(given))]
+    names = usual if given is None else [str(expand_path(given))]
     for name in names:
         if (root / name).exists():
             return root / name

@@ -19,7 +19,7 @@ from deephash.data.archives.names import MIRFLICKR24, MIRFLICKR38
 from deephash.data.catalogue import Catalogue
 from deephash.errors import DataError
 from deephash.utils.bounds import Place
-from deephash.utils.files import place
+from deephash.utils.files import expand_path
 
 NAME = re.compile(r"im([1-9]\d*)\.jpg")
 
@@ -83,7 +83,7 @@ class MirFlickr:
         """Where the images lie, relative to root, and their numbers."""
         usual = ["mirflickr", "images", "mirflickr25k", "."]
         for name in usual if self.images is None else [self.images]:
-            folder = root / place(name)
+            folder = root / expand_path(name)
             if not folder.is_dir():
                 continue
             found = [NAME.fullmatch(one) for one in image_names(folder)]

@@ -37,7 +37,7 @@ from deephash.data.image_cache.entries import (
 from deephash.data.lazy_arrays import Lazy
 from deephash.errors import DataError
 from deephash.utils import program
-from deephash.utils.files import place
+from deephash.utils.files import expand_path
 from deephash.utils.locks import Lock
 
 AT_ONCE = 1 << 30  # bytes of pixels up to which an entry is checked when it is opened
@@ -120,7 +120,7 @@ def reopen(entry: Path) -> None:
 
 def folder_of(folder: str | Path | None) -> Path:
     """The cache folder: `folder`, None for `default_folder()`."""
-    return default_folder() if folder is None else place(folder)
+    return default_folder() if folder is None else expand_path(folder)
 
 
 class Checked(Lazy):

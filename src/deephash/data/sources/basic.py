@@ -27,7 +27,7 @@ from deephash.data.sources.folder_layouts import (
 from deephash.data.sources.folder_walk import Walk, passed_over_in_words
 from deephash.errors import DataError
 from deephash.utils.bounds import Count, Pixels, Place
-from deephash.utils.files import place
+from deephash.utils.files import expand_path
 
 
 class Source(Protocol):
@@ -121,7 +121,7 @@ class Cifar:
             raise DataError(f"dataset.source.name={name} is unknown: cifar10 or cifar100")
         self.name = name
         self.num_classes = 10 if name == "cifar10" else 100
-        self.root = place(root)
+        self.root = expand_path(root)
         self.download = download
         self.decoder = Decoder(Exact(32), cache, on_error, cached=cached)
 
@@ -280,7 +280,7 @@ class Folder:
         parts: Literal["merge", "classes"] | None = None,
         labels: bool | None = None,
     ):
-        self.root = place(root)
+        self.root = expand_path(root)
         self.labels = labels
         self.decoder = Decoder(Square(size, fit), cache, on_error, workers, cached)
         self.endings = None if endings is None else _endings(endings)

@@ -17,7 +17,7 @@ from deephash.data.splits.split_file import ENDING, read_split
 from deephash.errors import DataError
 from deephash.utils import program
 from deephash.utils.bounds import Count, CountOrZero, Name, Place
-from deephash.utils.files import place
+from deephash.utils.files import expand_path
 from deephash.utils.ground_truth import find_rows
 
 log = logging.getLogger("deephash")
@@ -78,10 +78,10 @@ class Features:
         first_class: CountOrZero = 0,
         truth: Place | None = None,
     ):
-        self.root = place(root)
+        self.root = expand_path(root)
         named = {"database": database, "queries": queries, "train": train}
         self.names = {role: name for role, name in named.items() if name is not None}
-        self.truth = None if truth is None else self.root / place(truth)
+        self.truth = None if truth is None else self.root / expand_path(truth)
         self.num_classes = num_classes
         self.first_class = first_class
 

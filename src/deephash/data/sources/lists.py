@@ -19,7 +19,7 @@ from deephash.data.splits.split_file import Header, read_split
 from deephash.errors import DataError
 from deephash.utils import program
 from deephash.utils.bounds import Count, CountOrZero, Name, Pixels, Place
-from deephash.utils.files import place
+from deephash.utils.files import expand_path
 
 log = logging.getLogger(__name__)
 
@@ -116,8 +116,8 @@ class Lists:
             if class_names < 0:
                 raise DataError(f"dataset.source.class_names={class_names} must be at least 0")
             class_names = [str(index) for index in range(class_names)]
-        self.root = place(root)
-        self.lists = self.root if lists is None else place(lists)
+        self.root = expand_path(root)
+        self.lists = self.root if lists is None else expand_path(lists)
         named = {"database": database, "queries": queries, "train": train}  # the rows' order
         self.names = {role: name for role, name in named.items() if name is not None}
         self.split = split
@@ -176,14 +176,14 @@ class Lists:
 
     def list_file(self, name: str) -> Path | None:
         """The file of a list, None if there is none."""
-        plain = self.lists / place(name)
+        plain = self.lists / expand_path(name)
         return next((file for file in (plain, Path(f"{plain}.xz")) if file.is_file()), None)
 
     def split_file(self) -> Path | None:
         """The split file that is read instead of the lists; None if there is none."""
         if self.lists.is_file():
             return self.lists
-        packed = None if self.split is None else self.lists / place(self.split)
+        packed = None if self.split is None else self.lists / expand_path(self.split)
         return packed if packed is not None and packed.is_file() else None
 
     def _of_split(self, file: Path) -> Catalogue:

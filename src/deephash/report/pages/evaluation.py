@@ -25,7 +25,7 @@ from deephash.report.rows import (
     ways_of,
     without_labels,
 )
-from deephash.utils.files import make_folder, own_folder, remove, write_json, write_text
+from deephash.utils.files import make_folder, make_subfolder, remove, write_json, write_text
 from deephash.utils.formatting import number
 
 NAMES = (
@@ -138,7 +138,7 @@ def _write(
 ) -> tuple[list[Path], list[tuple[Drawing, Markup]]]:
     """The files of the figures, and the figures as they stand on the page."""
     make_folder(folder.parent)
-    own_folder(folder)
+    make_subfolder(folder)
     paths, plots = [], []
     for one in map(canvas.readable, drawings):
         svg, png = canvas.save(one.figure, folder, one.name)

@@ -17,7 +17,7 @@ from deephash.report.pages.base import Rows, chips, render, rows_of
 from deephash.report.reading import read_log, read_optional, read_report
 from deephash.report.reference import measures, not_beaten
 from deephash.report.rows import note_of
-from deephash.utils.files import make_folder, own_folder, read_bytes, write_text
+from deephash.utils.files import make_folder, make_subfolder, read_bytes, write_text
 from deephash.utils.formatting import clock, number
 
 LARGEST = 1 << 24
@@ -52,7 +52,7 @@ def write_nearest(folder: Path, gallery: Sequence[Retrieved]) -> None:
         if drawing is None:
             return
         make_folder(folder)
-        own_folder(folder / "figures")
+        make_subfolder(folder / "figures")
         canvas.save(canvas.readable(drawing).figure, folder / "figures", drawing.name)
 
 

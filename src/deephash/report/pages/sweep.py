@@ -32,7 +32,7 @@ from deephash.report.pairs import Pairs
 from deephash.report.published import published
 from deephash.report.rows import Found, dig, is_number
 from deephash.report.table import measured
-from deephash.utils.files import make_folder, own_folder, write_text
+from deephash.utils.files import make_folder, make_subfolder, write_text
 from deephash.utils.formatting import clock
 
 STATES = ("finished", "running", "failed", "damaged", "interrupted", "waiting")
@@ -116,7 +116,7 @@ def _figures(
     drawn: dict[int, tuple[Drawing, Markup]] = {}
     files: dict[str, Path] = {}
     make_folder(folder.parent)
-    own_folder(folder)
+    make_subfolder(folder)
     with canvas.style():
         for place, section in enumerate(parts):
             one = trend(section)

@@ -14,15 +14,15 @@ from typing import Protocol
 
 from deephash.utils import program
 from deephash.utils.files import (
-    ERROR,
-    LOG,
     make_folder,
-    open_own,
+    open_no_follow,
     read_end,
     remove,
     write_text,
     writing,
 )
+from deephash.utils.run_paths import ERROR
+from deephash.utils.run_paths import JOB_LOG as LOG
 
 LAUNCH = "DEEPHASH_LAUNCH"
 """Which launch a job is of; in its environment."""
@@ -90,7 +90,7 @@ def start(job: Job, environment: Mapping[str, str] | None = None) -> "subprocess
     """
     make_folder(job.folder)
     remove(job.folder / ERROR)
-    with open_own(job.folder / LOG, "ab") as log:
+    with open_no_follow(job.folder / LOG, "ab") as log:
         with writing(job.folder / LOG):
             log.write(f"$ {shlex.join(job.command)}\n".encode())
             log.flush()
@@ -139,7 +139,7 @@ def _how(status: int) -> str:
 def fail(job: Job, why: str) -> None:
     """Keeps a failure that the job could not tell: at the end of its log, and as its error."""
     make_folder(job.folder)
-    with writing(job.folder / LOG), open_own(job.folder / LOG, "a") as log:
+    with writing(job.folder / LOG), open_no_follow(job.folder / LOG, "a") as log:
         log.write(f"{why.rstrip()}\n")
     end(job, 1)
 

@@ -12,7 +12,7 @@ from deephash.sweep.launchers import process
 from deephash.sweep.launchers.process import Job, Watch
 from deephash.utils.bounds import Count, CountOrZero, Name, NonNegative, Positive
 from deephash.utils.extras import import_extra
-from deephash.utils.files import LOG
+from deephash.utils.run_paths import JOB_LOG as LOG
 
 OBJECTS = 100 * 2**20
 """Bytes of a local Ray's object store; all that goes through it are exit statuses."""

@@ -14,7 +14,7 @@ from deephash.sweep.launchers.process import Job, Watch
 from deephash.sweep.launchers.submitted import MARK, Queue, Run, Submitted, queued
 from deephash.utils.bounds import Count, CountOrZero, Place, Positive
 from deephash.utils.extras import import_extra
-from deephash.utils.files import expect, make_folder, place, read_json, write_json
+from deephash.utils.files import expand_path, expect, make_folder, read_json, write_json
 
 POLL = {"slurm": 10.0, "local": 0.5}
 """Seconds between two looks for results."""
@@ -70,7 +70,7 @@ class Slurm:
     ) -> None:
         if cluster not in POLL:
             raise ConfigError(f"hydra.launcher.cluster={cluster} is none of: {', '.join(POLL)}")
-        self.folder = place(folder)
+        self.folder = expand_path(folder)
         self.cluster = cluster
         self.slots = array_parallelism
         self.requeues = requeues

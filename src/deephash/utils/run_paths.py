@@ -1,0 +1,50 @@
+"""Names of the files in a run folder."""
+
+from pathlib import Path
+
+ERROR, JOB_LOG = "error.txt", "output.log"
+"""Why a job of a sweep failed, and its output."""
+
+
+class RunPaths:
+    """Paths of the files in a run folder.
+
+    Args:
+        path: the folder; it need not exist.
+
+    >>> RunPaths(Path("outputs/a")).codes("last").as_posix()
+    'outputs/a/codes-last.npz'
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_file = path / "config.yaml"
+        self.overrides_file = path / "overrides.txt"
+        self.launch_file = path / "launch.txt"
+        self.id_file = path / "run_id.txt"
+        self.history = path / "log.jsonl"
+        self.last = path / "last.pt"
+        self.best = path / "best.pt"
+        self.report_file = path / "report.json"
+        self.report_page = path / "report.html"
+        self.evaluation_file = path / "evaluation.json"
+        self.evaluation_page = path / "evaluation.html"
+        self.error = path / ERROR
+        self.job_log = path / JOB_LOG
+
+    def checkpoint(self, name: str) -> Path:
+        """Return the checkpoint called ``best`` or ``last``."""
+        return self.path / f"{name}.pt"
+
+    def codes(self, checkpoint: str = "best") -> Path:
+        """Return the file of the codes of a checkpoint."""
+        suffix = "" if checkpoint == "best" else f"-{checkpoint}"
+        return self.path / f"codes{suffix}.npz"
+
+    def best_of_epoch(self, epoch: int) -> Path:
+        """Return the best encoder of a run that goes on; ``best.pt`` is its name in the end."""
+        return self.path / f"best-epoch{epoch:04d}.pt"
+
+    def best_of_epochs(self) -> list[Path]:
+        """Return all such encoders, sorted by epoch."""
+        return sorted(self.path.glob("best-epoch*.pt"))
