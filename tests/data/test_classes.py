@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deephash.data.catalogue import ImageSet, one_hot, only
+from deephash.data.catalogue import ImageSet, one_hot, select_classes
 from deephash.data.datamodule import DataModule
 from deephash.data.sources.basic import Cifar, Digits, Folder
 from deephash.data.splits.protocols import PerClass
@@ -50,7 +50,7 @@ def module(classes, images=None, **changes):
 
 @pytest.mark.parametrize("wanted", [[3, 1], ["d", "b"], [3, "b"]])
 def test_what_is_left_is_numbered_in_the_order_given(wanted):
-    found = only(made(), wanted)
+    found = select_classes(made(), wanted)
     rows = np.array([row for row in range(40) if row % 4 in (3, 1)])  # their order is kept
     assert found.classes == ("d", "b") and found.skipped == ("gone",)
     assert found.ids == tuple(f"i{row:02d}" for row in rows)
@@ -62,9 +62,9 @@ def test_what_is_left_is_numbered_in_the_order_given(wanted):
 def test_pixels_that_lie_together_are_not_copied():
     images = made()
     images = dataclasses.replace(images, labels=images.labels[np.argsort(np.arange(40) % 4)])
-    assert np.shares_memory(only(images, [2, 1]).inputs, images.inputs)
-    assert not np.shares_memory(only(images, [0, 2]).inputs, images.inputs)
-    assert only(images, [2, 1]).inputs[:, 0, 0, 0].tolist() == list(range(10, 30))
+    assert np.shares_memory(select_classes(images, [2, 1]).inputs, images.inputs)
+    assert not np.shares_memory(select_classes(images, [0, 2]).inputs, images.inputs)
+    assert select_classes(images, [2, 1]).inputs[:, 0, 0, 0].tolist() == list(range(10, 30))
 
 
 @pytest.mark.parametrize(
@@ -79,17 +79,17 @@ def test_pixels_that_lie_together_are_not_copied():
 )
 def test_classes_that_cannot_be_are_told(wanted, told):
     with pytest.raises(DataError, match=told):
-        only(made(), wanted)
+        select_classes(made(), wanted)
 
 
 def test_a_number_that_is_the_name_of_another_class_is_not_guessed():
     """Sorted names are 0, 1, 10, 2: the index 2 is not the class 2."""
     images = made(("0", "1", "10", "2"))
     with pytest.raises(DataError, match=r"2 is a number, and the name of class 3.*\[\"2\""):
-        only(images, [0, 2])
-    assert only(images, [0, 1, "2"]).classes == ("0", "1", "2")
+        select_classes(images, [0, 2])
+    assert select_classes(images, [0, 1, "2"]).classes == ("0", "1", "2")
     with pytest.raises(DataError, match=r"2019 is a number, and the name of class 1"):
-        only(made(("2018", "2019")), [2019, 2018])
+        select_classes(made(("2018", "2019")), [2019, 2018])
 
 
 def test_images_with_several_labels_are_refused():
@@ -97,7 +97,7 @@ def test_images_with_several_labels_are_refused():
     labels = images.labels.toarray()
     labels[0] = True
     with pytest.raises(DataError, match=r"dataset\.classes needs images with one label"):
-        only(dataclasses.replace(images, labels=labels), [0, 1])
+        select_classes(dataclasses.replace(images, labels=labels), [0, 1])
 
 
 def test_the_run_knows_the_chosen_classes_alone():
@@ -151,7 +151,7 @@ def test_a_class_too_small_for_the_protocol_can_be_left_out():
 
 
 def test_digits():
-    images = only(Digits().load(), [3, 8])
+    images = select_classes(Digits().load(), [3, 8])
     assert images.classes == ("3", "8") and len(images) == 183 + 174
     assert images.labels.sum(axis=0).tolist() == [183, 174]
 
@@ -174,7 +174,7 @@ def test_a_subset_reads_the_cache_of_the_whole(kind, tmp_path):
     (entry,) = cache.iterdir()
     written = entry.stat().st_mtime_ns
     for wanted in ([7, 2], [names[7], names[2]]):
-        some = only(source.load(), wanted)
+        some = select_classes(source.load(), wanted)
         assert some.labels.toarray()[:, 0].tolist() == (some.inputs[:, 0, 0, 0] == 7).tolist()
         assert sorted(some.inputs[:, 0, 0, 0].tolist()) == sorted([2, 7] * len(parts))
     assert list(cache.iterdir()) == [entry] and entry.stat().st_mtime_ns == written

@@ -9,7 +9,7 @@ from PIL import Image
 from scipy.sparse import csr_array
 
 from deephash.data.archives.csvfile import Csv
-from deephash.data.catalogue import Catalogue, no_labels, only
+from deephash.data.catalogue import Catalogue, no_labels, select_classes
 from deephash.data.datamodule import DataModule
 from deephash.data.sources.basic import Folder, Listing
 from deephash.data.sources.features import Features
@@ -19,9 +19,9 @@ from deephash.data.splits.protocols import (
     Listed,
     Official,
     PerClass,
-    describe,
+    choose_protocol,
+    describe_split,
     fingerprint,
-    protocol_of,
 )
 from deephash.data.splits.split_file import read_split, write_lists, write_split
 from deephash.data.transforms import Pipeline
@@ -137,7 +137,7 @@ class TestLists:
         assert images.classes == () and images.labels.shape == (4, 0)
         assert {role: rows.tolist() for role, rows in images.lists.items()} == {
             "database": [0, 1, 2], "queries": [3], "train": [0, 1]}  # fmt: skip
-        assert describe(images, Listed().split(images), "set", "lists", 0).num_classes == 0
+        assert describe_split(images, Listed().split(images), "set", "lists", 0).num_classes == 0
 
     def test_paths_may_hold_blanks_and_the_list_may_be_packed(self, tmp_path):
         root = self.write(tmp_path, test=["2.png"], database=["1.png"])
@@ -186,7 +186,7 @@ class TestLists:
         labels = dict(zip(images.ids, images.labels.toarray().tolist(), strict=True))
         assert labels["0.png"] == [False, False]
         assert labels["3.png"] == [False, True]  # as the database's list says
-        facts = describe(images, Listed().split(images), "set", "lists", 0)
+        facts = describe_split(images, Listed().split(images), "set", "lists", 0)
         assert (facts.num_train, facts.num_train_unlabelled) == (2, 1)
 
     @pytest.mark.parametrize("without", ["test", "database"])
@@ -233,7 +233,7 @@ class TestProtocols:
         images = bare(20)
         one, same, other = (Drawn(4, 10, seed=seed).split(images) for seed in (1, 1, 2))
         assert fingerprint(images, one) == fingerprint(images, same) != fingerprint(images, other)
-        facts = describe(images, one, "set", "drawn", 1)
+        facts = describe_split(images, one, "set", "drawn", 1)
         assert (facts.num_queries, facts.num_train, facts.num_database) == (4, 10, 16)
         assert (facts.num_classes, facts.classes, facts.multilabel) == (0, (), False)
         assert facts.num_train_unlabelled == 10 and facts.per_class == {}
@@ -276,12 +276,12 @@ class TestProtocols:
 
     def test_the_protocol_of_images_without_labels(self):
         general, other = ("per_class", PerClass(1, None)), ("drawn", Drawn(2, None))
-        assert protocol_of(bare(9), general, other) is other
-        assert protocol_of(bare(9), general, None) is general
+        assert choose_protocol(bare(9), general, other) is other
+        assert choose_protocol(bare(9), general, None) is general
         labelled = Catalogue(ids=("a", "b"), labels=np.eye(2, dtype=bool), classes=("x", "y"))
-        assert protocol_of(labelled, general, other) is general
+        assert choose_protocol(labelled, general, other) is general
         parts = replace(bare(9), parts=("train", "test"))
-        assert protocol_of(parts, general, other) is general
+        assert choose_protocol(parts, general, other) is general
 
     def test_dropping_the_unlabelled_leaves_nothing(self):
         with pytest.raises(DataError, match="unlabelled=drop leaves no image"):
@@ -289,7 +289,7 @@ class TestProtocols:
 
     def test_no_classes_to_select(self):
         with pytest.raises(DataError, match=r"these have none: set dataset\.classes=null"):
-            only(bare(4), [0, 1])
+            select_classes(bare(4), [0, 1])
 
 
 class TestDataModule:

@@ -1,4 +1,4 @@
-"""What a source hands over: names, labels and lists of images, and their pixels or features."""
+"""The output of a data source: ids, labels and lists of images, and their pixels or features."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -12,19 +12,22 @@ from deephash.data.lazy_arrays import take
 from deephash.errors import DataError
 from deephash.utils.ground_truth import GroundTruth
 
+BLANKS = " \t\r\f\v"
+"""The characters that separate a path from its labels in lists."""
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Catalogue:
-    """Ids, labels and places of n images, before any of them is opened; C classes.
+    """Ids, labels and paths of n images, before any of them is opened; C classes.
 
     Images without any labels have no classes: `classes` is empty, and `labels` is (n, 0).
 
-    Splits, labels and codes refer to images by row number. Fingerprints are made of the ids, which
-    do not depend on the rows. Labels may be given dense, and are stored sparse: landmarks have
-    81,313 classes.
+    Splits, labels and codes refer to images by row number. Fingerprints use the ids, which do not
+    depend on the rows. Labels may be passed dense, and are stored sparse: landmarks have 81,313
+    classes.
 
     Raises:
-        DataError: the parts do not fit each other, or two images share an id.
+        DataError: the fields do not fit each other, or two images share an id.
 
     Example:
         >>> labels = np.array([[True, False], [True, True]])
@@ -37,45 +40,34 @@ class Catalogue:
     labels: csr_array  # (n, C) bool, multi-hot
     classes: tuple[str, ...]  # C names
     skipped: tuple[str, ...] = ()  # ids of unreadable files that were left out
-    official_query: np.ndarray | None = (
-        None  # (n,) bool, the official test part; None: there is none
-    )
-    lists: Mapping[str, np.ndarray] | None = (
-        None  # role -> the rows its list names, in its order; None: the set came without lists
-    )
-    places: tuple[str, ...] | None = None  # n paths of files below the root; None: the ids
+    official_query: np.ndarray | None = None  # (n,) bool, the official test part
+    lists: Mapping[str, np.ndarray] | None = None  # role -> the rows of its list, in order
+    places: tuple[str, ...] | None = None  # n file paths below the root; None if they are the ids
     official_validation: np.ndarray | None = None  # (n,) bool, the official validation part
     parts: tuple[str, ...] = ()  # folders of the official parts, which a protocol must not merge
-    passed_over: Mapping[str, int] = field(default_factory=dict)  # ending or reason -> files
-    remarks: tuple[str, ...] = ()  # what the source warns of, a sentence each
+    passed_over: Mapping[str, int] = field(default_factory=dict)  # extension or reason -> files
+    remarks: tuple[str, ...] = ()  # warnings of the source, a sentence each
 
     def __post_init__(self) -> None:
         count = len(self.ids)
         if self.labels.dtype != np.bool_ or self.labels.shape != (count, len(self.classes)):
             raise DataError(
-                f"labels must be ({count}, {len(self.classes)}) bool, one row an image and one "
-                f"column a class; these are {self.labels.shape} {self.labels.dtype}"
+                f"labels must be ({count}, {len(self.classes)}) bool, one row per image and one "
+                f"column per class; these are {self.labels.shape} {self.labels.dtype}"
             )
         labels = csr_array(self.labels)
         labels.eliminate_zeros()
         labels.sort_indices()
         object.__setattr__(self, "labels", labels)
         if len(set(self.ids)) != count:
-            twice = sorted(self.ids)
-            name = next(a for a, b in itertools.pairwise(twice) if a == b)
+            name = next(a for a, b in itertools.pairwise(sorted(self.ids)) if a == b)
             raise DataError(f"two images have the same id: {name}")
         if self.places is not None and len(self.places) != count:
             raise DataError(f"{len(self.places)} places for {count} images")
-        official = self.official_query
-        if official is not None and (official.dtype != np.bool_ or official.shape != (count,)):
-            raise DataError(
-                f"official_query must be ({count},) bool; it is {official.shape} {official.dtype}"
-            )
-        held = self.official_validation
-        if held is not None and (held.dtype != np.bool_ or held.shape != (count,)):
-            raise DataError(
-                f"official_validation must be ({count},) bool; it is {held.shape} {held.dtype}"
-            )
+        for name in ("official_query", "official_validation"):
+            part = getattr(self, name)
+            if part is not None and (part.dtype != np.bool_ or part.shape != (count,)):
+                raise DataError(f"{name} must be ({count},) bool; it is {part.shape} {part.dtype}")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -87,7 +79,7 @@ class Catalogue:
 
     @property
     def label_counts(self) -> np.ndarray:
-        """How many labels each image has: (n,)."""
+        """The number of labels of each image: (n,)."""
         return np.diff(self.labels.indptr)
 
     @property
@@ -97,27 +89,33 @@ class Catalogue:
 
     @property
     def class_indices(self) -> np.ndarray:
-        """The class of each image, (n,), -1 for none; of sets that are not multi-label."""
-        found = np.full(len(self), -1)
-        found[self.label_counts == 1] = self.labels.indices
-        return found
+        """The class of each image of a single-label dataset, (n,); -1 for none."""
+        indices = np.full(len(self), -1)
+        indices[self.label_counts == 1] = self.labels.indices
+        return indices
 
     def keep(self, kept: np.ndarray) -> Self:
-        """The images for which `kept`, (n,) bool, is true; the ids of the others are skipped."""
+        """Return the images where `kept`, (n,) bool, is true; the other ids become `skipped`."""
         if kept.all():
             return self
-        official, held = self.official_query, self.official_validation
-        left_out = tuple(name for name, keep in zip(self.ids, kept, strict=True) if not keep)
-        return replace(
-            self,
-            ids=tuple(itertools.compress(self.ids, kept)),
-            labels=self.labels[np.flatnonzero(kept)],
-            skipped=self.skipped + left_out,
-            official_query=None if official is None else official[kept],
-            official_validation=None if held is None else held[kept],
-            lists=None if self.lists is None else renumbered(self.lists, kept),
-            places=None if self.places is None else tuple(itertools.compress(self.places, kept)),
-        )
+        left_out = tuple(itertools.compress(self.ids, ~kept))
+        return replace(self, **self._subset(kept), skipped=self.skipped + left_out)
+
+    def _subset(self, kept: np.ndarray) -> dict[str, Any]:
+        """Return the fields with one value per image, for the images that are kept."""
+        values: dict[str, Any] = {
+            "ids": tuple(itertools.compress(self.ids, kept)),
+            "labels": self.labels[np.flatnonzero(kept)],
+        }
+        if self.places is not None:
+            values["places"] = tuple(itertools.compress(self.places, kept))
+        for name in ("official_query", "official_validation"):
+            if getattr(self, name) is not None:
+                values[name] = getattr(self, name)[kept]
+        if self.lists is not None:
+            place = np.cumsum(kept) - 1
+            values["lists"] = {role: place[rows[kept[rows]]] for role, rows in self.lists.items()}
+        return values
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -125,7 +123,7 @@ class ImageSet(Catalogue):
     """All images of a dataset, before any split: n inputs of one size.
 
     Raises:
-        DataError: the parts do not fit each other.
+        DataError: the fields do not fit each other.
 
     Example:
         >>> features, labels = np.zeros((2, 16), np.float32), np.eye(2, dtype=bool)
@@ -134,9 +132,9 @@ class ImageSet(Catalogue):
         False
     """
 
-    inputs: Any  # (n, 3, H, W) uint8 pixels, or (n, D) float features; in memory or memory-mapped
-    truth: GroundTruth | None = None  # what queries should find, where lists and not labels say it
-    stamp: str | None = None  # of the files that the inputs are made of, and how; None: not known
+    inputs: Any  # (n, 3, H, W) uint8 pixels, or (n, D) float features; may be memory-mapped
+    truth: GroundTruth | None = None  # what is relevant to each query, if labels do not define it
+    stamp: str | None = None  # digest of the files and of how the inputs were made from them
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -148,36 +146,38 @@ class ImageSet(Catalogue):
                 f"these are {shape} {dtype}"
             )
         if shape[0] != len(self):
-            raise DataError(f"{shape[0]} images have {len(self)} ids")
+            raise DataError(f"there are {shape[0]} inputs and {len(self)} ids")
 
     @property
     def pictures(self) -> bool:
         """Whether the inputs are pixels."""
         return len(self.inputs.shape) == 4
 
+    def _subset(self, kept: np.ndarray) -> dict[str, Any]:
+        return super()._subset(kept) | {"inputs": take(self.inputs, np.flatnonzero(kept))}
+
     @classmethod
     def of(cls, catalogue: Catalogue, inputs: Any, stamp: str | None = None) -> "ImageSet":
-        """The images of a catalogue with what the network sees of them, row by row."""
-        known = {one.name: getattr(catalogue, one.name) for one in fields(Catalogue)}
-        return cls(inputs=inputs, stamp=stamp, **known)
+        """Combine a catalogue with the inputs of the network, row by row."""
+        values = {item.name: getattr(catalogue, item.name) for item in fields(Catalogue)}
+        return cls(inputs=inputs, stamp=stamp, **values)
 
 
 C = TypeVar("C", bound=Catalogue)
 
 
-def only(images: C, wanted: Sequence[int | str]) -> C:
-    """The images of some classes, as if there were no others.
+def select_classes(images: C, wanted: Sequence[int | str]) -> C:
+    """Return the images of some classes, as if there were no others.
 
-    The classes are numbered in the order given; the images keep their order. Inputs that lie
-    together are a view of the set's, others a copy. Of files that were left out nobody knows the
-    class: all of them stay on the list.
+    The classes are numbered in the order given; the images keep their order. Contiguous inputs
+    are a view, others a copy. All skipped files stay listed, since their class is unknown.
 
     Args:
         images: single-label.
         wanted: indices or names of at least two classes.
 
     Raises:
-        DataError: there is no such class, or it is named twice; or images have several labels.
+        DataError: a class does not exist or is repeated; or images have several labels or none.
     """
     if not images.labelled:
         raise DataError(
@@ -186,40 +186,22 @@ def only(images: C, wanted: Sequence[int | str]) -> C:
         )
     if (images.label_counts != 1).any():
         raise DataError(
-            "dataset.classes needs images with one label each, and some here have several or none:"
-            " set dataset.classes=null"
+            "dataset.classes needs images with one label each, and some have several or none: set "
+            "dataset.classes=null"
         )
-    columns = [_class_index(images.classes, one) for one in wanted]
+    columns = [_class_index(images.classes, name) for name in wanted]
     names = [images.classes[column] for column in columns]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError(f"dataset.classes names {', '.join(twice)} twice: leave one of them out")
+        raise DataError(f"dataset.classes names {', '.join(twice)} twice: remove the repetition")
     if len(names) < 2:
         raise DataError(f"dataset.classes={list(wanted)} must name at least two classes")
-    kept = np.isin(images.labels.indices, columns)
-    rows = np.flatnonzero(kept)
-    official, held = images.official_query, images.official_validation
-    inputs = {"inputs": take(images.inputs, rows)} if isinstance(images, ImageSet) else {}
-    return replace(
-        images,
-        **inputs,
-        labels=images.labels[rows][:, columns],
-        ids=tuple(images.ids[row] for row in rows),
-        classes=tuple(names),
-        official_query=None if official is None else official[rows],
-        official_validation=None if held is None else held[rows],
-        lists=None if images.lists is None else renumbered(images.lists, kept),
-        places=None if images.places is None else tuple(itertools.compress(images.places, kept)),
-    )
-
-
-def renumbered(lists: Mapping[str, np.ndarray], kept: np.ndarray) -> dict[str, np.ndarray]:
-    """Lists of rows once only some rows are kept, (n,) bool: without the others, counted anew."""
-    place = np.cumsum(kept) - 1
-    return {role: place[rows[kept[rows]]] for role, rows in lists.items()}
+    values = images._subset(np.isin(images.labels.indices, columns))
+    values["labels"] = values["labels"][:, columns]
+    return replace(images, **values, classes=tuple(names))
 
 
 def _class_index(classes: Sequence[str], wanted: int | str) -> int:
-    """The column of a class given by index or name."""
+    """Return the column of a class given by index or name."""
     if wanted in classes:
         return classes.index(str(wanted))
     if str(wanted) in classes and classes.index(str(wanted)) != wanted:
@@ -230,19 +212,33 @@ def _class_index(classes: Sequence[str], wanted: int | str) -> int:
         )
     if isinstance(wanted, int) and 0 <= wanted < len(classes):
         return wanted
-    shown = ", ".join([*classes[:10], *["..."] * (len(classes) > 10)])
     raise DataError(
         f"dataset.classes: there is no class {wanted!r}. Give indices from 0 to"
-        f" {len(classes) - 1}, or names: {shown}"
+        f" {len(classes) - 1}, or names: {first_few(classes, 10)}"
     )
 
 
+def first_few(names: Sequence[str], shown: int = 5) -> str:
+    """Return the first names of a sequence and the number of the others, for a message.
+
+    >>> first_few(["a", "b", "c"], shown=2)
+    'a, b and 1 more'
+    """
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
+def is_below_root(place: str) -> bool:
+    """Return whether a path stays below the folder that it starts from."""
+    return place != "" and not place.startswith("/") and ".." not in place.split("/")
+
+
 def no_labels(count: int) -> csr_array:
-    """Labels of images that have none: (count, 0) bool."""
+    """Return the labels of images without any: (count, 0) bool."""
     return csr_array((count, 0), dtype=bool)
 
 
 def one_hot(classes: np.ndarray, count: int) -> csr_array:
-    """Class indices (n,) as rows of labels: (n, count) bool."""
+    """Return the labels (n, count) bool of class indices (n,)."""
     rows = np.arange(len(classes) + 1)
     return csr_array((np.ones(len(classes), bool), classes, rows), shape=(len(classes), count))

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deephash.data.catalogue import Catalogue, ImageSet, only
+from deephash.data.catalogue import Catalogue, ImageSet, select_classes
 from deephash.data.feature_store import (
     FeatureStore,
     Table,
@@ -29,7 +29,7 @@ from deephash.data.lazy_arrays import Stacked, not_finite, origin
 from deephash.data.sources.basic import Listing, Source
 from deephash.data.sources.feature_formats import CannotWrite
 from deephash.data.splits.base import ROLES, Split
-from deephash.data.splits.protocols import Facts, SplitProtocol, describe, protocol_of
+from deephash.data.splits.protocols import Facts, SplitProtocol, choose_protocol, describe_split
 from deephash.data.transfer import to_device
 from deephash.data.transforms import Pipeline
 from deephash.data.verification.data_warnings import doubts, doubts_of_split
@@ -293,7 +293,7 @@ class DataModule:
             images = self.source.load()
             self._refuse_unlabelled(images)
         self._choose_protocol(images)
-        chosen = images if self.classes is None else only(images, self.classes)
+        chosen = images if self.classes is None else select_classes(images, self.classes)
         found = self._divide(chosen)
         for doubt in (*doubts(images), *doubts_of_split(found[1])):
             log.warning("%s", "\n".join(doubt.lines()).partition(": ")[2])
@@ -304,7 +304,7 @@ class DataModule:
 
     def _choose_protocol(self, images: Catalogue) -> None:
         """Take the protocol of images without labels if they have none."""
-        chosen = protocol_of(images, (self.protocol_name, self.protocol), self.unlabelled)
+        chosen = choose_protocol(images, (self.protocol_name, self.protocol), self.unlabelled)
         if chosen[0] != self.protocol_name:
             log.warning("the images have no labels: dataset.protocol=%s, not %s",
                         chosen[0], self.protocol_name)  # fmt: skip
@@ -329,7 +329,7 @@ class DataModule:
     def _divide(self, images: ImageSet) -> tuple[ImageSet, Split, Facts]:
         split = self.protocol.split(images)
         name, seed = self.protocol_name, self.protocol.seed
-        return images, split, describe(images, split, self.name, name, seed)
+        return images, split, describe_split(images, split, self.name, name, seed)
 
     @property
     def images(self) -> ImageSet:

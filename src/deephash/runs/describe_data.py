@@ -8,7 +8,7 @@ import numpy as np
 from deephash.config import build, schema
 from deephash.data.catalogue import Catalogue
 from deephash.data.splits.base import ROLES, Split
-from deephash.data.splits.protocols import Facts, describe, protocol_of
+from deephash.data.splits.protocols import Facts, choose_protocol, describe_split
 from deephash.retrieval import Convention, Histograms, mean_average_precision, rank_codes
 from deephash.utils.formatting import number
 
@@ -18,9 +18,9 @@ MOST = 12  # classes that are shown at each end, where there are more than twice
 def divided(cfg: schema.Data, images: Catalogue) -> tuple[Split, Facts]:
     """The split of a configuration's protocol, and its facts."""
     named = cfg.dataset.protocol, build.protocol(cfg)
-    name, protocol = protocol_of(images, named, build.unlabelled(cfg))
+    name, protocol = choose_protocol(images, named, build.unlabelled(cfg))
     split = protocol.split(images)
-    return split, describe(images, split, cfg.dataset.name, name, protocol.seed)
+    return split, describe_split(images, split, cfg.dataset.name, name, protocol.seed)
 
 
 def description(cfg: schema.Data, images: Catalogue) -> dict[str, Any]:

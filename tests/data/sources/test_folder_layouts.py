@@ -10,7 +10,7 @@ from PIL import Image
 
 from deephash.data.datamodule import DataModule
 from deephash.data.sources.basic import Folder
-from deephash.data.splits.protocols import Official, PerClass, describe
+from deephash.data.splits.protocols import Official, PerClass, describe_split
 from deephash.data.transforms import Pipeline
 from deephash.data.verification.data_warnings import doubts
 from deephash.errors import DataError
@@ -148,7 +148,7 @@ def test_official_parts_are_roles(tmp_path):
     assert all(name.startswith("train/") for name in ids[split.database])
     assert ids[split.validation].tolist() == ["val/cat/0.png", "val/dog/0.png"]
     assert [len(rows) for rows in (split.train, split.database, split.queries)] == [8, 8, 4]
-    facts = describe(images, split, "own", "official", 0)
+    facts = describe_split(images, split, "own", "official", 0)
     assert facts.num_validation == 2 and facts.num_queries == 4
     with pytest.raises(DataError, match="official validation part"):
         Official(train=None, validation=1).split(images)

@@ -17,12 +17,12 @@ from PIL import Image
 
 from deephash.config import build, resolve, schema
 from deephash.config.overrides import parse_all
-from deephash.data.catalogue import only
+from deephash.data.catalogue import select_classes
 from deephash.data.datamodule import DataModule
 from deephash.data.sources import list_parser
 from deephash.data.sources.list_parser import Naming, parse, read_list
 from deephash.data.sources.lists import Lists, sha1
-from deephash.data.splits.protocols import Listed, describe, fingerprint
+from deephash.data.splits.protocols import Listed, describe_split, fingerprint
 from deephash.data.splits.split_file import write_split
 from deephash.data.transforms import Pipeline
 from deephash.errors import DataError
@@ -548,7 +548,7 @@ def test_listed_roles_and_their_order(small):
     assert [images.ids[row] for row in split.train] == ["im/2.png", "im/3.png"]
     assert split.database.tolist() == [0, 1, 2, 3, 4] and split.queries.tolist() == [5, 6]
     assert len(split.validation) == 0
-    facts = describe(images, split, "own", "lists", 0)
+    facts = describe_split(images, split, "own", "lists", 0)
     assert facts.overlaps == {"train_queries": 0, "queries_database": 0, "train_database": 2}
 
 
@@ -565,7 +565,7 @@ def test_the_rest_is_searched(small):
     with pytest.raises(DataError, match="2 in the database"):
         Listed().split(images)
     kept = Listed(queries_in_database="keep").split(images)
-    assert describe(images, kept, "own", "lists", 0).overlaps["queries_database"] == 2
+    assert describe_split(images, kept, "own", "lists", 0).overlaps["queries_database"] == 2
     alone = Lists(small, database=None).read()
     split = Listed("rest").split(alone)
     assert [alone.ids[row] for row in split.database] == ["im/2.png", "im/3.png"]
@@ -640,7 +640,7 @@ def test_listed_needs_lists(small):
 
 def test_some_classes_keep_their_roles(tmp_path):
     images = many(tmp_path, lambda k: k % 4)
-    split, chosen = Listed().split(images), only(images, [3, 1])
+    split, chosen = Listed().split(images), select_classes(images, [3, 1])
     kept = Listed().split(chosen)
     for role in ("train", "database", "queries"):
         ids = [images.ids[row] for row in getattr(split, role) if row % 4 in (3, 1)]
@@ -825,7 +825,7 @@ def test_the_real_lists(dataset, pages):
     protocol = Listed(
         "listed" if file else "rest", queries_in_database="keep" if dataset == "coco" else "refuse"
     )
-    facts = describe(images, protocol.split(images), dataset, "lists", 0)
+    facts = describe_split(images, protocol.split(images), dataset, "lists", 0)
     assert (*facts.overlaps.values(), len(images)) == OVERLAPS[dataset]
     prints = {facts.fingerprint[:16]}
     if dataset == "imagenet100":

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from deephash.data.catalogue import Catalogue, one_hot
 from deephash.data.splits.base import ROLES
 from deephash.data.splits.multi_label import Drawn, Quota
-from deephash.data.splits.protocols import Official, describe, fingerprint
+from deephash.data.splits.protocols import Official, describe_split, fingerprint
 from deephash.errors import DataError
 
 
@@ -126,7 +126,7 @@ def test_quota_at_the_size_of_nuswide(nuswide):
     assert apart(split.train, split.validation)
     order = np.random.RandomState(3).permutation(195_834)
     assert split.database.tolist() == order[~np.isin(order, split.queries)].tolist()
-    facts = json.loads(json.dumps(describe(nuswide, split, "a", "b", 3).as_dict()))
+    facts = json.loads(json.dumps(describe_split(nuswide, split, "a", "b", 3).as_dict()))
     assert facts["multilabel"] and facts["overlaps"]["train_database"] == 10_500
 
 
@@ -159,7 +159,7 @@ def test_validation_by_quota(some, inside):
     [
         (
             Quota(60, 1),
-            r"class 'class3' with its \d+ images gives only \d+ of 60 train, since.*\.train$",
+            r"class 'class3' with \d+ images gives only \d+ of 60 train, since.*\.train$",
         ),
         (Quota(1, 60), r"gives only \d+ of 60 queries.*\.queries$"),
         (Quota(2, 2, validation=70), r"of 70 validation items.*\.validation$"),
@@ -250,7 +250,10 @@ def test_drawn_gives_each_image_its_place(queries, train, inside, unlabelled, va
         (Drawn(10, 390, train_in_database=False), r"at least 1 to search.*\.train$"),
         (Drawn(400, None), r"400 queries \+ at least 1 to search.*\.queries$"),
         (Drawn(10, 371, unlabelled="drop"), r"380 images can be drawn"),
-        (Drawn(10, 300, validation=91), r"90 images may validate .*validation=91: lower it"),
+        (
+            Drawn(10, 300, validation=91),
+            r"90 images can be validation items .*validation=91: lower it",
+        ),
         (Drawn(10, None, validation=390), "leave nothing to train"),
     ],
 )

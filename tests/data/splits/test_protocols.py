@@ -14,7 +14,7 @@ from deephash.data.splits.protocols import (
     Official,
     PerClass,
     Split,
-    describe,
+    describe_split,
     fingerprint,
 )
 from deephash.errors import DataError
@@ -205,7 +205,7 @@ def test_what_a_fingerprint_does_not_see():
 def test_facts():
     images = dataclasses.replace(small(), skipped=("item/x",))
     split = PerClass(2, 4, validation=1, seed=9).split(images)
-    facts = describe(images, split, "toy", "own", 9)
+    facts = describe_split(images, split, "toy", "own", 9)
     told = json.loads(json.dumps(facts.as_dict()))
     assert told["num_train"] == 12 and told["num_database"] == 30 and told["num_queries"] == 6
     assert told["num_validation"] == 3 and told["num_classes"] == 3 and told["split_seed"] == 9
@@ -217,7 +217,7 @@ def test_facts():
 
 def test_facts_without_validation():
     images = small()
-    facts = describe(images, PerClass(2, 4).split(images), "toy", "own", 0)
+    facts = describe_split(images, PerClass(2, 4).split(images), "toy", "own", 0)
     assert facts.per_class["validation"] == {"min": 0, "max": 0}
 
 

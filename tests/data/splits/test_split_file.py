@@ -184,22 +184,22 @@ def test_a_changed_file_is_refused(written, key):
 @pytest.mark.parametrize("key", ["labels", "roles", "exclude_self", "fingerprint"])
 def test_a_forged_checksum_does_not_help(written, key):
     forge(written, **{key: CHANGED[key]})
-    with pytest.raises(DataError, match=r"has the fingerprint .*, and what it holds"):
+    with pytest.raises(DataError, match=r"has the fingerprint .*, but its content has"):
         read_split(written)
 
 
 @pytest.mark.parametrize(
     "values, told",
     [
-        ({"ids": None}, "ids is not as it should be"),
-        ({"seed": True}, "seed is not"),
-        ({"exclude_self": 1}, "exclude_self is not"),
-        ({"origin": 3}, "origin is not"),
+        ({"ids": None}, "ids is nothing, not a list"),
+        ({"seed": True}, "seed is true or false, not a whole number"),
+        ({"exclude_self": 1}, "exclude_self is a whole number, not true or false"),
+        ({"origin": 3}, "origin is a whole number, not a text or a mapping"),
         ({"ids": ["b", "b", "c", "d"]}, "two images have the same id: b"),
         ({"ids": ["b", "a", "c", 4]}, "ids are not all text"),
         ({"classes": [1, 2, 3]}, "classes are not all text"),
         ({"places": ["1"]}, "1 places for 4 images"),
-        ({"lists": {"train.txt": 3}}, "lists must have sums"),
+        ({"lists": {"train.txt": 3}}, r"lists.train\.txt is a whole number, not a text"),
         ({"labels": [[0]]}, "4 ids and 1 rows of labels"),
         ({"labels": [[0], [0], [], 1]}, "4 ids and 4 rows"),
         ({"labels": [[0], [0], [], [3]]}, r"\[3\] are no labels of 3 classes"),
@@ -208,9 +208,12 @@ def test_a_forged_checksum_does_not_help(written, key):
         ({"labels": [[0], [0, 0], [], [1]]}, r"\[0, 0\] are no labels"),
         ({"labels": [[0], [2, 0], [], [1]]}, r"\[2, 0\] are no labels"),
         ({"roles": {"train": [1], "database": [2]}}, "the roles are"),
-        ({"roles": {"train": [1], "database": [4], "queries": [0]}}, "database names rows"),
-        ({"roles": {"train": [1], "database": [10**30], "queries": [0]}}, "database names rows"),
-        ({"roles": {"train": [1], "database": 2, "queries": [0]}}, "database names rows"),
+        ({"roles": {"train": [1], "database": [4], "queries": [0]}}, "database has rows that do"),
+        ({"roles": {"train": [1], "database": [10**30], "queries": [0]}}, "database has rows"),
+        (
+            {"roles": {"train": [1], "database": 2, "queries": [0]}},
+            "roles.database is a whole",
+        ),
         ({"roles": {"train": [1, 1], "database": [2], "queries": [0]}}, "train has an image twice"),
     ],
 )
@@ -248,7 +251,7 @@ def test_a_file_that_is_not_there_is_told(tmp_path):
 
 def test_another_version_is_told(written):
     change(written, version=2)
-    with pytest.raises(DataError, match="has version 2 of its format, and this program reads 1"):
+    with pytest.raises(DataError, match="has version 2 of the format, and this program reads 1"):
         read_split(written)
 
 
@@ -348,11 +351,11 @@ def test_any_split_comes_back_from_lists_or_is_refused(tmp_path_factory, prefix,
     told = come_back(tmp_path_factory.mktemp("lists"), images, split, style, prefix)
     odd = [
         name for name in (images.ids[row] for row in rows)
-        if set(name) & set(" \t\r\n\f\v\\") or name[0] == "/" or ".." in name.split("/")
+        if set(name) & set(" \t\r\n\f\v\\\0") or name[0] == "/" or ".." in name.split("/")
         or name.startswith("./") or (name[0] == "\ufeff" and not prefix)
     ]  # fmt: skip
     assert (told is not None) == bool(odd)
-    assert told is None or "HashNet's lists cannot hold" in told
+    assert told is None or "HashNet's lists cannot contain" in told
 
 
 @settings(max_examples=20, deadline=None)
@@ -381,17 +384,18 @@ def test_lists_name_files_by_their_places(tmp_path):
     [
         ("my image.jpg", "has a blank"),
         ("a\nb.jpg", "has a blank"),
-        ("\udcff.jpg", "is no UTF-8"),
+        ("\udcff.jpg", "is not UTF-8"),
+        ("a\0b.jpg", "has a zero byte"),
         ("/a.jpg", "does not lead down from a folder"),
         ("\ufeffa.jpg", "begins with a byte order mark"),
-        ("a\\b.jpg", "has a backslash, as paths of Windows do"),
+        ("a\\b.jpg", "has a backslash, as Windows paths do"),
     ],
 )
 def test_a_path_that_cannot_stand_in_a_list_is_told(tmp_path, name, fault):
     images, split = small()
     ids = (name, *images.ids[1:])
     images = Catalogue(ids=ids, labels=images.labels, classes=images.classes)
-    with pytest.raises(DataError, match=f"{fault}, which HashNet's lists cannot hold"):
+    with pytest.raises(DataError, match=f"{fault}, which HashNet's lists cannot contain"):
         write_lists(tmp_path / "lists", images, split)
     assert list(tmp_path.iterdir()) == []
     path = tmp_path / f"own{ENDING}"
@@ -401,12 +405,12 @@ def test_a_path_that_cannot_stand_in_a_list_is_told(tmp_path, name, fault):
 
 def test_styles_that_do_not_fit_are_told(tmp_path):
     images, split = small()
-    with pytest.raises(DataError, match=r"style=index needs one label an image; 1 of 1"):
+    with pytest.raises(DataError, match=r"style=index needs one label per image; 1 of 1"):
         write_lists(tmp_path, images, of([1], [2, 1], [0]), "index")
     with pytest.raises(DataError, match="style=onehot is unknown: one_hot or index"):
         write_lists(tmp_path, images, split, "onehot")
     one = Catalogue(ids=("a", "b"), labels=np.ones((2, 1), bool), classes=("x",))
-    with pytest.raises(DataError, match="would be read as class indices: write style=index"):
+    with pytest.raises(DataError, match="would be read as class indices: use style=index"):
         write_lists(tmp_path, one, of([0], [0], [1]))
     assert come_back(tmp_path, one, of([0], [0], [1]), "index") is None
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from deephash.data.archives.files import KEY, folder_of, multi_hot, some
-from deephash.data.catalogue import Catalogue
-from deephash.data.sources.list_parser import WINDOWS, leads_down
+from deephash.data.catalogue import Catalogue, is_below_root
+from deephash.data.sources.list_parser import WINDOWS
 from deephash.data.sources.text_files import text_of_bytes
 from deephash.errors import DataError
 from deephash.utils.bounds import Name, Place
@@ -294,7 +294,7 @@ def _paths(table: Table, place: int, root: Path) -> list[str]:
             raise table.fault(
                 row, f"the path {path[:80]!r} is an address: download the images, and give paths"
             )
-        if not leads_down(path) or WINDOWS.match(path.replace("/", "\\")):
+        if not is_below_root(path) or WINDOWS.match(path.replace("/", "\\")):
             raise table.fault(
                 row,
                 f"the path {path!r} does not lead down from {root}: set dataset.root to the folder "

@@ -8,13 +8,12 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_array
 
-from deephash.data.catalogue import no_labels, one_hot
+from deephash.data.catalogue import BLANKS, is_below_root, no_labels, one_hot
 from deephash.data.image_formats import IMAGES
 from deephash.data.sources.text_files import text_of_bytes
 from deephash.errors import DataError
 from deephash.utils.files import read_packed
 
-BLANKS = " \t\r\f\v"
 HIGHEST = 2**31 - 1  # class index
 LARGEST = 4 << 30  # bytes that a packed file may unpack to
 
@@ -87,7 +86,7 @@ class Naming:
                 f"the path {path!r} has no id: dataset.source.identity={self.identity.pattern} does"
                 " not match it"
             )
-        if not leads_down(place) or DRIVE.match(place):
+        if not is_below_root(place) or DRIVE.match(place):
             folders = place.rpartition("/")[0].rpartition("/")[0]
             example = f", such as {folders}/," if folders else ""
             raise ValueError(
@@ -100,11 +99,6 @@ class Naming:
 
 WINDOWS = re.compile(r"[A-Za-z]:\\")
 DRIVE = re.compile(r"[A-Za-z]:/")
-
-
-def leads_down(place: str) -> bool:
-    """Whether a path stays below the folder it begins in."""
-    return place != "" and not place.startswith("/") and ".." not in place.split("/")
 
 
 def _expression(key: str, pattern: str) -> re.Pattern[str]:

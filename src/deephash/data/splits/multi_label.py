@@ -1,21 +1,22 @@
-"""Split protocols that draw roles of images with several labels, or none.
+"""Split protocols that draw the roles of images with several labels, or none.
 
-The single-label protocols, and those of lists, are in `splits`.
+The single-label protocols, and that of lists, are in `protocols`.
 """
 
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from deephash.data.catalogue import Catalogue
 from deephash.data.splits.base import (
     Split,
-    by_quota,
+    add_validation,
+    check_choice,
     check_counts,
     check_train,
-    held_out,
+    draw_by_quota,
     refuse_known_queries,
     refuse_parts,
     refuse_unlabelled,
@@ -24,8 +25,9 @@ from deephash.errors import DataError
 from deephash.utils.bounds import Count, CountOrZero, NumpySeed
 
 
+@dataclass(eq=False)
 class Quota:
-    """A number of training images and queries for each class, if images have several: NUS-WIDE-21.
+    """A number of training images and queries for each class of a multi-label set: NUS-WIDE-21.
 
     All images are visited in one random order, and the labels of an image by increasing column. The
     image becomes a training image of the first class that has too few of them, or a query of the
@@ -35,15 +37,15 @@ class Quota:
     the database. All roles are in the order of the visit.
 
     The lists of DeepHash-pytorch for NUS-WIDE-21 were drawn in this way, with 500 and 100; their
-    seed is unknown. Validation items are drawn by a quota too, with a generator of their own, from
-    the part of the database that does not train, or from train if there is none.
+    seed is unknown. Validation items are also drawn by a quota, with a separate generator, from
+    the database images that do not train, or from train if there are none.
 
     Args:
         train: training images per class.
         queries: queries per class.
-        train_in_database: whether the training images can be found.
+        train_in_database: whether the training images are in the database.
         validation: validation items per class.
-        seed: of the split, apart from the seed of training.
+        seed: of the split, independent of the seed of training.
 
     Raises:
         DataError: a class has too few images.
@@ -56,20 +58,14 @@ class Quota:
         (500, 100)
     """
 
-    def __init__(
-        self,
-        train: Count,
-        queries: Count,
-        train_in_database: bool = True,
-        validation: CountOrZero = 0,
-        seed: NumpySeed = 0,
-    ):
-        check_counts(train=train, queries=queries, validation=validation)
-        self.train = train
-        self.queries = queries
-        self.train_in_database = train_in_database
-        self.validation = validation
-        self.seed = seed
+    train: Count
+    queries: Count
+    train_in_database: bool = True
+    validation: CountOrZero = 0
+    seed: NumpySeed = 0
+
+    def __post_init__(self) -> None:
+        check_counts(train=self.train, queries=self.queries, validation=self.validation)
 
     def split(self, images: Catalogue) -> Split:
         refuse_unlabelled(images, "Quota")
@@ -88,33 +84,37 @@ class Quota:
                 roles["database"].append(row)
         for role, left in wanted.items():
             if any(left):
-                self._refuse(images, role, left)
+                raise self._too_few(images, role, left)
         if not roles["database"]:
             raise DataError(
                 "the quotas leave no image to search: lower dataset.protocols.<protocol>.train, or "
                 "set dataset.protocols.<protocol>.train_in_database=true"
             )
-        split = _split(**roles)
+        train, queries, database = (np.array(rows, np.int64) for rows in roles.values())
+        split = Split(train, database, queries)
         if self.validation:
-            split = held_out(split, self.seed, partial(by_quota, images, self.validation))
+            split = add_validation(
+                split, self.seed, partial(draw_by_quota, images, self.validation)
+            )
         refuse_known_queries(split)
         return split
 
-    def _refuse(self, images: Catalogue, role: str, left: list[int]) -> None:
+    def _too_few(self, images: Catalogue, role: str, left: list[int]) -> DataError:
         index = max(range(len(left)), key=left.__getitem__)
         quota = getattr(self, role)
         has = int((images.labels.indices == index).sum())
-        raise DataError(
-            f"class {images.classes[index]!r} with its {has} images gives only "
+        return DataError(
+            f"class {images.classes[index]!r} with {has} images gives only "
             f"{quota - left[index]} of {quota} {role}, since an image counts for one class and one "
             f"role: lower dataset.protocols.<protocol>.{role}"
         )
 
 
+@dataclass(eq=False)
 class Drawn:
-    """A number of queries and training images in all, drawn from all images: COCO, MIRFlickr.
+    """A total number of queries and training images, drawn from all images: COCO, MIRFlickr.
 
-    The protocol of images without labels.
+    This is also the protocol of images without labels.
 
     All images are put in one random order. The first `queries` of them are the queries, the rest
     are the database, and the first `train` of the rest the training images. All roles are in that
@@ -126,20 +126,20 @@ class Drawn:
     25,000 are split 2,000, 5,000 and 23,000, or with `train_in_database=false` 1,000, 4,000 and
     20,000; VOC 2012's 11,540 in the latter way 1,000, 4,000 and 6,540.
 
-    Validation items are drawn by a generator of their own, from where those of
-    `deephash.data.splits.PerClass` come.
+    Validation items are drawn by a separate generator, from the same images as those of
+    `deephash.data.splits.PerClass`.
 
     Args:
-        queries: queries in all.
-        train: training images in all; None for all that are not queries.
-        train_in_database: whether the training images can be found.
-        unlabelled: what becomes of images without a label: `keep`, they are drawn like any other
-            (such a query has nothing to find); or `drop`, they are in no role.
-        validation: validation items in all.
-        seed: of the split, apart from the seed of training.
+        queries: total number of queries.
+        train: total number of training images; None for all that are not queries.
+        train_in_database: whether the training images are in the database.
+        unlabelled: `keep` to draw images without a label like any other (nothing is relevant to
+            such a query); or `drop` to give them no role.
+        validation: total number of validation items.
+        seed: of the split, independent of the seed of training.
 
     Raises:
-        DataError: too few images.
+        DataError: there are too few images.
 
     Example:
         >>> from deephash.data import Digits
@@ -150,29 +150,19 @@ class Drawn:
     """
 
     validation_unit: ClassVar[str] = "in all"
-    """What its number of validation images counts."""
+    """The unit of its number of validation images."""
 
-    def __init__(
-        self,
-        queries: Count,
-        train: Count | None,
-        train_in_database: bool = True,
-        unlabelled: Literal["keep", "drop"] = "keep",
-        validation: CountOrZero = 0,
-        seed: NumpySeed = 0,
-    ):
-        check_counts(queries=queries, train=train, validation=validation)
-        check_train(train, train_in_database)
-        if unlabelled not in ("keep", "drop"):
-            raise DataError(
-                f"dataset.protocols.<protocol>.unlabelled={unlabelled} is unknown: keep or drop"
-            )
-        self.queries = queries
-        self.train = train
-        self.train_in_database = train_in_database
-        self.unlabelled = unlabelled
-        self.validation = validation
-        self.seed = seed
+    queries: Count
+    train: Count | None
+    train_in_database: bool = True
+    unlabelled: Literal["keep", "drop"] = "keep"
+    validation: CountOrZero = 0
+    seed: NumpySeed = 0
+
+    def __post_init__(self) -> None:
+        check_counts(queries=self.queries, train=self.train, validation=self.validation)
+        check_train(self.train, self.train_in_database)
+        check_choice("unlabelled", self.unlabelled, "keep", "drop")
 
     def split(self, images: Catalogue) -> Split:
         refuse_parts(images)
@@ -188,8 +178,10 @@ class Drawn:
         needed = self.queries + (self.train or 1) + apart  # the database must not be empty
         if len(rows) < needed:
             wanted = f"{self.queries} queries"
-            wanted += f" + {self.train} training images" if self.train else ""
-            wanted += " + at least 1 to search" if apart or not self.train else ""
+            if self.train:
+                wanted += f" + {self.train} training images"
+            if apart or not self.train:
+                wanted += " + at least 1 to search"
             key = "queries" if self.queries >= (self.train or 0) else "train"
             raise DataError(
                 f"{len(rows)} images can be drawn and the protocol needs {needed} ({wanted}): "
@@ -199,33 +191,26 @@ class Drawn:
         rest = order[self.queries :]
         train = rest[: self.train]
         database = rest[len(train) * apart :]
-        split = _split(train, database, order[: self.queries])
+        split = Split(train, database, order[: self.queries])
         if self.validation:
-            split = held_out(split, self.seed, self._validate)
+            split = add_validation(split, self.seed, self._validate)
         refuse_known_queries(split)
         return split
 
     def _validate(self, rows: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
-        """So many of the rows that may validate."""
         if len(rows) < self.validation:
             raise DataError(
-                f"{len(rows)} images may validate and dataset.protocols.<protocol>.validation="
-                f"{self.validation}: lower it"
+                f"{len(rows)} images can be validation items and "
+                f"dataset.protocols.<protocol>.validation={self.validation}: lower it"
             )
         return rng.permutation(rows)[: self.validation]
 
 
 def _take(columns: list[int], wanted: dict[str, list[int]]) -> str | None:
-    """The role that an image with these classes gets, taken off what is wanted."""
+    """Return the role of an image with these classes, and reduce its quota."""
     for column in columns:
         for role, left in wanted.items():
             if left[column]:
                 left[column] -= 1
                 return role
     return None
-
-
-def _split(train: ArrayLike, database: ArrayLike, queries: ArrayLike) -> Split:
-    """A split without validation items."""
-    roles = (train, database, queries, np.zeros(0))
-    return Split(*(np.asarray(rows, np.int64) for rows in roles))

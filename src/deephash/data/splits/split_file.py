@@ -1,4 +1,4 @@
-"""Splits in files: our own packed format, guarded by its fingerprint, and HashNet's lists."""
+"""Files of splits: a packed format with a checksum, and HashNet's lists."""
 
 import glob
 import hashlib
@@ -13,13 +13,19 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from deephash.data.catalogue import Catalogue
-from deephash.data.sources.list_parser import BLANKS, content, leads_down
-from deephash.data.splits.base import Split
+from deephash.data.catalogue import BLANKS, Catalogue, is_below_root
+from deephash.data.splits.base import NO_ROWS, Split
 from deephash.data.splits.protocols import fingerprint
 from deephash.errors import DataError, FileError, os_reason
 from deephash.utils import program
-from deephash.utils.files import MOST_VALUES, decode, parse_json, write_atomic
+from deephash.utils.files import (
+    MOST_VALUES,
+    decode,
+    expect,
+    parse_json,
+    read_packed,
+    write_atomic,
+)
 
 ENDING = ".split.xz"
 WHAT = "split file"
@@ -28,32 +34,32 @@ FORMAT, VERSION = "deephash split", 1
 PACKING = [{"id": lzma.FILTER_LZMA2, "preset": 6}]
 LISTS = {"train": "train.txt", "queries": "test.txt", "database": "database.txt"}
 
-KINDS: dict[str, tuple[type, ...]] = {
-    "classes": (list,),
-    "dataset": (str,),
-    "exclude_self": (bool,),
-    "fingerprint": (str,),
-    "ids": (list,),
-    "labels": (list,),
-    "lists": (dict,),
+KINDS: dict[str, Any] = {
+    "classes": list,
+    "dataset": str,
+    "exclude_self": bool,
+    "fingerprint": str,
+    "ids": list,
+    "labels": list,
+    "lists.*": str,
     "origin": (str, dict),
-    "places": (list, type(None)),
-    "protocol": (str,),
-    "roles": (dict,),
-    "seed": (int,),
+    "places": (list, None),
+    "protocol": str,
+    "roles.*": list,
+    "seed": int,
 }
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a split file says of itself."""
+    """The description of a split in its file."""
 
     dataset: str
-    protocol: str  # its name, in the dataset's yaml
+    protocol: str  # its name in the dataset's yaml
     seed: int  # of the protocol
-    origin: str | dict[str, Any]  # what it was made from: recipe and arguments, or plain words
-    lists: dict[str, str]  # lists it was made from: file name -> sha1 of its text, unpacked
-    exclude_self: bool  # whether a query is taken out of what it is searched in itself
+    origin: str | dict[str, Any]  # a description, or the recipe and its arguments
+    lists: dict[str, str]  # the lists it was made from: file name -> sha1 of the unpacked text
+    exclude_self: bool  # whether a query is removed from its own ranking
     fingerprint: str
 
 
@@ -68,10 +74,10 @@ def write_split(
     origin: str | Mapping[str, Any] = "",
     lists: Mapping[str, str] | None = None,
 ) -> str:
-    """Write a split as one packed text, byte by byte the same for the same input.
+    """Write a split as packed JSON; the same input gives the same bytes.
 
-    The text is JSON: all images of the catalogue, a line each, and the rows of each role in order.
-    Nothing needs to train. Validation items are not in it: they are drawn when it is read.
+    The file contains all images of the catalogue, and the rows of each role in order. The training
+    role may be empty. Validation items are not saved: they are drawn when the file is read.
 
     Args:
         path: ends in `.split.xz`.
@@ -80,15 +86,15 @@ def write_split(
         dataset: its name.
         protocol: name of the protocol that made the split.
         seed: of that protocol.
-        origin: what the split was made from, as JSON holds it.
+        origin: what the split was made from, as JSON values.
         lists: sha1 of the unpacked text of each list that it was made from, by file name.
 
     Returns:
         The fingerprint.
 
     Raises:
-        DataError: the name ends otherwise, there is no query or no database, a role has an image
-            twice, or the file cannot be written.
+        DataError: the name has another ending, there is no query or no database, a role has an
+            image twice, or the file cannot be written.
 
     Example:
         >>> from deephash.data import Digits, PerClass
@@ -103,9 +109,8 @@ def write_split(
     roles = {role: getattr(split, role).tolist() for role in LISTS}
     for role, rows in roles.items():
         _check_role(role, rows)
-    bounds = catalogue.labels.indptr.tolist()
+    starts = catalogue.labels.indptr.tolist()
     indices = catalogue.labels.indices.tolist()
-    places = None if catalogue.places == catalogue.ids else catalogue.places
     body = {
         "format": FORMAT,
         "version": VERSION,
@@ -116,8 +121,8 @@ def write_split(
         "lists": dict(lists or {}),
         "classes": list(catalogue.classes),
         "ids": list(catalogue.ids),
-        "places": None if places is None else list(places),
-        "labels": [indices[a:b] for a, b in itertools.pairwise(bounds)],
+        "places": None if catalogue.places in (None, catalogue.ids) else list(catalogue.places),
+        "labels": [indices[a:b] for a, b in itertools.pairwise(starts)],
         "roles": roles,
         "exclude_self": split.exclude_self,
         "fingerprint": fingerprint(catalogue, split),
@@ -132,10 +137,10 @@ def read_split(path: Path) -> tuple[Catalogue, Header]:
     """Read a split file.
 
     Returns:
-        the images, with the rows of each role as lists, and the header.
+        The images, with the rows of each role as lists, and the header.
 
     Raises:
-        DataError: it cannot be read, is no split file, or has changed since it was written.
+        DataError: it cannot be read, is no split file, or was changed after it was written.
 
     Example:
         >>> from deephash.data import Digits, PerClass
@@ -146,8 +151,8 @@ def read_split(path: Path) -> tuple[Catalogue, Header]:
         >>> len(catalogue.lists["train"]), header.fingerprint == fingerprint
         (500, True)
     """
-    data = content(path, WHAT)
-    # An image has an id of its own, and with it about ten values, in a few bytes at least.
+    data = read_packed(path, WHAT)
+    # Each image has an id and about ten values, which take a few bytes at least.
     most = MOST_VALUES + VALUES_A_BYTE * path.stat().st_size
     try:
         text = decode(path, data, WHAT)
@@ -158,31 +163,28 @@ def read_split(path: Path) -> tuple[Catalogue, Header]:
         raise DataError(f"{path} is no split file of deephash")
     if values.get("version") != VERSION:
         raise DataError(
-            f"{path} has version {values.get('version')} of its format, and this program reads "
+            f"{path} has version {values.get('version')} of the format, and this program reads "
             f"{VERSION}: make it again with `{program.command('data')} prepare`, or update deephash"
         )
-    again = f"Fetch it again, or make it again with `{program.command('data')} prepare`"
+    advice = f"Download it again, or make it again with `{program.command('data')} prepare`"
     try:
-        sound = values.pop("checksum", None) == _checksum(values)
-    except (TypeError, ValueError) as error:  # keys of several kinds, for example
-        raise DataError(f"{path} is malformed: {error}. {again}") from error
-    if not sound:
+        intact = values.pop("checksum", None) == _checksum(values)
+        if intact:
+            expect(values, KINDS, path)
+            catalogue = _catalogue(values)
+    except (DataError, TypeError, ValueError) as error:  # TypeError: keys of several types
+        reason = error.reason if isinstance(error, FileError) else error
+        raise DataError(f"{path} is malformed: {reason}. {advice}") from error
+    if not intact:
         raise DataError(
-            f"{path} was changed after it was written: its checksum is not that of what it holds. "
-            + again
+            f"{path} was changed after it was written: its checksum does not match. {advice}"
         )
-    try:
-        catalogue = _catalogue(values)
-    except (ValueError, DataError) as error:
-        raise DataError(f"{path} is malformed: {error}. {again}") from error
-    none = np.zeros(0, np.int64)
-    roles = {role: (catalogue.lists or {}).get(role, none) for role in LISTS}
-    own = values["exclude_self"]
-    found = fingerprint(catalogue, Split(**roles, validation=none, exclude_self=own))
-    if found != values["fingerprint"]:
+    roles = {role: (catalogue.lists or {}).get(role, NO_ROWS) for role in LISTS}
+    actual = fingerprint(catalogue, Split(**roles, exclude_self=values["exclude_self"]))
+    if actual != values["fingerprint"]:
         raise DataError(
-            f"{path} has the fingerprint {values['fingerprint'][:16]}, and what it holds "
-            f"{found[:16]}: it was changed after it was written. {again}"
+            f"{path} has the fingerprint {values['fingerprint'][:16]}, but its content has "
+            f"{actual[:16]}: it was changed after it was written. {advice}"
         )
     return catalogue, Header(**{key: values[key] for key in Header.__dataclass_fields__})
 
@@ -192,19 +194,19 @@ def write_lists(
 ) -> None:
     """Write a split as HashNet's lists: `train.txt` if anything trains, `test.txt`, `database.txt`.
 
-    `Lists` reads them back; where an image's place is not its id, with an `identity`. Images
-    without a role and validation items are in none of them, and the names of classes neither.
+    `Lists` reads them back, with an `identity` if paths are not ids. Images without a role,
+    validation items and class names are not written.
 
     Args:
         folder: of the lists.
         catalogue: n images.
         split: their roles.
         style: `one_hot`, a column of 0 or 1 for each class; or `index`, one class index.
-        prefix: is written before each path.
+        prefix: written before each path.
 
     Raises:
-        DataError: a path cannot stand in a list, labels do not fit the style, nobody asks or is
-            searched, a role has an image twice, or a file cannot be written.
+        DataError: a list cannot contain a path, labels do not fit the style, there is no query or
+            no database, a role has an image twice, or a file cannot be written.
     """
     places = catalogue.places or catalogue.ids
     texts = {}
@@ -215,7 +217,7 @@ def write_lists(
             if (folder / name).exists():
                 raise DataError(f"nothing trains in this split: remove {folder / name}")
             continue
-        paths = [prefix + _listable(places[row], prefix) for row in rows]
+        paths = [_listed_path(prefix, places[row]) for row in rows]
         labels = _labels_as_text(catalogue.labels[rows], style)
         texts[name] = "".join(f"{path}{end}\n" for path, end in zip(paths, labels, strict=True))
     for name, text in texts.items():
@@ -223,50 +225,48 @@ def write_lists(
 
 
 def _labels_as_text(labels: csr_array, style: str) -> list[str]:
-    """The labels of each row as they stand behind a path, with a blank before each."""
+    """Return the text after the path of each row: its labels, with a blank before each."""
     rows, count = labels.shape
     if style == "index":
         several = int((np.diff(labels.indptr) != 1).sum())
         if several:
             raise DataError(
-                f"style=index needs one label an image; {several} of {rows} have several or none. "
-                "Write style=one_hot"
+                f"style=index needs one label per image; {several} of {rows} have several or none. "
+                "Use style=one_hot"
             )
         return [f" {index}" for index in labels.indices]
     if style != "one_hot":
         raise DataError(f"style={style} is unknown: one_hot or index")
     if count == 1:
         raise DataError(
-            "a list with one column of labels would be read as class indices: write style=index"
+            "a list with one column of labels would be read as class indices: use style=index"
         )
     marks = np.full((rows, 2 * count), ord(" "), np.uint8)
     marks[:, 1::2] = labels.toarray() + np.uint8(ord("0"))
     return [row.tobytes().decode() for row in marks]
 
 
-def _listable(place: str, prefix: str) -> str:
-    """A path, if it can stand in a list behind a prefix and be read back."""
+def _listed_path(prefix: str, place: str) -> str:
+    """Return prefix and path, if they can be read back from a list."""
     path = prefix + place
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        fault = "is no UTF-8"
+    if any("\ud800" <= character <= "\udfff" for character in path):
+        fault = "is not UTF-8"
+    elif "\0" in path:
+        fault = "has a zero byte"
+    elif any(blank in path for blank in BLANKS + "\n"):
+        fault = "has a blank"
+    elif "\\" in path:
+        fault = "has a backslash, as Windows paths do"
+    elif path.startswith("\ufeff"):
+        fault = "begins with a byte order mark"
+    elif not is_below_root(place) or place.startswith("./"):
+        fault = "does not lead down from a folder"
     else:
-        fault = ""
-        if any(blank in path for blank in BLANKS + "\n"):
-            fault = "has a blank"
-        elif "\\" in path:
-            fault = "has a backslash, as paths of Windows do"
-        elif path.startswith("\ufeff"):
-            fault = "begins with a byte order mark"
-        elif not leads_down(place) or place.startswith("./"):
-            fault = "does not lead down from a folder"
-    if fault:
-        raise DataError(
-            f"the path {path!r} {fault}, which HashNet's lists cannot hold. Rename the file, or "
-            f"keep the split as {ENDING}"
-        )
-    return place
+        return path
+    raise DataError(
+        f"the path {path!r} {fault}, which HashNet's lists cannot contain. Rename the file, or "
+        f"save the split as {ENDING}"
+    )
 
 
 def _check_role(role: str, rows: Sequence[int]) -> None:
@@ -277,21 +277,21 @@ def _check_role(role: str, rows: Sequence[int]) -> None:
 
 
 def _text(values: Mapping[str, Any]) -> str:
-    """JSON with sorted keys; images, roles and other entries have a line each."""
+    """Return JSON with sorted keys, with one line for each image, role and other entry."""
     entries = []
     for key in sorted(values):
         value = values[key]
         if isinstance(value, list):
-            held = "[\n" + ",\n".join(map(json.dumps, value)) + "\n]"
+            text = "[\n" + ",\n".join(map(json.dumps, value)) + "\n]"
         elif isinstance(value, dict):
             lines = (
                 f"{json.dumps(k)}: {json.dumps(v, sort_keys=True)}"
                 for k, v in sorted(value.items())
             )
-            held = "{\n" + ",\n".join(lines) + "\n}"
+            text = "{\n" + ",\n".join(lines) + "\n}"
         else:
-            held = json.dumps(value)
-        entries.append(f"{json.dumps(key)}: {held}")
+            text = json.dumps(value)
+        entries.append(f"{json.dumps(key)}: {text}")
     return "{\n" + ",\n".join(entries) + "\n}\n"
 
 
@@ -300,35 +300,30 @@ def _checksum(values: Mapping[str, Any]) -> str:
 
 
 def _catalogue(values: Mapping[str, Any]) -> Catalogue:
-    """The images of a split file.
+    """Build the images of a split file, whose entries have the types of `KINDS`.
 
     Raises:
-        ValueError: an entry is missing, or of another kind than it should be.
+        ValueError: entries do not fit each other.
     """
-    for key, kind in KINDS.items():
-        if key not in values or type(values[key]) not in kind:
-            raise ValueError(f"{key} is not as it should be")
     ids, places, classes = values["ids"], values["places"], values["classes"]
-    for key, some in (("ids", ids), ("places", places or []), ("classes", classes)):
-        if not all(isinstance(one, str) for one in some):
+    for key in ("ids", "places", "classes"):
+        if not all(isinstance(name, str) for name in values[key] or ()):
             raise ValueError(f"{key} are not all text")
-    if not all(isinstance(one, str) for one in values["lists"].values()):
-        raise ValueError("lists must have sums")
     rows = values["labels"]
     if len(rows) != len(ids) or not all(isinstance(row, list) for row in rows):
         raise ValueError(f"there are {len(ids)} ids and {len(rows)} rows of labels")
     for row in rows:
-        if not _within(row, len(classes)) or row != sorted(set(row)):
+        if not _are_indices(row, len(classes)) or row != sorted(set(row)):
             raise ValueError(f"{row} are no labels of {len(classes)} classes")
     if sorted(values["roles"]) != sorted(LISTS):
         raise ValueError(f"the roles are {', '.join(values['roles'])}")
     for role, chosen in values["roles"].items():
-        if not isinstance(chosen, list) or not _within(chosen, len(ids)):
-            raise ValueError(f"the role {role} names rows that are not there")
+        if not _are_indices(chosen, len(ids)):
+            raise ValueError(f"the role {role} has rows that do not exist")
         _check_role(role, chosen)
-    bounds = np.cumsum([0, *map(len, rows)])
-    indices = np.array([one for row in rows for one in row], np.int64)
-    labels = csr_array((np.ones(len(indices), bool), indices, bounds), (len(ids), len(classes)))
+    starts = np.cumsum([0, *map(len, rows)])
+    indices = np.array(list(itertools.chain.from_iterable(rows)), np.int64)
+    labels = csr_array((np.ones(len(indices), bool), indices, starts), (len(ids), len(classes)))
     return Catalogue(
         ids=tuple(ids),
         labels=labels,
@@ -338,14 +333,16 @@ def _catalogue(values: Mapping[str, Any]) -> Catalogue:
     )
 
 
-def _within(numbers: Sequence[Any], count: int) -> bool:
-    return all(type(one) is int and 0 <= one < count for one in numbers)
+def _are_indices(numbers: Sequence[Any], count: int) -> bool:
+    return all(type(number) is int and 0 <= number < count for number in numbers)
 
 
 def _write(path: Path, data: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # of a killed write
+        for left in path.parent.glob(
+            f".{glob.escape(path.name)}.*.tmp"
+        ):  # left by an interrupted write
             left.unlink(missing_ok=True)
         write_atomic(path, lambda beside: beside.write_bytes(data))
     except OSError as error:
