@@ -13,9 +13,10 @@ from typing import Any
 from deephash.report.grid import PLACE, SEED, Cell, Job, Key, Section
 from deephash.report.pages.base import shown
 from deephash.report.published import beside, key_of, numbers_of, published
-from deephash.report.rows import Found, dig, is_number, mark_of, note_of, unlike
+from deephash.report.rows import Found, is_number, mark_of, note_of, unlike
 from deephash.report.table import measured
 from deephash.utils.formatting import typed
+from deephash.utils.nested import get_nested
 
 ON_QUERIES = "q"
 """The mark of numbers whose epoch was selected on the queries."""
@@ -112,12 +113,12 @@ def at_cut(run: Found, top: str | int) -> Any:
         >>> at_cut(run, "all"), at_cut(run, 10)
         (0.25, 0.5)
     """
-    size = dig(run, "metrics", "database")
+    size = get_nested(run, "metrics", "database")
     cut = size if top == "all" else top
-    main = dig(run, "metrics", "conventions", "top")
+    main = get_nested(run, "metrics", "conventions", "top")
     if cut is not None and cut == (size if main is None else main):
-        return dig(run, "metrics", "map")
-    return dig(run, "metrics", "map_at", str(cut))
+        return get_nested(run, "metrics", "map")
+    return get_nested(run, "metrics", "map_at", str(cut))
 
 
 def _further(section: Section, runs: Sequence[Found]) -> dict[str, float]:
@@ -157,11 +158,11 @@ def reference_rows(section: Section) -> list[Reference]:
     for (_, column), cell in section.cells.items():
         for job in cell.jobs:
             report = job.report or {}
-            maps = list(filter(is_number, dig(report, "reference", "maps") or ()))
+            maps = list(filter(is_number, get_nested(report, "reference", "maps") or ()))
             if not maps or measured(report) != way:
                 continue
-            of = (str(dig(report, "reference", "method")), _backbone_of(job))
-            same_draws = (dig(report, "protocol", "fingerprint"), report.get("nbit"))
+            of = (str(get_nested(report, "reference", "method")), _backbone_of(job))
+            same_draws = (get_nested(report, "protocol", "fingerprint"), report.get("nbit"))
             draws.setdefault(of, {}).setdefault(column, {}).setdefault(same_draws, maps)
     backbones = Counter(name for name, _ in draws)
     rows = []
@@ -296,7 +297,7 @@ def _told(cell: Cell, ways: Sequence[Any]) -> tuple[Found, ...]:
 
 def _numbers(cell: Cell) -> list[Found]:
     """The reports of a cell that have a number."""
-    return [run for run in cell.reports if is_number(dig(run, "metrics", "map"))]
+    return [run for run in cell.reports if is_number(get_nested(run, "metrics", "map"))]
 
 
 def _values(runs: Sequence[Found]) -> list[float]:
@@ -329,7 +330,8 @@ def _ranks(section: Section, told: dict[tuple[Key, Any], tuple[Found, ...]]) -> 
 def _marks(runs: Sequence[Found], ways: Sequence[Any]) -> tuple[str, ...]:
     marks = [mark_of(ways.index(measured(runs[0])))] if runs else []
     marks += [ON_QUERIES] * any(
-        dig(run, "selection", "select_on") == "query" and dig(run, "selection", "epochs") != 0
+        get_nested(run, "selection", "select_on") == "query"
+        and get_nested(run, "selection", "epochs") != 0
         for run in runs  # without epochs there is nothing to select
     )
     return tuple(filter(None, marks))
@@ -356,12 +358,12 @@ def _state(cell: Cell, told: int, most: int) -> str:
 def _measured(section: Section, told: Sequence[Found]) -> str:
     """What the numbers are."""
     plain = next((one for one in told if measured(one) == section.ways[0]), told[0])
-    ours = dig(plain, "metrics", "conventions") or {}
+    ours = get_nested(plain, "metrics", "conventions") or {}
     seeds = ", ".join(sorted({typed(one.get("seed")) for one in told}, key=_as_number))
     named = [f"{key} {ours[key]}" for key in ("ties", "denominator", "empty") if ours.get(key)]
     return (
         f"{ours.get('metric') or 'mAP'} ({', '.join(named)}), fingerprint "
-        f"{str(dig(plain, 'protocol', 'fingerprint') or '?')[:16]}; "
+        f"{str(get_nested(plain, 'protocol', 'fingerprint') or '?')[:16]}; "
         f"mean ± sd (n − 1) over seeds {seeds}."
     )
 
@@ -375,15 +377,15 @@ def _ours(section: Section, told: Sequence[Found]) -> list[str]:
     if not told:
         return []
     facts = {
-        "epochs": {dig(run, "selection", "epochs") for run in told},
-        "batch size": {dig(run, "training", "batch_size") for run in told},
+        "epochs": {get_nested(run, "selection", "epochs") for run in told},
+        "batch size": {get_nested(run, "training", "batch_size") for run in told},
     }
     said = [
         f"{name} {', '.join(map(str, sorted(values - {None})))}"
         for name, values in facts.items()
         if values - {None}
     ]
-    early = sum(bool(dig(run, "selection", "stopped_early")) for run in told)
+    early = sum(bool(get_nested(run, "selection", "stopped_early")) for run in told)
     said += [f"{early} of {len(told)} runs stopped early"] * bool(early)
     said += _ruled(section)
     for name, fixed in section.fixed.items():
@@ -445,7 +447,9 @@ def _theirs(section: Section, cells: Sequence[Entry]) -> list[str]:
         if key_of(section, row) in found.notes
     ]
     said = [f"Published: {found.source} ({found.told()}). Δ: ours less theirs."]
-    metrics = {dig(run, "metrics", "conventions", "metric") for one in cells for run in one.told}
+    metrics = {
+        get_nested(run, "metrics", "conventions", "metric") for one in cells for run in one.told
+    }
     other = elsewhere(section)
     if metrics - {None, found.metric}:
         ours = ", ".join(sorted(map(str, metrics - {None, found.metric})))

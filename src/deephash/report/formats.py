@@ -20,8 +20,8 @@ from deephash.report.cells import (
 )
 from deephash.report.grid import Key, Section
 from deephash.report.published import published
-from deephash.report.rows import dig
 from deephash.utils.formatting import typed
+from deephash.utils.nested import get_nested
 
 NONE = "—"
 
@@ -240,8 +240,8 @@ def _tex_cell(entry: Entry | None, digits: int) -> str:
 def _csv_line(section: Section, row: Key, column: Any, entry: Entry) -> dict[str, Any]:
     cell, runs = section.cells[row, column], entry.told
     theirs = published(section.layout.published, section.place[0])
-    prints = [str(dig(run, "protocol", "fingerprint") or "") for run in runs]
-    told = [dig(run, "metrics", "conventions") or {} for run in runs]
+    prints = [str(get_nested(run, "protocol", "fingerprint") or "") for run in runs]
+    told = [get_nested(run, "metrics", "conventions") or {} for run in runs]
     named = [
         " ".join(
             [str(one.get("metric")), *(f"{key}={one[key]}" for key in ("ties", "denominator",
@@ -249,7 +249,7 @@ def _csv_line(section: Section, row: Key, column: Any, entry: Entry) -> dict[str
         )
         for one in told
     ]  # fmt: skip
-    on = [str(dig(run, "selection", "select_on") or "") for run in runs]
+    on = [str(get_nested(run, "selection", "select_on") or "") for run in runs]
     states = [job.state if job.report is None else "finished" for job in cell.jobs]
     line = {
         "sweeps": "+".join(section.sweeps),

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from deephash.report.rows import Found, dig, is_number
+from deephash.report.rows import Found, is_number
 from deephash.report.table import measured
 from deephash.utils.formatting import all_typed, typed
+from deephash.utils.nested import get_nested
 
 BITS, SEED = "model.nbit", "seed"
 PLACE = ("dataset", "dataset.protocol")
@@ -183,7 +184,7 @@ def _by_fingerprint(
 
 def fingerprint_of(job: Job) -> str:
     """The fingerprint of the data of a finished run; empty if nothing says it."""
-    return str(dig(job.report or {}, "protocol", "fingerprint") or "")
+    return str(get_nested(job.report or {}, "protocol", "fingerprint") or "")
 
 
 def _section(

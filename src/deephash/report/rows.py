@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from deephash.report.figures.canvas import shorten
 from deephash.report.table import label, measured
+from deephash.utils.nested import get_nested
 
 Found = Mapping[str, Any]
 """What was found of a run, as in ``evaluation.json``."""
@@ -43,13 +44,15 @@ class Row:
 
     def value(self, *path: str) -> tuple[float, float]:
         """A number's mean over the seeds, and its deviation (n - 1); nan for what there is not."""
-        values = [value for value in (dig(run, *path) for run in self.runs) if is_number(value)]
+        values = [
+            value for value in (get_nested(run, *path) for run in self.runs) if is_number(value)
+        ]
         mean = statistics.fmean(values) if values else math.nan
         return mean, statistics.stdev(values) if len(values) > 1 else math.nan
 
     def line(self, *path: str) -> Floats:
         """The mean over the seeds of a list of numbers; nan where a run has none."""
-        found = [dig(run, *path) for run in self.runs]
+        found = [get_nested(run, *path) for run in self.runs]
         lists = [floats(values) for values in found if isinstance(values, list) and values]
         alike = [values for values in lists if len(values) == len(lists[0])]
         return np.mean(alike, axis=0) if alike else np.empty(0)
@@ -60,7 +63,7 @@ class Row:
             {
                 int(cut)
                 for run in self.runs
-                for cut, value in (dig(run, *path) or {}).items()
+                for cut, value in (get_nested(run, *path) or {}).items()
                 if str(cut).isdecimal() and is_number(value)
             }
         )
@@ -125,20 +128,13 @@ def differences(rows: Sequence[Row]) -> dict[str, str]:
 
 def bits(one: Found) -> int:
     """The number of bits; 0 if nothing tells."""
-    value = one.get("nbit") or dig(one, "metrics", "nbit")
+    value = one.get("nbit") or get_nested(one, "metrics", "nbit")
     return int(value) if is_number(value) else 0
-
-
-def dig(values: Any, *path: str) -> Any:
-    """What lies at a path of keys, None if there is nothing."""
-    for key in path:
-        values = values.get(key) if isinstance(values, Mapping) else None
-    return values
 
 
 def note_of(one: Found) -> str:
     """The sentence of a run that was measured without labels; empty for others."""
-    return str(dig(one, "metrics", "note") or "")
+    return str(get_nested(one, "metrics", "note") or "")
 
 
 def without_labels(runs: Iterable[Found]) -> str:
@@ -163,13 +159,16 @@ def floats(values: Sequence[Any]) -> Floats:
 def unlike(one: Found, plain: Found) -> str:
     """What differs between a run and another, whose values stand in brackets."""
     told = [
-        (key, dig(one, "protocol", key), dig(plain, "protocol", key))
+        (key, get_nested(one, "protocol", key), get_nested(plain, "protocol", key))
         for key in ("dataset", "protocol", "split_seed")
     ]
     if all(value == other for _, value, other in told[:2]):
         sizes = ("num_classes", "num_train", "num_queries", "num_database")
-        told += [(key, dig(one, "protocol", key), dig(plain, "protocol", key)) for key in sizes]
-    prints = [str(dig(run, "protocol", "fingerprint") or "?")[:8] for run in (one, plain)]
+        told += [
+            (key, get_nested(one, "protocol", key), get_nested(plain, "protocol", key))
+            for key in sizes
+        ]
+    prints = [str(get_nested(run, "protocol", "fingerprint") or "?")[:8] for run in (one, plain)]
     told.append(("fingerprint", prints[0], prints[1]))
     said = [_conventions(run) for run in (one, plain)]
     told += [(key, said[0].get(key), said[1].get(key)) for key in {**said[0], **said[1]}]
@@ -180,9 +179,9 @@ def unlike(one: Found, plain: Found) -> str:
 
 def _conventions(one: Found) -> dict[str, Any]:
     """The conventions that a mAP depends on, without a cut at the whole database."""
-    told = dict(dig(one, "metrics", "conventions") or {})
+    told = dict(get_nested(one, "metrics", "conventions") or {})
     told.pop("family", None)
-    if told.get("top") == dig(one, "metrics", "database"):
+    if told.get("top") == get_nested(one, "metrics", "database"):
         told.pop("top", None)
     return {key: value for key, value in told.items() if value is not None}
 
@@ -205,7 +204,7 @@ def _names(found: Sequence[Found]) -> list[str]:
         " ".join([*pieces[:1], *(it for it in pieces[1:] if it not in shared[measured(one)])])
         for one, pieces in zip(found, told, strict=True)
     ]
-    datasets = [str(dig(one, "protocol", "dataset") or "?") for one in found]
+    datasets = [str(get_nested(one, "protocol", "dataset") or "?") for one in found]
     if len(set(datasets)) > 1:
         names = [f"{dataset}: {name}" for dataset, name in zip(datasets, names, strict=True)]
     checkpoints = [str(one.get("checkpoint") or "?").removesuffix(".pt") for one in found]

@@ -28,6 +28,7 @@ from deephash.utils import program
 from deephash.utils.files import MANIFEST, make_folder, write_json, write_text
 from deephash.utils.formatting import clock, number
 from deephash.utils.locks import Lock
+from deephash.utils.nested import get_nested
 from deephash.utils.run_paths import ERROR
 
 log = logging.getLogger("deephash")
@@ -313,8 +314,7 @@ def value_of(job: Planned, key: str) -> Any:
     node: Any = job.cfg.plain
     if key.partition(".")[0] in resolve.SEATS:  # folded into the method
         node = job.cfg.method.plain
-    for part in key.split("."):
-        node = node.get(part) if isinstance(node, Mapping) else None
+    node = get_nested(node, *key.split("."))
     return typed.get(key) if node is None or isinstance(node, Mapping | list) else node
 
 

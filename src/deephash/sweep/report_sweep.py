@@ -15,7 +15,6 @@ from deephash.report.grid import Job, Layout, Section, Sweep, chosen, sections
 from deephash.report.pages.base import shown
 from deephash.report.pages.sweep import counts, damaged_jobs, tables_of
 from deephash.report.reading import read_manifest
-from deephash.report.rows import dig
 from deephash.runs.folder import RunFolder
 from deephash.runs.status import State, epochs_done, reason, state_of
 from deephash.sweep.paired import paired
@@ -32,6 +31,7 @@ from deephash.utils.files import (
     write_json,
 )
 from deephash.utils.formatting import all_typed, typed
+from deephash.utils.nested import get_nested
 
 SUMMARY = "summary.json"
 
@@ -163,10 +163,10 @@ def _conditions(run: RunFolder) -> dict[str, str]:
         configuration = run.config()
     except (TrainingError, FileError):
         return {}
-    values = {name: dig(configuration, *key.split(".")) for name, key in CONDITIONS.items()}
-    target = str(dig(configuration, "backbone", "_target_") or "").rpartition(".")[2]
+    values = {name: get_nested(configuration, *key.split(".")) for name, key in CONDITIONS.items()}
+    target = str(get_nested(configuration, "backbone", "_target_") or "").rpartition(".")[2]
     values["backbone"] = values["backbone"] or target.lower() or None
-    if dig(configuration, "optimizer") is None:  # fitted in closed form: nothing is selected
+    if get_nested(configuration, "optimizer") is None:  # fitted in closed form: nothing is selected
         values |= dict.fromkeys(("epochs", "learning rate", "weight decay", "selection"))
     return {name: "-" if value is None else shown(value) for name, value in values.items()}
 

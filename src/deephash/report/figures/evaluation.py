@@ -29,7 +29,8 @@ from deephash.report.figures.panels import (
     over_bits,
     sample,
 )
-from deephash.report.rows import Floats, Row, dig, floats
+from deephash.report.rows import Floats, Row, floats
+from deephash.utils.nested import get_nested
 
 Array = npt.NDArray[Any]
 
@@ -95,8 +96,8 @@ def figures_of(rows: Sequence[Row]) -> list[Drawing]:
 
 def map_over_bits(rows: Sequence[Row]) -> Drawing | None:
     """Fig. 5: mAP over the number of bits; bars if there is only one."""
-    metric = str(dig(rows[0].runs[0], "metrics", "conventions", "metric") or "mAP")
-    told = [dig(rows[0].runs[0], "metrics", "conventions", key) for key in CONVENTIONS]
+    metric = str(get_nested(rows[0].runs[0], "metrics", "conventions", "metric") or "mAP")
+    told = [get_nested(rows[0].runs[0], "metrics", "conventions", key) for key in CONVENTIONS]
     named = ", ".join(
         f"{key} {value}" for key, value in zip(CONVENTIONS, told, strict=True) if value
     )
@@ -333,7 +334,7 @@ def bits(rows: Sequence[Row]) -> Drawing | None:
         return finish(figure, "bits", title, caption, rows, handles)
 
     def ordered(row: Row) -> Line:
-        each = [floats(dig(run, *path)) for run in row.runs if dig(run, *path)]
+        each = [floats(get_nested(run, *path)) for run in row.runs if get_nested(run, *path)]
         share = np.mean([np.sort(one) for one in each if len(one) == len(each[0])], axis=0)
         return np.arange(1.0, len(share) + 1), share, np.full(len(share), np.nan)
 
@@ -430,7 +431,7 @@ def _pairs(rows: Sequence[Row]) -> str:
         "arrow goes from the mean of the pairs that share a label to the mean of those that share "
         "none: the separability, in bits (Eq. 23)."
     )
-    told = [dig(run, "metrics", "codes", "histograms") for row in rows for run in row.runs]
+    told = [get_nested(run, "metrics", "codes", "histograms") for row in rows for run in row.runs]
     drawn = {one.get("seed") for one in told if one and one.get("seed") is not None}
     if not drawn:
         return caption

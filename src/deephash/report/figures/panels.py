@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deephash.report.figures.canvas import GREY, Drawing, Look, broken, legend, sheet
-from deephash.report.rows import Floats, Row, differences, dig
+from deephash.report.rows import Floats, Row, differences
+from deephash.utils.nested import get_nested
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -254,7 +255,7 @@ def finish(
 def facts(rows: Sequence[Row], spread: bool) -> str:
     """How many queries, images and seeds: what every caption says of its numbers."""
     sizes = {
-        (dig(run, "metrics", "queries"), dig(run, "metrics", "database"))
+        (get_nested(run, "metrics", "queries"), get_nested(run, "metrics", "database"))
         for row in rows
         for run in row.runs
     }

@@ -13,8 +13,9 @@ from deephash.report.figures.canvas import Drawing, sheet
 from deephash.report.figures.panels import by_doublings, draw_points, finish, sample
 from deephash.report.grid import BITS, Key, Section, end
 from deephash.report.published import published
-from deephash.report.rows import Row, dig, is_number
+from deephash.report.rows import Row, is_number
 from deephash.utils.formatting import typed
+from deephash.utils.nested import get_nested
 
 PALER = {"linestyle": (0, (4, 2)), "markerfacecolor": "white", "alpha": 0.5, "linewidth": 1.1}
 """What is published: in the colour of ours, dashed and hollow."""
@@ -64,7 +65,7 @@ def trend(section: Section) -> Drawing | None:
     if any(point.published is not None for point in points):
         handles["published"] = sample(**PALER)
     _axis_of(panel, section, key, values, numeric)
-    metric = str(dig(rows[0].runs[0], "metrics", "conventions", "metric") or "mAP")
+    metric = str(get_nested(rows[0].runs[0], "metrics", "conventions", "metric") or "mAP")
     panel.set_ylabel(metric)
     name = re.sub(r"[^A-Za-z0-9]+", "-", "-".join(["+".join(section.sweeps), section.title]))
     name = name[:LONGEST].strip("-")

@@ -18,7 +18,6 @@ from deephash.report.rows import (
     Found,
     Row,
     differences,
-    dig,
     is_number,
     note_of,
     rows_of_runs,
@@ -27,6 +26,7 @@ from deephash.report.rows import (
 )
 from deephash.utils.files import make_folder, make_subfolder, remove, write_json, write_text
 from deephash.utils.formatting import number
+from deephash.utils.nested import get_nested
 
 NAMES = (
     "map",
@@ -192,8 +192,8 @@ def _page_of_several(rows: Sequence[Row]) -> dict[str, Any]:
         "ways": [
             (
                 f"Measured as {mark}" if mark else "Measured on, and how",
-                rows_of(dig(run, "protocol") or {})
-                + rows_of(dig(run, "metrics", "conventions") or {}),
+                rows_of(get_nested(run, "protocol") or {})
+                + rows_of(get_nested(run, "metrics", "conventions") or {}),
             )
             for mark, run in ways.items()
         ],
@@ -201,7 +201,7 @@ def _page_of_several(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _metric(rows: Sequence[Row]) -> str:
-    return str(dig(rows[0].runs[0], "metrics", "conventions", "metric") or "mAP")
+    return str(get_nested(rows[0].runs[0], "metrics", "conventions", "metric") or "mAP")
 
 
 def _headlines(rows: Sequence[Row]) -> Table:
@@ -233,11 +233,11 @@ def _runs(rows: Sequence[Row]) -> Table:
             row.label,
             str(row.nbit),
             shown(run.get("seed")),
-            number(dig(run, "metrics", "map")) + (f" {row.mark}" if row.mark else ""),
-            shown(dig(run, "metrics", "queries")),
-            shown(dig(run, "metrics", "database")),
+            number(get_nested(run, "metrics", "map")) + (f" {row.mark}" if row.mark else ""),
+            shown(get_nested(run, "metrics", "queries")),
+            shown(get_nested(run, "metrics", "database")),
             shown(run.get("checkpoint")),
-            str(dig(run, "protocol", "fingerprint") or "-")[:12],
+            str(get_nested(run, "protocol", "fingerprint") or "-")[:12],
         ]
         for row in rows
         for run in row.runs
@@ -274,14 +274,15 @@ def _numbers(rows: Sequence[Row]) -> dict[str, Any]:
                 "mark": row.mark,
                 "nbit": row.nbit,
                 "seeds": [run.get("seed") for run in row.runs],
-                "fingerprint": dig(row.runs[0], "protocol", "fingerprint"),
-                "conventions": dig(row.runs[0], "metrics", "conventions"),
+                "fingerprint": get_nested(row.runs[0], "protocol", "fingerprint"),
+                "conventions": get_nested(row.runs[0], "metrics", "conventions"),
                 "metrics": means,
                 "runs": [
                     {
                         **{key: run.get(key) for key in ("name", "run", "seed", "checkpoint")},
                         "metrics": {
-                            ".".join(path): dig(run, "metrics", *path) for path in _paths(run)
+                            ".".join(path): get_nested(run, "metrics", *path)
+                            for path in _paths(run)
                         },
                     }
                     for run in row.runs
@@ -301,7 +302,7 @@ def _paths(run: Found) -> Iterable[tuple[str, ...]]:
             elif is_number(value):
                 yield (*path, str(name))
 
-    metrics = dig(run, "metrics") or {}
+    metrics = get_nested(run, "metrics") or {}
     return walk({key: value for key, value in metrics.items() if key != "conventions"}, ())
 
 
@@ -310,7 +311,7 @@ def _said(row: Row, path: tuple[str, ...]) -> str:
     mean, deviation = row.value("metrics", *path)
     if not math.isfinite(mean):
         return "-"
-    if all(isinstance(dig(run, "metrics", *path), int) for run in row.runs):
+    if all(isinstance(get_nested(run, "metrics", *path), int) for run in row.runs):
         text = f"{mean:,.0f}" if mean == round(mean) else f"{mean:,.1f}"
     else:
         text = number(mean) if abs(mean) < 10 else f"{mean:,.2f}"
@@ -345,9 +346,9 @@ def _cuts(metrics: Mapping[str, Any]) -> Table:
         "recall@N": metrics.get("recall_at"),
         "hit rate@N": metrics.get("hit_rate_at"),
         "mAP@N": metrics.get("map_at"),
-        "ACG@N": dig(metrics, "graded", "acg_at"),
-        "NDCG@N": dig(metrics, "graded", "ndcg_at"),
-        "wMAP@N": dig(metrics, "graded", "wmap_at"),
+        "ACG@N": get_nested(metrics, "graded", "acg_at"),
+        "NDCG@N": get_nested(metrics, "graded", "ndcg_at"),
+        "wMAP@N": get_nested(metrics, "graded", "wmap_at"),
     }
     columns = {
         name: values
@@ -355,7 +356,7 @@ def _cuts(metrics: Mapping[str, Any]) -> Table:
         if values and any(value is not None for value in values.values())
     }
     cuts = sorted({str(cut) for values in columns.values() for cut in values}, key=_as_cut)
-    gain = dig(metrics, "graded", "gain")
+    gain = get_nested(metrics, "graded", "gain")
     title = "By the number N of images returned" + (f"; gain of NDCG: {gain}" if gain else "")
     lines = [
         [f"{int(cut):,}" if cut.isdecimal() else cut]
@@ -371,11 +372,11 @@ def _as_cut(cut: str) -> tuple[int, str]:
 
 def _lists(metrics: Mapping[str, Any]) -> list[Table]:
     """The numbers behind the curves and the histograms."""
-    ones = dig(metrics, "codes", "bits", "ones")
-    histograms = dig(metrics, "codes", "histograms") or {}
+    ones = get_nested(metrics, "codes", "bits", "ones")
+    histograms = get_nested(metrics, "codes", "histograms") or {}
     length = max(len(histograms.get(kind) or []) for kind in ("intra", "inter"))
     by_distance = {"distance": list(range(length)), **histograms}
-    pairs = dig(metrics, "codes", "distances", "share") or []
+    pairs = get_nested(metrics, "codes", "distances", "share") or []
     by_bit = {"bit": list(range(1, len(ones or []) + 1)), "share of ones": ones}
     return [
         _columns("By Hamming radius", metrics.get("pr_curve") or {}),

@@ -30,10 +30,11 @@ from deephash.report.grid import Job, Section, Sweep
 from deephash.report.pages.base import Rows, render, rows_of, shown
 from deephash.report.pairs import Pairs
 from deephash.report.published import published
-from deephash.report.rows import Found, dig, is_number
+from deephash.report.rows import Found, is_number
 from deephash.report.table import measured
 from deephash.utils.files import make_folder, make_subfolder, write_text
 from deephash.utils.formatting import clock
+from deephash.utils.nested import get_nested
 
 STATES = ("finished", "running", "failed", "damaged", "interrupted", "waiting")
 
@@ -197,7 +198,7 @@ def _page(
 ) -> dict[str, Any]:
     states, jobs = counts(sweeps), _jobs(sweeps)
     reports = [job.report for job in jobs if job.report is not None]
-    seconds = [dig(report, "training", "seconds") for report in reports]
+    seconds = [get_nested(report, "training", "seconds") for report in reports]
     spent = sum(value for value in seconds if is_number(value))
     return {
         "title": title_of(sweeps),
@@ -214,7 +215,7 @@ def _page(
         "failures": [(job.run, job.error or "no account of it was left")
                      for job in jobs if state_of(job) in ("failed", "damaged")],
         "ways": _ways(reports),
-        "environment": _merged([dig(report, "environment") or {} for report in reports]),
+        "environment": _merged([get_nested(report, "environment") or {} for report in reports]),
     }  # fmt: skip
 
 
@@ -255,9 +256,9 @@ def _ways(reports: Sequence[Found]) -> list[tuple[str, Rows]]:
     told: list[tuple[str, Rows]] = []
     first: dict[str, Rows] = {}
     for one in ways.values():
-        protocol = dict(dig(one, "protocol") or {})
+        protocol = dict(get_nested(one, "protocol") or {})
         protocol.pop("skipped", None)
-        rows = rows_of(protocol) + rows_of(dig(one, "metrics", "conventions") or {})
+        rows = rows_of(protocol) + rows_of(get_nested(one, "metrics", "conventions") or {})
         title = f"{protocol.get('dataset')}, {protocol.get('protocol')}"
         if title in first:
             told.append((f"{title}: other runs", [row for row in rows if row not in first[title]]))
