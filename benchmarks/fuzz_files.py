@@ -43,7 +43,7 @@ from deephash.config.overrides import parse_all
 from deephash.data.archives.csvfile import Csv
 from deephash.data.catalogue import Catalogue
 from deephash.data.ground_truth import read_ground_truth
-from deephash.data.image_cache.cache import cached, entries
+from deephash.data.image_cache.cache import load_pixels, pixel_entries
 from deephash.data.image_cache.entries import Content
 from deephash.data.sources.feature_formats import write_features
 from deephash.data.sources.features import Features
@@ -443,7 +443,7 @@ class Sound:
             Path("/images"), [(one, 9, 5) for one in ids], {"decode": "plain"}, 2
         )
         (self.folder / "cache").mkdir()
-        cached(self.content, _decode, folder=self.folder / "cache")
+        load_pixels(self.content, _decode, folder=self.folder / "cache")
 
     def _writers(self) -> dict[str, Callable[[Path, Mapping[str, Any]], None]]:
         def npy(path: Path, arrays: Mapping[str, Any]) -> None:
@@ -564,7 +564,7 @@ class Sound:
 
     def cached(self, folder: Path) -> None:
         """Decoded images: a damaged entry is made anew."""
-        pixels, _ = cached(self.content, _decode, folder=folder)
+        pixels, _ = load_pixels(self.content, _decode, folder=folder)
         assert pixels.shape == self.content.shape
 
     def encoded(self, folder: Path) -> None:
@@ -583,7 +583,7 @@ class Sound:
         npzs = (npz_changed,) * 3 + (npz_repacked, bytes_changed)
         texts, tensors = (text_changed, text_changed, bytes_changed), (tensors_changed,) * 4 + (
             bytes_changed,)  # fmt: skip
-        entry = entries(self.folder / "cache")[0].name
+        entry = pixel_entries(self.folder / "cache")[0].name
 
         def loaded(folder: Path) -> None:
             for mmap in (True, False):

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from deephash.data.catalogue import ImageSet, one_hot
-from deephash.data.datamodule import DataModule, ahead
+from deephash.data.datamodule import DataModule
+from deephash.data.input_loader import prefetch
 from deephash.data.lazy_arrays import Stacked
 from deephash.data.splits.protocols import PerClass, Split
 from deephash.data.transforms import Pipeline, RandomHorizontalFlip, RandomShift
@@ -128,7 +129,7 @@ def test_pixels_too_large_for_the_device_are_gathered_ahead(data):
     """The path of a large set on a GPU, walked on the CPU."""
     apart = module()
     apart.setup("cpu")
-    apart._resident = False
+    apart.loader.resident = False
     for mine, other in zip(data.train(0), apart.train(0), strict=True):
         assert torch.equal(mine.images, other.images)
     assert next(apart.train(0)).index.tolist() == next(data.train(0)).index.tolist()
@@ -153,7 +154,7 @@ def test_facts_and_expected(data):
     message = str(caught.value)
     assert "num_train should be 21 and is 20" in message
     assert "num_queries should be 9 and is 8" in message
-    assert "lines is no fact" in message and "fingerprint should be zz" in message
+    assert "lines is not a fact" in message and "fingerprint should be zz" in message
     assert "num_database should" not in message
 
 
@@ -350,11 +351,11 @@ def test_batches_made_ahead_come_in_order_and_no_more_than_wanted():
         return batch
 
     batches = list(torch.arange(20))
-    assert [int(one) for one in ahead(make, batches, threads=2)] == list(range(20))
-    assert [int(one) for one in ahead(make, batches[:3], threads=2)] == [0, 1, 2]
-    assert list(ahead(make, [], threads=2)) == []
+    assert [int(one) for one in prefetch(make, batches, threads=2)] == list(range(20))
+    assert [int(one) for one in prefetch(make, batches[:3], threads=2)] == [0, 1, 2]
+    assert list(prefetch(make, [], threads=2)) == []
     begun.clear()
-    coming = ahead(make, batches, threads=2)
+    coming = prefetch(make, batches, threads=2)
     next(coming)
     coming.close()
     assert len(begun) <= 6
@@ -363,7 +364,7 @@ def test_batches_made_ahead_come_in_order_and_no_more_than_wanted():
         raise DataError("no such image")
 
     with pytest.raises(DataError, match="no such image"):
-        list(ahead(fail, batches, threads=2))
+        list(prefetch(fail, batches, threads=2))
 
 
 def test_features_are_batches_too():

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from deephash.data import decoding
-from deephash.data.decoding import Budget, Decoder, Exact, File, Square, to_rgb
+from deephash.data.decoding import Decoder, Exact, File, PixelBudget, Square, to_rgb
 from deephash.data.image_cache.builder import Unreadable
 from deephash.data.sources.basic import Folder
 from deephash.errors import DataError
@@ -279,7 +279,7 @@ def test_a_declared_size_that_costs_gigabytes_is_refused(tmp_path):
 
 
 def test_images_in_work_share_a_budget_of_pixels():
-    budget, order = Budget(10), []
+    budget, order = PixelBudget(10), []
     with budget.use(6):
         late = threading.Thread(target=lambda: [budget.use(50).__enter__(), order.append("late")])
         late.start()

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from deephash.data import datamodule, feature_store
+from deephash.data import feature_store, served_features
+from deephash.data.cache_folder import remove_stale
 from deephash.data.datamodule import DataModule
-from deephash.data.feature_store import FeatureStore, entries, map_private, sweep
+from deephash.data.feature_store import FeatureStore, feature_entries, read_features_private
 from deephash.data.sources.basic import Digits
 from deephash.data.splits.protocols import PerClass
 from deephash.data.transforms import Normalize, Pipeline, RandomHorizontalFlip, RandomShift
@@ -24,7 +25,7 @@ FLIP = [{"_target_": "RandomHorizontalFlip"}]
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
-    monkeypatch.setattr(feature_store, "SECONDS", 0.0)
+    monkeypatch.setattr(feature_store, "MIN_SECONDS", 0.0)
     return FeatureStore(tmp_path / "cache", {"weights": "0123"})
 
 
@@ -74,7 +75,7 @@ def test_features_are_those_of_the_images_with_and_without_the_store(store):
             assert batch.images.shape == (32, 1, WIDTH)
             torch.testing.assert_close(batch.flat(), rows)
     assert features.computed == 0
-    assert len(entries(store.folder)) == 1
+    assert len(feature_entries(store.folder)) == 1
 
 
 def test_what_images_are_is_in_the_key(store):
@@ -92,7 +93,7 @@ def test_what_images_are_is_in_the_key(store):
     other = digits()
     other.name = "the same images under another name"
     assert served(other, store).computed == 0
-    assert len(entries(store.folder)) == 5
+    assert len(feature_entries(store.folder)) == 5
 
 
 def test_a_pipeline_of_unknown_settings_is_not_kept(store):
@@ -104,14 +105,14 @@ def test_a_pipeline_of_unknown_settings_is_not_kept(store):
 
 
 def test_quick_work_is_not_kept(store, monkeypatch):
-    monkeypatch.setattr(feature_store, "SECONDS", 10.0)
+    monkeypatch.setattr(feature_store, "MIN_SECONDS", 10.0)
     assert served(digits(), store).computed == 1797
     assert not store.folder.exists()
 
 
 def test_work_is_kept_that_takes_long(store, monkeypatch):
     """The time of the second batch counts, since the first one warms up."""
-    monkeypatch.setattr(feature_store, "SECONDS", 10.0)
+    monkeypatch.setattr(feature_store, "MIN_SECONDS", 10.0)
 
     def blocks(seconds):
         def made(start):
@@ -123,7 +124,7 @@ def test_work_is_kept_that_takes_long(store, monkeypatch):
 
     for name, seconds, kept in (("a", (0.2, 0.0, 0.0), 0), ("b", (0.0, 0.11, 0.0), 1)):
         rows, computed = store.load({"name": name}, 1000, 2, blocks(seconds))
-        assert (computed, len(entries(store.folder))) == (1000, kept)
+        assert (computed, len(feature_entries(store.folder))) == (1000, kept)
         assert torch.equal(rows[:, 0], torch.arange(1000).div(10, rounding_mode="floor").float())
 
 
@@ -165,7 +166,7 @@ def test_of_several_processes_one_computes(store):
     for thread in threads:
         thread.join()
     assert sorted(results) == [0, 0, 4]
-    assert [path.name for path in store.folder.iterdir()] == [entries(store.folder)[0].name]
+    assert [path.name for path in store.folder.iterdir()] == [feature_entries(store.folder)[0].name]
 
 
 def test_files_that_cannot_be_locked(store, monkeypatch):
@@ -203,13 +204,13 @@ def test_parts_that_nobody_goes_on_with_are_removed(tmp_path):
     for path in (*tmp_path.rglob("*"),):
         if path.name != "features-new":
             os.utime(path, (0, 0))
-    sweep(tmp_path)
+    remove_stale(feature_store._unfinished(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["features-new", "features-whole"]
 
 
 def test_what_is_written_to_a_mapped_array_stays_in_memory(tmp_path):
     np.save(tmp_path / "a.npy", np.arange(6.0).reshape(2, 3))
-    mapped = map_private(tmp_path / "a.npy")
+    mapped = read_features_private(tmp_path / "a.npy")
     mapped[:] = 7
     assert np.load(tmp_path / "a.npy").tolist() == [[0, 1, 2], [3, 4, 5]]
 
@@ -220,7 +221,7 @@ def test_more_than_fits_is_gathered_from_the_disk(store):
     data = digits(["train", "flipped"])
     data.resident_limit_bytes = 1000
     served(data, store, draws=2)
-    assert len(entries(store.folder)) == 2
+    assert len(feature_entries(store.folder)) == 2
     for one, two in zip(expected.train(1), data.train(1), strict=True):
         assert torch.equal(one.images, two.images)
     assert digits().serve_features(Network(), WIDTH, True) is not None
@@ -259,9 +260,11 @@ def test_why_features_are_not_served_is_logged_once(store, caplog):
 
 def test_pixels_are_read_once_for_each_set_of_rows(store, monkeypatch):
     seen = []
-    plain = datamodule.digest_of_rows
+    plain = served_features.digest_of_rows
     monkeypatch.setattr(
-        datamodule, "digest_of_rows", lambda *given: seen.append(len(given[1])) or plain(*given)
+        served_features,
+        "digest_of_rows",
+        lambda *given: seen.append(len(given[1])) or plain(*given),
     )
     served(digits(["weak", "strong"]), store, draws=2)
     assert sorted(seen) == [200, 1797]
@@ -323,7 +326,7 @@ def test_fixed_views_do_not_depend_on_the_seed_and_choices_do(store):
 @pytest.mark.parametrize("batch", [1, 100, 300, 5000])
 def test_fixed_views_do_not_depend_on_the_size_of_a_batch(monkeypatch, batch):
     """To the last bit as images; features up to rounding."""
-    monkeypatch.setattr(datamodule, "BLOCK", 128)
+    monkeypatch.setattr(served_features, "FIXED_VIEW_BLOCK", 128)
     found = []
     for size in (64, batch):
         views = []
@@ -347,7 +350,7 @@ def test_pipelines_of_two_names_have_draws_of_their_own(store):
     weak, strong = rows_of(data, "weak"), rows_of(data, "strong")
     assert not torch.equal(weak, strong)
     assert not torch.equal(weak[0], weak[1])
-    assert len(entries(store.folder)) == 3
+    assert len(feature_entries(store.folder)) == 3
 
 
 def test_each_fixed_view_is_one_that_the_pipeline_makes():
@@ -383,7 +386,7 @@ def test_interrupted_fixed_views_go_on_with_the_same_draws(store, monkeypatch):
 
 def test_notes_are_read_by_people(store):
     served(digits(), store)
-    (entry,) = entries(Path(store.folder))
+    (entry,) = feature_entries(Path(store.folder))
     notes = (entry / "features.json").read_text()
     assert '"remarks": {"dataset": "digits"}' in " ".join(notes.split()).replace("{ ", "{").replace(
         " }", "}"

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deephash.data import lazy_arrays
-from deephash.data.lazy_arrays import Selected, Undecoded, take
+from deephash.data.lazy_arrays import Selected, Undecoded, select_rows
 from deephash.errors import DataError
 
 COUNT = 12
@@ -61,7 +61,7 @@ def test_it_is_indexed_like_an_array(way, data):
 
 def test_only_what_is_asked_for_is_decoded():
     asked = []
-    found = take(undecoded(asked), np.arange(3, 9))
+    found = select_rows(undecoded(asked), np.arange(3, 9))
     assert asked == []
     found[[1, 4]]
     assert sorted(asked) == [4, 7]
@@ -79,14 +79,14 @@ def test_an_unreadable_file_is_told_when_it_is_asked_for():
 @given(rows=st.sets(st.integers(0, COUNT - 1)).map(lambda rows: np.array(sorted(rows), np.int64)))
 def test_taking_rows(rows):
     for inputs in (ARRAY, undecoded(), Selected(ARRAY, np.arange(COUNT))):
-        assert np.array_equal(take(inputs, rows)[:], ARRAY[rows])
+        assert np.array_equal(select_rows(inputs, rows)[:], ARRAY[rows])
 
 
 def test_rows_that_lie_together_are_a_view_and_many_others_are_not_copied(monkeypatch):
-    assert np.shares_memory(take(ARRAY, np.arange(2, 5)), ARRAY)
-    copied = take(ARRAY, np.array([2, 5]))
+    assert np.shares_memory(select_rows(ARRAY, np.arange(2, 5)), ARRAY)
+    copied = select_rows(ARRAY, np.array([2, 5]))
     assert isinstance(copied, np.ndarray) and not np.shares_memory(copied, ARRAY)
-    monkeypatch.setattr(lazy_arrays, "COPIED", ARRAY[:2].nbytes - 1)
-    looked_up = take(ARRAY, np.array([2, 5]))
+    monkeypatch.setattr(lazy_arrays, "MAX_COPY_BYTES", ARRAY[:2].nbytes - 1)
+    looked_up = select_rows(ARRAY, np.array([2, 5]))
     assert looked_up.inputs is ARRAY and np.array_equal(looked_up[:], ARRAY[[2, 5]])
-    assert take(ARRAY, np.array([3])).shape == (1, 3, 2, 2)
+    assert select_rows(ARRAY, np.array([3])).shape == (1, 3, 2, 2)

@@ -120,7 +120,7 @@ def test_batches_are_contiguous_and_labels_those_of_their_images(views):
 
 def test_labels_of_very_many_classes_are_made_for_each_batch(monkeypatch):
     rows = list(module("cpu").train(0))
-    monkeypatch.setattr("deephash.data.datamodule.DENSE", 10)
+    monkeypatch.setattr("deephash.data.datamodule.MAX_DENSE_LABELS", 10)
     data = module("cpu")
     for one, other in zip(rows, data.train(0), strict=True):
         assert torch.equal(one.labels, other.labels)

@@ -36,7 +36,7 @@ from tests.recipes import Frozen
 def kept(monkeypatch):
     """Keep features however quickly they are computed."""
     monkeypatch.setattr(targets, "_plugins", ["tests"])
-    monkeypatch.setattr(feature_store, "SECONDS", 0.0)
+    monkeypatch.setattr(feature_store, "MIN_SECONDS", 0.0)
 
 
 def run(tmp_path, name, cfg, **trainer):
@@ -54,7 +54,7 @@ def run(tmp_path, name, cfg, **trainer):
 
 
 def entries(tmp_path):
-    return [path.name for path in feature_store.entries(tmp_path / "cache")]
+    return [path.name for path in feature_store.feature_entries(tmp_path / "cache")]
 
 
 def test_runs_of_other_methods_bits_and_seeds_compute_nothing(tmp_path, capsys):
@@ -238,7 +238,7 @@ def test_a_run_on_kept_features_resumes_to_the_bit(tmp_path):
 def test_a_damaged_entry_is_computed_again(tmp_path, caplog):
     cfg = plain_views(page())
     expected = run(tmp_path, "one", cfg)[0]
-    (entry,) = feature_store.entries(tmp_path / "cache")
+    (entry,) = feature_store.feature_entries(tmp_path / "cache")
     (entry / "features.npy").write_bytes(b"nothing")
     with caplog.at_level(logging.WARNING):
         found, _, seen = run(tmp_path, "two", cfg)

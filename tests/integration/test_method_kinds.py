@@ -262,7 +262,7 @@ def test_a_loss_that_reads_labels_against_its_word_fails(tmp_path):
 
 
 def test_a_loss_that_looks_for_labels_before_training_fails(tmp_path):
-    with pytest.raises(RuntimeError, match=r"data\.labels is not there in label-free training"):
+    with pytest.raises(RuntimeError, match=r"data\.labels is not available in label-free training"):
         train(tmp_path, page(loss="Looking"))
 
 

@@ -51,7 +51,7 @@ def test_class_indices_give_the_numbers_of_rows(tmp_path, monkeypatch):
     data = module(one_hot(np.arange(COUNT) % CLASSES, CLASSES))
     rows, stored_rows = measured(data, tmp_path, "rows.npz")
     assert data.targets([0, 1]).shape == (2, CLASSES)
-    monkeypatch.setattr(datamodule, "DENSE", 0)
+    monkeypatch.setattr(datamodule, "MAX_DENSE_LABELS", 0)
     assert data.targets([0, 8]).tolist() == [0, 1]
     indices, stored = measured(data, tmp_path, "indices.npz")
     assert indices == rows
@@ -63,7 +63,7 @@ def test_class_indices_give_the_numbers_of_rows(tmp_path, monkeypatch):
 def test_images_with_several_labels_or_none_keep_their_rows(kind, monkeypatch):
     labels = one_hot(np.arange(COUNT) % CLASSES, CLASSES).toarray()
     labels[3] = kind == "several"
-    monkeypatch.setattr(datamodule, "DENSE", 0)
+    monkeypatch.setattr(datamodule, "MAX_DENSE_LABELS", 0)
     assert module(labels).targets([0, 3]).shape == (2, CLASSES)
 
 

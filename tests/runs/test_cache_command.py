@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from deephash.data.feature_store import FeatureStore, entries
-from deephash.data.image_cache.cache import cached
+from deephash.data.feature_store import FeatureStore, feature_entries
+from deephash.data.image_cache.cache import load_pixels
 from deephash.data.image_cache.entries import Content
 from deephash.data.sources.feature_formats import PART
 from deephash.errors import ConfigError
@@ -30,7 +30,7 @@ def folder(tmp_path):
     (tmp_path / "photos").mkdir()
     files = [(f"{name}.jpg", 1, 1) for name in "ab"]
     content = Content(tmp_path / "photos", files, {"fit": "test"}, 4)
-    cached(content, lambda path: np.zeros((3, 4, 4), np.uint8), folder=tmp_path / "cache")
+    load_pixels(content, lambda path: np.zeros((3, 4, 4), np.uint8), folder=tmp_path / "cache")
     store = FeatureStore(tmp_path / "cache", NOTES)
     of = {"views": 3, "name": "strong"}
     remarks = {"dataset": "photos"}
@@ -64,7 +64,7 @@ def test_entries_are_removed(folder, remove, left, capsys):
 
 
 def test_one_entry_is_removed_by_its_name(folder, capsys):
-    name = next(one.name for one in entries(folder) if (one / PART).exists())
+    name = next(one.name for one in feature_entries(folder) if (one / PART).exists())
     show_cache(Page(folder, name))
     assert "by resnet50, 16 done  removed" in capsys.readouterr().out
     assert len(list(folder.iterdir())) == 2
@@ -73,7 +73,7 @@ def test_one_entry_is_removed_by_its_name(folder, capsys):
 
 
 def test_what_a_process_writes_stays(folder, capsys):
-    entry = entries(folder)[0]
+    entry = feature_entries(folder)[0]
     with Lock.acquire(entry.with_suffix(".lock")):
         show_cache(Page(folder, entry.name))
     assert "in use: not removed" in capsys.readouterr().out

@@ -8,7 +8,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from scipy.sparse import csr_array
 
-from deephash.data.lazy_arrays import take
+from deephash.data.lazy_arrays import select_rows
 from deephash.errors import DataError
 from deephash.utils.ground_truth import GroundTruth
 
@@ -154,7 +154,7 @@ class ImageSet(Catalogue):
         return len(self.inputs.shape) == 4
 
     def _subset(self, kept: np.ndarray) -> dict[str, Any]:
-        return super()._subset(kept) | {"inputs": take(self.inputs, np.flatnonzero(kept))}
+        return super()._subset(kept) | {"inputs": select_rows(self.inputs, np.flatnonzero(kept))}
 
     @classmethod
     def of(cls, catalogue: Catalogue, inputs: Any, stamp: str | None = None) -> "ImageSet":

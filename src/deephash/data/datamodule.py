@@ -1,16 +1,7 @@
-"""From an image set to batches on the device. Pixels stay uint8 until they are there.
-
-Where pixels lie is decided once. On the device: all of them if they fit, else those that train if
-they fit, since they are seen in every epoch. The rest is gathered batch by batch, some batches
-ahead, by threads: from the memory-mapped cache, from files that are decoded then, or from features.
-"""
+"""Batches of a dataset under a split protocol, on the device."""
 
 import logging
-import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
@@ -18,45 +9,39 @@ import torch
 from torch import Tensor
 
 from deephash.data.catalogue import Catalogue, ImageSet, select_classes
-from deephash.data.feature_store import (
-    FeatureStore,
-    Table,
-    digest_of,
-    digest_of_rows,
-    in_memory,
-)
-from deephash.data.lazy_arrays import Stacked, not_finite, origin
+from deephash.data.feature_store import FeatureStore
+from deephash.data.input_loader import InputLoader
+from deephash.data.lazy_arrays import nonfinite_rows, row_origin
+from deephash.data.served_features import ServedFeatures, compute_features, table_batches
 from deephash.data.sources.basic import Listing, Source
-from deephash.data.sources.feature_formats import CannotWrite
 from deephash.data.splits.base import ROLES, Split
 from deephash.data.splits.protocols import Facts, SplitProtocol, choose_protocol, describe_split
 from deephash.data.transfer import to_device
 from deephash.data.transforms import Pipeline
 from deephash.data.verification.data_warnings import doubts, doubts_of_split
-from deephash.errors import DataError, WriteError
+from deephash.errors import DataError
 from deephash.types import Batch, generator
 from deephash.utils.ground_truth import GroundTruth
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-B = TypeVar("B")
 
-DENSE = 1 << 26  # labels of so many images times classes are rows of 0 and 1
-AHEAD = 4  # threads that gather the next batches
-SHOWN = 5  # examples in an error
-HASHED = 1 << 30  # bytes of pixels in memory up to which they are compared by a digest
-BLOCK = 256  # positions of images whose fixed views are drawn together, whatever the batch size is
+MAX_DENSE_LABELS = 1 << 26
+"""Number of images times classes up to which labels are rows of 0 and 1."""
+
+MAX_EXAMPLES = 5
+"""Examples in an error message."""
 
 
 class WithoutLabels:
-    """A data module as a label-free method sees it: without what the labels are known by.
+    """View of a data module for label-free training, without access to labels.
 
     Args:
-        data: set up.
+        data: a data module that is set up.
 
     Raises:
-        RuntimeError: on the use of ``labels``, ``targets``, ``images`` or ``truth``.
+        RuntimeError: on access to ``labels``, ``targets``, ``images`` or ``truth``.
     """
 
     HIDDEN = ("labels", "targets", "images", "truth")
@@ -65,53 +50,53 @@ class WithoutLabels:
         self._data = data
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_data":  # of a copy that is being made
+        if name == "_data":  # while the object is copied
             raise AttributeError(name)
         if name in self.HIDDEN:
             raise RuntimeError(
-                f"data.{name} is not there in label-free training: the loss (or method) declares"
-                " labels = False. Declare labels = True there, or do not read it."
+                f"data.{name} is not available in label-free training: the loss (or method)"
+                " declares labels = False. Declare labels = True there, or do not read it."
             )
         return getattr(self._data, name)
 
 
 class DataModule:
-    """A dataset under a protocol, as batches.
+    """A dataset under a split protocol, as batches.
 
-    Everything random is derived from `seed` and the epoch alone, so an epoch can be replayed
-    without those before it. The seed of the split is the protocol's own.
+    All randomness is derived from `seed` and the epoch, so an epoch can be replayed without those
+    before it. The protocol has its own seed for the split.
 
     Args:
-        name: of the dataset, for the record.
+        name: name of the dataset, for reports.
         source: where the images come from.
         protocol: how they are split.
-        protocol_name: of the protocol, for the record.
+        protocol_name: name of the protocol, for reports.
         train_transform: makes a view of a training image.
-        test_transform: prepares database, queries and validation; nothing in it is random.
+        test_transform: prepares database, query and validation images; without random steps.
         batch_size: training images per batch.
         eval_batch_size: images per batch otherwise.
         drop_last: drop the last training batch of an epoch if it is short.
         views: views of each training image: a number of passes of `train_transform`, or for each
             view the name of a pipeline: ``train``, ``test`` or one of `more_transforms`.
-        streams: independently shuffled passes over the training images that a batch takes equal
-            parts from, one after the other; an epoch goes once through each.
-        seed: of order and augmentation.
+        streams: number of independently shuffled passes over the training images. A batch takes
+            equal parts of them, one after the other; an epoch goes once through each.
+        seed: seed of the order and the augmentation.
         resident_limit_bytes: inputs up to this size are kept on the device, of all images or of
-            those that train.
+            the training images.
         expected: facts that must hold, by name, such as `{num_train: 5000}`; a fingerprint may be
-            given by its first digits. They are those of all classes.
-        classes: indices or names of the classes to use, in the order of their new numbers; the
-            images of others do not exist then, for the protocol either. None: all.
+            shortened to its first digits. They are those of all classes.
+        classes: indices or names of the classes to use, in the order of their new numbers. Images
+            of other classes are removed before the split. None: all classes.
         more_transforms: further pipelines by name, for `views`.
-        unlabelled: name of the protocol that is used in place of `protocol` if no image has a
-            label, and the protocol; None: `protocol` is used in any case.
-        labels: whether training reads labels. False: all training images train, with a label or
-            without, and their batches have none.
+        unlabelled: name and protocol that replace `protocol_name` and `protocol` if no image has a
+            label. None: `protocol` is used in any case.
+        labels: whether training reads labels. If False, all training images are used, labelled or
+            not, and their batches have no labels.
 
     Raises:
-        DataError: on `setup`, an expected fact does not hold, there is no such class, an epoch has
-            no batch, or features that are used hold NaN or an infinite value. On `train`, the
-            views of an image differ in size.
+        DataError: on `setup`: an expected fact does not hold, a class does not exist, an epoch has
+            no batch, or a used feature is NaN or infinite. On `train`: the views of an image differ
+            in size.
 
     Example:
         >>> from deephash.data import Digits, PerClass
@@ -146,9 +131,7 @@ class DataModule:
         labels: bool = True,
         unlabelled: tuple[str, SplitProtocol] | None = None,
     ):
-        pipelines = {
-            "train": train_transform, "test": test_transform, **(more_transforms or {})
-        }  # fmt: skip
+        pipelines = {"train": train_transform, "test": test_transform, **(more_transforms or {})}
         names = ["train"] * views if isinstance(views, int) else list(views)
         if missing := [name for name in names if name not in pipelines]:
             raise DataError(
@@ -168,18 +151,18 @@ class DataModule:
                 f"trainer.batch_size={batch_size} is not a multiple of method.streams={streams}"
             )
         if test_transform.random:
-            raise DataError("dataset.test_transform has a random step: it would change every score")
+            raise DataError(
+                "dataset.test_transform has a random step, which would change every score"
+            )
         self.name = name
         self.source = source
         self.protocol = protocol
         self.protocol_name = protocol_name
         self.unlabelled = unlabelled
-        self.train_transform = train_transform
         self.test_transform = test_transform
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.drop_last = drop_last
-        self.views = len(names)
         self.view_transforms = [(name, pipelines[name]) for name in names]
         self.streams = streams
         self.seed = seed
@@ -187,18 +170,19 @@ class DataModule:
         self.expected = expected
         self.classes = classes
         self.reads_labels = labels
-        self._reader: tuple[str, str] | None = None
-        self._catalogue: Catalogue | None = None  # until the images are loaded
+        self.features: ServedFeatures | None = None  # served in place of images
+        self._pipelines = [train_transform, test_transform, *(pipelines[name] for name in names)]
+        self._label_reader: tuple[str, str] | None = None
+        self._catalogue: Catalogue | None = None  # kept until the images are loaded
         self._images: ImageSet | None = None
         self._split: Split | None = None
         self._facts: Facts | None = None
-        self.features: Features | None = None  # served in place of images
 
     def require_labels(self, reader: str, instead: str) -> None:
         """Refuse images without any label.
 
-        At once, before an image is opened, where the source can read its catalogue; else on
-        `setup`.
+        If the source can read its catalogue, they are refused at once, before an image is opened,
+        otherwise on `setup`.
 
         Args:
             reader: what needs the labels, such as `method=relahash reads labels`.
@@ -207,112 +191,100 @@ class DataModule:
         Raises:
             DataError: no image has a label; or as the source does.
         """
-        self._reader = reader, instead
+        self._label_reader = reader, instead
         if isinstance(self.source, Listing):
             self._catalogue = self.source.catalogue()
             self._refuse_unlabelled(self._catalogue)
 
     def setup(self, device: torch.device | str, trains: bool = True, epochs: bool = True) -> None:
-        """Load, split, check, and move to the device what fits. A second call only moves.
+        """Load, split and check the data, and move to the device what fits.
+
+        A second call only moves.
 
         Args:
-            device: where the batches will be.
+            device: where batches are needed.
             trains: whether training images are used.
-            epochs: whether an epoch must have a batch, if they are used.
+            epochs: whether an epoch must have a batch, if training images are used.
 
         Raises:
             DataError: see the class; or labels are required and there are none.
         """
         self.device = torch.device(device)
         if self._images is None:
-            images, split, facts = self._load()
-            # what has no label teaches nothing and would be similar to nothing, itself included
-            places = np.arange(len(split.train))
-            if self.reads_labels:
-                places = np.flatnonzero(images.label_counts[split.train])
-                if trains and len(split.train) and not len(places):
-                    self._refuse(f"{len(split.train):,} training images")
-            self._trainable = torch.from_numpy(places)
-            count, part = len(self._trainable), self.batch_size // self.streams
-            if trains and epochs and count < (part if self.drop_last else 1):
-                raise DataError(
-                    f"an epoch has no batch: {count} training images are fewer than "
-                    f"trainer.batch_size={self.batch_size}. Try "
-                    f"trainer.batch_size={max(1, count // 2) * self.streams}"
-                )
-            used = {role: getattr(split, role) for role in ROLES}
-            used["train"] = split.train[places] if trains else split.train[:0]
-            check_finite(images, used)
-            pipelines = [self.train_transform, self.test_transform]
-            pipelines += [pipeline for _, pipeline in self.view_transforms]
-            steps = [step for pipeline in pipelines for step in pipeline.steps]
-            if steps and not images.pictures:
-                raise DataError(_images_needed([name for name, _ in self.view_transforms]))
-            self._images, self._split, self._facts = images, split, facts
-        images = self._images
-        self._inputs, self._resident = self._placed(images.inputs)
-        self._training = None
-        if not self._resident:
-            rows = self.split.train
-            row = images.inputs.nbytes // len(images)
-            if self.device.type != "cpu" and len(rows) * row <= self.resident_limit_bytes:
-                parts = [self._gather(part) for part in torch.split(torch.from_numpy(rows), 4096)]
-                self._training = torch.cat(parts).to(self.device)
-        # one class an image, or none: its index, since rows of all landmarks would not fit
+            self._load_and_check(trains, epochs)
+        images = self.images
+        self.loader = InputLoader(
+            images.inputs, self.device, self.resident_limit_bytes, self.split.train
+        )
+        # class indices where possible: dense rows of 81,313 landmarks would not fit
         labels = images.labels.toarray() if images.multilabel else images.class_indices
         self._labels = torch.from_numpy(labels).to(self.device)
         self._classes = torch.arange(len(images.classes), device=self.device)
         self._train_labels: Tensor | None = None
-        self.train_transform.to(self.device)
-        self.test_transform.to(self.device)
-        for _, pipeline in self.view_transforms:
+        for pipeline in self._pipelines:
             pipeline.to(self.device)
 
-    def _placed(self, inputs: Any) -> tuple[Any, bool]:
-        """The inputs as a tensor where they can be one, and whether that lies on the device."""
-        fits = inputs.nbytes <= self.resident_limit_bytes
-        if not isinstance(inputs, np.ndarray):  # read when asked for
-            if not (fits and isinstance(inputs, Stacked)):
-                return inputs, False
-            inputs = inputs[:]
-        # torch wants memory it may write to; what came read-only is copied.
-        tensor = torch.from_numpy(np.require(inputs, requirements=["C", "W"]))
-        resident = fits or self.device.type == "cpu"
-        return (tensor.to(self.device) if resident else tensor), resident
+    def _load_and_check(self, trains: bool, epochs: bool) -> None:
+        images, split, facts = self._load()
+        # an image without labels is similar to no image, itself included: no loss learns from it
+        places = np.arange(len(split.train))
+        if self.reads_labels:
+            places = np.flatnonzero(images.label_counts[split.train])
+            if trains and len(split.train) and not len(places):
+                self._refuse(f"{len(split.train):,} training images")
+        self.trainable = torch.from_numpy(places)  # places in split.train of the images in use
+        count, part = len(places), self.batch_size // self.streams
+        if trains and epochs and count < (part if self.drop_last else 1):
+            raise DataError(
+                f"an epoch has no batch: {count} training images are fewer than "
+                f"trainer.batch_size={self.batch_size}. Try "
+                f"trainer.batch_size={max(1, count // 2) * self.streams}"
+            )
+        used = {role: getattr(split, role) for role in ROLES}
+        used["train"] = split.train[places] if trains else split.train[:0]
+        check_finite(images, used)
+        if not images.pictures and any(pipeline.steps for pipeline in self._pipelines):
+            raise DataError(_images_needed([name for name, _ in self.view_transforms]))
+        self._images, self._split, self._facts = images, split, facts
 
     def _load(self) -> tuple[ImageSet, Split, Facts]:
-        """The images of the chosen classes, divided; the whole set is checked first."""
+        """Load the images of the chosen classes and split them; check the expected facts."""
         if isinstance(self.source, Listing):
             catalogue = self._catalogue or self.source.catalogue()
             self._catalogue = None
             if not catalogue.labelled and self.classes is None:
                 self._choose_protocol(catalogue)
-                self.protocol.split(catalogue)  # which may need classes: before images are decoded
+                self.protocol.split(catalogue)  # may need labels: fail before images are decoded
             images = self.source.load(catalogue)
         else:
             images = self.source.load()
             self._refuse_unlabelled(images)
         self._choose_protocol(images)
         chosen = images if self.classes is None else select_classes(images, self.classes)
-        found = self._divide(chosen)
-        for doubt in (*doubts(images), *doubts_of_split(found[1])):
-            log.warning("%s", "\n".join(doubt.lines()).partition(": ")[2])
+        split, facts = self._split_images(chosen)
+        for finding in (*doubts(images), *doubts_of_split(split)):
+            log.warning("%s", "\n".join(finding.lines()).partition(": ")[2])
         if self.expected:
-            whole = found if chosen is images else self._divide(images)
-            check_facts(whole[2], self.expected)
-        return found
+            whole = facts if chosen is images else self._split_images(images)[1]
+            check_facts(whole, self.expected)
+        return chosen, split, facts
 
     def _choose_protocol(self, images: Catalogue) -> None:
-        """Take the protocol of images without labels if they have none."""
-        chosen = choose_protocol(images, (self.protocol_name, self.protocol), self.unlabelled)
-        if chosen[0] != self.protocol_name:
-            log.warning("the images have no labels: dataset.protocol=%s, not %s",
-                        chosen[0], self.protocol_name)  # fmt: skip
-        self.protocol_name, self.protocol = chosen
+        """Switch to the protocol for images without labels if no image has one."""
+        name, protocol = choose_protocol(
+            images, (self.protocol_name, self.protocol), self.unlabelled
+        )
+        if name != self.protocol_name:
+            log.warning(
+                "the images have no labels: dataset.protocol=%s is used instead of %s",
+                name,
+                self.protocol_name,
+            )
+        self.protocol_name, self.protocol = name, protocol
 
     def _refuse_unlabelled(self, images: Catalogue) -> None:
-        """Raises a DataError if labels are required and no image, or none that trains, has one."""
-        if self._reader is None or getattr(images, "truth", None) is not None:
+        """Raise a DataError if labels are required and no (training) image has one."""
+        if self._label_reader is None or getattr(images, "truth", None) is not None:
             return
         if not images.labelled:
             self._refuse(f"{len(images):,} images")
@@ -321,67 +293,78 @@ class DataModule:
             self._refuse(f"{len(listed):,} training images")
 
     def _refuse(self, images: str) -> NoReturn:
-        reader, instead = self._reader or ("the loss reads labels", "Give labels.")
+        reader, instead = self._label_reader or ("the loss reads labels", "Give labels.")
         raise DataError(
             f"none of the {images} of dataset {self.name} has a label, and {reader}.\n  {instead}"
         )
 
-    def _divide(self, images: ImageSet) -> tuple[ImageSet, Split, Facts]:
+    def _split_images(self, images: ImageSet) -> tuple[Split, Facts]:
         split = self.protocol.split(images)
         name, seed = self.protocol_name, self.protocol.seed
-        return images, split, describe_split(images, split, self.name, name, seed)
+        return split, describe_split(images, split, self.name, name, seed)
 
     @property
     def images(self) -> ImageSet:
-        """What the source loaded, of the chosen classes."""
-        return _ready(self._images)
+        """The loaded images of the chosen classes."""
+        return _after_setup(self._images)
 
     @property
     def has_labels(self) -> bool:
-        """Whether there is a mAP: the images have labels, or lists say what is relevant."""
+        """Whether a mAP can be computed: images have labels, or lists define relevance."""
         return self.images.labelled or self.truth is not None
 
     @property
     def width(self) -> int | None:
-        """D, where the inputs are features and no images."""
+        """D if the inputs are features, None if they are images."""
         images = self.images
         return None if images.pictures else int(images.inputs.shape[1])
 
     @property
     def truth(self) -> GroundTruth | None:
-        """What queries should find in the database, in their order in the split; None: labels."""
+        """Relevant and junk items of each query, in the order of the split; None: labels decide."""
         return self.images.truth
 
     @property
     def split(self) -> Split:
-        """Who plays which role, as rows of `images`."""
-        return _ready(self._split)
-
-    @property
-    def train_ids(self) -> "Ids":
-        """The id of each training image, by its place in the split."""
-        return Ids(self.images.ids, self.split.train)
+        """The role of each image, as rows of `images`."""
+        return _after_setup(self._split)
 
     @property
     def facts(self) -> Facts:
-        """What the split turned out to be."""
-        return _ready(self._facts)
+        """Sizes, statistics and fingerprint of the split."""
+        return _after_setup(self._facts)
+
+    @property
+    def views(self) -> int:
+        """Number of views of each training image."""
+        return len(self.view_transforms)
+
+    @property
+    def random(self) -> bool:
+        """Whether a view of a training image differs from epoch to epoch."""
+        return any(pipeline.random for _, pipeline in self.view_transforms)
+
+    @property
+    def train_ids(self) -> tuple[str, ...]:
+        """The id of each training image, by its place in the split."""
+        ids = self.images.ids
+        return tuple(ids[row] for row in self.split.train)
 
     @property
     def num_trainable(self) -> int:
-        """Training images that are used: those with a label, or all if no labels are read."""
-        _ready(self._split)
-        return len(self._trainable)
+        """Number of training images in use: those with a label, or all if no labels are read."""
+        _after_setup(self._split)
+        return len(self.trainable)
 
     @property
     def train_rows(self) -> np.ndarray:
-        """Rows of `images` that are used for training, in the order of the split: (n,) int64."""
-        rows: np.ndarray = self.split.train[self._trainable.numpy()]
+        """Rows of `images` of the training images in use, in the order of the split: (n,) int64."""
+        rows: np.ndarray = self.split.train[self.trainable.numpy()]
         return rows
 
     @property
     def smallest_batch(self) -> int:
-        """Encoded images, all views of them, of the smallest training batch of an epoch."""
+        """Number of encoded images, all views of them, in the smallest batch of an epoch."""
         part = self.batch_size // self.streams
         rest = 0 if self.drop_last else self.num_trainable % part
         return (rest or part) * self.streams * self.views
@@ -389,55 +372,46 @@ class DataModule:
     @property
     def steps(self) -> int:
         """Batches per epoch."""
-        _ready(self._split)
-        count, part = len(self._trainable), self.batch_size // self.streams
+        count, part = self.num_trainable, self.batch_size // self.streams
         return count // part if self.drop_last else -(-count // part)
 
+    @property
+    def for_training(self) -> Any:
+        """The data as training may access them: without labels if the method declares so."""
+        return self if self.reads_labels else WithoutLabels(self)
+
     def train(self, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch, shuffled and augmented; `index` is the place in split.train.
+        """Iterate over the shuffled and augmented batches of an epoch.
 
-        If labels are read, training images without a label are left out; if not, batches have none.
+        If labels are read, training images without a label are left out; otherwise batches have no
+        labels. `Batch.index` is the place in `split.train`.
         """
-        rows = torch.from_numpy(self.split.train)
         draw = generator(self.seed, "augment", epoch)
-        labels = self._labels_of_training() if self.reads_labels else None
+        labels = self._train_labels_lookup() if self.reads_labels else None
+        order = self._order(epoch)
         if self.features is not None and self.features.views:
-            for index, features in self._rows_of(self._tables(epoch), self._order(epoch)):
-                yield Batch(features, None if labels is None else labels(index), index)
-            return
-        for index, pixels in self._walk(rows, self._order(epoch), self._training):
-            views = [transform(pixels, draw) for _, transform in self.view_transforms]
-            images = self._stacked(views) if len(views) > 1 else _only(views)
-            yield Batch(images, None if labels is None else labels(index), index)
+            tables = self.features.for_epoch(self.view_transforms, self.seed, epoch)
+            batches = table_batches(tables, order, self.device)
+        else:
+            rows = torch.from_numpy(self.split.train)
+            batches = (
+                (
+                    index,
+                    self._stack([transform(pixels, draw) for _, transform in self.view_transforms]),
+                )
+                for index, pixels in self.loader.batches(rows, order, training=True)
+            )
+        for index, inputs in batches:
+            yield Batch(inputs, None if labels is None else labels(index), index)
 
-    def _tables(self, epoch: int) -> list[Table]:
-        """For each view the features that the images have in an epoch, by place in the split.
-
-        Of n fixed views each view of an image takes one, chosen at random by seed and epoch; views
-        of one pipeline take different ones.
-        """
-        served = _ready(self.features)
-        names = [name for name, _ in self.view_transforms]
-        tables = [served.views[name] for name in names]
-        for name, pipeline in dict(self.view_transforms).items():
-            if not pipeline.random:
-                continue
-            table, draws = served.views[name], _ready(served.draws)
-            numbers = generator(self.seed, "cached_views", epoch, name)
-            drawn = torch.rand(len(table.places), draws, generator=numbers)
-            order = drawn.argsort(dim=1, stable=True)
-            of_name = [at for at, other in enumerate(names) if other == name]
-            for column, at in enumerate(of_name):
-                places = table.places + order[:, column] * (len(table.rows) // draws)
-                tables[at] = replace(table, places=places)
-        return tables
-
-    def _stacked(self, views: list[Tensor]) -> Tensor:
-        """Stack views of a batch: several (b, 3, H, W) to (b, V, 3, H, W).
+    def _stack(self, views: list[Tensor]) -> Tensor:
+        """Stack V views of a batch: (b, 3, H, W) each to (b, V, 3, H, W), contiguous.
 
         Raises:
             DataError: they differ in size.
         """
+        if len(views) == 1:
+            return views[0].contiguous().unsqueeze(1)
         if len({view.shape for view in views}) > 1:
             sizes = [
                 f"{name} gives {'x'.join(map(str, view.shape[2:]))}"
@@ -450,26 +424,31 @@ class DataModule:
         return torch.stack(views, dim=1)
 
     def eval_batches(self, ids: np.ndarray | Tensor) -> Iterator[Batch]:
-        """Images by row, in the order given and one view each; `index` is the place in `ids`."""
+        """Iterate over images by row, in the order given, one view each.
+
+        `Batch.index` is the place in `ids`.
+        """
         rows = torch.as_tensor(ids, dtype=torch.int64, device="cpu")
-        places = torch.split(torch.arange(len(rows)), self.eval_batch_size) if len(rows) else ()
-        there = to_device(rows, self.device)
-        if self.features is not None and (self.features.evaluated.places[rows] >= 0).all():
-            known = torch.split(rows, self.eval_batch_size) if len(rows) else ()
-            served = self._rows_of([self.features.evaluated], known)
-            for index, (_, features) in zip(places, served, strict=True):
-                index = to_device(index, self.device)
-                yield Batch(features, self.labels(there[index]), index)
+        if not len(rows):
             return
-        for index, pixels in self._walk(rows, list(places)):
-            yield Batch(_only([self.test_transform(pixels)]), self.labels(there[index]), index)
+        places = torch.split(torch.arange(len(rows)), self.eval_batch_size)
+        device_rows = to_device(rows, self.device)
+        served = self.features
+        if served is not None and (served.evaluated.places[rows] >= 0).all():
+            batches = torch.split(rows, self.eval_batch_size)
+            features = table_batches([served.evaluated], batches, self.device)
+            inputs = (
+                (to_device(index, self.device), part)
+                for index, (_, part) in zip(places, features, strict=True)
+            )
+        else:
+            inputs = (
+                (index, self._stack([self.test_transform(pixels)]))
+                for index, pixels in self.loader.batches(rows, places)
+            )
+        for index, part in inputs:
+            yield Batch(part, self.labels(device_rows[index]), index)
 
-    @property
-    def random(self) -> bool:
-        """Whether a view of a training image differs from epoch to epoch."""
-        return any(pipeline.random for _, pipeline in self.view_transforms)
-
-    @torch.no_grad()
     def serve_features(
         self,
         compute: Callable[[Tensor], Tensor],
@@ -477,273 +456,87 @@ class DataModule:
         train: bool,
         store: FeatureStore | None = None,
         draws: int | None = None,
-    ) -> "Features | None":
+    ) -> ServedFeatures | None:
         """Compute the features of all images once, and serve them in place of images from now on.
 
         A batch then has features (B, V, D) where it had images (B, V, 3, H, W): in `train`, and in
         `eval_batches` for images that have a role. Images are computed in batches of
         `eval_batch_size`. A view whose pipeline is that of the test is not computed again. If all
-        features take more than `resident_limit_bytes`, they are read from the store's disk.
+        features take more than `resident_limit_bytes`, they are read from the store on disk.
 
         Args:
-            compute: images (b, 3, H, W) on the device to features (b, D).
+            compute: maps images (b, 3, H, W) on the device to features (b, D).
             width: D.
-            train: whether training batches have features.
-            store: where features are kept for other runs; None to keep none.
+            train: whether training batches hold features.
+            store: keeps features for other runs; None to keep none.
             draws: n, fixed views of each training image under each random pipeline, in place of
-                new ones in each epoch; None if no view is random. What they are depends on the
-                pipeline and the position of the image, not on `seed` or `eval_batch_size`.
+                new ones in each epoch; None if no view is random. They depend on the pipeline and
+                the position of the image, not on `seed` or `eval_batch_size`.
 
         Returns:
-            What is served from now on; None if nothing is, because the features take more than
-            `resident_limit_bytes` and cannot be kept in the store, which is logged.
+            What is served from now on. None, with a warning, if the features take more than
+            `resident_limit_bytes` and cannot be kept in the store.
         """
-        split, began = self.split, time.perf_counter()
-        rows = np.unique(
-            np.concatenate([split.database, split.queries, split.validation, self.train_rows])
-        )
-        pipelines = dict(self.view_transforms) if train else {}
-        others = {
-            name: pipeline
-            for name, pipeline in pipelines.items()
-            if not pipeline.equals(self.test_transform)
-        }
-        fixed = {
-            name: (name, _ready(draws)) if pipeline.random else None
-            for name, pipeline in others.items()
-        }
-        count = len(rows)
-        for one in fixed.values():
-            count += self.num_trainable * (1 if one is None else one[1])
-        always = count * width * torch.float32.itemsize > self.resident_limit_bytes
-        known = all(one.settings is not None for one in (self.test_transform, *others.values()))
-        if not self._known or (always and not known):
-            store = None
-        excess = (
-            f"the features of the frozen backbone take more than {self._limit}: each epoch and"
-            " evaluation computes them anew"
-        )
-        if always and store is None:
-            log.warning("%s, since they are not kept on the disk", excess)
-            return None
-        content = self._content if store is not None else lambda _: ""
-        try:
-            evaluated = self._table(
-                compute, width, self.test_transform, rows, content(rows), store, always
-            )
-            place = torch.full((len(self.images),), -1)
-            place[torch.from_numpy(rows)] = torch.arange(len(rows))
-            evaluated = replace(evaluated, places=place)
-            trained = replace(evaluated, places=place[torch.from_numpy(split.train)], computed=0)
-            views = dict.fromkeys(pipelines, trained)
-            trains = self.train_rows
-            images = content(trains) if others else ""
-            for name, pipeline in others.items():
-                table = self._table(
-                    compute, width, pipeline, trains, images, store, always, fixed[name]
-                )
-                place = torch.full((len(split.train),), -1)
-                place[self._trainable] = torch.arange(self.num_trainable)
-                views[name] = replace(table, places=place)
-        except (CannotWrite, WriteError) as error:
-            log.warning("%s, since they cannot be kept on the disk: %s", excess, error)
-            return None
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        tables = [evaluated, *(views[name] for name in others)]
-        count, computed = sum(len(one.rows) for one in tables), sum(one.computed for one in tables)
-        seconds = time.perf_counter() - began
-        self.features = Features(views, evaluated, count, computed, seconds, draws)
-        return self.features
-
-    @property
-    def _limit(self) -> str:
-        size = self.resident_limit_bytes
-        return f"{size / (1 << 30):.3g} GiB" if size >= 1 << 30 else f"{size / (1 << 20):.3g} MiB"
-
-    @property
-    def _known(self) -> bool:
-        """Whether a digest of the images can be had: of files, or of pixels that are not many."""
-        inputs = self.images.inputs
-        known = isinstance(inputs, np.ndarray) and inputs.nbytes <= HASHED
-        return self.images.stamp is not None or known
-
-    def _content(self, rows: np.ndarray) -> str:
-        """A digest of some images that are `_known`, ids and pixels or files."""
-        images = self.images
-        stamp = images.stamp or digest_of_rows(images.inputs, rows)
-        return digest_of([stamp, *(images.ids[row] for row in rows)])
-
-    def _table(
-        self,
-        compute: Callable[[Tensor], Tensor],
-        width: int,
-        pipeline: Pipeline,
-        rows: np.ndarray,
-        images: str,
-        store: FeatureStore | None,
-        always: bool,
-        fixed: tuple[str, int] | None = None,
-    ) -> Table:
-        """Features of some images, by row.
-
-        `images` is the digest of the images. `fixed` is the name of a random pipeline and n, its
-        fixed views of each image: all first views come first, then all second ones, ...
-        """
-        every = torch.from_numpy(rows)
-        name, draws = fixed or ("", 1)
-        count = draws * len(rows)
-        # fixed views are drawn block by block, so that they are the same in all sizes of a batch
-        batch = min(self.eval_batch_size, BLOCK) if fixed else self.eval_batch_size
-        block = BLOCK if fixed else batch
-
-        def blocks(start: int) -> Iterator[Tensor]:
-            first, start = divmod(start, len(rows))
-            for draw in range(first, draws):
-                skipped = start % block  # of the first block, when an interrupted entry goes on
-                parts = torch.split(torch.arange(start - skipped, len(rows)), block)
-                for part, (_, pixels) in zip(parts, self._walk(every, parts), strict=True):
-                    numbers = fixed and generator(0, "cached_views", name, draw, int(part[0]))
-                    for views in torch.split(pipeline(pixels, numbers)[skipped:], batch):
-                        yield compute(views).float()
-                    skipped = 0
-                start = 0
-
-        if store is None or pipeline.settings is None:
-            features, computed = in_memory(blocks(0), count, width, self.device)
-        else:
-            content = {"images": images, "pipeline": pipeline.settings, "batch": batch}
-            if fixed:
-                content |= {"name": name, "views": draws, "block": block}
-            features, computed = store.load(
-                content, count, width, blocks, self.device, always, {"dataset": self.name}
-            )
-        if not always:
-            features = features.to(self.device)
-        return Table(features, torch.arange(len(rows)), computed)
-
-    @property
-    def for_training(self) -> Any:
-        """The data as a method may see them: of a label-free one, without the labels."""
-        return self if self.reads_labels else WithoutLabels(self)
-
-    def _rows_of(
-        self, tables: Sequence[Table], batches: Sequence[Tensor]
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Places (b,), and the features of each table at them, (b, V, D), batch by batch.
-
-        Both are on the device. Tables that are not are gathered ahead, by threads.
-        """
-        if not batches:
-            return
-        sizes, order = [len(one) for one in batches], torch.cat(list(batches))
-        places = torch.split(to_device(order, self.device), sizes)
-        if all(table.rows.device == self.device for table in tables):
-            wanted = [
-                torch.split(to_device(table.places[order], self.device), sizes) for table in tables
-            ]
-            for index, *rows in zip(places, *wanted, strict=True):
-                yield index, gathered(tables, rows)
-            return
-
-        def gather(batch: Tensor) -> Tensor:
-            features = gathered(tables, [table.places[batch] for table in tables])
-            return features.pin_memory() if self.device.type == "cuda" else features
-
-        for index, features in zip(places, ahead(gather, batches), strict=True):
-            yield index, features.to(self.device, non_blocking=True)
+        served = compute_features(self, compute, width, train, store, draws)
+        if served is not None:
+            self.features = served
+        return served
 
     def labels(self, ids: np.ndarray | Tensor) -> Tensor:
-        """Labels of images by row: (n, C) float32 on the device."""
-        _ready(self._images)
+        """Return the labels of images by row: (n, C) float32 on the device."""
+        _after_setup(self._images)
         rows = self._labels[self._on_device(ids)]
         return (rows if rows.ndim == 2 else rows[:, None] == self._classes).float()
 
     def targets(self, ids: np.ndarray | Tensor) -> Tensor:
-        """Labels of images by row, as retrieval compares them.
+        """Return the labels of images by row, as retrieval compares them.
 
         Returns:
-            (n, C) float32 on the device, as of ``labels``; or (n,) int64 class indices, of all
-            images of the set alike: where each has one label, and their rows would take more than
-            ``DENSE`` numbers.
+            (n, C) float32 on the device, as of ``labels``. If each image of the set has exactly
+            one label and dense labels would take more than ``MAX_DENSE_LABELS`` numbers: (n,)
+            int64 class indices.
         """
         images = self.images
-        if len(images) * len(images.classes) <= DENSE or (images.label_counts != 1).any():
+        dense = len(images) * len(images.classes) <= MAX_DENSE_LABELS
+        if dense or (images.label_counts != 1).any():
             return self.labels(ids)
         return self._labels[self._on_device(ids)]
 
     def _on_device(self, ids: np.ndarray | Tensor) -> Tensor:
         return to_device(torch.as_tensor(ids, dtype=torch.int64), self.device)
 
-    def _labels_of_training(self) -> Callable[[Tensor], Tensor]:
+    def _train_labels_lookup(self) -> Callable[[Tensor], Tensor]:
         """Return a function from places of training images to labels, (n, C) float32.
 
-        Their rows are made once, so that a batch takes one operator, unless they would take much
-        memory.
+        Dense rows are made once, so that a batch takes one operator, unless they are too large.
         """
         rows = self._on_device(self.split.train)
-        if len(rows) * len(self.images.classes) > DENSE:
+        if len(rows) * len(self.images.classes) > MAX_DENSE_LABELS:
             return lambda index: self.labels(rows[index])
         if self._train_labels is None:
             self._train_labels = self.labels(rows)
         return self._train_labels.__getitem__
 
     def _order(self, epoch: int) -> list[Tensor]:
-        """The places of the training images, batch by batch."""
-        parts = []
+        """Return the places of the training images of each batch."""
+        streams = []
         for stream in range(self.streams):
             name = ("order", epoch, stream) if stream else ("order", epoch)
-            shuffled = torch.randperm(len(self._trainable), generator=generator(self.seed, *name))
-            parts.append(torch.split(self._trainable[shuffled], self.batch_size // self.streams))
-        return [torch.cat(batch) for batch in zip(*parts, strict=True)][: self.steps]
-
-    def _walk(
-        self, rows: Tensor, batches: Sequence[Tensor], held: Tensor | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Places (b,) int64 and inputs (b, ...), both on the device, batch by batch.
-
-        All places go there at once: a copy for each batch would wait for the batch before.
-
-        Args:
-            rows: of the images, by place.
-            batches: places.
-            held: the inputs of these rows, where they are on the device already.
-        """
-        if not batches:
-            return
-        order = torch.cat(list(batches))
-        places = torch.split(to_device(order, self.device), [len(one) for one in batches])
-        if held is None and not self._resident:
-            coming = ahead(lambda index: self._gather(rows[index]), batches)
-            for index, inputs in zip(places, coming, strict=True):
-                yield index, inputs.to(self.device, non_blocking=True)
-            return
-        wanted = places
-        if held is None:
-            held = self._inputs
-            wanted = torch.split(to_device(rows[order], self.device), [len(one) for one in batches])
-        for index, row in zip(places, wanted, strict=True):
-            yield index, held[row]
-
-    def _gather(self, rows: Tensor) -> Tensor:
-        """The inputs of some rows, in memory that a CUDA device copies from by itself."""
-        if isinstance(self._inputs, Tensor):
-            found = self._inputs[rows]
-        else:
-            found = torch.from_numpy(self._inputs[rows.numpy()])
-        return found.pin_memory() if self.device.type == "cuda" else found
+            shuffled = torch.randperm(len(self.trainable), generator=generator(self.seed, *name))
+            streams.append(torch.split(self.trainable[shuffled], self.batch_size // self.streams))
+        return [torch.cat(parts) for parts in zip(*streams, strict=True)][: self.steps]
 
 
 def _images_needed(views: Sequence[str]) -> str:
-    """Say why pipelines cannot be applied to features, and what to type instead."""
-    own = [name for name in dict.fromkeys(views) if name not in ("train", "test")]
-    if not own:
+    """Return why pipelines cannot be applied to features, and what to type instead."""
+    named = [name for name in dict.fromkeys(views) if name not in ("train", "test")]
+    if not named:
         return (
             "views are made of images, and these are features: set views=null and "
             "dataset.transforms to {train: [], test: []}"
         )
     return (
-        f"method.views  the method trains on views ({', '.join(own)}), which are made of images,"
+        f"method.views  the method trains on views ({', '.join(named)}), which are made of images,"
         " and these are features.\n"
         "              Train it on images: backbone.frozen=true method.cached_views=8 encodes them"
         " once.\n"
@@ -751,128 +544,67 @@ def _images_needed(views: Sequence[str]) -> str:
     )
 
 
-def _only(views: list[Tensor]) -> Tensor:
-    """Add the axis of views to a single view: (b, 3, H, W) to (b, 1, 3, H, W), contiguous."""
-    (images,) = views
-    return images.contiguous().unsqueeze(1)
-
-
-@dataclass(frozen=True)
-class Features:
-    """Features that are served in place of images.
-
-    Args:
-        views: of the training images by the name of a view's pipeline, by place in the split;
-            empty if none are served.
-        evaluated: of the images that have a role, by their row in the set.
-        count: features in all.
-        computed: how many of them were computed now; the others were in the store.
-        seconds: that computing and reading them took.
-        draws: n, fixed views of each image in the tables of random pipelines.
-    """
-
-    views: Mapping[str, Table]
-    evaluated: Table
-    count: int
-    computed: int
-    seconds: float
-    draws: int | None = None
-
-
-def gathered(tables: Sequence[Table], rows: Sequence[Tensor]) -> Tensor:
-    """Rows (b,) of each of V tables: (b, V, D)."""
-    parts = [table.rows[row] for table, row in zip(tables, rows, strict=True)]
-    return parts[0].unsqueeze(1) if len(parts) == 1 else torch.stack(parts, dim=1)
-
-
-class Ids:
-    """The ids of some rows, looked up when they are asked for."""
-
-    def __init__(self, ids: Sequence[str], rows: np.ndarray) -> None:
-        self._ids, self._rows = ids, rows
-
-    def __getitem__(self, place: int) -> str:
-        name: str = self._ids[self._rows[place]]
-        return name
-
-
-def ahead(make: Callable[[B], T], batches: Sequence[B], threads: int = AHEAD) -> Iterator[T]:
-    """Makes each batch in a thread while those before it are in use, in order.
-
-    Twice as many batches as threads are in memory.
-    """
-    with ThreadPoolExecutor(threads) as pool:
-        coming = deque(pool.submit(make, batch) for batch in batches[: 2 * threads])
-        try:
-            for batch in [*batches[2 * threads :], *[None] * len(coming)]:
-                found = coming.popleft().result()
-                if batch is not None:
-                    coming.append(pool.submit(make, batch))
-                yield found
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _ready(value: T | None) -> T:
+def _after_setup(value: T | None) -> T:
     if value is None:
         raise DataError("call setup(device) before the data is used")
     return value
 
 
 def check_finite(images: ImageSet, used: Mapping[str, np.ndarray]) -> None:
-    """Check that no feature which plays a role is NaN or infinite. Pixels always are finite.
+    """Check that no used feature is NaN or infinite. Pixels are always finite.
 
     Args:
-        images: the set.
-        used: role -> rows of the set.
+        images: the image set.
+        used: rows of the set by role.
 
     Raises:
-        DataError: naming file, row and id of the first ones.
+        DataError: naming file, row and id of the first such features.
     """
     if images.pictures:
         return
     rows = np.unique(np.concatenate(list(used.values())))
-    broken = not_finite(images.inputs, rows)
+    broken = nonfinite_rows(images.inputs, rows)
     if not len(broken):
         return
     examples = []
-    for row in broken[:SHOWN].tolist():
+    for row in broken[:MAX_EXAMPLES].tolist():
         values = images.inputs[np.array([row])][0]
         column = int(np.argmin(np.isfinite(values)))
-        roles = " and ".join(role for role, those in used.items() if row in those)
-        place = origin(images.inputs, row)
+        roles = " and ".join(role for role, role_rows in used.items() if row in role_rows)
+        place = row_origin(images.inputs, row)
         examples.append(
             f"{images.ids[row]} ({roles}): {values[column]} in column {column}"
             + ("" if place is None else f" of {place}")
         )
-    more = len(broken) - len(examples)
+    if len(broken) > len(examples):
+        examples.append(f"and {len(broken) - len(examples):,} more")
     raise DataError(
         f"{len(broken):,} of {len(rows):,} features hold NaN or infinite values (of "
         f"{images.inputs.dtype}; rows and columns count from 0):\n  "
-        + "\n  ".join([*examples, *[f"and {more:,} more"] * (more > 0)])
+        + "\n  ".join(examples)
         + "\nRepair these rows, or remove them with their labels and ids"
     )
 
 
 def check_facts(facts: Facts, expected: Mapping[str, object]) -> None:
-    """Compare the facts with what the configuration says they are.
+    """Compare the facts of a split with those that the configuration expects.
 
     Raises:
         DataError: they differ.
     """
-    found = facts.as_dict()
+    actual = facts.as_dict()
     problems = []
     for key, value in expected.items():
-        if key not in found:
-            problems.append(f"{key} is no fact; known are {', '.join(found)}")
-        elif key == "fingerprint" and str(found[key]).startswith(str(value)) and value:
+        if key not in actual:
+            problems.append(f"{key} is not a fact; known facts are {', '.join(actual)}")
+        elif key == "fingerprint" and value and str(actual[key]).startswith(str(value)):
             continue
-        elif found[key] != value:
-            problems.append(f"{key} should be {value} and is {found[key]}")
+        elif actual[key] != value:
+            problems.append(f"{key} should be {value} and is {actual[key]}")
     if problems:
         raise DataError(
-            f"dataset {facts.dataset} under protocol {facts.protocol} is not what dataset.expected "
-            "says:\n  "
+            f"dataset {facts.dataset} under protocol {facts.protocol} does not match "
+            "dataset.expected:\n  "
             + "\n  ".join(problems)
-            + "\nFor other images or lists than the published ones: dataset.expected=null"
+            + "\nFor images or lists other than the published ones, set dataset.expected=null"
         )

@@ -1,4 +1,4 @@
-"""Image files to pixels: any mode to upright RGB, one size; through the cache or when asked for."""
+"""Decode image files of any mode to upright RGB of one size, through the cache or on access."""
 
 import contextlib
 import errno
@@ -15,10 +15,10 @@ import numpy as np
 
 from deephash.data.catalogue import Catalogue, ImageSet
 from deephash.data.image_cache.builder import Unreadable
-from deephash.data.image_cache.cache import cached as cached_pixels
-from deephash.data.image_cache.entries import Content, threads
+from deephash.data.image_cache.cache import load_pixels
+from deephash.data.image_cache.entries import Content, default_workers
 from deephash.data.image_formats import ENDINGS_OF, looks_like, readable, special_file
-from deephash.data.lazy_arrays import Undecoded, take
+from deephash.data.lazy_arrays import Undecoded, select_rows
 from deephash.errors import DataError
 
 if TYPE_CHECKING:
@@ -26,34 +26,49 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PASSING = (errno.EACCES, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EPERM,
-           errno.ESTALE, errno.ETIMEDOUT)  # fmt: skip
-"""Errors of the system that are no fault of the file."""
+SYSTEM_ERRORS = (
+    errno.EACCES,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.EPERM,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+)
+"""Errors of the system that do not mean that the file is damaged."""
 
+MAX_RESIZED_PIXELS = 1 << 26
+"""Pixels of an intermediate image; a strip of few pixels would become larger."""
 
-LARGEST = 1 << 26  # pixels of an intermediate image; more would come of a strip of few pixels
-TILE = 4096  # side of what is converted at once
-AT_ONCE = 1 << 28  # pixels of files that are decoded at a time, by all threads
+TILE = 4096
+"""Side of the tiles in which large images are converted."""
 
-LIMIT = 178_956_970  # pixels of a file, Pillow's own limit
+DECODING_BUDGET = 1 << 28
+"""Pixels of files that all threads together decode at a time."""
 
-UNIT = 1  # what this release makes of floats; part of the cache's key where files may hold them
-FLOATS = (".tif", ".tiff", ".pfm")
+PILLOW_LIMIT = 178_956_970
+"""Pixels of a file from which on Pillow refuses it."""
+
+FLOAT_RULE = 1
+"""Version of the conversion of floats; part of the cache key of files that may hold floats."""
+
+FLOAT_ENDINGS = (".tif", ".tiff", ".pfm")
 
 FRAMED = (".gif", ".tif", ".tiff", ".webp", ".avif", ".heic", ".heif")
 """Endings of files that may hold several frames."""
 
 
 def to_rgb(image: "Image") -> "Image":
-    """An image of any mode as upright RGB; the image itself is turned.
+    """Convert an image of any mode to upright RGB.
 
-    It is turned as its EXIF orientation says. Gray is repeated, a palette looked up, CMYK
-    converted; what is transparent lies on white; 16 bits become 8 by dividing by 257. Floats are
-    multiplied by 255 if all are from 0 to 1, else they are taken as values from 0 to 255. What is
-    upright RGB is not copied.
+    The image is turned in place as its EXIF orientation says. Gray is repeated, a palette looked
+    up, CMYK converted, transparency blended with white; 16 bits become 8 by division by 257. Floats
+    are multiplied by 255 if all are from 0 to 1, otherwise they are taken as values from 0 to 255.
+    Upright RGB is not copied.
 
     Args:
-        image: open or in memory; of several frames, the one that is current.
+        image: open or in memory; of several frames, the current one is converted.
 
     Raises:
         ValueError: floats or 32-bit integers that no rule covers.
@@ -63,32 +78,32 @@ def to_rgb(image: "Image") -> "Image":
     _turn_upright(image)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    unit = _is_unit(image)
+    unit = _is_unit_range(image)
     if max(image.size) <= TILE:
         return _convert(image, unit)
-    whole = Image.new("RGB", image.size)
-    for top in range(0, image.height, TILE):  # in parts: some modes need many bytes a pixel
+    result = Image.new("RGB", image.size)
+    for top in range(0, image.height, TILE):  # in tiles: some modes need many bytes per pixel
         for left in range(0, image.width, TILE):
             box = (left, top, min(image.width, left + TILE), min(image.height, top + TILE))
-            whole.paste(_convert(image.crop(box), unit), box)
-    return whole
+            result.paste(_convert(image.crop(box), unit), box)
+    return result
 
 
 def _turn_upright(image: "Image") -> None:
-    """Turn an image as its EXIF orientation says; notes that cannot be read are not used."""
+    """Turn an image in place as its EXIF orientation says; ignore unreadable EXIF data."""
     from PIL import ImageOps
 
-    image.load()  # whatever is wrong with the pixels is raised here
+    image.load()  # raises errors of the pixels before those of the EXIF data are ignored
     try:
         ImageOps.exif_transpose(image, in_place=True)
     except MemoryError:
         raise
-    except Exception as error:  # of many kinds, by what is broken in the notes
-        log.debug("the EXIF notes of an image are not used: %r", error)
+    except Exception as error:  # Pillow raises many kinds for damaged EXIF data
+        log.debug("the EXIF data of an image are ignored: %r", error)
 
 
-def _is_unit(image: "Image") -> bool:
-    """Whether an image holds floats from 0 to 1.
+def _is_unit_range(image: "Image") -> bool:
+    """Return whether an image holds floats from 0 to 1.
 
     Raises:
         ValueError: it holds floats or integers that no rule covers.
@@ -96,7 +111,7 @@ def _is_unit(image: "Image") -> bool:
     if image.mode != "F" and not image.mode.startswith("I"):
         return False
     values = np.asarray(image)
-    low, high = float(values.min()), float(values.max())  # NaN if any is
+    low, high = float(values.min()), float(values.max())  # NaN if any value is
     if image.mode != "F":
         if not (low >= 0 and high <= 65535):
             raise ValueError(
@@ -115,41 +130,36 @@ def _is_unit(image: "Image") -> bool:
 
 
 def _convert(image: "Image", unit: bool) -> "Image":
-    """An upright image, or a part of one, as RGB."""
+    """Convert an upright image, or a tile of one, to RGB; `unit`: its floats are from 0 to 1."""
     from PIL import Image
 
-    if image.mode.startswith("I"):  # I;16 and its kin, or I: 16-bit gray
-        wide = np.asarray(image).astype(np.float64)
-        gray = np.round(wide / 257).clip(0, 255).astype(np.uint8)
-        return Image.fromarray(gray).convert("RGB")
+    if image.mode.startswith("I"):  # I;16 and similar, or I: 16-bit gray
+        scaled = np.round(np.asarray(image).astype(np.float64) / 257).clip(0, 255)
+        return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
     if unit:
-        gray = np.round(np.asarray(image) * 255).astype(np.uint8)
-        return Image.fromarray(gray).convert("RGB")
+        scaled = np.round(np.asarray(image) * 255)
+        return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        above = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", above.size, "white"), above).convert("RGB")
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def frame_count(path: Path) -> int:
-    """How many frames or pages an image file has; 1 where that cannot be told.
-
-    Args:
-        path: of the file.
-    """
+    """Return the number of frames or pages of an image file; 1 if that is not known."""
     from PIL import Image
 
     try:
         with Image.open(path, formats=readable().names) as image:
             return int(getattr(image, "n_frames", 1))
-    except Exception:  # of many kinds; what is unreadable is told elsewhere
+    except Exception:  # of many kinds; unreadable files are reported elsewhere
         return 1
 
 
-class Budget:
-    """Lets threads decode large images as long as all of them together have so many pixels.
+class PixelBudget:
+    """Limit on the number of pixels that all threads together decode at a time.
 
-    One that is larger than the budget is decoded alone.
+    An image that is larger than the budget is decoded alone.
     """
 
     def __init__(self, pixels: int):
@@ -159,7 +169,7 @@ class Budget:
 
     @contextlib.contextmanager
     def use(self, pixels: int) -> Iterator[None]:
-        """Wait until so many pixels are free, and take them for as long as the context lasts."""
+        """Wait until so many pixels are free, and reserve them inside the context."""
         pixels = min(pixels, self.pixels)
         with self._changed:
             self._changed.wait_for(lambda: self._free >= pixels)
@@ -172,11 +182,11 @@ class Budget:
                 self._changed.notify_all()
 
 
-_budget = Budget(AT_ONCE)
+_budget = PixelBudget(DECODING_BUDGET)
 
 
 class Fit(Protocol):
-    """Brings an upright RGB image to size x size."""
+    """Function that brings an upright RGB image to size x size."""
 
     size: int
 
@@ -186,7 +196,7 @@ class Fit(Protocol):
 
 
 class Exact:
-    """Accepts images of size x size alone.
+    """Fit that accepts only images of size x size.
 
     Raises:
         DataError: on a call, the image has another size.
@@ -197,7 +207,7 @@ class Exact:
 
     @property
     def settings(self) -> dict[str, object]:
-        """What its pixels depend on, for the key of the cache."""
+        """Settings that the pixels depend on, for the key of the cache."""
         return {"decode": str(self.size)}
 
     def __call__(self, image: "Image", path: Path) -> "Image":
@@ -210,13 +220,13 @@ class Exact:
 
 
 class Square:
-    """Brings an image to size x size, bilinear with antialiasing.
+    """Fit that resizes images to size x size, bilinear with antialiasing.
 
     Args:
-        size: side of the square, in pixels.
-        fit: `crop`, the shorter side becomes `size` and the middle square is kept; or `squash`,
-            both sides become `size`. Of a long strip, which would become very large on the way, the
-            middle square is taken first.
+        size: side of the square in pixels.
+        fit: `crop`: the shorter side becomes `size`, and the center square is kept. `squash`: both
+            sides become `size`. With `crop`, the center square of a long strip is cut out first,
+            because the resized strip would be very large.
 
     Raises:
         DataError: another `fit`, or a size below 1.
@@ -232,7 +242,7 @@ class Square:
 
     @property
     def settings(self) -> dict[str, object]:
-        """What its pixels depend on, for the key of the cache."""
+        """Settings that the pixels depend on, for the key of the cache."""
         return {"decode": self.fit, "size": self.size}
 
     def __call__(self, image: "Image", path: Path) -> "Image":
@@ -243,7 +253,7 @@ class Square:
         if self.fit == "squash":
             return image.resize((size, size), Resampling.BILINEAR)
         short = min(width, height)
-        if (size * width // short) * (size * height // short) > LARGEST:
+        if (size * width // short) * (size * height // short) > MAX_RESIZED_PIXELS:
             left, top = (width - short) // 2, (height - short) // 2
             image = image.crop((left, top, left + short, top + short))
             return image.resize((size, size), Resampling.BILINEAR)
@@ -254,7 +264,7 @@ class Square:
 
 
 class File(NamedTuple):
-    """An image file as it lies on the disk; the cache knows it by all three."""
+    """An image file; all three values are part of the cache key."""
 
     id: str  # path relative to the root, with forward slashes
     size: int
@@ -262,14 +272,14 @@ class File(NamedTuple):
 
 
 class Decoder:
-    """How a source turns its files into pixels, and where they are kept.
+    """Decoding of the files of a source, and the cache of the result.
 
     Args:
         fit: brings an upright RGB image to one size: `Square`, or `Exact`.
         cache: folder for decoded pixels; None for the default one.
         on_error: `raise`, or `skip` to leave unreadable files out.
-        workers: decoding threads; None for one per core, at most 16.
-        cached: decode once into the cache; or whenever an image is asked for, and keep nothing.
+        workers: number of decoding threads; None for one per core, at most 16.
+        cached: decode once into the cache; or on each access, without storing anything.
 
     Raises:
         DataError: another `on_error`, or `skip` without the cache.
@@ -293,20 +303,24 @@ class Decoder:
         self.fit = fit
         self.cache = cache
         self.on_error = on_error
-        self.workers = workers or threads()
+        self.workers = workers or default_workers()
         self.cached = cached
 
     def images(self, root: Path, files: Sequence[File], catalogue: Catalogue) -> ImageSet:
-        """The images of a catalogue, whose files are given row by row.
+        """Return the images of a catalogue.
 
-        Their inputs are (n, 3, size, size) uint8: from the cache, which they are decoded into if
-        they are not there; or `Undecoded`. Unreadable files are noted in the cache with their
-        cause, so that a later run which does not skip them is told the same as if it had decoded
-        them itself.
+        Their inputs are (n, 3, size, size) uint8: from the cache, into which they are decoded if
+        they are missing; or `Undecoded`. Unreadable files are recorded in the cache with their
+        cause, so that a later run with `on_error="raise"` raises the same error.
+
+        Args:
+            root: folder of the files.
+            files: the file of each row of the catalogue.
+            catalogue: ids and labels.
 
         Raises:
-            DataError: a file is unreadable and `on_error` is `raise`, or all are; or the cache
-                cannot be used. Without the cache, a file is unreadable when it is asked for.
+            DataError: a file is unreadable and `on_error` is `raise`, or all files are; or the
+                cache cannot be used. Without the cache, unreadable files raise on access.
         """
         content = self.content(root, files)
         if not self.cached:
@@ -314,42 +328,43 @@ class Decoder:
             inputs = Undecoded(root, places, self.decode, self.fit.size, self.workers)
             return ImageSet.of(catalogue, inputs, content.entry)
         strict = self.on_error == "raise"
-        pixels, faults = cached_pixels(content, self.decode, strict, self.cache, self.workers)
-        if not faults:
+        pixels, unreadable = load_pixels(content, self.decode, strict, self.cache, self.workers)
+        if not unreadable:
             return ImageSet.of(catalogue, pixels, content.entry)
-        if strict or len(faults) == len(files):
-            raise Unreadable(root / faults[0].place, faults[0].cause)
+        first = unreadable[0]
+        if strict or len(unreadable) == len(files):
+            raise Unreadable(root / first.place, first.cause)
         log.warning(
-            "left out %d unreadable of %d images below %s, the first is %s (%s). A mended file is "
-            "read again when its time of change differs.",
-            len(faults),
+            "left out %d unreadable of %d images below %s, the first is %s (%s). A repaired file is"
+            " decoded again if its modification time differs.",
+            len(unreadable),
             len(files),
             root,
-            faults[0].place,
-            faults[0].cause,
+            first.place,
+            first.cause,
         )
         kept = np.ones(len(files), bool)
-        kept[[fault.row for fault in faults]] = False
-        pixels = take(pixels, np.flatnonzero(kept))
+        kept[[file.row for file in unreadable]] = False
+        pixels = select_rows(pixels, np.flatnonzero(kept))
         return ImageSet.of(catalogue.keep(kept), pixels, content.entry)
 
     def content(self, root: Path, files: Sequence[File]) -> Content:
-        """What the cache knows the pixels of these files by."""
+        """Return the content of the cache entry of these files."""
         import PIL
 
         rule = {**self.fit.settings, "pillow": PIL.__version__}
-        if any(place.lower().endswith(FLOATS) for place, *_ in files):
-            rule["floats"] = UNIT
-        if any(place.lower().endswith(ENDINGS_OF["HEIF"]) for place, *_ in files):
+        if any(file[0].lower().endswith(FLOAT_ENDINGS) for file in files):
+            rule["floats"] = FLOAT_RULE
+        if any(file[0].lower().endswith(ENDINGS_OF["HEIF"]) for file in files):
             rule["heif"] = "HEIF" in readable().names
         return Content(root.absolute(), files, rule, self.fit.size)
 
     def decode(self, path: Path) -> np.ndarray:
-        """The pixels of a file, (3, size, size) uint8.
+        """Return the pixels of a file, (3, size, size) uint8.
 
         Raises:
-            Unreadable: by what it holds, or because it is not there or may not be read.
-            DataError: it has a size that does not fit, or the system fails.
+            Unreadable: the file is damaged, missing, or not an image.
+            DataError: it has a size that `fit` does not accept, or the system fails.
         """
         from PIL import Image, UnidentifiedImageError
 
@@ -363,24 +378,22 @@ class Decoder:
             ):
                 upright = to_rgb(image)
                 upright.load()
-                return self._fitted(upright, path)
-        except DataError:  # of a size that does not fit
+                return np.asarray(self.fit(upright, path)).transpose(2, 0, 1)
+        except DataError:  # of `fit`
             raise
         except Image.DecompressionBombError as error:
             declared = re.search(r"\d+", str(error))
             count = f"{int(declared[0]):,}" if declared else "too many"
             raise Unreadable(
-                path, f"it declares {count} pixels, and at most {LIMIT:,} are read: shrink it"
+                path,
+                f"it declares {count} pixels, and at most {PILLOW_LIMIT:,} are read: shrink it",
             ) from error
-        except Exception as error:  # of a dozen kinds, by format and by what is broken
+        except Exception as error:  # of a dozen kinds, by format and damage
             cause = f"{type(error).__name__}: {error}"
-            if isinstance(error, MemoryError) or getattr(error, "errno", None) in PASSING:
+            if isinstance(error, MemoryError) or getattr(error, "errno", None) in SYSTEM_ERRORS:
                 raise DataError(f"the system fails to read the image {path} ({cause})") from error
             if isinstance(error, UnidentifiedImageError) and (kind := looks_like(path)):
                 cause += f". It is {kind}"
             if os.path.islink(path) and not os.path.exists(path):
                 cause += f". It is a link to {os.readlink(path)}"
             raise Unreadable(path, cause) from error
-
-    def _fitted(self, upright: "Image", path: Path) -> np.ndarray:
-        return np.asarray(self.fit(upright, path)).transpose(2, 0, 1)

@@ -1,4 +1,4 @@
-"""Inputs that are read when they are asked for: image files without a cache, rows of an array."""
+"""Arrays whose rows are read on access: image files without a cache, rows of other arrays."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -8,16 +8,20 @@ from typing import Any
 
 import numpy as np
 
-COPIED = 1 << 30  # bytes up to which selected rows are copied rather than looked up
-CHECKED = 1 << 24  # bytes that are checked at once
-THREADS = 4  # that check
+MAX_COPY_BYTES = 1 << 30
+"""Size up to which selected rows are copied instead of looked up on access."""
+
+CHECK_BYTES = 1 << 24
+"""Size of the blocks that are checked for NaN and infinity."""
+
+CHECK_THREADS = 4
 
 
-class Lazy(ABC):
-    """The inputs of n images, read when they are asked for.
+class LazyArray(ABC):
+    """The inputs of n images, read on access. Safe to read from several threads.
 
-    Indexed like an array by its rows alone: one row, a slice, an array of rows or of n bools. What
-    comes is an array in memory. Several threads may ask at a time.
+    Indexed like an array by its first axis: one row, a slice, an array of rows or of n bools. The
+    result is an array in memory.
     """
 
     shape: tuple[int, ...]  # (n, ...)
@@ -25,34 +29,34 @@ class Lazy(ABC):
 
     @abstractmethod
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """Rows by number, in the order given: (k,) -> (k, ...)."""
+        """Return rows by number, in the order given: (k,) -> (k, ...)."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all rows."""
+        """Size of all rows in bytes."""
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, rows: int | slice | np.ndarray | Sequence[int]) -> np.ndarray:
-        wanted = np.arange(len(self))[rows]
-        return self.read(wanted[None])[0] if wanted.ndim == 0 else self.read(wanted)
+        numbers = np.arange(len(self))[rows]
+        return self.read(numbers[None])[0] if numbers.ndim == 0 else self.read(numbers)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[:], dtype)
 
 
-class Undecoded(Lazy):
-    """Image files as pixels, (n, 3, size, size) uint8, decoded anew whenever they are asked for.
+class Undecoded(LazyArray):
+    """Image files as (n, 3, size, size) uint8, decoded on each access.
 
     Args:
-        root: the folder of the files.
+        root: folder of the files.
         places: n paths below it.
-        decode: the pixels of a file, (3, size, size) uint8. What it raises is raised when the
-            file's row is read.
-        size: side of the squares, in pixels.
-        workers: decoding threads.
+        decode: returns the pixels of a file, (3, size, size) uint8. Its exceptions are raised when
+            the row of the file is read.
+        size: side of the squares in pixels.
+        workers: number of decoding threads.
     """
 
     def __init__(
@@ -73,21 +77,21 @@ class Undecoded(Lazy):
     def read(self, rows: np.ndarray) -> np.ndarray:
         pixels = np.empty((len(rows), *self.shape[1:]), np.uint8)
 
-        def fill(place: int) -> None:
-            pixels[place] = self.decode(self.root / self.places[rows[place]])
+        def fill(position: int) -> None:
+            pixels[position] = self.decode(self.root / self.places[rows[position]])
 
         for _ in self._pool.map(fill, range(len(rows))):
-            pass
+            pass  # raises the exceptions of `decode`
         return pixels
 
 
-class Stacked(Lazy):
-    """Arrays under each other, (n, D) floats in all.
+class Stacked(LazyArray):
+    """Arrays concatenated along the first axis, (n, D) floats in all.
 
     Args:
-        parts: arrays of one width, in memory, memory-mapped, or open datasets of HDF5.
-        origins: the file of each part, and the rows of the file that the part holds (None: all of
-            them, in their order); for messages.
+        parts: arrays of one width, in memory, memory-mapped, or open HDF5 datasets.
+        origins: for messages, the file of each part and the rows of the file that the part holds
+            (None: all of them, in their order).
     """
 
     def __init__(
@@ -103,24 +107,26 @@ class Stacked(Lazy):
         self.dtype = np.dtype(np.float16 if half else np.float32)
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        out = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        which = np.searchsorted(self.starts, rows, side="right") - 1
+        result = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        part_numbers = np.searchsorted(self.starts, rows, side="right") - 1
         for number, part in enumerate(self.parts):
-            here = np.flatnonzero(which == number)
-            if len(here):
-                # each row once and ascending, as HDF5 wants them
-                asked, back = np.unique(rows[here] - self.starts[number], return_inverse=True)
-                with np.errstate(over="ignore"):  # beyond float32 becomes inf, which is refused
-                    out[here] = part[asked][back]
-        return out
+            positions = np.flatnonzero(part_numbers == number)
+            if len(positions):
+                # HDF5 requires unique rows in ascending order
+                part_rows, inverse = np.unique(
+                    rows[positions] - self.starts[number], return_inverse=True
+                )
+                with np.errstate(over="ignore"):  # overflow becomes inf, which is refused later
+                    result[positions] = part[part_rows][inverse]
+        return result
 
 
-class Selected(Lazy):
-    """Some rows of inputs, in an order of their own, looked up when they are asked for.
+class Selected(LazyArray):
+    """Rows of other inputs in a given order, looked up on access.
 
     Args:
-        inputs: an array, memory-mapped or not, or other lazy inputs.
-        rows: (k,) numbers of its rows.
+        inputs: an array, memory-mapped or not, or a lazy array.
+        rows: (k,) row numbers.
     """
 
     def __init__(self, inputs: Any, rows: np.ndarray):
@@ -130,63 +136,57 @@ class Selected(Lazy):
         self.dtype = inputs.dtype
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        inputs: np.ndarray = self.inputs[self.rows[rows]]
-        return inputs
+        selected: np.ndarray = self.inputs[self.rows[rows]]
+        return selected
 
 
-def not_finite(inputs: Any, rows: np.ndarray) -> np.ndarray:
-    """Find the rows of float inputs that hold NaN or an infinite value.
-
-    Reads each of the rows once, a block at a time, in threads.
+def nonfinite_rows(inputs: Any, rows: np.ndarray) -> np.ndarray:
+    """Return the rows of float inputs that contain NaN or an infinite value.
 
     Args:
-        inputs: (n, D) floats: an array, or inputs that are indexed by rows.
-        rows: (k,) numbers of the rows to look at.
+        inputs: (n, D) floats, an array or a lazy array. Each row is read once, by threads.
+        rows: (k,) row numbers to check.
 
     Returns:
-        Those of the rows that are not finite, in the order given.
+        Those of `rows` that are not finite, in the order given.
     """
     if not len(rows):
         return rows
-    step = max(1, CHECKED // max(1, inputs.nbytes // len(inputs)))
+    step = max(1, CHECK_BYTES // max(1, inputs.nbytes // len(inputs)))
     blocks = [rows[start : start + step] for start in range(0, len(rows), step)]
-
-    def finite(block: np.ndarray) -> np.ndarray:
-        whole: np.ndarray = np.isfinite(inputs[block]).all(axis=1)
-        return whole
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        wrong: np.ndarray = rows[~np.concatenate(list(pool.map(finite, blocks)))]
-        return wrong
+    with ThreadPoolExecutor(CHECK_THREADS) as pool:
+        finite = pool.map(lambda block: np.isfinite(inputs[block]).all(axis=1), blocks)
+        broken: np.ndarray = rows[~np.concatenate(list(finite))]
+        return broken
 
 
-def origin(inputs: Any, row: int) -> str | None:
-    """Say in which file a row of inputs is, and in which of its rows; None if that is not known."""
+def row_origin(inputs: Any, row: int) -> str | None:
+    """Return the file of a row of inputs and its row there, for messages; None if unknown."""
     if isinstance(inputs, Selected):
-        return origin(inputs.inputs, int(inputs.rows[row]))
+        return row_origin(inputs.inputs, int(inputs.rows[row]))
     if isinstance(inputs, Stacked) and inputs.origins is not None:
         part = int(np.searchsorted(inputs.starts, row, side="right")) - 1
         file, rows = inputs.origins[part]
-        place = row - int(inputs.starts[part])
-        return f"{file}, row {place if rows is None else int(rows[place])}"
+        part_row = row - int(inputs.starts[part])
+        return f"{file}, row {part_row if rows is None else int(rows[part_row])}"
     mapped = getattr(inputs, "filename", None)  # of a memory map
     return None if mapped is None else str(mapped)
 
 
-def take(inputs: Any, rows: np.ndarray) -> Any:
-    """Some rows of inputs, without reading more than `COPIED` bytes.
+def select_rows(inputs: Any, rows: np.ndarray) -> Any:
+    """Select rows of inputs without reading more than ``MAX_COPY_BYTES``.
 
     Args:
-        inputs: (n, ...) an array, or inputs that are indexed by rows.
-        rows: (k,) their numbers, ascending.
+        inputs: (n, ...) array or lazy array.
+        rows: (k,) row numbers, ascending.
 
     Returns:
-        Of an array, a view where the rows lie together, else a copy; where that would be large, and
-        of what is no array, `Selected`.
+        For an array, a view if the rows are contiguous, otherwise a copy. If the copy would be too
+        large, and for lazy arrays, `Selected`.
     """
     if isinstance(inputs, np.ndarray):
         if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
             return inputs[rows[0] : rows[-1] + 1]
-        if len(rows) * (inputs.nbytes // max(1, len(inputs))) <= COPIED:
+        if len(rows) * (inputs.nbytes // max(1, len(inputs))) <= MAX_COPY_BYTES:
             return inputs[rows]
     return Selected(inputs, rows)

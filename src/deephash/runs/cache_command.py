@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from deephash.config import schema
-from deephash.data import feature_store
-from deephash.data.image_cache import cache
+from deephash.data.cache_folder import cache_folder
+from deephash.data.feature_store import feature_entries
+from deephash.data.image_cache.cache import pixel_entries
 from deephash.data.image_cache.entries import INDEX, Broken, read_index
 from deephash.data.sources.feature_formats import ARRAY, NOTES, PART, REMARKS
 from deephash.errors import ConfigError, FileError, WriteError
@@ -31,8 +32,8 @@ def show_cache(cfg: schema.Data) -> None:
         ConfigError: there is no entry of this name.
         WriteError: an entry cannot be removed.
     """
-    folder = cache.folder_of(cfg.paths.cache)
-    listed = [*cache.entries(folder), *feature_store.entries(folder)]
+    folder = cache_folder(cfg.paths.cache)
+    listed = [*pixel_entries(folder), *feature_entries(folder)]
     chosen = _chosen(listed, cfg.remove, folder)
     total = 0
     for entry in listed:

@@ -12,9 +12,9 @@ from torch import Tensor
 import deephash
 from deephash.config import build, plugins, requirements, resolve, schema
 from deephash.config.overrides import Override, texts
+from deephash.data.cache_folder import cache_folder
 from deephash.data.datamodule import DataModule
 from deephash.data.feature_store import FeatureStore
-from deephash.data.image_cache import cache
 from deephash.errors import ConfigError, TrainingError
 from deephash.loggers import wandb
 from deephash.methods.base import Method
@@ -286,7 +286,7 @@ def feature_store(cfg: schema.Train, backbone: torch.nn.Module, data: DataModule
     if device.type == "cuda":  # where both choose the algorithm of a convolution
         notes["gpu"] = torch.cuda.get_device_name(device)
         notes["deterministic"] = settings.deterministic
-    return FeatureStore(cache.folder_of(cfg.paths.cache), notes)
+    return FeatureStore(cache_folder(cfg.paths.cache), notes)
 
 
 @compile_options.told()

@@ -10,10 +10,11 @@ import numpy as np
 
 from deephash.config import build, schema
 from deephash.data.catalogue import Catalogue, ImageSet
-from deephash.data.datamodule import ahead, check_facts, check_finite
+from deephash.data.datamodule import check_facts, check_finite
 from deephash.data.decoding import FRAMED, frame_count
 from deephash.data.image_cache import cache
 from deephash.data.image_cache.entries import Broken, read_index, verify_entry
+from deephash.data.input_loader import prefetch
 from deephash.data.sources.lists import Lists
 from deephash.data.splits.base import ROLES, Split
 from deephash.data.splits.protocols import Facts
@@ -162,7 +163,7 @@ def _looked_at(images: ImageSet, split: Split | None, compare: bool) -> list[Fin
         return found
 
     with bar(f"looking at {len(images):,} images", len(images)) as progress:
-        for found in ahead(looked, blocks):
+        for found in prefetch(looked, blocks):
             for row, digest, is_flat, is_dark in found:
                 same[digest].append(row)
                 if is_flat:
@@ -241,7 +242,7 @@ def _stored(cfg: schema.Data, source: Any) -> list[Finding]:
     findings: list[Finding] = []
     if not hasattr(source, "root"):
         return findings
-    for entry in cache.entries(cfg.paths.cache):
+    for entry in cache.pixel_entries(cfg.paths.cache):
         try:
             ours = read_index(entry).root == str(Path(source.root).absolute())
         except Broken:  # nobody will read it, either

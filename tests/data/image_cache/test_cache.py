@@ -21,15 +21,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deephash.data.image_cache import builder as building
-from deephash.data.image_cache import cache
+from deephash.data import cache_folder
+from deephash.data.image_cache import builder, cache
 from deephash.data.image_cache.builder import JOURNAL, Unreadable
-from deephash.data.image_cache.cache import cached, entries, reopen
+from deephash.data.image_cache.cache import load_pixels, pixel_entries, reopen
 from deephash.data.image_cache.entries import (
-    BLOCK,
+    BLOCK_ROWS,
+    HEADER_BYTES,
     INDEX,
     PIXELS,
-    START,
     Broken,
     Content,
     header,
@@ -90,10 +90,10 @@ def refuse(path):
 
 def test_an_entry_explains_itself(tmp_path):
     decode = Decode()
-    pixels, faults = cached(content(), decode, folder=tmp_path)
+    pixels, faults = load_pixels(content(), decode, folder=tmp_path)
     assert np.array_equal(pixels, expected()) and not faults
     assert sorted(decode.asked) == list(range(COUNT))
-    (entry,) = entries(tmp_path)
+    (entry,) = pixel_entries(tmp_path)
     assert list(tmp_path.iterdir()) == [entry] and names(entry) == [INDEX, PIXELS]
     assert np.array_equal(np.load(entry / PIXELS), expected())
     index = json.loads((entry / INDEX).read_text())
@@ -105,14 +105,14 @@ def test_an_entry_explains_itself(tmp_path):
 
 
 def test_it_is_opened_without_decoding(tmp_path):
-    first, _ = cached(content(), Decode(), folder=tmp_path)
-    second, faults = cached(content(), refuse, folder=tmp_path)
+    first, _ = load_pixels(content(), Decode(), folder=tmp_path)
+    second, faults = load_pixels(content(), refuse, folder=tmp_path)
     assert np.array_equal(first, second) and list(faults) == []
 
 
 def test_writing_to_the_array_spares_the_file(tmp_path):
-    cached(content(), Decode(), folder=tmp_path)[0][:] = 9
-    assert np.array_equal(cached(content(), refuse, folder=tmp_path)[0], expected())
+    load_pixels(content(), Decode(), folder=tmp_path)[0][:] = 9
+    assert np.array_equal(load_pixels(content(), refuse, folder=tmp_path)[0], expected())
 
 
 @pytest.mark.parametrize(
@@ -121,15 +121,15 @@ def test_writing_to_the_array_spares_the_file(tmp_path):
     ids=["time", "rule", "size", "count"],
 )
 def test_what_the_pixels_depend_on_is_another_entry(tmp_path, other):
-    cached(content(), Decode(), folder=tmp_path)
+    load_pixels(content(), Decode(), folder=tmp_path)
     decode = Decode(other.size)
-    cached(other, decode, folder=tmp_path)
-    assert len(decode.asked) == len(other.files) and len(entries(tmp_path)) == 2
+    load_pixels(other, decode, folder=tmp_path)
+    assert len(decode.asked) == len(other.files) and len(pixel_entries(tmp_path)) == 2
 
 
 def test_files_that_have_moved_are_the_same_entry(tmp_path):
-    cached(content(), Decode(), folder=tmp_path)
-    cached(content(root=Path("/elsewhere")), refuse, folder=tmp_path)
+    load_pixels(content(), Decode(), folder=tmp_path)
+    load_pixels(content(root=Path("/elsewhere")), refuse, folder=tmp_path)
 
 
 def test_an_array_larger_than_the_memory_can_be_mapped(tmp_path):
@@ -141,8 +141,8 @@ def test_an_array_larger_than_the_memory_can_be_mapped(tmp_path):
     large = content(count=1, size=int((8 * memory / 3) ** 0.5))
     with (tmp_path / PIXELS).open("wb") as file:
         file.write(header(large.shape))
-        file.truncate(START + large.nbytes)
-    block = building.Block(0, 0, "", [])
+        file.truncate(HEADER_BYTES + large.nbytes)
+    block = builder.Block(0, 0, "", [])
     (tmp_path / INDEX).write_text(json.dumps(large.index([block])))
     pixels, _ = open_entry(tmp_path)
     assert pixels.nbytes == large.nbytes and pixels[0, 2, -1, -1] == 0
@@ -151,10 +151,10 @@ def test_an_array_larger_than_the_memory_can_be_mapped(tmp_path):
 
 @pytest.mark.parametrize("shape", [(1, 3, 1, 1), (195834, 3, 256, 256)])
 def test_the_header_is_numpys(tmp_path, shape):
-    assert len(header(shape)) == START
+    assert len(header(shape)) == HEADER_BYTES
     with (tmp_path / "a.npy").open("wb") as file:
         file.write(header(shape))
-        file.truncate(START + int(np.prod(shape)))
+        file.truncate(HEADER_BYTES + int(np.prod(shape)))
     assert np.load(tmp_path / "a.npy", mmap_mode="r").shape == shape
 
 
@@ -182,7 +182,7 @@ def drop_a_block(path):
 
 
 def other_shape(path):
-    path.write_bytes(header((COUNT, 3, 4, 1)) + path.read_bytes()[START:])
+    path.write_bytes(header((COUNT, 3, 4, 1)) + path.read_bytes()[HEADER_BYTES:])
 
 
 @pytest.mark.parametrize(
@@ -201,21 +201,21 @@ def other_shape(path):
     ],
 )
 def test_an_entry_of_which_something_is_missing_is_built_anew(tmp_path, file, damage):
-    cached(content(), Decode(), folder=tmp_path)
-    (entry,) = entries(tmp_path)
+    load_pixels(content(), Decode(), folder=tmp_path)
+    (entry,) = pixel_entries(tmp_path)
     damage(entry / file)
     with pytest.raises(Broken):
         verify_entry(entry)
-    assert np.array_equal(cached(content(), Decode(), folder=tmp_path)[0], expected())
+    assert np.array_equal(load_pixels(content(), Decode(), folder=tmp_path)[0], expected())
     assert list(tmp_path.iterdir()) == [entry] and verify_entry(entry) == []
 
 
 def test_names_that_are_no_unicode(tmp_path):
     files = [(os.fsdecode(b"\xff.png"), 1, 1), ("ü.png", 1, 1)]
     odd = Content(ROOT, files, {}, 2)
-    cached(odd, lambda path: pixels_of(3), folder=tmp_path)
-    cached(odd, refuse, folder=tmp_path)
-    assert read_index(entries(tmp_path)[0]).rows == [name for name, *_ in files]
+    load_pixels(odd, lambda path: pixels_of(3), folder=tmp_path)
+    load_pixels(odd, refuse, folder=tmp_path)
+    assert read_index(pixel_entries(tmp_path)[0]).rows == [name for name, *_ in files]
 
 
 # files that cannot be read
@@ -224,7 +224,7 @@ def test_names_that_are_no_unicode(tmp_path):
 def test_faults_are_noted_with_their_cause(tmp_path):
     broken = {0, 70, 199}
     for decode in (Decode(broken=broken), refuse):
-        pixels, faults = cached(content(), decode, strict=False, folder=tmp_path)
+        pixels, faults = load_pixels(content(), decode, strict=False, folder=tmp_path)
         assert np.array_equal(pixels, expected(broken=broken))
         assert [tuple(fault) for fault in faults] == [
             (row, f"{row:03d}.png", "torn") for row in sorted(broken)
@@ -234,15 +234,15 @@ def test_faults_are_noted_with_their_cause(tmp_path):
 def test_a_strict_build_ends_and_keeps_what_is_finished(tmp_path):
     for workers in (1, 4):
         with pytest.raises(Unreadable, match=r"/images/150\.png \(torn\)"):
-            cached(content(), Decode(broken=[150]), folder=tmp_path, workers=workers)
-        assert entries(tmp_path) == []
+            load_pixels(content(), Decode(broken=[150]), folder=tmp_path, workers=workers)
+        assert pixel_entries(tmp_path) == []
         (part,) = tmp_path.iterdir()
         assert part.suffix == ".part" and names(part) == [JOURNAL, PIXELS]
     mended = Decode()
-    pixels, _ = cached(content(changed=[150]), mended, folder=tmp_path)
+    pixels, _ = load_pixels(content(changed=[150]), mended, folder=tmp_path)
     assert np.array_equal(pixels, expected())
-    assert set(mended.asked) <= set(range(2 * BLOCK, COUNT))  # the blocks before it are used
-    assert list(tmp_path.iterdir()) == entries(tmp_path)
+    assert set(mended.asked) <= set(range(2 * BLOCK_ROWS, COUNT))  # the blocks before it are used
+    assert list(tmp_path.iterdir()) == pixel_entries(tmp_path)
 
 
 def test_a_strict_build_ends_soon(tmp_path):
@@ -254,7 +254,7 @@ def test_a_strict_build_ends_soon(tmp_path):
         raise Unreadable(path, "torn")
 
     with pytest.raises(Unreadable, match=r"000\.png"):
-        cached(content(COUNT * 10), decode, folder=tmp_path, workers=2)
+        load_pixels(content(COUNT * 10), decode, folder=tmp_path, workers=2)
     assert len(asked) < COUNT
 
 
@@ -264,7 +264,7 @@ def test_a_build_that_finished_nothing_leaves_nothing(tmp_path, error):
         raise error
 
     with pytest.raises(error):
-        cached(content(), fail, folder=tmp_path)
+        load_pixels(content(), fail, folder=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -283,14 +283,14 @@ def test_however_often_it_was_interrupted(tmp_path_factory, stops, damage):
             before = finished(folder)
             decode = Decode(stop_after=stop)
             with contextlib.suppress(KeyboardInterrupt):
-                cached(content(), decode, folder=folder, workers=2)
-            assert not {row // BLOCK for row in decode.asked} & before
+                load_pixels(content(), decode, folder=folder, workers=2)
+            assert not {row // BLOCK_ROWS for row in decode.asked} & before
         before = finished(folder)
         changed = [3] if damage == "change" else []
         if before and damage != "nothing":
             (part,) = folder.glob("*.part")
             if damage == "flip a pixel":
-                flip(part / PIXELS, min(before) * BLOCK)
+                flip(part / PIXELS, min(before) * BLOCK_ROWS)
                 before = before - {min(before)}
             elif damage == "tear the journal":
                 os.truncate(part / JOURNAL, (part / JOURNAL).stat().st_size - 5)
@@ -301,10 +301,10 @@ def test_however_often_it_was_interrupted(tmp_path_factory, stops, damage):
             else:
                 before = before - {0}
         decode = Decode()
-        pixels, _ = cached(content(changed=changed), decode, folder=folder)
-        assert not {row // BLOCK for row in decode.asked} & before
+        pixels, _ = load_pixels(content(changed=changed), decode, folder=folder)
+        assert not {row // BLOCK_ROWS for row in decode.asked} & before
         assert np.array_equal(pixels, expected())
-        assert all(verify_entry(entry) == [] for entry in entries(folder))
+        assert all(verify_entry(entry) == [] for entry in pixel_entries(folder))
         assert not list(folder.glob("*.part"))
     finally:
         shutil.rmtree(folder)
@@ -312,29 +312,29 @@ def test_however_often_it_was_interrupted(tmp_path_factory, stops, damage):
 
 def test_a_block_of_which_a_file_has_changed_is_decoded_again(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        cached(content(), Decode(stop_after=150), folder=tmp_path, workers=1)
+        load_pixels(content(), Decode(stop_after=150), folder=tmp_path, workers=1)
     asked = []
 
     def decode(path):
         asked.append(int(path.stem))
         return pixels_of(77 if path.stem == "003" else asked[-1])
 
-    pixels, _ = cached(content(changed=[3]), decode, folder=tmp_path)
+    pixels, _ = load_pixels(content(changed=[3]), decode, folder=tmp_path)
     assert (pixels[3] == 78).all() and np.array_equal(pixels[4:], expected()[4:])
-    assert sorted({row // BLOCK for row in asked}) == [0, 2, 3]
+    assert sorted({row // BLOCK_ROWS for row in asked}) == [0, 2, 3]
 
 
 def test_what_follows_a_torn_line_of_the_journal_counts(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        cached(content(), Decode(stop_after=70), folder=tmp_path, workers=1)
+        load_pixels(content(), Decode(stop_after=70), folder=tmp_path, workers=1)
     (part,) = tmp_path.glob("*.part")
     with (part / JOURNAL).open("a") as file:
         file.write('{"number": 1, "crc')
     for stop, count in ((70, 2), (70, 3), (8, 4)):
         with contextlib.suppress(KeyboardInterrupt):
-            cached(content(), Decode(stop_after=stop), folder=tmp_path, workers=1)
+            load_pixels(content(), Decode(stop_after=stop), folder=tmp_path, workers=1)
         assert len(finished(tmp_path)) == (count if count < 4 else 0)
-    assert np.array_equal(cached(content(), refuse, folder=tmp_path)[0], expected())
+    assert np.array_equal(load_pixels(content(), refuse, folder=tmp_path)[0], expected())
 
 
 def journal(part):
@@ -351,7 +351,7 @@ def finished(folder):
 
 def flip(file, row, size=2):
     with file.open("r+b") as opened:
-        opened.seek(START + row * 3 * size * size)
+        opened.seek(HEADER_BYTES + row * 3 * size * size)
         byte = opened.read(1)[0]
         opened.seek(-1, os.SEEK_CUR)
         opened.write(bytes([byte ^ 1]))
@@ -361,7 +361,7 @@ WORKER = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from deephash.data.image_cache.cache import cached
+from deephash.data.image_cache.cache import load_pixels
 from deephash.data.image_cache.entries import Content
 
 asked, folder = map(Path, sys.argv[1:])
@@ -373,7 +373,8 @@ def decode(path):
     return np.full((3, 2, 2), int(path.stem) % 251 + 1, np.uint8)
 
 files = [(f"{row:03d}.png", 9, row) for row in range(200)]
-pixels, _ = cached(Content(Path("/images"), files, {"decode": "plain"}, 2), decode, True, folder, 2)
+content = Content(Path("/images"), files, {"decode": "plain"}, 2)
+pixels, _ = load_pixels(content, decode, True, folder, 2)
 print(int(pixels.astype(int).sum()))
 """
 
@@ -405,14 +406,14 @@ def test_a_killed_builder_is_gone_on_from(tmp_path):
     finally:
         builder.kill()
         builder.communicate()
-    assert entries(folder) == [] and [path.suffix for path in sorted(folder.iterdir())] == [
+    assert pixel_entries(folder) == [] and [path.suffix for path in sorted(folder.iterdir())] == [
         ".lock", ".part",
     ]  # fmt: skip
     decode = Decode()
-    pixels, _ = cached(content(), decode, folder=folder)
+    pixels, _ = load_pixels(content(), decode, folder=folder)
     assert np.array_equal(pixels, expected())
     assert sorted(decode.asked) == list(range(192, COUNT))
-    assert list(folder.iterdir()) == entries(folder)
+    assert list(folder.iterdir()) == pixel_entries(folder)
 
 
 def test_of_two_processes_one_builds_and_one_waits(tmp_path):
@@ -430,14 +431,14 @@ def test_of_two_processes_one_builds_and_one_waits(tmp_path):
     assert sorted(map(int, asked)) == list(range(COUNT))
     assert line.startswith(f"waiting for process {builder} on ")
     assert [error for _, error in outputs] == ["", ""]  # nothing more is said
-    assert list((tmp_path / "cache").iterdir()) == entries(tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == pixel_entries(tmp_path / "cache")
 
 
 def test_many_threads_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "POLL", 0.01)
     decode = Decode()
     with ThreadPoolExecutor(8) as pool:
-        made = pool.map(lambda _: cached(content(), decode, folder=tmp_path)[0], range(16))
+        made = pool.map(lambda _: load_pixels(content(), decode, folder=tmp_path)[0], range(16))
     assert all(np.array_equal(pixels, expected()) for pixels in made)
     assert sorted(decode.asked) == list(range(COUNT))
     assert len(list(tmp_path.iterdir())) == 1
@@ -470,28 +471,28 @@ def test_where_files_cannot_be_locked_each_builds_its_own(tmp_path, monkeypatch)
 
     monkeypatch.setattr(fcntl, "flock", unlockable)
     with pytest.raises(KeyboardInterrupt):
-        cached(content(), Decode(stop_after=150), folder=tmp_path, workers=1)
+        load_pixels(content(), Decode(stop_after=150), folder=tmp_path, workers=1)
     assert list(tmp_path.iterdir()) == []
     with ThreadPoolExecutor(4) as pool:
-        made = pool.map(lambda _: cached(content(), Decode(), folder=tmp_path)[0], range(4))
+        made = pool.map(lambda _: load_pixels(content(), Decode(), folder=tmp_path)[0], range(4))
     assert all(np.array_equal(pixels, expected()) for pixels in made)
-    assert len(entries(tmp_path)) == len(list(tmp_path.iterdir())) == 1
+    assert len(pixel_entries(tmp_path)) == len(list(tmp_path.iterdir())) == 1
     monkeypatch.undo()
-    cached(content(), refuse, folder=tmp_path)
-    assert entries(tmp_path)[0].stat().st_mode & 0o055  # readable by who shares the cache
+    load_pixels(content(), refuse, folder=tmp_path)
+    assert pixel_entries(tmp_path)[0].stat().st_mode & 0o055  # readable by who shares the cache
 
 
 def test_parts_that_nobody_goes_on_with_are_removed(tmp_path):
     old, new, held = (content(rule=rule) for rule in ("old", "new", "held"))
     for one in (old, new, held):
         with pytest.raises(KeyboardInterrupt):
-            cached(one, Decode(stop_after=150), folder=tmp_path, workers=1)
-    week_ago = time.time() - cache.STALE - 60
+            load_pixels(one, Decode(stop_after=150), folder=tmp_path, workers=1)
+    week_ago = time.time() - cache_folder.STALE_SECONDS - 60
     for one in (old, held):
         for path in [tmp_path / one.part, *(tmp_path / one.part).iterdir()]:
             os.utime(path, (week_ago, week_ago))
     with Lock.wait((tmp_path / held.part).with_suffix(".lock"), "which decodes"):
-        cached(content(), Decode(), folder=tmp_path)
+        load_pixels(content(), Decode(), folder=tmp_path)
     assert sorted(tmp_path.glob("*.part")) == sorted([tmp_path / new.part, tmp_path / held.part])
     assert not list(tmp_path.glob("*.lock"))
 
@@ -500,32 +501,32 @@ def test_parts_that_nobody_goes_on_with_are_removed(tmp_path):
 
 
 def test_a_changed_pixel_is_found_and_its_block_decoded_again(tmp_path):
-    cached(content(), Decode(), folder=tmp_path)
-    (entry,) = entries(tmp_path)
+    load_pixels(content(), Decode(), folder=tmp_path)
+    (entry,) = pixel_entries(tmp_path)
     flip(entry / PIXELS, 70)
     flip(entry / PIXELS, 199)
     damages = verify_entry(entry, workers=2)
-    assert [damage.block for damage in damages] == [1, 3]
+    assert [damage.number for damage in damages] == [1, 3]
     assert damages[1].places == [f"{row:03d}.png" for row in range(192, 200)]
     reopen(entry)
     (part,) = tmp_path.iterdir()
     assert part.suffix == ".part" and names(part) == [JOURNAL, PIXELS]
     decode = Decode()
-    pixels, _ = cached(content(), decode, folder=tmp_path)
+    pixels, _ = load_pixels(content(), decode, folder=tmp_path)
     assert np.array_equal(pixels, expected())
-    assert {row // BLOCK for row in decode.asked} == {1, 3}
+    assert {row // BLOCK_ROWS for row in decode.asked} == {1, 3}
     assert verify_entry(entry) == [] and names(entry) == [INDEX, PIXELS]
 
 
 def test_what_has_changed_is_decoded_again_before_it_is_used(tmp_path, caplog):
-    cached(content(), Decode(), folder=tmp_path)
-    (entry,) = entries(tmp_path)
+    load_pixels(content(), Decode(), folder=tmp_path)
+    (entry,) = pixel_entries(tmp_path)
     for row in (70, 199):
         flip(entry / PIXELS, row)
     decode = Decode()
-    pixels, _ = cached(content(), decode, folder=tmp_path)
+    pixels, _ = load_pixels(content(), decode, folder=tmp_path)
     assert np.array_equal(pixels, expected())
-    assert {row // BLOCK for row in decode.asked} == {1, 3}
+    assert {row // BLOCK_ROWS for row in decode.asked} == {1, 3}
     (record,) = {record.getMessage() for record in caplog.records}
     assert f"{entry / PIXELS} is damaged: 72 images have changed" in record
     assert names(tmp_path) == [entry.name] and verify_entry(entry) == []
@@ -533,20 +534,20 @@ def test_what_has_changed_is_decoded_again_before_it_is_used(tmp_path, caplog):
 
 @pytest.mark.parametrize("row", [0, 63, 64, 199])
 def test_a_large_entry_is_checked_as_it_is_read(tmp_path, monkeypatch, row):
-    monkeypatch.setattr(cache, "AT_ONCE", 100)
-    cached(content(), Decode(), folder=tmp_path)
-    (entry,) = entries(tmp_path)
-    pixels, _ = cached(content(), refuse, folder=tmp_path)
+    monkeypatch.setattr(cache, "VERIFY_BYTES", 100)
+    load_pixels(content(), Decode(), folder=tmp_path)
+    (entry,) = pixel_entries(tmp_path)
+    pixels, _ = load_pixels(content(), refuse, folder=tmp_path)
     assert pixels.shape == expected().shape and len(pixels) == COUNT
     assert np.array_equal(pixels[:], expected()) and np.array_equal(pixels[7], expected()[7])
     flip(entry / PIXELS, row)
-    pixels, _ = cached(content(), refuse, folder=tmp_path)
+    pixels, _ = load_pixels(content(), refuse, folder=tmp_path)
     other = (row + 70) % COUNT
     assert np.array_equal(pixels[np.array([other, other])], expected()[[other, other]])
     with pytest.raises(DataError, match=r"(?s)pixels\.npy is damaged.* dataset=NAME images=true"):
         pixels[np.array([other, row])]
     reopen(entry)
-    pixels, _ = cached(content(), Decode(), folder=tmp_path)
+    pixels, _ = load_pixels(content(), Decode(), folder=tmp_path)
     assert np.array_equal(pixels[:], expected())
 
 
@@ -557,17 +558,17 @@ def test_a_folder_that_is_a_file_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(DataError, match=r"cannot write.*paths\.cache=FOLDER.*DEEPHASH_CACHE"):
-            cached(content(), Decode(), folder=folder)
+            load_pixels(content(), Decode(), folder=folder)
 
 
 def test_an_entry_that_may_not_be_read_is_told(tmp_path):
-    cached(content(), Decode(), folder=tmp_path)
-    (entry,) = entries(tmp_path)
+    load_pixels(content(), Decode(), folder=tmp_path)
+    (entry,) = pixel_entries(tmp_path)
     for name in (PIXELS, INDEX):  # root may read everything: a folder in its place may nobody
         (entry / name).unlink()
         (entry / name).mkdir()
         with pytest.raises(DataError, match=rf"cannot read the cache entry {entry}.*{name}"):
-            cached(content(), refuse, folder=tmp_path)
+            load_pixels(content(), refuse, folder=tmp_path)
 
 
 FULL = (
@@ -578,9 +579,9 @@ FULL = (
 
 def test_a_disk_that_is_too_small_is_told_before_anything_is_decoded(tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 5})
-    monkeypatch.setattr(building.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(builder.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(DataError, match=FULL):
-        cached(content(), refuse, folder=tmp_path)
+        load_pixels(content(), refuse, folder=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -597,11 +598,13 @@ def test_a_disk_that_fills_up_meanwhile_is_told(tmp_path, monkeypatch, reserves)
 
     def pwrite(file, data, at):
         written.append(at)
-        return full() if at >= START + 128 * 12 else really(file, data[:100], at)  # in pieces
+        return (
+            full() if at >= HEADER_BYTES + 128 * 12 else really(file, data[:100], at)
+        )  # in pieces
 
     monkeypatch.setattr(os, "pwrite", pwrite)
     with pytest.raises(DataError, match=FULL) as caught:
-        cached(content(), Decode(), folder=tmp_path, workers=1)
+        load_pixels(content(), Decode(), folder=tmp_path, workers=1)
     if reserves:
         assert written == [] and list(tmp_path.iterdir()) == []
         return
@@ -610,7 +613,7 @@ def test_a_disk_that_fills_up_meanwhile_is_told(tmp_path, monkeypatch, reserves)
     assert f"kept in {part}" in str(caught.value)
     monkeypatch.undo()
     decode = Decode()
-    assert np.array_equal(cached(content(), decode, folder=tmp_path)[0], expected())
+    assert np.array_equal(load_pixels(content(), decode, folder=tmp_path)[0], expected())
     assert min(decode.asked) == 128
 
 
@@ -629,16 +632,16 @@ def small_disk(tmp_path):
 def test_a_small_filesystem(small_disk):
     large = content(size=100)  # 6 MB
     with pytest.raises(DataError, match=FULL):
-        cached(large, refuse, folder=small_disk)
+        load_pixels(large, refuse, folder=small_disk)
     assert list(small_disk.iterdir()) == []
 
 
 def test_a_small_filesystem_that_says_it_is_large(small_disk, monkeypatch):
     usage = type("Usage", (), {"free": 1 << 40})
-    monkeypatch.setattr(building.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(builder.shutil, "disk_usage", lambda path: usage)
     large = content(size=100)
     with pytest.raises(DataError, match="No space left on device"):
-        cached(large, refuse, folder=small_disk)
+        load_pixels(large, refuse, folder=small_disk)
     assert list(small_disk.iterdir()) == []
 
     def unable(*args):
@@ -646,8 +649,8 @@ def test_a_small_filesystem_that_says_it_is_large(small_disk, monkeypatch):
 
     monkeypatch.setattr(os, "posix_fallocate", unable)
     with pytest.raises(DataError, match="No space left on device"):
-        cached(large, Decode(size=100), folder=small_disk)
-    assert entries(small_disk) == []
+        load_pixels(large, Decode(size=100), folder=small_disk)
+    assert pixel_entries(small_disk) == []
 
 
 def test_a_limit_on_the_size_of_files(tmp_path):
@@ -655,7 +658,7 @@ def test_a_limit_on_the_size_of_files(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
         with pytest.raises(DataError, match=r"\(File too large\).*paths\.cache=FOLDER"):
-            cached(content(size=100), refuse, folder=tmp_path)
+            load_pixels(content(size=100), refuse, folder=tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
@@ -668,9 +671,9 @@ def test_the_size_is_told_before_a_large_one_is_built(tmp_path, monkeypatch, cap
         told.append(capfd.readouterr().err)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(building, "LARGE", 1000)
+    monkeypatch.setattr(builder, "ANNOUNCED_BYTES", 1000)
     with pytest.raises(KeyboardInterrupt):
-        cached(content(), decode, folder=tmp_path, workers=1)
+        load_pixels(content(), decode, folder=tmp_path, workers=1)
     assert told[0] == f"decoding 200 images into the cache, 0.0 GB at {tmp_path}\n"
 
 
@@ -683,14 +686,14 @@ def test_sigint_is_an_interruption_like_others(tmp_path):
         builder.communicate(timeout=30)
     finally:
         builder.kill()
-    assert entries(folder) == [] and not list(folder.glob("*.lock"))
+    assert pixel_entries(folder) == [] and not list(folder.glob("*.lock"))
     assert finished(folder)
 
 
 def test_what_a_kill_at_the_end_leaves_is_removed_by_the_next_reader(tmp_path):
-    cached(content(), Decode(), folder=tmp_path)
-    (entry,) = entries(tmp_path)
+    load_pixels(content(), Decode(), folder=tmp_path)
+    (entry,) = pixel_entries(tmp_path)
     (entry / JOURNAL).write_text("")
     (tmp_path / content().part).with_suffix(".lock").write_text("process 1 on elsewhere")
-    cached(content(), refuse, folder=tmp_path)
+    load_pixels(content(), refuse, folder=tmp_path)
     assert names(tmp_path) == [entry.name] and names(entry) == [INDEX, PIXELS]

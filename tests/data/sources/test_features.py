@@ -489,7 +489,7 @@ def test_a_row_is_that_of_its_file_where_files_share_images(tmp_path):
 
 
 def test_chosen_classes_keep_their_origin(tmp_path, monkeypatch):
-    monkeypatch.setattr("deephash.data.lazy_arrays.CHECKED", 1)  # one row at a time
+    monkeypatch.setattr("deephash.data.lazy_arrays.CHECK_BYTES", 1)  # one row at a time
     written(tmp_path, "database", 8, np.nan)
     with pytest.raises(DataError, match=r"database8 \(database\): nan .*database\.npz, row 8"):
         module(tmp_path, classes=["0", "2"]).setup("cpu")

@@ -1,4 +1,4 @@
-"""An entry of the cache in the making: block by block, gone on from after a kill."""
+"""Build an entry of the cache block by block, and resume an interrupted build."""
 
 import contextlib
 import errno
@@ -6,38 +6,39 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from deephash.data.image_cache.entries import (
     INDEX,
-    LARGEST,
+    MAX_INDEX_BYTES,
     PIXELS,
     Block,
     Content,
-    Fault,
+    UnreadableFile,
+    block_numbers,
+    block_rows,
     header,
-    is_sound,
-    numbers,
-    place_of,
-    pooled,
-    rows_of,
+    is_intact,
+    row_offset,
+    thread_pool,
 )
 from deephash.errors import DataError, FileError, os_reason
 from deephash.utils.files import parse_json, read_text, write_text
 from deephash.utils.progress import bar
 
 JOURNAL = "journal.jsonl"
-"""What is finished of an entry in the making, one block a line."""
+"""The finished blocks of an unfinished entry, one per line."""
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-LARGE = 1 << 30  # bytes of pixels from which on the size is told before anything is decoded
+ANNOUNCED_BYTES = 1 << 30
+"""Size of the pixels from which on it is printed before anything is decoded."""
 
 Decode = Callable[[Path], np.ndarray]
-"""The pixels of a file, (3, S, S) uint8; raises `Unreadable`."""
+"""Function from a file to its pixels, (3, S, S) uint8; raises `Unreadable`."""
 
 
 class Unreadable(DataError):
@@ -45,7 +46,7 @@ class Unreadable(DataError):
 
     def __init__(self, path: Path, cause: str):
         super().__init__(
-            f"cannot read the image {path} ({cause}): mend it, or leave it out with "
+            f"cannot read the image {path} ({cause}): repair it, or leave it out with "
             "dataset.source.on_error=skip"
         )
         self.cause = cause
@@ -54,85 +55,93 @@ class Unreadable(DataError):
 def build(
     folder: Path, content: Content, decode: Decode, strict: bool, workers: int | None = None
 ) -> None:
-    """Make `folder` a whole entry, using what it holds of an earlier attempt.
+    """Build an entry in a folder, reusing the blocks of an earlier attempt.
 
-    A block is written to its place, then noted in the journal with its checksum; a noted block is
-    used again if its checksum and its files still fit. When something is raised, the finished
-    blocks stay for the next attempt.
+    A block is written to its place in the pixel file and then recorded in the journal with its
+    checksum. A recorded block is reused if its checksum and its files still match. If an exception
+    is raised, the finished blocks are kept for the next attempt.
 
     Args:
-        folder: a part, of which the caller is the only user. It is made if it is not there.
+        folder: created on demand; no other process may use it.
         content: of the entry.
-        decode: makes pixels of a file.
-        strict: raise what `decode` raises; or note the file as a fault, its row zero.
-        workers: decoding threads; None for one per core, at most 16.
+        decode: decodes a file.
+        strict: raise what `decode` raises, instead of recording the file as unreadable with a row
+            of zeros.
+        workers: number of decoding threads; None for one per core, at most 16.
 
     Raises:
         Unreadable: a file cannot be decoded, and `strict`.
         DataError: the disk is full, or the folder cannot be written.
     """
     count = len(content.files)
-    with _told(folder, content), _reserved(folder, content) as file:
-        for left in folder.glob(".*.tmp"):  # of a write that was killed
-            left.unlink(missing_ok=True)
-        done = _resumed(folder, content, file, workers)
-        kept = sum(len(rows_of(number, count)) for number in done)
-        what = f"decoding {count:,} images into the cache, {content.nbytes / 1e9:.1f} GB"
+    with _converted_errors(folder, content), _open_pixels(folder, content) as descriptor:
+        for temporary in folder.glob(".*.tmp"):  # of a write that was killed
+            temporary.unlink(missing_ok=True)
+        blocks = _reusable_blocks(folder, content, descriptor, workers)
+        write_journal(folder, blocks.values())
+        done = sum(len(block_rows(number, count)) for number in blocks)
+        task = (
+            f"decoding {count:,} images into the cache, {content.nbytes / 1e9:.1f} GB"
+            f" at {folder.parent}"
+        )
         with (
             (folder / JOURNAL).open("a", encoding="utf-8") as journal,
-            bar(f"{what} at {folder.parent}", count, kept, content.nbytes > LARGE) as shown,
-            pooled(workers) as pool,
+            bar(task, count, done, content.nbytes > ANNOUNCED_BYTES) as progress,
+            thread_pool(workers) as pool,
         ):
-            wanted = [number for number in numbers(count) if number not in done]
-            for block in pool.map(lambda one: _block(one, content, decode, strict, file), wanted):
-                done[block.number] = block
-                print(json.dumps(block.as_json()), file=journal, flush=True)
-                shown.advance(len(rows_of(block.number, count)))
-        os.fsync(file)
-        index = content.index([done[number] for number in numbers(count)])
-        # Escaped: a file's name need not be Unicode.
+            missing = [number for number in block_numbers(count) if number not in blocks]
+            for block in pool.map(
+                lambda number: _decode_block(number, content, decode, strict, descriptor), missing
+            ):
+                blocks[block.number] = block
+                print(json.dumps(block._asdict()), file=journal, flush=True)
+                progress.advance(len(block_rows(block.number, count)))
+        os.fsync(descriptor)
+        index = content.index([blocks[number] for number in block_numbers(count)])
+        # escaped to ASCII, because file names need not be valid Unicode
         write_text(folder / INDEX, json.dumps(index, indent=1) + "\n")
 
 
-def note(folder: Path, blocks: Sequence[Block]) -> None:
-    """Say in the journal of a part that these blocks are finished, and no others."""
-    write_text(folder / JOURNAL, "".join(f"{json.dumps(one.as_json())}\n" for one in blocks))
+def write_journal(folder: Path, blocks: Iterable[Block]) -> None:
+    """Write a journal that records exactly these blocks as finished."""
+    lines = [f"{json.dumps(block._asdict())}\n" for block in blocks]
+    write_text(folder / JOURNAL, "".join(lines))
 
 
-def _resumed(folder: Path, content: Content, file: int, workers: int | None) -> dict[int, Block]:
-    """The blocks of an earlier attempt that can be used; the journal is left with these alone."""
-    noted = [
+def _reusable_blocks(
+    folder: Path, content: Content, descriptor: int, workers: int | None
+) -> dict[int, Block]:
+    """Return the blocks of an earlier attempt whose files and pixels have not changed."""
+    journal = folder / JOURNAL
+    recorded: dict[int, Block] = {}
+    with contextlib.suppress(FileError):  # no journal, or a last line that was cut off
+        for line in read_text(journal, "journal", MAX_INDEX_BYTES).split("\n"):
+            block = Block.from_json(parse_json(journal, line, "journal", lenient=True), journal)
+            recorded[block.number] = block
+    candidates = [
         block
-        for block in _noted(folder / JOURNAL).values()
-        if block.number in numbers(len(content.files))
+        for block in recorded.values()
+        if block.number in block_numbers(len(content.files))
         and block.sources == content.sources(block.number)
     ]
-    what = "checking what was decoded before"
-    with bar(what, len(noted)) as shown, pooled(workers) as pool:
-        found = []
-        sound = pool.map(lambda block: is_sound(block, file, content.shape), noted)
-        for block, good in zip(noted, sound, strict=True):
-            found += [block] if good else []
-            shown.advance()
-    note(folder, found)
-    return {block.number: block for block in found}
+    reusable = {}
+    task = "checking images that were decoded before"
+    with bar(task, len(candidates)) as progress, thread_pool(workers) as pool:
+        intact = pool.map(lambda block: is_intact(block, descriptor, content.shape), candidates)
+        for block, good in zip(candidates, intact, strict=True):
+            if good:
+                reusable[block.number] = block
+            progress.advance()
+    return reusable
 
 
-def _noted(journal: Path) -> dict[int, Block]:
-    """The blocks that a journal names, by number; its last line may be cut short."""
-    found: dict[int, Block] = {}
-    with contextlib.suppress(FileError, ValueError):
-        for line in read_text(journal, "journal", LARGEST).split("\n"):
-            block = Block.of(parse_json(journal, line, "journal", lenient=True))
-            found[block.number] = block
-    return found
-
-
-def _block(number: int, content: Content, decode: Decode, strict: bool, file: int) -> Block:
+def _decode_block(
+    number: int, content: Content, decode: Decode, strict: bool, descriptor: int
+) -> Block:
     """Decode a block and write it to its place."""
-    rows = rows_of(number, len(content.files))
+    rows = block_rows(number, len(content.files))
     pixels = np.zeros((len(rows), *content.shape[1:]), np.uint8)
-    faults = []
+    unreadable = []
     for row in rows:
         place = content.files[row][0]
         try:
@@ -140,74 +149,65 @@ def _block(number: int, content: Content, decode: Decode, strict: bool, file: in
         except Unreadable as error:
             if strict:
                 raise
-            faults.append(Fault(row, place, error.cause))
+            unreadable.append(UnreadableFile(row, place, error.cause))
     data = pixels.data.cast("B")
-    rest, at = data, place_of(rows.start, content.shape)
-    while rest:  # not through a map: a full disk is an error then, and no signal that kills
-        written = os.pwrite(file, rest, at)
-        rest, at = rest[written:], at + written
-    return Block(number, zlib.crc32(data), content.sources(number), faults)
+    rest, offset = data, row_offset(rows.start, content.shape)
+    while rest:  # not through a memory map, where a full disk would be a fatal signal
+        written = os.pwrite(descriptor, rest, offset)
+        rest, offset = rest[written:], offset + written
+    return Block(number, zlib.crc32(data), content.sources(number), unreadable)
 
 
 @contextlib.contextmanager
-def _reserved(folder: Path, content: Content) -> Iterator[int]:
-    """The descriptor of the file of pixels, which has its full length and its space on the disk."""
+def _open_pixels(folder: Path, content: Content) -> Iterator[int]:
+    """Open the pixel file with its header, full length and disk space; yield its descriptor."""
     folder.mkdir(parents=True, exist_ok=True)
-    file = os.open(folder / PIXELS, os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = os.open(folder / PIXELS, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        size = place_of(len(content.files), content.shape)
-        missing = size - os.fstat(file).st_blocks * 512
+        size = row_offset(len(content.files), content.shape)
+        missing = size - os.fstat(descriptor).st_blocks * 512
         if missing > shutil.disk_usage(folder).free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         try:
-            os.posix_fallocate(file, 0, size)
+            os.posix_fallocate(descriptor, 0, size)
         except (AttributeError, OSError) as error:  # not on macOS, and not on every filesystem
-            if getattr(error, "errno", None) in FULL:
+            if getattr(error, "errno", None) in DISK_FULL:
                 raise
-        os.ftruncate(file, size)
-        os.pwrite(file, header(content.shape), 0)
-        yield file
+        os.ftruncate(descriptor, size)
+        os.pwrite(descriptor, header(content.shape), 0)
+        yield descriptor
     finally:
-        os.close(file)
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
-def _told(folder: Path, content: Content) -> Iterator[None]:
-    """Errors of the disk in words; a part in which nothing is finished is removed."""
+def _converted_errors(folder: Path, content: Content) -> Iterator[None]:
+    """Convert OSError to DataError; remove the unfinished entry if no block was completed."""
     try:
         yield
     except BaseException as error:
-        if not _has_blocks(folder):
+        journal = folder / JOURNAL
+        has_blocks = journal.is_file() and journal.stat().st_size > 0
+        if not has_blocks:
             shutil.rmtree(folder, ignore_errors=True)
         if not isinstance(error, OSError):
             raise
-        full = error.errno in FULL
-        told = _too_small(folder, content, error) if full else cannot_write(folder.parent, error)
-        raise told from error
-
-
-def _has_blocks(folder: Path) -> bool:
-    """Whether anything is finished in a part."""
-    with contextlib.suppress(OSError):
-        return (folder / JOURNAL).stat().st_size > 0
-    return False
+        if error.errno not in DISK_FULL:
+            raise cannot_write(folder.parent, error) from error
+        kept = f" The images decoded so far are kept in {folder}." if has_blocks else ""
+        free = shutil.disk_usage(folder.parent).free
+        raise DataError(
+            f"the cache folder {folder.parent} has {free / 1e9:.1f} GB free and the decoded images"
+            f" need {content.nbytes / 1e9:.1f} GB ({os_reason(error)}): set paths.cache=FOLDER, or"
+            " the environment variable DEEPHASH_CACHE, to a folder on a larger disk; or decode"
+            f" without a cache, dataset.source.cached=false.{kept}"
+        ) from error
 
 
 def cannot_write(folder: Path, error: OSError) -> DataError:
-    """What to say of a cache folder that cannot be used."""
+    """Return the error for a cache folder that cannot be written."""
     return DataError(
         f"cannot write to the cache folder {folder} ({os_reason(error)}): set paths.cache=FOLDER, "
-        "or the environment variable DEEPHASH_CACHE, to one that can be written; or decode without "
-        "a cache, dataset.source.cached=false"
-    )
-
-
-def _too_small(folder: Path, content: Content, error: OSError) -> DataError:
-    kept = f" What was decoded so far is kept in {folder}." if _has_blocks(folder) else ""
-    free = shutil.disk_usage(folder.parent).free
-    return DataError(
-        f"the cache folder {folder.parent} has {free / 1e9:.1f} GB free and the decoded images "
-        f"need {content.nbytes / 1e9:.1f} GB ({os_reason(error)}): set paths.cache=FOLDER, or the "
-        "environment variable DEEPHASH_CACHE, to a folder on a larger disk; or decode without a "
-        f"cache, dataset.source.cached=false.{kept}"
+        "or the environment variable DEEPHASH_CACHE, to a writable folder; or decode without a "
+        "cache, dataset.source.cached=false"
     )

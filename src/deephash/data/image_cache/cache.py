@@ -1,130 +1,121 @@
-"""Decoded pixels kept on disk, so that a dataset is decoded once and memory-mapped ever after.
+"""Decoded pixels on disk, memory-mapped, so that a dataset is decoded once.
 
-An entry, `pixels-<key>/`, is whole or not there: it is built in `pixels-<name>.part/`, under a lock
-that other processes wait for, and renamed when it is finished (`entries`, `building`).
+An entry `pixels-<key>/` is either complete or absent: it is built in a folder `pixels-<name>.part/`
+under a lock, and renamed when it is finished.
 
-Pixels are compared with their checksums before they are used. All of an entry up to `AT_ONCE` bytes
-are when it is opened, and what has changed is decoded again; of a larger one each block is when a
-row of it is first read.
+Pixels are compared with their checksums before they are used. Entries of up to `VERIFY_BYTES` are
+verified when they are opened, and damaged blocks are decoded again; the blocks of larger ones are
+verified when they are first read.
 """
 
 import contextlib
 import logging
 import os
 import shutil
-import time
-import uuid
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from deephash.data.image_cache.builder import JOURNAL, Decode, build, cannot_write, note
+from deephash.data.cache_folder import (
+    cache_folder,
+    lock_path,
+    remove_entry,
+    remove_stale,
+    unique_part,
+)
+from deephash.data.image_cache.builder import JOURNAL, Decode, build, cannot_write, write_journal
 from deephash.data.image_cache.entries import (
-    BLOCK,
+    BLOCK_ROWS,
     INDEX,
     PIXELS,
     Broken,
     Content,
-    Fault,
-    Index,
-    damages_of,
+    EntryIndex,
+    UnreadableFile,
+    block_rows,
+    damaged_blocks,
     open_entry,
     read_index,
-    rows_of,
 )
-from deephash.data.lazy_arrays import Lazy
+from deephash.data.lazy_arrays import LazyArray
 from deephash.errors import DataError
 from deephash.utils import program
-from deephash.utils.files import expand_path
 from deephash.utils.locks import Lock
 
-AT_ONCE = 1 << 30  # bytes of pixels up to which an entry is checked when it is opened
+VERIFY_BYTES = 1 << 30
+"""Size of the pixels up to which an entry is verified when it is opened."""
 
 log = logging.getLogger("deephash")
 
-STALE = 7 * 24 * 3600  # seconds after which a part that nobody goes on with is removed
+
+def pixel_entries(folder: str | Path | None = None) -> list[Path]:
+    """Return the entries of a cache folder, complete or not; None for the default folder."""
+    return sorted(path for path in cache_folder(folder).glob("pixels-*") if not path.suffix)
 
 
-def default_folder() -> Path:
-    """The cache folder: the environment's DEEPHASH_CACHE, or ~/.cache/deephash."""
-    return Path(os.environ.get("DEEPHASH_CACHE") or Path.home() / ".cache" / "deephash")
-
-
-def entries(folder: str | Path | None = None) -> list[Path]:
-    """The entries of a cache folder, None for `default_folder()`, whole or not."""
-    return sorted(path for path in folder_of(folder).glob("pixels-*") if not path.suffix)
-
-
-def cached(
+def load_pixels(
     content: Content,
     decode: Decode,
     strict: bool = True,
     folder: str | Path | None = None,
     workers: int | None = None,
-) -> tuple[np.ndarray | Lazy, Sequence[Fault]]:
-    """The pixels of files, from the cache when they were decoded before.
+) -> tuple[np.ndarray | LazyArray, Sequence[UnreadableFile]]:
+    """Return the decoded pixels of files, from the cache if they were decoded before.
 
-    Of several processes that want the same entry one builds it and the others wait; where files
-    cannot be locked each builds its own and one of them stays. What an interrupted process has
-    finished is used by the next. An entry of which something is missing is built anew.
+    If several processes need the same entry, one builds it and the others wait; where files cannot
+    be locked, each builds its own and one of them is kept. Blocks that an interrupted process has
+    finished are used by the next. An incomplete entry is built again.
 
     Args:
-        content: what the entry holds.
-        decode: makes pixels of a file.
-        strict: raise at the first file that cannot be decoded, rather than note it as a fault. An
-            entry that is there already may have faults all the same.
-        folder: where entries lie; None for `default_folder()`.
-        workers: decoding threads; None for one per core, at most 16.
+        content: of the entry.
+        decode: decodes a file.
+        strict: raise at the first file that cannot be decoded, instead of recording it. An existing
+            entry may have unreadable files in any case.
+        folder: the cache folder; None for the default one.
+        workers: number of decoding threads; None for one per core, at most 16.
 
     Returns:
-        The array, (n, 3, S, S) uint8, memory-mapped copy-on-write, or if it is large, `Checked`;
-        and the files that could not be read, whose rows are zero.
+        The pixels, (n, 3, S, S) uint8: memory-mapped copy-on-write, or `VerifiedPixels` if they are
+        large. And the files that could not be decoded, whose rows are zero.
 
     Raises:
         Unreadable: a file cannot be decoded, and `strict`.
         DataError: the folder cannot be used, or its disk is too small.
     """
-    root = folder_of(folder)
-    entry = root / content.entry
-    found = _opened(entry)
-    if found is not None:
-        _tidy(entry, root / content.part)
-    else:
-        with _alone(root / content.part) as part:
-            # Another process may have built it meanwhile.
-            found = _opened(entry, logging.DEBUG)
-            if found is None:
-                _sweep(root)
-                _reuse(entry, part)
-                build(part, content, decode, strict, workers)
-                _move(part, entry)
-                found = _opened(entry)
-    if found is None:
-        raise DataError(f"the cache entry {entry} was written, yet cannot be read back")
-    return found
+    root = cache_folder(folder)
+    entry, part = root / content.entry, root / content.part
+    opened = _open(entry)
+    if opened is not None:
+        _remove_leftovers(entry, part)
+        return opened
+    with _locked(part) as own_part:
+        opened = _open(entry, logging.DEBUG)  # another process may have built it meanwhile
+        if opened is None:
+            remove_stale(root.glob("pixels-*.part"))
+            _make_part(entry, own_part)
+            build(own_part, content, decode, strict, workers)
+            _make_entry(own_part, entry)
+            opened = _open(entry)
+    if opened is None:
+        raise DataError(f"the cache entry {entry} was written, but cannot be read back")
+    return opened
 
 
 def reopen(entry: Path) -> None:
-    """Take an entry back: who wants it next decodes its broken blocks again, and no others.
+    """Turn an entry into an unfinished one, so that its damaged blocks are decoded on next use.
 
     Raises:
-        Broken: there is no entry, or its index is not whole.
+        Broken: there is no entry, or its index is incomplete.
         DataError: the folder cannot be written.
     """
-    index = read_index(entry)
-    with _alone(entry.parent / index.part) as part:
-        _reuse(entry, part)
+    with _locked(entry.parent / read_index(entry).part) as part:
+        _make_part(entry, part)
 
 
-def folder_of(folder: str | Path | None) -> Path:
-    """The cache folder: `folder`, None for `default_folder()`."""
-    return default_folder() if folder is None else expand_path(folder)
-
-
-class Checked(Lazy):
-    """The pixels of a large entry. A block is compared with its checksum when it is first read.
+class VerifiedPixels(LazyArray):
+    """Pixels of a large entry; each block is compared with its checksum when it is first read.
 
     Args:
         entry: its folder.
@@ -132,145 +123,112 @@ class Checked(Lazy):
         index: of the entry.
     """
 
-    def __init__(self, entry: Path, pixels: np.ndarray, index: Index):
+    def __init__(self, entry: Path, pixels: np.ndarray, index: EntryIndex):
         self.entry = entry
         self.pixels = pixels
         self.shape = pixels.shape
         self.dtype = pixels.dtype
-        self._blocks = {block.number: block.crc32 for block in index.blocks}
-        self._sound = np.zeros(len(index.blocks), bool)
+        self._checksums = [block.crc32 for block in index.blocks]
+        self._verified = np.zeros(len(index.blocks), bool)
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """Rows by number, in the order given.
+        """Return rows by number, in the order given.
 
         Raises:
-            DataError: a block of them has changed.
+            DataError: a block of them is damaged.
         """
-        numbers = np.unique(rows // BLOCK)
-        for number in numbers[~self._sound[numbers]]:
-            whole = rows_of(int(number), len(self))
-            if zlib.crc32(self.pixels[whole.start : whole.stop].data) != self._blocks[number]:
+        numbers = np.unique(rows // BLOCK_ROWS)
+        for number in numbers[~self._verified[numbers]].tolist():
+            block = block_rows(number, len(self))
+            if zlib.crc32(self.pixels[block.start : block.stop].data) != self._checksums[number]:
                 raise DataError(
-                    f"{self.entry / PIXELS} is damaged: the pixels of images {whole.start} to "
-                    f"{whole.stop - 1} are not what they were\n"
-                    f"  Type {program.command('data')} verify dataset=NAME images=true, which"
-                    f" strikes them out, so that they are decoded again; or delete {self.entry}"
+                    f"{self.entry / PIXELS} is damaged: the pixels of images {block.start} to "
+                    f"{block.stop - 1} do not match their checksum\n"
+                    f"  Type {program.command('data')} verify dataset=NAME images=true, after which"
+                    f" they are decoded again; or delete {self.entry}"
                 )
-            self._sound[number] = True
+            self._verified[number] = True
         pixels: np.ndarray = self.pixels[rows]
         return pixels
 
 
-def _opened(
+def _open(
     entry: Path, level: int = logging.WARNING
-) -> tuple[np.ndarray | Lazy, Sequence[Fault]] | None:
-    """An entry, or None where there is none, or something of it is missing or has changed."""
+) -> tuple[np.ndarray | LazyArray, Sequence[UnreadableFile]] | None:
+    """Open an entry; return None if it is absent, incomplete or damaged, which is logged."""
     try:
         pixels, index = open_entry(entry)
-        if pixels.nbytes > AT_ONCE:
-            return Checked(entry, pixels, index), index.faults
-        if damages := damages_of(entry, index):
-            count = sum(len(damage.places) for damage in damages)
-            log.log(
-                level,
-                "%s is damaged: %d images have changed there, such as %s; they are decoded again",
-                entry / PIXELS,
-                count,
-                damages[0].places[0],
-            )
-            return None
+        if pixels.nbytes > VERIFY_BYTES:
+            return VerifiedPixels(entry, pixels, index), index.faults
+        damaged = damaged_blocks(entry, index)
     except Broken:
         return None
-    return pixels, index.faults
+    if not damaged:
+        return pixels, index.faults
+    log.log(
+        level,
+        "%s is damaged: %d images have changed, such as %s; they are decoded again",
+        entry / PIXELS,
+        sum(len(block.places) for block in damaged),
+        damaged[0].places[0],
+    )
+    return None
 
 
 @contextlib.contextmanager
-def _alone(part: Path) -> Iterator[Path]:
-    """Waits until no other process builds in this part.
+def _locked(part: Path) -> Iterator[Path]:
+    """Wait until no other process builds in a part; convert OSError to DataError.
 
-    Yields the part; where files cannot be locked one of one's own, which is removed afterwards.
+    Yields:
+        The part; where files cannot be locked, one of a unique name, which is removed afterwards.
     """
-    why = f"which decodes the same images into {part.parent}"
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
-        lock = Lock.wait(_lock_of(part), why)
+        purpose = f"which decodes the same images into {part.parent}"
+        with Lock.wait(lock_path(part), purpose) as lock:
+            own_part = part if lock.exclusive else unique_part(part)
+            try:
+                yield own_part
+            finally:
+                if own_part != part:
+                    shutil.rmtree(own_part, ignore_errors=True)
     except OSError as error:
         raise cannot_write(part.parent, error) from error
-    own = _beside(part)
-    with lock:
-        try:
-            yield part if lock.exclusive else own
-        finally:
-            shutil.rmtree(own, ignore_errors=True)  # gone if it has become the entry
 
 
-def _lock_of(part: Path) -> Path:
-    return part.with_suffix(".lock")
-
-
-def _beside(part: Path) -> Path:
-    """A part of the same name that nobody else uses."""
-    return part.with_name(f"{part.stem}-{uuid.uuid4().hex[:8]}{part.suffix}")
-
-
-def _sweep(root: Path) -> None:
-    """Remove parts that nobody has gone on with for long."""
-    for part in root.glob("pixels-*.part"):
-        with contextlib.suppress(OSError):  # somebody else's, or gone by now
-            changed = max(path.stat().st_mtime for path in (part, *part.iterdir()))
-            if time.time() - changed > STALE and (lock := Lock.acquire(_lock_of(part))):
-                with lock:
-                    shutil.rmtree(part)
-
-
-def _tidy(entry: Path, part: Path) -> None:
-    """Remove what a process that was killed at the very end has left beside a whole entry."""
-    if (entry / JOURNAL).exists() or _lock_of(part).exists():
-        with contextlib.suppress(OSError):  # read by somebody who may not write
-            if (lock := Lock.acquire(_lock_of(part))) is not None:
+def _remove_leftovers(entry: Path, part: Path) -> None:
+    """Remove the journal and lock file of a process that was killed after the last rename."""
+    if (entry / JOURNAL).exists() or lock_path(part).exists():
+        with contextlib.suppress(OSError):  # the user may only read
+            if (lock := Lock.acquire(lock_path(part))) is not None:
                 with lock:
                     (entry / JOURNAL).unlink(missing_ok=True)
 
 
-def _reuse(entry: Path, part: Path) -> None:
-    """Make an entry a part again if its index is whole; remove any other, and do nothing if none.
+def _make_part(entry: Path, part: Path) -> None:
+    """Turn an entry, if it exists, into a part whose intact blocks the next build reuses.
 
-    The blocks that have not changed are used by the next build.
+    An entry without a complete index is removed.
     """
     try:
         index = read_index(entry)
         os.stat(entry / PIXELS)
     except (Broken, FileNotFoundError):
-        _discard(entry)
+        remove_entry(entry)
         return
+    shutil.rmtree(part, ignore_errors=True)
+    write_journal(entry, index.blocks)
+    entry.replace(part)
+    (part / INDEX).unlink()
+
+
+def _make_entry(part: Path, entry: Path) -> None:
+    """Rename a finished part to its entry, unless another process has done so."""
     try:
-        shutil.rmtree(part, ignore_errors=True)
-        note(entry, index.blocks)
-        os.replace(entry, part)
-        (part / INDEX).unlink()
-    except OSError as error:
-        raise cannot_write(entry.parent, error) from error
-
-
-def _discard(entry: Path) -> None:
-    """Remove what is no whole entry; nobody sees it half removed."""
-    aside = _beside(entry.with_suffix(".part"))
-    try:
-        os.replace(entry, aside)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise cannot_write(entry.parent, error) from error
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _move(part: Path, entry: Path) -> None:
-    """Put a whole part in its place, unless another process has put one there."""
-    try:
-        os.replace(part, entry)  # refused where a folder with files is
-    except OSError as error:
-        if _opened(entry) is None:
-            raise cannot_write(entry.parent, error) from error
+        part.replace(entry)  # fails if a folder with files is there
+    except OSError:
+        if _open(entry) is None:
+            raise
         shutil.rmtree(part, ignore_errors=True)
     with contextlib.suppress(OSError):
         (entry / JOURNAL).unlink()

@@ -1,0 +1,86 @@
+"""The folder of decoded images and stored features, and what its entries have in common.
+
+An entry is a folder `pixels-<key>` or `features-<key>`. A folder that ends in `.part` is not
+finished; a file that ends in `.lock` belongs to the process that works on the entry beside it.
+"""
+
+import contextlib
+import mmap
+import os
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+from deephash.utils.files import expand_path
+from deephash.utils.locks import Lock
+
+STALE_SECONDS = 7 * 24 * 3600
+"""Time after which an unfinished entry that no process continues is removed."""
+
+_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
+
+
+def cache_folder(folder: str | Path | None = None) -> Path:
+    """Return the cache folder.
+
+    Args:
+        folder: as configured; None for the environment variable ``DEEPHASH_CACHE``, or
+            ``~/.cache/deephash`` if it is not set.
+    """
+    if folder is not None:
+        return expand_path(folder)
+    return Path(os.environ.get("DEEPHASH_CACHE") or Path.home() / ".cache" / "deephash")
+
+
+def lock_path(entry: Path) -> Path:
+    """Return the path of the lock file of an entry or its unfinished part."""
+    return entry.with_suffix(".lock")
+
+
+def unique_part(entry: Path) -> Path:
+    """Return a path beside an entry for an unfinished part that no other process uses."""
+    return entry.with_name(f"{entry.stem}-{uuid.uuid4().hex[:8]}.part")
+
+
+def remove_entry(entry: Path) -> None:
+    """Remove an entry, if it exists. No other process sees it partly removed.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    part = unique_part(entry)
+    with contextlib.suppress(FileNotFoundError):
+        entry.replace(part)
+    shutil.rmtree(part, ignore_errors=True)
+
+
+def remove_stale(parts: Iterable[Path]) -> None:
+    """Remove unfinished entries that no process has continued for ``STALE_SECONDS``."""
+    for part in parts:
+        with contextlib.suppress(OSError):  # removed by another process, or owned by another user
+            changed = max(path.stat().st_mtime for path in (part, *part.rglob("*")))
+            if time.time() - changed > STALE_SECONDS and (lock := Lock.acquire(lock_path(part))):
+                with lock:
+                    shutil.rmtree(part)
+
+
+def map_private(file: BinaryIO, size: int) -> mmap.mmap:
+    """Map a file copy-on-write: what is written to the map never reaches the file.
+
+    Without ``MAP_NORESERVE`` a file larger than the memory could not be mapped.
+
+    Args:
+        file: an open file.
+        size: bytes to map.
+
+    Raises:
+        OSError: the file cannot be mapped.
+        ValueError: the file is shorter.
+    """
+    return mmap.mmap(
+        file.fileno(), size, mmap.MAP_PRIVATE | _NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE
+    )

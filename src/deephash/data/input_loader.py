@@ -1,0 +1,109 @@
+"""Inputs of an image set on the device, batch by batch."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deephash.data.lazy_arrays import Stacked
+from deephash.data.transfer import split_on_device
+
+T = TypeVar("T")
+B = TypeVar("B")
+
+PREFETCH_THREADS = 4
+
+
+class InputLoader:
+    """Gather inputs by row number and copy them to the device.
+
+    All inputs are kept on the device if they fit into the limit, else those of the training images
+    if they fit, since every epoch reads them. All others are gathered from memory, from the
+    memory-mapped cache or from files by threads, some batches ahead. Pixels stay uint8.
+
+    Args:
+        inputs: (n, ...) array or lazy array.
+        device: where batches are needed.
+        limit_bytes: inputs up to this size are kept on the device.
+        train_rows: (m,) rows of the training images.
+    """
+
+    def __init__(
+        self, inputs: Any, device: torch.device, limit_bytes: int, train_rows: np.ndarray
+    ) -> None:
+        self.device = device
+        fits = inputs.nbytes <= limit_bytes
+        if fits and isinstance(inputs, Stacked):
+            inputs = inputs[:]
+        if isinstance(inputs, np.ndarray):
+            # torch requires writable memory; read-only arrays are copied
+            inputs = torch.from_numpy(np.require(inputs, requirements=["C", "W"]))
+        self.resident = isinstance(inputs, Tensor) and (fits or device.type == "cpu")
+        self._inputs = inputs.to(device) if self.resident else inputs
+        self._train_inputs: Tensor | None = None
+        if not self.resident and device.type != "cpu":
+            row_bytes = inputs.nbytes // len(inputs)
+            if len(train_rows) * row_bytes <= limit_bytes:
+                parts = torch.split(torch.from_numpy(train_rows), 4096)
+                self._train_inputs = torch.cat([self._gather(part) for part in parts]).to(device)
+
+    def batches(
+        self, rows: Tensor, batches: Sequence[Tensor], training: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Iterate over batches of inputs.
+
+        Args:
+            rows: (k,) row numbers.
+            batches: places in `rows`, (b,) each.
+            training: whether `rows` are those of the training images.
+
+        Yields:
+            The places, (b,) int64, and the inputs, (b, ...), both on the device.
+        """
+        if not batches:
+            return
+        order = torch.cat(list(batches))
+        places = split_on_device(order, batches, self.device)
+        if training and self._train_inputs is not None:
+            for index in places:
+                yield index, self._train_inputs[index]
+        elif self.resident:
+            batch_rows = split_on_device(rows[order], batches, self.device)
+            for index, row in zip(places, batch_rows, strict=True):
+                yield index, self._inputs[row]
+        else:
+            gathered = prefetch(lambda batch: self._gather(rows[batch]), batches)
+            for index, inputs in zip(places, gathered, strict=True):
+                yield index, inputs.to(self.device, non_blocking=True)
+
+    def _gather(self, rows: Tensor) -> Tensor:
+        """Return the inputs of rows on the host, in pinned memory if the device is a GPU."""
+        if isinstance(self._inputs, Tensor):
+            inputs = self._inputs[rows]
+        else:
+            inputs = torch.from_numpy(self._inputs[rows.numpy()])
+        return inputs.pin_memory() if self.device.type == "cuda" else inputs
+
+
+def prefetch(
+    make: Callable[[B], T], batches: Sequence[B], threads: int = PREFETCH_THREADS
+) -> Iterator[T]:
+    """Make batches in threads while earlier ones are in use, and yield them in order.
+
+    Twice as many batches as threads are kept in memory.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        pending = deque(pool.submit(make, batch) for batch in batches[: 2 * threads])
+        try:
+            for batch in batches[2 * threads :]:
+                result = pending.popleft().result()
+                pending.append(pool.submit(make, batch))
+                yield result
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
