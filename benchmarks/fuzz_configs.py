@@ -3,8 +3,8 @@
 Two kinds of inputs, both in one process and from one seed:
 
 - leaves: every value of several composed configurations takes values of ``NASTY`` in turn, and keys
-  are deleted, added and renamed. ``config.check`` sees the result as it sees any configuration,
-  cheap parts are built on dummy sizes, and nothing else is.
+  are deleted, added and renamed. ``checks.check_train`` sees the result as it sees any
+  configuration, cheap parts are built on dummy sizes, and nothing else is.
 - lines: command lines of keys, words and values, as somebody might type them, on all four pages.
 
 A sample of what is accepted is built in full on the digits and trained for two steps. Whatever
@@ -31,7 +31,8 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 
-from deephash.config import build, composition, overrides, resolve, schema
+from deephash.config import build, checks, composition, overrides, resolve, schema
+from deephash.config.faults import raise_faults
 from deephash.config.synonyms import BY_WORD
 from deephash.errors import DeephashError
 
@@ -148,24 +149,24 @@ def line(keys: list[str], draw: random.Random) -> list[str]:
 def fuzz_leaves(count: int, draw: random.Random, told: Outcome) -> list[dict[str, Any]]:
     """Check mutated configurations; those that are accepted."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        right = [resolve.fold(compose("train", overrides=some)) for some in COMPOSED]
+        right = [resolve.resolve(compose("train", overrides=some)) for some in COMPOSED]
         pages = {
-            "data": resolve.fold(compose("data", overrides=["do=verify"])),
-            "evaluate": resolve.fold(compose("evaluate", overrides=["run=x"])),
-            "report": resolve.fold(compose("report", overrides=["sweep=x"])),
+            "data": resolve.resolve(compose("data", overrides=["do=verify"])),
+            "evaluate": resolve.resolve(compose("evaluate", overrides=["run=x"])),
+            "report": resolve.resolve(compose("report", overrides=["sweep=x"])),
         }
-    checks = {"data": resolve.check_data, "evaluate": resolve.check_evaluation,
-              "report": resolve.check_report}  # fmt: skip
+    check_of = {"data": checks.check_data, "evaluate": checks.check_evaluate,
+              "report": checks.check_report}  # fmt: skip
     good = []
     for _ in range(count):
         if draw.random() < 0.2:
             page = draw.choice(list(pages))
             what, cfg = mutated(pages[page], draw)
-            check: Any = checks[page]
+            check: Any = check_of[page]
         else:
             what, cfg = mutated(draw.choice(right), draw)
-            page, check = "train", resolve.check
-        if told.see(f"{page} {what}", lambda cfg=cfg, check=check: resolve.refuse(check(cfg))):
+            page, check = "train", checks.check_train
+        if told.see(f"{page} {what}", lambda cfg=cfg, check=check: raise_faults(check(cfg))):
             good += [cfg] if page == "train" else []
     return good
 
@@ -176,7 +177,7 @@ def fuzz_lines(count: int, draw: random.Random, told: Outcome) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for page, some in (("train", []), ("data", ["do=verify"]), ("evaluate", ["run=x"]),
                            ("report", ["sweep=x"])):  # fmt: skip
-            cfg = resolve.fold(compose(page, overrides=list(some)))
+            cfg = resolve.resolve(compose(page, overrides=list(some)))
             keys[page] = [".".join(map(str, path)) for path in leaves(cfg)]
     for _ in range(count):
         page = draw.choice(("train", "train", "train", "data", "evaluate", "report"))

@@ -38,7 +38,7 @@ import torch
 import yaml
 from hydra import compose, initialize_config_dir
 
-from deephash.config import build, resolve, schema
+from deephash.config import build, checks, resolve, schema
 from deephash.config.overrides import parse_all
 from deephash.data.archives.csvfile import Csv
 from deephash.data.catalogue import Catalogue
@@ -335,7 +335,7 @@ def pages() -> Any:
     """Compose pages of the configuration in this process."""
     schema.register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        yield lambda name, *words: resolve.fold(
+        yield lambda name, *words: resolve.resolve(
             compose(name, overrides=list(words)), parse_all(words)
         )
 
@@ -354,11 +354,11 @@ class Sound:
                  f"paths.outputs={self.outputs}"]  # fmt: skip
         with pages() as page:
             jobs = [["method=csq", "model.nbit=8", f"seed={seed}", *words] for seed in (0, 1)]
-            grid = resolve.train_pages([(parse_all(job), page("train", *job)) for job in jobs])
+            grid = checks.parse_jobs([(parse_all(job), page("train", *job)) for job in jobs])
             self.cfgs = [cfg for _, cfg in grid]
             evaluation = page("evaluate", "run=x", "figures=false", "device=cpu")
-            self.evaluation = resolve.evaluate_page(evaluation)
-            self.report = resolve.report_page(
+            self.evaluation = checks.parse_page(schema.Evaluate, evaluation)
+            self.report = checks.parse_page(schema.Report,
                 page("report", "sweep=a", "compare=best", "draws=100",
                      f"paths.outputs={self.outputs}")
             )  # fmt: skip

@@ -505,7 +505,7 @@ def composed(backbone: str, device: str, side: int, method: str) -> str:
     if method == "relahash":
         words.append("codebook=bernoulli")  # drawn at once; the best centers are searched for
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return json.dumps(resolve.fold(compose("train", overrides=words)))
+        return json.dumps(resolve.resolve(compose("train", overrides=words)))
 
 
 class Enough(Exception):

@@ -238,16 +238,16 @@ def direct(*arguments: str) -> Job:
     from hydra import compose, initialize_config_dir
 
     from deephash import runs
-    from deephash.config import resolve, schema
+    from deephash.config import checks, resolve, schema
     from deephash.config.overrides import parse_all
 
     schema.register()
     overrides = parse_all(arguments)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        folded = resolve.fold(compose("train", overrides=list(arguments)), overrides)
+        folded = resolve.resolve(compose("train", overrides=list(arguments)), overrides)
 
     def job() -> int:
-        runs.train(resolve.train_page(folded, overrides), overrides)
+        runs.train(checks.parse_page(schema.Train, folded, overrides), overrides)
         return 0
 
     return job

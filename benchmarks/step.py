@@ -92,7 +92,7 @@ def composed(words: Sequence[str], size: int, batch: int) -> schema.Train:
              f"trainer.batch_size={batch}"]  # fmt: skip
     weights = [] if "backbone=tiny" in words else ["backbone.weights=none"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        folded = resolve.fold(compose("train", overrides=[*given, *words, *weights]))
+        folded = resolve.resolve(compose("train", overrides=[*given, *words, *weights]))
     return schema.parse(schema.Train, folded)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from deephash.config import requirements as recipes
-from deephash.config import resolve
+from deephash.config import targets
 from deephash.report import published
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,9 +66,9 @@ def _target(kind: type) -> str:
 def option(group: str, name: str) -> tuple[str, type]:
     """The page of an option, and the class it names; no page where the class itself is named."""
     if "." in name:
-        return "", resolve.locate(name)
+        return "", targets.locate(name)
     text = (CONF / group / f"{name}.yaml").read_text()
-    return text, resolve.locate(yaml.safe_load(text)["_target_"])
+    return text, targets.locate(yaml.safe_load(text)["_target_"])
 
 
 def row(name: str) -> str:
@@ -78,7 +78,8 @@ def row(name: str) -> str:
     declared = recipes.declared(nodes(found))
     for part in PARTS:
         text = parts.get(part, "-").rpartition(".")[2]
-        if text != "-" and part in resolve.FEEDS and not resolve.FEEDS[part] & declared.needs:
+        inputs = recipes.LOSS_INPUTS.get(part)
+        if text != "-" and inputs is not None and not inputs & declared.needs:
             text = f"({text})"
         cells.append(text)
     cells.append(supervision(name))
@@ -133,7 +134,7 @@ def page(name: str) -> str:
                   for one in settings] + [""]  # fmt: skip
     lines += ["## Recipe", "", "```yaml", text.rstrip(), "```", ""]
     if "_target_" in found:
-        about, arguments = described(resolve.locate(found["_target_"]))
+        about, arguments = described(targets.locate(found["_target_"]))
         lines += ["## Method", "", about, "", *arguments, ""]
     if "loss" in found["parts"]:
         loss_text, loss = option("loss", found["parts"]["loss"])

@@ -23,5 +23,5 @@ def job(page: str, words: Sequence[str]) -> tuple[Any, tuple[Override, ...]]:
     """
     check = getattr(resolve, f"{page}_page")
     overrides = parse_all(words)
-    folded = resolve.fold(compose(page, overrides=list(words)), overrides)
+    folded = resolve.resolve(compose(page, overrides=list(words)), overrides)
     return check(folded, overrides), overrides

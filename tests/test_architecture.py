@@ -110,7 +110,17 @@ HEAVY = {"data", "loggers", "losses", "methods", "models", "report", "training",
 
 
 @pytest.mark.parametrize(
-    "name", ["resolve", "schema", "targets", "requirements", "overrides", "composition"]
+    "name",
+    [
+        "resolve",
+        "identity",
+        "checks",
+        "schema",
+        "targets",
+        "requirements",
+        "overrides",
+        "composition",
+    ],
 )
 def test_what_help_needs_imports_nothing_heavy(name):
     """`--help` composes and checks; what it imports inside functions is for other commands."""

@@ -106,8 +106,8 @@ def test_a_page_holds_formula_and_every_option(name):
     assert {"_target_", "loss"} & set(nodes)
     for path, node in (("method", nodes), ("method.loss", nodes.get("loss", {}))):
         if "_target_" in node:
-            kind = generate.resolve.locate(node["_target_"])
-            options = set(generate.resolve.arguments(kind)) - injected.PLACES[path]
+            kind = generate.targets.locate(node["_target_"])
+            options = set(generate.targets.arguments(kind)) - injected.PLACES[path]
             assert options <= listed
 
 

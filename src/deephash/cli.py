@@ -16,7 +16,7 @@ from typing import Any
 
 import hydra
 
-from deephash.config import composition, overrides, resolve, schema
+from deephash.config import checks, composition, overrides, schema
 from deephash.config.composition import CONFIG_DIR, Extension
 from deephash.config.overrides import MANY, CommandLine, Override
 from deephash.errors import BusyError, DeephashError, WriteError, from_os_error
@@ -112,14 +112,14 @@ def report(arguments: Sequence[str]) -> int:
 @_alone
 def data(arguments: Sequence[str]) -> int:
     """``data ACTION``. Returns the exit status."""
-    done = [text for text in arguments if text in resolve.ACTIONS]
+    done = [text for text in arguments if text in checks.ACTIONS]
     if len(done) != 1 and not _read(arguments).names & SHOWING:
         strange = [text for text in arguments if "=" not in text and text not in done]
         given = f"{strange[0]} is none of them" if strange else "none was given"
         given = f"{len(done)} of them were given" if done else given
         command = program.command("data")
         print(
-            f"{command} does one of {', '.join(resolve.ACTIONS)}; {given}.\n"
+            f"{command} does one of {', '.join(checks.ACTIONS)}; {given}.\n"
             f"  Type: {command} verify dataset=cifar10     ({command} --help)",
             file=sys.stderr,
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from deephash.config import backbone_inputs, resolve, schema
+from deephash.config import backbone_inputs, checks, identity, resolve, schema
 from deephash.config.overrides import parse_all
 
 pytest.importorskip("timm")
@@ -26,7 +26,7 @@ def folded():
 
         def fold(*words, page="train"):
             more = ["trainer.device=cpu", *words]
-            return resolve.fold(compose(page, overrides=more), parse_all(more))
+            return resolve.resolve(compose(page, overrides=more), parse_all(more))
 
         yield fold
 
@@ -40,7 +40,7 @@ def options(cfg, kind, option, pipeline=None):
 
 
 def faults(cfg):
-    return {fault.key: fault for fault in resolve.check(cfg)}
+    return {fault.key: fault for fault in checks.check_train(cfg)}
 
 
 @pytest.mark.parametrize("dataset", ["cifar10", "folder dataset.root=x", "imagenet100"])
@@ -96,9 +96,9 @@ def test_other_backbones_and_sizes_that_are_not_there_change_nothing(folded):
 
 def test_the_page_of_data_has_them_too(folded):
     cfg = folded("do=encode", "out=x", "dataset=cifar10", *LITE, page="data")
-    assert options(cfg, "Normalize", "mean") == [HALF] * 2 and not resolve.check_data(cfg)
+    assert options(cfg, "Normalize", "mean") == [HALF] * 2 and not checks.check_data(cfg)
     cfg = folded("do=encode", "out=x", "dataset=cifar10", *VIT, "dataset.size=96", page="data")
-    assert [fault.key for fault in resolve.check_data(cfg)] == ["dataset.size"]
+    assert [fault.key for fault in checks.check_data(cfg)] == ["dataset.size"]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_the_page_of_data_has_them_too(folded):
 )  # fmt: skip
 def test_images_that_the_model_does_not_take(words, key, said, folded):
     fault = faults(folded(*words, *VIT))[key]
-    assert said in f"{fault.what} {fault.instead}"
+    assert said in f"{fault.message} {fault.hint}"
 
 
 def test_pipelines_that_no_view_uses_are_not_looked_at(folded):
@@ -129,18 +129,18 @@ def test_pipelines_that_no_view_uses_are_not_looked_at(folded):
 
 def test_names_of_runs_are_what_is_typed_and_configurations_are_the_same_again(folded):
     words = ["dataset=cifar10", *LITE]
-    name = resolve.run_name(folded(*words), parse_all(words))
+    name = identity.run_name(folded(*words), parse_all(words))
     assert "mean" not in name and "dataset.size" not in name and "preprocessing" not in name
-    assert resolve.essence(folded(*words)) == resolve.essence(folded(*words))
+    assert identity.identity_of(folded(*words)) == identity.identity_of(folded(*words))
     spelled = folded(*words, "dataset.size=224", "backbone.preprocessing=model")
-    assert resolve.essence(spelled) == resolve.essence(folded(*words))
+    assert identity.identity_of(spelled) == identity.identity_of(folded(*words))
 
 
 def test_without_timm_the_page_says_how_to_get_it(folded, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     found = faults(folded("dataset=cifar10", *LITE))
-    assert "needs the package timm" in found["backbone.name"].what
-    assert "pip install timm" in found["backbone.name"].instead
+    assert "needs the package timm" in found["backbone.name"].message
+    assert "pip install timm" in found["backbone.name"].hint
 
 
 def test_faults_of_no_declaration_are_none(folded):

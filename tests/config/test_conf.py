@@ -12,8 +12,18 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from deephash.config import build, injected, requirements, resolve, schema
+from deephash.config import (
+    build,
+    checks,
+    identity,
+    injected,
+    requirements,
+    resolve,
+    schema,
+    targets,
+)
 from deephash.config.explain import explain
+from deephash.config.faults import Fault, raise_faults
 from deephash.config.overrides import parse_all, texts
 from deephash.errors import ConfigError, DataError, TrainingError
 from deephash.models.backbones import Tiny
@@ -35,7 +45,7 @@ NEEDS = {
 }
 NEEDS["head=tokens"] = ["backbone.output=tokens"]
 for path in (CONF / "loss").glob("*.yaml"):
-    loss = resolve.locate(OmegaConf.load(path)["_target_"])
+    loss = targets.locate(OmegaConf.load(path)["_target_"])
     words = ["relaxation=sign"] if "bits" in loss.needs else []
     if views := getattr(loss, "views", None):
         words.append(f"+method.views={views}")
@@ -61,13 +71,13 @@ def composed():
 
 @pytest.fixture(scope="module")
 def folded(composed):
-    return lambda *overrides: resolve.fold(composed(list(overrides)))
+    return lambda *overrides: resolve.resolve(composed(list(overrides)))
 
 
 @pytest.fixture(scope="module")
 def faults(folded):
     def find(*overrides):
-        return {fault.key: fault for fault in resolve.check(folded(*overrides))}
+        return {fault.key: fault for fault in checks.check_train(folded(*overrides))}
 
     return find
 
@@ -78,7 +88,7 @@ def explained(composed):
         return {
             fault.key: fault
             for fault in explain(
-                parse_all(overrides), lambda some: composed(texts(some)), resolve.check
+                parse_all(overrides), lambda some: composed(texts(some)), checks.check_train
             )
         }
 
@@ -93,30 +103,30 @@ def test_every_yaml_is_an_option_or_a_top_page():
     options = {option.replace("=", "/") + ".yaml" for option in OPTIONS}
     pages = {page for page in pages if not page.startswith("settings/base/")}
     assert pages == options | {"train.yaml", "evaluate.yaml", "report.yaml", "data.yaml"}
-    assert {"method", "dataset", "backbone", *resolve.SEATS} <= GROUPS
+    assert {"method", "dataset", "backbone", *resolve.SLOTS} <= GROUPS
 
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_resolves_and_has_no_fault(option, folded):
     cfg = folded(option, *NEEDS.get(option, []))
-    parts = resolve.parts(cfg)
+    parts = targets.parts(cfg)
     assert len(parts) > 6
     for path, node in parts:
-        assert isinstance(resolve.locate(node["_target_"], path), type), path
-    assert resolve.check(cfg) == []
-    resolve.refuse(resolve.check(cfg))
+        assert isinstance(targets.locate(node["_target_"], path), type), path
+    assert checks.check_train(cfg) == []
+    raise_faults(checks.check_train(cfg))
 
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_spells_out_its_part(option, composed):
     """What a page leaves out, a default in the code decides; what numbers depend on is in sight."""
     group = option.partition("=")[0]
-    if group not in resolve.SEATS:
+    if group not in resolve.SLOTS:
         return
     node = OmegaConf.to_container(composed([option])[group])
     given = injected.names(f"method.{group}")
     assert (
-        set(node) - {"_target_"} == set(resolve.arguments(resolve.locate(node["_target_"]))) - given
+        set(node) - {"_target_"} == set(targets.arguments(targets.locate(node["_target_"]))) - given
     )
 
 
@@ -130,7 +140,7 @@ def test_every_protocol_of_a_dataset_composes(option, folded):
     dataset = folded(*words)["dataset"]
     for name in dataset["protocols"]:
         cfg = folded(*words, f"dataset.protocol={name}")
-        assert resolve.check(cfg) == [] and build.data(typed(cfg)) is not None
+        assert checks.check_train(cfg) == [] and build.data(typed(cfg)) is not None
         assert bool(build.data(typed(cfg)).expected) == (dataset["name"] not in OWN), name
         assert (build.split_recipe(typed(cfg)) is None) == (name not in dataset.get("recipes", ()))
     assert set(dataset.get("recipes", ())) | set(dataset["expected"] or ()) <= {
@@ -142,16 +152,16 @@ def test_every_protocol_of_a_dataset_composes(option, folded):
 def test_every_dataset_spells_out_its_source(option, folded):
     dataset = folded(option, *NEEDS.get(option, ()))["dataset"]
     for node in (dataset["source"], dataset.get("catalog", dataset["source"])):
-        known = set(resolve.arguments(resolve.locate(node["_target_"]))) - {"cache", "workers"}
+        known = set(targets.arguments(targets.locate(node["_target_"]))) - {"cache", "workers"}
         assert set(node) - {"_target_"} == known
 
 
 @pytest.mark.parametrize("option", DATASETS)
-@pytest.mark.parametrize("do", resolve.ACTIONS)
+@pytest.mark.parametrize("do", checks.ACTIONS)
 def test_data_composes(option, do, composed):
     words = [f"do={do}", "out=x", option, *NEEDS.get(option, ())]
-    cfg = resolve.fold(compose("data", overrides=words))
-    assert resolve.check_data(cfg) == []
+    cfg = resolve.resolve(compose("data", overrides=words))
+    assert checks.check_data(cfg) == []
 
 
 @pytest.mark.parametrize(
@@ -167,14 +177,14 @@ def test_data_composes(option, do, composed):
     ],
 )
 def test_what_is_wrong_with_a_page_of_data(words, key, composed):
-    faults = resolve.check_data(resolve.fold(compose("data", overrides=words)))
+    faults = checks.check_data(resolve.resolve(compose("data", overrides=words)))
     assert [fault.key for fault in faults] == [key]
 
 
 def test_evaluate_composes(composed):
-    cfg = resolve.fold(compose("evaluate", overrides=["run=x", "evaluation.ties=stable"]))
+    cfg = resolve.resolve(compose("evaluate", overrides=["run=x", "evaluation.ties=stable"]))
     assert cfg["run"] == "x" and cfg["evaluation"]["ties"] == "stable"
-    assert resolve.check_evaluation(cfg) == []
+    assert checks.check_evaluate(cfg) == []
 
 
 @pytest.mark.parametrize(
@@ -198,8 +208,8 @@ def test_evaluate_composes(composed):
     ],
 )
 def test_what_is_wrong_with_an_evaluation_is_told(words, key, composed):
-    cfg = resolve.fold(compose("evaluate", overrides=words))
-    assert [fault.key for fault in resolve.check_evaluation(cfg)] == [key]
+    cfg = resolve.resolve(compose("evaluate", overrides=words))
+    assert [fault.key for fault in checks.check_evaluate(cfg)] == [key]
 
 
 @pytest.mark.parametrize(
@@ -231,13 +241,13 @@ def test_an_unknown_convention_is_told_the_others(folded):
 
 def test_evaluate_measures_under_what_is_named_and_else_as_the_run(folded):
     ran = folded("evaluation.convention=csq", "evaluation.denominator=min")["evaluation"]
-    untold = resolve.fold(compose_evaluate())["evaluation"]
-    assert resolve.changed(ran, untold) == ran
-    named = resolve.fold(compose_evaluate("evaluation.convention=hashnet"))["evaluation"]
-    cfg = folded() | {"evaluation": resolve.changed(ran, named)}
+    untold = resolve.resolve(compose_evaluate())["evaluation"]
+    assert checks.changed_evaluation(ran, untold) == ran
+    named = resolve.resolve(compose_evaluate("evaluation.convention=hashnet"))["evaluation"]
+    cfg = folded() | {"evaluation": checks.changed_evaluation(ran, named)}
     assert build.convention(typed(cfg)) == Convention.named("hashnet")
-    one = resolve.fold(compose_evaluate("evaluation.ties=best"))["evaluation"]
-    cfg = folded() | {"evaluation": resolve.changed(ran, one)}
+    one = resolve.resolve(compose_evaluate("evaluation.ties=best"))["evaluation"]
+    cfg = folded() | {"evaluation": checks.changed_evaluation(ran, one)}
     assert build.convention(typed(cfg)) == Convention.named("csq", denominator="min", ties="best")
 
 
@@ -289,7 +299,7 @@ def test_digits_bring_their_own_backbone(folded):
 # folding
 
 
-@pytest.mark.parametrize("option", [o for o in OPTIONS if o.partition("=")[0] in resolve.SEATS])
+@pytest.mark.parametrize("option", [o for o in OPTIONS if o.partition("=")[0] in resolve.SLOTS])
 def test_a_swap_replaces_the_whole_part(option, folded, composed):
     """Nothing of the method's own part is left, its numbers included."""
     seat = option.partition("=")[0]
@@ -297,7 +307,7 @@ def test_a_swap_replaces_the_whole_part(option, folded, composed):
     assert cfg["method"][seat] == OmegaConf.to_container(composed([option])[seat])
     assert seat not in cfg
     plain = folded()
-    for other in set(resolve.SEATS) - {seat}:
+    for other in set(resolve.SLOTS) - {seat}:
         assert cfg["method"][other] == plain["method"][other]
 
 
@@ -313,13 +323,13 @@ def test_a_swapped_loss_forgets_the_numbers_of_the_method(folded):
 
 def test_without_a_swap_the_seats_are_gone(folded):
     cfg = folded()
-    assert not set(resolve.SEATS) & set(cfg)
+    assert not set(resolve.SLOTS) & set(cfg)
     assert cfg["trainer"]["select_on"] == "query" and cfg["evaluation"]["engine"] == "auto"
 
 
 def test_swapped_parts_are_built(folded):
     cfg = folded("codebook=bernoulli", "similarity=cosine", "head=linear", "relaxation=tanh")
-    assert resolve.check(cfg) == []
+    assert checks.check_train(cfg) == []
     method = build.method(typed(cfg), num_classes=10, num_train=500)
     names = [type(part).__name__ for part in (method.codebook, method.similarity,
                                               method.encoder.head, method.relaxation)]  # fmt: skip
@@ -329,12 +339,12 @@ def test_swapped_parts_are_built(folded):
 def test_a_value_left_open_is_told(composed):
     told = r"dataset\.root +has no value\.\n +Give it one: dataset\.root=\.\.\."
     with pytest.raises(ConfigError, match=told):
-        resolve.fold(composed(["dataset=folder"]))
+        resolve.resolve(composed(["dataset=folder"]))
 
 
 def test_a_reference_to_nothing_is_told(composed):
     with pytest.raises(ConfigError, match=r"interpolation +(.|\n)*no\.such"):
-        resolve.fold(composed(["trainer.epochs=${no.such}"]))
+        resolve.resolve(composed(["trainer.epochs=${no.such}"]))
 
 
 # faults of a configuration
@@ -343,14 +353,14 @@ def test_a_reference_to_nothing_is_told(composed):
 def test_unknown_keys_of_a_part_are_told_with_a_near_one(faults):
     found = faults("+method.loss.scael=3", "+optimizer.mementum=0.9", "optimizer=sgd")
     assert set(found) == {"method.loss.scael", "optimizer.mementum"}
-    assert found["method.loss.scael"].instead == "Did you mean method.loss.scale=3?"
-    assert "momentum" in found["optimizer.mementum"].instead
+    assert found["method.loss.scael"].hint == "Did you mean method.loss.scale=3?"
+    assert "momentum" in found["optimizer.mementum"].hint
 
 
 def test_wrong_types_are_told(faults):
     found = faults("method.loss.scale=big", "backbone.width=1.5", "method.similarity.sqrt_bk=3",
                    "backbone.pool=5")  # fmt: skip
-    assert {key: fault.what for key, fault in found.items()} == {
+    assert {key: fault.message for key, fault in found.items()} == {
         "method.loss.scale": "'big' is not a number or one of sqrt_nbit, adaptive.",
         "backbone.width": "1.5 is not a whole number.",
         "method.similarity.sqrt_bk": "3 is not true or false.",
@@ -360,13 +370,13 @@ def test_wrong_types_are_told(faults):
 
 def test_what_the_program_sets_is_not_the_users(faults):
     found = faults("+method.codebook.nbit=8", "+method.head.in_features=3")
-    assert {fault.what for fault in found.values()} == {"is set by the program."}
+    assert {fault.message for fault in found.values()} == {"is set by the program."}
     assert set(found) == {"method.codebook.nbit", "method.head.in_features"}
 
 
 def test_a_missing_argument_is_told(faults):
     (fault,) = faults("~method.loss.margin").values()
-    assert fault.key == "method.loss.margin" and "needs it" in fault.what
+    assert fault.key == "method.loss.margin" and "needs it" in fault.message
 
 
 @pytest.mark.parametrize(
@@ -374,14 +384,14 @@ def test_a_missing_argument_is_told(faults):
 )
 def test_foreign_code_is_refused(target, faults):
     (fault,) = faults(f"method.loss._target_={target}").values()
-    assert fault.key == "method.loss" and target in fault.what
+    assert fault.key == "method.loss" and target in fault.message
     with pytest.raises(ConfigError, match="may not run other code"):
         build.part({"_target_": target}, "loss")
 
 
 @pytest.mark.parametrize("target", ["deephash.losses.nothing.Loss", "deephash.losses.lmcl.Nothing"])
 def test_a_part_that_does_not_exist_is_told(target, faults):
-    assert "there is no" in faults(f"method.loss._target_={target}")["method.loss"].what
+    assert "there is no" in faults(f"method.loss._target_={target}")["method.loss"].message
 
 
 @pytest.mark.parametrize(
@@ -425,7 +435,7 @@ def test_a_part_that_does_not_exist_is_told(target, faults):
 def test_what_cannot_work_is_told_alone(overrides, key, faults):
     found = faults(*overrides)
     assert list(found) == [key]
-    assert found[key].what and found[key].instead
+    assert found[key].message and found[key].hint
 
 
 @pytest.mark.parametrize(
@@ -455,7 +465,7 @@ def test_an_existing_weights_file_is_let_through(faults, tmp_path):
 def test_several_faults_are_told_at_once(folded):
     overrides = ["+method.loss.scael=3", "model.nbit=0", "dataset.protocol=other"]
     with pytest.raises(ConfigError) as caught:
-        resolve.refuse(resolve.check(folded(*overrides)), overrides)
+        raise_faults(checks.check_train(folded(*overrides)), overrides)
     told = str(caught.value)
     assert told.startswith("config: 3 problems\n")
     for word in ("method.loss.scael", "model.nbit", "dataset.protocol", *overrides):
@@ -464,7 +474,7 @@ def test_several_faults_are_told_at_once(folded):
 
 
 def test_nothing_wrong_nothing_said():
-    assert resolve.refuse([]) is None
+    assert raise_faults([]) is None
 
 
 @pytest.mark.parametrize(
@@ -481,7 +491,7 @@ def test_nothing_wrong_nothing_said():
 )
 def test_numbers_of_parts_have_bounds(overrides, key, faults):
     found = faults(*overrides)
-    assert list(found) == [key] and "It must be at " in found[key].instead
+    assert list(found) == [key] and "It must be at " in found[key].hint
 
 
 @pytest.mark.parametrize(
@@ -494,23 +504,23 @@ def test_numbers_of_parts_have_bounds(overrides, key, faults):
     ],
 )  # fmt: skip
 def test_a_fault_stands_where_it_was_typed(overrides, key, composed):
-    (fault,) = resolve.check(resolve.fold(composed(overrides)), parse_all(overrides))
+    (fault,) = checks.check_train(resolve.resolve(composed(overrides)), parse_all(overrides))
     assert fault.key == key
 
 
 @pytest.mark.parametrize("seat", ["codebook", "similarity", "head"])
 def test_a_part_given_by_name_is_told_its_group(seat, composed):
     overrides = [f"method.{seat}=cosine"]
-    (fault,) = resolve.check(resolve.fold(composed(overrides)), parse_all(overrides))
-    assert fault.key == f"method.{seat}" and fault.instead == f"Type {seat}=cosine."
+    (fault,) = checks.check_train(resolve.resolve(composed(overrides)), parse_all(overrides))
+    assert fault.key == f"method.{seat}" and fault.hint == f"Type {seat}=cosine."
 
 
 def test_what_an_overlay_set_is_told_as_its_own(composed):
     overrides = ["experiment=csq_cifar10", "dataset=digits", "backbone=tiny"]
-    (fault,) = resolve.check(resolve.fold(composed(overrides)), parse_all(overrides))
-    assert fault.key == "backbone.dropout" and "'~backbone.dropout'" in fault.instead
+    (fault,) = checks.check_train(resolve.resolve(composed(overrides)), parse_all(overrides))
+    assert fault.key == "backbone.dropout" and "'~backbone.dropout'" in fault.hint
     mended = [*overrides, "~backbone.dropout"]
-    assert resolve.check(resolve.fold(composed(mended)), parse_all(mended)) == []
+    assert checks.check_train(resolve.resolve(composed(mended)), parse_all(mended)) == []
 
 
 # faults of a command line
@@ -519,20 +529,20 @@ def test_what_an_overlay_set_is_told_as_its_own(composed):
 def test_unknown_keys_and_groups_are_explained_at_once(explained):
     found = explained("nbit=64", "trainer.epoch=3", "method=rehash", "trainer.precision=fp8",
                       "trainer.epochs=many", "trainer.batch_size=0", "bad")  # fmt: skip
-    assert found["nbit"].instead == "Did you mean model.nbit=64?"
-    assert found["trainer.epoch"].instead == "Did you mean trainer.epochs=3?"
-    assert "relahash" in found["method"].instead
-    assert "fp32" in found["trainer.precision"].instead
-    assert found["trainer.epochs"].what == "'many' is not a whole number."
-    assert found["trainer.batch_size"].what == "is 0."  # of what was left, checked as usual
-    assert found["bad"].instead == "Write it as key=value."
+    assert found["nbit"].hint == "Did you mean model.nbit=64?"
+    assert found["trainer.epoch"].hint == "Did you mean trainer.epochs=3?"
+    assert "relahash" in found["method"].hint
+    assert "fp32" in found["trainer.precision"].hint
+    assert found["trainer.epochs"].message == "'many' is not a whole number."
+    assert found["trainer.batch_size"].message == "is 0."  # of what was left, checked as usual
+    assert found["bad"].hint == "Write it as key=value."
     assert len(found) == 7
 
 
 def test_each_value_of_a_sweep_is_explained(explained):
     assert explained("model.nbit=16,32", "seed=0,1") == {}
     found = explained("model.nbit=16,lots", "backbone=tiny,tny")
-    assert found["model.nbit"].what == "'lots' is not a whole number."
+    assert found["model.nbit"].message == "'lots' is not a whole number."
     assert set(found) == {"model.nbit", "backbone"}
 
 
@@ -572,7 +582,7 @@ def test_options_of_the_chosen_part_are_known(explained):
     ],
 )  # fmt: skip
 def test_names_of_runs(overrides, name, folded):
-    assert resolve.run_name(folded(*overrides), parse_all(overrides)) == name
+    assert identity.run_name(folded(*overrides), parse_all(overrides)) == name
 
 
 @pytest.mark.parametrize(
@@ -583,25 +593,25 @@ def test_names_of_runs(overrides, name, folded):
 )  # fmt: skip
 def test_what_cannot_change_a_result_is_in_no_name(override, folded):
     assert (
-        resolve.run_name(folded(override), parse_all([override])) == "digits/relahash/32bit/seed0"
+        identity.run_name(folded(override), parse_all([override])) == "digits/relahash/32bit/seed0"
     )
-    assert resolve.essence(folded(override)) == resolve.essence(folded())
+    assert identity.identity_of(folded(override)) == identity.identity_of(folded())
 
 
 def test_long_names_are_cut_and_stay_apart(folded):
     cfg = folded()
     overrides = [f"optimizer.option_number_{n}=0.123456789" for n in range(20)]
-    first = resolve.run_name(cfg, parse_all(overrides))
-    second = resolve.run_name(cfg, parse_all([*overrides[:-1], overrides[-1] + "1"]))
+    first = identity.run_name(cfg, parse_all(overrides))
+    second = identity.run_name(cfg, parse_all([*overrides[:-1], overrides[-1] + "1"]))
     assert first != second and first[:100] == second[:100]
     assert all(len(piece) <= 160 for name in (first, second) for piece in name.split("/"))
     assert re.search(r"~[0-9a-f]{12}$", first)
-    assert first == resolve.run_name(cfg, parse_all(overrides[::-1]))
+    assert first == identity.run_name(cfg, parse_all(overrides[::-1]))
 
 
 def test_names_are_good_folders(folded):
     overrides = ["dataset.protocols.per_class.queries=5", 'method.paper="a b: c*?"']
-    name = resolve.run_name(folded(), parse_all(overrides))
+    name = identity.run_name(folded(), parse_all(overrides))
     assert re.fullmatch(r"[\w./,+=~-]+", name) and ".." not in name
 
 
@@ -612,15 +622,15 @@ PHOTOS = ["dataset=folder", "dataset.root=photos"]
 
 
 def test_the_protocol_of_images_without_labels_is_part_of_the_identity(folded):
-    now = resolve.essence(folded(*PHOTOS))
-    fewer = resolve.essence(folded(*PHOTOS, "dataset.protocols.drawn.queries=50"))
-    assert resolve.differences(now, fewer) != []
-    same = resolve.essence(folded(*PHOTOS, "dataset.protocols.drawn.queries=100"))
-    assert same == now
+    now = folded(*PHOTOS)
+    fewer = folded(*PHOTOS, "dataset.protocols.drawn.queries=50")
+    assert identity.changed_keys(now, fewer) != []
+    same = folded(*PHOTOS, "dataset.protocols.drawn.queries=100")
+    assert identity.identity_of(same) == identity.identity_of(now)
     for words in (["dataset.unlabelled=null"], ["dataset.protocol=drawn"]):
-        assert "unlabelled" not in resolve.essence(folded(*PHOTOS, *words))["dataset"]
+        assert "unlabelled" not in identity.identity_of(folded(*PHOTOS, *words))["dataset"]
     other = folded(*PHOTOS, "dataset.unlabelled=official")
-    assert resolve.differences(now, resolve.essence(other)) != []
+    assert identity.changed_keys(now, other) != []
 
 
 def test_runs_on_folders_of_before_have_the_same_identity(folded):
@@ -628,13 +638,13 @@ def test_runs_on_folders_of_before_have_the_same_identity(folded):
     now = folded(*PHOTOS)
     older = copy.deepcopy(now)
     del older["dataset"]["unlabelled"], older["dataset"]["protocols"]["drawn"]
-    assert resolve.differences(resolve.essence(older), resolve.essence(now)) == []
-    assert now["dataset"]["protocols"]["drawn"] == resolve.DRAWN
+    assert identity.changed_keys(older, now) == []
+    assert now["dataset"]["protocols"]["drawn"] == identity.DEFAULT_UNLABELLED
 
 
-def test_essence_leaves_its_argument_alone(folded):
+def test_the_identity_leaves_its_argument_alone(folded):
     cfg = folded()
-    resolve.essence(cfg)
+    identity.identity_of(cfg)
     assert "logger" in cfg and "device" in cfg["trainer"]
 
 
@@ -648,20 +658,20 @@ def test_essence_leaves_its_argument_alone(folded):
         ("trainer.deterministic=false", ["trainer.deterministic: True -> False"]),
     ],
 )
-def test_differences_name_each_key_with_both_values(override, told, folded):
-    before, after = resolve.essence(folded()), resolve.essence(folded(override))
-    assert resolve.differences(before, after) == told
-    assert resolve.differences(before, before) == []
+def test_changed_keys_name_each_key_with_both_values(override, told, folded):
+    before, after = folded(), folded(override)
+    assert identity.changed_keys(before, after) == told
+    assert identity.changed_keys(before, before) == []
 
 
 def test_whether_images_may_be_downloaded_is_not_essential_but_where_they_lie_is(folded):
     here, there = (folded("dataset=cifar10", f"dataset.root={root}") for root in ("a", "b"))
     assert here["dataset"]["source"]["root"] == "a"
-    assert resolve.essence(here) != resolve.essence(there)
+    assert identity.identity_of(here) != identity.identity_of(there)
     here, there = (
         folded("dataset=cifar10", f"dataset.source.download={yes}") for yes in ("true", "false")
     )
-    assert resolve.essence(here) == resolve.essence(there)
+    assert identity.identity_of(here) == identity.identity_of(there)
 
 
 def test_the_same_configuration_reads_back_the_same(folded, tmp_path):
@@ -671,7 +681,7 @@ def test_the_same_configuration_reads_back_the_same(folded, tmp_path):
     run.lock()
     run.begin(folded("trainer.patience=3"), [], fresh=False)
     run.close()
-    assert resolve.differences(run.config(), folded("trainer.patience=3")) == []
+    assert run.config() == folded("trainer.patience=3")
 
 
 def test_a_folder_is_one_process_s_and_an_empty_one_disappears(tmp_path):
@@ -689,30 +699,30 @@ def test_a_folder_is_one_process_s_and_an_empty_one_disappears(tmp_path):
 
 def test_a_graph_is_refused_where_there_is_no_cuda_device(faults, monkeypatch):
     fault = faults("trainer.graph=true", "trainer.device=cpu")["trainer.graph"]
-    assert "trainer.device=cpu is a CPU" in fault.what and "Leave it out" in fault.instead
+    assert "trainer.device=cpu is a CPU" in fault.message and "Leave it out" in fault.hint
     assert "trainer.graph" not in faults("trainer.graph=false", "trainer.device=cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert (
         "trainer.device=auto"
-        in faults("trainer.graph=true", "trainer.device=auto")["trainer.graph"].what
+        in faults("trainer.graph=true", "trainer.device=auto")["trainer.graph"].message
     )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     words = ["trainer.graph=true", "trainer.device=auto"]
     assert "trainer.graph" not in faults(*words)
     fault = faults(*words, "trainer.compile=true")["trainer.graph"]
-    assert "trainer.compile=true" in fault.what
+    assert "trainer.compile=true" in fault.message
 
 
 def test_a_graph_is_no_other_run(folded):
     """As trainer.compile: neither in the name nor in what a run folder is compared by."""
     words = ["trainer.graph=true", "trainer.compile=true"]
-    assert resolve.run_name(folded(*words), parse_all(words)) == resolve.run_name(
+    assert identity.run_name(folded(*words), parse_all(words)) == identity.run_name(
         folded(), parse_all([])
     )
-    assert resolve.essence(folded(*words)) == resolve.essence(folded())
+    assert identity.identity_of(folded(*words)) == identity.identity_of(folded())
     older = folded()
     del older["trainer"]["graph"]
-    assert resolve.essence(older) == resolve.essence(folded())
+    assert identity.identity_of(older) == identity.identity_of(folded())
 
 
 def test_the_device_is_found():
@@ -729,24 +739,26 @@ def test_retrieval_takes_the_cut_off_of_the_dataset(folded):
 def test_the_hint_for_a_protocol_without_validation_composes(composed):
     words = ["dataset=cifar10", "dataset.protocol=54k", "trainer.select_on=val"]
     cfg = composed([*words, "backbone.weights=none"])
-    (fault,) = resolve.check(resolve.fold(cfg))
-    words.append(fault.instead.split("'")[1])
-    assert resolve.check(resolve.fold(composed(words), parse_all(words))) == []
+    (fault,) = checks.check_train(resolve.resolve(cfg))
+    words.append(fault.hint.split("'")[1])
+    assert checks.check_train(resolve.resolve(composed(words), parse_all(words))) == []
 
 
 def test_expected_counts_are_those_of_the_protocol_as_published(composed):
     """README's 50 validation images of each class leave 54k with 4,500 training images."""
     words = ["dataset=cifar10", "dataset.protocol=54k"]
     assert (
-        resolve.fold(composed(words), parse_all(words))["dataset"]["expected"]["54k"]["num_train"]
+        resolve.resolve(composed(words), parse_all(words))["dataset"]["expected"]["54k"][
+            "num_train"
+        ]
         == 5000
     )
     words.append("dataset.protocols={54k:{validation:50}}")
-    folded = resolve.fold(composed(words), parse_all(words))
+    folded = resolve.resolve(composed(words), parse_all(words))
     assert folded["dataset"]["protocols"]["54k"]["validation"] == 50
     assert folded["dataset"]["protocols"]["54k"]["queries"] == 100
-    assert resolve.fold(composed(words), parse_all(words))["dataset"]["expected"] == {}
-    assert build.data(typed(resolve.fold(composed(words), parse_all(words)))).expected is None
+    assert resolve.resolve(composed(words), parse_all(words))["dataset"]["expected"] == {}
+    assert build.data(typed(resolve.resolve(composed(words), parse_all(words)))).expected is None
 
 
 @pytest.mark.parametrize("method", [None, *(p.stem for p in sorted(CONF.glob("method/*.yaml")))])
@@ -756,7 +768,7 @@ def test_the_pictures_of_the_paper_take_any_method_and_dataset(method, folded):
     for bits in (2, 3):
         overlay = f"experiment=codes_{bits}bit"
         cfg = folded(*words, overlay)
-        assert resolve.check(cfg, parse_all([*words, overlay])) == []
+        assert checks.check_train(cfg, parse_all([*words, overlay])) == []
         own = folded(*words, "dataset=cifar10")
         assert cfg["method"] == own["method"] and cfg["backbone"] == own["backbone"]
         assert cfg["dataset"]["classes"] == list(range(2**bits)) == build.data(typed(cfg)).classes
@@ -771,23 +783,23 @@ def test_a_run_from_before_classes_and_snapshots_is_the_same_run(folded):
     older = folded()
     del older["dataset"]["classes"], older["trainer"]["snapshots"]
     assert build.data(typed(older)).classes is None
-    assert resolve.differences(resolve.essence(older), resolve.essence(folded())) == []
+    assert identity.changed_keys(older, folded()) == []
 
 
 def test_a_run_from_before_an_option_of_a_part_is_the_same_run(folded):
     """What a constructor does by default is what was done before there was an option."""
     for words in (["method=greedyhash"], ["method=jmlh"], ["dataset=folder", "dataset.root=x"]):
         new, older = folded(*words), folded(*words)
-        for _, node in resolve.parts(older):
-            for key, parameter in resolve.arguments(resolve.locate(node["_target_"])).items():
+        for _, node in targets.parts(older):
+            for key, parameter in targets.arguments(targets.locate(node["_target_"])).items():
                 if key in node and node[key] == parameter.default:
                     del node[key]
         assert older != new
-        assert resolve.differences(resolve.essence(older), resolve.essence(new)) == []
+        assert identity.changed_keys(older, new) == []
     zero = folded("method=greedyhash", "method.relaxation.sign_of_zero=0")
-    assert resolve.differences(
-        resolve.essence(folded("method=greedyhash")), resolve.essence(zero)
-    ) == ["method.relaxation.sign_of_zero: 1 -> 0"]
+    assert identity.changed_keys(folded("method=greedyhash"), zero) == [
+        "method.relaxation.sign_of_zero: 1 -> 0"
+    ]
     older = folded("method=greedyhash")
     del older["method"]["relaxation"]["sign_of_zero"]
     assert build.method(typed(older), 10, 100).relaxation.sign_of_zero == 1
@@ -813,7 +825,7 @@ def test_eight_classes_have_a_word_of_three_bits_each_or_the_way_out_is_told(nam
 
 def test_undecided_bits_are_an_option_of_evaluation(folded):
     given = folded("evaluation.ternary=1", "evaluation.ties=stable")
-    assert resolve.check(given) == []
+    assert checks.check_train(given) == []
     found = build.evaluation(typed(given), torch.device("cpu"))
     assert (found.ternary, found.convention.ties) == (1.0, "stable")
     assert build.evaluation(typed(folded()), torch.device("cpu")).ternary is None
@@ -826,12 +838,12 @@ def test_a_run_from_before_undecided_bits_still_evaluates(folded):
     older = folded()
     del older["evaluation"]["ternary"]
     assert build.evaluation(typed(older), torch.device("cpu")).ternary is None
-    assert resolve.differences(resolve.essence(older), resolve.essence(folded())) == []
+    assert identity.changed_keys(older, folded()) == []
 
 
 def test_evaluate_changes_undecided_bits_only_when_told(composed):
     untold, none, one = (
-        resolve.fold(compose("evaluate", overrides=["run=x", *words]))["evaluation"]["ternary"]
+        resolve.resolve(compose("evaluate", overrides=["run=x", *words]))["evaluation"]["ternary"]
         for words in ([], ["evaluation.ternary=0"], ["evaluation.ternary=1"])
     )
     assert (untold, none, one) == (None, 0.0, 1.0)
@@ -859,7 +871,7 @@ def crossed(composed):
         if page
     }
     plain = {
-        name: resolve.fold(composed([f"method={name}", "model.nbit=8", "dataset=digits"]))
+        name: resolve.resolve(composed([f"method={name}", "model.nbit=8", "dataset=digits"]))
         for name in COMPOSED
     }
 
@@ -911,13 +923,13 @@ def test_a_crossing_is_what_the_command_line_composes(crossed, composed):
         ("csq", ("learned", "relative", "tanh", None)),
     ):
         cfg, words = crossed(name, *chosen)
-        found = resolve.fold(composed([*words, "model.nbit=8", "dataset=digits"]))
-        assert resolve.differences(cfg, found) == []
+        found = resolve.resolve(composed([*words, "model.nbit=8", "dataset=digits"]))
+        assert cfg == found
 
 
 def is_refused(method, codebook, similarity, relaxation):
     """The rule in its own words: what is read is there, and what is typed is read."""
-    reads = resolve.locate(method["loss"]["_target_"]).needs
+    reads = targets.locate(method["loss"]["_target_"]).needs
     scores, centers = "logits" in reads, "centers" in reads
     lacks = (scores and not method.get("similarity")) or (
         (scores or centers or method.get("similarity")) and not method.get("codebook")
@@ -928,8 +940,8 @@ def is_refused(method, codebook, similarity, relaxation):
         or (relaxation and not (scores or "u" in reads))
     )
     book = method.get("codebook")
-    learns = book is not None and getattr(resolve.locate(book["_target_"]), "learned", False)
-    stay = getattr(resolve.locate(method["loss"]["_target_"]), "fixed_centers", False)
+    learns = book is not None and getattr(targets.locate(book["_target_"]), "learned", False)
+    stay = getattr(targets.locate(method["loss"]["_target_"]), "fixed_centers", False)
     target = method["relaxation"]["_target_"]
     real = "bits" in reads and not ("Sign" in target or target.endswith(".BiHalf"))
     return bool(lacks or idle or real or (learns and stay))
@@ -938,17 +950,19 @@ def is_refused(method, codebook, similarity, relaxation):
 @pytest.mark.parametrize("name", COMPOSED)
 def test_every_crossing_works_or_is_refused_by_name(name, crossed, finite, monkeypatch):
     """A fault stands at a seat and names the loss that lacks something or does not read it."""
-    monkeypatch.setattr(resolve, "locate", functools.cache(resolve.locate))
-    monkeypatch.setattr(resolve, "arguments", functools.cache(resolve.arguments))
+    monkeypatch.setattr(checks, "locate", functools.cache(targets.locate))
+    monkeypatch.setattr(checks, "arguments", functools.cache(targets.arguments))
     works = refused = 0
     for chosen in itertools.product(*PAGES.values()):
         cfg, words = crossed(name, *chosen)
-        faults = resolve.check(cfg, parse_all(words))
+        faults = checks.check_train(cfg, parse_all(words))
         assert bool(faults) == is_refused(cfg["method"], *chosen[:3]), words
         loss = cfg["method"]["loss"]["_target_"].rpartition(".")[2]
         for fault in faults:
-            assert fault.key in CROSSED and fault.instead, words
-            assert loss in fault.what or (fault.key == "similarity" and name in fault.what), words
+            assert fault.key in CROSSED and fault.hint, words
+            assert loss in fault.message or (fault.key == "similarity" and name in fault.message), (
+                words
+            )
         refused += bool(faults)
         works += not faults
         assert faults or finite(cfg), words
@@ -962,20 +976,20 @@ def test_every_crossing_works_or_is_refused_by_name(name, crossed, finite, monke
 def test_a_method_with_a_class_of_its_own_takes_the_parts_it_asks_for(name, option, folded):
     words, seat = [f"method={name}", option], option.partition("=")[0]
     cfg = folded(*words)
-    asks = resolve.arguments(resolve.locate(cfg["method"]["_target_"], "method"))
+    asks = targets.arguments(targets.locate(cfg["method"]["_target_"], "method"))
     if seat not in asks:
-        (fault,) = resolve.check(cfg, parse_all(words))
-        assert seat in fault.key and "is not used by" in fault.what
+        (fault,) = checks.check_train(cfg, parse_all(words))
+        assert seat in fault.key and "is not used by" in fault.message
 
 
 def test_an_option_that_a_recipe_sets_and_a_part_lacks_names_the_recipe():
-    unknown = resolve.Fault("backbone.frozen", "Net has no such option.", "Leave it out.")
-    assert resolve._as_typed(unknown, []).instead == (
+    unknown = Fault("backbone.frozen", "Net has no such option.", "Leave it out.")
+    assert checks._as_typed(unknown, []).hint == (
         "Leave it out. If it was not typed, the recipe of the method sets it; take it out with"
         " '~backbone.frozen'."
     )
     typed = parse_all(["+backbone.frozen=true"])
-    assert resolve._as_typed(unknown, typed) == unknown
+    assert checks._as_typed(unknown, typed) == unknown
 
 
 def test_a_protocol_that_is_no_part_is_no_crash(faults):
@@ -983,4 +997,4 @@ def test_a_protocol_that_is_no_part_is_no_crash(faults):
         "dataset=folder", "dataset.root=x", "trainer.select_on=agreement",
         "dataset.protocols.drawn=null",
     )  # fmt: skip
-    assert found and all(fault.instead for fault in found.values())
+    assert found and all(fault.hint for fault in found.values())

@@ -15,7 +15,7 @@ from tests.pages import typed
 def composed():
     schema.register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        yield lambda *words: typed(resolve.fold(compose("train", overrides=list(words))))
+        yield lambda *words: typed(resolve.resolve(compose("train", overrides=list(words))))
 
 
 def test_the_list_and_the_types_have_the_same_names():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from deephash.config import build, requirements, resolve, schema, targets
+from deephash.config import build, checks, identity, requirements, resolve, schema, targets
 from deephash.config.overrides import parse_all
 from tests.pages import typed
 
@@ -45,14 +45,15 @@ def pages(tmp_path_factory):
         schema.register()
         with initialize_config_dir(str(CONF), version_base="1.3"):
             given = [f"hydra.searchpath=[file://{folder}]", "trainer.device=cpu", *words]
-            return resolve.fold(compose("train", overrides=given))
+            return resolve.resolve(compose("train", overrides=given))
 
     return lambda *words: copy.deepcopy(composed(words))
 
 
 def faults(cfg, *words):
     return {
-        fault.key: f"{fault.what} {fault.instead}" for fault in resolve.check(cfg, parse_all(words))
+        fault.key: f"{fault.message} {fault.hint}"
+        for fault in checks.check_train(cfg, parse_all(words))
     }
 
 
@@ -199,9 +200,9 @@ def test_what_is_declared(pages):
 
 
 def test_a_mistake_of_an_author_is_named(pages):
-    found = faults(with_loss(pages(), "Misspelt"))
-    assert list(found) == ["loss"]
-    (names, views) = [f.what + f.instead for f in resolve.check(with_loss(pages(), "Misspelt"))]
+    found = checks.check_train(with_loss(pages(), "Misspelt"))
+    assert {fault.key for fault in found} == {"loss"}
+    (names, views) = [fault.message + fault.hint for fault in found]
     assert names.startswith("Misspelt.needs names code, which Output does not have.")
     assert "There are features, z, u, logits, centers, bits" in names
     assert views.startswith("Misspelt.views is 1.5, not a number of views.")
@@ -263,7 +264,7 @@ def test_fixed_views_that_cannot_be_are_refused(pages, count, views, backbone, s
 
 def recipe_faults(cfg):
     """Those of the recipe alone: the tiny backbone has no dropout to be checked."""
-    return [(one.path, f"{one.what} {one.instead}") for one in requirements.problems(cfg)]
+    return [(one.key, f"{one.message} {one.hint}") for one in requirements.problems(cfg)]
 
 
 def test_fixed_views_need_a_method_that_uses_features_alone(pages, monkeypatch):
@@ -283,10 +284,10 @@ def test_fixed_views_make_another_run(pages):
     cfg = with_loss(pages(), "Pairs", views=2, cached_views=None)
     older = copy.deepcopy(cfg)
     del older["method"]["cached_views"]
-    assert resolve.essence(cfg) == resolve.essence(older)
+    assert identity.identity_of(cfg) == identity.identity_of(older)
     cfg["method"]["cached_views"] = 8
-    assert resolve.essence(cfg) != resolve.essence(older)
-    name = resolve.run_name(
+    assert identity.identity_of(cfg) != identity.identity_of(older)
+    name = identity.run_name(
         cfg, parse_all(["+method.cached_views=8", "trainer.feature_store=false"])
     )
     assert name.endswith("seed0,method.cached_views=8")
@@ -347,9 +348,9 @@ def test_keys_of_today_do_not_make_another_run_of_older_ones(pages):
     older = copy.deepcopy(cfg)
     del older["optimizer"]["lr_scale"]
     cfg["method"]["passes"] = "stacked"
-    assert resolve.essence(cfg) == resolve.essence(older)
+    assert identity.identity_of(cfg) == identity.identity_of(older)
     cfg["optimizer"]["lr_scale"] = {"head": 2}
-    assert resolve.essence(cfg) != resolve.essence(older)
+    assert identity.identity_of(cfg) != identity.identity_of(older)
 
 
 # kinds

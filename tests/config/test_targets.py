@@ -9,7 +9,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from deephash import runs
-from deephash.config import build, resolve, schema, targets
+from deephash.config import build, checks, resolve, schema, targets
 from deephash.errors import ConfigError, DataError
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -21,7 +21,7 @@ EVIL = (
     "deephashevil.Thing",
     "deephash.sweep.launchers.process.subprocess.Popen",
     "deephash.data.sources.basic.os.system",
-    "deephash.config.resolve.Path",
+    "deephash.config.identity.Path",
     "deephash.utils.files.write_text",
     "deephash.runs.folder.subprocess.Popen",
     "deephash.runs.folder",
@@ -134,7 +134,7 @@ def test_the_message_says_what_is_expected(target, place, message):
 def digits():
     schema.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return resolve.fold(compose("train", overrides=[])), resolve.fold(compose("evaluate"))
+        return resolve.resolve(compose("train", overrides=[])), resolve.resolve(compose("evaluate"))
 
 
 def put(cfg, place, node):
@@ -169,7 +169,7 @@ def test_a_strangers_run_folder_builds_nothing_else(digits, place, node, tmp_pat
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(ran))
     with pytest.raises(ConfigError, match="nothing was loaded or written"):
-        runs.evaluate(resolve.evaluate_page({**page, "run": "run"}))
+        runs.evaluate(checks.parse_page(schema.Evaluate, {**page, "run": "run"}))
     with pytest.raises(ConfigError):
         build.part(node, place)
     assert not (tmp_path / "ran").exists() and (tmp_path / "kept").read_text() == "text"
@@ -188,7 +188,7 @@ def stranger(digits, tmp_path, monkeypatch):
             put(ran, place, value)
         (tmp_path / "run").mkdir(exist_ok=True)
         (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(ran))
-        return resolve.evaluate_page({**page, "run": "run"})
+        return checks.parse_page(schema.Evaluate, {**page, "run": "run"})
 
     return make
 
@@ -247,5 +247,5 @@ def test_an_encoder_that_a_checkpoint_fills_downloads_no_weights(monkeypatch):
 def test_another_dataset_of_an_evaluation_has_a_plain_name(digits, name):
     ran, page = digits
     dataset = {**ran["dataset"], "name": name}
-    faults = resolve.check_evaluation({**page, "run": "run", "dataset": dataset})
+    faults = checks.check_evaluate({**page, "run": "run", "dataset": dataset})
     assert [fault.key for fault in faults] == ["dataset.name"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from deephash.config import resolve, schema
+from deephash.config import checks, resolve, schema
 from deephash.config.overrides import parse_all
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -18,8 +18,8 @@ def faults():
     with initialize_config_dir(str(CONF), version_base="1.3"):
 
         def find(*words):
-            cfg = resolve.fold(compose("train", overrides=["trainer.device=cpu", *words]))
-            return {fault.key: fault for fault in resolve.check(cfg, parse_all(words))}
+            cfg = resolve.resolve(compose("train", overrides=["trainer.device=cpu", *words]))
+            return {fault.key: fault for fault in checks.check_train(cfg, parse_all(words))}
 
         yield find
 

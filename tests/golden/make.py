@@ -24,7 +24,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from deephash import runs
-from deephash.config import build, overrides, resolve, schema
+from deephash.config import build, checks, identity, overrides, resolve, schema
 from deephash.config.overrides import Override
 from deephash.data.catalogue import Catalogue
 from deephash.data.datamodule import DataModule
@@ -130,7 +130,7 @@ def composed(line: Sequence[str]) -> tuple[tuple[Override, ...], dict[str, Any]]
     read = overrides.read(line)
     assert not read.mistyped
     given = read.overrides
-    return given, resolve.fold(compose("train", overrides=overrides.texts(given)), given)
+    return given, resolve.resolve(compose("train", overrides=overrides.texts(given)), given)
 
 
 def jobs_of(sweep: str, line: Sequence[str]) -> list[list[str]]:
@@ -154,7 +154,7 @@ def configurations() -> dict[str, dict[str, Any]]:
     made = {}
     for name, line in lines().items():
         good, cfg = composed(line)
-        made[name] = {"run": resolve.run_name(cfg, good), "config": json.loads(json.dumps(cfg))}
+        made[name] = {"run": identity.run_name(cfg, good), "config": json.loads(json.dumps(cfg))}
     return made
 
 
@@ -305,7 +305,7 @@ def freeze(outputs: Path) -> dict[str, Any]:
     grid = [composed([*line, f"paths.outputs={outputs}"]) for line in (FINISHED, INTERRUPTED)]
     plan_jobs.write_manifest(
         outputs / "sweeps" / "frozen",
-        plan_jobs.plan(resolve.train_pages(grid)),
+        plan_jobs.plan(checks.parse_jobs(grid)),
         command="python train.py -m group=frozen method=relahash,dpn",
         axes=[*BASE],
         typed=["trainer.epochs=3"],

@@ -11,7 +11,7 @@ import pytest
 from hydra import compose
 
 from deephash import runs
-from deephash.config import resolve
+from deephash.config import checks, resolve, schema
 from deephash.sweep import report_sweep
 from tests.golden import make
 from tests.golden.compare import EXACT, VALUES, check_map, check_terms
@@ -33,13 +33,13 @@ def outputs(tmp_path, monkeypatch):
 
 
 def of_page(page, *line):
-    return resolve.fold(compose(page, overrides=list(line)))
+    return resolve.resolve(compose(page, overrides=list(line)))
 
 
 def test_a_finished_run_is_evaluated(outputs):
     line = [f'run="{outputs / FINISHED["run"]}"', "figures=false", "device=cpu"]
     with make.one_thread():
-        found = runs.evaluate(resolve.evaluate_page(of_page("evaluate", *line)))
+        found = runs.evaluate(checks.parse_page(schema.Evaluate, of_page("evaluate", *line)))
     check_map(found["metrics"]["map"], FINISHED["map"])
     before = json.loads((outputs / FINISHED["run"] / "report.json").read_text())
     assert found["protocol"] == before["protocol"]
@@ -64,7 +64,7 @@ def test_an_interrupted_run_is_resumed(outputs, capsys):
 
 def test_their_sweep_is_reported(outputs, capsys):
     line = ["sweep=frozen", f"paths.outputs={outputs}", "compare=null"]
-    found = report_sweep.report(resolve.report_page(of_page("report", *line)))
+    found = report_sweep.report(checks.parse_page(schema.Report, of_page("report", *line)))
     assert found["runs"] == {"finished": 1, "interrupted": 1}
     printed = capsys.readouterr().out
     assert f"{float.fromhex(FINISHED['map']):.4f}"[1:] in printed, printed

@@ -54,7 +54,7 @@ def folded():
 
         def fold(outputs, device, base=WORDS):
             words = [*base, f"trainer.device={device}", f"paths.outputs={outputs}"]
-            return resolve.fold(compose("train", overrides=words), parse_all(words)), words
+            return resolve.resolve(compose("train", overrides=words), parse_all(words)), words
 
         yield fold
 

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from scipy.sparse import csr_array
 
 from deephash import runs
-from deephash.config import build, requirements, resolve, schema, targets
+from deephash.config import build, checks, requirements, resolve, schema, targets
 from deephash.data.sources.basic import Digits
 from deephash.errors import ConfigError, DataError
 from deephash.runs import train_run
@@ -51,7 +51,7 @@ def plugins(monkeypatch):
 def composed(words):
     schema.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return resolve.fold(compose("train", overrides=[*SMALL, *words]))
+        return resolve.resolve(compose("train", overrides=[*SMALL, *words]))
 
 
 def page(*words, backbone="Frozen", loss=None, **keys):
@@ -86,7 +86,7 @@ def closed(**keys):
 
 def train(folder, cfg):
     cfg["paths"]["outputs"] = str(folder)
-    return runs.train(resolve.train_page(cfg), [])
+    return runs.train(checks.parse_page(schema.Train, cfg), [])
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from deephash import retrieval, runs
-from deephash.config import build, resolve, schema
+from deephash.config import build, checks, resolve, schema
 from deephash.config.overrides import parse_all
 from deephash.data.sources.basic import Folder
 from deephash.errors import ConfigError, DataError
@@ -61,12 +61,12 @@ def without_labels(monkeypatch):
 def folded(root, outputs, *words, quiet=True):
     words = [*SMALL, f"dataset.root={root}/flat", f"paths.outputs={outputs}", *words]
     words += ["logger=quiet"] * quiet
-    return resolve.fold(compose("train", overrides=words), parse_all(words)), parse_all(words)
+    return resolve.resolve(compose("train", overrides=words), parse_all(words)), parse_all(words)
 
 
 def train(root, outputs, *words, **options):
     cfg, words = folded(root, outputs, *words, **options)
-    return runs.train(resolve.train_page(cfg, words), words)
+    return runs.train(checks.parse_page(schema.Train, cfg, words), words)
 
 
 def evaluate(*words):
@@ -149,8 +149,9 @@ def test_the_default_protocol_is_one_for_images_without_labels(
 ):
     words = [word for word in SMALL if word != "dataset.protocol=drawn"]
     words += [f"dataset.root={root}/flat", f"paths.outputs={tmp_path}", "logger=quiet"]
-    cfg, words = resolve.fold(compose("train", overrides=words), parse_all(words)), parse_all(words)
-    report = runs.train(resolve.train_page(cfg, words), words)
+    overrides = parse_all(words)
+    cfg = resolve.resolve(compose("train", overrides=words), overrides)
+    report = runs.train(checks.parse_page(schema.Train, cfg, overrides), overrides)
     assert report["protocol"]["protocol"] == "drawn" and report["protocol"]["num_queries"] == 6
     assert "dataset.protocol=drawn, not per_class" in caplog.text
     run = tmp_path / report["run"]
@@ -185,7 +186,7 @@ def test_the_screen_says_it_in_one_sentence(root, tmp_path, without_labels, caps
     assert "no mAP for trainer.select_on=query, and the last epoch's encoder is kept" in caplog.text
     again = folded(root, tmp_path, "trainer.select_on=query", quiet=False)
     cfg, words = again
-    runs.train(resolve.train_page(cfg, words), words)
+    runs.train(checks.parse_page(schema.Train, cfg, words), words)
     assert "finished already" in capsys.readouterr().out
 
 

@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from deephash import runs
-from deephash.config import resolve, schema
+from deephash.config import checks, resolve, schema
 from deephash.config.overrides import parse_all
 from tests.commands import ROOT
 from tests.pages import job
@@ -36,8 +36,8 @@ def pages():
 def train(folder, *words):
     words = [*SMALL, f"paths.outputs={folder}/runs", f"paths.cache={folder}/cache", *words]
     overrides = parse_all(words)
-    folded = resolve.fold(compose("train", overrides=words), overrides)
-    report = runs.train(resolve.train_page(folded, overrides), overrides)
+    folded = resolve.resolve(compose("train", overrides=words), overrides)
+    report = runs.train(checks.parse_page(schema.Train, folded, overrides), overrides)
     return folder / "runs" / report["run"], report
 
 

@@ -20,7 +20,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from deephash.config import resolve, schema
+from deephash.config import checks, resolve, schema
 from deephash.config.explain import explain
 from deephash.config.overrides import parse_all, texts
 from deephash.sweep import multirun, spec
@@ -556,7 +556,7 @@ class TestReadme:
         schema.register()
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             if script != "train.py":
-                resolve.fold(compose(Path(script).stem, overrides=overrides))
+                resolve.resolve(compose(Path(script).stem, overrides=overrides))
                 return
             many = {"-m", "--multirun"} & set(words)
             given = parse_all(overrides)
@@ -565,9 +565,9 @@ class TestReadme:
                 given = [one for one in given if one.key != "sweep"]
                 given = multirun.grid(sheet, given).jobs[0]
             if not many:
-                resolve.fold(compose("train", overrides=texts(given)))  # no value is left open
+                resolve.resolve(compose("train", overrides=texts(given)))  # no value is left open
             faults = explain(
-                given, lambda some: compose("train", overrides=texts(some)), resolve.check
+                given, lambda some: compose("train", overrides=texts(some)), checks.check_train
             )
         assert [fault for fault in faults if fault.key != "trainer.device"] == []
 

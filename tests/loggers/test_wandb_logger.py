@@ -14,8 +14,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from deephash.config import resolve as config
-from deephash.config import schema
+from deephash.config import checks, resolve, schema
 from deephash.errors import ConfigError
 from deephash.loggers import Jsonl, Wandb
 from deephash.loggers.wandb import (
@@ -551,15 +550,15 @@ def test_a_sweep_of_wandbs_own_leaves_the_configuration_whole(tmp_path, paramete
 @pytest.mark.parametrize("script", ["evaluate", "report"])
 def test_options_are_checked_before_anything_is_read(script):
     schema.register()
-    check = {"evaluate": config.check_evaluation, "report": config.check_report}[script]
+    check = {"evaluate": checks.check_evaluate, "report": checks.check_report}[script]
     words = ["run=r"] if script == "evaluate" else ["sweep=s"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        page = config.fold(compose(script, [*words, "logger=wandb"]))
+        page = resolve.resolve(compose(script, [*words, "logger=wandb"]))
     assert check(page) == []
     node = page["logger"]["wandb"]
     node["project"] = "a/b"
     (fault,) = check(page)
-    assert fault.key == "logger.wandb.project" and "a-b" in fault.instead
+    assert fault.key == "logger.wandb.project" and "a-b" in fault.hint
     node |= {"project": "p", "run_id": "mine"}
     assert [fault.key for fault in check(page)] == ["logger.wandb.run_id"]
 

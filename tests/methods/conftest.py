@@ -14,7 +14,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from torch import nn
 
-from deephash.config import build, requirements, resolve, schema
+from deephash.config import build, requirements, resolve, schema, targets
 from deephash.models.relaxations import Identity
 from deephash.types import Batch, Output
 from tests.pages import typed
@@ -27,7 +27,7 @@ def pages(*words):
     schema.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         given = ["dataset=digits", "trainer.device=cpu", "model.nbit=16"]
-        return resolve.fold(compose("train", overrides=[*given, *words]))
+        return resolve.resolve(compose("train", overrides=[*given, *words]))
 
 
 @pytest.fixture(scope="session")
@@ -109,7 +109,7 @@ class Case:
         """The objective with what the program gives, in this case's precision."""
         offered = {"num_train": self.num_train, "nbit": self.z.shape[1], "seed": 0,
                    "num_classes": self.labels.shape[1]}  # fmt: skip
-        known = resolve.arguments(kind)
+        known = targets.arguments(kind)
         given = {key: value for key, value in offered.items() if key in known}
         return kind(**given, **options).to(self.dtype)
 

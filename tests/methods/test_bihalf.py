@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from deephash.config import build, resolve
+from deephash.config import build, checks
 from deephash.losses.matching import CosineMatching
 from deephash.methods.bihalf import BiHalf, halves
 from deephash.training import evaluation
@@ -126,5 +126,5 @@ def test_the_recipe(composed):
     assert [tuple(p.shape) for p in method.encoder.head.parameters()] == [(16, 512), (16,)]
     other = copy.deepcopy(cfg)
     other["method"]["relaxation"]["rule"] = "middle"
-    (fault,) = resolve.check(other)
+    (fault,) = checks.check_train(other)
     assert fault.key == "method.relaxation.rule"

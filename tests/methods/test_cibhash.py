@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from deephash.config import build, resolve
+from deephash.config import build, checks
 from deephash.config.overrides import parse_all
 from deephash.methods.cibhash import ContrastiveBottleneck, bernoulli_divergence, nt_xent
 from deephash.types import Batch, Output
@@ -139,5 +139,5 @@ def test_the_layers_of_the_authors(composed):
 
 def test_one_view_is_refused(composed):
     words = ["method=cibhash", "method.views=1"]
-    (fault,) = resolve.check(composed(*words), parse_all(words))
-    assert fault.key == "method.views" and "ContrastiveBottleneck needs 2" in fault.what
+    (fault,) = checks.check_train(composed(*words), parse_all(words))
+    assert fault.key == "method.views" and "ContrastiveBottleneck needs 2" in fault.message

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from deephash import runs
-from deephash.config import build, resolve, schema
+from deephash.config import build, checks, resolve, schema
 from deephash.config.overrides import parse_all
 from deephash.errors import ConfigError
 from deephash.methods.closed_form import ClosedForm
@@ -105,15 +105,15 @@ def test_nothing_is_learned_and_no_label_is_read(name, composed):
     assert issubclass(kind, ClosedForm) and not kind.learns and not kind.labels
     cfg = composed(f"method={name}", *FEW.get(name, ()))
     assert cfg["optimizer"] is None and cfg["scheduler"] is None and cfg["trainer"]["epochs"] == 0
-    assert resolve.check(cfg) == []
+    assert checks.check_train(cfg) == []
 
 
 @pytest.mark.parametrize("name", CLOSED)
 def test_another_head_is_refused(name, composed):
     """Before data are opened, and by the constructor."""
     words = [f"method={name}", "head=mlp"]
-    faults = resolve.check(composed(*words), parse_all(words))
-    assert [fault.key for fault in faults] == ["method.head"] and "is MLP" in faults[0].what
+    faults = checks.check_train(composed(*words), parse_all(words))
+    assert [fault.key for fault in faults] == ["method.head"] and "is MLP" in faults[0].message
     kind = method_class(name)
     values = {"nbit": 4, "num_train": 50, "seed": 0}
     values = {key: values[key] for key in values if key in kind.__init__.__code__.co_varnames}
@@ -132,8 +132,8 @@ def test_another_head_is_refused(name, composed):
 )
 def test_a_head_without_a_bias_is_refused_before_data_are_opened(name, words, key, composed):
     line = [f"method={name}", *words]
-    faults = resolve.check(composed(*line), parse_all(line))
-    assert [(fault.key, fault.instead) for fault in faults] == [(key, f"Type {key}=true.")]
+    faults = checks.check_train(composed(*line), parse_all(line))
+    assert [(fault.key, fault.hint) for fault in faults] == [(key, f"Type {key}=true.")]
 
 
 @pytest.mark.parametrize("name", CLOSED)
@@ -252,8 +252,8 @@ def pages():
 def train(folder, *words):
     words = [*SMALL, f"paths.outputs={folder}/outputs", f"paths.cache={folder}/cache", *words]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = resolve.fold(compose("train", overrides=words), parse_all(words))
-    report = runs.train(resolve.train_page(cfg, parse_all(words)), parse_all(words))
+        cfg = resolve.resolve(compose("train", overrides=words), parse_all(words))
+    report = runs.train(checks.parse_page(schema.Train, cfg, parse_all(words)), parse_all(words))
     return report, folder / "outputs" / report["run"]
 
 

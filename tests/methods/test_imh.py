@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from deephash.config import resolve
+from deephash.config import checks
 from deephash.config.overrides import parse_all
 from deephash.errors import ConfigError
 from deephash.methods.imh import IMH, Anchors, centers, embedded
@@ -148,8 +148,8 @@ def test_k_means_takes_a_sample():
 )
 def test_before_data_are_opened(word, key, said, composed):
     words = ["method=imh", word]
-    faults = resolve.check(composed(*words), parse_all(words))
-    assert [fault.key for fault in faults] == [key] and said in faults[0].what
+    faults = checks.check_train(composed(*words), parse_all(words))
+    assert [fault.key for fault in faults] == [key] and said in faults[0].message
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from deephash.config import resolve
+from deephash.config import checks
 from deephash.config.overrides import parse_all
 from deephash.errors import ConfigError
 from deephash.methods.itq import ITQ, rotated
@@ -210,5 +210,5 @@ def test_a_run_has_no_epoch_and_its_encoder_gives_the_codes(tmp_path):
 def test_what_would_do_nothing_is_refused(word, said, composed):
     """Before data are opened."""
     words = ["method=itq", word]
-    faults = resolve.check(composed(*words), parse_all(words))
-    assert any(said in f"{fault.key} {fault.what}" for fault in faults)
+    faults = checks.check_train(composed(*words), parse_all(words))
+    assert any(said in f"{fault.key} {fault.message}" for fault in faults)

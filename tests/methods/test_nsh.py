@@ -8,7 +8,7 @@ import yaml
 from torch import nn
 from torch.nn import functional as F
 
-from deephash.config import build, resolve
+from deephash.config import build, checks
 from deephash.config.overrides import parse_all
 from deephash.losses.quantization import quantization
 from deephash.methods.nsh import NSH, contrast_of_ranks, ranked, soft_sort
@@ -238,13 +238,17 @@ def test_a_short_batch_has_the_positives_it_can_have():
 
 def test_a_batch_that_is_too_small_is_refused(composed):
     words = ["method=nsh", "trainer.batch_size=2"]
-    (fault,) = resolve.check(composed(*words), parse_all(words))
-    assert fault.key == "trainer.batch_size" and "NSH" in fault.what and "of 3 images" in fault.what
+    (fault,) = checks.check_train(composed(*words), parse_all(words))
+    assert (
+        fault.key == "trainer.batch_size"
+        and "NSH" in fault.message
+        and "of 3 images" in fault.message
+    )
     words[1:] = ["trainer.batch_size=3"]
-    assert resolve.check(composed(*words), parse_all(words)) == []
+    assert checks.check_train(composed(*words), parse_all(words)) == []
     words[1:] = ["trainer.batch_size=3", "method.positives=3"]
-    (fault,) = resolve.check(composed(*words), parse_all(words))
-    assert "of 4 images" in fault.what
+    (fault,) = checks.check_train(composed(*words), parse_all(words))
+    assert "of 4 images" in fault.message
 
 
 def test_the_recipe_has_the_values_of_the_repository(composed):

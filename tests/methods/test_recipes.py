@@ -7,7 +7,7 @@ from typing import Literal, Union, get_args, get_origin
 import pytest
 import torch
 
-from deephash.config import build, requirements, resolve
+from deephash.config import build, checks, requirements
 from deephash.config.overrides import parse_all
 from deephash.training.evaluation import Measured
 from deephash.training.schedules import Constant
@@ -41,7 +41,7 @@ def built(composed):
 
     def make(*words):
         cfg = composed(*words)
-        assert resolve.check(cfg, parse_all(words)) == []
+        assert checks.check_train(cfg, parse_all(words)) == []
         return build.method(typed(cfg), num_classes=10, num_train=500)
 
     return make
@@ -69,7 +69,7 @@ def test_every_recipe_has_a_test_file_of_its_own():
 def test_it_builds_and_gradients_reach_all_that_learns(name, composed, batch_for):
     """Also a backbone that the recipe freezes."""
     cfg = unfrozen(composed(f"method={name}"))
-    assert resolve.check(cfg) == []
+    assert checks.check_train(cfg) == []
     method = build.method(typed(cfg), num_classes=10, num_train=500)
     total(method, batch_for(cfg)).backward()
     assert untouched(method) == []
@@ -177,10 +177,10 @@ def test_lmcl_takes_the_place_of_any_objective_over_scores(words, built, compose
 @pytest.mark.parametrize("name", UNSCORED)
 def test_lmcl_is_refused_by_name_where_there_are_no_scores(name, composed):
     words = [f"method={name}", "loss=lmcl"]
-    (fault,) = resolve.check(composed(*words), parse_all(words))
-    assert fault.key == "loss" and "LMCL reads" in fault.what and name in fault.what
-    offered = fault.instead.split()[1:3]
-    assert resolve.check(composed(*words, *offered), parse_all([*words, *offered])) == []
+    (fault,) = checks.check_train(composed(*words), parse_all(words))
+    assert fault.key == "loss" and "LMCL reads" in fault.message and name in fault.message
+    offered = fault.hint.split()[1:3]
+    assert checks.check_train(composed(*words, *offered), parse_all([*words, *offered])) == []
 
 
 def test_hashnet_with_centers_takes_lmcl(built, first_batch):
@@ -220,7 +220,7 @@ def test_every_choice_builds_and_is_in_sight(name, key, value, composed, batch_f
     cfg["method"]["loss"][key] = value
     if "quantization" in key:
         cfg["method"]["loss"]["quantization"] = 0.5
-    assert resolve.check(cfg) == []
+    assert checks.check_train(cfg) == []
     total(build.method(typed(cfg), 10, 500), batch_for(cfg))
     if not isinstance(value, bool):
         line = next(line for line in (CONF / "loss" / f"{name}.yaml").read_text().splitlines()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from deephash.config import build, resolve
+from deephash.config import build, checks
 from deephash.config.overrides import parse_all
 from deephash.errors import ConfigError
 from deephash.methods.sdc import ContrastiveCalibration, SimilarityCalibration
@@ -188,9 +188,9 @@ def test_one_parameter_alone_is_refused(key, composed):
     with pytest.raises(ConfigError, match=f"{key}  is given without {other}"):
         SimilarityCalibration(**{key: 2.0})
     words = ["method=sdc", f"method.loss.{key}=2"]
-    (fault,) = resolve.check(composed(*words), parse_all(words))
-    assert fault.key == f"method.loss.{key}" and f"Give {other} too" in fault.instead
-    assert resolve.check(composed(*words, f"method.loss.{other}=3")) == []
+    (fault,) = checks.check_train(composed(*words), parse_all(words))
+    assert fault.key == f"method.loss.{key}" and f"Give {other} too" in fault.hint
+    assert checks.check_train(composed(*words, f"method.loss.{other}=3")) == []
 
 
 def test_the_recipe_is_that_of_the_supplement(composed):
@@ -211,11 +211,11 @@ def test_the_recipe_is_that_of_the_supplement(composed):
 
 def test_two_views_and_batches_of_one_are_refused(composed):
     words = ["method=sdc", "method.views=2"]
-    (fault,) = resolve.check(composed(*words), parse_all(words))
-    assert fault.key == "method.views" and "SimilarityCalibration needs 1" in fault.what
+    (fault,) = checks.check_train(composed(*words), parse_all(words))
+    assert fault.key == "method.views" and "SimilarityCalibration needs 1" in fault.message
     words = ["method=sdc", "trainer.batch_size=1"]
-    (fault,) = resolve.check(composed(*words), parse_all(words))
-    assert fault.key == "trainer.batch_size" and "needs a batch of 2" in fault.what
+    (fault,) = checks.check_train(composed(*words), parse_all(words))
+    assert fault.key == "trainer.batch_size" and "needs a batch of 2" in fault.message
 
 
 @pytest.mark.parametrize(

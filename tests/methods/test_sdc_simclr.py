@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from deephash.config import build, resolve
+from deephash.config import build, checks
 from deephash.config.overrides import parse_all
 from deephash.losses.contrastive import nt_xent, position_pairs
 from deephash.methods.sdc import ContrastiveCalibration
@@ -89,9 +89,12 @@ def test_with_nothing_of_its_own_it_is_the_loss_of_one_view_on_quarters():
 
 def test_the_recipe_has_two_views_of_its_own(composed):
     cfg = composed("method=sdc_simclr")
-    assert resolve.check(cfg) == [] and cfg["method"]["views"] == ["train", "train"]  # on digits
+    assert checks.check_train(cfg) == [] and cfg["method"]["views"] == [
+        "train",
+        "train",
+    ]  # on digits
     assert cfg["method"]["loss"]["clamp"] and cfg["method"]["loss"]["beta_ab"] == 5
     assert build.method(typed(cfg), 10, 500).loss.temperature == 0.3
     words = ["method=sdc_simclr", "method.views=1"]
-    (fault,) = resolve.check(composed(*words), parse_all(words))
-    assert fault.key == "method.views" and "needs 2" in fault.what
+    (fault,) = checks.check_train(composed(*words), parse_all(words))
+    assert fault.key == "method.views" and "needs 2" in fault.message

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from deephash.config import build, resolve
+from deephash.config import build, checks
 from deephash.config.overrides import parse_all
 from deephash.losses.matching import CosineMatching
 from deephash.methods.ugh import UnsupervisedGreedy
@@ -105,11 +105,11 @@ def test_the_recipe(composed):
     assert shapes == [(16, 512), (16,)]
     assert cfg["optimizer"]["weight_decay"] == 1e-5 and cfg["backbone"]["frozen"]
     words = ["method=ugh", "method.views=2"]
-    (fault,) = resolve.check(composed(*words), parse_all(words))
-    assert fault.key == "method.views" and "UnsupervisedGreedy needs 1" in fault.what
+    (fault,) = checks.check_train(composed(*words), parse_all(words))
+    assert fault.key == "method.views" and "UnsupervisedGreedy needs 1" in fault.message
 
 
 def test_real_values_are_refused(composed):
     words = ["method=ugh", "relaxation=tanh"]
-    (fault,) = resolve.check(composed(*words), parse_all(words))
-    assert fault.key == "loss" and "bits, not real values" in fault.what
+    (fault,) = checks.check_train(composed(*words), parse_all(words))
+    assert fault.key == "loss" and "bits, not real values" in fault.message

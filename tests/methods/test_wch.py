@@ -7,7 +7,7 @@ import torch
 import yaml
 from torch import nn
 
-from deephash.config import build, resolve
+from deephash.config import build, checks
 from deephash.config.overrides import parse_all
 from deephash.methods import wch
 from deephash.methods.wch import (
@@ -280,7 +280,7 @@ def test_degenerate_batches_are_finite(name, norm):
 def faults(composed, words, change=lambda cfg: None):
     cfg = composed(*words)
     change(cfg)
-    return [(fault.key, fault.what) for fault in resolve.check(cfg, parse_all(words))]
+    return [(fault.key, fault.message) for fault in checks.check_train(cfg, parse_all(words))]
 
 
 def with_tokens(cfg):
@@ -311,7 +311,7 @@ def test_a_method_of_features_takes_tokens_by_their_head(composed, batch_for):
     """Its features are then their means."""
     cfg = composed("method=hashnet", "head=tokens")
     cfg["backbone"]["output"] = "tokens"
-    assert resolve.check(cfg) == []
+    assert checks.check_train(cfg) == []
     method = build.method(typed(cfg), 10, 500)
     features, z = method.encode(batch_for(cfg))
     assert (tuple(features.shape), tuple(z.shape)) == ((50, 128), (50, 16))

@@ -25,7 +25,7 @@ import yaml
 from torch import nn
 
 from deephash.config import requirements as recipe
-from deephash.config import resolve
+from deephash.config import targets
 from deephash.losses.lmcl import LMCL
 from deephash.losses.pairwise import PairwiseLikelihood
 from deephash.models.relaxations import Identity
@@ -59,7 +59,7 @@ def method_class(name):
 
 def loss_class(name):
     """The class that a page of ``conf/loss`` names."""
-    return resolve.locate(page("loss", name)["_target_"])
+    return targets.locate(page("loss", name)["_target_"])
 
 
 def unfrozen(cfg):
@@ -177,8 +177,8 @@ class Worked:
         """Class for class and number for number; what the objective does not read is left open."""
         recipe = composed(f"method={self.method}")["method"]
         written = dict(recipe["loss"])
-        kind = resolve.locate(written.pop("_target_"))
-        defaults = {key: p.default for key, p in resolve.arguments(kind).items() if key in written}
+        kind = targets.locate(written.pop("_target_"))
+        defaults = {key: p.default for key, p in targets.arguments(kind).items() if key in written}
         found = []
         for row in self.rows:
             parts = {"relaxation": row.relaxation, "similarity": row.similarity}

@@ -4,7 +4,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from deephash.config import resolve, schema
+from deephash.config import checks, resolve, schema
 from deephash.errors import ConfigError, FileError
 from deephash.runs.folder import RunFolder
 from deephash.runs.train_run import refuse_another
@@ -15,7 +15,7 @@ from tests.commands import ROOT
 def cfg():
     schema.register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return resolve.train_page(resolve.fold(compose("train")))
+        return checks.parse_page(schema.Train, resolve.resolve(compose("train")))
 
 
 def folder(path, text):

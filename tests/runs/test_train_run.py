@@ -8,7 +8,7 @@ import torch
 from hydra import initialize_config_dir
 
 from deephash import runs
-from deephash.config import resolve, schema
+from deephash.config import checks, schema
 from deephash.errors import ConfigError
 from deephash.training import checkpoint, cuda_graphs
 from tests.pages import job
@@ -58,7 +58,7 @@ def numbers(outputs, report):
 @pytest.fixture
 def a_graph_on_the_cpu(monkeypatch):
     made.clear()
-    monkeypatch.setattr(resolve, "_check_graph", lambda trainer: [])
+    monkeypatch.setattr(checks, "_check_graph", lambda trainer: [])
     monkeypatch.setattr(cuda_graphs, "CudaCapture", Again)
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from deephash.config import resolve, schema
+from deephash.config import checks, resolve, schema
 from deephash.config.overrides import parse_all, texts
 from deephash.errors import ConfigError
 from deephash.sweep import grid as grids
@@ -47,8 +47,8 @@ def composed():
 
         def one(job):
             overrides = [f"{key}={value}".removesuffix("=") for key, value in job.items()]
-            cfg = resolve.fold(compose("train", overrides=overrides), parse_all(overrides))
-            assert resolve.check(cfg, parse_all(overrides)) == []
+            cfg = resolve.resolve(compose("train", overrides=overrides), parse_all(overrides))
+            assert checks.check_train(cfg, parse_all(overrides)) == []
             return cfg
 
         yield one

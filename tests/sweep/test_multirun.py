@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from deephash.config import composition, resolve, schema
+from deephash.config import checks, composition, resolve, schema
 from deephash.config.overrides import parse, parse_all, texts
 from deephash.sweep.plan_jobs import missing_data, plan
 
@@ -36,7 +36,7 @@ def test_a_job_is_composed_as_hydra_does(overrides):
         whole = compose("train", overrides=list(words))
         quick = composer(parse_all(words))
         assert quick == whole and list(quick) == list(whole)
-        assert resolve.fold(quick, parse_all(words)) == resolve.fold(whole, parse_all(words))
+        assert resolve.resolve(quick, parse_all(words)) == resolve.resolve(whole, parse_all(words))
         assert quick._metadata.flags == whole._metadata.flags
     assert len(composer._bases) == 1  # the files were read once
 
@@ -72,8 +72,8 @@ def planned(tmp_path, *grid):
     for words in grid:
         overrides = parse_all([*words, f"paths.outputs={tmp_path}/runs"])
         cfg = compose("train", overrides=texts(overrides))
-        jobs.append((overrides, resolve.fold(cfg, overrides)))
-    return plan(resolve.train_pages(jobs))
+        jobs.append((overrides, resolve.resolve(cfg, overrides)))
+    return plan(checks.parse_jobs(jobs))
 
 
 def test_missing_data_are_told_once_for_each_dataset(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from deephash.config import resolve, schema
+from deephash.config import checks, resolve, schema
 from deephash.config.overrides import parse_all
 from deephash.errors import ConfigError, TrainingError
 from deephash.runs.status import State, state_of
@@ -23,7 +23,7 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 def composed():
     schema.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield lambda line: resolve.fold(compose("train", overrides=list(line)), parse_all(line))
+        yield lambda line: resolve.resolve(compose("train", overrides=list(line)), parse_all(line))
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def plan(composed, tmp_path):
             (*line.split(), f"paths.outputs={tmp_path}/out", "backbone=tiny") for line in lines
         ]
         return plan_jobs.plan(
-            resolve.train_pages([(parse_all(line), composed(line)) for line in lines])
+            checks.parse_jobs([(parse_all(line), composed(line)) for line in lines])
         )
 
     return of
@@ -107,7 +107,7 @@ def test_two_jobs_of_one_folder_that_differ_are_refused(plan, composed, tmp_path
     other["optimizer"]["lr"] = 0.5
     with pytest.raises(ConfigError, match=r"(?s)two jobs have one folder, digits.*optimizer.lr"):
         plan_jobs.plan(
-            resolve.train_pages([(parse_all(line), composed(line)), (parse_all(line), other)])
+            checks.parse_jobs([(parse_all(line), composed(line)), (parse_all(line), other)])
         )
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from deephash import retrieval
-from deephash.config import resolve
+from deephash.config import checks, schema
 from deephash.errors import ConfigError, WriteError
 from deephash.report.grid import sections
 from deephash.runs.folder import RunFolder
@@ -80,7 +80,7 @@ def page(outputs, sweep, **more):
     values = {"sweep": sweep, "only": {}, "out": None, "compare": "best", "draws": 200, "seed": 0,
               "paths": {"outputs": str(outputs), "data": "data", "cache": None},
               "plugins": [], "logger": None} | more  # fmt: skip
-    return resolve.report_page(values)
+    return checks.parse_page(schema.Report, values)
 
 
 @pytest.fixture

@@ -173,7 +173,7 @@ def pages(*words):
     schema.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         given = ["dataset=digits", "trainer.device=cpu", f"model.nbit={NBIT}", "backbone.width=4"]
-        return resolve.fold(compose("train", overrides=[*given, *words]))
+        return resolve.resolve(compose("train", overrides=[*given, *words]))
 
 
 def views(words):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from deephash.config import resolve
+from deephash.config import checks, identity
 from deephash.config.overrides import parse_all
 from deephash.utils import filenames
 
@@ -48,19 +48,21 @@ def test_check_names_refuses_each_value_that_becomes_a_folder(key, name):
         "method": {"name": "relahash"},
         "group": None,
     }
-    assert resolve.check_names(cfg) == []
+    assert checks.check_names(cfg) == []
     group, _, last = key.partition(".")
     if last:
         cfg[group][last] = name
     else:
         cfg[group] = name
     expected = [] if (key, name) == ("group", None) else [key]
-    assert [fault.key for fault in resolve.check_names(cfg)] == expected
+    assert [fault.key for fault in checks.check_names(cfg)] == expected
 
 
 def test_a_run_name_has_four_pieces_whatever_is_typed():
     cfg = {
         "dataset": {"name": "d"}, "method": {"name": "m"}, "model": {"nbit": 8}, "seed": 0,
     }  # fmt: skip
-    name = resolve.run_name(cfg, parse_all(["loss=a/../../b", "~x/../../y", "+experiment=../../z"]))
+    name = identity.run_name(
+        cfg, parse_all(["loss=a/../../b", "~x/../../y", "+experiment=../../z"])
+    )
     assert name.count("/") == 3 and ".." not in name.split("/")

@@ -1,7 +1,7 @@
 """Compose pages of the configuration with Hydra, once for each command line, and check them."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +12,18 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from deephash.config import overrides, plugins, resolve, schema
+from deephash.config import overrides, plugins, schema
+from deephash.config.checks import check_page
 from deephash.config.explain import explain, several
+from deephash.config.faults import Fault, raise_faults
 from deephash.config.overrides import CommandLine, Override
 from deephash.config.plugins import Plugin
-from deephash.config.resolve import Fault
+from deephash.config.resolve import resolve
 from deephash.config.validate import UNKNOWN, quoted
 from deephash.errors import ConfigError
 from deephash.utils.files import expand_path
 
-Folded = dict[str, Any]
+Resolved = dict[str, Any]
 
 CONFIG_DIR = ("--config-dir", "-cd")
 """The flags of a further folder of configuration."""
@@ -32,13 +34,13 @@ SEARCH_PATH = "hydra.searchpath"
 OURS = ("hydra.launcher", "hydra/launcher", SEARCH_PATH)
 """Keys of Hydra that have an effect."""
 
-PAGES: dict[str, tuple[type[schema.Node], Callable[[Folded], list[Fault]]]] = {
-    "train": (schema.Train, resolve.check),
-    "evaluate": (schema.Evaluate, resolve.check_evaluation),
-    "report": (schema.Report, resolve.check_report),
-    "data": (schema.Data, resolve.check_data),
+PAGES: dict[str, type[schema.Node]] = {
+    "train": schema.Train,
+    "evaluate": schema.Evaluate,
+    "report": schema.Report,
+    "data": schema.Data,
 }
-"""The type of a page, and what it has to satisfy."""
+"""The type of each page."""
 
 
 @dataclass(frozen=True)
@@ -189,10 +191,8 @@ def checked(conf: Path, page: str, line: CommandLine, many: bool = False) -> sch
     given = without_hydra(line.overrides)
     with composer(conf, page, extension) as composed:
 
-        def check(folded: Folded) -> list[Fault]:
-            if page == "train":
-                return resolve.check(folded, given)
-            return PAGES[page][1](folded)
+        def check(resolved: Resolved) -> list[Fault]:
+            return check_page(PAGES[page], resolved, given)
 
         grids = [] if many else several(given, page)
         cfg = None
@@ -201,18 +201,18 @@ def checked(conf: Path, page: str, line: CommandLine, many: bool = False) -> sch
                 cfg = composed.whole(given)
             except Exception:  # `explain` finds out which override it was
                 cfg = None
-        folded: Folded = {}
+        resolved: Resolved = {}
         if cfg is None:
             known = {fault.key for fault in grids}
             explained = explain(given, composed, check, line.mistyped)
             faults = grids + [fault for fault in explained if fault.key not in known]
         else:
-            folded = resolve.fold(cfg, given)
-            faults = check(folded)
-            if any(fault.what == UNKNOWN for fault in faults):
+            resolved = resolve(cfg, given)
+            faults = check(resolved)
+            if any(fault.message == UNKNOWN for fault in faults):
                 faults = explain(given, composed, check)
-    resolve.refuse(faults, [*given, *(one.typed for one in line.mistyped)])
-    return schema.parse(PAGES[page][0], folded)
+    raise_faults(faults, [*given, *(one.typed for one in line.mistyped)])
+    return schema.parse(PAGES[page], resolved)
 
 
 def without_hydra(some: Sequence[Override]) -> tuple[Override, ...]:
@@ -231,4 +231,4 @@ def refuse_hydra(some: Sequence[Override]) -> None:
               "Leave it out; paths.outputs=FOLDER selects where runs are written.")
         for one in some if one.within("hydra") and not one.within(*OURS)
     ]  # fmt: skip
-    resolve.refuse(faults, some)
+    raise_faults(faults, some)

@@ -12,8 +12,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from deephash.config import overrides as words
+from deephash.config.faults import Fault
 from deephash.config.overrides import Mistyped, Override, parse, parse_all
-from deephash.config.resolve import SEATS, Fault, fold
+from deephash.config.resolve import SLOTS, resolve
 from deephash.config.synonyms import BY_WORD, CHOICES, Synonym
 from deephash.config.validate import UNKNOWN, assignment, quoted
 from deephash.errors import ConfigError
@@ -42,7 +43,7 @@ class Suggestions:
 
     Args:
         compose: ``(overrides) -> config``, raising what Hydra raises.
-        check: ``(folded) -> faults``.
+        check: ``(resolved) -> faults``.
         given: the overrides that are right.
     """
 
@@ -74,7 +75,7 @@ class Suggestions:
             cfg = self._compose([*self.given, *some])
             if "hydra" in cfg:  # of a launcher: composed, its values are checked later
                 return True
-            cfg = fold(cfg, [*self.given, *some])
+            cfg = resolve(cfg, [*self.given, *some])
         except Exception:
             return False
         return not any(_same_place(fault.key, key) for fault in self._check(cfg) for key in keys)
@@ -113,7 +114,7 @@ class Suggestions:
         keys = [known for known in self.keys() if not isinstance(_at(self.page, known), Mapping)]
         typed = shlex.quote(value)
         group, _, leaf = key.rpartition(".")
-        if group in SEATS:
+        if group in SLOTS:
             yield f"method.{key}={typed}"
         same = [known for known in keys if known.rpartition(".")[2] == leaf]
         for known in sorted(same, key=_rank):
@@ -162,7 +163,7 @@ def explain(
     Args:
         overrides: the command line without its flags.
         compose: ``(overrides) -> config``, raising what Hydra raises.
-        check: ``(folded) -> faults``.
+        check: ``(resolved) -> faults``.
         mistyped: words of the command line that are no overrides.
 
     Returns:
@@ -191,22 +192,22 @@ def explain(
         faults.append(Fault(override.key, _first_line(why, override.key), instead))
     faults += [_of_words(one, suggestions) for one in mistyped]
     try:
-        folded = fold(compose(good), overrides)
+        resolved = resolve(compose(good), overrides)
     except ConfigError:
         if not faults:
             raise
         return faults
     known = {fault.key for fault in faults}
     for fault in faults:  # what is suggested is not said to be missing as well
-        known |= set(re.findall(r"([\w.]+)=", fault.instead.partition("Did you mean ")[2]))
+        known |= set(re.findall(r"([\w.]+)=", fault.hint.partition("Did you mean ")[2]))
     given = {one.key: one for one in overrides if not one.deletes}
-    for fault in check(folded):
+    for fault in check(resolved):
         if fault.key in known:
             continue
-        if fault.what == UNKNOWN and fault.key in given:  # typed with a +
+        if fault.message == UNKNOWN and fault.key in given:  # typed with a +
             rest = [one for one in good if one.deletes or one.key != fault.key]
             way = Suggestions(compose, check, rest).of_key(fault.key, given[fault.key].plain)
-            fault = Fault(fault.key, fault.what, way)
+            fault = Fault(fault.key, fault.message, way)
         faults.append(fault)
     return faults
 

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from deephash.config.faults import Fault
 from deephash.config.injected import Injected, given
 from deephash.config.targets import arguments, locate
-from deephash.config.validate import Problem, assignment, shown
+from deephash.config.validate import assignment, shown
 
 DUMMY: Injected = {
     "in_features": 4, "num_classes": 2, "num_train": 2, "seed": 0, "cache": None,
@@ -26,7 +27,7 @@ DUMMY: Injected = {
 Build = Callable[[Mapping[str, Any]], None]
 
 
-def refused(cfg: Mapping[str, Any], wrong: Collection[str] = ()) -> list[Problem]:
+def check_builds(cfg: Mapping[str, Any], wrong: Collection[str] = ()) -> list[Fault]:
     """All that constructors refuse.
 
     Args:
@@ -34,7 +35,7 @@ def refused(cfg: Mapping[str, Any], wrong: Collection[str] = ()) -> list[Problem
         wrong: keys whose values have been refused already: they take their defaults here, and
             parts for which that is no way are passed over.
     """
-    found: list[Problem] = []
+    found: list[Fault] = []
     broken = {"model", "model.nbit"} & set(wrong)
     nbit = cfg["model"]["nbit"] if "model" in cfg and not broken else 1
     for path, node in _cheap(cfg):
@@ -92,7 +93,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 @lru_cache(maxsize=4096)  # a sweep has the same parts again and again
-def _problems(path: str, text: str, number: int) -> tuple[Problem, ...]:
+def _problems(path: str, text: str, number: int) -> tuple[Fault, ...]:
     """What is wrong with one part; ``number`` is K, or of an optimizer whether it runs on a CPU."""
     node = json.loads(text)
     if path == "optimizer":
@@ -100,7 +101,7 @@ def _problems(path: str, text: str, number: int) -> tuple[Problem, ...]:
     return tuple(_tried(path, node, lambda some: _build(path, some, number)))
 
 
-def _tried(path: str, node: Mapping[str, Any], build: Build) -> Iterator[Problem]:
+def _tried(path: str, node: Mapping[str, Any], build: Build) -> Iterator[Fault]:
     """Builds a part; what keeps it from it is told of the option whose default would do."""
     target = locate(str(node["_target_"]), path)
     known = arguments(target)
@@ -115,12 +116,12 @@ def _tried(path: str, node: Mapping[str, Any], build: Build) -> Iterator[Problem
         what = " ".join(str(reason).split()) or type(reason).__name__
         what = what if what.endswith((".", "?")) else f"{what}."
         if blamed is None:
-            yield Problem(path, f"{target.__name__} cannot be made so: {what}", "See its options.")
+            yield Fault(path, f"{target.__name__} cannot be made so: {what}", "See its options.")
             return
         default = known[blamed].default
         key = f"{path}.{blamed}"
         instead = f"Type for example {assignment(key, default)}."
-        yield Problem(key, f"is {shown(rest[blamed])}: {what}", instead)
+        yield Fault(key, f"is {shown(rest[blamed])}: {what}", instead)
         rest[blamed] = default
 
 

@@ -14,6 +14,7 @@ from enum import Enum
 from functools import lru_cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from deephash.config.faults import Fault
 from deephash.utils.bounds import LARGEST, Bound, Interval, Length, NotEmpty
 
 UNKNOWN = "there is no such key."
@@ -21,15 +22,6 @@ UNKNOWN = "there is no such key."
 
 REMOVED = "is missing"
 """What is said of a key that was deleted."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """One thing wrong with a value, below the key that was looked at."""
-
-    path: str  # below that key; empty for the value itself
-    what: str
-    instead: str
 
 
 class Part(dict[str, Any]):
@@ -307,7 +299,7 @@ def check_fields(
     schema: type,
     path: str = "",
     closed: bool = False,
-) -> list[Problem]:
+) -> list[Fault]:
     """All that does not fit a dataclass: keys that are missing, and values.
 
     Args:
@@ -316,7 +308,7 @@ def check_fields(
         path: of the node, put before each key.
         closed: whether keys that the dataclass does not have are refused.
     """
-    found: list[Problem] = []
+    found: list[Fault] = []
     annotations = hints(schema)
     for field in dataclasses.fields(schema):
         key = f"{path}.{field.name}" if path else field.name
@@ -328,12 +320,12 @@ def check_fields(
             known = known and not dataclasses.is_dataclass(default)
             removed = f"Leave out ~{key}" + (f": its default is {assignment(key, default)}"
                                              if known else "") + "."  # fmt: skip
-            found.append(Problem(key, f"{REMOVED}.", removed))
+            found.append(Fault(key, f"{REMOVED}.", removed))
             continue
         found += check_value(node[field.name], annotations[field.name], key, default)
     if closed:
         found += [
-            Problem(f"{path}.{key}" if path else str(key), UNKNOWN, "See all keys with --cfg job.")
+            Fault(f"{path}.{key}" if path else str(key), UNKNOWN, "See all keys with --cfg job.")
             for key in node if key not in annotations
         ]  # fmt: skip
     return found
@@ -347,7 +339,7 @@ def hints(schema: type) -> dict[str, Any]:
 
 def check_value(
     value: Any, kind: Any, key: str, default: Any = inspect.Parameter.empty
-) -> list[Problem]:
+) -> list[Fault]:
     """What is wrong with one value, or with those inside it."""
     if default in (dataclasses.MISSING, "???") and not isinstance(default, list | dict):
         default = inspect.Parameter.empty
@@ -369,10 +361,10 @@ def check_value(
         return []
     if kind is Part:
         return [_no_part(value, key)]
-    return [Problem(key, what, advice(key, kind, default, value))]
+    return [Fault(key, what, advice(key, kind, default, value))]
 
 
-def _no_part(value: Any, key: str) -> Problem:
+def _no_part(value: Any, key: str) -> Fault:
     """A node with a ``_target_`` is wanted and something else is there."""
     group = key.removeprefix("method.")
     choose = "Leave it as it was."
@@ -380,8 +372,8 @@ def _no_part(value: Any, key: str) -> Problem:
         choose = f"Choose one by its name: {group}=NAME."
     if isinstance(value, Mapping):
         what = f"has no _target_{'' if '_target_' not in value else ' that is a name'}."
-        return Problem(key, what, f"Leave out ~{key}._target_." if value else choose)
-    return Problem(key, f"{shown(value)} is not a part with a _target_.", choose)
+        return Fault(key, what, f"Leave out ~{key}._target_." if value else choose)
+    return Fault(key, f"{shown(value)} is not a part with a _target_.", choose)
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

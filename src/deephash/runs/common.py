@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from deephash import retrieval
-from deephash.config import build, requirements, resolve, schema
+from deephash.config import build, identity, requirements, schema
 from deephash.config.overrides import Override
 from deephash.data.datamodule import DataModule
 from deephash.errors import CheckpointError, ConfigError, DataError, os_reason
@@ -28,7 +28,7 @@ log = logging.getLogger("deephash")
 def run_folder(cfg: schema.Train, overrides: Sequence[Override]) -> RunFolder:
     """The folder of the run that a configuration and its command line describe."""
     outputs = expand_path(cfg.paths.outputs)
-    return RunFolder(outputs / resolve.run_name(cfg.plain, overrides))
+    return RunFolder(outputs / identity.run_name(cfg.plain, overrides))
 
 
 def load_encoder(file: Path, encoder: torch.nn.Module, fingerprint: str | None) -> None:

@@ -11,7 +11,17 @@ from typing import Any, cast, get_args
 
 import torch
 
-from deephash.config import backbone_inputs, build, plugins, requirements, resolve, schema, targets
+from deephash.config import (
+    backbone_inputs,
+    build,
+    checks,
+    identity,
+    plugins,
+    requirements,
+    schema,
+    targets,
+)
+from deephash.config.faults import raise_faults
 from deephash.config.overrides import Override, parse_all
 from deephash.data.datamodule import DataModule
 from deephash.errors import ConfigError, DeephashError, FileError, TrainingError, WriteError
@@ -115,7 +125,7 @@ def measure(
         overrides: the command line.
     """
     changed = _changed(run.config(whole=True), cfg, overrides)
-    ran = resolve.run_config(changed, run.path / "config.yaml")
+    ran = checks.parse_run(changed, run.path / "config.yaml")
     source = _without_download(ran.dataset.source, cfg)
     ran = ran.with_values(dataset=ran.dataset.with_values(source=source).plain)
     elsewhere = "source" in cfg.dataset
@@ -233,7 +243,7 @@ def _full_name(run: RunFolder) -> dict[str, str]:
     if not re.search(r"~[0-9a-f]{12}$", run.path.name) or not file.is_file():
         return {}
     overrides = parse_all(read_text(file).splitlines())
-    return {"full_name": resolve.full_name(run.config(whole=True), overrides)}
+    return {"full_name": identity.full_name(run.config(whole=True), overrides)}
 
 
 def runs_of(given: str | Sequence[str], finished: bool) -> list[RunFolder]:
@@ -275,12 +285,12 @@ def _changed(
     Raises:
         ConfigError: the backbone does not take the images of another dataset.
     """
-    ran["evaluation"] = resolve.changed(ran["evaluation"], cfg.evaluation.plain)
+    ran["evaluation"] = checks.changed_evaluation(ran["evaluation"], cfg.evaluation.plain)
     if "source" in cfg.dataset:
         ran["dataset"] = copy.deepcopy(dict(cfg.dataset))
         if (images := backbone_inputs.declared(ran.get("backbone"))) is not None:
             backbone_inputs.adapt(ran["dataset"], images, [one.key for one in overrides])
-            resolve.refuse(resolve.check_images(ran, ["test"]), overrides)
+            raise_faults(checks.check_images(ran, ["test"]), overrides)
     else:
         for key, place in cfg.dataset.items():
             if place is None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from deephash.config import build, resolve
+from deephash.config import build, checks
+from deephash.config.faults import raise_faults
 from deephash.data.preprocessing import Preprocessing
 from deephash.errors import CheckpointError
 from deephash.runs.common import check_size, load_encoder
@@ -28,9 +29,9 @@ def load(run: Path, checkpoint: str = "best", device: str = "auto") -> CodeEncod
         DeephashError: the folder is no run, or is damaged, or the device is not there.
     """
     folder = RunFolder(expand_path(run))
-    faults = [*resolve.check_checkpoint(checkpoint), *resolve.check_device("device", device)]
-    resolve.refuse(faults, [f"load({str(run)!r})"])
-    ran = resolve.run_config(folder.config(whole=True), folder.path / "config.yaml")
+    faults = [*checks.check_checkpoint(checkpoint), *checks.check_device("device", device)]
+    raise_faults(faults, [f"load({str(run)!r})"])
+    ran = checks.parse_run(folder.config(whole=True), folder.path / "config.yaml")
     on, file = build.device(device), folder.path / f"{checkpoint}.pt"
     preprocessing = Preprocessing.of(build.source(ran), build.pipeline(ran.dataset.transforms.test))
     width = None if preprocessing is not None else _width(file)

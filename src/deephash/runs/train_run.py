@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import deephash
-from deephash.config import build, plugins, requirements, resolve, schema
+from deephash.config import build, identity, plugins, requirements, schema
 from deephash.config.overrides import Override, texts
 from deephash.data.cache_folder import cache_folder
 from deephash.data.datamodule import DataModule
@@ -63,7 +63,7 @@ def train(cfg: schema.Train, overrides: Sequence[Override], launch: str = "") ->
     """
     if "wandb" in cfg.logger:
         wandb.load_package()  # before data is opened
-    name = resolve.run_name(cfg.plain, overrides)
+    name = identity.run_name(cfg.plain, overrides)
     run = run_folder(cfg, overrides)
     fresh = cfg.rerun and not run.begun_in(launch)
     if not fresh:
@@ -209,9 +209,7 @@ def refuse_another(run: RunFolder, cfg: schema.Train) -> None:
     """Refuses a folder in which something else ran."""
     if not run.finished and not (run.path / "last.pt").is_file():
         return
-    changed = resolve.differences(
-        resolve.essence(run.config(whole=True)), resolve.essence(cfg.plain)
-    )
+    changed = identity.changed_keys(run.config(whole=True), cfg.plain)
     if changed:
         raise ConfigError(
             f"{run.path} holds a run with another configuration:\n  "

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from deephash.config import composition, plugins, resolve, targets
+from deephash.config import checks, composition, identity, plugins, resolve, targets
 from deephash.config.composition import Composer, Extension, refuse_hydra, without_hydra
 from deephash.config.explain import explain
+from deephash.config.faults import Fault, raise_faults
 from deephash.config.overrides import CommandLine, Override
 from deephash.errors import ConfigError
 from deephash.sweep import grid as grids
@@ -67,7 +68,7 @@ def run(conf: Path, sweeps: Path, line: CommandLine) -> int:
 
     from deephash.sweep import plan_jobs
 
-    planned = plan_jobs.plan(resolve.train_pages(jobs))
+    planned = plan_jobs.plan(checks.parse_jobs(jobs))
     command = (*program.train_arguments(), *extension.flags)
     for message in plan_jobs.missing_data(planned):
         print(message, file=sys.stderr)
@@ -105,9 +106,9 @@ def grid(sheet: Sheet, overrides: Sequence[Override]) -> Grid:
     points = grids.points(axes, sheet.where, given=list(given))
     bare = {one.name: one.key for one in overrides}
     settings = [
-        resolve.spelled(key, values[0])
+        identity.name_part(key, values[0])
         for key, values in typed.items()
-        if key not in (*several, "dataset.protocol") and resolve.names(bare[key])
+        if key not in (*several, "dataset.protocol") and identity.is_in_name(bare[key])
     ]
     jobs = tuple(tuple(Override.at(key, value) for key, value in point.items()) for point in points)
     return Grid(jobs, tuple(dict.fromkeys([*several, *ruled])), tuple(sorted(settings)))
@@ -116,12 +117,12 @@ def grid(sheet: Sheet, overrides: Sequence[Override]) -> Grid:
 def _refuse_unnamed(axes: Sequence[str]) -> None:
     """Two values of a key that does not stand in a run's name would be one run."""
     bare = {key: Override.parse(key).key for key in axes}
-    resolve.refuse(
+    raise_faults(
         [
-            resolve.Fault(key, "takes one value in a grid: it does not name a run.",
+            Fault(key, "takes one value in a grid: it does not name a run.",
                          "Type one; or several commands, each with paths.outputs of its own.")
             for key, name in bare.items()
-            if name not in resolve.NAMING and not resolve.names(name)
+            if name not in identity.NAME_KEYS and not identity.is_in_name(name)
         ],
         ["a grid"],
     )  # fmt: skip
@@ -176,12 +177,12 @@ def _composed(found: Grid, composed: Composed) -> list[tuple[tuple[Override, ...
 
             def check(
                 cfg: dict[str, Any], overrides: Sequence[Override] = overrides
-            ) -> list[resolve.Fault]:
-                return resolve.check(cfg, overrides)
+            ) -> list[Fault]:
+                return checks.check_train(cfg, overrides)
 
-            resolve.refuse(explain(overrides, composed, check), overrides)
+            raise_faults(explain(overrides, composed, check), overrides)
             raise ConfigError(str(error)) from error  # nothing that an override explains
-        jobs.append((overrides, resolve.fold(cfg, overrides)))
+        jobs.append((overrides, resolve.resolve(cfg, overrides)))
     return jobs
 
 
@@ -212,7 +213,7 @@ def _launcher(
             f"hydra/launcher  {options['_target_']} is not one of ours.\n"
             "  There are pool, slurm and ray."
         )
-    resolve.refuse(resolve.check_part("hydra.launcher", options), tuning)
+    raise_faults(checks.check_part("hydra.launcher", options), tuning)
     target: Any = targets.locate(options.pop("_target_"), "hydra.launcher")
     launcher: Launcher = target(**options)
     return launcher
@@ -232,7 +233,7 @@ def _refuse_tuning(
         faults = explain(chosen, composed, lambda _: [])
     else:
         faults = explain(rest, after_the_choice, lambda _: [])
-    resolve.refuse(faults, [*chosen, *rest])
+    raise_faults(faults, [*chosen, *rest])
 
 
 def _launch(
@@ -327,8 +328,8 @@ def _values(override: Override) -> tuple[str, list[str]]:
         single = override.single
     except Exception as error:
         what = str(error).splitlines()[0]
-        fault = resolve.Fault(override.text, what, "Write it as key=value.")
-        resolve.refuse([fault], [override.text])
+        fault = Fault(override.text, what, "Write it as key=value.")
+        raise_faults([fault], [override.text])
     if override.is_sweep and not override.is_discrete:
         raise ConfigError(f"{override}  a grid needs single values.\n  Type them: key=0.1,0.2,0.3")
     return override.name, [one.element for one in single]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import deephash
-from deephash.config import build, resolve, schema
+from deephash.config import build, identity, resolve, schema
 from deephash.config.overrides import Override, last_values, parse, texts
 from deephash.errors import BusyError, ConfigError, DeephashError, FileError, from_os_error
 from deephash.report.reading import read_manifest
@@ -69,13 +69,11 @@ def plan(grid: Sequence[tuple[Sequence[Override], schema.Train]]) -> list[Planne
     """
     planned: dict[str, Planned] = {}
     for overrides, cfg in grid:
-        name = resolve.run_name(cfg.plain, overrides)
+        name = identity.run_name(cfg.plain, overrides)
         run = RunFolder(run_folder(cfg, overrides).path.absolute())
         job = Planned(tuple(overrides), cfg, name, run, state_of(run))
         other = planned.setdefault(name, job)
-        if unlike := resolve.differences(
-            resolve.essence(other.cfg.plain), resolve.essence(cfg.plain)
-        ):
+        if unlike := identity.changed_keys(other.cfg.plain, cfg.plain):
             raise ConfigError(
                 f"two jobs have one folder, {name}, and differ in\n  "
                 + "\n  ".join(unlike[:SEVERAL])
@@ -312,7 +310,7 @@ def value_of(job: Planned, key: str) -> Any:
         return job.name.split("/")[1]  # with what was swapped
     typed, key = last_values(job.overrides), parse(key).key
     node: Any = job.cfg.plain
-    if key.partition(".")[0] in resolve.SEATS:  # folded into the method
+    if key.partition(".")[0] in resolve.SLOTS:  # folded into the method
         node = job.cfg.method.plain
     node = get_nested(node, *key.split("."))
     return typed.get(key) if node is None or isinstance(node, Mapping | list) else node

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deephash.config import build, resolve, schema
+from deephash.config import build, identity, schema
 from deephash.config.injected import Injected
 from deephash.config.overrides import Override, parse_all
 from deephash.errors import ConfigError, FileError, TrainingError
@@ -124,7 +124,7 @@ def _job(outputs: Path, told: Mapping[str, Any]) -> Job:
     fixed = tuple(
         one.text
         for one in parse_all(told.get("overrides") or ())
-        if one.key not in known and resolve.names(one.key)
+        if one.key not in known and identity.is_in_name(one.key)
     )
     found, state, progress, error = None, "finished", "", ""
     try:

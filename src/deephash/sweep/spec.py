@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from deephash.config import resolve
+from deephash.config.faults import Fault, raise_faults
 from deephash.errors import ConfigError, FileError
 from deephash.utils.files import Kind, expand_path, expect, read_yaml
 from deephash.utils.formatting import all_typed
@@ -93,40 +93,40 @@ class Sheet:
         Raises:
             ConfigError: all of them.
         """
-        resolve.refuse([*self._rule_faults(), *self._report_faults()], [str(file)])
+        raise_faults([*self._rule_faults(), *self._report_faults()], [str(file)])
 
-    def _rule_faults(self) -> Iterator[resolve.Fault]:
+    def _rule_faults(self) -> Iterator[Fault]:
         for key, wanted in (pair for rule in self.where for pair in rule.get("if", {}).items()):
             there = all_typed(self.params.get(key, []))
             if missing := [value for value in all_typed(wanted) if value not in there]:
                 axis = f"{key}: {', '.join(there)}" if there else ", ".join(self.params)
                 never = f"{key} is never {' or '.join(missing)}."
-                yield resolve.Fault("where", never, f"The grid has {axis}.")
+                yield Fault("where", never, f"The grid has {axis}.")
 
-    def _report_faults(self) -> Iterator[resolve.Fault]:
+    def _report_faults(self) -> Iterator[Fault]:
         from deephash.report.published import tables  # late: numpy and templates come with it
 
         report, known = dict(self.report), set(self.params) | set(BASE)
         figure = dict(report.pop("figure", {}))
         for key in sorted(set(report) - REPORT | set(figure) - {"x", "scale"}):
             takes = f"It takes {', '.join(sorted(REPORT))}, and figure: {{x: ..., scale: ...}}."
-            yield resolve.Fault("report", f"has no use for {key}.", takes)
+            yield Fault("report", f"has no use for {key}.", takes)
         for key in [it for one in (report.get("rows"), report.get("columns"), figure.get("x"))
                     if one is not None for it in all_typed(one)]:  # fmt: skip
             if key not in known:
                 axes = f"There are {', '.join(sorted(known))}."
-                yield resolve.Fault("report", f"{key} is no axis.", axes)
+                yield Fault("report", f"{key} is no axis.", axes)
         if (scale := figure.get("scale", "linear")) not in ("linear", "log"):
-            yield resolve.Fault("report", f"there is no scale {scale}.", "Write linear or log.")
+            yield Fault("report", f"there is no scale {scale}.", "Write linear or log.")
         names = report.get("published") or []
         for name in [names] if isinstance(names, str) else names:
             if name not in tables():
                 there = f"There are {', '.join(tables())}."
-                yield resolve.Fault("report", f"nothing is published as {name}.", there)
+                yield Fault("report", f"nothing is published as {name}.", there)
         also = report.get("also", "all")
         if also != "all" and not (type(also) is int and also > 0):
             takes = "It is an R of evaluation.tops: a whole number of at least 1, or all."
-            yield resolve.Fault("report", f"also is {also!r}.", takes)
+            yield Fault("report", f"also is {also!r}.", takes)
 
 
 def _without_nulls(mapping: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from deephash.config import build, resolve, schema
+from deephash.config import build, checks, identity, resolve, schema
 from deephash.config.overrides import parse_all
 from deephash.data.catalogue import select_classes
 from deephash.data.datamodule import DataModule
@@ -664,7 +664,7 @@ def test_images_without_a_label_stay_and_do_not_train(small):
 def pages():
     schema.register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        yield lambda *words: resolve.fold(
+        yield lambda *words: resolve.resolve(
             compose("train", overrides=["trainer.device=cpu", *words]), parse_all(words)
         )
 
@@ -674,7 +674,7 @@ def test_a_dataset_of_lists_is_configured_like_the_others(dataset, pages):
     cfg, cifar = pages(f"dataset={dataset}"), pages("dataset=cifar10")
     assert set(cfg["dataset"]) >= {*cifar["dataset"], "lists"}
     assert set(cfg["dataset"]["schedule"]) == set(cifar["dataset"]["schedule"])
-    assert resolve.check(cfg) == [] and build.data(typed(cfg)).expected
+    assert checks.check_train(cfg) == [] and build.data(typed(cfg)).expected
     assert build.data(typed(pages(f"dataset={dataset}", "dataset.expected=null"))).expected is None
     moved = pages(f"dataset={dataset}", "dataset.root=here", "dataset.lists=there")
     source = build.data(typed(moved)).source
@@ -683,9 +683,9 @@ def test_a_dataset_of_lists_is_configured_like_the_others(dataset, pages):
 
 def test_what_is_expected_and_where_from_change_no_run(pages):
     words = ("dataset=imagenet100", "dataset.root=x", "dataset.lists=y", "dataset.expected=null")
-    assert resolve.run_name(pages(*words), parse_all(words)) == "imagenet100/relahash/32bit/seed0"
-    plain = resolve.essence(pages(*words[:3]))
-    assert plain == resolve.essence(pages(*words, "dataset.source.origin=elsewhere"))
+    assert identity.run_name(pages(*words), parse_all(words)) == "imagenet100/relahash/32bit/seed0"
+    plain = identity.identity_of(pages(*words[:3]))
+    assert plain == identity.identity_of(pages(*words, "dataset.source.origin=elsewhere"))
 
 
 @pytest.mark.parametrize("dataset", ["imagenet100", "nuswide21"])

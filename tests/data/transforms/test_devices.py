@@ -63,7 +63,7 @@ def test_the_views_of_a_recipe_are_the_same(name, device):
     schema.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         words = ["trainer.device=cpu", "dataset=cifar10", f"views={name}"]
-        node = resolve.fold(compose("train", overrides=words), parse_all(words))["dataset"][
+        node = resolve.resolve(compose("train", overrides=words), parse_all(words))["dataset"][
             "transforms"
         ]
     for role in ("train", "test"):

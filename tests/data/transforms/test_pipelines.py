@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from PIL import ImageFilter
 from torchvision.transforms import v2
 
-from deephash.config import build, resolve, schema
+from deephash.config import build, checks, identity, resolve, schema
 from deephash.config.overrides import parse_all
 from deephash.data.transforms import GaussianBlur
 
@@ -63,7 +63,7 @@ SIZED = ("RandomResizedCrop", "Resize", "CenterCrop")
 def folded():
     schema.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield lambda *words: resolve.fold(
+        yield lambda *words: resolve.resolve(
             compose("train", overrides=["trainer.device=cpu", *words]), parse_all(words)
         )
 
@@ -103,8 +103,8 @@ def test_a_pipeline_is_chosen_for_views_by_its_name(file, folded):
     name = next(iter(PIPELINES[file]))
     words = ["dataset=cifar10", "method=cibhash", f"pipeline={file}", f"method.views=[{name},test]"]
     cfg = folded(*words)
-    assert resolve.check(cfg, parse_all(words)) == []
-    assert resolve.run_name(cfg, parse_all(words)).endswith(f"pipeline={file}")
+    assert checks.check_train(cfg, parse_all(words)) == []
+    assert identity.run_name(cfg, parse_all(words)).endswith(f"pipeline={file}")
 
 
 def test_the_blur_of_pillow():

@@ -8,7 +8,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from torchvision.transforms import InterpolationMode, v2
 
-from deephash.config import build, resolve, schema
+from deephash.config import build, checks, identity, resolve, schema
 from deephash.config.overrides import parse_all
 from deephash.data.transforms import Pipeline
 from deephash.errors import DataError
@@ -56,7 +56,7 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 def folded():
     schema.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield lambda *words: resolve.fold(
+        yield lambda *words: resolve.resolve(
             compose("train", overrides=["trainer.device=cpu", *words]), parse_all(words)
         )
 
@@ -162,8 +162,8 @@ def test_a_recipe_replaces_both_pipelines_whole(dataset, folded):
     assert cfg["dataset"]["transforms"] == stands != plain["dataset"]["transforms"]
     rest = {key: value for key, value in cfg["dataset"].items() if key != "transforms"}
     assert rest == {k: v for k, v in plain["dataset"].items() if k != "transforms"}
-    assert resolve.check(cfg, parse_all(words)) == []
-    assert resolve.run_name(cfg, parse_all(words)).endswith("seed0,views=hashnet")
+    assert checks.check_train(cfg, parse_all(words)) == []
+    assert identity.run_name(cfg, parse_all(words)).endswith("seed0,views=hashnet")
 
 
 def test_a_recipe_that_is_typed_replaces_that_of_an_experiment(folded):

@@ -1,0 +1,210 @@
+"""Names of runs, and whether two configurations are the same experiment."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from deephash.config import injected
+from deephash.config.overrides import Override, last_values
+from deephash.config.resolve import SLOTS
+from deephash.config.targets import arguments, current, locate, parts
+from deephash.errors import ConfigError
+from deephash.utils import filenames
+
+IGNORED_KEYS = (
+    "logger",
+    "paths",
+    "plugins",
+    "group",
+    "rerun",
+    "preview",
+    "trainer.device",
+    "trainer.log_every",
+    "trainer.eval_batch_size",
+    "trainer.feature_store",
+    "trainer.snapshots",
+    "trainer.compile",
+    "trainer.graph",
+    "evaluation.engine",
+    "evaluation.reference",
+    "evaluation.tops",
+    "dataset.source.download",
+    "dataset.source.origin",
+    "dataset.source.find",
+    "dataset.source.cached",
+    "dataset.catalog",
+    "dataset.recipes",
+    "dataset.known",
+    "dataset.expected",
+    "dataset.unlabelled",
+)
+"""Keys that do not change a result: where things lie, and what is told meanwhile."""
+
+LEGACY_DEFAULTS = {"evaluation.centred": False, "trainer.compile": False, "trainer.graph": False}
+"""Keys that older runs do not have, and what they did.
+
+Of the options of parts (nodes with a ``_target_``) the default of the constructor says that: a new
+option must have the default that keeps what was done before.
+"""
+
+NEUTRAL_VALUES = {
+    "optimizer.lr_scale": None,
+    "method.passes": "stacked",
+    "method.cached_views": None,
+}
+"""Keys that a configuration may lack, and the value that means the same."""
+
+DEFAULT_UNLABELLED = {
+    "_target_": "deephash.data.splits.Drawn",
+    "queries": 100,
+    "train": None,
+    "train_in_database": True,
+    "unlabelled": "keep",
+    "validation": 0,
+    "seed": 0,
+}
+"""The protocol of images without labels in runs whose configuration names none.
+
+It is that of ``dataset=folder``. Another one is part of the identity of a run.
+"""
+
+UNNAMED_KEYS = (
+    *IGNORED_KEYS,
+    "dataset.root",
+    "dataset.source.root",
+    "dataset.lists",
+    "dataset.source.lists",
+    "dataset.name",
+)
+"""Keys that do not stand in the name of a run; other images under one name are refused."""
+
+NAME_KEYS = ("dataset", "method", "model.nbit", "seed")
+"""Keys whose values have pieces of their own in the name of a run."""
+
+
+def run_name(cfg: Mapping[str, Any], overrides: Sequence[Override]) -> str:
+    """The folder of a run: its full name, the last piece cut to what a file name may hold."""
+    front, _, last = full_name(cfg, overrides).rpartition("/")
+    mark = "~" + hashlib.sha256(last.encode()).hexdigest()[:12]
+    return f"{front}/{filenames.shorten(last, mark, most=160, head=140)}"
+
+
+def full_name(cfg: Mapping[str, Any], overrides: Sequence[Override]) -> str:
+    """The name of a run: the same experiment has the same one.
+
+    ``<dataset>/<method>[+part...]/<bits>bit/seed<seed>[,key=value...]``: what was given on the
+    command line beside dataset, method, bits and seed stands in the last piece, unless it cannot
+    change the result.
+    """
+    given = dict(sorted(last_values(overrides).items()))
+    swaps = [given.pop(seat).strip("'\"") for seat in SLOTS if seat in given]
+    swaps = [swap.replace("/", "-") for swap in swaps if swap != "null"]
+    rest = []
+    for key, value in given.items():
+        if is_in_name(key):
+            rest.append(name_part(key, value))
+    rest += sorted(one.name for one in overrides if one.deletes)
+    last = ",".join([f"seed{cfg['seed']}", *rest]).replace("/", "-")
+    method = "+".join([cfg["method"]["name"], *swaps])
+    return "/".join([cfg["dataset"]["name"], method, f"{cfg['model']['nbit']}bit", last])
+
+
+def is_in_name(key: str) -> bool:
+    """Whether what was given for a key stands in the last piece of a run's name."""
+    if key in NAME_KEYS or key.startswith("hydra"):
+        return False
+    return not any(key == e or key.startswith(e + ".") for e in UNNAMED_KEYS)
+
+
+def name_part(key: str, value: str) -> str:
+    """An override as it stands in the name of a run."""
+    return f"{key}={_short(value)}"
+
+
+def _short(value: str) -> str:
+    """A value as part of a file name: a path keeps its stem, odd characters become ``-``."""
+    value = value.strip("'\"")
+    is_path = value.startswith(("/", "~", ".")) or Path(value).suffix
+    if "/" in value and is_path and not value.startswith(("{", "[")):
+        value = Path(value).stem  # and 10/nbit is none
+    return re.sub(r"[^\w.+=-]+", "-", value)
+
+
+def identity_of(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration less what cannot change a result: such keys, and other protocols.
+
+    Of the protocols only the one in use is kept, and as ``dataset.unlabelled`` that of images
+    without labels where it is another one, unless it is `DEFAULT_UNLABELLED`: which of the two is
+    used depends on the data.
+    """
+    plain: dict[str, Any] = json.loads(json.dumps(cfg))
+    unlabelled = (plain.get("dataset") or {}).get("unlabelled")
+    for key in IGNORED_KEYS:
+        *path, last = key.split(".")
+        node: Any = plain
+        for part in path:
+            node = node.get(part, {}) if isinstance(node, dict) else {}
+        if isinstance(node, dict):
+            node.pop(last, None)
+    for key, default in NEUTRAL_VALUES.items():
+        group, last = key.split(".")
+        if isinstance(node := plain.get(group), dict) and node.get(last) == default:
+            node.pop(last, None)
+    dataset = plain.get("dataset", {})
+    if "protocols" in dataset:  # the others of its page grow in number
+        protocols = dataset["protocols"]
+        dataset["protocols"] = protocols.get(dataset.get("protocol"))
+        if unlabelled not in (None, dataset.get("protocol")):
+            dataset["unlabelled"] = protocols.get(unlabelled)
+    for key, before in LEGACY_DEFAULTS.items():
+        *path, last = key.split(".")
+        if path[0] in plain:
+            plain[path[0]].setdefault(last, before)
+    for where, part_node in parts(plain):
+        part_node["_target_"] = current(part_node["_target_"])  # type: ignore[index]
+        protocol = where == "dataset.unlabelled"
+        _fill_defaults("dataset.protocols" if protocol else where, part_node)
+    if dataset.get("unlabelled") == DEFAULT_UNLABELLED:
+        del dataset["unlabelled"]
+    return plain
+
+
+def _fill_defaults(path: str, node: Mapping[str, Any]) -> None:
+    """Give a part the options that its constructor has and its node lacks, with their defaults.
+
+    A run of before an option was added and one that spells its default are then the same.
+    """
+    try:
+        known = arguments(locate(str(node["_target_"]), path))
+    except (ConfigError, TypeError, ValueError):  # older or foreign: compared as it is written
+        return
+    taken = {*injected.names(path), *node}
+    for name, parameter in known.items():
+        default = parameter.default
+        if name not in taken and isinstance(default, bool | int | float | str | tuple | None):
+            node[name] = list(default) if isinstance(default, tuple) else default  # type: ignore[index]
+
+
+def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Return the keys at which the identities of two configurations differ, with both values.
+
+    Args:
+        before: a resolved configuration.
+        after: another one.
+
+    Returns:
+        Lines such as ``seed: 0 -> 1``; none if both describe the same experiment.
+    """
+    return _compare(identity_of(before), identity_of(after), "")
+
+
+def _compare(a: Any, b: Any, path: str) -> list[str]:
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        lines = []
+        for key in sorted({*a, *b}):
+            lines += _compare(a.get(key), b.get(key), f"{path}.{key}" if path else str(key))
+        return lines
+    return [] if a == b else [f"{path}: {a!r} -> {b!r}"]
