@@ -56,8 +56,8 @@ from deephash.report import write_comparison, write_html
 from deephash.report.reading import read_log
 from deephash.retrieval import Index
 from deephash.runs import evaluate_run
-from deephash.runs.common import load_encoder
 from deephash.runs.folder import RunFolder
+from deephash.runs.load_encoder import load_checkpoint
 from deephash.runs.status import epochs_done, reason
 from deephash.runs.train_run import refuse_another, train
 from deephash.sweep import multirun, plan_jobs, report_sweep
@@ -65,8 +65,9 @@ from deephash.sweep.paired import NotComparableError, judge
 from deephash.sweep.spec import Sheet
 from deephash.training import checkpoint
 from deephash.training.snapshots import read_snapshots
-from deephash.training.trainer import Trainer
+from deephash.training.trainer import LoopOptions, Trainer
 from deephash.utils.files import write_arrays
+from deephash.utils.run_paths import RunPaths
 
 ROOT = Path(__file__).parents[1]
 QUIET = ["trainer.device=cpu", "logger=quiet"]
@@ -486,7 +487,9 @@ class Sound:
         before = copy.deepcopy(method.state_dict())
         state = torch.get_rng_state()
         optimizer = build.optimizer(self.cfgs[0], method)
-        trainer = Trainer(folder, optimizer, None, torch.device("cpu"), fingerprint, 2, 1)
+        trainer = Trainer(
+            RunPaths(folder), optimizer, None, torch.device("cpu"), fingerprint, LoopOptions(2, 1)
+        )
         try:
             trainer.start(method, data)
             for group in optimizer.param_groups:
@@ -505,7 +508,7 @@ class Sound:
         _, method, fingerprint = self.parts
         before = copy.deepcopy(method.state_dict())
         try:
-            load_encoder(folder / "best.pt", method.encoder, fingerprint)
+            load_checkpoint(folder / "best.pt", method.encoder, fingerprint)
         finally:
             method.load_state_dict(before)
 

@@ -374,7 +374,7 @@ def tuned(request: Request, form: str) -> Iterator[Found]:
     """Apply what a form says to torch; give the settings for the trainer, and clean up after it."""
     import torch
 
-    from deephash.runs.common import deterministic
+    from deephash.training.precision import use_deterministic
 
     on_cuda = request["device"] == "cuda"
     changed = dict(FORMS[form])
@@ -388,7 +388,7 @@ def tuned(request: Request, form: str) -> Iterator[Found]:
         raise NotAvailable("compiling takes longer than all of --tiny")
     settings = {**settings, **changed}
     before, filled = tf32_state(), torch.utils.deterministic.fill_uninitialized_memory
-    deterministic(settings["deterministic"])
+    use_deterministic(settings["deterministic"])
     if fill is not None:
         torch.utils.deterministic.fill_uninitialized_memory = fill
     try:
@@ -397,7 +397,7 @@ def tuned(request: Request, form: str) -> Iterator[Found]:
         yield settings
     finally:
         set_tf32(*before)
-        deterministic(False)
+        use_deterministic(False)
         torch.utils.deterministic.fill_uninitialized_memory = filled
         torch.backends.cudnn.benchmark = False
         if settings["compile"]:
@@ -616,7 +616,8 @@ class Learner:
 
         from deephash.config import build, requirements, schema
         from deephash.training import compile_options
-        from deephash.training.trainer import Trainer
+        from deephash.training.trainer import LoopOptions, Trainer
+        from deephash.utils.run_paths import RunPaths
 
         folded = configuration(request, backbone, method)
         self.views = requirements.num_views(folded["method"])
@@ -631,17 +632,23 @@ class Learner:
             compile_options.compile_in_place(self.method, self.device)
         optimizer = build.optimizer(cfg, self.method)
         compile_options.fuse(optimizer, self.device)
-        known = set(inspect.signature(Trainer).parameters)
-        given = {key: settings[key] for key in known & set(settings) - {"device"}}
+        known = set(inspect.signature(LoopOptions).parameters)
+        options = LoopOptions(**{key: settings[key] for key in known & set(settings)})
+        capture = None
         if settings.get("graph"):
             from deephash.training import cuda_graphs
 
-            given["capture"] = cuda_graphs.CudaCapture(self.device)
+            capture = cuda_graphs.CudaCapture(self.device)
         schedule = build.part(cfg.scheduler, "scheduler")
         self.loop = Trainer(
-            Path(request["scratch"]), optimizer, schedule, device=self.device,
-            fingerprint="", **given,
-        )  # fmt: skip
+            RunPaths(Path(request["scratch"])),
+            optimizer,
+            schedule,
+            self.device,
+            "",
+            options,
+            capture,
+        )
 
     def noise(self, size: int) -> Any:
         """Make a batch of noise on the device."""

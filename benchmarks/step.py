@@ -48,6 +48,7 @@ from deephash.training import checkpoint, compile_options, trainer
 from deephash.training.evaluation import Measured
 from deephash.training.step import TrainingStep
 from deephash.types import Batch
+from deephash.utils.run_paths import RunPaths
 
 CONF = Path(__file__).parents[1] / "conf"
 CLASSES, SIDE = 10, 32
@@ -126,9 +127,13 @@ class Case:
     def fit(self, batches: Any) -> None:
         """An epoch of the trainer, without its files."""
         loop = trainer.Trainer(
-            Path(os.devnull), self.optimizer, build.part(self.cfg.scheduler, "scheduler"),
-            self.device, "", epochs=1, eval_every=1, log_every=10**9,
-        )  # fmt: skip
+            RunPaths(Path(os.devnull)),
+            self.optimizer,
+            build.part(self.cfg.scheduler, "scheduler"),
+            self.device,
+            "",
+            trainer.LoopOptions(epochs=1, eval_every=1, log_every=10**9),
+        )
         with mock.patch.object(checkpoint, "save"):
             loop.fit(self.method, batches, lambda *_: Measured(0.0, None, None), Silent())  # type: ignore[arg-type]
 

@@ -55,7 +55,7 @@ def train(arguments: Iterable[str] = ()) -> Trained:
     cfg = composition.checked(program.folder("conf"), "train", line)
     assert isinstance(cfg, schema.Train)
     given = composition.without_hydra(line.overrides)
-    return Trained(runs.train(cfg, given), runs.run_folder(cfg, given).path)
+    return Trained(runs.train(cfg, given), runs.RunFolder.of(cfg, given).path)
 
 
 @targets.scope()

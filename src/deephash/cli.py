@@ -138,7 +138,7 @@ def _train_job(launched: bool, cfg: schema.Train, given: tuple[Override, ...]) -
             print(message, file=sys.stderr)
         print(plan_jobs.preview(planned, slots=1))
     elif launched:  # nobody watches it: why it fails is kept in its folder
-        folder = runs.run_folder(cfg, given).path
+        folder = runs.RunFolder.of(cfg, given).path
         launch = os.environ.get(process.LAUNCH, "")
         plan_jobs.noting(folder, lambda: runs.train(cfg, given, launch))
     else:

@@ -18,9 +18,9 @@ from deephash import runs
 from deephash.config import build, resolve, schema
 from deephash.config.overrides import parse_all
 from deephash.loggers import Loggers
-from deephash.runs.common import deterministic
 from deephash.training import checkpoint
 from deephash.training.evaluation import encode
+from deephash.training.precision import use_deterministic
 from deephash.types import Batch
 from tests.pages import typed
 
@@ -42,7 +42,7 @@ def as_before(without_tf32):
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         yield
-    deterministic(False)
+    use_deterministic(False)
     torch.utils.deterministic.fill_uninitialized_memory = fill
     torch.backends.cudnn.benchmark = False
 
@@ -197,7 +197,7 @@ def test_a_deterministic_step_is_repeatable(device, backbone, side, folded, tmp_
     """Gradients of real networks twice, to the last bit."""
     words = ["dataset=cifar10", f"backbone={backbone}", "backbone.weights=none"]
     cfg, _ = folded(tmp_path, device, words)
-    deterministic(True)
+    use_deterministic(True)
     method = build.method(typed(cfg), 10, 500).to(device, memory_format=torch.channels_last).train()
     images = torch.randn(8, 1, 3, side, side, generator=torch.Generator().manual_seed(0))
     batch = Batch(images.to(device), torch.eye(10)[:8].to(device), torch.arange(8, device=device))

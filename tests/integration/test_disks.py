@@ -134,9 +134,9 @@ def test_links_inside_a_run_folder_are_not_followed(tmp_path):
     (run / process.LOG).symlink_to(other / "log")
     folder = RunFolder(run)
     folder.lock()
-    folder.forget("figures/*.svg", "snapshots/*")
+    folder.remove("figures/*.svg", "snapshots/*")
     with pytest.raises(WriteError, match="symbolic link"):
-        Snapshots(run, 1, None).forget_after(-1)
+        Snapshots(run, 1, None).remove_after(-1)
     with pytest.raises(WriteError, match="symbolic link"):
         Jsonl(run / "log.jsonl")
     with pytest.raises(WriteError, match="symbolic link"):

@@ -10,7 +10,7 @@ from deephash.data.catalogue import ImageSet, one_hot
 from deephash.data.datamodule import DataModule
 from deephash.data.splits.protocols import Listed
 from deephash.data.transforms import Pipeline
-from deephash.runs.common import save_codes
+from deephash.runs.codes import save_codes
 from deephash.training.evaluation import Codes, Evaluation
 
 CLASSES, COUNT = 7, 60

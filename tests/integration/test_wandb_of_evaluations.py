@@ -44,13 +44,15 @@ def sent(monkeypatch):
 @pytest.mark.parametrize("out", [None, "comparison"])
 def test_the_logger_of_a_run_folder_is_never_used(tmp_path, sent, logger, out):
     out = None if out is None else tmp_path / out
-    evaluate_run._show(SimpleNamespace(logger=logger), [tmp_path / "tsne.png"], Run(tmp_path), out)
+    evaluate_run._log_figures(
+        SimpleNamespace(logger=logger), [tmp_path / "tsne.png"], Run(tmp_path), out
+    )
     assert sent == [] and list(tmp_path.iterdir()) == []
 
 
 def test_with_a_logger_of_this_command_line_figures_go_to_the_run(tmp_path, sent):
     (tmp_path / "run_id.txt").write_text("abc123")
-    evaluate_run._show(
+    evaluate_run._log_figures(
         SimpleNamespace(logger={"wandb": OURS}), [tmp_path / "tsne.png"], Run(tmp_path)
     )
     ((node, _, folder, _, run_id, job_type),) = sent

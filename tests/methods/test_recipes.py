@@ -11,8 +11,9 @@ from deephash.config import build, checks, requirements
 from deephash.config.overrides import parse_all
 from deephash.training.evaluation import Measured
 from deephash.training.schedules import Constant
-from deephash.training.trainer import Trainer
+from deephash.training.trainer import LoopOptions, Trainer
 from deephash.types import Batch
+from deephash.utils.run_paths import RunPaths
 from tests.methods.worked import (
     CONF,
     LEARNING,
@@ -286,8 +287,14 @@ def test_a_resumed_run_remembers_what_the_stopped_one_knew(words, composed, batc
     def train(folder, epochs):
         method = build.method(typed(cfg), 10, 500)
         optimizer = build.optimizer(typed(cfg), method)
-        trainer = Trainer(folder, optimizer, Constant(), torch.device("cpu"), "data", epochs,
-                          eval_every=9)  # fmt: skip
+        trainer = Trainer(
+            RunPaths(folder),
+            optimizer,
+            Constant(),
+            torch.device("cpu"),
+            "data",
+            LoopOptions(epochs, eval_every=9),
+        )
         folder.mkdir(exist_ok=True)
         data = Three(batch_for(cfg))
         trainer.start(method, data)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 
+from deephash.config import schema
 from deephash.errors import ConfigError
 from deephash.retrieval import Convention, average_precision
 from deephash.runs import gallery
@@ -44,7 +45,9 @@ def codes():
 
 def shown(data, codes, queries="spread", rows=5, top=10, ternary=None):
     evaluation = Evaluation(Convention(), None, ternary)
-    return gallery.gallery(evaluation, codes, data, queries=queries, rows=rows, top=top)
+    return gallery.nearest_images(
+        evaluation, codes, data, schema.Gallery(queries=queries, rows=rows, top=top)
+    )
 
 
 def query_of(one):

@@ -16,7 +16,7 @@ from deephash.data.transforms import Pipeline
 from deephash.errors import ConfigError, DataError
 from deephash.models.encoder import Encoder
 from deephash.models.heads import BatchNorm, Linear
-from deephash.runs.train_run import _try_alone
+from deephash.runs.train_run import _check_single_image
 from deephash.training.evaluation import Codes, Evaluation
 
 TRAIN, QUERIES, DATABASE = 21, 10, 30
@@ -99,11 +99,11 @@ def test_a_batch_of_one_image_under_batch_normalisation(options, message):
     maps = Recipe(Maps(), Linear(4, 8))
     before = torch.get_rng_state()
     with pytest.raises(ConfigError, match=re.escape(message)):
-        _try_alone(method, data, cfg)
-    _try_alone(method, data, SimpleNamespace(trainer=SimpleNamespace(epochs=0)))
-    _try_alone(method, module(), cfg)
-    _try_alone(plain, data, cfg)
-    _try_alone(maps, data, cfg)
+        _check_single_image(method, data, cfg)
+    _check_single_image(method, data, SimpleNamespace(trainer=SimpleNamespace(epochs=0)))
+    _check_single_image(method, module(), cfg)
+    _check_single_image(plain, data, cfg)
+    _check_single_image(maps, data, cfg)
     assert maps.encoder.backbone.norm.num_batches_tracked == 0
     assert torch.equal(torch.get_rng_state(), before)
 

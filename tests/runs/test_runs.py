@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from deephash.errors import ConfigError, DeephashError, TrainingError
-from deephash.runs.train_run import _try
+from deephash.runs.train_run import _check_image_size
 from deephash.types import Batch
 
 
@@ -34,11 +34,11 @@ class Images:
 
 
 def tried(error):
-    """What `_try` raises instead."""
+    """What `_check_image_size` raises instead."""
     method = SimpleNamespace(encoder=Refusing(error))
     cfg = SimpleNamespace(backbone={"name": "alexnet"}, optimizer={})
     with pytest.raises(DeephashError) as caught:
-        _try(method, Images(), cfg)
+        _check_image_size(method, Images(), cfg)
     return caught.value
 
 

@@ -20,8 +20,9 @@ from deephash.training import checkpoint, compile_options
 from deephash.training.evaluation import Measured, encode
 from deephash.training.precision import autocast
 from deephash.training.schedules import Constant
-from deephash.training.trainer import Trainer
+from deephash.training.trainer import LoopOptions, Trainer
 from deephash.types import Batch, generator
+from deephash.utils.run_paths import RunPaths
 
 CLASSES, NBIT, CPU = 4, 8, torch.device("cpu")
 ADAM = partial(torch.optim.Adam, lr=0.01)
@@ -87,10 +88,10 @@ def run(folder, compiled=False, make=ADAM, dies=None):
     method, data = relahash(), Data(dies)
     if compiled:
         compile_options.compile_in_place(method, CPU)
-    loop = Trainer(folder, make(method.parameters()), Constant(), CPU, "abc", epochs=3,
-                   eval_every=1)  # fmt: skip
+    options = LoopOptions(epochs=3, eval_every=1)
+    loop = Trainer(RunPaths(folder), make(method.parameters()), Constant(), CPU, "abc", options)
     loop.start(method, data)
-    with compile_options.told():
+    with compile_options.explain_compile_errors():
         loop.fit(method, data, evaluate, Log())
     return loop
 
@@ -184,7 +185,7 @@ def test_a_python_that_cannot_compile_is_told(monkeypatch):
 
 @pytest.mark.parametrize("error", [ValueError("shapes"), RuntimeError("CUDA error"), Killed()])
 def test_errors_of_others_pass(error):
-    with pytest.raises(type(error)) as caught, compile_options.told():
+    with pytest.raises(type(error)) as caught, compile_options.explain_compile_errors():
         raise error
     assert caught.value is error
 
@@ -238,8 +239,8 @@ def test_fused_or_not_is_the_optimizers_and_not_the_checkpoints(tmp_path, fused_
         run(tmp_path, make=first, dies=2)
     saved = checkpoint.load(tmp_path / "last.pt")
     method = relahash()
-    loop = Trainer(tmp_path, then(method.parameters()), Constant(), CPU, "abc", epochs=3,
-                   eval_every=1)  # fmt: skip
+    options = LoopOptions(epochs=3, eval_every=1)
+    loop = Trainer(RunPaths(tmp_path), then(method.parameters()), Constant(), CPU, "abc", options)
     assert loop.start(method, Data()) == 2
     assert [group["fused"] for group in loop.optimizer.param_groups] == [not fused_first or None]
     resumed = loop.optimizer.state_dict()["state"]

@@ -26,8 +26,9 @@ from deephash.training.evaluation import Measured, encode
 from deephash.training.precision import autocast
 from deephash.training.schedules import Every
 from deephash.training.step import Scalars, TrainingStep, total
-from deephash.training.trainer import Trainer
+from deephash.training.trainer import LoopOptions, Trainer
 from deephash.types import Batch, generator
+from deephash.utils.run_paths import RunPaths
 from tests.methods.worked import LEARNING
 from tests.pages import typed
 from tests.training.test_compile_options import tensors
@@ -203,7 +204,8 @@ def run(folder, words, captured, dies=None, sizes=SIZES, tape=Tape, **options):
     capture = tape(method, optimizer) if captured else None
     options = {"epochs": 2, "eval_every": 1, "log_every": 2, **options}
     torch.manual_seed(0)
-    loop = Trainer(folder, optimizer, Every(1, 0.5), CPU, "abc", capture=capture, **options)
+    options = LoopOptions(**options)
+    loop = Trainer(RunPaths(folder), optimizer, Every(1, 0.5), CPU, "abc", options, capture)
     data, logger = Data(sizes, dies, views(words)), Log()
     loop.start(method, data)
     loop.fit(method, data, evaluate, logger)

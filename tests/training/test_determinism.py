@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from deephash.runs.common import deterministic
+from deephash.training.precision import use_deterministic
 from deephash.training.step import TrainingStep
 from deephash.types import Batch, generator
 
@@ -15,7 +15,7 @@ def restored(monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     fills = torch.utils.deterministic.fill_uninitialized_memory
     yield
-    deterministic(False)
+    use_deterministic(False)
     torch.utils.deterministic.fill_uninitialized_memory = fills
 
 
@@ -35,7 +35,7 @@ class Net(nn.Module):
 
 def trained(fill):
     """All numbers of ten steps, and how often memory was filled in the last of them."""
-    deterministic(True)
+    use_deterministic(True)
     torch.utils.deterministic.fill_uninitialized_memory = fill
     net, draw = Net(), generator(0, "fill")
     step = TrainingStep(net, torch.optim.Adam(net.parameters(), fused=True), torch.device("cpu"))
@@ -63,10 +63,10 @@ def test_memory_that_is_not_filled_changes_no_bit_and_saves_an_operator_for_each
 
 def test_deterministic_asks_torch_for_it_and_not_for_fills():
     torch.utils.deterministic.fill_uninitialized_memory = True
-    deterministic(True)
+    use_deterministic(True)
     assert torch.are_deterministic_algorithms_enabled()
     assert not torch.backends.cudnn.benchmark
     assert not torch.utils.deterministic.fill_uninitialized_memory
-    deterministic(False)
+    use_deterministic(False)
     assert not torch.are_deterministic_algorithms_enabled()
     assert torch.backends.cudnn.benchmark

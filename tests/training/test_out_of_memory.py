@@ -22,7 +22,7 @@ CUDA = (
     ],
 )
 def test_it_is_told_with_what_to_make_smaller(error):
-    with pytest.raises(TrainingError) as caught, out_of_memory.told():
+    with pytest.raises(TrainingError) as caught, out_of_memory.explain_memory_errors():
         raise error
     said = str(caught.value)
     assert said.startswith("out of memory: ") and len(said.splitlines()) == 3
@@ -31,29 +31,31 @@ def test_it_is_told_with_what_to_make_smaller(error):
 
 
 def test_what_torch_and_numpy_really_say_is_known():
-    with pytest.raises(TrainingError, match="out of memory"), out_of_memory.told():
+    with pytest.raises(TrainingError, match="out of memory"), out_of_memory.explain_memory_errors():
         torch.empty(1 << 52)
     with (
         pytest.raises(TrainingError, match="out of memory: Unable to allocate"),
-        out_of_memory.told(),
+        out_of_memory.explain_memory_errors(),
     ):
         np.empty(1 << 56, dtype=np.uint8)
 
 
 def test_torch_is_cut_short():
-    assert out_of_memory.brief(torch.OutOfMemoryError(CUDA)).endswith("of which 1.21 GiB is free.")
-    assert out_of_memory.brief(MemoryError()) == "MemoryError"
+    assert out_of_memory.first_sentences(torch.OutOfMemoryError(CUDA)).endswith(
+        "of which 1.21 GiB is free."
+    )
+    assert out_of_memory.first_sentences(MemoryError()) == "MemoryError"
 
 
 def test_every_other_error_passes():
     for error in (RuntimeError("mat1 and mat2"), TrainingError("told already"), KeyError("a")):
-        with pytest.raises(type(error)) as caught, out_of_memory.told():
+        with pytest.raises(type(error)) as caught, out_of_memory.explain_memory_errors():
             raise error
         assert caught.value is error
 
 
 def test_it_decorates():
-    @out_of_memory.told("Buy more.")
+    @out_of_memory.explain_memory_errors("Buy more.")
     def hungry():
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
@@ -71,4 +73,4 @@ def test_it_decorates():
     ],
 )
 def test_failures_of_the_device_are_known(said, is_one):
-    assert out_of_memory.is_failure(RuntimeError(said)) == is_one
+    assert out_of_memory.is_device_error(RuntimeError(said)) == is_one

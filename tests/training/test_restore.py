@@ -11,8 +11,8 @@ from deephash.training.restore import (
     check_last,
     fitting,
     load_optimizer,
+    load_progress,
     load_weights,
-    progress_of,
     set_generators,
 )
 from deephash.training.state import Progress
@@ -129,8 +129,8 @@ GOOD = {"epoch": 2, "step": 4, "images": 8, "wait": 1, "seconds": 1.0, "selected
 
 
 def test_progress_comes_back(tmp_path):
-    assert progress_of(GOOD, tmp_path) == Progress(**GOOD)
-    assert progress_of(Progress().state(), tmp_path) == Progress()
+    assert load_progress(GOOD, tmp_path) == Progress(**GOOD)
+    assert load_progress(Progress().state(), tmp_path) == Progress()
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_progress_comes_back(tmp_path):
 )
 def test_progress_that_contradicts_itself_is_refused(change, tmp_path):
     with pytest.raises(FileError, match="progress"):
-        progress_of(GOOD | change, tmp_path / "last.pt")
+        load_progress(GOOD | change, tmp_path / "last.pt")
 
 
 @pytest.mark.parametrize(

@@ -113,11 +113,11 @@ def test_epochs_are_in_the_order_of_their_numbers_and_later_ones_are_forgotten(t
     for epoch in (10_000, 3, 0, 9_999):
         snapshots.take(epoch, Pair(), Twelve())
     assert [one["epoch"] for one in read_snapshots(tmp_path)] == [0, 3, 9_999, 10_000]
-    snapshots.forget_after(3)
+    snapshots.remove_after(3)
     assert [one["epoch"] for one in read_snapshots(tmp_path)] == [0, 3]
-    snapshots.forget_after(-1)
+    snapshots.remove_after(-1)
     assert list(tmp_path.iterdir()) == []
-    snapshots.forget_after(-1)
+    snapshots.remove_after(-1)
 
 
 @pytest.mark.parametrize("content", [b"", b"torn", "without z"])

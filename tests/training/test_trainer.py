@@ -11,10 +11,13 @@ from deephash.training import checkpoint
 from deephash.training import trainer as loop_module
 from deephash.training.evaluation import Measured
 from deephash.training.schedules import Constant, Step
-from deephash.training.trainer import Trainer
+from deephash.training.trainer import LoopOptions, Trainer
 from deephash.types import Batch, generator
+from deephash.utils.run_paths import RunPaths
 
 STEPS = 3
+
+CPU = torch.device("cpu")
 
 
 class Toy(nn.Module):
@@ -101,7 +104,8 @@ def trainer(folder, method, schedule=None, **options):
          {"params": method.encoder[1:].parameters(), "lr": 0.01}]
     )  # fmt: skip
     schedule = schedule or Step(at=0.5)
-    return Trainer(folder, optimizer, schedule, device=torch.device("cpu"), **options)
+    fingerprint = options.pop("fingerprint")
+    return Trainer(RunPaths(folder), optimizer, schedule, CPU, fingerprint, LoopOptions(**options))
 
 
 def run(folder, evaluate=by_weights, method=None, data=None, **options):
@@ -314,8 +318,9 @@ def test_the_gradient_is_clipped(tmp_path):
             super().step(closure)
 
     method, log = Toy(), Log()
-    loop = Trainer(tmp_path, Seen(method.parameters(), lr=0.1), Constant(),
-                   torch.device("cpu"), "abc", 1, 1, clip_norm=0.01, log_every=1)  # fmt: skip
+    options = LoopOptions(1, 1, clip_norm=0.01, log_every=1)
+    optimizer = Seen(method.parameters(), lr=0.1)
+    loop = Trainer(RunPaths(tmp_path), optimizer, Constant(), CPU, "abc", options)
     loop.start(method, Batches())
     loop.fit(method, Batches(), by_weights, log)
     assert Seen.norms == pytest.approx([0.01] * STEPS, rel=1e-3)
@@ -537,8 +542,8 @@ def test_features_that_are_not_finite_are_refused(tmp_path):
 
 def fitted(folder, **options):
     method, log = Toy(), Log()
-    loop = Trainer(folder, None, None, device=torch.device("cpu"), fingerprint="abc", epochs=0,
-                   eval_every=1, **options)  # fmt: skip
+    options = LoopOptions(epochs=0, eval_every=1, **options)
+    loop = Trainer(RunPaths(folder), None, None, CPU, "abc", options)
     done = loop.start(method, Batches())
     loop.fit(method, Batches(), by_weights, log)
     return done, log
@@ -556,7 +561,7 @@ def test_without_an_optimizer_there_is_an_evaluation_and_a_checkpoint(tmp_path):
 
 def test_without_an_optimizer_there_are_no_epochs(tmp_path):
     with pytest.raises(ValueError, match="no optimizer"):
-        Trainer(tmp_path, None, None, torch.device("cpu"), "abc", epochs=1, eval_every=1)
+        Trainer(RunPaths(tmp_path), None, None, CPU, "abc", LoopOptions(epochs=1, eval_every=1))
 
 
 def test_a_checkpoint_of_an_optimizer_does_not_fit_a_method_without(tmp_path):

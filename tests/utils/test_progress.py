@@ -71,9 +71,9 @@ def test_no_work_at_all(capsys, monkeypatch, total):
 
 SCRIPT = """
 import sys, time
-from deephash import bars
-bars.quiet({quiet})
-with bars.bar("reading [all] files", 400, done=100) as shown:
+from deephash.utils import progress
+progress.quiet({quiet})
+with progress.bar("reading [all] files", 400, done=100) as shown:
     for _ in range(30):
         time.sleep(0.02)
         shown.advance(10)

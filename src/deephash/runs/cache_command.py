@@ -1,4 +1,4 @@
-"""What the cache holds, and its removal: ``data.py cache``."""
+"""List and remove entries of the cache: the command ``data cache``."""
 
 import contextlib
 import shutil
@@ -22,11 +22,11 @@ KINDS = ("pixels", "features")
 
 
 def show_cache(cfg: schema.Data) -> None:
-    """Print the entries of the cache folder, decoded images and features; remove those asked for.
+    """Print the entries of the cache, decoded images and features; remove those of ``cfg.remove``.
 
     Args:
-        cfg: the checked page; ``remove`` is ``pixels``, ``features``, ``all`` or the name of an
-            entry.
+        cfg: the checked configuration of ``data``; ``remove`` is ``pixels``, ``features``, ``all``
+            or the name of an entry.
 
     Raises:
         ConfigError: there is no entry of this name.
@@ -53,7 +53,7 @@ def _chosen(listed: list[Path], remove: str | None, folder: Path) -> list[Path]:
         return []
     if remove == "all":
         return listed
-    chosen = [one for one in listed if remove in (one.name, one.name.partition("-")[0])]
+    chosen = [entry for entry in listed if remove in (entry.name, entry.name.partition("-")[0])]
     if not chosen and remove not in KINDS:
         raise ConfigError(
             f"remove  is {remove}, and {folder} has no such entry.\n"
@@ -67,7 +67,7 @@ def _day(entry: Path) -> str:
 
 
 def _content(entry: Path) -> str:
-    """What an entry holds, in a few words."""
+    """Describe the content of an entry."""
     try:
         if entry.name.startswith("pixels-"):
             index = read_index(entry)
@@ -90,7 +90,7 @@ def _features(notes: Any) -> str:
 
 
 def _remove(entry: Path) -> bool:
-    """Remove an entry, unless a process is writing it; nobody sees it half removed."""
+    """Remove an entry atomically, unless a process is writing it."""
     try:
         lock = Lock.acquire(entry.with_suffix(".lock"))
         if lock is None:

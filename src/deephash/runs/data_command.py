@@ -1,4 +1,4 @@
-"""``data.py``: a dataset prepared, verified, described, exported, or turned into features."""
+"""The command ``data``: prepare, verify, describe, export or encode a dataset."""
 
 import contextlib
 import dataclasses
@@ -19,25 +19,27 @@ from deephash.data.splits.split_file import ENDING, LISTS, read_split, write_lis
 from deephash.data.verification.data_warnings import doubts
 from deephash.errors import ConfigError, DataError, WriteError
 from deephash.runs.cache_command import show_cache
-from deephash.runs.common import keep_json, unvalidated
-from deephash.runs.describe_data import description, divided
-from deephash.runs.describe_data import lines as described
+from deephash.runs.describe_data import (
+    description,
+    description_lines,
+    divide,
+    without_validation,
+)
 from deephash.runs.encode_images import encode
 from deephash.runs.verify_data import verify
 from deephash.utils import program
-from deephash.utils.files import check_writable, expand_path, write_text
+from deephash.utils.files import check_writable, expand_path, write_json, write_text
 
 
 def data(cfg: schema.Data, overrides: Sequence[Override] = ()) -> None:
-    """Does what the page of ``data.py`` asks for.
+    """Run the action ``cfg.do``.
 
     Args:
-        cfg: the checked page.
+        cfg: the checked configuration of ``data``.
         overrides: the command line.
 
     Raises:
-        DeephashError: with a message for the user; of ``verify`` also when something is wrong with
-            the data.
+        DeephashError: with a message for the user; from ``verify`` also if the data have faults.
     """
     actions: dict[str, Callable[[schema.Data], Any]] = {
         "prepare": partial(prepare, overrides=overrides),
@@ -47,7 +49,7 @@ def data(cfg: schema.Data, overrides: Sequence[Override] = ()) -> None:
         "encode": encode,
         "cache": show_cache,
     }
-    if cfg.out is not None and cfg.do != "prepare":  # which may have nothing to write
+    if cfg.out is not None and cfg.do != "prepare":  # prepare may have nothing to write
         try:
             check_writable(expand_path(cfg.out))
         except WriteError as error:
@@ -56,11 +58,10 @@ def data(cfg: schema.Data, overrides: Sequence[Override] = ()) -> None:
 
 
 def prepare(cfg: schema.Data, overrides: Sequence[Override] = ()) -> None:
-    """Makes a dataset ready to train on: its split in one file, its images decoded.
+    """Prepare a dataset for training: write its split file and decode its images.
 
-    A protocol with a recipe is drawn from what the catalogue finds below the root; one of lists is
-    adopted from them, in whatever dialect they are; all others draw their split when they are
-    asked, and need no file. What is there already, and the same, is left as it is.
+    A protocol with a recipe is drawn from the catalogue; a protocol of lists is converted from
+    them, in any of their formats; other protocols need no file. An equal existing file is kept.
     """
     source, facts = build.source(cfg), None
     drawn = build.split_recipe(cfg)
@@ -71,7 +72,7 @@ def prepare(cfg: schema.Data, overrides: Sequence[Override] = ()) -> None:
         if drawn is not None:
             facts = _draw(cfg, path, *drawn)
         elif any(map(source.list_file, source.names.values())):
-            facts = _adopt(cfg, path, source)
+            facts = _convert(cfg, path, source)
         elif source.split_file() is None:
             raise ConfigError(_no_lists(cfg, source))
     if cfg.images is not False:
@@ -81,39 +82,39 @@ def prepare(cfg: schema.Data, overrides: Sequence[Override] = ()) -> None:
             check_finite(loaded, {role: getattr(split, role) for role in ROLES})
         print(f"{len(loaded):,} images are ready")
     if facts is None:
-        _, facts = _checked(cfg, known(build.source(_reading(cfg))))
+        _, facts = _checked(cfg, catalogue_of(build.source(_reading(cfg))))
     print(summary(facts))
-    print(f"  {program.command('train')} {shlex.join(_typed(cfg, overrides))}")
+    print(f"  {program.command('train')} {shlex.join(_train_arguments(cfg, overrides))}")
 
 
 def _draw(cfg: schema.Data, path: Path, catalog: Any, recipe: Any) -> Facts:
-    """Draws the split of a recipe and keeps it."""
+    """Draw the split of a recipe and write it."""
     images = catalog.read()
-    _doubt(images)
+    _print_warnings(images)
     try:
         roles = recipe.split(images)
-    except DataError as error:  # which names the key that training would have
-        said = str(error).replace("protocols.<protocol>.", f"recipes.{cfg.dataset.protocol}.")
-        raise DataError(said) from error
+    except DataError as error:  # it names the key of training
+        message = str(error).replace("protocols.<protocol>.", f"recipes.{cfg.dataset.protocol}.")
+        raise DataError(message) from error
     images = dataclasses.replace(images, lists={role: getattr(roles, role) for role in LISTS})
     origin = {"recipe": (cfg.dataset.recipes or {})[cfg.dataset.protocol]}
-    return _keep(cfg, path, images, origin, {})
+    return _write(cfg, path, images, origin, {})
 
 
-def _adopt(cfg: schema.Data, path: Path, source: Lists) -> Facts:
-    """Keeps the split of lists, whatever their dialect."""
+def _convert(cfg: schema.Data, path: Path, source: Lists) -> Facts:
+    """Write the split of lists, in any of their formats."""
     source.split = None
     files = [source.list_file(name) for name in source.names.values()]
     sums = {str(file.name).removesuffix(".xz"): sha1(file) for file in files if file is not None}
-    return _keep(cfg, path, source.read(), {"lists": sorted(sums)}, sums)
+    return _write(cfg, path, source.read(), {"lists": sorted(sums)}, sums)
 
 
-def _keep(
+def _write(
     cfg: schema.Data, path: Path, images: Catalogue, origin: Any, sums: Mapping[str, str]
 ) -> Facts:
-    """Writes a split file, unless it is there and the same; the facts of the protocol."""
-    split, facts = _checked(unvalidated(cfg), images)
-    lists = dataclasses.replace(split, exclude_self=False)  # the protocol says that, not the file
+    """Write a split file, unless an equal one exists; return the facts of the protocol."""
+    split, facts = _checked(without_validation(cfg), images)
+    lists = dataclasses.replace(split, exclude_self=False)  # not saved in the file
     if path.is_file():
         with contextlib.suppress(DataError):
             before, header = read_split(path)
@@ -136,7 +137,7 @@ def _keep(
 
 
 def _split_file(cfg: schema.Data, source: Lists) -> Path:
-    """Where the split file of a protocol belongs."""
+    """Return the path of the split file of a protocol."""
     if cfg.out is not None:
         return expand_path(cfg.out)
     if source.lists.is_file():
@@ -145,7 +146,7 @@ def _split_file(cfg: schema.Data, source: Lists) -> Path:
 
 
 def _reading(cfg: schema.Data) -> schema.Data:
-    """The configuration as it reads the split file that ``out`` names."""
+    """Return the configuration that reads the split file ``out``."""
     if cfg.out is None or "lists" not in cfg.dataset.source:
         return cfg
     source = {**cfg.dataset.source, "lists": cfg.out}
@@ -153,8 +154,8 @@ def _reading(cfg: schema.Data) -> schema.Data:
 
 
 def _checked(cfg: schema.Data, images: Catalogue) -> tuple[Split, Facts]:
-    """The split of the protocol, once the facts are those that the dataset expects."""
-    split, facts = divided(cfg, images)
+    """Return the split of the protocol after comparing its facts with the expected ones."""
+    split, facts = divide(cfg, images)
     expected = (cfg.dataset.expected or {}).get(facts.protocol)
     if expected and cfg.dataset.classes is None:
         check_facts(facts, expected)
@@ -162,69 +163,70 @@ def _checked(cfg: schema.Data, images: Catalogue) -> tuple[Split, Facts]:
 
 
 def _no_lists(cfg: schema.Data, source: Lists) -> str:
-    drawn = ", ".join(cfg.dataset.recipes or ())
-    return (
+    message = (
         f"dataset.lists  there are no lists in {source.lists}: "
         f"{', '.join(source.names.values())}.\n"
         "  Give their folder with dataset.lists=FOLDER"
-        + (f", or draw a split with dataset.protocol={drawn}." if drawn else ".")
     )
+    if recipes := ", ".join(cfg.dataset.recipes or ()):
+        message += f", or draw a split with dataset.protocol={recipes}"
+    return f"{message}."
 
 
-def _typed(cfg: schema.Data, overrides: Sequence[Override]) -> list[str]:
-    """What of the command line ``train.py`` needs to find the same data."""
-    kept = [one for one in overrides if one.within("dataset", "paths.cache")]
-    if any(one.within("dataset.recipes") for one in kept):
-        kept.append(parse("dataset.expected=null"))  # prepare did not check it, either
-    kept = [one for one in kept if not one.within("dataset.catalog", "dataset.recipes")]
+def _train_arguments(cfg: schema.Data, overrides: Sequence[Override]) -> list[str]:
+    """Return the arguments with which ``train`` finds the same data."""
+    kept = [item for item in overrides if item.within("dataset", "paths.cache")]
+    if any(item.within("dataset.recipes") for item in kept):
+        kept.append(parse("dataset.expected=null"))  # prepare did not check it either
+    kept = [item for item in kept if not item.within("dataset.catalog", "dataset.recipes")]
     if cfg.out is not None:
-        kept = [one for one in kept if one.key != "dataset.lists"]
+        kept = [item for item in kept if item.key != "dataset.lists"]
         kept.append(parse(f"dataset.lists={cfg.out}"))
     return texts(dict.fromkeys(kept))
 
 
 def summary(facts: Facts) -> str:
-    """A split in one line."""
+    """Format a split in one line."""
+    labels = "" if facts.num_classes else " no labels,"
     return (
         f"{facts.dataset}, protocol {facts.protocol}: {facts.num_train:,} train,"
-        f" {facts.num_queries:,} queries, {facts.num_database:,} database,"
-        + (" no labels," if not facts.num_classes else "")
-        + f" fingerprint {facts.fingerprint[:16]}"
+        f" {facts.num_queries:,} queries, {facts.num_database:,} database,{labels}"
+        f" fingerprint {facts.fingerprint[:16]}"
     )
 
 
 def describe(cfg: schema.Data) -> None:
-    """Tells what a dataset is; ``out`` keeps it as JSON."""
-    images = known(build.source(cfg))
-    found = description(cfg, images)
-    print("\n".join(described(found)))
-    _doubt(images)
+    """Print a description of a dataset; ``out`` is a JSON file for it."""
+    images = catalogue_of(build.source(cfg))
+    result = description(cfg, images)
+    print("\n".join(description_lines(result)))
+    _print_warnings(images)
     if cfg.out is not None:
-        keep_json(expand_path(cfg.out), found)
+        write_json(expand_path(cfg.out), result)
 
 
-def _doubt(images: Catalogue) -> None:
-    """Prints what is suspicious of a dataset."""
-    for doubt in doubts(images):
-        print("\n".join(doubt.lines()))
+def _print_warnings(images: Catalogue) -> None:
+    """Print warnings about suspicious properties of a dataset."""
+    for warning in doubts(images):
+        print("\n".join(warning.lines()))
 
 
 def export(cfg: schema.Data) -> None:
-    """Writes the split as lists or as a split file, for other programs and other people."""
+    """Write the split as lists or as a split file, for other programs."""
     assert cfg.out is not None  # `config.check_data`
-    images = known(build.source(cfg))
+    images = catalogue_of(build.source(cfg))
     folder = expand_path(cfg.out)
     if cfg.style is schema.Style.split:
         path = folder / f"{cfg.dataset.name}-{cfg.dataset.protocol}{ENDING}"
-        print(summary(_keep(cfg, path, images, "export", {})))
+        print(summary(_write(cfg, path, images, "export", {})))
         return
-    split, facts = _checked(unvalidated(cfg), images)
+    split, facts = _checked(without_validation(cfg), images)
     write_lists(folder, images, split, cfg.style.value, cfg.prefix)
     write_text(folder / "classes.txt", "".join(f"{name}\n" for name in images.classes))
     print(f"wrote {folder}/{{train,test,database,classes}}.txt\n{summary(facts)}")
 
 
-def known(source: Any) -> Catalogue:
-    """What a source knows of its images; those of lists are not opened for it."""
+def catalogue_of(source: Any) -> Catalogue:
+    """Return the catalogue of a source; images of lists are not opened."""
     catalogue: Catalogue = source.read() if hasattr(source, "read") else source.load()
     return catalogue

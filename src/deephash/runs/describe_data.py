@@ -1,4 +1,4 @@
-"""What a dataset is: classes, labels, and what a method that knows nothing would score."""
+"""Describe a dataset: classes, labels, and the mAP of chance."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,43 +12,54 @@ from deephash.data.splits.protocols import Facts, choose_protocol, describe_spli
 from deephash.retrieval import Convention, Histograms, mean_average_precision, rank_codes
 from deephash.utils.formatting import number
 
-MOST = 12  # classes that are shown at each end, where there are more than twice as many
+MOST = 12  # classes that are shown at each end of a long list
 
 
-def divided(cfg: schema.Data, images: Catalogue) -> tuple[Split, Facts]:
-    """The split of a configuration's protocol, and its facts."""
+def divide(cfg: schema.Data, images: Catalogue) -> tuple[Split, Facts]:
+    """Return the split of a configuration's protocol, and its facts."""
     named = cfg.dataset.protocol, build.protocol(cfg)
     name, protocol = choose_protocol(images, named, build.unlabelled(cfg))
     split = protocol.split(images)
     return split, describe_split(images, split, cfg.dataset.name, name, protocol.seed)
 
 
-def description(cfg: schema.Data, images: Catalogue) -> dict[str, Any]:
-    """All that ``data.py describe`` tells, as JSON holds it.
+def without_validation(cfg: schema.Data) -> schema.Data:
+    """Return the configuration without a validation split, which may be drawn from training."""
+    used = (cfg.dataset.protocol, cfg.dataset.unlabelled)
+    protocols = {
+        name: {**node, "validation": 0} if name in used and "validation" in node else dict(node)
+        for name, node in cfg.dataset.protocols.items()
+    }
+    return cfg.with_values(dataset=cfg.dataset.with_values(protocols=protocols).plain)
 
-    Prevalence is the share of pairs of a query and a database image that have a label in common.
-    What chance scores is the exact mAP of codes that are all the same, under the configured
-    convention: the expectation over all orders of the database.
+
+def description(cfg: schema.Data, images: Catalogue) -> dict[str, Any]:
+    """Return the output of ``data describe`` as plain values.
+
+    Prevalence is the share of pairs of a query and a database image with a common label. Chance is
+    the exact mAP of equal codes under the configured convention, the expectation over all orders of
+    the database.
     """
-    split, facts = divided(cfg, images)
-    convention = build.convention(cfg)
-    found: dict[str, Any] = {
+    split, facts = divide(cfg, images)
+    return {
         "facts": facts.as_dict(),
         "labels": {role: _labels(images, getattr(split, role)) for role in ROLES[:3]},
         "classes": {
             role: images.labels[getattr(split, role)].sum(axis=0).tolist() for role in ROLES[:3]
         },
+        "chance": chance(images, split, build.convention(cfg)),
     }
-    return found | {"chance": chance(images, split, convention)}
 
 
 def chance(images: Catalogue, split: Split, convention: Convention) -> dict[str, Any]:
-    """Prevalence and chance-level mAP of a split under a convention."""
+    """Return prevalence and chance-level mAP of a split under a convention."""
     if not images.label_counts[np.concatenate([split.queries, split.database])].any():
-        return {}  # no image has a label; perhaps lists say what is relevant
-    asked, held = (_comparable(images, rows) for rows in (split.queries, split.database))
-    same = (np.zeros((len(rows), 8), bool) for rows in (split.queries, split.database))
-    ranking = rank_codes(next(same), next(same), asked, held, own=split.own)
+        return {}  # no image has a label; relevance may be defined by lists
+    query, database = (_comparable(images, rows) for rows in (split.queries, split.database))
+    equal = np.zeros((len(images), 8), bool)
+    ranking = rank_codes(
+        equal[: len(query)], equal[: len(database)], query, database, own=split.own
+    )
     histograms = Histograms.of(ranking)
     relevant = histograms.relevant.sum(axis=1)
     result = mean_average_precision(ranking, convention)
@@ -65,7 +76,7 @@ def chance(images: Catalogue, split: Split, convention: Convention) -> dict[str,
 
 
 def _comparable(images: Catalogue, rows: np.ndarray) -> np.ndarray:
-    """Class indices (n,), or where images have several labels, rows (n, C)."""
+    """Return class indices (n,), or rows (n, C) of images with several labels."""
     labels = images.labels[rows]
     targets: np.ndarray = labels.toarray() if (images.label_counts != 1).any() else labels.indices
     return targets
@@ -82,9 +93,9 @@ def _labels(images: Catalogue, rows: np.ndarray) -> dict[str, Any]:
     }
 
 
-def lines(found: Mapping[str, Any]) -> list[str]:
-    """A description as text for the terminal."""
-    facts, told = found["facts"], found["chance"]
+def description_lines(found: Mapping[str, Any]) -> list[str]:
+    """Format a description for the terminal."""
+    facts, base = found["facts"], found["chance"]
     several = "several labels" if facts["multilabel"] else "one label"
     labels_of = f"{facts['num_classes']} classes, {several} an image"
     if not facts["num_classes"]:
@@ -105,29 +116,30 @@ def lines(found: Mapping[str, Any]) -> list[str]:
         )
     overlaps = {name.replace("_", " and "): n for name, n in facts["overlaps"].items() if n}
     text += ["", "in common: " + (", ".join(f"{n} {m:,}" for n, m in overlaps.items()) or "none")]
-    if told:
+    if base:
         text += [
-            f"relevant to a query: {told['relevant_min']:,} to {told['relevant_max']:,} images,"
-            f" median {told['relevant_median']:,.0f}; prevalence {told['prevalence']:.4f}",
-            f"chance: {told['metric']} {number(told['map'])}",
+            f"relevant to a query: {base['relevant_min']:,} to {base['relevant_max']:,} images,"
+            f" median {base['relevant_median']:,.0f}; prevalence {base['prevalence']:.4f}",
+            f"chance: {base['metric']} {number(base['map'])}",
         ]
-        if told["queries_without_relevant"]:
-            text.append(f"{told['queries_without_relevant']:,} queries have nothing to find")
+        if base["queries_without_relevant"]:
+            text.append(f"{base['queries_without_relevant']:,} queries have nothing to find")
     if facts["classes"]:
         text += ["", *_classes(facts["classes"], found["classes"])]
     return text
 
 
 def _classes(names: list[str], counts: Mapping[str, list[int]]) -> list[str]:
-    """Images of each class by role; of many classes the first and the last."""
+    """Format the images of each class by role; of many classes the first and the last."""
     rows = list(range(len(names)))
-    if len(rows) > 2 * MOST:
-        rows = [*rows[:MOST], -1, *rows[-MOST:]]
+    more = len(names) - 2 * MOST
+    if more > 0:
+        rows = [*rows[:MOST], *rows[-MOST:]]
     width = max(12, *(len(names[row]) for row in rows))
     text = [f"{'class':<{width}}" + "".join(f"{role:>10}" for role in counts)]
     for row in rows:
-        if row < 0:
-            text.append(f"... {len(names) - 2 * MOST} more: out=FILE.json has all")
-            continue
-        text.append(f"{names[row]:<{width}}" + "".join(f"{of[row]:>10,}" for of in counts.values()))
+        numbers = "".join(f"{column[row]:>10,}" for column in counts.values())
+        text.append(f"{names[row]:<{width}}{numbers}")
+    if more > 0:
+        text.insert(MOST + 1, f"... {more} more: out=FILE.json has all")
     return text

@@ -1,4 +1,4 @@
-"""Images to features, once: ``data.py encode``."""
+"""Encode images to features: the command ``data encode``."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,34 +14,34 @@ from deephash.data.splits.base import Split
 from deephash.data.splits.split_file import ENDING, write_split
 from deephash.errors import ConfigError
 from deephash.models.weights import digest
-from deephash.runs.common import deterministic, unvalidated
+from deephash.runs.describe_data import without_validation
 from deephash.training import out_of_memory
-from deephash.training.precision import autocast
+from deephash.training.precision import autocast, use_deterministic
 from deephash.utils import program
 from deephash.utils.files import expand_path
 from deephash.utils.progress import bar
 
 
-@out_of_memory.told("Try a smaller trainer.eval_batch_size, or device=cpu.")
+@out_of_memory.explain_memory_errors("Try a smaller trainer.eval_batch_size, or device=cpu.")
 @torch.inference_mode()
 def encode(cfg: schema.Data) -> Path:
-    """Writes what a backbone makes of each image with a role, and their split file.
+    """Write a backbone's features of all images with a role, and their split file.
 
-    An interrupted command goes on where it was; a finished one is not repeated.
+    An interrupted command resumes; a finished one is not repeated.
 
     Args:
-        cfg: the checked page of ``data.py``.
+        cfg: the checked configuration of ``data``.
 
     Returns:
-        the folder, as ``dataset=features dataset.root=FOLDER`` takes it.
+        The folder, as ``dataset=features dataset.root=FOLDER`` takes it.
 
     Raises:
         DeephashError: with a message for the user.
     """
     assert cfg.out is not None  # `config.check_data`
     device, precision = build.device(cfg.trainer.device), cfg.trainer.precision.value
-    deterministic(cfg.trainer.deterministic)
-    data = build.data(unvalidated(cfg))
+    use_deterministic(cfg.trainer.deterministic)
+    data = build.data(without_validation(cfg))
     build.check_backbone(cfg, data.source)
     data.setup(device, trains=False)
     if data.width is not None:
@@ -70,9 +70,9 @@ def encode(cfg: schema.Data) -> Path:
         with bar(f"encoding {len(rows):,} images", len(rows) - done) as progress:
             for batch in data.eval_batches(rows[done:]):
                 with autocast(device, precision):
-                    found = trunk(batch.flat())
-                yield found.float().cpu().numpy()
-                progress.advance(len(found))
+                    features = trunk(batch.flat())
+                yield features.float().cpu().numpy()
+                progress.advance(len(features))
 
     write_features(folder, len(rows), trunk.out_features, cfg.dtype.value, notes, blocks)
     images, split = _of_rows(data.images, data.split, rows)
@@ -87,23 +87,23 @@ def encode(cfg: schema.Data) -> Path:
     )
     print(f"{len(rows):,} x {trunk.out_features} features: {folder}")
     protocol = cfg.dataset.protocols[data.facts.protocol]
-    known = protocol.get("queries_in_database", "refuse")
-    print(
-        f"  {program.command('train')} dataset=features dataset.root={folder} dataset.name=NAME"
-        + f" dataset.top={cfg.dataset.top}" * (cfg.dataset.top is not None)
-        + f" dataset.protocols.listed.queries_in_database={known}" * (known != "refuse")
-    )
+    command = f"{program.command('train')} dataset=features dataset.root={folder} dataset.name=NAME"
+    if cfg.dataset.top is not None:
+        command += f" dataset.top={cfg.dataset.top}"
+    if (option := protocol.get("queries_in_database", "refuse")) != "refuse":
+        command += f" dataset.protocols.listed.queries_in_database={option}"
+    print(f"  {command}")
     return folder
 
 
 def _of_rows(images: Catalogue, split: Split, rows: np.ndarray) -> tuple[Catalogue, Split]:
-    """Some images of a set, ascending, and the same split in their numbers."""
+    """Return the images of ascending ``rows``, and the split with renumbered rows."""
     place = np.full(len(images), -1)
     place[rows] = np.arange(len(rows))
-    some = Catalogue(
+    chosen = Catalogue(
         ids=tuple(images.ids[row] for row in rows),
         labels=images.labels[rows],
         classes=images.classes,
     )
     roles = (split.train, split.database, split.queries, split.validation)
-    return some, Split(*(place[of] for of in roles))
+    return chosen, Split(*(place[role] for role in roles))

@@ -1,4 +1,4 @@
-"""The run folder: what ran, with what, and whether it is finished."""
+"""The run folder: its configuration, report, lock and state."""
 
 import contextlib
 import errno
@@ -10,20 +10,23 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 import yaml
 
+from deephash.config import identity, schema
+from deephash.config.overrides import Override
 from deephash.errors import BusyError, TrainingError, WriteError
 from deephash.report.reading import TABLE, read_report
 from deephash.utils import program
 from deephash.utils.files import (
     Kind,
+    expand_path,
     expect,
     finite,
     make_folder,
@@ -33,23 +36,23 @@ from deephash.utils.files import (
     write_text,
 )
 from deephash.utils.locks import Lock, holder, is_locked
-from deephash.utils.run_paths import ERROR
+from deephash.utils.run_paths import ERROR, RunPaths
 
 LOOK = 2.0
-"""Seconds to wait for a lock that may be held by somebody who only looks whether it is."""
+"""Seconds to wait for a lock, which ``is_locked`` of another process may hold briefly."""
 
 LOCK = ".lock"
 """The file that a training process keeps locked in its run folder."""
 
 UNFINISHED = (".*.tmp", "snapshots/.*.tmp", "figures/.*.tmp")
-"""What a killed process may leave of files that it was writing."""
+"""Temporary files that a killed process may leave."""
 
 MOST_FOLDERS = 2000
-"""That many are looked at in search of runs: somebody may have named the root of a disk."""
+"""Limit on the folders that are searched for runs, such as below the root of a disk."""
 
 FIGURES = ("evaluation.html", "figures/*.svg", "figures/*.png")
 EVALUATED = ("evaluation.json", "codes*.npz", *FIGURES)
-"""What an evaluation leaves in a run folder."""
+"""The files that an evaluation writes into a run folder."""
 
 CONFIG: dict[str, Kind] = {
     "dataset": dict,
@@ -92,39 +95,49 @@ CONFIG: dict[str, Kind] = {
     "paths.*": (str, None),
     "group?": (str, None),
 }
-"""What ``config.yaml`` of a run holds, as far as the program itself reads it; what the parts named
-in it take is for ``config.check_part``."""
+"""The keys of ``config.yaml`` that are read outside of the parts; ``config`` checks the parts."""
 
 
-class RunFolder:
-    """One experiment's folder. Finished means that ``report.json`` exists.
+class RunFolder(RunPaths):
+    """The folder of a run.
 
     Args:
         path: the folder; it need not exist.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        super().__init__(path)
         self._lock: Lock | None = None
+
+    @classmethod
+    def of(cls, cfg: schema.Train, overrides: Sequence[Override]) -> Self:
+        """Return the folder of the run that a configuration and its command line describe."""
+        return cls(expand_path(cfg.paths.outputs) / identity.run_name(cfg.plain, overrides))
 
     @property
     def finished(self) -> bool:
-        return (self.path / "report.json").is_file()
+        """Whether the run has a report."""
+        return self.report_file.is_file()
+
+    @property
+    def resumable(self) -> bool:
+        """Whether the run has a checkpoint of its last epoch."""
+        return self.last.is_file()
 
     def config(self, whole: bool = False) -> dict[str, Any]:
-        """The configuration that ran here.
+        """Read the configuration of the run.
 
         Args:
-            whole: whether all of ``CONFIG`` must be there; else what is there must be of its kind.
+            whole: require all keys of ``CONFIG``, not only that those present are of their kind.
 
         Raises:
             TrainingError: this is not a run folder.
             FileError: its configuration is damaged.
         """
-        file = self.path / "config.yaml"
+        file = self.config_file
         if not file.is_file():
             why = "it has no config.yaml" if self.path.is_dir() else "it does not exist"
-            raise TrainingError(f"{self.path} is not a run folder: {why}{_offer(self.path)}")
+            raise TrainingError(f"{self.path} is not a run folder: {why}{_runs_to_copy(self.path)}")
         advice = "Bring back a copy of it, or train anew with rerun=true."
         config: dict[str, Any] = read_yaml(file, "configuration of a run", advice=advice)
         expect(config, {"dataset": dict}, file, "configuration of a run", advice)
@@ -133,18 +146,15 @@ class RunFolder:
         return config
 
     def report(self, required: Iterable[str] = TABLE) -> dict[str, Any]:
-        """What training found.
-
-        Args:
-            required: keys that must be there.
+        """Read the report of training, which must have the ``required`` keys.
 
         Raises:
             FileError: it is missing or damaged.
         """
-        return read_report(self.path / "report.json", required)
+        return read_report(self.report_file, required)
 
     def lock(self) -> None:
-        """Take the folder for this process; the system releases it when the process ends.
+        """Lock the folder for this process; the system releases it when the process ends.
 
         Raises:
             BusyError: another process is training here.
@@ -159,8 +169,7 @@ class RunFolder:
                 )
             time.sleep(0.02)
         self._lock = lock
-        # What is left of a write that was killed, and why an earlier try failed.
-        self.forget(*UNFINISHED, ERROR)
+        self.remove(*UNFINISHED, ERROR)
 
     def _acquire(self, last: bool) -> Lock | None:
         make_folder(self.path)
@@ -173,71 +182,71 @@ class RunFolder:
 
     @property
     def locked(self) -> bool:
-        """Whether a process is training here; False where files cannot be locked."""
+        """Whether a process is training here; False on filesystems without locks."""
         return is_locked(self.path / LOCK)
 
     def begin(
         self, config: Mapping[str, Any], overrides: list[str], fresh: bool, launch: str = ""
     ) -> None:
-        """Writes down what runs.
+        """Write the configuration, before anything else is written.
 
         Args:
-            config: folded and resolved.
+            config: resolved.
             overrides: the command line.
-            fresh: forget what an earlier run left here.
-            launch: of the sweep that this is part of, if any.
+            fresh: remove the files of an earlier run.
+            launch: id of the launch of a sweep, if the run is part of one.
         """
-        # In this order, a process that is killed in between leaves a finished run, or one that can
-        # be resumed, or one that has not begun: last.pt never stands without what it needs.
+        # The order matters: a process that is killed in between leaves a finished, a resumable or
+        # an empty run, and last.pt never remains without the files that it needs.
         if fresh:
-            self.forget("report.json", "report.*", "run_id.txt", "last.pt", "*.pt")
-        if fresh or not (self.path / "last.pt").is_file():
-            self.forget("best.pt", "best-epoch*.pt", "log.jsonl", *EVALUATED)
-        write_text(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
-        write_text(self.path / "overrides.txt", "".join(f"{text}\n" for text in overrides))
+            self.remove("report.json", "report.*", "run_id.txt", "last.pt", "*.pt")
+        if fresh or not self.resumable:
+            self.remove("best.pt", "best-epoch*.pt", "log.jsonl", *EVALUATED)
+        write_text(self.config_file, yaml.safe_dump(dict(config), sort_keys=False))
+        write_text(self.overrides_file, "".join(f"{text}\n" for text in overrides))
         if launch:
-            write_text(self.path / "launch.txt", launch)
+            write_text(self.launch_file, launch)
 
     def begun_in(self, launch: str) -> bool:
-        """Whether a launch of a sweep has begun this run already."""
-        file = self.path / "launch.txt"
+        """Return whether a launch of a sweep has begun this run already."""
+        file = self.launch_file
         return bool(launch) and file.is_file() and read_text(file, errors="replace") == launch
 
-    def forget(self, *patterns: str) -> None:
-        """Remove files of these names, in this order; what lies behind a link stays."""
+    def remove(self, *patterns: str) -> None:
+        """Remove matching files, in this order; files behind a link are kept."""
         for file in (file for pattern in patterns for file in self.path.glob(pattern)):
             if file.parent == self.path or not file.parent.is_symlink():
                 remove(file)
 
     def close(self) -> None:
-        """Lets the folder go; one in which nothing was written disappears."""
+        """Release the lock; remove the folder and its parents where they are empty."""
         if self._lock is None:
             return
         self._lock.release()
-        with contextlib.suppress(OSError):  # up to the first folder that holds something
-            for folder in (self.path, *self.path.parents[:3]):  # the pieces of a run's name
+        with contextlib.suppress(OSError):  # until a folder is not empty
+            for folder in (self.path, *self.path.parents[:3]):  # a run's name has four parts
                 folder.rmdir()
         self._lock = None
 
     def tidy(self) -> None:
-        """Remove what a killed process has left of a finished run: its lock, half a file."""
+        """Remove the lock and temporary files that a killed process has left in a finished run."""
         if (self.path / LOCK).is_symlink() or not any(
             next(self.path.glob(name), None) for name in (LOCK, *UNFINISHED)
         ):
             return
-        with contextlib.suppress(WriteError):  # read by somebody who may not write
+        with contextlib.suppress(WriteError):  # the reader may have no right to write
             if (lock := Lock.acquire(self.path / LOCK)) is not None:
                 if lock.exclusive:
-                    self.forget(*UNFINISHED)
+                    self.remove(*UNFINISHED)
                 lock.release()
 
     def run_id(self) -> str:
-        """Return a name for this run, and no other, to a server; a resumed run keeps it.
+        """Return the unique id of this run on a server, which a resumed run keeps.
 
         Raises:
-            TrainingError: The file holds something else: it may be a stranger's or damaged.
+            TrainingError: the file is damaged.
         """
-        file = self.path / "run_id.txt"
+        file = self.id_file
         if not file.is_file():
             write_text(file, uuid.uuid4().hex)
         text = read_text(file).strip()
@@ -250,7 +259,7 @@ class RunFolder:
 
 
 def runs_below(folder: Path) -> Iterator[Path]:
-    """The run folders with a checkpoint in a folder, in the order of their names."""
+    """Yield the run folders with a checkpoint below a folder, sorted by name."""
     for here, inner, files in islice(os.walk(folder), MOST_FOLDERS):
         if "config.yaml" in files:
             inner.clear()
@@ -259,41 +268,43 @@ def runs_below(folder: Path) -> Iterator[Path]:
         inner[:] = sorted(name for name in inner if not name.startswith("."))
 
 
-def _offer(folder: Path) -> str:
-    """The first run folders in a folder, to copy from."""
-    found = list(islice(runs_below(folder), 11))
-    if not found:
+def _runs_to_copy(folder: Path) -> str:
+    """List the first run folders below a folder, as arguments to copy."""
+    runs = list(islice(runs_below(folder), 11))
+    if not runs:
         return ""
-    lines = [f"run={shlex.quote(str(path))}" for path in found[:10]]
-    return "\n  ".join(["\nThere are runs in it:", *lines, *["..."] * (len(found) > 10)])
+    lines = [f"run={shlex.quote(str(path))}" for path in runs[:10]]
+    if len(runs) > 10:
+        lines.append("...")
+    return "\n  ".join(["\nThere are runs in it:", *lines])
 
 
 def git() -> dict[str, Any]:
     """Return the commit of the source tree and whether it has changes.
 
-    None where the package is not run from a repository of its own: what a virtual environment may
-    lie in is another one.
+    Both are None unless the package runs from its own repository; a virtual environment may lie in
+    another one.
     """
     here = program.checkout()
     if here is None:
         return {"commit": None, "dirty": None}
 
-    def ask(*words: str) -> str | None:
+    def output(*arguments: str) -> str | None:
+        command = ["git", *arguments]
         try:
-            done = subprocess.run(
-                ["git", *words], cwd=here, capture_output=True, text=True, timeout=10, check=True
-            )
+            return subprocess.run(
+                command, cwd=here, capture_output=True, text=True, timeout=10, check=True
+            ).stdout.strip()
         except (OSError, subprocess.SubprocessError):
             return None
-        return done.stdout.strip()
 
-    commit = ask("rev-parse", "HEAD")
-    changes = ask("status", "--porcelain", "--untracked-files=no")
+    commit = output("rev-parse", "HEAD")
+    changes = output("status", "--porcelain", "--untracked-files=no")
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}
 
 
 def environment() -> dict[str, Any]:
-    """Versions and hardware."""
+    """Return versions of packages and the hardware, for reports."""
     import torchvision
 
     return {

@@ -1,13 +1,13 @@
-"""What the figures of an evaluation need beside its numbers: images, a plane, snapshots."""
+"""Data for the figures of an evaluation: nearest images, a t-SNE plane, snapshots."""
 
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from deephash import retrieval
+from deephash.config import schema
 from deephash.data.datamodule import DataModule
 from deephash.errors import ConfigError
 from deephash.report import Plane, Retrieved, Snapshot
@@ -16,31 +16,27 @@ from deephash.training.snapshots import read_snapshots, spaced
 
 PERPLEXITY = 30.0
 SEED = 0
-"""Of what is drawn for the pictures."""
+"""Seed of the random order of equally near images, and of t-SNE."""
 
 FEWEST = 10
-"""Codes that t-SNE can make something of."""
+"""Smallest number of codes for t-SNE."""
 
 log = logging.getLogger("deephash")
 
 
-def gallery(
-    evaluation: Evaluation, codes: Codes, data: DataModule, *, queries: Any, rows: int, top: int
+def nearest_images(
+    evaluation: Evaluation, codes: Codes, data: DataModule, options: schema.Gallery
 ) -> list[Retrieved]:
-    """Some queries with the images nearest to them; equally near ones in a random order.
+    """Return queries with their nearest images; equally near images are in random order.
 
-    A database is often sorted by class, and its order would then show off the first of them.
-    Without labels no image is marked as relevant, and a query is the easier the nearer its nearest
-    image is.
+    A database is often sorted by class, so its order would favour the first class. Without labels
+    no image is marked as relevant, and queries are sorted by the distance of their nearest image.
 
     Args:
         evaluation: how the codes are compared.
         codes: of all images.
         data: set up.
-        queries: ``spread`` from the easiest to the hardest, ``hardest``, ``easiest``, or places in
-            the list of queries.
-        rows: how many, unless they are listed.
-        top: how many images.
+        options: which queries, how many of them, and the number of images of each.
     """
     split = data.split
     ranking = evaluation.rank(codes, data, split.queries, split.database)
@@ -51,108 +47,102 @@ def gallery(
         answerable = ranking.counts[1].any(axis=1)
     else:
         score, answerable = -nearest.astype(float), ranking.sizes > 0
-    step = ranking.nbit // codes.z.shape[1]  # distances to the bit, more than one of ternary codes
+    step = ranking.nbit // codes.z.shape[1]  # ternary codes have several distances per bit
     shuffled = np.random.default_rng(SEED).permutation(ranking.size)
     shown = []
-    for query in _chosen(queries, score, answerable, rows):
+    for query in _chosen(options, score, answerable):
         distance, relevant = ranking.distances(query), ranking.relevant(query)
         candidate = np.zeros(ranking.size, bool)
         candidate[ranking.candidates(query)] = True
-        some = shuffled[candidate[shuffled]]
-        first = some[np.argsort(distance[some], kind="stable")[:top]]
-        images = split.database[first]
-        asked = split.queries[query]
-        worth = f", AP {score[query]:.3f}"
+        candidates = shuffled[candidate[shuffled]]
+        first = candidates[np.argsort(distance[candidates], kind="stable")[: options.top]]
+        rows = split.database[first]
+        query_row = split.queries[query]
+        value = f"AP {score[query]:.3f}"
         if not labelled:
-            worth = f", nearest at {_bits(nearest[query] / step)}"
+            value = f"nearest at {_bits(nearest[query] / step)}"
         shown.append(
             Retrieved(
-                query=_image(data, asked),
-                title=f"query {query}: {_labels(data, asked)}{worth}",
-                images=[_image(data, row) for row in images],
+                query=_image(data, query_row),
+                title=f"query {query}: {_labels(data, query_row)}, {value}",
+                images=[_image(data, row) for row in rows],
                 right=relevant[first].tolist() if labelled else None,
                 captions=[
                     f"{_labels(data, row)}, {_bits(distance[i] / step)}"
-                    for i, row in zip(first, images, strict=True)
+                    for i, row in zip(first, rows, strict=True)
                 ],
             )
         )
     return shown
 
 
-def check_queries(wanted: str | Sequence[int], count: int) -> None:
-    """Refuses places that no query has, of so many queries.
-
-    Raises:
-        ConfigError: naming the first.
-    """
-    if not isinstance(wanted, str) and (beyond := [query for query in wanted if query >= count]):
+def check_queries(queries: str | Sequence[int], count: int) -> None:
+    """Raise ConfigError for an index that none of the ``count`` queries has."""
+    if not isinstance(queries, str) and (beyond := [index for index in queries if index >= count]):
         raise ConfigError(
             f"gallery.queries  there is no query {beyond[0]}: there are {count}, from 0 on"
         )
 
 
-def _chosen(
-    wanted: str | Sequence[int], score: np.ndarray, answerable: np.ndarray, rows: int
-) -> list[int]:
-    """The places of the queries to show; the higher its score, the easier a query is."""
-    if not isinstance(wanted, str):
-        return list(wanted)
+def _chosen(options: schema.Gallery, score: np.ndarray, answerable: np.ndarray) -> list[int]:
+    """Return the indices of the queries to show; easy queries have a high score."""
+    if not isinstance(options.queries, str):
+        return list(options.queries)
     falling = np.argsort(-score, kind="stable")
-    falling = falling[answerable[falling]]  # whose answer is not in the database is not hard
-    if wanted == "easiest":
-        easiest: list[int] = falling[:rows].tolist()
-        return easiest
-    if wanted == "hardest":
-        hardest: list[int] = falling[::-1][:rows].tolist()
-        return hardest
-    places = np.linspace(0, len(falling) - 1, min(rows, len(falling))).round().astype(int)
-    spread: list[int] = falling[places].tolist()
-    return spread
+    falling = falling[answerable[falling]]  # a query without an answer is not a hard one
+    if options.queries == "hardest":
+        falling = falling[::-1]
+    if options.queries == "spread":
+        count = min(options.rows, len(falling))
+        falling = falling[np.linspace(0, len(falling) - 1, count).round().astype(int)]
+    chosen: list[int] = falling[: options.rows].tolist()
+    return chosen
 
 
-def plane(codes: Codes, data: DataModule, many: int) -> Plane | None:
-    """The continuous codes of some database images in two dimensions, by t-SNE.
+def plane(codes: Codes, data: DataModule, count: int) -> Plane | None:
+    """Project the continuous codes of database images to two dimensions by t-SNE.
 
     Args:
         codes: of all images.
         data: set up.
-        many: how many, evenly spaced over the database; too few, or all alike, make no plane.
+        count: number of images, evenly spaced over the database.
+
+    Returns:
+        None if there are too few images, or all codes are equal.
     """
-    rows = spaced(np.sort(data.split.database), many)
+    rows = spaced(np.sort(data.split.database), count)
     z = codes.of(rows).numpy()
     if len(rows) < FEWEST or not np.isfinite(z).all() or np.ptp(z, axis=0).max() == 0:
         return None
-    from sklearn.manifold import TSNE  # slow to import, and for nobody else
+    from sklearn.manifold import TSNE  # slow to import
     from threadpoolctl import threadpool_limits
 
     perplexity = min(PERPLEXITY, (len(rows) - 1) / 3)
     log.info("t-SNE of %d codes", len(rows))
     tsne = TSNE(perplexity=perplexity, init="random", random_state=SEED)
-    with threadpool_limits(1):  # several wait for each other, for minutes on a busy machine
+    with threadpool_limits(1):  # several threads can take minutes on a busy machine
         points = tsne.fit_transform(z)
-    what = (
+    title = (
         f"t-SNE of the continuous codes of {len(rows):,} database images, "
         f"perplexity {perplexity:g}, seed {SEED}"
     )
     if data.images.multilabel:
-        what += "; coloured by the first label"
-    return Plane(
-        points, first_labels(data.images.labels[rows].toarray()), list(data.images.classes), what
-    )
+        title += "; coloured by the first label"
+    labels = first_labels(data.images.labels[rows].toarray())
+    return Plane(points, labels, list(data.images.classes), title)
 
 
 def snapshots(run: Path) -> list[Snapshot]:
-    """Those of a run of two or three bits; of others there is no picture."""
+    """Return the snapshots of a run of two or three bits; those of others cannot be drawn."""
     return [
-        Snapshot(one["epoch"], one["z"], first_labels(one["labels"]), one["centers"])
-        for one in read_snapshots(run, skip=True)
-        if one["z"].shape[1] in (2, 3)
+        Snapshot(item["epoch"], item["z"], first_labels(item["labels"]), item["centers"])
+        for item in read_snapshots(run, skip=True)
+        if item["z"].shape[1] in (2, 3)
     ]
 
 
 def first_labels(labels: np.ndarray) -> np.ndarray:
-    """(n, C) bool -> (n,), -1 for none."""
+    """Return the first label of each image: (n, C) bool to (n,), -1 for none."""
     if labels.shape[1] == 0:
         return np.full(len(labels), -1)
     return np.where(labels.any(axis=1), labels.argmax(axis=1), -1)
@@ -167,7 +157,7 @@ def _image(data: DataModule, row: int) -> np.ndarray:
 
 
 def _labels(data: DataModule, row: int) -> str:
-    """The classes of an image; where there are no classes, its file name."""
+    """Return the classes of an image; its file name if the data have no classes."""
     images = data.images
     if not images.classes:
         return str(images.ids[row]).rpartition("/")[2]

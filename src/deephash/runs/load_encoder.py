@@ -1,24 +1,28 @@
 """Load the trained encoder of a run, to encode images with it."""
 
+import logging
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from deephash.config import build, checks
+from deephash.config import build, checks, schema
 from deephash.config.faults import raise_faults
 from deephash.data.preprocessing import Preprocessing
-from deephash.errors import CheckpointError
-from deephash.runs.common import check_size, load_encoder
+from deephash.errors import CheckpointError, ConfigError
+from deephash.models.encoder import Encoder
 from deephash.runs.folder import RunFolder
 from deephash.training import checkpoint as checkpoints
 from deephash.training.code_encoder import CodeEncoder
 from deephash.training.precision import autocast
+from deephash.training.restore import fitting, load_weights
 from deephash.utils.files import expand_path
+
+log = logging.getLogger("deephash")
 
 
 def load(run: Path, checkpoint: str = "best", device: str = "auto") -> CodeEncoder:
-    """Build the encoder of a run and its preprocessing; no data are opened.
+    """Build the encoder of a run and its preprocessing, without opening its data.
 
     Args:
         run: its folder.
@@ -26,20 +30,16 @@ def load(run: Path, checkpoint: str = "best", device: str = "auto") -> CodeEncod
         device: as ``trainer.device``.
 
     Raises:
-        DeephashError: the folder is no run, or is damaged, or the device is not there.
+        DeephashError: the folder is no run or is damaged, or the device is not available.
     """
     folder = RunFolder(expand_path(run))
     faults = [*checks.check_checkpoint(checkpoint), *checks.check_device("device", device)]
     raise_faults(faults, [f"load({str(run)!r})"])
-    ran = checks.parse_run(folder.config(whole=True), folder.path / "config.yaml")
-    on, file = build.device(device), folder.path / f"{checkpoint}.pt"
+    ran = checks.parse_run(folder.config(whole=True), folder.config_file)
+    on, file = build.device(device), folder.checkpoint(checkpoint)
     preprocessing = Preprocessing.of(build.source(ran), build.pipeline(ran.dataset.transforms.test))
-    width = None if preprocessing is not None else _width(file)
-    check_size(ran, width, file)
-    encoder = build.encoder(ran, width, pretrained=False).to(on)
-    load_encoder(file, encoder, None)
-    if ran.trainer.channels_last:
-        encoder.to(memory_format=torch.channels_last)
+    width = None if preprocessing is not None else _feature_width(file)
+    encoder = build_encoder(ran, width, file, on)
     return CodeEncoder(
         encoder,
         preprocessing,
@@ -50,12 +50,73 @@ def load(run: Path, checkpoint: str = "best", device: str = "auto") -> CodeEncod
     )
 
 
-def _width(file: Path) -> int:
-    """D of the features that a run encodes, by the first weight matrix of its encoder.
+def build_encoder(
+    ran: schema.Run,
+    width: int | None,
+    file: Path,
+    device: torch.device,
+    fingerprint: str | None = None,
+) -> Encoder:
+    """Build the encoder of a run and load its weights.
+
+    Args:
+        ran: the configuration of the run.
+        width: of the features that it encodes; None for images.
+        file: the checkpoint.
+        device: of the encoder.
+        fingerprint: see ``load_checkpoint``.
 
     Raises:
-        CheckpointError: the file is damaged, or has no weights.
+        ConfigError: the encoder is larger than the checkpoint.
+        CheckpointError: the checkpoint is missing, damaged or of another encoder.
     """
+    with torch.device("meta"):
+        encoder = build.encoder(ran, width, pretrained=False)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in encoder.state_dict().values())
+    if file.is_file() and size > file.stat().st_size:
+        raise ConfigError(
+            f"the encoder that {file.with_name('config.yaml')} describes has {size:,} bytes, and"
+            f" {file} only {file.stat().st_size:,}: they do not belong together"
+        )
+    encoder = build.encoder(ran, width, pretrained=False).to(device)
+    load_checkpoint(file, encoder, fingerprint)
+    if ran.trainer.channels_last:
+        encoder.to(memory_format=torch.channels_last)
+    return encoder
+
+
+def load_checkpoint(file: Path, encoder: torch.nn.Module, fingerprint: str | None) -> None:
+    """Load the weights of ``best.pt`` or ``last.pt`` into an encoder.
+
+    Args:
+        file: the checkpoint.
+        encoder: receives the weights.
+        fingerprint: of the data, compared with the run's; a difference is a warning. None: not
+            compared.
+    """
+    state = checkpoints.load(file)
+    if not isinstance(state.get("fingerprint"), str) or not {"encoder", "method"} & set(state):
+        raise CheckpointError(f"{file} is no checkpoint of a run")
+    if fingerprint is not None and fingerprint != state["fingerprint"]:
+        log.warning(
+            "the data are not those of the run: fingerprint %s, now %s",
+            state["fingerprint"][:16],
+            fingerprint[:16],
+        )
+    with fitting(file, "the configuration beside it", "Bring back a copy of it."):
+        weights = state.get("encoder")
+        if weights is None:
+            prefix = "encoder."
+            weights = {
+                key.removeprefix(prefix): value
+                for key, value in state["method"].items()
+                if key.startswith(prefix)
+            }
+        load_weights(encoder, weights, "encoder")
+
+
+def _feature_width(file: Path) -> int:
+    """Return D of the features that a run encodes, from the first matrix of its encoder."""
     state = checkpoints.load(file)
     weights = state.get("encoder") or state.get("method") or {}
     for value in weights.values():

@@ -1,4 +1,4 @@
-"""How far a run is, from its folder alone."""
+"""The state of a run, from its folder alone."""
 
 from enum import Enum
 
@@ -6,25 +6,24 @@ from deephash.errors import FileError
 from deephash.report.reading import log_entry
 from deephash.runs.folder import RunFolder
 from deephash.utils.files import read_end
-from deephash.utils.run_paths import ERROR
 
 COST = ("training.seconds", "selection.epoch_last", "metrics.map")
-"""What the plan of a sweep reads of a report."""
+"""The keys of a report that the plan of a sweep reads."""
 
 
 class State(Enum):
-    """How far a run is."""
+    """The state of a run."""
 
     finished = "finished"
-    damaged = "damaged"  # its report cannot be read; launched again, it fails with the reason
+    damaged = "damaged"  # the report cannot be read; another launch fails with the reason
     running = "running"
-    failed = "failed"  # error.txt in its folder says why; begun anew it may succeed
-    interrupted = "interrupted"  # goes on after its last whole epoch
-    waiting = "waiting"  # nothing of it is there
+    failed = "failed"  # the reason is in error.txt; another launch retries it
+    interrupted = "interrupted"  # resumes after its last whole epoch
+    waiting = "waiting"  # not started
 
 
 def state_of(run: RunFolder) -> State:
-    """The state of a run, as its folder tells it at this moment."""
+    """Return the current state of a run."""
     if run.locked:
         return State.running
     if run.finished:
@@ -33,20 +32,19 @@ def state_of(run: RunFolder) -> State:
         except FileError:
             return State.damaged
         return State.finished
-    if (run.path / ERROR).is_file():
+    if run.error.is_file():
         return State.failed
-    return State.interrupted if (run.path / "last.pt").is_file() else State.waiting
+    return State.interrupted if run.resumable else State.waiting
 
 
 def epochs_done(run: RunFolder) -> int:
-    """The last epoch that the log of a run knows; 0 if there is none."""
-    for line in reversed(read_end(run.path / "log.jsonl").splitlines()):
-        if (entry := log_entry(line, {"epoch": int})) is not None:  # None: half a line
+    """Return the last epoch in the log of a run; 0 if there is none."""
+    for line in reversed(read_end(run.history).splitlines()):
+        if (entry := log_entry(line, {"epoch": int})) is not None:  # None: an incomplete line
             return max(0, int(entry["epoch"]))
     return 0
 
 
 def reason(run: RunFolder) -> str:
-    """Why a run failed, in full."""
-    told = read_end(run.path / ERROR).strip()
-    return told or "it left no account"
+    """Return why a run failed, in full."""
+    return read_end(run.error).strip() or "it left no account"

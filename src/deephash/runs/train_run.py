@@ -23,19 +23,15 @@ from deephash.models.encoder import Encoder
 from deephash.models.weights import digest
 from deephash.report import write_html, write_nearest
 from deephash.runs import gallery
-from deephash.runs.common import (
-    agreement_of,
-    deterministic,
-    load_encoder,
-    run_folder,
-    save_codes,
-)
+from deephash.runs.codes import encode_and_evaluate, feature_agreement, save_codes
 from deephash.runs.folder import RunFolder, environment, git
+from deephash.runs.load_encoder import load_checkpoint
 from deephash.training import compile_options, cuda_graphs, out_of_memory
-from deephash.training.evaluation import Codes, Evaluation, encode
+from deephash.training.evaluation import Codes, Evaluation
 from deephash.training.feature_agreement import constant_features
 from deephash.training.pca_reference import Reference, obstacle
-from deephash.training.trainer import Trainer
+from deephash.training.precision import use_deterministic
+from deephash.training.trainer import LoopOptions, Trainer
 from deephash.utils import progress
 from deephash.utils.files import write_json
 from deephash.utils.formatting import number
@@ -43,20 +39,20 @@ from deephash.utils.formatting import number
 log = logging.getLogger("deephash")
 
 REFERENCE = "pca_rr"
-"""The method that a run on frozen features is compared with: see ``training/pca_reference.py``."""
+"""The reference of runs on frozen features: see ``training/pca_reference.py``."""
 
 
-@out_of_memory.told()
+@out_of_memory.explain_memory_errors()
 def train(cfg: schema.Train, overrides: Sequence[Override], launch: str = "") -> dict[str, Any]:
-    """Trains the run that a configuration describes, or skips it when it is finished.
+    """Train the run that a configuration describes, or skip it if it is finished.
 
     Args:
-        cfg: the checked page; see ``config.train_page``.
+        cfg: the checked configuration; see ``config.train_page``.
         overrides: its command line.
-        launch: of the sweep that the run is part of: ``rerun`` begins it anew once in each.
+        launch: id of the launch of a sweep: with ``rerun`` the run is restarted once in each.
 
     Returns:
-        the report, as in ``report.json``.
+        The report, as in ``report.json``.
 
     Raises:
         DeephashError: with a message for the user.
@@ -64,28 +60,19 @@ def train(cfg: schema.Train, overrides: Sequence[Override], launch: str = "") ->
     if "wandb" in cfg.logger:
         wandb.load_package()  # before data is opened
     name = identity.run_name(cfg.plain, overrides)
-    run = run_folder(cfg, overrides)
+    run = RunFolder.of(cfg, overrides)
     fresh = cfg.rerun and not run.begun_in(launch)
     if not fresh:
         refuse_another(run, cfg)
         if run.finished:
-            report = run.report()
-            run.tidy()
-            if not (run.path / "report.html").is_file():  # killed between the two
-                write_html(run.path)
-            _complete_wandb(cfg, run, name, report)
-            print(
-                f"finished already, skipped (rerun=true trains anew): {run.path}"
-                f"  {report['metrics']['conventions']['metric']} {number(report['metrics']['map'])}"
-            )
-            return report
+            return _skip(cfg, run, name)
     console = cfg.logger.get("console")
     progress.quiet(console is not None and bool(console.get("quiet")))
     device = build.device(cfg.trainer.device)
-    deterministic(cfg.trainer.deterministic)
+    use_deterministic(cfg.trainer.deterministic)
     run.lock()
-    try:  # what is wrong with data and parts comes to light before anything is written
-        resumes = (run.path / "last.pt").is_file() and not fresh
+    try:  # faults of data and parts are found before anything is written
+        resumes = run.resumable and not fresh
         evaluation = build.evaluation(cfg, device)
         data = build.data(cfg)
         build.require_labels(cfg, data)
@@ -96,18 +83,34 @@ def train(cfg: schema.Train, overrides: Sequence[Override], launch: str = "") ->
         evaluation.check(data)
         _check_validation(cfg, data)
         if not data.has_labels:
-            _say_unlabelled(cfg)
+            _warn_unlabelled(cfg)
         elif data.reads_labels and (unlabelled := data.facts.num_train_unlabelled):
             log.warning("%d training images have no label and are left out", unlabelled)
-        method = build.method(cfg, data.facts.num_classes, data.facts.num_train, data.width,
-                              pretrained=not resumes).to(device)  # fmt: skip
-        _try(method, data, cfg)
-        _try_alone(method, data, cfg)
-        build.optimizer(cfg, method)  # which refuses factors of rates of what does not learn
+        facts = data.facts
+        method = build.method(
+            cfg, facts.num_classes, facts.num_train, data.width, pretrained=not resumes
+        ).to(device)
+        _check_image_size(method, data, cfg)
+        _check_single_image(method, data, cfg)
+        build.optimizer(cfg, method)  # refuses rate factors of parts without parameters
         run.begin(cfg.plain, texts(overrides), fresh, launch)
         return _train(cfg, run, name, data, method, evaluation)
     finally:
         run.close()
+
+
+def _skip(cfg: schema.Train, run: RunFolder, name: str) -> dict[str, Any]:
+    """Return the report of a finished run, and complete what a killed process has left out."""
+    report = run.report()
+    run.tidy()
+    if not run.report_page.is_file():  # killed between the two
+        write_html(run.path)
+    _complete_wandb(cfg, run, name, report)
+    print(
+        f"finished already, skipped (rerun=true trains anew): {run.path}"
+        f"  {report['metrics']['conventions']['metric']} {number(report['metrics']['map'])}"
+    )
+    return report
 
 
 def _check_validation(cfg: schema.Train, data: DataModule) -> None:
@@ -124,8 +127,8 @@ def _check_validation(cfg: schema.Train, data: DataModule) -> None:
     )
 
 
-def _say_unlabelled(cfg: schema.Train) -> None:
-    """Say in one line what images without labels mean for the selection of an epoch."""
+def _warn_unlabelled(cfg: schema.Train) -> None:
+    """Warn about the effect of images without labels on the selection of an epoch."""
     if not cfg.trainer.epochs:
         log.warning("the images have no labels: there is no mAP")
         return
@@ -140,36 +143,33 @@ def _say_unlabelled(cfg: schema.Train) -> None:
 def _complete_wandb(
     cfg: schema.Train, run: RunFolder, name: str, report: Mapping[str, Any]
 ) -> None:
-    """Write a finished run to W&B if it is asked for and does not have it to its end.
+    """Write a finished run to W&B if the command line requires it and W&B does not have all of it.
 
-    The run may have been killed while W&B took its end, may have been trained without W&B, or may
-    be asked for by an agent of W&B's own sweeps.
+    The run may have been killed during the upload, may have been trained without W&B, or may belong
+    to a sweep of W&B.
     """
     node = cfg.logger.get("wandb")
     if node is None or wandb.is_complete(run.path, wandb.id_of(run.run_id())):
         return
-    history = run.path / "log.jsonl"
-    logger = build.wandb(node, cfg.plain, run.path, name, run.run_id(), "train", history)
+    logger = build.wandb(node, cfg.plain, run.path, name, run.run_id(), "train", run.history)
     logger.report(report, report["training"]["steps"])
     logger.summary(report, run.path)
 
 
 @torch.inference_mode()
-def _try(method: Method, data: DataModule, cfg: schema.Train) -> None:
-    """Sends two images through the encoder: a network may refuse images of their size.
-
-    So may views, which are made of a first batch.
-    """
+def _check_image_size(method: Method, data: DataModule, cfg: schema.Train) -> None:
+    """Make a training batch and encode two images: views or networks may refuse their size."""
     if cfg.optimizer is not None:
         next(iter(data.train(0)))
     images = next(iter(data.eval_batches(data.split.queries[:2]))).flat()
     try:
-        with out_of_memory.told():
+        with out_of_memory.explain_memory_errors():
             method.encoder.eval().encode(images)
     except RuntimeError as error:
-        if out_of_memory.is_failure(error):
+        if out_of_memory.is_device_error(error):
             raise TrainingError(
-                f"the device failed at the first two images: {out_of_memory.brief(error)}\n"
+                "the device failed at the first two images:"
+                f" {out_of_memory.first_sentences(error)}\n"
                 f"  If its memory may be full (nvidia-smi shows it): {out_of_memory.ADVICE}"
             ) from error
         size = "x".join(map(str, images.shape[2:]))
@@ -179,35 +179,34 @@ def _try(method: Method, data: DataModule, cfg: schema.Train) -> None:
         ) from error
 
 
-def _try_alone(method: Method, data: DataModule, cfg: schema.Train) -> None:
+def _check_single_image(method: Method, data: DataModule, cfg: schema.Train) -> None:
     """Refuse a training batch of one image where batch normalisation needs two values.
 
-    Some networks take it: with maps of several places, each place is a value.
+    Networks whose maps have several positions accept it.
     """
     passes = data.views if method.passes == "separate" else 1
     if not cfg.trainer.epochs or data.smallest_batch // passes > 1:
         return
     image = next(iter(data.eval_batches(data.split.train[:1]))).flat()
     with torch.random.fork_rng(devices=[image.device] if image.is_cuda else []), torch.no_grad():
-        try:  # a copy: nothing of the statistics stays
+        try:  # a copy, to keep the running statistics
             copy.deepcopy(method.encoder).train().encode(image)
         except ValueError as error:
             count, size = data.num_trainable, data.batch_size
             other = next((n for n in range(size + 1, size + count) if n > 1 and count % n != 1), 2)
-            if size == 1:
-                what, instead = "is 1", "trainer.batch_size=16"
-            else:
-                what = f"{size} leaves a training batch of one image, of {count} in all"
+            fault, instead = "is 1", "trainer.batch_size=16"
+            if size > 1:
+                fault = f"{size} leaves a training batch of one image, of {count} in all"
                 instead = f"trainer.drop_last=true, or trainer.batch_size={other}"
             raise ConfigError(
-                f"trainer.batch_size  {what}, and batch normalisation needs two.\n"
+                f"trainer.batch_size  {fault}, and batch normalisation needs two.\n"
                 f"                    Try {instead}."
             ) from error
 
 
 def refuse_another(run: RunFolder, cfg: schema.Train) -> None:
-    """Refuses a folder in which something else ran."""
-    if not run.finished and not (run.path / "last.pt").is_file():
+    """Raise ConfigError if the folder holds a run with another configuration."""
+    if not run.finished and not run.resumable:
         return
     changed = identity.changed_keys(run.config(whole=True), cfg.plain)
     if changed:
@@ -222,18 +221,17 @@ def refuse_another(run: RunFolder, cfg: schema.Train) -> None:
 def _serve_features(
     cfg: schema.Train, method: Method, data: DataModule, evaluation: Evaluation
 ) -> float:
-    """Let the data serve features of a frozen backbone where each epoch would compute the same.
+    """Compute features of a frozen backbone once, and let the data serve them.
 
-    Evaluations use them in any case, the means of tokens in place of tokens. Training does if its
-    method takes features, no view is random, or random ones are drawn from fixed ones, and no
-    dropout is active.
+    Evaluations always use them, with means of tokens in place of tokens. Training uses them if the
+    method accepts features, no dropout is active, and no view is random (or random views are drawn
+    from fixed ones).
 
     Returns:
-        The seconds that it took.
+        The seconds spent.
     """
     encoder, learns = method.encoder, cfg.optimizer is not None
-    frozen = getattr(encoder.backbone, "frozen", False) and data.width is None
-    if not frozen:
+    if not getattr(encoder.backbone, "frozen", False) or data.width is not None:
         return 0.0
     backbone: Any = encoder.backbone
     constant = getattr(backbone, "output", "features") == "features" and not getattr(
@@ -252,28 +250,30 @@ def _serve_features(
     width: int = backbone.out_features
     store = feature_store(cfg, encoder.backbone, data) if cfg.trainer.feature_store else None
     served = data.serve_features(compute, width, train=train, store=store, draws=fixed)
-    if served is None:  # which is logged
+    if served is None:  # the data module logs the reason
         return 0.0
     encoder.takes_features = True
     why = "the backbone is frozen"
     if train:
         why += f" and views are drawn from {fixed}" if fixed else " and no view is random"
     uses = "all epochs and evaluations" if train else "all evaluations"
-    print(f"{why}: {served.computed:,} features were computed once, in {served.seconds:.1f} s,"
-          f" for {uses}" if served.computed else
-          f"{why}: {served.count:,} features for {uses} were read from the cache")  # fmt: skip
+    message = f"{served.count:,} features for {uses} were read from the cache"
+    if served.computed:
+        message = f"{served.computed:,} features were computed once, in {served.seconds:.1f} s,"
+        message += f" for {uses}"
+    print(f"{why}: {message}")
     return served.seconds
 
 
 def feature_store(cfg: schema.Train, backbone: torch.nn.Module, data: DataModule) -> FeatureStore:
-    """The store of a frozen backbone's features, below ``paths.cache``."""
+    """Return the store of a frozen backbone's features, below ``paths.cache``."""
     settings, device = cfg.trainer, data.device
-    # The digest says what weights are; in evaluation mode dropout is inactive.
+    # The digest identifies the weights; dropout is inactive in evaluation mode.
     left_out = {"weights", "frozen", "dropout", *getattr(backbone, "not_in_features", ())}
     pipelines = [data.test_transform, *(pipeline for _, pipeline in data.view_transforms)]
-    code = [one for part in (backbone, *pipelines) for one in part.modules()]
+    code = [module for part in (backbone, *pipelines) for module in part.modules()]
     notes = {
-        "backbone": {key: one for key, one in cfg.backbone.items() if key not in left_out},
+        "backbone": {key: value for key, value in cfg.backbone.items() if key not in left_out},
         "weights": digest(backbone),
         "precision": settings.precision.value,
         "device": device.type,
@@ -281,13 +281,13 @@ def feature_store(cfg: schema.Train, backbone: torch.nn.Module, data: DataModule
         "compile": settings.compile,
         "packages": plugins.packages(code),
     }
-    if device.type == "cuda":  # where both choose the algorithm of a convolution
+    if device.type == "cuda":  # both affect the choice of convolution algorithms
         notes["gpu"] = torch.cuda.get_device_name(device)
         notes["deterministic"] = settings.deterministic
     return FeatureStore(cache_folder(cfg.paths.cache), notes)
 
 
-@compile_options.told()
+@compile_options.explain_compile_errors()
 def _train(
     cfg: schema.Train,
     run: RunFolder,
@@ -306,22 +306,24 @@ def _train(
         compile_options.fuse(optimizer, device)
     torch.manual_seed(cfg.seed)
     trainer = Trainer(
-        run.path,
+        run,
         optimizer,
         None if cfg.scheduler is None else build.part(cfg.scheduler, "scheduler"),
-        device=device,
-        fingerprint=data.facts.fingerprint,
-        epochs=settings.epochs,
-        eval_every=settings.eval_every,
-        select_on=_select_on(cfg, data),
-        patience=settings.patience,
-        precision=settings.precision.value,
-        log_every=settings.log_every,
-        clip_norm=settings.clip_norm,
-        snapshots=settings.snapshots,
-        capture=cuda_graphs.CudaCapture(device) if settings.graph else None,
+        device,
+        data.facts.fingerprint,
+        LoopOptions(
+            epochs=settings.epochs,
+            eval_every=settings.eval_every,
+            select_on=_select_on(cfg, data),
+            patience=settings.patience,
+            precision=settings.precision.value,
+            log_every=settings.log_every,
+            clip_norm=settings.clip_norm,
+            snapshots=settings.snapshots,
+        ),
+        cuda_graphs.CudaCapture(device) if settings.graph else None,
     )
-    if (run.path / "last.pt").is_file():  # which has the weights of the backbone
+    if run.resumable:  # the checkpoint has the weights of the backbone
         done = trainer.start(method, data.for_training)
         spent = _serve_features(cfg, method, data, evaluation)
     else:
@@ -335,16 +337,11 @@ def _train(
     try:
         trainer.fit(method, data, evaluation, logger)
         report, codes = _report(cfg, name, run, data, method, evaluation, trainer)
-        save_codes(run.path / "codes.npz", codes, data, evaluation)
-        if not data.has_labels and data.width is None:  # there is no mAP: images show what is near
-            shown = schema.Gallery()
-            write_nearest(
-                run.path,
-                gallery.gallery(
-                    evaluation, codes, data, queries=shown.queries, rows=shown.rows, top=shown.top
-                ),
-            )
-        write_json(run.path / "report.json", report)
+        save_codes(run.codes(), codes, data, evaluation)
+        if not data.has_labels and data.width is None:  # in place of mAP: the nearest images
+            images = gallery.nearest_images(evaluation, codes, data, schema.Gallery())
+            write_nearest(run.path, images)
+        write_json(run.report_file, report)
         write_html(run.path)
         logger.report(report, trainer.progress.step)
         logger.summary(report, run.path)
@@ -355,7 +352,7 @@ def _train(
 
 
 def _select_on(cfg: schema.Train, data: DataModule) -> str:
-    """What selects an epoch; there is no mAP without labels."""
+    """Return the measure that selects an epoch; without labels there is no mAP."""
     select_on = cfg.trainer.select_on.value
     return select_on if data.has_labels or select_on == "agreement" else "last"
 
@@ -366,7 +363,7 @@ def _reference(
     """Fit the reference of a run on features that training does not change.
 
     Returns:
-        The reference, or what the report says in its place: None where features were trained or
+        The reference, or its entry in the report if there is none: None if features were trained or
         ``evaluation.reference`` is false.
     """
     shallow = requirements.kind(cfg.method.plain) == "shallow"
@@ -387,26 +384,23 @@ def _report(
     evaluation: Evaluation,
     trainer: Trainer,
 ) -> tuple[dict[str, Any], Codes]:
-    """Loads the selected encoder and measures it in full."""
+    """Load the selected encoder and evaluate it in full."""
     began = time.perf_counter()
     encoder = method.encoder
-    load_encoder(run.path / "best.pt", encoder, data.facts.fingerprint)
-    split, now, settings = data.split, trainer.progress, cfg.trainer
+    load_checkpoint(run.best, encoder, data.facts.fingerprint)
+    now, settings = trainer.progress, cfg.trainer
     kind = requirements.kind(cfg.method.plain)
     reference, reference_report = _reference(cfg, data, encoder, evaluation)
-    kept = agreement_of(kind, encoder, data)
-    taps = [one for one in (kept, reference) if one is not None]
-    fitted = 0.0 if reference is None else reference.seconds
-    codes = encode(encoder, data, evaluation.autocast, taps=taps)
-    encoded = time.perf_counter()
-    metrics = evaluation.measure(codes, data, split.queries, split.database, full=True)
-    if kept is not None:
-        metrics["agreement"] = evaluation.agreement(codes, split.queries, split.database, kept)
-    now.retrieval_seconds += time.perf_counter() - encoded
-    now.evaluation_seconds += time.perf_counter() - began - fitted
-    now.seconds += time.perf_counter() - began - fitted
+    agreement = feature_agreement(kind, encoder, data)
+    taps = [] if reference is None else [reference]
+    codes, metrics, seconds = encode_and_evaluate(encoder, data, evaluation, agreement, taps)
+    now.retrieval_seconds += seconds
+    total = time.perf_counter() - began - (0.0 if reference is None else reference.seconds)
+    now.evaluation_seconds += total
+    now.seconds += total
     if reference is not None:
-        reference_report = {"method": REFERENCE, **reference.measure(codes, data, evaluation, kept)}
+        measured = reference.measure(codes, data, evaluation, agreement)
+        reference_report = {"method": REFERENCE, **measured}
     rate: float | None = codes.images_per_second
     if (served := data.features) is not None:  # codes were made of features
         rate = served.computed / served.seconds if served.computed else None
@@ -420,7 +414,7 @@ def _report(
         "seed": cfg.seed,
         "metrics": metrics,
         "reference": reference_report,
-        "selection": now.selection(trainer.select_on, settings.eval_every, settings.epochs),
+        "selection": now.selection(trainer.options.select_on, settings.eval_every, settings.epochs),
         "protocol": data.facts.as_dict(),
         "codebook": _distances(method, now.epoch),
         "training": {
@@ -448,11 +442,16 @@ def _report(
 
 
 def _distances(method: Method, epoch: int) -> dict[str, Any] | None:
-    """How far apart the signs of the class centers are after the last epoch, in bits."""
+    """Return the Hamming distances between the class centers after the last epoch."""
     centers = method.centers()
     if centers is None:
         return None
     rows = centers.detach().cpu()
     smallest, mean = spread(rows)
-    return {"classes": len(rows), "bits": rows.shape[1], "min_distance": smallest,
-            "mean_distance": mean, "after_epoch": epoch}  # fmt: skip
+    return {
+        "classes": len(rows),
+        "bits": rows.shape[1],
+        "min_distance": smallest,
+        "mean_distance": mean,
+        "after_epoch": epoch,
+    }

@@ -1,4 +1,4 @@
-"""Whether a dataset is in order: its lists, its files, its split, and if asked every image."""
+"""Verify a dataset: its lists, files and split, and optionally every image."""
 
 import hashlib
 from collections import defaultdict
@@ -22,73 +22,72 @@ from deephash.data.verification.data_warnings import doubts, doubts_of_split
 from deephash.data.verification.findings import Finding
 from deephash.data.verification.inspection import identify, inspect
 from deephash.errors import DataError
-from deephash.runs.common import keep_json
-from deephash.runs.describe_data import divided
-from deephash.utils.files import expand_path
+from deephash.runs.describe_data import divide
+from deephash.utils.files import expand_path, write_json
 from deephash.utils.progress import bar
 
-BLOCK = 256  # images that are read at once
+BLOCK = 256  # images that are read at a time
 SHOWN = 5  # examples of a finding
-DARK = 16  # of 255; what 12 bits in 16 come to
+DARK = 16  # of 255; the largest value of 12-bit data in 16-bit files
 
 
 def verify(cfg: schema.Data) -> None:
-    """Tells what is wrong with a dataset, how much of it, and examples.
+    """Print the faults of a dataset with counts and examples.
 
     Args:
-        cfg: the checked page of ``data.py``. Of ``images``, true opens every image, compares it
-            with the others and the cache with its checksums; false does not even look for their
-            files.
+        cfg: the checked configuration of ``data``. With ``images=true`` every image is opened and
+            compared with the others, and the cache with its checksums; with ``images=false`` files
+            are not looked up.
 
     Raises:
-        DataError: something is wrong, after all of it was told.
+        DataError: there are errors; all findings were printed before.
     """
     source = build.source(cfg)
-    told: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     findings: list[Finding] = []
     catalogue: Catalogue | None = None
     if isinstance(source, Lists):
         inspection = inspect(source, files=cfg.images is not False)
         findings += inspection.findings
-        told["lists"] = inspection.as_dict()
+        result["lists"] = inspection.as_dict()
         print("\n".join(inspection.lines()))
         for role, names in identify(inspection, cfg.dataset.known or {}).items():
             print(f"{role}: as in {', '.join(names)}")
-        if not _wrong(findings):
+        if not _errors(findings):
             catalogue = source.read()
-    if not _wrong(findings) and (cfg.images or catalogue is None):
-        stored = _stored(cfg, source) if cfg.images else []  # before loading mends it
-        catalogue, found = _loaded(cfg)
-        findings += [*found, *stored]
+    if not _errors(findings) and (cfg.images or catalogue is None):
+        damaged = _check_cache(cfg, source) if cfg.images else []  # before loading repairs it
+        catalogue, unreadable = _load(cfg)
+        findings += [*unreadable, *damaged]
     if catalogue is not None:
         findings += doubts(catalogue)
-        split, facts, found = _divided(cfg, catalogue)
-        findings += found
+        split, facts, faults = _check_split(cfg, catalogue)
+        findings += faults
         if facts is not None:
-            told["facts"] = facts.as_dict()
+            result["facts"] = facts.as_dict()
             print(f"fingerprint under protocol {facts.protocol}: {facts.fingerprint}")
         if split is not None and isinstance(catalogue, ImageSet):
-            findings += _finite(catalogue, split)
+            findings += _check_features(catalogue, split)
         if isinstance(catalogue, ImageSet) and (cfg.images or catalogue.pictures):
-            findings += _looked_at(catalogue, split, compare=bool(cfg.images))
+            findings += _check_pixels(catalogue, split, compare=bool(cfg.images))
         if cfg.images and isinstance(catalogue, ImageSet):
-            findings += _of_frames(catalogue, source)
+            findings += _check_frames(catalogue, source)
     for finding in findings:
         print("\n".join(finding.lines()))
     if cfg.out is not None:
-        told["findings"] = [one.as_dict() for one in findings]
-        keep_json(expand_path(cfg.out), told)
-    if wrong := _wrong(findings):
-        raise DataError(f"{len(wrong)} findings are errors: {cfg.dataset.name} is not in order")
+        result["findings"] = [finding.as_dict() for finding in findings]
+        write_json(expand_path(cfg.out), result)
+    if errors := _errors(findings):
+        raise DataError(f"{len(errors)} findings are errors: {cfg.dataset.name} is not in order")
     print("in order")
 
 
-def _wrong(findings: Sequence[Finding]) -> list[Finding]:
-    return [one for one in findings if one.level == "error"]
+def _errors(findings: Sequence[Finding]) -> list[Finding]:
+    return [finding for finding in findings if finding.level == "error"]
 
 
-def _loaded(cfg: schema.Data) -> tuple[ImageSet | None, list[Finding]]:
-    """The images, decoded; those that cannot be read are told and left out."""
+def _load(cfg: schema.Data) -> tuple[ImageSet | None, list[Finding]]:
+    """Decode the images; leave out unreadable ones and report them."""
     node = dict(cfg.dataset.source)
     if "on_error" in node:
         node |= {"on_error": "skip"}
@@ -107,13 +106,13 @@ def _loaded(cfg: schema.Data) -> tuple[ImageSet | None, list[Finding]]:
     return images, [Finding(level, f"{count:,} images are unreadable", count, examples, advice)]
 
 
-def _divided(
+def _check_split(
     cfg: schema.Data, images: Catalogue
 ) -> tuple[Split | None, Facts | None, list[Finding]]:
-    """The split of the protocol, and what is wrong with it."""
+    """Return the split of the protocol and its facts, with the findings about them."""
     findings: list[Finding] = []
     try:
-        split, facts = divided(cfg, images)
+        split, facts = divide(cfg, images)
     except DataError as error:
         return None, None, [Finding("error", str(error), 1)]
     try:
@@ -126,13 +125,13 @@ def _divided(
         counts = images.labels[rows].sum(axis=0)
         empty = [name for name, count in zip(images.classes, counts, strict=True) if not count]
         if empty and len(rows) and len(empty) < len(images.classes):
-            what = f"{len(empty)} classes have no image in {role}"
-            findings.append(Finding("warning", what, len(empty), tuple(empty[:SHOWN])))
+            fault = f"{len(empty)} classes have no image in {role}"
+            findings.append(Finding("warning", fault, len(empty), tuple(empty[:SHOWN])))
     return split, facts, findings
 
 
-def _finite(images: ImageSet, split: Split) -> list[Finding]:
-    """Features that are NaN or infinite, of images with a role."""
+def _check_features(images: ImageSet, split: Split) -> list[Finding]:
+    """Find NaN or infinite features of images with a role."""
     try:
         check_finite(images, {role: getattr(split, role) for role in ROLES})
     except DataError as error:
@@ -140,119 +139,116 @@ def _finite(images: ImageSet, split: Split) -> list[Finding]:
     return []
 
 
-def _looked_at(images: ImageSet, split: Split | None, compare: bool) -> list[Finding]:
-    """What is suspicious of pixels: hardly any levels, or the same under several names.
+def _check_pixels(images: ImageSet, split: Split | None, compare: bool) -> list[Finding]:
+    """Find images without content, and equal images with several names.
 
     Args:
         images: all of them.
-        split: their roles, if they could be given.
-        compare: also look for images that are the same.
+        split: None if it could not be made.
+        compare: also look for equal images.
     """
     same: dict[bytes, list[int]] = defaultdict(list)
     flat: list[int] = []
     dark: list[int] = []
     blocks = np.split(np.arange(len(images)), range(BLOCK, len(images), BLOCK))
 
-    def looked(rows: np.ndarray) -> list[tuple[int, bytes, bool, bool]]:
-        found = []
-        for row, one in zip(rows.tolist(), images.inputs[rows], strict=True):
-            digest = hashlib.blake2b(one.tobytes(), digest_size=16).digest() if compare else b""
-            is_flat = images.pictures and _is_flat(one)
-            is_dark = images.pictures and int(one.max()) <= DARK
-            found.append((row, digest, is_flat, is_dark))
-        return found
+    def describe(rows: np.ndarray) -> list[tuple[int, bytes, bool, bool]]:
+        result = []
+        for row, pixels in zip(rows.tolist(), images.inputs[rows], strict=True):
+            digest = hashlib.blake2b(pixels.tobytes(), digest_size=16).digest() if compare else b""
+            is_flat = images.pictures and _is_flat(pixels)
+            is_dark = images.pictures and int(pixels.max()) <= DARK
+            result.append((row, digest, is_flat, is_dark))
+        return result
 
     with bar(f"looking at {len(images):,} images", len(images)) as progress:
-        for found in prefetch(looked, blocks):
-            for row, digest, is_flat, is_dark in found:
+        for block in prefetch(describe, blocks):
+            for row, digest, is_flat, is_dark in block:
                 same[digest].append(row)
                 if is_flat:
                     flat.append(row)
                 elif is_dark:
                     dark.append(row)
-            progress.advance(len(found))
+            progress.advance(len(block))
     findings = []
-    for rows, what, advice in (
-        (flat, "images have at most two levels of gray or color", "They show nothing, or a mask"),
-        (dark, f"images are nearly black: no value is above {DARK} of 255",
-         "If 12 bits or fewer stand in files of 16, scale them to 65,535"),
-    ):  # fmt: skip
+    black = f"images are nearly black: no value is above {DARK} of 255"
+    scale = "If 12 bits or fewer are stored in 16-bit files, scale them to 65,535"
+    for rows, fault, advice in (
+        (flat, "images have at most two levels of gray or color", "They are blank, or a mask"),
+        (dark, black, scale),
+    ):
         if rows:
-            some = tuple(images.ids[row] for row in rows[:SHOWN])
-            findings.append(Finding("warning", f"{len(rows):,} {what}", len(rows), some, advice))
-    return findings + (_alike(same, images, split) if compare else [])
+            examples = tuple(images.ids[row] for row in rows[:SHOWN])
+            message = f"{len(rows):,} {fault}"
+            findings.append(Finding("warning", message, len(rows), examples, advice))
+    if compare:
+        findings += _check_duplicates(same, images, split)
+    return findings
 
 
 def _is_flat(pixels: np.ndarray) -> bool:
-    """Whether an image, (3, H, W), has at most two different values."""
+    """Return whether an image (3, H, W) has at most two different values."""
     values = pixels.reshape(-1)
     low, high = values.min(), values.max()
     return bool(((values == low) | (values == high)).all())
 
 
-def _of_frames(images: ImageSet, source: Any) -> list[Finding]:
-    """Files of several frames, of which only the first is read."""
+def _check_frames(images: ImageSet, source: Any) -> list[Finding]:
+    """Find files of several frames, of which only the first is read."""
     if not hasattr(source, "decoder"):
         return []
     places = images.places or images.ids
-    rows = [row for row, one in enumerate(places) if one.lower().endswith(FRAMED)]
+    rows = [row for row, path in enumerate(places) if path.lower().endswith(FRAMED)]
     several = [row for row in rows if frame_count(Path(source.root) / places[row]) > 1]
     if not several:
         return []
-    what = f"{len(several):,} files hold several frames or pages, and only the first is read"
-    return [Finding("note", what, len(several), tuple(places[row] for row in several[:SHOWN]))]
+    message = f"{len(several):,} files hold several frames or pages, and only the first is read"
+    return [Finding("note", message, len(several), tuple(places[row] for row in several[:SHOWN]))]
 
 
-def _alike(same: Mapping[bytes, list[int]], images: ImageSet, split: Split | None) -> list[Finding]:
-    """Images with the same pixels under several names; a query among them is a leak."""
+def _check_duplicates(
+    same: Mapping[bytes, list[int]], images: ImageSet, split: Split | None
+) -> list[Finding]:
+    """Find images with equal pixels and several names; a query among them is a leak."""
+
+    def finding(fault: str, groups: Sequence[Sequence[int]]) -> Finding:
+        count = sum(map(len, groups))
+        examples = tuple(" = ".join(images.ids[row] for row in rows[:3]) for rows in groups[:SHOWN])
+        return Finding("warning", f"{count:,} {fault}", len(groups), examples)
+
+    def labels_of(row: int) -> bytes:
+        labels = images.labels
+        label_ids: np.ndarray = labels.indices[labels.indptr[row] : labels.indptr[row + 1]]
+        return label_ids.tobytes()
+
     groups = [rows for rows in same.values() if len(rows) > 1]
     if not groups:
         return []
-    findings = [_told("images look the same, pixel by pixel", groups, images)]
-    labels = images.labels
-    differ = [
-        rows
-        for rows in groups
-        if len({labels.indices[labels.indptr[row] : labels.indptr[row + 1]].tobytes()
-                for row in rows}) > 1
-    ]  # fmt: skip
-    if differ:
-        findings.append(_told("of these have different labels", differ, images))
+    findings = [finding("images look the same, pixel by pixel", groups)]
+    if differ := [rows for rows in groups if len(set(map(labels_of, rows))) > 1]:
+        findings.append(finding("of these have different labels", differ))
     if split is not None:
-        asked, known = (
-            set(split.queries.tolist()),
-            {*split.train.tolist(), *split.database.tolist()},
-        )
-        leaks = [
-            rows for rows in groups if asked & {*rows} and any(row in known - asked for row in rows)
-        ]
-        if leaks:
-            findings.append(_told("of these are queries and in train or database", leaks, images))
+        queries = set(split.queries.tolist())
+        others = {*split.train.tolist(), *split.database.tolist()} - queries
+        if leaks := [rows for rows in groups if queries & {*rows} and others & {*rows}]:
+            findings.append(finding("of these are queries and in train or database", leaks))
     return findings
 
 
-def _told(what: str, groups: Sequence[Sequence[int]], images: Catalogue) -> Finding:
-    count = sum(map(len, groups))
-    examples = tuple(" = ".join(images.ids[row] for row in rows[:3]) for rows in groups[:SHOWN])
-    return Finding("warning", f"{count:,} {what}", len(groups), examples)
-
-
-def _stored(cfg: schema.Data, source: Any) -> list[Finding]:
-    """Blocks of the cache that are not what they were; they are decoded again."""
+def _check_cache(cfg: schema.Data, source: Any) -> list[Finding]:
+    """Find damaged blocks of the cache, and mark them to be decoded again."""
     findings: list[Finding] = []
     if not hasattr(source, "root"):
         return findings
     for entry in cache.pixel_entries(cfg.paths.cache):
         try:
             ours = read_index(entry).root == str(Path(source.root).absolute())
-        except Broken:  # nobody will read it, either
+        except Broken:  # it is not read by training either
             continue
-        if not ours:
-            continue
-        if damages := verify_entry(entry):
+        if ours and (damages := verify_entry(entry)):
             cache.reopen(entry)
             places = [place for damage in damages for place in damage.places]
-            what = f"{len(places):,} images had changed in the cache {entry}"
+            message = f"{len(places):,} images had changed in the cache {entry}"
             advice = "They were struck out, and will be decoded again"
-            findings.append(Finding("error", what, len(places), tuple(places[:SHOWN]), advice))
+            findings.append(Finding("error", message, len(places), tuple(places[:SHOWN]), advice))
     return findings

@@ -19,7 +19,6 @@ from deephash.config import build, identity, resolve, schema
 from deephash.config.overrides import Override, last_values, parse, texts
 from deephash.errors import BusyError, ConfigError, DeephashError, FileError, from_os_error
 from deephash.report.reading import read_manifest
-from deephash.runs.common import run_folder
 from deephash.runs.folder import LOCK, RunFolder
 from deephash.runs.status import COST, State, epochs_done, state_of
 from deephash.runs.train_run import refuse_another
@@ -70,7 +69,7 @@ def plan(grid: Sequence[tuple[Sequence[Override], schema.Train]]) -> list[Planne
     planned: dict[str, Planned] = {}
     for overrides, cfg in grid:
         name = identity.run_name(cfg.plain, overrides)
-        run = RunFolder(run_folder(cfg, overrides).path.absolute())
+        run = RunFolder(RunFolder.of(cfg, overrides).path.absolute())
         job = Planned(tuple(overrides), cfg, name, run, state_of(run))
         other = planned.setdefault(name, job)
         if unlike := identity.changed_keys(other.cfg.plain, cfg.plain):
@@ -275,7 +274,7 @@ def write_manifest(
     make_folder(folder)
     file = folder / MANIFEST
     with Lock.wait(folder / LOCK, "which adds its jobs to the same sweep"):
-        RunFolder(folder).forget(f".{MANIFEST}.*.tmp")  # of a write that was killed
+        RunFolder(folder).remove(f".{MANIFEST}.*.tmp")  # of a write that was killed
         known = read_manifest(file)["jobs"] if file.is_file() else []
         listed = {job["run"]: job for job in known} | {
             job.name: {

@@ -1,8 +1,8 @@
-"""The tensors and plain values of a run, on disk, with a checksum over every byte.
+"""Save and load checkpoints with a checksum over every byte.
 
-A checkpoint is the zip archive that ``torch.save`` writes, with a comment that holds the CRC-32 of
-all bytes before it, so that other programs read it as before. Checkpoints without the comment are
-from earlier versions; those are checked by the CRC-32 of each member of the archive.
+A checkpoint is the zip archive of ``torch.save`` with a comment that holds the CRC-32 of all bytes
+before it, so that other programs can read it. Checkpoints of earlier versions have no comment; they
+are checked by the CRC-32 of each member of the archive.
 """
 
 import os
@@ -17,6 +17,7 @@ import torch
 from deephash.errors import CheckpointError, TrainingError
 from deephash.utils import program
 from deephash.utils.files import write_atomic
+from deephash.utils.run_paths import RunPaths
 
 END = 22
 """Bytes at the end of a zip archive without a comment; the last two are the comment's length."""
@@ -28,18 +29,18 @@ COMMENTED = re.compile(rb"deephash crc32 ([0-9a-f]{8})")
 LENGTH = len(COMMENT.format(0))
 
 PIECE = 1 << 22
-"""Bytes that are read at a time."""
+"""Bytes per read."""
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Save tensors and plain values, atomically.
 
     Args:
-        path: of the file.
-        state: tensors and plain values; what ``torch.load(weights_only=True)`` can read.
+        path: the file.
+        state: tensors and plain values, for ``torch.load(weights_only=True)``.
 
     Raises:
-        WriteError: the file cannot be written; an earlier one of the same name stays.
+        WriteError: the file cannot be written; an existing file is unchanged.
 
     Example:
         >>> save(Path("a.pt"), {"epoch": 3})
@@ -47,8 +48,8 @@ def save(path: Path, state: dict[str, Any]) -> None:
         {'epoch': 3}
     """
 
-    def write(beside: Path) -> None:
-        with beside.open("wb") as file:
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
             archive = _Archive(file)
             torch.save(state, cast(BinaryIO, archive))
             archive.finish()
@@ -57,11 +58,11 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Load what ``save`` wrote; a file can bring no code of its own.
+    """Load a checkpoint; a file cannot run code.
 
     Raises:
-        CheckpointError: the file is missing, damaged or no checkpoint; the message says what can
-            still be done.
+        CheckpointError: the file is missing, damaged or no checkpoint; the message says how the
+            run can be continued.
     """
     try:
         sound = is_sound(path)
@@ -70,7 +71,7 @@ def load(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True) if sound else None
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint {path}") from None
-    except Exception as error:  # torch raises half a dozen kinds for a foreign or broken file
+    except Exception as error:  # torch raises various classes for such files
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint: {error}\n  {_advice(path)}"
         ) from error
@@ -105,7 +106,7 @@ def is_sound(path: Path) -> bool:
         file.seek(max(0, size - END))
         end = file.read()
         if zipfile.is_zipfile(file) and not (end.startswith(b"PK\5\6") and end.endswith(b"\0\0")):
-            return False  # it had a comment, or is cut off in one
+            return False  # a damaged or truncated comment
         with zipfile.ZipFile(file) as archive:
             try:
                 return archive.testzip() is None
@@ -114,17 +115,17 @@ def is_sound(path: Path) -> bool:
 
 
 def _is_packed(path: Path) -> bool:
-    """Whether a member of the archive is compressed: a small file could fill the memory."""
+    """Return whether a member is compressed, in which case a small file could fill the memory."""
     with zipfile.ZipFile(path) as archive:
-        return any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist())
+        return any(item.compress_type != zipfile.ZIP_STORED for item in archive.infolist())
 
 
 class _Archive:
-    """Where ``torch.save`` writes: passes bytes on, sums them up, and ends with the comment."""
+    """File-like object for ``torch.save`` that computes the checksum and appends the comment."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._end = b""  # the last bytes, held back since the comment changes them
+        self._end = b""  # the last bytes, which the comment changes
         self._crc = 0
 
     def write(self, data: Any) -> int:
@@ -134,22 +135,22 @@ class _Archive:
             self._pass(view[:-END])
             self._end = bytes(view[-END:])
         else:
-            held = self._end + bytes(view)
-            self._pass(held[:-END])
-            self._end = held[-END:]
+            rest = self._end + bytes(view)
+            self._pass(rest[:-END])
+            self._end = rest[-END:]
         return len(view)
 
     def flush(self) -> None:
         self._file.flush()
 
     def finish(self) -> None:
-        """Add the comment with the checksum.
+        """Append the comment with the checksum.
 
         Raises:
-            TrainingError: torch has written something else than an archive without a comment.
+            TrainingError: torch has not written a zip archive without a comment.
         """
         if not (self._end.startswith(b"PK\5\6") and self._end.endswith(b"\0\0")):
-            raise TrainingError("this version of torch writes checkpoints of an unknown form")
+            raise TrainingError("this version of torch writes checkpoints in an unknown format")
         self._pass(self._end[:-2] + LENGTH.to_bytes(2, "little"))
         self._file.write(COMMENT.format(self._crc).encode())
 
@@ -159,7 +160,7 @@ class _Archive:
 
 
 def _crc(file: BinaryIO, size: int) -> int:
-    """The checksum of the first bytes of a file."""
+    """Return the checksum of the first ``size`` bytes of a file."""
     file.seek(0)
     crc = 0
     while size > 0 and (data := file.read(min(PIECE, size))):
@@ -169,20 +170,22 @@ def _crc(file: BinaryIO, size: int) -> int:
 
 
 def _advice(path: Path) -> str:
-    """What can be done about a damaged checkpoint, by what lies beside it."""
-    run = path.parent
+    """Return how to continue with a damaged checkpoint, depending on the other files."""
+    run, files = path.parent, RunPaths(path.parent)
     anew = "train anew with rerun=true"
-    if path.name == "last.pt":
-        best = next(iter([*run.glob("best.pt"), *sorted(run.glob("best-epoch*.pt"))[-1:]]), None)
+    if path == files.last:
+        best = next(
+            (file for file in (files.best, *files.best_of_epochs()[-1:]) if file.is_file()), None
+        )
         if best is None:
             return "Remove it to train from the start, or bring back a copy of it."
-        named = "" if best.name == "best.pt" else f"rename {best.name} to best.pt, then "
+        named = "" if best == files.best else f"rename {best.name} to best.pt, then "
         return (
             "The best encoder so far is another file, which may be whole: "
             f"{named}{program.command('evaluate')} run={run}\n"
             f"  To train on, bring back a copy of {path.name}; or {anew}."
         )
-    if path.name.startswith("best") and (run / "last.pt").is_file():
+    if path.name.startswith("best") and files.last.is_file():
         return (
             f"Bring back a copy of it, or {anew}. The encoder of the last epoch is another file,"
             f" which may be whole: {program.command('evaluate')} run={run} checkpoint=last"

@@ -1,4 +1,4 @@
-"""Forms of the training step that compute the same faster, up to rounding: compiled, fused."""
+"""Compile the training step and fuse the optimizer: equal results up to rounding."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,27 +11,27 @@ from deephash.errors import TrainingError
 FUSED = (torch.optim.Adam, torch.optim.AdamW)
 """Optimizers that are fused by default: one kernel updates all parameters.
 
-SGD is not one of them: fused, it fails if a parameter has its first gradient after the first step.
+SGD is excluded: fused, it fails if a parameter has its first gradient after the first step.
 """
 
 FUSED_DEVICES = ("cpu", "cuda")
-"""The devices on which they are fused."""
+"""Devices on which they are fused."""
 
-FORMS = ("fused", "foreach", "capturable")
-"""Options of optimizers that change how a step is computed, but not the result."""
+IMPLEMENTATION_OPTIONS = ("fused", "foreach", "capturable")
+"""Options of optimizers that change the implementation of a step, not its result."""
 
 COMPILER = ("torch._dynamo", "torch._inductor", "torch._functorch", "triton")
-"""The modules whose errors are those of a compiler."""
+"""Modules whose errors are compiler errors."""
 
 ADVICE = "Train without it: trainer.compile=false."
 
 
 def compile_in_place(method: Any, device: torch.device) -> None:
-    """Has torch compile a method and its encoder at their first batch; their names stay.
+    """Compile a method and its encoder in place; torch does so at their first batch.
 
     The objective is part of the graph. On a CUDA device the training step is replayed as CUDA
-    graphs, since small batches wait for the launches of their kernels. Each shape of a batch has a
-    graph of its own: a short last one costs one more compilation, and no more than that.
+    graphs, since small batches are limited by kernel launches. Each batch shape has its own graph:
+    a short last batch costs one more compilation.
 
     Raises:
         TrainingError: torch cannot compile here.
@@ -40,30 +40,27 @@ def compile_in_place(method: Any, device: torch.device) -> None:
     try:
         method.compile(dynamic=False, mode=mode)
         method.encoder.compile(dynamic=False)
-    except RuntimeError as error:  # of this Python, or this platform
-        raise TrainingError(f"torch.compile failed: {_brief(error)}\n  {ADVICE}") from error
+    except RuntimeError as error:  # unsupported Python or platform
+        raise _compile_error(error) from error
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """Around code that may compile; every error but a compiler's passes.
+def explain_compile_errors() -> Iterator[None]:
+    """Convert compiler errors; other errors pass.
 
     Raises:
-        TrainingError: the compiler failed.
+        TrainingError: in place of an error of the compiler.
     """
     try:
         yield
-    except Exception as error:  # the compilers' kinds have no parent in common
-        if not _is_compilers(error):
+    except Exception as error:  # the classes of the compilers have no common base
+        if not any(kind.__module__.startswith(COMPILER) for kind in type(error).__mro__):
             raise
-        raise TrainingError(f"torch.compile failed: {_brief(error)}\n  {ADVICE}") from error
+        raise _compile_error(error) from error
 
 
 def fuse(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-    """Let an optimizer update all parameters in one kernel where torch has one.
-
-    ``optimizer.fused`` and ``optimizer.foreach`` of the configuration stay.
-    """
+    """Use the fused implementation of an optimizer, unless the configuration selects another."""
     if device.type not in FUSED_DEVICES or not isinstance(optimizer, FUSED):
         return
     for group in optimizer.param_groups:
@@ -72,40 +69,39 @@ def fuse(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
 
 
 def make_capturable(optimizer: torch.optim.Optimizer) -> str:
-    """Let an optimizer keep its step counters on the device, so that its step can be captured.
+    """Keep the step counters of an optimizer on the device, so that its step can be captured.
 
     Returns:
-        Why its step cannot be captured; empty if it can.
+        The reason why its step cannot be captured; empty if it can.
     """
     for group in optimizer.param_groups:
         if "capturable" in group:
             group["capturable"] = True
-        elif not isinstance(optimizer, torch.optim.SGD):  # which counts nothing
+        elif not isinstance(optimizer, torch.optim.SGD):  # which has no counters
             return f"{type(optimizer).__name__} has no option capturable"
     return ""
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load an optimizer's state; the form of its step stays as it is.
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load an optimizer's state, except for `IMPLEMENTATION_OPTIONS`.
 
-    torch would take that over from the state, and with it the device of Adam's step counters: a run
-    that goes on at another device would keep the form of the first. The state is one that
-    `checkpoint.load` read, and so lies on the CPU.
+    torch would load these as well, and with them the device of Adam's step counters, so that a run
+    resumed on another device would keep the implementation of the first.
+
+    Args:
+        optimizer: receives the state.
+        state: from `checkpoint.load`, on the CPU.
 
     Raises:
         ValueError: it is the state of another optimizer.
     """
     groups = [dict(group) for group in state["param_groups"]]
-    for group, ours in zip(groups, optimizer.param_groups, strict=False):  # torch counts them
-        group.update({key: ours[key] for key in FORMS if key in ours})
+    for group, ours in zip(groups, optimizer.param_groups, strict=False):  # torch checks the number
+        group.update({key: ours[key] for key in IMPLEMENTATION_OPTIONS if key in ours})
     optimizer.load_state_dict({**state, "param_groups": groups})
 
 
-def _is_compilers(error: BaseException) -> bool:
-    return any(kind.__module__.startswith(COMPILER) for kind in type(error).__mro__)
-
-
-def _brief(error: BaseException) -> str:
-    """The first paragraph of an error, on one line; compilers add their traces."""
-    words = str(error).partition("\n\n")[0].split()
-    return " ".join(words)[:400] or type(error).__name__
+def _compile_error(error: Exception) -> TrainingError:
+    """Return an error with the first paragraph of a compiler's message, which ends with traces."""
+    text = " ".join(str(error).partition("\n\n")[0].split())[:400] or type(error).__name__
+    return TrainingError(f"torch.compile failed: {text}\n  {ADVICE}")

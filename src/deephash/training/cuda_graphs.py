@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import nn
 
-from deephash.training.out_of_memory import brief
+from deephash.training.out_of_memory import first_sentences
 from deephash.training.step import Scalars, TrainingStep
 from deephash.types import Batch
 
@@ -121,9 +121,9 @@ class GraphedStep:
     that follow are ordinary ones, and one line in the log says why.
 
     Args:
-        step: the training step. Its optimizer must be capturable, see `forms.make_capturable`.
+        step: the training step; see `compile_options.make_capturable` for its optimizer.
         capture: records and replays it.
-        obstacle: why it cannot be recorded, where that is known; empty otherwise.
+        obstacle: a known reason why it cannot be recorded; empty otherwise.
     """
 
     def __init__(self, step: TrainingStep, capture: Capture, obstacle: str = "") -> None:
@@ -158,7 +158,7 @@ class GraphedStep:
             try:
                 self._replay = self.capture.record(self._on_buffers)
             except Exception as error:  # of CUDA, of the optimizer, or that the memory is short
-                reason = brief(error)
+                reason = first_sentences(error)
             if self._replay is None:  # the error is gone, and with it the memory of the capture
                 self.step.forget_gradients()
                 self._give_up(reason)

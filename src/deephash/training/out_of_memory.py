@@ -1,4 +1,4 @@
-"""Where the memory ends: as words, with what to make smaller."""
+"""Turn out-of-memory errors into messages that suggest what to reduce."""
 
 import re
 from collections.abc import Iterator
@@ -10,43 +10,43 @@ from deephash.errors import TrainingError
 
 ADVICE = (
     "Try a smaller trainer.batch_size (in evaluation: trainer.eval_batch_size), smaller images\n"
-    "  (dataset.size), trainer.precision=bf16, or a device nobody else uses."
+    "  (dataset.size), trainer.precision=bf16, or an idle device."
 )
 SHORT = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
 FAILED = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS")
 
 
 @contextmanager
-def told(advice: str = ADVICE) -> Iterator[None]:
-    """Around code that may run out of memory; every other error passes.
+def explain_memory_errors(advice: str = ADVICE) -> Iterator[None]:
+    """Convert out-of-memory errors; other errors pass.
 
     Raises:
-        TrainingError: it did.
+        TrainingError: in place of an out-of-memory error.
     """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not is_short(error):
+        if not is_memory_error(error):
             raise
-        raise TrainingError(f"out of memory: {brief(error)}\n  {advice}") from error
+        raise TrainingError(f"out of memory: {first_sentences(error)}\n  {advice}") from error
 
 
-def is_short(error: BaseException) -> bool:
-    """Whether an error says that there is no memory left, on whatever device."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or _says(error, SHORT)
+def is_memory_error(error: BaseException) -> bool:
+    """Return whether an error is about memory, on any device."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or _mentions(error, SHORT)
 
 
-def is_failure(error: BaseException) -> bool:
-    """Whether an error is the device's, and no word about what it was given to compute."""
+def is_device_error(error: BaseException) -> bool:
+    """Return whether an error is of the device, and not of the computation."""
     kind = getattr(torch, "AcceleratorError", ())  # since torch 2.8
-    return isinstance(error, kind) or _says(error, FAILED)
+    return isinstance(error, kind) or _mentions(error, FAILED)
 
 
-def brief(error: BaseException) -> str:
-    """The first sentences of an error; torch goes on about its allocator."""
+def first_sentences(error: BaseException) -> str:
+    """Return the first sentences of an error; torch appends advice on its allocator."""
     line = (str(error) or type(error).__name__).splitlines()[0]
     return " ".join(re.split(r"(?<=\.) (?=[A-Z])", line)[:3])
 
 
-def _says(error: BaseException, signs: tuple[str, ...]) -> bool:
+def _mentions(error: BaseException, signs: tuple[str, ...]) -> bool:
     return any(sign in str(error) for sign in signs)

@@ -1,8 +1,23 @@
-"""The number format of the forward pass."""
+"""Settings of torch: precision of the forward pass, and determinism."""
+
+import os
 
 import torch
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context of a forward pass in ``fp32``, which changes nothing, or in ``bf16``."""
+    """Return the context of a forward pass in ``fp32`` (no change) or ``bf16``."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def use_deterministic(on: bool) -> None:
+    """Make equal seeds give equal numbers; torch warns about operators that cannot.
+
+    Uninitialized memory is not filled, as torch would do for debugging: that is a kernel for each
+    new tensor, and no operator in use reads such memory.
+    """
+    if on:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(on, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = not on

@@ -1,4 +1,4 @@
-"""Check what a checkpoint holds before it fills a method, an optimizer and the state of a run."""
+"""Check the content of a checkpoint, and load it into a method, an optimizer and a run."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -37,37 +37,33 @@ LAST: dict[str, Kind] = {
     "rng.cpu": Tensor,
     "rng.cuda?": (Tensor, None),
 }
-"""What ``last.pt`` holds."""
+"""The keys of ``last.pt``."""
 
 
 @contextmanager
 def fitting(path: Path, to: str, advice: str = ANEW) -> Iterator[None]:
-    """Turn whatever is raised while a checkpoint is loaded into a sentence.
+    """Convert all errors while a checkpoint is loaded.
 
     Args:
-        path: of the checkpoint.
-        to: what it is loaded into, such as ``this method``.
-        advice: what to do.
+        path: the checkpoint.
+        to: its target, for the message, such as ``this method``.
+        advice: how to fix it.
 
     Raises:
-        CheckpointError: anything was raised.
+        CheckpointError: in place of any error.
     """
     try:
         yield
     except CheckpointError:
         raise
-    except Exception as error:  # torch raises half a dozen kinds for states that do not fit
+    except Exception as error:  # torch raises various classes for states that do not fit
         reason = error.reason if isinstance(error, FileError) else str(error)
         reason = reason.strip() or type(error).__name__
         raise CheckpointError(f"{path} does not fit {to}: {reason}\n  {advice}") from error
 
 
 def check_last(state: Mapping[str, Any], path: Path) -> None:
-    """Check that all of ``last.pt`` is there, of its kind.
-
-    Raises:
-        CheckpointError: it is not.
-    """
+    """Raise CheckpointError if a key of ``last.pt`` is missing or of another kind."""
     try:
         expect(state, LAST, path)
     except FileError as error:
@@ -75,15 +71,15 @@ def check_last(state: Mapping[str, Any], path: Path) -> None:
 
 
 def load_weights(module: Any, state: Any, name: str) -> None:
-    """Fill a module, whose tensors must be the same, of the same shapes and kinds of numbers.
+    """Load tensors of the same names, shapes and kinds of numbers into a module.
 
     Args:
-        module: to be filled.
+        module: receives the tensors.
         state: tensors by name.
-        name: what they are called in a message.
+        name: of the state in messages.
 
     Raises:
-        ValueError: something is no tensor, or of another kind.
+        ValueError: a value is no tensor, or of another kind.
         RuntimeError: names or shapes differ.
     """
     if not isinstance(state, Mapping):
@@ -97,16 +93,16 @@ def load_weights(module: Any, state: Any, name: str) -> None:
     module.load_state_dict(dict(state))
 
 
-def state_of(optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
-    """Return what a checkpoint holds of an optimizer; without one, a state without parameters."""
+def optimizer_state(optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
+    """Return the state of an optimizer; without one, a state without parameters."""
     return {"state": {}, "param_groups": []} if optimizer is None else optimizer.state_dict()
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer | None, state: Mapping[str, Any]) -> None:
-    """Fill an optimizer; what it remembers of each parameter must be what it would make itself.
+    """Load the state of an optimizer; it must have the structure that the optimizer would create.
 
     Args:
-        optimizer: to be filled; None if there is none, and the state must be empty.
+        optimizer: receives the state; None requires an empty state.
         state: of the checkpoint.
 
     Raises:
@@ -118,19 +114,19 @@ def load_optimizer(optimizer: torch.optim.Optimizer | None, state: Mapping[str, 
             raise ValueError("it has the state of an optimizer, and this method has none")
         return
     counts = [len(group["params"]) for group in optimizer.param_groups]
-    theirs = [group.get("params") for group in groups]
-    if [len(one) if isinstance(one, list) else None for one in theirs] != counts:
+    saved = [group.get("params") for group in groups]
+    if [len(ids) if isinstance(ids, list) else None for ids in saved] != counts:
         raise ValueError("the optimizer's state is of other parameters")
-    places = [place for one in theirs for place in one]
+    places = [place for ids in saved for place in ids]
     if places != list(range(len(places))) or not set(state["state"]) <= set(places):
         raise ValueError("the optimizer's state is of other parameters")
-    parameters = [one for group in optimizer.param_groups for one in group["params"]]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for group, ours in zip(groups, optimizer.param_groups, strict=True):
-        for key in sorted(set(ours) - {"params", "lr", *compile_options.FORMS}):
-            if key in group and _sort_of(group[key]) != _sort_of(ours[key]):
+        for key in sorted(set(ours) - {"params", "lr", *compile_options.IMPLEMENTATION_OPTIONS}):
+            if key in group and _kind_of(group[key]) != _kind_of(ours[key]):
                 raise ValueError(f"the optimizer's state has {key}={group[key]!r:.40}")
-    fresh = _fresh(optimizer, "meta")
-    fresh = _fresh(optimizer, "cpu") if fresh is None else fresh
+    fresh = _fresh_state(optimizer, "meta")
+    fresh = _fresh_state(optimizer, "cpu") if fresh is None else fresh
     for place, given in state["state"].items():
         if fresh is None:
             break
@@ -145,26 +141,24 @@ def load_optimizer(optimizer: torch.optim.Optimizer | None, state: Mapping[str, 
         for key, value in known.items():
             _check_alike(given[key], value, f"{where} has {key}")
     options = [set(group) for group in optimizer.param_groups]
-    compile_options.load_optimizer(optimizer, dict(state))
+    compile_options.load_optimizer_state(optimizer, dict(state))
     for group, names in zip(optimizer.param_groups, options, strict=True):
-        if missing := sorted(names - set(group)):  # torch adds those that older releases lack
+        if missing := sorted(names - set(group)):  # torch adds options that older releases lack
             raise ValueError(f"the optimizer's state lacks {', '.join(missing)}")
 
 
-def _fresh(optimizer: torch.optim.Optimizer, device: str) -> dict[int, dict[str, Any]] | None:
-    """What an optimizer of the same kind remembers after a step; None if it cannot be told.
+def _fresh_state(optimizer: torch.optim.Optimizer, device: str) -> dict[int, dict[str, Any]] | None:
+    """Return the state of a new optimizer of the same class after a step; None if it fails.
 
-    Tensors of the device ``meta`` take no memory, and most optimizers can step them.
+    Tensors on the device ``meta`` take no memory, and most optimizers support them.
     """
     groups: list[dict[str, Any]] = []
     kind: Any = type(optimizer)
     for group in optimizer.param_groups:
-        params = [nn.Parameter(torch.zeros_like(one, device=device)) for one in group["params"]]
-        for one in params:
-            one.grad = torch.zeros_like(one)
-        plain: dict[str, Any] = {
-            key: False for key in ("fused", "foreach", "capturable") if key in group
-        }
+        params = [nn.Parameter(torch.zeros_like(p, device=device)) for p in group["params"]]
+        for parameter in params:
+            parameter.grad = torch.zeros_like(parameter)
+        plain = {key: False for key in compile_options.IMPLEMENTATION_OPTIONS if key in group}
         groups.append({**group, **plain, "params": params})
     try:
         probe = kind(groups)
@@ -174,10 +168,10 @@ def _fresh(optimizer: torch.optim.Optimizer, device: str) -> dict[int, dict[str,
     return dict(probe.state_dict()["state"])
 
 
-def _sort_of(option: Any) -> Any:
-    """What sort of value an option of an optimizer is: numbers are alike, and so are pairs."""
+def _kind_of(option: Any) -> Any:
+    """Return the kind of an optimizer option: all numbers are of one kind, and so are pairs."""
     if isinstance(option, list | tuple):
-        return [_sort_of(one) for one in option]
+        return [_kind_of(item) for item in option]
     if isinstance(option, Tensor):
         return "number" if option.numel() == 1 else tuple(option.shape)
     if isinstance(option, int | float) and not isinstance(option, bool):
@@ -190,36 +184,34 @@ def _check_alike(value: Any, known: Any, where: str) -> None:
         if value is None or (isinstance(value, int | float) and known.numel() == 1):
             return
         if not isinstance(value, Tensor) or value.shape != known.shape:
-            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"{where} {found}, not {tuple(known.shape)}")
+            actual = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"{where} {actual}, not {tuple(known.shape)}")
         if value.is_floating_point() != known.is_floating_point():
             raise ValueError(f"{where} of {value.dtype}, not {known.dtype}")
     elif known is not None and isinstance(value, Mapping | str | list):
         raise ValueError(f"{where} {type(value).__name__}, not {type(known).__name__}")
 
 
-def progress_of(values: Mapping[str, Any], path: Path) -> Progress:
-    """The state of a run from a checkpoint.
+def load_progress(values: Mapping[str, Any], path: Path) -> Progress:
+    """Return the state of a run from a checkpoint.
 
     Raises:
         FileError: values are missing, of another kind, or contradict each other.
     """
     if unknown := sorted(map(str, set(values) - set(PROGRESS))):
-        raise FileError(path, f"progress has {', '.join(unknown)}, which is of no use here")
+        raise FileError(path, f"progress has unknown keys: {', '.join(unknown)}")
     progress = Progress(**values)
-    row: dict[str, Kind] = {
-        "epoch": int, "query": (float, None), "val": (float, None), "agreement?": (float, None),
-    }  # fmt: skip
-    for number, one in enumerate(progress.history):
+    row: dict[str, Kind] = dict.fromkeys(("query", "val", "agreement?"), (float, None))
+    for number, entry in enumerate(progress.history):
         try:
-            expect(one, row, path)
+            expect(entry, {"epoch": int, **row}, path)
         except FileError as error:
             raise FileError(path, f"progress.history[{number}]: {error.reason}") from None
     counts = (progress.epoch, progress.step, progress.images, progress.wait, progress.seconds)
     if min(counts) < 0:
-        raise FileError(path, "progress counts less than nothing")
-    epochs = [one["epoch"] for one in progress.history]
-    if epochs != sorted(set(epochs)) or any(not 0 <= one <= progress.epoch for one in epochs):
+        raise FileError(path, "progress has a negative count")
+    epochs = [entry["epoch"] for entry in progress.history]
+    if epochs != sorted(set(epochs)) or any(not 0 <= epoch <= progress.epoch for epoch in epochs):
         raise FileError(path, f"progress.history has the epochs {epochs}, after {progress.epoch}")
     if (progress.selected is None) != (not epochs) or progress.selected not in (None, *epochs):
         raise FileError(path, f"progress.selected is {progress.selected}, of epochs {epochs}")
@@ -227,16 +219,20 @@ def progress_of(values: Mapping[str, Any], path: Path) -> Progress:
 
 
 def set_generators(rng: Mapping[str, Any], device: torch.device) -> None:
-    """Give torch's random generators the state of a checkpoint.
+    """Set the state of torch's random generators.
 
     Raises:
         ValueError: it is of another generator.
     """
+
+    def check(name: str, state: Tensor, like: Tensor) -> None:
+        if state.dtype != torch.uint8 or state.shape != like.shape:
+            shape = tuple(state.shape)
+            raise ValueError(f"rng.{name} is {state.dtype} {shape}, no state of a generator")
+
     cpu, cuda = rng["cpu"], rng.get("cuda")
-    if cpu.dtype != torch.uint8 or cpu.shape != torch.get_rng_state().shape:
-        raise ValueError(f"rng.cpu is {cpu.dtype} {tuple(cpu.shape)}, no state of a generator")
+    check("cpu", cpu, torch.get_rng_state())
     torch.set_rng_state(cpu)
     if device.type == "cuda" and cuda is not None:
-        if cuda.dtype != torch.uint8 or cuda.shape != torch.cuda.get_rng_state(device).shape:
-            raise ValueError(f"rng.cuda is {cuda.dtype} {tuple(cuda.shape)}, no state of one")
+        check("cuda", cuda, torch.cuda.get_rng_state(device))
         torch.cuda.set_rng_state(cuda, device)

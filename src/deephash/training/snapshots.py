@@ -1,4 +1,4 @@
-"""Continuous codes of some images over training, to be looked at: how a method moves them."""
+"""Continuous codes of some images over the course of training, for figures."""
 
 import contextlib
 import logging
@@ -14,17 +14,16 @@ from deephash.utils.files import make_subfolder, read_arrays, remove, write_arra
 log = logging.getLogger("deephash")
 
 FOLDER = "snapshots"
-"""Where they lie in a run folder, as ``epoch0003.npz``."""
+"""Subfolder of a run folder, with files such as ``epoch0003.npz``."""
 
 
 class Snapshots:
-    """Saves the codes of the same database images again and again, and the class centers.
+    """Save the codes of the same database images and the class centers at several epochs.
 
     Args:
         run: the run folder.
-        count: images; evenly spaced over the rows of the database, all if there are fewer. None
-            are saved when it is 0.
-        autocast: makes the context of the forward pass.
+        count: images, evenly spaced over the database; 0 saves nothing.
+        autocast: returns the context of the forward pass.
     """
 
     def __init__(self, run: Path, count: int, autocast: Any) -> None:
@@ -33,13 +32,13 @@ class Snapshots:
         self.autocast = autocast
 
     def take(self, epoch: int, method: Any, data: Any, codes: Codes | None = None) -> None:
-        """Saves ``epochNNNN.npz``, or does nothing when no images were asked for.
+        """Save ``epochNNNN.npz``, or do nothing if ``count`` is 0.
 
         Args:
             epoch: whole epochs trained.
             method: with ``encoder`` and ``centers()``.
             data: with ``split``, ``images``, ``labels(ids)`` and ``eval_batches(ids)``.
-            codes: of the whole database, where they are known; else some are encoded here.
+            codes: of the whole database; None: the images are encoded here.
         """
         if not self.count:
             return
@@ -57,32 +56,32 @@ class Snapshots:
             arrays["centers"] = centers.detach().float().cpu().numpy()  # (C, K)
         write_arrays(make_subfolder(self.folder) / f"epoch{epoch:04d}.npz", arrays)
 
-    def forget_after(self, epoch: int) -> None:
-        """Removes those of later epochs, which a run that goes on from here takes again."""
+    def remove_after(self, epoch: int) -> None:
+        """Remove snapshots of later epochs, which a resumed run takes again."""
         if self.folder.is_symlink():
-            make_subfolder(self.folder)  # which refuses it
+            make_subfolder(self.folder)  # raises the error
         for file in _files(self.folder):
             if _epoch(file) > epoch:
                 remove(file)
-        with contextlib.suppress(OSError):  # none left, or there never was one
+        with contextlib.suppress(OSError):  # not empty, or not there
             self.folder.rmdir()
 
 
 def spaced(rows: np.ndarray, count: int) -> np.ndarray:
-    """So many of the rows, evenly spaced from the first on; all if there are fewer."""
+    """Return ``count`` of the rows, evenly spaced from the first on; all if there are fewer."""
     count = min(count, len(rows))
     return rows[np.arange(count) * len(rows) // max(count, 1)]
 
 
 def read_snapshots(run: Path, skip: bool = False) -> list[dict[str, Any]]:
-    """The snapshots in a run folder, in the order of their epochs; none where there are none.
+    """Read the snapshots of a run folder, sorted by epoch.
 
     Args:
-        run: its folder.
-        skip: leave damaged ones out, with a warning.
+        run: the folder.
+        skip: leave out damaged ones, with a warning.
 
     Returns:
-        of each, ``epoch``, ``z`` (n, K) float32, ``labels`` (n, C) bool, ``ids`` (n,) and
+        Of each, ``epoch``, ``z`` (n, K) float32, ``labels`` (n, C) bool, ``ids`` (n,) and
         ``centers`` (C, K) float32, None for a method without.
 
     Raises:
@@ -100,10 +99,10 @@ def read_snapshots(run: Path, skip: bool = False) -> list[dict[str, Any]]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    found = {"centers": None} | read_arrays(
+    arrays = {"centers": None} | read_arrays(
         file, "snapshot", ("epoch", "z", "labels", "ids"), ("centers",)
     )
-    epoch, z, labels, centers = (found[name] for name in ("epoch", "z", "labels", "centers"))
+    epoch, z, labels, centers = (arrays[name] for name in ("epoch", "z", "labels", "centers"))
     fits = (
         epoch.shape == ()
         and epoch.dtype.kind in "iu"
@@ -111,19 +110,21 @@ def _read(file: Path) -> dict[str, Any]:
         and z.dtype.kind == "f"
         and labels.ndim == 2
         and labels.dtype == np.bool_
-        and found["ids"].shape == z.shape[:1] == labels.shape[:1]
+        and arrays["ids"].shape == z.shape[:1] == labels.shape[:1]
         and (centers is None or (centers.dtype.kind == "f" and centers.shape[1:] == z.shape[1:]))
     )
     if not fits:
-        shapes = ", ".join(f"{name} {getattr(one, 'shape', '-')}" for name, one in found.items())
+        shapes = ", ".join(
+            f"{name} {getattr(array, 'shape', '-')}" for name, array in arrays.items()
+        )
         raise FileError(file, f"its arrays do not fit each other: {shapes}", "snapshot")
-    return found | {"epoch": int(epoch)}
+    return arrays | {"epoch": int(epoch)}
 
 
 def _files(folder: Path) -> list[Path]:
-    """Epoch by epoch: by number, since beyond 9,999 it has five digits."""
-    found = [file for file in folder.glob("epoch*.npz") if file.stem[5:].isdigit()]
-    return sorted(found, key=_epoch)
+    """Return the files sorted by epoch, as a number since it may have more than four digits."""
+    files = [file for file in folder.glob("epoch*.npz") if file.stem[5:].isdigit()]
+    return sorted(files, key=_epoch)
 
 
 def _epoch(file: Path) -> int:

@@ -1,4 +1,4 @@
-"""What a run has seen so far, and which epoch it would keep."""
+"""The state of a run beside its tensors: counters, evaluations, the selected epoch."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass
 class Progress:
-    """The state of a run beside its tensors; plain values, so it is saved as it is."""
+    """Counters and evaluations of a run, saved in its checkpoint."""
 
     epoch: int = 0  # whole epochs trained
     step: int = 0
@@ -18,7 +18,7 @@ class Progress:
     data_seconds: float = 0.0  # of these, waiting for batches
     history: list[dict[str, Any]] = field(default_factory=list)
     """{"epoch", "query", "val"}, and "agreement" where it selects"""
-    selected: int | None = None  # epochs behind the encoder that is kept
+    selected: int | None = None  # epoch of the selected encoder
     wait: int = 0  # evaluations since the selected one
     stopped_early: bool = False
 
@@ -30,7 +30,7 @@ class Progress:
         select_on: str,
         agreement: float | None = None,
     ) -> bool:
-        """Notes an evaluation after ``epoch`` epochs; True when its encoder is to be kept.
+        """Add an evaluation; return whether its encoder is the best so far.
 
         Better means strictly better.
 
@@ -51,7 +51,7 @@ class Progress:
             better = True
         else:
             value = row[select_on]
-            assert value is not None  # jobs.training sets `last` where it is not measured
+            assert value is not None  # otherwise select_on is `last`
             better = best is None or value > best[select_on]
         if better:
             self.selected, self.wait = epoch, 0
@@ -60,23 +60,14 @@ class Progress:
         return better
 
     def best(self, which: str) -> dict[str, Any] | None:
-        """The first evaluation with the highest ``query``, ``val`` or ``agreement``."""
+        """Return the first evaluation with the highest ``query``, ``val`` or ``agreement``."""
         rows = [row for row in self.history if row.get(which) is not None]
         return max(rows, key=lambda row: row[which], default=None)
 
     def selection(self, select_on: str, eval_every: int, epochs: int) -> dict[str, Any]:
-        """The three numbers of every report: best on queries, at the validation's epoch, last.
-
-        And those at the epoch of the best agreement, where it selects.
-        """
+        """Return the mAP of the best epochs on queries, validation and agreement, and the last."""
         best, val, last = self.best("query"), self.best("val"), self.history[-1]
-        agreed = self.best("agreement")
-        more = {} if agreed is None else {
-            "agreement_best": agreed["agreement"],
-            "epoch_at_agreement": agreed["epoch"],
-            "map_at_agreement_epoch": agreed["query"],
-        }  # fmt: skip
-        return {
+        selection = {
             "select_on": select_on,
             "map_best_on_query": best["query"] if best else None,
             "epoch_best_on_query": best["epoch"] if best else None,
@@ -88,8 +79,15 @@ class Progress:
             "eval_every": eval_every,
             "epochs": epochs,
             "stopped_early": self.stopped_early,
-            **more,
         }
+        if (agreed := self.best("agreement")) is not None:
+            selection |= {
+                "agreement_best": agreed["agreement"],
+                "epoch_at_agreement": agreed["epoch"],
+                "map_at_agreement_epoch": agreed["query"],
+            }
+        return selection
 
     def state(self) -> dict[str, Any]:
+        """Return the plain values of a checkpoint."""
         return asdict(self)

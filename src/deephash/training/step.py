@@ -19,7 +19,7 @@ class Scalars:
 
 
 class TrainingStep:
-    """Train a method on one batch, operator by operator. Nothing in it waits for the device.
+    """Train a method on one batch, operator by operator, without synchronizing the device.
 
     Args:
         method: ``method(batch) -> Terms``, in training mode.
@@ -56,7 +56,7 @@ class TrainingStep:
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def __call__(self, batch: Batch) -> Scalars:
-        """Update the parameters; return the loss, its terms and the norm of the gradient."""
+        """Update the parameters; return the loss, its terms and the gradient norm."""
         with autocast(self.device, self.precision):
             terms = self.method(batch)
             loss = total(terms)
@@ -68,23 +68,23 @@ class TrainingStep:
         return Scalars(("loss", *terms, "grad_norm"), values)
 
     def gradient_norm(self) -> Tensor:
-        """Return the norm of the whole gradient before it is clipped, and clip it."""
+        """Clip the whole gradient, and return its norm before."""
         if self.clip_norm is None:
             return nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         return nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
 
     def forget_gradients(self) -> None:
-        """Free the gradients, which is room for the next forward pass."""
+        """Free the gradients, for the memory of the next forward pass."""
         self.optimizer.zero_grad(set_to_none=True)
 
     def release(self) -> None:
-        """Free what is kept between two steps of an epoch: nothing."""
+        """Do nothing; the counterpart of `GraphedStep.release`."""
 
 
 def total(terms: Terms) -> Tensor:
-    """Return the sum of the terms ``() -> ()``, with as few operators as give the same bits.
+    """Return the sum of the terms, with as few operators as possible for the same bits.
 
-    The order of a longer sum is ``torch.sum``'s, as it was in earlier versions.
+    A longer sum has the order of ``torch.sum``, as in earlier versions.
     """
     values = list(terms.values())
     if len(values) == 1:
