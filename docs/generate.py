@@ -1,7 +1,6 @@
 """Write the generated docs: ``python docs/generate.py``.
 
-README's method table and docs/methods/*.md come from conf, docs/published.md from the published
-numbers that reports show.
+docs/methods/ comes from conf, docs/published.md from the published numbers that reports show.
 """
 
 import inspect
@@ -19,7 +18,6 @@ from deephash.report import published
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
-START, END = "<!-- methods: docs/generate.py -->", "<!-- end -->"
 PARTS = ("head", "relaxation", "codebook", "similarity", "loss")
 FIRST = ("relahash", "orthohash", "orthohash_arc", "dpn", "csq", "hashnet", "greedyhash")
 
@@ -72,9 +70,9 @@ def option(group: str, name: str) -> tuple[str, type]:
 
 
 def row(name: str) -> str:
-    """A method as a line of README's table."""
+    """Return the row of a method in the table of all methods."""
     found = recipe(name)
-    parts, cells = found["parts"], [f"[{name}](docs/methods/{name}.md)"]
+    parts, cells = found["parts"], [f"[{name}]({name}.md)"]
     declared = recipes.declared(nodes(found))
     for part in PARTS:
         text = parts.get(part, "-").rpartition(".")[2]
@@ -104,7 +102,7 @@ SECTIONS = {
 
 
 def table() -> str:
-    """README's tables, one for each kind of supervision."""
+    """Return the tables of all methods, one for each kind of supervision."""
     head = ["method", *PARTS, "supervision", "paper"]
     top = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     parts = []
@@ -124,13 +122,13 @@ def page(name: str) -> str:
     experiments = [one for one in experiments if one.rpartition("_")[0] == name]
     if experiments:
         lines += ["As its source ran it, each value with that source in the file:", ""]
-        lines += [f"- `experiment={one}` ([file](../../conf/experiment/{one}.yaml))"
+        lines += [f"- `experiment={one}` (`conf/experiment/{one}.yaml`)"
                   for one in experiments] + [""]  # fmt: skip
     settings = sorted(path.stem for path in (CONF / "settings").glob(f"{name}_*.yaml"))
     settings = [one for one in settings if one.rpartition("_")[0] == name]
     if settings:
         lines += ["Its settings on one dataset, loaded with it (`~settings` leaves them out):", ""]
-        lines += [f"- `dataset={one.rpartition('_')[2]}` ([file](../../conf/settings/{one}.yaml))"
+        lines += [f"- `dataset={one.rpartition('_')[2]}` (`conf/settings/{one}.yaml`)"
                   for one in settings] + [""]  # fmt: skip
     lines += ["## Recipe", "", "```yaml", text.rstrip(), "```", ""]
     if "_target_" in found:
@@ -173,10 +171,28 @@ def described(part: type) -> tuple[str, list[str]]:
     return text.strip(), arguments
 
 
+METHODS = """# Methods
+
+A method is a row of five parts: head, relaxation, codebook, similarity and loss. `method=NAME`
+selects it, and any part can be replaced by name (`codebook=bernoulli`, `similarity=cosine`,
+`loss=lmcl loss.scale=20`). Options of the method's own loss are set as `method.loss.scale=80`.
+
+{table}
+
+*Supervised* methods read labels, *unsupervised* ones learn from images alone, *shallow* ones are
+fitted in closed form. Parts in parentheses are not read by the method's own loss but by
+`loss=lmcl`, the common loss of Table 4 of RelaHash, which works with every method that has centers:
+`python train.py -m method=dpn,csq loss=lmcl trainer.batch_size=64`.
+[Hashing without labels](../unsupervised.md) says what decides a comparison of the others.
+
+Images with several labels are used like those with one; training images without a label are left
+out and counted, unless the method reads no labels.
+"""
+
 PUBLISHED = """# Published numbers
 
 All numbers of other sources that this repository holds, mAP as printed there, from
-[published.yaml](../src/deephash/report/published.yaml). Tables that name a sweep stand beside its
+`src/deephash/report/published.yaml`. Tables that name a sweep stand beside its
 results where dataset and bits agree; the others are for comparison by hand: their protocol,
 backbone or codes differ from those of every sweep. Verified: *primary* was read in the authors'
 own paper, supplement, README, code or answer; *secondary* is quoted by somebody else; *rerun* was
@@ -231,11 +247,13 @@ def grid(head: list[str], rows: Mapping[Any, list[Any]]) -> list[str]:
 
 def files() -> dict[Path, str]:
     """Every file this script keeps, with what it should hold."""
-    readme = (ROOT / "README.md").read_text()
-    before, _, rest = readme.partition(START)
-    kept = {ROOT / "README.md": f"{before}{START}\n{table()}\n{END}{rest.partition(END)[2]}"}
-    kept[ROOT / "docs" / "published.md"] = published_page()
-    return kept | {ROOT / "docs" / "methods" / f"{name}.md": page(name) for name in names()}
+    docs = ROOT / "docs"
+    pages = {docs / "methods" / f"{name}.md": page(name) for name in names()}
+    return {
+        docs / "methods" / "index.md": METHODS.format(table=table().strip()),
+        docs / "published.md": published_page(),
+        **pages,
+    }
 
 
 def main() -> int:

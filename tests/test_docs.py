@@ -1,6 +1,7 @@
-"""README and the pages of the methods say what conf says."""
+"""README and the pages of the documentation: generated parts, code, commands and links."""
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -20,8 +21,17 @@ def test_it_is_up_to_date(path):
     assert path.read_text() == generate.files()[path], "run: python docs/generate.py"
 
 
-def test_the_example_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+def test_the_example_of_the_readme_runs():
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(code.splitlines()) <= 4
+    result = {}
+    exec(code, result)
+    assert 0 < result["report"]["map"] < 1
+
+
+def test_the_example_of_the_evaluation_page_runs(tmp_path, monkeypatch, capsys):
+    text = (ROOT / "docs" / "evaluation.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     found = {}
     exec(code, found)
@@ -51,14 +61,16 @@ def test_the_library_page_runs(tmp_path, monkeypatch, capsys):
 
 def test_every_method_has_a_line_and_a_page_and_no_page_is_left_over():
     methods = {path.stem for path in (ROOT / "conf" / "method").glob("*.yaml")}
-    assert {path.stem for path in (ROOT / "docs" / "methods").glob("*.md")} == methods
-    lines = re.findall(r"^\| \[(\w+)\]", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert {path.stem for path in (ROOT / "docs" / "methods").glob("*.md")} == {*methods, "index"}
+    lines = re.findall(
+        r"^\| \[(\w+)\]", (ROOT / "docs" / "methods" / "index.md").read_text(), re.MULTILINE
+    )
     assert sorted(lines) == sorted(methods)
 
 
 def test_a_line_tells_the_parts_and_which_of_them_the_loss_does_not_read():
     assert generate.row("relahash").startswith(
-        "| [relahash](docs/methods/relahash.md) | batch_norm | identity | max_hamming | relative"
+        "| [relahash](relahash.md) | batch_norm | identity | max_hamming | relative"
         " | lmcl | supervised | RelaHash"
     )
     assert "| hadamard | (cosine) | central_similarity |" in generate.row("csq")
@@ -125,3 +137,45 @@ def test_ci_runs_the_commands_of_the_readme_in_no_other_environment():
     for command in commands[1:]:  # the first one activates the environment
         assert command.removeprefix("pip install ") in script
     assert "export" not in script and "OMP_NUM_THREADS" not in script
+
+
+def test_the_notebook_runs(tmp_path, monkeypatch):
+    """Its code runs as it stands, and gives the results that it shows."""
+    cells = json.loads((ROOT / "docs" / "images_to_search.ipynb").read_text())["cells"]
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+    assert names["distances"].shape == (10, 8) and (names["distances"][:, 0] <= 8).all()
+    assert (names["again"].search(names["codes"][-10:], k=8)[1] == names["ids"]).all()
+    shown = json.dumps([cell.get("outputs") for cell in cells])
+    (printed,) = re.findall(r"'mAP': ([\d.]+)", shown)
+    assert abs(float(printed) - names["measured"]["map"]) <= 0.02  # of other releases of torch
+    assert (
+        f"'mAP': {names['measured']['map']:.2f}" in shown.replace('"', "'") and "Error" not in shown
+    )
+
+
+def pages_of_the_site():
+    """Markdown files that link to others."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", pages_of_the_site(), ids=lambda page: page.name)
+def test_links_lead_to_files_and_headings(page):
+    """Every relative link names a file, and its anchor a heading of it."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text):
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path) if path else page
+        assert file.is_file(), target
+        assert page.name == "README.md" or (ROOT / "docs") in file.resolve().parents, target
+        if anchor:
+            heads = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
+            assert anchor in {slug(head) for head in heads}, target
+
+
+def slug(heading):
+    """The anchor of a heading, as mkdocs and code hosts make it."""
+    return re.sub(r"[\s]+", "-", re.sub(r"[^\w\s-]", "", heading.lower()).strip())

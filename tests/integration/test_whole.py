@@ -534,10 +534,12 @@ class TestHelp:
 
 
 def readme_lines():
-    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
+    pages = ("README.md", "docs/first_run.md", "docs/photos.md", "docs/evaluation.md")
+    text = "\n".join((ROOT / page).read_text() for page in pages).replace("\\\n", " ")
     blocks = re.findall(r"^```sh\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
     lines = [line.strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines if re.match(r"python (train|evaluate)\.py", line)]
+    return [line for line in lines if re.match(r"python (train|evaluate)\.py", line)
+            and "--" not in line.partition("#")[0]]  # fmt: skip
 
 
 class TestReadme:
