@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from deephash.config import injected
 
@@ -21,12 +22,15 @@ def test_it_is_up_to_date(path):
     assert path.read_text() == generate.files()[path], "run: python docs/generate.py"
 
 
-def test_the_example_of_the_readme_runs():
+def test_the_example_of_the_readme_runs(tmp_path, monkeypatch):
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(code.splitlines()) <= 4
-    result = {}
-    exec(code, result)
-    assert 0 < result["report"]["map"] < 1
+    lines = [line for line in code.splitlines() if line]
+    assert len(lines) == 3
+    monkeypatch.chdir(tmp_path)
+    Image.new("L", (9, 7), "white").save("photo.png")
+    names = {}
+    exec(code, names)
+    assert names["codes"].shape == (1, 2) and 0 < names["report"]["metrics"]["map"] < 1
 
 
 def test_the_example_of_the_evaluation_page_runs(tmp_path, monkeypatch, capsys):
