@@ -45,7 +45,7 @@ def test_many_queries_are_resampled_in_parts(monkeypatch):
     """The parts are drawn one after the other, so only their statistics stay."""
     a, b = two(4, 200)
     whole = paired_difference(a, b, draws=4000)
-    monkeypatch.setattr("deephash.retrieval.bootstrap._PART", 200 * 7)
+    monkeypatch.setattr("deephash.retrieval.bootstrap._BLOCK", 200 * 7)
     parts = paired_difference(a, b, draws=4000)
     assert parts.low == pytest.approx(whole.low, abs=0.005) and parts.low != whole.low
     assert parts.high == pytest.approx(whole.high, abs=0.005)
@@ -103,9 +103,9 @@ def test_seeds_that_differ_widen_the_interval():
 @pytest.mark.parametrize(
     ("a", "b", "draws", "message"),
     [
-        (np.ones(3), np.ones(3), 10, "alike"),
-        (np.ones((1, 3)), np.ones((2, 3)), 10, "alike"),
-        (np.ones((1, 0)), np.ones((1, 0)), 10, "alike"),
+        (np.ones(3), np.ones(3), 10, "must both be"),
+        (np.ones((1, 3)), np.ones((2, 3)), 10, "must both be"),
+        (np.ones((1, 0)), np.ones((1, 0)), 10, "must both be"),
         (np.array([[np.nan]]), np.ones((1, 1)), 10, "finite"),
         (np.ones((1, 3)), np.ones((1, 3)), 0, "draws"),
     ],

@@ -163,7 +163,7 @@ def test_quantization_error_takes_any_signed_numbers(dtype):
     [
         (np.zeros((0, 4)), "no codes"),
         (np.zeros(4), "must be a matrix"),
-        (np.array([[1, np.nan]]), "1 of 1 codes hold NaN"),
+        (np.array([[1, np.nan]]), "1 of 1 codes contain NaN"),
         (np.array([[1, -np.inf]]), "infinite"),
         (np.ones((2, 2), dtype=bool), "signed numbers"),
     ],
@@ -242,7 +242,7 @@ def test_bit_correlation_of_columns_that_know_nothing_or_all_of_each_other():
 def test_separability_and_histograms_by_definition(labels, nbit, monkeypatch):
     """Two loops over all pairs; blocks smaller than groups, and distances counted two by two."""
     monkeypatch.setattr(code_quality, "_BLOCK", 49)
-    monkeypatch.setattr(code_quality, "_ASKED", 8)
+    monkeypatch.setattr(code_quality, "_QUERIES", 8)
     bits = random_bits(nbit, 40, nbit)
     intra, inter = naive_pairs(bits, labels)
     found = separability(bits, labels)
@@ -458,7 +458,7 @@ BITS = np.zeros((3, 8), dtype=bool)
         (BITS, np.array([0, -1, 1]), "class -1"),
         (BITS, np.array([0.0, 1.0, 1.0]), "integers"),
         (BITS, np.array([[0.5, 1], [0, 1], [0, 1]]), "0 or 1, but 0.5"),
-        (BITS, np.array([[np.nan, 1], [0, 1], [0, 1]]), "labels hold NaN"),
+        (BITS, np.array([[np.nan, 1], [0, 1], [0, 1]]), "labels contain NaN"),
         (BITS, np.zeros((3, 2)), "no item has a label|no two items share a label"),
     ],
 )

@@ -93,7 +93,7 @@ def test_inputs_stay_as_they_were():
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: binarize(torch.tensor([[1.0, float("nan")], [1, 1]])), "1 of 2 codes hold NaN"),
+        (lambda: binarize(torch.tensor([[1.0, float("nan")], [1, 1]])), "1 of 2 codes contain NaN"),
         (lambda: binarize(torch.zeros(3)), r"matrix \(N, K\)"),
         (lambda: binarize(torch.zeros(3, 0)), r"matrix \(N, K\)"),
         (lambda: binarize(np.ones((2, 2), bool)), "signed numbers, not bool"),

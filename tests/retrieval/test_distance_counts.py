@@ -157,7 +157,7 @@ GOOD = {
         ({"query_labels": np.zeros((2, 3))}, "know 3 classes, database_labels 2"),
         ({"query_labels": np.zeros((2, 0))}, "no classes"),
         ({"query_labels": np.array([0, 1])}, "both be multi-hot"),
-        ({"query_labels": np.array([[1, np.nan], [0, 1]])}, "query_labels hold NaN"),
+        ({"query_labels": np.array([[1, np.nan], [0, 1]])}, "query_labels contain NaN"),
         ({"database_labels": np.array([[1, -1], [0, 1], [1, 1]])}, "0 or 1, but -1"),
         ({"database_labels": torch.full((3, 2), 0.5)}, "0 or 1, but 0.5"),
         ({"query_labels": np.array([0.0, 1.0])}, "integers, not float64"),

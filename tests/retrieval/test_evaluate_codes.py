@@ -148,7 +148,7 @@ def test_bits_as_zeros_and_ones_are_refused_and_values_without_a_sign_told(caplo
         evaluate_codes(z, ones, *labels)
     assert not caplog.text
     evaluate_codes(z, torch.sigmoid(database), *labels)
-    assert "no code holds a negative value" in caplog.text
+    assert "no code contains a negative value" in caplog.text
 
 
 @pytest.mark.parametrize("bits", [12, 8])
@@ -217,7 +217,7 @@ def test_inputs_stay_as_they_were():
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"query": torch.full((15, 12), float("nan"))}, "15 of 15 codes hold NaN"),
+        ({"query": torch.full((15, 12), float("nan"))}, "15 of 15 codes contain NaN"),
         ({"query": torch.zeros(15, 13)}, "queries have 13 bits, the database 12"),
         ({"query": np.ones(15, bool)}, "bool matrix"),
         ({"query": np.array(3.0)}, "codes must be a matrix"),
@@ -226,7 +226,7 @@ def test_inputs_stay_as_they_were():
                 "query_labels": np.full(15, 2**63, dtype=np.uint64),
                 "database_labels": np.zeros(120, dtype=np.uint64),
             },
-            "hold the class 9223372036854775808",
+            "contain the class 9223372036854775808",
         ),
         ({"query": np.ones((15, 12), np.uint8)}, "signed numbers"),
         ({"database": torch.zeros(119, 12)}, r"database_labels must be \(119, C\)"),

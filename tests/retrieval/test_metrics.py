@@ -401,7 +401,7 @@ def test_skipping_what_found_nothing_is_allowed_where_the_order_is_fixed(ties):
 @pytest.mark.parametrize("ties", TIES)
 def test_a_cut_beyond_the_database_is_refused(ties):
     ranking = ranked([0, 1, 1], [1, 0, 1])
-    with pytest.raises(DataError, match="mAP@4 asks for more than the 3 items"):
+    with pytest.raises(DataError, match="mAP@4 needs more than the 3 items"):
         average_precision(ranking, Convention(top=4, ties=ties))
 
 

@@ -255,7 +255,7 @@ def test_several_cuts_of_a_ranking(ties):
 def test_cuts_that_cannot_be_are_refused_together():
     hist = counted([0, 1, 1], [1, 0, 1])
     assert mean_average_precisions(hist, Convention(), []) == {}
-    with pytest.raises(DataError, match="mAP@4 asks for more than the 3 items"):
+    with pytest.raises(DataError, match="mAP@4 needs more than the 3 items"):
         mean_average_precisions(hist, Convention(), [1, 4])
     with pytest.raises(DataError, match="top=0"):
         mean_average_precisions(hist, Convention(), [0])

@@ -20,7 +20,6 @@ from deephash.retrieval import (
     Engine,
     GradedHistograms,
     Histograms,
-    LeaveOneOutRanking,
     Ranking,
     acg_at,
     average_precision,
@@ -104,7 +103,7 @@ def test_by_hand():
     """
     database = np.array([[1, 1, 1], [1, 1, 0], [1, 0, 1], [1, 0, 0]], dtype=bool)
     codes, held = (pack(database[:1]), pack(database)), np.array([1, 0, 1, 1])
-    found = LeaveOneOutRanking(*codes, np.array([1]), held, 3, own=np.array([0]))
+    found = Ranking(*codes, np.array([1]), held, 3, own=np.array([0]))
     assert found.counts[0].tolist() == [[0, 2, 1, 0]]
     assert found.counts[1].tolist() == [[0, 1, 1, 0]]
     assert found.positions(0).tolist() == [1, 2] and found.relevant(0).tolist() == [0, 0, 1, 1]
@@ -197,7 +196,9 @@ def test_part_and_order_take_the_places_along(counted):
         (again.part(20, 45), moved.part(20, 45)),
         (ranking.part(0, 60), ranking),
     ):
-        assert one.own.tolist() == other.own.tolist()
+        for name in ("starts", "indices"):
+            lists = getattr(one.excluded, name), getattr(other.excluded, name)
+            assert lists[0].tolist() == lists[1].tolist()
         assert all((a == b).all() for a, b in zip(one.counts, other.counts, strict=True))
         for engine in ("numpy", "numba") if NUMBA else ("numpy",):
             one.engine = other.engine = Engine(engine)
@@ -375,7 +376,8 @@ def test_the_last_place_is_that_of_who_has_one():
     (1/2 + 2/3) / 2 in the best order. Without the last, R is 1 and 2.
     """
     codes, labels = pack(np.zeros((5, 4), bool)), np.array([7, 7, 7, 7, 0])
-    ranking = LeaveOneOutRanking(codes[:2], codes[2:], labels[:2], labels[2:], 4, np.array([0, -1]))
+    own = np.array([0, -1])
+    ranking = Ranking(codes[:2], codes[2:], labels[:2], labels[2:], 4, own=own)
     assert precision_at(ranking, [2], "best")[2] == (1 / 2 + 1) / 2
     best = {"ties": "best", "denominator": "R"}
     assert mean_average_precision(ranking, Convention(**best)).value == pytest.approx(7 / 12)
@@ -385,12 +387,10 @@ def test_the_last_place_is_that_of_who_has_one():
         mean_average_precision(ranking, Convention(top=3))
     with pytest.raises(DataError, match="more than the 2 items"):
         evaluate_codes(codes[:2] > 0, codes[2:] > 0, labels[:2], labels[2:], Convention(top=3),
-                       own=ranking.own)  # fmt: skip
+                       own=own)  # fmt: skip
     for metric, ties in product((precision_at, recall_at, hit_rate_at), ("expected", "stable")):
         for order in ([0, 1], [1, 0]):
-            one = LeaveOneOutRanking(
-                codes[:2], codes[2:], labels[:2], labels[2:], 4, ranking.own[order]
-            )
+            one = Ranking(codes[:2], codes[2:], labels[:2], labels[2:], 4, own=own[order])
             with pytest.raises(DataError, match=r"within 1\.\.2"):
                 metric(one, [3], ties)
     with pytest.raises(DataError, match=r"within 1\.\.2"):
@@ -400,8 +400,8 @@ def test_the_last_place_is_that_of_who_has_one():
 def test_each_is_left_to_the_others():
     """Two alike find each other, and a third that both see."""
     codes = pack(np.array([[0, 0], [0, 0], [0, 1]], bool))
-    ranking = LeaveOneOutRanking(
-        codes[:2], codes, np.array([1, 1]), np.array([1, 1, 0]), 2, np.array([0, 1])
+    ranking = Ranking(
+        codes[:2], codes, np.array([1, 1]), np.array([1, 1, 0]), 2, own=np.array([0, 1])
     )
     assert ranking.counts[0].tolist() == [[1, 1, 0]] * 2
     assert mean_average_precision(ranking, Convention()).value == 1
@@ -414,8 +414,8 @@ def test_each_is_left_to_the_others():
         ([[0, 1]], r"\(1, 2\)"),
         ([0.0, 1.0], "not float64"),
         ([True, False], "not bool"),
-        ([0, 3], "query 1 at 3, but the database has the places 0 to 2"),
-        ([-2, 0], "query 0 at -2"),
+        ([0, 3], "gives query 1 the index 3, but the database has the indices 0 to 2"),
+        ([-2, 0], "query 0 the index -2"),
     ],
 )
 def test_places_that_are_none(own, words):
@@ -438,7 +438,7 @@ def test_histograms_that_exclude_add_up():
     assert Histograms(items, relevant, excluded=out).sizes.tolist() == [3, 2]
     assert Histograms(items, relevant, excluded=out).size == 2
     for wrong, words in (
-        (np.array([1, 0]), "same database"),
+        (np.array([1, 0]), "the same database"),
         (out[:1], r"excluded must be \(2,\)"),
     ):
         with pytest.raises(DataError, match=words):

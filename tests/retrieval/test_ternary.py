@@ -261,7 +261,7 @@ def test_bits_are_never_undecided():
         (lambda b: pack_ternary(b, b * 1.0, "query"), "mask must be a bool matrix"),
         (lambda b: pack_ternary(b[0], b[0], "query"), "bits must be a bool matrix"),
         (lambda b: undecided(b, 1), "signed numbers"),
-        (lambda b: undecided(b / np.float32(0), 1), "hold NaN"),
+        (lambda b: undecided(b / np.float32(0), 1), "contain NaN"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:invalid value")

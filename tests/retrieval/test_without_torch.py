@@ -42,10 +42,10 @@ def test_values_are_counted_alike_by_numpy_and_torch(monkeypatch):
     rng = np.random.default_rng(1)
     for kind, values in ((np.uint8, 130), (np.uint16, 600), (np.uint16, 40_000)):
         key = rng.integers(0, values, 5000).astype(kind)
-        torch = numpy_backend._counted(key, values)
+        torch = numpy_backend._value_counts(key, values)
         with monkeypatch.context() as patched:
             patched.delitem(sys.modules, "torch")
-            np.testing.assert_array_equal(numpy_backend._counted(key, values), torch)
+            np.testing.assert_array_equal(numpy_backend._value_counts(key, values), torch)
 
 
 def test_threads_without_torch(monkeypatch):

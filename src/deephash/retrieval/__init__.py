@@ -7,7 +7,7 @@ It needs no other part of deephash, and evaluates codes from any model:
 >>> database = np.array([[1.0, -1, 1, 1], [1, -1, -1, 1], [1, -1, 1, -1], [-1, 1, -1, -1]])
 >>> report = evaluate_codes(query, database, np.array([5]), np.array([5, 5, 2, 2]))
 
-The relevant items are at distances 0 and 1, another one at 1 as well, and the last at 4: half of
+The relevant items are at distances 0 and 1, another item is also at 1, and the last at 4: half of
 the orders give an average precision of 1, half of them (1 + 2/3) / 2.
 
 >>> round(report["map"], 4)
@@ -17,17 +17,17 @@ the orders give an average precision of 1, half of them (1 + 2/3) / 2.
 >>> report["conventions"]["metric"]
 'mAP@all'
 
-Or step by step, for one metric at a time, of packed codes and of labels in any form:
+Single metrics are computed from a ranking of packed codes, with labels in any form:
 
->>> codes, several = pack(binarize(database)), np.array([[1, 1], [1, 0], [0, 1], [0, 0]])
->>> ranking = Ranking(pack(binarize(query)), codes, np.array([[1, 1]]), several, nbit=4)
+>>> codes, labels = pack(binarize(database)), np.array([[1, 1], [1, 0], [0, 1], [0, 0]])
+>>> ranking = Ranking(pack(binarize(query)), codes, np.array([[1, 1]]), labels, nbit=4)
 >>> precision_at(Histograms.of(ranking), [2])
 {2: 1.0}
 >>> {k: round(value, 4) for k, value in ndcg_at(GradedHistograms.of(ranking), [3]).items()}
 {3: 1.0}
 
-Lists instead of labels say which items are relevant, and which are ignored (junk), as in Revisited
-Oxford and Paris:
+Relevant items, and ignored ones (junk), may also be given as lists, as in Revisited Oxford and
+Paris:
 
 >>> truth = GroundTruth.of(size=4, relevant={"hard": [[1, 3]]}, junk={"hard": [[0]]})
 >>> report = evaluate_instances(query, database, truth, "revisited")
@@ -41,7 +41,7 @@ half 5/12.
 
 from deephash.retrieval.agreement import Agreement, FeatureNeighbours, feature_agreement
 from deephash.retrieval.backends import ENGINES, Engine
-from deephash.retrieval.bootstrap import PairedDifference, counted_precision, paired_difference
+from deephash.retrieval.bootstrap import PairedDifference, paired_difference
 from deephash.retrieval.code_quality import (
     BitStatistics,
     DistanceHistograms,
@@ -64,21 +64,29 @@ from deephash.retrieval.codes import (
     hamming,
     pack,
     pack_ternary,
+    recentre,
     undecided,
     unpack,
 )
 from deephash.retrieval.codes_file import StoredCodes, StoredSide
 from deephash.retrieval.conventions import DENOMINATORS, EMPTY, NAMED, TIES, Convention
 from deephash.retrieval.distance_counts import Histograms, histograms
-from deephash.retrieval.evaluate import NO_LABELS, describe_codes, evaluate_codes, rank_codes
+from deephash.retrieval.evaluate import (
+    NO_LABELS,
+    PROTOCOLS,
+    describe_codes,
+    evaluate_codes,
+    evaluate_instances,
+    rank_codes,
+)
 from deephash.retrieval.index import Index, Within
-from deephash.retrieval.instance_report import PROTOCOLS, evaluate_instances, recentre
 from deephash.retrieval.instances import InstanceRanking, gldv2
 from deephash.retrieval.metrics import (
     MapResult,
     WithinRadius,
     average_precision,
     average_precision_within_radius,
+    counted_precision,
     map_under,
     mean_average_precision,
     mean_average_precisions,
@@ -104,7 +112,6 @@ from deephash.retrieval.precision_recall import (
 )
 from deephash.retrieval.ranking import Ranking
 from deephash.retrieval.revisited import RevisitedResult, revisited, trapezoid_precision
-from deephash.retrieval.self_exclusion import LeaveOneOutRanking
 from deephash.utils.ground_truth import GroundTruth, IndexLists, Setup
 
 __all__ = [
@@ -128,7 +135,6 @@ __all__ = [
     "Index",
     "IndexLists",
     "InstanceRanking",
-    "LeaveOneOutRanking",
     "MapResult",
     "Orthogonality",
     "PairDistances",

@@ -1,4 +1,4 @@
-"""Agreement of codes with the features that they were made of; no label is read.
+"""Agreement of codes with the features that they were computed from; labels are not used.
 
 ``Q`` queries, ``N`` database items, ``D`` numbers of a feature, ``P`` pairs of a query and an item,
 ``n`` nearest items. No array of (Q, N) is made.
@@ -10,20 +10,20 @@ import numpy as np
 
 from deephash.errors import DataError
 from deephash.retrieval.backends import Engine
-from deephash.retrieval.codes import Array, ArrayLike, Counts, Floats, as_array, whole
+from deephash.retrieval.checks import check_integer
+from deephash.retrieval.codes import Array, ArrayLike, Counts, Floats, as_array
 from deephash.retrieval.evaluate import rank_codes
-from deephash.retrieval.ranking import Ranking
-from deephash.retrieval.self_exclusion import own_places
+from deephash.retrieval.ranking import Ranking, own_indices
 from deephash.retrieval.ties import bounded_mean
 
 PAIRS = 100_000
-"""Pairs of which the rank correlation is computed, if there are more."""
+"""The largest number of pairs for the rank correlation."""
 
 _ITEMS, _QUERIES = 1 << 13, 1 << 8  # compared at once
 
 
 class Agreement(NamedTuple):
-    """How well Hamming distances keep the order of the cosine similarities of features.
+    """The agreement of Hamming distances with the cosine similarities of features.
 
     Example:
         >>> features = np.array([[-3.0, 4.0], [-4.0, 3.0], [4.0, 3.0]])
@@ -32,7 +32,7 @@ class Agreement(NamedTuple):
     """
 
     spearman: float | None  # of cosine and -distance, over pairs; None if one of them is constant
-    recall: float  # part of the n nearest by features that is among the n nearest by codes
+    recall: float  # share of the n nearest by features that is among the n nearest by codes
     top: int  # n
     queries: int  # Q
     database: int  # N
@@ -43,10 +43,10 @@ class Agreement(NamedTuple):
 class FeatureNeighbours:
     """The nearest items of each query by the cosine similarity of features.
 
-    They are computed once, and codes are compared with them as often as needed. The similarity to a
-    zero vector is 0. Products are computed in the number format of the features, at least float32,
-    in blocks of the database. Queries for which many items have the n-th largest similarity take 4
-    bytes and more for each of these.
+    They are computed once, and can be compared with codes any number of times. The similarity to a
+    zero vector is 0. Products are computed in the data type of the features, at least float32, in
+    blocks of the database. If many items have the n-th largest similarity to a query, each of
+    them takes at least 4 bytes.
 
     Args:
         query: (Q, D) features.
@@ -59,8 +59,8 @@ class FeatureNeighbours:
         seed: of the pairs.
 
     Raises:
-        DataError: features are malformed or not finite, a side is empty, ``own`` is not one index
-            or -1 for each query, or ``top`` or ``pairs`` is less than 1.
+        DataError: if features are malformed or not finite, a side is empty, ``own`` is not one
+            index or -1 for each query, or ``top`` or ``pairs`` is less than 1.
 
     Example:
         >>> features = np.array([[3.0, 4.0], [4.0, 3.0], [-4.0, 3.0]])
@@ -79,9 +79,8 @@ class FeatureNeighbours:
         pairs: int = PAIRS,
         seed: int = 0,
     ) -> None:
-        for name, value in (("top", top), ("pairs", pairs)):
-            if not whole(value, least=1):
-                raise DataError(f"{name}={value!r} must be a whole number of at least 1")
+        check_integer("top", top, 1)
+        check_integer("pairs", pairs, 1)
         if query.ndim != 2 or database.ndim != 2 or query.shape[1] != database.shape[1]:
             raise DataError(
                 "features must be (Q, D) and (N, D), not of the shapes "
@@ -90,13 +89,13 @@ class FeatureNeighbours:
         if len(query) == 0 or len(database) == 0:
             raise DataError("there are no queries, or no database, to compare by features")
         self.queries, self.size, self.top = len(query), len(database), top
-        self._own = None if own is None else own_places(own, self.queries, self.size)
+        self._own = None if own is None else own_indices(own, self.queries, self.size)
         self._pair_queries, self._pair_items, self.seed = self._pairs(pairs, seed)
         self._ranks = _ranks(self._compare(_unit(query, "query"), database))  # of cosines, (P,)
 
     @property
     def sizes(self) -> Counts:
-        """How many items are compared with each query: (Q,), N or N - 1."""
+        """The number of items compared with each query, (Q,): N or N - 1."""
         sizes = np.full(self.queries, self.size, dtype=np.int64)
         return sizes if self._own is None else sizes - (self._own >= 0)
 
@@ -107,27 +106,27 @@ class FeatureNeighbours:
             ranking: of ``rank_codes``; its labels are not read.
 
         Returns:
-            the recall is the expectation over the orders of items that are tied, by features as by
-            codes, each as likely as any other.
+            the agreement; the recall is the expectation over all orders of tied items, by features
+            and by codes.
 
         Raises:
-            DataError: the ranking has other numbers of queries or items.
+            DataError: if the ranking has other numbers of queries or items.
         """
         if ranking.size != self.size or not np.array_equal(ranking.sizes, self.sizes):
             raise DataError(
-                f"features of {self.queries} queries and {self.size} items were compared, and the "
-                f"codes are of {ranking.queries} and {ranking.size}, or leave out other items"
+                f"features of {self.queries} queries and {self.size} items were compared, but the "
+                f"codes are of {ranking.queries} and {ranking.size}, or exclude other items"
             )
-        row, wanted = np.arange(self.queries), np.minimum(self.top, self.sizes)
+        row, nearest = np.arange(self.queries), np.minimum(self.top, self.sizes)
         counts_QK = ranking.counts[0]
         reached_QK = counts_QK.cumsum(axis=1)
-        radius_Q = (reached_QK < wanted[:, None]).sum(axis=1)  # distance of the last of the nearest
+        radius_Q = (reached_QK < nearest[:, None]).sum(axis=1)  # distance of the n-th nearest
         tied_Q = counts_QK[row, radius_Q]
-        share_Q = (wanted - (reached_QK[row, radius_Q] - tied_Q)) / tied_Q
+        share_Q = (nearest - (reached_QK[row, radius_Q] - tied_Q)) / tied_Q
         distance = ranking.distances_of_pairs(self._rows, self._items)
         radius = radius_Q[self._rows]
         near = np.where(distance == radius, share_Q[self._rows], distance < radius)
-        recall_Q = np.bincount(self._rows, self._weights * near, self.queries) / wanted
+        recall_Q = np.bincount(self._rows, self._weights * near, self.queries) / nearest
         far = ranking.distances_of_pairs(self._pair_queries, self._pair_items)
         return Agreement(
             _correlation(self._ranks, -_ranks_of_counts(far)),
@@ -140,7 +139,7 @@ class FeatureNeighbours:
         )
 
     def _pairs(self, most: int, seed: int) -> tuple[Counts, Counts, int | None]:
-        """Queries and items of pairs, both (P,), and the seed if they are a sample."""
+        """Return queries and items of pairs, both (P,), and the seed if they are a sample."""
         total = self.queries * self.size
         if total <= most:
             flat, drawn = np.arange(total), None
@@ -163,37 +162,33 @@ class FeatureNeighbours:
                 query.dtype, copy=False
             )
             bounds = np.searchsorted(self._pair_items, (start, start + len(items)))
-            here = slice(*bounds)
+            pairs = slice(*bounds)
             for first in range(0, self.queries, _QUERIES):
                 rows = slice(first, first + _QUERIES)
                 cosines = query[rows] @ items.T  # (rows, items)
-                inside = np.flatnonzero(self._pair_queries[here] // _QUERIES * _QUERIES == first)
-                inside += here.start
+                inside = np.flatnonzero(self._pair_queries[pairs] // _QUERIES * _QUERIES == first)
+                inside += pairs.start
                 cosines_P[inside] = cosines[
                     self._pair_queries[inside] - first, self._pair_items[inside] - start
                 ]
-                self._leave_out(cosines, first, start)
+                self._exclude_own(cosines, first, start)
                 both = np.concatenate([best_Qn[rows], cosines], axis=1)
                 best_Qn[rows] = np.partition(both, -self.top, axis=1)[:, -self.top :]
                 least = best_Qn[rows].min(axis=1)[:, None]
                 row, item = np.nonzero((cosines >= least) & (cosines > -np.inf))
-                parts.append(
-                    (
-                        (row + first).astype(np.int32),
-                        (item + start).astype(np.int32),
-                        cosines[row, item],
-                    )
-                )
+                queries = (row + first).astype(np.int32)
+                parts.append((queries, (item + start).astype(np.int32), cosines[row, item]))
         least_Q = best_Qn.min(axis=1)
-        kept = [_above(part, least_Q) for part in parts]
+        near = [cosines >= least_Q[rows] for rows, _, cosines in parts]
         self._rows, self._items, cosine = (
-            np.concatenate(parts) for parts in zip(*kept, strict=True)
+            np.concatenate([values[mask] for values, mask in zip(column, near, strict=True)])
+            for column in zip(*parts, strict=True)
         )
         self._weights = self._chances(cosine, least_Q)
         return cosines_P
 
-    def _leave_out(self, cosines: Array, first: int, start: int) -> None:
-        """Let no query of a block be its own neighbour."""
+    def _exclude_own(self, cosines: Array, first: int, start: int) -> None:
+        """Exclude the queries of a block from their own neighbours."""
         if self._own is None:
             return
         place = self._own[first : first + len(cosines)] - start
@@ -201,7 +196,7 @@ class FeatureNeighbours:
         cosines[row, place[row]] = -np.inf
 
     def _chances(self, cosine: Array, least_Q: Array) -> Floats:
-        """The probability that each kept item is among the n nearest of its query."""
+        """Return the probability that each kept item is among the n nearest of its query."""
         tied = cosine == least_Q[self._rows]
         tied_Q = np.bincount(self._rows[tied], minlength=self.queries)
         above_Q = np.bincount(self._rows[~tied], minlength=self.queries)
@@ -240,7 +235,7 @@ def feature_agreement(
         engine: the backend that counts distances.
 
     Raises:
-        DataError: features, codes or ``own`` are malformed, or contradict each other.
+        DataError: if features, codes or ``own`` are malformed, or contradict each other.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -255,18 +250,11 @@ def feature_agreement(
     return neighbours.agreement(ranking)
 
 
-def _above(part: tuple[Array, Array, Array], least_Q: Array) -> tuple[Array, ...]:
-    """What is at least as near as the n-th nearest of all: queries, items, cosines."""
-    rows, _, cosines = part
-    near = cosines >= least_Q[rows]
-    return tuple(values[near] for values in part)
-
-
 def _unit(features: ArrayLike, name: str) -> Array:
     """Return features scaled to length 1, zero vectors as they are.
 
     Raises:
-        DataError: they are no numbers, or not finite.
+        DataError: if they are no numbers, or not finite.
     """
     values = as_array(features)
     if values.dtype.kind not in "fiu":
@@ -275,7 +263,7 @@ def _unit(features: ArrayLike, name: str) -> Array:
     values = values.astype(kind)
     largest = np.abs(values).max(axis=1, keepdims=True, initial=0)
     if not np.isfinite(largest).all():
-        raise DataError(f"{name} features hold NaN or infinite values")
+        raise DataError(f"{name} features contain NaN or infinite values")
     values /= np.where(largest > 0, largest, 1)  # squares do not overflow
     length = np.sqrt(np.einsum("nd,nd->n", values, values))[:, None]
     values /= np.where(length > 0, length, 1)
@@ -284,7 +272,7 @@ def _unit(features: ArrayLike, name: str) -> Array:
 
 def _ranks(values: Array) -> Floats:
     """Return average ranks, minus their mean."""
-    from scipy.stats import rankdata  # late: slow to import
+    from scipy.stats import rankdata  # slow to import
 
     ranks: Floats = np.asarray(rankdata(values), dtype=np.float64)
     ranks -= ranks.mean()
@@ -292,7 +280,7 @@ def _ranks(values: Array) -> Floats:
 
 
 def _ranks_of_counts(values: Array) -> Floats:
-    """Return the same of small whole numbers, without sorting them."""
+    """Return ``_ranks`` of small whole numbers, without sorting them."""
     counts = np.bincount(values)
     ranks: Floats = (counts.cumsum() - (counts - 1) / 2)[values]
     ranks -= ranks.mean()
@@ -300,6 +288,6 @@ def _ranks_of_counts(values: Array) -> Floats:
 
 
 def _correlation(x: Floats, y: Floats) -> float | None:
-    """Correlation of centered values; None if all of one are equal."""
+    """Return the correlation of centred values; None if one side is constant."""
     scale = float(np.sqrt((x @ x) * (y @ y)))
     return min(1.0, max(-1.0, float(x @ y) / scale)) if scale > 0 else None

@@ -1,9 +1,9 @@
 """Code quality: quantization error, separation of classes, and use of the bits.
 
 The measures of the RelaHash paper (Minh et al., IEEE Access 2023), Eqs. 19 to 23, and others that
-reveal collapsed codes. All of them describe one set of codes; in the paper it is the database.
+detect collapsed codes. All of them describe one set of codes; in the paper it is the database.
 
-``N`` items, ``K`` bits, ``C`` classes, ``G`` groups of items that have the very same labels, ``W``
+``N`` items, ``K`` bits, ``C`` classes, ``G`` groups of items with exactly the same labels, ``W``
 machine words per code or label row. Two items are similar if they share at least one label, as in
 :class:`Ranking`; an item without labels is similar to none.
 """
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from deephash.errors import DataError
 from deephash.retrieval.backends import Engine
+from deephash.retrieval.checks import check_choice, check_integer
 from deephash.retrieval.codes import (
     Array,
     ArrayLike,
@@ -27,15 +28,14 @@ from deephash.retrieval.codes import (
     differing,
     pack,
     signed_codes,
-    whole,
 )
 from deephash.retrieval.packed_codes import class_marks, label_array, label_marks
 from deephash.retrieval.ranking import Ranking
 from deephash.retrieval.ties import bounded, bounded_mean
 
-_BLOCK = 1 << 18  # entries or pairs worked on at once
+_BLOCK = 1 << 18  # entries or pairs processed at once
 _DRAWN = 1 << 20  # pairs drawn at once
-_ASKED = 1 << 12  # items compared with all others at once
+_QUERIES = 1 << 12  # items compared with all others at once
 
 
 class UndefinedError(DataError):
@@ -107,9 +107,9 @@ class DistanceHistograms(NamedTuple):
 
     intra: Floats  # (K + 1,) sums to 1
     inter: Floats  # (K + 1,) sums to 1
-    intra_pairs: int  # looked at
-    inter_pairs: int  # looked at
-    seed: int | None  # of the sample; None: these are all pairs there are
+    intra_pairs: int  # counted
+    inter_pairs: int  # counted
+    seed: int | None  # of the sample; None: all pairs are counted
 
     @property
     def exact(self) -> bool:
@@ -118,12 +118,12 @@ class DistanceHistograms(NamedTuple):
 
     @property
     def separability(self) -> float:
-        """The distance between the means of the two, Eq. 23: exact if the histograms are."""
+        """The difference of their means, Eq. 23: exact if the histograms are."""
         return float((self.inter - self.intra) @ np.arange(len(self.intra)))
 
 
 class PairDistances(NamedTuple):
-    """Hamming distances of pairs of items, whatever their labels.
+    """Hamming distances of pairs of items, independent of their labels.
 
     Example:
         >>> pair_distances(np.array([[True, True], [False, False]])).share.tolist()
@@ -133,7 +133,7 @@ class PairDistances(NamedTuple):
     share: Floats  # (K + 1,) the share of pairs at each distance 0..K; sums to 1
     mean: float  # in bits, over all pairs, also where the shares are of a sample
     pairs: int  # unordered pairs behind the shares
-    seed: int | None  # of the sample; None: these are all pairs
+    seed: int | None  # of the sample; None: all pairs are counted
 
 
 class BitStatistics(NamedTuple):
@@ -144,12 +144,12 @@ class BitStatistics(NamedTuple):
         1
     """
 
-    balance: float  # the mean part of ones: 1/2 if ones and zeros are as many
+    balance: float  # the mean share of ones: 1/2 if there are as many zeros
     imbalance: float  # the mean over bits of |p - 1/2|: 0 if each is balanced, 1/2 if all are dead
     entropy: float  # in bits, the mean over bits: at most 1
     dead_bits: int  # bits that never change
     distinct_codes: int
-    ones: Floats  # (K,) p, the part of ones in each bit
+    ones: Floats  # (K,) p, the share of ones in each bit
     entropies: Floats  # (K,) of each bit
 
 
@@ -158,7 +158,7 @@ def quantization_error(z: ArrayLike) -> QuantizationError:
 
     Eq. 19 is the mean over items of ||z - h||, Eq. 20 of its square, Eq. 21 of the angle between z
     and h (the mean of the angles, not the angle of the mean cosine). None is divided by K; sgn(0) =
-    1. z is what the signs are taken of: with the paper's head, the output of batch normalisation.
+    1. z is the input of the sign: with the paper's head, the output of batch normalisation.
 
     Args:
         z: (N, K) signed numbers.
@@ -167,7 +167,7 @@ def quantization_error(z: ArrayLike) -> QuantizationError:
         the three errors: the first two in units of z, the last in degrees.
 
     Raises:
-        DataError: if ``binarize`` refuses the codes, one is infinite, or there are none.
+        DataError: as ``binarize``, or if a code is infinite, or there are none.
 
     Example:
         >>> error = quantization_error(np.array([[1.0, -1.0], [4.0, -5.0]]))  # the second: 3 and 4
@@ -176,7 +176,7 @@ def quantization_error(z: ArrayLike) -> QuantizationError:
     """
     values = signed_codes(z)
     size, nbit = values.shape
-    _refuse_none(size, 1)
+    _check_size(size, 1)
     l2 = squared = degrees = 0.0
     zeros = 0
     step = max(1, _BLOCK // nbit)
@@ -185,14 +185,15 @@ def quantization_error(z: ArrayLike) -> QuantizationError:
         largest = length.max(axis=1, keepdims=True)
         if np.isinf(largest).any():
             raise UndefinedError(
-                "codes hold infinite values, which are infinitely far from any bits"
+                "codes contain infinite values, which are infinitely far from any bits"
             )
-        off = np.square(length - 1).sum(axis=1)
-        l2 += float(np.sqrt(off).sum())
-        squared += float(off.sum())
+        error = np.square(length - 1).sum(axis=1)
+        l2 += float(np.sqrt(error).sum())
+        squared += float(error.sum())
         length = length[largest[:, 0] > 0] / largest[largest[:, 0] > 0]
         zeros += len(largest) - len(length)
-        along = length.mean(axis=1, keepdims=True)  # of the ones, and what is at right angles
+        # components along the vector of ones and orthogonal to it
+        along = length.mean(axis=1, keepdims=True)
         across = np.linalg.norm(length - along, axis=1)
         degrees += float(np.degrees(np.arctan2(across, math.sqrt(nbit) * along[:, 0])).sum())
     angle = degrees / (size - zeros) if zeros < size else None
@@ -229,11 +230,11 @@ def orthogonality(bits: ArrayLike, labels: ArrayLike) -> Orthogonality:
     ones = bit_matrix(bits, "bits")
     groups = _grouped(labels, len(ones), least=1)
     sizes_C, ones_CK = groups.by_class(groups.sizes, groups.ones(ones))
-    held_C = sizes_C > 0
-    classes, nbit = int(held_C.sum()), ones.shape[1]
+    present_C = sizes_C > 0
+    classes, nbit = int(present_C.sum()), ones.shape[1]
     if classes == 0:
-        raise UndefinedError("no item has a label: there are no class centres")
-    centers_CK = np.where(2 * ones_CK[held_C] >= sizes_C[held_C, None], 1.0, -1.0)
+        raise UndefinedError("no item has a label: there are no class centers")
+    centers_CK = np.where(2 * ones_CK[present_C] >= sizes_C[present_C, None], 1.0, -1.0)
     gram_KK = (centers_CK.T @ centers_CK).astype(np.int64)  # its norm is that of H H^T
     square = (int(np.square(gram_KK).sum()) - classes * nbit**2) / nbit**2
     return Orthogonality(math.sqrt(square), classes, groups.classes - classes)
@@ -259,7 +260,7 @@ def bit_correlation(bits: ArrayLike) -> float:
     """
     ones = bit_matrix(bits, "bits")
     size, nbit = ones.shape
-    _refuse_none(size, 1)
+    _check_size(size, 1)
     gram_KK = np.zeros((nbit, nbit))
     step = max(1, _BLOCK // nbit)
     for start in range(0, size, step):  # whole numbers below 2^24 are exact
@@ -298,8 +299,7 @@ def separability(bits: ArrayLike, labels: ArrayLike, average: str = "micro") -> 
         >>> result.value, result.inter, result.intra
         (1.0, 1.5, 0.5)
     """
-    if average not in ("micro", "macro"):
-        raise DataError(f"average={average!r} is unknown; allowed: micro, macro")
+    check_choice("average", average, ("micro", "macro"))
     values = bit_matrix(bits, "bits")
     size = len(values)
     groups = _grouped(labels, size, least=2)
@@ -309,7 +309,7 @@ def separability(bits: ArrayLike, labels: ArrayLike, average: str = "micro") -> 
 
     pairs = size * (size - 1) // 2
     intra_pairs = int(sizes_G @ near_G - sizes_G[groups.labelled].sum()) // 2
-    _refuse_one_kind(intra_pairs, pairs - intra_pairs)
+    _check_both_kinds(intra_pairs, pairs - intra_pairs)
     if average == "micro":
         apart = int((ones_GK * (near_G[:, None] - near_GK)).sum())
         intra = apart / intra_pairs
@@ -322,7 +322,7 @@ def separability(bits: ArrayLike, labels: ArrayLike, average: str = "micro") -> 
     far_C, apart_C = groups.by_class(sizes_G * far_G, apart_G[:, None])
     intra_C = (ones_CK * (sizes_C[:, None] - ones_CK)).sum(axis=1)
     within_C = sizes_C * (sizes_C - 1) // 2
-    both_C = (within_C > 0) & (far_C > 0)  # some class has both: a similar pair's, or one it meets
+    both_C = (within_C > 0) & (far_C > 0)  # not empty: pairs of both kinds exist
     intra = float((intra_C[both_C] / within_C[both_C]).mean())
     inter = float((apart_C[both_C, 0] / far_C[both_C]).mean())
     left_out = groups.classes - int(both_C.sum())
@@ -366,9 +366,7 @@ def distance_histograms(
         >>> distance_histograms(bits, labels).intra.tolist()
         [0.5, 0.5, 0.0]
     """
-    for name, option, least in (("exact_up_to", exact_up_to, 0), ("sample", sample, 1)):
-        _refuse_unwhole(name, option, least)
-    _refuse_unwhole("seed", seed, 0)
+    _check_sampling(exact_up_to, sample, seed)
     values = bit_matrix(bits, "bits")
     size, nbit = values.shape
     groups = _grouped(labels, size, least=2)
@@ -376,14 +374,14 @@ def distance_histograms(
     exact = size <= exact_up_to
     if groups.marks is None:
         intra_pairs = int((sizes_G * (sizes_G - 1))[groups.labelled].sum()) // 2
-        _refuse_one_kind(intra_pairs, size * (size - 1) // 2 - intra_pairs)
+        _check_both_kinds(intra_pairs, size * (size - 1) // 2 - intra_pairs)
     if exact:
         intra, inter = _every_pair(values, label_array(labels, size, "labels"), engine)
     else:
         words = _packed_words(values).take(groups.order, axis=1)
         intra, inter = _drawn_pairs(words, groups, nbit, sample, np.random.default_rng(seed))
     intra_pairs, inter_pairs = int(intra.sum()), int(inter.sum())
-    _refuse_one_kind(intra_pairs, inter_pairs, "" if exact else f" among {sample} drawn")
+    _check_both_kinds(intra_pairs, inter_pairs, "" if exact else f" among {sample} drawn")
     return DistanceHistograms(
         intra / intra_pairs, inter / inter_pairs, intra_pairs, inter_pairs, None if exact else seed
     )
@@ -422,12 +420,10 @@ def pair_distances(
         >>> distances.share.round(4).tolist(), round(distances.mean, 4), distances.pairs
         ([0.0, 0.6667, 0.3333], 1.3333, 3)
     """
-    for name, option, least in (("exact_up_to", exact_up_to, 0), ("sample", sample, 1)):
-        _refuse_unwhole(name, option, least)
-    _refuse_unwhole("seed", seed, 0)
+    _check_sampling(exact_up_to, sample, seed)
     values = bit_matrix(bits, "bits")
     size, nbit = values.shape
-    _refuse_none(size, 2)
+    _check_size(size, 2)
     ones_K = np.count_nonzero(values, axis=0).astype(np.int64)
     mean = int((ones_K * (size - ones_K)).sum()) / (size * (size - 1) // 2)
     exact = size <= exact_up_to
@@ -437,7 +433,7 @@ def pair_distances(
         words, rng = _packed_words(values), np.random.default_rng(seed)
         counts = np.zeros(nbit + 1, dtype=np.int64)
         for start in range(0, sample, _DRAWN):
-            a, b = _two(rng, np.full(min(_DRAWN, sample - start), size))
+            a, b = _draw_two(rng, np.full(min(_DRAWN, sample - start), size))
             counts += _tally(words[:, a], words[:, b], nbit)
     pairs = int(counts.sum())
     return PairDistances(counts / pairs, mean, pairs, None if exact else seed)
@@ -464,7 +460,7 @@ def bit_statistics(bits: ArrayLike) -> BitStatistics:
         (0.75, 0.5, 2)
     """
     values = bit_matrix(bits, "bits")
-    _refuse_none(len(values), 1)
+    _check_size(len(values), 1)
     ones_K = np.count_nonzero(values, axis=0) / len(values)
     entropy_K = np.zeros_like(ones_K)
     alive = (ones_K > 0) & (ones_K < 1)
@@ -483,30 +479,29 @@ def bit_statistics(bits: ArrayLike) -> BitStatistics:
 
 @dataclass(frozen=True)
 class _Groups:
-    """Items sorted such that those with the very same labels are side by side.
+    """Items in groups with exactly the same labels, which are alike in all relations by labels.
 
-    All that pairs have to do with labels is the same for all items of a group; if items have one
-    label, a group is a class.
+    If items have one label, a group is a class.
     """
 
     order: Counts  # (N,) the items, group by group
-    bounds: Counts  # (G + 1,) where each group begins, and the end
-    labelled: npt.NDArray[np.bool_]  # (G,) whether the group has a label; similar to itself if so
+    bounds: Counts  # (G + 1,) start of each group, and the end
+    labelled: npt.NDArray[np.bool_]  # (G,) whether the items have a label, so that they are similar
     classes: int  # C, empty ones included
-    hot: npt.NDArray[np.bool_] | None  # (G, C) the labels, and
-    marks: Array | None  # (W, G) the same in words; None: one label each
+    hot: npt.NDArray[np.bool_] | None  # (G, C) the labels; None: one label each
+    marks: Array | None  # (W, G) the labels in words; None: one label each
 
     @property
     def sizes(self) -> Counts:
-        """(G,) the items of each group."""
+        """The number of items of each group, (G,)."""
         return np.diff(self.bounds)
 
     def of_items(self) -> Counts:
-        """(N,) the group of each sorted item."""
+        """Return the group of each sorted item, (N,)."""
         return np.repeat(np.arange(len(self.labelled)), self.sizes)
 
     def ones(self, bits: npt.NDArray[np.bool_]) -> Counts:
-        """(N, K) bool -> (G, K) how many items of each group have each bit set."""
+        """Return how many items of each group have each bit set, (G, K); bits are (N, K)."""
         group_N = np.empty(len(self.order), dtype=np.int64)
         group_N[self.order] = self.of_items()
         count = len(self.labelled)
@@ -514,9 +509,9 @@ class _Groups:
         return np.stack(counts, axis=1).astype(np.int64, copy=False)
 
     def by_class(self, sizes: Counts, counts: Counts) -> tuple[Counts, Counts]:
-        """(G,) and (G, K) summed over the groups with a label: (C,) and (C, K).
+        """Sum (G,) and (G, K) over the groups of each class: (C,) and (C, K).
 
-        If items have one label, C are the classes that have items.
+        If items have one label, only classes that have items are returned.
         """
         if self.hot is None:
             return sizes[self.labelled], counts[self.labelled]
@@ -524,7 +519,7 @@ class _Groups:
         return (hot_CG @ sizes).astype(np.int64), (hot_CG @ counts).astype(np.int64)
 
     def similar(self, sizes: Counts, counts: Counts) -> tuple[Counts, Counts]:
-        """(G,) and (G, K) summed over the groups similar to each: likewise (G,) and (G, K)."""
+        """Sum (G,) and (G, K) over the groups similar to each group: (G,) and (G, K)."""
         if self.hot is None:
             return sizes * self.labelled, counts * self.labelled[:, None]
         exact = np.dtype("f4" if sizes.sum() < 1 << 24 else "f8")  # for whole numbers
@@ -539,57 +534,58 @@ class _Groups:
 
 
 def _grouped(labels: ArrayLike, size: int, least: int) -> _Groups:
-    """The groups of ``size`` items.
+    """Group ``size`` items by their labels.
 
     Raises:
-        DataError: if there are less than ``least`` items, or the labels are malformed.
+        DataError: if there are fewer than ``least`` items, or the labels are malformed.
     """
-    _refuse_none(size, least)
-    held = label_array(labels, size, "labels")
-    single = held.ndim == 1 or held.sum(axis=1).max() <= 1
-    marks = class_marks(held) if single else label_marks(held)
+    _check_size(size, least)
+    values = label_array(labels, size, "labels")
+    single = values.ndim == 1 or values.sum(axis=1).max() <= 1
+    marks = class_marks(values) if single else label_marks(values)
     order, bounds = _runs(marks)
     first = order[bounds[:-1]]
     return _Groups(
         order=order,
         bounds=bounds,
-        labelled=np.asarray(marks[0, first] >= 0 if single else held[first].any(axis=1)),
-        classes=held.shape[1] if held.ndim == 2 else int(held.max()) + 1,
-        hot=None if single else held[first],
+        labelled=np.asarray(marks[0, first] >= 0 if single else values[first].any(axis=1)),
+        classes=values.shape[1] if values.ndim == 2 else int(values.max()) + 1,
+        hot=None if single else values[first],
         marks=None if single else marks.take(first, axis=1),
     )
 
 
 def _runs(words: Array) -> tuple[Counts, Counts]:
-    """Columns of (W, N) sorted, and where equal ones begin: (N,) and (runs + 1,)."""
+    """Return the order of sorted columns of (W, N), and the starts of equal ones with the end."""
     order = np.lexsort(words)
-    held = words.take(order, axis=1)
-    fresh = np.flatnonzero((held[:, 1:] != held[:, :-1]).any(axis=0)) + 1
-    return order, np.concatenate([[0], fresh, [len(order)]])
+    columns = words.take(order, axis=1)
+    starts = np.flatnonzero((columns[:, 1:] != columns[:, :-1]).any(axis=0)) + 1
+    return order, np.concatenate([[0], starts, [len(order)]])
 
 
 def _packed_words(bits: npt.NDArray[np.bool_]) -> Array:
-    """(N, K) bool -> (W, N) words."""
+    """Return bits (N, K) as words (W, N)."""
     return as_words(np.packbits(bits, axis=1))
 
 
 def _every_pair(
     bits: npt.NDArray[np.bool_], labels: Array, engine: Engine | str
 ) -> tuple[Counts, Counts]:
-    """(K + 1,) similar and (K + 1,) dissimilar pairs at each distance.
+    """Count similar and dissimilar pairs at each distance, (K + 1,) each.
 
-    Some items at a time are asked for themselves, which counts each pair twice and each item with
-    itself, and for those that come later.
+    Blocks of items are compared with themselves, which counts each pair twice and each item with
+    itself, and with all later items.
     """
     codes, (size, nbit) = pack(bits), bits.shape
     within, across = np.zeros((2, 2, nbit + 1), dtype=np.int64)
-    for start in range(0, size, _ASKED):
-        some, later = slice(start, start + _ASKED), slice(start + _ASKED, size)
-        for others, counts in ((some, within), (later, across)):
+    for start in range(0, size, _QUERIES):
+        block, later = slice(start, start + _QUERIES), slice(start + _QUERIES, size)
+        for others, totals in ((block, within), (later, across)):
             if len(codes[others]):
-                asked, held = labels[some], labels[others]
-                ranking = Ranking(codes[some], codes[others], asked, held, nbit, engine)
-                counts += [found.sum(axis=0) for found in ranking.counts]
+                ranking = Ranking(
+                    codes[block], codes[others], labels[block], labels[others], nbit, engine
+                )
+                totals += [counts.sum(axis=0) for counts in ranking.counts]
     labelled = size if labels.ndim == 1 else int(labels.any(axis=1).sum())
     within[:, 0] -= size, labelled
     every, near = within // 2 + across
@@ -599,52 +595,53 @@ def _every_pair(
 def _drawn_pairs(
     words: Array, groups: _Groups, nbit: int, sample: int, rng: np.random.Generator
 ) -> tuple[Counts, Counts]:
-    """Like :func:`_every_pair`, of pairs drawn with replacement."""
+    """Count pairs drawn with replacement, as :func:`_every_pair`."""
     intra, inter = np.zeros((2, nbit + 1), dtype=np.int64)
     group_N, size, sizes = groups.of_items(), words.shape[1], groups.sizes
     weight = np.cumsum(sizes * (sizes - 1) * groups.labelled)  # similar pairs, if one label each
     for start in range(0, sample, _DRAWN):
         draws = min(_DRAWN, sample - start)
-        a, b = _two(rng, np.full(draws, size))
-        one, two = group_N[a], group_N[b]
+        a, b = _draw_two(rng, np.full(draws, size))
+        group_a, group_b = group_N[a], group_N[b]
         if groups.marks is None:
-            shared = (one == two) & groups.labelled[one]
+            shared = (group_a == group_b) & groups.labelled[group_a]
         else:
-            shared = ((groups.marks[:, one] & groups.marks[:, two]) != 0).any(axis=0)
+            shared = ((groups.marks[:, group_a] & groups.marks[:, group_b]) != 0).any(axis=0)
             intra += _tally(words[:, a[shared]], words[:, b[shared]], nbit)
         inter += _tally(words[:, a[~shared]], words[:, b[~shared]], nbit)
         if groups.marks is None:
             group = np.searchsorted(weight, rng.integers(weight[-1], size=draws), side="right")
-            a, b = groups.bounds[group] + _two(rng, sizes[group])
+            a, b = groups.bounds[group] + _draw_two(rng, sizes[group])
             intra += _tally(words[:, a], words[:, b], nbit)
     return intra, inter
 
 
-def _two(rng: np.random.Generator, size: Counts) -> Counts:
-    """Two different numbers below each size, (n,) -> (2, n)."""
+def _draw_two(rng: np.random.Generator, size: Counts) -> Counts:
+    """Draw two different numbers below each size: (2, n)."""
     a, b = rng.integers(size), rng.integers(size - 1)
     return np.stack([a, b + (b >= a)])
 
 
 def _tally(a: Array, b: Array, nbit: int) -> Counts:
-    """(K + 1,) how often codes (W, n) are at each distance from others (W, n)."""
+    """Count pairs of codes (W, n) by distance: (K + 1,)."""
     return np.bincount(differing(a, b, np.uint16), minlength=nbit + 1)
 
 
-def _refuse_none(size: int, least: int) -> None:
+def _check_size(size: int, least: int) -> None:
     if size < least:
         raise UndefinedError(
             "there are no codes" if size == 0 else f"{size} code makes no pair: at least {least}"
         )
 
 
-def _refuse_one_kind(intra_pairs: int, inter_pairs: int, where: str = "") -> None:
+def _check_both_kinds(intra_pairs: int, inter_pairs: int, where: str = "") -> None:
     if intra_pairs == 0:
         raise UndefinedError(f"no two items share a label{where}: there is no intra-class distance")
     if inter_pairs == 0:
         raise UndefinedError(f"all items share a label{where}: there is no inter-class distance")
 
 
-def _refuse_unwhole(name: str, value: int, least: int) -> None:
-    if not whole(value, least):
-        raise DataError(f"{name}={value!r} must be a whole number of at least {least}")
+def _check_sampling(exact_up_to: int, sample: int, seed: int) -> None:
+    check_integer("exact_up_to", exact_up_to, 0)
+    check_integer("sample", sample, 1)
+    check_integer("seed", seed, 0)

@@ -1,4 +1,4 @@
-"""Real-valued codes to bits, to packed bytes, to Hamming distances; also with undecided bits.
+"""Binarize real-valued codes, pack bits, and compute Hamming distances; also of ternary codes.
 
 ``N`` codes, ``A`` and ``B`` two sets of them, ``K`` bits, ``W`` machine words per code.
 """
@@ -13,20 +13,21 @@ import numpy as np
 import numpy.typing as npt
 
 from deephash.errors import DataError
+from deephash.retrieval.checks import check_choice, check_integer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Array = npt.NDArray[Any]
-ArrayLike = Union["Tensor", Array]  # numpy codes do not wait for the import of torch
+ArrayLike = Union["Tensor", Array]  # torch is not imported for numpy codes
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 log = logging.getLogger(__name__)
 
 _ONES_IN_BYTE = np.array([byte.bit_count() for byte in range(256)], dtype=np.uint8)  # (256,)
-_BLOCK = 1 << 22  # distances worked on at once
-_UNDECIDED = {"query": 0b0011, "database": 0b0101}  # half of it differs from 1111, 0000 and another
+_BLOCK = 1 << 22  # distances computed at once
+_UNDECIDED = {"query": 0b0011, "database": 0b0101}  # 2 bits from 1111, 0000, each other
 
 
 def as_array(values: ArrayLike) -> Array:
@@ -36,7 +37,7 @@ def as_array(values: ArrayLike) -> Array:
         >>> as_array(np.arange(3))
         array([0, 1, 2])
     """
-    torch = sys.modules.get("torch")  # where it is not loaded, nothing is a tensor
+    torch = sys.modules.get("torch")  # if not loaded, no value is a tensor
     if torch is None or not isinstance(values, torch.Tensor):
         return np.asarray(values)
     tensor = values.detach().cpu()
@@ -66,7 +67,7 @@ def binarize(z: ArrayLike) -> npt.NDArray[np.bool_]:
 
 
 def undecided(z: ArrayLike, threshold: float) -> npt.NDArray[np.bool_]:
-    """Tell which entries of real-valued codes are too small to be a bit: ``|z| < threshold``.
+    """Return which entries of real-valued codes are too small to be a bit: ``|z| < threshold``.
 
     Args:
         z: (N, K) signed numbers.
@@ -76,7 +77,7 @@ def undecided(z: ArrayLike, threshold: float) -> npt.NDArray[np.bool_]:
         (N, K) bool.
 
     Raises:
-        DataError: if ``binarize`` refuses the codes, or ``check_threshold`` the threshold.
+        DataError: as ``binarize`` and ``check_threshold``.
 
     Example:
         >>> undecided(np.array([[0.4, -0.6]]), threshold=0.5)
@@ -118,20 +119,66 @@ def signed_codes(z: ArrayLike) -> Array:
             "1: codes > 0. Packed bytes: nbit=K, or unpack(codes, K)"
         )
     if np.isnan(values).any():
-        broken = np.flatnonzero(np.isnan(values).any(axis=1))
+        rows = np.flatnonzero(np.isnan(values).any(axis=1))
         raise DataError(
-            f"{len(broken)} of {len(values)} codes hold NaN, the first is row {broken[0]} (from 0):"
+            f"{len(rows)} of {len(values)} codes contain NaN, the first is row {rows[0]} (from 0):"
             " NaN has no sign. Look for NaN in the images or features that were encoded, and in"
             " the weights of the network"
         )
     if values.size and values.min() >= 0:
         if values.max() == 1 and ((values == 0) | (values == 1)).all() and values.min() == 0:
             raise DataError(
-                "codes hold nothing but 0 and 1, and z >= 0 would make ones of all: if they are "
-                "bits, give them as bool (codes > 0)"
+                "codes contain nothing but 0 and 1, and z >= 0 would make ones of all: if they "
+                "are bits, give them as bool (codes > 0)"
             )
-        log.warning("no code holds a negative value: all bits are ones, since z >= 0")
+        log.warning("no code contains a negative value: all bits are ones, since z >= 0")
     return values
+
+
+def recentre(database: ArrayLike, query: ArrayLike) -> tuple[Array, Array]:
+    """Subtract the mean code of the database from both sides, which corrects a domain shift.
+
+    A hash layer that ends in batch normalisation splits each bit at the mean code of its training
+    data; in another domain most items are on one side of it. Hoe et al., OrthoHash,
+    NeurIPS 2021, supplement D.5, correct this with the scale 1, the shift 0, and for the running
+    mean that of the target database's codes before the normalisation. That gives the same bits: if
+    z = g (x - m) / s + b, its mean over the database is g (mean x - m) / s + b, so
+
+        z - mean z = g (x - mean x) / s,
+
+    with the sign of x - mean x where g > 0, as s > 0. Where g < 0 the bit is inverted on both sides
+    and no distance changes. Where g = 0 the two differ: z is a constant, while the corrected layer
+    would make the bit useful again.
+
+    Args:
+        database: (N, K) real-valued codes.
+        query: (Q, K) real-valued codes of the same layer.
+
+    Returns:
+        (N, K) and (Q, K), copies.
+
+    Raises:
+        DataError: if codes are not real-valued matrices of one K, the database is empty, or a mean
+            is not finite.
+
+    Example:
+        >>> database, query = recentre(np.array([[3.0, 0.0], [1.0, 4.0]]), np.array([[2.5, 1.0]]))
+        >>> database.tolist(), query.tolist()
+        ([[1.0, -2.0], [-1.0, 2.0]], [[0.5, -1.0]])
+    """
+    items, queries = as_array(database), as_array(query)
+    for values, name in ((items, "database"), (queries, "query")):
+        if values.ndim != 2 or values.dtype.kind != "f":
+            raise DataError(
+                f"only real-valued codes (n, K) can be centred; those of the {name} are "
+                f"{values.dtype} {values.shape}"
+            )
+    if items.shape[1] != queries.shape[1] or len(items) == 0:
+        raise DataError(f"the database is {items.shape}, the queries are {queries.shape}")
+    mean_K = items.mean(axis=0, dtype=np.float64)
+    if not np.isfinite(mean_K).all():
+        raise DataError(f"{(~np.isfinite(mean_K)).sum()} entries of the mean code are not finite")
+    return items - mean_K.astype(items.dtype), queries - mean_K.astype(queries.dtype)
 
 
 def pack(bits: ArrayLike) -> npt.NDArray[np.uint8]:
@@ -181,15 +228,14 @@ def pack_ternary(bits: ArrayLike, mask: ArrayLike, side: str) -> npt.NDArray[np.
         >>> hamming(query, database) / 4
         array([[1.5]])
     """
-    ones, open_bits = bit_matrix(bits, "bits"), bit_matrix(mask, "mask")
-    if ones.shape != open_bits.shape:
-        raise DataError(f"bits are {ones.shape}, but their mask is {open_bits.shape}")
-    if side not in _UNDECIDED:
-        raise DataError(f"side={side!r} is unknown; allowed: {', '.join(_UNDECIDED)}")
+    ones, undecided_bits = bit_matrix(bits, "bits"), bit_matrix(mask, "mask")
+    if ones.shape != undecided_bits.shape:
+        raise DataError(f"bits are {ones.shape}, but their mask is {undecided_bits.shape}")
+    check_choice("side", side, _UNDECIDED)
     size, nbit = ones.shape
     fours = np.zeros((size, nbit + nbit % 2), dtype=np.uint8)
     fours[:, :nbit] = ones * np.uint8(0b1111)
-    fours[:, :nbit][open_bits] = _UNDECIDED[side]
+    fours[:, :nbit][undecided_bits] = _UNDECIDED[side]
     return fours[:, ::2] << np.uint8(4) | fours[:, 1::2]
 
 
@@ -210,7 +256,7 @@ def unpack(packed: ArrayLike, nbit: int) -> npt.NDArray[np.bool_]:
         >>> unpack(np.array([[0b10100000]], dtype=np.uint8), nbit=3)
         array([[ True, False,  True]])
     """
-    return np.unpackbits(checked(packed, nbit, "packed"), axis=1, count=nbit).astype(np.bool_)
+    return np.unpackbits(check_packed(packed, nbit, "packed"), axis=1, count=nbit).astype(np.bool_)
 
 
 def hamming(a_packed: ArrayLike, b_packed: ArrayLike) -> npt.NDArray[np.int16]:
@@ -246,7 +292,7 @@ def hamming(a_packed: ArrayLike, b_packed: ArrayLike) -> npt.NDArray[np.int16]:
     return distance_AB
 
 
-def checked(packed: ArrayLike, nbit: int, name: str) -> npt.NDArray[np.uint8]:
+def check_packed(packed: ArrayLike, nbit: int, name: str) -> npt.NDArray[np.uint8]:
     """Return packed codes as an array, after checking that they are codes of ``nbit`` bits.
 
     Args:
@@ -260,8 +306,7 @@ def checked(packed: ArrayLike, nbit: int, name: str) -> npt.NDArray[np.uint8]:
     Raises:
         DataError: if dtype, shape or width do not fit, or a bit beyond the last one is set.
     """
-    if not whole(nbit, least=1):
-        raise DataError(f"nbit must be a whole number of at least 1, not {nbit!r}")
+    check_integer("nbit", nbit, 1)
     if nbit > np.iinfo(np.int16).max:
         raise DataError(f"nbit={nbit} is too long for distances of 16 bits")
     values, width = _bytes(packed, name), -(-nbit // 8)
@@ -276,7 +321,7 @@ def checked(packed: ArrayLike, nbit: int, name: str) -> npt.NDArray[np.uint8]:
 
 
 def as_words(packed: npt.NDArray[np.uint8], word: int | None = None) -> Array:
-    """Arrange packed codes as few wide words, word by word: (W, N). A view if a code is one word.
+    """Arrange packed codes as wide words, word by word: (W, N). A view if a code is one word.
 
     Args:
         packed: (N, bytes) uint8.
@@ -306,18 +351,12 @@ def popcount(words: Array) -> npt.NDArray[np.uint8]:
     return counts
 
 
-def whole(value: object, least: int) -> bool:
-    """Tell whether a value is an integer of at least ``least``."""
-    number = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    return number and int(value) >= least  # type: ignore[call-overload]
-
-
 def differing(a: Iterable[Any], b: Iterable[Any], dtype: npt.DTypeLike) -> Array:
-    """Count the bits in which codes differ, word by word: (W, ...) against (W, ...), broadcast.
+    """Count the bits in which codes differ.
 
     Args:
-        a: words, from ``as_words``.
-        b: as many.
+        a: words (W, ...), from ``as_words``.
+        b: as many, broadcast against them.
         dtype: of the result, wide enough for all bits.
     """
     first, *rest = (popcount(x ^ y) for x, y in zip(a, b, strict=True))

@@ -1,4 +1,4 @@
-"""``codes.npz``: the packed codes of queries and database, written and read in one place."""
+"""Write and read ``codes.npz``, the packed codes of queries and database."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deephash.errors import DataError, FileError
-from deephash.retrieval.codes import checked
+from deephash.retrieval.codes import check_packed
 from deephash.utils import program
 from deephash.utils.files import read_arrays, write_arrays
 
@@ -33,8 +33,8 @@ class StoredSide:
     codes: npt.NDArray[np.uint8]  # (n, ceil(K / 8)), packed
     ids: npt.NDArray[Any]  # (n,) text or integers
     labels: npt.NDArray[Any] | None = None
-    """(n, C) bool, or (n,) class indices where rows of all classes would be large; None where lists
-    say what is relevant, or the images have no labels."""
+    """(n, C) bool, or (n,) class indices of very many classes; None if lists define relevance, or
+    the images have no labels."""
     undecided: npt.NDArray[np.uint8] | None = None  # as codes; None unless codes are ternary
 
 
@@ -71,43 +71,39 @@ class StoredCodes:
     def read(cls, path: Path) -> Self:
         """Read and check the file.
 
-        Args:
-            path: of the file.
-
         Raises:
-            FileError: it is missing, damaged, or its arrays do not fit each other.
+            FileError: if it is missing, damaged, or its arrays do not fit each other.
         """
         roles = ("query", "database")
         optional = [f"{role}_{name}" for role in roles for name in ("labels", "undecided")]
-        wanted = [
-            "fingerprint",
-            "nbit",
-            *(f"{r}_{name}" for r in roles for name in ("codes", "ids")),
-        ]
-        arrays = read_arrays(path, WHAT, wanted, optional, _advice())
+        required = [f"{role}_{name}" for role in roles for name in ("codes", "ids")]
+        arrays = read_arrays(path, WHAT, ["fingerprint", "nbit", *required], optional, _advice())
         try:
             nbit = _nbit(arrays)
-            sides = [_side(arrays, role, nbit) for role in roles]
+            query, database = (_side(arrays, role, nbit) for role in roles)
             for name in ("labels", "undecided"):
-                there = [getattr(side, name) is not None for side in sides]
-                if there[0] != there[1]:
+                if (getattr(query, name) is None) != (getattr(database, name) is None):
                     raise DataError(f"only one of its two sides has {name}")
-            first, last = sides
-            if first.labels is not None and last.labels is not None:
-                if first.labels.ndim != last.labels.ndim:
+            if query.labels is not None and database.labels is not None:
+                if query.labels.ndim != database.labels.ndim:
                     raise DataError("labels are class indices on one side, and rows on the other")
-                if first.labels.shape[1:] != last.labels.shape[1:]:
+                if query.labels.shape[1:] != database.labels.shape[1:]:
                     raise DataError(
-                        f"labels of {first.labels.shape[1]} classes for the queries and of "
-                        f"{last.labels.shape[1]} for the database"
+                        f"labels of {query.labels.shape[1]} classes for the queries and of "
+                        f"{database.labels.shape[1]} for the database"
                     )
-            return cls(_text(arrays, "fingerprint"), nbit, first, last)
+            fingerprint = arrays["fingerprint"]
+            if fingerprint.ndim or fingerprint.dtype.kind != "U":
+                raise DataError(
+                    f"fingerprint is {fingerprint.dtype} {fingerprint.shape}, not a text"
+                )
+            return cls(str(fingerprint), nbit, query, database)
         except DataError as error:
             raise FileError(path, str(error), WHAT, _advice()) from error
 
 
 def read_database(path: Path) -> tuple[int, npt.NDArray[np.uint8], npt.NDArray[Any]]:
-    """Read K, the packed codes and the ids of the database alone; nothing else need be there.
+    """Read K, the packed codes and the ids of the database; nothing else is required.
 
     Raises:
         FileError: as of ``StoredCodes.read``.
@@ -128,15 +124,8 @@ def _nbit(arrays: Mapping[str, Any]) -> int:
     return int(nbit)
 
 
-def _text(arrays: Mapping[str, Any], name: str) -> str:
-    value = arrays[name]
-    if value.ndim or value.dtype.kind != "U":
-        raise DataError(f"{name} is {value.dtype} {value.shape}, not a text")
-    return str(value)
-
-
 def _side(arrays: Mapping[str, Any], role: str, nbit: int) -> StoredSide:
-    codes = checked(arrays[f"{role}_codes"], nbit, f"{role}_codes")
+    codes = check_packed(arrays[f"{role}_codes"], nbit, f"{role}_codes")
     count = len(codes)
     ids = arrays[f"{role}_ids"]
     if ids.shape != (count,) or ids.dtype.kind not in "iuU":
@@ -151,7 +140,7 @@ def _side(arrays: Mapping[str, Any], role: str, nbit: int) -> StoredSide:
             f"{role}_labels are {labels.dtype} {labels.shape}, and there are {count} codes"
         )
     if mask is not None:
-        mask = checked(mask, nbit, f"{role}_undecided")
+        mask = check_packed(mask, nbit, f"{role}_undecided")
         if len(mask) != count:
             raise DataError(f"{role}_undecided has {len(mask)} rows, and there are {count} codes")
     return StoredSide(codes, ids, labels, mask)

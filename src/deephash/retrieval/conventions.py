@@ -1,14 +1,13 @@
-"""Definitions of mAP: field by field, or those of published code by name."""
+"""Definitions of mAP, by their fields or by the name of published code."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 from deephash.errors import DataError
-from deephash.retrieval.codes import whole
+from deephash.retrieval.checks import check_choice, check_integer
 
 TIES = ("expected", "stable", "shuffled", "best", "worst")
-ORDERED = ("stable", "shuffled")  # the policies that need the ranking itself
 DENOMINATORS = ("hits", "min", "total", "R")
 EMPTY = ("zero", "skip_retrieved_none", "skip_no_relevant", "skip_unlabelled")
 
@@ -30,6 +29,11 @@ NAMED: dict[str, dict[str, Any]] = {
 }
 
 
+def needs_ranking(ties: str) -> bool:
+    """Return whether a policy of ties needs the order of the database, not only histograms."""
+    return ties in ("stable", "shuffled")
+
+
 @dataclass(frozen=True)
 class Convention:
     """A definition of mAP: cut-off, order of ties, denominator, and the queries that count.
@@ -38,7 +42,7 @@ class Convention:
     the first k, AP@R = sum over k <= R of r_k c_k / k, divided by the ``denominator``.
 
     Args:
-        top: R, the number of nearest items that are judged; None for all.
+        top: R, the number of nearest items that are considered; None for all.
         ties: the order of equally distant items. ``expected``: the mean over all orders.
             ``stable``: as in the database. ``shuffled``: as in the database after shuffling it with
             ``seed``. ``best``, ``worst``: relevant items first, or last; with the denominator
@@ -51,7 +55,7 @@ class Convention:
             database. ``skip_unlabelled``: those without a label. All others count, with AP 0 if
             there is no relevant item.
         seed: of ``shuffled``.
-        drop_last: judge all items but the one ranked last; only if ``top`` is None. This is an
+        drop_last: consider all items but the one ranked last; only if ``top`` is None. This is an
             error of published code, whose ``topk=-1`` for "all" cuts a list at ``[0:-1]``.
         family: name of the published definition, for reports; has no effect.
 
@@ -73,24 +77,21 @@ class Convention:
     family: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        for name, allowed in (("ties", TIES), ("denominator", DENOMINATORS), ("empty", EMPTY)):
-            if getattr(self, name) not in allowed:
-                raise DataError(
-                    f"{name}={getattr(self, name)!r} is unknown; allowed: {', '.join(allowed)}"
-                )
-        if self.top is not None and not whole(self.top, least=1):
-            raise DataError(
-                f"top={self.top!r} must be a whole number of at least 1, or None for all"
-            )
-        if not whole(self.seed, least=0):
-            raise DataError(f"seed={self.seed!r} must be a whole number of at least 0")
+        check_choice("ties", self.ties, TIES)
+        check_choice("denominator", self.denominator, DENOMINATORS)
+        check_choice("empty", self.empty, EMPTY)
+        if self.top is not None:
+            check_integer("top", self.top, 1, ", or None for all")
+        check_integer("seed", self.seed, 0)
         if self.drop_last and self.top is not None:
-            raise DataError(f"drop_last leaves out the last of all, but top={self.top}: give one")
+            raise DataError(
+                f"drop_last leaves out the last of all items, but top={self.top}: use one of them"
+            )
         cut = self.top is not None or self.drop_last
         if (self.ties, self.empty) == ("expected", "skip_retrieved_none") and cut:
             raise DataError(
-                "empty=skip_retrieved_none with ties=expected and a cut: whether a query finds "
-                "anything depends on the order of ties. Use ties=stable, or another empty"
+                "empty=skip_retrieved_none with ties=expected and a cut: whether a query has a hit "
+                "depends on the order of ties. Use ties=stable, or another empty"
             )
 
     @classmethod
@@ -130,8 +131,7 @@ class Convention:
             >>> Convention.named("deephash-pytorch").name
             'mAP@all-1'
         """
-        if name not in NAMED:
-            raise DataError(f"convention={name!r} is unknown; allowed: {', '.join(NAMED)}")
+        check_choice("convention", name, NAMED)
         values = dict(NAMED[name])
         if given.get("top") is not None:
             values.pop("drop_last", None)
@@ -139,7 +139,7 @@ class Convention:
 
     @classmethod
     def configured(cls, node: Mapping[str, Any], top: int | None) -> Self:
-        """Make the definition of mAP from the node ``evaluation`` of a configuration.
+        """Return the definition of mAP given by the node ``evaluation`` of a configuration.
 
         Args:
             node: the fields; for a field that is null, that of the convention, or the default.
@@ -149,8 +149,11 @@ class Convention:
             DataError: as ``named``.
         """
         name = node.get("convention")
-        names = [one.name for one in fields(cls)]
-        given = {key: node[key] for key in names if node.get(key) is not None}
+        given = {
+            field.name: node[field.name]
+            for field in fields(cls)
+            if node.get(field.name) is not None
+        }
         if "top" not in NAMED.get(name or "", {}):
             given = {"top": top} | given
         return cls(**given) if name is None else cls.named(name, **given)
@@ -158,8 +161,9 @@ class Convention:
     @property
     def name(self) -> str:
         """``mAP@all``, or for instance ``mAP@1000``; ``mAP@all-1`` where the last is dropped."""
-        every = "all-1" if self.drop_last else "all"
-        return f"mAP@{every if self.top is None else self.top}"
+        if self.top is not None:
+            return f"mAP@{self.top}"
+        return "mAP@all-1" if self.drop_last else "mAP@all"
 
     def cut(self, size: int) -> int:
         """Return R for a database of ``size`` items.
@@ -168,5 +172,5 @@ class Convention:
             DataError: if ``top`` is more than there are.
         """
         if self.top is not None and self.top > size:
-            raise DataError(f"{self.name} asks for more than the {size} items of the database")
+            raise DataError(f"{self.name} needs more than the {size} items of the database")
         return size - self.drop_last if self.top is None else self.top

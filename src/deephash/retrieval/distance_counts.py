@@ -1,8 +1,8 @@
 """Distance histograms: the number of items, and of relevant items, at each distance.
 
 Distances have K + 1 values only, so two rows of counts per query contain everything but the order
-of tied items. They are made in one pass over the database, and all metrics that do not depend on
-that order are computed from them.
+of tied items. They are computed in one pass over the database, and so are all metrics that do not
+depend on that order.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Histograms:
     Args:
         items: (Q, K + 1) integers.
         relevant: (Q, K + 1) integers.
-        labelled: (Q,) bool, whether the query has a label; None: all have.
+        labelled: (Q,) bool, whether the query has a label; None: all.
         excluded: (Q,) number of items that are not ranked for it; None: none.
 
     Raises:
@@ -38,51 +38,51 @@ class Histograms:
 
     items: npt.NDArray[np.int64]  # (Q, K + 1)
     relevant: npt.NDArray[np.int64]  # (Q, K + 1)
-    labelled: npt.NDArray[np.bool_] | None = None  # (Q,) has the query a label; None: all have
-    excluded: npt.NDArray[np.int64] | None = None  # (Q,) items not ranked for it; None: none
+    labelled: npt.NDArray[np.bool_] | None = None  # (Q,)
+    excluded: npt.NDArray[np.int64] | None = None  # (Q,)
 
     def __post_init__(self) -> None:
         items, relevant = self.items, self.relevant
         if items.ndim != 2 or 0 in items.shape or items.shape != relevant.shape:
             raise DataError(f"histograms must be (Q, K + 1), not {items.shape}, {relevant.shape}")
         if items.dtype.kind not in "iu" or relevant.dtype.kind not in "iu":
-            raise DataError(f"histograms hold counts, not {items.dtype} and {relevant.dtype}")
+            raise DataError(f"histograms must be counts, not {items.dtype} and {relevant.dtype}")
         if (relevant < 0).any() or (relevant > items).any():
-            raise DataError("histograms count more relevant items than items, or fewer than none")
+            raise DataError("histograms must have 0 <= relevant <= items")
         for name in ("labelled", "excluded"):
             values = getattr(self, name)
             if values is not None and values.shape != (len(items),):
                 raise DataError(f"{name} must be ({len(items)},), not {values.shape}")
         totals = self.sizes if self.excluded is None else self.sizes + self.excluded
         if self.size == 0 or (totals != totals[0]).any():
-            raise DataError("every query must have met the same database, and not an empty one")
+            raise DataError(
+                "every query must be compared with the same database, which must not be empty"
+            )
 
     @property
     def queries(self) -> int:
         """Q."""
-        queries: int = self.items.shape[0]
-        return queries
+        return len(self.items)
 
     @property
     def nbit(self) -> int:
         """K."""
-        nbit: int = self.items.shape[1] - 1
-        return nbit
+        return int(self.items.shape[1]) - 1
 
     @property
     def sizes(self) -> npt.NDArray[np.int64]:
-        """How many items each query has met: (Q,)."""
+        """The number of items compared with each query, (Q,)."""
         sizes: npt.NDArray[np.int64] = self.items.sum(axis=1, dtype=np.int64)
         return sizes
 
     @property
     def size(self) -> int:
-        """N, the items of the database; the fewest that a query has met, if some are excluded."""
+        """N, the items of the database; the fewest of any query if some are excluded."""
         return int(self.sizes.min())
 
     @property
     def without_relevant(self) -> int:
-        """How many queries have no relevant item in the database."""
+        """The number of queries without a relevant item in the database."""
         return int((self.relevant.sum(axis=1) == 0).sum())
 
     @classmethod

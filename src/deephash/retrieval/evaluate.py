@@ -1,4 +1,4 @@
-"""Evaluate codes: metrics, and the conventions that they are computed under."""
+"""Evaluate codes: metrics, with the conventions that they are computed under."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -8,6 +8,7 @@ import numpy as np
 
 from deephash.errors import DataError
 from deephash.retrieval.backends import Engine
+from deephash.retrieval.checks import check_choice
 from deephash.retrieval.code_quality import (
     UndefinedError,
     bit_correlation,
@@ -27,15 +28,14 @@ from deephash.retrieval.codes import (
     check_threshold,
     pack,
     pack_ternary,
+    recentre,
     undecided,
     unpack,
 )
 from deephash.retrieval.conventions import Convention
 from deephash.retrieval.distance_counts import Histograms
-from deephash.retrieval.metrics import (
-    average_precision_within_radius,
-    map_under,
-)
+from deephash.retrieval.instances import LANDMARKS, LANDMARKS_TOP, InstanceRanking, gldv2
+from deephash.retrieval.metrics import average_precision_within_radius, map_under
 from deephash.retrieval.ndcg import GradedHistograms, acg_at, ndcg_at, wmap_at
 from deephash.retrieval.packed_codes import label_array
 from deephash.retrieval.precision_recall import (
@@ -48,10 +48,15 @@ from deephash.retrieval.precision_recall import (
     recall_within_radius,
 )
 from deephash.retrieval.ranking import Ranking
-from deephash.retrieval.self_exclusion import LeaveOneOutRanking
+from deephash.retrieval.revisited import CUTS as REVISITED_CUTS
+from deephash.retrieval.revisited import revisited
+from deephash.utils.ground_truth import GroundTruth
+
+PROTOCOLS = ("revisited", "gldv2")
 
 CUTS = (1, 5, 10, 50, *range(100, 1001, 100))  # N of P@N and the like; HashNet's plots: from 100
 _RANKS = 200  # places of the precision-recall curve by rank
+_BOUNDS = ("expected", "stable", "best", "worst")  # policies of ties in a full report
 
 NO_LABELS = "The images have no labels: mAP and everything else that needs labels was not measured."
 """The sentence of a report without labels."""
@@ -68,7 +73,7 @@ _NEED_LABELS = (
     "queries_without_relevant",
     "queries_without_hits",
 )
-"""What a full report holds beside mAP and cannot tell without labels."""
+"""Keys of a full report beside mAP that need labels."""
 
 
 def evaluate_codes(
@@ -149,55 +154,153 @@ def evaluate_codes(
         own=own,
         engine=engine,
     )
-    if query_labels is None:
-        found: dict[str, Any] = {"map": None, "map_min": None}
+    report: dict[str, Any] = {"map": None, "map_min": None}
+    if query_labels is not None:
+        conventions = {"map": convention, "map_min": replace(convention, denominator="min")}
         if full:
-            found |= _without_labels(ranking, convention, tops, ternary, own is not None)
-            found["codes"] = describe_codes(database, None, nbit=nbit, engine=engine)
-        return found
-    asked = _asked(convention, tops) if full else {}
-    asked |= {"map": convention, "map_min": replace(convention, denominator="min")}
-    results = dict(zip(asked, map_under(ranking, list(asked.values())), strict=True))
-    value = {name: result.value for name, result in results.items()}
-    report: dict[str, Any] = {name: value[name] for name in ("map", "map_min")}
+            conventions = _further_conventions(convention, tops) | conventions
+        results = dict(
+            zip(conventions, map_under(ranking, list(conventions.values())), strict=True)
+        )
+        values = {name: result.value for name, result in results.items()}
+        report = {name: values[name] for name in report}
     if not full:
         return report
-    report |= {
-        "map_at": {str(R): value[str(R)] for R in tops},
-        "ties": {name: value.get(name) for name in ("expected", "stable", "best", "worst")},
-    }
     hist = Histograms.of(ranking)
     if ternary is not None:  # every entry differs in 0, 2 or 4 of its four bits
         hist = replace(hist, items=hist.items[:, ::2], relevant=hist.relevant[:, ::2])
-    cuts = sorted(cut for cut in {*CUTS, *tops} if cut <= hist.size)
-    report |= _curves(hist, cuts, 1 if ternary is None else 0.5)
-    if not ranking.single:
-        report["graded"] = _graded(ranking, cuts)
+    step = 1 if ternary is None else 0.5  # bits from one distance to the next
+    relevance = "at least one shared label"
+    if query_labels is None:
+        top = convention.cut(int(ranking.sizes.max()))
+        relevance = "unknown: there are no labels"
+        report |= _without_labels(hist, tops, step)
+    else:
+        top = convention.cut(hist.size)
+        cuts = sorted(cut for cut in {*CUTS, *tops} if cut <= hist.size)
+        report |= {
+            "map_at": {str(R): values[str(R)] for R in tops},
+            "ties": {name: values.get(name) for name in _BOUNDS},
+        }
+        report |= _curves(hist, cuts, step)
+        if not ranking.single:
+            report["graded"] = _graded(ranking, cuts)
+        report |= {
+            name: getattr(results["map"], name)
+            for name in ("queries_counted", "queries_without_relevant", "queries_without_hits")
+        }
     report["codes"] = describe_codes(database, database_labels, nbit=nbit, engine=engine)
-    counted = results["map"]
     if own is not None:
         report["queries_in_database"] = int((ranking.sizes < ranking.size).sum())
-    return report | {
-        "queries": ranking.queries,
-        "database": ranking.size,
-        "nbit": ranking.nbit if ternary is None else ranking.nbit // 4,
-        "queries_counted": counted.queries_counted,
-        "queries_without_relevant": counted.queries_without_relevant,
-        "queries_without_hits": counted.queries_without_hits,
-        "conventions": _conventions(convention, convention.cut(hist.size), ternary)
-        | {"own": None if own is None else "excluded"},
+    return report | _summary(
+        ranking,
+        ranking.nbit if ternary is None else ranking.nbit // 4,
+        {
+            "metric": convention.name,
+            "top": top,
+            "ties": convention.ties,
+            "seed": convention.seed if convention.ties == "shuffled" else None,
+            "denominator": convention.denominator,
+            "empty": convention.empty,
+            "bit": "z >= 0" if ternary is None else f"z >= 0, undecided if |z| < {ternary}",
+            "ternary": ternary,
+            "relevance": relevance,
+            "curves": "expected ties",  # all metrics but mAP
+            "family": convention.family,
+            "own": None if own is None else "excluded",
+        },
+    )
+
+
+def evaluate_instances(
+    query: ArrayLike,
+    database: ArrayLike,
+    truth: GroundTruth,
+    protocol: str,
+    *,
+    ties: str = "expected",
+    seed: int = 0,
+    centred: bool = False,
+    full: bool = True,
+    nbit: int | None = None,
+    engine: Engine | str = "auto",
+) -> dict[str, Any]:
+    """Evaluate codes on instance retrieval; the result is a dictionary that json can write.
+
+    Args:
+        query: (Q, K) real-valued codes, or bool bits; or with ``nbit`` packed, (Q, ceil(K / 8)).
+        database: (N, K) real-valued codes, or bool bits; or with ``nbit`` packed.
+        truth: of these queries and this database.
+        protocol: ``revisited``, see :func:`revisited`; or ``gldv2``, see :func:`gldv2`.
+        ties: as of a :class:`Convention`.
+        seed: of ``shuffled``.
+        centred: subtract the mean code of the database before the bits are taken, see
+            :func:`recentre`.
+        full: whether to compute mAP under the other policies of ties too, of which ``stable`` takes
+            several times as long as ``expected``.
+        nbit: K of packed codes, uint8, the first bit highest; None: the codes are not packed.
+        engine: the backend; all return the same numbers.
+
+    Returns:
+        ``setups``, by name: of ``revisited`` ``map``, ``precision_at`` (mP@k, by k as text),
+        ``queries_counted`` and ``queries_skipped``; of ``gldv2`` ``map`` by ``gld-official`` and
+        ``gld-fire``, ``queries_counted`` and ``queries_without_relevant``. If full, also ``ties``:
+        the same ``map`` under each policy. In addition the numbers of queries, items and bits, and
+        ``conventions``. All are fractions, not percent.
+
+    Raises:
+        DataError: if codes are malformed, do not fit the truth, or cannot be centred; or if the
+            protocol or the policy of ties is unknown.
+
+    Example:
+        >>> query = np.array([[1.0, 1.0]])
+        >>> database = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]])
+        >>> truth = GroundTruth.of(size=3, relevant={"hard": [[1]]}, junk={"hard": [[0]]})
+        >>> report = evaluate_instances(query, database, truth, "revisited")
+        >>> report["setups"]["hard"]["map"]
+        1.0
+    """
+    check_choice("protocol", protocol, PROTOCOLS)
+    backend = Engine.of(engine).for_device_of(query)
+    if centred:
+        if nbit is not None:
+            raise DataError("packed codes cannot be centred: give real-valued ones")
+        database, query = recentre(database, query)
+    query_codes, database_codes, nbit = _packed_sides(query, database, nbit)
+    ranking = InstanceRanking(
+        query_codes, database_codes, truth, nbit, next(iter(truth.setups)), backend
+    )
+    measure = _revisited if protocol == "revisited" else _gldv2
+    setups = {}
+    for name in truth.setups:
+        under = ranking.under(name)
+        policies = dict.fromkeys((ties, *_BOUNDS) if full else (ties,))
+        results = {policy: measure(under, policy, seed) for policy in policies}
+        setups[name] = dict(results[ties])
+        if full:
+            setups[name]["ties"] = {policy: results[policy]["map"] for policy in _BOUNDS}
+    conventions: dict[str, Any] = {
+        "protocol": protocol,
+        "ties": ties,
+        "seed": seed if ties == "shuffled" else None,
+        "bit": "z >= mean z of the database" if centred else "z >= 0",
+        "centred": centred,
+        "relevance": "lists of the ground truth",
     }
-
-
-def _asked(convention: Convention, tops: Sequence[int]) -> dict[str, Convention]:
-    """What a full report measures beside the convention itself: other R, and other ties."""
-    asked = {str(R): replace(convention, top=R, drop_last=False) for R in tops}
-    cut = convention.top is not None or convention.drop_last
-    random = cut and convention.empty == "skip_retrieved_none"  # which queries count, if expected
-    for ties in ("expected", "stable", "best", "worst"):
-        if ties != "expected" or not random:
-            asked[ties] = replace(convention, ties=ties)
-    return asked
+    if protocol == "revisited":
+        conventions |= {
+            "metric": "mAP@all by trapezoids",
+            "junk": "taken out of the ranking",
+            "empty": "skip_no_relevant",
+            "precision_at": "of the first min(k, place of the last relevant item)",
+        }
+    else:
+        conventions |= {
+            "metric": f"mAP@{min(LANDMARKS_TOP, ranking.size)}",
+            "denominator": {name: Convention.named(name).denominator for name in LANDMARKS},
+            "empty": Convention.named(LANDMARKS[0]).empty,
+        }
+    return {"setups": setups} | _summary(ranking, nbit, conventions)
 
 
 def rank_codes(
@@ -237,25 +340,17 @@ def rank_codes(
         >>> ranking.distances(0).tolist(), ranking.positions(0).tolist()
         ([1, 2], [0])
     """
-    bits = _bits(query, ternary, nbit), _bits(database, ternary, nbit)
-    wide = bits[0].shape[1]
-    if wide != bits[1].shape[1]:
-        raise DataError(f"queries have {wide} bits, the database {bits[1].shape[1]}")
-    if ternary is None:
-        asked, held = (pack(one) for one in bits)
-    else:
-        asked, held = _undecided(bits, (query, database), ternary)
-        wide *= 4
     if (query_labels is None) != (database_labels is None):
         raise DataError("only one side has labels: give those of both, or None for both")
+    query_codes, database_codes, wide = _packed_sides(query, database, nbit, ternary)
     if query_labels is None or database_labels is None:
         query_labels, database_labels = (
-            np.zeros((len(one), 1), dtype=np.bool_) for one in (asked, held)
+            np.zeros((len(codes), 1), dtype=np.bool_) for codes in (query_codes, database_codes)
         )
-    near = Engine.of(engine).near(query)
-    if own is not None:
-        return LeaveOneOutRanking(asked, held, query_labels, database_labels, wide, own, near)
-    return Ranking(asked, held, query_labels, database_labels, wide, near)
+    backend = Engine.of(engine).for_device_of(query)
+    return Ranking(
+        query_codes, database_codes, query_labels, database_labels, wide, backend, own=own
+    )
 
 
 def describe_codes(
@@ -290,46 +385,57 @@ def describe_codes(
         >>> report["separability"]["value"], report["bits"]["distinct_codes"]
         (2.0, 2)
     """
-    near, values = Engine.of(engine).near(codes), as_array(codes)
-    real, bits = nbit is None and values.dtype != np.bool_, _bits(values, None, nbit)
+    backend, values = Engine.of(engine).for_device_of(codes), as_array(codes)
+    bits = _bits(values, nbit)
     statistics = bit_statistics(bits)._asdict()
-    del statistics["entropies"]  # those of ones
-    found: dict[str, Any] = {
-        "quantization": _if_any(lambda: quantization_error(values)) if real else None
-    }
+    del statistics["entropies"]  # follow from ``ones``
+    report: dict[str, Any] = {"quantization": None}
+    if nbit is None and values.dtype != np.bool_:
+        report["quantization"] = _or_none(lambda: quantization_error(values))
     if labels is None:
-        found |= dict.fromkeys(("orthogonality", "separability", "histograms"))
-        found["distances"] = _if_any(lambda: pair_distances(bits, engine=near))
+        report |= dict.fromkeys(("orthogonality", "separability", "histograms"))
+        report["distances"] = _or_none(lambda: pair_distances(bits, engine=backend))
     else:
         label_array(labels, len(bits), "labels")
-        found["orthogonality"] = _if_any(lambda: orthogonality(bits, labels))
-        found["separability"] = _if_any(lambda: separability(bits, labels))
-        found["histograms"] = _if_any(lambda: distance_histograms(bits, labels, engine=near))
-    return found | {
+        report["orthogonality"] = _or_none(lambda: orthogonality(bits, labels))
+        report["separability"] = _or_none(lambda: separability(bits, labels))
+        report["histograms"] = _or_none(lambda: distance_histograms(bits, labels, engine=backend))
+    return report | {
         "bit_correlation": bit_correlation(bits),
         "bits": statistics | {"ones": statistics["ones"].tolist()},
     }
 
 
-def _without_labels(
-    ranking: Ranking,
-    convention: Convention,
-    tops: Sequence[int],
-    ternary: float | None,
-    own: bool,
-) -> dict[str, Any]:
-    """A full report where no image has a label: the same keys, None for what needs labels."""
-    counts, step = ranking.counts[0], 1.0
-    if ternary is not None:  # every entry differs in 0, 2 or 4 of its four bits
-        counts, step = counts[:, ::2], 0.5
-    distance = step * np.arange(counts.shape[1])
-    sizes, share = ranking.sizes, counts.sum(axis=0) / counts.sum()
+def _summary(ranking: Ranking, nbit: int, conventions: dict[str, Any]) -> dict[str, Any]:
+    """Return what every full report contains about its data and its conventions."""
+    return {
+        "queries": ranking.queries,
+        "database": ranking.size,
+        "nbit": nbit,
+        "conventions": conventions | {"stable_order": "database order"},
+    }
+
+
+def _further_conventions(convention: Convention, tops: Sequence[int]) -> dict[str, Convention]:
+    """Return the conventions of a full report with other R, and with other ties."""
+    conventions = {str(R): replace(convention, top=R, drop_last=False) for R in tops}
+    cut = convention.top is not None or convention.drop_last
+    random = cut and convention.empty == "skip_retrieved_none"  # which queries count, if expected
+    for ties in _BOUNDS:
+        if ties != "expected" or not random:
+            conventions[ties] = replace(convention, ties=ties)
+    return conventions
+
+
+def _without_labels(hist: Histograms, tops: Sequence[int], step: float) -> dict[str, Any]:
+    """Return the metrics of a full report without labels: None for those that need labels."""
+    counts, distance = hist.items, step * np.arange(hist.nbit + 1)
+    share = counts.sum(axis=0) / counts.sum()
     near = counts[:, distance <= 2].sum(axis=1)
     nearest = distance[(counts > 0).argmax(axis=1)]
-    top = convention.cut(int(sizes.max()))
-    report: dict[str, Any] = {
+    return {
         "map_at": {str(R): None for R in tops},
-        "ties": dict.fromkeys(("expected", "stable", "best", "worst")),
+        "ties": dict.fromkeys(_BOUNDS),
         "precision_within_radius_2": {
             "mean_zero": None,
             "mean_nonempty": None,
@@ -344,45 +450,25 @@ def _without_labels(
             "mean_nearest": float(nearest.mean()),
             "mean_within_radius_2": float(near.mean()),
         },
-        "queries": ranking.queries,
-        "database": ranking.size,
-        "nbit": ranking.nbit if ternary is None else ranking.nbit // 4,
-        "conventions": _conventions(convention, top, ternary)
-        | {"own": "excluded" if own else None, "relevance": "unknown: there are no labels"},
-    }
-    if own:
-        report["queries_in_database"] = int((sizes < ranking.size).sum())
-    return report
-
-
-def _if_any(measure: Callable[[], Any]) -> dict[str, Any] | None:
-    """What is measured, None if there is nothing to measure it on."""
-    try:
-        found = measure()._asdict()
-    except UndefinedError:
-        return None
-    return {
-        name: value.tolist() if isinstance(value, np.ndarray) else value
-        for name, value in found.items()
     }
 
 
 def _curves(hist: Histograms, cuts: Sequence[int], step: float) -> dict[str, Any]:
-    """All that the histograms tell but mAP; ``step`` bits from one distance to the next."""
-    ball = round(2 / step)
-    radius = pr_curve_by_radius(hist)
+    """Return all metrics of histograms but mAP; ``step`` bits from one distance to the next."""
+    radius = round(2 / step)
+    by_radius = pr_curve_by_radius(hist)
     ranks = np.unique(np.geomspace(1, hist.size, _RANKS).round().astype(int)).tolist()
-    rank = pr_curve_by_rank(hist, ranks)
+    by_rank = pr_curve_by_rank(hist, ranks)
     return {
-        "precision_within_radius_2": precision_within_radius(hist, ball)._asdict(),
-        "map_within_radius_2": average_precision_within_radius(hist, ball)._asdict(),
-        "recall_within_radius_2": recall_within_radius(hist, ball),
-        "precision_at": _named(precision_at(hist, cuts)),
-        "recall_at": _named(recall_at(hist, cuts)),
-        "hit_rate_at": _named(hit_rate_at(hist, cuts)),
+        "precision_within_radius_2": precision_within_radius(hist, radius)._asdict(),
+        "map_within_radius_2": average_precision_within_radius(hist, radius)._asdict(),
+        "recall_within_radius_2": recall_within_radius(hist, radius),
+        "precision_at": _text_keys(precision_at(hist, cuts)),
+        "recall_at": _text_keys(recall_at(hist, cuts)),
+        "hit_rate_at": _text_keys(hit_rate_at(hist, cuts)),
         "pr_curve": {"radius": [step * distance for distance in range(hist.nbit + 1)]}
-        | {name: values.tolist() for name, values in radius._asdict().items()},
-        "pr_curve_by_rank": {name: values.tolist() for name, values in rank._asdict().items()},
+        | _plain(by_radius),
+        "pr_curve_by_rank": _plain(by_rank),
     }
 
 
@@ -390,45 +476,70 @@ def _graded(ranking: Ranking, cuts: Sequence[int]) -> dict[str, Any]:
     graded = GradedHistograms.of(ranking)
     return {
         "gain": graded.gain,
-        "acg_at": _named(acg_at(graded, cuts)),
-        "ndcg_at": _named(ndcg_at(graded, cuts)),
-        "wmap_at": _named(wmap_at(graded, cuts)),
+        "acg_at": _text_keys(acg_at(graded, cuts)),
+        "ndcg_at": _text_keys(ndcg_at(graded, cuts)),
+        "wmap_at": _text_keys(wmap_at(graded, cuts)),
     }
 
 
-def _named(values: dict[int, float]) -> dict[str, float]:
+def _revisited(ranking: InstanceRanking, ties: str, seed: int) -> dict[str, Any]:
+    result = revisited(ranking, ties, seed, REVISITED_CUTS)
+    return result._asdict() | {"precision_at": _text_keys(result.precision_at)}
+
+
+def _gldv2(ranking: InstanceRanking, ties: str, seed: int) -> dict[str, Any]:
+    results = gldv2(ranking, ties, seed)
+    any_result = results[LANDMARKS[0]]  # the counts are the same for both
+    return {
+        "map": {name: result.value for name, result in results.items()},
+        "queries_counted": any_result.queries_counted,
+        "queries_without_relevant": any_result.queries_without_relevant,
+    }
+
+
+def _text_keys(values: dict[int, float]) -> dict[str, float]:
     return {str(cut): value for cut, value in values.items()}
 
 
-def _conventions(convention: Convention, top: int, ternary: float | None) -> dict[str, Any]:
+def _plain(result: Any) -> dict[str, Any]:
+    """Return a named tuple as a dictionary of values that json can write."""
     return {
-        "metric": convention.name,
-        "top": top,
-        "ties": convention.ties,
-        "seed": convention.seed if convention.ties == "shuffled" else None,
-        "denominator": convention.denominator,
-        "empty": convention.empty,
-        "bit": "z >= 0" + ("" if ternary is None else f", undecided if |z| < {ternary}"),
-        "ternary": ternary,
-        "stable_order": "database order",
-        "relevance": "at least one shared label",
-        "curves": "expected ties",  # of all but mAP, whatever its own
-        "family": convention.family,
+        name: value.tolist() if isinstance(value, np.ndarray) else value
+        for name, value in result._asdict().items()
     }
 
 
-def _bits(codes: ArrayLike, ternary: float | None, nbit: int | None) -> Array:
-    values = as_array(codes)
-    if ternary is not None and (values.dtype == np.bool_ or nbit is not None):
+def _or_none(measure: Callable[[], Any]) -> dict[str, Any] | None:
+    """Return a measure as a dictionary, None if it is not defined for the codes."""
+    try:
+        return _plain(measure())
+    except UndefinedError:
+        return None
+
+
+def _packed_sides(
+    query: ArrayLike, database: ArrayLike, nbit: int | None, ternary: float | None = None
+) -> tuple[Array, Array, int]:
+    """Return packed codes of both sides and their number of bits: K, or 4 K of ternary codes."""
+    sides = {"query": as_array(query), "database": as_array(database)}
+    decided = nbit is not None or any(values.dtype == np.bool_ for values in sides.values())
+    if ternary is not None and decided:
         raise DataError(f"ternary={ternary} needs real-valued codes: bits are decided")
     if nbit is not None:
-        return unpack(values, nbit)
-    return bit_matrix(values, "codes") if values.dtype == np.bool_ else binarize(values)
-
-
-def _undecided(bits: Sequence[Array], z: Sequence[ArrayLike], ternary: float) -> list[Array]:
-    """Queries and database packed with four bits for each entry."""
-    return [
-        pack_ternary(one, undecided(values, ternary), side)
-        for one, values, side in zip(bits, z, ("query", "database"), strict=True)
+        return sides["query"], sides["database"], nbit  # checked by Ranking
+    bits = {side: _bits(values, None) for side, values in sides.items()}
+    widths = [values.shape[1] for values in bits.values()]
+    if widths[0] != widths[1]:
+        raise DataError(f"queries have {widths[0]} bits, the database {widths[1]}")
+    if ternary is None:
+        return pack(bits["query"]), pack(bits["database"]), widths[0]
+    packed = [
+        pack_ternary(bits[side], undecided(values, ternary), side) for side, values in sides.items()
     ]
+    return packed[0], packed[1], 4 * widths[0]
+
+
+def _bits(codes: Array, nbit: int | None) -> Array:
+    if nbit is not None:
+        return unpack(codes, nbit)
+    return bit_matrix(codes, "codes") if codes.dtype == np.bool_ else binarize(codes)

@@ -8,7 +8,7 @@
 >>> distances.tolist(), ids.tolist()
 ([[0, 1]], [['a', 'c']])
 
-**The file of an index.** Little endian; a header of 64 bytes, the codes, the ids:
+**File format.** Little endian; a header of 64 bytes, the codes, the ids:
 
 =============  =====  ============================================================================
 from byte      bytes
@@ -18,21 +18,20 @@ from byte      bytes
 12             4      K, unsigned
 16             8      N, unsigned
 24             4      kind of the ids, unsigned: 0 running numbers from 0, 1 integers, 2 text
-28             4      w, the bytes of one id, unsigned: 0 for kind 0, 8 for 1, the longest's for 2
+28             4      w, bytes per id, unsigned: 0 for kind 0, 8 for 1, those of the longest for 2
 32             4      CRC-32 of everything behind the header, unsigned
 36             24     zeros
 60             4      CRC-32 of the 60 bytes before it, unsigned
-64             N * B  the codes, B = ceil(K / 8): bit 0 is the highest of the first byte, and what
-                      the last byte has to spare is 0
-next 64th      N * w  the ids: signed integers of 8 bytes; or text in UTF-8, filled up with zeros
+64             N * B  the codes, B = ceil(K / 8): bit 0 is the highest of the first byte; unused
+                      bits of the last byte are 0
+next 64th      N * w  the ids: signed integers of 8 bytes; or text in UTF-8, padded with zeros
 =============  =====  ============================================================================
 
-Zeros fill the gap between codes and ids, which is there even if no ids follow.
+The gap between codes and ids is filled with zeros, and exists even if no ids follow.
 """
 
 import logging
 import os
-import struct
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,16 +41,16 @@ import numpy as np
 import numpy.typing as npt
 
 from deephash.errors import DataError, FileError
+from deephash.retrieval.checks import check_integer
 from deephash.retrieval.codes import (
     Array,
     ArrayLike,
     as_array,
     as_words,
     binarize,
-    checked,
+    check_packed,
     pack,
     popcount,
-    whole,
 )
 from deephash.retrieval.codes_file import read_database
 from deephash.utils.extras import import_extra
@@ -61,22 +60,21 @@ Ids = ArrayLike | Sequence[int] | Sequence[str]
 log = logging.getLogger(__name__)
 
 _MAGIC, _VERSION = b"DEEPHIDX", 1
-_HEADER = struct.Struct("<8sIIQIII24x")
-_CHECK = struct.Struct("<I")
-_CODES = _HEADER.size + _CHECK.size  # where they begin: 64
-_ALIGN = 64
+_HEADER = np.dtype(
+    "S8, <u4, <u4, <u8, <u4, <u4, <u4, V24, <u4"  # magic, version, K, N, kind, w, CRC, zeros, CRC
+)
 _RUNNING, _NUMBERS, _TEXT = range(3)
-_PIECE = 1 << 20  # bytes written at once
+_BLOCK = 1 << 20  # bytes written at once
 
-_TOGETHER = 16  # queries whose distances are looked through at once,
-_CHUNK = 1 << 15  # and of how many codes: what is made of them stays in the cache
-_FEW = 1 << 12  # codes that give a first bound
-_SLACK = 1 << 12  # answers gathered, beyond those that are needed, before they are cut down
-_HELD = 1 << 21  # answers held at most
+_QUERIES = 16  # queries whose distances are scanned at once
+_CHUNK = 1 << 15  # codes scanned at once; their distances fit into the cache
+_SAMPLE = 1 << 12  # codes that give a first bound
+_SLACK = 1 << 12  # results collected beyond the required ones before they are reduced
+_MOST_RESULTS = 1 << 21  # results in memory at once
 
 
 class Within(NamedTuple):
-    """The items within a radius: those of query q are ``offsets[q]`` to ``offsets[q + 1]``.
+    """All items within a radius; those of query q are at ``offsets[q]`` to ``offsets[q + 1]``.
 
     Example:
         >>> index = Index(nbit=8)
@@ -112,12 +110,12 @@ class Index:
     """
 
     def __init__(self, nbit: int) -> None:
-        checked(np.empty((0, -(-_whole(nbit, "nbit", 1) // 8)), np.uint8), nbit, "codes")
-        self.nbit = int(nbit)
+        self.nbit = check_integer("nbit", nbit, 1)
         self._size = 0
-        self._codes: Array = np.empty((0, -(-self.nbit // 8)), dtype=np.uint8)  # N and room
-        self._ids: Array | None = None  # N and room, int64 or UTF-8; None: running numbers
-        self._runs: list[Array] | None = []  # all ids in sorted pieces; None: not sorted yet
+        self._codes: Array = np.empty((0, -(-self.nbit // 8)), np.uint8)  # N rows, and spare ones
+        check_packed(self._codes, nbit, "codes")
+        self._ids: Array | None = None  # likewise, int64 or UTF-8; None: running numbers
+        self._runs: list[Array] | None = []  # all ids in sorted runs; None: not sorted yet
 
     def __len__(self) -> int:
         return self._size
@@ -127,7 +125,7 @@ class Index:
 
     @property
     def codes(self) -> npt.NDArray[np.uint8]:
-        """The packed codes in the order of addition, (N, ceil(K / 8)) uint8, not to be written."""
+        """The packed codes in the order of addition, (N, ceil(K / 8)) uint8, read-only."""
         view = self._codes[: self._size]
         view.flags.writeable = False
         return view
@@ -135,7 +133,7 @@ class Index:
     @property
     def ids(self) -> Array:
         """The ids in the order of addition, (N,) int64 or text."""
-        return self._name(np.arange(self._size))
+        return self._ids_at(np.arange(self._size))
 
     def add(self, codes: ArrayLike, ids: Ids | None = None) -> None:
         """Append codes.
@@ -152,29 +150,29 @@ class Index:
         packed = self._packed(codes, "codes")
         size, total = self._size, self._size + len(packed)
         if ids is None and self._ids is None:
-            self._codes = _appended(self._codes, size, packed)
+            self._codes = _append(self._codes, size, packed)
             self._size = total
             return
-        new = np.arange(size, total) if ids is None else _stored(ids)
+        new = np.arange(size, total) if ids is None else _encode_ids(ids)
         if len(new) != len(packed):
             raise DataError(f"there are {len(packed)} codes, but {len(new)} ids")
         if not len(new):
             return
-        held, runs = self._ids, self._runs
-        if held is None:
-            held = np.arange(size) if size else new[:0]
+        known, runs = self._ids, self._runs
+        if known is None:
+            known = np.arange(size) if size else new[:0]
             runs = None
-        if held.dtype.kind != new.dtype.kind:
+        if known.dtype.kind != new.dtype.kind:
             kinds = {"i": "numbers", "S": "text"}
             raise DataError(
-                f"the ids of this index are {kinds[held.dtype.kind]}, "
+                f"the ids of this index are {kinds[known.dtype.kind]}, "
                 f"but those to be added are {kinds[new.dtype.kind]}"
             )
         if runs is None:
-            runs = [np.sort(held[:size])]
-        runs = _with(runs, new)
-        held, codes = _appended(held, size, new), _appended(self._codes, size, packed)
-        self._codes, self._ids, self._runs, self._size = codes, held, runs, total
+            runs = [np.sort(known[:size])]
+        runs = _add_run(runs, new)
+        known, codes = _append(known, size, new), _append(self._codes, size, packed)
+        self._codes, self._ids, self._runs, self._size = codes, known, runs, total
 
     def search(self, queries: ArrayLike, k: int) -> tuple[npt.NDArray[np.int16], Array]:
         """Find the k nearest codes of each query, nearest first.
@@ -191,24 +189,23 @@ class Index:
         Raises:
             DataError: if the queries are malformed, or the index has fewer than ``k`` codes.
         """
-        asked = as_words(self._packed(queries, "queries"))  # (W, Q)
-        k = _whole(k, "k", 1)
+        words = as_words(self._packed(queries, "queries"))  # (W, Q)
+        k = check_integer("k", k, 1)
         if k > self._size:
-            raise DataError(f"k={k} nearest were asked for, but the index holds {self._size} codes")
-        total = asked.shape[1]
+            raise DataError(f"k={k} is more than the {self._size} codes of the index")
+        total = words.shape[1]
         distance_Qk = np.empty((total, k), dtype=np.int16)
         place_Qk = np.empty((total, k), dtype=np.int64)
-        step = max(1, _HELD // (2 * _TOGETHER * k + _SLACK)) * _TOGETHER
+        step = max(1, _MOST_RESULTS // (2 * _QUERIES * k + _SLACK)) * _QUERIES
         for start in range(0, total, step):
-            found = self._find(asked[:, start : start + step], self.nbit, k)
-            at = start
-            for nearest in found:
-                stop = at + nearest.queries
-                _, distance, place = nearest.answer()
-                distance_Qk[at:stop] = distance.reshape(-1, k)
-                place_Qk[at:stop] = place.reshape(-1, k)
-                at = stop
-        return distance_Qk, self._name(place_Qk)
+            first = start
+            for nearest in self._find(words[:, start : start + step], self.nbit, k):
+                rows = slice(first, first + nearest.queries)
+                _, distance, place = nearest.results()
+                distance_Qk[rows] = distance.reshape(-1, k)
+                place_Qk[rows] = place.reshape(-1, k)
+                first = rows.stop
+        return distance_Qk, self._ids_at(place_Qk)
 
     def range(self, queries: ArrayLike, radius: int) -> Within:
         """Find all codes at most ``radius`` bits from each query, in the order of ``search``.
@@ -221,7 +218,7 @@ class Index:
             the offsets of the queries' results, and the distances and ids of all results.
 
         Raises:
-            DataError: if the queries are malformed, or the radius is no such number.
+            DataError: if the queries are malformed, or the radius is no integer of at least 0.
 
         Example:
             >>> index = Index(nbit=8)
@@ -231,21 +228,21 @@ class Index:
             >>> offsets.tolist(), distances.tolist(), ids.tolist()
             ([0, 3, 4], [0, 1, 1, 0], [1, 0, 2, 3])
         """
-        asked = as_words(self._packed(queries, "queries"))  # (W, Q)
-        radius = min(_whole(radius, "radius", 0), self.nbit)
+        words = as_words(self._packed(queries, "queries"))  # (W, Q)
+        radius = min(check_integer("radius", radius, 0), self.nbit)
         count_Q = [np.zeros(1, dtype=np.int64)]
         distance_M = [np.empty(0, dtype=np.int16)]
         place_M = [np.empty(0, dtype=np.int64)]
-        for nearest in self._find(asked, radius, None):
-            query, distance, place = nearest.answer()
+        for nearest in self._find(words, radius, None):
+            query, distance, place = nearest.results()
             count_Q.append(np.bincount(query, minlength=nearest.queries))
             distance_M.append(distance)
             place_M.append(place)
         offsets = np.cumsum(np.concatenate(count_Q))
-        return Within(offsets, np.concatenate(distance_M), self._name(np.concatenate(place_M)))
+        return Within(offsets, np.concatenate(distance_M), self._ids_at(np.concatenate(place_M)))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the index to one file, atomically; the docstring of the module has the format.
+        """Write the index to one file, atomically, in the format above.
 
         Raises:
             DataError: if the file cannot be written.
@@ -264,22 +261,23 @@ class Index:
             kind, width, ids = _NUMBERS, 8, ids[: self._size].astype("<i8", copy=False)
         else:
             kind, width, ids = _TEXT, ids.itemsize, ids[: self._size]
-        gap = np.zeros(-codes.size % _ALIGN, dtype=np.uint8)
+        gap = np.zeros(-codes.size % _HEADER.itemsize, dtype=np.uint8)
 
-        def write(beside: Path) -> None:
-            with beside.open("wb") as file:
-                file.write(bytes(_CODES))
-                check = 0
+        def write(temporary: Path) -> None:
+            with temporary.open("wb") as file:
+                file.write(bytes(_HEADER.itemsize))
+                checksum = 0
                 for array in (codes, gap, ids):
                     flat = array.reshape(-1).view(np.uint8)
-                    for start in range(0, flat.size, _PIECE):
-                        piece = flat[start : start + _PIECE].data
-                        check = zlib.crc32(piece, check)
-                        file.write(piece)
+                    for start in range(0, flat.size, _BLOCK):
+                        block = flat[start : start + _BLOCK].data
+                        checksum = zlib.crc32(block, checksum)
+                        file.write(block)
+                values = (_MAGIC, _VERSION, self.nbit, self._size, kind, width, checksum, b"", 0)
+                header = np.array(values, dtype=_HEADER)
+                header["f8"] = zlib.crc32(header.tobytes()[:-4])
                 file.seek(0)
-                fields = (_MAGIC, _VERSION, self.nbit, self._size, kind, width, check)
-                header = _HEADER.pack(*fields)
-                file.write(header + _CHECK.pack(zlib.crc32(header)))
+                file.write(header.tobytes())
 
         try:
             write_atomic(Path(path), write)
@@ -291,10 +289,10 @@ class Index:
         """Open the file of an index.
 
         Args:
-            path: of a file that ``save`` wrote.
+            path: a file written by ``save``.
             mmap: whether codes and ids stay in the file until they are searched, so that an
-                index of any size opens at once; the first ``add`` copies them. Header and length
-                are checked; with ``mmap=False``, which reads the file, every byte is.
+                index of any size opens at once; the first ``add`` copies them. Only header and
+                length are checked; ``mmap=False`` reads the file and checks every byte.
 
         Raises:
             DataError: if the file is missing, no index, of a later version, or damaged.
@@ -303,38 +301,34 @@ class Index:
         try:
             length = path.stat().st_size
             with path.open("rb") as file:
-                header = file.read(_CODES)
-                nbit, size, kind, width, check = _opened(header, path)
+                nbit, size, kind, width, checksum = _read_header(file.read(_HEADER.itemsize), path)
                 index = cls(nbit)
                 codes = size * index._codes.shape[1]
-                ids = _CODES + codes + -codes % _ALIGN
-                whole = ids + size * width
-                if length != whole:
-                    how = "cut off" if length < whole else "longer than it was"
+                ids = codes + -codes % _HEADER.itemsize
+                expected = _HEADER.itemsize + ids + size * width
+                if length != expected:
+                    problem = "cut off" if length < expected else "longer than it was"
                     raise DataError(
-                        f"{path} is damaged: it is {how}, {length} bytes and not the {whole} of "
-                        f"{size} codes of {nbit} bits with their ids"
+                        f"{path} is damaged: it is {problem}, {length} bytes and not the {expected}"
+                        f" of {size} codes of {nbit} bits with their ids"
                     )
-                if not mmap:
+                if not mmap or length == _HEADER.itemsize:  # an empty map is impossible
                     body: Array = np.fromfile(file, dtype=np.uint8)
-                    if zlib.crc32(body.data) != check:
-                        raise DataError(f"{path} is damaged: its codes or ids were changed")
-                elif length > _CODES:
-                    body = np.asarray(np.memmap(path, dtype=np.uint8, mode="r", offset=_CODES))
                 else:
-                    body = np.empty(0, dtype=np.uint8)
+                    body = np.asarray(np.memmap(path, np.uint8, "r", offset=_HEADER.itemsize))
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+        if not mmap and zlib.crc32(body.data) != checksum:
+            raise DataError(f"{path} is damaged: its codes or ids were changed")
         body.flags.writeable = False
         index._codes = body[:codes].reshape(size, index._codes.shape[1])
         if not mmap:
-            checked(index._codes, nbit, f"{path}: its codes array")
+            check_packed(index._codes, nbit, f"{path}: its codes array")
         if kind != _RUNNING:
-            raw = body[ids - _CODES : whole - _CODES]
-            if kind == _TEXT and not mmap:
-                _check_text(raw.view(f"S{width}"), path)
-            index._ids = raw.view("<i8" if kind == _NUMBERS else f"S{width}")
+            index._ids = body[ids:].view("<i8" if kind == _NUMBERS else f"S{width}")
             index._runs = None
+            if kind == _TEXT and not mmap:
+                _decode(index._ids, f"{path} is damaged: the id")
         index._size = size
         return index
 
@@ -342,10 +336,10 @@ class Index:
     def from_run(cls, folder: str | os.PathLike[str]) -> Self:
         """Make an index of the database of a run, or of a ``codes.npz`` that another program wrote.
 
-        Undecided bits of a ternary run are the signs of their values here.
+        Undecided bits of a ternary run are replaced by the signs of their values.
 
         Args:
-            folder: of the run, or the file: ``nbit``, ``database_codes``, packed, and
+            folder: of the run; or the file, with ``nbit``, ``database_codes``, packed, and
                 ``database_ids``.
 
         Raises:
@@ -364,9 +358,9 @@ class Index:
     def to_faiss(self) -> Any:
         """Return the codes as a ``faiss.IndexBinaryFlat``: ``pip install faiss-cpu``.
 
-        The bytes are the same. FAISS counts whole bytes: if K is no multiple of 8, its ``d`` is the
-        next multiple, with zeros in the additional bits, which change no distance; a warning is
-        logged. Its results are places in the order of addition: ``index.ids[places]``.
+        The bytes are the same. If K is no multiple of 8, its ``d`` is the next multiple, with zeros
+        in the additional bits, which change no distance; a warning is logged. Its results are
+        places in the order of addition: ``index.ids[places]``.
 
         Raises:
             DataError: if faiss is not installed.
@@ -374,7 +368,7 @@ class Index:
         faiss = _faiss()
         bits = 8 * self._codes.shape[1]
         if bits != self.nbit:
-            log.warning("FAISS has no codes of %d bits: zeros fill them up to %d", self.nbit, bits)
+            log.warning("FAISS has no codes of %d bits: zeros pad them to %d", self.nbit, bits)
         flat = faiss.IndexBinaryFlat(bits)
         flat.add(np.ascontiguousarray(self.codes))
         return flat
@@ -385,7 +379,7 @@ class Index:
 
         Args:
             flat: the index.
-            nbit: K, if fewer than its ``d``, which is a multiple of 8.
+            nbit: K, if less than its ``d``, which is a multiple of 8.
             ids: as of ``add``; FAISS stores none.
 
         Raises:
@@ -394,101 +388,98 @@ class Index:
         """
         faiss = _faiss()
         if not isinstance(flat, faiss.IndexBinaryFlat):
-            raise DataError(f"only an IndexBinaryFlat can be taken over, not {type(flat).__name__}")
+            raise DataError(f"only an IndexBinaryFlat can be converted, not {type(flat).__name__}")
         index = cls(flat.d if nbit is None else nbit)
         codes = faiss.vector_to_array(flat.xb).reshape(flat.ntotal, flat.code_size)
         index.add(codes, ids)
         return index
 
     def _packed(self, codes: ArrayLike, name: str) -> npt.NDArray[np.uint8]:
-        """(N, ceil(K / 8)) uint8, whichever of the three forms the codes have."""
+        """Return codes in any of the three forms as (N, ceil(K / 8)) uint8."""
         values = as_array(codes)
         if values.dtype != np.uint8:
             values = values if values.dtype == np.bool_ else binarize(values)
             if values.ndim == 2 and values.shape[1] != self.nbit:
                 raise DataError(f"{name} have {values.shape[1]} bits, the index has {self.nbit}")
             values = pack(values)
-        return checked(values, self.nbit, name)
+        return check_packed(values, self.nbit, name)
 
-    def _find(self, asked: Array, radius: int, k: int | None) -> list["_Nearest"]:
-        """The nearest of all codes to the queries (W, Q), ``_TOGETHER`` by ``_TOGETHER``."""
-        total = asked.shape[1]
-        groups = [asked[:, at : at + _TOGETHER] for at in range(0, total, _TOGETHER)]
-        found = [_Nearest(group.shape[1], self.nbit, radius, k) for group in groups]
+    def _find(self, query_words: Array, radius: int, k: int | None) -> list["_Nearest"]:
+        """Return the nearest codes to the queries (W, Q), in groups of ``_QUERIES``."""
+        total = query_words.shape[1]
+        groups = [query_words[:, start : start + _QUERIES] for start in range(0, total, _QUERIES)]
+        results = [_Nearest(group.shape[1], self.nbit, radius, k) for group in groups]
         wide = np.uint8 if self.nbit < 255 else np.uint16  # K + 1 is a bound
         for start in range(0, self._size if total else 0, _CHUNK):
-            words = _words(self._codes[start : min(start + _CHUNK, self._size)])  # (W, n)
+            words = as_words(self._codes[start : min(start + _CHUNK, self._size)])  # (W, n)
             differ = np.empty(words.shape[1], dtype=words.dtype)
-            distance = np.empty((_TOGETHER, words.shape[1]), dtype=wide)
-            for group, nearest in zip(groups, found, strict=True):
+            distance = np.empty((_QUERIES, words.shape[1]), dtype=wide)
+            for group, nearest in zip(groups, results, strict=True):
                 for query, row in zip(group.T, distance, strict=False):
                     row[:] = popcount(np.bitwise_xor(words[0], query[0], out=differ))
-                    for theirs, mine in zip(words[1:], query[1:], strict=True):
-                        row += popcount(np.bitwise_xor(theirs, mine, out=differ))
-                nearest.offer(distance[: group.shape[1]], start)
-        return found
+                    for word, query_word in zip(words[1:], query[1:], strict=True):
+                        row += popcount(np.bitwise_xor(word, query_word, out=differ))
+                nearest.add(distance[: group.shape[1]], start)
+        return results
 
-    def _name(self, place: npt.NDArray[np.int64]) -> Array:
-        """The ids at places of any shape."""
+    def _ids_at(self, place: npt.NDArray[np.int64]) -> Array:
+        """Return the ids at places of any shape."""
         if self._ids is None:
             return place
         ids = self._ids[place]
         if ids.dtype.kind != "S":
             return ids.astype(np.int64)
-        try:
-            return np.char.decode(ids, "utf-8")
-        except UnicodeDecodeError as error:  # opened by mmap, so that nothing was checked
-            raise DataError(
-                f"an id of the index is not UTF-8, {error.object[:40]!r}: its file is damaged, "
-                "which Index.load(path, mmap=False) checks"
-            ) from error
+        return _decode(
+            ids, "the file of this index is damaged (see Index.load, mmap=False): the id"
+        )
 
 
 class _Nearest:
-    """What a few queries, G, have found so far: all within a radius, or of these the k nearest.
+    """Collect the items within a radius of G queries, or the k nearest of these.
 
-    Once a query has found k, what comes later must be nearer than the last of them to matter.
+    Once a query has k items, only items nearer than the last of them are added.
     """
 
-    bound: Array  # (G, 1) what a distance must be less than
+    bound: Array  # (G, 1) distances must be less than it
 
     def __init__(self, queries: int, nbit: int, radius: int, k: int | None) -> None:
         self.queries, self.k = queries, k
         wide = np.uint8 if nbit < 255 else np.uint16
         self.bound = np.full((queries, 1), radius + 1, dtype=wide)
         self.base = nbit + 1
-        short = queries * self.base <= 1 << 16  # sorted by radix then, in linear time
+        short = queries * self.base <= 1 << 16  # for a radix sort, in linear time
         self.kind = np.uint16 if short else np.uint32
-        self.held, self.full = 0, queries * k if k else None
-        self.pieces: list[tuple[Array, Array]] = []  # query * base + distance, and place
+        self.count, self.full = 0, queries * k if k else None
+        self.parts: list[tuple[Array, Array]] = []  # query * base + distance, and place
 
-    def offer(self, distance: Array, start: int) -> None:
-        """Takes what matters of the next codes, whose distances are (G, n)."""
+    def add(self, distance: Array, start: int) -> None:
+        """Add the next codes, whose distances are (G, n)."""
         size = distance.shape[1]
-        if start == 0 and self.k is not None and self.k <= size:  # so that little passes at first
-            few = distance[:, : max(_FEW, 2 * self.k)]
-            kth = np.partition(few, self.k - 1, axis=1)[:, self.k - 1 : self.k]
+        if start == 0 and self.k is not None and self.k <= size:  # a first bound
+            sample = distance[:, : max(_SAMPLE, 2 * self.k)]
+            kth = np.partition(sample, self.k - 1, axis=1)[:, self.k - 1 : self.k]
             self.bound = np.minimum(self.bound, kth + 1, dtype=self.bound.dtype)
         at = (distance < self.bound).ravel().nonzero()[0]
         if not at.size:
             return
         query = at // size
         key = (query * self.base + distance.take(at)).astype(self.kind)
-        self.pieces.append((key, at - query * size + start))
-        self.held += at.size
-        if self.full is not None and self.held >= self.full:
-            self._cut()
+        self.parts.append((key, at - query * size + start))
+        self.count += at.size
+        if self.full is not None and self.count >= self.full:
+            self._reduce()
 
-    def answer(self) -> tuple[Array, Array, Array]:
-        """Queries, distances and places: by query, then the nearest first, then by place."""
-        self._cut()
-        key, place = self.pieces[0]
+    def results(self) -> tuple[Array, Array, Array]:
+        """Return queries, distances and places, sorted by query, distance and place."""
+        self._reduce()
+        key, place = self.parts[0]
         query = key // self.base
         return query, (key - query * self.base).astype(np.int16), place
 
-    def _cut(self) -> None:
+    def _reduce(self) -> None:
+        """Sort the items, and keep the k nearest."""
         none = np.empty(0, dtype=self.kind), np.empty(0, dtype=np.int64)
-        key, place = (np.concatenate(side) for side in zip(none, *self.pieces, strict=True))
+        key, place = (np.concatenate(side) for side in zip(none, *self.parts, strict=True))
         order = np.argsort(key, kind="stable")
         key = key[order]
         if self.k is not None:
@@ -499,25 +490,13 @@ class _Nearest:
             for q in np.flatnonzero(last < stop):
                 self.bound[q] = key[last[q]] % self.base
             order, key = order[keep], key[keep]
-        self.pieces = [(key, place[order])]
-        self.held = len(key)
+        self.parts = [(key, place[order])]
+        self.count = len(key)
         self.full = None if self.k is None else 2 * self.queries * self.k + _SLACK
 
 
-def _words(packed: Array) -> Array:
-    """The words of ``as_words``, (W, n), without a copy where the bytes of a code are one word."""
-    width = packed.shape[1]
-    return packed.view(f"u{width}").T if width in (1, 2, 4, 8) else as_words(packed)
-
-
-def _whole(value: Any, name: str, least: int) -> int:
-    if not whole(value, least):
-        raise DataError(f"{name} must be a whole number of at least {least}, not {value!r}")
-    return int(value)
-
-
-def _stored(ids: Ids) -> Array:
-    """Ids as they are kept: (N,) int64, or UTF-8 of one width."""
+def _encode_ids(ids: Ids) -> Array:
+    """Return ids as they are stored: (N,) int64, or UTF-8 of one width."""
     values: Any
     if isinstance(ids, Sequence):  # numpy would make text of numbers among strings
         kinds = {isinstance(name, str) for name in ids}
@@ -532,7 +511,7 @@ def _stored(ids: Ids) -> Array:
             f"ids must be (N,) integers or strings, not {values.dtype} of shape {values.shape}"
         )
     if ends:
-        raise DataError("an id ends in a zero character, which would be lost")
+        raise DataError("an id ends in a zero character, which cannot be stored")
     if values.dtype.kind == "U":
         try:
             return np.char.encode(values, "utf-8")
@@ -540,62 +519,72 @@ def _stored(ids: Ids) -> Array:
             raise DataError(f"an id is no text: {error}") from error
     if values.dtype.kind == "u" and len(values) and values.max() > np.iinfo(np.int64).max:
         raise DataError(f"the id {values.max()} is too large for a signed integer of 64 bits")
-    whole_numbers: Array = values.astype(np.int64)
-    return whole_numbers
+    numbers: Array = values.astype(np.int64)
+    return numbers
 
 
-def _with(runs: list[Array], new: Array) -> list[Array]:
-    """Sorted pieces and one more, none of whose ids may be there; each piece twice the next."""
+def _add_run(runs: list[Array], new: Array) -> list[Array]:
+    """Return sorted runs of ids with new ones, each run at least twice as long as the next.
+
+    Raises:
+        DataError: if an id is repeated.
+    """
     run = np.sort(new)
-    twice = run[1:][run[1:] == run[:-1]]
+    repeated = run[1:][run[1:] == run[:-1]]
     for known in runs:
         if len(known):
             at = np.minimum(np.searchsorted(known, run), len(known) - 1)
-            twice = np.concatenate([twice, run[known[at] == run]])
-    if len(twice):
-        name = twice[0].decode() if twice.dtype.kind == "S" else int(twice[0])
-        raise DataError(f"ids must be unique, but {len(twice)} are there already, such as {name!r}")
+            repeated = np.concatenate([repeated, run[known[at] == run]])
+    if len(repeated):
+        name = repeated[0].decode() if repeated.dtype.kind == "S" else int(repeated[0])
+        raise DataError(f"ids must be unique, but {len(repeated)} exist already, such as {name!r}")
     runs = list(runs)
     while runs and len(runs[-1]) < 2 * len(run):
         run = np.sort(np.concatenate([runs.pop(), run]), kind="stable")
     return [*runs, run]
 
 
-def _appended(held: Array, size: int, new: Array) -> Array:
-    """An array of which the first ``size`` rows are held, with room, and new ones behind them."""
+def _append(rows: Array, size: int, new: Array) -> Array:
+    """Return an array with new rows behind its first ``size`` ones, and spare rows."""
     total = size + len(new)
-    dtype = np.promote_types(held.dtype, new.dtype)
-    if total > len(held) or dtype != held.dtype or not held.flags.writeable:
-        grown = np.empty((max(total, 2 * size), *held.shape[1:]), dtype=dtype)
-        grown[:size] = held[:size]
-        held = grown
-    held[size:total] = new
-    return held
+    dtype = np.promote_types(rows.dtype, new.dtype)
+    if total > len(rows) or dtype != rows.dtype or not rows.flags.writeable:
+        grown = np.empty((max(total, 2 * size), *rows.shape[1:]), dtype=dtype)
+        grown[:size] = rows[:size]
+        rows = grown
+    rows[size:total] = new
+    return rows
 
 
-def _opened(header: bytes, path: Path) -> tuple[int, int, int, int, int]:
-    """K, N, kind and width of the ids, and the checksum, from a header that is sound."""
-    if header[: len(_MAGIC)] != _MAGIC:
-        raise DataError(f"{path} is no index: it begins with {header[: len(_MAGIC)]!r}")
-    if len(header) < _CODES:
-        raise DataError(f"{path} is damaged: cut off in its header, after {len(header)} bytes")
-    _, version, nbit, size, kind, width, check = _HEADER.unpack_from(header)
+def _read_header(data: bytes, path: Path) -> tuple[int, int, int, int, int]:
+    """Return K, N, kind and width of the ids, and the checksum, after checking the header."""
+    if data[: len(_MAGIC)] != _MAGIC:
+        raise DataError(f"{path} is no index: it begins with {data[: len(_MAGIC)]!r}")
+    if len(data) < _HEADER.itemsize:
+        raise DataError(f"{path} is damaged: cut off in its header, after {len(data)} bytes")
+    _, version, nbit, size, kind, width, checksum, _, own_checksum = np.frombuffer(
+        data, _HEADER
+    ).tolist()[0]
     if version > _VERSION:
         raise DataError(f"{path} is an index of version {version}; this deephash reads {_VERSION}")
-    if _CHECK.unpack_from(header, _HEADER.size)[0] != zlib.crc32(header[: _HEADER.size]):
+    if own_checksum != zlib.crc32(data[:-4]):
         raise DataError(f"{path} is damaged: its header was changed")
     widths = {_RUNNING: width == 0, _NUMBERS: width == 8, _TEXT: width > 0}
     if not widths.get(kind, False) or not 0 < nbit <= np.iinfo(np.int16).max:
         raise DataError(f"{path} is no index: K={nbit}, ids of kind {kind} in {width} bytes")
-    return nbit, size, kind, width, check
+    return nbit, size, kind, width, checksum
 
 
-def _check_text(ids: Array, path: Path) -> None:
-    """Refuse ids that are not UTF-8, or end in a zero that is no filling."""
+def _decode(ids: Array, message: str) -> Array:
+    """Return ids as text.
+
+    Raises:
+        DataError: if one is not UTF-8.
+    """
     try:
-        np.char.decode(ids, "utf-8")
+        return np.char.decode(ids, "utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is damaged: the id {error.object[:40]!r} is not UTF-8") from error
+        raise DataError(f"{message} {error.object[:40]!r} is not UTF-8") from error
 
 
 def _faiss() -> Any:

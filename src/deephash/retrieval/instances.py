@@ -7,7 +7,6 @@ Some items may be junk to a query: neither relevant nor not, they are removed fr
 
 import copy
 from collections.abc import Callable
-from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -15,11 +14,11 @@ import numpy.typing as npt
 
 from deephash.errors import DataError
 from deephash.retrieval.backends import Engine
-from deephash.retrieval.codes import ArrayLike, Counts, checked, hamming
+from deephash.retrieval.codes import ArrayLike, Counts, check_packed
 from deephash.retrieval.conventions import Convention
 from deephash.retrieval.metrics import MapResult, map_under
 from deephash.retrieval.ranking import Ranking
-from deephash.utils.ground_truth import GroundTruth, IndexLists, Setup
+from deephash.utils.ground_truth import GroundTruth, Setup
 
 LANDMARKS = ("gld-official", "gld-fire")
 """The conventions of Google Landmarks v2."""
@@ -30,10 +29,10 @@ LANDMARKS_TOP = 100
 class InstanceRanking(Ranking):
     """The database ranked for each query, with lists of relevant items and of junk.
 
-    Junk is removed from the order. In ``counts`` it is behind all others, at a distance of K + 1
+    Junk is excluded from the order. In ``counts`` it is behind all others, at a distance of K + 1
     that no item has, which makes no difference to relevant items. So all metrics of a ranking
     or its histograms ignore junk; except for cuts beyond the remaining items, since junk
-    is still part of ``size``.
+    is still part of ``size`` and ``sizes``.
 
     Args:
         query_codes: (Q, ceil(K / 8)) uint8, packed.
@@ -44,7 +43,7 @@ class InstanceRanking(Ranking):
         engine: the backend; all return the same numbers.
 
     Raises:
-        DataError: if codes are malformed, a side is empty or has another size than the truth, or
+        DataError: if codes are malformed, a side is empty or has another size than the ground truth, or
             there is no such setup.
 
     Example:
@@ -64,17 +63,18 @@ class InstanceRanking(Ranking):
         setup: str | None = None,
         engine: Engine | str = "auto",
     ) -> None:
-        near = Engine.of(engine).near(query_codes)
-        query = checked(query_codes, nbit, "query_codes")
-        database = checked(database_codes, nbit, "database_codes")
+        engine = Engine.of(engine).for_device_of(query_codes)
+        query = check_packed(query_codes, nbit, "query_codes")
+        database = check_packed(database_codes, nbit, "database_codes")
         ones, zeros = np.ones(len(query), np.int64), np.zeros(len(database), np.int64)
-        super().__init__(query, database, ones, zeros, nbit, near)  # no label in common
+        super().__init__(query, database, ones, zeros, nbit, engine)  # no label in common
         if (self.queries, self.size) != (truth.num_queries, truth.size):
             raise DataError(
                 f"the ground truth is of {truth.num_queries} queries and {truth.size} items, the "
                 f"codes are of {self.queries} and {self.size}"
             )
-        self.truth, self.setup = truth, _known(setup, truth)
+        self.truth = truth
+        self._choose(setup)
 
     def under(self, setup: str) -> Self:
         """Return the ranking for another setup; distances are not counted again.
@@ -83,35 +83,43 @@ class InstanceRanking(Ranking):
             DataError: if there is no such setup.
         """
         other = copy.copy(self)
-        other.setup = _known(setup, self.truth)
-        other.__dict__["_counted"] = self._counted
+        other._choose(setup)
+        other.__dict__["_all_counts"] = self._all_counts
         other.__dict__.pop("counts", None)
         return other
+
+    def _choose(self, setup: str | None) -> None:
+        setups = self.truth.setups
+        if setup is None and len(setups) == 1:
+            (setup,) = setups
+        if setup is None or setup not in setups:
+            raise DataError(
+                f"setup={setup!r} is unknown; this ground truth has: {', '.join(setups)}"
+            )
+        self.setup, self.excluded = setup, setups[setup].junk
 
     @property
     def _lists(self) -> Setup:
         return self.truth.setups[self.setup]
 
-    @cached_property
-    def counts(self) -> tuple[Counts, Counts]:
-        """Items, and relevant items, at each distance: (Q, K + 1) each, or (Q, K + 2) with junk."""
-        items, (relevant, junk) = self._counted[0], map(self._listed, self._lists)
-        if not junk.any():
-            return items, relevant
-        behind = junk.sum(axis=1, keepdims=True)
-        items = np.concatenate([items - junk, behind], axis=1)
-        return items, np.concatenate([relevant, np.zeros_like(behind)], axis=1)
+    @property
+    def sizes(self) -> Counts:
+        """N for each query, (Q,): junk is ranked last."""
+        return np.full(self.queries, self.size, dtype=np.int64)
 
-    def _listed(self, lists: IndexLists) -> Counts:
-        """How many items of a query's list are at each distance: (Q, K + 1)."""
-        counts = np.zeros((self.queries, self.nbit + 1), dtype=np.int64)
-        for query, row in enumerate(counts):
-            asked, held = self._asked.codes[query : query + 1], self._held.codes[lists[query]]
-            row += np.bincount(hamming(asked, held)[0], minlength=len(row))
-        return counts
+    def _ranked_counts(self) -> tuple[Counts, Counts]:
+        items_QK, _ = super()._ranked_counts()
+        relevant_QK = np.zeros_like(items_QK)
+        lists = self._lists.relevant
+        np.add.at(relevant_QK, (lists.owners, self._distances_of(lists)), 1)
+        if not len(self.excluded.indices):
+            return items_QK, relevant_QK
+        junk_Q = np.diff(self.excluded.starts)[:, None]
+        last = np.zeros_like(junk_Q)
+        return np.hstack([items_QK, junk_Q]), np.hstack([relevant_QK, last])
 
     def relevant(self, query: int) -> npt.NDArray[np.bool_]:
-        """Tell which items are relevant to one query: (N,) bool."""
+        """Return whether each item is relevant to one query: (N,) bool."""
         relevant_N = np.zeros(self.size, dtype=np.bool_)
         relevant_N[self._lists.relevant[query]] = True
         return relevant_N
@@ -124,24 +132,14 @@ class InstanceRanking(Ranking):
         """
         raise DataError("graded metrics need labels: lists only say whether an item is relevant")
 
-    def candidates(self, query: int) -> slice | npt.NDArray[np.bool_]:
-        """Return which items are not junk to one query, as an index into (N,)."""
-        junk = self._lists.junk[query]
-        if len(junk) == 0:
-            return slice(None)
-        ranked_N = np.ones(self.size, dtype=np.bool_)
-        ranked_N[junk] = False
-        return ranked_N
-
-    def _compiled(self, radius_Q: Counts) -> Callable[[int], Counts]:
-        """Compiled code knows labels only."""
+    def _compiled_positions(self, radius_Q: Counts) -> Callable[[int], Counts]:
+        """Return ``positions`` within a radius for each query: compiled code compares labels."""
         return lambda query: self.positions(query, radius_Q[query])
 
-    def _taken(self, which: slice | Counts) -> Self:
-        other = super()._taken(which)
-        place = np.full(self.size, -1, dtype=np.int64)
-        place[which] = np.arange(other.size)
-        other.truth = self.truth.mapped(place, other.size)
+    def _taken(self, items: slice | Counts) -> Self:
+        other = super()._taken(items)
+        other.truth = self.truth.mapped(self._new_places(items, other.size), other.size)
+        other._choose(self.setup)
         return other
 
 
@@ -175,11 +173,3 @@ def gldv2(ranking: InstanceRanking, ties: str = "expected", seed: int = 0) -> di
     top = min(LANDMARKS_TOP, ranking.size)
     conventions = [Convention.named(name, ties=ties, seed=seed, top=top) for name in LANDMARKS]
     return dict(zip(LANDMARKS, map_under(ranking, conventions), strict=True))
-
-
-def _known(setup: str | None, truth: GroundTruth) -> str:
-    if setup is None and len(truth.setups) == 1:
-        return next(iter(truth.setups))
-    if setup is None or setup not in truth.setups:
-        raise DataError(f"setup={setup!r} is unknown; this truth has: {', '.join(truth.setups)}")
-    return setup

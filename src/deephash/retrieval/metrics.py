@@ -13,19 +13,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deephash.errors import DataError
-from deephash.retrieval.codes import Array, Floats, whole
-from deephash.retrieval.conventions import DENOMINATORS, ORDERED, Convention
+from deephash.retrieval.checks import check_choice, check_integer
+from deephash.retrieval.codes import Array, Floats
+from deephash.retrieval.conventions import DENOMINATORS, Convention, needs_ranking
 from deephash.retrieval.distance_counts import Histograms
 from deephash.retrieval.ranking import Ranking
 from deephash.retrieval.ties import (
     Groups,
+    as_histograms,
+    as_ranking,
     bounded,
     bounded_mean,
     groups_of,
     mean,
     ratio,
-    settled,
 )
 
 
@@ -77,8 +78,30 @@ def average_precision(measured: Histograms | Ranking, convention: Convention) ->
         >>> average_precision(two_hits_one_miss_all_tied, Convention()).round(4)  # 1, 5/6, 7/12
         array([0.8056])
     """
-    (judged,) = _judge(measured, [convention])
-    return bounded(judged.precision_Q)  # type: ignore[no-any-return]
+    (scores,) = _score(measured, [convention])
+    return bounded(scores.precision_Q)  # type: ignore[no-any-return]
+
+
+def counted_precision(measured: Histograms | Ranking, convention: Convention) -> Floats:
+    """Compute AP@R of each query, and nan for those that the convention leaves out of the mean.
+
+    The mean of the others is the mAP.
+
+    Args:
+        measured: as of :func:`average_precision`.
+        convention: the definition of AP, and the queries that count.
+
+    Returns:
+        (Q,) float64.
+
+    Example:
+        >>> hist = Histograms(np.array([[1, 1], [1, 1]]), np.array([[1, 0], [0, 0]]))
+        >>> counted_precision(hist, Convention(empty="skip_no_relevant"))
+        array([ 1., nan])
+    """
+    (scores,) = _score(measured, [convention])
+    counted_Q = _counted(scores, measured, convention)
+    return np.where(counted_Q, bounded(scores.precision_Q), np.nan)
 
 
 def mean_average_precision(measured: Histograms | Ranking, convention: Convention) -> MapResult:
@@ -125,7 +148,7 @@ def mean_average_precisions(
     Example:
         >>> hist = Histograms(np.array([[1, 3]]), np.array([[0, 3]]))
         >>> result = mean_average_precisions(hist, Convention(denominator="min"), [1, 2, None])
-        >>> {top: round(one.value, 4) for top, one in result.items()}
+        >>> {top: round(each.value, 4) for top, each in result.items()}
         {1: 0.0, 2: 0.25, None: 0.6389}
     """
     conventions = [
@@ -157,14 +180,21 @@ def map_under(measured: Histograms | Ranking, conventions: Sequence[Convention])
         [1.0, 0.8333]
     """
     orders: dict[tuple[str, int], list[int]] = {}
-    for place, one in enumerate(conventions):
-        orders.setdefault((one.ties, one.seed if one.ties == "shuffled" else 0), []).append(place)
+    for index, convention in enumerate(conventions):
+        seed = convention.seed if convention.ties == "shuffled" else 0
+        orders.setdefault((convention.ties, seed), []).append(index)
     results: dict[int, MapResult] = {}
-    for places in orders.values():
-        alike = [conventions[place] for place in places]
-        for place, judged in zip(places, _judge(measured, alike), strict=True):
-            results[place] = _meaned(judged, measured, conventions[place])
-    return [results[place] for place in range(len(conventions))]
+    for indices in orders.values():
+        scores = _score(measured, [conventions[index] for index in indices])
+        for index, score in zip(indices, scores, strict=True):
+            counted_Q = _counted(score, measured, conventions[index])
+            results[index] = MapResult(
+                value=bounded_mean(score.precision_Q[counted_Q]),
+                queries_counted=int(counted_Q.sum()),
+                queries_without_relevant=int((score.total_Q == 0).sum()),
+                queries_without_hits=int((score.hits_Q == 0).sum()),
+            )
+    return [results[index] for index in range(len(conventions))]
 
 
 def average_precision_within_radius(
@@ -191,10 +221,8 @@ def average_precision_within_radius(
         >>> round(average_precision_within_radius(hist, radius=1).mean_zero, 4)
         0.9167
     """
-    ball = checked_radius(radius) + 1
-    if denominator not in DENOMINATORS:
-        allowed = ", ".join(DENOMINATORS)
-        raise DataError(f"denominator={denominator!r} is unknown; allowed: {allowed}")
+    ball = check_integer("radius", radius, 0) + 1
+    check_choice("denominator", denominator, DENOMINATORS)
     groups = Groups(hist.items[:, :ball], hist.relevant[:, :ball])
     items_Q, total_Q = groups.ends[:, -1], hist.relevant.sum(axis=1)
     by = _denominators(groups.found[:, -1], total_Q, items_Q)
@@ -202,76 +230,52 @@ def average_precision_within_radius(
 
 
 def over_balls(value_Q: Floats, items_Q: Array) -> WithinRadius:
-    """Average values within a radius over the queries, with those that have no item and without.
-
-    Args:
-        value_Q: 0 for a query without items.
-        items_Q: number of items of each query.
-    """
+    """Average values (Q,), 0 for queries without items, with and without these queries."""
     filled = items_Q > 0
     return WithinRadius(bounded_mean(value_Q), bounded_mean(value_Q[filled]), mean(~filled))
 
 
-def checked_radius(radius: int) -> int:
-    """Return a radius, after checking it.
-
-    Raises:
-        DataError: if it is no integer of at least 0.
-    """
-    if not whole(radius, least=0):
-        raise DataError(f"radius={radius!r} must be a whole number of at least 0")
-    return int(radius)
-
-
-class _Judged(NamedTuple):
+class _Scores(NamedTuple):
     precision_Q: Floats  # AP@R
     total_Q: Array  # T, relevant items in the database
     hits_Q: Array  # c_R; with expected ties, the most that an order can give
 
 
-def _judge(measured: Histograms | Ranking, conventions: Sequence[Convention]) -> list[_Judged]:
-    """Conventions of one order of ties."""
-    ties = conventions[0].ties
-    if ties not in ORDERED:
-        hist = Histograms.of(measured) if isinstance(measured, Ranking) else measured
-        return _judge_groups(settled(hist, ties), conventions)
-    if not isinstance(measured, Ranking):
-        raise DataError(
-            f"ties={ties} needs the order of the database, which histograms forget: "
-            "give the Ranking"
-        )
-    if ties == "shuffled":
-        measured = measured.shuffled(conventions[0].seed)
-    return _judge_order(measured, conventions)
+def _score(measured: Histograms | Ranking, conventions: Sequence[Convention]) -> list[_Scores]:
+    """Score the queries under conventions with one order of ties."""
+    ties, seed = conventions[0].ties, conventions[0].seed
+    if needs_ranking(ties):
+        return _score_order(as_ranking(measured, ties, seed), conventions)
+    return _score_groups(as_histograms(measured, ties), conventions)
 
 
-def _judge_order(ranking: Ranking, conventions: Sequence[Convention]) -> list[_Judged]:
-    """The definition itself, on the one order that the ranking has."""
+def _score_order(ranking: Ranking, conventions: Sequence[Convention]) -> list[_Scores]:
+    """Apply the definition to the one order of the ranking."""
     tops = [_cuts(convention, ranking.sizes) for convention in conventions]
-    every, row = np.unique(tops), np.arange(ranking.queries)  # (R,), (Q,)
+    cuts, row = np.unique(tops), np.arange(ranking.queries)  # (R,), (Q,)
 
-    def judge(position: Array) -> tuple[list[float], Array]:
+    def score(position: Array) -> tuple[list[float], Array]:
         parts = np.arange(1, len(position) + 1) / (position + 1)
-        found = np.searchsorted(position, every)
-        return [float(parts[:hits].sum()) for hits in found], found
+        hits = np.searchsorted(position, cuts)
+        return [float(parts[:count].sum()) for count in hits], hits
 
-    judged = ranking.each(judge, int(every[-1]))
-    sums, hits = (np.array(part) for part in zip(*judged, strict=True))  # (Q, R)
+    scores = ranking.each(score, int(cuts[-1]))
+    sums, hits = (np.array(part) for part in zip(*scores, strict=True))  # (Q, R)
     total_Q = ranking.counts[1].sum(axis=1)
     results = []
     for top_Q, convention in zip(tops, conventions, strict=True):
-        at = row, np.searchsorted(every, top_Q)
+        at = row, np.searchsorted(cuts, top_Q)
         by = _denominators(hits[at], total_Q, top_Q)[convention.denominator]
-        results.append(_Judged(ratio(sums[at], by), total_Q, hits[at]))
+        results.append(_Scores(ratio(sums[at], by), total_Q, hits[at]))
     return results
 
 
-def _judge_groups(hist: Histograms, conventions: Sequence[Convention]) -> list[_Judged]:
-    """The mean over all orders within the groups of a histogram."""
+def _score_groups(hist: Histograms, conventions: Sequence[Convention]) -> list[_Scores]:
+    """Compute the mean over all orders within the groups of a histogram."""
     tops = [_cuts(convention, hist.sizes) for convention in conventions]
     groups = groups_of(hist)
     total_Q = groups.found[:, -1]
-    judged = []
+    results = []
     for top_Q, convention in zip(tops, conventions, strict=True):
         cut = groups.at(top_Q)
         most_Q = cut.found + np.minimum(cut.relevant, cut.kept)
@@ -280,31 +284,26 @@ def _judge_groups(hist: Histograms, conventions: Sequence[Convention]) -> list[_
         else:
             by = _denominators(most_Q, total_Q, top_Q)[convention.denominator]
             precision_Q = ratio(groups.summed(cut), by)
-        judged.append(_Judged(precision_Q, total_Q, most_Q))
-    return judged
+        results.append(_Scores(precision_Q, total_Q, most_Q))
+    return results
 
 
 def _cuts(convention: Convention, sizes: Array) -> Array:
-    """R of each query, (Q,), for which so many items are ranked."""
+    """Return R of each query, (Q,), given the number of items that are ranked for it."""
     fewest = int(sizes.min())
     top = convention.cut(fewest)
     return top + (sizes - fewest) if convention.top is None else np.full_like(sizes, top)
 
 
-def _meaned(judged: _Judged, measured: Histograms | Ranking, convention: Convention) -> MapResult:
-    labelled = measured.labelled
-    counted_Q = {
-        "zero": np.ones(measured.queries, dtype=np.bool_),
-        "skip_retrieved_none": judged.hits_Q > 0,
-        "skip_no_relevant": judged.total_Q > 0,
-        "skip_unlabelled": np.ones(measured.queries, np.bool_) if labelled is None else labelled,
+def _counted(scores: _Scores, measured: Histograms | Ranking, convention: Convention) -> Array:
+    """Return which queries count in the mean, (Q,) bool."""
+    every = np.ones(measured.queries, dtype=np.bool_)
+    return {
+        "zero": every,
+        "skip_retrieved_none": scores.hits_Q > 0,
+        "skip_no_relevant": scores.total_Q > 0,
+        "skip_unlabelled": every if measured.labelled is None else measured.labelled,
     }[convention.empty]
-    return MapResult(
-        value=bounded_mean(judged.precision_Q[counted_Q]),
-        queries_counted=int(counted_Q.sum()),
-        queries_without_relevant=int((judged.total_Q == 0).sum()),
-        queries_without_hits=int((judged.hits_Q == 0).sum()),
-    )
 
 
 def _denominators(hits_Q: Array, total_Q: Array, top_Q: Array) -> dict[str, Array]:

@@ -3,7 +3,7 @@
 With s_i the labels that the i-th item shares with the query,
 
     ACG@k  = 1/k sum over i <= k of s_i
-    DCG@k  = sum over i <= k of gain(s_i) / log2(1 + i), and NDCG@k its part of the best order's
+    DCG@k  = sum over i <= k of gain(s_i) / log2(1 + i); NDCG@k, divided by that of the best order
     wMAP@k = the mean of ACG@i over those i <= k whose item is relevant
 
 Each is the exact mean over all orders of the tied items, computed from sums by distance; or, with
@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deephash.errors import DataError
+from deephash.retrieval.checks import check_choice
 from deephash.retrieval.codes import Array, Floats
 from deephash.retrieval.distance_counts import Histograms
 from deephash.retrieval.ranking import Ranking
@@ -29,15 +30,15 @@ from deephash.retrieval.ties import Groups, bounded_mean, checked_cuts, mean, ra
 GAINS = ("exponential", "shared", "jaccard")
 
 _BLOCK = 1 << 18  # items counted at once
-_MOST_SHARED = 1000  # 2 to the power of more is no number any longer
+_MOST_SHARED = 1000  # 2 to the power of more overflows
 
 
 @dataclass(frozen=True)
 class GradedHistograms:
-    """For each query, items and gains at each distance 0..K, in memory O(Q (K + L)).
+    """Numbers of items and sums of gains at each distance 0..K, in memory O(Q (K + L)).
 
-    Made by :meth:`of`. With ``ordered`` the groups are not the distances, but each of the first
-    places, and then all later ones together.
+    Created by :meth:`of`. With ``ordered`` the groups are not the distances, but the first places
+    one by one, and all later ones together.
 
     Example:
         >>> codes = np.array([[0b00], [0b01], [0b11]], np.uint8) << 6
@@ -54,7 +55,7 @@ class GradedHistograms:
     level_gain: Floats  # (Q, L) gains above 0, falling; 0 where a query has fewer
     level_items: npt.NDArray[np.int64]  # (Q, L) items of the database with each
     gain: str = "exponential"
-    ordered: int | None = None  # so many first places are in the database's order; None: none
+    ordered: int | None = None  # number of first places in the order of the database
 
     @property
     def queries(self) -> int:
@@ -63,7 +64,7 @@ class GradedHistograms:
 
     @property
     def size(self) -> int:
-        """As of :class:`Histograms`."""
+        """N, as of :class:`Histograms`."""
         return self.counts.size
 
     @classmethod
@@ -74,19 +75,18 @@ class GradedHistograms:
             ranking: with multi-hot labels; with one class per item every gain is 0 or 1.
             gain: of an item that shares s labels, in DCG. ``exponential``: 2^s - 1; ``shared``: s;
                 ``jaccard``: s, divided by the number of labels that query or item has.
-            ordered: break ties by the order of the database, for so many first places: the largest
-                cut that is needed. Takes memory O(Q ``ordered``).
+            ordered: number of first places, at least the largest cut, in which ties are broken by
+                the order of the database. Takes memory O(Q ``ordered``).
 
         Raises:
-            DataError: if the gain is unknown, or too large for a number, or more places are to be
-                ordered than there are.
+            DataError: if the gain is unknown or overflows, or ``ordered`` is more than the
+                database has.
         """
-        if gain not in GAINS:
-            raise DataError(f"gain={gain!r} is unknown; allowed: {', '.join(GAINS)}")
+        check_choice("gain", gain, GAINS)
         if ordered is not None:
             checked_cuts([ordered], int(ranking.sizes.min()))
-        asked_Q, held_N = ranking.label_counts()
-        if gain == "exponential" and min(asked_Q.max(), held_N.max()) > _MOST_SHARED:
+        query_labels, item_labels = ranking.label_counts()
+        if gain == "exponential" and min(query_labels.max(), item_labels.max()) > _MOST_SHARED:
             raise DataError(
                 f"gain=exponential is too large for items that share more than {_MOST_SHARED} "
                 "labels; try gain=shared"
@@ -95,20 +95,19 @@ class GradedHistograms:
         counted = np.empty((3, ranking.queries, width), dtype=np.int64)
         gained_QG = np.empty((ranking.queries, width))
         levels = []
-        step = _BLOCK if ordered is None else ranking.size  # an order is one of all items
+        step = _BLOCK if ordered is None else ranking.size  # an order needs all items at once
         parts = [
-            (ranking.part(start, start + step), held_N[start : start + step])
+            (ranking.part(start, start + step), item_labels[start : start + step])
             for start in range(0, ranking.size, step)
         ]
-        for query, asked in enumerate(asked_Q):
-            grades = _Grades(int(asked), int(held_N.max()), gain)
+        for query, labels in enumerate(query_labels):
+            grades = _Grades(int(labels), int(item_labels.max()), gain)
             table = np.zeros(len(grades.shared) * width, dtype=np.int64)
-            for part, held in parts:
+            for part, labels_of_items in parts:
                 ranked = part.candidates(query)
                 distance = part.distances(query)[ranked]
                 group = distance if ordered is None else _places(distance, ordered)
-                key = grades.of(part.shared(query)[ranked], held[ranked]) * width
-                key += group
+                key = grades.of(part.shared(query)[ranked], labels_of_items[ranked]) * width + group
                 table += np.bincount(key, minlength=len(table))
             joint = table.reshape(-1, width)  # items of each grade in each group
             counted[:, query] = (
@@ -117,11 +116,11 @@ class GradedHistograms:
                 grades.shared @ joint,
             )
             gained_QG[query] = grades.gain @ joint
-            levels.append(_falling(grades.gain, joint.sum(axis=1)))
+            levels.append(_descending_gains(grades.gain, joint.sum(axis=1)))
         items_QG, relevant_QG, shared_QG = counted
         excluded = ranking.size - ranking.sizes
         hist = Histograms(items_QG, relevant_QG, ranking.labelled, excluded)
-        gains, items = (_padded([level[side] for level in levels]) for side in (0, 1))
+        gains, items = map(_padded, zip(*levels, strict=True))
         return cls(hist, shared_QG, gained_QG, gains, items.astype(np.int64), gain, ordered)
 
 
@@ -226,7 +225,7 @@ def wmap_at(graded: GradedHistograms, cuts: Sequence[int], empty: str = "zero") 
     """
     counted = _counted(graded, empty)
     groups = Groups(graded.counts.items, graded.counts.relevant, graded.shared)
-    # given which places are relevant, none is worth more than its group's relevant items on average
+    # given which places are relevant, none gains more than the mean relevant item of its group
     most_Q = ratio(graded.shared, graded.counts.relevant).max(axis=1)
     return {
         cut: bounded_mean(groups.by_hits(groups.at(cut))[counted], most_Q[counted])
@@ -235,44 +234,44 @@ def wmap_at(graded: GradedHistograms, cuts: Sequence[int], empty: str = "zero") 
 
 
 class _Grades:
-    """The kinds of items that one query can meet, by what they share and, for Jaccard, hold."""
+    """Grades of items for one query, by their shared labels and, for Jaccard, all their labels."""
 
     shared: Array  # (grades,)
     gain: Floats  # (grades,)
 
-    def __init__(self, asked: int, held: int, gain: str) -> None:
-        self._sizes = held + 1 if gain == "jaccard" else 1
-        grade = np.arange((min(asked, held) + 1) * self._sizes)
+    def __init__(self, query_labels: int, most_labels: int, gain: str) -> None:
+        self._sizes = most_labels + 1 if gain == "jaccard" else 1
+        grade = np.arange((min(query_labels, most_labels) + 1) * self._sizes)
         self.shared = grade // self._sizes
         if gain == "jaccard":
-            self.gain = ratio(self.shared, asked + grade % self._sizes - self.shared)
+            self.gain = ratio(self.shared, query_labels + grade % self._sizes - self.shared)
         else:
             self.gain = self.shared.astype(np.float64)
             if gain == "exponential":
                 self.gain = np.exp2(self.gain) - 1
 
-    def of(self, shared: Array, held: Array) -> npt.NDArray[np.int64]:
-        """The grade of each item, from the labels it shares and has."""
+    def of(self, shared: Array, labels: Array) -> npt.NDArray[np.int64]:
+        """Return the grade of each item, given its numbers of shared labels and of all labels."""
         grade = shared.astype(np.int64)
-        return grade if self._sizes == 1 else grade * self._sizes + held
+        return grade if self._sizes == 1 else grade * self._sizes + labels
 
 
 def _places(distance: Array, ordered: int) -> npt.NDArray[np.int64]:
-    """The rank of each item, from 0, equals in their order; ``ordered`` for all later ones."""
+    """Return the rank of each item from 0, ties in their order; ``ordered`` for all later ones."""
     place = np.full(len(distance), ordered, dtype=np.int64)
     place[np.argsort(distance, kind="stable")[:ordered]] = np.arange(ordered)
     return place
 
 
-def _falling(gain: Floats, items: Array) -> tuple[Floats, Array]:
-    """The gains above 0 that occur, from the highest, and how often each does."""
+def _descending_gains(gain: Floats, items: Array) -> tuple[Floats, Array]:
+    """Return the positive gains that occur, in descending order, and their numbers of items."""
     order = np.argsort(-gain, kind="stable")
     order = order[(gain[order] > 0) & (items[order] > 0)]
     return gain[order], items[order]
 
 
-def _padded(rows: list[Any]) -> Array:
-    """Rows of different lengths, filled up with zeros."""
+def _padded(rows: Sequence[Any]) -> Array:
+    """Return rows of different lengths as a matrix, padded with zeros."""
     padded = np.zeros((len(rows), max(map(len, rows))))
     for row, values in zip(padded, rows, strict=True):
         row[: len(values)] = values
@@ -280,10 +279,10 @@ def _padded(rows: list[Any]) -> Array:
 
 
 def _dcg(graded: GradedHistograms, cuts: Sequence[int]) -> dict[int, tuple[Floats, Floats]]:
-    """DCG of each query (Q,) at each cut, and that of the best order."""
+    """Return the DCG of each query (Q,) at each cut, and that of the best order."""
     tops = _cuts(graded, cuts)
     discount = 1 / np.log2(np.arange(2, max(tops, default=0) + 2))
-    discounts = np.concatenate([[0.0], discount.cumsum()])  # of the first so many ranks
+    discounts = np.concatenate([[0.0], discount.cumsum()])  # sums over the first ranks
 
     def at(cut: int, items: Array, gain: Floats) -> Floats:
         ends = items.cumsum(axis=1)
@@ -302,8 +301,8 @@ def _dcg(graded: GradedHistograms, cuts: Sequence[int]) -> dict[int, tuple[Float
 
 
 def _counted(graded: GradedHistograms, empty: str) -> npt.NDArray[np.bool_]:
-    if empty not in ("zero", "skip_no_relevant"):
-        raise DataError(f"empty={empty!r} is unknown; allowed: zero, skip_no_relevant")
+    """Return which queries count in the mean, (Q,)."""
+    check_choice("empty", empty, ("zero", "skip_no_relevant"))
     counted: npt.NDArray[np.bool_] = (graded.counts.relevant.sum(axis=1) > 0) | (empty == "zero")
     return counted
 
@@ -312,6 +311,6 @@ def _cuts(graded: GradedHistograms, cuts: Sequence[int]) -> list[int]:
     tops = checked_cuts(cuts, graded.size)
     if graded.ordered is not None and max(tops, default=0) > graded.ordered:
         raise DataError(
-            f"a cut of {max(tops)} needs more places than the ordered={graded.ordered} first ones"
+            f"a cut of {max(tops)} needs more places than the first ordered={graded.ordered}"
         )
     return tops

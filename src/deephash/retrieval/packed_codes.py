@@ -1,7 +1,8 @@
-"""One side of a comparison: the queries, or the database; packed codes, and what they show.
+"""Packed codes with their labels, in the forms that the backends compare.
 
-``n`` items of one side, ``K`` bits, ``C`` classes, ``W`` machine words per code, ``M`` per row of
-labels.
+``n`` items, ``K`` bits, ``C`` classes, ``W`` machine words per code. The *marks* of an item are its
+labels in comparable form: its class index if no item has several labels, else ``M`` machine words
+with one bit per class.
 """
 
 from functools import cached_property
@@ -11,16 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from deephash.errors import DataError
-from deephash.retrieval.codes import Array, ArrayLike, as_array, as_words
+from deephash.retrieval.codes import Array, ArrayLike, Counts, as_array, as_words
 
 
-class Side:
-    """Codes and labels, and both as machine words, which are made when first asked for.
+class PackedCodes:
+    """Codes and labels of the queries or of the database.
 
     Args:
         codes: (n, ceil(K / 8)) uint8, packed.
         labels: (n,) class indices, or (n, C) bool.
-        single: whether no item of either side has several labels.
+        single: whether no query and no item of the database has several labels.
     """
 
     def __init__(self, codes: npt.NDArray[np.uint8], labels: Array, single: bool) -> None:
@@ -31,57 +32,60 @@ class Side:
 
     @cached_property
     def words(self) -> Array:
-        """(W, n) unsigned."""
+        """The codes as unsigned machine words, (W, n)."""
         return as_words(self.codes)
 
     @cached_property
     def marks(self) -> Array:
-        """(1, n) int64, the one class of each item, -1 for none; else (M, n) words of labels."""
+        """(1, n) int64 class indices, -1 for none, if ``single``; else (M, n) unsigned."""
         return class_marks(self.labels) if self.single else label_marks(self.labels)
 
-    def take(self, which: slice | npt.NDArray[np.int64]) -> Self:
-        """Some of the items, or all in another order."""
-        return type(self)(self.codes[which], self.labels[which], self.single)
+    def take(self, items: slice | Counts) -> Self:
+        """Return a selection of the items, or all of them in another order."""
+        return type(self)(self.codes[items], self.labels[items], self.single)
 
-    def label_counts(self) -> npt.NDArray[np.int64]:
-        """How many labels each item has: (n,)."""
+    def label_counts(self) -> Counts:
+        """Return the number of labels of each item, (n,)."""
         if self.labels.ndim == 1:
             return np.ones(len(self), dtype=np.int64)
-        counts: npt.NDArray[np.int64] = self.labels.sum(axis=1, dtype=np.int64)
+        counts: Counts = self.labels.sum(axis=1, dtype=np.int64)
         return counts
 
     def wide(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-        """Words (W, n) and marks (M, n), all of 64 bits; no class is then the largest number."""
-        if self.single:
-            return as_words(self.codes, 8), self.marks.view(np.uint64)
-        return as_words(self.codes, 8), label_marks(self.labels, 8)
+        """Return words (W, n) and marks (M, n) of 64 bits; no class is the largest number."""
+        marks = self.marks.view(np.uint64) if self.single else label_marks(self.labels, 8)
+        return as_words(self.codes, 8), marks
 
 
-def sides(
+def packed_pair(
     query_codes: npt.NDArray[np.uint8],
     database_codes: npt.NDArray[np.uint8],
     query_labels: ArrayLike,
     database_labels: ArrayLike,
-) -> tuple[Side, Side]:
-    """Queries and database, once their labels are known to belong together.
+) -> tuple[PackedCodes, PackedCodes]:
+    """Return queries and database, after checking their labels.
 
     Raises:
         DataError: if the labels are malformed or contradict the codes or each other.
     """
-    asked = label_array(query_labels, len(query_codes), "query_labels")
-    held = label_array(database_labels, len(database_codes), "database_labels")
-    if asked.ndim != held.ndim:
+    query = label_array(query_labels, len(query_codes), "query_labels")
+    database = label_array(database_labels, len(database_codes), "database_labels")
+    if query.ndim != database.ndim:
         raise DataError("query_labels and database_labels must both be multi-hot or both not")
-    if asked.ndim == 2 and asked.shape[1] != held.shape[1]:
+    if query.ndim == 2 and query.shape[1] != database.shape[1]:
         raise DataError(
-            f"query_labels know {asked.shape[1]} classes, database_labels {held.shape[1]}"
+            f"query_labels have {query.shape[1]} classes, database_labels {database.shape[1]}"
         )
-    single = all(x.ndim == 1 or x.sum(axis=1).max() <= 1 for x in (asked, held))
-    return Side(query_codes, asked, single), Side(database_codes, held, single)
+    single = all(x.ndim == 1 or x.sum(axis=1).max() <= 1 for x in (query, database))
+    return PackedCodes(query_codes, query, single), PackedCodes(database_codes, database, single)
 
 
 def label_array(labels: ArrayLike, size: int, name: str) -> Array:
-    """Class indices (size,), whole numbers, or multi-hot rows (size, C) bool."""
+    """Return labels as class indices (size,) or multi-hot rows (size, C) bool, after checking them.
+
+    Raises:
+        DataError: if they are neither.
+    """
     values = as_array(labels)
     if values.ndim not in (1, 2) or len(values) != size:
         raise DataError(
@@ -91,35 +95,37 @@ def label_array(labels: ArrayLike, size: int, name: str) -> Array:
     if values.dtype.kind not in "fiub":
         raise DataError(f"{name} must be numbers, not {values.dtype}")
     if values.dtype.kind == "f" and np.isnan(values).any():
-        raise DataError(f"{name} hold NaN")
+        raise DataError(f"{name} contain NaN")
     if values.ndim == 1:
         if values.dtype.kind not in "iu":
             raise DataError(
                 f"{name} of one dimension are class indices: integers, not {values.dtype}"
             )
         if size and values.max() > np.iinfo(np.int64).max:
-            raise DataError(f"{name} hold the class {values.max()}: at most 2^63 - 1")
+            raise DataError(f"{name} contain the class {values.max()}: at most 2^63 - 1")
         if size and values.min() < 0:
-            raise DataError(f"{name} hold the class {values.min()}: classes count from 0")
+            raise DataError(f"{name} contain the class {values.min()}: classes count from 0")
         return values
     if values.shape[1] == 0:
         raise DataError(f"{name} have no classes")
     if values.dtype.kind == "b":
         return values
     hot: Array = values == 1
-    if not (hot | (values == 0)).all():
-        odd = values[~(hot | (values == 0))][0]
-        raise DataError(f"{name} of two dimensions are multi-hot: 0 or 1, but {odd} is among them")
+    invalid = ~hot & (values != 0)
+    if invalid.any():
+        raise DataError(
+            f"{name} of two dimensions are multi-hot: 0 or 1, but contain {values[invalid][0]}"
+        )
     return hot
 
 
 def class_marks(labels: Array) -> Array:
-    """(1, size) int64: the one class of each item, -1 for none."""
+    """Return the class index of each item, -1 for none: (1, n) int64."""
     if labels.ndim == 2:
         labels = np.where(labels.any(axis=1), labels.argmax(axis=1), -1)
     return labels[None].astype(np.int64, copy=False)
 
 
 def label_marks(labels: Array, word: int | None = None) -> Array:
-    """(M, size) unsigned: a bit for each class; words of so many bytes, None: as few as hold it."""
+    """Return labels with one bit per class, in words of ``word`` bytes, None for the fewest."""
     return as_words(np.packbits(labels, axis=1), word)

@@ -13,21 +13,22 @@ import numpy as np
 import numpy.typing as npt
 
 from deephash.errors import DataError
-from deephash.retrieval.backends import numba_sums
+from deephash.retrieval.backends import compiled_sums
+from deephash.retrieval.checks import check_integer
 from deephash.retrieval.codes import Array, Floats
-from deephash.retrieval.conventions import ORDERED, TIES
+from deephash.retrieval.conventions import TIES, needs_ranking
 from deephash.retrieval.distance_counts import Histograms
-from deephash.retrieval.metrics import WithinRadius, checked_radius, over_balls
+from deephash.retrieval.metrics import WithinRadius, over_balls
 from deephash.retrieval.ranking import Ranking
 from deephash.retrieval.ties import (
     Groups,
+    as_histograms,
     bounded,
     bounded_mean,
     checked_cuts,
     groups_of,
     mean,
     ratio,
-    settled,
 )
 
 
@@ -48,11 +49,11 @@ class PrecisionRecall(NamedTuple):
     recall_macro: Floats  # (K + 1,)
     precision_micro: Floats  # (K + 1,)
     recall_micro: Floats  # (K + 1,)
-    empty_fraction: Floats  # (K + 1,) queries whose ball holds nothing
+    empty_fraction: Floats  # (K + 1,) share of queries without an item within the radius
 
 
 class PrecisionRecallByRank(NamedTuple):
-    """Precision and recall of the first so many items.
+    """Precision and recall among the first items of the ranking, by their number.
 
     Precision is the mean over all queries, recall that over the queries that have relevant items.
 
@@ -89,7 +90,7 @@ def precision_at(
         >>> precision_at(hist, [1, 2, 4])  # the second item is relevant in half of the orders
         {1: 1.0, 2: 0.75, 4: 0.5}
     """
-    hits, _ = _found(measured, cuts, ties)
+    hits, _ = _hits(measured, cuts, ties)
     return {cut: bounded_mean(hits_Q / cut) for cut, hits_Q in hits.items()}
 
 
@@ -117,9 +118,10 @@ def recall_at(
         >>> recall_at(hist, [1, 2], ties="best")
         {1: 0.5, 2: 1.0}
     """
-    hits, total_Q = _found(measured, cuts, ties)
-    some = total_Q > 0
-    return {cut: bounded_mean(hits_Q[some] / total_Q[some]) for cut, hits_Q in hits.items()}
+    hits, total_Q = _hits(measured, cuts, ties)
+    answerable = total_Q > 0
+    total_Q = total_Q[answerable]
+    return {cut: bounded_mean(hits_Q[answerable] / total_Q) for cut, hits_Q in hits.items()}
 
 
 def hit_rate_at(
@@ -146,7 +148,7 @@ def hit_rate_at(
         {1: 0.25, 3: 0.75}
     """
     if ties == "stable" and isinstance(measured, Ranking):
-        hits, _ = _found(measured, cuts, ties)
+        hits, _ = _hits(measured, cuts, ties)
         return {cut: mean(hits_Q > 0) for cut, hits_Q in hits.items()}
     groups = _groups(measured, ties)
     return {
@@ -174,7 +176,7 @@ def precision_within_radius(hist: Histograms, radius: int = 2) -> WithinRadius:
         >>> precision_within_radius(hist, radius=0)
         WithinRadius(mean_zero=0.5, mean_nonempty=1.0, empty_fraction=0.5)
     """
-    ball = checked_radius(radius) + 1
+    ball = check_integer("radius", radius, 0) + 1
     items_Q = hist.items[:, :ball].sum(axis=1)
     return over_balls(ratio(hist.relevant[:, :ball].sum(axis=1), items_Q), items_Q)
 
@@ -196,7 +198,7 @@ def recall_within_radius(hist: Histograms, radius: int = 2) -> float:
         >>> recall_within_radius(hist, radius=0)
         0.5
     """
-    hits_Q = hist.relevant[:, : checked_radius(radius) + 1].sum(axis=1)
+    hits_Q = hist.relevant[:, : check_integer("radius", radius, 0) + 1].sum(axis=1)
     total_Q = hist.relevant.sum(axis=1)
     return mean(hits_Q[total_Q > 0] / total_Q[total_Q > 0])
 
@@ -212,23 +214,23 @@ def pr_curve_by_radius(hist: Histograms) -> PrecisionRecall:
         >>> pr_curve_by_radius(hist).recall_micro.tolist()
         [0.5, 1.0, 1.0]
     """
-    compiled = numba_sums()
+    compiled = compiled_sums()
     if compiled and hist.items.dtype == hist.relevant.dtype == np.int64:
         sums = compiled.ball_sums(hist.items, hist.relevant)
         return PrecisionRecall(
             precision_macro=sums.precision / hist.queries,
-            recall_macro=sums.recall / max(1, sums.some),
+            recall_macro=sums.recall / max(1, sums.answerable),
             precision_micro=ratio(sums.relevant, sums.items),
             recall_micro=ratio(sums.relevant, sums.relevant[-1]),
             empty_fraction=sums.empty / hist.queries,
         )
     items_QK, hits_QK = hist.items.cumsum(axis=1), hist.relevant.cumsum(axis=1)
-    some = hits_QK[:, -1] > 0
-    recall_QK = ratio(hits_QK[some], hits_QK[some, -1:])
+    answerable = hits_QK[:, -1] > 0
+    recall_QK = ratio(hits_QK[answerable], hits_QK[answerable, -1:])
     items_K, hits_K = items_QK.sum(axis=0), hits_QK.sum(axis=0)
     return PrecisionRecall(
         precision_macro=ratio(hits_QK, items_QK).mean(axis=0),
-        recall_macro=recall_QK.mean(axis=0) if some.any() else np.zeros(hist.nbit + 1),
+        recall_macro=recall_QK.mean(axis=0) if answerable.any() else np.zeros(hist.nbit + 1),
         precision_micro=ratio(hits_K, items_K),
         recall_micro=ratio(hits_K, hits_K[-1]),
         empty_fraction=(items_QK == 0).mean(axis=0),
@@ -238,7 +240,7 @@ def pr_curve_by_radius(hist: Histograms) -> PrecisionRecall:
 def pr_curve_by_rank(
     hist: Histograms, ranks: Sequence[int] | None = None, ties: str = "expected"
 ) -> PrecisionRecallByRank:
-    """Compute precision and recall of the first so many items.
+    """Compute precision and recall among the first items of the ranking, by their number.
 
     Args:
         hist: distance histograms of the queries.
@@ -255,43 +257,46 @@ def pr_curve_by_rank(
         [0.75, 0.5]
     """
     groups = _groups(hist, ties)
-    every = range(1, hist.size + 1)
-    rank = np.array(every if ranks is None else checked_cuts(ranks, hist.size), dtype=np.int64)
+    if ranks is None:
+        rank = np.arange(1, hist.size + 1)
+    else:
+        rank = np.array(checked_cuts(ranks, hist.size), dtype=np.int64)
     slope, total_Q = ratio(groups.relevant, groups.items), groups.found[:, -1]
     some = total_Q > 0
-    hits = _risen(groups.starts, groups.ends, slope, rank)
-    recall = _risen(groups.starts[some], groups.ends[some], slope[some] / total_Q[some, None], rank)
+    hits = _sum_of_ramps(groups.starts, groups.ends, slope, rank)
+    recall = _sum_of_ramps(
+        groups.starts[some], groups.ends[some], slope[some] / total_Q[some, None], rank
+    )
     return PrecisionRecallByRank(
         rank, bounded(hits / hist.queries / rank), bounded(recall / max(1, some.sum()))
     )
 
 
-def _risen(start: Array, end: Array, slope: Floats, place: Array) -> Floats:
-    """The sum of lines (Q, G) that rise by ``slope`` a place from start to end, at each place.
+def _sum_of_ramps(start: Array, end: Array, slope: Floats, place: Array) -> Floats:
+    """Return the sum of ramps (Q, G) that rise by ``slope`` per place from start to end, by place.
 
-    The sum is itself made of straight pieces between the places where a line starts or ends.
+    The sum is linear between the places where a ramp starts or ends.
     """
     at, which = np.unique(np.concatenate([[0], start.ravel(), end.ravel()]), return_inverse=True)
     bend = np.bincount(which[1:], np.concatenate([slope.ravel(), -slope.ravel()]), len(at))
     rise = bend.cumsum()[:-1] * np.diff(at)
-    precision: Floats = np.interp(place, at, np.concatenate([[0.0], rise.cumsum()]))
-    return precision
+    total: Floats = np.interp(place, at, np.concatenate([[0.0], rise.cumsum()]))
+    return total
 
 
 def _groups(measured: Histograms | Ranking, ties: str) -> Groups:
-    if ties in ORDERED or ties not in TIES:
+    if needs_ranking(ties) or ties not in TIES:
         raise DataError(
-            f"ties={ties!r}: histograms can tell expected, best and worst; a Ranking, where it is "
-            "taken, also stable, after Ranking.shuffled if you like"
+            f"ties={ties!r} is not available: histograms allow expected, best and worst; where a "
+            "Ranking is accepted, also stable, for which Ranking.shuffled gives another order"
         )
-    hist = Histograms.of(measured) if isinstance(measured, Ranking) else measured
-    return groups_of(settled(hist, ties))
+    return groups_of(as_histograms(measured, ties))
 
 
-def _found(
+def _hits(
     measured: Histograms | Ranking, cuts: Sequence[int], ties: str
 ) -> tuple[dict[int, Array], Array]:
-    """The relevant items of each query (Q,) among the first of each cut, and among all."""
+    """Return the number of relevant items of each query (Q,) at each cut, and in all."""
     if ties != "stable" or not isinstance(measured, Ranking):
         groups = _groups(measured, ties)
         total_Q = groups.found[:, -1]

@@ -1,7 +1,7 @@
 """The metrics of Revisited Oxford and Paris: Radenovic et al., CVPR 2018.
 
-Average precision by trapezoids, and precision up to the last relevant item. Junk is taken out of
-the ranking before any place is counted; an :class:`InstanceRanking` has done so.
+Average precision by trapezoids, and precision up to the last relevant item. Junk must be removed
+from the ranking, as an :class:`InstanceRanking` does.
 
 ``Q`` queries, ``G`` groups of tied items, ``T`` relevant items of a query.
 """
@@ -12,12 +12,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deephash.errors import DataError
-from deephash.retrieval.codes import Counts, Floats, whole
-from deephash.retrieval.conventions import ORDERED, TIES
+from deephash.retrieval.checks import check_choice, check_integer
+from deephash.retrieval.codes import Counts, Floats
+from deephash.retrieval.conventions import TIES, needs_ranking
 from deephash.retrieval.distance_counts import Histograms
 from deephash.retrieval.ranking import Ranking
-from deephash.retrieval.ties import Groups, bounded, bounded_mean, ratio, reciprocals, settled
+from deephash.retrieval.ties import (
+    Groups,
+    as_histograms,
+    as_ranking,
+    bounded,
+    bounded_mean,
+    ratio,
+    reciprocals,
+)
 
 CUTS = (1, 5, 10)
 
@@ -33,7 +41,7 @@ class RevisitedResult(NamedTuple):
     map: float
     precision_at: dict[int, float]  # mP@k
     queries_counted: int
-    queries_skipped: int  # nothing is relevant to them
+    queries_skipped: int  # those without relevant items
 
 
 def revisited(
@@ -61,9 +69,9 @@ def revisited(
         >>> round(result.map, 4), round(result.precision_at[1], 4)  # 1, 19/24, 5/12; and 1, 1, 0
         (0.7361, 0.6667)
     """
-    every = _per_query(measured, ties, seed, cuts)
-    counted_Q = ~np.isnan(every[0])
-    average, *precise = (bounded_mean(values[counted_Q]) for values in every)
+    scores = _score(measured, ties, seed, cuts)
+    counted_Q = ~np.isnan(scores[0])
+    average, *precise = (bounded_mean(values[counted_Q]) for values in scores)
     return RevisitedResult(
         map=average,
         precision_at=dict(zip(cuts, precise, strict=True)),
@@ -96,55 +104,44 @@ def trapezoid_precision(
         >>> trapezoid_precision(Histograms(np.array([[1, 1]]), np.array([[0, 1]])))  # second of two
         array([0.25])
     """
-    return bounded(_per_query(measured, ties, seed, ())[0])  # type: ignore[no-any-return]
+    return bounded(_score(measured, ties, seed, ())[0])  # type: ignore[no-any-return]
 
 
-def _per_query(measured: Histograms | Ranking, ties: str, seed: int, cuts: Sequence[int]) -> Floats:
-    """AP and the precision at each k, (1 + number of k, Q); nan where nothing is relevant."""
-    if ties not in TIES:
-        raise DataError(f"ties={ties!r} is unknown; allowed: {', '.join(TIES)}")
-    if not whole(seed, least=0):
-        raise DataError(f"seed={seed!r} must be a whole number of at least 0")
+def _score(measured: Histograms | Ranking, ties: str, seed: int, cuts: Sequence[int]) -> Floats:
+    """Return AP and the precision at each k, (1 + number of k, Q); nan where T = 0."""
+    check_choice("ties", ties, TIES)
+    check_integer("seed", seed, 0)
     for k in cuts:
-        if not whole(k, least=1):
-            raise DataError(f"a cut of {k!r} must be a whole number of at least 1")
-    if ties not in ORDERED:
-        hist = Histograms.of(measured) if isinstance(measured, Ranking) else measured
-        judged = _by_groups(settled(hist, ties), cuts)
-        return np.where(hist.relevant.sum(axis=1) > 0, judged, np.nan)
-    if not isinstance(measured, Ranking):
-        raise DataError(f"ties={ties} needs the order of the database: give the ranking")
-    ranking = measured.shuffled(seed) if ties == "shuffled" else measured
-    return np.array(ranking.each(lambda place: _by_order(place, cuts))).T
+        check_integer("cut", k, 1)
+    if needs_ranking(ties):
+        ranking = as_ranking(measured, ties, seed)
+        return np.array(ranking.each(lambda place: _score_order(place, cuts))).T
+    hist = as_histograms(measured, ties)
+    return np.where(hist.relevant.sum(axis=1) > 0, _score_groups(hist, cuts), np.nan)
 
 
-def _by_order(place: Counts, cuts: Sequence[int]) -> list[float]:
-    """The definition itself, for one order: AP and the precision at each k.
-
-    Args:
-        place: (T,) of the relevant items, from 0 and ascending.
-        cuts: k.
-    """
+def _score_order(place: Counts, cuts: Sequence[int]) -> list[float]:
+    """Return AP and the precision at each k, for the places (T,) of the relevant items."""
     if len(place) == 0:
         return [math.nan] * (1 + len(cuts))
     j = np.arange(len(place))
     before = np.where(place == 0, 1.0, j / np.maximum(place, 1))
-    found = [float((before + (j + 1) / (place + 1)).mean() / 2)]
+    scores = [float((before + (j + 1) / (place + 1)).mean() / 2)]
     for k in cuts:
         until = min(k, int(place[-1]) + 1)
-        found.append(float(np.searchsorted(place, until) / until))
-    return found
+        scores.append(float(np.searchsorted(place, until) / until))
+    return scores
 
 
-def _by_groups(hist: Histograms, cuts: Sequence[int]) -> Floats:
-    """The mean over all orders within the groups of a histogram: (1 + number of k, Q)."""
+def _score_groups(hist: Histograms, cuts: Sequence[int]) -> Floats:
+    """Return the mean over all orders within the groups of a histogram: (1 + number of k, Q)."""
     groups = Groups(hist.items, hist.relevant)
     average_Q = ratio(groups.sums[:, -1] + _before(groups), 2 * groups.found[:, -1])
     return np.stack([average_Q, *(_until_last(groups, k) for k in cuts)])
 
 
 def _before(groups: Groups) -> Floats:
-    """The expected sum, over the relevant items, of the precision just before each: (Q,).
+    """Return the expected sum over the relevant items of the precision just before each, (Q,).
 
     With N items before a group, A of them relevant, and r of its n items relevant: slot i, from 0,
     holds a relevant item with probability r / n, and given that, each of the i slots above it with
@@ -164,7 +161,7 @@ def _before(groups: Groups) -> Floats:
 
 
 def _until_last(groups: Groups, k: int) -> Floats:
-    """The expected precision of the first min(k, L) items, L being the last relevant place: (Q,).
+    """Return the expected precision of the first min(k, L) items, L the last relevant place, (Q,).
 
     It is c_k / k if k <= L, with c_k relevant items among the first k; and T / L otherwise, where
     c_k = T. So E = E[c_k] / k + T sum over L < k of P(L) (1 / L - 1 / k). L lies in the last group

@@ -1,4 +1,4 @@
-"""What a rank-based sum is worth on average, when the order within groups of tied items is chance.
+"""The mean of rank-based sums over all orders within groups of tied items.
 
 Closed forms from the counts of the groups: McSherry & Najork, ECIR 2008; He et al., CVPR 2018. The
 cut inside a group is derived in :func:`_segment` and :meth:`Groups.by_hits`.
@@ -15,20 +15,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deephash.errors import DataError
-from deephash.retrieval.backends import numba_sums
-from deephash.retrieval.codes import Array, Floats, whole
+from deephash.retrieval.backends import compiled_sums
+from deephash.retrieval.checks import is_integer
+from deephash.retrieval.codes import Array, Floats
 from deephash.retrieval.distance_counts import Histograms
+from deephash.retrieval.ranking import Ranking
 
-_NEVER = 1e-25  # a probability that no longer shows beside 1
+_NEVER = 1e-25  # a probability too small to change a sum near 1
 _BLOCK = 1 << 15  # probabilities worked on at once
 _EXACT = 256  # up to H_256 from a table; from there on four terms are exact
 _HARMONIC = np.concatenate([[0.0], (1 / np.arange(1, _EXACT + 1)).cumsum()])
 
 
 class Cut(NamedTuple):
-    """Where the first R places end, for each query: after ``full`` groups and ``kept`` slots."""
+    """The end of the first R places of each query: after ``full`` groups and ``kept`` slots."""
 
-    full: Array  # (Q,) groups that lie before the cut as a whole
+    full: Array  # (Q,) groups that lie completely before the cut
     before: Array  # (Q,) N: items in them
     found: Array  # (Q,) A: relevant ones among these
     items: Array  # (Q,) n: items of the group that is cut
@@ -37,12 +39,12 @@ class Cut(NamedTuple):
 
 
 class Groups:
-    """Groups of tied items, each order within a group as likely as any other.
+    """Groups of tied items; all orders within a group are equally likely.
 
     Args:
         items: (Q, G) counts.
         relevant: (Q, G) counts.
-        gained: (Q, G), what the relevant items of a group are worth together, in place of 1 each.
+        gained: (Q, G), the total gain of the relevant items of a group; None: 1 each.
     """
 
     def __init__(self, items: Array, relevant: Array, gained: Array | None = None) -> None:
@@ -53,14 +55,11 @@ class Groups:
         self.starts = self.ends - self.items  # (Q, G)
         self.found = _running(self.relevant)  # (Q, G + 1) up to each group, and to the end
         self.reached = self.found if gained is None else _running(gained)  # (Q, G + 1)
-        self.compiled = numba_sums() if gained is None else None
+        self.compiled = compiled_sums() if gained is None else None
 
     @cached_property
     def sums(self) -> Floats:
-        """(Q, G + 1): the sum over relevant items of what was gained up to each, by its rank.
-
-        As it stands before each group, and at the end.
-        """
+        """The sums of (gain up to a relevant item) / rank before each group: (Q, G + 1)."""
         if self.compiled:
             return self.compiled.running_sums(  # type: ignore[no-any-return]
                 self.starts, self.found, self.items, self.relevant, _HARMONIC
@@ -74,7 +73,7 @@ class Groups:
         return sums
 
     def at(self, top: int | Array) -> Cut:
-        """Where the first ``top`` places end, of all queries alike or of each (Q,)."""
+        """Return the end of the first ``top`` places, one number for all queries or (Q,)."""
         full = (self.ends <= np.reshape(top, (-1, 1))).sum(axis=1)
         row, group = np.arange(len(full)), np.minimum(full, self.items.shape[1] - 1)
         none_is_cut = full == self.items.shape[1]
@@ -88,24 +87,24 @@ class Groups:
         )
 
     def summed(self, cut: Cut) -> Floats:
-        """The expected sum at a cut: of r_k c_k / k, if nothing else is gained. (Q,)."""
+        """Return the expected sum at a cut, (Q,): of r_k c_k / k, if every gain is 1."""
         row = np.arange(len(cut.full))
         sums: Floats = self.sums[row, cut.full] + _segment(
             cut.before, self.reached[row, cut.full], cut.items, cut.relevant,
-            self._worth(cut), cut.kept,
+            self._mean_gain(cut), cut.kept,
         )  # fmt: skip
         return sums
 
     def by_hits(self, cut: Cut) -> Floats:
-        """The expectation of that sum over the relevant items before the cut, (Q,).
+        """Return the expectation of that sum divided by the relevant items before the cut, (Q,).
 
-        Where the cut group is mixed, both are random: how many hits x its kept slots hold is
+        Where the cut group is mixed, both are random: the number of hits x in its kept slots is
         hypergeometric. Given x their order is again uniform, so the slots are a group of ``kept``
         items, x of them relevant, and the denominator is found + x.
         """
         pure = cut.relevant == cut.items
         value_Q = ratio(self.summed(cut), cut.found + np.where(pure, cut.kept, 0))
-        worth_Q = self._worth(cut)
+        gain_Q = self._mean_gain(cut)
         mixed = np.flatnonzero((cut.kept > 0) & (cut.relevant > 0) & ~pure)
         widest = 2 * int(_far(np.minimum(cut.relevant, cut.kept).max())) + 1
         step = max(1, _BLOCK // widest)
@@ -122,17 +121,17 @@ class Groups:
                 continue
             x, weight = _hypergeometric(part)  # (rows, X)
             total = self.sums[rows, cut.full[rows]][:, None] + _segment(
-                part.before, reached, part.kept, x, worth_Q[rows, None], part.kept
+                part.before, reached, part.kept, x, gain_Q[rows, None], part.kept
             )
             value_Q[rows] = (weight * ratio(total, part.found + x)).sum(axis=1)
         return value_Q
 
     def hits(self, cut: Cut) -> Floats:
-        """The expected relevant items before a cut, (Q,)."""
+        """Return the expected number of relevant items before a cut, (Q,)."""
         return cut.found + cut.kept * ratio(cut.relevant, cut.items)
 
     def hits_at(self, tops: list[int]) -> list[Floats]:
-        """The same for several cuts, each of all queries alike."""
+        """Return ``hits`` for several cuts, each the same for all queries."""
         if self.compiled and tops:
             cuts = np.array(tops, dtype=np.int64)
             return list(
@@ -141,9 +140,9 @@ class Groups:
         return [self.hits(self.at(top)) for top in tops]
 
     def hit(self, cut: Cut) -> Floats:
-        """The probability that there is any, (Q,).
+        """Return the probability of at least one relevant item before a cut, (Q,).
 
-        Those kept miss all relevant ones with probability C(n - r, t) / C(n, t), which is the
+        The kept slots contain none with probability C(n - r, t) / C(n, t), which is the
         product of (n - r - i) / (n - i) over i < t, or the same with r and t exchanged.
         """
         few, many = np.minimum(cut.relevant, cut.kept), np.maximum(cut.relevant, cut.kept)
@@ -156,20 +155,20 @@ class Groups:
         precision: Floats = 1 - missed_Q
         return precision
 
-    def _worth(self, cut: Cut) -> Floats:
-        """What a relevant item of the cut group gains, on average: (Q,)."""
+    def _mean_gain(self, cut: Cut) -> Floats:
+        """Return the mean gain of a relevant item of the cut group, (Q,)."""
         row, group = np.arange(len(cut.full)), np.minimum(cut.full, self.items.shape[1] - 1)
         return ratio(self.gained[row, group], cut.relevant)
 
 
 def _hypergeometric(cut: Cut) -> tuple[Array, Floats]:
-    """The hits x that the kept slots of cut groups can hold, and how probable: (rows, X) each.
+    """Return possible numbers x of hits in the kept slots, and their probabilities: (rows, X).
 
-    All that are not too improbable to show. Neighbouring probabilities have a simple ratio, whose
+    Negligible ones are omitted. Neighbouring probabilities have a simple ratio, whose
     logarithms add up without overflow. Rows with fewer x end in probabilities of 0.
 
     Args:
-        cut: Fields of (rows, 1).
+        cut: fields of (rows, 1).
     """
     n, r, t = cut.items, cut.relevant, cut.kept
     least, most = _probable(cut)
@@ -185,7 +184,7 @@ def _hypergeometric(cut: Cut) -> tuple[Array, Floats]:
 
 
 def _probable(cut: Cut) -> tuple[Array, Array]:
-    """The fewest and the most hits that are not too improbable to show."""
+    """Return the fewest and the most hits whose probability is not negligible."""
     few, n, r, t = np.minimum(cut.relevant, cut.kept), cut.items, cut.relevant, cut.kept
     mean_hits, far = r * t / n, _far(few)
     least = np.maximum(np.maximum(0, t - n + r), np.floor(mean_hits - far).astype(np.int64))
@@ -193,7 +192,7 @@ def _probable(cut: Cut) -> tuple[Array, Array]:
 
 
 def _far(draws: Any) -> Any:
-    """How far from their mean the hits of so many draws never are.
+    """Return a distance from their mean that the hits of so many draws never exceed.
 
     Hoeffding, JASA 1963: without replacement too, the hits of t draws are further than a from their
     mean with probability at most 2 exp(-2 a^2 / t). Draws and relevant items can be exchanged.
@@ -201,8 +200,8 @@ def _far(draws: Any) -> Any:
     return np.sqrt(-math.log(_NEVER) * draws / 2)
 
 
-def _segment(before: Any, reached: Any, items: Any, relevant: Any, worth: Any, kept: Any) -> Any:
-    """What the first ``kept`` slots of a tie group give to the sum of r_k c_k / k, on average.
+def _segment(before: Any, reached: Any, items: Any, relevant: Any, gain: Any, kept: Any) -> Any:
+    """Return the expected part of the first ``kept`` slots of a tie group in the sum r_k c_k / k.
 
     With N items before the group, A of them relevant, and r of its n items relevant: slot j holds a
     relevant item with probability r / n, and given that, each of the j - 1 slots above it with
@@ -211,48 +210,65 @@ def _segment(before: Any, reached: Any, items: Any, relevant: Any, worth: Any, k
 
         r/n ((A + 1) h + (r - 1)/(n - 1) (t - (N + 1) h))
 
-    If relevant items are worth w each, on average and whatever their slot, instead of 1: w for both
-    1, and for A what was ``reached`` before the group.
+    If relevant items gain w each on average, independent of their slot, instead of 1: w replaces
+    both 1, and the gain ``reached`` before the group replaces A.
     """
     h = reciprocals(before, kept)
     share = relevant / np.maximum(items, 1)
     others = (relevant - 1) / np.maximum(items - 1, 1)
-    return share * ((reached + worth) * h + worth * others * (kept - (before + 1) * h))
+    return share * ((reached + gain) * h + gain * others * (kept - (before + 1) * h))
 
 
 def reciprocals(before: Any, count: Any) -> Floats:
-    """1/(N + 1) + ... + 1/(N + t), to the last digits, for any N ``before`` and t ``count``.
+    """Return 1/(N + 1) + ... + 1/(N + t), to the last digits, for N ``before`` and t ``count``.
 
     A difference of two harmonic numbers, H_n = ln n + gamma + 1/(2 n) - 1/(12 n^2) + ... (Euler and
     Maclaurin), taken term by term, so that nothing cancels; the first ones from a table.
     """
     start, stop = np.broadcast_arrays(before, np.add(before, count))
     low = np.minimum(stop, _EXACT)
-    found: Floats = _HARMONIC[low] - _HARMONIC[np.minimum(start, low)]
+    sums: Floats = _HARMONIC[low] - _HARMONIC[np.minimum(start, low)]
     far = stop > _EXACT
     a, b = np.maximum(start[far], _EXACT), stop[far]
-    one, other = 1 / a, 1 / b
-    rest = np.log1p((b - a) * one) + 0.5 * (other - one) + _series(other) - _series(one)
-    found[far] += rest
-    return found
+    u, v = 1 / a, 1 / b
+    sums[far] += np.log1p((b - a) * u) + 0.5 * (v - u) + _series(v) - _series(u)
+    return sums
 
 
 def _series(inverse: Floats) -> Floats:
-    """-1/(12 n^2) + 1/(120 n^4) - 1/(252 n^6), of 1/n."""
+    """Return -1/(12 n^2) + 1/(120 n^4) - 1/(252 n^6), given 1/n."""
     square = np.square(inverse)
     return square * (square * (1 / 120 - square / 252) - 1 / 12)
 
 
 def groups_of(hist: Histograms) -> Groups:
-    """The groups of a histogram, kept with it."""
-    kept = vars(hist)
-    if "groups" not in kept:
-        kept["groups"] = Groups(hist.items, hist.relevant)
-    return kept["groups"]  # type: ignore[no-any-return]
+    """Return the groups of a histogram, which are cached in it."""
+    cache = vars(hist)
+    if "groups" not in cache:
+        cache["groups"] = Groups(hist.items, hist.relevant)
+    return cache["groups"]  # type: ignore[no-any-return]
 
 
-def settled(hist: Histograms, ties: str) -> Histograms:
-    """The groups within which the order is left to chance: all for ``expected``, else pure ones."""
+def as_ranking(measured: Histograms | Ranking, ties: str, seed: int = 0) -> Ranking:
+    """Return the ranking in the order of ``stable`` or ``shuffled``.
+
+    Raises:
+        DataError: if only histograms are given.
+    """
+    if not isinstance(measured, Ranking):
+        raise DataError(
+            f"ties={ties} needs the order of the database, which histograms do not contain: "
+            "give the Ranking"
+        )
+    return measured.shuffled(seed) if ties == "shuffled" else measured
+
+
+def as_histograms(measured: Histograms | Ranking, ties: str) -> Histograms:
+    """Return histograms whose groups are in random order: ``expected``, or ``best``, ``worst``.
+
+    For the last two, relevant and other items at the same distance are separate groups.
+    """
+    hist = Histograms.of(measured) if isinstance(measured, Ranking) else measured
     if ties == "expected":
         return hist
     other_QK = hist.items - hist.relevant
@@ -266,27 +282,26 @@ def settled(hist: Histograms, ties: str) -> Histograms:
 
 
 def checked_cuts(cuts: Iterable[int], size: int) -> list[int]:
-    """The cuts, once each is known to lie within the database.
+    """Return the cuts, after checking that each is within the database.
 
     Raises:
         DataError: if one is less than 1 or more than ``size``.
     """
-    found = []
+    cuts = list(cuts)
     for cut in cuts:
-        if not whole(cut, least=1) or cut > size:
+        if not is_integer(cut, least=1) or cut > size:
             raise DataError(f"a cut of {cut!r} is not within 1..{size}, the database's items")
-        found.append(int(cut))
-    return found
+    return [int(cut) for cut in cuts]
 
 
 def ratio(part: Any, divisor: Any) -> Floats:
-    """Element by element, 0 where the divisor is 0."""
-    some = np.asarray(divisor) > 0
-    return np.where(some, part / np.where(some, divisor, 1), 0.0)
+    """Divide element by element; 0 where the divisor is 0."""
+    valid = np.asarray(divisor) > 0
+    return np.where(valid, part / np.where(valid, divisor, 1), 0.0)
 
 
 def bounded(values: Any, most: Any = 1.0) -> Any:
-    """Clip values to [0, most], where mathematics says they lie and rounding may not leave them.
+    """Clip values to [0, most], which they may leave by rounding errors only.
 
     No value within the range changes, not even in its last bit; nan stays nan.
 
@@ -301,12 +316,12 @@ def bounded(values: Any, most: Any = 1.0) -> Any:
 
 
 def mean(values: Array) -> float:
-    """The mean, 0 of nothing."""
+    """Return the mean, 0 if there are no values."""
     return float(values.mean()) if len(values) else 0.0
 
 
 def bounded_mean(values: Array, most: Any = 1.0) -> float:
-    """Return the mean, which lies in [0, most] as each of the values does, up to rounding.
+    """Return the mean of values in [0, most], clipped to their range.
 
     Clipping the mean, and not the values, leaves every mean within the range as it is.
 
@@ -318,7 +333,7 @@ def bounded_mean(values: Array, most: Any = 1.0) -> float:
 
 
 def _running(values: Array) -> Any:
-    """(Q, G + 1): the sums before each group, and of all."""
+    """Return the sums before each group, and of all groups: (Q, G + 1)."""
     sums = np.zeros((len(values), values.shape[1] + 1), dtype=values.dtype)
     np.cumsum(values, axis=1, out=sums[:, 1:])
     return sums

@@ -136,11 +136,11 @@ def _ranking(stored: retrieval.StoredCodes, told: Mapping[str, Any]) -> retrieva
         codes.append(retrieval.pack_ternary(bits, mask, name))
     if told.get("ternary") is not None:
         nbit *= 4
-    if told.get("own") is None:
-        return retrieval.Ranking(codes[0], codes[1], labels[0], labels[1], nbit)
-    place = {name: row for row, name in enumerate(stored.database.ids.tolist())}
-    own = np.array([place.get(name, -1) for name in stored.query.ids.tolist()])
-    return retrieval.LeaveOneOutRanking(codes[0], codes[1], labels[0], labels[1], nbit, own)
+    own = None
+    if told.get("own") is not None:
+        place = {name: row for row, name in enumerate(stored.database.ids.tolist())}
+        own = np.array([place.get(name, -1) for name in stored.query.ids.tolist()])
+    return retrieval.Ranking(codes[0], codes[1], labels[0], labels[1], nbit, own=own)
 
 
 def _convention(stored: retrieval.StoredCodes, told: Mapping[str, Any]) -> retrieval.Convention:

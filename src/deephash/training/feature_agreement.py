@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from deephash import retrieval
-from deephash.retrieval.self_exclusion import own_places
+from deephash.retrieval.ranking import own_indices
 
 QUERIES = 1000
 """Queries that are compared, if there are more."""
@@ -48,7 +48,7 @@ class FeatureAgreement:
         if own is not None:
             place = np.full(len(database), -1)
             place[self.database] = np.arange(len(self.database))
-            chosen = own_places(own, len(queries), len(database))[self.queries]
+            chosen = own_indices(own, len(queries), len(database))[self.queries]
             self.own = np.where(chosen < 0, -1, place[chosen])
         self._query_rows, self._database_rows = queries[self.queries], database[self.database]
         self._wanted = np.unique(np.concatenate([self._query_rows, self._database_rows]))

@@ -23,7 +23,7 @@ from deephash.retrieval import (
     pack,
 )
 from deephash.retrieval.backends import numpy_backend, torch_backend
-from deephash.retrieval.packed_codes import sides
+from deephash.retrieval.packed_codes import packed_pair
 
 NUMBA = importlib.util.find_spec("numba") is not None
 TRITON = importlib.util.find_spec("triton") is not None
@@ -146,10 +146,14 @@ def test_what_is_chosen(monkeypatch):
 
 def test_codes_on_a_gpu_are_counted_there():
     there = SimpleNamespace(device="cuda:1")
-    assert Engine().near(there).chosen(1) == "torch"
-    assert Engine().near(torch.zeros(2)).chosen(1) == Engine().near([]).chosen(1) == "numpy"
-    assert Engine("numpy").near(there).chosen(1) == "numpy"
-    assert Engine(device="cpu").near(there).chosen(1) == "numpy"
+    assert Engine().for_device_of(there).chosen(1) == "torch"
+    assert (
+        Engine().for_device_of(torch.zeros(2)).chosen(1)
+        == Engine().for_device_of([]).chosen(1)
+        == "numpy"
+    )
+    assert Engine("numpy").for_device_of(there).chosen(1) == "numpy"
+    assert Engine(device="cpu").for_device_of(there).chosen(1) == "numpy"
 
 
 CASES = pytest.mark.parametrize(
@@ -168,7 +172,7 @@ def assert_counts_of_numpy(counter, sides_):
     parts = range(0, len(database), 1900)
     for start in parts:
         counter.add(database.take(slice(start, start + 1900)))
-    expected = numpy_backend.Counter(query, nbit)
+    expected = numpy_backend.NumpyCounter(query, nbit)
     for start in parts:
         expected.add(database.take(slice(start, start + 1900)))
     for result, reference in zip(counter.counts(), expected.counts(), strict=True):
@@ -178,7 +182,7 @@ def assert_counts_of_numpy(counter, sides_):
 
 def tied(queries, size, nbit, kind):
     given_ = drawn(5, queries, size, nbit, 130, kind, ones=min(0.4, 3 / nbit))
-    return *sides(*given_), nbit
+    return *packed_pair(*given_), nbit
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="runs in the process of the next test")
@@ -232,7 +236,7 @@ def test_a_triton_that_fails_is_replaced_with_one_warning(monkeypatch, caplog):
     monkeypatch.setattr(torch_backend, "_failed", {})
     given_ = tied(3, 2500, 64, "multi_hot")
     for _ in range(2):
-        counter = torch_backend.Triton(given_[0], 64, torch.device("cpu"), demanded=False)
+        counter = torch_backend.Triton(given_[0], 64, torch.device("cpu"), required=False)
         assert_counts_of_numpy(counter, given_)
     (record,) = caplog.records
     assert record.message == (

@@ -27,13 +27,13 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def compiled():
     backends.load_compiled()
-    return backends.numba_sums()
+    return backends.compiled_sums()
 
 
 def numbers(hist, top, module, monkeypatch):
     """Every metric that has a compiled part, of a new histogram that remembers nothing."""
     for name in (ties, precision_recall):
-        monkeypatch.setattr(name, "numba_sums", lambda: module)
+        monkeypatch.setattr(name, "compiled_sums", lambda: module)
     hist = Histograms(hist.items, hist.relevant)
     tops = sorted({1, min(2, hist.size), top, hist.size})
     found = [list(at(hist, tops).values()) for at in (precision_at, recall_at, hit_rate_at)]
@@ -83,7 +83,7 @@ def test_worst_and_best_orders_are_groups_of_their_own(compiled, monkeypatch):
     for order in ("worst", "expected", "best"):
         results = []
         for module in (compiled, None):
-            monkeypatch.setattr(ties, "numba_sums", lambda module=module: module)
+            monkeypatch.setattr(ties, "compiled_sums", lambda module=module: module)
             copy = Histograms(hist.items, hist.relevant)
             results.append(precision_at(copy, [1, 700], ties=order))
             results.append(mean_average_precision(copy, Convention(top=700, ties=order)))
@@ -94,4 +94,4 @@ def test_numpy_computes_where_numba_has_not_counted(monkeypatch):
     monkeypatch.delitem(
         backends.sys.modules, "deephash.retrieval.backends.numba_backend", raising=False
     )
-    assert backends.numba_sums() is None
+    assert backends.compiled_sums() is None

@@ -1,7 +1,7 @@
-"""Backends that count Hamming distances; all of them return the same whole numbers.
+"""Backends that count Hamming distances; all of them return identical counts.
 
-``numpy``: XOR and popcount, always there. ``numba``: the same compiled, on all cores; an extra,
-``pip install numba``. ``torch``: on a device, made for CUDA; a kernel of Triton, or torch's own.
+``numpy``: XOR and popcount, always available. ``numba``: the same compiled, on all cores; an extra,
+``pip install numba``. ``torch``: on a device, mainly CUDA; a Triton kernel, or torch operators.
 """
 
 import importlib
@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, Union
 
 from deephash.errors import DataError
 from deephash.retrieval.backends import numpy_backend
-from deephash.retrieval.codes import Counts, whole
-from deephash.retrieval.packed_codes import Side
+from deephash.retrieval.checks import check_choice, check_integer
+from deephash.retrieval.codes import Counts
+from deephash.retrieval.packed_codes import PackedCodes
 from deephash.utils.extras import install_hint
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ ENGINES = ("auto", "numpy", "numba", "torch")
 KERNELS = ("auto", "triton", "bits", "matmul")
 log = logging.getLogger(__name__)
 
-_REPAYS = 30_000_000  # pairs from which loading compiled code, 0.8 s, pays in ten evaluations
+_MANY_PAIRS = 30_000_000  # loading compiled code takes 0.8 s: from here on ten evaluations repay it
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,10 @@ class Engine:
     kernel: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.name not in ENGINES:
-            raise DataError(f"engine={self.name!r} is unknown; allowed: {', '.join(ENGINES)}")
-        if self.kernel not in KERNELS:
-            allowed = ", ".join(KERNELS)
-            raise DataError(f"kernel={self.kernel!r} is unknown; allowed: {allowed}")
-        if self.threads is not None and not whole(self.threads, least=1):
-            raise DataError(f"threads={self.threads!r} must be a whole number of at least 1")
+        check_choice("engine", self.name, ENGINES)
+        check_choice("kernel", self.kernel, KERNELS)
+        if self.threads is not None:
+            check_integer("threads", self.threads, 1)
         if self.device is not None:
             import torch
 
@@ -84,73 +82,73 @@ class Engine:
         """Return the engine of a name; an engine is returned as it is."""
         return engine if isinstance(engine, Engine) else cls(engine)
 
-    def near(self, values: object) -> "Engine":
-        """Return the engine for the device of a tensor, if it is ``auto`` without a device."""
+    def for_device_of(self, values: object) -> "Engine":
+        """Return an engine for the device of a tensor, if this one is ``auto`` without a device."""
         device = getattr(values, "device", None)
         if self.name != "auto" or self.device is not None or device is None:
             return self
         return replace(self, device=device)
 
     def chosen(self, pairs: int) -> str:
-        """Return the name of the backend that compares so many pairs."""
+        """Return the name of the backend for a number of pairs to compare."""
         if self.name != "auto":
             return self.name
         if self.device is not None and str(self.device).startswith("cuda"):
             return "torch"
-        return "numba" if pairs >= _REPAYS and _compiled() is not None else "numpy"
+        return "numba" if pairs >= _MANY_PAIRS and _compiled() is not None else "numpy"
 
     def on_cpu(self, pairs: int) -> str:
-        """Return the name of the backend for what torch does not compute: the order of ties."""
-        named = self.chosen(pairs)
-        return replace(self, name="auto", device=None).chosen(pairs) if named == "torch" else named
+        """Return the name of the backend for the order of ties, which torch does not compute."""
+        name = self.chosen(pairs)
+        return replace(self, name="auto", device=None).chosen(pairs) if name == "torch" else name
 
     @property
     def workers(self) -> int:
-        """How many threads."""
+        """The number of threads."""
         if self.threads is not None:
             return int(self.threads)
         torch = sys.modules.get("torch")
         return int(torch.get_num_threads()) if torch is not None else _processors()
 
     def counting(self, pairs: int) -> "Counting":
-        """Return the counter of the backend that compares so many pairs."""
+        """Return the counter of the backend for a number of pairs to compare."""
         chosen = self.chosen(pairs)
         if chosen == "numpy":
-            return Counting(numpy_backend.Counter, numpy_backend.PART)
+            return Counting(numpy_backend.NumpyCounter, numpy_backend.PART)
         if chosen == "numba":
             compiled = load_compiled()
-            return Counting(partial(compiled.Counter, threads=self.workers), compiled.PART)
+            return Counting(partial(compiled.NumbaCounter, threads=self.workers), compiled.PART)
         import torch
 
-        from deephash.retrieval.backends import torch_backend as on_device
+        from deephash.retrieval.backends import torch_backend
 
         device = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        begin = partial(on_device.counter, device=device, kernel=self.kernel)
-        return Counting(begin, on_device.PART)
+        begin = partial(torch_backend.counter, device=device, kernel=self.kernel)
+        return Counting(begin, torch_backend.PART)
 
 
 class Counter(Protocol):
-    """Counts the items of a database for some queries, one part after another."""
+    """Count the items of a database for queries, one part after another."""
 
-    def add(self, part: Side) -> None:
+    def add(self, part: PackedCodes) -> None:
         """Count the items of a part."""
 
     def counts(self) -> tuple[Counts, Counts]:
-        """Items, and relevant items, at each distance from each query: (Q, K + 1) int64 each."""
+        """Return items, and relevant items, at each distance: (Q, K + 1) int64 each."""
 
 
 class Counting(NamedTuple):
-    """How a database is counted."""
+    """A backend's counter, and the number of items it takes at once."""
 
-    begin: Callable[[Side, int], Counter]  # of the queries and K
-    part: int  # how many items to give it at once
+    begin: Callable[[PackedCodes, int], Counter]  # of the queries and K
+    part: int
 
 
 def _processors() -> int:
     """Return ``OMP_NUM_THREADS``, else the number of processors this process may use."""
-    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-    if wanted.isdecimal() and int(wanted):
-        return int(wanted)
+    threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    if threads.isdecimal() and int(threads):
+        return int(threads)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -162,13 +160,13 @@ def load_compiled() -> ModuleType:
     Raises:
         DataError: if numba cannot be imported.
     """
-    found = _compiled()
-    if found is None:
-        raise DataError("engine=numba: numba cannot be imported here; try engine=auto")
-    return found
+    module = _compiled()
+    if module is None:
+        raise DataError("engine=numba: numba cannot be imported; try engine=auto")
+    return module
 
 
-def numba_sums() -> ModuleType | None:
+def compiled_sums() -> ModuleType | None:
     """Return the compiled functions of metrics, None if numba is not loaded.
 
     Their results equal those of numpy; only the time differs.
@@ -179,12 +177,12 @@ def numba_sums() -> ModuleType | None:
 
 
 def _compiled() -> ModuleType | None:
-    return None if importlib.util.find_spec("numba") is None else _imported()
+    return None if importlib.util.find_spec("numba") is None else _import_compiled()
 
 
 @cache
-def _imported() -> ModuleType | None:
-    """Numba refuses a numpy newer than it, and a machine on which it finds no place for a cache."""
+def _import_compiled() -> ModuleType | None:
+    """Import the backend; None if numba rejects the version of numpy, or cannot write its cache."""
     try:
         return importlib.import_module("deephash.retrieval.backends.numba_backend")
     except (ImportError, RuntimeError) as error:

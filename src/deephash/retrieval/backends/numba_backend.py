@@ -1,4 +1,4 @@
-"""Counting with numba: XOR, popcount, and one counter for the distances of two queries at once.
+"""Count distances with numba: XOR, popcount, and one counter for two queries at once.
 
 ``Q`` queries, ``n`` items of a part of the database, ``K`` bits, ``V`` = K + 1 distances, ``W``
 words per code, ``M`` words per row of labels.
@@ -13,17 +13,17 @@ import numpy as np
 import numpy.typing as npt
 from numba.extending import intrinsic
 
-from deephash.retrieval.backends.threads import shared_out
+from deephash.retrieval.backends.threads import thread_map
 from deephash.retrieval.codes import Array, Counts, as_words
-from deephash.retrieval.packed_codes import Side, label_marks
+from deephash.retrieval.packed_codes import PackedCodes, label_marks
 
-_LANES, _WIDTH = 4, 16  # keys in a word of 64 bits, and the bits of each
+_LANES, _WIDTH = 4, 16  # keys per word of 64 bits, and bits per key
 _KEYS = 1 << _WIDTH  # possible keys
-_ROW = 64  # words of keys that are made before they are used
-_STEP = _LANES * _ROW  # items whose keys are in such a row
+_ROW = 64  # words of keys computed before they are used
+_STEP = _LANES * _ROW  # items per row
 PART = _KEYS - _STEP  # items counted at once: their number fits into a counter
-_TURNS = 8  # of each thread
-_BLOCK = 1024  # items whose distances are noted before they are used
+_TURNS = 8  # tasks per thread
+_BLOCK = 1024  # items whose distances are computed before they are used
 _u64, _u16, _u32 = np.uint64, np.uint16, np.uint32
 _ALL = _u32(2**32 - 1)
 
@@ -38,26 +38,26 @@ def _one_instruction(typing: Any, word: Any) -> Any:
 _popcount: Any = intrinsic(_one_instruction)
 
 
-class Counter:
-    """Items and relevant items at each distance from each query.
+class NumbaCounter:
+    """Count items and relevant items at each distance from each query.
 
-    Queries with equal labels are made neighbours. Two neighbours are counted together: a table has
-    a counter for each pair of distances (V, V), its sums along one axis are the counts of one
-    query. There is one table for items relevant to neither, and others for items relevant to both,
-    to the first, and to the second; the table of an item is computed once for all neighbours with
-    equal labels. If the codes are too long for keys of 16 bits, only queries with equal labels are
-    counted together, and still longer codes one query at a time.
+    Queries are sorted by labels, and two neighbours are counted together: a table has a counter for
+    each pair of distances (V, V), and its sums along one axis are the counts of one query. There is
+    one table for items relevant to neither, and others for items relevant to both, to the first,
+    and to the second; the table of an item is computed once for all neighbours with equal labels.
+    If the codes are too long for keys of 16 bits, only queries with equal labels are counted
+    together, and still longer codes one query at a time.
 
     Args:
         query: the queries.
         nbit: K.
-        threads: how many may work at once.
+        threads: number of threads.
     """
 
-    def __init__(self, query: Side, nbit: int, threads: int) -> None:
+    def __init__(self, query: PackedCodes, nbit: int, threads: int) -> None:
         self.threads, self.single = threads, query.single
         words, marks = as_words(query.codes, 8), _marks(query)
-        if self.single:  # a query without a class is made unlike an item without
+        if self.single:  # so that a query without a class differs from an item without
             marks[0, (marks == _ALL).all(axis=0)] -= 1
         self.words, self.marks = words, marks
         self.items = np.zeros((len(query), nbit + 1), dtype=np.int64)
@@ -67,11 +67,11 @@ class Counter:
             self.count, self.pairs = _singles, order[:, None].repeat(2, axis=1)
         else:
             self.count = _pairs
-            self.pairs = _neighbours(marks, order, unlike=4 * squares <= _KEYS)
+            self.pairs = _neighbours(marks, order, any_labels=4 * squares <= _KEYS)
 
-    def add(self, part: Side) -> None:
+    def add(self, part: PackedCodes) -> None:
         """Count the items of a part of the database, at most ``PART``."""
-        spare = -len(part) % _STEP  # filled with codes of zeros, without labels
+        spare = -len(part) % _STEP  # padding: codes of zeros, without labels
         words = np.pad(as_words(part.codes, 8), ((0, 0), (0, spare)))
         in_rows = _aligned((len(words), words.shape[1] // _STEP, _LANES, _ROW))
         in_rows[:] = words.reshape(len(words), -1, _ROW, _LANES).swapaxes(2, 3)
@@ -81,7 +81,7 @@ class Counter:
         query_marks, marks = _without_zeros(self.marks, marks, single=self.single)
         marks = np.pad(marks, ((0, 0), (0, spare)), constant_values=none)
 
-        turn = -(-len(self.pairs) // (_TURNS * self.threads))  # pairs that a thread takes at once
+        turn = -(-len(self.pairs) // (_TURNS * self.threads))  # pairs per task
 
         def count(first: int) -> None:
             pairs = self.pairs[first : first + turn]
@@ -90,46 +90,46 @@ class Counter:
                 self.relevant,
             )  # fmt: skip
 
-        shared_out(count, range(0, len(self.pairs), turn), self.threads)
+        thread_map(count, range(0, len(self.pairs), turn), self.threads)
 
     def counts(self) -> tuple[Counts, Counts]:
-        """(Q, K + 1) each."""
+        """Return items, and relevant items, at each distance: (Q, K + 1) each."""
         return self.items, self.relevant
 
 
-def _marks(side: Side) -> Array:
-    """(M, n) words of 32 bits: labels, or both halves of the class, all ones for none."""
-    if not side.single:
-        return label_marks(side.labels, 4)
-    return np.ascontiguousarray(side.marks[0].view(np.uint32).reshape(-1, 2).T)
+def _marks(packed: PackedCodes) -> Array:
+    """Return (M, n) words of 32 bits: labels, or both halves of the class, all ones for none."""
+    if not packed.single:
+        return label_marks(packed.labels, 4)
+    return np.ascontiguousarray(packed.marks[0].view(np.uint32).reshape(-1, 2).T)
 
 
 def _without_zeros(query_marks: Array, marks: Array, single: bool) -> tuple[Array, Array]:
-    """Both without the words that are 0 on both sides, such as the upper half of most classes."""
+    """Drop the words that are 0 on both sides, such as the upper half of most classes."""
     used = np.logical_or(query_marks.any(axis=1), marks.any(axis=1))
     used[0] = True
-    if single and (query_marks[0] == _ALL).any():  # its upper half is all that tells it from none
+    if single and (query_marks[0] == _ALL).any():  # the upper half tells this class from none
         used[:] = True
     return query_marks[used], marks[used]
 
 
 def _aligned(shape: tuple[int, ...]) -> npt.NDArray[np.uint64]:
-    """An array that begins with a cache line, so that no vector lies in two."""
+    """Return an array aligned to a cache line, so that no vector lies in two."""
     size = math.prod(shape)
     memory = np.empty(size + 8, np.uint64)
     first = -memory.ctypes.data // 8 % 8
     return memory[first : first + size].reshape(shape)
 
 
-def _neighbours(marks: Array, order: Counts, unlike: bool) -> Counts:
-    """Pairs of queries (P, 2); one that is left alone is with itself.
+def _neighbours(marks: Array, order: Counts, any_labels: bool) -> Counts:
+    """Return pairs of queries (P, 2); a query without a partner is paired with itself.
 
     Args:
         marks: (M, Q).
         order: (Q,) in which queries with equal labels are neighbours.
-        unlike: whether queries with different labels may be together.
+        any_labels: whether queries with different labels may be paired.
     """
-    if unlike:
+    if any_labels:
         return np.append(order, order[-1:])[: len(order) + len(order) % 2].reshape(-1, 2)
     marks = marks[:, order]
     alike = (marks[:, 1:] == marks[:, :-1]).all(axis=0)
@@ -143,8 +143,8 @@ def _neighbours(marks: Array, order: Counts, unlike: bool) -> Counts:
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    made: Callable[..., Any] = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
-    return made
+    compiled: Callable[..., Any] = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+    return compiled
 
 
 @_compiled
@@ -152,7 +152,7 @@ def _pairs(
     pairs: Counts, query: Array, query_marks: Array, words: Array, marks: Array, single: bool,
     spare: int, items: Counts, relevant: Counts,
 ) -> None:  # fmt: skip
-    """Count for pairs of queries; ``spare`` items at the end are none."""
+    """Count for pairs of queries; the last ``spare`` items are padding."""
     values, rows = items.shape[1], words.shape[1] // _LANES
     size = values * values
     tables = np.zeros((4, values, values), np.uint16)  # relevant to none, a, b, both; or none, both
@@ -163,11 +163,11 @@ def _pairs(
     before = -1
     for pair in range(len(pairs)):
         a, b = pairs[pair]
-        alike, known = _equal(query_marks, a, b), False
+        alike, current = _equal(query_marks, a, b), False
         if before >= 0:
             c, d = pairs[before]
-            known = _equal(query_marks, a, c) and _equal(query_marks, b, d)
-        if not known:
+            current = _equal(query_marks, a, c) and _equal(query_marks, b, d)
+        if not current:
             second = _u16(0 if alike else 2 * size)
             _tables(table, a, b, query_marks, marks, single, _u16(size), second)
         before = pair
@@ -197,9 +197,9 @@ def _pairs(
                 if a != b:
                     items[b, i] += second_of[t, i]
                     relevant[b, i] += second_of[t, i] if t >= used // 2 else 0
-        _leave_out(a, spare, query, items)
+        _remove_padding(a, spare, query, items)
         if a != b:
-            _leave_out(b, spare, query, items)
+            _remove_padding(b, spare, query, items)
 
 
 @_compiled
@@ -207,7 +207,7 @@ def _singles(
     pairs: Counts, query: Array, query_marks: Array, words: Array, marks: Array, single: bool,
     spare: int, items: Counts, relevant: Counts,
 ) -> None:  # fmt: skip
-    """Count for one query at a time, as ``_pairs``; each lane has a table, if there is room."""
+    """Count for one query at a time, as ``_pairs``; each lane has a table if they fit."""
     values, rows = items.shape[1], words.shape[1] // _LANES
     apart = 2 * values if 2 * values * _LANES <= _KEYS else 0
     counters = np.zeros(2 * values + apart * (_LANES - 1), np.uint16)
@@ -236,12 +236,12 @@ def _singles(
                 items[a, i] += near + np.int64(counters[first + i])
                 relevant[a, i] += near
         counters[:] = 0
-        _leave_out(a, spare, query, items)
+        _remove_padding(a, spare, query, items)
 
 
 @_compiled
 def _equal(marks: Array, a: int, b: int) -> bool:
-    """Whether two queries have equal labels."""
+    """Return whether two queries have equal labels."""
     equal = True
     for m in range(marks.shape[0]):
         equal = equal and marks[m, a] == marks[m, b]
@@ -253,9 +253,9 @@ def _tables(
     table: Array, a: int, b: int, query_marks: Array, marks: Array, single: bool,
     first: Any, second: Any,
 ) -> None:  # fmt: skip
-    """Find where the table of each item begins.
+    """Find the start of the table of each item.
 
-    It is ``first`` for what is relevant to ``a``, ``second`` to ``b``, their sum to both, else 0.
+    It is ``first`` for items relevant to ``a``, ``second`` to ``b``, their sum to both, else 0.
     """
     bits_a, bits_b = np.empty(_STEP, np.uint32), np.empty(_STEP, np.uint32)
     for start in range(0, len(table), _STEP):
@@ -267,11 +267,11 @@ def _tables(
                 of_b = part[j] ^ mark_b if single else part[j] & mark_b
                 bits_a[j] = of_a if m == 0 else bits_a[j] | of_a
                 bits_b[j] = of_b if m == 0 else bits_b[j] | of_b
-        found = table[start : start + _STEP]
+        starts = table[start : start + _STEP]
         for j in range(_STEP):
             to_a = first if (bits_a[j] != 0) != single else _u16(0)
             to_b = second if (bits_b[j] != 0) != single else _u16(0)
-            found[j] = _u16(to_a + to_b)
+            starts[j] = _u16(to_a + to_b)
 
 
 @_compiled
@@ -298,8 +298,8 @@ def _add_one(base: Array, row: Array, words: Array, a: Any) -> None:
 
 
 @_compiled
-def _leave_out(query: int, spare: int, words: Array, items: Counts) -> None:
-    """Take back what was counted for codes of zeros without labels."""
+def _remove_padding(query: int, spare: int, words: Array, items: Counts) -> None:
+    """Subtract the counts of the padding: codes of zeros without labels."""
     distance = np.int64(0)
     for w in range(words.shape[0]):
         distance += np.int64(_popcount(words[w, query]))
@@ -307,63 +307,60 @@ def _leave_out(query: int, spare: int, words: Array, items: Counts) -> None:
 
 
 def positions(
-    asked: Side, held: Side, items: Counts, relevant: Counts, radius: Counts
+    queries: PackedCodes, database: PackedCodes, items: Counts, relevant: Counts, radius: Counts
 ) -> Callable[[int], Counts]:
-    """Makes a function: query -> the places that its relevant items take, of equals as they lie.
+    """Return a function of a query that finds the places of its relevant items, ties in order.
 
     Args:
-        asked: the queries.
-        held: the whole database.
-        items: (Q, K + 1) at each distance, and
-        relevant: the relevant ones among them.
-        radius: (Q,) how far an item may be.
+        queries: the queries.
+        database: the whole database.
+        items: (Q, K + 1) items at each distance.
+        relevant: (Q, K + 1) relevant ones among them.
+        radius: (Q,) the largest distance.
     """
-    words, marks = _known(asked), held.wide()
+    query_words, query_marks = queries.wide()
+    if queries.single:  # so that a query without a class differs from an item without
+        query_marks = np.where(query_marks == _u64(2**64 - 1), _u64(2**64 - 2), query_marks)
+    words, marks = database.wide()
     place, rank = items.cumsum(axis=1) - items, relevant.cumsum(axis=1)
-    total = rank[np.arange(len(asked)), radius]
+    total = rank[np.arange(len(queries)), radius]
     rank -= relevant
 
-    def of(query: int) -> Counts:
-        found = np.empty(total[query] + 1, dtype=np.int64)  # one place for what is not relevant
-        state = place[query].copy(), rank[query].copy()
-        _place(query, *words, *marks, held.single, radius[query], *state, found)
-        return found[:-1]
+    def positions_of(query: int) -> Counts:
+        result = np.empty(total[query] + 1, dtype=np.int64)  # the last entry for all other items
+        _place(
+            query, query_words, query_marks, words, marks, database.single, radius[query],
+            place[query].copy(), rank[query].copy(), result,
+        )  # fmt: skip
+        return result[:-1]
 
-    return of
+    return positions_of
 
 
 @_compiled
 def _place(
-    query: int, asked: Array, asked_marks: Array, words: Array, marks: Array, single: bool,
-    radius: int, place: Counts, rank: Counts, found: Counts,
+    query: int, query_words: Array, query_marks: Array, words: Array, marks: Array, single: bool,
+    radius: int, place: Counts, rank: Counts, result: Counts,
 ) -> None:  # fmt: skip
-    """Counting sort: ``place`` and ``rank`` say where the next item of each distance goes."""
+    """Counting sort: ``place`` and ``rank`` are the next ones at each distance."""
     distances, shared = np.empty(_BLOCK, np.uint64), np.empty(_BLOCK, np.uint64)
-    nowhere = len(found) - 1
+    other = len(result) - 1
     for start in range(0, words.shape[1], _BLOCK):
         size = min(_BLOCK, words.shape[1] - start)
         distances[:] = 0
         shared[:] = 0
         for w in range(words.shape[0]):
-            mine, theirs = asked[w, query], words[w, start : start + size]
+            query_word, part = query_words[w, query], words[w, start : start + size]
             for j in range(size):
-                distances[j] += _popcount(theirs[j] ^ mine)
+                distances[j] += _popcount(part[j] ^ query_word)
         for m in range(marks.shape[0]):
-            wanted, held = asked_marks[m, query], marks[m, start : start + size]
+            query_mark, part = query_marks[m, query], marks[m, start : start + size]
             for j in range(size):
-                shared[j] |= _u64(held[j] == wanted) if single else held[j] & wanted
+                shared[j] |= _u64(part[j] == query_mark) if single else part[j] & query_mark
         for j in range(size):
             distance = distances[j]
             if distance <= radius:
                 shares = shared[j] != 0
-                found[rank[distance] if shares else nowhere] = place[distance]
+                result[rank[distance] if shares else other] = place[distance]
                 rank[distance] += shares
                 place[distance] += 1
-
-
-def _known(asked: Side) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-    """Queries as words; one without a class is made unlike an item without."""
-    words, marks = asked.wide()
-    if asked.single:
-        marks = np.where(marks == _u64(2**64 - 1), _u64(2**64 - 2), marks)
-    return words, marks

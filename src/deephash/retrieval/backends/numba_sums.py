@@ -1,10 +1,9 @@
-"""What is computed from counts, compiled by numba: the numbers of numpy, to the last bit.
+"""Metrics from counts, compiled by numba; equal to those of numpy to the last bit.
 
 Each function repeats the operations of its counterpart in :mod:`deephash.retrieval.ties` or
 :mod:`deephash.retrieval.precision_recall` in the same order. Logarithms and exponentials are left
-to numpy between two compiled loops, because its functions may round differently from those of the
-compiler.
-Importing it needs numba. ``Q`` queries, ``G`` groups of tied items, ``R`` rows, ``X`` hits.
+to numpy between two compiled loops, because the functions of the compiler may round differently.
+Requires numba. ``Q`` queries, ``G`` groups of tied items, ``R`` rows, ``X`` hits.
 """
 
 from collections.abc import Callable
@@ -17,25 +16,25 @@ from deephash.retrieval.codes import Counts, Floats
 
 
 class BallSums(NamedTuple):
-    """Sums over queries of what the balls of radius 0..K hold: (K + 1,) each."""
+    """Sums over queries of values within radius 0..K: (K + 1,) each."""
 
     precision: Floats
     recall: Floats  # of queries with relevant items
     items: Counts
     relevant: Counts
-    empty: Counts  # queries whose ball is empty
-    some: int  # queries with relevant items
+    empty: Counts  # queries without an item within the radius
+    answerable: int  # queries with relevant items
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    made: Callable[..., Any] = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
-    return made
+    compiled: Callable[..., Any] = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+    return compiled
 
 
 def running_sums(
     starts: Counts, found: Counts, items: Counts, relevant: Counts, harmonic: Floats
 ) -> Floats:
-    """``Groups.sums``, if each relevant item gains 1.
+    """Return ``Groups.sums`` if every gain is 1.
 
     Args:
         starts: (Q, G) items before each group.
@@ -56,7 +55,7 @@ def running_sums(
 
 @_compiled
 def _beyond(starts: Counts, items: Counts, last: int) -> Floats:
-    """By how much the end of a group is larger than its start, from ``last`` on: (Q, G)."""
+    """Return the relative growth from start to end of each group, from ``last`` on: (Q, G)."""
     growth = np.zeros(starts.shape)
     for query in range(starts.shape[0]):
         for group in range(starts.shape[1]):
@@ -83,8 +82,8 @@ def _running(
             low = min(stop, last)
             h = harmonic[low] - harmonic[min(before, low)]
             if stop > last:
-                one, other = 1.0 / max(before, last), 1.0 / stop
-                h += (logarithm[query, group] + 0.5 * (other - one) + _series(other)) - _series(one)
+                u, v = 1.0 / max(before, last), 1.0 / stop
+                h += (logarithm[query, group] + 0.5 * (v - u) + _series(v)) - _series(u)
             hits = relevant[query, group]
             part = _segment(before, found[query, group], count, hits, hits > 0, count, h)
             sums[query, group + 1] = part if group == 0 else sums[query, group] + part
@@ -99,10 +98,10 @@ def _series(inverse: float) -> float:
 
 @_compiled
 def _segment(
-    before: int, reached: int, items: int, relevant: int, worth: bool, kept: int, h: float
+    before: int, reached: int, items: int, relevant: int, gains: bool, kept: int, h: float
 ) -> float:
-    """As ``ties._segment``, with its sum of reciprocals given."""
-    w = np.float64(worth)
+    """Return ``ties._segment``, given its sum of reciprocals."""
+    w = np.float64(gains)
     share = np.float64(relevant) / np.float64(max(items, 1))
     others = np.float64(relevant - 1) / np.float64(max(items - 1, 1))
     inner = w * others * (np.float64(kept) - np.float64(before + 1) * h)
@@ -111,22 +110,22 @@ def _segment(
 
 def mixed_by_hits(cut: tuple[Counts, ...], least: Counts, most: Counts, h: Floats, sums: Floats,
                   reached: Counts) -> Floats:  # fmt: skip
-    """What ``Groups.by_hits`` gives for groups that are cut and mixed: (R,).
+    """Return ``Groups.by_hits`` for groups that are cut and mixed: (R,).
 
     Args:
         cut: the fields of ``ties.Cut``, (R,) each.
-        least: (R,) the fewest hits that are probable enough, and
-        most: the most.
+        least: (R,) the fewest hits whose probability is not negligible.
+        most: (R,) the most.
         h: (R,) sums of reciprocals of the kept places.
-        sums: (R,) what was gained before.
-        reached: (R,) relevant items before.
+        sums: (R,) ``Groups.sums`` before the cut group.
+        reached: (R,) relevant items before it.
     """
     width = int((most - least).max()) + 1
     odds, hits = _odds(cut[3], cut[4], cut[5], least, most, width)
     np.log(odds, out=odds)
-    _below_most(odds)
+    _subtract_largest(odds)
     np.exp(odds, out=odds)
-    _cleared(odds, hits)
+    _clear_repeated(odds, hits)
     total = odds.sum(axis=1)
     value: Floats = _weighted(odds, total, hits, cut[1], cut[2], cut[5], h, sums, reached)
     gained: Floats = value.sum(axis=1)
@@ -137,7 +136,7 @@ def mixed_by_hits(cut: tuple[Counts, ...], least: Counts, most: Counts, h: Float
 def _odds(
     items: Counts, relevant: Counts, kept: Counts, least: Counts, most: Counts, width: int
 ) -> tuple[Floats, Counts]:
-    """Ratios of neighbouring probabilities, 1 where there is no next one; and the hits: (R, X)."""
+    """Return ratios of neighbouring probabilities, 1 at the end, and the hits: (R, X) each."""
     odds = np.ones((len(items), width))
     hits = np.empty((len(items), width), np.int64)
     for i in range(len(items)):
@@ -153,8 +152,8 @@ def _odds(
 
 
 @_compiled
-def _below_most(values: Floats) -> None:
-    """Running sums of each row, less the largest of them."""
+def _subtract_largest(values: Floats) -> None:
+    """Replace each row by its running sums, minus the largest of them."""
     for row in values:
         largest = row[0]
         for j in range(1, len(row)):
@@ -165,8 +164,8 @@ def _below_most(values: Floats) -> None:
 
 
 @_compiled
-def _cleared(weight: Floats, hits: Counts) -> None:
-    """No weight for hits that are repeated to fill a row."""
+def _clear_repeated(weight: Floats, hits: Counts) -> None:
+    """Set the weight of hits that are repeated to pad a row to 0."""
     for i in range(weight.shape[0]):
         for j in range(1, weight.shape[1]):
             if hits[i, j] == hits[i, j - 1]:
@@ -190,7 +189,7 @@ def _weighted(
 
 @_compiled
 def hits_at(ends: Counts, found: Counts, items: Counts, relevant: Counts, tops: Counts) -> Floats:
-    """``Groups.hits`` for several cuts: (cuts, Q)."""
+    """Return ``Groups.hits`` for several cuts: (cuts, Q)."""
     queries, groups = ends.shape
     hits = np.empty((len(tops), queries))
     for query in range(queries):
@@ -207,7 +206,7 @@ def hits_at(ends: Counts, found: Counts, items: Counts, relevant: Counts, tops: 
 
 
 def ball_sums(items: Counts, relevant: Counts) -> BallSums:
-    """The sums of ``pr_curve_by_radius`` over queries, one query after another."""
+    """Return the sums of ``pr_curve_by_radius`` over queries."""
     return BallSums(*_ball_sums(items, relevant))
 
 
@@ -216,10 +215,10 @@ def _ball_sums(items: Counts, relevant: Counts) -> tuple[Any, ...]:
     queries, values = items.shape
     precision, recall = np.zeros(values), np.zeros(values)
     all_items, all_hits = np.zeros(values, np.int64), np.zeros(values, np.int64)
-    empty, some = np.zeros(values, np.int64), 0
+    empty, answerable = np.zeros(values, np.int64), 0
     for query in range(queries):
         total = relevant[query].sum()
-        some += total > 0
+        answerable += total > 0
         count, hits = np.int64(0), np.int64(0)
         for k in range(values):
             count += items[query, k]
@@ -232,4 +231,4 @@ def _ball_sums(items: Counts, relevant: Counts) -> tuple[Any, ...]:
                 empty[k] += 1
             if total > 0:
                 recall[k] += np.float64(hits) / np.float64(total)
-    return precision, recall, all_items, all_hits, empty, some
+    return precision, recall, all_items, all_hits, empty, answerable

@@ -1,18 +1,18 @@
-"""Work shared out over threads."""
+"""Map a function over items with threads."""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-Given = TypeVar("Given")
-Made = TypeVar("Made")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-def shared_out(
-    function: Callable[[Given], Made], given: Iterable[Given], threads: int
-) -> list[Made]:
-    """The results in order; threads help where the function lets go of the interpreter."""
+def thread_map(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int
+) -> list[Result]:
+    """Return the results in order; threads help if the function releases the GIL."""
     if threads == 1:
-        return [function(one) for one in given]
+        return [function(item) for item in items]
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(function, given))
+        return list(pool.map(function, items))

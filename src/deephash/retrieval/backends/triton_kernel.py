@@ -1,6 +1,6 @@
-"""Counting with Triton: XOR, popcount and a histogram in one kernel.
+"""Count distances with Triton: XOR, popcount and histogram in one kernel.
 
-Importing it needs triton. ``Q`` queries, ``n`` items, ``V`` distances, ``W`` words of 32 bits per
+Requires triton. ``Q`` queries, ``n`` items, ``V`` distances, ``W`` words of 32 bits per
 code, ``M`` words of 64 bits per row of labels.
 """
 
@@ -9,10 +9,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-MOST_BITS = 1022  # 2 V counters and one for what is no item, in at most 2,048
-_TILE = 2048  # items that a program looks at together
-_PROGRAMS = 1 << 13  # at least so many, if there are so many tiles
-_MOST = 1 << 30  # items that a program may count: its counters have 32 bits
+MOST_BITS = 1022  # 2 V counters and one for padding, in at most 2,048
+_TILE = 2048  # items per step of a program
+_PROGRAMS = 1 << 13  # the least number of programs, if there are as many tiles
+_MOST = 1 << 30  # the most items per program: its counters have 32 bits
 
 
 def count(
@@ -47,7 +47,7 @@ def _count(  # type: ignore[no-untyped-def]
     words: tl.constexpr, mark_words: tl.constexpr, single: tl.constexpr, values: tl.constexpr,
     bins: tl.constexpr, tile: tl.constexpr,
 ):  # fmt: skip
-    """One query against ``tiles`` tiles of items; the counters stay in registers until the end."""
+    """Count ``tiles`` tiles of items for one query; counters stay in registers until the end."""
     mine = tl.program_id(0).to(tl.int64)
     first = tl.program_id(1).to(tl.int64) * tiles * tile
     counters = tl.zeros([bins], tl.int32)
@@ -73,7 +73,7 @@ def _count(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _ones(word):  # type: ignore[no-untyped-def]
-    """The number of ones in each word of 32 bits, in the form that LLVM knows as a popcount."""
+    """Return the number of ones in each word of 32 bits; LLVM recognises it as a popcount."""
     word = word.to(tl.uint32, bitcast=True)
     word = word - ((word >> 1) & 0x55555555)
     word = (word & 0x33333333) + ((word >> 2) & 0x33333333)
