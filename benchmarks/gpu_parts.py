@@ -1237,9 +1237,9 @@ def work_of(name: str, queries: int | None, items: int | None) -> Any:
 
 def count(load: Any, engine: Any) -> Any:
     """Count items and relevant items at each distance from each query."""
-    from deephash.retrieval import distance_counts
+    from deephash.retrieval import histograms
 
-    return distance_counts(load.query_codes, load.database_codes, load.query_labels,
+    return histograms(load.query_codes, load.database_codes, load.query_labels,
                       load.database_labels, load.nbit, engine)  # fmt: skip
 
 

@@ -38,7 +38,7 @@ from deephash.retrieval import (
     Convention,
     Engine,
     Ranking,
-    distance_counts,
+    histograms,
     mean_average_precision,
     pr_curve_by_radius,
     precision_at,
@@ -258,7 +258,7 @@ def blocks(size: int, step: int) -> Iterator[slice]:
 
 def everything(load: Load, threads: int, engine: str, device: str | None = None) -> dict[str, Any]:
     """The whole job: mAP@R with expected ties, P@N, curve by radius, precision within a ball."""
-    hist = distance_counts(
+    hist = histograms(
         load.query_codes, load.database_codes, load.query_labels, load.database_labels, load.nbit,
         Engine(engine, threads, device),
     )  # fmt: skip
@@ -288,7 +288,7 @@ def in_order(load: Load, threads: int, engine: str) -> dict[str, Any]:
 
 def bounds(load: Load, threads: int) -> dict[str, Any]:
     """MAP@R with the relevant of tied items last, and first: where any order lands."""
-    hist = distance_counts(
+    hist = histograms(
         load.query_codes, load.database_codes, load.query_labels, load.database_labels, load.nbit
     )
     return {

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from deephash.errors import DataError
-from deephash.retrieval import Histograms, Ranking, distance_counts, pack
+from deephash.retrieval import Histograms, Ranking, histograms, pack
 
 
 def naive(query, database, query_labels, database_labels):
@@ -33,7 +33,7 @@ def test_by_hand():
     Counted by distance: 1, 2, 1; the relevant ones: 1, 1, 1.
     """
     database = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=bool)
-    hist = distance_counts(
+    hist = histograms(
         pack(np.zeros((1, 2), bool)), pack(database), np.array([1]), np.array([1, 0, 1, 1]), 2
     )
     assert hist.items.tolist() == [[1, 2, 1]]
@@ -47,7 +47,7 @@ def test_by_hand():
 def test_multi_label_by_definition(nbit, classes):
     query, database = bits(1, 6, nbit), bits(2, 40, nbit)
     asked, held = multi_hot(3, 6, classes, 2 / classes), multi_hot(4, 40, classes, 2 / classes)
-    hist = distance_counts(pack(query), pack(database), asked, held, nbit)
+    hist = histograms(pack(query), pack(database), asked, held, nbit)
     items, relevant = naive(query, database, asked, held)
     np.testing.assert_array_equal(hist.items, items)
     np.testing.assert_array_equal(hist.relevant, relevant)
@@ -70,7 +70,7 @@ def test_single_label_by_definition_in_every_form(nbit):
         (torch.from_numpy(hot[asked]).bfloat16(), hot[held].astype(np.float16)),
     ]
     for form in forms:
-        hist = distance_counts(pack(query), torch.from_numpy(pack(database)), *form, nbit)
+        hist = histograms(pack(query), torch.from_numpy(pack(database)), *form, nbit)
         np.testing.assert_array_equal(hist.items, items)
         np.testing.assert_array_equal(hist.relevant, relevant)
 
@@ -79,7 +79,7 @@ def test_no_label_is_shared_with_no_label():
     """Two items without any label have nothing in common; the query is marked as unlabelled."""
     codes = pack(bits(0, 2, 4))
     labels = np.array([[0, 0], [1, 0]])
-    hist = distance_counts(codes, codes, labels, labels, 4)
+    hist = histograms(codes, codes, labels, labels, 4)
     assert hist.relevant.sum(axis=1).tolist() == [0, 1]
     assert hist.labelled.tolist() == [False, True]
 
@@ -88,7 +88,7 @@ def test_inputs_stay_as_they_were():
     given = [pack(bits(0, 4, 12)), pack(bits(1, 9, 12)), multi_hot(2, 4, 3), multi_hot(3, 9, 3)]
     before = [array.copy() for array in given]
     Ranking(*given, 12).shuffled(0).positions(0)
-    distance_counts(*given, 12)
+    histograms(*given, 12)
     for array, copy in zip(given, before, strict=True):
         np.testing.assert_array_equal(array, copy)
 
@@ -97,7 +97,7 @@ def test_same_labels_on_both_sides_stay_right():
     """The tensor handed in twice: an edit in place on one side would show on the other."""
     labels = torch.from_numpy(multi_hot(0, 7, 3))
     codes = bits(0, 7, 9)
-    hist = distance_counts(pack(codes), pack(codes), labels, labels, 9)
+    hist = histograms(pack(codes), pack(codes), labels, labels, 9)
     np.testing.assert_array_equal(
         hist.relevant, naive(codes, codes, labels.numpy(), labels.numpy())[1]
     )
@@ -168,7 +168,7 @@ GOOD = {
 )
 def test_what_cannot_be_measured_is_refused(change, says):
     with pytest.raises(DataError, match=says):
-        distance_counts(**(GOOD | change))
+        histograms(**(GOOD | change))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import torch
 
 from deephash import retrieval
 from deephash.errors import DataError
-from deephash.retrieval import Convention, Ranking, binarize, distance_counts, evaluate_codes, pack
+from deephash.retrieval import Convention, Ranking, binarize, evaluate_codes, histograms, pack
 
 
 def given(nbit=12, classes=4, queries=15, database=120):
@@ -29,7 +29,7 @@ def test_the_report_holds_what_the_metrics_say(ties):
     z, database, asked, held = given()
     convention = Convention(top=50, ties=ties, seed=3)
     packed = pack(binarize(z)), pack(binarize(database))
-    ranking, hist = Ranking(*packed, asked, held, 12), distance_counts(*packed, asked, held, 12)
+    ranking, hist = Ranking(*packed, asked, held, 12), histograms(*packed, asked, held, 12)
 
     def value(**fields):
         return retrieval.mean_average_precision(ranking, Convention(top=50, seed=3, **fields)).value

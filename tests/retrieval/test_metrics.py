@@ -14,7 +14,7 @@ from deephash.retrieval import (
     MapResult,
     Ranking,
     average_precision,
-    distance_counts,
+    histograms,
     mean_average_precision,
     pack,
     pr_curve_by_radius,
@@ -256,7 +256,7 @@ def test_empty_queries_are_counted_alike_by_ranking_and_histograms():
         rng.random((30, 6)) < 0.15,
         10,
     )
-    ranking, hist = Ranking(*given), distance_counts(*given)
+    ranking, hist = Ranking(*given), histograms(*given)
     for empty, ties in product(EMPTY, ("best", "worst")):
         convention = Convention(top=4, ties=ties, empty=empty)
         assert mean_average_precision(ranking, convention) == mean_average_precision(

@@ -43,8 +43,8 @@ class InstanceRanking(Ranking):
         engine: the backend; all return the same numbers.
 
     Raises:
-        DataError: if codes are malformed, a side is empty or has another size than the ground truth, or
-            there is no such setup.
+        DataError: if codes are malformed, a side is empty or has another size than the ground
+            truth, or there is no such setup.
 
     Example:
         >>> codes = np.array([[0b00], [0b00], [0b01], [0b11]], np.uint8) << 6

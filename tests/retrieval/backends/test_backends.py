@@ -16,9 +16,9 @@ from deephash.retrieval import (
     Engine,
     Histograms,
     Ranking,
-    distance_counts,
     evaluate_codes,
     hamming,
+    histograms,
     mean_average_precision,
     pack,
 )
@@ -121,13 +121,13 @@ def test_inputs_stay_as_they_are(engine):
 @EACH
 def test_tensors_memory_maps_and_slices_are_taken(engine, tmp_path):
     query, database, asked, held = drawn(10, 5, 801, 64, 9, "classes")
-    plain = distance_counts(query, database, asked, held, 64, engine)
+    plain = histograms(query, database, asked, held, 64, engine)
     np.save(tmp_path / "codes.npy", database)
     mapped = np.load(tmp_path / "codes.npy", mmap_mode="r")
     wide = np.zeros((801, 16), dtype=np.uint8)
     wide[:, 4:12] = database
     for codes in (mapped, wide[:, 4:12], torch.from_numpy(database)):
-        found = distance_counts(query, codes, asked, torch.from_numpy(held), 64, engine)
+        found = histograms(query, codes, asked, torch.from_numpy(held), 64, engine)
         np.testing.assert_array_equal(found.relevant, plain.relevant)
 
 
@@ -314,7 +314,7 @@ def test_errors():
         Engine("torch", kernel="cuda")
     given_ = drawn(1, 2, 3, 8, 2, "classes")
     with pytest.raises(DataError, match="engine='fast'"):
-        distance_counts(*given_, 8, "fast")
+        histograms(*given_, 8, "fast")
 
 
 @pytest.mark.skipif(not NUMBA, reason="numba is not installed")
