@@ -180,7 +180,7 @@ def test_ternary_codes_and_memory_maps(tmp_path):
         ({"query_features": np.full((3, 2), "a")}, "must be numbers"),
         ({"top": 0}, "top=0"),
         ({"pairs": True}, "pairs=True"),
-        ({"own": np.array([0, 1, 9])}, "places 0 to 8"),
+        ({"own": np.array([0, 1, 9])}, "indices 0 to 8"),
         ({"database_features": np.ones((8, 2))}, "of 3 queries and 8 items"),
     ],
 )

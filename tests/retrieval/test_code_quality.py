@@ -457,7 +457,7 @@ BITS = np.zeros((3, 8), dtype=bool)
         (BITS, np.zeros((3, 0)), "no classes"),
         (BITS, np.array([0, -1, 1]), "class -1"),
         (BITS, np.array([0.0, 1.0, 1.0]), "integers"),
-        (BITS, np.array([[0.5, 1], [0, 1], [0, 1]]), "0 or 1, but 0.5"),
+        (BITS, np.array([[0.5, 1], [0, 1], [0, 1]]), "0 or 1, but contain 0.5"),
         (BITS, np.array([[np.nan, 1], [0, 1], [0, 1]]), "labels contain NaN"),
         (BITS, np.zeros((3, 2)), "no item has a label|no two items share a label"),
     ],

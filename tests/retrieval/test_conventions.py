@@ -94,7 +94,7 @@ def test_what_means_nothing_is_refused():
         Convention.named("hashnot")
     with pytest.raises(DataError, match="top=0"):
         Convention.named("csq", top=0)
-    with pytest.raises(DataError, match="drop_last leaves out the last of all, but top=5"):
+    with pytest.raises(DataError, match="drop_last leaves out the last of all items, but top=5"):
         Convention(top=5, drop_last=True)
     with pytest.raises(DataError, match="depends on the order of ties"):
         Convention(empty="skip_retrieved_none", drop_last=True)

@@ -230,7 +230,7 @@ def test_inputs_stay_as_they_were():
         ),
         ({"query": np.ones((15, 12), np.uint8)}, "signed numbers"),
         ({"database": torch.zeros(119, 12)}, r"database_labels must be \(119, C\)"),
-        ({"convention": Convention(top=121)}, "mAP@121 asks for more than the 120 items"),
+        ({"convention": Convention(top=121)}, "mAP@121 needs more than the 120 items"),
         (
             {"database": torch.zeros(0, 12), "database_labels": torch.zeros(0, 4)},
             "the database is empty",
