@@ -10,8 +10,8 @@ import torch
 
 from deephash.data.catalogue import ImageSet, one_hot
 from deephash.data.datamodule import DataModule
-from deephash.data.input_loader import prefetch
 from deephash.data.lazy_arrays import Stacked
+from deephash.data.prefetch import prefetch
 from deephash.data.splits.protocols import PerClass, Split
 from deephash.data.transforms import Pipeline, RandomHorizontalFlip, RandomShift
 from deephash.errors import DataError

@@ -69,9 +69,9 @@ def test_the_preprocessing_of_a_source(tmp_path):
     [
         ("nowhere.jpg", "there is no image nowhere.jpg"),
         (torch.zeros(3, 4, 4), r"floats from 0 to 1 as \(images \* 255\)"),
-        (torch.zeros(4, 4, dtype=torch.uint8), "is no image"),
+        (torch.zeros(4, 4, dtype=torch.uint8), "is not an image"),
         (np.zeros((3, 4, 4), np.uint8), r"uint8 \(H, W, 3\)"),
-        (3, "int is no image"),
+        (3, "int is not an image"),
     ],
 )
 def test_what_is_no_image_is_refused(image, says):

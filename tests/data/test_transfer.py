@@ -30,11 +30,11 @@ def pixels(count=12, side=24):
     return torch.randint(0, 256, (count, 3, side, side), generator=generator(0)).to(torch.uint8)
 
 
-def changed_at_once(images, chosen, change_to, *numbers, overwrite=False):
-    """`change` as on an accelerator."""
-    if not chosen.any():
+def apply_to_all(images, selected, function, *numbers, overwrite=False):
+    """Compute `apply_where` as on an accelerator."""
+    if not selected.any():
         return images
-    return base._change_at_once(images, chosen, change_to, numbers)
+    return base._apply_to_all(images, selected, function, numbers)
 
 
 @pytest.mark.parametrize("step", PIPELINE[1:5], ids=lambda step: type(step).__name__)
@@ -44,7 +44,7 @@ def test_changed_at_once_images_have_the_same_bits(step, seed, monkeypatch):
     kept = images.clone()
     one_by_one = step(images, generator(seed))
     for module in ("colour", "blur", "geometry"):
-        monkeypatch.setattr(f"deephash.data.transforms.{module}.change", changed_at_once)
+        monkeypatch.setattr(f"deephash.data.transforms.{module}.apply_where", apply_to_all)
     assert torch.equal(step(images, generator(seed)), one_by_one)
     assert torch.equal(images, kept)
 
@@ -64,9 +64,9 @@ def test_both_axes_of_a_square_are_resampled_together():
     crop = T.RandomResizedCrop(7)
     images = pixels(4, 16).float() / 255
     places = torch.tensor([[0, 3, 2, 8], [1, 5, 0, 4], [16, 7, 9, 8], [9, 11, 16, 8]])
-    square = crop.at_once(images, places)
+    square = crop.resize_batch(images, places)
     wide = torch.cat([images, torch.zeros(4, 3, 16, 1)], dim=3)
-    torch.testing.assert_close(square, crop.at_once(wide, places), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(square, crop.resize_batch(wide, places), rtol=1e-6, atol=1e-6)
 
 
 def test_windows_are_cut_where_they_should_be():
@@ -79,8 +79,8 @@ def test_windows_are_cut_where_they_should_be():
 
 def test_numbers_go_to_the_device_together():
     a, b = torch.arange(3.0), torch.arange(3.0) + 5
-    assert all(map(torch.equal, base.together([a, b], torch.device("cpu")), [a, b]))
-    there = base.together([a, b], torch.device("meta"))
+    assert all(map(torch.equal, base.move_together([a, b], torch.device("cpu")), [a, b]))
+    there = base.move_together([a, b], torch.device("meta"))
     assert [one.device.type for one in there] == ["meta", "meta"]
     assert there[0]._base is there[1]._base  # views of one copy
 

@@ -11,15 +11,14 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from deephash.utils.files import expand_path
+from deephash.utils.files import expand_path, make_folder
 from deephash.utils.locks import Lock
 
-STALE_SECONDS = 7 * 24 * 3600
-"""Time after which an unfinished entry that no process continues is removed."""
+STALE_SECONDS = 7 * 24 * 3600  # after which an unfinished entry is removed
 
 _NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 
@@ -41,8 +40,32 @@ def lock_path(entry: Path) -> Path:
     return entry.with_suffix(".lock")
 
 
-def unique_part(entry: Path) -> Path:
-    """Return a path beside an entry for an unfinished part that no other process uses."""
+@contextlib.contextmanager
+def locked(folder: Path, purpose: str) -> Iterator[Path]:
+    """Wait until no other process writes an entry or part, and lock it inside the context.
+
+    Args:
+        folder: the entry or part; the folder that it is in is created on demand.
+        purpose: what the processes do, for a message.
+
+    Yields:
+        The folder to write. Where files cannot be locked it has a unique name, and is removed at
+        the end.
+
+    Raises:
+        WriteError: the folder cannot be created.
+    """
+    make_folder(folder.parent)
+    with Lock.wait(lock_path(folder), purpose) as lock:
+        own_folder = folder if lock.exclusive else _unique_part(folder)
+        try:
+            yield own_folder
+        finally:
+            if own_folder != folder:
+                shutil.rmtree(own_folder, ignore_errors=True)
+
+
+def _unique_part(entry: Path) -> Path:
     return entry.with_name(f"{entry.stem}-{uuid.uuid4().hex[:8]}.part")
 
 
@@ -52,7 +75,7 @@ def remove_entry(entry: Path) -> None:
     Raises:
         OSError: it cannot be renamed.
     """
-    part = unique_part(entry)
+    part = _unique_part(entry)
     with contextlib.suppress(FileNotFoundError):
         entry.replace(part)
     shutil.rmtree(part, ignore_errors=True)

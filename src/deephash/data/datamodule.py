@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from deephash.data.catalogue import Catalogue, ImageSet, select_classes
-from deephash.data.feature_store import FeatureStore
 from deephash.data.input_loader import InputLoader
 from deephash.data.lazy_arrays import nonfinite_rows, row_origin
-from deephash.data.served_features import ServedFeatures, compute_features, table_batches
+from deephash.data.served_features import ServedFeatures, table_batches
 from deephash.data.sources.basic import Listing, Source
 from deephash.data.splits.base import ROLES, Split
 from deephash.data.splits.protocols import Facts, SplitProtocol, choose_protocol, describe_split
@@ -27,11 +26,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-MAX_DENSE_LABELS = 1 << 26
-"""Number of images times classes up to which labels are rows of 0 and 1."""
-
-MAX_EXAMPLES = 5
-"""Examples in an error message."""
+MAX_DENSE_LABELS = 1 << 26  # images times classes up to which labels are rows of 0 and 1
+MAX_EXAMPLES = 5  # in an error message
 
 
 class WithoutLabels:
@@ -170,7 +166,7 @@ class DataModule:
         self.expected = expected
         self.classes = classes
         self.reads_labels = labels
-        self.features: ServedFeatures | None = None  # served in place of images
+        self.features: ServedFeatures | None = None  # set by `serve_features`
         self._pipelines = [train_transform, test_transform, *(pipelines[name] for name in names)]
         self._label_reader: tuple[str, str] | None = None
         self._catalogue: Catalogue | None = None  # kept until the images are loaded
@@ -448,39 +444,6 @@ class DataModule:
             )
         for index, part in inputs:
             yield Batch(part, self.labels(device_rows[index]), index)
-
-    def serve_features(
-        self,
-        compute: Callable[[Tensor], Tensor],
-        width: int,
-        train: bool,
-        store: FeatureStore | None = None,
-        draws: int | None = None,
-    ) -> ServedFeatures | None:
-        """Compute the features of all images once, and serve them in place of images from now on.
-
-        A batch then has features (B, V, D) where it had images (B, V, 3, H, W): in `train`, and in
-        `eval_batches` for images that have a role. Images are computed in batches of
-        `eval_batch_size`. A view whose pipeline is that of the test is not computed again. If all
-        features take more than `resident_limit_bytes`, they are read from the store on disk.
-
-        Args:
-            compute: maps images (b, 3, H, W) on the device to features (b, D).
-            width: D.
-            train: whether training batches hold features.
-            store: keeps features for other runs; None to keep none.
-            draws: n, fixed views of each training image under each random pipeline, in place of
-                new ones in each epoch; None if no view is random. They depend on the pipeline and
-                the position of the image, not on `seed` or `eval_batch_size`.
-
-        Returns:
-            What is served from now on. None, with a warning, if the features take more than
-            `resident_limit_bytes` and cannot be kept in the store.
-        """
-        served = compute_features(self, compute, width, train, store, draws)
-        if served is not None:
-            self.features = served
-        return served
 
     def labels(self, ids: np.ndarray | Tensor) -> Tensor:
         """Return the labels of images by row: (n, C) float32 on the device."""

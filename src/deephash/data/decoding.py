@@ -4,21 +4,21 @@ import contextlib
 import errno
 import logging
 import math
-import os
 import re
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from deephash.data.catalogue import Catalogue, ImageSet
 from deephash.data.image_cache.builder import Unreadable
 from deephash.data.image_cache.cache import load_pixels
-from deephash.data.image_cache.entries import Content, default_workers
+from deephash.data.image_cache.entries import Content
 from deephash.data.image_formats import ENDINGS_OF, looks_like, readable, special_file
 from deephash.data.lazy_arrays import Undecoded, select_rows
+from deephash.data.prefetch import default_workers
 from deephash.errors import DataError
 
 if TYPE_CHECKING:
@@ -26,33 +26,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SYSTEM_ERRORS = (
-    errno.EACCES,
-    errno.EIO,
-    errno.EMFILE,
-    errno.ENFILE,
-    errno.ENOMEM,
-    errno.EPERM,
-    errno.ESTALE,
-    errno.ETIMEDOUT,
-)
+SYSTEM_ERRORS = {errno.EACCES, errno.EIO, errno.EMFILE, errno.ENFILE}
+SYSTEM_ERRORS |= {errno.ENOMEM, errno.EPERM, errno.ESTALE, errno.ETIMEDOUT}
 """Errors of the system that do not mean that the file is damaged."""
 
-MAX_RESIZED_PIXELS = 1 << 26
-"""Pixels of an intermediate image; a strip of few pixels would become larger."""
+MAX_RESIZED_PIXELS = 1 << 26  # of an intermediate image: that of a long strip would be larger
+TILE = 4096  # side of the tiles in which large images are converted
+DECODING_BUDGET = 1 << 28  # pixels of files that all threads together decode at a time
+PILLOW_LIMIT = 178_956_970  # pixels of a file that Pillow accepts
 
-TILE = 4096
-"""Side of the tiles in which large images are converted."""
-
-DECODING_BUDGET = 1 << 28
-"""Pixels of files that all threads together decode at a time."""
-
-PILLOW_LIMIT = 178_956_970
-"""Pixels of a file from which on Pillow refuses it."""
-
-FLOAT_RULE = 1
-"""Version of the conversion of floats; part of the cache key of files that may hold floats."""
-
+FLOAT_RULE = 1  # version of the conversion of floats; in the cache key of files that may have some
 FLOAT_ENDINGS = (".tif", ".tiff", ".pfm")
 
 FRAMED = (".gif", ".tif", ".tiff", ".webp", ".avif", ".heic", ".heif")
@@ -185,16 +168,6 @@ class PixelBudget:
 _budget = PixelBudget(DECODING_BUDGET)
 
 
-class Fit(Protocol):
-    """Function that brings an upright RGB image to size x size."""
-
-    size: int
-
-    @property
-    def settings(self) -> dict[str, object]: ...
-    def __call__(self, image: "Image", path: Path) -> "Image": ...
-
-
 class Exact:
     """Fit that accepts only images of size x size.
 
@@ -287,7 +260,7 @@ class Decoder:
 
     def __init__(
         self,
-        fit: "Fit",
+        fit: Exact | Square,
         cache: str | Path | None = None,
         on_error: str = "raise",
         workers: int | None = None,
@@ -370,7 +343,7 @@ class Decoder:
 
         formats = readable()
         try:
-            if special := special_file(os.stat(path).st_mode):
+            if special := special_file(path.stat().st_mode):
                 raise OSError(f"it is {special}")
             with (
                 Image.open(path, formats=formats.names) as image,
@@ -394,6 +367,6 @@ class Decoder:
                 raise DataError(f"the system fails to read the image {path} ({cause})") from error
             if isinstance(error, UnidentifiedImageError) and (kind := looks_like(path)):
                 cause += f". It is {kind}"
-            if os.path.islink(path) and not os.path.exists(path):
-                cause += f". It is a link to {os.readlink(path)}"
+            if path.is_symlink() and not path.exists():
+                cause += f". It is a link to {path.readlink()}"
             raise Unreadable(path, cause) from error

@@ -13,7 +13,6 @@ import hashlib
 import itertools
 import json
 import logging
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deephash.data.cache_folder import lock_path, map_private, remove_stale, unique_part
+from deephash.data.cache_folder import locked, map_private, remove_stale
 from deephash.data.sources.feature_formats import (
     ARRAY,
     NOTES,
@@ -33,16 +32,14 @@ from deephash.data.sources.feature_formats import (
     write_features,
 )
 from deephash.errors import FileError, WriteError
-from deephash.utils.files import make_folder, map_array
-from deephash.utils.locks import Lock
+from deephash.utils.files import map_array
 from deephash.utils.progress import bar
 
 FEATURES_VERSION = 1
 """Increase it when the meaning of an entry changes, or when code of this package changes features:
 the package's version is part of the key, but does not change with each commit."""
 
-MIN_SECONDS = 10.0
-"""Estimated computing time from which on features are stored."""
+MIN_SECONDS = 10.0  # of estimated computing time from which on features are stored
 
 log = logging.getLogger("deephash")
 
@@ -149,13 +146,11 @@ class FeatureStore:
                 computed_blocks = itertools.chain(first_blocks, computed_blocks)
                 if seconds < MIN_SECONDS:
                     return compute_in_memory(computed_blocks, count, width, device)
-            make_folder(self.folder)
             purpose = f"which encodes the same images into {self.folder}"
-            with Lock.wait(lock_path(entry), purpose) as lock:
+            with locked(entry, purpose) as folder:
                 if (rows := read()) is not None:
                     return rows, 0
                 remove_stale(_unfinished(self.folder))
-                folder = entry if lock.exclusive else unique_part(entry)
                 computed = 0
 
                 def counted(start: int) -> Iterator[np.ndarray]:
@@ -165,14 +160,10 @@ class FeatureStore:
                         computed += len(block)
                         yield block.cpu().numpy()
 
-                try:
-                    write_features(folder, count, width, "float32", notes, counted, remarks)
-                    if folder != entry:
-                        with contextlib.suppress(OSError):  # another process was first
-                            folder.replace(entry)
-                finally:
-                    if folder != entry:
-                        shutil.rmtree(folder, ignore_errors=True)
+                write_features(folder, count, width, "float32", notes, counted, remarks)
+                if folder != entry:
+                    with contextlib.suppress(OSError):  # another process was first
+                        folder.replace(entry)
                 rows = read()
             if rows is None:
                 raise WriteError(entry, "it was written, but cannot be read back")

@@ -1,19 +1,15 @@
 """Inputs of an image set on the device, batch by batch."""
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from deephash.data.lazy_arrays import Stacked
+from deephash.data.prefetch import prefetch
 from deephash.data.transfer import split_on_device
-
-T = TypeVar("T")
-B = TypeVar("B")
 
 PREFETCH_THREADS = 4
 
@@ -76,8 +72,8 @@ class InputLoader:
             for index, row in zip(places, batch_rows, strict=True):
                 yield index, self._inputs[row]
         else:
-            gathered = prefetch(lambda batch: self._gather(rows[batch]), batches)
-            for index, inputs in zip(places, gathered, strict=True):
+            inputs_of = prefetch(lambda batch: self._gather(rows[batch]), batches, PREFETCH_THREADS)
+            for index, inputs in zip(places, inputs_of, strict=True):
                 yield index, inputs.to(self.device, non_blocking=True)
 
     def _gather(self, rows: Tensor) -> Tensor:
@@ -87,23 +83,3 @@ class InputLoader:
         else:
             inputs = torch.from_numpy(self._inputs[rows.numpy()])
         return inputs.pin_memory() if self.device.type == "cuda" else inputs
-
-
-def prefetch(
-    make: Callable[[B], T], batches: Sequence[B], threads: int = PREFETCH_THREADS
-) -> Iterator[T]:
-    """Make batches in threads while earlier ones are in use, and yield them in order.
-
-    Twice as many batches as threads are kept in memory.
-    """
-    with ThreadPoolExecutor(threads) as pool:
-        pending = deque(pool.submit(make, batch) for batch in batches[: 2 * threads])
-        try:
-            for batch in batches[2 * threads :]:
-                result = pending.popleft().result()
-                pending.append(pool.submit(make, batch))
-                yield result
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)

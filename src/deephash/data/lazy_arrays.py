@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 
-MAX_COPY_BYTES = 1 << 30
-"""Size up to which selected rows are copied instead of looked up on access."""
+from deephash.data.prefetch import prefetch
 
-CHECK_BYTES = 1 << 24
-"""Size of the blocks that are checked for NaN and infinity."""
-
+MAX_COPY_BYTES = 1 << 30  # of selected rows that are copied instead of looked up on access
+CHECK_BYTES = 1 << 24  # of the blocks that are checked for NaN and infinity
 CHECK_THREADS = 4
 
 
@@ -154,10 +152,9 @@ def nonfinite_rows(inputs: Any, rows: np.ndarray) -> np.ndarray:
         return rows
     step = max(1, CHECK_BYTES // max(1, inputs.nbytes // len(inputs)))
     blocks = [rows[start : start + step] for start in range(0, len(rows), step)]
-    with ThreadPoolExecutor(CHECK_THREADS) as pool:
-        finite = pool.map(lambda block: np.isfinite(inputs[block]).all(axis=1), blocks)
-        broken: np.ndarray = rows[~np.concatenate(list(finite))]
-        return broken
+    finite = prefetch(lambda block: np.isfinite(inputs[block]).all(axis=1), blocks, CHECK_THREADS)
+    broken: np.ndarray = rows[~np.concatenate(list(finite))]
+    return broken
 
 
 def row_origin(inputs: Any, row: int) -> str | None:

@@ -1,4 +1,4 @@
-"""Single images to what a trained network takes: decoded, fitted and transformed as in its run."""
+"""Preprocess single images as the run of a trained network did: decode, fit and transform."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +12,7 @@ from torch import Tensor
 from deephash.data.decoding import Decoder, Exact, Square, to_rgb
 from deephash.data.transforms import Pipeline
 from deephash.errors import DataError
+from deephash.utils.files import expand_path
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,7 +37,7 @@ class Preprocessing:
 
     def __init__(self, decoder: Decoder, transform: Pipeline) -> None:
         fit = decoder.fit
-        if isinstance(fit, Exact):  # the source stores images as they are: others are fitted
+        if isinstance(fit, Exact):  # the source stores images unchanged: others must be fitted
             fit = Square(fit.size, "crop")
         self.decoder = Decoder(fit)
         self.transform = transform
@@ -46,7 +47,7 @@ class Preprocessing:
         """Return the preprocessing of a source of images; None for a source of features.
 
         Args:
-            source: with a ``decoder``, or a ``size`` of its images.
+            source: has a ``decoder``, or a ``size`` of its images.
             transform: the test pipeline.
         """
         decoder = getattr(source, "decoder", None)
@@ -55,17 +56,14 @@ class Preprocessing:
         return None if decoder is None else cls(decoder, transform)
 
     def __call__(self, images: Sequence[ImageLike], device: torch.device | str = "cpu") -> Tensor:
-        """Return a batch as the network takes it.
+        """Return a batch of N images as input of the network: (N, 3, H, W) float32.
 
         Args:
-            images: N of them.
-            device: where the transform computes.
-
-        Returns:
-            (N, 3, H, W) float32.
+            images: N images.
+            device: where the transform is computed.
 
         Raises:
-            DataError: an image that cannot be read, or that is of none of the kinds.
+            DataError: an image cannot be read, or is not an `ImageLike`.
         """
         pixels = torch.from_numpy(np.stack([self.pixels(image) for image in images]))
         batch: Tensor = self.transform(pixels.to(device))
@@ -75,10 +73,10 @@ class Preprocessing:
         """Decode and fit one image: (3, S, S) uint8.
 
         Raises:
-            DataError: it cannot be read, or is of none of the kinds.
+            DataError: it cannot be read, or is not an `ImageLike`.
         """
         if isinstance(image, str | os.PathLike):
-            path = Path(os.path.expanduser(image))
+            path = expand_path(Path(image))
             if not path.is_file():
                 raise DataError(f"there is no image {path}")
             return self.decoder.decode(path)
@@ -93,37 +91,35 @@ def _as_pil(image: Any) -> "Image":
     from PIL import Image
 
     if isinstance(image, Image.Image):
-        return image.copy()  # it is turned in place
+        return image.copy()  # `to_rgb` turns it in place
     if isinstance(image, Tensor):
         if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] not in (1, 3):
             raise DataError(
-                f"a tensor of {image.dtype} and shape {tuple(image.shape)} is no image: give uint8"
-                " (3, H, W); floats from 0 to 1 as (images * 255).round().byte()"
+                f"a tensor of {image.dtype} and shape {tuple(image.shape)} is not an image: give"
+                " uint8 (3, H, W); floats from 0 to 1 as (images * 255).round().byte()"
             )
         array = image.cpu().permute(1, 2, 0).numpy()
         return Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or not (
-            image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
-        ):
+        if image.dtype != np.uint8 or (image.ndim != 2 and image.shape[2:] != (3,)):
             raise DataError(
-                f"an array of {image.dtype} and shape {image.shape} is no image: give uint8"
+                f"an array of {image.dtype} and shape {image.shape} is not an image: give uint8"
                 " (H, W, 3) in RGB, or (H, W)"
             )
         return Image.fromarray(np.ascontiguousarray(image))
     raise DataError(
-        f"{type(image).__name__} is no image: give a path, a PIL image, a uint8 tensor (3, H, W),"
-        " or a uint8 array (H, W, 3)"
+        f"{type(image).__name__} is not an image: give a path, a PIL image, a uint8 tensor"
+        " (3, H, W), or a uint8 array (H, W, 3)"
     )
 
 
 def images_in(images: Any) -> Iterator[ImageLike]:
     """Iterate over one image, a batch (N, 3, H, W), or any iterable of images."""
-    if isinstance(images, Tensor) and images.ndim == 4:
-        yield from images.unbind()
+    if isinstance(images, Tensor | np.ndarray) and images.ndim == 4:
+        yield from images
     elif isinstance(images, str | os.PathLike | Tensor | np.ndarray) or hasattr(images, "mode"):
-        yield from images if isinstance(images, np.ndarray) and images.ndim == 4 else [images]
+        yield images
     elif isinstance(images, Iterable):
         yield from images
     else:
-        yield images  # of no known kind: `Preprocessing.pixels` says so
+        yield images  # refused by `Preprocessing.pixels`

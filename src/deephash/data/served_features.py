@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deephash.data.catalogue import ImageSet
 from deephash.data.feature_store import (
     FeatureStore,
     FeatureTable,
@@ -18,7 +17,8 @@ from deephash.data.feature_store import (
     digest_of_rows,
     digest_of_texts,
 )
-from deephash.data.input_loader import prefetch
+from deephash.data.input_loader import PREFETCH_THREADS
+from deephash.data.prefetch import prefetch
 from deephash.data.sources.feature_formats import CannotWrite
 from deephash.data.transfer import split_on_device
 from deephash.data.transforms import Pipeline
@@ -30,11 +30,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_DIGEST_BYTES = 1 << 30
-"""Size up to which pixels in memory are identified by a digest."""
-
-FIXED_VIEW_BLOCK = 256
-"""Images whose fixed views are drawn together, independently of the batch size."""
+MAX_DIGEST_BYTES = 1 << 30  # of pixels in memory that are identified by a digest
+FIXED_VIEW_BLOCK = 256  # images whose fixed views are drawn together, for all batch sizes
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,7 @@ class ServedFeatures:
 
 
 @torch.no_grad()
-def compute_features(
+def serve_features(
     data: "DataModule",
     compute: Callable[[Tensor], Tensor],
     width: int,
@@ -92,9 +89,26 @@ def compute_features(
     store: FeatureStore | None = None,
     draws: int | None = None,
 ) -> ServedFeatures | None:
-    """Compute the features of all images of a split once, or read them from the store.
+    """Compute the features of all images once, and let the data serve them in place of images.
 
-    The arguments and the result are those of `DataModule.serve_features`.
+    A batch then has features (B, V, D) where it had images (B, V, 3, H, W): in `train`, and in
+    `eval_batches` for images that have a role. Images are computed in batches of
+    `eval_batch_size`; a view whose pipeline is that of the test is not computed again. If all
+    features take more than `resident_limit_bytes`, they are read from the store on disk.
+
+    Args:
+        data: set up.
+        compute: maps images (b, 3, H, W) on the device to features (b, D).
+        width: D.
+        train: whether training batches hold features.
+        store: keeps features for other runs; None to keep none.
+        draws: n, fixed views of each training image under each random pipeline, in place of new
+            ones in each epoch; None if no view is random. They depend on the pipeline and the
+            position of the image, not on `data.seed` or `data.eval_batch_size`.
+
+    Returns:
+        What is served from now on, `data.features`. None, with a warning, if the features take
+        more than `resident_limit_bytes` and cannot be kept in the store.
     """
     started = time.perf_counter()
     images, split, test_transform = data.images, data.split, data.test_transform
@@ -112,12 +126,15 @@ def compute_features(
         count += _views_per_image(pipeline, draws) * data.num_trainable
     on_disk = count * width * torch.float32.itemsize > data.resident_limit_bytes
     has_key = all(one.settings is not None for one in (test_transform, *others.values()))
-    if not _is_identifiable(images) or (on_disk and not has_key):
-        store = None
+    inputs = images.inputs
+    in_memory = isinstance(inputs, np.ndarray) and inputs.nbytes <= MAX_DIGEST_BYTES
+    if (images.stamp is None and not in_memory) or (on_disk and not has_key):
+        store = None  # the images or their pipelines cannot be identified
+    limit = data.resident_limit_bytes
+    size = f"{limit / (1 << 30):.3g} GiB" if limit >= 1 << 30 else f"{limit / (1 << 20):.3g} MiB"
     excess = (
-        "the features of the frozen backbone take more than"
-        f" {_readable_size(data.resident_limit_bytes)}: each epoch and evaluation computes them"
-        " again"
+        f"the features of the frozen backbone take more than {size}: each epoch and evaluation"
+        " computes them again"
     )
     if on_disk and store is None:
         log.warning("%s, because they are not kept on disk", excess)
@@ -140,7 +157,9 @@ def compute_features(
     if data.device.type == "cuda":
         torch.cuda.synchronize(data.device)
     computed = evaluated.computed + sum(views[name].computed for name in others)
-    return ServedFeatures(views, evaluated, count, computed, time.perf_counter() - started, draws)
+    seconds = time.perf_counter() - started
+    data.features = ServedFeatures(views, evaluated, count, computed, seconds, draws)
+    return data.features
 
 
 @dataclass(frozen=True)
@@ -243,7 +262,7 @@ def table_batches(
         features = _stack_rows(tables, [table.places[batch] for table in tables])
         return features.pin_memory() if device.type == "cuda" else features
 
-    for index, features in zip(places, prefetch(gather, batches), strict=True):
+    for index, features in zip(places, prefetch(gather, batches, PREFETCH_THREADS), strict=True):
         yield index, features.to(device, non_blocking=True)
 
 
@@ -265,14 +284,3 @@ def _views_per_image(pipeline: Pipeline, draws: int | None) -> int:
         return 1
     assert draws is not None, "random pipelines need a number of fixed views"
     return draws
-
-
-def _is_identifiable(images: ImageSet) -> bool:
-    """Return whether a digest of the images exists: of their files, or of not too many pixels."""
-    inputs = images.inputs
-    small = isinstance(inputs, np.ndarray) and inputs.nbytes <= MAX_DIGEST_BYTES
-    return images.stamp is not None or small
-
-
-def _readable_size(size: int) -> str:
-    return f"{size / (1 << 30):.3g} GiB" if size >= 1 << 30 else f"{size / (1 << 20):.3g} MiB"

@@ -1,14 +1,11 @@
 """List and remove entries of the cache: the command ``data cache``."""
 
-import contextlib
-import shutil
 import time
-import uuid
 from pathlib import Path
 from typing import Any
 
 from deephash.config import schema
-from deephash.data.cache_folder import cache_folder
+from deephash.data.cache_folder import cache_folder, lock_path, remove_entry
 from deephash.data.feature_store import feature_entries
 from deephash.data.image_cache.cache import pixel_entries
 from deephash.data.image_cache.entries import INDEX, Broken, read_index
@@ -92,14 +89,11 @@ def _features(notes: Any) -> str:
 def _remove(entry: Path) -> bool:
     """Remove an entry atomically, unless a process is writing it."""
     try:
-        lock = Lock.acquire(entry.with_suffix(".lock"))
+        lock = Lock.acquire(lock_path(entry))
         if lock is None:
             return False
         with lock:
-            aside = entry.with_name(f"{entry.name}-{uuid.uuid4().hex[:8]}.part")
-            with contextlib.suppress(FileNotFoundError):
-                entry.replace(aside)
-            shutil.rmtree(aside, ignore_errors=True)
+            remove_entry(entry)
     except WriteError:
         raise
     except OSError as error:

@@ -15,6 +15,7 @@ from deephash.config.overrides import Override, texts
 from deephash.data.cache_folder import cache_folder
 from deephash.data.datamodule import DataModule
 from deephash.data.feature_store import FeatureStore
+from deephash.data.served_features import serve_features
 from deephash.errors import ConfigError, TrainingError
 from deephash.loggers import wandb
 from deephash.methods.base import Method
@@ -249,8 +250,8 @@ def _serve_features(
 
     width: int = backbone.out_features
     store = feature_store(cfg, encoder.backbone, data) if cfg.trainer.feature_store else None
-    served = data.serve_features(compute, width, train=train, store=store, draws=fixed)
-    if served is None:  # the data module logs the reason
+    served = serve_features(data, compute, width, train=train, store=store, draws=fixed)
+    if served is None:  # the reason is logged
         return 0.0
     encoder.takes_features = True
     why = "the backbone is frozen"

@@ -14,7 +14,7 @@ from deephash.data.datamodule import check_facts, check_finite
 from deephash.data.decoding import FRAMED, frame_count
 from deephash.data.image_cache import cache
 from deephash.data.image_cache.entries import Broken, read_index, verify_entry
-from deephash.data.input_loader import prefetch
+from deephash.data.prefetch import prefetch
 from deephash.data.sources.lists import Lists
 from deephash.data.splits.base import ROLES, Split
 from deephash.data.splits.protocols import Facts

@@ -225,7 +225,7 @@ def test_what_blur_draws():
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"kernel_size": 4}, "kernel_size is 4; it is odd and positive"),
+        ({"kernel_size": 4}, "kernel_size is 4; it must be odd and positive"),
         ({"kernel_size": -3}, "kernel_size is -3"),
         ({"kernel_size": 3, "sigma": [0, 2]}, r"sigma is \[0, 2\]"),
         ({"kernel_size": 3, "sigma": [2, 1]}, r"sigma is \[2, 1\]"),
@@ -255,5 +255,5 @@ def test_blur_of_images_that_have_no_mirror():
 def test_few_images_at_a_time_or_all(step, cached, monkeypatch):
     images = pixels(16)
     expected = step(images, seeded())
-    monkeypatch.setattr(base, "CACHED", cached)
+    monkeypatch.setattr(base, "CPU_CACHE_NUMBERS", cached)
     close(step(images, seeded()), expected, 1e-6)

@@ -53,8 +53,8 @@ def test_bicubic_does_not_overshoot():
     places = torch.tensor([[0], [0], [8], [8]])
     for found in (
         T.Resize(20, interpolation="bicubic")(edge),
-        crop.one_by_one(edge, places),
-        crop.at_once(edge, places),
+        crop.resize_each(edge, places),
+        crop.resize_batch(edge, places),
     ):
         assert (found.min(), found.max()) == (0, 1)
         close(found, raw.clamp(0, 1))
@@ -123,7 +123,7 @@ def test_random_resized_crop_is_cut_then_resize(size, interpolation):
     step = T.RandomResizedCrop(size, (0.08, 1.0), (3 / 4, 4 / 3), interpolation)
     found = step(images, seeded(3))
     places = torch.stack(step.draw(12, 24, 31, seeded(3)))
-    close(step.at_once(images, places), found, atol=5e-6)  # the way an accelerator goes
+    close(step.resize_batch(images, places), found, atol=5e-6)  # the way an accelerator goes
     mode = TF.InterpolationMode(interpolation)
     for image, result, place in zip(images, found, places.T.tolist(), strict=True):
         cut = TF.resized_crop(image, *place, [size, size], mode, antialias=True)
@@ -142,7 +142,7 @@ def test_any_part_is_resized_alike_on_all_devices(
     images = pixels(1, 40, 40, seed)
     places = torch.tensor([[top], [left], [height], [width]])
     step = T.RandomResizedCrop(size, interpolation=interpolation)
-    close(step.at_once(images, places), step.one_by_one(images, places), atol=2e-5)
+    close(step.resize_batch(images, places), step.resize_each(images, places), atol=2e-5)
 
 
 def test_random_resized_crop_draws_what_it_says():

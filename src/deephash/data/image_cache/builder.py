@@ -23,19 +23,15 @@ from deephash.data.image_cache.entries import (
     header,
     is_intact,
     row_offset,
-    thread_pool,
 )
+from deephash.data.prefetch import prefetch
 from deephash.errors import DataError, FileError, os_reason
 from deephash.utils.files import parse_json, read_text, write_text
 from deephash.utils.progress import bar
 
-JOURNAL = "journal.jsonl"
-"""The finished blocks of an unfinished entry, one per line."""
-
+JOURNAL = "journal.jsonl"  # the finished blocks of an unfinished entry, one per line
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-ANNOUNCED_BYTES = 1 << 30
-"""Size of the pixels from which on it is printed before anything is decoded."""
+ANNOUNCED_BYTES = 1 << 30  # of pixels whose size is printed before anything is decoded
 
 Decode = Callable[[Path], np.ndarray]
 """Function from a file to its pixels, (3, S, S) uint8; raises `Unreadable`."""
@@ -84,15 +80,17 @@ def build(
             f"decoding {count:,} images into the cache, {content.nbytes / 1e9:.1f} GB"
             f" at {folder.parent}"
         )
+
+        def decode_block(number: int) -> Block:
+            return _decode_block(number, content, decode, strict, descriptor)
+
+        missing = [number for number in block_numbers(count) if number not in blocks]
         with (
             (folder / JOURNAL).open("a", encoding="utf-8") as journal,
             bar(task, count, done, content.nbytes > ANNOUNCED_BYTES) as progress,
-            thread_pool(workers) as pool,
+            contextlib.closing(prefetch(decode_block, missing, workers)) as decoded,
         ):
-            missing = [number for number in block_numbers(count) if number not in blocks]
-            for block in pool.map(
-                lambda number: _decode_block(number, content, decode, strict, descriptor), missing
-            ):
+            for block in decoded:
                 blocks[block.number] = block
                 print(json.dumps(block._asdict()), file=journal, flush=True)
                 progress.advance(len(block_rows(block.number, count)))
@@ -126,8 +124,10 @@ def _reusable_blocks(
     ]
     reusable = {}
     task = "checking images that were decoded before"
-    with bar(task, len(candidates)) as progress, thread_pool(workers) as pool:
-        intact = pool.map(lambda block: is_intact(block, descriptor, content.shape), candidates)
+    with bar(task, len(candidates)) as progress:
+        intact = prefetch(
+            lambda block: is_intact(block, descriptor, content.shape), candidates, workers
+        )
         for block, good in zip(candidates, intact, strict=True):
             if good:
                 reusable[block.number] = block

@@ -10,7 +10,6 @@ verified when they are first read.
 
 import contextlib
 import logging
-import os
 import shutil
 import zlib
 from collections.abc import Iterator, Sequence
@@ -21,9 +20,9 @@ import numpy as np
 from deephash.data.cache_folder import (
     cache_folder,
     lock_path,
+    locked,
     remove_entry,
     remove_stale,
-    unique_part,
 )
 from deephash.data.image_cache.builder import JOURNAL, Decode, build, cannot_write, write_journal
 from deephash.data.image_cache.entries import (
@@ -44,8 +43,7 @@ from deephash.errors import DataError
 from deephash.utils import program
 from deephash.utils.locks import Lock
 
-VERIFY_BYTES = 1 << 30
-"""Size of the pixels up to which an entry is verified when it is opened."""
+VERIFY_BYTES = 1 << 30  # of the pixels of an entry that is verified when it is opened
 
 log = logging.getLogger("deephash")
 
@@ -177,21 +175,10 @@ def _open(
 
 @contextlib.contextmanager
 def _locked(part: Path) -> Iterator[Path]:
-    """Wait until no other process builds in a part; convert OSError to DataError.
-
-    Yields:
-        The part; where files cannot be locked, one of a unique name, which is removed afterwards.
-    """
+    """Wait until no other process builds in a part; convert OSError to DataError."""
     try:
-        part.parent.mkdir(parents=True, exist_ok=True)
-        purpose = f"which decodes the same images into {part.parent}"
-        with Lock.wait(lock_path(part), purpose) as lock:
-            own_part = part if lock.exclusive else unique_part(part)
-            try:
-                yield own_part
-            finally:
-                if own_part != part:
-                    shutil.rmtree(own_part, ignore_errors=True)
+        with locked(part, f"which decodes the same images into {part.parent}") as own_part:
+            yield own_part
     except OSError as error:
         raise cannot_write(part.parent, error) from error
 
@@ -212,7 +199,7 @@ def _make_part(entry: Path, part: Path) -> None:
     """
     try:
         index = read_index(entry)
-        os.stat(entry / PIXELS)
+        (entry / PIXELS).stat()
     except (Broken, FileNotFoundError):
         remove_entry(entry)
         return

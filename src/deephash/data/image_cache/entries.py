@@ -1,13 +1,11 @@
 """Files of a cache entry: the pixels, an index that describes them, and checksums of blocks."""
 
-import contextlib
 import hashlib
 import json
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,24 +14,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deephash.data.cache_folder import map_private
+from deephash.data.prefetch import prefetch
 from deephash.errors import DataError, FileError
 from deephash.utils.files import Kind, expect, read_json
 from deephash.utils.progress import bar
 
-ENTRY_VERSION = 2
-"""Increase it when the meaning of a stored entry changes."""
-
-PIXELS, INDEX = "pixels.npy", "index.json"
-"""The files of an entry."""
-
-HEADER_BYTES = 128
-"""Length of the header of the pixel file."""
-
-BLOCK_ROWS = 64
-"""Images that share a checksum and are decoded by one thread."""
-
-MAX_INDEX_BYTES = 4 << 30
-"""Largest index file that is read; that of ImageNet has 100 MB."""
+ENTRY_VERSION = 2  # increase it when the meaning of a stored entry changes
+PIXELS, INDEX = "pixels.npy", "index.json"  # the files of an entry
+HEADER_BYTES = 128  # of the pixel file
+BLOCK_ROWS = 64  # images that share a checksum and are decoded by one thread
+MAX_INDEX_BYTES = 4 << 30  # that of ImageNet has 100 MB
 
 BLOCK_KINDS: dict[str, Kind] = {"number": int, "crc32": int, "sources": str, "faults": [list]}
 
@@ -217,7 +207,7 @@ def verify_entry(entry: Path, workers: int | None = None) -> list[DamagedBlock]:
 
     Args:
         entry: its folder.
-        workers: number of reading threads; None for `default_workers()`.
+        workers: number of reading threads; None for one per core, at most 16.
 
     Returns:
         The damaged blocks, in order; `image_cache.cache.reopen` lets them be decoded again.
@@ -241,9 +231,10 @@ def damaged_blocks(
     with (
         (entry / PIXELS).open("rb") as file,
         bar(f"checking {entry}", len(index.rows)) as progress,
-        thread_pool(workers) as pool,
     ):
-        intact = pool.map(lambda one: is_intact(one, file.fileno(), index.shape), index.blocks)
+        intact = prefetch(
+            lambda block: is_intact(block, file.fileno(), index.shape), index.blocks, workers
+        )
         for block, good in zip(index.blocks, intact, strict=True):
             rows = block_rows(block.number, len(index.rows))
             if not good:
@@ -282,22 +273,6 @@ def is_intact(block: Block, descriptor: int, shape: tuple[int, ...]) -> bool:
         return zlib.crc32(os.pread(descriptor, end - start, start)) == block.crc32
     except OSError:  # the disk cannot read it
         return False
-
-
-@contextlib.contextmanager
-def thread_pool(workers: int | None = None) -> Iterator[ThreadPoolExecutor]:
-    """Create a pool of threads that cancels pending tasks when the context is left."""
-    pool = ThreadPoolExecutor(workers or default_workers())
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def default_workers() -> int:
-    """Return the default number of threads: one per usable core, at most 16."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return min(16, len(affinity(0)) if affinity else os.cpu_count() or 1)
 
 
 def _digest(values: object) -> str:

@@ -1,9 +1,9 @@
-"""Views of images, made in batches on the device: (B, 3, H, W) in, (B, 3, H, W) out.
+"""Transforms of batches of images on the device: (B, 3, H, W) in, (B, 3, H, W) out.
 
-A pipeline turns uint8 pixels into float32 first; its steps work on 0..1 until `Normalize`.
-What a random step draws comes from the CPU generator it is handed, one set of numbers per image,
-so a seed gives the same view on every device. Images are never changed in place. Each step is
-torchvision's of the same name, for a batch whose images do not share their numbers.
+A pipeline converts uint8 pixels to float32 first; its steps work on 0..1 until `Normalize`. Random
+steps draw their numbers, one set per image, from a CPU generator, so a seed gives the same view on
+every device. Images are never changed in place. Each step computes what the step of torchvision of
+the same name does, for a batch in which each image has its own parameters.
 """
 
 from deephash.data.transforms.base import Pipeline, Step

@@ -1,4 +1,4 @@
-"""What every step is, how numbers are drawn for it, and how some images of a batch are changed."""
+"""Base class of steps, pipelines of steps, and helpers for random and partial changes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,12 +9,12 @@ from torch import Generator, Tensor, nn
 from deephash.data.transfer import to_device
 from deephash.errors import DataError
 
-CACHED = 2**18
-"""Numbers that a CPU works on at a time: about 1 MiB, which stays in its cache."""
+CPU_CACHE_NUMBERS = 2**18
+"""Numbers that a CPU processes at a time: about 1 MiB, which stays in its cache."""
 
 
 class Step(nn.Module):
-    """One step of a pipeline: `forward(images, generator)`. Random ones say so."""
+    """One step of a pipeline: `forward(images, generator)`. Random steps set `random = True`."""
 
     random: bool = False
 
@@ -23,28 +23,27 @@ class Step(nn.Module):
 
 
 class Pipeline(Step):
-    """uint8 in 0..255 becomes float32 in 0..1, and features float32; then step after step.
+    """Convert uint8 in 0..255 to float32 in 0..1, and features to float32; then apply the steps.
 
     Args:
-        steps: in the order they run.
-        settings: the configuration of each step, by which pipelines are compared; None if it is
-            not known.
+        steps: in the order of application.
+        settings: the configuration of each step, by which pipelines are compared; None if unknown.
     """
 
     def __init__(self, steps: Sequence[Step], settings: Sequence[Mapping[str, Any]] | None = None):
         super().__init__()
         self.steps = nn.ModuleList(steps)
-        self.settings = None if settings is None else [dict(one) for one in settings]
+        self.settings = None if settings is None else [dict(step) for step in settings]
         self.random = any(step.random for step in steps)
 
     def equals(self, other: "Pipeline") -> bool:
-        """Whether another pipeline is known to do the same."""
+        """Return whether another pipeline is known to do the same."""
         return self is other or (self.settings is not None and self.settings == other.settings)
 
     def forward(self, images: Tensor, generator: Generator | None = None) -> Tensor:
-        pixels = images.dtype == torch.uint8
-        images = images.float()  # as it is, if it is float32
-        if pixels:
+        is_uint8 = images.dtype == torch.uint8
+        images = images.float()  # no copy of float32
+        if is_uint8:
             images = images.div_(255)
         for step in self.steps:
             images = step(images, generator)
@@ -57,7 +56,7 @@ def uniform(
     generator: Generator | None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Numbers in [0, 1) from the generator, on the CPU.
+    """Draw numbers in [0, 1) on the CPU.
 
     Raises:
         DataError: there is no generator.
@@ -67,23 +66,23 @@ def uniform(
     return torch.rand(shape, generator=generator, dtype=dtype)
 
 
-def whole(drawn: Tensor, last: int | Tensor) -> Tensor:
-    """From [0, 1) to whole numbers 0..last, all alike."""
+def to_integers(drawn: Tensor, last: int | Tensor) -> Tensor:
+    """Map numbers in [0, 1) to equally likely integers 0..last."""
     return (drawn.double() * (last + 1)).long()
 
 
 def between(drawn: Tensor, low: float, high: float) -> Tensor:
-    """From [0, 1) to [low, high)."""
+    """Map numbers in [0, 1) to [low, high)."""
     return low + (high - low) * drawn
 
 
 def per_image(values: Tensor) -> Tensor:
-    """(B,) -> (B, 1, 1, 1)."""
+    """Reshape (B,) to (B, 1, 1, 1)."""
     return values.view(-1, 1, 1, 1)
 
 
 def probability(step: Step, p: float) -> float:
-    """`p`, which must be one.
+    """Return `p`.
 
     Raises:
         DataError: it is not in 0..1.
@@ -93,58 +92,57 @@ def probability(step: Step, p: float) -> float:
     return p
 
 
-def change(
+def apply_where(
     images: Tensor,
-    chosen: Tensor,
-    change_to: Callable[..., Tensor],
+    selected: Tensor,
+    function: Callable[..., Tensor],
     *numbers: Tensor,
     overwrite: bool = False,
 ) -> Tensor:
-    """Change the chosen images and leave the others as they are.
+    """Apply a function to the selected images and leave the others unchanged.
 
-    On an accelerator all images are changed and the chosen results taken: more arithmetic and
-    fewer kernels, none of which depends on how many are chosen. On the CPU only the chosen ones
-    are, as few at a time as stay in its cache.
+    On the CPU only the selected images are computed, as few at a time as fit into its cache. On an
+    accelerator all are computed and the selected results taken: that is more arithmetic, but fewer
+    kernels, none of which depends on the selection.
 
     Args:
         images: (B, 3, H, W).
-        chosen: (B,) bool on the CPU.
-        change_to: from n images, and their numbers as (n, 1, 1, 1) on the same device, to what they
-            become. What it does to an image may not depend on the others.
-        numbers: (B,) each, all of one type, on the CPU or on the device.
-        overwrite: whether the images may be changed where they lie.
+        selected: (B,) bool on the CPU.
+        function: maps n images and their numbers, (n, 1, 1, 1) each on the same device, to n
+            images, each independently of the others.
+        numbers: (B,) each, of one type, on the CPU or on the device.
+        overwrite: whether `images` may be changed in place.
 
     Returns:
-        (B, 3, H, W), the images themselves if none is chosen.
+        (B, 3, H, W); `images` itself if none is selected.
     """
-    rows = chosen.nonzero().flatten()
+    rows = selected.nonzero().flatten()
     if not len(rows):
         return images
     if images.device.type != "cpu":
-        return _change_at_once(images, chosen, change_to, numbers)
+        return _apply_to_all(images, selected, function, numbers)
     images = images if overwrite else images.clone()
-    for part in torch.split(rows, max(1, CACHED // images[0].numel())):
-        images[part] = change_to(images[part], *(per_image(number[part]) for number in numbers))
+    for part in torch.split(rows, max(1, CPU_CACHE_NUMBERS // images[0].numel())):
+        images[part] = function(images[part], *(per_image(number[part]) for number in numbers))
     return images
 
 
-def _change_at_once(
-    images: Tensor, chosen: Tensor, change_to: Callable[..., Tensor], numbers: Sequence[Tensor]
+def _apply_to_all(
+    images: Tensor, selected: Tensor, function: Callable[..., Tensor], numbers: Sequence[Tensor]
 ) -> Tensor:
-    """The same without a copy to the device for each number."""
-    given = [per_image(number) for number in together(numbers, images.device)]
-    changed = change_to(images, *given)
-    if bool(chosen.all()):
+    """Compute `apply_where` with one copy to the device for all numbers."""
+    changed = function(images, *map(per_image, move_together(numbers, images.device)))
+    if bool(selected.all()):
         return changed
-    return torch.where(per_image(to_device(chosen, images.device)), changed, images)
+    return torch.where(per_image(to_device(selected, images.device)), changed, images)
 
 
-def together(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+def move_together(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     """Return tensors of one shape and type on a device; those of the host in a single copy."""
     moved = list(tensors)
-    host = [at for at, one in enumerate(moved) if one.device != device]
+    host = [position for position, tensor in enumerate(moved) if tensor.device != device]
     if host:
-        copies = to_device(torch.stack([moved[at] for at in host]), device)
-        for at, copy in zip(host, copies.unbind(), strict=True):
-            moved[at] = copy
+        copies = to_device(torch.stack([moved[position] for position in host]), device)
+        for position, copy in zip(host, copies.unbind(), strict=True):
+            moved[position] = copy
     return moved

@@ -1,6 +1,6 @@
-"""What colour pixels have: jitter, gray, normalisation.
+"""Color jitter, grayscale and normalization.
 
-Gray is 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601), as in PIL; torchvision's tensors have 0.2989.
+Gray is 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601), as in PIL; torchvision's tensors use 0.2989.
 """
 
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from torch import Generator, Tensor
 
 from deephash.data.transforms.base import (
     Step,
+    apply_where,
     between,
-    change,
+    move_together,
     probability,
-    together,
+    to_integers,
     uniform,
-    whole,
 )
 from deephash.errors import DataError
 from deephash.utils.bounds import Fraction, Interval, Length, NonNegative, Positive
@@ -29,23 +29,23 @@ GRAY = (0.299, 0.587, 0.114)
 
 
 class ColorJitter(Step):
-    """Brightness, contrast, saturation and hue of each image, in an order of its own.
+    """Change brightness, contrast, saturation and hue of each image, in random order.
 
     Brightness multiplies by a factor from [1 - b, 1 + b]; contrast blends with the image's mean
     gray by a factor from [1 - c, 1 + c], saturation with each pixel's gray by one from
-    [1 - s, 1 + s]; hue turns the colour circle by a share of it from [-h, h], its largest and
-    smallest channel kept. No factor is below 0, and each result is cut to 0..1. All orders of what
-    is not 0 are alike.
+    [1 - s, 1 + s]; hue is shifted by a fraction of the color circle from [-h, h], which preserves
+    the largest and smallest channel. Factors are not negative, and results are clamped to 0..1. All
+    orders of the operations whose option is not 0 are equally likely.
 
     Args:
         brightness: b, 0 for none.
         contrast: c, 0 for none.
         saturation: s, 0 for none.
-        hue: h, 0 for none; at most 0.5, all the way round.
-        p: probability that an image is jittered at all.
+        hue: h, 0 for none; 0.5 is the whole circle.
+        p: probability that an image is changed.
 
     Raises:
-        DataError: an option out of its bounds.
+        DataError: an option is out of bounds.
     """
 
     random = True
@@ -76,57 +76,61 @@ class ColorJitter(Step):
         return self.jitter(images, *self.draw(len(images), generator))
 
     def draw(self, count: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
-        """Numbers and turns of the operations, in the order of the arguments: (4, B), (4, B).
+        """Draw factors and positions of the operations, in the order of the arguments.
 
-        An operation whose turn is -1 is left out. Saturation and hue, if there are any, are put
-        at a random place among the ones before; what they draw follows what the others drew.
+        An operation at position -1 is left out. Saturation and hue are inserted at random
+        positions; they draw their numbers last, and none if their option is 0.
+
+        Returns:
+            (4, B) float32 and (4, B) int64, on the CPU.
         """
         drawn = uniform(self, (3, count), generator)
-        numbers = [
-            between(drawn[0], *_factors(self.brightness)),
-            between(drawn[1], *_factors(self.contrast)),
+        factors = [
+            between(drawn[0], *_factor_range(self.brightness)),
+            between(drawn[1], *_factor_range(self.contrast)),
         ]
-        turns = torch.stack([drawn[2] >= 0.5, drawn[2] < 0.5]).long()
+        positions = torch.stack([drawn[2] >= 0.5, drawn[2] < 0.5]).long()
         for spread, low, high in (
-            (self.saturation, *_factors(self.saturation)),
+            (self.saturation, *_factor_range(self.saturation)),
             (self.hue, -self.hue, self.hue),
         ):
             if spread:
                 drawn = uniform(self, (2, count), generator)
-                turn = whole(drawn[1], turns.max(dim=0).values + 1)
-                turns = torch.cat([turns + (turns >= turn), turn[None]])
+                position = to_integers(drawn[1], positions.max(dim=0).values + 1)
+                positions = torch.cat([positions + (positions >= position), position[None]])
             else:
                 drawn = torch.zeros(2, count)
-                turns = torch.cat([turns, torch.full((1, count), -1)])
-            numbers.append(between(drawn[0], low, high))
+                positions = torch.cat([positions, torch.full((1, count), -1)])
+            factors.append(between(drawn[0], low, high))
         if self.p < 1:
-            turns = torch.where(uniform(self, (count,), generator) < self.p, turns, -1)
-        return torch.stack(numbers), turns
+            positions = torch.where(uniform(self, (count,), generator) < self.p, positions, -1)
+        return torch.stack(factors), positions
 
-    def jitter(self, images: Tensor, numbers: Tensor, turns: Tensor) -> Tensor:
-        """Given numbers and turns, as `draw` gives them."""
-        brightness, contrast, saturation, hue = numbers
-        given = images
-        for turn in range(len(turns)):
-            now = turns == turn
-            if not now.any():
+    def jitter(self, images: Tensor, factors: Tensor, positions: Tensor) -> Tensor:
+        """Apply the operations that `draw` returned."""
+        brightness, contrast, saturation, hue = factors
+        original = images
+        for position in range(len(positions)):
+            selected = positions == position
+            if not selected.any():
                 break
-            brightens, contrasts, saturates, turns_hue = now
+            brighten, change_contrast, saturate, shift_hue = selected
             mean = images.mean(dim=(2, 3)) @ self.gray  # (B,)
-            factor = torch.where(brightens, brightness, contrast)
-            share = torch.where(brightens, 0.0, 1 - contrast)
-            factor, share = together((factor, share), images.device)
-            for chosen, change_to, values in (
-                (brightens | contrasts, blended, (factor, share * mean)),
-                (saturates, saturated, (saturation,)),
-                (turns_hue, _turned, (hue,)),
+            factor = torch.where(brighten, brightness, contrast)
+            share = torch.where(brighten, 0.0, 1 - contrast)
+            factor, share = move_together((factor, share), images.device)
+            for rows, function, numbers in (
+                (brighten | change_contrast, scale_and_add, (factor, share * mean)),
+                (saturate, adjust_saturation, (saturation,)),
+                (shift_hue, _adjust_hue, (hue,)),
             ):
-                images = change(images, chosen, change_to, *values, overwrite=images is not given)
+                overwrite = images is not original
+                images = apply_where(images, rows, function, *numbers, overwrite=overwrite)
         return images
 
 
 class RandomGrayscale(Step):
-    """Each image made gray, in all three channels, with probability `p`."""
+    """Convert each image to gray, in all three channels, with probability `p`."""
 
     random = True
 
@@ -135,8 +139,8 @@ class RandomGrayscale(Step):
         self.p = probability(self, p)
 
     def forward(self, images: Tensor, generator: Generator | None = None) -> Tensor:
-        chosen = uniform(self, (len(images),), generator) < self.p
-        return change(images, chosen, lambda some: gray_of(some).expand_as(some))
+        selected = uniform(self, (len(images),), generator) < self.p
+        return apply_where(images, selected, lambda part: to_gray(part).expand_as(part))
 
 
 class Normalize(Step):
@@ -161,43 +165,42 @@ class Normalize(Step):
         return (images - self.mean).div_(self.std)
 
 
-def _factors(spread: float) -> tuple[float, float]:
-    """The smallest, not below 0, and the largest."""
+def _factor_range(spread: float) -> tuple[float, float]:
     return max(0.0, 1 - spread), 1 + spread
 
 
-def gray_of(images: Tensor) -> Tensor:
-    """(B, 3, H, W) -> (B, 1, H, W)."""
+def to_gray(images: Tensor) -> Tensor:
+    """Convert (B, 3, H, W) to gray, (B, 1, H, W)."""
     red, green, blue = torch.split(images, 1, dim=1)
     gray: Tensor = (GRAY[0] * red).add_(green, alpha=GRAY[1]).add_(blue, alpha=GRAY[2])
     return gray
 
 
-def blended(images: Tensor, factor: Tensor, added: Tensor) -> Tensor:
-    """Multiply images (B, 3, H, W) by a factor, add a number, and cut to 0..1."""
+def scale_and_add(images: Tensor, factor: Tensor, added: Tensor) -> Tensor:
+    """Multiply images (B, 3, H, W) by a factor, add a number, and clamp to 0..1."""
     return (images * factor).add_(added).clamp_(0, 1)
 
 
-def saturated(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend images (B, 3, H, W) with their gray by a factor, and cut to 0..1."""
-    return torch.lerp(gray_of(images), images, factor).clamp_(0, 1)
+def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend images (B, 3, H, W) with their gray by a factor, and clamp to 0..1."""
+    return torch.lerp(to_gray(images), images, factor).clamp_(0, 1)
 
 
-def _turned(images: Tensor, share: Tensor) -> Tensor:
-    """The hue moved on by a share of the circle, in the hexagon of HSV (Smith, 1978).
+def _adjust_hue(images: Tensor, share: Tensor) -> Tensor:
+    """Shift the hue by a share of the circle, in the hexagon of HSV (Smith, 1978).
 
-    A hue of 0..6 is red at 0, green at 2 and blue at 4. A channel is the largest within 1 of its
-    own place, the smallest beyond 2, and between them on a line.
+    Hues are in 0..6: red is 0, green 2 and blue 4. A channel is the largest if the hue is at most
+    1 away from its own, the smallest if it is at least 2 away, and linear in between.
     """
     red, green, blue = torch.split(images, 1, dim=1)
-    top, low = images.amax(dim=1, keepdim=True), images.amin(dim=1, keepdim=True)
-    spread = top - low
-    some = torch.where(spread == 0, 1, spread)
+    high, low = images.amax(dim=1, keepdim=True), images.amin(dim=1, keepdim=True)
+    spread = high - low
+    divisor = torch.where(spread == 0, 1, spread)
     hue = torch.where(
-        top == red,
-        (green - blue) / some,
-        torch.where(top == green, (blue - red) / some + 2, (red - green) / some + 4),
+        high == red,
+        (green - blue) / divisor,
+        torch.where(high == green, (blue - red) / divisor + 2, (red - green) / divisor + 4),
     )
-    own = torch.arange(0.0, 6.0, 2.0, device=images.device).view(3, 1, 1)
-    away = (hue + (6 * share + 3) - own).remainder_(6).sub_(3).abs_()
-    return away.neg_().add_(2).clamp_(0, 1).mul_(spread).add_(low)
+    channel_hues = torch.arange(0.0, 6.0, 2.0, device=images.device).view(3, 1, 1)
+    distance = (hue + (6 * share + 3) - channel_hues).remainder_(6).sub_(3).abs_()
+    return distance.neg_().add_(2).clamp_(0, 1).mul_(spread).add_(low)

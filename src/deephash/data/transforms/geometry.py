@@ -1,4 +1,4 @@
-"""Which pixels are seen: crops, moves and mirror images."""
+"""Crops, shifts and flips."""
 
 from typing import Annotated
 
@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from deephash.data.transfer import to_device
-from deephash.data.transforms.base import Step, change, probability, uniform, whole
+from deephash.data.transforms.base import Step, apply_where, probability, to_integers, uniform
 from deephash.errors import DataError
 from deephash.utils.bounds import Fraction, Interval, Pixels
 
@@ -15,7 +15,7 @@ Padding = Annotated[int, Interval(0, 4096)]
 
 
 class CenterCrop(Step):
-    """The middle square of side `size`.
+    """Crop the center square of side `size`.
 
     Raises:
         DataError: the images are smaller.
@@ -33,7 +33,7 @@ class CenterCrop(Step):
 
 
 class RandomCrop(Step):
-    """A square of side `size` at a place of its own in each image.
+    """Crop a square of side `size` at a random place of each image.
 
     Args:
         size: side of the square.
@@ -55,17 +55,17 @@ class RandomCrop(Step):
             images = F.pad(images, [self.padding] * 4)
         height, width = images.shape[-2:]
         _check_fits("RandomCrop", self.size, height, width)
-        place = uniform(self, (2, len(images)), generator)
-        top = whole(place[0], height - self.size)
-        left = whole(place[1], width - self.size)
+        drawn = uniform(self, (2, len(images)), generator)
+        top = to_integers(drawn[0], height - self.size)
+        left = to_integers(drawn[1], width - self.size)
         return _windows(images, top, left, self.size, self.size)
 
 
 class RandomShift(Step):
-    """Each image moved by whole pixels, its border repeated into the gap.
+    """Shift each image by a random number of pixels and repeat its border into the gap.
 
     Args:
-        pixels: the largest move, up, down, left and right alike.
+        pixels: the largest shift, up, down, left and right.
     """
 
     random = True
@@ -75,15 +75,14 @@ class RandomShift(Step):
         self.pixels = pixels
 
     def forward(self, images: Tensor, generator: Generator | None = None) -> Tensor:
-        place = uniform(self, (2, len(images)), generator)
-        top, left = whole(place, 2 * self.pixels)
-        height, width = images.shape[-2:]
-        wide = F.pad(images, [self.pixels] * 4, mode="replicate")
-        return _windows(wide, top, left, height, width)
+        drawn = uniform(self, (2, len(images)), generator)
+        top, left = to_integers(drawn, 2 * self.pixels)
+        padded = F.pad(images, [self.pixels] * 4, mode="replicate")
+        return _windows(padded, top, left, *images.shape[-2:])
 
 
 class RandomHorizontalFlip(Step):
-    """Each image mirrored left to right with probability `p`."""
+    """Flip each image left to right with probability `p`."""
 
     random = True
 
@@ -92,8 +91,8 @@ class RandomHorizontalFlip(Step):
         self.p = probability(self, p)
 
     def forward(self, images: Tensor, generator: Generator | None = None) -> Tensor:
-        chosen = uniform(self, (len(images),), generator) < self.p
-        return change(images, chosen, lambda some: some.flip(-1))
+        selected = uniform(self, (len(images),), generator) < self.p
+        return apply_where(images, selected, lambda part: part.flip(-1))
 
 
 def _check_fits(name: str, size: int, height: int, width: int) -> None:
@@ -102,17 +101,16 @@ def _check_fits(name: str, size: int, height: int, width: int) -> None:
 
 
 def _windows(images: Tensor, top: Tensor, left: Tensor, height: int, width: int) -> Tensor:
-    """A window of each image: (B, 3, H, W) -> (B, 3, height, width)."""
+    """Cut a window out of each image: (B, 3, H, W) -> (B, 3, height, width)."""
     count, channels = images.shape[:2]
-    places = [
+    indices = [
         (top[:, None] + torch.arange(height)).flatten(),
         (left[:, None] + torch.arange(width)).flatten(),
         torch.arange(count),
         torch.arange(channels),
     ]
-    sizes = [len(one) for one in places]  # one copy to the device for all of them
-    there = to_device(torch.cat(places), images.device)
-    y, x, image, channel = torch.split(there, sizes)
+    moved = to_device(torch.cat(indices), images.device)  # one copy for all of them
+    y, x, image, channel = torch.split(moved, [len(index) for index in indices])
     return images[
         image.view(-1, 1, 1, 1),
         channel.view(1, -1, 1, 1),

@@ -1,4 +1,4 @@
-"""How large images are: of a given side, and parts of random area resized to one."""
+"""Resizing, and crops of random area that are resized."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from deephash.data.transfer import to_device
-from deephash.data.transforms.base import Step, uniform, whole
+from deephash.data.transforms.base import Step, to_integers, uniform
 from deephash.errors import DataError
 from deephash.utils.bounds import Interval, Length, Pair, Pixels
 
@@ -18,13 +18,13 @@ Interpolation = Literal["bilinear", "bicubic"]
 
 
 class Resize(Step):
-    """To a given side, antialiased where it shrinks.
+    """Resize images, with antialiasing if they shrink.
 
     Args:
-        size: length of the shorter side; the longer keeps the aspect, rounded down.
+        size: length of the shorter side; the longer keeps the aspect ratio, rounded down.
         squash: make both sides `size` instead.
-        interpolation: bilinear, or bicubic (Keys, a = -1/2), whose overshoot is cut to 0..1.
-        enlarge: false refuses images that would have to be made larger.
+        interpolation: bilinear, or bicubic (Keys, a = -1/2), whose overshoot is clamped to 0..1.
+        enlarge: if False, images that would have to be enlarged are refused.
 
     Raises:
         DataError: the images are smaller, and `enlarge` is false.
@@ -58,24 +58,24 @@ class Resize(Step):
         if target == (height, width):
             return images
         shrinks = target[0] < height or target[1] < width
-        return _resized(images, target, self.interpolation, antialias=shrinks)
+        return _resize(images, target, self.interpolation, antialias=shrinks)
 
 
 class RandomResizedCrop(Step):
-    """A part of each image, of random area and aspect, resized to size x size.
+    """Crop a part of random area and aspect ratio out of each image and resize it to size x size.
 
-    The part is drawn as in Szegedy et al. (Going Deeper with Convolutions, 2015): an area, an
-    aspect with uniform logarithm, then a place; ten tries to fit in the image, and failing those
-    the largest middle part with an allowed aspect. The resize is antialiased, and sees nothing
-    outside the part, as if it had been cut out first. The resize is linear along each axis, so on
-    an accelerator the whole batch takes two products with matrices; on the CPU, where most of
-    those products would be with zeros, the images are taken one by one.
+    The part is drawn as by Szegedy et al. (Going Deeper with Convolutions, 2015): an area, an
+    aspect ratio with uniform logarithm, then a place. If ten tries do not fit into the image, it is
+    the largest center part with an allowed aspect ratio. The resize is antialiased and independent
+    of pixels outside the part. It is linear along each axis: on an accelerator the whole batch
+    takes two matrix products; on the CPU, where most factors would be zeros, images are resized one
+    by one.
 
     Args:
         size: side of the result.
-        scale: smallest and largest share of the image's area.
+        scale: smallest and largest fraction of the image's area.
         ratio: smallest and largest width / height.
-        interpolation: bilinear, or bicubic (Keys, a = -1/2), whose overshoot is cut to 0..1.
+        interpolation: bilinear, or bicubic (Keys, a = -1/2), whose overshoot is clamped to 0..1.
     """
 
     random = True
@@ -95,30 +95,30 @@ class RandomResizedCrop(Step):
 
     def forward(self, images: Tensor, generator: Generator | None = None) -> Tensor:
         count, _, height, width = images.shape
-        places = torch.stack(self.draw(count, height, width, generator))  # (4, B)
+        boxes = torch.stack(self.draw(count, height, width, generator))  # (4, B)
         if images.device.type == "cpu":
-            return self.one_by_one(images, places)
-        return self.at_once(images, to_device(places, images.device))
+            return self.resize_each(images, boxes)
+        return self.resize_batch(images, to_device(boxes, images.device))
 
-    def one_by_one(self, images: Tensor, places: Tensor) -> Tensor:
-        """The parts cut out and resized, image after image."""
+    def resize_each(self, images: Tensor, boxes: Tensor) -> Tensor:
+        """Crop and resize the images one by one; `boxes` are those of `draw`, (4, B)."""
         out = images.new_empty(*images.shape[:2], self.size, self.size)
-        for row, (top, left, h, w) in enumerate(places.T.tolist()):
+        for row, (top, left, h, w) in enumerate(boxes.T.tolist()):
             part = images[row : row + 1, :, top : top + h, left : left + w]
-            out[row] = _resized(part, (self.size,) * 2, self.interpolation, antialias=True)[0]
+            out[row] = _resize(part, (self.size,) * 2, self.interpolation, antialias=True)[0]
         return out
 
-    def at_once(self, images: Tensor, places: Tensor) -> Tensor:
-        """The same for the whole batch, as two products with matrices."""
+    def resize_batch(self, images: Tensor, boxes: Tensor) -> Tensor:
+        """Crop and resize the whole batch by two matrix products."""
         count, channels, height, width = images.shape
-        top, left, h, w = places
-        if height == width:  # both axes together
+        top, left, h, w = boxes
+        if height == width:  # both axes in one computation
             starts, lengths = torch.cat([top, left]), torch.cat([h, w])
-            both = _resampling(starts, lengths, height, self.size, self.interpolation)
+            both = _resampling_matrices(starts, lengths, height, self.size, self.interpolation)
             down, across = both.chunk(2)  # (B, S, H), (B, S, W)
         else:
-            down = _resampling(top, h, height, self.size, self.interpolation)
-            across = _resampling(left, w, width, self.size, self.interpolation)
+            down = _resampling_matrices(top, h, height, self.size, self.interpolation)
+            across = _resampling_matrices(left, w, width, self.size, self.interpolation)
         rows = images.transpose(1, 2).reshape(count, height, channels * width)
         rows = (down @ rows).view(count, self.size * channels, width)
         out = (rows @ across.transpose(1, 2)).view(count, self.size, channels, self.size)
@@ -128,10 +128,10 @@ class RandomResizedCrop(Step):
     def draw(
         self, count: int, height: int, width: int, generator: Generator | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Top, left, height and width of the parts, each (count,) int64."""
+        """Draw top, left, height and width of the parts, each (count,) int64."""
         tries = 10
         area, aspect = uniform(self, (2, count, tries), generator, dtype=torch.float64)
-        place = uniform(self, (2, count), generator, dtype=torch.float64)
+        position = uniform(self, (2, count), generator, dtype=torch.float64)
         area = height * width * (self.scale[0] + (self.scale[1] - self.scale[0]) * area)
         low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
         aspect = torch.exp(low + (high - low) * aspect)
@@ -139,39 +139,39 @@ class RandomResizedCrop(Step):
         w = (area * aspect).sqrt().round().long()
         fits = (h >= 1) & (h <= height) & (w >= 1) & (w <= width)
         first = fits.int().argmax(1, keepdim=True)  # 0 where none fits
-        h, w, found = (part.gather(1, first).squeeze(1) for part in (h, w, fits))
-        whole_h, whole_w = height, width
+        h, w, fitted = (part.gather(1, first).squeeze(1) for part in (h, w, fits))
+        full_h, full_w = height, width
         if width / height < self.ratio[0]:
-            whole_h = min(height, round(width / self.ratio[0]))
+            full_h = min(height, round(width / self.ratio[0]))
         elif width / height > self.ratio[1]:
-            whole_w = min(width, round(height * self.ratio[1]))
-        h = torch.where(found, h, whole_h)
-        w = torch.where(found, w, whole_w)
-        top = torch.where(found, whole(place[0], height - h), (height - whole_h) // 2)
-        left = torch.where(found, whole(place[1], width - w), (width - whole_w) // 2)
+            full_w = min(width, round(height * self.ratio[1]))
+        h = torch.where(fitted, h, full_h)
+        w = torch.where(fitted, w, full_w)
+        top = torch.where(fitted, to_integers(position[0], height - h), (height - full_h) // 2)
+        left = torch.where(fitted, to_integers(position[1], width - w), (width - full_w) // 2)
         return top, left, h, w
 
 
-def _resized(
+def _resize(
     images: Tensor, target: tuple[int, ...], interpolation: Interpolation, antialias: bool
 ) -> Tensor:
-    """(B, 3, H, W) -> (B, 3, *target).
+    """Resize (B, 3, H, W) to (B, 3, *target).
 
-    Without its antialiasing torch's bicubic is another one, with a = -3/4.
+    Bicubic is always antialiased, because torch uses a = -3/4 without antialiasing.
     """
     if interpolation == "bilinear":
         return F.interpolate(images, target, mode="bilinear", antialias=antialias)
     return F.interpolate(images, target, mode="bicubic", antialias=True).clamp_(0, 1)
 
 
-def _resampling(
+def _resampling_matrices(
     start: Tensor, length: Tensor, full: int, size: Pixels, interpolation: Interpolation
 ) -> Tensor:
-    """Matrices that cut [start, start + length) out of an axis and resize it: (B, size, full).
+    """Return matrices that crop [start, start + length) of an axis and resize it: (B, size, full).
 
-    Output pixel i looks at the place (i + 1/2) * length / size of the part, through a curve
-    whose unit is one output pixel, and at least one input pixel: a triangle, or Keys' cubic
-    (Cubic Convolution Interpolation, 1981, Eq. 15). The weights sum to one.
+    Output pixel i is at (i + 1/2) * length / size of the part. Its kernel is a triangle, or Keys'
+    cubic (Cubic Convolution Interpolation, 1981, Eq. 15), with a unit of one output pixel, but at
+    least one input pixel. The weights sum to one.
     """
     scale = (length / size).view(-1, 1, 1)
     place = torch.arange(size, device=start.device).view(1, -1, 1) + 0.5

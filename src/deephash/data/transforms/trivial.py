@@ -1,4 +1,4 @@
-"""TrivialAugment: one operation for each image, of a random strength."""
+"""TrivialAugment: one random operation of random magnitude for each image."""
 
 from typing import Annotated, Literal
 
@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from deephash.data.transfer import to_device
-from deephash.data.transforms.base import Step, per_image, uniform, whole
-from deephash.data.transforms.colour import blended, gray_of, saturated
+from deephash.data.transforms.base import Step, per_image, to_integers, uniform
+from deephash.data.transforms.colour import adjust_saturation, scale_and_add, to_gray
 from deephash.utils.bounds import Interval
 
 Bins = Annotated[int, Interval(2, 256)]
@@ -16,27 +16,27 @@ Sampling = Literal["nearest", "bilinear", "bicubic"]
 
 SIGNED = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate",
           "Brightness", "Color", "Contrast", "Sharpness")  # fmt: skip
-"""Operations whose magnitude is negative in every second image."""
+"""Operations whose magnitude is negative with probability 1/2."""
 
 OPERATIONS = ("Identity", *SIGNED, "Posterize", "Solarize", "AutoContrast", "Equalize")
-"""The 14 operations, by torchvision's names and in its order."""
+"""The 14 operations, with torchvision's names and in its order."""
 
 WARPS = SIGNED[:5]
 """The operations that move pixels."""
 
 
 class TrivialAugmentWide(Step):
-    """One of 14 operations for each image, with one of 31 magnitudes, all alike.
+    """Apply one of 14 operations to each image, with one of 31 magnitudes, all equally likely.
 
     TrivialAugment (Mueller and Hutter, ICCV 2021) with torchvision's definition of each operation
-    on 8-bit images. Colours are not rounded to 8 bits afterwards; Posterize and Equalize, which are
-    defined by 8-bit levels, round them before. What comes from outside of the image is black.
+    on 8-bit images. Results are not rounded to 8 bits; Posterize and Equalize, which are defined by
+    8-bit levels, round their inputs. Pixels from outside the image are black.
 
     Args:
-        num_magnitude_bins: magnitudes of each operation, from none to its largest.
-        interpolation: of shears, moves and rotations. ``nearest``: torchvision's default;
+        num_magnitude_bins: number of magnitudes of each operation, from none to its largest.
+        interpolation: of shears, translations and rotations. ``nearest``: torchvision's default;
             ``bilinear``; ``bicubic``: that of Pillow's ``transform`` (Keys, a = -1), which
-            torchvision has for images of Pillow alone.
+            torchvision supports for Pillow images only.
 
     Example:
         >>> step = TrivialAugmentWide()
@@ -58,43 +58,42 @@ class TrivialAugmentWide(Step):
         return self.augment(images, *self.draw(len(images), generator))
 
     def draw(self, count: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
-        """Draw operations (B,), as places in `OPERATIONS`, and their magnitudes (B,)."""
+        """Draw operations (B,), as indices of `OPERATIONS`, and their magnitudes (B,)."""
         drawn = uniform(self, (3, count), generator)
-        operations = whole(drawn[0], len(OPERATIONS) - 1)
-        magnitudes = self.magnitudes[operations, whole(drawn[1], self.num_magnitude_bins - 1)]
+        operations = to_integers(drawn[0], len(OPERATIONS) - 1)
+        magnitudes = self.magnitudes[operations, to_integers(drawn[1], self.num_magnitude_bins - 1)]
         signed = (operations >= 1) & (operations <= len(SIGNED))
         return operations, torch.where(signed & (drawn[2] < 0.5), -magnitudes, magnitudes)
 
     def augment(self, images: Tensor, operations: Tensor, magnitudes: Tensor) -> Tensor:
-        """Change images (B, 3, H, W) by operations and magnitudes, as `draw` gives them.
+        """Apply the operations and magnitudes that `draw` returned to images (B, 3, H, W).
 
-        Each image is changed once: the images of an operation are taken out, changed together, and
-        put back.
+        The images of one operation are computed together.
         """
-        size = images.shape[-2:]
         warps = operations * ((operations >= 1) & (operations <= len(WARPS)))
-        kinds = torch.where(warps > 0, 1, operations)  # 1: any warp
+        kinds = torch.where(warps > 0, 1, operations)  # 1 for all warps
         out = images.clone()
         for kind in sorted(set(kinds.tolist())):
             if kind == 0:
                 continue
             rows = (kinds == kind).nonzero().flatten()
-            there = to_device(rows, images.device)
+            device_rows = to_device(rows, images.device)
+            selected = images[device_rows]
             if kind == 1:
-                numbers = _matrices(operations[rows], magnitudes[rows], size[0], size[1])
-                matrices = to_device(numbers, images.device)
-                out[there] = warped(images[there], matrices, self.interpolation)
+                matrices = _matrices(operations[rows], magnitudes[rows], *images.shape[-2:])
+                matrices = to_device(matrices, images.device)
+                out[device_rows] = warp(selected, matrices, self.interpolation)
             else:
-                number = per_image(to_device(magnitudes[rows], images.device))
-                out[there] = _recoloured(OPERATIONS[kind], images[there], number)
+                magnitude = per_image(to_device(magnitudes[rows], images.device))
+                out[device_rows] = _recolor(OPERATIONS[kind], selected, magnitude)
         return out
 
 
-def warped(images: Tensor, matrices: Tensor, interpolation: Sampling) -> Tensor:
-    """Take each pixel from the place that a matrix says: (B, 3, H, W) -> (B, 3, H, W).
+def warp(images: Tensor, matrices: Tensor, interpolation: Sampling) -> Tensor:
+    """Resample images (B, 3, H, W) by affine maps.
 
-    Places are in pixels from the upper left corner of the image, so that the middle of its first
-    pixel is (1/2, 1/2).
+    Coordinates are in pixels from the upper left corner: the center of the first pixel is
+    (1/2, 1/2).
 
     Args:
         images: (B, 3, H, W).
@@ -114,96 +113,92 @@ def warped(images: Tensor, matrices: Tensor, interpolation: Sampling) -> Tensor:
 
 
 def _bicubic(images: Tensor, at_x: Tensor, at_y: Tensor) -> Tensor:
-    """Interpolate at places (B, H, W) as Pillow does: 16 pixels, those of the border repeated."""
+    """Interpolate at coordinates (B, H, W) as Pillow does: 16 pixels, with a repeated border."""
     height, width = images.shape[-2:]
     inside = (at_x >= 0) & (at_x < width) & (at_y >= 0) & (at_y < height)
     left, top = (at_x - 0.5).floor(), (at_y - 0.5).floor()
-    across, down = (_keys(place - 0.5 - start) for place, start in ((at_x, left), (at_y, top)))
+    across, down = (_keys(at - 0.5 - start) for at, start in ((at_x, left), (at_y, top)))
     flat, out = images.flatten(2), torch.zeros_like(images)
     for row in range(4):
         y = (top.long() + row - 1).clamp(0, height - 1)
         line = torch.zeros_like(images)
         for column in range(4):
             x = (left.long() + column - 1).clamp(0, width - 1)
-            place = (y * width + x).flatten(1)[:, None].expand(-1, images.shape[1], -1)
-            pixels = flat.gather(2, place).view_as(images)
+            index = (y * width + x).flatten(1)[:, None].expand(-1, images.shape[1], -1)
+            pixels = flat.gather(2, index).view_as(images)
             line.addcmul_(pixels, across[column][:, None])
         out.addcmul_(line, down[row][:, None])
     return out.clamp_(0, 1) * inside[:, None]
 
 
-def _keys(past: Tensor) -> list[Tensor]:
-    """Weights of four neighbours of a place that is so far past the second (Keys, a = -1)."""
-    rest = 1 - past
-    return [
-        -past * rest * rest,
-        1 - past * past * (1 + rest),
-        past * (1 + past * rest),
-        -past * past * rest,
-    ]
+def _keys(t: Tensor) -> list[Tensor]:
+    """Return the weights of four neighbors at a distance t past the second (Keys, a = -1)."""
+    rest = 1 - t
+    return [-t * rest * rest, 1 - t * t * (1 + rest), t * (1 + t * rest), -t * t * rest]
 
 
 def _matrices(operations: Tensor, magnitudes: Tensor, height: int, width: int) -> Tensor:
-    """Matrices (n, 2, 3) of warps, for `warped`."""
+    """Return matrices (n, 2, 3) of warps, for `warp`."""
     result = torch.eye(2, 3, dtype=torch.float64).repeat(len(operations), 1, 1)
-    number = magnitudes.double()
+    value = magnitudes.double()
     shear_x, shear_y, move_x, move_y, rotate = (
         operations == OPERATIONS.index(name) for name in WARPS
     )
-    result[:, 0, 1] = torch.where(shear_x, number, 0.0)
-    result[:, 1, 0] = torch.where(shear_y, number, 0.0)
-    result[:, 0, 2] = torch.where(move_x, -number.trunc(), 0.0)  # whole pixels
-    result[:, 1, 2] = torch.where(move_y, -number.trunc(), 0.0)
-    angle = torch.deg2rad(number[rotate])
-    turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=1).view(-1, 2, 2)
-    middle = torch.tensor([width / 2, height / 2], dtype=torch.float64)
-    result[rotate] = torch.cat([turn, (middle - turn @ middle)[..., None]], dim=2)
+    result[:, 0, 1] = torch.where(shear_x, value, 0.0)
+    result[:, 1, 0] = torch.where(shear_y, value, 0.0)
+    result[:, 0, 2] = torch.where(move_x, -value.trunc(), 0.0)  # whole pixels
+    result[:, 1, 2] = torch.where(move_y, -value.trunc(), 0.0)
+    angle = torch.deg2rad(value[rotate])
+    cos, sin = angle.cos(), angle.sin()
+    rotation = torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2)
+    center = torch.tensor([width / 2, height / 2], dtype=torch.float64)
+    result[rotate] = torch.cat([rotation, (center - rotation @ center)[..., None]], dim=2)
     return result.float()
 
 
-def _recoloured(name: str, images: Tensor, number: Tensor) -> Tensor:
-    """Images after an operation on their colours; the number of each is (n, 1, 1, 1)."""
+def _recolor(name: str, images: Tensor, magnitude: Tensor) -> Tensor:
+    """Apply a color operation with magnitudes (n, 1, 1, 1) to n images."""
     match name:
         case "Brightness":
-            return blended(images, 1 + number, torch.zeros_like(number))
+            return scale_and_add(images, 1 + magnitude, torch.zeros_like(magnitude))
         case "Color":
-            return saturated(images, 1 + number)
+            return adjust_saturation(images, 1 + magnitude)
         case "Contrast":
-            mean = gray_of(images).mean(dim=(2, 3), keepdim=True)
-            return blended(images, 1 + number, -number * mean)
+            mean = to_gray(images).mean(dim=(2, 3), keepdim=True)
+            return scale_and_add(images, 1 + magnitude, -magnitude * mean)
         case "Sharpness":
-            return _sharpened(images, 1 + number)
-        case "Posterize":  # the upper bits of 8
-            step = 2 ** (8 - number)
+            return _sharpen(images, 1 + magnitude)
+        case "Posterize":  # keeps the upper bits of 8
+            step = 2 ** (8 - magnitude)
             return torch.floor(_levels(images) / step) * step / 255
         case "Solarize":
-            return torch.where(images >= number, 1 - images, images)
+            return torch.where(images >= magnitude, 1 - images, images)
         case "AutoContrast":
             low, high = images.amin(dim=(2, 3), keepdim=True), images.amax(dim=(2, 3), keepdim=True)
             flat = low == high
             low, spread = torch.where(flat, 0, low), torch.where(flat, 1, high - low)
             return ((images - low) / spread).clamp_(0, 1)
         case _:
-            return _equalized(images)
+            return _equalize(images)
 
 
-def _sharpened(images: Tensor, factor: Tensor) -> Tensor:
-    """Images blended with softer ones; the pixels of the border stay."""
+def _sharpen(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend images with smoothed ones; border pixels are unchanged."""
     if min(images.shape[-2:]) <= 2:
         return images
     kernel = torch.full((3, 1, 3, 3), 1 / 13, device=images.device, dtype=images.dtype)
     kernel[..., 1, 1] = 5 / 13
-    soft = F.conv2d(images, kernel, groups=3)
+    smooth = F.conv2d(images, kernel, groups=3)
     out, inner = images.clone(), images[..., 1:-1, 1:-1]
-    out[..., 1:-1, 1:-1] = inner + (1 - factor) * (soft - inner)
+    out[..., 1:-1, 1:-1] = inner + (1 - factor) * (smooth - inner)
     return out.clamp_(0, 1)
 
 
-def _equalized(images: Tensor) -> Tensor:
-    """Images whose levels of each channel are about equally many, by Pillow's table.
+def _equalize(images: Tensor) -> Tensor:
+    """Equalize the histogram of each channel, by Pillow's table.
 
-    With n pixels, m of them of the highest level that occurs, and s = floor((n - m) / 255), level v
-    becomes floor((pixels of lower levels + floor(s / 2)) / s), and stays v if s is 0.
+    With n pixels, m of them of the highest occurring level, and s = floor((n - m) / 255), level v
+    becomes floor((pixels of lower levels + floor(s / 2)) / s), and remains v if s is 0.
     """
     levels = _levels(images).long().flatten(2)  # (B, 3, n)
     counts = levels.new_zeros(*levels.shape[:2], 256)
@@ -217,14 +212,14 @@ def _equalized(images: Tensor) -> Tensor:
 
 
 def _levels(images: Tensor) -> Tensor:
-    """The nearest of the levels 0..255, as numbers of the images' type."""
+    """Round images to the levels 0..255, without changing their type."""
     return (images * 255).round_()
 
 
 def _magnitudes(bins: int) -> Tensor:
-    """The magnitudes of each operation, (14, bins) float32."""
-    up = {"Rotate": 135.0, "TranslateX": 32.0, "TranslateY": 32.0}
-    rows = {name: torch.linspace(0, up.get(name, 0.99), bins) for name in SIGNED}
+    """Return the magnitudes of each operation, (14, bins) float32."""
+    largest = {"Rotate": 135.0, "TranslateX": 32.0, "TranslateY": 32.0}
+    rows = {name: torch.linspace(0, largest.get(name, 0.99), bins) for name in SIGNED}
     rows["Posterize"] = (8 - torch.arange(bins) / ((bins - 1) / 6)).round()
     rows["Solarize"] = torch.linspace(1, 0, bins)
     return torch.stack([rows.get(name, torch.zeros(bins)) for name in OPERATIONS])
