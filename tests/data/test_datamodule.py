@@ -1,4 +1,4 @@
-"""Batches: what is in them, in which order, and that an epoch can be replayed."""
+"""The data module: content and order of batches, and replaying of epochs."""
 
 import dataclasses
 import json
@@ -126,7 +126,7 @@ def test_eval_batches_keep_the_order(ids):
 
 
 def test_pixels_too_large_for_the_device_are_gathered_ahead(data):
-    """The path of a large set on a GPU, walked on the CPU."""
+    """The code path of a large dataset on a GPU, on the CPU."""
     apart = module()
     apart.setup("cpu")
     apart.loader.resident = False
@@ -145,9 +145,9 @@ def test_read_only_pixels():
 def test_facts_and_expected(data):
     assert data.facts.num_train == 20 and data.facts.num_validation == 4
     assert data.facts.dataset == "made" and data.facts.split_seed == 3
-    told = json.loads(json.dumps(data.facts.as_dict()))
-    good = {key: told[key] for key in ("num_train", "multilabel", "classes", "per_class")}
-    module(expected=good | {"fingerprint": told["fingerprint"][:16]}).setup("cpu")
+    facts = json.loads(json.dumps(data.facts.as_dict()))
+    good = {key: facts[key] for key in ("num_train", "multilabel", "classes", "per_class")}
+    module(expected=good | {"fingerprint": facts["fingerprint"][:16]}).setup("cpu")
     bad = {"num_train": 21, "num_database": 32, "num_queries": 9, "lines": 3, "fingerprint": "zz"}
     with pytest.raises(DataError) as caught:
         module(expected=bad).setup("cpu")
@@ -224,7 +224,7 @@ def test_streams_that_do_not_divide_the_batch_are_refused():
 
 
 class Unlabelled(Made):
-    """Every third image has lost its label."""
+    """Every third image has no label."""
 
     def load(self):
         images = super().load()
@@ -234,7 +234,7 @@ class Unlabelled(Made):
 
 
 class Halves:
-    """The first half trains, the second is searched for the first rows of itself."""
+    """The first half is for training; the first rows of the second half are the queries."""
 
     seed = 0
 
@@ -307,22 +307,22 @@ def test_batches_are_the_same_on_the_gpu(data, limit):
         assert torch.equal(mine.index, other.index.cpu())
 
 
-# where inputs lie
+# lazy inputs
 
 
 class Slow:
-    """Images that are read when asked for, as those without a cache are."""
+    """Images that are read on access, as those without a cache are."""
 
     def __init__(self, pixels):
-        self.pixels, self.asked = pixels, []
+        self.pixels, self.calls = pixels, []
         self.shape, self.dtype, self.nbytes = pixels.shape, pixels.dtype, pixels.nbytes
 
     def __len__(self):
         return len(self.pixels)
 
     def __getitem__(self, rows):
-        self.asked.append(len(rows))
-        time.sleep(0.01 * (len(self.asked) % 2))  # the second is ready before the first
+        self.calls.append(len(rows))
+        time.sleep(0.01 * (len(self.calls) % 2))  # the second is ready before the first
         return self.pixels[rows]
 
 
@@ -334,11 +334,11 @@ def test_inputs_that_are_read_when_asked_for_give_the_same_batches(data):
 
     lazily = module(source=Lazily())
     lazily.setup("cpu")
-    assert lazily.images.inputs.asked == []
+    assert lazily.images.inputs.calls == []
     for mine, other in zip(data.train(0), lazily.train(0), strict=True):
         assert torch.equal(mine.images, other.images) and torch.equal(mine.index, other.index)
-    asked = data.split.queries
-    mine, other = (torch.cat([b.images for b in m.eval_batches(asked)]) for m in (data, lazily))
+    queries = data.split.queries
+    mine, other = (torch.cat([b.images for b in m.eval_batches(queries)]) for m in (data, lazily))
     assert torch.equal(mine, other)
 
 
@@ -368,7 +368,7 @@ def test_batches_made_ahead_come_in_order_and_no_more_than_wanted():
 
 
 def test_features_are_batches_too():
-    """Rows of 16-bit floats, of which each is its row number; nothing is done to them."""
+    """Rows of 16-bit floats that hold the row number; no transform changes them."""
     rows = np.arange(40)
 
     class Described(Made):

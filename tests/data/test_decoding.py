@@ -1,4 +1,4 @@
-"""Files of any kind to upright RGB of one size; what breaks, and what only seems to."""
+"""Decoding of files of any kind to upright RGB of one size, and errors of damaged files."""
 
 import contextlib
 import errno
@@ -39,9 +39,9 @@ NOISE = np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8)
     ids=["L", "1", "RGBA", "clear", "LA", "P", "CMYK", "I;16"],
 )
 def test_every_mode_becomes_rgb(image, expected):
-    found = to_rgb(image)
-    assert found.mode == "RGB"
-    assert found.getpixel((0, 0)) == expected
+    actual = to_rgb(image)
+    assert actual.mode == "RGB"
+    assert actual.getpixel((0, 0)) == expected
 
 
 def test_orientation_is_applied(tmp_path):
@@ -84,7 +84,7 @@ def save_clear_palette(path):
 
 
 def test_odd_files_are_read_as_what_they_show(tmp_path):
-    """Under the wrong name, too: ImageNet has a PNG called .JPEG."""
+    """The extension may be wrong: ImageNet has a PNG called .JPEG."""
     path = tmp_path / "x.JPEG"
     save_cmyk(path)
     assert np.abs(decoded(path)[:, 4, 4].astype(int) - [255, 0, 0]).max() <= 3
@@ -132,7 +132,7 @@ def test_unreadable_files_are_told_by_path_and_cause(tmp_path, damage, cause):
     ],
 )
 def test_a_failing_system_is_no_fault_of_the_file(tmp_path, monkeypatch, error):
-    """It would be left out of the cache for good."""
+    """Otherwise it would be missing from the cache permanently."""
     for name in "ab":
         (tmp_path / "set" / name).mkdir(parents=True)
         Image.fromarray(NOISE).save(tmp_path / "set" / name / "x.png")

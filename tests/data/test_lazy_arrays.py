@@ -1,4 +1,4 @@
-"""Rows that are read when they are asked for, as if they were an array."""
+"""Lazy arrays are indexed like arrays and read only the rows that are accessed."""
 
 from pathlib import Path
 
@@ -15,10 +15,10 @@ COUNT = 12
 ARRAY = np.arange(COUNT * 3 * 2 * 2, dtype=np.uint8).reshape(COUNT, 3, 2, 2)
 
 
-def undecoded(asked=None):
+def undecoded(calls=None):
     def decode(path):
-        if asked is not None:
-            asked.append(int(path.stem))
+        if calls is not None:
+            calls.append(int(path.stem))
         return ARRAY[int(path.stem)]
 
     return Undecoded(Path("/images"), [f"{row}.png" for row in range(COUNT)], decode, 2, workers=2)
@@ -33,20 +33,20 @@ WAYS = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_it_looks_like_an_array(way):
-    found, array = WAYS[way]
-    assert (found.shape, found.dtype, found.nbytes) == (array.shape, array.dtype, array.nbytes)
-    assert len(found) == len(array)
-    assert np.array_equal(np.asarray(found), array) and np.array_equal(list(found), array)
-    assert np.array_equal(found[-1], array[-1]) and found[0].shape == (3, 2, 2)
+    actual, array = WAYS[way]
+    assert (actual.shape, actual.dtype, actual.nbytes) == (array.shape, array.dtype, array.nbytes)
+    assert len(actual) == len(array)
+    assert np.array_equal(np.asarray(actual), array) and np.array_equal(list(actual), array)
+    assert np.array_equal(actual[-1], array[-1]) and actual[0].shape == (3, 2, 2)
     for wrong in (len(array), -len(array) - 1, [len(array)], (slice(None), 0)):
         with pytest.raises(IndexError):
-            found[wrong]
+            actual[wrong]
 
 
 @pytest.mark.parametrize("way", WAYS)
 @given(st.data())
 def test_it_is_indexed_like_an_array(way, data):
-    found, array = WAYS[way]
+    actual, array = WAYS[way]
     count = len(array)
     index = data.draw(
         st.slices(count)
@@ -54,26 +54,26 @@ def test_it_is_indexed_like_an_array(way, data):
         | st.lists(st.integers(-count, count - 1)).map(lambda rows: np.array(rows, np.int64))
         | st.lists(st.booleans(), min_size=count, max_size=count).map(np.array)
     )
-    got = found[index]
+    got = actual[index]
     assert np.array_equal(got, array[index]) and got.dtype == np.uint8
     assert isinstance(got, np.ndarray) and got.shape == array[index].shape
 
 
 def test_only_what_is_asked_for_is_decoded():
-    asked = []
-    found = select_rows(undecoded(asked), np.arange(3, 9))
-    assert asked == []
-    found[[1, 4]]
-    assert sorted(asked) == [4, 7]
+    calls = []
+    actual = select_rows(undecoded(calls), np.arange(3, 9))
+    assert calls == []
+    actual[[1, 4]]
+    assert sorted(calls) == [4, 7]
 
 
 def test_an_unreadable_file_is_told_when_it_is_asked_for():
     def decode(path):
         raise DataError(f"cannot read {path}")
 
-    found = Undecoded(Path("/images"), ["a.png", "b/c.png"], decode, 2, workers=2)
+    actual = Undecoded(Path("/images"), ["a.png", "b/c.png"], decode, 2, workers=2)
     with pytest.raises(DataError, match=r"cannot read /images/b/c\.png"):
-        found[1:]
+        actual[1:]
 
 
 @given(rows=st.sets(st.integers(0, COUNT - 1)).map(lambda rows: np.array(sorted(rows), np.int64)))

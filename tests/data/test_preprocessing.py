@@ -65,7 +65,7 @@ def test_the_preprocessing_of_a_source(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("image", "says"),
+    ("image", "message"),
     [
         ("nowhere.jpg", "there is no image nowhere.jpg"),
         (torch.zeros(3, 4, 4), r"floats from 0 to 1 as \(images \* 255\)"),
@@ -74,8 +74,8 @@ def test_the_preprocessing_of_a_source(tmp_path):
         (3, "int is not an image"),
     ],
 )
-def test_what_is_no_image_is_refused(image, says):
-    with pytest.raises(DataError, match=says):
+def test_what_is_no_image_is_refused(image, message):
+    with pytest.raises(DataError, match=message):
         Preprocessing(Decoder(Square(4, "crop")), Pipeline([])).pixels(image)
 
 

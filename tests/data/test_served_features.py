@@ -218,7 +218,7 @@ def test_fixed_views_do_not_depend_on_the_seed_and_choices_do(store):
 def test_fixed_views_do_not_depend_on_the_size_of_a_batch(monkeypatch, batch):
     """To the last bit as images; features up to rounding."""
     monkeypatch.setattr(served_features, "FIXED_VIEW_BLOCK", 128)
-    found = []
+    actual = []
     for size in (64, batch):
         views = []
         data = digits(["weak"], batch=size)
@@ -230,9 +230,9 @@ def test_fixed_views_do_not_depend_on_the_size_of_a_batch(monkeypatch, batch):
 
         serve_features(data, Recording(), WIDTH, True, draws=2)
         assert max(len(one) for one in views) <= size
-        found.append((torch.cat(views)[1797:], rows_of(data, "weak")))
-    assert torch.equal(found[0][0], found[1][0])
-    torch.testing.assert_close(found[0][1], found[1][1])
+        actual.append((torch.cat(views)[1797:], rows_of(data, "weak")))
+    assert torch.equal(actual[0][0], actual[1][0])
+    torch.testing.assert_close(actual[0][1], actual[1][1])
 
 
 def test_pipelines_of_two_names_have_draws_of_their_own(store):

@@ -1,4 +1,4 @@
-"""Copies to the device that do not wait, and augmentation in few operators."""
+"""Copies to the device that do not synchronize, and augmentation with few operators."""
 
 import numpy as np
 import pytest
@@ -50,7 +50,7 @@ def test_changed_at_once_images_have_the_same_bits(step, seed, monkeypatch):
 
 
 def test_images_are_never_changed_in_place():
-    """Neither if none is chosen, in which case a step may return them themselves."""
+    """If none is selected, a step may return the images themselves."""
     images = pixels().float() / 255
     kept = images.clone()
     for step in (*PIPELINE, T.RandomHorizontalFlip(0.0), T.ColorJitter(0.4, p=0.0)):
@@ -72,9 +72,9 @@ def test_both_axes_of_a_square_are_resampled_together():
 def test_windows_are_cut_where_they_should_be():
     images = pixels(3, 9)
     top, left = torch.tensor([0, 2, 4]), torch.tensor([5, 0, 3])
-    found = geometry._windows(images, top, left, 5, 4)
+    actual = geometry._windows(images, top, left, 5, 4)
     for row, (y, x) in enumerate(zip(top, left, strict=True)):
-        assert torch.equal(found[row], images[row, :, y : y + 5, x : x + 4])
+        assert torch.equal(actual[row], images[row, :, y : y + 5, x : x + 4])
 
 
 def test_numbers_go_to_the_device_together():
@@ -129,7 +129,7 @@ def test_labels_of_very_many_classes_are_made_for_each_batch(monkeypatch):
 
 @pytest.mark.parametrize("limit", [1 << 30, 0])
 def test_no_batch_asks_the_device_for_a_number(limit):
-    """The device ``meta`` has none: what would wait for a CUDA device fails there."""
+    """On the device ``meta``, whatever would synchronize a CUDA device fails."""
     data = module("meta", limit=limit)
     for batch in data.train(0):
         assert batch.images.device.type == batch.labels.device.type == "meta"
@@ -148,7 +148,7 @@ def test_on_cuda_no_batch_waits_for_the_device(limit, views):
     next(coming)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        found = [batch for batch in coming if isinstance(batch, Batch)]
+        actual = [batch for batch in coming if isinstance(batch, Batch)]
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert found and all(batch.images.is_cuda and batch.labels.is_cuda for batch in found)
+    assert actual and all(batch.images.is_cuda and batch.labels.is_cuda for batch in actual)

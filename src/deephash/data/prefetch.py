@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -18,7 +18,7 @@ def default_workers() -> int:
 
 def prefetch(
     function: Callable[[T], R], items: Sequence[T], threads: int | None = None
-) -> Iterator[R]:
+) -> Generator[R, None, None]:
     """Yield `function(item)` in order, computed in threads while earlier results are in use.
 
     Results of up to twice as many items as threads are kept in memory. When the iterator is closed,

@@ -1,4 +1,4 @@
-"""Entries of the cache: built once, whole or not there, gone on from, checked and mended."""
+"""The image cache: entries are built once, complete or absent, resumed, verified and repaired."""
 
 import contextlib
 import errno
@@ -46,7 +46,7 @@ ROOT = Path("/images")
 
 
 def content(count=COUNT, size=2, changed=(), rule="plain", root=ROOT):
-    """Files named by their row; those of `changed` rows have another time of change."""
+    """Content whose files are named by their row; `changed` rows have another modification time."""
     files = [(f"{row:03d}.png", 9, row + 1000 * (row in changed)) for row in range(count)]
     return Content(root, files, {"decode": rule}, size)
 
@@ -56,17 +56,17 @@ def pixels_of(row, size=2):
 
 
 class Decode:
-    """Makes pixels of a row's name; keeps what was asked for, and fails where it is told to."""
+    """Decoder that makes pixels from the row in the name, logs its calls, and fails on demand."""
 
     def __init__(self, size=2, broken=(), stop_after=None):
         self.size, self.broken, self.stop_after = size, set(broken), stop_after
-        self.asked = []
+        self.calls = []
 
     def __call__(self, path):
         row = int(path.stem)
-        if self.stop_after is not None and len(self.asked) >= self.stop_after:
+        if self.stop_after is not None and len(self.calls) >= self.stop_after:
             raise KeyboardInterrupt
-        self.asked.append(row)
+        self.calls.append(row)
         if row in self.broken:
             raise Unreadable(path, "torn")
         return pixels_of(row, self.size)
@@ -92,7 +92,7 @@ def test_an_entry_explains_itself(tmp_path):
     decode = Decode()
     pixels, faults = load_pixels(content(), decode, folder=tmp_path)
     assert np.array_equal(pixels, expected()) and not faults
-    assert sorted(decode.asked) == list(range(COUNT))
+    assert sorted(decode.calls) == list(range(COUNT))
     (entry,) = pixel_entries(tmp_path)
     assert list(tmp_path.iterdir()) == [entry] and names(entry) == [INDEX, PIXELS]
     assert np.array_equal(np.load(entry / PIXELS), expected())
@@ -124,7 +124,7 @@ def test_what_the_pixels_depend_on_is_another_entry(tmp_path, other):
     load_pixels(content(), Decode(), folder=tmp_path)
     decode = Decode(other.size)
     load_pixels(other, decode, folder=tmp_path)
-    assert len(decode.asked) == len(other.files) and len(pixel_entries(tmp_path)) == 2
+    assert len(decode.calls) == len(other.files) and len(pixel_entries(tmp_path)) == 2
 
 
 def test_files_that_have_moved_are_the_same_entry(tmp_path):
@@ -133,7 +133,7 @@ def test_files_that_have_moved_are_the_same_entry(tmp_path):
 
 
 def test_an_array_larger_than_the_memory_can_be_mapped(tmp_path):
-    """As NUS-WIDE's is on many machines; the file here is a hole."""
+    """The pixels of NUS-WIDE are, on many machines; the file here is sparse."""
     with contextlib.suppress(OSError):
         if Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2":
             pytest.skip("this kernel reserves memory for every private mapping")
@@ -241,21 +241,21 @@ def test_a_strict_build_ends_and_keeps_what_is_finished(tmp_path):
     mended = Decode()
     pixels, _ = load_pixels(content(changed=[150]), mended, folder=tmp_path)
     assert np.array_equal(pixels, expected())
-    assert set(mended.asked) <= set(range(2 * BLOCK_ROWS, COUNT))  # the blocks before it are used
+    assert set(mended.calls) <= set(range(2 * BLOCK_ROWS, COUNT))  # the blocks before it are used
     assert list(tmp_path.iterdir()) == pixel_entries(tmp_path)
 
 
 def test_a_strict_build_ends_soon(tmp_path):
-    asked = []
+    calls = []
 
     def decode(path):
-        asked.append(path)
+        calls.append(path)
         time.sleep(0.0005)
         raise Unreadable(path, "torn")
 
     with pytest.raises(Unreadable, match=r"000\.png"):
         load_pixels(content(COUNT * 10), decode, folder=tmp_path, workers=2)
-    assert len(asked) < COUNT
+    assert len(calls) < COUNT
 
 
 @pytest.mark.parametrize("error", [AssertionError, KeyboardInterrupt])
@@ -268,7 +268,7 @@ def test_a_build_that_finished_nothing_leaves_nothing(tmp_path, error):
     assert list(tmp_path.iterdir()) == []
 
 
-# going on
+# resuming
 
 
 @settings(max_examples=25, deadline=None)
@@ -284,7 +284,7 @@ def test_however_often_it_was_interrupted(tmp_path_factory, stops, damage):
             decode = Decode(stop_after=stop)
             with contextlib.suppress(KeyboardInterrupt):
                 load_pixels(content(), decode, folder=folder, workers=2)
-            assert not {row // BLOCK_ROWS for row in decode.asked} & before
+            assert not {row // BLOCK_ROWS for row in decode.calls} & before
         before = finished(folder)
         changed = [3] if damage == "change" else []
         if before and damage != "nothing":
@@ -302,7 +302,7 @@ def test_however_often_it_was_interrupted(tmp_path_factory, stops, damage):
                 before = before - {0}
         decode = Decode()
         pixels, _ = load_pixels(content(changed=changed), decode, folder=folder)
-        assert not {row // BLOCK_ROWS for row in decode.asked} & before
+        assert not {row // BLOCK_ROWS for row in decode.calls} & before
         assert np.array_equal(pixels, expected())
         assert all(verify_entry(entry) == [] for entry in pixel_entries(folder))
         assert not list(folder.glob("*.part"))
@@ -313,15 +313,15 @@ def test_however_often_it_was_interrupted(tmp_path_factory, stops, damage):
 def test_a_block_of_which_a_file_has_changed_is_decoded_again(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         load_pixels(content(), Decode(stop_after=150), folder=tmp_path, workers=1)
-    asked = []
+    calls = []
 
     def decode(path):
-        asked.append(int(path.stem))
-        return pixels_of(77 if path.stem == "003" else asked[-1])
+        calls.append(int(path.stem))
+        return pixels_of(77 if path.stem == "003" else calls[-1])
 
     pixels, _ = load_pixels(content(changed=[3]), decode, folder=tmp_path)
     assert (pixels[3] == 78).all() and np.array_equal(pixels[4:], expected()[4:])
-    assert sorted({row // BLOCK_ROWS for row in asked}) == [0, 2, 3]
+    assert sorted({row // BLOCK_ROWS for row in calls}) == [0, 2, 3]
 
 
 def test_what_follows_a_torn_line_of_the_journal_counts(tmp_path):
@@ -342,7 +342,7 @@ def journal(part):
 
 
 def finished(folder):
-    """The blocks that the journal of a part names."""
+    """Return the blocks that the journal of a part records."""
     for part in folder.glob("*.part"):
         with contextlib.suppress(FileNotFoundError):
             return {json.loads(line)["number"] for line in journal(part)}
@@ -364,10 +364,10 @@ import numpy as np
 from deephash.data.image_cache.cache import load_pixels
 from deephash.data.image_cache.entries import Content
 
-asked, folder = map(Path, sys.argv[1:])
+calls, folder = map(Path, sys.argv[1:])
 
 def decode(path):
-    with asked.open("a") as file:
+    with calls.open("a") as file:
         print(path.stem, file=file)
     BODY
     return np.full((3, 2, 2), int(path.stem) % 251 + 1, np.uint8)
@@ -380,10 +380,10 @@ print(int(pixels.astype(int).sum()))
 
 
 def start(tmp_path, body):
-    """A process that builds the entry of `content()` below tmp_path/cache, noting what it asks."""
+    """Start a process that builds the entry of `content()` in tmp_path/cache and logs its calls."""
     command = [sys.executable, "-c", WORKER.replace("BODY", body)]
     return subprocess.Popen(
-        [*command, tmp_path / "asked", tmp_path / "cache"],
+        [*command, tmp_path / "calls", tmp_path / "cache"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         # A shell's background jobs, such as tests may be, have it ignored and hand that on.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
@@ -412,7 +412,7 @@ def test_a_killed_builder_is_gone_on_from(tmp_path):
     decode = Decode()
     pixels, _ = load_pixels(content(), decode, folder=folder)
     assert np.array_equal(pixels, expected())
-    assert sorted(decode.asked) == list(range(192, COUNT))
+    assert sorted(decode.calls) == list(range(192, COUNT))
     assert list(folder.iterdir()) == pixel_entries(folder)
 
 
@@ -427,10 +427,10 @@ def test_of_two_processes_one_builds_and_one_waits(tmp_path):
     outputs = [process.communicate(timeout=300) for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     assert [int(out) for out, _ in outputs] == [int(expected().sum())] * 2
-    asked = (tmp_path / "asked").read_text().split()
-    assert sorted(map(int, asked)) == list(range(COUNT))
+    calls = (tmp_path / "calls").read_text().split()
+    assert sorted(map(int, calls)) == list(range(COUNT))
     assert line.startswith(f"waiting for process {builder} on ")
-    assert [error for _, error in outputs] == ["", ""]  # nothing more is said
+    assert [error for _, error in outputs] == ["", ""]  # and no other message
     assert list((tmp_path / "cache").iterdir()) == pixel_entries(tmp_path / "cache")
 
 
@@ -440,7 +440,7 @@ def test_many_threads_at_once(tmp_path, monkeypatch):
     with ThreadPoolExecutor(8) as pool:
         made = pool.map(lambda _: load_pixels(content(), decode, folder=tmp_path)[0], range(16))
     assert all(np.array_equal(pixels, expected()) for pixels in made)
-    assert sorted(decode.asked) == list(range(COUNT))
+    assert sorted(decode.calls) == list(range(COUNT))
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -483,17 +483,17 @@ def test_where_files_cannot_be_locked_each_builds_its_own(tmp_path, monkeypatch)
 
 
 def test_parts_that_nobody_goes_on_with_are_removed(tmp_path):
-    old, new, held = (content(rule=rule) for rule in ("old", "new", "held"))
-    for one in (old, new, held):
+    old, new, locked = (content(rule=rule) for rule in ("old", "new", "locked"))
+    for one in (old, new, locked):
         with pytest.raises(KeyboardInterrupt):
             load_pixels(one, Decode(stop_after=150), folder=tmp_path, workers=1)
     week_ago = time.time() - cache_folder.STALE_SECONDS - 60
-    for one in (old, held):
+    for one in (old, locked):
         for path in [tmp_path / one.part, *(tmp_path / one.part).iterdir()]:
             os.utime(path, (week_ago, week_ago))
-    with Lock.wait((tmp_path / held.part).with_suffix(".lock"), "which decodes"):
+    with Lock.wait((tmp_path / locked.part).with_suffix(".lock"), "which decodes"):
         load_pixels(content(), Decode(), folder=tmp_path)
-    assert sorted(tmp_path.glob("*.part")) == sorted([tmp_path / new.part, tmp_path / held.part])
+    assert sorted(tmp_path.glob("*.part")) == sorted([tmp_path / new.part, tmp_path / locked.part])
     assert not list(tmp_path.glob("*.lock"))
 
 
@@ -514,7 +514,7 @@ def test_a_changed_pixel_is_found_and_its_block_decoded_again(tmp_path):
     decode = Decode()
     pixels, _ = load_pixels(content(), decode, folder=tmp_path)
     assert np.array_equal(pixels, expected())
-    assert {row // BLOCK_ROWS for row in decode.asked} == {1, 3}
+    assert {row // BLOCK_ROWS for row in decode.calls} == {1, 3}
     assert verify_entry(entry) == [] and names(entry) == [INDEX, PIXELS]
 
 
@@ -526,7 +526,7 @@ def test_what_has_changed_is_decoded_again_before_it_is_used(tmp_path, caplog):
     decode = Decode()
     pixels, _ = load_pixels(content(), decode, folder=tmp_path)
     assert np.array_equal(pixels, expected())
-    assert {row // BLOCK_ROWS for row in decode.asked} == {1, 3}
+    assert {row // BLOCK_ROWS for row in decode.calls} == {1, 3}
     (record,) = {record.getMessage() for record in caplog.records}
     assert f"{entry / PIXELS} is damaged: 72 images have changed" in record
     assert names(tmp_path) == [entry.name] and verify_entry(entry) == []
@@ -551,7 +551,7 @@ def test_a_large_entry_is_checked_as_it_is_read(tmp_path, monkeypatch, row):
     assert np.array_equal(pixels[:], expected())
 
 
-# folders and disks that do not serve
+# unusable folders and full disks
 
 
 def test_a_folder_that_is_a_file_is_told(tmp_path):
@@ -614,12 +614,12 @@ def test_a_disk_that_fills_up_meanwhile_is_told(tmp_path, monkeypatch, reserves)
     monkeypatch.undo()
     decode = Decode()
     assert np.array_equal(load_pixels(content(), decode, folder=tmp_path)[0], expected())
-    assert min(decode.asked) == 128
+    assert min(decode.calls) == 128
 
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A filesystem of a megabyte, where this user may mount one."""
+    """A filesystem of 1 MB, if this user may mount one."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
@@ -665,16 +665,16 @@ def test_a_limit_on_the_size_of_files(tmp_path):
 
 
 def test_the_size_is_told_before_a_large_one_is_built(tmp_path, monkeypatch, capfd):
-    told = []
+    messages = []
 
     def decode(path):
-        told.append(capfd.readouterr().err)
+        messages.append(capfd.readouterr().err)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(builder, "ANNOUNCED_BYTES", 1000)
     with pytest.raises(KeyboardInterrupt):
         load_pixels(content(), decode, folder=tmp_path, workers=1)
-    assert told[0] == f"decoding 200 images into the cache, 0.0 GB at {tmp_path}\n"
+    assert messages[0] == f"decoding 200 images into the cache, 0.0 GB at {tmp_path}\n"
 
 
 def test_sigint_is_an_interruption_like_others(tmp_path):

@@ -1,4 +1,4 @@
-"""Batched colours and blur against torchvision's, one image at a time."""
+"""Batched color transforms and blur against those of torchvision on single images."""
 
 import itertools
 
@@ -27,8 +27,8 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def close(found, expected, atol=2e-6):
-    torch.testing.assert_close(found, expected, atol=atol, rtol=0)
+def close(actual, expected, atol=2e-6):
+    torch.testing.assert_close(actual, expected, atol=atol, rtol=0)
 
 
 # jitter of brightness and contrast, on which published runs depend
@@ -38,13 +38,13 @@ def test_brightness_and_contrast_as_ever():
     """Three images of two pixels, as the first version of ColorJitter made them."""
     image = torch.tensor([[0.25, 0.5], [0.75, 1.0], [0.0, 0.125]]).view(1, 3, 1, 2)
     generator = seeded(5)
-    found = T.ColorJitter(0.5, 0.5)(image.repeat(3, 1, 1, 1), generator)
+    actual = T.ColorJitter(0.5, 0.5)(image.repeat(3, 1, 1, 1), generator)
     expected = [
         [[0.200627893, 0.639586747], [1.0, 1.0], [0.0, 0.0]],
         [[0.055819605, 0.278105170], [0.500390708, 0.626110911], [0.0, 0.0]],
         [[0.506349206, 0.723326564], [0.906017065, 0.906017065], [0.289371818, 0.397860497]],
     ]
-    torch.testing.assert_close(found[:, :, 0], torch.tensor(expected), atol=0, rtol=2e-7)
+    torch.testing.assert_close(actual[:, :, 0], torch.tensor(expected), atol=0, rtol=2e-7)
     assert torch.rand(1, generator=generator).item() == pytest.approx(0.994184732, rel=1e-7)
 
 
@@ -66,8 +66,8 @@ def first_version(images, brightness, contrast, generator):
 @pytest.mark.parametrize("spreads", [(0.05, 0.05), (0.4, 0.0), (0.0, 1.5), (0.0, 0.0)])
 def test_brightness_and_contrast_to_the_last_bit(count, spreads):
     images, ours, theirs = pixels(count, 33, 40), seeded(1), seeded(1)
-    found = T.ColorJitter(*spreads)(images, ours)
-    assert torch.equal(found, first_version(images, *spreads, theirs))
+    actual = T.ColorJitter(*spreads)(images, ours)
+    assert torch.equal(actual, first_version(images, *spreads, theirs))
     assert torch.equal(ours.get_state(), theirs.get_state())
 
 
@@ -81,8 +81,8 @@ def test_jitter_in_every_order():
     drawn = torch.rand(4, 24, generator=seeded(1))
     numbers = torch.stack([*(0.5 + drawn[:3]), drawn[3] - 0.5])
     turns = torch.tensor(orders).argsort(dim=1).T  # (4, 24): when each operation is
-    found = T.ColorJitter().jitter(images, numbers, turns)
-    for at, (image, result) in enumerate(zip(images, found, strict=True)):
+    actual = T.ColorJitter().jitter(images, numbers, turns)
+    for at, (image, result) in enumerate(zip(images, actual, strict=True)):
         for which in orders[at]:
             image = ADJUST[which](image, numbers[which, at].item())
         close(result, image, 5 * GRAY)
@@ -108,8 +108,8 @@ def test_one_operation_alone(which, numbers, atol):
     given[which] = torch.tensor(numbers)
     turns = torch.full((4, 4), -1)
     turns[which] = 0
-    found = T.ColorJitter().jitter(images, given, turns)
-    for image, result, number in zip(images, found, numbers, strict=True):
+    actual = T.ColorJitter().jitter(images, given, turns)
+    for image, result, number in zip(images, actual, numbers, strict=True):
         close(result, ADJUST[which](image, number), atol)
 
 
@@ -117,8 +117,8 @@ def test_hue_by_hand():
     """A third of the way round: red to green; orange, half way to yellow, to spring green."""
     red_and_orange = torch.tensor([[0.8, 0.8], [0.2, 0.5], [0.2, 0.2]]).view(1, 3, 1, 2)
     numbers = torch.tensor([1.0, 1.0, 1.0, 1 / 3]).view(4, 1)
-    found = T.ColorJitter().jitter(red_and_orange, numbers, torch.tensor([[-1, -1, -1, 0]]).T)
-    close(found, torch.tensor([[0.2, 0.2], [0.8, 0.8], [0.2, 0.5]]).view(1, 3, 1, 2))
+    actual = T.ColorJitter().jitter(red_and_orange, numbers, torch.tensor([[-1, -1, -1, 0]]).T)
+    close(actual, torch.tensor([[0.2, 0.2], [0.8, 0.8], [0.2, 0.5]]).view(1, 3, 1, 2))
 
 
 @given(share=st.floats(-0.5, 0.5), seed=st.integers(0, 999))
@@ -161,11 +161,11 @@ def test_an_order_has_no_place_for_what_is_not_there():
 
 def test_some_images_are_not_jittered():
     images = pixels(500, 4, 4)
-    found = T.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.7)(images, seeded())
-    same = (found == images).flatten(1).all(dim=1)
+    actual = T.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.7)(images, seeded())
+    same = (actual == images).flatten(1).all(dim=1)
     assert 110 < same.sum() < 190
     always = T.ColorJitter(0.4, 0.4, 0.4, 0.1)(images, seeded())
-    close(found[~same], always[~same], 1e-6)
+    close(actual[~same], always[~same], 1e-6)
     close(T.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0)(images, seeded()), images, 0)
     close(T.ColorJitter()(images, seeded()), images, 0)
 
@@ -183,11 +183,11 @@ def test_jitter_out_of_bounds(options):
 
 def test_grayscale():
     images = pixels(400, 6, 6)
-    found = T.RandomGrayscale(0.2)(images, seeded())
-    gray = (found == found[:, :1]).flatten(1).all(dim=1)
+    actual = T.RandomGrayscale(0.2)(images, seeded())
+    gray = (actual == actual[:, :1]).flatten(1).all(dim=1)
     assert 50 < gray.sum() < 110
-    close(found[~gray], images[~gray], 0)
-    close(found[gray], TF.rgb_to_grayscale(images[gray], num_output_channels=3), GRAY)
+    close(actual[~gray], images[~gray], 0)
+    close(actual[gray], TF.rgb_to_grayscale(images[gray], num_output_channels=3), GRAY)
 
 
 def test_gray_by_hand():
@@ -204,8 +204,8 @@ def test_gray_by_hand():
 def test_blur(size):
     images = pixels(5)
     sigma = torch.tensor([0.1, 0.5, 1.0, 2.0, 7.0])
-    found = T.GaussianBlur(size).blur(images, sigma, torch.ones(5, dtype=torch.bool))
-    for image, result, one in zip(images, found, sigma.tolist(), strict=True):
+    actual = T.GaussianBlur(size).blur(images, sigma, torch.ones(5, dtype=torch.bool))
+    for image, result, one in zip(images, actual, sigma.tolist(), strict=True):
         close(result, TF.gaussian_blur(image, [size, size], [one, one]))
 
 
@@ -213,17 +213,17 @@ def test_what_blur_draws():
     """A lone pixel keeps w^2, w = 1 / (1 + 2 exp(-1 / (2 sigma^2))) the middle weight."""
     lone = torch.zeros(4000, 3, 3, 3)
     lone[:, :, 1, 1] = 1
-    found = T.GaussianBlur(3, (0.5, 2.0), p=0.5)(lone, seeded())[:, 0, 1, 1].double()
-    blurred = found < 1
+    actual = T.GaussianBlur(3, (0.5, 2.0), p=0.5)(lone, seeded())[:, 0, 1, 1].double()
+    blurred = actual < 1
     assert 1850 < blurred.sum() < 2150
-    sigma = (-2 * ((1 / found[blurred].sqrt() - 1) / 2).log()).rsqrt()
+    sigma = (-2 * ((1 / actual[blurred].sqrt() - 1) / 2).log()).rsqrt()
     assert sigma.min().item() == pytest.approx(0.5, abs=0.01)
     assert sigma.max().item() == pytest.approx(2.0, abs=0.01)
     assert sigma.mean().item() == pytest.approx(1.25, abs=0.05)
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"kernel_size": 4}, "kernel_size is 4; it must be odd and positive"),
         ({"kernel_size": -3}, "kernel_size is -3"),
@@ -233,8 +233,8 @@ def test_what_blur_draws():
         ({"kernel_size": 3, "p": 2}, "GaussianBlur: p is 2"),
     ],
 )
-def test_blurs_that_are_none(options, told):
-    with pytest.raises(DataError, match=told):
+def test_blurs_that_are_none(options, message):
+    with pytest.raises(DataError, match=message):
         T.GaussianBlur(**options)
 
 

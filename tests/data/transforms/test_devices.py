@@ -1,4 +1,4 @@
-"""Views on each device: the numbers are drawn on the CPU, so they must come out alike."""
+"""Views are the same on each device, because their numbers are drawn on the CPU."""
 
 from pathlib import Path
 
@@ -40,11 +40,11 @@ def pixels(count, side, more=0):
 
 
 def alike(step, images, device, atol):
-    """The same view by each device, when it draws from the same seed."""
+    """A seed gives the same view on each device."""
     expected = step.to("cpu")(images, torch.Generator().manual_seed(1))
-    found = step.to(device)(images.to(device), torch.Generator().manual_seed(1))
-    assert found.device.type == device.type
-    torch.testing.assert_close(found.cpu(), expected, atol=atol, rtol=0)
+    actual = step.to(device)(images.to(device), torch.Generator().manual_seed(1))
+    assert actual.device.type == device.type
+    torch.testing.assert_close(actual.cpu(), expected, atol=atol, rtol=0)
 
 
 def test_every_step_is_here():

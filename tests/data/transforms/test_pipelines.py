@@ -78,12 +78,14 @@ def test_steps_of_a_pipeline(file, folded):
     for words in (["dataset=cifar10", "dataset.size=96"], ["dataset=digits"]):
         transforms = folded(*words, f"pipeline={file}")["dataset"]["transforms"]
         for name, steps in PIPELINES[file].items():
-            found = {step.pop("_target_").rpartition(".")[2]: step for step in transforms.pop(name)}
+            actual = {
+                step.pop("_target_").rpartition(".")[2]: step for step in transforms.pop(name)
+            }
             size = 96 if "dataset.size=96" in words else 224  # the digits have no size
             sized = {"size": size}
             expected = {key: {**(sized if key in SIZED else {}), **step}
                         for key, step in steps.items()}  # fmt: skip
-            assert list(found.items()) == list(expected.items())
+            assert list(actual.items()) == list(expected.items())
         assert transforms == folded(*words)["dataset"]["transforms"]
 
 
@@ -120,6 +122,6 @@ def test_the_blur_of_pillow():
             picture = v2.functional.to_pil_image(image).filter(ImageFilter.GaussianBlur(sigma))
             expected = v2.functional.pil_to_tensor(picture) / 255
             every = torch.ones(1, dtype=torch.bool)
-            found = GaussianBlur(13).blur(image[None] / 255, torch.tensor([sigma]), every)[0]
-            apart = (found - expected).abs()[:, 8:-8, 8:-8]  # Pillow repeats the border
+            actual = GaussianBlur(13).blur(image[None] / 255, torch.tensor([sigma]), every)[0]
+            apart = (actual - expected).abs()[:, 8:-8, 8:-8]  # Pillow repeats the border
             assert apart.max() < most and apart.mean() < average

@@ -1,4 +1,4 @@
-"""Every recipe of ``conf/views``: what it makes of the squares it is for."""
+"""Each pipeline of ``conf/views``, applied to the images that it is for."""
 
 from pathlib import Path
 

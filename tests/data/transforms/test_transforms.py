@@ -1,4 +1,4 @@
-"""Batched transforms against torchvision's, one image at a time."""
+"""Batched transforms against those of torchvision on single images."""
 
 import pytest
 import torch
@@ -19,8 +19,8 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def close(found, expected, atol=2e-6):
-    torch.testing.assert_close(found, expected, atol=atol, rtol=0)
+def close(actual, expected, atol=2e-6):
+    torch.testing.assert_close(actual, expected, atol=atol, rtol=0)
 
 
 def test_to_float():
@@ -34,8 +34,8 @@ def test_to_float():
 @pytest.mark.parametrize("size", [9, 20, 41])
 def test_resize(shape, size, interpolation):
     images = pixels(2, *shape)
-    found = T.Resize(size, interpolation=interpolation)(images)
-    close(found, resized(images, [size], interpolation))
+    actual = T.Resize(size, interpolation=interpolation)(images)
+    close(actual, resized(images, [size], interpolation))
     squashed = T.Resize(size, squash=True, interpolation=interpolation)(images)
     close(squashed, resized(images, [size, size], interpolation))
 
@@ -51,13 +51,13 @@ def test_bicubic_does_not_overshoot():
     assert raw.min() < -0.01 and raw.max() > 1.01
     crop = T.RandomResizedCrop(20, (1, 1), (1, 1), "bicubic")
     places = torch.tensor([[0], [0], [8], [8]])
-    for found in (
+    for actual in (
         T.Resize(20, interpolation="bicubic")(edge),
         crop.resize_each(edge, places),
         crop.resize_batch(edge, places),
     ):
-        assert (found.min(), found.max()) == (0, 1)
-        close(found, raw.clamp(0, 1))
+        assert (actual.min(), actual.max()) == (0, 1)
+        close(actual, raw.clamp(0, 1))
 
 
 def test_a_resize_that_may_not_enlarge():
@@ -82,10 +82,10 @@ def test_crops_of_small_images_are_refused():
 
 def test_random_crop_takes_windows_of_its_own():
     images = pixels(64, 10, 12)
-    found = T.RandomCrop(8, padding=2)(images, seeded())
+    actual = T.RandomCrop(8, padding=2)(images, seeded())
     padded = F.pad(images, [2] * 4)
     places = set()
-    for image, window in zip(padded, found, strict=True):
+    for image, window in zip(padded, actual, strict=True):
         spots = image.unfold(1, 8, 1).unfold(2, 8, 1)  # (3, 7, 9, 8, 8)
         same = (spots == window[:, None, None]).all(dim=(0, 3, 4)).nonzero()
         assert len(same) >= 1
@@ -97,9 +97,9 @@ def test_random_crop_takes_windows_of_its_own():
 def test_random_shift_by_hand():
     """A ramp moved by d reads its own value plus d, held at the border."""
     ramp = torch.arange(6.0).expand(50, 3, 6, 6)
-    found = T.RandomShift(2)(ramp, seeded())
+    actual = T.RandomShift(2)(ramp, seeded())
     moves = set()
-    for image in found:
+    for image in actual:
         move = int(image[0, 0, 2]) - 2
         close(image[0, 0], (torch.arange(6.0) + move).clamp(0, 5), atol=0)
         moves.add(move)
@@ -108,9 +108,9 @@ def test_random_shift_by_hand():
 
 def test_flip():
     images = pixels(200)
-    found = T.RandomHorizontalFlip()(images, seeded())
-    flipped = (found == TF.hflip(images)).flatten(1).all(1)
-    assert (flipped | (found == images).flatten(1).all(1)).all()
+    actual = T.RandomHorizontalFlip()(images, seeded())
+    flipped = (actual == TF.hflip(images)).flatten(1).all(1)
+    assert (flipped | (actual == images).flatten(1).all(1)).all()
     assert 70 < flipped.sum() < 130
     close(T.RandomHorizontalFlip(p=1.0)(images, seeded()), TF.hflip(images), atol=0)
     close(T.RandomHorizontalFlip(p=0.0)(images, seeded()), images, atol=0)
@@ -121,11 +121,11 @@ def test_flip():
 def test_random_resized_crop_is_cut_then_resize(size, interpolation):
     images = pixels(12, 24, 31)
     step = T.RandomResizedCrop(size, (0.08, 1.0), (3 / 4, 4 / 3), interpolation)
-    found = step(images, seeded(3))
+    actual = step(images, seeded(3))
     places = torch.stack(step.draw(12, 24, 31, seeded(3)))
-    close(step.resize_batch(images, places), found, atol=5e-6)  # the way an accelerator goes
+    close(step.resize_batch(images, places), actual, atol=5e-6)  # as on an accelerator
     mode = TF.InterpolationMode(interpolation)
-    for image, result, place in zip(images, found, places.T.tolist(), strict=True):
+    for image, result, place in zip(images, actual, places.T.tolist(), strict=True):
         cut = TF.resized_crop(image, *place, [size, size], mode, antialias=True)
         close(result, cut.clamp(0, 1), atol=5e-6)
 

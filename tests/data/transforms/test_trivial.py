@@ -55,7 +55,7 @@ def test_the_space_of_torchvision():
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
 @pytest.mark.parametrize("case", [case for case in MOVED if MOVED[case][0] in WARPS])
 def test_pixels_move_as_in_torchvision(case, interpolation):
-    """A nearest pixel may be another one where two are equally near."""
+    """Where two pixels are equally near, the nearest one may differ."""
     name, sign = MOVED[case]
     images = pixels() / 255
     for magnitude in magnitudes(name, sign):
@@ -66,7 +66,7 @@ def test_pixels_move_as_in_torchvision(case, interpolation):
 
 @pytest.mark.parametrize("case", [case for case in MOVED if MOVED[case][0] in WARPS])
 def test_pixels_move_bicubically_as_in_pillow(case):
-    """Which rounds to 8 bits, and may find a place on the border outside."""
+    """Pillow rounds to 8 bits, and may treat a coordinate on the border as outside."""
     name, sign = MOVED[case]
     images = pixels()
     for magnitude in magnitudes(name, sign):
@@ -74,8 +74,8 @@ def test_pixels_move_bicubically_as_in_pillow(case):
             TF.pil_to_tensor(theirs(TF.to_pil_image(image), name, magnitude, "bicubic"))
             for image in images
         ])  # fmt: skip
-        found = ours(images / 255, name, magnitude, "bicubic")
-        off = (found - expected / 255).abs() > ROUNDED
+        actual = ours(images / 255, name, magnitude, "bicubic")
+        off = (actual - expected / 255).abs() > ROUNDED
         assert off.double().mean() <= 0.003
 
 
@@ -86,11 +86,11 @@ def test_colours_change_as_in_torchvision(case):
     exact = name in ("Posterize", "Solarize", "Equalize")
     for magnitude in magnitudes(name, sign):
         expected = theirs(images, name, magnitude) / 255
-        found = ours(images / 255, name, magnitude)
-        torch.testing.assert_close(found, expected, atol=1e-6 if exact else ROUNDED, rtol=0)
+        actual = ours(images / 255, name, magnitude)
+        torch.testing.assert_close(actual, expected, atol=1e-6 if exact else ROUNDED, rtol=0)
         if not exact:  # of numbers that are not rounded
             expected = theirs(images / 255, name, magnitude)
-            torch.testing.assert_close(found, expected, atol=2e-4, rtol=0)
+            torch.testing.assert_close(actual, expected, atol=2e-4, rtol=0)
 
 
 def test_flat_channels():
@@ -120,14 +120,14 @@ def test_each_image_has_an_operation_of_its_own():
     images = pixels(1).repeat(42, 1, 1, 1) / 255
     step = T.TrivialAugmentWide(interpolation="bilinear")
     operations, drawn = torch.arange(42) % 14, torch.linspace(0, 0.9, 42)
-    found = step.augment(images, operations, drawn)
+    actual = step.augment(images, operations, drawn)
     for at in range(42):
         alone = step.augment(images[:1], operations[at : at + 1], drawn[at : at + 1])
-        torch.testing.assert_close(found[at], alone[0], atol=1e-6, rtol=0)
+        torch.testing.assert_close(actual[at], alone[0], atol=1e-6, rtol=0)
 
 
 def test_what_is_drawn():
-    """All operations and magnitudes alike, and both signs."""
+    """All operations, magnitudes and signs are equally likely."""
     step = T.TrivialAugmentWide()
     operations, drawn = step.draw(60_000, torch.Generator().manual_seed(0))
     counts = operations.bincount()
@@ -141,7 +141,7 @@ def test_what_is_drawn():
 def test_a_result_of_its_own():
     images = pixels() / 255
     kept = images.clone()
-    found = T.TrivialAugmentWide().augment(images, torch.zeros(3).long(), torch.zeros(3))
-    assert torch.equal(found, images)
-    found.zero_()
+    actual = T.TrivialAugmentWide().augment(images, torch.zeros(3).long(), torch.zeros(3))
+    assert torch.equal(actual, images)
+    actual.zero_()
     assert torch.equal(images, kept)
