@@ -116,12 +116,12 @@ def _convert(image: "Image", unit: bool) -> "Image":
     """Convert an upright image, or a tile of one, to RGB; `unit`: its floats are from 0 to 1."""
     from PIL import Image
 
-    if image.mode.startswith("I"):  # I;16 and similar, or I: 16-bit gray
-        scaled = np.round(np.asarray(image).astype(np.float64) / 257).clip(0, 255)
-        return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
-    if unit:
-        scaled = np.round(np.asarray(image) * 255)
-        return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
+    is_16_bit = image.mode.startswith("I")  # I;16 and similar, or I
+    if is_16_bit or unit:
+        values = np.asarray(image)
+        scaled = values.astype(np.float64) / 257 if is_16_bit else values * 255
+        gray = np.round(scaled).clip(0, 255).astype(np.uint8)
+        return Image.fromarray(gray).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")

@@ -116,14 +116,9 @@ def serve_features(
         np.concatenate([split.database, split.queries, split.validation, data.train_rows])
     )
     pipelines = dict(data.view_transforms) if train else {}
-    others = {
-        name: pipeline
-        for name, pipeline in pipelines.items()
-        if not pipeline.equals(test_transform)
-    }
-    count = len(rows)
-    for pipeline in others.values():
-        count += _views_per_image(pipeline, draws) * data.num_trainable
+    others = {name: one for name, one in pipelines.items() if not one.equals(test_transform)}
+    views_of = {name: draws or 1 if one.random else 1 for name, one in others.items()}
+    count = len(rows) + sum(views_of.values()) * data.num_trainable
     on_disk = count * width * torch.float32.itemsize > data.resident_limit_bytes
     has_key = all(one.settings is not None for one in (test_transform, *others.values()))
     inputs = images.inputs
@@ -139,7 +134,7 @@ def serve_features(
     if on_disk and store is None:
         log.warning("%s, because they are not kept on disk", excess)
         return None
-    tables = _TableBuilder(data, compute, width, store, on_disk, draws)
+    tables = _TableBuilder(data, compute, width, store, on_disk)
     try:
         table = tables.build(test_transform, rows, tables.digest(rows))
         places = _places(len(images), torch.from_numpy(rows))
@@ -149,7 +144,7 @@ def serve_features(
         train_digest = tables.digest(data.train_rows) if others else ""
         train_places = _places(len(split.train), data.trainable)
         for name, pipeline in others.items():
-            table = tables.build(pipeline, data.train_rows, train_digest, name)
+            table = tables.build(pipeline, data.train_rows, train_digest, name, views_of[name])
             views[name] = replace(table, places=train_places)
     except (CannotWrite, WriteError) as error:
         log.warning("%s, because they cannot be kept on disk: %s", excess, error)
@@ -171,23 +166,27 @@ class _TableBuilder:
     width: int
     store: FeatureStore | None
     on_disk: bool
-    draws: int | None
 
     def build(
-        self, pipeline: Pipeline, rows: np.ndarray, images_digest: str, name: str = ""
+        self,
+        pipeline: Pipeline,
+        rows: np.ndarray,
+        images_digest: str,
+        name: str = "",
+        views: int = 1,
     ) -> FeatureTable:
         """Build the table of some images under a pipeline.
 
-        With a random pipeline all first views come first, then all second ones, and so on.
+        All first views come first, then all second ones, and so on.
 
         Args:
             pipeline: makes views of the images.
             rows: (k,) rows of the image set.
             images_digest: identifies these images in the store.
-            name: of the pipeline, if it is random.
+            name: of the pipeline.
+            views: fixed views of each image, if the pipeline is random.
         """
         data, device = self.data, self.data.device
-        views = _views_per_image(pipeline, self.draws)
         count = views * len(rows)
         batch = block = data.eval_batch_size
         if pipeline.random:
@@ -277,10 +276,3 @@ def _places(count: int, rows: Tensor) -> Tensor:
     places = torch.full((count,), -1)
     places[rows] = torch.arange(len(rows))
     return places
-
-
-def _views_per_image(pipeline: Pipeline, draws: int | None) -> int:
-    if not pipeline.random:
-        return 1
-    assert draws is not None, "random pipelines need a number of fixed views"
-    return draws
