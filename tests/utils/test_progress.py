@@ -47,7 +47,7 @@ def test_what_was_done_before_does_not_count_for_the_time_left(capsys, clock):
 
 
 def test_work_known_to_be_long_is_told_at_once(capsys, clock):
-    with bar("reading", 10, soon=True) as shown:
+    with bar("reading", 10, announce=True) as shown:
         assert capsys.readouterr().err == "reading\n"
         clock[0] += 9
         shown.advance(10)
@@ -64,7 +64,7 @@ def test_work_that_fails_is_not_said_to_be_done(capsys, clock):
 @pytest.mark.parametrize("total", [0, 7])
 def test_no_work_at_all(capsys, monkeypatch, total):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with bar("reading", total, done=total, soon=True):
+    with bar("reading", total, done=total, announce=True):
         pass
     assert capsys.readouterr().err == ""
 

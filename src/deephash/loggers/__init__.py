@@ -1,4 +1,4 @@
-"""Who listens to a run: the console, the record on disk, and Weights & Biases if asked for."""
+"""Loggers of a run: the console, the JSON lines on disk, and optionally Weights & Biases."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
@@ -18,38 +18,38 @@ log = logging.getLogger(__name__)
 class Loggers(Logger):
     """Several loggers as one.
 
-    A logger that raises is warned about once and dropped: a full inbox elsewhere must not end a
-    day of training. Except for ``Jsonl``, which is the run's own record.
+    A logger that raises is dropped with a warning, so that a failing service does not end training;
+    except for ``Jsonl``, the run's own log.
     """
 
     def __init__(self, loggers: Iterable[Logger]) -> None:
         self.loggers = list(loggers)
 
     def tick(self, n: int = 1) -> None:
-        self._tell(lambda logger: logger.tick(n))
+        self._call(lambda logger: logger.tick(n))
 
     def scalars(self, where: str, values: Mapping[str, float], step: int, epoch: int) -> None:
-        self._tell(lambda logger: logger.scalars(where, values, step, epoch))
+        self._call(lambda logger: logger.scalars(where, values, step, epoch))
 
     def report(self, report: Mapping[str, Any], step: int) -> None:
-        self._tell(lambda logger: logger.report(report, step))
+        self._call(lambda logger: logger.report(report, step))
 
     def summary(self, report: Mapping[str, Any], folder: Path) -> None:
-        self._tell(lambda logger: logger.summary(report, folder))
+        self._call(lambda logger: logger.summary(report, folder))
 
     def figures(self, paths: Mapping[str, Path]) -> None:
-        self._tell(lambda logger: logger.figures(paths))
+        self._call(lambda logger: logger.figures(paths))
 
     def artifact(self, name: str, kind: str, paths: Mapping[str, Path]) -> None:
-        self._tell(lambda logger: logger.artifact(name, kind, paths))
+        self._call(lambda logger: logger.artifact(name, kind, paths))
 
     def close(self, failed: bool = False) -> None:
-        self._tell(lambda logger: logger.close(failed))
+        self._call(lambda logger: logger.close(failed))
 
-    def _tell(self, say: Callable[[Logger], None]) -> None:
+    def _call(self, method: Callable[[Logger], None]) -> None:
         for logger in list(self.loggers):
             try:
-                say(logger)
+                method(logger)
             except Exception as error:
                 if isinstance(logger, Jsonl):
                     raise

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar at a terminal, plain lines in a file, a summary at the end."""
+"""Console output of a run: a progress bar or lines, and a summary at the end."""
 
 import math
 import time
@@ -7,31 +7,31 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console as Screen
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 from deephash.loggers.logger import Logger
 from deephash.report.reference import AGREEMENT, measures, not_beaten
 from deephash.utils.formatting import clock, number
+from deephash.utils.progress import LiveBar
+from deephash.utils.run_paths import RunPaths
 
 RATES = ("lr", "images_per_second", "data_share")
 
 
 class Console(Logger):
-    """A progress bar when stderr is a terminal, else one plain line an epoch, also on stderr.
+    """Show a progress bar if stderr is a terminal, and a line per epoch, also on stderr.
 
-    The summary goes to stdout, since it is the result.
+    The summary, the result, goes to stdout.
 
     Args:
         total_epochs: Epochs of the whole run.
         steps_per_epoch: Optimizer steps in each.
         quiet: No bar and no lines; the summary is a single line.
-        metric: What the values named ``map`` are called, with their cut-off.
-        best: The best mAP so far of each evaluated part, and the best ``agreement``, for a run that
-            is resumed.
+        metric: Name of the values ``map``, with their cut-off.
+        best: The best mAP so far of each split, and the best ``agreement``, of a resumed run.
         eval_every: Epochs between evaluations, which the time left includes; None: there are none.
-        evaluation_seconds: What an evaluation took before the run was resumed, on average.
+        evaluation_seconds: Mean duration of an evaluation before the run was resumed.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Console(Logger):
         self._train: dict[str, float] = {}
         self._best = dict(best or {})
         self._epoch = 0  # of the last training values
-        self._printed = 0  # the last epoch that has its line
+        self._printed = 0  # the last epoch with a line
         self._step = 0
         self._ticks = 0
         self._started = self._trained = time.monotonic()  # the second: at the last training values
@@ -61,17 +61,16 @@ class Console(Logger):
         self._each_evaluation = evaluation_seconds
         self._evaluations: list[float] = []  # seconds of each in this session
         self._evaluated = 0  # the last epoch after which there was one
-        self._bar: Progress | None = None
-        self._task = TaskID(0)
+        self._bar: LiveBar | None = None
 
     def tick(self, n: int = 1) -> None:
         if self._ticks == 0:
-            self._started = time.monotonic()  # what came before the first step tells us nothing
+            self._started = time.monotonic()  # excludes the time before the first step
             self._open_bar()
         self._ticks += n
         self._step += n
         if self._bar is not None:
-            self._bar.advance(self._task, n)
+            self._bar.update(self._step)
 
     def scalars(self, where: str, values: Mapping[str, float], step: int, epoch: int) -> None:
         self._step = step  # a resumed run does not start at 0
@@ -79,11 +78,11 @@ class Console(Logger):
             self._trained = time.monotonic()
             self._training = self._trained - self._started - sum(self._evaluations)
             if self._printed < self._epoch < epoch:
-                self._print_epoch(self._epoch)  # it went by without an evaluation
+                self._print_epoch(self._epoch)  # it had no evaluation
             self._epoch = epoch
             self._train = dict(values)
         elif {"map", "agreement"} & set(values):
-            if self._evaluated < epoch:  # and not the second part of the same evaluation
+            if self._evaluated < epoch:  # not the second split of the same evaluation
                 self._evaluated = epoch
                 self._evaluations.append(time.monotonic() - self._trained)
             shown = []
@@ -96,18 +95,17 @@ class Console(Logger):
             tail = "" if where in ("eval", "query") else f"{where} "
             self._print_epoch(epoch, tail + ", ".join(shown))
         if self._bar is not None:
-            self._bar.update(
-                self._task, completed=step, epoch=self._count(epoch), texts=self._texts()
-            )
+            self._bar.update(step, before=f"epoch {self._count(epoch)}", after=self._texts())
 
     def summary(self, report: Mapping[str, Any], folder: Path) -> None:
         self._close_bar()
-        folder = Path(folder)
+        page = RunPaths(Path(folder)).report_page
         screen = Screen(highlight=False)
         metrics = report.get("metrics", {})
         if self.quiet:
             line = f"done   {folder}  {self.metric} {number(metrics.get('map'))}"
-            line += "  (images without labels)" if metrics.get("note") else ""
+            if metrics.get("note"):
+                line += "  (images without labels)"
             screen.print(Text(line), soft_wrap=True)
             return
         table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -118,9 +116,9 @@ class Console(Logger):
             table.add_row(Text(name), Text(value, style=bold))
         screen.print()
         screen.print(table)
-        # Paths stay on one line however narrow the screen is, to be copied or clicked.
+        # Paths are not wrapped, so that they can be copied or clicked.
         screen.print(Text(f"\nrun     {folder}"), soft_wrap=True)
-        if (page := folder / "report.html").exists():
+        if page.exists():
             screen.print(Text(f"report  {page}"), soft_wrap=True)
 
     def close(self, failed: bool = False) -> None:
@@ -139,10 +137,13 @@ class Console(Logger):
             (self.metric, f"{number(metrics.get('map'))}  {conventions(metrics)}".rstrip()),
         ]
         if metrics.get("note"):
-            rows[-1:] = [(self.metric, f"-  {metrics['note']}"), ("codes", without_labels(metrics))]
+            rows[-1:] = [
+                (self.metric, f"-  {metrics['note']}"),
+                ("codes", unlabelled_metrics(metrics)),
+            ]
         if metrics.get("agreement"):
-            rows.append(("agreement", agreement(metrics["agreement"])))
-        rows += reference_rows(report)
+            rows.append(("agreement", format_agreement(metrics["agreement"])))
+        rows += summary_of_reference(report)
         if "num_queries" in protocol:
             rows.insert(2, ("", counts.format(**protocol)))
         for title, value, epoch in (
@@ -159,7 +160,7 @@ class Console(Logger):
         return rows
 
     def _print_epoch(self, epoch: int, tail: str = "") -> None:
-        """The epoch's line; a second evaluation of the same epoch goes under the first."""
+        """Print the line of an epoch; a second split of the same epoch goes below."""
         if self.quiet:
             return
         head = f"epoch  {self._count(epoch)}  {self._texts()}"
@@ -167,16 +168,15 @@ class Console(Logger):
             head = " " * len(f"epoch  {self._count(epoch)}")
         self._printed = epoch
         line = f"{head} |  {tail}" if tail else head
-        screen = self._screen if self._bar is None else self._bar.console
-        screen.print(Text(line.rstrip()), soft_wrap=True)
+        self._screen.print(Text(line.rstrip()), soft_wrap=True)
 
     def _count(self, epoch: int) -> str:
         return f"{epoch:>{len(str(self.total_epochs))}}/{self.total_epochs}"
 
     def _texts(self) -> str:
-        """The training values in a row: the terms, the learning rate, the speed, the time left."""
+        """Format the terms, the learning rate, the speed and the time left."""
         terms = {name: v for name, v in self._train.items() if name not in RATES}
-        if len(terms) == 2:  # a sole term is the loss: say its name, and say it once
+        if len(terms) == 2:  # a single term equals the loss
             terms.pop("loss", None)
         texts = [f"{name} {value:.3f}" for name, value in terms.items()]
         if "lr" in self._train:
@@ -189,17 +189,16 @@ class Console(Logger):
         return "  ".join(texts)
 
     def _seconds_left(self) -> float | None:
-        """The steps, the evaluations and the report that are left, as long as those so far took.
+        """Estimate the time of the remaining steps, evaluations and the report.
 
-        Before the first evaluation its time is not known: the steps alone, a lower bound.
+        Before the first evaluation the estimate has the steps alone, a lower bound.
         """
         if self._ticks < 2 or self._step >= self.total_steps:
             return None
         left = self._training / self._ticks * (self.total_steps - self._step)
         if self.eval_every is not None:
-            report = 1  # it encodes and compares once more
-            each = self._seconds_of_evaluation() or 0.0
-            left += each * (self._evaluations_left(self.eval_every) + report)
+            evaluations = self._evaluations_left(self.eval_every) + 1  # and that of the report
+            left += (self._seconds_of_evaluation() or 0.0) * evaluations
         return left
 
     def _seconds_of_evaluation(self) -> float | None:
@@ -208,7 +207,7 @@ class Console(Logger):
         return self._each_evaluation
 
     def _evaluations_left(self, every: int) -> int:
-        """Those after the last one: every few epochs, and after the last epoch in any case."""
+        """Count the remaining evaluations: every few epochs, and after the last one."""
         steps_per_epoch = max(1, self.total_steps // max(1, self.total_epochs))
         done = max(self._evaluated, (self._step - 1) // steps_per_epoch)
         extra = self.total_epochs % every != 0 and done < self.total_epochs
@@ -217,27 +216,17 @@ class Console(Logger):
     def _open_bar(self) -> None:
         if self.quiet or not self._screen.is_terminal:
             return
-        self._bar = Progress(
-            TextColumn("epoch {task.fields[epoch]}", markup=False),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f}%  {task.fields[texts]}", markup=False),
-            console=self._screen,
-            refresh_per_second=4,
-            transient=True,
-        )
-        self._task = self._bar.add_task(
-            "", total=self.total_steps, completed=self._step, epoch=self._count(1), texts=""
-        )
-        self._bar.start()
+        before = f"epoch {self._count(1)}"
+        self._bar = LiveBar(self.total_steps, self._step, before, console=self._screen)
 
     def _close_bar(self) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            self._bar.close()
             self._bar = None
 
 
-def without_labels(metrics: Mapping[str, Any]) -> str:
-    """What was measured of codes without labels, in one line."""
+def unlabelled_metrics(metrics: Mapping[str, Any]) -> str:
+    """Format the metrics of codes without labels in one line."""
     codes, ball = metrics.get("codes") or {}, metrics.get("precision_within_radius_2") or {}
     bits, distances = codes.get("bits") or {}, metrics.get("distances") or {}
     shown = {
@@ -250,21 +239,21 @@ def without_labels(metrics: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in shown.items())
 
 
-def agreement(values: Mapping[str, Any]) -> str:
-    """The agreement of codes with features, in one line."""
+def format_agreement(values: Mapping[str, Any]) -> str:
+    """Format the agreement of codes with features in one line."""
     return ", ".join(f"{title} {number(values.get(name))}" for name, title in AGREEMENT)
 
 
-def reference_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What PCA with random rotations is measured at, in rows of the summary."""
+def summary_of_reference(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the rows of the summary about the reference, PCA with random rotations."""
     reference = report.get("reference") or {}
     if not reference:
         return []
     if reference.get("skipped"):
         return [("reference", f"none: {reference['skipped']}")]
-    values = [one.text for one in measures(report)[:1] if one.mean is not None]
+    values = [item.text for item in measures(report)[:1] if item.mean is not None]
     if reference.get("agreement"):
-        values.append(agreement(reference["agreement"]))
+        values.append(format_agreement(reference["agreement"]))
     draws = f"PCA + random rotation, {reference['draws']} draws"
     rows = [("reference", f"{', '.join(values)}  {draws}")]
     if sentence := not_beaten(report):
@@ -273,8 +262,8 @@ def reference_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def conventions(metrics: Mapping[str, Any]) -> str:
-    """What the mAP was measured under, in one line."""
-    told = metrics.get("conventions", {})
+    """Format the conventions of the mAP in one line."""
+    rules = metrics.get("conventions", {})
     names = ["ties", "denominator", "empty"]
-    names += [name for name in ("ternary", "own") if told.get(name) is not None]
-    return ", ".join(f"{name} {told[name]}" for name in names if name in told)
+    names += [name for name in ("ternary", "own") if rules.get(name) is not None]
+    return ", ".join(f"{name} {rules[name]}" for name in names if name in rules)

@@ -1,4 +1,4 @@
-"""The record of a run that is always kept: one JSON object a line."""
+"""The log of a run on disk, ``log.jsonl``: a JSON object on each line."""
 
 import json
 import logging
@@ -17,13 +17,12 @@ HEAD = ("time", "where", "step", "epoch")
 
 
 class Jsonl(Logger):
-    """Appends to a file what the run says, and keeps it readable whenever the run is killed.
+    """Append the values of a run to a file that stays readable if the run is killed.
 
-    A line is ``{"time", "where", "step", "epoch", **values}`` and is flushed at once. A number
-    that JSON does not know is written as the string ``nan``, ``inf`` or ``-inf``. The report is
-    not repeated here: it has a file of its own.
+    A line is ``{"time", "where", "step", "epoch", **values}`` and is flushed at once. Numbers that
+    JSON does not have are the strings ``nan``, ``inf`` and ``-inf``. The report has its own file.
 
-    This is the source of truth, so unlike the other loggers it raises when it cannot write.
+    Unlike other loggers, this one raises if it cannot write.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -31,24 +30,23 @@ class Jsonl(Logger):
         make_folder(self.path.parent)
         with writing(self.path):
             if self.path.exists() and not self.path.is_symlink():
-                cut_torn_line(self.path)
+                remove_partial_line(self.path)
             self._file = open_no_follow(self.path, "a")
 
     def scalars(self, where: str, values: Mapping[str, float], step: int, epoch: int) -> None:
         if taken := [name for name in HEAD if name in values]:
-            raise ValueError(f"a value cannot be called {taken[0]!r}: every line has one already")
+            raise ValueError(f"a value cannot be called {taken[0]!r}: every line has this key")
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = {"time": now, "where": where, "step": int(step), "epoch": int(epoch)}
-        line |= {name: plain(value) for name, value in values.items()}
+        line |= {name: to_json(value) for name, value in values.items()}
         with writing(self.path):
             self._file.write(json.dumps(line, allow_nan=False) + "\n")
             self._file.flush()
 
     def truncate_after(self, step: int) -> None:
-        """Forget what was logged after ``step``, so that a resumed run does not say it twice.
+        """Remove the lines after ``step``, which a resumed run logs again, and unreadable lines.
 
-        Lines that cannot be read go too. The file is replaced in one move: killed in between, the
-        old one is still there.
+        The file is replaced atomically.
         """
         self._file.close()
         lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
@@ -63,14 +61,14 @@ class Jsonl(Logger):
             with writing(self.path):
                 self._file.close()
         except WriteError:
-            if not failed:  # else the run has ended with this error or another one
+            if not failed:  # otherwise an error is being raised already
                 raise
 
 
-def plain(value: float) -> float | int | str:
-    """The value as strict JSON has it.
+def to_json(value: float) -> float | int | str:
+    """Convert a number for strict JSON.
 
-    >>> plain(0.5), plain(3), plain(float("-inf"))
+    >>> to_json(0.5), to_json(3), to_json(float("-inf"))
     (0.5, 3, '-inf')
     """
     if isinstance(value, int):  # a bool too
@@ -80,7 +78,7 @@ def plain(value: float) -> float | int | str:
 
 
 def step_of(line: str) -> int | None:
-    """The step a line was logged at; None for a line that is not one of ours.
+    """Return the step of a line; None for an unreadable line.
 
     >>> step_of('{"step": 7}'), step_of('{"step": 7')
     (7, None)
@@ -91,8 +89,8 @@ def step_of(line: str) -> int | None:
         return None
 
 
-def cut_torn_line(path: Path) -> None:
-    """Drop what follows the last newline: a line the run was killed in the middle of."""
+def remove_partial_line(path: Path) -> None:
+    """Remove everything after the last newline, a line that a killed run has not finished."""
     with path.open("rb+") as file:
         content = file.read()
         if not content.endswith(b"\n"):

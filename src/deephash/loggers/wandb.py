@@ -1,9 +1,9 @@
-"""Weights & Biases: offline unless there are credentials, and never a question asked.
+"""Weights & Biases: offline without credentials, and without interactive questions.
 
-What W&B shows of a run is made from ``log.jsonl``, the local record: one row for each step. A run
-that was interrupted begins a new W&B record, and an offline record that was cut short would be
-uploaded with a hole, or would stop ``wandb sync`` for all others. So each session writes all rows
-that the server cannot have yet, and sets offline records aside that the new one replaces.
+The history at W&B is made from ``log.jsonl``, one row per step. A resumed run starts a new W&B
+record, and an incomplete offline record would be uploaded with a gap, or would stop ``wandb sync``
+for all others. So each session writes all rows that the server cannot have yet, and renames offline
+records that the new one replaces.
 """
 
 import json
@@ -34,47 +34,47 @@ LEGACY_MODES = {"dryrun": "offline", "run": "online", "shared": "online"}
 """Further values of ``WANDB_MODE``."""
 
 FINISH_TIMEOUT = 120.0
-"""Seconds an upload may hold up the end of a run; what is left of it stays on disk."""
+"""Limit on the seconds of an upload at the end of a run; the rest stays on disk."""
 
 MARKS_RESUMED = (0, 30)
-"""The first release that writes into an offline record that it continues a run."""
+"""The first release whose offline records can continue a run."""
 
 MOST_NAME, MOST_TAG = 128, 64
-"""Characters that W&B takes for names and groups, and for tags."""
+"""Limits of W&B on the characters of names and groups, and of tags."""
 
 ASIDE = ".replaced"
-"""The suffix of an offline record that a later one replaces; ``wandb sync`` passes it over."""
+"""Suffix of an offline record that a later one replaces; ``wandb sync`` ignores it."""
 
 FIGURES = "figures.txt"
-"""Marks an offline record that holds no history of training."""
+"""File that marks an offline record without a history of training."""
 
 COMPLETE = "complete.txt"
-"""In the folder ``wandb`` of a run: the id of the run that W&B has, or will have, to its end."""
+"""File in the folder ``wandb`` of a run: the id of a run that is complete at W&B or offline."""
 
 
 class Wandb(Logger):
-    """Write a run where the ``wandb`` tools find it, on this machine or on a server.
+    """Log a run to Weights & Biases, on a server or offline.
 
-    Nothing that goes wrong in W&B ends a training: it costs a warning, and the run goes on without.
+    Errors of W&B do not end training: they are warnings, and the run continues without W&B.
 
     Args:
         project: The project the run belongs to.
-        config: The folded configuration, as plain containers.
-        folder: The run folder; the files land in ``wandb`` under it.
-        mode: ``auto`` follows the environment's ``WANDB_MODE`` and ``wandb offline``, and without
-            them goes online only where credentials exist. ``online`` falls back to ``offline``,
-            with a warning, when there are no credentials or no server answers.
-        entity: The user or team; by default the account's own.
-        group: What the run is grouped under, such as its method.
-        tags: Words to find the run by.
-        name: The run's name on the page.
-        run_id: Tells a resumed run that it is the same one.
-        job_type: What is done: ``train``, ``comparison`` or ``report``.
-        init_timeout: Seconds to wait for the server before going on offline.
-        history: The ``log.jsonl`` of a training, whose rows W&B is to have; None to add to a run.
+        config: The resolved configuration, as plain containers.
+        folder: The run folder; the files are in its subfolder ``wandb``.
+        mode: ``auto`` follows ``WANDB_MODE`` and ``wandb offline``, and otherwise is online if
+            there are credentials. ``online`` falls back to ``offline``, with a warning, without
+            credentials or without an answer of the server.
+        entity: The user or team; None for that of the account.
+        group: Group of the run, such as its method.
+        tags: Tags of the run.
+        name: Display name of the run.
+        run_id: Id of the run, equal for resumed sessions.
+        job_type: ``train``, ``comparison`` or ``report``.
+        init_timeout: Seconds to wait for the server before going offline.
+        history: ``log.jsonl`` of training, to upload all its rows; None to add to a run.
 
     Raises:
-        ConfigError: The package is not installed, or an option cannot be right.
+        ConfigError: The package is not installed, or an option is invalid.
     """
 
     def __init__(
@@ -97,14 +97,14 @@ class Wandb(Logger):
             raise ConfigError(f"logger.wandb.{key}  {what} {instead}")
         self._wandb = load_package()
         self._run: Any = None
-        self._row: dict[str, Any] = {}  # of the step that is being measured
+        self._row: dict[str, Any] = {}  # of the current step
         self._step = -1
         self._first = 0  # the first step that W&B does not have
         self._folder = Path(folder)
         self._history = None if history is None else Path(history)
         swept = "WANDB_SWEEP_ID" in os.environ
         self._id = id_of(run_id)
-        self._asked: dict[str, Any] = {
+        self._options: dict[str, Any] = {
             "project": project or None,
             "config": beside_parameters(config, sweep_parameters()) if swept else dict(config),
             "dir": str(folder),
@@ -114,22 +114,22 @@ class Wandb(Logger):
             "name": cut(name, MOST_NAME),
             "id": None if swept else run_id,
             "job_type": job_type,
-            # In a sweep inside one process the default would hand back the previous job's run.
+            # The default would return the previous job's run in a sweep within one process.
             "reinit": "finish_previous",
-            # Add to the run of this id, if there is one; offline too, where `wandb sync` reads it.
+            # Add to an existing run of this id; also read by `wandb sync`.
             "resume": "allow" if self._id else None,
         }
         self._timeout = init_timeout
         self.mode = "disabled"
         try:
             self.mode = self._open(resolve_mode(mode, self._wandb))
-            self._take_up()
+            self._complete_history()
         except (Exception, SystemExit) as error:
             self._give_up("cannot start", error)
 
     @staticmethod
     def refused(options: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-        """Return what W&B would refuse of the options of the logger: key, fault and what to type.
+        """Return the invalid options of the logger: key, fault and what to type instead.
 
         >>> Wandb.refused({"project": "a/b"})
         [('project', "'a/b' holds / which W&B does not allow.", 'Try logger.wandb.project=a-b')]
@@ -146,12 +146,12 @@ class Wandb(Logger):
                 continue
             instead = re.sub(pattern, "-", value)[:MOST_NAME]
             if len(value) > MOST_NAME:
-                wrong.append((key, f"has {len(value)} characters, and W&B takes {MOST_NAME}.",
-                              f"Try logger.wandb.{key}={instead}"))  # fmt: skip
+                fault = f"has {len(value)} characters, and W&B takes {MOST_NAME}."
+                wrong.append((key, fault, f"Try logger.wandb.{key}={instead}"))
             elif bad := sorted(set(re.findall(pattern, value))):
-                text = " ".join("a blank" if one == " " else one for one in bad)
-                wrong.append((key, f"{value!r} holds {text} which W&B does not allow.",
-                              f"Try logger.wandb.{key}={instead}"))  # fmt: skip
+                text = " ".join("a blank" if char == " " else char for char in bad)
+                fault = f"{value!r} holds {text} which W&B does not allow."
+                wrong.append((key, fault, f"Try logger.wandb.{key}={instead}"))
         return wrong
 
     def scalars(self, where: str, values: Mapping[str, float], step: int, epoch: int) -> None:
@@ -164,7 +164,7 @@ class Wandb(Logger):
         self._row["epoch"] = epoch
 
     def report(self, report: Mapping[str, Any], step: int) -> None:
-        """Write the report's numbers into the run's summary and end the run."""
+        """Write the numbers of the report into the run's summary, and end the run."""
         if self._run is None:
             return
         self._write_row()
@@ -207,25 +207,25 @@ class Wandb(Logger):
             self._give_up("does not take the files", error)
 
     def close(self, failed: bool = False) -> None:
-        """End the run, also after an exception, or the next job of a sweep would write into it."""
+        """End the run, also after an exception, so that the next job of a sweep starts another."""
         self._write_row()
         self._finish(failed)
 
     def _finish(self, failed: bool = False) -> bool:
-        """End the run; return whether W&B did so without an error."""
+        """End the run; return whether W&B succeeded."""
         if self._run is None:
             return False
         run, self._run = self._run, None
         try:
             run.finish(exit_code=int(failed))
-        except Exception as error:  # whatever the server did: the files are on this disk
+        except Exception as error:  # the files are on disk in any case
             log.warning("wandb could not finish its upload: %r. Try wandb sync later.", error)
             self._end_service()
             return False
         return True
 
     def _write_row(self) -> None:
-        """Give W&B the row of a step, once and whole: it refuses what comes for it afterwards."""
+        """Log the complete row of a step; W&B refuses later values of a step."""
         row, self._row = self._row, {}
         if row and self._run is not None:
             try:
@@ -235,8 +235,8 @@ class Wandb(Logger):
 
     def _give_up(self, what: str, error: BaseException) -> None:
         reason = str(error).strip().splitlines() or [""]
-        log.warning("wandb %s, the run goes on without: %s: %s", what, type(error).__name__,
-                    reason[0])  # fmt: skip
+        name = type(error).__name__
+        log.warning("wandb %s, the run goes on without: %s: %s", what, name, reason[0])
         run, self._run = self._run, None
         self.mode = "disabled"
         if run is not None:
@@ -245,19 +245,19 @@ class Wandb(Logger):
         self._end_service()
 
     def _end_service(self) -> None:
-        """End W&B's process after a failure; at the exit of Python a dead one is a traceback."""
+        """End W&B's process after a failure, to avoid a traceback at the exit of Python."""
         with suppress(Exception, SystemExit):
             self._wandb.teardown(exit_code=1)
 
     def _open(self, mode: str) -> str:
-        """Start the run in this mode, or offline where online cannot be had; say which it was."""
-        if mode == "online" and not has_credentials():  # wandb would ask at the terminal
+        """Start the run in a mode, or offline if online fails; return the mode."""
+        if mode == "online" and not has_credentials():  # wandb would prompt at the terminal
             log.warning("wandb goes offline: no credentials. Run wandb login to change that.")
             mode = "offline"
         if mode == "online":
             try:
                 self._start("online")
-            except Exception as error:  # no answer, no right to the project, an older server
+            except Exception as error:  # no answer, no permission, an older server
                 log.warning("wandb goes offline: %s", error)
                 mode = "offline"
         if mode != "online":
@@ -265,24 +265,24 @@ class Wandb(Logger):
         return mode
 
     def _start(self, mode: str) -> None:
-        wanted = {"silent": True, "console": "off", "init_timeout": self._timeout}
+        settings = {"silent": True, "console": "off", "init_timeout": self._timeout}
         if "finish_timeout" in self._wandb.Settings.model_fields:  # not in the older ones
-            wanted |= {"finish_timeout": FINISH_TIMEOUT, "finish_timeout_raises": False}
-        if (self._folder / "wandb").is_symlink():  # a run folder may come from a stranger
+            settings |= {"finish_timeout": FINISH_TIMEOUT, "finish_timeout_raises": False}
+        if (self._folder / "wandb").is_symlink():  # a run folder may come from an untrusted source
             raise OSError(f"{self._folder / 'wandb'} is a symbolic link; remove it")
         self._folder.mkdir(parents=True, exist_ok=True)
         self._run = self._wandb.init(
-            mode=mode, settings=self._wandb.Settings(**wanted), **self._asked
+            mode=mode, settings=self._wandb.Settings(**settings), **self._options
         )
 
-    def _take_up(self) -> None:
-        """Complete what W&B has of an earlier session of the same run."""
+    def _complete_history(self) -> None:
+        """Upload the rows of earlier sessions, and rename the records that they replace."""
         if self.mode == "disabled":
             return
         files = getattr(self._run, "dir", None)
         own = None if files is None else Path(files).parent.resolve()  # of the new record
-        found = [] if self._id is None else records(self._folder, self._id)
-        earlier = [file for file in found if file.parent.resolve() != own]
+        existing = [] if self._id is None else records(self._folder, self._id)
+        earlier = [file for file in existing if file.parent.resolve() != own]
         if self.mode == "offline" and earlier and release(self._wandb) < MARKS_RESUMED:
             log.warning(
                 "wandb %s does not mark what continues an offline run, so that wandb sync may"
@@ -311,38 +311,34 @@ class Wandb(Logger):
 
 
 def load_package() -> Any:
-    """Import ``wandb``.
-
-    Raises:
-        ConfigError: It is not installed; the message says what to type.
-    """
+    """Import ``wandb``; raise ConfigError if it is not installed."""
     return import_extra("wandb", "logger=wandb", "logger=console")
 
 
 def resolve_mode(mode: str, package: Any = None) -> str:
-    """Return what ``auto`` comes to on this machine; any other mode stays as it is.
+    """Return the mode for ``auto`` on this machine, or another mode unchanged.
 
     Args:
         mode: One of `MODES`.
-        package: The module ``wandb``, to ask what ``wandb offline`` set for this folder.
+        package: The module ``wandb``, for the setting of ``wandb offline`` in this folder.
     """
     if mode != "auto":
         return mode
     if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes", "on"):
         return "disabled"
-    wished = os.environ.get("WANDB_MODE", "").lower()
-    if not wished and package is not None:
+    configured = os.environ.get("WANDB_MODE", "").lower()
+    if not configured and package is not None:
         with suppress(Exception):
-            wished = str(package.setup().settings.mode)
-            wished = "" if wished == "online" else wished  # also where nothing was set
-    wished = LEGACY_MODES.get(wished, wished)
-    if wished in MODES[1:]:
-        return wished
+            configured = str(package.setup().settings.mode)
+            configured = "" if configured == "online" else configured  # also the default
+    configured = LEGACY_MODES.get(configured, configured)
+    if configured in MODES[1:]:
+        return configured
     return "online" if has_credentials() else "offline"
 
 
 def has_credentials() -> bool:
-    """Whether wandb would find a key without asking: in the environment or in the netrc file."""
+    """Return whether the environment or the netrc file has a key."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     host = urlsplit(os.environ.get("WANDB_BASE_URL", "")).hostname or "api.wandb.ai"
@@ -357,22 +353,22 @@ def has_credentials() -> bool:
 
 
 def sweep_parameters() -> set[str]:
-    """Return the names of the parameters that W&B's own sweep gives this run."""
+    """Return the names of the parameters that a sweep of W&B sets for this run."""
     import yaml
 
     path = os.environ.get("WANDB_SWEEP_PARAM_PATH")
     if path:
         with suppress(OSError, yaml.YAMLError):
-            found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-            return set(found) if isinstance(found, dict) else set()
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            return set(values) if isinstance(values, dict) else set()
     return set()
 
 
 def beside_parameters(config: Mapping[str, Any], taken: set[str]) -> dict[str, Any]:
-    """Return a configuration that W&B keeps whole beside the parameters of its own sweep.
+    """Return a configuration without the keys that parameters of a W&B sweep overwrite.
 
-    W&B puts a parameter in the place of a key of the same name: ``method: relahash`` instead of all
-    that the method consists of. Such a configuration is kept whole under ``config`` as well.
+    W&B replaces a key by a parameter of the same name: ``method: relahash`` instead of the options
+    of the method. Such a configuration is also stored under ``config``.
 
     >>> beside_parameters({"method": {"name": "csq"}, "seed": 0}, {"method"})
     {'seed': 0, 'config': {'method': {'name': 'csq'}, 'seed': 0}}
@@ -386,13 +382,13 @@ def rows(history: Path) -> Iterator[tuple[dict[str, Any], int]]:
     row: dict[str, Any] = {}
     at = -1
     text = history.read_text(encoding="utf-8", errors="replace") if history.is_file() else ""
-    for one in text.splitlines():
+    for text_line in text.splitlines():
         try:
-            line = parse_json(history, one, "log")
+            line = parse_json(history, text_line, "log")
             step, where, epoch = int(line.pop("step")), line.pop("where"), line.pop("epoch")
             time = datetime.fromisoformat(line.pop("time")).timestamp()
         except (FileError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
-            continue  # no line of ours
+            continue  # not a line of the log
         if row and step != at:
             yield row, at
             row = {}
@@ -406,52 +402,53 @@ def rows(history: Path) -> Iterator[tuple[dict[str, Any], int]]:
 
 
 NOT_FINITE = ("nan", "inf", "-inf")
-"""How a ``log.jsonl`` has numbers that JSON does not know."""
+"""Strings for numbers that JSON does not have."""
 
 
 def records(folder: Path, run_id: str) -> list[Path]:
-    """Return the W&B records of a run below its folder, online ones too, the oldest first."""
-    found = (folder / "wandb").glob("*run-*/run-*.wandb")
+    """Return the W&B records of a run, online and offline, the oldest first."""
+    files = (folder / "wandb").glob("*run-*/run-*.wandb")
     own = f"run-{run_id}.wandb"
-    return sorted(file for file in found if file.name == own and not file.parent.is_symlink())
+    return sorted(file for file in files if file.name == own and not file.parent.is_symlink())
 
 
 def uploaded(record: Path) -> bool:
-    """Whether a server has a record, or has begun to take it."""
+    """Return whether the upload of a record has begun."""
     if not record.parent.name.startswith("offline-"):
         return True
     return any(record.with_name(record.name + end).exists() for end in (".synced", ".syncstate"))
 
 
 def holds_figures(record: Path) -> bool:
-    """Whether an offline record was written by ``evaluate.py``, and holds no training."""
+    """Return whether an offline record is of ``evaluate``, without training."""
     return (record.parent / FIGURES).exists()
 
 
 def last_step(record: Path) -> int:
-    """Return the last step of training in a record, -1 if it holds none or is unreadable."""
+    """Return the last step of training in a record; -1 if there is none."""
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(record)]
     last = -1
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                              timeout=60)  # fmt: skip
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+        )
     except (OSError, subprocess.SubprocessError):
         return last
-    for one in done.stdout.splitlines():
+    for line in done.stdout.splitlines():
         with suppress(ValueError, KeyError, TypeError):
-            item = json.loads(one)["history"]["item"]
+            item = json.loads(line)["history"]["item"]
             if "epoch" in item:
                 last = max(last, int(item["_step"]))
     return last
 
 
 def id_of(run_id: str | None) -> str | None:
-    """Return the id of a run at W&B: an agent of W&B's own sweeps has given it one already."""
+    """Return the id of a run at W&B; in a sweep of W&B, the id set by its agent."""
     return os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else run_id
 
 
 def is_complete(folder: Path, run_id: str | None) -> bool:
-    """Whether W&B has a finished run to its end, or its offline record has."""
+    """Return whether a finished run is complete at W&B or offline."""
     try:
         return (folder / "wandb" / COMPLETE).read_text() == run_id
     except (OSError, UnicodeDecodeError):
@@ -470,7 +467,7 @@ def sync_command(folder: Path) -> str:
 def sync_all_command(outputs: Path) -> str:
     """Return the command that uploads the offline records of all runs below a folder.
 
-    Each folder is a call of its own: one damaged record stops only the call that it is part of.
+    Each folder has its own call, which a damaged record stops.
 
     >>> sync_all_command(Path("my outputs"))
     "find 'my outputs' -type d -name wandb -prune -exec wandb sync {} ';'"
@@ -480,9 +477,8 @@ def sync_all_command(outputs: Path) -> str:
 
 
 def has_offline_records(folder: Path) -> bool:
-    """Whether there is something below a run folder that was not uploaded."""
-    found = (folder / "wandb").glob("offline-run-*/run-*.wandb")
-    return any(not uploaded(file) for file in found)
+    """Return whether a run folder has offline records that were not uploaded."""
+    return any(not uploaded(file) for file in (folder / "wandb").glob("offline-run-*/run-*.wandb"))
 
 
 def release(package: Any) -> tuple[int, ...]:
@@ -492,11 +488,11 @@ def release(package: Any) -> tuple[int, ...]:
     >>> release(types.SimpleNamespace(__version__="0.31.0rc1"))
     (0, 31)
     """
-    return tuple(int(one) for one in re.findall(r"\d+", getattr(package, "__version__", ""))[:2])
+    return tuple(int(part) for part in re.findall(r"\d+", getattr(package, "__version__", ""))[:2])
 
 
 def cut(text: str | None, most: int) -> Any:
-    """Return a text of at most so many characters; the middle of a longer one is left out.
+    """Truncate a text to ``most`` characters by leaving out its middle.
 
     >>> cut("abcdefghij", 7)
     'abc…hij'
@@ -508,15 +504,15 @@ def cut(text: str | None, most: int) -> Any:
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested numbers under one name each; lists, texts and gaps are left out.
+    """Flatten nested numbers to names with slashes; leave out lists, texts and None.
 
     >>> flat({"map": 0.5, "ties": {"best": 0.6}, "curve": [1, 2], "note": "all"})
     {'map': 0.5, 'ties/best': 0.6}
     """
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{name}/")
+            result |= flat(value, f"{prefix}{name}/")
         elif isinstance(value, int | float):
-            found[prefix + name] = value
-    return found
+            result[prefix + name] = value
+    return result

@@ -22,8 +22,7 @@ from deephash.config import (
 from deephash.config.faults import raise_faults
 from deephash.config.overrides import Override, parse_all
 from deephash.errors import ConfigError, DeephashError, FileError, TrainingError, WriteError
-from deephash.loggers.console import agreement as agreement_line
-from deephash.loggers.console import without_labels
+from deephash.loggers.console import format_agreement, unlabelled_metrics
 from deephash.loggers.wandb import load_package
 from deephash.report import write_comparison, write_evaluation
 from deephash.report.table import markdown
@@ -312,11 +311,11 @@ def _print_result(result: Result, run: RunFolder | None) -> None:
             labels.append(result["checkpoint"])
         if metrics["map"] is None:
             print(f"{metrics['note']}  ({', '.join(labels)})")
-            print(without_labels(metrics))
+            print(unlabelled_metrics(metrics))
         else:
             _print_map(metrics, labels)
         if "agreement" in metrics:
-            print(f"agreement with features: {agreement_line(metrics['agreement'])}")
+            print(f"agreement with features: {format_agreement(metrics['agreement'])}")
     if run is not None:
         _compare(result, run)
 

@@ -1,4 +1,4 @@
-"""A trained encoder on its own: images in, packed codes out."""
+"""A trained encoder with its preprocessing: from images to packed codes."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -21,11 +21,11 @@ class CodeEncoder:
 
     Args:
         network: ``encode((N, 3, H, W)) -> (N, K)``, on its device.
-        preprocessing: None where the network takes features (N, D).
+        preprocessing: None if the network takes features (N, D).
         nbit: K.
         device: of the network.
-        autocast: the number format of the forward pass.
-        batch_size: images in one forward pass.
+        autocast: returns the context of the forward pass.
+        batch_size: images per forward pass.
 
     Attributes:
         nbit: K, the number of bits of a code.
@@ -51,15 +51,15 @@ class CodeEncoder:
         """Return packed codes, as ``deephash.retrieval`` takes them.
 
         Args:
-            images: one, or any iterable of them: paths, PIL images, uint8 tensors (3, H, W), uint8
-                arrays (H, W, 3); or a uint8 tensor (N, 3, H, W). Where the network takes features,
-                a float array or tensor (N, D).
+            images: an image, or an iterable of images: paths, PIL images, uint8 tensors (3, H, W)
+                or uint8 arrays (H, W, 3); or a uint8 tensor (N, 3, H, W). If the network takes
+                features, a float array or tensor (N, D).
 
         Returns:
-            (N, ceil(K / 8)) uint8: bit k of a code is 1 where its k-th real value is at least 0.
+            (N, ceil(K / 8)) uint8: bit k of a code is 1 if its k-th real value is at least 0.
 
         Raises:
-            DataError: an image that cannot be read, or features of another width.
+            DataError: an image cannot be read, or features have another width.
         """
         return retrieval.pack(self.codes(images) >= 0)
 
@@ -82,6 +82,6 @@ class CodeEncoder:
                 )
             yield from torch.split(features.float().to(self.device), self.batch_size)
             return
-        coming = images_in(images)
-        while some := list(islice(coming, self.batch_size)):
-            yield self.preprocessing(some, self.device)
+        iterator = images_in(images)
+        while batch := list(islice(iterator, self.batch_size)):
+            yield self.preprocessing(batch, self.device)

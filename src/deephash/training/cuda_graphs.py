@@ -1,7 +1,6 @@
 """Replay the training step as a CUDA graph: one launch in place of hundreds.
 
-Not measured on CUDA. `Capture` is the interface to CUDA, so that everything else can be tested on a
-CPU with an implementation that calls the recorded function again.
+`Capture` is the interface to CUDA; tests on a CPU implement it by calling the function again.
 """
 
 import logging
@@ -19,7 +18,7 @@ from deephash.types import Batch
 log = logging.getLogger("deephash")
 
 WARM_UP = 3
-"""Steps before the first capture: libraries make their handles, the optimizer its state."""
+"""Steps before the first capture, in which libraries and the optimizer allocate their state."""
 
 ADVICE = "set trainer.graph=false to disable this"
 
@@ -27,23 +26,23 @@ T = TypeVar("T")
 
 
 class Capture(Protocol):
-    """Record the work that a function gives to a device, and do it again."""
+    """Record the work of a function on a device, and replay it."""
 
     def warm_up(self, function: Callable[[], T]) -> tuple[T, str]:
-        """Call a function where it will be recorded.
+        """Call a function in the environment of the recording.
 
         Returns:
-            Its result; and why it cannot be recorded, empty if it can.
+            Its result, and why it cannot be recorded; empty if it can.
         """
 
     def record(self, function: Callable[[], T]) -> Callable[[], T]:
-        """Record a function without doing its work.
+        """Record a function without executing it.
 
         Returns:
-            Does the work and returns the result, whose tensors are the same each time.
+            A function that executes it and returns the result, with the same tensors each time.
 
         Raises:
-            Exception: it cannot be recorded. None of its work was done.
+            Exception: it cannot be recorded; nothing was executed.
         """
 
 
@@ -63,8 +62,8 @@ class CudaCapture:
     def warm_up(self, function: Callable[[], T]) -> tuple[T, str]:
         """Call a function on the stream of the capture.
 
-        What waits for the device cannot be captured. It is looked for here, since a capture that
-        fails half way leaves the random generator and the allocator in the middle of it.
+        Operators that synchronize cannot be captured. They are detected here, since a capture that
+        fails leaves the random generator and the allocator in an inconsistent state.
         """
         current = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(current)
@@ -90,16 +89,16 @@ class CudaCapture:
         return result, reason
 
     def record(self, function: Callable[[], T]) -> Callable[[], T]:
-        """Record a function as a CUDA graph with a memory pool of its own."""
+        """Record a function as a CUDA graph with its own memory pool."""
         current = torch.cuda.current_stream(self.device)
         generator = torch.cuda.default_generators[self.device.index]
         state = generator.get_state()
         graph = torch.cuda.CUDAGraph()
-        try:  # other threads may pin memory meanwhile
+        try:  # other threads may pin memory during the capture
             with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
                 result = function()
         except BaseException:
-            torch.cuda.set_stream(current)  # torch leaves its own when the capture is invalid
+            torch.cuda.set_stream(current)  # torch leaves another stream after a failed capture
             fresh = torch.Generator(self.device)
             fresh.set_state(state)
             generator.graphsafe_set_state(fresh.graphsafe_get_state())
@@ -115,10 +114,10 @@ class CudaCapture:
 class GraphedStep:
     """Replay a training step that is recorded once in each epoch.
 
-    What is a number of Python in the step (a learning rate, a slope) is a constant of the graph, so
-    it may change between epochs and not within one. The first steps are ordinary ones, and so are
-    those on batches of another shape, such as a short last one. If the step cannot be recorded, all
-    that follow are ordinary ones, and one line in the log says why.
+    Python numbers in the step (a learning rate, a slope) are constants of the graph, so they may
+    change between epochs only. The first steps run without a graph, and so do steps on batches of
+    another shape, such as a short last one. If the step cannot be recorded, no graph is used, and a
+    warning has the reason.
 
     Args:
         step: the training step; see `compile_options.make_capturable` for its optimizer.
@@ -143,23 +142,23 @@ class GraphedStep:
         if self._buffers is None:
             self._buffers = batch.map(torch.empty_like)
         pairs = list(zip(self._buffers.tensors(), batch.tensors(), strict=True))
-        if any(to.shape != one.shape or to.dtype != one.dtype for to, one in pairs):
+        if any(to.shape != new.shape or to.dtype != new.dtype for to, new in pairs):
             return self.step(batch)
-        for to, one in pairs:
-            to.copy_(one)
+        for to, new in pairs:
+            to.copy_(new)
         if self._replay is None and self._warm_up:
             self._warm_up -= 1
             scalars, obstacle = self.capture.warm_up(self._on_buffers)
-            if obstacle and not self._warm_up:  # the first steps may wait for what they set up
+            if obstacle and not self._warm_up:  # the first steps may synchronize during set-up
                 self._give_up(obstacle)
             return scalars
         if self._replay is None:
             reason = ""
             try:
                 self._replay = self.capture.record(self._on_buffers)
-            except Exception as error:  # of CUDA, of the optimizer, or that the memory is short
+            except Exception as error:  # of CUDA, the optimizer, or memory
                 reason = first_sentences(error)
-            if self._replay is None:  # the error is gone, and with it the memory of the capture
+            if self._replay is None:  # after the error has released the memory of the capture
                 self.step.forget_gradients()
                 self._give_up(reason)
                 return self.step(batch)
@@ -167,7 +166,7 @@ class GraphedStep:
         return Scalars(scalars.names, scalars.values.clone())  # the next replay overwrites them
 
     def release(self) -> None:
-        """Free graph and buffers, at the end of an epoch: an evaluation needs memory too."""
+        """Free graph and buffers at the end of an epoch, for the memory of the evaluation."""
         self._replay = self._buffers = None
         self._warm_up = max(self._warm_up, 1)
 
@@ -178,15 +177,15 @@ class GraphedStep:
     def _give_up(self, obstacle: str) -> None:
         self.obstacle = obstacle
         self.release()
-        log.warning("trainer.graph: the step is not replayed as a graph, because %s; %s",
-                    obstacle, ADVICE)  # fmt: skip
+        message = "trainer.graph: the step is not replayed as a graph, because %s; %s"
+        log.warning(message, obstacle, ADVICE)
 
 
 def obstacle_of(method: Any) -> str:
-    """Return why the step of a method cannot be recorded; empty if no part of it says so.
+    """Return why the step of a method cannot be recorded; empty if no part declares a reason.
 
-    A part with control flow in Python that differs from step to step has a class attribute
-    ``uncapturable`` that says what differs.
+    A part whose Python control flow differs between steps has a class attribute ``uncapturable``
+    with the reason.
     """
     modules = method.modules() if isinstance(method, nn.Module) else ()
-    return next((str(one.uncapturable) for one in modules if hasattr(one, "uncapturable")), "")
+    return next((str(m.uncapturable) for m in modules if hasattr(m, "uncapturable")), "")

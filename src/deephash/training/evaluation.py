@@ -1,4 +1,4 @@
-"""From an encoder and data to numbers: encode once, compare codes."""
+"""Evaluate an encoder: encode each image once, and compare the codes."""
 
 import logging
 import time
@@ -15,13 +15,13 @@ from deephash.errors import DataError, TrainingError
 from deephash.training.feature_agreement import TOP, FeatureAgreement, constant_features
 from deephash.training.inputs import faulty_inputs, faulty_weights
 
-_LOOKED_AT = 256  # images whose codes are NaN
+_MOST_EXAMINED = 256  # images with NaN codes
 
 
 log = logging.getLogger("deephash")
 
 Tap = Callable[[np.ndarray, Tensor], None]
-"""What is called with the rows (b,) and the features (b, D) of each batch that is encoded."""
+"""A function of the rows (b,) and the features (b, D) of each batch that is encoded."""
 
 
 @dataclass(frozen=True)
@@ -33,19 +33,19 @@ class Codes:
     images_per_second: float
 
     def of(self, ids: np.ndarray) -> Tensor:
-        """The codes of some of the items, in the order asked for."""
+        """Return the codes of the items ``ids``, in this order."""
         return self.z[np.searchsorted(self.ids, ids)]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What an evaluation during training found, and the codes in which it did."""
+    """The result of an evaluation during training, and its codes."""
 
-    query: float | None  # mAP; None where no image has a label
-    val: float | None  # the same of the validation split, where there is one
+    query: float | None  # mAP; None without labels
+    val: float | None  # mAP of the validation split, if there is one
     codes: Codes
-    seconds: float = 0.0  # that comparing them took
-    agreement: float | None = None  # of validation images, where training is selected by it
+    seconds: float = 0.0  # of the comparison of codes
+    agreement: float | None = None  # of validation images, if it selects the epoch
 
 
 @torch.inference_mode()
@@ -56,22 +56,22 @@ def encode(
     ids: np.ndarray | None = None,
     taps: Sequence[Tap] = (),
 ) -> Codes:
-    """Encodes items once, in eval mode.
+    """Encode items in evaluation mode.
 
     Args:
-        encoder: with ``encode(images (n, 3, H, W)) -> (n, K)``; with ``taps`` it is called itself,
+        encoder: with ``encode(images (n, 3, H, W)) -> (n, K)``; with ``taps`` also callable,
             ``encoder(images) -> features (n, D), codes (n, K)``.
         data: with ``split`` and ``eval_batches(ids)``.
-        autocast: makes the context of the forward pass.
-        ids: which, ascending; None for every item that has a role in retrieval.
-        taps: are called with the features of each batch, which the encoder computes anyway.
+        autocast: returns the context of the forward pass.
+        ids: ascending; None for all items with a role in retrieval.
+        taps: called with the features of each batch.
     """
     if ids is None:
         split = data.split
         ids = np.unique(np.concatenate([split.database, split.queries, split.validation]))
     was_training = encoder.training
     encoder.eval()
-    began, found = time.perf_counter(), []
+    began, parts = time.perf_counter(), []
     device, done = torch.device("cpu"), 0
     try:
         for batch in data.eval_batches(ids):
@@ -84,12 +84,12 @@ def encode(
             for tap in taps:
                 tap(ids[done : done + len(z)], features)
             device, done = z.device, done + len(z)
-            found.append(z.to("cpu", non_blocking=True))  # the next batch need not wait for it
+            parts.append(z.to("cpu", non_blocking=True))
         if device.type == "cuda":
             torch.cuda.synchronize(device)
     finally:
         encoder.train(was_training)
-    seconds, codes = time.perf_counter() - began, torch.cat(found)
+    seconds, codes = time.perf_counter() - began, torch.cat(parts)
     broken = torch.isnan(codes).any(dim=1).nonzero().flatten()
     if len(broken):
         raise TrainingError(_explain(encoder, data, ids, broken.numpy()))
@@ -103,7 +103,7 @@ def training_features(encoder: Any, data: Any, autocast: Any) -> Tensor:
     Args:
         encoder: with ``features(images (n, 3, H, W)) -> (n, D)``.
         data: with ``train_rows`` and ``eval_batches(ids)``, under the test transform.
-        autocast: makes the context of the forward pass.
+        autocast: returns the context of the forward pass.
 
     Returns:
         (N, D) float32 on the CPU, in the order of ``data.train_rows``.
@@ -118,7 +118,7 @@ def training_features(encoder: Any, data: Any, autocast: Any) -> Tensor:
         for batch in data.eval_batches(rows):
             with autocast():
                 part = encoder.features(batch.flat())
-            if not done:  # filled row by row: a list of parts would take as much again
+            if not done:  # a list of parts would double the memory
                 features = torch.empty(len(rows), *part.shape[1:])
             features[done : done + len(part)] = part
             done += len(part)
@@ -135,17 +135,17 @@ def training_features(encoder: Any, data: Any, autocast: Any) -> Tensor:
 def _explain(
     encoder: Any, data: Any, ids: np.ndarray, broken: np.ndarray, what: str = "codes"
 ) -> str:
-    """Say why codes are NaN: the weights, the inputs, or the precision.
+    """Return an error message with the cause of NaN: weights, inputs, or precision.
 
     Args:
-        encoder: what made the codes.
-        data: what it made them of.
+        encoder: that computed the values.
+        data: its inputs.
         ids: (n,) of all items.
-        broken: places among them whose codes hold NaN.
-        what: what holds NaN.
+        broken: indices in ``ids`` of the items with NaN.
+        what: name of the values.
     """
     message = f"{len(broken):,} of {len(ids):,} {what} hold NaN.\n  "
-    rows = ids[broken[:_LOOKED_AT]]
+    rows = ids[broken[:_MOST_EXAMINED]]
     images = getattr(data, "images", None)
     names = None if images is None else [images.ids[row] for row in rows]
     if name := faulty_weights(encoder):
@@ -163,29 +163,29 @@ def _explain(
 
 
 def targets(data: Any, ids: np.ndarray) -> Any:
-    """Labels as retrieval takes them: (n, C) rows, or (n,) class indices of very many classes.
+    """Return labels for retrieval: (n, C) rows, or (n,) class indices of very many classes.
 
-    None where the dataset has no classes, so that no image has a label.
+    None for a dataset without classes.
     """
-    found = getattr(data, "targets", data.labels)(ids)
-    return None if found.ndim == 2 and found.shape[1] == 0 else found
+    labels = getattr(data, "targets", data.labels)(ids)
+    return None if labels.ndim == 2 and labels.shape[1] == 0 else labels
 
 
 class Evaluation:
-    """Measures an encoder under one convention.
+    """Evaluate an encoder under a convention.
 
     Args:
         convention: R, ties, denominator and the rule for empty queries.
-        autocast: makes the context of the forward pass.
-        ternary: entries with ``|z|`` below it are neither bit; None for bits.
-        tops: further R, of a full report; ``"all"`` stands for the size of the database.
-        engine: who counts.
-        centred: take the bits of codes less the database's mean code (``retrieval.recentre``).
-        validates_agreement: measure during training how well the codes of validation images agree
-            with features; see `FeatureAgreement`.
+        autocast: returns the context of the forward pass.
+        ternary: entries with ``|z|`` below it are undecided; None for bits.
+        tops: further R of a full report; ``"all"`` is the size of the database.
+        engine: the backend that counts distances.
+        centred: subtract the database's mean code (``retrieval.recentre``).
+        validates_agreement: measure the agreement of validation codes with features during
+            training; see `FeatureAgreement`.
 
     Raises:
-        DataError: if ``ternary`` is no number of at least 0.
+        DataError: ``ternary`` is no number of at least 0.
     """
 
     def __init__(
@@ -200,7 +200,7 @@ class Evaluation:
     ) -> None:
         self.convention = convention
         self.validates_agreement = validates_agreement
-        self._validation: FeatureAgreement | None = None  # of features that do not change
+        self._validation: FeatureAgreement | None = None  # with constant features
         self.centred = centred
         self.autocast = autocast
         self.tops = tops
@@ -208,11 +208,11 @@ class Evaluation:
         self.ternary = None if ternary is None else retrieval.check_threshold(ternary)
 
     def check(self, data: Any) -> None:
-        """Check that data can be measured so, before anything is trained or encoded.
+        """Check that data fit the convention, before training or encoding.
 
         Raises:
-            DataError: an R is larger than the database, no query has anything to find, or lists say
-                what is relevant and something asks for labels.
+            DataError: an R is larger than the database, no query has a relevant item, or lists
+                define relevance and an option requires labels.
         """
         if data.truth is None:
             self._check_sizes(data)
@@ -226,93 +226,87 @@ class Evaluation:
             "evaluation.drop_last": convention.drop_last,
             "dataset.protocols.<protocol>.validation": len(data.split.validation) > 0,
         }
-        if asked := [key for key, is_wrong in wrong.items() if is_wrong]:
+        if keys := [key for key, is_wrong in wrong.items() if is_wrong]:
             raise DataError(
-                f"{', '.join(asked)}: lists say what queries should find here, and the metrics of "
+                f"{', '.join(keys)}: lists say what queries should find here, and the metrics of "
                 f"{data.truth.protocol} leave no choice. Leave it as it is by default"
             )
 
     def _check_sizes(self, data: Any) -> None:
-        """Compare each R with the databases, and the classes of queries with those to find."""
+        """Compare each R with the databases, and the classes of queries and database."""
         split = data.split
         databases = {"database": split.database}
         if len(split.validation):
             databases["database of validation"] = split.validation_database
-        asked = {"dataset.top or evaluation.top": self.convention.top}
-        asked |= {
-            "evaluation.tops": max((R for R in self.tops if isinstance(R, int)), default=None)
-        }
+        largest = max((R for R in self.tops if isinstance(R, int)), default=None)
+        tops = {"dataset.top or evaluation.top": self.convention.top, "evaluation.tops": largest}
         for name, rows in databases.items():
-            for key, top in asked.items():
+            for key, top in tops.items():
                 if top is not None and top > len(rows):
+                    alternative = "" if key == "evaluation.tops" else ", or null for all"
                     raise DataError(
                         f"{key}  is {top}, and the {name} has {len(rows)} items."
-                        f" Give at most {len(rows)}" + ", or null for all" * ("tops" not in key)
+                        f" Give at most {len(rows)}{alternative}"
                     )
         images = data.images
         if not images.labelled:
             return
-        held = images.labels[split.database].sum(axis=0) > 0  # (C,)
-        known = images.labels[split.queries]
-        lost = int((known @ held.astype(np.int64) == 0).sum())
+        in_database = images.labels[split.database].sum(axis=0) > 0  # (C,)
+        labels = images.labels[split.queries]
+        lost = int((labels @ in_database.astype(np.int64) == 0).sum())
         if lost == len(split.queries):
             raise DataError(
                 f"none of the {lost} queries has a label in common with the database: nothing can"
                 " be found. Are classes counted alike, and named alike, in all lists or files?"
             )
-        unknown = int((np.diff(known.indptr) > 0).sum()) - (len(split.queries) - lost)
+        unknown = int((np.diff(labels.indptr) > 0).sum()) - (len(split.queries) - lost)
         if unknown > 0:
-            log.warning(
-                "%d of %d queries have only labels that no image of the database has",
-                unknown, len(split.queries),
-            )  # fmt: skip
+            message = "%d of %d queries have only labels that no image of the database has"
+            log.warning(message, unknown, len(split.queries))
 
     def __call__(self, encoder: Any, data: Any) -> Measured:
-        """Measure mAP on the queries, and on the validation split where there is one.
-
-        Without labels there is no mAP, and both are None.
-        """
+        """Compute mAP of the queries and of the validation split; None without labels."""
         split = data.split
-        kept = self._kept(encoder, data) if self.validates_agreement else None
-        taps = [] if kept is None or kept.complete else [kept]
+        features = self._validation_features(encoder, data) if self.validates_agreement else None
+        taps = [] if features is None or features.complete else [features]
         codes = encode(encoder, data, self.autocast, taps=taps)
         began, agreement = time.perf_counter(), None
         query = self.measure(codes, data, split.queries, split.database)["map"]
         val = None
         if len(split.validation):
             val = self.measure(codes, data, split.validation, split.validation_database)["map"]
-        if kept is not None:
-            measures = self.agreement(codes, split.validation, split.validation_database, kept)
+        if features is not None:
+            measures = self.agreement(codes, split.validation, split.validation_database, features)
             agreement = measures[f"recall_at_{TOP}"]
         return Measured(query, val, codes, time.perf_counter() - began, agreement)
 
-    def _kept(self, encoder: Any, data: Any) -> FeatureAgreement:
-        """What keeps the features of validation images and of what they are searched in."""
+    def _validation_features(self, encoder: Any, data: Any) -> FeatureAgreement:
+        """Return the object that keeps the features of the validation split."""
         if self._validation is not None:
             return self._validation
         split, width = data.split, encoder.backbone.out_features
-        kept = FeatureAgreement(split.validation, split.validation_database, None, width)
+        features = FeatureAgreement(split.validation, split.validation_database, None, width)
         if constant_features(encoder, data):
-            self._validation = kept
-        return kept
+            self._validation = features
+        return features
 
     def agreement(
-        self, codes: Codes, queries: np.ndarray, database: np.ndarray, kept: FeatureAgreement
+        self, codes: Codes, queries: np.ndarray, database: np.ndarray, features: FeatureAgreement
     ) -> dict[str, Any]:
-        """Measure how well codes agree with the features that were kept as they were encoded."""
+        """Measure the agreement of codes with the features of the same pass."""
         query, items = self.sides(codes, queries, database)
-        return kept.measure(query, items, self.ternary, self.engine)
+        return features.measure(query, items, self.ternary, self.engine)
 
     def measure(
         self, codes: Codes, data: Any, queries: np.ndarray, database: np.ndarray, full: bool = False
     ) -> dict[str, Any]:
-        """The metrics of some queries against a database; all of them when ``full``."""
+        """Compute mAP of queries against a database, or all metrics with ``full``."""
         if data.truth is not None:
             return self._instances(codes, data, queries, database, full)
-        asked, held = self.sides(codes, queries, database)
-        found = retrieval.evaluate_codes(
-            asked,
-            held,
+        query, items = self.sides(codes, queries, database)
+        result = retrieval.evaluate_codes(
+            query,
+            items,
             targets(data, queries),
             targets(data, database),
             self.convention,
@@ -323,30 +317,30 @@ class Evaluation:
             engine=self.engine,
         )
         if full and self.centred:
-            found["conventions"] |= {"bit": "z >= mean z of the database", "centred": True}
-        return found
+            result["conventions"] |= {"bit": "z >= mean z of the database", "centred": True}
+        return result
 
     def _tops(self, size: int) -> list[int]:
-        """The further R as numbers, each once."""
+        """Return the further R as unique numbers."""
         return list(dict.fromkeys(R if isinstance(R, int) else size for R in self.tops))
 
     def sides(self, codes: Codes, queries: np.ndarray, database: np.ndarray) -> tuple[Any, Any]:
-        """The real-valued codes of queries and database whose signs are the bits."""
-        asked, held = codes.of(queries), codes.of(database)
+        """Return the real-valued codes of queries and database whose signs are the bits."""
+        query, items = codes.of(queries), codes.of(database)
         if not self.centred:
-            return asked, held
-        return retrieval.recentre(held, asked)[::-1]
+            return query, items
+        return retrieval.recentre(items, query)[::-1]
 
     def _own(self, data: Any, queries: np.ndarray) -> np.ndarray | None:
-        """Where the test queries stand in the database, if none of them may find itself."""
+        """Return the indices of test queries in the database, which they must not retrieve."""
         return data.split.own if queries is data.split.queries else None
 
     def _instances(
         self, codes: Codes, data: Any, queries: np.ndarray, database: np.ndarray, full: bool
     ) -> dict[str, Any]:
-        """The same where lists say what is relevant; ``map`` is that of the hardest setup."""
+        """Compute the metrics where lists define relevance; ``map`` is of the hardest setup."""
         self.check(data)
-        found = retrieval.evaluate_instances(
+        result = retrieval.evaluate_instances(
             codes.of(queries),
             codes.of(database),
             data.truth,
@@ -357,16 +351,16 @@ class Evaluation:
             full=full,
             engine=self.engine,
         )
-        hardest = list(found["setups"].values())[-1]["map"]
+        hardest = list(result["setups"].values())[-1]["map"]
         best = next(iter(hardest.values())) if isinstance(hardest, dict) else hardest
-        return {"map": best} | found
+        return {"map": best} | result
 
     def rank(self, codes: Codes, data: Any, queries: np.ndarray, database: np.ndarray) -> Any:
-        """The database as each query sees it, by the distances that are measured."""
-        asked, held = self.sides(codes, queries, database)
+        """Rank the database for each query, by the distances of the evaluation."""
+        query, items = self.sides(codes, queries, database)
         return retrieval.rank_codes(
-            asked,
-            held,
+            query,
+            items,
             targets(data, queries),
             targets(data, database),
             ternary=self.ternary,

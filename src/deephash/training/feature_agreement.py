@@ -10,29 +10,28 @@ from deephash import retrieval
 from deephash.retrieval.ranking import own_indices
 
 QUERIES = 1000
-"""Queries that are compared, if there are more."""
+"""Limit on the queries that are compared."""
 
 MOST_BYTES = 1 << 30
-"""Features of database items that are kept; a sample of the items where all take more."""
+"""Limit on the features of database items that are kept; beyond it, a sample is used."""
 
 TOP = 10
-"""Nearest items whose recall is measured."""
+"""Number of nearest items of the recall."""
 
 SEED = 0
-"""Of the samples."""
+"""Seed of the samples."""
 
 
 class FeatureAgreement:
-    """Keeps features of queries and database items while they are encoded, and measures codes.
+    """Keep features of queries and database items while they are encoded, and measure codes.
 
-    An object is passed to ``encode`` as a tap: it keeps the features that the encoder computes for
-    the codes anyway. `QUERIES` queries and `MOST_BYTES` of the database are kept at most, both
-    drawn with `SEED`. Features are float32 on the CPU.
+    Pass an object to ``encode`` as a tap. It keeps at most `QUERIES` queries and `MOST_BYTES` of
+    the database, both drawn with `SEED`, as float32 on the CPU.
 
     Args:
         queries: (Q,) rows of the images.
         database: (N,) rows of the images.
-        own: (Q,) index of each query in the database, -1 for none; None: none of them is in it.
+        own: (Q,) index of each query in the database, -1 for none; None: no query is in it.
         width: D.
     """
 
@@ -56,7 +55,7 @@ class FeatureAgreement:
         self._neighbours: retrieval.FeatureNeighbours | None = None
 
     def __call__(self, ids: np.ndarray, features: Tensor) -> None:
-        """Keep what is needed of a batch.
+        """Keep the sampled rows of a batch.
 
         Args:
             ids: (b,) rows of its images; ascending over all batches.
@@ -68,7 +67,7 @@ class FeatureAgreement:
 
     @property
     def complete(self) -> bool:
-        """Whether all features were kept: codes can be measured, and no tap is needed any more."""
+        """Whether all features were kept, so that codes can be measured without the tap."""
         return self._neighbours is not None or sum(map(len, self._parts)) == len(self._wanted)
 
     def measure(
@@ -83,7 +82,7 @@ class FeatureAgreement:
         Args:
             query_codes: (Q, K) real-valued codes of all queries.
             database_codes: (N, K) of the whole database.
-            ternary: entries with ``|z|`` below it are neither bit; None for bits.
+            ternary: entries with ``|z|`` below it are undecided; None for bits.
             engine: the backend that counts distances.
 
         Returns:
@@ -123,12 +122,12 @@ class FeatureAgreement:
 
 
 def constant_features(encoder: Any, data: Any) -> bool:
-    """Tell whether training does not change features: of a frozen backbone, or the data's own."""
+    """Return whether training leaves features unchanged: a frozen backbone, or data of features."""
     return data.width is not None or bool(getattr(encoder.backbone, "frozen", False))
 
 
 def _sample(count: int, most: int, rng: np.random.Generator) -> np.ndarray:
-    """So many of the places 0 to count - 1, ascending; all of them if there are not more."""
+    """Draw at most ``most`` of the indices 0 to count - 1, ascending."""
     if count <= most:
         return np.arange(count)
     return np.sort(rng.choice(count, most, replace=False))

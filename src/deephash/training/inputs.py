@@ -1,4 +1,4 @@
-"""What the network was given, looked at once its results are not finite."""
+"""Find the cause of results that are not finite, in the inputs and weights of a network."""
 
 from collections.abc import Iterable
 from itertools import islice
@@ -11,20 +11,20 @@ from deephash.types import Batch
 from deephash.utils import program
 
 LARGE = 1e4
-"""Inputs beyond it are worth a word: half precision ends at 65,504, and squares come early."""
+"""Inputs beyond it are reported: half precision ends at 65,504, and networks square values."""
 
 
 def faulty_inputs(batches: Iterable[Batch], ids: Any = None, most: int | None = None) -> str | None:
-    """Look for inputs that explain a result that is not finite.
+    """Find inputs that explain a result that is not finite.
 
     Args:
-        batches: what the network was given, from the beginning.
-        ids: the id of the image at each `index` of the batches; None if they are not known.
-        most: look at so many batches only.
+        batches: the inputs of the network, from the beginning.
+        ids: the id of the image at each `index` of the batches; None if unknown.
+        most: limit on the batches.
 
     Returns:
-        A sentence that names the first image with NaN or infinite inputs, or the largest input if
-        it is very large; None if the inputs are in order.
+        A message with the first image with NaN or infinite inputs, or with the largest input if
+        it is very large; None if the inputs have no fault.
     """
     largest = 0.0
     for batch in islice(batches, most):

@@ -18,7 +18,7 @@ def parameter_groups(
 
     Args:
         parts: parameters by part, as ``Method.param_groups`` returns them.
-        lr: the rate of all parts that are not named.
+        lr: the rate of parts without a factor.
         backbone_scale: the factor of the backbone's rate.
         lr_scale: factors of the rates of other parts, by name.
 
@@ -45,7 +45,7 @@ def parameter_groups(
             f"optimizer.lr_scale  {', '.join(unknown)} has no trainable parameters here."
             f" These have: {others}."
         )
-    rest = [one for name in names if name not in scales for one in parts[name]]
+    rest = [p for name in names if name not in scales for p in parts[name]]
     groups = [("rest", rest, lr)]
     groups += [(name, parts[name], lr * scales[name]) for name in names if name in scales]
     groups.append(("backbone", parts.get("backbone", []), lr * backbone_scale))

@@ -1,8 +1,7 @@
-"""A reference that nothing was trained for: principal components of the features, turned at random.
+"""The reference of a run without training: PCA of the features with random rotations.
 
-Principal components turned by a random orthogonal matrix are known as PCA-RR, and as
-Hashing-Baseline on the features of recent backbones. A method that is trained on frozen features
-should be better.
+It is known as PCA-RR, and as Hashing-Baseline on the features of recent backbones. A method that is
+trained on frozen features should be better.
 """
 
 import statistics
@@ -18,22 +17,22 @@ from deephash.training.evaluation import Codes, Evaluation, training_features
 from deephash.training.feature_agreement import TOP, FeatureAgreement
 
 DRAWS = 10
-"""Random rotations."""
+"""Number of random rotations."""
 
 SEED = 0
-"""Of the rotations: the same in all runs, so that runs on the same features have one reference."""
+"""Seed of the rotations, equal in all runs: runs on the same features have the same reference."""
 
 
 class Reference:
-    """Codes of PCA with random rotations, and what they are measured at.
+    """Codes of PCA with random rotations, and their metrics.
 
-    The axes are fitted on the training images. An object is passed to ``encode`` as a tap, which
-    keeps K numbers of each item.
+    The axes are fitted on the training images. Pass an object to ``encode`` as a tap, which keeps K
+    numbers of each item.
 
     Args:
         encoder: with ``features(images) -> (n, D)``.
         data: with ``train_rows`` and ``eval_batches(ids)``.
-        autocast: makes the context of the forward pass.
+        autocast: returns the context of the forward pass.
         nbit: K.
     """
 
@@ -50,7 +49,7 @@ class Reference:
         """Keep the principal components of a batch; see `FeatureAgreement`."""
         if self._weight.device != features.device:
             self._weight, self._bias = (
-                one.to(features.device) for one in (self._weight, self._bias)
+                tensor.to(features.device) for tensor in (self._weight, self._bias)
             )
         part = features.float() @ self._weight.T + self._bias
         self._parts.append(part.cpu())
@@ -58,13 +57,13 @@ class Reference:
     def measure(
         self, codes: Codes, data: Any, evaluation: Evaluation, agreement: FeatureAgreement | None
     ) -> dict[str, Any]:
-        """Measure `DRAWS` rotations as the codes of the run are measured.
+        """Evaluate `DRAWS` rotations as the codes of the run.
 
         Args:
-            codes: of the same pass of ``encode``; only their ids are read.
+            codes: of the same pass of ``encode``; only their ids are used.
             data: with ``split``, ``truth`` and labels.
             evaluation: the convention of the run.
-            agreement: with the features of the same pass; None: it is not measured.
+            agreement: with the features of the same pass; None: not measured.
 
         Returns:
             ``draws`` and ``seconds``; ``map``, ``sd`` (n - 1) and ``maps``, None where
@@ -91,16 +90,16 @@ class Reference:
         if agreement is not None:
             result["agreement"] = {}
             for key in ("spearman", f"recall_at_{TOP}"):
-                values = [one[key] for one in agreements]
-                some = None not in values
-                result["agreement"][key] = statistics.fmean(values) if some else None
-                result["agreement"][f"{key}_sd"] = statistics.stdev(values) if some else None
+                values = [item[key] for item in agreements]
+                defined = None not in values
+                result["agreement"][key] = statistics.fmean(values) if defined else None
+                result["agreement"][f"{key}_sd"] = statistics.stdev(values) if defined else None
         self.seconds += time.perf_counter() - began
         return result | {"seconds": self.seconds}
 
 
 def obstacle(data: Any, nbit: int, width: int, ternary: float | None) -> str:
-    """Why there is no reference for a run; empty if there can be one.
+    """Return why a run has no reference; empty if it can have one.
 
     Args:
         data: with ``num_trainable`` and ``resident_limit_bytes``.

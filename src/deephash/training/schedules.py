@@ -1,4 +1,4 @@
-"""Learning-rate schedules as functions of the epoch: nothing to save, nothing to restore."""
+"""Learning-rate schedules as functions of the epoch, without state."""
 
 import math
 from typing import Annotated
@@ -7,17 +7,17 @@ from deephash.utils.bounds import Count, Fraction, Interval, Positive
 
 
 class Constant:
-    """The same rate throughout."""
+    """A constant rate."""
 
     def factor(self, epoch: int, epochs: int) -> float:
         return 1.0
 
 
 class Step:
-    """The rate is multiplied by ``gamma`` after every ``int(at * epochs)`` epochs.
+    """Multiply the rate by ``gamma`` after every ``int(at * epochs)`` epochs.
 
     Args:
-        at: part of all epochs, in (0, 1].
+        at: fraction of all epochs, in (0, 1].
         gamma: the factor.
     """
 
@@ -32,10 +32,10 @@ class Step:
 
 
 class Every:
-    """The rate is multiplied by ``gamma`` after every so many epochs.
+    """Multiply the rate by ``gamma`` after every ``epochs`` epochs.
 
     Args:
-        epochs: between two falls.
+        epochs: between two decreases.
         gamma: the factor.
     """
 
@@ -48,10 +48,10 @@ class Every:
 
 
 class Cosine:
-    """From the full rate down to a part of it along half a cosine.
+    """Decrease the rate along half a cosine to a fraction of it.
 
     Args:
-        floor: that part.
+        floor: the final fraction.
     """
 
     def __init__(self, floor: Fraction = 0.0) -> None:

@@ -1,9 +1,8 @@
-"""Keep two processes out of one place: a lock on a file that names its holder.
+"""File locks that name their holder.
 
-The operating system releases a lock when its process ends, however it ends, so a lock file that
-was left behind by a killed process locks nothing. Filesystems that cannot lock files (some Lustre
-and network mounts) are used without a lock, after one warning: a marker that only looks like a
-lock would keep a run from being resumed after its machine was lost.
+The operating system releases a lock when its process ends, so a lock file of a killed process locks
+nothing. Filesystems without file locks (some Lustre and network mounts) are used without a lock,
+after a warning: a marker file would prevent a run from being resumed after its machine was lost.
 """
 
 import contextlib
@@ -22,19 +21,19 @@ from deephash.errors import WriteError
 from deephash.utils.progress import tell
 
 WAIT, POLL = 1.0, 0.1
-"""Seconds after which a waiting process says so, and between two attempts."""
+"""Seconds after which a waiting process prints a line, and between two attempts."""
 
 UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
-"""Errors by which a filesystem says that it cannot lock files."""
+"""Errors of filesystems without file locks."""
 
 READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
-"""Errors of a lock file that may be read and not written."""
+"""Errors of lock files without permission to write."""
 
 LOOKS, LOOK_AGAIN = 5, 0.005
-"""How often ``is_locked`` looks, and seconds in between: another look takes the lock briefly."""
+"""Attempts of ``is_locked``, which take the lock briefly, and the seconds between them."""
 
 HOLDER_BYTES = 400
-"""Bytes of a lock file that are read: the holder's name."""
+"""Limit on the bytes of a lock file that are read."""
 
 log = logging.getLogger("deephash")
 
@@ -42,11 +41,11 @@ _warned = False
 
 
 class Lock:
-    """A locked file. As a context manager it is released and removed at the end.
+    """A locked file; as a context manager it is released and removed at the end.
 
     Attributes:
         path: of the file.
-        exclusive: whether it keeps others out; False on a filesystem that cannot lock files.
+        exclusive: False on a filesystem without file locks.
     """
 
     def __init__(self, path: Path, descriptor: int, exclusive: bool):
@@ -56,10 +55,10 @@ class Lock:
 
     @classmethod
     def acquire(cls, path: Path) -> "Lock | None":
-        """Lock a file, which is made if it does not exist, without waiting.
+        """Create and lock a file without waiting.
 
         Args:
-            path: of the file; its folder must exist. What the file holds is replaced.
+            path: the file; its folder must exist. The content is replaced.
 
         Returns:
             The lock, or None if another process or thread holds it.
@@ -89,7 +88,7 @@ class Lock:
             if not locked or not _is_at(path, descriptor):
                 os.close(descriptor)
                 return None
-            with contextlib.suppress(OSError):  # a full disk: the lock is held, if unnamed
+            with contextlib.suppress(OSError):  # a full disk: locked without a name
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, process_name().encode())
         except BaseException:
@@ -100,25 +99,25 @@ class Lock:
 
     @classmethod
     def wait(cls, path: Path, purpose: str) -> "Lock":
-        """Lock a file once nobody else holds it; say who does if that takes long.
+        """Lock a file as soon as it is free; print its holder if that takes long.
 
         Args:
-            path: of the file.
-            purpose: what the holder does, such as ``which decodes the same images``.
+            path: the file.
+            purpose: of the holder, such as ``which decodes the same images``.
 
         Raises:
             WriteError: as ``acquire``.
         """
-        start, told = time.monotonic(), False
+        start, announced = time.monotonic(), False
         while (lock := cls.acquire(path)) is None:
-            if not told and time.monotonic() - start > WAIT:
-                told = True
+            if not announced and time.monotonic() - start > WAIT:
+                announced = True
                 tell(f"waiting for {holder(path) or 'another process'}, {purpose}")
             time.sleep(POLL)
         return lock
 
     def release(self) -> None:
-        """Remove the file and let others lock it; a second call does nothing."""
+        """Remove and unlock the file; a second call does nothing."""
         if self._descriptor is None:
             return
         descriptor, self._descriptor = self._descriptor, None
@@ -136,14 +135,9 @@ class Lock:
 
 
 def is_locked(path: Path) -> bool:
-    """Look whether another process or thread holds a lock, without changing the file.
+    """Return whether another process or thread holds a lock, without changing the file.
 
-    Args:
-        path: of the lock file.
-
-    Returns:
-        True if it is held. False if nobody holds it, if there is no such file, and where that
-        cannot be known, as on a filesystem that cannot lock files.
+    False also if there is no such file, or on a filesystem without file locks.
     """
     for look in range(LOOKS):
         if look:
@@ -179,12 +173,12 @@ def holder(path: Path) -> str:
 
 
 def process_name() -> str:
-    """Return what a lock file says of its holder: this process and its machine."""
+    """Return the name of this process and its machine, as written to lock files."""
     return f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def _open(path: Path, flags: int) -> int:
-    """Open a lock file itself, not what a link of its name points to, without blocking."""
+    """Open a lock file without following links and without blocking."""
     flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     flags |= getattr(os, "O_BINARY", 0)
     try:
@@ -202,7 +196,7 @@ def _not_a_lock_file(path: Path) -> WriteError:
 
 
 def _is_at(path: Path, descriptor: int) -> bool:
-    """Whether an open file is still the one at its path."""
+    """Return whether an open file is still the one at its path."""
     try:
         return os.path.samestat(os.lstat(path), os.fstat(descriptor))
     except OSError:

@@ -18,7 +18,7 @@ from deephash.errors import ConfigError
 from deephash.sweep.launchers import process, slurm, submitted
 from deephash.sweep.launchers.process import ERROR, LOG, Job
 from deephash.sweep.launchers.slurm import Slurm
-from deephash.sweep.launchers.submitted import MARK, Run
+from deephash.sweep.launchers.submitted import MARK, SubmittedRun
 
 ROOT = Path(__file__).parents[3]
 
@@ -349,17 +349,21 @@ def test_a_job_out_of_time_too_often_has_failed(tmp_path, cluster):
 
 def test_a_checkpoint_stops_the_run_and_is_the_same_job(tmp_path):
     pytest.importorskip("submitit")
-    run = Run(job(tmp_path, "a", "import time; time.sleep(60)"))
+    run = SubmittedRun(job(tmp_path, "a", "import time; time.sleep(60)"))
     run.child = process.start(run.job)
     again = run.checkpoint()
     assert run.child.returncode == -signal.SIGTERM
-    assert (type(again.function), again.function.job, again.function.child) == (Run, run.job, None)
+    assert (type(again.function), again.function.job, again.function.child) == (
+        SubmittedRun,
+        run.job,
+        None,
+    )
 
 
 def test_a_run_does_not_hear_what_is_said_to_submitit(tmp_path):
     """SIGUSR2 to the child, which has no handler for it, does nothing."""
     one = job(tmp_path, "a", "import os, signal; os.kill(os.getpid(), signal.SIGUSR2); print('on')")
-    assert Run(one)() == 0
+    assert SubmittedRun(one)() == 0
     assert "on" in (one.folder / LOG).read_text()
     assert signal.SIGUSR2 not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 

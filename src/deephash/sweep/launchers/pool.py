@@ -1,4 +1,4 @@
-"""Jobs on this machine: a fresh process for each, one on each GPU slot, the others wait."""
+"""Run jobs on this machine, each in a new process on a GPU slot."""
 
 import os
 import subprocess
@@ -15,23 +15,22 @@ from deephash.sweep.launchers.process import Job, Watch, failed
 from deephash.utils.bounds import Count, CountOrZero
 
 MEMORY = 2.0
-"""GiB that a job on the CPU is given room for."""
+"""GiB of memory per job on the CPU."""
 
 
 class Pool:
-    """Runs so many jobs at a time.
+    """Run a fixed number of jobs at a time.
 
-    A slot is a share of a GPU, which the job sees as its only one, or without GPUs a share of the
-    cores. Everything a job leaves in memory ends with its process.
+    A slot is a share of a GPU, which the job sees as its only one, or a share of the cores.
 
     Args:
-        gpus: ``auto``: those of CUDA_VISIBLE_DEVICES, else all that nvidia-smi finds. Or a list of
-            their numbers; an empty one is for the CPU.
-        jobs_per_gpu: slots on each GPU. Several small jobs keep it busier than one.
-        jobs: slots without GPUs. None is one for each core, as far as there are 2 GiB for each.
-        threads: of each job on the CPU. None shares the cores among the slots, unless
+        gpus: ``auto``: those of CUDA_VISIBLE_DEVICES, else all that nvidia-smi lists. Or a list of
+            their numbers; an empty list is the CPU.
+        jobs_per_gpu: slots on each GPU.
+        jobs: slots without GPUs. None: one per core, if there are 2 GiB of memory for each.
+        threads: of each job on the CPU. None: the cores are divided among the slots, unless
             OMP_NUM_THREADS is set.
-        retries: how often a job that failed is begun again; it resumes after its last epoch.
+        retries: restarts of a failed job, which resumes after its last epoch.
     """
 
     waits = True
@@ -51,30 +50,28 @@ class Pool:
             raise ConfigError(
                 f"hydra.launcher.gpus  is {gpus!r}. Type auto, or numbers: [0,1]; [] for the CPU."
             )
-        found = visible_gpus() if gpus == "auto" else [str(gpu) for gpu in gpus]
-        if gpus != "auto" and found:
-            _refuse_missing(found)
-        self.environments = (
-            [{"CUDA_VISIBLE_DEVICES": gpu} for _ in range(jobs_per_gpu) for gpu in found]
-            if found
-            else [{"CUDA_VISIBLE_DEVICES": ""}] * (jobs or _fitting())
-        )
+        devices = visible_gpus() if gpus == "auto" else [str(gpu) for gpu in gpus]
+        if gpus != "auto" and devices:
+            _refuse_missing(devices)
+        slots = devices * jobs_per_gpu or [""] * (jobs or _jobs_by_memory())
+        self.environments = [{"CUDA_VISIBLE_DEVICES": device} for device in slots]
         if threads is not None or "OMP_NUM_THREADS" not in os.environ:
             each = threads or max(1, _cores() // self.slots)
-            self.environments = [it | {"OMP_NUM_THREADS": str(each)} for it in self.environments]
+            for environment in self.environments:
+                environment["OMP_NUM_THREADS"] = str(each)
         self.retries = retries
 
     @property
     def slots(self) -> int:
-        """Jobs that run at a time."""
+        """Number of jobs at a time."""
         return len(self.environments)
 
     def busy(self, jobs: Sequence[Job]) -> set[int]:
-        """None: what an earlier pool left running holds its folder's lock."""
+        """Return nothing: running jobs of an earlier pool hold the locks of their folders."""
         return set()
 
     def launch(self, jobs: Sequence[Job], watch: Watch) -> None:
-        """Runs all jobs. Interrupted, it stops those that run, each within its current epoch."""
+        """Run all jobs; an interruption stops the running ones."""
         waiting = deque(range(len(jobs)))
         free = deque(range(self.slots))
         running: dict[int, tuple[int, subprocess.Popen[bytes]]] = {}  # job: slot, process
@@ -86,7 +83,7 @@ class Pool:
                     tries[at] += 1
                     try:
                         running[at] = slot, process.start(jobs[at], self.environments[slot])
-                    except OSError as error:  # its folder cannot be: the others go on
+                    except OSError as error:  # its folder cannot be made; others continue
                         print(f"{jobs[at].name} cannot begin: {error}", file=sys.stderr)
                         watch.ended(at, 1)
                         free.append(slot)
@@ -113,7 +110,7 @@ class Pool:
 
 
 def visible_gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """The GPUs this process may use, without a word to them."""
+    """Return the GPUs that this process may use, without initializing them."""
     named = environment.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [gpu for gpu in named.split(",") if gpu not in ("", "-1")]
@@ -121,19 +118,19 @@ def visible_gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def installed_gpus() -> list[str]:
-    """The numbers of all GPUs of this machine."""
-    ask = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    """Return the numbers of all GPUs of this machine."""
+    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
     try:
-        done = subprocess.run(ask, capture_output=True, text=True, timeout=20, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return []
     return done.stdout.split()
 
 
 def _refuse_missing(gpus: Sequence[str]) -> None:
-    there = installed_gpus()
-    if missing := [gpu for gpu in gpus if gpu.isdecimal() and gpu not in there]:
-        have = f"there are {', '.join(there)}" if there else "nvidia-smi finds none"
+    installed = installed_gpus()
+    if missing := [gpu for gpu in gpus if gpu.isdecimal() and gpu not in installed]:
+        have = f"there are {', '.join(installed)}" if installed else "nvidia-smi finds none"
         raise ConfigError(f"hydra.launcher.gpus  there is no GPU {', '.join(missing)}: {have}.")
 
 
@@ -141,11 +138,11 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _fitting() -> int:
-    """As many jobs as there are cores, and memory for."""
+def _jobs_by_memory() -> int:
+    """Return the number of jobs for which there are cores and memory."""
     try:
-        told = Path("/proc/meminfo").read_text()
+        text = Path("/proc/meminfo").read_text()
     except OSError:
         return _cores()
-    free = int(told.partition("MemAvailable:")[2].split()[0]) / 2**20  # kB to GiB
+    free = int(text.partition("MemAvailable:")[2].split()[0]) / 2**20  # kB to GiB
     return max(1, min(_cores(), int(free / MEMORY)))

@@ -1,4 +1,4 @@
-"""A job is a command in a process of its own, and a folder: what all launchers have in common."""
+"""Jobs of a sweep as processes, and the interface of launchers."""
 
 import contextlib
 import os
@@ -25,68 +25,68 @@ from deephash.utils.run_paths import ERROR
 from deephash.utils.run_paths import JOB_LOG as LOG
 
 LAUNCH = "DEEPHASH_LAUNCH"
-"""Which launch a job is of; in its environment."""
+"""Environment variable of a job: the id of its launch."""
 
 PARENT = "DEEPHASH_PARENT"
-"""The process a job ends with; in its environment."""
+"""Environment variable of a job: the process with which it ends."""
 
 INTERRUPTED = (130, -signal.SIGTERM)
-"""Exit statuses of a job that was told to stop: no failure, the next launch resumes it."""
+"""Exit statuses of a job that was stopped: no failure, the next launch resumes it."""
 
 ELSEWHERE = 75
-"""The exit status of a job whose run another process has taken meanwhile: no failure either."""
+"""Exit status of a job whose run is locked by another process: no failure either."""
 
 TAIL = 40
-"""Lines of the log that stand in the account of a failure that the job could not write."""
+"""Lines of the log that are copied to ``error.txt`` of a job that could not write it."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be run."""
+    """A training run as a command."""
 
-    name: str  # of its run
-    folder: Path  # of its run, absolute
-    command: tuple[str, ...]  # a whole training run
-    launch: str = ""  # the same for all jobs of a launch, and for each try of one
+    name: str  # of the run
+    folder: Path  # of the run, absolute
+    command: tuple[str, ...]
+    launch: str = ""  # id of the launch, equal for all its jobs and retries
 
 
 class Watch(Protocol):
-    """Who is told how jobs go; they are named by their place in the list that was launched."""
+    """Callbacks about jobs, which are identified by their index in the list of the launch."""
 
     def started(self, at: int) -> None:
-        """A job runs now; again if it is run once more."""
+        """Report that a job has started or restarted."""
 
     def ended(self, at: int, status: int) -> None:
-        """A job is over: its exit status, negative for a signal."""
+        """Report the exit status of a job that has ended, negative for a signal."""
 
     def tick(self) -> None:
-        """Called at least once a second while there is nothing to tell."""
+        """Refresh the display; called at least once a second."""
 
 
 class Launcher(Protocol):
-    """Who runs jobs. What became of them is in their folders."""
+    """The interface of launchers. The results of jobs are in their folders."""
 
-    waits: bool  # whether `launch` returns when all is over
+    waits: bool  # whether `launch` returns after all jobs
 
     @property
     def slots(self) -> int:
-        """How many jobs run at a time."""
+        """Number of jobs at a time."""
         ...
 
     def launch(self, jobs: Sequence[Job], watch: Watch) -> None:
-        """Runs all jobs; one that fails stops no other."""
+        """Run all jobs; a failing job does not stop others."""
 
     def busy(self, jobs: Sequence[Job]) -> set[int]:
-        """Places of the jobs that an earlier launch still has in a queue."""
+        """Return the indices of jobs that an earlier launch has in a queue."""
         ...
 
 
 def start(job: Job, environment: Mapping[str, str] | None = None) -> "subprocess.Popen[bytes]":
-    """Starts a job, in the working directory of this process; what it says goes to its folder.
+    """Start a job in the working directory of this process, with its output in its folder.
 
     Args:
-        job: what to run.
-        environment: what its environment has beside this process's.
+        job: to start.
+        environment: variables in addition to those of this process.
     """
     make_folder(job.folder)
     remove(job.folder / ERROR)
@@ -99,19 +99,22 @@ def start(job: Job, environment: Mapping[str, str] | None = None) -> "subprocess
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=dict(os.environ)
-            | dict(environment or {})
-            | {PARENT: str(os.getpid()), LAUNCH: job.launch}
-            | {program.STARTED_AS: program.started_as()},
-            start_new_session=True,  # Ctrl-C reaches it once, through its launcher
+            env={
+                **os.environ,
+                **(environment or {}),
+                PARENT: str(os.getpid()),
+                LAUNCH: job.launch,
+                program.STARTED_AS: program.started_as(),
+            },
+            start_new_session=True,  # Ctrl-C reaches it only through its launcher
         )
 
 
 def end(job: Job, status: int) -> None:
-    """Keeps an account of a failure in the job's folder, unless the job itself has left one.
+    """Write ``error.txt`` of a failed job that has not written it.
 
     Args:
-        job: that is over.
+        job: that has ended.
         status: its exit status, negative for a signal.
     """
     error, log = job.folder / ERROR, job.folder / LOG
@@ -123,7 +126,7 @@ def end(job: Job, status: int) -> None:
 
 
 def failed(status: int) -> bool:
-    """Whether an exit status tells of a failure."""
+    """Return whether an exit status is that of a failure."""
     return status not in (0, *INTERRUPTED, ELSEWHERE)
 
 
@@ -132,12 +135,12 @@ def _how(status: int) -> str:
         return f"exit status {status}"
     if -status == signal.SIGKILL:
         return "killed by SIGKILL: was the memory of the machine full?"
-    known = {one.value: one.name for one in signal.Signals}
-    return f"killed by {known.get(-status, f'signal {-status}')}"
+    names = {item.value: item.name for item in signal.Signals}
+    return f"killed by {names.get(-status, f'signal {-status}')}"
 
 
 def fail(job: Job, why: str) -> None:
-    """Keeps a failure that the job could not tell: at the end of its log, and as its error."""
+    """Append a reason to the log of a job that could not write it, and write ``error.txt``."""
     make_folder(job.folder)
     with writing(job.folder / LOG), open_no_follow(job.folder / LOG, "a") as log:
         log.write(f"{why.rstrip()}\n")
@@ -145,11 +148,11 @@ def fail(job: Job, why: str) -> None:
 
 
 def run(job: Job, environment: Mapping[str, str] | None = None) -> int:
-    """Starts a job and waits for it; returns its exit status."""
+    """Run a job; return its exit status."""
     process = start(job, environment)
     try:
         while (status := process.poll()) is None:
-            time.sleep(0.2)  # not wait(): who is interrupted in it cannot wait for the end
+            time.sleep(0.2)  # not wait(): after an interruption in it, it cannot be called again
     except BaseException:
         stop([process])
         raise
@@ -158,11 +161,11 @@ def run(job: Job, environment: Mapping[str, str] | None = None) -> int:
 
 
 def stop(processes: Sequence["subprocess.Popen[bytes]"], patience: float = 20) -> None:
-    """Asks jobs to stop; those that do not in so many seconds are killed with what they started."""
-    for how, wait in ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)):
+    """Terminate jobs; kill those that run after ``patience`` seconds, with their children."""
+    for number, wait in ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)):
         for process in (process for process in processes if process.poll() is None):
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, how)
+                os.killpg(process.pid, number)
         until = time.monotonic() + wait
         for process in processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -170,13 +173,10 @@ def stop(processes: Sequence["subprocess.Popen[bytes]"], patience: float = 20) -
 
 
 def follow_parent() -> bool:
-    """Lets this process end when the one that launched it is gone, however it went.
+    """End this process when its launcher ends; return whether it has one.
 
-    Returns whether it was launched by one at all.
-
-    SIGTERM becomes an interruption, as Ctrl-C is; unlike that it is never ignored by what runs in
-    the background. Linux alone knows the bond to the parent; elsewhere jobs outlive a launcher that
-    is killed by force.
+    SIGTERM becomes an interruption like Ctrl-C, but is not ignored in the background. The
+    parent-death signal exists on Linux only; elsewhere jobs outlive a launcher that is killed.
     """
     parent = os.environ.pop(PARENT, None)
     if parent is None:
@@ -186,6 +186,6 @@ def follow_parent() -> bool:
         import ctypes
 
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-        if os.getppid() != int(parent):  # gone before we asked
+        if os.getppid() != int(parent):  # it has ended already
             os.kill(os.getpid(), signal.SIGTERM)
     return True

@@ -1,8 +1,7 @@
-"""Jobs on the machines of a Ray cluster, or on this one (``pip install ray``)."""
+"""Run jobs on a Ray cluster, or on this machine (``pip install ray``)."""
 
 import logging
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,41 +11,42 @@ from deephash.sweep.launchers import process
 from deephash.sweep.launchers.process import Job, Watch
 from deephash.utils.bounds import Count, CountOrZero, Name, NonNegative, Positive
 from deephash.utils.extras import import_extra
-from deephash.utils.run_paths import JOB_LOG as LOG
+from deephash.utils.progress import tell
+from deephash.utils.run_paths import RunPaths
 
 OBJECTS = 100 * 2**20
-"""Bytes of a local Ray's object store; all that goes through it are exit statuses."""
+"""Bytes of a local Ray's object store, which holds exit statuses only."""
 
 PATIENCE = 30.0
-"""Seconds that interrupted jobs have to stop; longer than `process.stop` takes."""
+"""Seconds for interrupted jobs to stop, more than in `process.stop`."""
 
 
 def run(job: Job, folder: Path) -> int:
-    """What a worker of Ray does: runs one job in a working directory, returns its exit status.
+    """Run a job on a worker of Ray in a working directory; return its exit status.
 
-    Ray has set CUDA_VISIBLE_DEVICES and OMP_NUM_THREADS; the job inherits them.
+    The job inherits CUDA_VISIBLE_DEVICES and OMP_NUM_THREADS from Ray.
     """
     os.chdir(folder)
     return process.run(job)
 
 
 class Ray:
-    """Each job is a task of Ray, which deals out the GPUs of one machine or of many.
+    """Run each job as a task of Ray, which assigns the GPUs of one or several machines.
 
     All machines share the folders of outputs, data, the checkout and the Python environment, at
     the same paths.
 
     Args:
-        address: of a running cluster, such as "10.0.0.1:6379", or "auto" for the one that this
-            machine is part of. null: Ray is started here, and stopped at the end.
-        num_gpus: GPUs of the Ray that is started here. null: those it finds.
-        num_cpus: CPU cores of the Ray that is started here. null: those it finds.
-        gpus_per_job: GPUs of a job. 0.25: four jobs share one, and nobody watches its memory.
-            0: for machines without; where there are GPUs, a job sees them all.
+        address: of a running cluster, such as "10.0.0.1:6379", or "auto" for the cluster of this
+            machine. null: Ray is started here, and stopped at the end.
+        num_gpus: GPUs of a Ray that is started here. null: all.
+        num_cpus: CPU cores of a Ray that is started here. null: all.
+        gpus_per_job: GPUs of a job. 0.25: four jobs share one, without limits on its memory.
+            0: for machines without GPUs; on others, a job sees all of them.
         cpus_per_job: CPU cores of a job, and its threads (OMP_NUM_THREADS, unless that is set).
-        retries: how often a job is run again whose worker died, for instance with its machine; it
-            goes on from its last whole epoch. A failed run is not run again.
-        runtime_env: what Ray is to prepare on the machines, such as {env_vars: {NAME: value}}.
+        retries: restarts of a job whose worker died, for instance with its machine; it resumes
+            after its last whole epoch. A failed run is not restarted.
+        runtime_env: the environment that Ray prepares, such as {env_vars: {NAME: value}}.
     """
 
     waits = True
@@ -69,20 +69,20 @@ class Ray:
 
     @property
     def slots(self) -> int:
-        """Jobs that run at a time, as far as sums tell: what Ray has by what a job needs.
+        """Estimate of the jobs at a time: the resources of Ray by those of a job.
 
-        Connects to Ray, which stays connected until `launch` is over or this process ends.
+        Connects to Ray, until the end of `launch` or of this process.
         """
-        there = self._connect().cluster_resources()
-        room = [int(there.get(what, 0) / asked) for what, asked in self.needs.items() if asked]
-        return max(1, min(room, default=1))
+        total = self._connect().cluster_resources()
+        fits = [int(total.get(kind, 0) / need) for kind, need in self.needs.items() if need]
+        return max(1, min(fits, default=1))
 
     def launch(self, jobs: Sequence[Job], watch: Watch) -> None:
-        """Runs jobs and waits for them; a failed one stops no other. Ctrl-C stops them all.
+        """Run jobs and wait for them; a failing job does not stop others, Ctrl-C stops all.
 
         Raises:
             ConfigError: ray is not installed, there is no cluster at the address, or the Ray of
-                this machine has less than one job needs.
+                this machine has less than a job needs.
         """
         if not jobs:
             return
@@ -94,7 +94,7 @@ class Ray:
             ray.shutdown()
 
     def busy(self, jobs: Sequence[Job]) -> set[int]:
-        """None: the tasks of Ray end with the process that launched them."""
+        """Return nothing: tasks of Ray end with the process that launched them."""
         return set()
 
     def _connect(self) -> Any:
@@ -106,11 +106,7 @@ class Ray:
         if self.address is None:
             start |= {"include_dashboard": False, **self.local}
         try:
-            ray.init(
-                address=self.address or "local",
-                runtime_env=self.runtime_env,
-                **start,
-            )
+            ray.init(address=self.address or "local", runtime_env=self.runtime_env, **start)
         except ConnectionError as error:
             raise ConfigError(
                 f"no Ray cluster at hydra.launcher.address={self.address}: {error}\n"
@@ -119,17 +115,15 @@ class Ray:
         return ray
 
     def _refuse_too_much(self, ray: Any) -> None:
-        """A job that asks for more than there is would wait for ever; a cluster may still grow."""
-        there = ray.cluster_resources()
-        for what, asked in self.needs.items():
-            if asked > (found := there.get(what, 0)):
-                key = f"hydra.launcher.{what.lower()}s_per_job"
-                problem = f"{key}={asked:g}, and Ray has found {found:g} {what}s"
+        """Refuse jobs that would wait for ever; warn on a cluster, which may grow."""
+        total = ray.cluster_resources()
+        for kind, need in self.needs.items():
+            if need > (there := total.get(kind, 0)):
+                key = f"hydra.launcher.{kind.lower()}s_per_job"
+                problem = f"{key}={need:g}, and Ray has found {there:g} {kind}s"
                 if self.address is None:
                     raise ConfigError(f"{problem}: type a smaller {key}")
-                print(
-                    f"{problem}: jobs wait until the cluster grows, or for Ctrl-C", file=sys.stderr
-                )
+                tell(f"{problem}: jobs wait until the cluster grows, or for Ctrl-C")
 
     def _run(self, ray: Any, jobs: Sequence[Job], watch: Watch) -> None:
         task = ray.remote(run).options(
@@ -156,13 +150,13 @@ class Ray:
 
 
 def _size(job: Job) -> int:
-    """Bytes of a job's log: more of them say that it runs, wherever that is."""
-    log = job.folder / LOG
+    """Return the size of a job's log, which grows when the job runs on any machine."""
+    log = RunPaths(job.folder).job_log
     return log.stat().st_size if log.is_file() else 0
 
 
 def _status(ray: Any, ref: Any, job: Job) -> int:
-    """Exit status of a task that is over; what it could not tell itself goes to its folder."""
+    """Return the exit status of a task that has ended; write errors that it could not write."""
     try:
         return int(ray.get(ref))
     except ray.exceptions.RayError as error:

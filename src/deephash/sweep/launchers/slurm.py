@@ -1,9 +1,8 @@
-"""Jobs as one array of SLURM, through submitit (``pip install submitit``)."""
+"""Run jobs as an array of SLURM, with submitit (``pip install submitit``)."""
 
 import contextlib
 import os
 import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -11,43 +10,44 @@ from typing import Any, Literal
 
 from deephash.errors import ConfigError, FileError
 from deephash.sweep.launchers.process import Job, Watch
-from deephash.sweep.launchers.submitted import MARK, Queue, Run, Submitted, queued
+from deephash.sweep.launchers.submitted import MARK, Queue, Submitted, SubmittedRun, queued
 from deephash.utils.bounds import Count, CountOrZero, Place, Positive
 from deephash.utils.extras import import_extra
 from deephash.utils.files import expand_path, expect, make_folder, read_json, write_json
+from deephash.utils.progress import tell
 
 POLL = {"slurm": 10.0, "local": 0.5}
-"""Seconds between two looks for results."""
+"""Seconds between two checks for results."""
 
 
 class Slurm:
-    """One array of SLURM for all jobs: it queues them, and gives each its GPU.
+    """Run all jobs as one array of SLURM.
 
-    What a job needs beyond its command comes from the folders it shares with this machine: the
-    Python environment, the checkout, data and outputs, at the same paths.
+    Nodes share the Python environment, the checkout, data and outputs with this machine, at the
+    same paths.
 
-    A job that comes near its time limit, or is preempted by a signal USR2, stops its run and is
-    queued again; the run goes on from its last whole epoch. After a node failure SLURM does so.
+    A job that reaches its time limit, or is preempted by signal USR2, stops its run and is queued
+    again; the run resumes after its last whole epoch. SLURM requeues jobs after a node failure.
 
     Args:
-        folder: of submitit's scripts, logs and results; each launch gets a folder inside.
-        cluster: "slurm"; or "local", which tries the same road on this machine. submitit's local
-            executor limits time alone, and gives *every* job the GPUs 0 .. gpus_per_node - 1
-            (none for 0 or null): several at once share a GPU. hydra/launcher=pool deals GPUs out.
-        timeout_min: minutes a job may take until it is stopped and queued again.
-        array_parallelism: jobs that run at a time, at most.
-        gpus_per_node: GPUs of a job. null: not asked for in this way (see `additional`).
+        folder: of submitit's scripts, logs and results, with a subfolder for each launch.
+        cluster: "slurm"; or "local", to try this launcher on this machine. submitit's local
+            executor limits time only, and gives *every* job the GPUs 0 .. gpus_per_node - 1 (none
+            for 0 or null), so that jobs share GPUs. hydra/launcher=pool assigns GPUs.
+        timeout_min: minutes until a job is stopped and queued again.
+        array_parallelism: limit on the jobs at a time.
+        gpus_per_node: GPUs of a job. null: not requested in this way (see `additional`).
         cpus_per_task: CPU cores of a job.
-        mem_gb: memory of a job in GB; null: what the cluster gives.
-        partition: as sbatch has it; null: the cluster's default. So are the next three.
-        account: who pays.
+        mem_gb: memory of a job in GB; null: the default of the cluster.
+        partition: as in sbatch; null: the default of the cluster, also for the next three.
+        account: as in sbatch.
         qos: quality of service.
-        constraint: what the node must have.
-        setup: lines of shell before each job, such as "module load cuda".
-        additional: other parameters of sbatch by their names, such as {gres: "gpu:a100:1"}.
-        requeues: how often a job is queued again for its time limit. A preempted one always is.
-        wait: whether `launch` waits for the jobs; otherwise it returns once they are submitted.
-            "local" waits in any case.
+        constraint: on the node.
+        setup: shell commands before each job, such as "module load cuda".
+        additional: other parameters of sbatch by name, such as {gres: "gpu:a100:1"}.
+        requeues: limit on the requeues for the time limit; preempted jobs are always requeued.
+        wait: whether `launch` waits for the jobs, or returns after the submission. "local" always
+            waits.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Slurm:
         self.slots = array_parallelism
         self.requeues = requeues
         self.waits = wait or cluster == "local"
-        self.parameters = {  # by submitit's names; null is left out
+        self.parameters = {  # names of submitit; null is left out
             "name": "deephash",
             "timeout_min": timeout_min,
             "gpus_per_node": gpus_per_node,
@@ -91,12 +91,12 @@ class Slurm:
         }
 
     def launch(self, jobs: Sequence[Job], watch: Watch) -> None:
-        """Submits jobs, and waits for them unless told otherwise; a failed one stops no other.
+        """Submit jobs, and wait for them if ``waits``; a failing job does not stop others.
 
         Ctrl-C leaves the jobs of SLURM in its queue, and stops those of "local".
 
         Raises:
-            ConfigError: submitit or SLURM is not there, or SLURM does not take the jobs.
+            ConfigError: submitit or SLURM is missing, or SLURM refuses the jobs.
         """
         if not jobs:
             return
@@ -125,14 +125,14 @@ class Slurm:
             raise
 
     def busy(self, jobs: Sequence[Job]) -> set[int]:
-        """Places of the jobs that an earlier launch has in SLURM's queue.
+        """Return the indices of jobs that an earlier launch has in SLURM's queue.
 
         Raises:
-            ConfigError: SLURM is here, and does not answer.
+            ConfigError: SLURM does not answer.
         """
         numbers = {}
         for at, job in enumerate(jobs):
-            with contextlib.suppress(FileError):  # not there, or damaged: then it is submitted anew
+            with contextlib.suppress(FileError):  # missing or damaged: submitted again
                 mark = read_json(job.folder / MARK, "mark of SLURM")
                 expect(mark, {"job_id": str}, job.folder / MARK)
                 numbers[at] = mark
@@ -150,7 +150,7 @@ class Slurm:
                     "  hydra/launcher=pool            for the GPUs of this machine\n"
                     "  hydra.launcher.cluster=local   to try this launcher without SLURM"
                 )
-        # a folder of its own: the numbers of local jobs come again
+        # a new folder, since local jobs have the same numbers each time
         now = f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
         limits = {"slurm_max_num_timeout": self.requeues, "local_max_num_timeout": self.requeues}
         executor = submitit.AutoExecutor(self.folder / now, cluster=self.cluster, **limits)
@@ -165,20 +165,20 @@ class Slurm:
         tickets = []
         try:
             with executor.batch():
-                tickets += [executor.submit(Run(job)) for _, job in jobs]
+                tickets += [executor.submit(SubmittedRun(job)) for _, job in jobs]
         except (FailedJobError, FailedSubmissionError) as error:
             raise ConfigError(f"sbatch did not take the jobs: {error}") from None
         submitted = {at: Submitted(job, t) for (at, job), t in zip(jobs, tickets, strict=True)}
         if self.cluster == "slurm":
-            for one in submitted.values():
-                make_folder(one.job.folder)
-                mark = {"launcher": "slurm", "job_id": one.ticket.job_id}
-                write_json(one.job.folder / MARK, mark | {"folder": str(executor.folder)})
+            for item in submitted.values():
+                make_folder(item.job.folder)
+                mark = {"launcher": "slurm", "job_id": item.ticket.job_id}
+                write_json(item.job.folder / MARK, mark | {"folder": str(executor.folder)})
             number = tickets[0].job_id.partition("_")[0]
             tell(f"SLURM has {len(jobs)} jobs as {number}: squeue --jobs={number}")
             if not self.waits:
-                tell("They run on without this command. With preview=true it tells how far they")
-                tell(f"are, without it submits what is missing; scancel {number} ends them all.")
+                tell("They run without this command. With preview=true it shows their progress,")
+                tell(f"without it submits missing jobs; scancel {number} ends them all.")
         return submitted
 
     def _pause(self, watch: Watch) -> None:
@@ -189,13 +189,8 @@ class Slurm:
 
     def _leave(self, running: Sequence[Submitted]) -> None:
         if self.cluster == "local":
-            for one in running:
-                one.ticket.cancel()
+            for item in running:
+                item.ticket.cancel()
         elif running:
-            numbers = " ".join({one.ticket.job_id.partition("_")[0]: 0 for one in running})
+            numbers = " ".join({item.ticket.job_id.partition("_")[0]: 0 for item in running})
             tell(f"{len(running)} jobs stay with SLURM; to end them: scancel {numbers}")
-
-
-def tell(line: str) -> None:
-    """Says something to who waits."""
-    print(line, file=sys.stderr)
