@@ -227,10 +227,9 @@ def feature_agreement(
         query_codes: (Q, K) real-valued codes, or bool bits; or with ``nbit`` packed.
         database_codes: (N, K) likewise.
         nbit: K of packed codes; None: the codes are not packed.
-        own: (Q,) index of each query in the database, -1 if it is not in it: it is not compared
-            with itself.
+        own: (Q,) index of each query in the database, as of :class:`FeatureNeighbours`.
         top: n, the number of nearest items.
-        pairs: P, pairs for the rank correlation; see `FeatureNeighbours`.
+        pairs: P, pairs for the rank correlation.
         seed: of the pairs.
         engine: the backend that counts distances.
 

@@ -228,8 +228,8 @@ def evaluate_instances(
     """Evaluate codes on instance retrieval; the result is a dictionary that json can write.
 
     Args:
-        query: (Q, K) real-valued codes, or bool bits; or with ``nbit`` packed, (Q, ceil(K / 8)).
-        database: (N, K) real-valued codes, or bool bits; or with ``nbit`` packed.
+        query: codes of the queries, as of :func:`evaluate_codes`.
+        database: codes of the database.
         truth: of these queries and this database.
         protocol: ``revisited``, see :func:`revisited`; or ``gldv2``, see :func:`gldv2`.
         ties: as of a :class:`Convention`.
@@ -238,7 +238,7 @@ def evaluate_instances(
             :func:`recentre`.
         full: whether to compute mAP under the other policies of ties too, of which ``stable`` takes
             several times as long as ``expected``.
-        nbit: K of packed codes, uint8, the first bit highest; None: the codes are not packed.
+        nbit: K of packed codes; None: the codes are not packed.
         engine: the backend; all return the same numbers.
 
     Returns:
@@ -317,16 +317,15 @@ def rank_codes(
     """Rank a database of codes for each query.
 
     Args:
-        query: (Q, K) real-valued codes, or bool bits; or with ``nbit`` packed, (Q, ceil(K / 8)).
-        database: (N, K) real-valued codes, or bool bits; or with ``nbit`` packed.
+        query: codes of the queries, as of :func:`evaluate_codes`.
+        database: codes of the database.
         query_labels: (Q, C) multi-hot, or (Q,) class indices; None if there are no labels.
         database_labels: (N, C) multi-hot, or (N,) class indices; None if there are no labels.
             Then nothing is relevant to any query.
         ternary: entries with ``|z|`` below it are undecided. The codes then have 4 K bits, and
             distances are four times those of :func:`evaluate_codes`. None: bits.
         nbit: K of packed codes; None: the codes are not packed.
-        own: (Q,) index of each query in the database, -1 if it is not in it: it is removed from its
-            own ranking. None: nothing is removed.
+        own: (Q,) index of each query in the database, as of :class:`Ranking`.
         engine: the backend.
 
     Raises:

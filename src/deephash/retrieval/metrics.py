@@ -108,8 +108,7 @@ def mean_average_precision(measured: Histograms | Ranking, convention: Conventio
     """Compute the mean of AP@R over the queries that the convention counts.
 
     Args:
-        measured: distance histograms, or a ranking. For the ties ``stable`` and ``shuffled`` it
-            must be a ranking.
+        measured: as of :func:`average_precision`.
         convention: the definition of mAP.
 
     Returns:
@@ -133,8 +132,7 @@ def mean_average_precisions(
     """Compute one mAP for each of several R, at little more than the cost of one.
 
     Args:
-        measured: distance histograms, or a ranking. For the ties ``stable`` and ``shuffled`` it
-            must be a ranking.
+        measured: as of :func:`average_precision`.
         convention: the definition of mAP; its own ``top`` is ignored.
         tops: the R, None for all; ``drop_last`` applies to None only.
 
@@ -163,8 +161,7 @@ def map_under(measured: Histograms | Ranking, conventions: Sequence[Convention])
     Conventions with the same order of ties share its cost.
 
     Args:
-        measured: distance histograms, or a ranking. For the ties ``stable`` and ``shuffled`` it
-            must be a ranking.
+        measured: as of :func:`average_precision`.
         conventions: any number.
 
     Returns:
@@ -225,7 +222,7 @@ def average_precision_within_radius(
     check_choice("denominator", denominator, DENOMINATORS)
     groups = Groups(hist.items[:, :ball], hist.relevant[:, :ball])
     items_Q, total_Q = groups.ends[:, -1], hist.relevant.sum(axis=1)
-    by = _denominators(groups.found[:, -1], total_Q, items_Q)
+    by = _denominators(groups.hits_before[:, -1], total_Q, items_Q)
     return over_balls(ratio(groups.sums[:, -1], by[denominator]), items_Q)
 
 
@@ -274,11 +271,11 @@ def _score_groups(hist: Histograms, conventions: Sequence[Convention]) -> list[_
     """Compute the mean over all orders within the groups of a histogram."""
     tops = [_cuts(convention, hist.sizes) for convention in conventions]
     groups = groups_of(hist)
-    total_Q = groups.found[:, -1]
+    total_Q = groups.hits_before[:, -1]
     results = []
     for top_Q, convention in zip(tops, conventions, strict=True):
         cut = groups.at(top_Q)
-        most_Q = cut.found + np.minimum(cut.relevant, cut.kept)
+        most_Q = cut.hits_before + np.minimum(cut.relevant, cut.kept)
         if convention.denominator == "hits":
             precision_Q = groups.by_hits(cut)
         else:

@@ -210,7 +210,7 @@ def wmap_at(graded: GradedHistograms, cuts: Sequence[int], empty: str = "zero") 
         graded: of the queries, see :meth:`GradedHistograms.of`.
         cuts: the k.
         empty: queries without relevant items: ``zero`` counts them as 0, ``skip_no_relevant``
-            leaves them out. A query that has some, but none among the first k, counts as 0.
+            leaves them out. A query with relevant items, but none among the first k, counts as 0.
 
     Raises:
         DataError: if a cut is less than 1, or more than the database or the ordered places have; or

@@ -119,9 +119,8 @@ def recall_at(
         {1: 0.5, 2: 1.0}
     """
     hits, total_Q = _hits(measured, cuts, ties)
-    answerable = total_Q > 0
-    total_Q = total_Q[answerable]
-    return {cut: bounded_mean(hits_Q[answerable] / total_Q) for cut, hits_Q in hits.items()}
+    valid = total_Q > 0
+    return {cut: bounded_mean(hits_Q[valid] / total_Q[valid]) for cut, hits_Q in hits.items()}
 
 
 def hit_rate_at(
@@ -261,14 +260,14 @@ def pr_curve_by_rank(
         rank = np.arange(1, hist.size + 1)
     else:
         rank = np.array(checked_cuts(ranks, hist.size), dtype=np.int64)
-    slope, total_Q = ratio(groups.relevant, groups.items), groups.found[:, -1]
-    some = total_Q > 0
+    slope, total_Q = ratio(groups.relevant, groups.items), groups.hits_before[:, -1]
+    valid = total_Q > 0
     hits = _sum_of_ramps(groups.starts, groups.ends, slope, rank)
     recall = _sum_of_ramps(
-        groups.starts[some], groups.ends[some], slope[some] / total_Q[some, None], rank
+        groups.starts[valid], groups.ends[valid], slope[valid] / total_Q[valid, None], rank
     )
     return PrecisionRecallByRank(
-        rank, bounded(hits / hist.queries / rank), bounded(recall / max(1, some.sum()))
+        rank, bounded(hits / hist.queries / rank), bounded(recall / max(1, valid.sum()))
     )
 
 
@@ -299,7 +298,7 @@ def _hits(
     """Return the number of relevant items of each query (Q,) at each cut, and in all."""
     if ties != "stable" or not isinstance(measured, Ranking):
         groups = _groups(measured, ties)
-        total_Q = groups.found[:, -1]
+        total_Q = groups.hits_before[:, -1]
         tops = checked_cuts(cuts, int(groups.ends[:, -1].min()))
         return dict(zip(tops, groups.hits_at(tops), strict=True)), total_Q
     tops = checked_cuts(cuts, int(measured.sizes.min()))

@@ -136,7 +136,7 @@ def _score_order(place: Counts, cuts: Sequence[int]) -> list[float]:
 def _score_groups(hist: Histograms, cuts: Sequence[int]) -> Floats:
     """Return the mean over all orders within the groups of a histogram: (1 + number of k, Q)."""
     groups = Groups(hist.items, hist.relevant)
-    average_Q = ratio(groups.sums[:, -1] + _before(groups), 2 * groups.found[:, -1])
+    average_Q = ratio(groups.sums[:, -1] + _before(groups), 2 * groups.hits_before[:, -1])
     return np.stack([average_Q, *(_until_last(groups, k) for k in cuts)])
 
 
@@ -152,7 +152,7 @@ def _before(groups: Groups) -> Floats:
 
     if it is the first one, where N = A = 0.
     """
-    N, A, n, r = groups.starts, groups.found[:, :-1], groups.items, groups.relevant
+    N, A, n, r = groups.starts, groups.hits_before[:, :-1], groups.items, groups.relevant
     h = reciprocals(np.maximum(N - 1, 0), n)
     others = (r - 1) / np.maximum(n - 1, 1)
     later = A * h + others * (n - N * h)
@@ -174,8 +174,8 @@ def _until_last(groups: Groups, k: int) -> Floats:
         N, n, r = (
             int(field[query, last]) for field in (groups.starts, groups.items, groups.relevant)
         )
-        found = int(groups.found[query, -1])
+        total = int(groups.hits_before[query, -1])
         for x in range(r, min(n, k - N) + 1 if r else 0):
             chance = math.comb(x - 1, r - 1) / math.comb(n, r)
-            hits_Q[query] += found * chance * (1 / (N + x) - 1 / k)
+            hits_Q[query] += total * chance * (1 / (N + x) - 1 / k)
     return hits_Q

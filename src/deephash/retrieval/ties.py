@@ -32,7 +32,7 @@ class Cut(NamedTuple):
 
     full: Array  # (Q,) groups that lie completely before the cut
     before: Array  # (Q,) N: items in them
-    found: Array  # (Q,) A: relevant ones among these
+    hits_before: Array  # (Q,) A: relevant ones among these
     items: Array  # (Q,) n: items of the group that is cut
     relevant: Array  # (Q,) r: relevant ones among these
     kept: Array  # (Q,) t: slots of it before the cut, fewer than n; 0 if no group is cut
@@ -53,8 +53,8 @@ class Groups:
         self.gained = self.relevant if gained is None else gained
         self.ends = self.items.cumsum(axis=1)  # (Q, G)
         self.starts = self.ends - self.items  # (Q, G)
-        self.found = _running(self.relevant)  # (Q, G + 1) up to each group, and to the end
-        self.reached = self.found if gained is None else _running(gained)  # (Q, G + 1)
+        self.hits_before = _running(self.relevant)  # (Q, G + 1) up to each group, and to the end
+        self.reached = self.hits_before if gained is None else _running(gained)  # (Q, G + 1)
         self.compiled = compiled_sums() if gained is None else None
 
     @cached_property
@@ -62,7 +62,7 @@ class Groups:
         """The sums of (gain up to a relevant item) / rank before each group: (Q, G + 1)."""
         if self.compiled:
             return self.compiled.running_sums(  # type: ignore[no-any-return]
-                self.starts, self.found, self.items, self.relevant, _HARMONIC
+                self.starts, self.hits_before, self.items, self.relevant, _HARMONIC
             )
         sums: Floats = _running(
             _segment(
@@ -80,7 +80,7 @@ class Groups:
         return Cut(
             full,
             before=self.starts[row, group],
-            found=self.found[row, full],
+            hits_before=self.hits_before[row, full],
             items=self.items[row, group],
             relevant=self.relevant[row, group],
             kept=np.where(none_is_cut, 0, top - self.starts[row, group]),
@@ -100,10 +100,10 @@ class Groups:
 
         Where the cut group is mixed, both are random: the number of hits x in its kept slots is
         hypergeometric. Given x their order is again uniform, so the slots are a group of ``kept``
-        items, x of them relevant, and the denominator is found + x.
+        items, x of them relevant, and the denominator is hits_before + x.
         """
         pure = cut.relevant == cut.items
-        value_Q = ratio(self.summed(cut), cut.found + np.where(pure, cut.kept, 0))
+        value_Q = ratio(self.summed(cut), cut.hits_before + np.where(pure, cut.kept, 0))
         gain_Q = self._mean_gain(cut)
         mixed = np.flatnonzero((cut.kept > 0) & (cut.relevant > 0) & ~pure)
         widest = 2 * int(_far(np.minimum(cut.relevant, cut.kept).max())) + 1
@@ -123,19 +123,19 @@ class Groups:
             total = self.sums[rows, cut.full[rows]][:, None] + _segment(
                 part.before, reached, part.kept, x, gain_Q[rows, None], part.kept
             )
-            value_Q[rows] = (weight * ratio(total, part.found + x)).sum(axis=1)
+            value_Q[rows] = (weight * ratio(total, part.hits_before + x)).sum(axis=1)
         return value_Q
 
     def hits(self, cut: Cut) -> Floats:
         """Return the expected number of relevant items before a cut, (Q,)."""
-        return cut.found + cut.kept * ratio(cut.relevant, cut.items)
+        return cut.hits_before + cut.kept * ratio(cut.relevant, cut.items)
 
     def hits_at(self, tops: list[int]) -> list[Floats]:
         """Return ``hits`` for several cuts, each the same for all queries."""
         if self.compiled and tops:
             cuts = np.array(tops, dtype=np.int64)
             return list(
-                self.compiled.hits_at(self.ends, self.found, self.items, self.relevant, cuts)
+                self.compiled.hits_at(self.ends, self.hits_before, self.items, self.relevant, cuts)
             )
         return [self.hits(self.at(top)) for top in tops]
 
@@ -146,7 +146,7 @@ class Groups:
         product of (n - r - i) / (n - i) over i < t, or the same with r and t exchanged.
         """
         few, many = np.minimum(cut.relevant, cut.kept), np.maximum(cut.relevant, cut.kept)
-        missed_Q = (cut.found == 0).astype(np.float64)
+        missed_Q = (cut.hits_before == 0).astype(np.float64)
         for i in range(int(few.max())):
             open_Q = (i < few) & (missed_Q > _NEVER)
             if not open_Q.any():

@@ -216,7 +216,7 @@ def test_triton_compiles_for_a_gpu_that_is_not_there():
     from deephash.retrieval.backends import triton_kernel as kernels
 
     signature = dict.fromkeys(("query", "codes"), "*i32")
-    signature |= dict.fromkeys(("query_marks", "marks", "found"), "*i64")
+    signature |= dict.fromkeys(("query_marks", "marks", "totals"), "*i64")
     signature |= dict.fromkeys(("queries", "items", "tiles"), "i32")
     fixed = {"words": 2, "mark_words": 1, "single": False, "values": 65, "bins": 256, "tile": 2048}
     source = ASTSource(

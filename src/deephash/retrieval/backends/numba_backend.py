@@ -342,7 +342,7 @@ def _place(
     query: int, query_words: Array, query_marks: Array, words: Array, marks: Array, single: bool,
     radius: int, place: Counts, rank: Counts, result: Counts,
 ) -> None:  # fmt: skip
-    """Counting sort: ``place`` and ``rank`` are the next ones at each distance."""
+    """Sort by counting: ``place`` and ``rank`` are the next ones at each distance."""
     distances, shared = np.empty(_BLOCK, np.uint64), np.empty(_BLOCK, np.uint64)
     other = len(result) - 1
     for start in range(0, words.shape[1], _BLOCK):

@@ -32,13 +32,13 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def running_sums(
-    starts: Counts, found: Counts, items: Counts, relevant: Counts, harmonic: Floats
+    starts: Counts, hits_before: Counts, items: Counts, relevant: Counts, harmonic: Floats
 ) -> Floats:
     """Return ``Groups.sums`` if every gain is 1.
 
     Args:
         starts: (Q, G) items before each group.
-        found: (Q, G + 1) relevant items before each group, and in all.
+        hits_before: (Q, G + 1) relevant items before each group, and in all.
         items: (Q, G).
         relevant: (Q, G).
         harmonic: the table of ``ties.reciprocals``.
@@ -49,7 +49,7 @@ def running_sums(
     last = len(harmonic) - 1
     logarithm = _beyond(starts, items, last)
     np.log1p(logarithm, out=logarithm)
-    sums: Floats = _running(starts, found, items, relevant, harmonic, logarithm)
+    sums: Floats = _running(starts, hits_before, items, relevant, harmonic, logarithm)
     return sums
 
 
@@ -69,7 +69,7 @@ def _beyond(starts: Counts, items: Counts, last: int) -> Floats:
 
 @_compiled
 def _running(
-    starts: Counts, found: Counts, items: Counts, relevant: Counts, harmonic: Floats,
+    starts: Counts, hits_before: Counts, items: Counts, relevant: Counts, harmonic: Floats,
     logarithm: Floats,
 ) -> Floats:  # fmt: skip
     queries, groups = starts.shape
@@ -85,7 +85,7 @@ def _running(
                 u, v = 1.0 / max(before, last), 1.0 / stop
                 h += (logarithm[query, group] + 0.5 * (v - u) + _series(v)) - _series(u)
             hits = relevant[query, group]
-            part = _segment(before, found[query, group], count, hits, hits > 0, count, h)
+            part = _segment(before, hits_before[query, group], count, hits, hits > 0, count, h)
             sums[query, group + 1] = part if group == 0 else sums[query, group] + part
     return sums
 
@@ -174,21 +174,23 @@ def _clear_repeated(weight: Floats, hits: Counts) -> None:
 
 @_compiled
 def _weighted(
-    weight: Floats, total: Floats, hits: Counts, before: Counts, found: Counts, kept: Counts,
+    weight: Floats, total: Floats, hits: Counts, before: Counts, hits_before: Counts, kept: Counts,
     h: Floats, sums: Floats, reached: Counts,
 ) -> Floats:  # fmt: skip
     for i in range(weight.shape[0]):
         for j in range(weight.shape[1]):
             x = hits[i, j]
             part = _segment(before[i], reached[i], kept[i], x, True, kept[i], h[i])
-            of = found[i] + x
+            of = hits_before[i] + x
             value = (sums[i] + part) / np.float64(of) if of > 0 else 0.0
             weight[i, j] = weight[i, j] / total[i] * value
     return weight
 
 
 @_compiled
-def hits_at(ends: Counts, found: Counts, items: Counts, relevant: Counts, tops: Counts) -> Floats:
+def hits_at(
+    ends: Counts, hits_before: Counts, items: Counts, relevant: Counts, tops: Counts
+) -> Floats:
     """Return ``Groups.hits`` for several cuts: (cuts, Q)."""
     queries, groups = ends.shape
     hits = np.empty((len(tops), queries))
@@ -197,7 +199,7 @@ def hits_at(ends: Counts, found: Counts, items: Counts, relevant: Counts, tops: 
             top, full = tops[i], 0
             while full < groups and ends[query, full] <= top:
                 full += 1
-            hits[i, query] = np.float64(found[query, full])
+            hits[i, query] = np.float64(hits_before[query, full])
             if full < groups:
                 count = items[query, full]
                 kept = np.float64(top - (ends[query, full] - count))
