@@ -5,8 +5,10 @@ from typing import Any
 
 from hydra import compose
 
-from deephash.config import resolve, schema
+from deephash.config import checks, resolve, schema
 from deephash.config.overrides import Override, parse_all
+
+KINDS = {"train": schema.Train, "evaluate": schema.Evaluate, "data": schema.Data}
 
 
 def typed(folded: Mapping[str, Any]) -> schema.Train:
@@ -21,7 +23,6 @@ def job(page: str, words: Sequence[str]) -> tuple[Any, tuple[Override, ...]]:
         page: ``train``, ``evaluate`` or ``data``.
         words: the command line.
     """
-    check = getattr(resolve, f"{page}_page")
     overrides = parse_all(words)
-    folded = resolve.resolve(compose(page, overrides=list(words)), overrides)
-    return check(folded, overrides), overrides
+    resolved = resolve.resolve(compose(page, overrides=list(words)), overrides)
+    return checks.parse_page(KINDS[page], resolved, overrides), overrides
