@@ -44,16 +44,8 @@ def lock_path(entry: Path) -> Path:
 def locked(folder: Path, purpose: str) -> Iterator[Path]:
     """Wait until no other process writes an entry or part, and lock it inside the context.
 
-    Args:
-        folder: the entry or part; the folder that it is in is created on demand.
-        purpose: what the processes do, for a message.
-
-    Yields:
-        The folder to write. Where files cannot be locked it has a unique name, and is removed at
-        the end.
-
-    Raises:
-        WriteError: the folder cannot be created.
+    Yields the folder to write. Where files cannot be locked it has a unique name, and is removed at
+    the end. Other processes print `purpose` while they wait.
     """
     make_folder(folder.parent)
     with Lock.wait(lock_path(folder), purpose) as lock:
@@ -70,11 +62,7 @@ def _unique_part(entry: Path) -> Path:
 
 
 def remove_entry(entry: Path) -> None:
-    """Remove an entry, if it exists. No other process sees it partly removed.
-
-    Raises:
-        OSError: it cannot be renamed.
-    """
+    """Remove an entry, if it exists. No other process sees it partly removed."""
     part = _unique_part(entry)
     with contextlib.suppress(FileNotFoundError):
         entry.replace(part)
@@ -92,17 +80,9 @@ def remove_stale(parts: Iterable[Path]) -> None:
 
 
 def map_private(file: BinaryIO, size: int) -> mmap.mmap:
-    """Map a file copy-on-write: what is written to the map never reaches the file.
+    """Map `size` bytes of a file copy-on-write: writing to the map never changes the file.
 
     Without ``MAP_NORESERVE`` a file larger than the memory could not be mapped.
-
-    Args:
-        file: an open file.
-        size: bytes to map.
-
-    Raises:
-        OSError: the file cannot be mapped.
-        ValueError: the file is shorter.
     """
     return mmap.mmap(
         file.fileno(), size, mmap.MAP_PRIVATE | _NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE

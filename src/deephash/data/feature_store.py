@@ -228,11 +228,7 @@ def _estimate_seconds(blocks: Iterator[Tensor], count: int) -> tuple[list[Tensor
 
 
 def read_features_private(file: Path) -> np.ndarray:
-    """Map an array of a file copy-on-write. It may be larger than the memory.
-
-    Raises:
-        FileError: the file is missing, or not an array.
-    """
+    """Map an array of a file copy-on-write; raise FileError if that is not possible."""
     array = map_array(file, "features", "r")
     try:
         with file.open("rb") as opened:

@@ -50,15 +50,12 @@ class InputLoader:
     def batches(
         self, rows: Tensor, batches: Sequence[Tensor], training: bool = False
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Iterate over batches of inputs.
+        """Yield the places (b,) of each batch and its inputs (b, ...), both on the device.
 
         Args:
             rows: (k,) row numbers.
-            batches: places in `rows`, (b,) each.
+            batches: places in `rows`, (b,) int64 each.
             training: whether `rows` are those of the training images.
-
-        Yields:
-            The places, (b,) int64, and the inputs, (b, ...), both on the device.
         """
         if not batches:
             return

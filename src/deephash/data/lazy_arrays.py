@@ -139,14 +139,9 @@ class Selected(LazyArray):
 
 
 def nonfinite_rows(inputs: Any, rows: np.ndarray) -> np.ndarray:
-    """Return the rows of float inputs that contain NaN or an infinite value.
+    """Return those rows (k,) of float inputs (n, D) that contain NaN or an infinite value.
 
-    Args:
-        inputs: (n, D) floats, an array or a lazy array. Each row is read once, by threads.
-        rows: (k,) row numbers to check.
-
-    Returns:
-        Those of `rows` that are not finite, in the order given.
+    Each row is read once, by threads.
     """
     if not len(rows):
         return rows
@@ -171,15 +166,10 @@ def row_origin(inputs: Any, row: int) -> str | None:
 
 
 def select_rows(inputs: Any, rows: np.ndarray) -> Any:
-    """Select rows of inputs without reading more than ``MAX_COPY_BYTES``.
+    """Select rows of inputs (n, ...), given in ascending order.
 
-    Args:
-        inputs: (n, ...) array or lazy array.
-        rows: (k,) row numbers, ascending.
-
-    Returns:
-        For an array, a view if the rows are contiguous, otherwise a copy. If the copy would be too
-        large, and for lazy arrays, `Selected`.
+    The result is a view of an array if the rows are contiguous, otherwise a copy. It is `Selected`
+    if the copy would have more than ``MAX_COPY_BYTES``, and for lazy arrays.
     """
     if isinstance(inputs, np.ndarray):
         if len(rows) and rows[-1] - rows[0] + 1 == len(rows):

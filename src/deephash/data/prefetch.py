@@ -22,12 +22,7 @@ def prefetch(
     """Yield `function(item)` in order, computed in threads while earlier results are in use.
 
     Results of up to twice as many items as threads are kept in memory. When the iterator is closed,
-    running calls are awaited and others cancelled.
-
-    Args:
-        function: may be called by several threads.
-        items: its arguments.
-        threads: None for ``default_workers()``.
+    running calls are awaited and others cancelled. `threads` is by default ``default_workers()``.
     """
     threads = threads or default_workers()
     with ThreadPoolExecutor(threads) as pool:

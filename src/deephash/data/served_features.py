@@ -175,16 +175,9 @@ class _TableBuilder:
         name: str = "",
         views: int = 1,
     ) -> FeatureTable:
-        """Build the table of some images under a pipeline.
+        """Build the table of images, given by their rows, under a pipeline of some name.
 
         All first views come first, then all second ones, and so on.
-
-        Args:
-            pipeline: makes views of the images.
-            rows: (k,) rows of the image set.
-            images_digest: identifies these images in the store.
-            name: of the pipeline.
-            views: fixed views of each image, if the pipeline is random.
         """
         data, device = self.data, self.data.device
         count = views * len(rows)
@@ -235,17 +228,9 @@ class _TableBuilder:
 def table_batches(
     tables: Sequence[FeatureTable], batches: Sequence[Tensor], device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Iterate over batches of features of one or more tables.
+    """Yield the places (b,) of each batch and the features (b, V, D) of V tables, on the device.
 
     Tables that are not on the device are gathered by threads, some batches ahead.
-
-    Args:
-        tables: V tables with the same places.
-        batches: places, (b,) each, on the CPU.
-        device: where batches are needed.
-
-    Yields:
-        The places, (b,), and the features, (b, V, D), both on the device.
     """
     if not batches:
         return

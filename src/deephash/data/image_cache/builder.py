@@ -57,13 +57,7 @@ def build(
     checksum. A recorded block is reused if its checksum and its files still match. If an exception
     is raised, the finished blocks are kept for the next attempt.
 
-    Args:
-        folder: created on demand; no other process may use it.
-        content: of the entry.
-        decode: decodes a file.
-        strict: raise what `decode` raises, instead of recording the file as unreadable with a row
-            of zeros.
-        workers: number of decoding threads; None for one per core, at most 16.
+    The arguments are those of `image_cache.cache.load_pixels`; no other process may use `folder`.
 
     Raises:
         Unreadable: a file cannot be decoded, and `strict`.

@@ -34,9 +34,9 @@ from deephash.data.image_cache.entries import (
     EntryIndex,
     UnreadableFile,
     block_rows,
-    damaged_blocks,
     open_entry,
     read_index,
+    verify_entry,
 )
 from deephash.data.lazy_arrays import LazyArray
 from deephash.errors import DataError
@@ -158,7 +158,7 @@ def _open(
         pixels, index = open_entry(entry)
         if pixels.nbytes > VERIFY_BYTES:
             return VerifiedPixels(entry, pixels, index), index.faults
-        damaged = damaged_blocks(entry, index)
+        damaged = verify_entry(entry, index)
     except Broken:
         return None
     if not damaged:

@@ -50,11 +50,7 @@ class Block(NamedTuple):
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], file: Path) -> "Block":
-        """Create a block from the values of a line of the journal or an element of the index.
-
-        Raises:
-            FileError: a value is missing or of the wrong type.
-        """
+        """Create a block from JSON values; raise FileError if one is missing or of a wrong type."""
         expect(values, BLOCK_KINDS, file, "block of the cache")
         faults = values["faults"]
         if not all(len(fault) == 3 and type(fault[0]) is int for fault in faults):
@@ -202,38 +198,23 @@ def open_entry(entry: Path) -> tuple[np.ndarray, EntryIndex]:
     return np.ndarray(index.shape, np.uint8, mapped, HEADER_BYTES), index
 
 
-def verify_entry(entry: Path, workers: int | None = None) -> list[DamagedBlock]:
-    """Read an entry completely and compare it with its checksums.
-
-    Args:
-        entry: its folder.
-        workers: number of reading threads; None for one per core, at most 16.
-
-    Returns:
-        The damaged blocks, in order; `image_cache.cache.reopen` lets them be decoded again.
-
-    Raises:
-        Broken: there is no entry, or a file is missing or truncated.
-        DataError: a file cannot be read.
-    """
-    return damaged_blocks(entry, open_entry(entry)[1], workers)
-
-
-def damaged_blocks(
-    entry: Path, index: EntryIndex, workers: int | None = None
+def verify_entry(
+    entry: Path, index: EntryIndex | None = None, workers: int | None = None
 ) -> list[DamagedBlock]:
-    """Return the blocks of an open entry that do not match their checksums, in order.
+    """Compare an entry with its checksums and return its damaged blocks, in order.
 
-    Raises:
-        OSError: the pixel file cannot be opened.
+    `image_cache.cache.reopen` lets them be decoded again. Without its index, the entry is opened
+    first; see `open_entry` for what that raises.
     """
+    index = index or open_entry(entry)[1]
+    shape = index.shape
     damaged = []
     with (
         (entry / PIXELS).open("rb") as file,
         bar(f"checking {entry}", len(index.rows)) as progress,
     ):
         intact = prefetch(
-            lambda block: is_intact(block, file.fileno(), index.shape), index.blocks, workers
+            lambda block: is_intact(block, file.fileno(), shape), index.blocks, workers
         )
         for block, good in zip(index.blocks, intact, strict=True):
             rows = block_rows(block.number, len(index.rows))

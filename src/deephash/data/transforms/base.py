@@ -56,11 +56,7 @@ def uniform(
     generator: Generator | None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Draw numbers in [0, 1) on the CPU.
-
-    Raises:
-        DataError: there is no generator.
-    """
+    """Draw numbers in [0, 1) on the CPU; raise DataError if there is no generator."""
     if generator is None:
         raise DataError(f"{type(step).__name__} is random and was given no generator")
     return torch.rand(shape, generator=generator, dtype=dtype)
@@ -82,11 +78,7 @@ def per_image(values: Tensor) -> Tensor:
 
 
 def probability(step: Step, p: float) -> float:
-    """Return `p`.
-
-    Raises:
-        DataError: it is not in 0..1.
-    """
+    """Return `p`; raise DataError if it is not in 0..1."""
     if not 0 <= p <= 1:
         raise DataError(f"{type(step).__name__}: p is {p}; a probability is in 0..1")
     return p
