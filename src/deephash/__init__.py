@@ -39,6 +39,8 @@ _FUNCTIONS = ("CodeEncoder", "Trained", "evaluate", "load", "train")
 def __getattr__(name: str) -> Any:
     if name in _FUNCTIONS:
         return getattr(importlib.import_module("deephash.api"), name)
+    if name in ("codebooks", "similarities"):
+        return importlib.import_module(f"deephash.models.{name}")
     if name in __all__:
         return importlib.import_module(f"deephash.{name}")
     raise AttributeError(f"module 'deephash' has no attribute {name!r}")
