@@ -12,11 +12,11 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import hydra
 
-from deephash.config import checks, composition, overrides, schema
+from deephash.config import composition, overrides, schema
 from deephash.config.composition import CONFIG_DIR, Extension
 from deephash.config.overrides import MANY, CommandLine, Override
 from deephash.errors import BusyError, DeephashError, WriteError, from_os_error
@@ -112,14 +112,15 @@ def report(arguments: Sequence[str]) -> int:
 @_alone
 def data(arguments: Sequence[str]) -> int:
     """``data ACTION``. Returns the exit status."""
-    done = [text for text in arguments if text in checks.ACTIONS]
+    actions = get_args(schema.Action)
+    done = [text for text in arguments if text in actions]
     if len(done) != 1 and not _read(arguments).names & SHOWING:
         strange = [text for text in arguments if "=" not in text and text not in done]
         given = f"{strange[0]} is none of them" if strange else "none was given"
         given = f"{len(done)} of them were given" if done else given
         command = program.command("data")
         print(
-            f"{command} does one of {', '.join(checks.ACTIONS)}; {given}.\n"
+            f"{command} does one of {', '.join(actions)}; {given}.\n"
             f"  Type: {command} verify dataset=cifar10     ({command} --help)",
             file=sys.stderr,
         )

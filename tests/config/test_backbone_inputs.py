@@ -145,4 +145,4 @@ def test_without_timm_the_page_says_how_to_get_it(folded, monkeypatch):
 
 def test_faults_of_no_declaration_are_none(folded):
     cfg = folded("dataset=cifar10", "backbone=alexnet")
-    assert backbone_inputs.faults(cfg["backbone"], cfg["dataset"]) == []
+    assert backbone_inputs.check_images(cfg) == []

@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -157,7 +158,7 @@ def test_every_dataset_spells_out_its_source(option, folded):
 
 
 @pytest.mark.parametrize("option", DATASETS)
-@pytest.mark.parametrize("do", checks.ACTIONS)
+@pytest.mark.parametrize("do", get_args(schema.Action))
 def test_data_composes(option, do, composed):
     words = [f"do={do}", "out=x", option, *NEEDS.get(option, ())]
     cfg = resolve.resolve(compose("data", overrides=words))

@@ -9,13 +9,11 @@ import math
 from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
+from deephash.config.faults import Fault
 from deephash.config.targets import locate
 from deephash.errors import ConfigError
 
 STEPS = "deephash.data.transforms."
-
-Fault = tuple[str, str, str]
-"""A key, what is wrong with it, and what to type instead."""
 
 
 def declared(backbone: Any) -> Any | None:
@@ -118,45 +116,43 @@ def _kind(step: Any) -> str:
     return target.removeprefix(STEPS) if target.startswith(STEPS) else ""
 
 
-def faults(
-    backbone: Any, dataset: Mapping[str, Any], pipelines: Sequence[str] = ("test",)
-) -> list[Fault]:
-    """Return what keeps a backbone from the images that the transforms make.
+def check_images(cfg: Mapping[str, Any], pipelines: Sequence[str] = ("test",)) -> list[Fault]:
+    """Return the faults because of which the backbone cannot take images of some transforms.
 
     Args:
-        backbone: the node of the configuration.
-        dataset: checked before.
-        pipelines: names of those whose images the backbone gets.
+        cfg: a resolved configuration whose dataset was checked before.
+        pipelines: names of the transforms whose images the backbone gets.
     """
+    backbone, dataset = cfg["backbone"], cfg["dataset"]
     images = declared(backbone)
     if images is None:
         return []
     stored = dataset["source"].get("size")
-    result: list[Fault] = []
+    faults: list[Fault] = []
     for name in dict.fromkeys(pipelines):
         key = f"dataset.transforms.{name}"
-        steps = dataset["transforms"].get(name) or []
         side = stored if isinstance(stored, int) else None
-        for at, step in enumerate(steps):
+        for at, step in enumerate(dataset["transforms"].get(name) or []):
             side, small = _side(step, side)
             if small and stored:
                 need = math.ceil(step["size"] / images.crop)
-                what = f"is {stored}, and {key}.{at} crops {step['size']}."
-                result.append(("dataset.source.size", what, f"Type dataset.source.size={need}."))
+                message = f"is {stored}, and {key}.{at} crops {step['size']}."
+                hint = f"Type dataset.source.size={need}."
+                faults.append(Fault("dataset.source.size", message, hint))
                 break
         else:
             if images.fixed and side not in (None, stored, images.size):
-                result.append(_misfit(backbone, dataset, key, side, images.size))
-    return list(dict.fromkeys(result))
+                faults.append(_wrong_size(backbone, dataset, key, side, images.size))
+    return list(dict.fromkeys(faults))
 
 
-def _misfit(backbone: Any, dataset: Mapping[str, Any], key: str, side: Any, size: int) -> Fault:
-    other = f"or for its position embeddings resampled backbone.img_size={side}"
+def _wrong_size(backbone: Any, dataset: Mapping[str, Any], key: str, side: Any, size: int) -> Fault:
+    hint = f"or for its position embeddings resampled backbone.img_size={side}."
     if dataset.get("size") == side:
-        what = f"is {side}, and {backbone['name']} takes images of {size}."
-        return ("dataset.size", what, f"Type dataset.size={size}, {other}.")
-    what = f"makes images of {side}, and {backbone['name']} takes images of {size}."
-    return (key, what, f"Choose other views, {other}.")
+        message = f"is {side}, and {backbone['name']} takes images of {size}."
+        return Fault("dataset.size", message, f"Type dataset.size={size}, {hint}")
+    message = f"makes images of {side}, and {backbone['name']} takes images of {size}."
+    return Fault(key, message, f"Choose other views, {hint}")
 
 
 def _side(step: Any, side: int | None) -> tuple[int | None, bool]:

@@ -1,29 +1,29 @@
-"""What the recipe of a method declares, and whether the configuration fits it.
+"""Requirements that the recipe of a method declares, and checks of a configuration against them.
 
-Importing this module costs nothing heavy; its functions import the classes that a recipe names.
+The module is cheap to import; its functions import the classes that a recipe names.
 """
 
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
+from deephash.config import backbone_inputs
 from deephash.config.faults import Fault
 from deephash.config.overrides import Override
 from deephash.config.targets import arguments, locate
 from deephash.config.validate import (
     REMOVED,
     Part,
-    advice,
     assignment,
     check_value,
     problem,
 )
-from deephash.utils.bounds import Count, Interval, NonNegative
+from deephash.utils.bounds import Count, NonNegative
 from deephash.utils.files import expand_path
 
 PARTS = ("relaxation", "codebook", "similarity", "loss")
-"""Parts that the constructor of a method may ask for, beside its encoder."""
+"""Parts that may be arguments of the constructor of a method, beside its encoder."""
 
 RESERVED = frozenset({
     "_target_", "name", "paper", "authors", "venue", "year", "views", "cached_views", "passes",
@@ -35,16 +35,14 @@ DEFAULT = "deephash.methods.composed.Composed"
 """The class of a method without a ``_target_``."""
 
 SPECIAL = frozenset({"bits"})
-"""What ``needs`` may name beside the fields of ``Output``."""
+"""Further names that ``needs`` may contain, beside the fields of ``Output``."""
 
 LOSS_INPUTS = {
     "relaxation": {"u", "logits"},
     "codebook": {"centers", "logits"},
     "similarity": {"logits"},
 }
-"""What an objective must read, of the fields of Output, for a part to make a difference."""
-
-Passes = Literal["stacked", "separate"]
+"""The fields of ``Output`` that depend on a part, which has no effect if the loss reads none."""
 
 Kind = Literal["supervised", "unsupervised", "shallow"]
 """How a method learns; see `kind`."""
@@ -52,10 +50,10 @@ Kind = Literal["supervised", "unsupervised", "shallow"]
 
 @dataclass(frozen=True)
 class Declared:
-    """What the classes of a recipe declare.
+    """Declarations of the classes of a recipe.
 
     Attributes:
-        source: name of the class that reads what a relaxation makes: the loss, or else the method.
+        source: name of the class that reads relaxed codes: the loss, or else the method.
         needs: fields of ``Output`` that are read, and ``bits``.
         views: views of each image; None for any number.
         labels: whether labels are read.
@@ -81,10 +79,10 @@ def method_class(method: Mapping[str, Any]) -> type:
 
 
 def declared(method: Mapping[str, Any]) -> Declared:
-    """Return what the class of a method and that of its loss declare together.
+    """Return the combined declarations of the class of a method and that of its loss.
 
     Args:
-        method: the node ``method`` of a folded configuration.
+        method: the node ``method`` of a resolved configuration.
     """
     whole, loss = method_class(method), class_of(method, "loss")
     views = getattr(whole, "views", None)
@@ -105,7 +103,7 @@ def kind(method: Mapping[str, Any]) -> Kind:
     """Return how a method learns.
 
     Args:
-        method: the node ``method`` of a folded configuration.
+        method: the node ``method`` of a resolved configuration.
 
     Returns:
         ``shallow``: fitted in closed form, nothing is learned by gradients. ``unsupervised``:
@@ -123,28 +121,26 @@ def options(method: Mapping[str, Any]) -> dict[str, Any]:
     return {"_target_": method["_target_"], **own}
 
 
-def problems(cfg: Mapping[str, Any]) -> list[Fault]:
-    """Return all that is wrong with a recipe beside the options of its parts.
+def check_recipe(cfg: Mapping[str, Any], overrides: Iterable[Override] = ()) -> list[Fault]:
+    """Return all faults of a recipe beside those of the options of its parts.
 
     Args:
-        cfg: a folded configuration whose parts are right, each for itself.
+        cfg: a resolved page whose parts have no fault of their own.
+        overrides: the command line; a part that was replaced there must make a difference.
     """
     method = cfg["method"]
-    result = _of_views(cfg) + _of_parts(method)
-    if result:
-        return result
-    result += _of_declarations(method) + _of_tokens(cfg)
-    if result:
-        return result
-    has = declared(method)
-    if has.views is not None and has.views != (count := num_views(method)):
-        key = "method.views" if "views" in method else "+method.views"
-        result.append(
-            Fault("method.views", f"gives {count} view{'s' if count > 1 else ''} of each image,"
-                    f" and {has.source} needs {has.views}.",
-                    f"Type {key}={has.views}, or the name of a pipeline for each view.")
-        )  # fmt: skip
-    return result + _of_cached_views(cfg, has) + _of_learning(cfg, has) + _of_rates(cfg)
+    faults = (
+        _check_views(cfg) + _check_parts(method)
+        or _check_declarations(method) + _check_tokens(cfg)
+        or _check_learning(cfg)
+    )
+    return faults or [
+        *_check_combination(cfg),
+        *_check_batch_size(cfg),
+        *_check_weights(cfg["backbone"]),
+        *_check_replaced(method, overrides),
+        *backbone_inputs.check_images(cfg, ["test", *view_names(method)]),
+    ]
 
 
 def num_views(method: Mapping[str, Any]) -> int:
@@ -159,86 +155,64 @@ def view_names(method: Mapping[str, Any]) -> list[str]:
     return ["train"] * views if isinstance(views, int) else list(views)
 
 
-def _of_views(cfg: Mapping[str, Any]) -> list[Fault]:
-    """Check number or names of views, the pipelines that they name, and ``method.passes``."""
-    method, transforms = cfg["method"], cfg["dataset"]["transforms"]
-    result: list[Fault] = []
+def _check_views(cfg: Mapping[str, Any]) -> list[Fault]:
+    """Check the pipelines that views may name."""
+    views, transforms = cfg["method"].get("views", 1), cfg["dataset"]["transforms"]
+    faults: list[Fault] = []
     for name, steps in transforms.items():
         if name not in ("train", "test"):
-            result += check_value(steps, list[Part], f"dataset.transforms.{name}")
-    views, key = method.get("views", 1), "method.views"
-    if isinstance(views, list) and views and all(isinstance(one, str) for one in views):
-        there = ", ".join(map(str, transforms))
-        for name in dict.fromkeys(one for one in views if one not in transforms):
-            what = f"names {name!r}, and dataset.transforms has no such pipeline."
-            result.append(Fault(key, what, f"It has {there}; views=NAME may bring others."))
-    elif problem(views, Count) is not None:
-        instead = f"Give a number, {key}=2, or a pipeline for each view: {key}=[train,train]."
-        result.append(Fault(key, f"is {views!r}.", instead))
-    if (wrong := problem(method.get("passes", "stacked"), Passes)) is not None:
-        instead = advice("method.passes", Passes, "stacked", method["passes"])
-        result.append(Fault("method.passes", wrong, instead))
-    return result
+            faults += check_value(steps, list[Part], f"dataset.transforms.{name}")
+    for name in dict.fromkeys(views) if isinstance(views, list) else ():
+        if name not in transforms:
+            message = f"names {name!r}, and dataset.transforms has no such pipeline."
+            hint = f"It has {', '.join(map(str, transforms))}; views=NAME may bring others."
+            faults.append(Fault("method.views", message, hint))
+    return faults
 
 
-def _of_cached_views(cfg: Mapping[str, Any], has: Declared) -> list[Fault]:
-    """Check ``method.cached_views``, and that each epoch would encode other views without it."""
+def _check_cached_views(cfg: Mapping[str, Any], recipe: Declared) -> list[Fault]:
+    """Check that features can be cached, and that each epoch would encode other views without."""
     method, backbone, key = cfg["method"], cfg["backbone"], "method.cached_views"
     count = method.get("cached_views")
     if count is None:
         return []
     leave_out = f"Leave it out, or type {key}=null."
-    if problem(count, Annotated[int, Interval(2)]) is not None:
-        what = f"is {count!r}, not a number of views of at least 2."
-        return [Fault(key, what, f"Type {key}=8, or {key}=null for new views in each epoch.")]
     names, transforms = view_names(method), cfg["dataset"]["transforms"]
-    kind = locate(backbone["_target_"], "backbone")
+    known = arguments(locate(backbone["_target_"], "backbone"))
 
     def option(name: str) -> Any:
-        parameter = arguments(kind).get(name)
-        return backbone.get(name, getattr(parameter, "default", False))
+        return backbone.get(name, getattr(known.get(name), "default", False))
 
-    random = {
-        name
-        for name in names
-        if any(getattr(locate(step["_target_"], "dataset.transforms"), "random", False)
-               for step in transforms[name])
-    }  # fmt: skip
-    most = max((names.count(name) for name in random), default=0)
+    def is_random(name: str) -> bool:
+        steps = (locate(step["_target_"], "dataset.transforms") for step in transforms[name])
+        return any(getattr(step, "random", False) for step in steps)
+
+    most = max((names.count(name) for name in set(names) if is_random(name)), default=0)
     whole = method_class(method)
-    faults = (
-        (
-            option("frozen") is not True,
-            "the backbone is not frozen: its features differ from step to step.",
-            f"Type backbone.frozen=true, or {key}=null.",
-        ),
-        (
-            option("dropout") is True,
-            "dropout of the backbone is active: features differ from step to step.",
-            f"Type backbone.dropout=false, or {key}=null.",
-        ),
-        (option("output") == "tokens", "the backbone gives tokens: too many to keep.", leave_out),
-        (not has.learns, f"method={method['name']} is fitted in closed form.", leave_out),
-        (
-            not getattr(whole, "cached_features", False),
-            f"{whole.__name__} uses images, not their features alone.",
-            leave_out,
-        ),
-        (not random, "no view is random: features are computed once anyway.", leave_out),
-        (
-            count < most,
-            f"{most} views of an image are of one pipeline: they must differ.",
-            f"Type {key}={most} or more.",
-        ),
-    )
-    for wrong, what, instead in faults:
-        if wrong:
-            return [Fault(key, f"is {count}, and {what}", instead)]
-    return []
+    if option("frozen") is not True:
+        message = "the backbone is not frozen: its features differ from step to step."
+        hint = f"Type backbone.frozen=true, or {key}=null."
+    elif option("dropout") is True:
+        message = "dropout of the backbone is active: features differ from step to step."
+        hint = f"Type backbone.dropout=false, or {key}=null."
+    elif option("output") == "tokens":
+        message, hint = "the backbone gives tokens: too many to keep.", leave_out
+    elif not recipe.learns:
+        message, hint = f"method={method['name']} is fitted in closed form.", leave_out
+    elif not getattr(whole, "cached_features", False):
+        message, hint = f"{whole.__name__} uses images, not their features alone.", leave_out
+    elif not most:
+        message, hint = "no view is random: features are computed once anyway.", leave_out
+    elif count < most:
+        message = f"{most} views of an image are of one pipeline: they must differ."
+        hint = f"Type {key}={most} or more."
+    else:
+        return []
+    return [Fault(key, f"is {count}, and {message}", hint)]
 
 
-def _of_parts(method: Mapping[str, Any]) -> list[Fault]:
-    """Compare the parts that the recipe has with those that its class asks for."""
+def _check_parts(method: Mapping[str, Any]) -> list[Fault]:
+    """Compare the parts of the recipe with the arguments of its class."""
     target = method_class(method)
     known, result = arguments(target), []
     if (head := class_of(method, "head")) is not None and hasattr(target, "refused_head"):
@@ -247,217 +221,212 @@ def _of_parts(method: Mapping[str, Any]) -> list[Fault]:
         key, parameter = f"method.{part}", known.get(part)
         if parameter is None:
             if method.get(part) is not None:
-                what = f"is not used by {target.__name__}, the method here."
-                result.append(Fault(key, what, "Leave it out, or choose another method."))
+                message = f"is not used by {target.__name__}, the method here."
+                result.append(Fault(key, message, "Leave it out, or choose another method."))
         elif method.get(part) is None and _required(parameter):
             if part in method:
                 choose = f"Choose one by its name: {part}=NAME."
                 result.append(Fault(key, "null is not a part with a _target_.", choose))
             elif "_target_" in method:
-                what = f"is missing: {target.__name__} needs it."
-                result.append(Fault(key, what, f"Choose one by its name: {part}=NAME."))
+                message = f"is missing: {target.__name__} needs it."
+                result.append(Fault(key, message, f"Choose one by its name: {part}=NAME."))
             else:
                 result.append(Fault(key, f"{REMOVED}.", f"Leave out ~{key}."))
     return result
 
 
 def _required(parameter: Any) -> bool:
-    """Tell whether an argument of a constructor has to be a part, not None."""
+    """Return whether an argument of a constructor must be a part, not None."""
     kind = parameter.annotation
     optional = "None" in kind if isinstance(kind, str) else type(None) in get_args(kind)
     return parameter.default is parameter.empty and not optional
 
 
-def _of_declarations(method: Mapping[str, Any]) -> list[Fault]:
-    """Check what classes declare: a mistake of their author, reported before data are opened."""
+def _check_declarations(method: Mapping[str, Any]) -> list[Fault]:
+    """Check what classes declare, so that mistakes of their authors are reported early."""
     from deephash.types import Output  # late: imports torch
 
-    fields_of_output = [one.name for one in fields(Output)]
-    nodes = [("method", method_class(method))]
-    loss = class_of(method, "loss")
-    if loss is not None:
-        nodes.append(("loss", loss))
+    fields_of_output = [field.name for field in fields(Output)]
+    classes = {"method": method_class(method), "loss": class_of(method, "loss")}
     result = []
-    for key, kind in nodes:
+    for key, kind in classes.items():
+        if kind is None:
+            continue
         needs: Any = getattr(kind, "needs", frozenset())
         views: Any = getattr(kind, "views", None)
         if isinstance(needs, str) or not isinstance(needs, Collection):
-            what = f"{kind.__name__}.needs is {needs!r}, not a set of names."
-            result.append(Fault(key, what, 'Write needs = frozenset({"u"}) in the class.'))
+            message = f"{kind.__name__}.needs is {needs!r}, not a set of names."
+            result.append(Fault(key, message, 'Write needs = frozenset({"u"}) in the class.'))
         elif unknown := sorted({*needs} - {*fields_of_output} - SPECIAL):
-            what = f"{kind.__name__}.needs names {', '.join(unknown)}, which Output does not have."
+            message = (
+                f"{kind.__name__}.needs names {', '.join(unknown)}, which Output does not have."
+            )
             there = ", ".join([*fields_of_output, *sorted(SPECIAL)])
-            result.append(Fault(key, what, f"There are {there}: correct it in the class."))
+            result.append(Fault(key, message, f"There are {there}: correct it in the class."))
         if views is not None and problem(views, Count) is not None:
-            what = f"{kind.__name__}.views is {views!r}, not a number of views."
-            result.append(Fault(key, what, "Write views = 2 in the class, or leave it out."))
+            message = f"{kind.__name__}.views is {views!r}, not a number of views."
+            result.append(Fault(key, message, "Write views = 2 in the class, or leave it out."))
     return result
 
 
-def _of_tokens(cfg: Mapping[str, Any]) -> list[Fault]:
+def _check_tokens(cfg: Mapping[str, Any]) -> list[Fault]:
     """Check that method, head and backbone agree on tokens (N, T, D) or features (N, D)."""
     method, backbone = cfg["method"], cfg["backbone"]
     whole, head = method_class(method), class_of(method, "head")
     takes = bool(getattr(head, "tokens", False))
     name = whole.__name__ if "_target_" in method else method["name"]
     if getattr(whole, "tokens", False) and not takes and head is not None:
-        what = f"{head.__name__} takes features (N, D), and {name} needs a head that takes tokens."
-        return [Fault("method.head", what, "Leave it out, or type head=tokens.")]
+        message = (
+            f"{head.__name__} takes features (N, D), and {name} needs a head that takes tokens."
+        )
+        return [Fault("method.head", message, "Leave it out, or type head=tokens.")]
     trunk = locate(backbone["_target_"], "backbone")
     gives = backbone.get("output", "features") == "tokens"
     if gives == takes:
         return []
     if gives:
-        what = f"is tokens (N, T, D), and {name} takes features (N, D)."
-        return [Fault("backbone.output", what, "Type backbone.output=features.")]
+        message = f"is tokens (N, T, D), and {name} takes features (N, D)."
+        return [Fault("backbone.output", message, "Type backbone.output=features.")]
     needs = f"and {name} needs the tokens (N, T, D) of each image."
     if "output" in arguments(trunk):
-        what = f"is features (N, D), {needs}"
+        message = f"is features (N, D), {needs}"
         key = "backbone.output" if "output" in backbone else "+backbone.output"
-        return [Fault("backbone.output", what, f"Type {key}=tokens.")]
-    what = f"{trunk.__name__} gives features alone, {needs}"
-    return [Fault("backbone", what, "Try backbone=vit_b_16, or a transformer of timm.")]
+        return [Fault("backbone.output", message, f"Type {key}=tokens.")]
+    message = f"{trunk.__name__} gives features alone, {needs}"
+    return [Fault("backbone", message, "Try backbone=vit_b_16, or a transformer of timm.")]
 
 
-def _of_learning(cfg: Mapping[str, Any], has: Declared) -> list[Fault]:
-    """Check that there are epochs, optimizer and schedule where something learns, and only there.
+def _check_learning(cfg: Mapping[str, Any]) -> list[Fault]:
+    """Check the number of views, cached views, epochs, optimizer, schedule and learning rates.
 
-    Epochs may be 0 in any case.
+    Epochs may be 0 in any case; an optimizer and a schedule are there where parameters are learned,
+    and only there.
     """
-    name, epochs = cfg["method"]["name"], cfg["trainer"]["epochs"]
-    result = []
-    for key, value in (("optimizer", cfg.get("optimizer")), ("scheduler", cfg.get("scheduler"))):
-        if has.learns and value is None:
-            what = f"is null, and method={name} is trained by one."
-            result.append(Fault(key, what, f"Choose one: {_first(key)}."))
-        elif not has.learns and value is not None:
-            what = f"is given, and method={name} is fitted in closed form: it would do nothing."
-            result.append(Fault(key, what, "Leave it out."))
-    if not has.learns and epochs:
-        what = f"is {epochs}, and method={name} is fitted in closed form, without epochs."
-        result.append(Fault("trainer.epochs", what, "Leave it out, or type trainer.epochs=0."))
-    return result
+    method, recipe = cfg["method"], declared(cfg["method"])
+    name, epochs = method["name"], cfg["trainer"]["epochs"]
+    faults = []
+    if recipe.views is not None and recipe.views != (count := num_views(method)):
+        key = "method.views" if "views" in method else "+method.views"
+        message = (
+            f"gives {count} view{'s' if count > 1 else ''} of each image, and {recipe.source}"
+            f" needs {recipe.views}."
+        )
+        hint = f"Type {key}={recipe.views}, or the name of a pipeline for each view."
+        faults.append(Fault("method.views", message, hint))
+    faults += _check_cached_views(cfg, recipe)
+    for key, example in (("optimizer", "adam"), ("scheduler", "step")):
+        if recipe.learns and cfg.get(key) is None:
+            message = f"is null, and method={name} is trained by one."
+            faults.append(Fault(key, message, f"Choose one: {key}={example}."))
+        elif not recipe.learns and cfg.get(key) is not None:
+            message = f"is given, and method={name} is fitted in closed form: it would do nothing."
+            faults.append(Fault(key, message, "Leave it out."))
+    if not recipe.learns and epochs:
+        message = f"is {epochs}, and method={name} is fitted in closed form, without epochs."
+        faults.append(Fault("trainer.epochs", message, "Leave it out, or type trainer.epochs=0."))
+    return faults + _check_rates(cfg)
 
 
-def _first(group: str) -> str:
-    return {"optimizer": "optimizer=adam", "scheduler": "scheduler=step"}[group]
-
-
-def _of_rates(cfg: Mapping[str, Any]) -> list[Fault]:
-    """Check the factors of learning rates; which parts learn is known once they are built."""
+def _check_rates(cfg: Mapping[str, Any]) -> list[Fault]:
+    """Check the factors of learning rates; a custom method may have further parts."""
     key, method = "optimizer.lr_scale", cfg["method"]
-    node = cfg.get("optimizer")
-    scales = None if node is None else node.get("lr_scale")
+    scales = (cfg.get("optimizer") or {}).get("lr_scale")
     if scales is None:
         return []
     if not isinstance(scales, Mapping):
         return [Fault(key, f"is {scales!r}.", f"Give factors by part: {key}={{head:10}}.")]
-    result = check_value(scales, dict[str, NonNegative], key)
+    faults = check_value(scales, dict[str, NonNegative], key)
     if "backbone" in scales:
-        instead = assignment("optimizer.backbone_scale", scales["backbone"])
-        result.append(Fault(f"{key}.backbone", "has a key of its own.", f"Type {instead}."))
-    if "_target_" in method:  # which may have further parts
-        return result
-    there = ["head", *(part for part in PARTS if method.get(part) is not None)]
+        hint = f"Type {assignment('optimizer.backbone_scale', scales['backbone'])}."
+        faults.append(Fault(f"{key}.backbone", "has a key of its own.", hint))
+    known = ["head", *(part for part in PARTS if method.get(part) is not None)]
     for name in scales:
-        if name not in ("backbone", *there):
-            what = f"method={method['name']} has no {name}."
-            result.append(Fault(f"{key}.{name}", what, f"It has {', '.join(there)}."))
-    return result
-
-
-def check_recipe(cfg: Mapping[str, Any]) -> list[Fault]:
-    """Whether the parts of the method can work together."""
-    method, trainer = cfg["method"], cfg["trainer"]
-    name = method["name"]
-    faults = []
-    for key in sorted(set() if "_target_" in method else set(method) - RESERVED):
-        faults.append(Fault(f"method.{key}", "no method has such a part.", "Leave it out."))
-    has = {
-        "logits": method.get("similarity") is not None,
-        "centers": method.get("codebook") is not None,
-        "bits": getattr(class_of(method, "relaxation"), "bits", False),
-    }
-    if has["logits"] and not has["centers"]:
-        faults.append(
-            Fault("similarity", f"compares codes with class centers; method={name} has none.",
-                  "Try codebook=max_hamming with it.")
-        )  # fmt: skip
-    loss = class_of(method, "loss")
-    has_declared = declared(method)
-    wanted = {
-        "logits": ("similarities to class centers", "similarity=cosine codebook=max_hamming"),
-        "centers": ("class centers", "codebook=max_hamming"),
-        "bits": ("bits, not real values", "relaxation=sign, or relaxation=stochastic_sign"),
-    }
-    for need in sorted(has_declared.needs):
-        if not has.get(need, True):
-            what, instead = wanted[need]
-            faults.append(
-                Fault("loss", f"{has_declared.source} reads {what}; method={name} here has none.",
-                      f"Try {instead} with it.")
-            )  # fmt: skip
-    if getattr(loss, "fixed_centers", False) and getattr(
-        class_of(method, "codebook"), "learned", False
-    ):
-        faults.append(
-            Fault("codebook", f"learns, and {has_declared.source} takes centers that do not.",
-                  "Try codebook=hadamard, max_hamming, balanced or bernoulli.")
-        )  # fmt: skip
-    if getattr(class_of(method, "similarity"), "batch_coupled", False) and not trainer["drop_last"]:
-        faults.append(
-            Fault("trainer.drop_last", f"is false, and the similarity of {name} depends on the"
-                  " batch size.", "Leave it true.")
-        )  # fmt: skip
-    streams = method.get("streams", 1)
-    if not isinstance(streams, int) or streams < 1 or trainer["batch_size"] % streams:
-        faults.append(
-            Fault("method.streams", f"is {streams}, and trainer.batch_size={trainer['batch_size']}"
-                  " is no multiple of it.", "Try trainer.batch_size=72 method.streams=2.")
-        )  # fmt: skip
-    head = class_of(method, "head")
-    smallest: int = getattr(head, "smallest_batch", 1)
-    if (by_options := getattr(head, "smallest_batch_of", None)) is not None:
-        smallest = by_options(method["head"])
-    if head is not None and trainer["batch_size"] < smallest:
-        faults.append(
-            Fault("trainer.batch_size", f"is {trainer['batch_size']}, and {head.__name__}, the"
-                  f" head here, needs a batch of {smallest}.",
-                  "Try trainer.batch_size=16, or head=linear.")
-        )  # fmt: skip
-    whole = method_class(method)
-    least = whole.smallest_batch_of(method) if hasattr(whole, "smallest_batch_of") else 1
-    if trainer["batch_size"] < least:
-        faults.append(
-            Fault("trainer.batch_size", f"is {trainer['batch_size']}, and {whole.__name__}, the"
-                  f" method here, needs a batch of {least} images.",
-                  f"Type trainer.batch_size={max(least, 32)}.")
-        )  # fmt: skip
-    if cfg["backbone"].get("weights") not in (
-        None, "none", "imagenet", "pretrained"
-    ):  # fmt: skip
-        file = expand_path(cfg["backbone"]["weights"])
-        link = re.match(r"(https?|ftp)://|www\.", str(cfg["backbone"]["weights"]))
-        if not file.is_file():
-            faults.append(
-                Fault("backbone.weights", f"there is no file {file}.",
-                      "Download it, and give the file." if link
-                      else "It may be imagenet (timm: pretrained), none, or a file with a state"
-                           " dict.")
-            )  # fmt: skip
+        if "_target_" not in method and name not in ("backbone", *known):
+            message = f"method={method['name']} has no {name}."
+            faults.append(Fault(f"{key}.{name}", message, f"It has {', '.join(known)}."))
     return faults
 
 
-def check_swaps(cfg: Mapping[str, Any], overrides: Iterable[Override]) -> list[Fault]:
-    """Whether a part that was put in on the command line is read at all."""
-    method, faults = cfg["method"], []
-    given = {one.key: one.value or "" for one in overrides}
+def _check_combination(cfg: Mapping[str, Any]) -> list[Fault]:
+    """Check that the parts of the method can work together."""
+    method, recipe, name = cfg["method"], declared(cfg["method"]), cfg["method"]["name"]
+    faults = []
+    if "_target_" not in method:
+        for key in sorted(set(method) - RESERVED):
+            faults.append(Fault(f"method.{key}", "no method has such a part.", "Leave it out."))
+    classes = {part: class_of(method, part) for part in PARTS}
+    if method.get("similarity") is not None and method.get("codebook") is None:
+        message = f"compares codes with class centers; method={name} has none."
+        faults.append(Fault("similarity", message, "Try codebook=max_hamming with it."))
+    needed = {
+        "logits": (method.get("similarity") is not None, "similarities to class centers",
+                   "similarity=cosine codebook=max_hamming"),
+        "centers": (method.get("codebook") is not None, "class centers", "codebook=max_hamming"),
+        "bits": (getattr(classes["relaxation"], "bits", False), "bits, not real values",
+                 "relaxation=sign, or relaxation=stochastic_sign"),
+    }  # fmt: skip
+    for field in sorted(recipe.needs & set(needed)):
+        available, description, options = needed[field]
+        if not available:
+            message = f"{recipe.source} reads {description}; method={name} here has none."
+            faults.append(Fault("loss", message, f"Try {options} with it."))
+    learned = getattr(classes["codebook"], "learned", False)
+    if learned and getattr(classes["loss"], "fixed_centers", False):
+        message = f"learns, and {recipe.source} takes centers that do not."
+        hint = "Try codebook=hadamard, max_hamming, balanced or bernoulli."
+        faults.append(Fault("codebook", message, hint))
+    coupled = getattr(classes["similarity"], "batch_coupled", False)
+    if coupled and not cfg["trainer"]["drop_last"]:
+        message = f"is false, and the similarity of {name} depends on the batch size."
+        faults.append(Fault("trainer.drop_last", message, "Leave it true."))
+    return faults
+
+
+def _check_batch_size(cfg: Mapping[str, Any]) -> list[Fault]:
+    """Check that the batch is large enough for head and method, and a multiple of the streams."""
+    method, size = cfg["method"], cfg["trainer"]["batch_size"]
+    streams, faults = method.get("streams", 1), []
+    if size % streams:
+        message = f"is {streams}, and trainer.batch_size={size} is no multiple of it."
+        hint = "Try trainer.batch_size=72 method.streams=2."
+        faults.append(Fault("method.streams", message, hint))
+    head: Any = class_of(method, "head")
+    whole = method_class(method)
+    smallest = getattr(head, "smallest_batch", 1)
+    if hasattr(head, "smallest_batch_of"):
+        smallest = head.smallest_batch_of(method["head"])
+    if head is not None and size < smallest:
+        message = f"is {size}, and {head.__name__}, the head here, needs a batch of {smallest}."
+        hint = "Try trainer.batch_size=16, or head=linear."
+        faults.append(Fault("trainer.batch_size", message, hint))
+    least = whole.smallest_batch_of(method) if hasattr(whole, "smallest_batch_of") else 1
+    if size < least:
+        message = (
+            f"is {size}, and {whole.__name__}, the method here, needs a batch of {least} images."
+        )
+        hint = f"Type trainer.batch_size={max(least, 32)}."
+        faults.append(Fault("trainer.batch_size", message, hint))
+    return faults
+
+
+def _check_weights(backbone: Mapping[str, Any]) -> list[Fault]:
+    """Check that the weights of a backbone are a known name or an existing file."""
+    weights = backbone.get("weights")
+    if weights in (None, "none", "imagenet", "pretrained") or expand_path(weights).is_file():
+        return []
+    hint = "It may be imagenet (timm: pretrained), none, or a file with a state dict."
+    if re.match(r"(https?|ftp)://|www\.", str(weights)):
+        hint = "Download it, and give the file."
+    return [Fault("backbone.weights", f"there is no file {expand_path(weights)}.", hint)]
+
+
+def _check_replaced(method: Mapping[str, Any], overrides: Iterable[Override]) -> list[Fault]:
+    """Check that the loss depends on each part that was replaced on the command line."""
+    given = {override.key: override.value or "" for override in overrides}
+    recipe, faults = declared(method), []
     for slot, inputs in LOSS_INPUTS.items():
-        has = declared(method)
-        if given.get(slot, "null") == "null" or inputs & has.needs:
-            continue
-        faults.append(
-            Fault(slot, f"is not read by {has.source}, the loss here: it would change nothing.",
-                  "Leave it out, or swap the loss as well: loss=lmcl.")
-        )  # fmt: skip
+        if given.get(slot, "null") != "null" and not inputs & recipe.needs:
+            message = f"is not read by {recipe.source}, the loss here: it would change nothing."
+            hint = "Leave it out, or swap the loss as well: loss=lmcl."
+            faults.append(Fault(slot, message, hint))
     return faults

@@ -16,6 +16,7 @@ from typing import (
     Annotated,
     Any,
     ClassVar,
+    Literal,
     Self,
     TypeVar,
     Union,
@@ -32,6 +33,7 @@ from deephash.utils.bounds import (
     Count,
     CountOrZero,
     Interval,
+    Length,
     Name,
     NonNegative,
     Pixels,
@@ -39,11 +41,12 @@ from deephash.utils.bounds import (
     Positive,
     Seed,
 )
+from deephash.utils.choices import Backend, Denominator, Empty, Ties
 
 MOST_BITS = 4096
 """The longest code."""
 
-OPTIONAL = {"optional": True}
+OPTIONAL: dict[str, Any] = {"optional": True}
 """Metadata of a key that may be missing."""
 
 T = TypeVar("T")
@@ -100,32 +103,24 @@ class SelectOn(Enum):
     last = "last"  # no selection
 
 
-class Ties(Enum):
-    """Order of database items at the same distance."""
+Action = Literal["prepare", "verify", "describe", "export", "encode", "cache"]
+"""The first word of a ``data`` command."""
 
-    expected = "expected"
-    stable = "stable"
-    shuffled = "shuffled"
-    best = "best"
-    worst = "worst"
+Checkpoint = Literal["best", "last"]
 
+Tops = list[Count | Literal["all"]] | None
 
-class Denominator(Enum):
-    """What the precisions of a query are divided by in AP@R."""
-
-    hits = "hits"
-    min = "min"
-    total = "total"
-    R = "R"
-
-
-class Empty(Enum):
-    """What becomes of queries that find nothing."""
-
-    zero = "zero"
-    skip_retrieved_none = "skip_retrieved_none"
-    skip_no_relevant = "skip_no_relevant"
-    skip_unlabelled = "skip_unlabelled"
+HINTS = {
+    "dataset.classes": "Give two classes or more, indices or names: dataset.classes=[0,1,2].",
+    "evaluation.tops": "It is a list of numbers of at least 1 and `all`, such as [100,1000,all].",
+    "gallery.queries": "Try spread, hardest, easiest, or a list of positions such as [0,5].",
+    "method.cached_views": "Type method.cached_views=8, or null for new views in each epoch.",
+    "method.views": "Give a number, method.views=2, or a pipeline for each view: [train,train].",
+    "only": "Give keys and values: {dataset:cifar10,model.nbit:64}.",
+    "runs": "Name a folder, or several: runs=[FOLDER,FOLDER].",
+    "sweep": "Give one, or several: [table2_beta,fig8_beta].",
+}
+"""What to type instead of a wrong value, for keys whose type does not explain it."""
 
 
 @dataclass
@@ -167,15 +162,6 @@ class Trainer(Node):
     snapshots: CountOrZero = 0  # codes of so many database images at each evaluation, in snapshots/
 
 
-class Engine(Enum):
-    """Who counts distances; the numbers are the same."""
-
-    auto = "auto"  # torch on a CUDA device, else numba if it is installed and pays, else numpy
-    numpy = "numpy"
-    numba = "numba"
-    torch = "torch"
-
-
 @dataclass
 class Evaluation(Node):
     """``evaluation``: the conventions of mAP, and of the bits.
@@ -186,7 +172,7 @@ class Evaluation(Node):
     convention: str | None = None  # of published numbers: hashnet, orthohash, deephash-pytorch, ...
     top: Count | None = None  # R; null: as the dataset says, there null for all
     # further R, reported beside it: [100,1000]; all: the whole database
-    tops: Loose[list[int | str] | None] = field(default_factory=list)
+    tops: Open[Tops] = field(default_factory=list)
     ties: Ties | None = None  # expected
     denominator: Denominator | None = None  # hits
     empty: Empty | None = None  # zero
@@ -195,7 +181,7 @@ class Evaluation(Node):
     ternary: NonNegative | None = None  # |z| below it is half a bit; null: every z is a bit
     centred: bool = False  # bits of z less the database's mean z: for data of another domain
     reference: bool = True  # PCA + random rotation of frozen features, beside the run's numbers
-    engine: Engine = Engine.auto
+    engine: Backend = Backend.auto
 
 
 @dataclass
@@ -222,10 +208,12 @@ class Dataset(Node):
     expected: dict[str, dict[str, CountOrZero]] | None = field(default=None, metadata=OPTIONAL)
     catalog: Part | None = field(default=None, metadata=OPTIONAL)
     recipes: dict[str, Part] | None = field(default=None, metadata=OPTIONAL)
-    classes: Loose[list[int | str] | None] = field(default=None, metadata=OPTIONAL)
-    known: Loose[dict[str, Any] | None] = field(default=None, metadata=OPTIONAL)
+    classes: Open[Annotated[list[int | str], Length(2, least=True)] | None] = field(
+        default=None, metadata=OPTIONAL
+    )
+    known: Open[dict[str, Any] | None] = field(default=None, metadata=OPTIONAL)
     # the protocol of images without labels, unless one is typed
-    unlabelled: Loose[str | None] = field(default=None, metadata=OPTIONAL)
+    unlabelled: Open[str | None] = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass
@@ -240,11 +228,15 @@ class Method(Node):
     codebook: Part | None = field(default=None, metadata=OPTIONAL)
     similarity: Part | None = field(default=None, metadata=OPTIONAL)
     # a number, or the pipeline of each view
-    views: Loose[int | list[str]] = field(default=1, metadata=OPTIONAL)
-    streams: Loose[int] = field(default=1, metadata=OPTIONAL)
+    views: Open[Count | Annotated[list[Name], Length(1, least=True)]] = field(
+        default=1, metadata=OPTIONAL
+    )
+    streams: Open[Count] = field(default=1, metadata=OPTIONAL)
     # on a frozen backbone: random views are drawn from so many of each image, encoded once
-    cached_views: Loose[int | None] = field(default=None, metadata=OPTIONAL)
-    passes: Loose[str] = field(default="stacked", metadata=OPTIONAL)  # separate: one for each view
+    cached_views: Open[Annotated[int, Interval(2)] | None] = field(default=None, metadata=OPTIONAL)
+    passes: Open[Literal["stacked", "separate"]] = field(
+        default="stacked", metadata=OPTIONAL
+    )  # separate: one for each view
 
 
 @dataclass
@@ -293,7 +285,7 @@ class Gallery(Node):
     """``gallery``: queries shown with the images nearest to them."""
 
     # spread from the easiest to the hardest; hardest; easiest; [3, 17]
-    queries: Loose[str | list[int]] = "spread"
+    queries: Open[Literal["spread", "hardest", "easiest"] | list[CountOrZero]] = "spread"
     rows: Annotated[int, Interval(0, 100)] = 6  # how many queries, unless they are listed
     top: Annotated[int, Interval(1, 50)] = 10  # images of each
 
@@ -304,7 +296,7 @@ class EvaluationChange(Node):
 
     convention: str | None = None  # a whole set of them; those given beside it change it
     top: Count | None = None
-    tops: Loose[list[int] | None] = None
+    tops: Open[Tops] = None
     ties: Ties | None = None
     denominator: Denominator | None = None
     empty: Empty | None = None
@@ -312,7 +304,7 @@ class EvaluationChange(Node):
     seed: Seed | None = None
     ternary: NonNegative | None = None  # 0: nothing is undecided
     centred: bool | None = None
-    engine: Engine | None = None
+    engine: Backend | None = None
 
 
 @dataclass
@@ -321,9 +313,9 @@ class Evaluate(Node):
 
     run: Name | None = None
     # several run folders, folders of runs, or patterns, to compare
-    runs: Loose[str | list[str] | None] = None
+    runs: Open[Name | list[Name] | None] = None
     out: Name | None = None  # null: the run's folder; of several, ./comparison
-    checkpoint: str = "best"  # best, last
+    checkpoint: Open[Checkpoint] = "best"
     device: str = "auto"
     figures: bool = True  # the page and the figures; false: numbers and codes only
     tsne: Annotated[int, Interval(0, 20_000)] = 1000  # images in the t-SNE figure; 0: none
@@ -356,8 +348,7 @@ class FeatureType(Enum):
 class Data(Node):
     """The top page of ``data.py``. Parts are open: their constructors are their schema."""
 
-    # prepare, verify, describe, export, encode, cache: the first word of the command
-    do: str = MISSING
+    do: Open[Action] = MISSING  # the first word of the command
     dataset: Open[Dataset] = MISSING
     backbone: Open[Part] = MISSING
     trainer: Trainer = field(default_factory=Trainer)
@@ -379,8 +370,8 @@ class Report(Node):
     """The top page of ``report.py``."""
 
     # its name, or those of several: [table2_beta,fig8_beta]
-    sweep: Loose[str | list[str]] = MISSING
-    only: Loose[dict[str, Any] | None] = None  # of its runs: {dataset:cifar10,model.nbit:64}
+    sweep: Open[Name | list[Name]] = MISSING
+    only: Open[dict[str, Any] | None] = None
     out: Name | None = None  # null: the sweep's folder; of several, a folder named for all of them
     compare: str | None = "best"  # the row that others are compared with, in pairs; null: none
     draws: Annotated[int, Interval(100, 1_000_000)] = 2000  # of the bootstrap of differences

@@ -6,10 +6,11 @@ from typing import Any, Self
 
 from deephash.errors import DataError
 from deephash.retrieval.checks import check_choice, check_integer
+from deephash.utils import choices
 
-TIES = ("expected", "stable", "shuffled", "best", "worst")
-DENOMINATORS = ("hits", "min", "total", "R")
-EMPTY = ("zero", "skip_retrieved_none", "skip_no_relevant", "skip_unlabelled")
+TIES = tuple(choices.Ties.__members__)
+DENOMINATORS = tuple(choices.Denominator.__members__)
+EMPTY = tuple(choices.Empty.__members__)
 
 _PLAIN: dict[str, Any] = {"ties": "stable", "denominator": "hits", "empty": "zero"}
 NAMED: dict[str, dict[str, Any]] = {

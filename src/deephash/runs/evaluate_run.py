@@ -265,7 +265,7 @@ def _changed(
         ran["dataset"] = copy.deepcopy(dict(cfg.dataset))
         if (images := backbone_inputs.declared(ran.get("backbone"))) is not None:
             backbone_inputs.adapt(ran["dataset"], images, [one.key for one in overrides])
-            raise_faults(checks.check_images(ran, ["test"]), overrides)
+            raise_faults(backbone_inputs.check_images(ran), overrides)
     else:
         for key, path in cfg.dataset.items():
             if path is None:

@@ -8,6 +8,7 @@ import torch
 
 from deephash.config import build, checks, schema
 from deephash.config.faults import raise_faults
+from deephash.config.validate import check_value
 from deephash.data.preprocessing import Preprocessing
 from deephash.errors import CheckpointError, ConfigError
 from deephash.models.encoder import Encoder
@@ -33,7 +34,8 @@ def load(run: Path, checkpoint: str = "best", device: str = "auto") -> CodeEncod
         DeephashError: the folder is no run or is damaged, or the device is not available.
     """
     folder = RunFolder(expand_path(run))
-    faults = [*checks.check_checkpoint(checkpoint), *checks.check_device("device", device)]
+    faults = check_value(checkpoint, schema.Checkpoint, "checkpoint")
+    faults += checks.check_device("device", device)
     raise_faults(faults, [f"load({str(run)!r})"])
     ran = checks.parse_run(folder.config(whole=True), folder.config_file)
     on, file = build.device(device), folder.checkpoint(checkpoint)

@@ -20,12 +20,13 @@ from deephash.retrieval.backends import numpy_backend
 from deephash.retrieval.checks import check_choice, check_integer
 from deephash.retrieval.codes import Counts
 from deephash.retrieval.packed_codes import PackedCodes
+from deephash.utils import choices
 from deephash.utils.extras import install_hint
 
 if TYPE_CHECKING:
     import torch
 
-ENGINES = ("auto", "numpy", "numba", "torch")
+ENGINES = tuple(choices.Backend.__members__)
 KERNELS = ("auto", "triton", "bits", "matmul")
 log = logging.getLogger(__name__)
 
