@@ -1,4 +1,4 @@
-"""deephash in a program or a notebook: train and evaluate runs, encode images with them."""
+"""Python API: train and evaluate runs, and load their encoders."""
 
 import os
 from collections.abc import Iterable
@@ -13,11 +13,11 @@ from deephash.utils import program
 
 
 class Trained(NamedTuple):
-    """What ``train`` returns.
+    """The result of ``train``.
 
     Attributes:
         report: what ``report.json`` of the run holds; ``report["metrics"]["map"]`` is its mAP.
-        folder: of the run.
+        folder: the run folder.
     """
 
     report: dict[str, Any]
@@ -60,16 +60,16 @@ def train(arguments: Iterable[str] = ()) -> Trained:
 
 @targets.scope()
 def evaluate(arguments: Iterable[str]) -> dict[str, Any]:
-    """Measure the codes of a run again, or compare several, as ``deephash evaluate`` does.
+    """Evaluate the codes of a run, or compare several runs, as ``deephash evaluate`` does.
 
     Args:
         arguments: of the command line, ``run=FOLDER``, ``evaluation.tops=[100,1000]``.
 
     Returns:
-        what ``evaluation.json`` holds; of several runs (``runs=``), by folder.
+        the content of ``evaluation.json``; for several runs (``runs=``), by folder.
 
     Raises:
-        DeephashError: what is wrong with the arguments, the run or the data.
+        DeephashError: the arguments, the run or the data are invalid.
 
     Example:
         >>> import deephash
@@ -96,7 +96,7 @@ def load(
     device: str = "auto",
     plugins: Iterable[str] = (),
 ) -> CodeEncoder:
-    """Load the trained encoder of a run, with its preprocessing; the data need not be there.
+    """Load the trained encoder of a run, with its preprocessing; the data are not needed.
 
     Args:
         run: its folder.
@@ -131,10 +131,10 @@ def load(
 
 
 def _read(arguments: Iterable[str]) -> CommandLine:
-    """Take the arguments of a command apart.
+    """Parse the arguments of a command.
 
     Raises:
-        ConfigError: they are one text, or hold a flag that has no use here.
+        ConfigError: the arguments are a single text, or contain a flag that is not supported here.
     """
     if isinstance(arguments, str):
         raise ConfigError(f"{arguments!r} is one text; give a list of arguments: [{arguments!r}]")

@@ -1,4 +1,4 @@
-"""The command line: composes a page once, runs its job, prints errors. Heavy imports come late."""
+"""The command line: compose a page, run its job, print errors. Heavy imports are deferred."""
 
 import argparse
 import contextlib
@@ -27,13 +27,13 @@ from deephash.utils.files import expand_path
 
 SHOWING = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i",
            "--shell-completion", "-sc"}  # fmt: skip
-"""Flags under which Hydra shows something and runs nothing."""
+"""Flags that show something and run nothing."""
 
 COMPLETION = {"--shell-completion", "-sc"}
-"""The flags of the completion of words by a shell."""
+"""Flags of the shell completion."""
 
 WITHOUT_EFFECT = {"--resolve", "--run", "-r", "--"}
-"""Flags of Hydra that change nothing where something runs."""
+"""Flags of Hydra that are ignored."""
 
 PARALLEL = {
     "WORLD_SIZE": "torchrun or a launcher like it",
@@ -41,16 +41,16 @@ PARALLEL = {
     "PMI_SIZE": "mpirun",
     "SLURM_STEP_NUM_TASKS": "srun",
 }
-"""How many times a command was started, by the name of the variable that says so."""
+"""Launchers by the environment variable that holds their number of processes."""
 
 GOES_ON = "; without rerun=true the command goes on from here"
 
 Job = Callable[[Any, tuple[Override, ...]], None]
-"""What a page does with its checked configuration and its command line."""
+"""The job of a page: a function of its checked configuration and its command line."""
 
 
 def run(page: str, arguments: Sequence[str]) -> int:
-    """Run a command. Returns the exit status.
+    """Run a command. Return the exit status.
 
     Args:
         page: ``train``, ``evaluate``, ``report`` or ``data``.
@@ -60,7 +60,7 @@ def run(page: str, arguments: Sequence[str]) -> int:
 
 
 def train(arguments: Sequence[str]) -> int:
-    """``train``: one run, or with ``-m`` a grid. Returns the exit status."""
+    """Run ``train``: one run, or with ``-m`` a grid. Return the exit status."""
     conf, sweeps = program.folder("conf"), program.folder("sweeps")
     launched = process.follow_parent()
     multirun.register(sweeps)
@@ -84,7 +84,7 @@ def train(arguments: Sequence[str]) -> int:
 
 
 def _alone(page: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str]], int]:
-    """Refuse several processes of one command, which would write the same files."""
+    """Refuse to run one command in several processes, which would write the same files."""
 
     @wraps(page)
     def alone(arguments: Sequence[str]) -> int:
@@ -98,20 +98,20 @@ def _alone(page: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str]], in
 
 @_alone
 def evaluate(arguments: Sequence[str]) -> int:
-    """``evaluate``. Returns the exit status."""
+    """Run ``evaluate``. Return the exit status."""
     line = _read(overrides.quote_folders(arguments))
     return _flushed(_main("evaluate", line, _evaluate_job))
 
 
 @_alone
 def report(arguments: Sequence[str]) -> int:
-    """``report``. Returns the exit status."""
+    """Run ``report``. Return the exit status."""
     return _flushed(_main("report", _read(arguments), _report_job))
 
 
 @_alone
 def data(arguments: Sequence[str]) -> int:
-    """``data ACTION``. Returns the exit status."""
+    """Run ``data ACTION``. Return the exit status."""
     actions = get_args(schema.Action)
     done = [text for text in arguments if text in actions]
     if len(done) != 1 and not _read(arguments).names & SHOWING:
@@ -138,7 +138,7 @@ def _train_job(launched: bool, cfg: schema.Train, given: tuple[Override, ...]) -
         for message in plan_jobs.missing_data(planned):
             print(message, file=sys.stderr)
         print(plan_jobs.preview(planned, slots=1))
-    elif launched:  # nobody watches it: why it fails is kept in its folder
+    elif launched:  # the reason of a failure is kept in its folder
         folder = runs.RunFolder.of(cfg, given).path
         launch = os.environ.get(process.LAUNCH, "")
         plan_jobs.noting(folder, lambda: runs.train(cfg, given, launch))
@@ -172,7 +172,7 @@ def _sweep(conf: Path, sweeps: Path, line: CommandLine) -> int:
 
 
 def _read(arguments: Sequence[str], many: bool = False) -> CommandLine:
-    """Take a command line apart, with ``~`` of ``--config-dir=~/conf`` for the home folder."""
+    """Parse a command line, with ``~`` of ``--config-dir=~/conf`` for the home folder."""
     return overrides.read([_from_home(text) for text in arguments], many)
 
 
@@ -184,7 +184,7 @@ def _prepare() -> None:
 
 
 def _main(page: str, line: CommandLine, job: Job) -> int:
-    """Show what a flag requests, or compose and check a page and run its job.
+    """Run the flag of a command line, or compose and check a page and run its job.
 
     Args:
         page: ``train``, ``evaluate``, ``report`` or ``data``.
@@ -213,7 +213,7 @@ def _main(page: str, line: CommandLine, job: Job) -> int:
             job(cfg, composition.without_hydra(line.overrides))
         except DeephashError as error:  # printed without a traceback
             failures.append(error)
-        except BrokenPipeError:  # nobody reads on: `| head`
+        except BrokenPipeError:  # the reader closed the pipe: `| head`
             _silence()
         except OSError as error:  # a full disk, a folder that is gone, an input without permission
             failures.append(from_os_error(error))
@@ -227,7 +227,7 @@ def _main(page: str, line: CommandLine, job: Job) -> int:
 
 
 def _show(conf: Path, page: str, line: CommandLine) -> int:
-    """Let Hydra show its help, the configuration, or the words that complete a line."""
+    """Let Hydra show its help, the configuration, or completions."""
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--help | head`; nothing else is open
     more = Extension.of(line).override
@@ -246,13 +246,13 @@ def _show(conf: Path, page: str, line: CommandLine) -> int:
 
 
 def _exit_status(job: Callable[[], int], interrupted: str) -> int:
-    """Run a job and return its exit status; print what stops it."""
+    """Run a job and return its exit status; print errors."""
     try:
         return job()
     except DeephashError as error:
         print(error, file=sys.stderr)
         return 2
-    except BrokenPipeError:  # nobody reads on
+    except BrokenPipeError:  # the reader closed the pipe
         _silence()
         return 0
     except OSError as error:
@@ -264,7 +264,7 @@ def _exit_status(job: Callable[[], int], interrupted: str) -> int:
 
 
 def _flushed(status: int) -> int:
-    """The exit status once all is said; that of ``head`` and the like when nobody reads it."""
+    """Flush stdout and return the exit status; that of SIGPIPE if the reader closed the pipe."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -284,13 +284,13 @@ def _silence() -> None:
 
 
 def _from_home(text: str) -> str:
-    """A folder of ``--config-dir=~/conf``, which the shell leaves as it is."""
+    """Expand ``--config-dir=~/conf``, which the shell does not."""
     flag, equals, folder = text.partition("=")
     return f"{flag}={expand_path(folder)}" if equals and flag in CONFIG_DIR else text
 
 
 def _completed(query: Callable[[], Any]) -> int:
-    """Answer the shell that completes a word; what stands before it may be wrong or unfinished."""
+    """Complete a word for the shell; the words before it may be wrong or unfinished."""
     line = os.environ.get("COMP_LINE", "")
     begun, blank, fragment = line.rpartition(" ")
     try:
@@ -308,14 +308,14 @@ def _completed(query: Callable[[], Any]) -> int:
     with (
         open(os.devnull, "w", encoding="utf-8") as nowhere,
         contextlib.redirect_stderr(nowhere),
-        contextlib.suppress(SystemExit),  # of Hydra, for an error: there is nothing to offer
+        contextlib.suppress(SystemExit),  # of Hydra, for an error: no completions
     ):
         query()
     return 0
 
 
 def _several_processes(environment: Mapping[str, str]) -> str | None:
-    """What to say where ``torchrun``, ``srun`` or ``mpirun`` started one command several times."""
+    """Return an error message if ``torchrun``, ``srun`` or ``mpirun`` started several processes."""
     for name, who in PARALLEL.items():
         if environment.get(name, "").isdecimal() and int(environment[name]) > 1:
             train = program.command("train")
@@ -329,6 +329,6 @@ def _several_processes(environment: Mapping[str, str]) -> str | None:
 
 
 def _python_3_14() -> None:
-    """Hydra 1.3 gives argparse a help that is no text, which Python 3.14 refuses."""
+    """Disable a check of argparse: Hydra 1.3 passes a help object that Python 3.14 refuses."""
     if sys.version_info >= (3, 14) and re.match(r"1\.[0-3]\.", hydra.__version__):
         argparse.ArgumentParser._check_help = lambda self, action: None  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The errors a user can mend: what is wrong, where, and what to do instead."""
+"""Errors that a user can fix: what is wrong, where, and what to do instead."""
 
 import errno
 import os
@@ -6,22 +6,22 @@ from collections.abc import Iterable
 
 
 class DeephashError(Exception):
-    """Base of every error whose message is meant for the user, without a traceback."""
+    """Base of all errors that are shown to the user without a traceback."""
 
 
 class ConfigError(DeephashError):
-    """The configuration asks for something that does not exist or cannot work."""
+    """The configuration names something that does not exist, or values that cannot work."""
 
 
-def refuse(faults: Iterable[tuple[str, str, str]], prefix: str = "") -> None:
-    """Raise the first of what a class says is wrong with its options.
+def raise_first(faults: Iterable[tuple[str, str, str]], prefix: str = "") -> None:
+    """Raise a ConfigError for the first fault of the options of a class.
 
     Args:
-        faults: key, fault and what to type instead, as ``refused`` of the class returns them.
+        faults: key, message and hint, as returned by ``refused`` of the class.
         prefix: of the key.
 
     Raises:
-        ConfigError: there is one.
+        ConfigError: there is a fault.
     """
     for key, what, instead in faults:
         raise ConfigError(f"{prefix}{key}  {what} {instead}")
@@ -32,11 +32,11 @@ class DataError(DeephashError):
 
 
 class TrainingError(DeephashError):
-    """Training cannot go on: a loss or gradient that is not finite, a foreign checkpoint."""
+    """Training cannot continue, such as a loss that is not finite, or a foreign checkpoint."""
 
 
 class CheckpointError(TrainingError):
-    """A checkpoint is missing, damaged, or does not fit what it should fill."""
+    """A checkpoint is missing, damaged, or does not match the objects to restore."""
 
 
 class BusyError(TrainingError):
@@ -44,7 +44,7 @@ class BusyError(TrainingError):
 
 
 class FileError(DataError):
-    """A file cannot be read, or does not hold what it should.
+    """A file cannot be read, or has unexpected content.
 
     Args:
         path: of the file.
@@ -63,7 +63,7 @@ class FileError(DataError):
 
 
 class WriteError(DeephashError, OSError):
-    """A file or folder cannot be written. An ``OSError`` whose text says what to do.
+    """A file or folder cannot be written. An ``OSError`` with advice.
 
     Args:
         path: of the file or folder.
@@ -84,7 +84,7 @@ class WriteError(DeephashError, OSError):
 
 
 def os_reason(error: OSError) -> str:
-    """Say what an error of the system means, as a clause.
+    """Return the meaning of an operating system error, as a clause.
 
     Example:
         >>> os_reason(OSError(errno.ENOSPC, "No space left on device"))
@@ -100,12 +100,12 @@ def os_reason(error: OSError) -> str:
 
 
 def os_advice(number: int | None) -> str:
-    """Say what can be done about an error of the system, given by its number; may be empty."""
+    """Return advice for an operating system error, by its number; may be empty."""
     return _ADVICE.get(number or 0, "")
 
 
 def from_os_error(error: OSError) -> DeephashError:
-    """Turn an error of the system that nobody has turned into a sentence yet into one.
+    """Convert an operating system error to a DeephashError with a readable message.
 
     Example:
         >>> print(from_os_error(OSError(errno.ENOTDIR, "Not a directory", "a/b")))

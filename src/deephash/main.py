@@ -1,6 +1,6 @@
 """The command ``deephash``, which is also ``python -m deephash`` and the scripts of the repository.
 
-Imports nothing of weight before it knows that a command is to run.
+Heavy modules are imported only when a command runs.
 """
 
 import os
@@ -43,7 +43,7 @@ def script(page: str) -> int:
 def _interruptible(arguments: Sequence[str]) -> int:
     try:
         return main(arguments)
-    except KeyboardInterrupt:  # so early that nothing has begun
+    except KeyboardInterrupt:  # before the command started
         return 130
 
 
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _refusal(page: str, arguments: Sequence[str]) -> str:
-    """Say what is wrong with a command line that begins with no command."""
+    """Return the error message for a command line that does not begin with a command."""
     import difflib
     import shlex
 

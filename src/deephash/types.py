@@ -1,4 +1,4 @@
-"""The types that all modules share, and the legend of shapes.
+"""Shared types, and the letters that denote shapes.
 
 ``B`` images, ``V`` views, ``N = V * B`` encoded images, ``D`` features, ``K`` bits, ``C`` classes;
 in retrieval ``Q`` queries, ``N`` database items, ``R`` cut-off.
@@ -139,7 +139,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Output:
-    """What a method computes for a batch: the input of a loss.
+    """The output of a method for a batch, and the input of a loss.
 
     A loss names the fields that it reads in its class attribute ``needs``; the others may be None.
 

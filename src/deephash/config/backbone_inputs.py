@@ -1,8 +1,8 @@
-"""What a backbone's own configuration says of its images, written into that of the dataset.
+"""Write the input size and statistics that a backbone declares into the dataset's transforms.
 
 A backbone class with ``input_config`` declares mean, standard deviation, interpolation and side of
 the images that it was trained on. They replace those of the dataset's transforms before a page is
-checked, so that the saved configuration shows what was done. What the user typed stays.
+checked, so that the saved configuration is complete. Values of the command line are kept.
 """
 
 import math
@@ -17,7 +17,7 @@ STEPS = "deephash.data.transforms."
 
 
 def declared(backbone: Any) -> Any | None:
-    """Return what images a backbone declares; None where it declares none, or has faults.
+    """Return the images that a backbone declares; None if it declares none, or has faults.
 
     Args:
         backbone: the node of the configuration.
@@ -36,7 +36,7 @@ def declared(backbone: Any) -> Any | None:
 
 
 def size_of(dataset: Any, images: Any, typed: Collection[str] = ()) -> int | None:
-    """Return the image size that a backbone decides; None where it decides none.
+    """Return the image size that a backbone sets; None if it sets none.
 
     Args:
         dataset: the node, resolved or not.
@@ -84,14 +84,14 @@ def fill(transforms: Any, images: Any, typed: Collection[str] = ()) -> None:
 
 
 def _steps(transforms: Any) -> Iterator[tuple[str, Any]]:
-    """The steps of all pipelines with their keys."""
+    """Yield the steps of all pipelines with their keys."""
     for name, steps in transforms.items() if isinstance(transforms, dict) else ():
         for at, step in enumerate(steps if isinstance(steps, list) else ()):
             yield f"dataset.transforms.{name}.{at}", step
 
 
 def is_typed(key: str, typed: Collection[str]) -> bool:
-    """Whether a key, or a node that it is in, is among those of the command line.
+    """Return whether a key, or a node above it, was given on the command line.
 
     The choice of a group (``dataset=cifar10``) gives none of its keys.
 
@@ -102,7 +102,7 @@ def is_typed(key: str, typed: Collection[str]) -> bool:
 
 
 def _options(step: Any, images: Any) -> dict[str, Any]:
-    """The options of a step that the backbone decides."""
+    """Return the options of a step that the backbone sets."""
     kind = _kind(step)
     if kind == "Normalize":
         return {"mean": list(images.mean), "std": list(images.std)}
@@ -156,7 +156,7 @@ def _wrong_size(backbone: Any, dataset: Mapping[str, Any], key: str, side: Any, 
 
 
 def _side(step: Any, side: int | None) -> tuple[int | None, bool]:
-    """The side of square images after a step, and whether they are too small for it."""
+    """Return the side of square images after a step, and whether they are too small for it."""
     kind = _kind(step)
     if kind in ("Resize", "RandomResizedCrop"):
         return step["size"], False

@@ -27,10 +27,10 @@ from deephash.types import derive
 from deephash.utils import program
 
 Data = schema.Train | schema.Run | schema.Data
-"""Pages that say what data are."""
+"""Pages with a dataset."""
 
 Trained = schema.Train | schema.Run
-"""Pages that say what an encoder is."""
+"""Pages with an encoder."""
 
 
 def part(node: Mapping[str, Any], path: str, **offered: Unpack[Injected]) -> Any:
@@ -51,16 +51,16 @@ def part(node: Mapping[str, Any], path: str, **offered: Unpack[Injected]) -> Any
 
 
 def device(name: str) -> torch.device:
-    """The device a run computes on; ``auto`` is CUDA where there is one."""
+    """Return the device of a run; ``auto`` is CUDA if available."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
 
 
 def data(cfg: Data) -> DataModule:
-    """Source, protocol and views; nothing is opened yet.
+    """Build source, protocol and views; no file is opened.
 
-    The page of a run folder and that of ``data.py`` train nothing: one view of each image.
+    Pages other than that of ``train`` get one view of each image.
     """
     dataset, trainer = cfg.dataset, cfg.trainer
     transforms = {name: pipeline(steps) for name, steps in dataset.transforms.plain.items()}
@@ -90,22 +90,22 @@ def data(cfg: Data) -> DataModule:
 
 
 def pipeline(steps: Sequence[Mapping[str, Any]]) -> Pipeline:
-    """The steps of a transform, one after the other."""
+    """Build the steps of a transform."""
     return Pipeline([part(step, "dataset.transforms") for step in steps], steps)
 
 
 def source(cfg: Data) -> Any:
-    """The source of the images, told where decoded ones are kept, if it keeps any."""
+    """Build the source of the images, with the folder of its cache."""
     return part(cfg.dataset.source, "dataset.source", cache=cfg.paths.cache)
 
 
 def protocol(cfg: Data) -> Any:
-    """How the images are divided, unless they have no labels; see ``unlabelled``."""
+    """Build the split protocol of labelled images; see ``unlabelled``."""
     return part(cfg.dataset.protocols[cfg.dataset.protocol], "dataset.protocols")
 
 
 def unlabelled(cfg: Data) -> tuple[str, Any] | None:
-    """The protocol of images without labels, and its name; None: it is that of all images."""
+    """Build the protocol of images without labels, with its name; None if it is the same."""
     name = cfg.dataset.unlabelled
     if name is None or name == cfg.dataset.protocol:
         return None
@@ -113,7 +113,7 @@ def unlabelled(cfg: Data) -> tuple[str, Any] | None:
 
 
 def split_recipe(cfg: Data) -> tuple[Any, Any] | None:
-    """Catalogue and draw of a protocol that ``data.py prepare`` draws; None for other protocols."""
+    """Build catalogue and draw of a protocol that ``data prepare`` draws; None for others."""
     dataset = cfg.dataset
     node = (dataset.recipes or {}).get(dataset.protocol)
     if node is None or dataset.catalog is None:
@@ -122,15 +122,15 @@ def split_recipe(cfg: Data) -> tuple[Any, Any] | None:
 
 
 def backbone(cfg: Data, width: int | None = None, pretrained: bool = True) -> nn.Module:
-    """The backbone alone.
+    """Build the backbone alone.
 
     Args:
         cfg: the configuration.
         width: D of the data, if these are features.
-        pretrained: false when a checkpoint will fill it anyway.
+        pretrained: false if a checkpoint is loaded anyway.
 
     Raises:
-        ConfigError: it takes images, and the data are features, or the other way round.
+        ConfigError: the backbone takes images and the data are features, or vice versa.
     """
     node = dict(cfg.backbone)
     target = targets.locate(node["_target_"], "backbone")
@@ -146,11 +146,11 @@ def backbone(cfg: Data, width: int | None = None, pretrained: bool = True) -> nn
 
 
 def check_backbone(cfg: Data, source: Any = None) -> None:
-    """Refuse weights that are missing or do not fit, before data are opened.
+    """Check that weights exist and fit, before data are opened.
 
     Args:
         cfg: the configuration.
-        source: of the data; where these are missing nothing is checked, as that is told first.
+        source: of the data; if these are missing, that is reported first and nothing is checked.
 
     Raises:
         DeephashError: as the backbone's constructor does.
@@ -165,7 +165,7 @@ def check_backbone(cfg: Data, source: Any = None) -> None:
 
 
 def encoder(cfg: Trained, width: int | None = None, pretrained: bool = True) -> Encoder:
-    """Backbone and head; see ``backbone``."""
+    """Build backbone and head; see ``backbone``."""
     trunk = backbone(cfg, width, pretrained)
     features: Any = trunk.out_features
     head = part(cfg.method.head, "method.head", in_features=features, nbit=cfg.model.nbit)
@@ -179,7 +179,7 @@ def method(
     width: int | None = None,
     pretrained: bool = True,
 ) -> Method:
-    """The whole recipe. Initial weights are drawn from the run's seed; see ``backbone``."""
+    """Build the whole method. Initial weights depend on the seed; see ``backbone``."""
     torch.manual_seed(derive(cfg.seed, "weights"))
     node = cfg.method
     offered: Injected = {
@@ -209,7 +209,7 @@ def method(
 
 
 def label_free_methods() -> list[str]:
-    """The methods that read no labels, by the modules that define their loss or class, sorted.
+    """Return the methods that read no labels, by the modules of their loss or class, sorted.
 
     Modules without a recipe of their name, such as base classes, are left out.
     """
@@ -227,9 +227,9 @@ def label_free_methods() -> list[str]:
 
 
 def require_labels(cfg: schema.Train, on: DataModule) -> None:
-    """Let the data refuse images without any label where the loss, or patience, needs labels.
+    """Make the data module refuse unlabelled data if the loss, or early stopping, needs labels.
 
-    Patience needs none where it waits for a better agreement with features.
+    Early stopping by agreement with features needs none.
     """
     if on.reads_labels:
         reader = requirements.declared(cfg.method.plain).source
@@ -265,12 +265,12 @@ def optimizer(cfg: schema.Train, of: Method) -> torch.optim.Optimizer | None:
 
 
 def convention(cfg: Data) -> Convention:
-    """How mAP is measured; R is the dataset's unless the user or the convention gives one."""
+    """Build the definition of mAP; R is the dataset's unless the evaluation gives one."""
     return Convention.configured(cfg.evaluation.plain, cfg.dataset.top)
 
 
 def evaluation(cfg: Trained, on: torch.device) -> Evaluation:
-    """Measures encoders as the configuration says."""
+    """Build the evaluation of encoders."""
     node = cfg.evaluation
     return Evaluation(
         convention(cfg),
@@ -323,7 +323,7 @@ def wandb(
     job_type: str,
     history: Path | None = None,
 ) -> Loggers:
-    """Weights & Biases for what comes after training.
+    """Build the W&B logger for a job after training.
 
     Args:
         node: ``logger.wandb``.

@@ -1,4 +1,4 @@
-"""Compose pages of the configuration with Hydra, once for each command line, and check them."""
+"""Compose pages of the configuration with Hydra, and check them."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -45,11 +45,11 @@ PAGES: dict[str, type[schema.Node]] = {
 
 @dataclass(frozen=True)
 class Extension:
-    """What the command line adds to the configuration and to the parts.
+    """Additional configuration folders and packages of a command line.
 
     Args:
-        folders: of configuration, searched after ours.
-        search_path: further entries of Hydra's search path, as they were typed.
+        folders: configuration folders, searched after our own.
+        search_path: further entries of Hydra's search path, as typed.
         plugins: packages whose classes may be parts.
     """
 
@@ -59,10 +59,10 @@ class Extension:
 
     @classmethod
     def of(cls, line: CommandLine) -> "Extension":
-        """Find the folders and packages that a command line names; import none of them.
+        """Locate the folders and packages that a command line names; none is imported.
 
         Raises:
-            ConfigError: one is not there.
+            ConfigError: one does not exist.
         """
         folders = []
         for folder in line.values_of(*CONFIG_DIR):
@@ -76,19 +76,19 @@ class Extension:
 
     @property
     def flags(self) -> list[str]:
-        """The flags that give another process the same folders."""
+        """The flags that pass the folders to another process."""
         return [f"--config-dir={folder}" for folder in self.folders]
 
     @property
     def override(self) -> list[str]:
-        """The override that makes Hydra search the folders; none where there are none."""
+        """The override that adds the folders to Hydra's search path; empty without folders."""
         folders = [*self.folders, *(one.conf for one in self.plugins if one.conf is not None)]
         entries = [*(f"file://{folder}" for folder in folders), *self.search_path]
         return [f"{SEARCH_PATH}=[{','.join(map(quoted, entries))}]"] if entries else []
 
 
 def _listed(override: Override) -> list[str]:
-    """The values of ``key=[a,b]``, or of ``key=a``."""
+    """Return the values of ``key=[a,b]``, or of ``key=a``."""
     parsed = override.parsed
     if override.deletes or parsed is None or override.is_sweep:
         return []
@@ -97,11 +97,10 @@ def _listed(override: Override) -> list[str]:
 
 
 class Composer:
-    """Compose configurations of a page: of those that choose the same groups, once.
+    """Compose a page for many command lines; the same result as `compose`, and faster.
 
-    The files of the groups are read and merged by Hydra, once for each choice; the other overrides
-    are applied by Hydra's own function to a copy of that, in their order, as Hydra does. So the
-    result is that of `compose`. What cannot be composed so is left to `compose`, and so are errors.
+    Hydra reads and merges the files of the groups once for each choice of groups; other overrides
+    are applied to a copy by Hydra's own function, in their order. `compose` handles all errors.
 
     Args:
         page: the name of the primary configuration.
@@ -117,7 +116,7 @@ class Composer:
     def __call__(self, some: Sequence[Override]) -> DictConfig:
         try:
             return self._quickly(some)
-        except Exception:  # of Hydra's internals, or of an override: `compose` raises its own error
+        except Exception:  # `compose` raises the proper error
             return self.whole(some)
 
     def whole(self, some: Sequence[Override], with_hydra: bool = False) -> DictConfig:
@@ -139,7 +138,7 @@ class Composer:
         return cfg
 
     def _is_choice(self, override: Override) -> bool:
-        """Whether an override chooses the option of a group, by the rule of Hydra."""
+        """Return whether an override chooses the option of a group, by the rule of Hydra."""
         parsed = override.parsed
         if parsed is None or override.is_sweep:
             raise ValueError("no single value")
@@ -171,13 +170,13 @@ def composer(conf: Path, page: str, extension: Extension | None = None) -> Itera
 
 
 def checked(conf: Path, page: str, line: CommandLine, many: bool = False) -> schema.Node:
-    """Compose a page once, check it once, and refuse all that is wrong with it at once.
+    """Compose and check a page, and report all its faults at once.
 
     Args:
         conf: the folder of the configuration.
         page: ``train``, ``evaluate``, ``report`` or ``data``.
         line: the command line.
-        many: whether overrides may have several values (``-m``), of which the first is checked.
+        many: whether overrides may have several values (``-m``); the first is checked.
 
     Returns:
         the page, as its dataclass of ``schema``.

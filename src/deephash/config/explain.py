@@ -1,6 +1,6 @@
-"""Say what is wrong with a command line, and what to type instead.
+"""Explain the faults of a command line, and suggest what to type instead.
 
-What is suggested has been composed and checked: typed as it stands, it is accepted.
+Every suggestion was composed and checked before, so it is accepted as it stands.
 """
 
 import difflib
@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from deephash.config import overrides as words
+from deephash.config import overrides as syntax
 from deephash.config.faults import Fault
 from deephash.config.overrides import Mistyped, Override, parse, parse_all
 from deephash.config.resolve import SLOTS, resolve
@@ -20,31 +20,32 @@ from deephash.config.validate import UNKNOWN, assignment, quoted
 from deephash.errors import ConfigError
 from deephash.utils import program
 from deephash.utils.files import expand_path
+from deephash.utils.nested import get_nested
 
 Compose = Callable[[Sequence[Override]], Any]
 Check = Callable[[dict[str, Any]], list[Fault]]
 
 FIRST = ("trainer", "model", "optimizer", "scheduler", "loss", "method.loss", "evaluation",
          "backbone", "dataset", "paths", "logger", "method")  # fmt: skip
-"""Where a key is looked for first when several nodes have one of its name."""
+"""Nodes in the order in which they are searched for a key of a given name."""
 
 NEVER = ("dataset.schedule", "dataset.expected")
-"""Nodes that other keys refer to: not what anybody means."""
+"""Nodes that only other keys refer to; never suggested."""
 
 IDLE = ("trainer.batch_size", "trainer.epochs")
-"""What ``data.py`` has and does not read."""
+"""Keys that the page of ``data`` has and does not read."""
 
 PLACEHOLDER = parse("dataset.root=FOLDER")
-"""What some datasets need besides."""
+"""An override that some datasets need in addition."""
 
 
 class Suggestions:
-    """Find what was meant by a word that the page does not have.
+    """Find the keys and options that a mistyped override may mean.
 
     Args:
         compose: ``(overrides) -> config``, raising what Hydra raises.
         check: ``(resolved) -> faults``.
-        given: the overrides that are right.
+        given: the valid overrides.
     """
 
     def __init__(self, compose: Compose, check: Check, given: Sequence[Override]) -> None:
@@ -58,18 +59,18 @@ class Suggestions:
             cfg = self._compose(self.given)
             try:
                 plain = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
-            except Exception:  # a reference that is wrong is told elsewhere
+            except Exception:  # a wrong reference is reported elsewhere
                 plain = OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)
             assert isinstance(plain, dict)
             self._page = {str(key): value for key, value in plain.items()}
         return self._page
 
     def keys(self) -> list[str]:
-        """All keys of the page that somebody may mean."""
+        """Return all keys of the page that may be suggested."""
         return [key for key in _keys(self.page) if not key.startswith(NEVER)]
 
     def accepts(self, some: Sequence[Override]) -> bool:
-        """Whether overrides compose, and nothing is wrong with their own keys."""
+        """Return whether overrides compose, without faults at their own keys."""
         keys = {one.key for one in some}
         try:
             cfg = self._compose([*self.given, *some])
@@ -81,7 +82,7 @@ class Suggestions:
         return not any(_same_place(fault.key, key) for fault in self._check(cfg) for key in keys)
 
     def first(self, candidates: Iterable[str]) -> str | None:
-        """The first candidate that is accepted, if need be with a root of the data."""
+        """Return the first accepted candidate, if necessary with a root of the data; else None."""
         for candidate in dict.fromkeys(candidates):
             if "do" in self.page and candidate.startswith(IDLE):
                 continue
@@ -93,7 +94,7 @@ class Suggestions:
         return None
 
     def of_key(self, key: str, value: str) -> str:
-        """What to type in place of ``key=value``, as a sentence."""
+        """Return what to type instead of ``key=value``, as a sentence."""
         entry = _synonym(key)
         candidates = [*_meant(entry, value), *self._near(key, value)]
         if entry is None:
@@ -105,13 +106,19 @@ class Suggestions:
             return f"Did you mean {found}?{note}"
         for candidate in candidates if entry is None else _meant(entry, value):  # not this value
             last = _overrides(candidate)[-1].key
-            if last in self.keys() and not isinstance(default := _at(self.page, last), Mapping):
+            if last in self.keys() and not isinstance(
+                default := get_nested(self.page, *last.split(".")), Mapping
+            ):
                 return f"Did you mean {last}? Its default is {assignment(last, default)}.{note}"
         return note.strip() or "See all keys with --cfg job."
 
     def _near(self, key: str, value: str) -> Iterator[str]:
-        """Keys that look like one, the likeliest first."""
-        keys = [known for known in self.keys() if not isinstance(_at(self.page, known), Mapping)]
+        """Yield overrides of similar keys, the most likely first."""
+        keys = [
+            known
+            for known in self.keys()
+            if not isinstance(get_nested(self.page, *known.split(".")), Mapping)
+        ]
         typed = shlex.quote(value)
         group, _, leaf = key.rpartition(".")
         if group in SLOTS:
@@ -134,7 +141,7 @@ class Suggestions:
             yield f"{leaves[near]}={typed}"
 
     def of_choice(self, group: str, name: str, there: Sequence[str]) -> str:
-        """What to type in place of an option of a group that there is not."""
+        """Return what to type instead of an option that a group does not have."""
         bare = {_bare(one): one for one in there}
         candidates = []
         if (known := CHOICES.get(group, {}).get(_bare(name))) is not None:
@@ -158,16 +165,14 @@ def explain(
     check: Check,
     mistyped: Sequence[Mistyped] = (),
 ) -> list[Fault]:
-    """Find out which overrides Hydra refuses, one by one, and what the others come to.
+    """Return the faults of single overrides, and of the configuration without these overrides.
 
     Args:
         overrides: the command line without its flags.
         compose: ``(overrides) -> config``, raising what Hydra raises.
         check: ``(resolved) -> faults``.
-        mistyped: words of the command line that are no overrides.
+        mistyped: arguments of the command line that are not overrides.
 
-    Returns:
-        the faults of the single overrides, then those of the configuration without them.
     """
     faults: list[Fault] = []
     good: list[Override] = []
@@ -190,7 +195,7 @@ def explain(
     for override, one, why in bad:
         instead = _instead(override, one, suggestions, why)
         faults.append(Fault(override.key, _first_line(why, override.key), instead))
-    faults += [_of_words(one, suggestions) for one in mistyped]
+    faults += [_explain_mistyped(one, suggestions) for one in mistyped]
     try:
         resolved = resolve(compose(good), overrides)
     except ConfigError:
@@ -198,7 +203,7 @@ def explain(
             raise
         return faults
     known = {fault.key for fault in faults}
-    for fault in faults:  # what is suggested is not said to be missing as well
+    for fault in faults:  # a suggested key is not reported as missing as well
         known |= set(re.findall(r"([\w.]+)=", fault.hint.partition("Did you mean ")[2]))
     given = {one.key: one for one in overrides if not one.deletes}
     for fault in check(resolved):
@@ -213,7 +218,7 @@ def explain(
 
 
 def several(overrides: Sequence[Override], page: str) -> list[Fault]:
-    """The faults of overrides with several values on a page that takes one of each."""
+    """Return the faults of overrides with several values on a page that takes one value."""
     faults = []
     for one in overrides:
         if not one.is_sweep:
@@ -221,9 +226,9 @@ def several(overrides: Sequence[Override], page: str) -> list[Fault]:
         as_one = _shown([parse(f"{one.mark}{one.key}={quoted(one.value or '')}")])
         way = f"Type one of them, or as one text {as_one}."
         if page == "train":
-            line = shlex.join(words.texts(overrides))
+            line = shlex.join(syntax.texts(overrides))
             way = f"Several runs are a grid: {program.command(page)} -m {line}"
-            if words.is_text(one.key):
+            if syntax.is_text(one.key):
                 way += f"\n  {'':<{len(one.key)}}  As one text: {as_one}"
         elif one.key in ("sweep", "runs"):
             way = f"Type a list: {_shown([parse(f'{one.key}=[{one.value}]')])}."
@@ -231,7 +236,7 @@ def several(overrides: Sequence[Override], page: str) -> list[Fault]:
     return faults
 
 
-def _of_words(one: Mistyped, suggestions: Suggestions) -> Fault:
+def _explain_mistyped(one: Mistyped, suggestions: Suggestions) -> Fault:
     key = one.meant.key
     if "run" in suggestions.page and expand_path(one.typed).is_dir():
         way = f"Did you mean {_shown([Override.of('run', one.typed)])}?"
@@ -264,11 +269,11 @@ def _of_words(one: Mistyped, suggestions: Suggestions) -> Fault:
 def _instead(
     typed: Override, given: Override, suggestions: Suggestions, error: BaseException
 ) -> str:
-    """What to type in place of an override that Hydra refuses.
+    """Return what to type instead of an override that Hydra refuses.
 
     Args:
         typed: the override.
-        given: the same with the one of its values that is refused.
+        given: the same override with the value that is refused.
         suggestions: of the page.
         error: Hydra's.
     """
@@ -294,7 +299,9 @@ def _instead(
     keys = _keys(suggestions.page)
     if key in keys and _is_unknown(error):
         return "The default has it; what is chosen here has not."
-    if key in keys and not isinstance(default := _at(suggestions.page, key), Mapping):
+    if key in keys and not isinstance(
+        default := get_nested(suggestions.page, *key.split(".")), Mapping
+    ):
         if default == "???":
             return f"Give it a value: {key}=..."
         return f"Its default is {assignment(key, default)}."
@@ -302,7 +309,7 @@ def _instead(
     if key in keys and entry is not None and (found := suggestions.first(_meant(entry, plain))):
         return f"Did you mean {found}? {key} has values of its own: --cfg job."
     if key in keys:
-        inner = ", ".join(f"{key}.{name}" for name in _at(suggestions.page, key))
+        inner = ", ".join(f"{key}.{name}" for name in get_nested(suggestions.page, *key.split(".")))
         return f"It holds {inner}." if inner else "See all keys with --cfg job."
     if key == "dataset.root":
         return "The digits read no folder; choose dataset=folder or dataset=cifar10 with it."
@@ -310,9 +317,9 @@ def _instead(
 
 
 def _in_quotes(override: Override) -> str:
-    """What to type for an override that cannot be read."""
+    """Return what to type instead of an override that cannot be parsed."""
     name = f"{override.mark}{override.key}"
-    if override.value is None or words.KEY.fullmatch(name) is None:
+    if override.value is None or syntax.KEY.fullmatch(name) is None:
         return "Write it as key=value."
     return f"If it is a text, type {_shown([parse(f'{name}={quoted(override.value)}')])}"
 
@@ -349,7 +356,7 @@ def _synonym(key: str) -> Synonym | None:
 
 
 def _meant(entry: Synonym | None, value: str) -> list[str]:
-    """What an entry of the table stands for, with a value in it."""
+    """Return the overrides that an entry of the table stands for."""
     if entry is None:
         return []
     typed = shlex.quote(value)
@@ -358,7 +365,7 @@ def _meant(entry: Synonym | None, value: str) -> list[str]:
 
 
 def _rank(key: str) -> tuple[int, int, str]:
-    """Trainer's keys before those of the data, short ones before long ones."""
+    """Return the sort key of a suggestion: by node, then from short to long."""
     found = [at for at, node in enumerate(FIRST) if key.startswith(f"{node}.")]
     return (min(found, default=len(FIRST)), key.count("."), key)
 
@@ -368,17 +375,17 @@ def _same_place(fault: str, key: str) -> bool:
 
 
 def _overrides(candidate: str) -> tuple[Override, ...]:
-    """A suggestion, written as a shell takes it, as overrides."""
-    return parse_all(words.as_text(text) for text in shlex.split(candidate))
+    """Parse a suggestion in the syntax of a shell."""
+    return parse_all(syntax.as_text(text) for text in shlex.split(candidate))
 
 
 def _shown(some: Iterable[Override]) -> str:
-    """Overrides as a shell takes them."""
+    """Return overrides in the syntax of a shell."""
     return " ".join(
         text
         if re.fullmatch(r"[\w./=:+\-,%@~]+", text) and text.isascii()
         else ('"' + re.sub(r'([\\"$`])', r"\\\1", text) + '"')
-        for text in words.texts(some)
+        for text in syntax.texts(some)
     )
 
 
@@ -394,10 +401,3 @@ def _keys(node: Any, path: str = "") -> list[str]:
         here = f"{path}.{key}" if path else str(key)
         found += [here, *_keys(value, here)]
     return found
-
-
-def _at(cfg: Mapping[str, Any], key: str) -> Any:
-    node: Any = cfg
-    for part in key.split("."):
-        node = node.get(part) if isinstance(node, Mapping) else None
-    return node

@@ -41,13 +41,13 @@ IGNORED_KEYS = (
     "dataset.expected",
     "dataset.unlabelled",
 )
-"""Keys that do not change a result: where things lie, and what is told meanwhile."""
+"""Keys that cannot change a result: locations, devices and logging."""
 
 LEGACY_DEFAULTS = {"evaluation.centred": False, "trainer.compile": False, "trainer.graph": False}
-"""Keys that older runs do not have, and what they did.
+"""Keys that older runs lack, and the values that reproduce those runs.
 
-Of the options of parts (nodes with a ``_target_``) the default of the constructor says that: a new
-option must have the default that keeps what was done before.
+For options of parts (nodes with a ``_target_``) these are the defaults of the constructor: the
+default of a new option must reproduce the behaviour before it.
 """
 
 NEUTRAL_VALUES = {
@@ -55,7 +55,7 @@ NEUTRAL_VALUES = {
     "method.passes": "stacked",
     "method.cached_views": None,
 }
-"""Keys that a configuration may lack, and the value that means the same."""
+"""Keys whose absence means the same as this value."""
 
 DEFAULT_UNLABELLED = {
     "_target_": "deephash.data.splits.Drawn",
@@ -66,9 +66,9 @@ DEFAULT_UNLABELLED = {
     "validation": 0,
     "seed": 0,
 }
-"""The protocol of images without labels in runs whose configuration names none.
+"""The protocol of images without labels in runs that name none, as in ``dataset=folder``.
 
-It is that of ``dataset=folder``. Another one is part of the identity of a run.
+Any other one is part of the identity of a run.
 """
 
 UNNAMED_KEYS = (
@@ -79,62 +79,58 @@ UNNAMED_KEYS = (
     "dataset.source.lists",
     "dataset.name",
 )
-"""Keys that do not stand in the name of a run; other images under one name are refused."""
+"""Keys left out of the name of a run; other images under the same name are refused."""
 
 NAME_KEYS = ("dataset", "method", "model.nbit", "seed")
-"""Keys whose values have pieces of their own in the name of a run."""
+"""Keys that have a place of their own in the name of a run."""
 
 
 def run_name(cfg: Mapping[str, Any], overrides: Sequence[Override]) -> str:
-    """The folder of a run: its full name, the last piece cut to what a file name may hold."""
+    """Return the folder of a run: its full name, the last component cut to a valid length."""
     front, _, last = full_name(cfg, overrides).rpartition("/")
     mark = "~" + hashlib.sha256(last.encode()).hexdigest()[:12]
     return f"{front}/{filenames.shorten(last, mark, most=160, head=140)}"
 
 
 def full_name(cfg: Mapping[str, Any], overrides: Sequence[Override]) -> str:
-    """The name of a run: the same experiment has the same one.
+    """Return the name of a run, which is the same for the same experiment.
 
-    ``<dataset>/<method>[+part...]/<bits>bit/seed<seed>[,key=value...]``: what was given on the
-    command line beside dataset, method, bits and seed stands in the last piece, unless it cannot
-    change the result.
+    ``<dataset>/<method>[+part...]/<bits>bit/seed<seed>[,key=value...]``: the last component lists
+    the overrides beside dataset, method, bits and seed that may change the result.
     """
     given = dict(sorted(last_values(overrides).items()))
-    swaps = [given.pop(seat).strip("'\"") for seat in SLOTS if seat in given]
-    swaps = [swap.replace("/", "-") for swap in swaps if swap != "null"]
-    rest = []
-    for key, value in given.items():
-        if is_in_name(key):
-            rest.append(name_part(key, value))
-    rest += sorted(one.name for one in overrides if one.deletes)
+    replaced = [given.pop(slot).strip("'\"") for slot in SLOTS if slot in given]
+    replaced = [part.replace("/", "-") for part in replaced if part != "null"]
+    rest = [name_part(key, value) for key, value in given.items() if is_in_name(key)]
+    rest += sorted(override.name for override in overrides if override.deletes)
     last = ",".join([f"seed{cfg['seed']}", *rest]).replace("/", "-")
-    method = "+".join([cfg["method"]["name"], *swaps])
+    method = "+".join([cfg["method"]["name"], *replaced])
     return "/".join([cfg["dataset"]["name"], method, f"{cfg['model']['nbit']}bit", last])
 
 
 def is_in_name(key: str) -> bool:
-    """Whether what was given for a key stands in the last piece of a run's name."""
+    """Return whether the value of a key is listed in the last component of a run's name."""
     if key in NAME_KEYS or key.startswith("hydra"):
         return False
-    return not any(key == e or key.startswith(e + ".") for e in UNNAMED_KEYS)
+    return not any(f"{key}.".startswith(f"{unnamed}.") for unnamed in UNNAMED_KEYS)
 
 
 def name_part(key: str, value: str) -> str:
-    """An override as it stands in the name of a run."""
+    """Return an override as it is written in the name of a run."""
     return f"{key}={_short(value)}"
 
 
 def _short(value: str) -> str:
-    """A value as part of a file name: a path keeps its stem, odd characters become ``-``."""
+    """Return a value as part of a file name: the stem of a path, special characters as ``-``."""
     value = value.strip("'\"")
     is_path = value.startswith(("/", "~", ".")) or Path(value).suffix
     if "/" in value and is_path and not value.startswith(("{", "[")):
-        value = Path(value).stem  # and 10/nbit is none
+        value = Path(value).stem  # 10/nbit is no path
     return re.sub(r"[^\w.+=-]+", "-", value)
 
 
 def identity_of(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration less what cannot change a result: such keys, and other protocols.
+    """Return the part of a configuration that determines the result of a run.
 
     Of the protocols only the one in use is kept, and as ``dataset.unlabelled`` that of images
     without labels where it is another one, unless it is `DEFAULT_UNLABELLED`: which of the two is
@@ -154,7 +150,7 @@ def identity_of(cfg: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(node := plain.get(group), dict) and node.get(last) == default:
             node.pop(last, None)
     dataset = plain.get("dataset", {})
-    if "protocols" in dataset:  # the others of its page grow in number
+    if "protocols" in dataset:  # later versions add others to the dataset's page
         protocols = dataset["protocols"]
         dataset["protocols"] = protocols.get(dataset.get("protocol"))
         if unlabelled not in (None, dataset.get("protocol")):
@@ -173,13 +169,13 @@ def identity_of(cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fill_defaults(path: str, node: Mapping[str, Any]) -> None:
-    """Give a part the options that its constructor has and its node lacks, with their defaults.
+    """Add the options that a part lacks, with the defaults of its constructor, in place.
 
-    A run of before an option was added and one that spells its default are then the same.
+    A run from before an option was added is then the same as one that spells out the default.
     """
     try:
         known = arguments(locate(str(node["_target_"]), path))
-    except (ConfigError, TypeError, ValueError):  # older or foreign: compared as it is written
+    except (ConfigError, TypeError, ValueError):  # an unknown part is compared as it is
         return
     taken = {*injected.names(path), *node}
     for name, parameter in known.items():

@@ -1,7 +1,7 @@
-"""What the program gives to the parts of a configuration, beside the options that are typed.
+"""Values that the program passes to the constructors of parts, beside the configured options.
 
-``PLACES`` is the only list of it: the check refuses a typed option of such a name, a trial gives
-dummy values of these names, and ``build.part`` gives a part those that its constructor asks for.
+``PLACES`` is the only list of their names: the checks refuse a typed option of such a name, trial
+builds use dummy values, and ``build.part`` passes those that a constructor takes.
 """
 
 from collections.abc import Collection, Mapping
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Injected(TypedDict, total=False):
-    """The values, by the name of the argument that takes them."""
+    """Injected values by argument name."""
 
     # of data and recipe
     in_features: int | None  # of a head: D of the backbone; of a backbone: D of features as data
@@ -65,16 +65,16 @@ PLACES: dict[str, frozenset[str]] = {
         "name", "run_id", "folder", "config", "group", "tags", "job_type", "history",
     }),
 }  # fmt: skip
-"""The names that a part may ask for, by its place in the configuration; not the user's to set."""
+"""The injected arguments of a part, by its place in the configuration; users cannot set them."""
 
 
 def names(path: str) -> frozenset[str]:
-    """Return what the program gives to a part at a place of the configuration."""
+    """Return the injected arguments of a part at a place of the configuration."""
     return PLACES.get(path, frozenset())
 
 
 def given(path: str, arguments: Collection[str], offered: Injected) -> dict[str, Any]:
-    """Return the values that a part gets.
+    """Return the injected values for one part.
 
     Args:
         path: the place of the part.

@@ -1,7 +1,7 @@
-"""Read a command line: flags of Hydra, overrides as objects, and arguments that are neither.
+"""Parse a command line into flags of Hydra, overrides, and arguments that are neither.
 
 Hydra's grammar reads ``~``, ``(``, ``=``, ``,``, ``#``, letters beyond ASCII and more in a value as
-syntax. A value that is no list and no sweep is a text here, whatever it holds.
+syntax. Here any value that is neither a list nor a sweep is a text.
 """
 
 import os
@@ -35,7 +35,7 @@ ALONE = {
 VALUED = {"--cfg", "-c", "--info", "-i", "--package", "-p", "--shell-completion", "-sc",
           "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
           "--experimental-rerun"}  # fmt: skip
-"""Hydra's flags that a value follows, or may follow."""
+"""Hydra's flags that take a value, or may take one."""
 
 TEXTS = {"run", "runs", "out", "group", "sweep", "compare", "prefix", "checkpoint", "device",
          "dataset.root", "dataset.lists", "dataset.name", "dataset.protocol", "backbone.weights",
@@ -56,13 +56,13 @@ SOURCE_TEXTS = {"root", "lists", "train", "queries", "database", "split", "truth
 
 @dataclass(frozen=True)
 class Override:
-    """One override of a command line; the only place that takes one apart.
+    """One override of a command line.
 
     Args:
-        text: as Hydra reads it, the value in quotes where it must be.
+        text: in Hydra's syntax, with the value quoted if necessary.
         mark: ``""`` sets a key, ``"+"`` adds one, ``"++"`` does either, ``"~"`` deletes one.
         key: the key, or the group, without the mark.
-        value: what follows ``=`` in ``text``; None where there is no ``=``.
+        value: the part of ``text`` after ``=``; None without ``=``.
 
     >>> one = Override.parse("+loss='a b'")
     >>> one.mark, one.key, one.value, one.plain
@@ -76,9 +76,9 @@ class Override:
 
     @classmethod
     def parse(cls, text: str) -> "Override":
-        """Take apart ``key=value``, ``+key=value``, ``++key=value``, ``~key`` or ``~key=value``.
+        """Parse ``key=value``, ``+key=value``, ``++key=value``, ``~key`` or ``~key=value``.
 
-        Whether Hydra can read it is another question: see ``parsed``.
+        The value is not validated; see ``parsed``.
         """
         name, equals, value = text.partition("=")
         key = name.lstrip("+~")
@@ -104,7 +104,7 @@ class Override:
 
     @property
     def element(self) -> str:
-        """The value as Hydra writes it.
+        """The value in Hydra's own notation.
 
         Raises:
             Exception: Hydra's, if it cannot read the text.
@@ -113,12 +113,12 @@ class Override:
 
     @property
     def deletes(self) -> bool:
-        """Whether it removes a key, and adds or sets none."""
+        """Whether it removes a key."""
         return self.mark == "~"
 
     @property
     def parsed(self) -> Any | None:
-        """Hydra's object; None if Hydra cannot read it."""
+        """Hydra's object; None if Hydra cannot parse it."""
         return parsed(self.text)
 
     @property
@@ -150,7 +150,7 @@ class Override:
 
     @property
     def plain(self) -> str:
-        """The value without the quotes that Hydra reads; empty where there is none."""
+        """The value without quotes; empty if there is none."""
         value = self.value or ""
         if value[:1] not in ("'", '"'):
             return value
@@ -161,7 +161,7 @@ class Override:
         return given if isinstance(given, str) else literal(given)
 
     def within(self, *keys: str) -> bool:
-        """Whether it sets one of some keys or groups, or something below one.
+        """Return whether its key is one of the keys or groups, or below one.
 
         >>> Override.parse("dataset.root=x").within("dataset"), parse("seed=0").within("see")
         (True, False)
@@ -176,26 +176,23 @@ def parse(text: str) -> Override:
 
 
 def parse_all(texts: Iterable[str]) -> tuple[Override, ...]:
-    """Return the overrides that some texts are, in their order."""
+    """Parse several overrides."""
     return tuple(map(Override.parse, texts))
 
 
 def texts(overrides: Iterable[Override]) -> list[str]:
-    """Return overrides as Hydra reads them."""
+    """Return overrides in Hydra's syntax."""
     return [override.text for override in overrides]
 
 
 def last_values(overrides: Iterable[Override]) -> dict[str, str]:
-    """Return what each key is given, as typed by the last override of it.
-
-    Keys that are deleted are left out.
-    """
+    """Return the value of the last override of each key; deleted keys are left out."""
     return {one.key: one.value for one in overrides if not one.deletes and one.value is not None}
 
 
 @dataclass(frozen=True)
 class Mistyped:
-    """Words of a command line that are no override, and the one that they seem to mean."""
+    """Arguments that are not an override, and the override that they seem to mean."""
 
     typed: str
     meant: Override
@@ -203,12 +200,12 @@ class Mistyped:
 
 @dataclass(frozen=True)
 class CommandLine:
-    """A command line, taken apart once.
+    """A parsed command line.
 
     Args:
         flags: of Hydra, with their values, as in ``("--cfg", "job")``.
         overrides: in their order.
-        mistyped: what is neither.
+        mistyped: the other arguments.
     """
 
     flags: tuple[str, ...] = ()
@@ -222,12 +219,12 @@ class CommandLine:
 
     @property
     def arguments(self) -> list[str]:
-        """Flags and overrides as Hydra reads them, ``-m`` first as argparse wants it."""
+        """Flags and overrides in Hydra's syntax, ``-m`` first as argparse requires."""
         first = sorted(self.flags, key=lambda flag: flag not in MANY) if MANY & self.names else []
         return [*(first or self.flags), *texts(self.overrides)]
 
     def values_of(self, *flags: str) -> list[str]:
-        """The values of a flag that takes one, given as ``FLAG VALUE`` or ``FLAG=VALUE``."""
+        """Return the values of flags given as ``FLAG VALUE`` or ``FLAG=VALUE``."""
         values = []
         for at, word in enumerate(self.flags):
             flag, equals, value = word.partition("=")
@@ -236,7 +233,7 @@ class CommandLine:
         return values
 
     def without(self, *flags: str) -> "CommandLine":
-        """The same without some flags and their values."""
+        """Return the command line without some flags and their values."""
         kept: list[str] = []
         words = list(self.flags)
         while words:
@@ -251,7 +248,7 @@ class CommandLine:
 
 @lru_cache(maxsize=4096)
 def parsed(text: str) -> Any | None:
-    """Return Hydra's object of an override; None if Hydra cannot read it."""
+    """Return Hydra's object of an override; None if Hydra cannot parse it."""
     try:
         return OverridesParser.create().parse_override(text)
     except Exception:  # ANTLR's errors, and Hydra's own
@@ -259,14 +256,11 @@ def parsed(text: str) -> Any | None:
 
 
 def read(arguments: Sequence[str], many: bool = False) -> CommandLine:
-    """Take a command line apart.
+    """Parse a command line.
 
     Args:
-        arguments: as the shell gives them.
+        arguments: as passed by the shell.
         many: whether commas separate the values of a grid (``-m``).
-
-    Returns:
-        flags; overrides, their values in quotes where they must be; and what is neither.
     """
     flags: list[str] = []
     good: list[Override] = []
@@ -307,7 +301,11 @@ def _begins_anew(word: str) -> bool:
 
 
 def _flag(word: str, rest: Sequence[str]) -> tuple[str, str, int]:
-    """``--batch-size 64`` as ``batch_size=64``; how many words of the rest belong to it."""
+    """Parse ``--batch-size 64`` as ``batch_size=64``.
+
+    Returns:
+        the text, the override that it means, and the number of arguments used of the rest.
+    """
     name, equals, value = word.partition("=")
     key = name.lstrip("-").replace("-", "_")
     if equals:
@@ -318,7 +316,7 @@ def _flag(word: str, rest: Sequence[str]) -> tuple[str, str, int]:
 
 
 def _apart(word: str, rest: Sequence[str]) -> tuple[str, str, int]:
-    """``method relahash`` and ``method = relahash`` as ``method=relahash``."""
+    """Parse ``method relahash`` and ``method = relahash`` as ``method=relahash``; see ``_flag``."""
     following = rest[0] if rest else ""
     if following == "=" and len(rest) > 1:
         return f"{word} = {rest[1]}", f"{word}={rest[1]}", 2
@@ -333,7 +331,7 @@ def _apart(word: str, rest: Sequence[str]) -> tuple[str, str, int]:
 
 
 def as_text(text: str, many: bool = False) -> str:
-    """An override with its value in quotes where Hydra would take it for something else."""
+    """Return an override with its value quoted if Hydra would misread it."""
     name, equals, value = text.partition("=")
     if not equals or not value or name.startswith("~") or not KEY.fullmatch(name):
         return text
@@ -366,12 +364,12 @@ def as_text(text: str, many: bool = False) -> str:
 
 
 def _element(piece: str) -> str:
-    """One of several values, in quotes if it must be."""
+    """Return one of several values, quoted if necessary."""
     return piece if parsed(f"key={piece}") is not None else quoted(piece.strip())
 
 
 def is_text(key: str) -> bool:
-    """Whether a key takes a path or a name."""
+    """Return whether a key takes a path or a name."""
     place, _, leaf = key.rpartition(".")
     return key in TEXTS or (place in ("dataset.source", "dataset.catalog") and leaf in SOURCE_TEXTS)
 
@@ -379,8 +377,8 @@ def is_text(key: str) -> bool:
 def quote_folders(arguments: Iterable[str]) -> list[str]:
     """Quote the folders in ``run=FOLDER``, ``runs=[FOLDER,FOLDER]`` and ``out=FOLDER``.
 
-    The names of run folders hold ``,`` and ``=``, which Hydra reads as syntax. Of several, each is
-    quoted as far as there are such folders.
+    The names of run folders hold ``,`` and ``=``, which are syntax for Hydra. Several folders are
+    quoted one by one if they exist.
     """
     return [_with_folders(text) for text in arguments]
 
@@ -397,7 +395,11 @@ def _with_folders(text: str) -> str:
 
 
 def _parted(pieces: Sequence[str]) -> list[str] | None:
-    """The folders that pieces between commas make, as names may hold commas; None if none do."""
+    """Join pieces between commas to existing folders, whose names may hold commas.
+
+    Returns:
+        the folders; None if the pieces do not form existing folders.
+    """
     for end in range(len(pieces), 0, -1):
         folder = ",".join(pieces[:end]).strip()
         rest = _parted(pieces[end:]) if os.path.exists(os.path.expanduser(folder)) else None

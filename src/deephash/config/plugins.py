@@ -1,8 +1,7 @@
-"""Packages of other authors whose classes may be parts: ``plugins=[mypkg]`` on the command line.
+"""Third-party packages whose classes may be parts: ``plugins=[mypkg]`` on the command line.
 
-Only the command line names them, never a run folder, so that evaluating a stranger's run executes
-no code of the stranger's. A package may bring configuration: its folder ``conf`` is searched after
-ours.
+Only the command line names them, never a run folder, so that evaluating an untrusted run executes
+no foreign code. A package may contain configuration: its folder ``conf`` is searched after our own.
 """
 
 import hashlib
@@ -44,12 +43,12 @@ class Plugin:
 
     @property
     def conf(self) -> Path | None:
-        """The folder of its configuration; None if it has none."""
+        """The folder of its configuration; None without one."""
         folder = self.root / CONF
         return folder if folder.is_dir() else None
 
     def record(self) -> dict[str, Any]:
-        """Return what a report says of it: ``version`` (or None) and ``sha256`` of its files."""
+        """Return its entry in a report: ``version`` (or None) and ``sha256`` of its files."""
         return {"version": _version(self.name.partition(".")[0]), "sha256": self._fingerprint()}
 
     def _fingerprint(self) -> str:
@@ -65,7 +64,7 @@ class Plugin:
 
 
 def _version(package: str) -> str | None:
-    """The version of an imported package, as it is installed or as it says itself."""
+    """Return the version of an imported package, by its metadata or ``__version__``."""
     for distribution in metadata.packages_distributions().get(package, ()):
         return metadata.version(distribution)
     version = getattr(sys.modules.get(package), "__version__", None)
@@ -80,7 +79,7 @@ def find(names: Sequence[str], folders: Iterable[Path] = ()) -> tuple[Plugin, ..
         folders: searched for them after ``sys.path``; they stay part of it.
 
     Raises:
-        ConfigError: a name that is none, or a package that is not there.
+        ConfigError: a name is invalid, or a package does not exist.
     """
     for folder in folders:
         if (text := os.fspath(folder)) not in sys.path:
@@ -122,20 +121,20 @@ def allow(plugins: Iterable[Plugin]) -> None:
 
 
 def report() -> dict[str, Any]:
-    """Return what a report says of the packages that are allowed here; empty without any."""
+    """Return the entries of all allowed packages in a report; empty without any."""
     allowed = find(targets.plugins())
     return {KEY: {plugin.name: plugin.record() for plugin in allowed}} if allowed else {}
 
 
 def packages(parts: Iterable[object]) -> dict[str, Any]:
-    """Return which code some objects run: the packages that define their classes.
+    """Return the packages that define the classes of some objects.
 
     Args:
         parts: such as the modules of a network.
 
     Returns:
-        name -> version, or None; of a package that is allowed here, what a report says of it. Base
-        classes count, the standard library does not.
+        name -> version, or None; for an allowed plugin its entry in a report. Base classes count,
+        the standard library does not.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Resolve a composed configuration: plain values, with the parts in slots moved into the method."""
+"""Resolve a composed configuration to plain values, with parts moved from slots to the method."""
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,77 +16,68 @@ SLOTS = ("head", "relaxation", "codebook", "similarity", "loss")
 
 
 def resolve(cfg: DictConfig, overrides: Sequence[Override] = ()) -> dict[str, Any]:
-    """The configuration as plain values, with what sits in a seat moved into the method, whole.
+    """Return a configuration as plain values; parts in slots replace those of the method.
 
-    The counts that a dataset's yaml expects are those of its protocols as they stand there: once a
-    protocol's or a recipe's numbers are given on the command line, none are expected. A backbone
-    that declares its images (``preprocessing: model``) decides the image size and the statistics of
-    the transforms, except those given on the command line.
-    Once a protocol is given there, it is used for images without labels as well.
+    The expected counts of a dataset hold for its published protocols: they are removed if the
+    command line changes a protocol or a recipe. A backbone that declares its images
+    (``preprocessing: model``) sets the image size and the statistics of the transforms, except
+    those given on the command line. A protocol given there is also used for images without labels.
 
     Args:
-        cfg: as Hydra composed it; it is not changed.
+        cfg: the output of Hydra; it is not changed.
         overrides: the command line.
 
     Raises:
-        ConfigError: a value that was left open, or refers to one that does not exist.
+        ConfigError: a value is missing, or refers to a key that does not exist.
     """
     try:
-        missing = _open_keys(OmegaConf.to_container(cfg, enum_to_str=True))
+        missing = _missing_keys(OmegaConf.to_container(cfg, enum_to_str=True))
         raise_faults(
-            [Fault(key, "has no value.", _value_for(key, overrides)) for key in missing],
-            overrides,
+            [Fault(key, "has no value.", _hint(key, overrides)) for key in missing], overrides
         )
-        typed = [one.key for one in overrides]
-        images = backbone_inputs.declared(_resolved(cfg, "backbone"))
-        size = None if images is None else backbone_inputs.size_of(_unresolved(cfg), images, typed)
+        typed = [override.key for override in overrides]
+        images, size = backbone_inputs.declared(_node(cfg, "backbone", resolve=True)), None
+        if images is not None:
+            size = backbone_inputs.size_of(_node(cfg, "dataset", resolve=False), images, typed)
         if size is not None:  # before values that refer to it are resolved
             cfg = copy.deepcopy(cfg)
             cfg.dataset.size = size
         plain = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     except OmegaConfBaseException as error:  # its text names the key
-        raise_faults(
-            [Fault("interpolation", str(error).splitlines()[0], "See --cfg job.")], overrides
-        )
+        fault = Fault("interpolation", str(error).splitlines()[0], "See --cfg job.")
+        raise_faults([fault], overrides)
     assert isinstance(plain, dict)
     resolved: dict[str, Any] = {str(key): value for key, value in plain.items()}
-    for seat in SLOTS:
-        part = resolved.pop(seat, None)
-        if part is not None:
-            resolved["method"][seat] = part
-    if any(one.within("dataset.protocols", "dataset.recipes") for one in overrides):
+    for slot in SLOTS:
+        if (part := resolved.pop(slot, None)) is not None:
+            resolved["method"][slot] = part
+    if any(override.within("dataset.protocols", "dataset.recipes") for override in overrides):
         resolved["dataset"]["expected"] = {}
     if images is not None and isinstance(resolved.get("dataset"), dict):
         backbone_inputs.adapt(resolved["dataset"], images, typed)
     dataset = resolved.get("dataset") or {}
-    if "unlabelled" in dataset and any(one.key == "dataset.protocol" for one in overrides):
+    if "unlabelled" in dataset and "dataset.protocol" in typed:
         dataset["unlabelled"] = None
     return resolved
 
 
-def _resolved(cfg: DictConfig, key: str) -> Any:
-    """A node of the configuration as plain values; None where there is none."""
+def _node(cfg: DictConfig, key: str, resolve: bool) -> Any:
+    """Return a node of the configuration as plain values; None if it does not exist."""
     node = cfg.get(key)
-    return OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else None
+    return OmegaConf.to_container(node, resolve=resolve) if isinstance(node, DictConfig) else None
 
 
-def _unresolved(cfg: DictConfig) -> Any:
-    """The dataset as it was composed; None where there is none."""
-    node = cfg.get("dataset")
-    return OmegaConf.to_container(node) if isinstance(node, DictConfig) else None
-
-
-def _value_for(key: str, overrides: Iterable[Override]) -> str:
-    """What to type for a key that has no value."""
-    for one in overrides:
-        if one.deletes and (key == one.key or key.startswith(f"{one.key}.")):
-            return f"Leave out {one}."
+def _hint(key: str, overrides: Iterable[Override]) -> str:
+    """Return what to type for a key that has no value."""
+    for override in overrides:
+        if override.deletes and f"{key}.".startswith(f"{override.key}."):
+            return f"Leave out {override}."
     return f"Give it one: {key}=..."
 
 
-def _open_keys(node: Any, path: str = "") -> list[str]:
-    """The keys whose value is still ``???``, of an unresolved configuration."""
+def _missing_keys(node: Any, path: str = "") -> list[str]:
+    """Return the keys whose value is ``???`` in an unresolved configuration."""
     if isinstance(node, Mapping):
         pairs = [(f"{path}.{key}" if path else str(key), value) for key, value in node.items()]
-        return [found for key, value in pairs for found in _open_keys(value, key)]
+        return [missing for key, value in pairs for missing in _missing_keys(value, key)]
     return [path] if node == "???" else []

@@ -1,7 +1,7 @@
-"""The types of the configuration. Imports nothing heavy: ``--help`` waits for it.
+"""The types of the configuration. The module is cheap to import, for ``--help``.
 
 The dataclasses serve twice. Hydra composes and checks with them (``register``), and ``parse`` turns
-a folded configuration into them, so that jobs and ``build`` read attributes: closed nodes
+a resolved configuration into them, so that jobs and ``build`` read attributes: closed nodes
 (``trainer``, ``evaluation``, ...) and the open nodes ``dataset`` and ``method`` are dataclasses,
 enumerations are members of their ``Enum``, and each part is a mapping with a ``_target_``.
 """
@@ -95,7 +95,7 @@ class Precision(Enum):
 
 
 class SelectOn(Enum):
-    """What decides which epoch's encoder is kept."""
+    """Criterion that selects the epoch whose encoder is kept."""
 
     query = "query"  # best on the queries: what the papers do
     val = "val"  # best on a validation split: honest
@@ -246,7 +246,7 @@ class Train(Node):
     dataset: Open[Dataset] = MISSING
     backbone: Open[Part] = MISSING
     method: Open[Method] = MISSING
-    # the empty seats: what sits here replaces the method's own part
+    # the slots: a part here replaces that of the method
     head: Any = field(default=None, metadata=OPTIONAL)
     relaxation: Any = field(default=None, metadata=OPTIONAL)
     codebook: Any = field(default=None, metadata=OPTIONAL)
@@ -385,11 +385,11 @@ N = TypeVar("N", bound=Node)
 
 
 def parse(kind: type[N], values: Mapping[str, Any]) -> N:
-    """Turn plain values into a typed node; those that are wrong are refused before, in ``config``.
+    """Convert plain values, which were checked before, to a typed node.
 
     Args:
         kind: the dataclass.
-        values: folded; a key that is missing takes its default.
+        values: resolved; a key that is missing takes its default.
 
     Raises:
         KeyError: a key without a default is missing.
@@ -412,7 +412,7 @@ def parse(kind: type[N], values: Mapping[str, Any]) -> N:
 
 
 def _typed(kind: Any, value: Any) -> Any:
-    """A plain value as its annotation says; None, and what is of another form, stays as it is."""
+    """Convert a plain value to its annotated type; None and other forms stay as they are."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
         return _typed(inner[1] if inner[0] is Any else inner[0], value)
@@ -434,7 +434,7 @@ def _typed(kind: Any, value: Any) -> Any:
 
 
 def register() -> None:
-    """Make the types known to Hydra under the names the top pages list, and ``${command:page}``."""
+    """Register the types of the pages, and the resolver ``${command:page}``, with Hydra."""
     OmegaConf.register_new_resolver("command", program.command, replace=True)
     store = ConfigStore.instance()
     store.store(name="report_schema", node=Report)

@@ -1,4 +1,4 @@
-"""Words that people type, from other programs and papers, and the keys that are meant.
+"""Names of options in other programs and papers, with the corresponding keys.
 
 ``tests/config/test_explain.py`` types each of these words in a training command, then types what is
 suggested in turn, so an entry whose key is renamed fails there.
@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 Template = str | Callable[[str], str | None]
-"""What is meant, ``{}`` for the value; or a function of the value, None where it does not fit."""
+"""An override, ``{}`` for the value; or a function of the value, which may return None."""
 
 
 @dataclass(frozen=True)
 class Synonym:
-    """Words for one thing.
+    """Names of one option.
 
     Args:
         typed: the words, in small letters, ``_`` between their parts.
@@ -170,7 +170,7 @@ SYNONYMS = (
     Synonym(("sweep_name", "sweeps", "grid"), "table1", ("sweep={}",), "A grid is typed as "
             "-m +sweep=table1."),
 )  # fmt: skip
-"""What is typed, and what is meant."""
+"""All synonyms."""
 
 BY_WORD = {word: entry for entry in SYNONYMS for word in entry.typed}
 

@@ -1,7 +1,7 @@
-"""Which class a ``_target_`` may name, and at which place of the configuration.
+"""Resolve the class that a ``_target_`` names, if it is allowed at that place.
 
-A configuration may come from a stranger: ``evaluate.py run=FOLDER`` builds what ``config.yaml``
-of the folder names. So a target must be a public class, defined in one of ``PACKAGES`` or in a
+A configuration may be untrusted: ``evaluate run=FOLDER`` builds what ``config.yaml`` of the folder
+names. So a target must be a public class, defined in one of ``PACKAGES`` or in a
 package that the command line names (``plugins=[mypkg]``), and of the kind that its place asks for.
 No other module is imported for it, and nothing is called before all of this holds.
 """
@@ -29,7 +29,7 @@ PACKAGES = (
 """The packages whose classes may be targets."""
 
 _plugins: list[str] = []
-"""Further packages, which the command line of this process names."""
+"""Further packages, named by the command line of this process."""
 
 MOVED = {
     "deephash.codebooks": "deephash.models.codebooks",
@@ -41,21 +41,21 @@ MOVED = {
     "deephash.data.features": "deephash.data.sources",
     "deephash.data.lists": "deephash.data.sources",
 }
-"""Modules and packages of targets in run folders of before, and where their classes are now."""
+"""Former modules and packages of targets in older run folders, and their present names."""
 
 MODULE = "torch.nn.Module"
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What the target at a place has to be.
+    """Requirements for a target at one place.
 
     Attributes:
-        name: what it is called in messages.
+        name: the noun in messages.
         base: dotted path of the class it must derive from.
         package: module, or package, that must define it.
         has: names of methods or attributes that it must have.
-        takes: arguments that its constructor must accept, because the program always gives them.
+        takes: arguments that its constructor must accept, since the program always passes them.
     """
 
     name: str
@@ -65,11 +65,7 @@ class Kind:
     takes: tuple[str, ...] = ()
 
     def fault(self, target: type) -> str | None:
-        """Say why a class is not of this kind.
-
-        Returns:
-            The end of a sentence that begins with the name of the class; None if it is.
-        """
+        """Return why a class is not of this kind, as the end of a sentence; None if it is."""
         if not issubclass(target, _attribute(self.base)):
             return f"is not {self.name}: it does not derive from {self.base}"
         where = (self.package, *_plugins)
@@ -114,7 +110,8 @@ KINDS = {
 def allow(package: str) -> None:
     """Let the classes of a further package be targets, until `scope` ends or this process does.
 
-    Only what the user of this process names may come here, never what a file names.
+    Call it only with packages that the user of this process names, never with those that a file
+    names.
     """
     if package not in _plugins:
         _plugins.append(package)
@@ -122,7 +119,7 @@ def allow(package: str) -> None:
 
 @contextmanager
 def scope() -> Iterator[None]:
-    """Take back afterwards what `allow` adds meanwhile, so that a later call has to name it."""
+    """Remove on exit the packages that `allow` added inside."""
     before = list(_plugins)
     try:
         yield
@@ -245,12 +242,12 @@ def parts(node: Any, path: str = "") -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def _within(name: str, packages: tuple[str, ...]) -> bool:
-    """Tell whether a dotted name is one of the packages or lies in one."""
+    """Return whether a dotted name is one of the packages or inside one."""
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
 def _import(module: str) -> Any:
-    """Import a module without running anything outside ``PACKAGES`` for it.
+    """Import a module of an allowed package.
 
     Raises:
         ConfigError: there is no such module, or it needs a package that is not installed.

@@ -1,8 +1,7 @@
 """Build the cheap parts of a configuration once on dummy sizes, before any data is opened.
 
-What a constructor of ours, of torch or of torchvision refuses by itself (an optimizer with
-``betas=[2,2]``) becomes a problem of the option that is to blame. Nothing is read or written, no
-network is built, and the random state stays as it was.
+An error of a constructor (an optimizer with ``betas=[2,2]``) becomes a fault of the option that
+causes it. No file is opened, no network is built, and the random state is preserved.
 """
 
 import inspect
@@ -22,18 +21,18 @@ from deephash.config.validate import assignment, shown
 DUMMY: Injected = {
     "in_features": 4, "num_classes": 2, "num_train": 2, "seed": 0, "cache": None,
 }  # fmt: skip
-"""What the program gives to these parts, as small as it can be; beside the bits of the codes."""
+"""Injected values of the trial builds, except the number of bits."""
 
 Build = Callable[[Mapping[str, Any]], None]
 
 
 def check_builds(cfg: Mapping[str, Any], wrong: Collection[str] = ()) -> list[Fault]:
-    """All that constructors refuse.
+    """Return a fault for each option that a constructor refuses.
 
     Args:
-        cfg: a folded configuration.
-        wrong: keys whose values have been refused already: they take their defaults here, and
-            parts for which that is no way are passed over.
+        cfg: a resolved configuration.
+        wrong: keys with known faults: they take their defaults here, and parts that cannot be built
+            without them are skipped.
     """
     found: list[Fault] = []
     broken = {"model", "model.nbit"} & set(wrong)
@@ -49,7 +48,7 @@ def check_builds(cfg: Mapping[str, Any], wrong: Collection[str] = ()) -> list[Fa
 
 
 def _mended(path: str, node: Any, wrong: Collection[str]) -> dict[str, Any] | None:
-    """A part with the defaults of its options that are wrong; None where it cannot be built."""
+    """Return a part with defaults in place of wrong options; None if it cannot be built."""
     if not isinstance(node, Mapping) or "_target_" not in node:
         return None
     if any(path == key or path.startswith(f"{key}.") for key in wrong):
@@ -70,7 +69,7 @@ def _mended(path: str, node: Any, wrong: Collection[str]) -> dict[str, Any] | No
 
 
 def _cheap(cfg: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The parts that cost nothing to build, and where they are."""
+    """Yield the parts that are cheap to build, with their places."""
     dataset = _mapping(cfg.get("dataset"))
     protocol, steps = str(dataset.get("protocol")), _mapping(dataset.get("transforms"))
     nodes = {"dataset.source": dataset.get("source")}
@@ -94,7 +93,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 @lru_cache(maxsize=4096)  # a sweep has the same parts again and again
 def _problems(path: str, text: str, number: int) -> tuple[Fault, ...]:
-    """What is wrong with one part; ``number`` is K, or of an optimizer whether it runs on a CPU."""
+    """Return the faults of one part; ``number`` is K, or 1 for an optimizer on the CPU."""
     node = json.loads(text)
     if path == "optimizer":
         return tuple(_tried(path, node, lambda some: _step(some, bool(number))))
@@ -102,7 +101,7 @@ def _problems(path: str, text: str, number: int) -> tuple[Fault, ...]:
 
 
 def _tried(path: str, node: Mapping[str, Any], build: Build) -> Iterator[Fault]:
-    """Builds a part; what keeps it from it is told of the option whose default would do."""
+    """Build a part; yield each error as a fault of the option whose default avoids it."""
     target = locate(str(node["_target_"]), path)
     known = arguments(target)
     rest = dict(node)
@@ -128,7 +127,7 @@ def _tried(path: str, node: Mapping[str, Any], build: Build) -> Iterator[Fault]:
 def _blamed(
     node: Mapping[str, Any], known: Mapping[str, inspect.Parameter], build: Build
 ) -> str | None:
-    """The option whose default makes the part possible, or at least another fault."""
+    """Return the option whose default removes the error, or at least changes it."""
 
     def failure(some: Mapping[str, Any]) -> str | None:
         try:
@@ -153,7 +152,7 @@ def _blamed(
 
 
 def _build(path: str, node: Mapping[str, Any], nbit: int) -> None:
-    """Builds a part with what the program gives to parts of its kind."""
+    """Build a part with the injected values of its kind."""
     target = locate(str(node["_target_"]))
     options = {key: value for key, value in node.items() if key != "_target_"}
     values = given(path, arguments(target), {**DUMMY, "nbit": nbit})
@@ -162,7 +161,7 @@ def _build(path: str, node: Mapping[str, Any], nbit: int) -> None:
 
 
 def _step(node: Mapping[str, Any], on_cpu: bool) -> None:
-    """Builds an optimizer for two parameters, and where it would run here takes a step."""
+    """Build an optimizer of two parameters, and take a step if it would run on this device."""
     options = {key: value for key, value in node.items() if key != "_target_"}
     scale, lr = options.pop("backbone_scale"), options["lr"]
     options.pop("lr_scale", None)

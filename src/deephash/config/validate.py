@@ -1,7 +1,7 @@
-"""Whether plain values fit annotations: types, finite numbers, bounds, choices, lists, nodes.
+"""Validate plain values against annotations: types, finite numbers, bounds, choices, lists, nodes.
 
-One validator for the constructors of parts (ours, torch's, torchvision's) and for the dataclasses
-of ``deephash.config.schema``. It imports nothing heavy and opens nothing.
+The validator serves the constructors of parts (ours, torch's, torchvision's) and the dataclasses of
+``deephash.config.schema``. It is cheap to import and opens no file.
 """
 
 import dataclasses
@@ -18,10 +18,10 @@ from deephash.config.faults import Fault
 from deephash.utils.bounds import LARGEST, Bound, Interval, Length, NotEmpty
 
 UNKNOWN = "there is no such key."
-"""What is said of a key that a closed node does not have."""
+"""The message for a key that a closed node does not have."""
 
 REMOVED = "is missing"
-"""What is said of a key that was deleted."""
+"""The beginning of the message for a key that was deleted."""
 
 
 class Part(dict[str, Any]):
@@ -29,12 +29,12 @@ class Part(dict[str, Any]):
 
 
 def annotation(parameter: inspect.Parameter) -> Any:
-    """The annotation of an argument; ``Any`` where there is none."""
+    """Return the annotation of an argument; ``Any`` if it has none."""
     return Any if parameter.annotation is parameter.empty else parameter.annotation
 
 
 def problem(value: Any, kind: Any) -> str | None:
-    """What is wrong with a value, as the end of ``KEY ...``; None where it fits.
+    """Return why a value is invalid, as the end of ``KEY ...``; None if it is valid.
 
     >>> problem("big", float), problem(-1, Annotated[int, Interval(0)]), problem(3, int)
     ("'big' is not a number.", 'is -1.', None)
@@ -51,7 +51,7 @@ def problem(value: Any, kind: Any) -> str | None:
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether a plain value can stand for an annotation; what cannot be judged is accepted."""
+    """Return whether a plain value satisfies an annotation; unknown annotations accept all."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated and inner[0] is Any:  # typed for us, and open for Hydra
         return fits(value, inner[1])
@@ -102,7 +102,7 @@ def fits(value: Any, kind: Any) -> bool:
 
 
 def plain(kind: Any) -> Any:
-    """An annotation without its bounds, at any depth."""
+    """Return an annotation without its bounds, at any depth."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
         return plain(inner[1] if inner[0] is Any else inner[0])
@@ -114,16 +114,13 @@ def plain(kind: Any) -> Any:
 
 
 def bounds(kind: Any) -> list[Bound]:
-    """All bounds that stand in an annotation."""
-    found = (
-        [bound for bound in get_args(kind)[1:] if isinstance(bound, Bound)]
-        if (get_origin(kind) is Annotated)
-        else []
-    )
-    for one in get_args(kind):
-        if not isinstance(one, Bound):
-            found += bounds(one)
-    return found
+    """Return all bounds inside an annotation."""
+    inner = get_args(kind)
+    result = [bound for bound in inner if isinstance(bound, Bound)]
+    for each in inner:
+        if not isinstance(each, Bound):
+            result += bounds(each)
+    return result
 
 
 def _allows(bound: Bound, value: Any) -> bool:
@@ -143,7 +140,7 @@ def _takes(kind: Any, wanted: type) -> bool:
 
 
 def spell(kind: Any) -> str:
-    """What an annotation takes, in words.
+    """Describe the values that an annotation takes.
 
     >>> spell(float | Literal["a", "b"] | None)
     'a number or one of a, b or null'
@@ -181,13 +178,13 @@ def spell(kind: Any) -> str:
 
 
 def _is_foreign(kind: Any) -> bool:
-    """Whether no value of a configuration can be of this class, such as a tensor."""
+    """Return whether no configuration value can be of this class, such as a tensor."""
     known = (int, float, bool, str, list, tuple, dict, Part, type(None))
     return isinstance(kind, type) and kind not in known and not issubclass(kind, Enum)
 
 
 def advice(key: str, kind: Any, default: Any = inspect.Parameter.empty, value: Any = None) -> str:
-    """What to type in place of a value that does not fit.
+    """Return what to type instead of an invalid value.
 
     Args:
         key: as it is typed.
@@ -195,25 +192,25 @@ def advice(key: str, kind: Any, default: Any = inspect.Parameter.empty, value: A
         default: of its constructor, if there is one.
         value: what was given.
     """
-    told = ""
+    prefix = ""
     limits = [bound for bound in bounds(kind) if not isinstance(bound, NotEmpty)]
     if limits and fits(value, plain(kind)):
         pieces = [str(bound) for bound in limits]
         if _is_number(value):
             return f"It must be {' or '.join(dict.fromkeys(pieces))}."
-        told = f"It must be {spell(plain(kind))}: {', '.join(dict.fromkeys(pieces))}. "
+        prefix = f"It must be {spell(plain(kind))}: {', '.join(dict.fromkeys(pieces))}. "
     example = default
     if isinstance(example, tuple):
         example = list(example)
     if example is inspect.Parameter.empty or not fits(example, kind):
         example = an_example(kind)
     if example is inspect.Parameter.empty:
-        return told.strip() or "Leave it as it was: --cfg job shows the defaults."
-    return f"{told}Type for example {assignment(key, example)}."
+        return prefix.strip() or "Leave it as it was: --cfg job shows the defaults."
+    return f"{prefix}Type for example {assignment(key, example)}."
 
 
 def an_example(kind: Any) -> Any:
-    """A value that fits; ``Parameter.empty`` where none can be told."""
+    """Return a valid value; ``Parameter.empty`` if none is known."""
     origin, inner = get_origin(kind), get_args(kind)
     candidates: list[Any] = []
     if origin is Literal:
@@ -237,25 +234,23 @@ def an_example(kind: Any) -> Any:
 
 
 def assignment(key: str, value: Any) -> str:
-    """``key=value`` as a shell takes it, in quotes where it must be.
+    """Return ``key=value`` for a shell, quoted if necessary.
 
     >>> assignment("optimizer.betas", [0.9, 0.999]), assignment("a", None)
     ('optimizer.betas=[0.9,0.999]', 'a=null')
     """
     text = f"{key}={literal(value)}"
-    return (
-        text
-        if re.fullmatch(r"[\w./=:+\-,\[\]]*", text) and text.isascii()
-        else ('"' + re.sub(r'([\\"$`])', r"\\\1", text) + '"')
-    )
+    if re.fullmatch(r"[\w./=:+\-,\[\]]*", text) and text.isascii():
+        return text
+    return '"' + re.sub(r'([\\"$`])', r"\\\1", text) + '"'
 
 
 PLAIN = re.compile(r"[A-Za-z_/.][\w/.\-+%]*")
-"""A text that is typed without quotes."""
+"""Text that needs no quotes."""
 
 
 def literal(value: Any) -> str:
-    """A plain value as Hydra reads it on the command line.
+    """Return a plain value in the syntax of Hydra's command line.
 
     >>> literal(True), literal([1, "a b"]), literal({"x": None}), literal("true")
     ('true', "[1,'a b']", '{x:null}', "'true'")
@@ -278,12 +273,12 @@ def literal(value: Any) -> str:
 
 
 def quoted(text: str) -> str:
-    """A text in single quotes, as Hydra's grammar escapes it."""
+    """Return a text in single quotes, escaped for Hydra's grammar."""
     return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text) + "'"
 
 
 def shown(value: Any) -> str:
-    """A value in a message: texts in quotes, long ones cut.
+    """Return a value for a message: texts in quotes, long values cut.
 
     >>> shown("a"), shown(None), shown([1, 2])
     ("'a'", 'null', '[1, 2]')
@@ -300,7 +295,7 @@ def check_fields(
     path: str = "",
     closed: bool = False,
 ) -> list[Fault]:
-    """All that does not fit a dataclass: keys that are missing, and values.
+    """Return the faults of a node according to a dataclass: missing keys and invalid values.
 
     Args:
         node: plain values.
@@ -333,14 +328,14 @@ def check_fields(
 
 @lru_cache
 def hints(schema: type) -> dict[str, Any]:
-    """The annotations of a dataclass, with their bounds."""
+    """Return the annotations of a dataclass, with their bounds."""
     return get_type_hints(schema, include_extras=True)
 
 
 def check_value(
     value: Any, kind: Any, key: str, default: Any = inspect.Parameter.empty
 ) -> list[Fault]:
-    """What is wrong with one value, or with those inside it."""
+    """Return the faults of one value, or of the values inside it."""
     if default in (dataclasses.MISSING, "???") and not isinstance(default, list | dict):
         default = inspect.Parameter.empty
     declared = kind
@@ -365,7 +360,7 @@ def check_value(
 
 
 def _no_part(value: Any, key: str) -> Fault:
-    """A node with a ``_target_`` is wanted and something else is there."""
+    """Return the fault of a value that should be a node with a ``_target_``."""
     group = key.removeprefix("method.")
     choose = "Leave it as it was."
     if "." not in group:

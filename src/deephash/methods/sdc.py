@@ -11,7 +11,7 @@ import torch
 from scipy import special
 from torch import Tensor, nn
 
-from deephash.errors import refuse
+from deephash.errors import raise_first
 from deephash.losses.contrastive import nt_xent
 from deephash.losses.matching import pair_cosines
 from deephash.losses.quantization import quantization
@@ -81,7 +81,7 @@ class SimilarityCalibration(nn.Module):
     ) -> None:
         super().__init__()
         weights = {"reconstruction": reconstruction, "quantization": quantization}
-        refuse(self.refused({"beta_a": beta_a, "beta_b": beta_b, **weights}))
+        raise_first(self.refused({"beta_a": beta_a, "beta_b": beta_b, **weights}))
         self.reconstruction = reconstruction
         self.reconstruction_form = reconstruction_form
         self.calibration = calibration
@@ -227,7 +227,7 @@ class ContrastiveCalibration(SimilarityCalibration):
             quantization_form,
         )
         weights = {"reconstruction": reconstruction, "quantization": quantization}
-        refuse(self.refused({"contrast": contrast, "contrast_on": contrast_on, **weights}))
+        raise_first(self.refused({"contrast": contrast, "contrast_on": contrast_on, **weights}))
         self.contrast = contrast
         self.temperature = temperature
         self.contrast_on = contrast_on

@@ -14,7 +14,7 @@ from zipfile import BadZipFile
 import torch
 from torch import Tensor, nn
 
-from deephash.errors import ConfigError, DataError, refuse
+from deephash.errors import ConfigError, DataError, raise_first
 from deephash.models.dropout import dropouts, train_dropout_alone
 from deephash.models.weights import fill, read_file
 from deephash.utils import program
@@ -70,7 +70,7 @@ class Torchvision(nn.Module):
         super().__init__()
         from torchvision.ops import StochasticDepth
 
-        refuse(self.refused({"name": name, "output": output}), "backbone.")
+        raise_first(self.refused({"name": name, "output": output}), "backbone.")
 
         given = "none" if weights is None else str(weights)
         self.trunk = _load(name, given)

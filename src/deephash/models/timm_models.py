@@ -14,7 +14,7 @@ from zipfile import BadZipFile
 import torch
 from torch import Tensor, nn
 
-from deephash.errors import ConfigError, DataError, DeephashError, refuse
+from deephash.errors import ConfigError, DataError, DeephashError, raise_first
 from deephash.models.dropout import dropouts, train_dropout_alone
 from deephash.models.weights import fill, read_file
 from deephash.utils.bounds import Interval, Name, Pixels
@@ -110,7 +110,7 @@ class Timm(nn.Module):
             "name": name, "weights": weights, "output": output, "img_size": img_size,
             "dropout": dropout, "drop_rate": drop_rate, "drop_path_rate": drop_path_rate,
         }  # fmt: skip
-        refuse(self.refused(options), "backbone.")
+        raise_first(self.refused(options), "backbone.")
         rates = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate} if dropout else {}
         trunk: Any = _load(name, weights, {key: rate for key, rate in rates.items() if rate})
         if not dropout:
