@@ -6,11 +6,15 @@ is imported. ``OMP_NUM_THREADS`` may be given to try the tests with more threads
 
 import os
 import tempfile
+from pathlib import Path
 
 import pytest
 
 FOREIGN = ("WANDB", "HYDRA", "DEEPHASH", "SLURM", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_")
 """Beginnings of the variables that the program reads."""
+
+INTEGRATION = Path(__file__).parent / "integration"
+"""Whole commands and runs, all marked ``slow``."""
 
 for name in [name for name in os.environ if name.startswith(FOREIGN)]:
     del os.environ[name]
@@ -33,8 +37,18 @@ else:
     hypothesis.settings.load_profile("deephash")
 
 
+def pytest_configure():
+    """Compose each command line once."""
+    from tests import composition  # after the variables above
+
+    composition.keep()
+
+
 def pytest_collection_modifyitems(items):
-    """Put whole jobs first: one process of ``-n auto`` runs them, and none waits for them last."""
+    """Mark what is in ``integration`` as slow, and run slow tests first: none is left for last."""
+    for item in items:
+        if INTEGRATION in item.path.parents:
+            item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 

@@ -12,8 +12,6 @@ import pytest
 from deephash import cli
 from deephash.config import overrides
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -11,7 +11,6 @@ from deephash.retrieval import Histograms, Ranking, mean_average_precision, pack
 from deephash.retrieval.metrics import Convention
 from tests.commands import run
 
-pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 
 
