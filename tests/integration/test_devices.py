@@ -121,7 +121,8 @@ def causes(caught):
 KILLED = """
 import json, os, signal, sys
 import torch
-from deephash import config, jobs
+from deephash import runs
+from deephash.config import resolve
 torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # as here
 from deephash.loggers import Loggers
 from deephash.config.overrides import parse_all
@@ -133,7 +134,7 @@ def tick(self):
 Loggers.tick = tick
 folded, words = json.load(sys.stdin)
 overrides = parse_all(words)
-jobs.train(config.train_page(folded, overrides), overrides)
+runs.train(resolve.train_page(folded, overrides), overrides)
 """
 
 

@@ -51,7 +51,6 @@ def checked(*arguments, page="train"):
     return composition.checked(CONF, page, overrides.read(arguments))
 
 
-@pytest.mark.slow
 def test_the_page_runs_as_it_stands(tmp_path, plugin):
     plugin(files_of_the_page())
     (block,) = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
@@ -60,7 +59,7 @@ def test_the_page_runs_as_it_stands(tmp_path, plugin):
         ["deephash", word] for word in ("train", "train", "evaluate", "report")
     ]
     for _, command, *words in lines:
-        run(tmp_path, *words, script=f"{command}.py")
+        run(tmp_path, *words, script=f"{command}.py", fresh=True)  # jobs import the plugin
     runs = sorted((tmp_path / "outputs" / "digits").rglob("report.json"))
     assert [file.parent.name[:5] for file in runs] == ["seed0", "seed1"]
     for file in runs:  # of a single run, and of a job of a sweep

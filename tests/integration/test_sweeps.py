@@ -4,7 +4,6 @@ import fcntl
 import json
 import shutil
 import signal
-import subprocess
 import sys
 import time
 
@@ -13,9 +12,7 @@ import yaml
 
 from deephash.sweep.launchers import process
 from deephash.sweep.launchers.process import Job
-from tests.commands import ROOT, environment, run
-
-pytestmark = pytest.mark.slow
+from tests.commands import ROOT, call, run, start
 
 TRAIN = (sys.executable, str(ROOT / "train.py"))
 GRID = ("-m", "+sweep=fig9_batch_size", "dataset=digits", "trainer.batch_size=50,100",
@@ -46,23 +43,18 @@ def trained(folder):
 def swept(tmp_path_factory):
     """A sweep of two jobs that nothing disturbed."""
     cwd = tmp_path_factory.mktemp("swept")
-    said = run(cwd, *GRID, "trainer.epochs=20", "trainer.eval_every=10")
+    said = run(cwd, *GRID, "trainer.epochs=20", "trainer.eval_every=10", fresh=True)
     return cwd, said
 
 
 def begun(cwd, *arguments, after=None):
     """Start a sweep of two jobs; return when each has trained an epoch, more than in ``after``."""
-    sweep = subprocess.Popen(
-        [*TRAIN, *arguments], cwd=cwd, env=environment(cwd), stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        # A shell's background jobs, such as tests may be, have it ignored and hand that on.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    sweep = start(cwd, *arguments)
     until = time.monotonic() + 120
     after = after or {}
     while sum(trained(file.parent) > after.get(file.parent, 0)
               for file in (cwd / "outputs").rglob("last.pt")) < 2:  # fmt: skip
-        assert sweep.poll() is None, sweep.stdout.read()
+        assert sweep.poll() is None, sweep.printed()
         assert time.monotonic() < until
         time.sleep(0.02)
     return sweep
@@ -139,9 +131,9 @@ def test_killed_in_the_middle_it_resumes_and_comes_to_the_same(swept, tmp_path):
     before = {}
     for how, code in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
         sweep = begun(tmp_path, *line, after=before)
-        sweep.send_signal(how)
-        output = sweep.communicate(timeout=60)[0]
-        assert sweep.returncode == code, output
+        sweep.send(how)
+        status, output = sweep.wait(60)
+        assert status == code, output
         assert idle(tmp_path), "jobs outlive their sweep"
         assert reports(tmp_path) == {}
         before = {folder: trained(folder) for folder in folders(tmp_path)}
@@ -216,8 +208,8 @@ def test_a_rerun_begins_once_and_what_was_there_is_gone(swept, tmp_path):
     for file in (tmp_path / "outputs").rglob("last.pt"):
         file.unlink()  # so that `begun` sees the new ones
     sweep = begun(tmp_path, *line, "rerun=true")
-    sweep.kill()
-    sweep.communicate()
+    sweep.send(signal.SIGKILL)
+    sweep.wait(60)
     assert idle(tmp_path) and reports(tmp_path) == {}
     run(tmp_path, *line)  # without rerun=true it goes on
     assert reports(tmp_path) == reports(swept[0])
@@ -225,26 +217,35 @@ def test_a_rerun_begins_once_and_what_was_there_is_gone(swept, tmp_path):
         assert epochs(folder) == list(range(1, 21))
 
 
-def test_a_second_try_of_a_rerun_goes_on(tmp_path):
-    """A retry or a requeue is of the same launch; another launch begins anew."""
+def second_try(folder, outputs):
     settings = ("rerun=true", "model.nbit=16", "trainer.epochs=15", "logger=quiet")
-    folder = tmp_path / "outputs/digits/relahash/16bit/seed0,trainer.epochs=15"
-    command = (*TRAIN, *settings, f"paths.outputs={tmp_path / 'outputs'}")
+    command = (*TRAIN, *settings, f"paths.outputs={outputs}")
     first = Job("one", folder, command, "first")
-    running = process.start(first, environment(tmp_path))
+    running = process.start(first)
     until = time.monotonic() + 120
     while not (folder / "last.pt").is_file() and time.monotonic() < until:
         time.sleep(0.02)
     process.stop([running])
-    assert process.run(first, environment(tmp_path)) == 0
+    assert process.run(first) == 0
     assert "resumed after epoch" in (folder / "output.log").read_text()
     assert epochs(folder) == list(range(1, 16))
     before = (folder / "report.json").stat().st_mtime_ns
-    assert process.run(first, environment(tmp_path)) == 0  # finished in this launch
+    assert process.run(first) == 0  # finished in this launch
     assert (folder / "report.json").stat().st_mtime_ns == before
     second = Job("one", folder, command, "second")
-    assert process.run(second, environment(tmp_path)) == 0
+    assert process.run(second) == 0
     assert (folder / "report.json").stat().st_mtime_ns > before
+
+
+def test_a_second_try_of_a_rerun_goes_on(tmp_path):
+    """A retry or a requeue is of the same launch; another launch begins anew."""
+    folder = tmp_path / "outputs/digits/relahash/16bit/seed0,trainer.epochs=15"
+    call(tmp_path, second_try, folder, tmp_path / "outputs")
+    assert (folder / "report.json").is_file()
+
+
+def is_left_to_another(job):
+    assert process.run(job) == process.ELSEWHERE
 
 
 def test_a_run_that_another_process_trains_is_left_to_it(tmp_path):
@@ -259,7 +260,7 @@ def test_a_run_that_another_process_trains_is_left_to_it(tmp_path):
         # and when it is taken between the plan and the start of the job
         outputs = f"paths.outputs={tmp_path / 'outputs'}"
         command = (*TRAIN, "seed=0", *line[2:], outputs)
-        assert process.run(Job("busy", held, command), environment(tmp_path)) == process.ELSEWHERE
+        call(tmp_path, is_left_to_another, Job("busy", held, command))
     assert not (held / "error.txt").exists()
 
 

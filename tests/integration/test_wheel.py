@@ -14,15 +14,13 @@ import pytest
 import deephash
 from tests.commands import ROOT, run
 
-pytestmark = pytest.mark.slow
-
 QUICK = ["trainer.epochs=2", "backbone.width=4", "model.nbit=8",
          "logger=quiet"]  # fmt: skip
 
 DRIVER = """
 import os, sys
 import torch, hydra, sklearn.datasets, torchvision, matplotlib.figure  # once for all commands
-from deephash import jobs
+from deephash import runs, sweep
 from deephash.main import console
 
 for line in sys.stdin:
@@ -105,7 +103,7 @@ def test_the_wheel_holds_the_package_its_configuration_and_nothing_else(installe
 
 def test_nothing_is_read_from_the_repository(installed, cwd):
     environment, _ = installed
-    script = "import deephash; from deephash import program as p; print(deephash.__file__)"
+    script = "import deephash; from deephash.utils import program as p; print(deephash.__file__)"
     script += "; print(p.checkout(), p.folder('conf'), p.folder('sweeps'))"
     file, folders = environment.call(cwd, environment.python, "-c", script).splitlines()
     package = environment.site / "deephash"

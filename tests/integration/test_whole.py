@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 import random
 import re
 import shlex
@@ -24,9 +23,7 @@ from deephash.config import checks, resolve, schema
 from deephash.config.explain import explain
 from deephash.config.overrides import parse_all, texts
 from deephash.sweep import multirun, spec
-from tests.commands import ROOT, environment, run
-
-pytestmark = pytest.mark.slow
+from tests.commands import ROOT, environment, run, start
 
 SMALL = ("logger=quiet", "trainer.epochs=1")
 
@@ -283,10 +280,7 @@ LONG_NAME = "digits/relahash/32bit/seed0,backbone.width=48,trainer.epochs=8,trai
 def kill_after(cwd, epoch):
     """Starts the long run and kills it at some moment after so many epochs."""
     folder = cwd / "outputs" / LONG_NAME
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *LONG],
-        cwd=cwd, env=environment(cwd), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    process = start(cwd, *LONG)
     try:
         wanted = f'"epoch": {epoch},'
         until = time.monotonic() + 120
@@ -297,10 +291,9 @@ def kill_after(cwd, epoch):
             time.sleep(0.005)
         time.sleep(random.uniform(0, 0.1))
         assert process.poll() is None, "the run was over before it was killed"
-        os.kill(process.pid, signal.SIGKILL)
+        process.send(signal.SIGKILL)
     finally:
-        process.kill()
-        process.wait()
+        process.wait(60)
     return folder
 
 
