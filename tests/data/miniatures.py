@@ -4,11 +4,17 @@ Images are small JPEGs that show their labels, each as a stripe of a colour of i
 network can learn them. Every function returns what a reader must find.
 """
 
+import atexit
 import colorsys
 import csv
+import functools
+import inspect
 import json
+import shutil
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -36,6 +42,26 @@ class Made(NamedTuple):
     ids: list[str]
     places: list[str]
     labels: np.ndarray  # (n, C) bool
+
+
+def drawn_once(make: Callable[..., Made]) -> Callable[..., Made]:
+    """Draw each miniature once in a process, and copy its files for further calls."""
+    kept: dict[str, tuple[Made, str]] = {}
+
+    @functools.wraps(make)
+    def copied(root: Path, *arguments: Any, **options: Any) -> Made:
+        given = inspect.signature(make).bind(root, *arguments, **options)
+        given.apply_defaults()
+        key = repr(list(given.arguments.items())[1:])  # all but the root
+        if key not in kept:
+            folder = tempfile.mkdtemp()
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            kept[key] = make(Path(folder), *arguments, **options), folder
+        made, folder = kept[key]
+        shutil.copytree(folder, root, copy_function=shutil.copyfile, dirs_exist_ok=True)
+        return Made(list(made.ids), list(made.places), made.labels.copy())
+
+    return copied
 
 
 def picture(path: Path, labels: np.ndarray, size: int = 32, seed: int = 0) -> None:
@@ -73,6 +99,7 @@ def falling(classes: int, first: float, last: float) -> np.ndarray:
     return np.geomspace(first, last, classes)
 
 
+@drawn_once
 def make_ilsvrc(
     root: Path,
     wnids: tuple[str, ...] = WNIDS,
@@ -152,6 +179,7 @@ def _validation_labels(root: Path, layout: str, every: list[str], drawn: list[st
         _write(root / "synsets.txt", every)
 
 
+@drawn_once
 def make_nuswide(
     root: Path,
     count: int = 240,
@@ -207,6 +235,7 @@ def make_nuswide(
     return Made([ids[row] for row in rows], [places[row] for row in rows], chosen[rows])
 
 
+@drawn_once
 def make_coco(
     root: Path, train: int = 120, validation: int = 60, layout: str = "parts", size: int = 32
 ) -> Made:
@@ -268,6 +297,7 @@ def make_coco(
     return Made(list(ids), list(places), np.array(shown))
 
 
+@drawn_once
 def make_mirflickr(
     root: Path, count: int = 200, columns: int = 24, layout: str = "archive", size: int = 32
 ) -> Made:
@@ -304,6 +334,7 @@ def make_mirflickr(
     return Made(ids, [f"{images}{name}" for name in ids], labels)
 
 
+@drawn_once
 def make_voc(root: Path, count: int = 150, layout: str = "devkit", size: int = 32) -> Made:
     """VOC 2012: image sets of 20 classes, with objects that are difficult.
 
@@ -334,6 +365,7 @@ def make_voc(root: Path, count: int = 150, layout: str = "devkit", size: int = 3
     return Made(ids, [f"{base}JPEGImages/{name}" for name in ids], labels[order])
 
 
+@drawn_once
 def make_csv(
     root: Path,
     count: int = 90,
