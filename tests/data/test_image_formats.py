@@ -4,11 +4,17 @@ import os
 
 import pytest
 
-from deephash.data.image_formats import ENDINGS_OF, IMAGES, advice, looks_like, readable
+from deephash.data.image_formats import (
+    EXTENSIONS_OF,
+    IMAGES,
+    conversion_hint,
+    guess_format,
+    supported_formats,
+)
 
 
 def test_common_formats_are_read_and_dangerous_ones_are_not():
-    formats = readable()
+    formats = supported_formats()
     for ending in (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif"):
         assert ending in formats.endings
     assert {".tiff", ".ppm", ".pgm", ".pbm", ".pnm"} <= {*formats.endings}
@@ -16,11 +22,11 @@ def test_common_formats_are_read_and_dangerous_ones_are_not():
 
 
 def test_what_is_not_read_is_told_with_a_way():
-    missing = {*IMAGES} - {*readable().endings}
+    missing = {*IMAGES} - {*supported_formats().endings}
     assert {".svg", ".nef", ".psd"} <= missing
-    assert all(advice(ending) for ending in missing)
-    assert advice(".txt") == ""
-    assert advice(ENDINGS_OF["HEIF"][0]) == "pip install pillow-heif"
+    assert all(conversion_hint(ending) for ending in missing)
+    assert conversion_hint(".txt") == ""
+    assert conversion_hint(EXTENSIONS_OF["HEIF"][0]) == "pip install pillow-heif"
 
 
 @pytest.mark.parametrize(
@@ -41,11 +47,11 @@ def test_what_is_not_read_is_told_with_a_way():
 )
 def test_what_a_file_looks_like(tmp_path, data, meaning):
     (tmp_path / "x.jpg").write_bytes(data)
-    found = looks_like(tmp_path / "x.jpg")
+    found = guess_format(tmp_path / "x.jpg")
     assert meaning in found if meaning else found == ""
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of Unix")
 def test_a_pipe_is_told_without_being_read(tmp_path):
     os.mkfifo(tmp_path / "x.jpg")
-    assert looks_like(tmp_path / "x.jpg") == "a named pipe"
+    assert guess_format(tmp_path / "x.jpg") == "a named pipe"

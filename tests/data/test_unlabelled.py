@@ -25,8 +25,8 @@ from deephash.data.splits.protocols import (
 )
 from deephash.data.splits.split_file import read_split, write_lists, write_split
 from deephash.data.transforms import Pipeline
-from deephash.data.verification.data_warnings import doubts
-from deephash.data.verification.inspection import inspect
+from deephash.data.verification.data_warnings import warn_of_images
+from deephash.data.verification.inspection import inspect_lists
 from deephash.errors import DataError
 
 
@@ -196,13 +196,13 @@ class TestLists:
         root = self.write(tmp_path, **lists)
         with pytest.raises(DataError, match=f"{without}.txt holds paths alone, and .* has labels"):
             Lists(root).read()
-        found = inspect(Lists(root), files=False).findings
+        found = inspect_lists(Lists(root), files=False).findings
         wrong = [one.what for one in found if one.level == "error"]
         assert any("in both lists, or in neither" in what for what in wrong), found
 
     def test_inspection_counts_them_and_says_so(self, tmp_path):
         root = self.write(tmp_path, train=["0.png"], test=["2.png"], database=["0.png"])
-        found = inspect(Lists(root))
+        found = inspect_lists(Lists(root))
         images = Lists(root, size=8).load()
         assert found.fingerprint == fingerprint(images, Listed().split(images))
         assert [one.unlabelled for one in found.lists] == [1, 1, 1]
@@ -366,5 +366,5 @@ def test_a_table_without_labels(tmp_path):
 
 
 def test_doubts_say_that_there_are_no_labels():
-    (found,) = doubts(bare(3))
+    (found,) = warn_of_images(bare(3))
     assert (found.level, found.what) == ("note", "none of the 3 images has a label")

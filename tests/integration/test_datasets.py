@@ -276,9 +276,9 @@ def test_verify_tells_pictures_that_show_nothing_and_several_frames(tmp_path, ca
     assert "1 images have at most two levels of gray or color\n    ant/film.gif" in said
     assert "1 images are nearly black: no value is above 16 of 255\n    ant/microscope.tif" in said
     assert "1 files hold several frames or pages, and only the first is read" in said
-    assert "note: passed over: 1 .svg (convert them to JPEG or PNG)" in said
+    assert "note: ignored: 1 .svg (convert them to JPEG or PNG)" in said
     data("describe", *words)
-    assert "note: passed over: 1 .svg" in capsys.readouterr().out
+    assert "note: ignored: 1 .svg" in capsys.readouterr().out
 
 
 def test_verify_tells_layouts_and_lists_that_are_exchanged(tmp_path, capsys):

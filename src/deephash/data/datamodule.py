@@ -17,7 +17,7 @@ from deephash.data.splits.base import ROLES, Split
 from deephash.data.splits.protocols import Facts, SplitProtocol, choose_protocol, describe_split
 from deephash.data.transfer import to_device
 from deephash.data.transforms import Pipeline
-from deephash.data.verification.data_warnings import doubts, doubts_of_split
+from deephash.data.verification.data_warnings import warn_of_images, warn_of_split
 from deephash.errors import DataError
 from deephash.types import Batch, generator
 from deephash.utils.ground_truth import GroundTruth
@@ -258,7 +258,7 @@ class DataModule:
         self._choose_protocol(images)
         chosen = images if self.classes is None else select_classes(images, self.classes)
         split, facts = self._split_images(chosen)
-        for finding in (*doubts(images), *doubts_of_split(split)):
+        for finding in (*warn_of_images(images), *warn_of_split(split)):
             log.warning("%s", "\n".join(finding.lines()).partition(": ")[2])
         if self.expected:
             whole = facts if chosen is images else self._split_images(images)[1]

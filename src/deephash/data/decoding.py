@@ -16,7 +16,7 @@ from deephash.data.catalogue import Catalogue, ImageSet
 from deephash.data.image_cache.builder import Unreadable
 from deephash.data.image_cache.cache import load_pixels
 from deephash.data.image_cache.entries import Content
-from deephash.data.image_formats import ENDINGS_OF, looks_like, readable, special_file
+from deephash.data.image_formats import EXTENSIONS_OF, guess_format, special_file, supported_formats
 from deephash.data.lazy_arrays import Undecoded, select_rows
 from deephash.data.prefetch import default_workers
 from deephash.errors import DataError
@@ -133,7 +133,7 @@ def frame_count(path: Path) -> int:
     from PIL import Image
 
     try:
-        with Image.open(path, formats=readable().names) as image:
+        with Image.open(path, formats=supported_formats().names) as image:
             return int(getattr(image, "n_frames", 1))
     except Exception:  # of many kinds; unreadable files are reported elsewhere
         return 1
@@ -328,8 +328,8 @@ class Decoder:
         rule = {**self.fit.settings, "pillow": PIL.__version__}
         if any(file[0].lower().endswith(FLOAT_ENDINGS) for file in files):
             rule["floats"] = FLOAT_RULE
-        if any(file[0].lower().endswith(ENDINGS_OF["HEIF"]) for file in files):
-            rule["heif"] = "HEIF" in readable().names
+        if any(file[0].lower().endswith(EXTENSIONS_OF["HEIF"]) for file in files):
+            rule["heif"] = "HEIF" in supported_formats().names
         return Content(root.absolute(), files, rule, self.fit.size)
 
     def decode(self, path: Path) -> np.ndarray:
@@ -341,7 +341,7 @@ class Decoder:
         """
         from PIL import Image, UnidentifiedImageError
 
-        formats = readable()
+        formats = supported_formats()
         try:
             if special := special_file(path.stat().st_mode):
                 raise OSError(f"it is {special}")
@@ -365,7 +365,7 @@ class Decoder:
             cause = f"{type(error).__name__}: {error}"
             if isinstance(error, MemoryError) or getattr(error, "errno", None) in SYSTEM_ERRORS:
                 raise DataError(f"the system fails to read the image {path} ({cause})") from error
-            if isinstance(error, UnidentifiedImageError) and (kind := looks_like(path)):
+            if isinstance(error, UnidentifiedImageError) and (kind := guess_format(path)):
                 cause += f". It is {kind}"
             if path.is_symlink() and not path.exists():
                 cause += f". It is a link to {path.readlink()}"

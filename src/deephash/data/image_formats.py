@@ -1,6 +1,7 @@
-"""Image formats that are read, the endings of their files, and what another file seems to be."""
+"""Supported image formats, their file extensions, and guesses of what other files are."""
 
 import functools
+import itertools
 import os
 import stat
 import threading
@@ -9,9 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 ARCHIVED = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-"""Endings of the images in published archives."""
+"""Extensions of the images in published archives."""
 
-ENDINGS_OF = {
+EXTENSIONS_OF = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
     "PNG": (".png",),
     "BMP": (".bmp",),
@@ -23,17 +24,17 @@ ENDINGS_OF = {
     "AVIF": (".avif",),
     "HEIF": (".heic", ".heif", ".hif"),
 }
-"""Formats by their names in Pillow. No other format is opened, whatever a file is called."""
+"""Extensions of the supported formats, by their names in Pillow."""
 
 NEEDED = {"HEIF": "pip install pillow-heif", "AVIF": 'pip install "pillow>=11.3"'}
-"""What makes a format readable that is not."""
+"""How to make an unsupported format readable."""
 
 RAW = (".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf")
 CONVERTED = (*RAW, ".svg", ".psd", ".eps", ".pdf", ".tga", ".ico", ".jxl", ".exr", ".dcm")
-"""Images that are not read: convert them."""
+"""Images that must be converted."""
 
-IMAGES = (*(one for endings in ENDINGS_OF.values() for one in endings), *CONVERTED)
-"""All endings that stand for an image."""
+IMAGES = (*itertools.chain.from_iterable(EXTENSIONS_OF.values()), *CONVERTED)
+"""All extensions of images."""
 
 _MAGIC = (
     (b"%!PS", "an EPS or PostScript file"),
@@ -50,23 +51,23 @@ _MARKUP = ((b"<svg", "an SVG drawing"), (b"<!doctype html", "a web page"), (b"<h
 
 
 class Formats(NamedTuple):
-    """What this installation reads."""
+    """The image formats of this installation."""
 
-    names: tuple[str, ...]  # of the formats, as Pillow calls them
-    endings: tuple[str, ...]  # of their files, in lower case
+    names: tuple[str, ...]  # of the formats in Pillow
+    endings: tuple[str, ...]  # extensions, in lower case
 
 
 _lock = threading.Lock()
 
 
-def readable() -> Formats:
-    """Prepare Pillow, and HEIF images if its plugin is installed.
+def supported_formats() -> Formats:
+    """Prepare Pillow, and its HEIF plugin if installed, and return the supported formats.
 
     Example:
-        >>> ".tif" in readable().endings
+        >>> ".tif" in supported_formats().endings
         True
     """
-    with _lock:  # of two threads that meet a new format, Pillow tells one wrong
+    with _lock:  # Pillow misidentifies formats if two threads initialise them
         return _prepared()
 
 
@@ -76,7 +77,7 @@ def _prepared() -> Formats:
 
     Image.preinit()  # the common formats are tried first
     Image.init()
-    # What is too large is refused, with the name of the file; Pillow's warning has none.
+    # Images that are too large are refused elsewhere, with the name of the file.
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     absent = set()
     try:
@@ -89,32 +90,30 @@ def _prepared() -> Formats:
         absent.add("AVIF")
     if not features.check("jpg_2000"):
         absent.add("JPEG2000")
-    names = tuple(name for name in ENDINGS_OF if name in Image.OPEN and name not in absent)
-    return Formats(names, tuple(one for name in names for one in ENDINGS_OF[name]))
+    names = tuple(name for name in EXTENSIONS_OF if name in Image.OPEN and name not in absent)
+    return Formats(
+        names, tuple(itertools.chain.from_iterable(EXTENSIONS_OF[name] for name in names))
+    )
 
 
-def advice(ending: str) -> str:
-    """How files with an ending could be read; empty where they are no images.
+def conversion_hint(extension: str) -> str:
+    """Return how to make files with an extension readable; empty if they are no images.
 
     Args:
-        ending: in lower case, with its dot.
+        extension: in lower case, with its dot.
 
     Example:
-        >>> advice(".psd")
+        >>> conversion_hint(".psd")
         'convert them to JPEG or PNG'
     """
-    for name, endings in ENDINGS_OF.items():
-        if ending in endings:
+    for name, extensions in EXTENSIONS_OF.items():
+        if extension in extensions:
             return NEEDED.get(name, "update Pillow")
-    return "convert them to JPEG or PNG" if ending in CONVERTED else ""
+    return "convert them to JPEG or PNG" if extension in CONVERTED else ""
 
 
-def looks_like(path: Path) -> str:
-    """What a file that is no readable image seems to be; empty where nobody can tell.
-
-    Args:
-        path: of a file that could not be identified.
-    """
+def guess_format(path: Path) -> str:
+    """Return what a file seems to be that could not be read as an image; empty if unknown."""
     try:
         if special := special_file(os.stat(path).st_mode):
             return special
@@ -141,11 +140,7 @@ def looks_like(path: Path) -> str:
 
 
 def special_file(mode: int) -> str:
-    """What a file is that holds nothing to read: a pipe, a socket, a device; else empty.
-
-    Args:
-        mode: `st_mode` of the file.
-    """
+    """Return the name of a pipe, a socket or a device by its `st_mode`; empty for other files."""
     kinds = {
         stat.S_ISFIFO: "a named pipe",
         stat.S_ISSOCK: "a socket",

@@ -12,11 +12,11 @@ from deephash.config import build, schema
 from deephash.config.overrides import Override, parse, texts
 from deephash.data.catalogue import Catalogue, ImageSet
 from deephash.data.datamodule import check_facts, check_finite
-from deephash.data.sources.lists import Lists, sha1
+from deephash.data.sources.lists import Lists, list_sha1
 from deephash.data.splits.base import ROLES, Split
 from deephash.data.splits.protocols import Facts, fingerprint
 from deephash.data.splits.split_file import ENDING, LISTS, read_split, write_lists, write_split
-from deephash.data.verification.data_warnings import doubts
+from deephash.data.verification.data_warnings import warn_of_images
 from deephash.errors import ConfigError, DataError, WriteError
 from deephash.runs.cache_command import show_cache
 from deephash.runs.describe_data import (
@@ -105,7 +105,7 @@ def _convert(cfg: schema.Data, path: Path, source: Lists) -> Facts:
     """Write the split of lists, in any of their formats."""
     source.split = None
     files = [source.list_file(name) for name in source.names.values()]
-    sums = {str(file.name).removesuffix(".xz"): sha1(file) for file in files if file is not None}
+    sums = {file.name.removesuffix(".xz"): list_sha1(file) for file in files if file is not None}
     return _write(cfg, path, source.read(), {"lists": sorted(sums)}, sums)
 
 
@@ -207,7 +207,7 @@ def describe(cfg: schema.Data) -> None:
 
 def _print_warnings(images: Catalogue) -> None:
     """Print warnings about suspicious properties of a dataset."""
-    for warning in doubts(images):
+    for warning in warn_of_images(images):
         print("\n".join(warning.lines()))
 
 

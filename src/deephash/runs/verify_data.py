@@ -18,9 +18,9 @@ from deephash.data.prefetch import prefetch
 from deephash.data.sources.lists import Lists
 from deephash.data.splits.base import ROLES, Split
 from deephash.data.splits.protocols import Facts
-from deephash.data.verification.data_warnings import doubts, doubts_of_split
+from deephash.data.verification.data_warnings import warn_of_images, warn_of_split
 from deephash.data.verification.findings import Finding
-from deephash.data.verification.inspection import identify, inspect
+from deephash.data.verification.inspection import identify, inspect_lists
 from deephash.errors import DataError
 from deephash.runs.describe_data import divide
 from deephash.utils.files import expand_path, write_json
@@ -47,7 +47,7 @@ def verify(cfg: schema.Data) -> None:
     findings: list[Finding] = []
     catalogue: Catalogue | None = None
     if isinstance(source, Lists):
-        inspection = inspect(source, files=cfg.images is not False)
+        inspection = inspect_lists(source, files=cfg.images is not False)
         findings += inspection.findings
         result["lists"] = inspection.as_dict()
         print("\n".join(inspection.lines()))
@@ -60,7 +60,7 @@ def verify(cfg: schema.Data) -> None:
         catalogue, unreadable = _load(cfg)
         findings += [*unreadable, *damaged]
     if catalogue is not None:
-        findings += doubts(catalogue)
+        findings += warn_of_images(catalogue)
         split, facts, faults = _check_split(cfg, catalogue)
         findings += faults
         if facts is not None:
@@ -119,7 +119,7 @@ def _check_split(
         check_facts(facts, (cfg.dataset.expected or {}).get(facts.protocol) or {})
     except DataError as error:
         findings.append(Finding("error", str(error), 1))
-    findings += doubts_of_split(split)
+    findings += warn_of_split(split)
     for role in ("train", "queries", "database"):
         rows = getattr(split, role)
         counts = images.labels[rows].sum(axis=0)

@@ -22,7 +22,7 @@ from deephash.data.archives.nuswide import NusWide
 from deephash.data.archives.voc import Voc
 from deephash.data.catalogue import Catalogue
 from deephash.data.splits.protocols import Listed, Official
-from deephash.data.verification.data_warnings import doubts
+from deephash.data.verification.data_warnings import warn_of_images
 from deephash.errors import DataError
 from tests.data.miniatures import (
     COCO80,
@@ -102,7 +102,7 @@ def test_the_root_of_ilsvrc_may_lie_deeper(tmp_path):
     for below in ("ILSVRC", "ILSVRC/Data", "ILSVRC/Data/CLS-LOC"):
         found = ILSVRC(tmp_path / below, WNIDS, labels).read()
         assert list(found.ids) == made.ids
-    with pytest.raises(DataError, match=r"(?s)no file tells their classes.*labels=FILE"):
+    with pytest.raises(DataError, match=r"(?s)there is no label file.*labels=FILE"):
         ILSVRC(tmp_path / "ILSVRC", WNIDS).read()
 
 
@@ -129,12 +129,12 @@ def _emptied(part):
 @pytest.mark.parametrize(
     "layout, change, message",
     [
-        ("folders", _without("train"), r"holds no ILSVRC 2012; looked for\n.*train/<wnid>"),
+        ("folders", _without("train"), r"has no ILSVRC 2012; looked for\n.*train/<wnid>"),
         ("folders", _without(f"train/{WNIDS[1]}"), r"1 of 6 class folders.*train: n01537544\. Exp"),
         ("folders", _without(f"val/{WNIDS[1]}"), r"1 of 6 class folders.*val: n01537544"),
-        ("folders", _emptied(f"train/{WNIDS[2]}"), r"n01560419 holds no image; expected"),
-        ("devkit", _emptied("val"), r"val holds neither class folders.*unpack ILSVRC2012_img_val"),
-        ("synsets", _without("val"), "holds no ILSVRC 2012"),
+        ("folders", _emptied(f"train/{WNIDS[2]}"), r"n01560419 has no image; expected"),
+        ("devkit", _emptied("val"), r"val has neither class folders.*unpack ILSVRC2012_img_val"),
+        ("synsets", _without("val"), "has no ILSVRC 2012"),
     ],
 )
 def test_parts_of_ilsvrc_that_are_missing(tmp_path, layout, change, message):
@@ -154,7 +154,11 @@ SYNSETS = "imagenet_2012_validation_synset_labels.txt"
         ("devkit", lambda r: line(r / GROUND_TRUTH, 28, None), "00000028.JPEG has no label.*27 im"),
         ("devkit", lambda r: line(r / GROUND_TRUTH, 3, "1001"), r"line 3: '1001' is no class"),
         ("devkit", lambda r: line(r / GROUND_TRUTH, 3, "1 2 3"), r"line 3: '1 2 3'; expected a cl"),
-        ("devkit", lambda r: (r / GROUND_TRUTH).with_name("meta.mat").unlink(), "meta.mat, which"),
+        (
+            "devkit",
+            lambda r: (r / GROUND_TRUTH).with_name("meta.mat").unlink(),
+            "meta.mat with their ids",
+        ),
         (
             "devkit",
             lambda r: (r / GROUND_TRUTH).with_name("meta.mat").write_bytes(b"broken" * 40),
@@ -162,8 +166,8 @@ SYNSETS = "imagenet_2012_validation_synset_labels.txt"
         ),
         ("synsets", lambda r: line(r / SYNSETS, 9, "cat"), r"line 9: 'cat' is no class"),
         ("synsets", lambda r: (r / SYNSETS).write_text("\n"), "labels.txt is empty"),
-        ("synsets", lambda r: (r / SYNSETS).unlink(), r"no file tells their classes; looked in"),
-        ("caffe", lambda r: (r / "synsets.txt").unlink(), "synsets.txt is not there"),
+        ("synsets", lambda r: (r / SYNSETS).unlink(), r"there is no label file; looked in"),
+        ("caffe", lambda r: (r / "synsets.txt").unlink(), "synsets.txt with their ids does not"),
         ("caffe", lambda r: line(r / "val.txt", 2, "x.JPEG 1000"), "line 2: '1000' is no class"),
         ("caffe", lambda r: line(r / "val.txt", 2, "x.JPEG"), "line 2: 'x.JPEG'; expected"),
         ("kaggle", lambda r: line(r / "LOC_val_solution.csv", 4, "a,b"), "line 4: expected IMAGE,"),
@@ -248,7 +252,7 @@ def test_folders_of_nuswide_may_lie_elsewhere(tmp_path):
     ).read()
     assert list(found.ids) == made.ids
     assert found.places[0] == made.places[0].replace("images/", "pictures/")
-    with pytest.raises(DataError, match=r"do not lie below dataset\.root"):
+    with pytest.raises(DataError, match=r"are not below dataset\.root"):
         NusWide(tmp_path / "all", images=root / "pictures").read()
 
 
@@ -257,7 +261,7 @@ def test_columns_of_nuswide_that_are_not_ordered_by_frequency(tmp_path, caplog):
     folder = tmp_path / "Groundtruth" / "AllLabels"
     (folder / "Labels_mountain.txt").write_text("1\n" * 60)
     found = NusWide(tmp_path).read()
-    assert "beach (" in caplog.text and "stands before mountain (60)" in caplog.text
+    assert "beach (" in caplog.text and "is before mountain (60)" in caplog.text
     assert found.classes == NUSWIDE21 and len(found) == 60
 
 
@@ -275,7 +279,7 @@ LABELS = "Groundtruth/AllLabels/Labels_{}.txt"
         (lambda r: (r / LABELS.format("lake")).write_text("\n"), "line 1: '' is no label"),
         (lambda r: line(r / LABELS.format("lake"), 7, ""), r"line 7: '' is no label"),
         (lambda r: (r / LABELS.format("lake")).unlink(), r"cannot read .*Labels_lake.txt"),
-        (_without("Groundtruth/AllLabels"), "no label files.*TrainTestLabels, which is there"),
+        (_without("Groundtruth/AllLabels"), "no label files.*TrainTestLabels, which exists"),
         (_without("Groundtruth"), r"no label files.*looked for\n.*\.labels=PATH$"),
         (_without("ImageList"), r"no image list of NUS-WIDE.*ImageList/Imagelist.txt"),
         (_without("images"), "no folder of the images of NUS-WIDE"),
@@ -338,11 +342,11 @@ def annotations(root, change, part="train2014"):
     "change, message",
     [
         (lambda c: c["annotations"][4].update(category_id=12), "object of category 12 in image"),
-        (lambda c: c["annotations"][4].update(image_id=-1), "know the image"),
+        (lambda c: c["annotations"][4].update(image_id=-1), "but does not list the image"),
         (lambda c: c["annotations"][4].pop("image_id"), "is no annotation file of COCO's objects"),
         (lambda c: [one.pop("category_id") for one in c["annotations"]], "no annotation file of"),
         (lambda c: c.pop("images"), r"no annotation file of COCO's objects \(KeyError: 'images'"),
-        (lambda c: c["categories"].pop(0), "know the category"),
+        (lambda c: c["categories"].pop(0), "but does not list the category"),
         (lambda c: c["categories"][0].update(name="human"), r"differ in their categories, first"),
     ],
 )
@@ -400,8 +404,8 @@ def test_an_image_of_mirflickr_that_only_the_annotations_know(tmp_path):
     [
         (lambda f: (f / "baby.txt").unlink(), "cannot read .*baby.txt"),
         (lambda f: (f / "baby.txt").write_text(""), "baby.txt is empty"),
-        (lambda f: (f / "baby.txt").write_text("3\nim4\n"), "line 2: 'im4' is no number"),
-        (lambda f: (f / "baby.txt").write_text("0\n"), "line 1: '0' is no number"),
+        (lambda f: (f / "baby.txt").write_text("3\nim4\n"), "line 2: 'im4' is not the number"),
+        (lambda f: (f / "baby.txt").write_text("0\n"), "line 1: '0' is not the number"),
         (shutil.rmtree, "no annotations of MIRFlickr"),
         (lambda f: shutil.rmtree(f.parent / "mirflickr"), r"no im1\.jpg, im2\.jpg \.\.\. in mir"),
     ],
@@ -439,8 +443,8 @@ def test_difficult_objects_of_voc_are_no_labels(tmp_path):
     [
         (lambda f: line(f, 3, "2008_000001 2"), r"cow_trainval.txt, line 3: .*expected an image"),
         (lambda f: line(f, 3, "2008_000001"), r"line 3: .*expected an image and"),
-        (lambda f: line(f, 3, "2008_000000 -1"), "line 3: 2008_000000 was named before"),
-        (lambda f: line(f, 3, None), "aeroplane and cow speak of different images"),
+        (lambda f: line(f, 3, "2008_000000 -1"), "line 3: 2008_000000 is repeated"),
+        (lambda f: line(f, 3, None), "aeroplane and cow have different images"),
         (lambda f: f.with_name("cow_train.txt").unlink() or f.unlink(), "cannot read .*cow_train"),
         (lambda f: shutil.rmtree(f.parent), "no image sets of VOC 2012"),
     ],
@@ -536,7 +540,7 @@ def test_roles_of_a_table(tmp_path):
             r"no column 'label'; its header: path, class\. Set ",
         ),
         (("path,label", "a.jpg,x"), {"role": "part"}, r"no column 'part'.*\.role=NAME"),
-        (("path,label",), {}, "a header and no images"),
+        (("path,label",), {}, "a header but no images"),
         (("path,label,label", "a.jpg,x,y"), {}, "two columns 'label'"),
         (("path,label", "a.jpg,x", "b.jpg"), {}, r"t.csv, line 3: 1 cells, and the header has 2"),
         (("path,label", "a.jpg,x", "a.jpg,y"), {}, "line 3: a.jpg is in line 2 already"),
@@ -595,7 +599,7 @@ def test_paths_of_windows_and_of_homes(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (("path,label", "https://x.org/a.jpg,x"), "line 2: .* is an address: download the images"),
+        (("path,label", "https://x.org/a.jpg,x"), "line 2: .* is a URL: download the images"),
         (("path,label", r"C:\img\a.jpg,x"), "line 2: the path 'C:/img/a.jpg' does not lead down"),
         (("filename,class", "a.jpg,x"), r"write a header, or set .*\.path=filename"),
         (("path,Category", "a.jpg,x"), r"no column 'label'; .*\.label=Category"),
@@ -654,14 +658,17 @@ def test_a_column_of_roles_that_is_not_used_is_told(tmp_path):
 )
 def test_labels_that_seldom_mean_what_is_read_are_told(tmp_path, labels, what):
     found = table(tmp_path, "path,label", *(f"{n}.jpg,{one}" for n, one in enumerate(labels)))
-    (doubt,) = doubts(found)
+    (doubt,) = warn_of_images(found)
     assert doubt.level == "warning" and what in " ".join(doubt.examples)
 
 
 def test_sound_labels_raise_no_doubts(tmp_path):
     rows = [f"{n}.jpg,{n % 12}" for n in range(60)]
-    assert doubts(table(tmp_path, "path,label", *rows)) == []
-    assert doubts(table(tmp_path, "path,label", "a.jpg,and/or", "b.jpg,x|y", "c.jpg,a-b")) == []
+    assert warn_of_images(table(tmp_path, "path,label", *rows)) == []
+    assert (
+        warn_of_images(table(tmp_path, "path,label", "a.jpg,and/or", "b.jpg,x|y", "c.jpg,a-b"))
+        == []
+    )
 
 
 # all of them

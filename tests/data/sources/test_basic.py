@@ -94,7 +94,7 @@ def test_folder_errors(tmp_path, folder):
     with pytest.raises(DataError, match="at least two; it has only 'one'"):
         Folder(tmp_path / "bare").load()
     (folder / "empty").mkdir()
-    with pytest.raises(DataError, match=r"class folder .*empty holds no image"):
+    with pytest.raises(DataError, match=r"class folder .*empty has no image"):
         Folder(folder).load()
 
 
@@ -224,7 +224,7 @@ def test_cifar_skips_in_every_part(cifar):
 
 
 def test_cifar_class_folder_errors(cifar):
-    with pytest.raises(DataError, match=r"same 100 class folders .* hold 10 and 10"):
+    with pytest.raises(DataError, match=r"same 100 class folders .* have 10 and 10"):
         Cifar("cifar100", cifar).load()
     picture(cifar / "test" / "c" / "0001.png", size=(33, 32))
     with pytest.raises(DataError, match=r"c/0001\.png is 33 x 32"):
@@ -269,5 +269,5 @@ def test_cifar_without_network_says_the_ways_on(tmp_path, monkeypatch):
         "machine with a network",
     ):
         assert part in message
-    with pytest.raises(DataError, match="downloading is off"):
+    with pytest.raises(DataError, match="downloads are disabled"):
         Cifar("cifar10", tmp_path / "none", download=False).load()

@@ -88,9 +88,12 @@ def test_endings_of_the_lists_count_as_images(tmp_path):
 
 def test_one_file_is_not_two_images(tmp_path):
     tree(tmp_path, "1.jpg")
-    with pytest.raises(DataError, match=r"a/1\.jpg and b/1\.jpg are both found as 1\.jpg below"):
+    with pytest.raises(DataError, match=r"a/1\.jpg and b/1\.jpg both match 1\.jpg below"):
         found(tmp_path, ["a/1.jpg", "b/1.jpg"])
-    with pytest.raises(DataError, match=r"find=id cannot tell a/1\.jpg from b/1\.jpg, and 1\.jpg"):
+    with pytest.raises(
+        DataError,
+        match=r"find=id cannot distinguish a/1\.jpg and b/1\.jpg, .* 1\.jpg",
+    ):
         found(tmp_path, ["a/1.jpg", "b/1.jpg"], "id")
     tree(tmp_path, "a/1.jpg", "b/1.jpg")
     assert found(tmp_path, ["a/1.jpg", "b/1.jpg"]) == ["a/1.jpg", "b/1.jpg"]

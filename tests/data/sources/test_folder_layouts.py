@@ -12,7 +12,7 @@ from deephash.data.datamodule import DataModule
 from deephash.data.sources.basic import Folder
 from deephash.data.splits.protocols import Official, PerClass, describe_split
 from deephash.data.transforms import Pipeline
-from deephash.data.verification.data_warnings import doubts
+from deephash.data.verification.data_warnings import warn_of_images
 from deephash.errors import DataError
 
 SAVED_AS = {".jpe": "JPEG", ".jfif": "JPEG", ".pnm": "PPM", ".pgm": "PPM", ".tif": "TIFF"}
@@ -48,19 +48,19 @@ def test_all_endings_are_read_and_others_counted(tmp_path):
     images = Folder(root, size=8).load()
     assert len(images) == 6 + len(more)
     assert images.passed_over == {".svg": 2, ".nef": 1, ".txt": 1, "no ending": 1}
-    assert "2 .svg (convert them to JPEG or PNG), 1 .nef" in doubts(images)[0].what
+    assert "2 .svg (convert them to JPEG or PNG), 1 .nef" in warn_of_images(images)[0].what
 
 
 def test_heic_is_counted_with_what_to_install(tmp_path, monkeypatch):
     from deephash.data.image_formats import Formats
     from deephash.data.sources import basic
 
-    monkeypatch.setattr(basic, "readable", lambda: Formats(("PNG",), (".png",)))
+    monkeypatch.setattr(basic, "supported_formats", lambda: Formats(("PNG",), (".png",)))
     root = photos(tmp_path / "set")
     (root / "cat" / "IMG_0001.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
     images = Folder(root, size=8).load()
     assert images.passed_over == {".heic": 1}
-    assert "1 .heic (pip install pillow-heif)" in doubts(images)[0].what
+    assert "1 .heic (pip install pillow-heif)" in warn_of_images(images)[0].what
 
 
 def test_endings_can_be_chosen(tmp_path):
@@ -113,7 +113,7 @@ def test_links_that_lead_nowhere_are_named(tmp_path):
     (root / "dog" / "disk").symlink_to("/nowhere/at/all")
     images = Folder(root, size=8).load()
     assert images.passed_over == {"broken links": 1}
-    assert images.remarks == ("links that lead nowhere: dog/disk",)
+    assert images.remarks == ("broken links: dog/disk",)
     (root / "dog" / "gone.png").symlink_to("/nowhere/x.png")
     with pytest.raises(DataError, match=r"gone\.png .*It is a link to /nowhere/x\.png"):
         Folder(root, size=8).load()
@@ -122,7 +122,7 @@ def test_links_that_lead_nowhere_are_named(tmp_path):
 def test_two_classes_that_are_one_folder_are_refused(tmp_path):
     root = photos(tmp_path / "set")
     (root / "lion").symlink_to("cat")
-    with pytest.raises(DataError, match=r"cat and lion .* one and the same"):
+    with pytest.raises(DataError, match=r"cat and lion .* are the same, by a link"):
         Folder(root, size=8).load()
 
 
@@ -180,8 +180,8 @@ def test_official_parts_are_not_merged_by_accident(tmp_path):
         (("images", "labels"), "images and labels: these look like images and their annotations"),
         (("Images", "masks"), "annotations"),
         (("train", "query", "gallery"), "look like roles"),
-        (("train/a", "train/b", "test/a", "test/b", "extra"), "Move away what is no part"),
-        (("train/a", "train/b", "test/a", "test/c"), "must hold the same class folders.* b, c"),
+        (("train/a", "train/b", "test/a", "test/b", "extra"), "Move the other folders away"),
+        (("train/a", "train/b", "test/a", "test/c"), "must have the same class folders.* b, c"),
         (("train", "test/a", "test/b"), "has no folder for each class"),
         (("train/a", "test/a"), "at least two"),
         (("data/a", "data/b"), r"dataset\.root=.*data"),
@@ -199,7 +199,7 @@ def test_images_beside_the_classes_are_told(tmp_path):
     picture(root / "loose.png")
     images = Folder(root, size=8).load()
     assert images.passed_over == {"images in no class folder": 1}
-    assert "1 images lie beside the class folders" in images.remarks[0]
+    assert "1 images are beside the class folders" in images.remarks[0]
     for name in ("a", "b"):
         picture(tmp_path / "flat" / f"{name}.png")
     with pytest.raises(DataError, match=r"it has none, and 2 images beside.*dataset=csv"):
@@ -219,7 +219,7 @@ def test_an_empty_class_is_refused_with_what_lies_there(tmp_path):
     root = photos(tmp_path / "set")
     (root / "eel").mkdir()
     (root / "eel" / "x.psd").write_bytes(b"8BPS")
-    with pytest.raises(DataError, match=r"eel holds no image.*1 \.psd \(convert them"):
+    with pytest.raises(DataError, match=r"eel has no image.*1 \.psd \(convert them"):
         Folder(root, size=8).load()
 
 
@@ -229,14 +229,14 @@ def test_an_empty_class_is_refused_with_what_lies_there(tmp_path):
 def test_classes_of_two_spellings_are_told(tmp_path, names):
     images = Folder(photos(tmp_path / "set", names), size=8).load()
     assert len(images.classes) == 2
-    (doubt,) = doubts(images)
+    (doubt,) = warn_of_images(images)
     assert doubt.level == "warning" and "several spellings" in doubt.what
     assert all(repr(name) in doubt.examples[0] for name in images.classes)
 
 
 def test_a_folder_for_each_image_is_told(tmp_path):
     images = Folder(photos(tmp_path / "set", [f"p{n:02d}" for n in range(25)], 1), size=8).load()
-    assert "25 classes of 25 images" in doubts(images)[0].what
+    assert "25 classes of 25 images" in warn_of_images(images)[0].what
 
 
 def test_training_tells_it_once_and_the_facts_keep_it(tmp_path, caplog):
@@ -249,6 +249,6 @@ def test_training_tells_it_once_and_the_facts_keep_it(tmp_path, caplog):
         data.setup("cpu")
         data.setup("cpu")
     assert [one.message for one in caplog.records] == [
-        "passed over: 1 .psd (convert them to JPEG or PNG)"
+        "ignored: 1 .psd (convert them to JPEG or PNG)"
     ]
     assert data.facts.as_dict()["passed_over"] == {".psd": 1}

@@ -20,8 +20,8 @@ from deephash.config.overrides import parse_all
 from deephash.data.catalogue import select_classes
 from deephash.data.datamodule import DataModule
 from deephash.data.sources import list_parser
-from deephash.data.sources.list_parser import Naming, parse, read_list
-from deephash.data.sources.lists import Lists, sha1
+from deephash.data.sources.list_parser import Naming, parse_list, read_list
+from deephash.data.sources.lists import Lists, list_sha1
 from deephash.data.splits.protocols import Listed, describe_split, fingerprint
 from deephash.data.splits.split_file import write_split
 from deephash.data.transforms import Pipeline
@@ -194,7 +194,7 @@ PIECES = st.sampled_from(["a", "b.jpg", "/", "..", "./", "0", "1", "7", " ", "\t
 def test_every_line_is_a_row_or_a_fault(pieces, count):
     """A row is what the line says, by a naive reading; the others are told by their numbers."""
     text, faults = "".join(pieces), []
-    rows = parse(text, count, NO_PREFIX, lambda line, what: faults.append(line))
+    rows = parse_list(text, count, NO_PREFIX, lambda line, what: faults.append(line))
     lines = (text if "\n" in text else text.replace("\r", "\n")).split("\n")
     lines = lines[:-1] if lines[-1] == "" else lines
     assert sorted([*rows.lines, *faults]) == list(range(1, len(lines) + 1))
@@ -289,7 +289,7 @@ def test_missing_images_are_counted_and_the_first_named(small):
     with pytest.raises(DataError) as caught:
         Lists(small, origin="ask the library", find="path").load()
     told = str(caught.value)
-    assert f"6 of 7 images that the lists name are not below {small}:" in told
+    assert f"6 of 7 listed images are not below {small}:" in told
     assert re.findall(r"im/(\d)\.png", told) == ["3", "5", "2", "4", "9"]
     assert "and 1 more" in told and "library" not in told
     for word in ("dataset.root=FOLDER", "dataset.source.find=auto", "dataset.source.on_error=skip"):
@@ -352,7 +352,7 @@ def test_indices_and_vectors_are_one_dataset(tmp_path):
 def test_class_indices_make_as_many_classes_as_there_can_be(tmp_path):
     for name, text in {"train": "a 7\n", "test": "b 50000\n", "database": "c 0\n"}.items():
         file_of(tmp_path, text, f"{name}.txt")
-    said = r"test\.txt, line 1: the class index 50000 makes 50001 classes of 3 images"
+    said = r"test\.txt, line 1: the class index 50000 implies 50001 classes of 3 images"
     with pytest.raises(DataError, match=rf"{said}.*dataset\.source\.class_names=50001"):
         Lists(tmp_path).read()
     many = Lists(tmp_path, class_names=50001).read()
@@ -466,7 +466,9 @@ def test_the_advice_on_identity_can_be_typed(tmp_path, pages):
 def packed(small, **change):
     """The split file of the small lists; what it is made of, and its path."""
     images = Lists(small).read()
-    sums = {f"{name}.txt": sha1(small / f"{name}.txt") for name in ("train", "test", "database")}
+    sums = {
+        f"{name}.txt": list_sha1(small / f"{name}.txt") for name in ("train", "test", "database")
+    }
     path = small / "lists.split.xz"
     told = {"dataset": "own", "protocol": "lists", "lists": sums, **change}
     return images, path, write_split(path, images, Listed().split(images), **told)
@@ -510,7 +512,7 @@ def test_classes_of_a_split_file_are_those_of_the_dataset(small):
     _, path, _ = packed(small)
     assert Lists(small, lists=path, class_names=list("xyz")).read().classes == ("x", "y", "z")
     assert Lists(small, lists=path, class_names=3).read().classes == ("0", "1", "2")
-    with pytest.raises(DataError, match=r"other classes \(3, from 0 on\) than .*\(2, from x on"):
+    with pytest.raises(DataError, match=r"other classes \(0 and 2 more\) than .*\(x and 1 more\)"):
         Lists(small, lists=path, class_names=list("xy")).read()
     images = Lists(small, class_names=list("xyz")).read()
     write_split(path, images, Listed().split(images), dataset="own", protocol="lists")
@@ -632,7 +634,7 @@ def test_validation_leaves_a_train_that_is_the_database(tmp_path):
 
 def test_listed_needs_lists(small):
     images = dataclasses.replace(Lists(small).read(), lists=None)
-    with pytest.raises(DataError, match="came without lists"):
+    with pytest.raises(DataError, match="has no lists"):
         Listed().split(images)
     with pytest.raises(DataError, match="database=all is unknown"):
         Listed("all")
@@ -854,7 +856,7 @@ def test_paths_of_windows_have_the_same_ids(tmp_path):
 
 def parsed(text, count=None):
     faults = []
-    rows = parse(text, count, NO_PREFIX, lambda line, what: faults.append(what))
+    rows = parse_list(text, count, NO_PREFIX, lambda line, what: faults.append(what))
     return rows, faults
 
 
@@ -884,7 +886,7 @@ def test_paths_with_blanks_are_read_where_the_labels_leave_no_doubt(text, ids):
         ("my pic.jpg x\n", "stands before a tab"),
         ("path label\na.jpg 1\n", "no header"),
         ("# made by hand\na.jpg 1\n", "no comments"),
-        ("a.jpg,0,1\n", "no commas; for a table with a header there is dataset=csv"),
+        ("a.jpg,0,1\n", "no commas; for a table with a header use dataset=csv"),
         ("a.jpg 0,1\n", "no commas"),
     ],
 )

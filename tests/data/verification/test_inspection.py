@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from deephash.data.sources.lists import Lists
 from deephash.data.splits.protocols import Listed, fingerprint
 from deephash.data.splits.split_file import write_split
-from deephash.data.verification.inspection import identify, inspect
+from deephash.data.verification.inspection import identify, inspect_lists
 from deephash.errors import DataError
 
 REAL = Path(__file__).parents[4] / "shared" / "lists"
@@ -51,7 +51,7 @@ def of(inspection, role):
 
 def test_counts_by_hand(tmp_path):
     """Digests: one line an image, `id TAB class indices`, sorted or as they are."""
-    found = inspect(Lists(tmp_path, lists(tmp_path)), files=False)
+    found = inspect_lists(Lists(tmp_path, lists(tmp_path)), files=False)
     database = of(found, "database")
     assert (database.file, database.rows, database.num_classes) == ("database.txt", 5, 3)
     assert database.labels_per_image == {0: 1, 1: 2, 2: 2} and database.unlabelled == 1
@@ -77,7 +77,7 @@ def test_counts_by_hand(tmp_path):
 
 
 def test_the_table_and_the_record(tmp_path):
-    found = inspect(Lists(tmp_path, lists(tmp_path)))
+    found = inspect_lists(Lists(tmp_path, lists(tmp_path)))
     lines = found.lines()
     row = r"train +2 +3 +1\.500 \(1 to 2\) +1 to 1 +1 +[0-9a-f]{12}-[0-9a-f]{12}"
     assert any(re.fullmatch(row, line) for line in lines)
@@ -141,7 +141,7 @@ def test_the_table_and_the_record(tmp_path):
         ),
         (
             {"train": "im/2.png 1000000\n", "test": "a 1\n", "database": "b 0\n"}, {}, "error",
-            r"train\.txt, line 1: the class index 1000000 makes 1000001 classes of 3 images",
+            r"train\.txt, line 1: the class index 1000000 implies 1000001 classes of 3 images",
         ),
         ({"train": SMALL["test"]}, {}, "error", r"2 queries are in train \|     im/9\.png"),
         (
@@ -168,13 +168,13 @@ def test_the_table_and_the_record(tmp_path):
         ),
         (
             {"train": "\ufeff im/2.png  0 1\t1 \r\nim/3.png 1 0 0"}, {}, "note",
-            r"train\.txt is unusual text.*lines end in CR LF \(1\) \| +tabs \(1\) .*double blanks "
+            r"train\.txt has an unusual .*lines end in CR LF \(1\) \| +tabs \(1\) .*double blanks "
             r"\(1\) .*ends of lines \(1\) .*byte order mark .*no end of the last line",
         ),
     ],
 )  # fmt: skip
 def test_faults_are_told_with_count_and_examples(tmp_path, texts, options, level, told):
-    found = inspect(Lists(tmp_path, lists(tmp_path, **texts), **options), files=False)
+    found = inspect_lists(Lists(tmp_path, lists(tmp_path, **texts), **options), files=False)
     assert any(re.search(told, one) for one in said(found, level)), said(found)
     readable = True
     try:
@@ -187,7 +187,7 @@ def test_faults_are_told_with_count_and_examples(tmp_path, texts, options, level
 
 def test_several_faults_are_told_at_once(tmp_path):
     lists(tmp_path, train="a 1\n\n", test="b 1 0 0\nb 1 0 0\n")
-    found = inspect(Lists(tmp_path))
+    found = inspect_lists(Lists(tmp_path))
     assert [one.level for one in found.findings[:3]] == ["error"] * 3
     assert len(said(found, "error")) >= 3 and found.fingerprint is None
     assert of(found, "queries").rows == 2 and of(found, "database").class_counts == (2, 2, 2)
@@ -198,39 +198,39 @@ def test_missing_files_are_counted(tmp_path):
     (root / "im").mkdir(parents=True)
     for k in (1, 2, 3):
         (root / f"im/{k}.png").touch()
-    found = inspect(Lists(root, lists(tmp_path)))
+    found = inspect_lists(Lists(root, lists(tmp_path)))
     assert (found.num_images, found.num_missing) == (7, 4)
     (one,) = said(found, "error")
     assert re.search(r"4 of 7 images \(57\.1 %\) are not below .*im/9\.png.*on_error=skip", one)
-    found = inspect(Lists(root, tmp_path, on_error="skip"))
+    found = inspect_lists(Lists(root, tmp_path, on_error="skip"))
     assert said(found, "error") == [] and "4 of 7" in said(found, "warning")[-1]
     (root / "9.png").touch()
     (root / "im" / "deep").mkdir()
     (root / "im" / "deep" / "8.png").touch()
     (root / "im" / "deep" / "4.png").touch()
     (root / "im" / "5.png").touch()
-    assert inspect(Lists(root, tmp_path)).num_missing == 0
+    assert inspect_lists(Lists(root, tmp_path)).num_missing == 0
     (root / "x").mkdir()
     (root / "x" / "8.png").touch()
-    found = inspect(Lists(root, tmp_path))
+    found = inspect_lists(Lists(root, tmp_path))
     assert "finds two 8.png" in said(found, "error")[0] and found.num_missing is None
 
 
 def test_a_split_file_is_inspected_too(tmp_path):
     source = Lists(tmp_path, lists(tmp_path))
-    images, plain = source.read(), inspect(source, files=False)
+    images, plain = source.read(), inspect_lists(source, files=False)
     path = tmp_path / "own.split.xz"
     write_split(path, images, Listed().split(images), dataset="own", protocol="lists")
-    found = inspect(Lists(tmp_path, split="own.split.xz"), files=False)
+    found = inspect_lists(Lists(tmp_path, split="own.split.xz"), files=False)
     assert found.source == str(path) and found.fingerprint == plain.fingerprint
     for one in plain.lists:
         other = of(found, one.role)
         assert (one.digest, one.class_counts) == (other.digest, other.class_counts)
     assert "is read, and not the lists beside it" in said(found, "note")[0]
-    assert said(inspect(Lists(tmp_path, lists=path), files=False), "note") == []
+    assert said(inspect_lists(Lists(tmp_path, lists=path), files=False), "note") == []
     packed = path.read_bytes()
     path.write_bytes(packed[:-20])
-    (one,) = inspect(Lists(tmp_path, lists=path)).findings
+    (one,) = inspect_lists(Lists(tmp_path, lists=path)).findings
     assert one.level == "error" and "cannot read the split file" in one.what
 
 
@@ -242,7 +242,7 @@ def test_dialects_have_one_digest_and_known_lists_are_named(tmp_path):
             labels = [f"{k % 3}" if index else ("1 0 0", "0 1 0", "0 0 1")[k % 3] for k in range(5)]
             text = "".join(f"{prefix}{k}.jpg {labels[k]}\n" for k in rows)
             (tmp_path / name / f"{role}.txt").write_text(text)
-        found[name] = inspect(Lists(tmp_path / name, identity=FILE_NAME), files=False)
+        found[name] = inspect_lists(Lists(tmp_path / name, identity=FILE_NAME), files=False)
     a, b = found["a"], found["b"]
     assert [one.digest for one in a.lists] == [one.digest for one in b.lists]
     known = {
@@ -255,7 +255,7 @@ def test_dialects_have_one_digest_and_known_lists_are_named(tmp_path):
     (tmp_path / "b" / "test.txt").write_text("0.jpg 0\n4.jpg 1\n3.jpg 0\n")
     moved = (tmp_path / "b" / "database.txt").read_text().splitlines(keepends=True)
     (tmp_path / "b" / "database.txt").write_text("".join(reversed(moved)))
-    after = inspect(Lists(tmp_path / "b", identity=FILE_NAME), files=False)
+    after = inspect_lists(Lists(tmp_path / "b", identity=FILE_NAME), files=False)
     assert identify(after, known) == {
         "train": ["HashNet", "CSQ"], "database": ["HashNet (in another order)"]
     }  # fmt: skip
@@ -276,7 +276,7 @@ def test_errors_are_found_where_reading_fails(tmp_path_factory, train, test, dat
     """Whatever the lists: nothing but findings, and an error just where `read` raises one."""
     folder = lists(tmp_path_factory.mktemp("lists"), train=train, test=test, database=database)
     source = Lists(folder, identity=identity)
-    found = inspect(source, files=False)
+    found = inspect_lists(source, files=False)
     assert found.lines() and json.dumps(found.as_dict())
     images = None
     with contextlib.suppress(DataError):
@@ -294,8 +294,8 @@ def test_errors_are_found_where_reading_fails(tmp_path_factory, train, test, dat
 def test_any_bytes_are_inspected(tmp_path_factory, data):
     folder = lists(tmp_path_factory.mktemp("lists"), train=data)
     (folder / "own.split.xz").write_bytes(data)
-    assert inspect(Lists(folder)).findings
-    assert inspect(Lists(folder, split="own.split.xz")).findings[0].level == "error"
+    assert inspect_lists(Lists(folder)).findings
+    assert inspect_lists(Lists(folder, split="own.split.xz")).findings[0].level == "error"
 
 
 # the real lists, with the figures of those who measured them before
@@ -347,7 +347,7 @@ def test_the_real_lists_are_as_they_were_measured(dataset):
         database=None if nus else "database.txt",
         identity=FLICKR if nus else FILE_NAME,
     )
-    found = inspect(source, files=False)
+    found = inspect_lists(source, files=False)
     for role, (rows, mean, unlabelled, least, most, digest) in MEASURED[dataset].items():
         one = of(found, role)
         assert (one.rows, round(one.mean_labels, 3), one.unlabelled) == (rows, mean, unlabelled)

@@ -1,8 +1,8 @@
-"""Readers of the field's datasets as they lie on disk: from files of labels to a catalogue.
+"""Readers of published datasets as they are on disk: from label files to a catalogue.
 
-A reader is built with plain keywords; `read()` gives ids, labels, classes and the places of the
-files below its root. It opens no image: one that the labels name and the disk lacks is found by
-whoever opens it. How many images a dataset must have is for its configuration to say.
+`read()` returns ids, labels, classes and the paths of the files below the root. It opens no image,
+so missing images are only detected when they are opened. The expected number of images is set in
+the configuration of the dataset.
 """
 
 from typing import Protocol
@@ -11,8 +11,8 @@ from deephash.data.catalogue import Catalogue
 
 
 class Reader(Protocol):
-    """Anything that can catalogue the images of a dataset."""
+    """An object that catalogues the images of a dataset."""
 
     def read(self) -> Catalogue:
-        """Read the labels; the same call gives the same rows in the same order."""
+        """Read the labels; the rows are the same on each call."""
         ...

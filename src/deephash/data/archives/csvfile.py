@@ -1,20 +1,21 @@
-"""A table of one's own images: a path, its labels and perhaps its roles on each line."""
+"""A table of images: a path, its labels and optionally its roles on each line."""
 
 import csv
 import io
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 
-from deephash.data.archives.files import KEY, folder_of, multi_hot, some
-from deephash.data.catalogue import Catalogue, is_below_root
-from deephash.data.sources.list_parser import WINDOWS
-from deephash.data.sources.text_files import text_of_bytes
+from deephash.data.archives.files import KEY, check_root, multi_hot
+from deephash.data.catalogue import Catalogue, first_few, is_below_root
+from deephash.data.sources.list_parser import DRIVE, with_slashes
+from deephash.data.sources.text_files import decode_text
 from deephash.errors import DataError
 from deephash.utils.bounds import Name, Place
 from deephash.utils.files import expand_path, read_bytes
@@ -41,103 +42,97 @@ KNOWN_ROLES = {*ROLE_OF, "val", "valid", "validation", ""}
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
-class Table(NamedTuple):
-    """A file of n lines under a header."""
+class CsvTable(NamedTuple):
+    """The header and the n rows of a table."""
 
     file: Path
     header: list[str]
-    lines: list[int]  # n line numbers, where the rows end
+    lines: list[int]  # n numbers of the last line of each row
     rows: list[list[str]]  # n rows of cells, as many as the header has
 
     def column(self, name: str, key: str) -> int:
-        """The place of a column that the reader's option `key` names.
+        """Return the index of a column, named by the reader's option `key`.
 
         Raises:
-            DataError: there is none of that name, or two.
+            DataError: there is no such column, or two.
         """
         if name not in self.header:
-            meant = _likely(self.header, LABELS) if key == "label" else None
-            without = ""
-            if key == "label" and meant is None:
-                without = f"; for images without labels {KEY}.label=null '{KEY}.columns=[]'"
+            guess = _guess_column(self.header, LABELS) if key == "label" else None
+            advice = f"Set {KEY}.{key}={guess or 'NAME'}"
+            if key == "label" and guess is None:
+                advice += f"; for images without labels {KEY}.label=null '{KEY}.columns=[]'"
             raise DataError(
-                f"{self.file} has no column {name!r}; its header: {some(self.header, 10)}. Set "
-                f"{KEY}.{key}={meant or 'NAME'}{without}"
+                f"{self.file} has no column {name!r}; its header: {first_few(self.header, 10)}. "
+                + advice
             )
         if self.header.count(name) > 1:
             raise DataError(f"{self.file} has two columns {name!r}: rename one")
         return self.header.index(name)
 
     def fault(self, row: int, what: str) -> DataError:
-        """An error that tells the line."""
+        """Return an error with the line of a row."""
         return DataError(f"{self.file}, line {self.lines[row]}: {what}")
 
 
+@dataclass(eq=False)
 class Csv:
-    """Images of a CSV or TSV file with a header: one line an image, in the order of the rows.
+    """Images of a CSV or TSV file with a header, one image per row, in the order of the rows.
 
-    Labels stand in one column, one name or several set apart by `separator`, or in a column of 0
-    and 1 for each class. The delimiter (comma, tab, semicolon or bar) is the one that makes `path`
-    a column of the header. Rows without text and columns without a name are passed over. Ids are
-    the paths, with forward slashes.
+    Labels are in one column, one name or several with a `separator`, or in a column of 0 and 1 for
+    each class. The delimiter (comma, tab, semicolon or bar) is the one that makes `path` a column
+    of the header. Empty rows and columns without a name are ignored. Ids are the paths, with
+    forward slashes.
 
     Args:
         root: the folder of the images.
         file: the table, relative to `root` or absolute.
-        path: column of the paths, relative to `root`; absolute ones must lie below it, and so must
+        path: column of the paths, relative to `root`; absolute paths must lie below it, and so must
             those that begin with `../`, which are relative to the folder of the table.
-        label: column of the labels; None if the classes have columns of their own.
-        separator: what stands between the labels of an image; None if each has exactly one.
+        label: column of the labels; None if each class has a column.
+        separator: between the labels of an image; None if each has exactly one.
         columns: with `label=null`, the columns of the classes; None for all but path and role;
-            none, `[]`, for images without labels.
-        role: column of the roles, train, query (or test) and database, several set apart by `;` or
-            `+`, nothing for none; None if there is none. With it the images come as with lists.
-        class_names: names of the classes, in order; None for those found, sorted by name, or by
-            value if all are whole numbers. Not with classes in columns.
-        encoding: of the file, such as `cp1252`; None for UTF-8, or UTF-16 if it is.
+            an empty list, `[]`, for images without labels.
+        role: column of the roles train, query (or test) and database, separated by `;` or `+`,
+            empty for none; None if there is no such column. The roles are used like lists.
+        class_names: names of the classes, in order; None for all labels of the table, sorted by
+            name, or by value if all are whole numbers. Not with a column for each class.
+        encoding: of the file, such as `cp1252`; None for UTF-8 or UTF-16.
 
     Raises:
         DataError: on `read`, the file or a column is missing, or a line is malformed.
     """
 
-    def __init__(
-        self,
-        root: Place,
-        file: Place,
-        path: Name = "path",
-        label: Name | None = "label",
-        separator: str | None = None,
-        columns: Sequence[str] | None = None,
-        role: Name | None = None,
-        class_names: Sequence[str] | None = None,
-        encoding: str | None = None,
-    ):
-        if label is not None and columns is not None:
+    root: Place
+    file: Place
+    path: Name = "path"
+    label: Name | None = "label"
+    separator: str | None = None
+    columns: Sequence[str] | None = None
+    role: Name | None = None
+    class_names: Sequence[str] | None = None
+    encoding: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.label is not None and self.columns is not None:
             raise DataError(
-                f"{KEY}.label={label} and {KEY}.columns are two ways to give labels: set one of "
-                "them to null"
+                f"{KEY}.label={self.label} and {KEY}.columns are two ways to give labels: set one "
+                "of them to null"
             )
-        if label is None and (separator is not None or class_names is not None):
+        if self.label is None and (self.separator is not None or self.class_names is not None):
             raise DataError(
                 f"{KEY}.separator and {KEY}.class_names belong to a column of labels, and "
                 f"{KEY}.label is null: set them to null too"
             )
-        if separator == "":
+        if self.separator == "":
             raise DataError(f"{KEY}.separator is empty: set it to a character, or to null")
-        self.root = root
-        self.file = file
-        self.path = path
-        self.label = label
-        self.separator = separator
-        self.columns = columns
-        self.role = role
-        self.class_names = class_names
-        self.encoding = encoding
 
     def read(self) -> Catalogue:
-        root = folder_of(self.root)
+        root = check_root(self.root)
         table = read_table(root / expand_path(self.file), self.path, self.encoding)
-        labels, classes = self._hot(table) if self.label is None else self._named(table, self.label)
+        if self.label is None:
+            labels, classes = self._from_columns(table)
+        else:
+            labels, classes = self._from_names(table, self.label)
         rows = np.repeat(np.arange(len(labels)), [len(columns) for columns in labels])
         return Catalogue(
             ids=tuple(_paths(table, table.column(self.path, "path"), root)),
@@ -147,64 +142,65 @@ class Csv:
             remarks=() if self.role is not None else tuple(_unused_roles(table)),
         )
 
-    def _named(self, table: Table, label: str) -> tuple[list[list[int]], Sequence[str]]:
-        """Columns of each image's labels, and the classes, from one column of names."""
+    def _from_names(self, table: CsvTable, label: str) -> tuple[list[list[int]], Sequence[str]]:
+        """Return the columns of each image's labels, and the classes, from one column of names."""
         place = table.column(label, "label")
-        named: list[list[str]] = []
+        names_of_rows: list[list[str]] = []
         for row, cells in enumerate(table.rows):
-            given = [cells[place]]
+            parts = [cells[place]]
             if self.separator is not None:
-                given = cells[place].split(self.separator)
-            names = [name.strip() for name in given if name.strip()]
+                parts = cells[place].split(self.separator)
+            names = [name.strip() for name in parts if name.strip()]
             if self.separator is None and not names:
                 raise table.fault(
                     row,
-                    f"no label. Where images may have none, or several, set {KEY}.separator to the "
+                    f"no label. If images may have none, or several, set {KEY}.separator to the "
                     "character between them",
                 )
-            named.append(names)
+            names_of_rows.append(names)
         classes = self.class_names
         if classes is None:
-            classes = _in_order(set(chain.from_iterable(named)))
+            classes = _sorted_names(set(chain.from_iterable(names_of_rows)))
         column_of = {name: column for column, name in enumerate(classes)}
-        for row, names in enumerate(named):
+        for row, names in enumerate(names_of_rows):
             if unknown := [name for name in names if name not in column_of]:
                 raise table.fault(
                     row,
-                    f"the label {unknown[0]!r} is none of {KEY}.class_names: {some(classes, 10)}",
+                    f"the label {unknown[0]!r} is none of {KEY}.class_names: "
+                    + first_few(classes, 10),
                 )
-        return [[column_of[name] for name in names] for names in named], classes
+        return [[column_of[name] for name in names] for names in names_of_rows], classes
 
-    def _hot(self, table: Table) -> tuple[list[list[int]], Sequence[str]]:
-        """Columns of each image's labels, and the classes, from a column for each class."""
+    def _from_columns(self, table: CsvTable) -> tuple[list[list[int]], Sequence[str]]:
+        """Return the columns of each image's labels, and the classes, from a column per class."""
         classes = self.columns
         if classes is None:
-            given = [name for name in table.header if name not in (self.path, self.role)]
-            classes = [name for name in given if name and not name.startswith("Unnamed:")]
+            others = [name for name in table.header if name not in (self.path, self.role)]
+            classes = [name for name in others if name and not name.startswith("Unnamed:")]
         places = [table.column(name, "columns") for name in classes]
         labels = []
         for row, cells in enumerate(table.rows):
-            given = [cells[place].strip().lower() for place in places]
-            for name, sign in zip(classes, given, strict=True):
+            signs = [cells[place].strip().lower() for place in places]
+            for name, sign in zip(classes, signs, strict=True):
                 if sign not in YES and sign not in NO:
                     raise table.fault(
                         row,
-                        f"{sign!r} in column {name!r} is no label, 0 or 1. Give the columns of the "
-                        f"classes with {KEY}.columns=[...], or a column of names with {KEY}.label",
+                        f"{sign!r} in column {name!r} is no label, 0 or 1. Set {KEY}.columns=[...] "
+                        f"to the columns of the classes, or {KEY}.label to a column of names",
                     )
-            labels.append([column for column, sign in enumerate(given) if sign in YES])
+            labels.append([column for column, sign in enumerate(signs) if sign in YES])
         return labels, classes
 
 
-def read_table(file: Path, path: str, encoding: str | None = None) -> Table:
-    """The cells of a CSV file, whose delimiter is the one that makes `path` a column.
+def read_table(file: Path, path: str, encoding: str | None = None) -> CsvTable:
+    """Read a CSV file, with the delimiter that makes `path` a column.
 
-    Rows without any text are left out, and so are empty cells behind those of the header.
+    Empty rows are left out, and so are empty cells after those of the header.
 
     Args:
         file: the table.
         path: a column of its header.
-        encoding: of the file, by its name in Python; None for UTF-8, or UTF-16 if it is.
+        encoding: its Python name; None for UTF-8 or UTF-16.
 
     Raises:
         DataError: the file cannot be read or has no such column, the header has that column twice,
@@ -214,26 +210,27 @@ def read_table(file: Path, path: str, encoding: str | None = None) -> Table:
         data = read_bytes(file, "table", MOST)
     except DataError as error:
         raise DataError(f"{error}; set {KEY}.file=FILE") from error
-    way = f"Save it as CSV UTF-8; or set {KEY}.encoding=cp1252, or what its encoding is."
-    text = text_of_bytes(file, data, "table", encoding, way)
+    advice = f"Save it as CSV UTF-8; or set {KEY}.encoding=cp1252, or its actual encoding."
+    text = decode_text(file, data, "table", encoding, advice)
     first = re.split("[\r\n]", text, maxsplit=1)[0]
     try:
-        headers = [next(csv.reader([first], delimiter=one), []) for one in DELIMITERS]
+        headers = [next(csv.reader([first], delimiter=sign), []) for sign in DELIMITERS]
     except csv.Error as error:
         raise DataError(f"{file}, line 1: {error}") from error
-    found = [
+    candidates = [
         (len(header), delimiter)
         for header, delimiter in zip(headers, DELIMITERS, strict=True)
         if path in [name.strip() for name in header]
     ]
-    if not found:
+    if not candidates:
         widest = [name.strip() for name in max(headers, key=len)]
         raise DataError(
             f"{file} has no column {path!r} in its first line, {[first[:80]]}: write a header, or "
-            f"set {KEY}.path={_likely(widest, PATHS) or 'NAME'}"
+            f"set {KEY}.path={_guess_column(widest, PATHS) or 'NAME'}"
         )
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(found)[1], strict=True)
-    table = Table(file, [name.strip() for name in next(reader)], [], [])
+    delimiter = max(candidates)[1]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    table = CsvTable(file, [name.strip() for name in next(reader)], [], [])
     width, begun = len(table.header), reader.line_num + 1
     try:
         for cells in reader:
@@ -243,58 +240,57 @@ def read_table(file: Path, path: str, encoding: str | None = None) -> Table:
             while len(cells) > width and not cells[-1].strip():
                 cells.pop()
             if len(cells) < width and not any(table.header[len(cells) :]):
-                cells += [""] * (width - len(cells))  # of columns without a name
+                cells += [""] * (width - len(cells))  # in columns without a name
             table.lines.append(reader.line_num)
             table.rows.append(cells)
             if len(cells) != width:
-                raise table.fault(len(table.rows) - 1, _misfit(cells, width, max(found)[1]))
+                raise table.fault(len(table.rows) - 1, _describe_width(cells, width, delimiter))
     except csv.Error as error:
         what = str(error)
         if "field limit" in what or "unexpected end" in what:
             what += f": a quotation mark in line {begun} or after it is not closed"
         raise DataError(f"{file}, line {reader.line_num}: {what}") from error
     if not table.rows:
-        raise DataError(f"{file} has a header and no images")
+        raise DataError(f"{file} has a header but no images")
     return table
 
 
-def _misfit(cells: Sequence[str], width: int, delimiter: str) -> str:
-    """What is wrong with a row that has another number of cells than the header."""
+def _describe_width(cells: Sequence[str], width: int, delimiter: str) -> str:
+    """Return the error of a row with another number of cells than the header."""
     what = f"{len(cells)} cells, and the header has {width}"
     if len(cells) > width:
-        what += f'. Write a cell that holds {delimiter!r} in quotation marks: "a{delimiter}b"'
+        what += f'. Write a cell that contains {delimiter!r} in quotation marks: "a{delimiter}b"'
     return what
 
 
-def _likely(names: Sequence[str], usual: Sequence[str]) -> str | None:
-    """The column that is meant, by its usual names."""
+def _guess_column(names: Sequence[str], usual: Sequence[str]) -> str | None:
+    """Return the first column with one of the usual names."""
     lowered = {name.lower(): name for name in reversed(names)}
     return next((lowered[name] for name in usual if name in lowered), None)
 
 
-def _paths(table: Table, place: int, root: Path) -> list[str]:
-    """Paths relative to root."""
+def _paths(table: CsvTable, place: int, root: Path) -> list[str]:
+    """Return the paths of the images, relative to root."""
     line_of: dict[str, int] = {}
     roots = {root, root.absolute(), root.resolve()}
     for row, cells in enumerate(table.rows):
         path = cells[place].strip()
         if path.startswith("~"):
             path = os.path.expanduser(path)
-        if "\\" in path and (WINDOWS.match(path) or "/" not in path):
-            path = path.replace("\\", "/")  # somebody's Windows
-        for one in roots:
-            if PurePosixPath(path).is_relative_to(one):
-                path = PurePosixPath(path).relative_to(one).as_posix()
+        path = with_slashes(path)
+        for folder in roots:
+            if PurePosixPath(path).is_relative_to(folder):
+                path = PurePosixPath(path).relative_to(folder).as_posix()
         path = path.removeprefix("./")
-        if path.startswith("../"):  # as seen from the folder of the table
-            beside = Path(os.path.normpath(table.file.absolute().parent / path))
-            inside = [beside.relative_to(one) for one in roots if beside.is_relative_to(one)]
+        if path.startswith("../"):  # relative to the folder of the table
+            image = Path(os.path.normpath(table.file.absolute().parent / path))
+            inside = [image.relative_to(folder) for folder in roots if image.is_relative_to(folder)]
             path = inside[0].as_posix() if inside else path
         if URL.match(path):
             raise table.fault(
-                row, f"the path {path[:80]!r} is an address: download the images, and give paths"
+                row, f"the path {path[:80]!r} is a URL: download the images and use their paths"
             )
-        if not is_below_root(path) or WINDOWS.match(path.replace("/", "\\")):
+        if not is_below_root(path) or DRIVE.match(path.replace("\\", "/")):
             raise table.fault(
                 row,
                 f"the path {path!r} does not lead down from {root}: set dataset.root to the folder "
@@ -311,33 +307,33 @@ def _paths(table: Table, place: int, root: Path) -> list[str]:
 
 
 def _common_root(file: Path, path: str) -> str:
-    """What to type for a path that is right as seen from the table's folder; empty if it is not."""
+    """Return what to set for a path relative to the table's folder; empty if it is not one."""
     table = file.absolute()
     image = Path(os.path.normpath(table.parent / path))
     if not path.startswith("../") or not image.is_file():
         return ""
     common = os.path.commonpath([table.parent, image.parent])
-    return f". It is there from the table's folder: dataset.root={common} {KEY}.file={table}"
+    return f". It exists relative to the table: dataset.root={common} {KEY}.file={table}"
 
 
-def _unused_roles(table: Table) -> Iterator[str]:
-    """A sentence on a column of roles that is not used."""
+def _unused_roles(table: CsvTable) -> Iterator[str]:
+    """Yield a warning about a column of roles that is not used."""
     lowered = [name.lower() for name in table.header]
     for name in ROLES:
         if name not in lowered:
             continue
         place = lowered.index(name)
-        given = {cells[place].strip().lower() for cells in table.rows}
-        if given & {"train", "training"} and given <= KNOWN_ROLES:
+        roles = {cells[place].strip().lower() for cells in table.rows}
+        if roles & {"train", "training"} and roles <= KNOWN_ROLES:
             column = table.header[place]
             yield (
-                f"the column {column!r} of {table.file} holds {', '.join(sorted(given - {''}))} "
-                f"and is not used; to keep these roles: {KEY}.role={column} dataset.protocol=roles"
+                f"the column {column!r} of {table.file} has {', '.join(sorted(roles - {''}))} "
+                f"and is not used; to use these roles: {KEY}.role={column} dataset.protocol=roles"
             )
 
 
-def _lists(table: Table, place: int) -> dict[str, np.ndarray]:
-    """The rows of each role; the database's only if a line names it."""
+def _lists(table: CsvTable, place: int) -> dict[str, np.ndarray]:
+    """Return the rows of each role; the database only if a line names it."""
     lists: dict[str, list[int]] = {"train": [], "queries": []}
     for row, cells in enumerate(table.rows):
         for name in re.split("[;+]", cells[place]):
@@ -345,16 +341,16 @@ def _lists(table: Table, place: int) -> dict[str, np.ndarray]:
             if name and name not in ROLE_OF:
                 raise table.fault(
                     row,
-                    f"the role {name!r} is unknown: train, query or database, several set apart by "
-                    "; or +, or nothing for an image in no role",
+                    f"the role {name!r} is unknown: train, query or database, several separated by "
+                    "; or +, or empty for an image without a role",
                 )
             if name:
                 lists.setdefault(ROLE_OF[name], []).append(row)
     return {role: np.unique(np.array(rows, np.int64)) for role, rows in lists.items()}
 
 
-def _in_order(names: set[str]) -> list[str]:
-    """Names sorted, by value if all are whole numbers."""
+def _sorted_names(names: set[str]) -> list[str]:
+    """Sort names, by value if all are whole numbers."""
     if all(re.fullmatch(r"-?\d+", name) for name in names):
         return sorted(names, key=lambda name: (int(name), name))
     return sorted(names)

@@ -1,4 +1,4 @@
-"""What the readers share: where archives put their files, and what stands in them."""
+"""Helpers of the readers: locations and lines of the files of an archive."""
 
 import os
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ from deephash.errors import DataError
 from deephash.utils.files import expand_path, read_text
 
 LARGEST = 1 << 30
-"""Bytes of a text file of an archive."""
+"""Limit on the bytes of a text file."""
 
 KEY = "dataset.catalog"
-"""Where the configuration holds a reader, for errors that tell what to type."""
+"""The configuration key of a reader, for error messages."""
 
 
-def folder_of(root: str | Path) -> Path:
-    """The root of a dataset.
+def check_root(root: str | Path) -> Path:
+    """Return the root of a dataset.
 
     Raises:
         DataError: it is no folder.
@@ -31,50 +31,50 @@ def folder_of(root: str | Path) -> Path:
     return root
 
 
-def chosen(
+def find_path(
     root: Path, given: str | Path | None, key: str | None, usual: Sequence[str], what: str
 ) -> Path:
-    """A file or folder below root: the one given, or the first of the usual ones that exists.
+    """Return a file or folder below root: the one given, or the first usual one that exists.
 
     Args:
         root: of the dataset.
         given: relative to root, or absolute; None to look in the usual places.
-        key: the reader's option that gives it; None if it has none.
+        key: the reader's option for it; None if it has none.
         usual: paths relative to root.
-        what: what is looked for, in words.
+        what: a description of it, for the message.
 
     Raises:
-        DataError: it is not there.
+        DataError: it does not exist.
     """
     names = usual if given is None else [str(expand_path(given))]
     for name in names:
         if (root / name).exists():
             return root / name
-    looked = "".join(f"  {root / name}\n" for name in names)
+    tried = "".join(f"  {root / name}\n" for name in names)
     option = f", or {KEY}.{key}=PATH" if key else ""
     raise DataError(
-        f"no {what}; looked for\n{looked}Set dataset.root=FOLDER to the folder that holds it"
+        f"no {what}; looked for\n{tried}Set dataset.root=FOLDER to the folder that contains it"
         f"{option}"
     )
 
 
-def below(root: Path, folder: Path) -> str:
-    """Where the images of a folder lie, relative to root: empty, or with a slash at the end.
+def path_prefix(root: Path, folder: Path) -> str:
+    """Return the path of a folder relative to root: empty, or with a slash at the end.
 
     Raises:
-        DataError: the folder does not lie below root.
+        DataError: the folder is not below root.
     """
     if not folder.is_relative_to(root):
         raise DataError(
-            f"the images in {folder} do not lie below dataset.root={root}: set dataset.root to a "
-            "folder above them, and give the files of labels by an absolute path"
+            f"the images in {folder} are not below dataset.root={root}: set dataset.root to a "
+            "folder above them, and give the label files by an absolute path"
         )
     path = folder.relative_to(root).as_posix()
     return "" if path == "." else f"{path}/"
 
 
-def lines_of(file: Path) -> list[str]:
-    """The lines of a text file, without ends and blanks around them; the last may be unended.
+def read_lines(file: Path) -> list[str]:
+    """Return the lines of a text file, without line ends and surrounding blanks.
 
     Raises:
         DataError: it cannot be read, or is empty.
@@ -89,7 +89,7 @@ def lines_of(file: Path) -> list[str]:
 
 
 def image_names(folder: Path) -> list[str]:
-    """Sorted file names of the images right in a folder."""
+    """Return the sorted file names of the images directly in a folder."""
     with os.scandir(folder) as entries:
         return sorted(
             entry.name
@@ -98,13 +98,7 @@ def image_names(folder: Path) -> list[str]:
         )
 
 
-def some(names: Sequence[str], shown: int = 5) -> str:
-    """The first few of many names, for a message."""
-    more = f", and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
-
-
 def multi_hot(rows: ArrayLike, columns: ArrayLike, shape: tuple[int, int]) -> csr_array:
-    """Labels (n, C) bool, true at each (row, column); a pair may be named more than once."""
+    """Return labels (n, C) bool, true at each (row, column); pairs may be repeated."""
     pairs = np.asarray(rows, np.int64), np.asarray(columns, np.int64)
     return csr_array((np.ones(len(pairs[0]), bool), pairs), shape=shape)

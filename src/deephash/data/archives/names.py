@@ -1,4 +1,4 @@
-"""The classes of the field's datasets, where their files do not say them in order."""
+"""Class names of published datasets whose files do not give their order."""
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -9,7 +9,7 @@ NUSWIDE21 = _names("""
     sky clouds person water animal grass buildings window plants lake ocean road flowers sunset
     reflection rocks vehicle snow tree beach mountain
 """)
-"""The most frequent concepts of NUS-WIDE by decreasing frequency: the columns of lists of 21."""
+"""The most frequent concepts of NUS-WIDE by decreasing frequency, the columns of 21."""
 
 NUSWIDE81 = _names("""
     airport animal beach bear birds boats book bridge buildings cars castle cat cityscape clouds
@@ -19,13 +19,13 @@ NUSWIDE81 = _names("""
     soccer sports statue street sun sunset surf swimmers tattoo temple tiger tower town toy train
     tree valley vehicle water waterfall wedding whales window zebra
 """)
-"""All concepts of NUS-WIDE by alphabet: the columns of lists of 81."""
+"""All concepts of NUS-WIDE in alphabetical order, the columns of 81."""
 
 MIRFLICKR24 = _names("""
     animals baby bird car clouds dog female flower food indoor lake male night people plant_life
     portrait river sea sky structures sunset transport tree water
 """)
-"""The annotations of MIRFlickr: what can be seen in an image."""
+"""The annotations of MIRFlickr: what is visible in an image."""
 
 MIRFLICKR38 = tuple(
     sorted(
@@ -36,7 +36,7 @@ MIRFLICKR38 = tuple(
         """)
     )
 )
-"""With the annotations of images where some of these are clearly what matters."""
+"""With the annotations of images in which some of these are salient."""
 
 VOC = _names("""
     aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person

@@ -1,58 +1,58 @@
-"""Where images come from: an embedded set, the CIFAR archives, folders of files.
+"""Sources of images: the digits of scikit-learn, the CIFAR archives, folders of files.
 
-A source is built with plain keywords and reads nothing until `load()`.
+Constructors access no files; `load()` does.
 """
 
 import contextlib
 import itertools
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
 from deephash.data.catalogue import Catalogue, ImageSet, no_labels, one_hot
 from deephash.data.decoding import Decoder, Exact, File, Square
-from deephash.data.image_formats import readable
+from deephash.data.image_formats import supported_formats
 from deephash.data.sources.folder_layouts import (
     ROLE_OF_PART,
-    broken_links,
     check_classes,
     official_parts,
-    remarks,
     unlabelled_folders,
+    warn_of_broken_links,
+    warn_of_layout,
 )
-from deephash.data.sources.folder_walk import Walk, passed_over_in_words
+from deephash.data.sources.folder_walk import Walk, describe_passed_over
 from deephash.errors import DataError
 from deephash.utils.bounds import Count, Pixels, Place
 from deephash.utils.files import expand_path
 
 
 class Source(Protocol):
-    """Anything that can load an image set."""
+    """An object that loads an image set."""
 
     def load(self) -> ImageSet:
-        """Read everything; the same call gives the same rows in the same order."""
+        """Read everything; the rows are the same on each call."""
         ...
 
 
 @runtime_checkable
 class Listing(Protocol):
-    """A source that knows ids and labels before it opens an image."""
+    """A source that reads ids and labels without opening an image."""
 
     def catalogue(self) -> Any:
-        """Read ids, labels and lists; no image is opened. Returns a `Catalogue`."""
+        """Read ids, labels and lists as a `Catalogue`; no image is opened."""
         ...
 
     def load(self, catalogue: Any = None) -> ImageSet:
-        """Read everything; what `catalogue()` returned may be passed, to read it once."""
+        """Read everything; pass the result of `catalogue()` to avoid reading it again."""
         ...
 
 
 class Digits:
-    """The handwritten digits that come with scikit-learn: 1,797 images, 10 classes, no download.
+    """The handwritten digits of scikit-learn: 1,797 images, 10 classes, no download.
 
     8 x 8 gray values 0..16, scaled by 255/16 and repeated to three channels. The transforms
     enlarge them.
@@ -81,26 +81,26 @@ class Digits:
 class Cifar:
     """CIFAR-10 or CIFAR-100 (Krizhevsky, 2009): 50,000 + 10,000 images of 32 x 32.
 
-    The rows are always the official training part, then the official test part. Two layouts of
-    `root` are read:
+    The rows are the official training part, then the official test part. `root` has one of two
+    layouts:
 
     - class folders, `train/<class>/*.jpg` and `test/<class>/*.jpg` (also jpeg and png), in the
       order of their sorted names, decoded once into the cache;
-    - torchvision's own, the python archive of the authors, which it downloads if it may.
+    - torchvision's, the python archive of the authors, which can be downloaded.
 
     Class indices are the ranks of the sorted class names in both, which is the authors' order.
 
     Args:
         name: `cifar10` or `cifar100`.
         root: the folder of either layout.
-        download: whether the archive may be fetched when `root` has neither.
+        download: whether to download the archive if `root` has neither.
         cache: folder for decoded pixels; None for the default one. Class folders only.
         on_error: `raise`, or `skip` to leave unreadable files out. Class folders only.
-        cached: decode once into the cache; or whenever an image is asked for. Class folders only.
+        cached: decode once into the cache; or on each access. Class folders only.
 
     Raises:
-        DataError: on `load`, neither layout is there and the download failed; the two parts have
-            other classes; a file is unreadable or has another size.
+        DataError: on `load`, neither layout exists and the download failed; the two parts have
+            different classes; a file is unreadable or has another size.
 
     Example:
         >>> images = Cifar("cifar10", root="data").load()  # doctest: +SKIP
@@ -126,7 +126,7 @@ class Cifar:
         self.decoder = Decoder(Exact(32), cache, on_error, cached=cached)
 
     def missing(self) -> str | None:
-        """Say what is not there, as far as that is known without opening a file; None: nothing."""
+        """Return what is missing, as far as that is known without opening a file."""
         base = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}[self.name]
         layouts = (self.root / "train", self.root / base)
         if self.download or any(path.is_dir() for path in layouts):
@@ -134,7 +134,7 @@ class Cifar:
         archives = {"cifar10": "cifar-10-python.tar.gz", "cifar100": "cifar-100-python.tar.gz"}
         if (self.root / archives[self.name]).is_file():
             return None
-        return f"there are no images of {self.name} in {self.root}, and downloading is off"
+        return f"there are no images of {self.name} in {self.root}, and downloads are disabled"
 
     def load(self) -> ImageSet:
         if (self.root / "train").is_dir() and (self.root / "test").is_dir():
@@ -147,15 +147,15 @@ class Cifar:
         if names["train"] != names["test"] or len(names["train"]) != self.num_classes:
             raise DataError(
                 f"{self.name} needs the same {self.num_classes} class folders below "
-                f"{self.root}/train and {self.root}/test; they hold {len(names['train'])} and "
+                f"{self.root}/train and {self.root}/test; they have {len(names['train'])} and "
                 f"{len(names['test'])}"
             )
         folders = [f"{part}/{name}" for part in names for name in names[part]]
         files, targets = [], []
-        for at, (folder, found) in enumerate(walk.files(folders).items()):
-            _refuse_empty(self.root / folder, found, walk)
-            files += found
-            targets += [at % self.num_classes] * len(found)
+        for index, (folder, images) in enumerate(walk.files(folders).items()):
+            _refuse_empty(self.root / folder, images, walk)
+            files += images
+            targets += [index % self.num_classes] * len(images)
         catalogue = Catalogue(
             ids=tuple(file.id for file in files),
             labels=one_hot(np.array(targets), self.num_classes),
@@ -172,7 +172,7 @@ class Cifar:
         existed = self.root.exists()
         try:
             with warnings.catch_warnings():
-                # The authors' pickles are older than numpy's present way to write a dtype.
+                # The authors' pickles use an old format of numpy's dtype.
                 warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
                 train = kind(str(self.root), train=True, download=self.download)
                 test = kind(str(self.root), train=False, download=self.download)
@@ -180,7 +180,7 @@ class Cifar:
             if not existed:
                 with contextlib.suppress(OSError):
                     self.root.rmdir()  # torchvision makes it before it tries
-            raise DataError(self._missing(kind.base_folder, error)) from error
+            raise self._missing(kind.base_folder, error) from error
         pixels = np.concatenate([train.data, test.data]).transpose(0, 3, 1, 2)
         targets = np.array([*train.targets, *test.targets])
         return ImageSet(
@@ -194,14 +194,14 @@ class Cifar:
             official_query=np.arange(len(targets)) >= len(train.data),
         )
 
-    def _missing(self, archive: str, error: Exception) -> str:
-        tried = "the download failed" if self.download else "downloading is off"
-        return (
-            f"{self.name} is not at {self.root}, and {tried} ({error}).\n"
+    def _missing(self, archive: str, error: Exception) -> DataError:
+        reason = "the download failed" if self.download else "downloads are disabled"
+        return DataError(
+            f"{self.name} is not at {self.root}, and {reason} ({error}).\n"
             f"  looked for  {self.root / archive}\n"
             f"              {self.root}/train/<class>/*.jpg and {self.root}/test/<class>/*.jpg\n"
-            "  two ways on: run once with dataset.source.download=true on a machine with a network "
-            f"and copy its {archive} into {self.root};\n"
+            "  Run once with dataset.source.download=true on a machine with a network and copy its "
+            f"{archive} into {self.root};\n"
             "  or set dataset.root=FOLDER to a folder with train/<class> and test/<class>"
         )
 
@@ -212,25 +212,23 @@ class FolderCatalogue(Catalogue):
 
     files: tuple[File, ...]
 
-    def keep(self, kept: np.ndarray) -> Self:
-        """See `Catalogue.keep`."""
-        return replace(super().keep(kept), files=tuple(itertools.compress(self.files, kept)))
+    def _subset(self, kept: np.ndarray) -> dict[str, Any]:
+        return super()._subset(kept) | {"files": tuple(itertools.compress(self.files, kept))}
 
 
 class Folder:
-    """Any images, one folder per class below `root`; folders inside a class folder are entered.
+    """Any images, one folder per class below `root`, with or without subfolders.
 
-    Class indices are the ranks of the sorted folder names, rows are sorted by class, then by
-    relative path. Links are followed, and what they lead to is read once. Hidden files, folders of
-    operating systems and network disks (`@eaDir`, `__MACOSX`, ...) and files with other endings
-    are passed over and counted. Files are decoded to RGB (see `to_rgb`), turned as their EXIF
-    orientation says, and brought to size x size once, bilinear with antialiasing; of several
-    frames the first is read.
+    Class indices are the ranks of the sorted folder names; rows are sorted by class, then by
+    relative path. Links are followed, and their targets are read once. Hidden files, system folders
+    (`@eaDir`, `__MACOSX`, ...) and files with other extensions are ignored and counted. Files are
+    decoded to RGB (see `to_rgb`), rotated by their EXIF orientation, and resized to size x size
+    once, bilinear with antialiasing; only the first of several frames is read.
 
-    Where the folders are called `train` and `test`, `train` and `val`, or all three, classes are
-    the folders in them, and `deephash.data.splits.Official` reads the parts as roles.
+    If the folders are called `train` and `test`, `train` and `val`, or all three, classes are the
+    folders in them, and `deephash.data.splits.Official` uses the parts as roles.
 
-    A root, or parts, with images and no folders hold images without labels.
+    Images in a root or in parts without folders have no labels.
 
     Args:
         root: the folder of the class folders.
@@ -240,19 +238,18 @@ class Folder:
         cache: folder for decoded pixels; None for the default one.
         on_error: `raise`, or `skip` to leave unreadable files out.
         workers: decoding threads; None for one per core, at most 16.
-        cached: decode once into the cache; or whenever an image is asked for.
-        endings: of the files that are images, such as `[.jpg, .png]`; None for all that this
-            installation reads.
-        parts: what folders called train, test and val are: None, official parts, which only the
-            protocol `official` may use; `merge`, one set from which any protocol draws; or
-            `classes`, classes of these names.
-        labels: None, the class folders say which, and images without class folders have none; True,
-            there must be class folders; or False, no image has a label, and all images in and below
-            `root` (or its official parts) are read.
+        cached: decode once into the cache; or on each access.
+        endings: extensions of the image files, such as `[.jpg, .png]`; None for all supported ones.
+        parts: the meaning of folders called train, test and val. None: official parts, which only
+            the protocol `official` may use; `merge`: one set from which any protocol draws;
+            `classes`: classes of these names.
+        labels: None: from the class folders, if there are any; True: class folders are required;
+            False: no image has a label, and all images in and below `root` (or its official parts)
+            are read.
 
     Raises:
         DataError: on `load`, `root` is missing, has fewer than two class folders or an empty one,
-            it is laid out in another way, or a file is unreadable.
+            it has another layout, or a file is unreadable.
 
     Example:
         >>> from PIL import Image
@@ -265,7 +262,7 @@ class Folder:
     """
 
     may_have_validation: ClassVar[bool] = True
-    """Whether there may be an official validation part, which only the data know."""
+    """Whether there may be an official validation part, depending on the files."""
 
     def __init__(
         self,
@@ -287,7 +284,7 @@ class Folder:
         self.parts = parts
 
     def missing(self) -> str | None:
-        """Say what is not there, as far as that is known without opening a file; None: nothing."""
+        """Return what is missing, as far as that is known without opening a file."""
         return None if self.root.is_dir() else f"the image folder {self.root} does not exist"
 
     def load(self, catalogue: FolderCatalogue | None = None) -> ImageSet:
@@ -295,14 +292,14 @@ class Folder:
         return self.decoder.images(self.root, known.files, known)
 
     def catalogue(self) -> FolderCatalogue:
-        """The images that lie there, with their classes; none is opened.
+        """Find the images and their classes, without opening any.
 
         Raises:
-            DataError: as `load` does, but for unreadable files.
+            DataError: as `load`, except for unreadable files.
         """
         if not self.root.is_dir():
             raise DataError(f"the image folder {self.root} does not exist: set dataset.root=FOLDER")
-        walk = Walk(self.root, self.endings or readable().endings)
+        walk = Walk(self.root, self.endings or supported_formats().endings)
         names = walk.folders()
         bare = unlabelled_folders(walk, names, self.labels, self.parts)
         if bare is not None:
@@ -311,44 +308,44 @@ class Folder:
         if parts is None:
             check_classes(walk, names)
             parts = {"": names}
-        classes = sorted({name for here in parts.values() for name in here})
+        classes = sorted(set(itertools.chain.from_iterable(parts.values())))
         folders = [f"{part}/{name}" if part else name for part in parts for name in parts[part]]
         files, targets = [], []
-        for folder, found in walk.files(folders).items():
-            _refuse_empty(self.root / folder, found, walk)
-            files += found
-            targets += [classes.index(folder.rpartition("/")[2])] * len(found)
+        for folder, images in walk.files(folders).items():
+            _refuse_empty(self.root / folder, images, walk)
+            files += images
+            targets += [classes.index(folder.rpartition("/")[2])] * len(images)
         return FolderCatalogue(
             ids=tuple(file.id for file in files),
             labels=one_hot(np.array(targets), len(classes)),
             classes=tuple(classes),
             passed_over=dict(walk.passed_over),
-            remarks=tuple(remarks(walk, folders, files)),
+            remarks=tuple(warn_of_layout(walk, folders, files)),
             files=tuple(files),
             **self._official(tuple(parts), files),
         )
 
     def _unlabelled(self, folders: Sequence[str]) -> FolderCatalogue:
-        """All images in and below some folders, without labels."""
-        walk = Walk(self.root, self.endings or readable().endings)  # counts nothing yet
+        """Return all images in and below some folders, without labels."""
+        walk = Walk(self.root, self.endings or supported_formats().endings)  # with new counters
         if folders != [""]:
             walk.folders()
         files: list[File] = []
-        for folder, found in walk.files(folders).items():
-            _refuse_empty(self.root / folder, found, walk, "folder")
-            files += found
+        for folder, images in walk.files(folders).items():
+            _refuse_empty(self.root / folder, images, walk, "folder")
+            files += images
         return FolderCatalogue(
             ids=tuple(file.id for file in files),
             labels=no_labels(len(files)),
             classes=(),
             passed_over=dict(walk.passed_over),
-            remarks=tuple(broken_links(walk)),
+            remarks=tuple(warn_of_broken_links(walk)),
             files=tuple(files),
             **self._official(tuple(folders), files),
         )
 
     def _official(self, parts: tuple[str, ...], files: Sequence[File]) -> dict[str, Any]:
-        """What a catalogue says of official parts: which files are in which."""
+        """Return the fields of the catalogue about official parts."""
         if "" in parts:
             return {}
         roles = [ROLE_OF_PART.get(file.id.partition("/")[0].lower(), "") for file in files]
@@ -363,27 +360,28 @@ class Folder:
 
 
 def _endings(endings: Sequence[str]) -> tuple[str, ...]:
-    """Endings in lower case, with a dot.
+    """Return extensions in lower case, with a dot.
 
     Raises:
         DataError: there is none, or they are no text.
     """
-    given = [endings] if isinstance(endings, str) else list(endings)
-    if not given or not all(isinstance(one, str) and one.strip(".") for one in given):
+    names = [endings] if isinstance(endings, str) else list(endings)
+    if not names or not all(isinstance(name, str) and name.strip(".") for name in names):
         raise DataError(
-            f"dataset.source.endings={endings} must be a list of endings, such as "
+            f"dataset.source.endings={endings} must be a list of file extensions, such as "
             "'dataset.source.endings=[.jpg,.png]'"
         )
-    return tuple(f".{one.lower().lstrip('.')}" for one in given)
+    return tuple(f".{name.lower().lstrip('.')}" for name in names)
 
 
 def _refuse_empty(
     folder: Path, files: Sequence[File], walk: Walk, what: str = "class folder"
 ) -> None:
-    """Raises a DataError where a folder holds no image."""
+    """Raise a DataError if a folder contains no image."""
     if not files:
-        there = passed_over_in_words(walk.passed_over)
-        raise DataError(
-            f"the {what} {folder} holds no image ({', '.join(walk.endings)}): fill it or "
-            "remove it" + (f". Passed over below {walk.root}: {there}" if there else "")
+        message = (
+            f"the {what} {folder} has no image ({', '.join(walk.endings)}): fill it or remove it"
         )
+        if walk.passed_over:
+            message += f". Ignored below {walk.root}: {describe_passed_over(walk.passed_over)}"
+        raise DataError(message)

@@ -1,4 +1,4 @@
-"""Files of features: what the field's formats hold, and how ours are written."""
+"""Readers of feature files in common formats, and the writer of ours."""
 
 import errno
 import io
@@ -35,16 +35,16 @@ ARRAY, NOTES = "features.npy", "features.json"
 """The files of a folder of features, beside its split file."""
 
 PART = "features.part"
-"""The folder inside of it in which they are written."""
+"""The subfolder for incomplete files."""
 
 REMARKS = "remarks"
-"""The key of notes by which features are not compared."""
+"""The key of notes that are not compared."""
 
 TEXT_SECONDS = 30.0
-"""Seconds that texts of an HDF5 file may take to read, beside one for each MiB of the file."""
+"""Time limit for reading texts of an HDF5 file, plus one second for each MiB of the file."""
 
 FLUSH, FLUSH_SECONDS = 16, 15.0
-"""Blocks or seconds after which what was written is safe from a kill."""
+"""Blocks or seconds after which written blocks are flushed, so that they survive a kill."""
 
 NAMES = {
     "features": (
@@ -53,7 +53,7 @@ NAMES = {
     "labels": ("labels", "label", "targets", "y", "Y", "target"),
     "ids": ("ids", "id", "names", "paths"),
 }  # fmt: skip
-"""What the arrays of a file may be called."""
+"""The accepted names of arrays."""
 
 WANTED = frozenset(name for names in NAMES.values() for name in names)
 
@@ -63,11 +63,11 @@ class CannotWrite(DataError):
 
 
 def read_features(root: Path, name: str) -> dict[str, Any]:
-    """The features, labels and ids of a file, None where it has none, and the `file` itself.
+    """Read the features, labels and ids of a file (None if it has none), and return its path too.
 
     Args:
         root: the folder of the file.
-        name: its name without the ending, which says what it is.
+        name: its name without the extension, which sets the format.
 
     Raises:
         DataError: there is no such file, it cannot be read, or its arrays do not fit each other.
@@ -79,18 +79,18 @@ def read_features(root: Path, name: str) -> dict[str, Any]:
                 return _checked(file, read(file))
             except DataError:
                 raise
-            except Exception as error:  # a dozen kinds, by format
+            except Exception as error:  # of many types, depending on the format
                 raise DataError(f"cannot read the features {file}: {error}") from error
     raise DataError(
         f"no features {name} in {root}: looked for {ARRAY} with a split file, and for "
-        f"{name} with one of the endings {' '.join(READERS)}.\n"
-        "  Set dataset.root=FOLDER, and dataset.source.train=, queries= and database= to names "
-        "of files without their endings"
+        f"{name} with one of the extensions {' '.join(READERS)}.\n"
+        "  Set dataset.root=FOLDER, and dataset.source.train=, queries= and database= to file "
+        "names without extension"
     )
 
 
-def npy(file: Path) -> np.ndarray:
-    """The array of a file, memory-mapped copy-on-write.
+def map_features(file: Path) -> np.ndarray:
+    """Return the array of a file, memory-mapped copy-on-write.
 
     Raises:
         FileError: it is missing, damaged or no array.
@@ -99,74 +99,73 @@ def npy(file: Path) -> np.ndarray:
 
 
 def _read_npy(file: Path) -> Any:
-    return _beside(file, _array_of(file))
+    return _with_labels(file, _array_of(file))
 
 
 def _array_of(file: Path) -> Any:
-    """The array of a file, memory-mapped; what is in it, where that was pickled."""
+    """Return the array of a file, memory-mapped, or its pickled content."""
     with file.open("rb") as opened:
         version = np.lib.format.read_magic(opened)
         header = {(1, 0): np.lib.format.read_array_header_1_0,
                   (2, 0): np.lib.format.read_array_header_2_0}.get(version)  # fmt: skip
         if header is not None and header(opened)[2].hasobject:
-            return _unpickled(read_pickle(opened, file))
-    return npy(file)
+            array = read_pickle(opened, file)
+            # NumPy saves a dict as an array of one object.
+            return array.item() if isinstance(array, np.ndarray) and not array.shape else array
+    return map_features(file)
 
 
-def _unpickled(array: Any) -> Any:
-    """What an array of one object holds, which is how NumPy saves a dict; others as they are."""
-    return array.item() if isinstance(array, np.ndarray) and not array.shape else array
-
-
-def _beside(file: Path, found: Any, read: Callable[[Path], Any] | None = None) -> Any:
-    """A bare array as features, with labels and ids of `NAME_labels` and `NAME_ids` beside it."""
-    if not isinstance(found, np.ndarray | torch.Tensor):
-        return found
-    arrays = {"features": found}
+def _with_labels(file: Path, content: Any, read: Callable[[Path], Any] | None = None) -> Any:
+    """Return a single array with the labels and ids of `NAME_labels` and `NAME_ids` beside it."""
+    if not isinstance(content, np.ndarray | torch.Tensor):
+        return content
+    arrays = {"features": content}
     for name in ("labels", "ids"):
-        one = file.with_name(f"{file.stem}_{name}{file.suffix}")
-        if one.is_file():
-            arrays[name] = (read or _array_of)(one)
+        beside = file.with_name(f"{file.stem}_{name}{file.suffix}")
+        if beside.is_file():
+            arrays[name] = (read or _array_of)(beside)
     return arrays
 
 
 def _read_npz(file: Path) -> Mapping[str, Any]:
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     with zipfile.ZipFile(file) as archive, np.load(file, allow_pickle=False) as arrays:
-        unpacked = sum(one.file_size for one in archive.infolist()
-                       if one.filename.removesuffix(".npy") in WANTED)  # fmt: skip
+        unpacked = sum(
+            member.file_size
+            for member in archive.infolist()
+            if member.filename.removesuffix(".npy") in WANTED
+        )
         if unpacked > SMALL_UNPACKED + MOST_RATIO * file.stat().st_size:
             raise _unreadable(file, "the file", f"packed to less than 1 / {MOST_RATIO} of its size")
         for name in arrays.files:
-            if name not in WANTED:  # of no use, and so it may be anything
-                found[name] = None
+            if name not in WANTED:  # not used, so it may be anything
+                result[name] = None
                 continue
             try:
-                found[name] = arrays[name]
-            except ValueError:  # it holds objects: text of any length, or lists
+                result[name] = arrays[name]
+            except ValueError:  # an array of objects: text of any length, or lists
                 with archive.open(f"{name}.npy") as opened:
                     np.lib.format.read_magic(opened)
                     np.lib.format.read_array_header_1_0(opened)
-                    found[name] = read_pickle(io.BytesIO(opened.read()), file)
-    return found
+                    result[name] = read_pickle(io.BytesIO(opened.read()), file)
+    return result
 
 
 def _read_safetensors(file: Path) -> Mapping[str, Any]:
     safe_open = _imported("safetensors", file).safe_open
     with safe_open(str(file), framework="torch") as arrays:
-        return {name: arrays.get_tensor(name) if name in WANTED else None
-                for name in arrays.keys()}  # noqa: SIM118  # fmt: skip
+        names = list(arrays.keys())
+        return {name: arrays.get_tensor(name) if name in WANTED else None for name in names}
 
 
 def _read_hdf5(file: Path) -> Mapping[str, Any]:
     h5py = _imported("h5py", file)
-    opened = h5py.File(file, "r")  # stays open: rows are read later
-    found = dict(opened)
-    for name in WANTED & set(found):
-        kind = h5py.check_string_dtype(getattr(found[name], "dtype", np.dtype(np.void)))
+    arrays = dict(h5py.File(file, "r"))  # stays open: rows are read later
+    for name in WANTED & set(arrays):
+        kind = h5py.check_string_dtype(getattr(arrays[name], "dtype", np.dtype(np.void)))
         if kind is not None and kind.length is None:
-            found[name] = _texts_of_hdf5(file, name)
-    return found
+            arrays[name] = _texts_of_hdf5(file, name)
+    return arrays
 
 
 _TEXTS = """
@@ -178,9 +177,9 @@ json.dump([texts.shape, texts.ravel().tolist()], sys.stdout)
 
 
 def _texts_of_hdf5(file: Path, name: str) -> np.ndarray:
-    """Read texts of variable length in a process of their own, with a limit of time.
+    """Read texts of variable length in a subprocess with a time limit.
 
-    In a damaged file the library follows their addresses in a circle, and nothing ends that.
+    In a damaged file the library may follow their addresses in an infinite loop.
     """
     limit = TEXT_SECONDS + file.stat().st_size / 2**20
     try:
@@ -205,24 +204,27 @@ def _read_mat(file: Path) -> Mapping[str, Any]:
     with file.open("rb") as opened:
         if b"MATLAB 7.3" in opened.read(128) or opened.seek(0) or opened.read(4) == b"\x89HDF":
             raise DataError(
-                f"{file} is of MATLAB's version 7.3, which turns arrays over. Save it with "
+                f"{file} has MATLAB's format 7.3, which transposes arrays. Save it with "
                 "save(..., '-v7')"
             )
     shapes = {name: shape for name, shape, _ in whosmat(file)}
     limit = SMALL_UNPACKED + MOST_RATIO * file.stat().st_size
     if 8 * sum(math.prod(shapes[name]) for name in WANTED & set(shapes)) > limit:
         raise DataError(f"{file} unpacks to more than {limit:,} bytes. Save it as .npy")
-    found = dict.fromkeys(shapes) | loadmat(file, variable_names=sorted(WANTED))
-    found = {name: value for name, value in found.items() if not name.startswith("__")}
+    loaded = dict.fromkeys(shapes) | loadmat(file, variable_names=sorted(WANTED))
+    arrays: dict[str, Any] = {
+        name: value for name, value in loaded.items() if not name.startswith("__")
+    }
     for name in NAMES["labels"]:  # numbers of MATLAB are doubles
-        one = found.get(name)
-        if isinstance(one, np.ndarray) and one.dtype.kind == "f" and (one == np.rint(one)).all():
-            found[name] = one.astype(np.int64)
-    return found
+        labels: Any = arrays.get(name)
+        is_float = getattr(labels, "dtype", np.dtype(object)).kind == "f"
+        if is_float and (labels == np.rint(labels)).all():
+            arrays[name] = labels.astype(np.int64)
+    return arrays
 
 
 def _read_torch(file: Path) -> Any:
-    return _beside(file, read_torch(file), read_torch)
+    return _with_labels(file, read_torch(file), read_torch)
 
 
 READERS: dict[str, Callable[[Path], Any]] = {
@@ -244,36 +246,36 @@ def _imported(package: str, file: Path) -> Any:
     return import_extra(package, str(file), "write the arrays to an .npz file", DataError)
 
 
-def _checked(file: Path, found: Any) -> dict[str, Any]:
-    """The arrays of a file under our names, known to fit each other."""
-    if isinstance(found, tuple | list) and 2 <= len(found) <= 3 and np.ndim(found[0]) == 2:
-        found = dict(zip(NAMES, found, strict=False))  # (features, labels) or (..., ids)
-    if is_module(found):
+def _checked(file: Path, content: Any) -> dict[str, Any]:
+    """Return the arrays of a file under our names, after checking that they fit each other."""
+    if isinstance(content, tuple | list) and 2 <= len(content) <= 3 and np.ndim(content[0]) == 2:
+        content = dict(zip(NAMES, content, strict=False))  # (features, labels) or (..., ids)
+    if is_module(content):
         raise DataError(
-            f"{file} holds a network, {described(found)}, and no features. "
-            f"{program.command('data')} encode makes features of images; a network's weights are"
-            " given as backbone.weights=FILE"
+            f"{file} contains a network, {described(content)}, and no features. "
+            f"{program.command('data')} encode makes features of images; for the weights of a "
+            "network use backbone.weights=FILE"
         )
-    if not isinstance(found, Mapping):
-        what = described(found) if isinstance(found, Unread) else f"a {type(found).__name__}"
+    if not isinstance(content, Mapping):
+        what = described(content) if isinstance(content, Unread) else f"a {type(content).__name__}"
         raise DataError(
-            f"{file} holds {what}, not a dict of arrays. Save "
+            f"{file} contains {what}, not a dict of arrays. Save "
             "{'features': an (n, D) array, 'labels': an (n,) array}"
         )
-    known: dict[str, Any] = {}
-    for ours, theirs in NAMES.items():
-        name = next((one for one in theirs if one in found), None)
-        known[ours] = None if name is None else _as_array(file, name, found[name])
-    features = known["features"]
+    arrays: dict[str, Any] = {}
+    for key, names in NAMES.items():
+        name = next((name for name in names if name in content), None)
+        arrays[key] = None if name is None else _as_array(file, name, content[name])
+    features = arrays["features"]
     if features is None or not hasattr(features, "dtype"):  # a group of HDF5 has none
-        if found and all(isinstance(one, torch.Tensor) for one in found.values()):
+        if content and all(isinstance(value, torch.Tensor) for value in content.values()):
             raise DataError(
-                f"{file} looks like a state dict of {len(found)} tensors, and has no features: "
-                f"{', '.join(map(str, list(found)[:3]))} ... A network's weights are given as "
+                f"{file} looks like a state dict of {len(content)} tensors, and has no features: "
+                f"{', '.join(map(str, list(content)[:3]))} ... For the weights of a network use "
                 "backbone.weights=FILE"
             )
         raise DataError(
-            f"{file} has no features: its arrays are {', '.join(map(str, found)) or 'none'}, and "
+            f"{file} has no features: its arrays are {', '.join(map(str, content)) or 'none'}, and "
             f"they should be called {' or '.join(NAMES['features'][:2])}, labels, ids"
         )
     if len(features.shape) != 2 or np.dtype(features.dtype).kind not in "fiub":
@@ -282,27 +284,27 @@ def _checked(file: Path, found: Any) -> dict[str, Any]:
             f"{features.shape} {features.dtype}"
         )
     for name in ("labels", "ids"):
-        if known[name] is not None:
-            known[name] = _column(np.asarray(known[name]), len(features))
-            if len(known[name]) != len(features):
-                turned = features.shape[1] == len(known[name])
-                raise DataError(
-                    f"{file} has {len(features)} features and {len(known[name])} {name}"
-                    + ". They look turned over: save the features as (n, D), one row an image"
-                    * turned
-                )
-    if known["ids"] is not None:
-        known["ids"] = [
-            one.decode() if isinstance(one, bytes) else str(one) for one in known["ids"].tolist()
+        if arrays[name] is None:
+            continue
+        arrays[name] = _column(np.asarray(arrays[name]), len(features))
+        if len(arrays[name]) != len(features):
+            message = f"{file} has {len(features)} features and {len(arrays[name])} {name}"
+            if features.shape[1] == len(arrays[name]):
+                message += ". They seem to be transposed: save the features as (n, D)"
+            raise DataError(message)
+    if arrays["ids"] is not None:
+        arrays["ids"] = [
+            name.decode() if isinstance(name, bytes) else str(name)
+            for name in arrays["ids"].tolist()
         ]
-    return known | {"file": file}
+    return arrays | {"file": file}
 
 
 def _column(array: np.ndarray, count: int) -> np.ndarray:
-    """Numbers or text in a column or a row, (n, 1) or (1, n), as (n,); other arrays as they are.
+    """Flatten a column or a row, (n, 1) or (1, n), to (n,).
 
-    A column of 0 and 1 may be the labels of one class, (n, C) with C = 1: those of -1, 0 or 1 alone
-    are not told apart, and are class indices as well.
+    A column of 0 and 1 could also be the multi-hot labels of one class; it is read as class
+    indices.
     """
     if array.ndim == 2 and 1 in array.shape and array.size == count:
         return array.reshape(count)
@@ -310,7 +312,7 @@ def _column(array: np.ndarray, count: int) -> np.ndarray:
 
 
 def _as_array(file: Path, name: str, value: Any) -> Any:
-    """The value of one name as an array; datasets of HDF5 as they are.
+    """Return a value as an array, or as a dataset of HDF5.
 
     Raises:
         DataError: it is no array of numbers or text.
@@ -336,21 +338,21 @@ def _as_array(file: Path, name: str, value: Any) -> Any:
 
 
 def _of_list(file: Path, name: str, items: list[Any]) -> np.ndarray:
-    """A list with a number, a text or a row for each image as one array."""
+    """Return a list with a number, a text or a row for each image as one array."""
     rows = [
-        _as_array(file, name, one) if isinstance(one, torch.Tensor | list | tuple) else one
-        for one in items
+        _as_array(file, name, item) if isinstance(item, torch.Tensor | list | tuple) else item
+        for item in items
     ]
-    unread = next((one for one in rows if isinstance(one, Unread | Mapping | None)), 0)
-    shapes = {np.shape(one) for one in rows if not isinstance(one, Unread | Mapping | None)}
-    if isinstance(unread, Unread | Mapping | None) or len(shapes) > 1:
-        what = described(unread) if len(shapes) < 2 else f"rows of {len(shapes)} shapes"
-        way = "save one array, a row an image (np.stack, or np.concatenate of batches)"
-        raise _unreadable(file, name, f"a list with {what}: {way}")
-    found = np.array(rows)
-    if found.dtype.kind in "OVmM":
+    wrong = [row for row in rows if isinstance(row, Unread | Mapping | None)]
+    shapes = {np.shape(row) for row in rows if not isinstance(row, Unread | Mapping | None)}
+    if wrong or len(shapes) > 1:
+        what = described(wrong[0]) if len(shapes) < 2 else f"rows of {len(shapes)} shapes"
+        advice = "save one array, one row per image (np.stack, or np.concatenate of batches)"
+        raise _unreadable(file, name, f"a list with {what}: {advice}")
+    array = np.array(rows)
+    if array.dtype.kind in "OVmM":
         raise _unreadable(file, name, f"a list of {type(items[0]).__name__}, not of numbers")
-    return found
+    return array
 
 
 def _unreadable(file: Path, name: str, what: str) -> DataError:
@@ -366,20 +368,20 @@ def write_features(
     features: Callable[[int], Iterator[np.ndarray]],
     remarks: Mapping[str, Any] | None = None,
 ) -> None:
-    """Features of images, row by row: `features.npy`, and `features.json` beside it.
+    """Write features of images, row by row, to `features.npy`, with notes in `features.json`.
 
-    They grow in a folder of their own, `features.part`, and a later call with the same notes goes
-    on where this one was stopped. Then they take their place by a rename, and a call with the same
-    notes leaves them there.
+    They are written to a subfolder, `features.part`; a later call with the same notes continues an
+    interrupted one. When complete, they are renamed, and further calls with the same notes do
+    nothing.
 
     Args:
-        folder: where; made if it is not there.
+        folder: created if it does not exist.
         count: n, images.
         width: D.
         dtype: `float16` or `float32`.
-        notes: what made them; other notes, other features.
-        features: from the row to begin with to blocks (b, D) of that row and those after it.
-        remarks: written beside the notes; features with other remarks are the same ones.
+        notes: identify the features.
+        features: given the first row, yields blocks (b, D) of that row and the following ones.
+        remarks: saved with the notes, but not compared.
 
     Raises:
         CannotWrite: the folder cannot be written, or its disk is too small.
@@ -388,15 +390,15 @@ def write_features(
     part = folder / PART
     array_file, done_file = part / ARRAY, part / NOTES
     complete = _complete(notes, count, width, dtype)
-    told = {**complete, **({REMARKS: dict(remarks)} if remarks else {})}
+    saved = complete | ({REMARKS: dict(remarks)} if remarks else {})
     if is_written(folder, count, width, dtype, notes):
-        shutil.rmtree(part, ignore_errors=True)  # left by a kill
+        shutil.rmtree(part, ignore_errors=True)  # left by an interrupted call
         return
     try:
         part.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(".*.tmp"):  # of a write that was killed
+        for left in folder.glob(".*.tmp"):  # left by an interrupted write
             left.unlink(missing_ok=True)
-        before = _noted(done_file) if _is_array(array_file, (count, width), dtype) else {}
+        before = _read_notes(done_file) if _is_array(array_file, (count, width), dtype) else {}
         done = before.get("done", 0) if _compared(before.get("notes")) == _as_json(complete) else 0
         done = done if 0 <= done <= count else 0
         if not done:
@@ -405,7 +407,7 @@ def write_features(
             if free < needed:
                 raise CannotWrite(
                     f"{folder} has {free / 1e9:.1f} GB free and the features need "
-                    f"{needed / 1e9:.1f} GB: give out=FOLDER on a larger disk, or dtype=float16"
+                    f"{needed / 1e9:.1f} GB: set out=FOLDER on a larger disk, or dtype=float16"
                 )
             array = np.lib.format.open_memmap(array_file, "w+", np.dtype(dtype), (count, width))
             _reserve(array_file)
@@ -420,27 +422,25 @@ def write_features(
             late = time.monotonic() - flushed > FLUSH_SECONDS
             if number % FLUSH == 0 or late or done == count:
                 array.flush()
-                write_json(done_file, {"done": done, "notes": told})
+                write_json(done_file, {"done": done, "notes": saved})
                 flushed = time.monotonic()
         del array
-        (folder / NOTES).unlink(
-            missing_ok=True
-        )  # a kill from here on leaves an array without notes
+        # A kill from here on leaves an array without notes.
+        (folder / NOTES).unlink(missing_ok=True)
         array_file.replace(folder / ARRAY)
-        write_json(folder / NOTES, told)
+        write_json(folder / NOTES, saved)
         shutil.rmtree(part)
     except OSError as error:
-        advice = os_advice(error.errno)
-        raise CannotWrite(
-            f"cannot write features to {folder}: {os_reason(error)}"
-            + f"\n  {advice}" * bool(advice)
-        ) from error
+        message = f"cannot write features to {folder}: {os_reason(error)}"
+        if advice := os_advice(error.errno):
+            message += f"\n  {advice}"
+        raise CannotWrite(message) from error
 
 
 def is_written(folder: Path, count: int, width: int, dtype: str, notes: Mapping[str, Any]) -> bool:
-    """Whether a folder holds all features that a call of `write_features` would write."""
+    """Return whether a folder has all features that `write_features` would write."""
     whole = _as_json(_complete(notes, count, width, dtype))
-    return (folder / ARRAY).is_file() and _compared(_noted(folder / NOTES)) == whole
+    return (folder / ARRAY).is_file() and _compared(_read_notes(folder / NOTES)) == whole
 
 
 def _complete(notes: Mapping[str, Any], count: int, width: int, dtype: str) -> dict[str, Any]:
@@ -448,7 +448,7 @@ def _complete(notes: Mapping[str, Any], count: int, width: int, dtype: str) -> d
 
 
 def _reserve(file: Path) -> None:
-    """Take the space of a file on the disk, so that a full disk is an error and no fatal signal."""
+    """Reserve the disk space of a file, so that a full disk is an error and not a fatal signal."""
     with file.open("r+b") as opened:
         try:
             os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
@@ -458,7 +458,7 @@ def _reserve(file: Path) -> None:
 
 
 def _check_written(block: np.ndarray, written: np.ndarray, start: int) -> None:
-    """Refuse features that are not finite, or not in the type of the file."""
+    """Raise a DataError if features are not finite, or not in the data type of the file."""
     bad = np.flatnonzero(~np.isfinite(written).all(axis=1))
     if not len(bad):
         return
@@ -466,16 +466,16 @@ def _check_written(block: np.ndarray, written: np.ndarray, start: int) -> None:
         largest = np.abs(block[bad]).max()
         raise DataError(
             f"the features of image {start + bad[0]} reach {largest:.3g}, more than"
-            f" {written.dtype} holds ({np.finfo(written.dtype).max:.5g}): give dtype=float32"
+            f" the limit of {written.dtype} ({np.finfo(written.dtype).max:.5g}): set dtype=float32"
         )
     raise DataError(
-        f"the backbone makes NaN or infinite features of image {start + bad[0]} (counting from 0): "
+        f"the backbone returns NaN or infinite features for image {start + bad[0]} (from 0): "
         "try trainer.precision=fp32, and check its weights and dataset.transforms"
     )
 
 
 def _is_array(file: Path, shape: tuple[int, int], dtype: str) -> bool:
-    """Whether a file is an array of this shape and type."""
+    """Return whether a file is an array of this shape and type."""
     try:
         array = map_array(file)
     except FileError:
@@ -484,8 +484,8 @@ def _is_array(file: Path, shape: tuple[int, int], dtype: str) -> bool:
     return same
 
 
-def _noted(file: Path) -> dict[str, Any]:
-    """What a file of notes holds, nothing if it is not there or torn."""
+def _read_notes(file: Path) -> dict[str, Any]:
+    """Return the content of a file of notes; empty if it does not exist or is truncated."""
     try:
         notes = read_json(file, "notes")
         expect(notes, {"done?": int}, file)
@@ -495,7 +495,7 @@ def _noted(file: Path) -> dict[str, Any]:
 
 
 def _compared(notes: Any) -> Any:
-    """Notes as they are compared: without remarks."""
+    """Return notes without remarks, for comparison."""
     if not isinstance(notes, dict):
         return notes
     return {key: value for key, value in notes.items() if key != REMARKS}

@@ -1,4 +1,4 @@
-"""Where below a folder the images lie that lists name."""
+"""Locate the image files that a list refers to."""
 
 import os
 import re
@@ -7,34 +7,32 @@ from pathlib import Path
 
 from deephash.data.decoding import File
 from deephash.data.image_formats import ARCHIVED, IMAGES, special_file
-from deephash.data.sources.folder_walk import passes_over
+from deephash.data.sources.folder_walk import is_folder, is_ignored
 from deephash.errors import DataError
 
 WAYS = ("auto", "path", "id")
 
-Listing = tuple[frozenset[str], tuple[str, ...]]  # names of files, and of folders, sorted
-NOTHING: Listing = (frozenset(), ())
+Names = tuple[frozenset[str], tuple[str, ...]]  # of files, and of folders, sorted
 
 
 class Tree:
-    """The names below a folder. Each folder is read at most once, and no file is asked for."""
+    """The names below a folder; each folder is read at most once, and files are not accessed."""
 
     def __init__(self, root: Path):
         self.root = os.fspath(root)
-        self._read: dict[str, Listing] = {}
+        self._read: dict[str, Names] = {}
 
     def names(self, folder: str) -> frozenset[str]:
-        """The names of the files in a folder, given by its path; none if there is no folder."""
+        """Return the names of the files in a folder; none if it does not exist."""
         if folder not in self._read:
             self._read[folder] = self._list(folder)
         return self._read[folder][0]
 
     def walk(self) -> Iterator[str]:
-        """The paths of all files, in one order wherever they lie.
+        """Yield the paths of all files, in the same order on each machine.
 
         Links to folders are followed; a folder with several paths is entered by the first of them.
-        Names with a leading dot are passed over, and so are folders of operating systems and
-        network disks.
+        Names with a leading dot and system folders are ignored.
         """
         pending, entered = [""], set()
         while pending:
@@ -47,12 +45,12 @@ class Tree:
                 continue
             entered.add((known.st_dev, known.st_ino))
             files, folders = self._read.get(folder) or self._list(folder)
-            beginning = folder and f"{folder}/"
-            yield from (beginning + name for name in sorted(files) if name[0] != ".")
-            pending += [beginning + name for name in reversed(folders) if not passes_over(name)]
+            prefix = folder and f"{folder}/"
+            yield from (prefix + name for name in sorted(files) if name[0] != ".")
+            pending += [prefix + name for name in reversed(folders) if not is_ignored(name)]
 
     def file(self, place: str) -> File | None:
-        """A file with its size and time of change; None if there is none that can be read."""
+        """Return a file with its size and modification time; None if it cannot be read."""
         try:
             stat = os.stat(os.path.join(self.root, place))
         except OSError:
@@ -61,23 +59,16 @@ class Tree:
             return None
         return File(place, stat.st_size, stat.st_mtime_ns)
 
-    def _list(self, folder: str) -> Listing:
+    def _list(self, folder: str) -> Names:
         files: list[str] = []
         folders: list[str] = []
         try:
             with os.scandir(os.path.join(self.root, folder)) as entries:
                 for entry in entries:
-                    (folders if _is_folder(entry) else files).append(entry.name)
+                    (folders if is_folder(entry) else files).append(entry.name)
         except (OSError, ValueError):  # ValueError: a name with a null byte
-            return NOTHING
+            return frozenset(), ()
         return frozenset(files), tuple(sorted(folders))
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False  # as a link that leads to itself
 
 
 def find_files(
@@ -87,89 +78,89 @@ def find_files(
     find: str,
     identity: re.Pattern[str] | None,
 ) -> list[File | None]:
-    """The file of each of n images below `root`, None where there is none.
+    """Return the file of each of n images below `root`, None if there is none.
 
     Args:
         root: the folder of the images.
-        ids: n.
-        places: n paths, as the lists write them.
-        find: `path`, at its place; `id`, anywhere, known by its id; or `auto`, at its place, else
-            there with leading folders of the place left out one by one, else by its id. A place
-            that has not the ending of an image is also that of the only image so called.
-        identity: the first group of what it finds in a file's path is the file's id; None to know
-            files by their names.
+        ids: n ids.
+        places: n paths, as in the lists.
+        find: `path`, at its place; `id`, anywhere, by its id; or `auto`, at its place, then there
+            with leading folders of the place left out one by one, then by its id. A place without
+            the extension of an image also matches the only image of that name.
+        identity: its first group in the path of a file is the file's id; None to identify files by
+            name.
 
     Raises:
-        DataError: a file that is looked for by its id is there twice, or is that of two images.
+        DataError: two files have the same id, or two images have the same file.
     """
     tree = Tree(root)
-    found: list[str | None] = [None] * len(places)
+    paths: list[str | None] = [None] * len(places)
     if find != "id":
-        homes: dict[str, list[str]] = {}
+        candidates: dict[str, list[str]] = {}
         for row, place in enumerate(places):
             folder, _, name = place.rpartition("/")
-            if folder not in homes:
-                homes[folder] = _homes(folder, cut=find == "auto")
-            for home in homes[folder]:
-                if actual := _named(tree.names(home), name):
-                    found[row] = f"{home}/{actual}" if home else actual
+            if folder not in candidates:
+                candidates[folder] = _candidate_folders(folder, shorten=find == "auto")
+            for candidate in candidates[folder]:
+                if match := _matching_name(tree.names(candidate), name):
+                    paths[row] = f"{candidate}/{match}" if candidate else match
                     break
     if find != "path":
-        rows = [row for row, where in enumerate(found) if where is None]
-        named = [(ids[row], places[row]) for row in rows]
-        for row, where in zip(rows, _by_id(tree, named, find, identity), strict=True):
-            found[row] = where
+        rows = [row for row, path in enumerate(paths) if path is None]
+        wanted = [(ids[row], places[row]) for row in rows]
+        for row, path in zip(rows, _find_by_id(tree, wanted, find, identity), strict=True):
+            paths[row] = path
     owner: dict[str, int] = {}
-    for row, where in enumerate(found):
-        if where is not None and owner.setdefault(where, row) != row:
+    for row, path in enumerate(paths):
+        if path is not None and owner.setdefault(path, row) != row:
             raise DataError(
-                f"{places[owner[where]]} and {places[row]} are both found as {where} below {root}: "
+                f"{places[owner[path]]} and {places[row]} both match {path} below {root}: "
                 "set dataset.root to the folder in which these paths begin"
             )
-    return [None if where is None else tree.file(where) for where in found]
+    return [None if path is None else tree.file(path) for path in paths]
 
 
-def _named(names: frozenset[str], name: str) -> str | None:
-    """The file of a name, or of a name without its ending if one image has it; None for none."""
+def _matching_name(names: frozenset[str], name: str) -> str | None:
+    """Return the file with a name, or the only image with that name and an extension."""
     if name in names:
         return name
     if name.lower().endswith(IMAGES) or not name:
         return None
-    endings = [form for one in IMAGES for form in (one, one.upper())]
-    ended = [name + ending for ending in endings if name + ending in names]
-    return ended[0] if len(ended) == 1 else None
+    extensions = [*IMAGES, *map(str.upper, IMAGES)]
+    matches = [name + extension for extension in extensions if name + extension in names]
+    return matches[0] if len(matches) == 1 else None
 
 
-def _homes(folder: str, cut: bool) -> list[str]:
-    """A folder below the root, and with `cut` the same without its first parts, down to none."""
+def _candidate_folders(folder: str, shorten: bool) -> list[str]:
+    """Return a folder below the root, and with `shorten` the same without its first parts."""
     parts = [part for part in folder.split("/") if part not in ("", ".")]
     up = len(parts) - parts[::-1].index("..") if ".." in parts else 0
-    if cut:
+    if shorten:
         return ["/".join(parts[start:]) for start in range(up, len(parts) + 1)]
     return [] if up or folder.startswith("/") else ["/".join(parts)]
 
 
-def _by_id(
+def _find_by_id(
     tree: Tree,
-    named: Sequence[tuple[str, str]],
+    wanted: Sequence[tuple[str, str]],
     find: str,
     identity: re.Pattern[str] | None,
 ) -> list[str | None]:
-    """The path of the file of each image, given by id and place, wherever below the root."""
-    if not named:
+    """Return the path of each image, given by id and place, anywhere below the root."""
+    if not wanted:
         return []
-    keys = [place.rpartition("/")[2] if identity is None else name for name, place in named]
+    keys = [place.rpartition("/")[2] if identity is None else name for name, place in wanted]
     first: dict[str, str] = {}
     second: dict[str, str] = {}
-    for key, (_, place) in zip(keys, named, strict=True):
+    for key, (_, place) in zip(keys, wanted, strict=True):
         if first.setdefault(key, place) != place:
             second[key] = place
-    endings = tuple({*ARCHIVED, *(os.path.splitext(place)[1].lower() for _, place in named)})
-    found: dict[str, str] = {}
+    extensions = tuple({*ARCHIVED, *(os.path.splitext(place)[1].lower() for _, place in wanted)})
+    paths: dict[str, str] = {}
     for place in tree.walk():
         if identity is None:
             key = place.rpartition("/")[2]
-        elif place.lower().endswith(endings) and (match := identity.search(place)):
+        elif place.lower().endswith(extensions) and (match := identity.search(place)):
             key = match[1]
         else:
             continue
@@ -177,13 +168,13 @@ def _by_id(
             continue
         if key in second:
             raise DataError(
-                f"dataset.source.find={find} cannot tell {first[key]} from {second[key]}, and "
-                f"{place} below {tree.root} can be only one of them: set dataset.root to the "
-                "folder in which these paths begin"
+                f"dataset.source.find={find} cannot distinguish {first[key]} and {second[key]}, "
+                f"which both match {place} below {tree.root}: set dataset.root to the folder in "
+                "which these paths begin"
             )
-        if found.setdefault(key, place) != place:
+        if paths.setdefault(key, place) != place:
             raise DataError(
-                f"dataset.source.find={find} finds two {key} below {tree.root}: {found[key]} and "
+                f"dataset.source.find={find} finds two {key} below {tree.root}: {paths[key]} and "
                 f"{place}. Remove one, or set dataset.root to a folder with one of them"
             )
-    return [found.get(key) for key in keys]
+    return [paths.get(key) for key in keys]

@@ -1,4 +1,4 @@
-"""Text of lists and tables as people's programs write it: its encoding, or what else it is."""
+"""Decoding of text files written by other programs."""
 
 import codecs
 from pathlib import Path
@@ -14,44 +14,42 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_SHEET = "Save the sheet as text, in the format called CSV UTF-8, and give that file."
-_NO_TEXT = (
+_SHEET = "Save the sheet as text, in the format called CSV UTF-8, and use that file."
+_NOT_TEXT = (
     (b"PK\x03\x04", "it is an Excel workbook or another ZIP archive", _SHEET),
     (b"\xd0\xcf\x11\xe0", "it is a workbook of old Excel, or another Office document", _SHEET),
-    (b"\x1f\x8b", "it is packed by gzip", "Unpack it with gunzip, and give the unpacked file."),
-    (b"BZh", "it is packed by bzip2", "Unpack it with bunzip2, and give the unpacked file."),
+    (b"\x1f\x8b", "it is packed by gzip", "Unpack it with gunzip, and use the unpacked file."),
+    (b"BZh", "it is packed by bzip2", "Unpack it with bunzip2, and use the unpacked file."),
     (b"PAR1", "it is a Parquet file", "Write it as CSV, with pandas: frame.to_csv(FILE)."),
     (b"SQLite format 3", "it is an SQLite database", "Export the table as CSV."),
-    (b"%PDF", "it is a PDF", "Give a text file."),
+    (b"%PDF", "it is a PDF", "Use a text file."),
 )
 
 
-def text_of_bytes(
+def decode_text(
     path: Path, data: bytes, what: str, encoding: str | None = None, advice: str = ""
 ) -> str:
-    """Decode a text file of somebody's program.
-
-    It is UTF-8, or UTF-16 or UTF-32 where a mark or its zeros say so. Line ends are left as they
-    are.
+    """Decode a text file; line ends are not changed.
 
     Args:
         path: of the file, for messages.
         data: its bytes.
         what: kind of the file, for messages.
-        encoding: by its name in Python, such as `cp1252`; None to tell it from the bytes.
+        encoding: its Python name, such as `cp1252`; None for UTF-8, or for UTF-16 or UTF-32 if
+            a byte order mark or zero bytes indicate it.
         advice: what to do about a file in another encoding, a sentence.
 
     Raises:
-        FileError: it is no text, or in another encoding; the message says in which line.
+        FileError: it is not text, or in another encoding; the message has the line.
 
     Example:
-        >>> text_of_bytes(Path("t.csv"), "né".encode("utf-16"), "table")
+        >>> decode_text(Path("t.csv"), "né".encode("utf-16"), "table")
         'né'
     """
-    for magic, reason, way in _NO_TEXT:
+    for magic, reason, way in _NOT_TEXT:
         if data.startswith(magic):
             raise FileError(path, reason, what, way)
-    chosen = encoding or _encoding(data)
+    chosen = encoding or _guess_encoding(data)
     try:
         text = data.decode(chosen)
     except LookupError:
@@ -60,7 +58,7 @@ def text_of_bytes(
         line = data.count(b"\n", 0, error.start) + 1
         if chosen in ("utf-8", "utf-8-sig"):
             reason = f"line {line} is not UTF-8 (byte 0x{data[error.start]:02x})"
-            if not any(0x80 <= one < 0xA0 for one in data) or _is_cp1252(data):
+            if not any(0x80 <= byte < 0xA0 for byte in data) or _is_cp1252(data):
                 reason += "; it may be Windows-1252, as spreadsheet programs write it"
         else:
             reason = f"line {line} is not {chosen}"
@@ -70,12 +68,12 @@ def text_of_bytes(
     text = text.removeprefix("\ufeff")
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise FileError(path, f"line {line} holds a zero byte: it is no text", what, advice)
+        raise FileError(path, f"line {line} has a zero byte: it is not text", what, advice)
     return text
 
 
-def _encoding(data: bytes) -> str:
-    """The encoding that a mark or zeros between the letters show; else UTF-8."""
+def _guess_encoding(data: bytes) -> str:
+    """Return the encoding indicated by a mark or by zero bytes between letters; else UTF-8."""
     for mark, name in _MARKS:
         if data.startswith(mark):
             return name

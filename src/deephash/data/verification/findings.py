@@ -1,4 +1,4 @@
-"""What is wrong with lists, or worth to know of them: of one, and of two together."""
+"""Errors, warnings and notes about lists: about a single list, and about two lists together."""
 
 import itertools
 import re
@@ -9,21 +9,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deephash.data.sources.list_parser import Naming, Rows, parse, repeated
+from deephash.data.sources.list_parser import ListRows, Naming, find_repeated, parse_list
 from deephash.data.verification.role_facts import RoleFacts, label_keys
 
 SHOWN = 5  # examples of a finding
 
 UNLABELLED = {
     "train": "They do not train",
-    "queries": "Nothing is relevant to them; evaluation.empty says whether they count",
+    "queries": "Nothing is relevant to them; evaluation.empty sets whether they count",
     "database": "They are relevant to no query",
 }
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something to know of a dataset; an error keeps it from being used as it is."""
+    """A remark about a dataset; an error prevents its use as it is."""
 
     level: str  # error, warning or note
     what: str
@@ -32,36 +32,33 @@ class Finding:
     advice: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """The finding as JSON holds it."""
+        """Return the values for JSON."""
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """The finding as a terminal shows it."""
+        """Return the lines to print in a terminal."""
         first, *rest = self.what.splitlines()
-        more = self.count - len(self.examples)
-        return [
-            f"{self.level}: {first}",
-            *(f"  {line}" for line in rest),
-            *(f"    {one}" for one in self.examples),
-            *[f"    and {more:,} more"] * bool(self.examples and more > 0),
-            *(f"  {line}" for line in self.advice.splitlines()),
-        ]
+        lines = [f"{self.level}: {first}", *(f"  {line}" for line in rest)]
+        lines += [f"    {example}" for example in self.examples]
+        if self.examples and self.count > len(self.examples):
+            lines.append(f"    and {self.count - len(self.examples):,} more")
+        return lines + [f"  {line}" for line in self.advice.splitlines()]
 
 
-class Part(NamedTuple):
-    """One role, and the list that says it."""
+class RoleList(NamedTuple):
+    """A role, the file of its list, and the parsed list."""
 
     role: str
     file: Path
-    rows: Rows
+    rows: ListRows
 
 
-def scanned(
+def parse_valid_lines(
     file: Path, text: str, naming: Naming, findings: list[Finding], count: int | None = None
-) -> Rows:
-    """The sound lines of a list; `count` as of `parse`."""
+) -> ListRows:
+    """Parse the well-formed lines of a list, and report the others; `count` as in `parse_list`."""
     faults: list[str] = []
-    rows = parse(text, count, naming, lambda line, what: faults.append(f"line {line}: {what}"))
+    rows = parse_list(text, count, naming, lambda line, what: faults.append(f"line {line}: {what}"))
     if faults:
         what = f"{file}: {len(faults):,} of {len(rows.ids) + len(faults):,} lines are malformed"
         findings.append(Finding("error", what, len(faults), tuple(faults[:SHOWN])))
@@ -70,8 +67,8 @@ def scanned(
     return rows
 
 
-def hygiene(file: Path, data: bytes) -> list[Finding]:
-    """What is unusual about the text of a list, although it is read."""
+def check_text(file: Path, data: bytes) -> list[Finding]:
+    """Report unusual whitespace and line ends, which are accepted."""
     ends, returns = data.count(b"\r\n"), data.count(b"\r")
     counts = {
         "lines end in CR LF": ends,
@@ -82,39 +79,41 @@ def hygiene(file: Path, data: bytes) -> list[Finding]:
         "byte order mark": int(data.startswith(b"\xef\xbb\xbf")),
         "no end of the last line": int(bool(data) and not data.endswith(b"\n")),
     }
-    found = [f"{what} ({count:,})" for what, count in counts.items() if count]
-    if not found:
+    unusual = [f"{what} ({count:,})" for what, count in counts.items() if count]
+    if not unusual:
         return []
-    what = f"{file} is unusual text, and is read all the same"
-    return [Finding("note", what, len(found), tuple(found))]
+    what = f"{file} has an unusual text format, which is accepted"
+    return [Finding("note", what, len(unusual), tuple(unusual))]
 
 
-def of_one(part: Part, facts: RoleFacts, names: Sequence[str]) -> Iterator[Finding]:
-    """What is to be said of one list."""
+def check_list(part: RoleList, facts: RoleFacts, names: Sequence[str]) -> Iterator[Finding]:
+    """Report repetitions, missing labels and empty classes of one list."""
     role, file, rows = part
-    if twice := repeated(rows.ids):
+    if repeated := find_repeated(rows.ids):
         yield Finding(
             "error",
-            f"{file} names {len(twice):,} images twice",
-            len(twice),
+            f"{file} names {len(repeated):,} images twice",
+            len(repeated),
             tuple(
                 f"lines {rows.lines[first]} and {rows.lines[again]}: {rows.places[again]}"
-                for first, again in twice[:SHOWN]
+                for first, again in repeated[:SHOWN]
             ),
             "Remove the second of these lines",
         )
-    files = repeated([_file_name(place) for place in rows.places])
-    other = [pair for pair in files if rows.ids[pair[0]] != rows.ids[pair[1]]]
-    if other:
+    same_file_name = [
+        (rows.places[first], rows.places[again])
+        for first, again in find_repeated([_file_name(place) for place in rows.places])
+        if rows.ids[first] != rows.ids[again]
+    ]
+    if same_file_name:
         yield Finding(
             "note",
-            f"{file} has {len(other):,} file names that other images in it have too",
-            len(other),
-            tuple(f"{rows.places[a]} and {rows.places[b]}" for a, b in other[:SHOWN]),
+            f"{file} has {len(same_file_name):,} file names that other images in it have too",
+            len(same_file_name),
+            tuple(f"{first} and {again}" for first, again in same_file_name[:SHOWN]),
         )
     if rows.bare:
-        what = f"{role}: {file} holds paths alone, no labels"
-        yield Finding("note", what, facts.rows)
+        yield Finding("note", f"{role}: {file} has paths only, no labels", facts.rows)
         return
     if facts.unlabelled:
         bare = np.flatnonzero(np.diff(rows.labels.indptr) == 0)[:SHOWN]
@@ -131,28 +130,28 @@ def of_one(part: Part, facts: RoleFacts, names: Sequence[str]) -> Iterator[Findi
         yield Finding("warning", what, len(empty), tuple(empty[:SHOWN]))
 
 
-def conflicts(parts: Sequence[Part]) -> list[Finding]:
-    """Images to which two lists give other labels."""
-    seen: dict[str, tuple[Part, str]] = {}
-    differ = []
+def find_label_conflicts(parts: Sequence[RoleList]) -> list[Finding]:
+    """Report images whose labels differ between two lists."""
+    seen: dict[str, tuple[RoleList, str]] = {}
+    conflicts = []
     for part in parts:
         if part.rows.bare:
             continue
-        for row, key in enumerate(label_keys(part.rows)):
-            before, other = seen.setdefault(part.rows.ids[row], (part, key))
-            if other != key and before is not part:
-                said = f"{before.role} [{other}], {part.role} [{key}]"
-                differ.append(f"{part.rows.places[row]}: {said}")
-    if not differ:
+        for row, labels in enumerate(label_keys(part.rows)):
+            before, expected = seen.setdefault(part.rows.ids[row], (part, labels))
+            if expected != labels and before is not part:
+                both = f"{before.role} [{expected}], {part.role} [{labels}]"
+                conflicts.append(f"{part.rows.places[row]}: {both}")
+    if not conflicts:
         return []
-    what = f"{len(differ):,} images have other labels in another list"
-    advice = "These lists do not belong together: take all of one download"
-    return [Finding("error", what, len(differ), tuple(differ[:SHOWN]), advice)]
+    what = f"{len(conflicts):,} images have other labels in another list"
+    advice = "These lists do not belong together: take all of them from one download"
+    return [Finding("error", what, len(conflicts), tuple(conflicts[:SHOWN]), advice)]
 
 
-def shared(one: Part, other: Part) -> dict[str, int]:
-    """How many images two lists share."""
-    a, b = one.rows, other.rows
+def count_shared(first: RoleList, second: RoleList) -> dict[str, int]:
+    """Count the images that two lists share."""
+    a, b = first.rows, second.rows
     return {
         "id": len(set(a.ids) & set(b.ids)),
         "path": len(set(a.places) & set(b.places)),
@@ -160,34 +159,34 @@ def shared(one: Part, other: Part) -> dict[str, int]:
     }
 
 
-def of_two(one: Part, other: Part, shared: Mapping[str, int]) -> Iterator[Finding]:
-    """What is to be said of two lists."""
-    known = set(one.rows.ids)
-    of_both = ((i, p) for i, p in zip(other.rows.ids, other.rows.places, strict=True) if i in known)
-    examples = tuple(place for _, place in itertools.islice(of_both, SHOWN))
+def check_pair(first: RoleList, second: RoleList, shared: Mapping[str, int]) -> Iterator[Finding]:
+    """Report images that are in two lists, or that should be and are not."""
+    known, rows = set(first.rows.ids), second.rows
+    in_both = (p for name, p in zip(rows.ids, rows.places, strict=True) if name in known)
+    examples = tuple(itertools.islice(in_both, SHOWN))
     count, size = shared["id"], len(known)
-    if other.role == "queries" and count:
-        advice = "A query must be new to what trains: take it out of one of the lists"
+    if second.role == "queries" and count:
+        advice = "A query must be new to the trained model: remove it from one of the lists"
         yield Finding("error", f"{count:,} queries are in train", count, examples, advice)
-    elif one.role == "queries" and count:
+    elif first.role == "queries" and count:
         advice = (
-            "dataset.protocols.<protocol>.queries_in_database says what becomes of them:\n"
-            "keep, each finds itself; exclude_self, each is hidden from itself; remove, all are "
-            "taken out"
+            "Set dataset.protocols.<protocol>.queries_in_database:\n"
+            "keep, each finds itself; exclude_self, each is removed from its own ranking; remove, "
+            "all are removed"
         )
         what = f"{count:,} of {size:,} queries are in the database"
         yield Finding("warning", what, count, examples, advice)
-    elif one.role == "train" and other.role == "database" and count < size:
+    elif first.role == "train" and second.role == "database" and count < size:
         what = f"{size - count:,} of {size:,} training images are not in the database"
         yield Finding("note", what, size - count)
     if shared["file_name"] > count:
         more = shared["file_name"] - count
         yield Finding(
-            "warning" if "queries" in (one.role, other.role) else "note",
-            f"{more:,} file names are in {one.role} and {other.role}, of images with other ids",
+            "warning" if "queries" in (first.role, second.role) else "note",
+            f"{more:,} file names are in {first.role} and {second.role}, of images with other ids",
             more,
             (),
-            "If they are the same images, know images by file names: "
+            "If they are the same images, identify images by file name: "
             """'dataset.source.identity="([^/]+)$"'""",
         )
 
