@@ -25,7 +25,7 @@ EVIL = (
     "deephash.utils.files.write_text",
     "deephash.runs.folder.subprocess.Popen",
     "deephash.runs.folder",
-    "deephash.data.pickles._Data",
+    "deephash.utils.torch_files._Reader",
     "deephash.data.sources.Source",
     "deephash.loggers.jsonl.Jsonl",
     "deephash.runs.folder.RunFolder",

@@ -1,21 +1,22 @@
 """Readers of the ground-truth files of instance-level datasets."""
 
+import io
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from deephash.data.pickles import Numbers, read_pickle
 from deephash.errors import DataError
-from deephash.utils.files import read_json, read_text
+from deephash.utils.files import read_bytes, read_json, read_text
 from deephash.utils.ground_truth import GroundTruth, find_rows
+from deephash.utils.torch_files import Unread, described, read_pickle
 
 USAGE = ("Public", "Private")
 """The values of ``Usage`` in Google Landmarks v2 whose queries count; the others are Ignored."""
 
-LARGEST, MOST = 1 << 30, 20_000_000
-"""Limits on the bytes of a table and the values of a JSON file: Landmarks has a million ids."""
+LARGEST, MOST, PICKLE_LARGEST = 1 << 30, 20_000_000, 256 << 20
+"""Limits on the bytes of a table, the values of a JSON file, and the bytes of a pickle."""
 
 _FAR = 1e9  # limit on the pixel coordinates of a box; excludes NaN
 
@@ -46,13 +47,13 @@ def read_revisited(file: Path) -> GroundTruth:
         file: a pickle, or the same content as `.json`.
 
     Raises:
-        DataError: the file is missing, truncated, of another kind, would run code, or its parts
-            do not fit each other.
+        DataError: the file is missing, truncated or of another kind, has anything but data, or its
+            parts do not fit each other.
     """
     if file.suffix == ".json":
         content = read_json(file, "ground truth", None, values=MOST)
     else:
-        content = read_pickle(file)
+        content = read_pickle(io.BytesIO(read_bytes(file, "pickle", PICKLE_LARGEST)), file)
     if not isinstance(content, dict) or not {"imlist", "qimlist", "gnd"} <= content.keys():
         raise DataError(
             f"{file} is not the ground truth of a revisited dataset, with imlist, qimlist and gnd"
@@ -172,8 +173,13 @@ def _cells(line: str) -> list[str]:
 
 
 def _list(value: Any, where: str) -> list[Any]:
-    if isinstance(value, Numbers):
-        value = value.values
+    if isinstance(value, np.ndarray):
+        value = value.ravel().tolist()
+    if isinstance(value, Unread):
+        raise DataError(
+            f"{where} is {described(value)}; only lists, text and numbers are read. Write the same "
+            "content as .json"
+        )
     if not isinstance(value, list | tuple):
         raise DataError(f"{where} must be a list, not {type(value).__name__}")
     return list(value)

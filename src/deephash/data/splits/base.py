@@ -113,7 +113,7 @@ def check_choice(key: str, value: str, *allowed: str) -> None:
         )
 
 
-def check_train(train: int | None, train_in_database: bool) -> None:
+def check_database(train: int | None, train_in_database: bool) -> None:
     """Raise a DataError if all images but the queries train outside of the database."""
     if train is None and not train_in_database:
         raise DataError(

@@ -15,7 +15,7 @@ from deephash.data.splits.base import (
     add_validation,
     check_choice,
     check_counts,
-    check_train,
+    check_database,
     draw_by_quota,
     refuse_known_queries,
     refuse_parts,
@@ -161,7 +161,7 @@ class Drawn:
 
     def __post_init__(self) -> None:
         check_counts(queries=self.queries, train=self.train, validation=self.validation)
-        check_train(self.train, self.train_in_database)
+        check_database(self.train, self.train_in_database)
         check_choice("unlabelled", self.unlabelled, "keep", "drop")
 
     def split(self, images: Catalogue) -> Split:

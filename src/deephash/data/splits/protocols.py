@@ -20,7 +20,7 @@ from deephash.data.splits.base import (
     add_validation,
     check_choice,
     check_counts,
-    check_train,
+    check_database,
     count_overlaps,
     draw_by_quota,
     refuse_known_queries,
@@ -110,7 +110,7 @@ class PerClass:
         check_counts(
             queries=self.queries, train=train, validation=self.validation, database=database
         )
-        check_train(train, self.train_in_database)
+        check_database(train, self.train_in_database)
         if database is not None and self.train_in_database and database < (train or database + 1):
             raise DataError(
                 f"dataset.protocols.<protocol>.database={database} is smaller than the number "
