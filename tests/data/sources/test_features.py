@@ -278,11 +278,11 @@ def test_files_of_which_some_are_normalised_are_told(tmp_path, caplog):
         ({"features": {"a": 1}}, "features is a dict of a"),
         ({"features": "a.npy"}, "features is a str"),
         ({"features": np.ones((5, 4)), "labels": Fraction(1)}, "labels is an object of fractions"),
-        (torch.nn.Linear(2, 3), "holds a network, an object of torch.nn.modules.linear.Linear"),
+        (torch.nn.Linear(2, 3), "contains a network, an object of torch.nn.modules.linear.Linear"),
         (torch.nn.Linear(2, 3).state_dict(), "looks like a state dict of 2 tensors"),
-        ("text", "holds a str"),
-        (Fraction(1), "holds an object of fractions.Fraction"),
-        ({"features": torch.ones(4, 5), "labels": torch.ones(5)}, "They look turned over"),
+        ("text", "contains a str"),
+        (Fraction(1), "contains an object of fractions.Fraction"),
+        ({"features": torch.ones(4, 5), "labels": torch.ones(5)}, "They seem to be transposed"),
         ({"features": np.zeros((5, 4), "c8")}, "must be .n, D. floats, or integers or bools"),
         ({"features": np.zeros((5, 4)), "labels": list("01234")}, "numbers as text"),
         ({"features": np.zeros((5, 4)), "labels": np.array([0, 1, 2, 2**31 - 1, 0])},
@@ -335,7 +335,7 @@ def spoiled(tmp_path, role="train", **change):
         ({"labels": np.arange(5.0)}, r"labels of .*train\.npz must be class indices"),
         ({"labels": np.full((5, 3), 2)}, "must be 3 columns of 0 and 1"),
         ({"labels": np.array([0, 1, 2, 10**12, 0])}, "1000000000001 classes"),
-        ({"ids": np.array(["a"] * 5)}, "holds 4 ids twice"),
+        ({"ids": np.array(["a"] * 5)}, "has 4 ids twice"),
     ],
 )
 def test_arrays_that_do_not_fit(change, message, tmp_path):
@@ -348,7 +348,7 @@ def test_classes_counted_from_the_wrong_number(tmp_path):
     spoiled(tmp_path)
     with pytest.raises(DataError, match=r"the class 0 and dataset\.source\.first_class=1"):
         Features(tmp_path, first_class=1).load()
-    with pytest.raises(DataError, match=r"name 3 classes and dataset\.source\.num_classes=2"):
+    with pytest.raises(DataError, match=r"imply 3 classes and dataset\.source\.num_classes=2"):
         Features(tmp_path, num_classes=2).load()
 
 
@@ -365,7 +365,7 @@ def test_files_that_are_missing_or_broken(tmp_path, monkeypatch):
         Features(tmp_path).load()
     file.unlink()
     torch.save([1, 2], tmp_path / "train.pt")
-    with pytest.raises(DataError, match="holds a list, not a dict"):
+    with pytest.raises(DataError, match="contains a list, not a dict"):
         Features(tmp_path).load()
     (tmp_path / "train.pt").unlink()
     as_hdf5(tmp_path / "train", arrays("train", 5))
@@ -508,7 +508,7 @@ def test_features_to_be_written_are_finite(tmp_path):
         write("float16")
     write("float32")
     block[2, 0] = np.nan
-    with pytest.raises(DataError, match="NaN or infinite features of image 2"):
+    with pytest.raises(DataError, match="NaN or infinite features for image 2"):
         write_features(tmp_path / "b", 3, 4, "float32", {}, lambda done: iter([block]))
 
 
