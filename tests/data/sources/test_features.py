@@ -504,7 +504,9 @@ def test_features_to_be_written_are_finite(tmp_path):
     def write(dtype):
         write_features(tmp_path / dtype, 3, 4, dtype, {}, lambda done: iter([block]))
 
-    with pytest.raises(DataError, match=r"image 1 reach 1e\+05, more than float16 .*dtype=float32"):
+    with pytest.raises(
+        DataError, match=r"image 1 reach 1e\+05, more than the limit of float16 .*dtype=float32"
+    ):
         write("float16")
     write("float32")
     block[2, 0] = np.nan
