@@ -122,7 +122,7 @@ KILLED = """
 import json, os, signal, sys
 import torch
 from deephash import runs
-from deephash.config import resolve
+from deephash.config import checks, schema
 torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # as here
 from deephash.loggers import Loggers
 from deephash.config.overrides import parse_all
@@ -134,7 +134,7 @@ def tick(self):
 Loggers.tick = tick
 folded, words = json.load(sys.stdin)
 overrides = parse_all(words)
-runs.train(resolve.train_page(folded, overrides), overrides)
+runs.train(checks.parse_page(schema.Train, folded, overrides), overrides)
 """
 
 
