@@ -140,7 +140,7 @@ def test_links_inside_a_run_folder_are_not_followed(tmp_path):
     with pytest.raises(WriteError, match="symbolic link"):
         Jsonl(run / "log.jsonl")
     with pytest.raises(WriteError, match="symbolic link"):
-        process.start(process.Job("a", run, ("true",)))
+        process.start_job(process.Job("a", run, ("true",)))
     write_text(run / "log.jsonl", "new")  # replaces the link
     folder.close()
     assert {path.read_text() for path in other.iterdir()} == {"precious"}

@@ -221,19 +221,19 @@ def second_try(folder, outputs):
     settings = ("rerun=true", "model.nbit=16", "trainer.epochs=15", "logger=quiet")
     command = (*TRAIN, *settings, f"paths.outputs={outputs}")
     first = Job("one", folder, command, "first")
-    running = process.start(first)
+    running = process.start_job(first)
     until = time.monotonic() + 120
     while not (folder / "last.pt").is_file() and time.monotonic() < until:
         time.sleep(0.02)
-    process.stop([running])
-    assert process.run(first) == 0
+    process.stop_jobs([running])
+    assert process.run_job(first) == 0
     assert "resumed after epoch" in (folder / "output.log").read_text()
     assert epochs(folder) == list(range(1, 16))
     before = (folder / "report.json").stat().st_mtime_ns
-    assert process.run(first) == 0  # finished in this launch
+    assert process.run_job(first) == 0  # finished in this launch
     assert (folder / "report.json").stat().st_mtime_ns == before
     second = Job("one", folder, command, "second")
-    assert process.run(second) == 0
+    assert process.run_job(second) == 0
     assert (folder / "report.json").stat().st_mtime_ns > before
 
 
@@ -245,7 +245,7 @@ def test_a_second_try_of_a_rerun_goes_on(tmp_path):
 
 
 def is_left_to_another(job):
-    assert process.run(job) == process.ELSEWHERE
+    assert process.run_job(job) == process.ELSEWHERE
 
 
 def test_a_run_that_another_process_trains_is_left_to_it(tmp_path):

@@ -13,7 +13,7 @@ from deephash.config import composition, overrides
 from deephash.data.transforms import Normalize, Pipeline, Resize
 from deephash.errors import ConfigError
 from deephash.runs import evaluate_run
-from deephash.runs.encode_images import encode
+from deephash.runs.encode_images import encode_dataset
 from deephash.training import checkpoint
 from deephash.utils import program
 
@@ -85,7 +85,7 @@ def test_a_run_saves_what_was_done_and_needs_nothing_else(trained, work, monkeyp
 def test_features_are_encoded_with_the_same_images(work, tmp_path):
     line = overrides.read(["do=encode", f"out={tmp_path / 'out'}", *words(work)])
     cfg = composition.checked(program.folder("conf"), "data", line)
-    folder = encode(cfg)
+    folder = encode_dataset(cfg)
     notes = json.loads((folder / "features.json").read_text())
     assert notes["transforms"][-1]["mean"] == [0.5] * 3 and notes["transforms"][0]["size"] == 160
     features = np.load(folder / "features.npy")

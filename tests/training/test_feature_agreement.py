@@ -120,7 +120,7 @@ def test_each_evaluation_measures_it_and_keeps_features_that_do_not_change_once(
 
 def test_the_reference_is_the_mean_of_ten_rotations():
     encoder, data, evaluation = made()
-    turned = pca_reference.Reference(encoder, data, evaluation.autocast, NBIT)
+    turned = pca_reference.PCAReference(encoder, data, evaluation.autocast, NBIT)
     kept = FeatureAgreement(QUERIES, DATABASE, None, WIDTH)
     codes = encode(encoder, data, evaluation.autocast, taps=[kept, turned])
     found = turned.measure(codes, data, evaluation, kept)
@@ -137,7 +137,7 @@ def test_the_reference_is_the_mean_of_ten_rotations():
     assert found["agreement"]["recall_at_10"] == pytest.approx(np.mean(recalls))
     assert found["agreement"]["recall_at_10_sd"] == pytest.approx(np.std(recalls, ddof=1))
     assert found["draws"] == 10
-    alone = pca_reference.Reference(encoder, data, evaluation.autocast, NBIT)
+    alone = pca_reference.PCAReference(encoder, data, evaluation.autocast, NBIT)
     codes = encode(encoder, data, evaluation.autocast, taps=[alone])
     assert "agreement" not in alone.measure(codes, data, evaluation, None)
 

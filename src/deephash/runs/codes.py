@@ -20,13 +20,7 @@ def feature_agreement(
 ) -> FeatureAgreement | None:
     """Return the measurement of the agreement of codes with features.
 
-    Args:
-        kind: of the method; None if unknown, which counts as supervised.
-        encoder: its backbone has the width of the features.
-        data: set up.
-
-    Returns:
-        None for a method that reads labels, on data with labels.
+    None for a supervised method, or one of unknown kind, on data with labels.
     """
     if kind in ("supervised", None) and data.has_labels:
         return None
@@ -41,14 +35,7 @@ def encode_and_evaluate(
     agreement: FeatureAgreement | None,
     taps: Sequence[Tap] = (),
 ) -> tuple[Codes, dict[str, Any], float]:
-    """Encode all images with a role and compute all metrics.
-
-    Args:
-        encoder: trained.
-        data: set up.
-        evaluation: the conventions of the metrics.
-        agreement: as ``feature_agreement`` returns it.
-        taps: further functions that receive the features, see ``encode``.
+    """Encode all images with a role, and compute all metrics.
 
     Returns:
         The codes, the metrics of a report, and the seconds of retrieval.

@@ -25,7 +25,7 @@ from deephash.runs.describe_data import (
     divide,
     without_validation,
 )
-from deephash.runs.encode_images import encode
+from deephash.runs.encode_images import encode_dataset
 from deephash.runs.verify_data import verify
 from deephash.utils import program
 from deephash.utils.files import check_writable, expand_path, write_json, write_text
@@ -46,7 +46,7 @@ def data(cfg: schema.Data, overrides: Sequence[Override] = ()) -> None:
         "verify": verify,
         "describe": describe,
         "export": export,
-        "encode": encode,
+        "encode": encode_dataset,
         "cache": show_cache,
     }
     if cfg.out is not None and cfg.do != "prepare":  # prepare may have nothing to write

@@ -24,7 +24,7 @@ from deephash.utils.progress import bar
 
 @out_of_memory.explain_memory_errors("Try a smaller trainer.eval_batch_size, or device=cpu.")
 @torch.inference_mode()
-def encode(cfg: schema.Data) -> Path:
+def encode_dataset(cfg: schema.Data) -> Path:
     """Write a backbone's features of all images with a role, and their split file.
 
     An interrupted command resumes; a finished one is not repeated.

@@ -59,14 +59,7 @@ def build_encoder(
     device: torch.device,
     fingerprint: str | None = None,
 ) -> Encoder:
-    """Build the encoder of a run and load its weights.
-
-    Args:
-        ran: the configuration of the run.
-        width: of the features that it encodes; None for images.
-        file: the checkpoint.
-        device: of the encoder.
-        fingerprint: see ``load_checkpoint``.
+    """Build the encoder of a run, of features of a width or of images, and load its weights.
 
     Raises:
         ConfigError: the encoder is larger than the checkpoint.

@@ -30,7 +30,7 @@ from deephash.runs.load_encoder import load_checkpoint
 from deephash.training import compile_options, cuda_graphs, out_of_memory
 from deephash.training.evaluation import Codes, Evaluation
 from deephash.training.feature_agreement import constant_features
-from deephash.training.pca_reference import Reference, obstacle
+from deephash.training.pca_reference import PCAReference, obstacle
 from deephash.training.precision import use_deterministic
 from deephash.training.trainer import LoopOptions, Trainer
 from deephash.utils import progress
@@ -360,7 +360,7 @@ def _select_on(cfg: schema.Train, data: DataModule) -> str:
 
 def _reference(
     cfg: schema.Train, data: DataModule, encoder: Encoder, evaluation: Evaluation
-) -> tuple[Reference | None, dict[str, Any] | None]:
+) -> tuple[PCAReference | None, dict[str, Any] | None]:
     """Fit the reference of a run on features that training does not change.
 
     Returns:
@@ -373,7 +373,7 @@ def _reference(
     nbit, width = cfg.model.nbit, int(encoder.backbone.out_features)  # type: ignore[arg-type]
     if reason := obstacle(data, nbit, width, evaluation.ternary):
         return None, {"method": REFERENCE, "skipped": reason}
-    return Reference(encoder, data, evaluation.autocast, nbit), None
+    return PCAReference(encoder, data, evaluation.autocast, nbit), None
 
 
 def _report(

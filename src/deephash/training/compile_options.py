@@ -88,10 +88,6 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
     torch would load these as well, and with them the device of Adam's step counters, so that a run
     resumed on another device would keep the implementation of the first.
 
-    Args:
-        optimizer: receives the state.
-        state: from `checkpoint.load`, on the CPU.
-
     Raises:
         ValueError: it is the state of another optimizer.
     """

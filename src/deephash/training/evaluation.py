@@ -137,12 +137,7 @@ def _explain(
 ) -> str:
     """Return an error message with the cause of NaN: weights, inputs, or precision.
 
-    Args:
-        encoder: that computed the values.
-        data: its inputs.
-        ids: (n,) of all items.
-        broken: indices in ``ids`` of the items with NaN.
-        what: name of the values.
+    ``broken`` are the indices in ``ids`` of the items with NaN, and ``what`` names the values.
     """
     message = f"{len(broken):,} of {len(ids):,} {what} hold NaN.\n  "
     rows = ids[broken[:_MOST_EXAMINED]]

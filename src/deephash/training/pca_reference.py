@@ -23,7 +23,7 @@ SEED = 0
 """Seed of the rotations, equal in all runs: runs on the same features have the same reference."""
 
 
-class Reference:
+class PCAReference:
     """Codes of PCA with random rotations, and their metrics.
 
     The axes are fitted on the training images. Pass an object to ``encode`` as a tap, which keeps K

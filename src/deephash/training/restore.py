@@ -42,16 +42,7 @@ LAST: dict[str, Kind] = {
 
 @contextmanager
 def fitting(path: Path, to: str, advice: str = ANEW) -> Iterator[None]:
-    """Convert all errors while a checkpoint is loaded.
-
-    Args:
-        path: the checkpoint.
-        to: its target, for the message, such as ``this method``.
-        advice: how to fix it.
-
-    Raises:
-        CheckpointError: in place of any error.
-    """
+    """Convert all errors while a checkpoint is loaded ``to`` a target into CheckpointError."""
     try:
         yield
     except CheckpointError:
@@ -72,11 +63,6 @@ def check_last(state: Mapping[str, Any], path: Path) -> None:
 
 def load_weights(module: Any, state: Any, name: str) -> None:
     """Load tensors of the same names, shapes and kinds of numbers into a module.
-
-    Args:
-        module: receives the tensors.
-        state: tensors by name.
-        name: of the state in messages.
 
     Raises:
         ValueError: a value is no tensor, or of another kind.
@@ -101,9 +87,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
 def load_optimizer(optimizer: torch.optim.Optimizer | None, state: Mapping[str, Any]) -> None:
     """Load the state of an optimizer; it must have the structure that the optimizer would create.
 
-    Args:
-        optimizer: receives the state; None requires an empty state.
-        state: of the checkpoint.
+    Without an optimizer the state must be empty.
 
     Raises:
         ValueError: the state is of another optimizer, or of other parameters.

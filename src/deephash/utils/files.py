@@ -2,6 +2,9 @@
 
 Every reader accepts regular files only, limits the bytes it reads, and raises ``FileError`` for
 any content that is not as expected, so that a bad file never costs much memory or time.
+
+Common arguments of the readers: ``path``, ``what`` kind of file it is and ``advice`` how to fix it
+(both for the message), and ``limit``, its largest size in bytes.
 """
 
 import contextlib
@@ -115,12 +118,6 @@ def writing(path: Path) -> Iterator[None]:
 
     Errors of libraries (torch, numpy) that were caused by a disk error are converted as well.
 
-    Args:
-        path: the file or folder that is written.
-
-    Raises:
-        WriteError: in place of an ``OSError``.
-
     Example:
         >>> with writing(Path("no/such/file")):
         ...     open("no/such/file", "w")
@@ -159,11 +156,7 @@ def remove(path: Path) -> None:
 
 
 def make_folder(path: Path) -> Path:
-    """Make a folder and its parents if they do not exist, and return its path.
-
-    Raises:
-        WriteError: it cannot be made, or a file stands in its place or in a parent's.
-    """
+    """Make a folder and its parents if they do not exist, and return its path."""
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
     return path
@@ -186,11 +179,7 @@ def make_subfolder(path: Path) -> Path:
 
 
 def open_no_follow(path: Path, mode: str) -> IO[Any]:
-    """Open a file inside a run folder for writing in place, and refuse links.
-
-    Args:
-        path: the file.
-        mode: as for ``open``; text is UTF-8.
+    """Open a file inside a run folder for writing in place, in UTF-8, and refuse links.
 
     Raises:
         WriteError: it is a link or a folder, or cannot be opened.
@@ -205,10 +194,7 @@ def open_no_follow(path: Path, mode: str) -> IO[Any]:
 
 
 def check_writable(path: Path) -> None:
-    """Check that a file or folder can be created, before hours of work.
-
-    Args:
-        path: the file or folder; none of its parents need exist.
+    """Check that a file or folder can be created, before hours of work; parents need not exist.
 
     Raises:
         WriteError: no file can be made there, or a parent is not a folder.
@@ -250,11 +236,7 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
 def _reading(path: Path, what: str, advice: str = "", prefix: str = "") -> Iterator[None]:
     """Check that a path is a regular file, and convert every error of its reader to FileError.
 
-    Args:
-        path: the file.
-        what: kind of the file, for the message.
-        advice: how to fix it.
-        prefix: of the reason of an unforeseen error.
+    An unforeseen error has the ``prefix`` before its reason.
     """
     try:
         mode = os.stat(path).st_mode
@@ -279,12 +261,7 @@ def _one_line(error: Exception) -> str:
 
 
 def read_bytes(path: Path, what: str = "file", limit: int | None = MOST_BYTES) -> bytes:
-    """Read a regular file of limited size.
-
-    Args:
-        path: the file.
-        what: kind of the file, for the message.
-        limit: largest size in bytes; None for any size.
+    """Read a regular file of limited size; ``limit=None`` for any size.
 
     Raises:
         FileError: the file is missing, not a regular file, unreadable or larger than ``limit``.
@@ -311,11 +288,8 @@ def read_bytes(path: Path, what: str = "file", limit: int | None = MOST_BYTES) -
 def read_packed(path: Path, what: str = "file", limit: int = 4 << 30) -> bytes:
     """Read a file, and unpack it if its name ends in ``.xz``.
 
-    Args:
-        path: the file.
-        what: kind of the file, for the message.
-        limit: largest size in bytes, packed and unpacked. The unpacked size is also limited to
-            ``XZ_SMALL + XZ_RATIO * size``, at every piece of the file.
+    The limit applies to the packed and the unpacked size; the latter is also limited to
+    ``XZ_SMALL + XZ_RATIO * size``, at every piece of the file.
 
     Raises:
         FileError: the file cannot be read or unpacked, or unpacks to more than the limit.
@@ -379,12 +353,7 @@ def read_text(
 ) -> str:
     """Read a UTF-8 text file, with or without a byte order mark; lines end in LF.
 
-    Args:
-        path: the file.
-        what: kind of the file, for the message.
-        limit: largest size in bytes; None for any size.
-        errors: ``replace`` to read bytes that are not UTF-8 as U+FFFD.
-        advice: how to fix bytes that are not UTF-8; empty: save the file as UTF-8.
+    With ``errors="replace"``, bytes that are not UTF-8 become U+FFFD.
 
     Raises:
         FileError: the file cannot be read or is not UTF-8; the message gives the line.
@@ -416,15 +385,9 @@ def read_json(
 ) -> Any:
     """Read a JSON file.
 
-    Args:
-        path: the file.
-        what: kind of the file, for the message.
-        kind: type of the top level; None for any.
-        limit: largest size in bytes.
-        values: largest number of values; None for any number.
-        advice: how to fix bad content.
-        lenient: accept lone surrogates, as in names of files that are not UTF-8, and integers
-            beyond 64 bits; for content that is checked value by value.
+    ``kind`` is the type of the top level and ``values`` the largest number of values; None for any.
+    ``lenient`` accepts lone surrogates, as in file names that are not UTF-8, and integers beyond 64
+    bits, for content that is checked value by value.
 
     Raises:
         FileError: the file cannot be read, is not JSON, too large, nested more than ``DEEPEST``
@@ -509,14 +472,7 @@ def read_yaml(
     limit: int = YAML_BYTES,
     advice: str = "",
 ) -> Any:
-    """Read a YAML file of plain values.
-
-    Args:
-        path: the file.
-        what: kind of the file, for the message.
-        kind: type of the top level; None for any.
-        limit: largest size in bytes.
-        advice: how to fix bad content.
+    """Read a YAML file of plain values, with the type ``kind`` at the top; None for any.
 
     Raises:
         FileError: the file cannot be read, is not YAML, of another kind at the top, nested more
@@ -599,17 +555,10 @@ def read_arrays(
     optional: Collection[str] = (),
     advice: str = "",
 ) -> dict[str, Any]:
-    """Read the arrays of an npz file without pickles; checksums are verified, sizes limited.
+    """Read the arrays of an npz file by name, without pickles.
 
-    Args:
-        path: the file.
-        what: kind of the file, for the message.
-        names: required arrays; others are not read. None to read all.
-        optional: with ``names``, arrays that are read if they exist.
-        advice: how to fix bad content.
-
-    Returns:
-        The arrays by name.
+    ``names`` are required, ``optional`` ones are read if they exist, and others are not read;
+    ``names=None`` reads all. Checksums are verified, and sizes limited.
 
     Raises:
         FileError: the file cannot be read, is no npz file, damaged, lacks an array, holds Python
@@ -676,11 +625,7 @@ def _array(archive: Any, name: str, member: Any) -> Any:
 def map_array(path: Path, what: str = "array", mode: str = "c", advice: str = "") -> Any:
     """Memory-map the array of an ``.npy`` file.
 
-    Args:
-        path: the file.
-        what: kind of the file, for the message.
-        mode: ``c`` to keep changes of the array in memory, ``r+`` to write them to the file.
-        advice: how to fix a bad file.
+    Changes of the array stay in memory with mode ``c``, and are written to the file with ``r+``.
 
     Raises:
         FileError: the file cannot be read, is no array, damaged, or holds Python objects.
@@ -707,8 +652,8 @@ def expect(
             any. ``float`` accepts whole numbers, ``finite`` neither NaN nor infinity, and no number
             is a boolean or too large for 64 bits. ``*`` stands for all keys of a mapping. A key
             that ends in ``?`` may be missing or null, and so may the mappings that contain it.
-        path: the file.
-        what: kind of the file, for the message.
+        path: the file; see the module for this and the other arguments.
+        what: kind of the file.
         advice: how to fix it.
 
     Raises:

@@ -126,7 +126,7 @@ def test_a_folder_that_cannot_be_or_goes_away_sinks_no_other_job(job, tmp_path):
 )
 def test_what_an_exit_status_says(job, status, how):
     one = job("one", "")
-    process.end(one, status)
+    process.record_end(one, status)
     assert process.failed(status) is (how is not None)
     assert (one.folder / ERROR).is_file() is (how is not None)
     assert how is None or (one.folder / ERROR).read_text() == f"killed by {how}\n"
@@ -168,7 +168,7 @@ def test_a_job_that_does_not_stop_is_killed_with_its_children():
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     child = int(running.stdout.readline())
-    process.stop([running], patience=0.3)
+    process.stop_jobs([running], patience=0.3)
     assert running.returncode == -signal.SIGKILL
     assert until(lambda: not alive(child))
     running.stdout.close()

@@ -350,7 +350,7 @@ def test_a_job_out_of_time_too_often_has_failed(tmp_path, cluster):
 def test_a_checkpoint_stops_the_run_and_is_the_same_job(tmp_path):
     pytest.importorskip("submitit")
     run = SubmittedRun(job(tmp_path, "a", "import time; time.sleep(60)"))
-    run.child = process.start(run.job)
+    run.child = process.start_job(run.job)
     again = run.checkpoint()
     assert run.child.returncode == -signal.SIGTERM
     assert (type(again.function), again.function.job, again.function.child) == (

@@ -82,7 +82,7 @@ class Pool:
                     at, slot = waiting.popleft(), free.popleft()
                     tries[at] += 1
                     try:
-                        running[at] = slot, process.start(jobs[at], self.environments[slot])
+                        running[at] = slot, process.start_job(jobs[at], self.environments[slot])
                     except OSError as error:  # its folder cannot be made; others continue
                         print(f"{jobs[at].name} cannot begin: {error}", file=sys.stderr)
                         watch.ended(at, 1)
@@ -94,7 +94,7 @@ class Pool:
                     slot, job = running.pop(at)
                     free.append(slot)
                     status = job.returncode
-                    process.end(jobs[at], status)
+                    process.record_end(jobs[at], status)
                     if failed(status) and tries[at] <= self.retries:
                         print(f"failed, and is tried again: {jobs[at].name}", file=sys.stderr)
                         waiting.append(at)
@@ -106,7 +106,7 @@ class Pool:
         finally:
             if running:
                 print(f"stopping {len(running)} that run", file=sys.stderr)
-            process.stop([job for _, job in running.values()])
+            process.stop_jobs([job for _, job in running.values()])
 
 
 def visible_gpus(environment: Mapping[str, str] = os.environ) -> list[str]:

@@ -81,7 +81,7 @@ class Launcher(Protocol):
         ...
 
 
-def start(job: Job, environment: Mapping[str, str] | None = None) -> "subprocess.Popen[bytes]":
+def start_job(job: Job, environment: Mapping[str, str] | None = None) -> "subprocess.Popen[bytes]":
     """Start a job in the working directory of this process, with its output in its folder.
 
     Args:
@@ -110,7 +110,7 @@ def start(job: Job, environment: Mapping[str, str] | None = None) -> "subprocess
         )
 
 
-def end(job: Job, status: int) -> None:
+def record_end(job: Job, status: int) -> None:
     """Write ``error.txt`` of a failed job that has not written it.
 
     Args:
@@ -139,28 +139,28 @@ def _how(status: int) -> str:
     return f"killed by {names.get(-status, f'signal {-status}')}"
 
 
-def fail(job: Job, why: str) -> None:
+def record_failure(job: Job, why: str) -> None:
     """Append a reason to the log of a job that could not write it, and write ``error.txt``."""
     make_folder(job.folder)
     with writing(job.folder / LOG), open_no_follow(job.folder / LOG, "a") as log:
         log.write(f"{why.rstrip()}\n")
-    end(job, 1)
+    record_end(job, 1)
 
 
-def run(job: Job, environment: Mapping[str, str] | None = None) -> int:
+def run_job(job: Job, environment: Mapping[str, str] | None = None) -> int:
     """Run a job; return its exit status."""
-    process = start(job, environment)
+    process = start_job(job, environment)
     try:
         while (status := process.poll()) is None:
             time.sleep(0.2)  # not wait(): after an interruption in it, it cannot be called again
     except BaseException:
-        stop([process])
+        stop_jobs([process])
         raise
-    end(job, status)
+    record_end(job, status)
     return status
 
 
-def stop(processes: Sequence["subprocess.Popen[bytes]"], patience: float = 20) -> None:
+def stop_jobs(processes: Sequence["subprocess.Popen[bytes]"], patience: float = 20) -> None:
     """Terminate jobs; kill those that run after ``patience`` seconds, with their children."""
     for number, wait in ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)):
         for process in (process for process in processes if process.poll() is None):

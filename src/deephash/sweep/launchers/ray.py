@@ -18,16 +18,16 @@ OBJECTS = 100 * 2**20
 """Bytes of a local Ray's object store, which holds exit statuses only."""
 
 PATIENCE = 30.0
-"""Seconds for interrupted jobs to stop, more than in `process.stop`."""
+"""Seconds for interrupted jobs to stop, more than in `process.stop_jobs`."""
 
 
-def run(job: Job, folder: Path) -> int:
+def run_in_folder(job: Job, folder: Path) -> int:
     """Run a job on a worker of Ray in a working directory; return its exit status.
 
     The job inherits CUDA_VISIBLE_DEVICES and OMP_NUM_THREADS from Ray.
     """
     os.chdir(folder)
-    return process.run(job)
+    return process.run_job(job)
 
 
 class Ray:
@@ -126,7 +126,7 @@ class Ray:
                 tell(f"{problem}: jobs wait until the cluster grows, or for Ctrl-C")
 
     def _run(self, ray: Any, jobs: Sequence[Job], watch: Watch) -> None:
-        task = ray.remote(run).options(
+        task = ray.remote(run_in_folder).options(
             num_gpus=self.needs["GPU"], num_cpus=self.needs["CPU"], max_retries=self.retries
         )
         logs = [_size(job) for job in jobs]
@@ -160,5 +160,5 @@ def _status(ray: Any, ref: Any, job: Job) -> int:
     try:
         return int(ray.get(ref))
     except ray.exceptions.RayError as error:
-        process.fail(job, str(error))
+        process.record_failure(job, str(error))
         return 1

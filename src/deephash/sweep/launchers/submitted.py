@@ -33,18 +33,18 @@ class SubmittedRun:
         # A child inherits the blocked signals.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
         try:
-            self.child = process.start(self.job)
+            self.child = process.start_job(self.job)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
         try:
             while (status := self.child.poll()) is None:
                 time.sleep(0.2)  # not wait(): checkpoint() interrupts it, and waits itself
         except BaseException as error:
-            process.stop([self.child])
+            process.stop_jobs([self.child])
             if isinstance(error, Exception):  # submitit does not queue it again
-                process.fail(self.job, str(error))
+                process.record_failure(self.job, str(error))
             raise
-        process.end(self.job, status)
+        process.record_end(self.job, status)
         return status
 
     def checkpoint(self) -> Any:
@@ -55,7 +55,7 @@ class SubmittedRun:
         from submitit.helpers import DelayedSubmission
 
         if self.child is not None:
-            process.stop([self.child])
+            process.stop_jobs([self.child])
         return DelayedSubmission(SubmittedRun(self.job))
 
 
@@ -122,11 +122,11 @@ class Submitted:
             error = self.ticket.exception()
             if error is None:
                 return int(self.ticket.result())
-            process.fail(self.job, str(error))
+            process.record_failure(self.job, str(error))
             return 1
         state = self.ticket.state
         if state.startswith("CANCELLED"):  # by scancel
             return process.INTERRUPTED[1]
         reason = f"job {self.ticket.job_id} left no result, its state is {state}"
-        process.fail(self.job, f"{reason}: see {paths.stderr}")
+        process.record_failure(self.job, f"{reason}: see {paths.stderr}")
         return 1
