@@ -40,6 +40,8 @@ def recipe(name: str) -> dict[str, Any]:
         if entry == "_self_":
             named = {key: own[key]["_target_"] for key in PARTS if "_target_" in own.get(key, ())}
             found |= own | {"parts": found["parts"] | named}
+        elif isinstance(entry, str) and entry.startswith("/"):
+            found["shared"] = [*found.get("shared", []), f"conf{entry}.yaml"]
         elif isinstance(entry, str):
             found |= recipe(entry)
         else:
@@ -131,6 +133,9 @@ def page(name: str) -> str:
         lines += [f"- `dataset={one.rpartition('_')[2]}` (`conf/settings/{one}.yaml`)"
                   for one in settings] + [""]  # fmt: skip
     lines += ["## Recipe", "", "```yaml", text.rstrip(), "```", ""]
+    for shared in found.get("shared", []):
+        text = (ROOT / shared).read_text().rstrip()
+        lines += [f"It includes [{shared}](../../{shared}):", "", "```yaml", text, "```", ""]
     if "_target_" in found:
         about, arguments = described(targets.locate(found["_target_"]))
         lines += ["## Method", "", about, "", *arguments, ""]

@@ -10,11 +10,12 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from pathlib import Path
 from typing import Any, get_args
 
 import hydra
+from hydra._internal.hydra import Hydra
 
 from deephash.config import composition, overrides, schema
 from deephash.config.composition import CONFIG_DIR, Extension
@@ -237,12 +238,24 @@ def _show(conf: Path, page: str, line: CommandLine) -> int:
         print(program.completion())
         return 0
     sys.argv[1:] = [*kept, *more]
+    _hide_groups("shared", "settings/base")
     main = hydra.main(version_base="1.3", config_path=str(conf.resolve()), config_name=page)
     show = main(lambda cfg: None)
     if COMPLETION & line.names and any(one.key == "query" for one in line.overrides):
         return _completed(show)
     show()
     return 0
+
+
+@cache
+def _hide_groups(*hidden: str) -> None:
+    """Omit groups from ``--help`` that only the defaults lists of ``conf`` use."""
+    usual = Hydra.list_all_config_groups
+
+    def shown(self: Hydra, parent: str = "") -> list[str]:
+        return [group for group in usual(self, parent) if not group.startswith(hidden)]
+
+    Hydra.list_all_config_groups = shown  # type: ignore[method-assign]
 
 
 def _exit_status(job: Callable[[], int], interrupted: str) -> int:

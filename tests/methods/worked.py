@@ -45,7 +45,8 @@ def page(group, name):
         if entry == "_self_":
             found |= own
         elif isinstance(entry, str):
-            found |= page(group, entry)
+            if not entry.startswith("/"):  # what is shared has no part of a method
+                found |= page(group, entry)
         else:
             ((key, option),) = entry.items()
             found["parts"] = {**found["parts"], re.split(r"[@.]", key)[-1]: option}

@@ -7,6 +7,7 @@ enumerations are members of their ``Enum``, and each part is a mapping with a ``
 """
 
 import dataclasses
+import functools
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from typing import (
     get_origin,
 )
 
+import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
@@ -441,3 +443,24 @@ def register() -> None:
     store.store(name="data_schema", node=Data)
     store.store(name="schema", node=Train)
     store.store(name="evaluate_schema", node=Evaluate)
+    for group, name, node in _pipelines():
+        store.store(group=group, name=name, node=node)
+
+
+@functools.cache
+def _pipelines() -> list[tuple[str, str, dict[str, Any]]]:
+    """Read the pipelines of ``conf/shared/transforms.yaml`` as options of the groups ``shared/*``.
+
+    One file for all pipelines, because the anchors that name their steps are local to a YAML file.
+
+    Returns:
+        group, name and node of each option. The node of a pipeline for training or test images is
+        ``{train: steps}`` or ``{test: steps}``; of a further view, its name and steps.
+    """
+    text = (program.folder("conf") / "shared" / "transforms.yaml").read_text(encoding="utf-8")
+    pipelines = yaml.safe_load(text)
+    return [
+        (f"shared/{role}", name, {name if role == "view" else role: steps})
+        for role in ("train", "test", "view")
+        for name, steps in pipelines[role].items()
+    ]

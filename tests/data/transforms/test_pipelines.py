@@ -109,10 +109,11 @@ def test_a_pipeline_is_chosen_for_views_by_its_name(file, folded):
     assert identity.run_name(cfg, parse_all(words)).endswith(f"pipeline={file}")
 
 
-def test_the_blur_of_pillow():
+def test_the_blur_of_pillow(folded):
     """On a smooth image, and on noise: Pillow's three boxes are no Gaussian."""
-    steps = Path(CONF / "pipeline" / "nsh.yaml").read_text()
-    assert "GaussianBlur, kernel_size: 13" in steps
+    steps = folded("dataset=cifar10", "pipeline=nsh")["dataset"]["transforms"]["nsh_weak"]
+    (blur,) = (step for step in steps if step["_target_"].endswith("GaussianBlur"))
+    assert blur["kernel_size"] == 13
     drawn = torch.Generator().manual_seed(0)
     noise = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8, generator=drawn)
     coarse = noise[:, :8, :8]

@@ -154,11 +154,17 @@ def test_a_recipe_tells_its_source_and_its_squares(name):
     assert (f"dataset.source.size={RECIPES[name][0]}" in head) >= (name in REFUSE)
 
 
+def written(train, test):
+    """Two pipelines of the catalogue."""
+    catalogue = yaml.safe_load((CONF / "shared" / "transforms.yaml").read_text())
+    return {"train": catalogue["train"][train], "test": catalogue["test"][test]}
+
+
 @pytest.mark.parametrize("dataset", ["imagenet100", "cifar10", "digits"])
 def test_a_recipe_replaces_both_pipelines_whole(dataset, folded):
     words = [f"dataset={dataset}", "views=hashnet"]
     cfg, plain = folded(*words), folded(*words[:1])
-    stands = yaml.safe_load((CONF / "views" / "hashnet.yaml").read_text())
+    stands = written("hashnet", "squash_256")
     assert cfg["dataset"]["transforms"] == stands != plain["dataset"]["transforms"]
     rest = {key: value for key, value in cfg["dataset"].items() if key != "transforms"}
     assert rest == {k: v for k, v in plain["dataset"].items() if k != "transforms"}
@@ -168,8 +174,7 @@ def test_a_recipe_replaces_both_pipelines_whole(dataset, folded):
 
 def test_a_recipe_that_is_typed_replaces_that_of_an_experiment(folded):
     cfg = folded("experiment=dhn_cifar10", "views=cibhash_cifar")
-    stands = yaml.safe_load((CONF / "views" / "cibhash_cifar.yaml").read_text())
-    assert cfg["dataset"]["transforms"] == stands
+    assert cfg["dataset"]["transforms"] == written("cibhash_cifar", "resize_224")
 
 
 def test_recipes_that_are_the_same_on_squares(folded):
