@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-from deephash.config import composition, overrides, resolve
+from deephash.config import composition, overrides
 from deephash.sweep import multirun
 from deephash.sweep.spec import Sheet
 
@@ -86,9 +86,9 @@ def composed(line: str) -> Any:
         return {"hydra.launcher": OmegaConf.to_container(cfg.hydra.launcher)}
     if "/" in page:
         return OmegaConf.to_container(cfg)
-    folded = resolve.fold(cfg, given)
-    folded.pop("paths", None)  # of this machine
-    return folded
+    values: Any = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    values.pop("paths")  # of this machine
+    return values
 
 
 def digests(line: str) -> dict[str, str]:
