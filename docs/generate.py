@@ -135,7 +135,7 @@ def page(name: str) -> str:
     lines += ["## Recipe", "", "```yaml", text.rstrip(), "```", ""]
     for shared in found.get("shared", []):
         text = (ROOT / shared).read_text().rstrip()
-        lines += [f"It includes [{shared}](../../{shared}):", "", "```yaml", text, "```", ""]
+        lines += [f"It includes `{shared}`:", "", "```yaml", text, "```", ""]
     if "_target_" in found:
         about, arguments = described(targets.locate(found["_target_"]))
         lines += ["## Method", "", about, "", *arguments, ""]
