@@ -7,7 +7,6 @@ enumerations are members of their ``Enum``, and each part is a mapping with a ``
 """
 
 import dataclasses
-import functools
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -443,11 +442,11 @@ def register() -> None:
     store.store(name="data_schema", node=Data)
     store.store(name="schema", node=Train)
     store.store(name="evaluate_schema", node=Evaluate)
-    for group, name, node in _pipelines():
-        store.store(group=group, name=name, node=node)
+    if "view" not in store.repo.get("shared", {}):  # not yet in this process
+        for group, name, node in _pipelines():
+            store.store(group=group, name=name, node=node)
 
 
-@functools.cache
 def _pipelines() -> list[tuple[str, str, dict[str, Any]]]:
     """Read the pipelines of ``conf/shared/transforms.yaml`` as options of the groups ``shared/*``.
 
