@@ -61,7 +61,7 @@ from deephash.runs.load_encoder import load_checkpoint
 from deephash.runs.status import epochs_done, reason
 from deephash.runs.train_run import refuse_another, train
 from deephash.sweep import multirun, plan_jobs, report_sweep
-from deephash.sweep.paired import NotComparableError, judge
+from deephash.sweep.paired import NotComparableError, query_precision
 from deephash.sweep.spec import Sheet
 from deephash.training import checkpoint
 from deephash.training.snapshots import read_snapshots
@@ -539,14 +539,14 @@ class Sound:
     def reported(self, outputs: Path) -> None:
         """``report.py sweep=``."""
         paths = self.report.paths.with_values(outputs=str(outputs))
-        report_sweep.report(self.report.with_values(paths=paths.plain))
+        report_sweep.report_sweeps(self.report.with_values(paths=paths.plain))
 
     def judged(self, folder: Path) -> None:
         """Paired differences, and a search index from a run."""
         with contextlib.suppress(DeephashError):
             Index.from_run(folder).search(np.zeros((1, 1), np.uint8), 3)
         try:
-            judge(folder, RunFolder(folder).report())
+            query_precision(folder, RunFolder(folder).report())
         except NotComparableError as error:
             raise DeephashError(str(error)) from error
 

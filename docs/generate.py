@@ -213,7 +213,7 @@ def published_page() -> str:
         for name in [names] if isinstance(names, str) else names:
             users.setdefault(name, []).append(path.stem)
     lines = [PUBLISHED]
-    for name, table in published.tables().items():
+    for name, table in published.published_tables().items():
         lines += [f"## {name}", "", f"{table['source']}. Verified: {table['verified']}."]
         if name in users:
             shown = ", ".join(f"`+sweep={one}`" for one in users[name])
@@ -221,7 +221,7 @@ def published_page() -> str:
         for dataset in table["values"]:
             found = published.published(name, dataset)
             assert found is not None
-            lines += ["", f"**{dataset}**, {found.told()}", "", *numbers(found.values)]
+            lines += ["", f"**{dataset}**, {found.describe()}", "", *numbers(found.values)]
             lines += [f"- {row}: {note}" for row, note in found.notes.items()]
             if found.curves:
                 lines += ["", "By epoch:", "", *curves(found.curves)]

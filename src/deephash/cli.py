@@ -156,7 +156,7 @@ def _evaluate_job(cfg: schema.Evaluate, given: tuple[Override, ...]) -> None:
 def _report_job(cfg: schema.Report, given: tuple[Override, ...]) -> None:
     from deephash.sweep import report_sweep
 
-    report_sweep.report(cfg, given)
+    report_sweep.report_sweeps(cfg, given)
 
 
 def _data_job(cfg: schema.Data, given: tuple[Override, ...]) -> None:

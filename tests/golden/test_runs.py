@@ -64,7 +64,7 @@ def test_an_interrupted_run_is_resumed(outputs, capsys):
 
 def test_their_sweep_is_reported(outputs, capsys):
     line = ["sweep=frozen", f"paths.outputs={outputs}", "compare=null"]
-    found = report_sweep.report(checks.parse_page(schema.Report, of_page("report", *line)))
+    found = report_sweep.report_sweeps(checks.parse_page(schema.Report, of_page("report", *line)))
     assert found["runs"] == {"finished": 1, "interrupted": 1}
     printed = capsys.readouterr().out
     assert f"{float.fromhex(FINISHED['map']):.4f}"[1:] in printed, printed

@@ -242,7 +242,7 @@ def test_a_sweep_has_dashes_and_a_note(run, tmp_path, capsys):
     entry = {"run": str(run.relative_to(tmp_path)), "values": values}
     (folder / "sweep.json").write_text(json.dumps({"jobs": [entry], "report": {"rows": "method"}}))
     words = ["sweep=few", f"paths.outputs={tmp_path}", "compare=best"]
-    report_sweep.report(*job("report", words))
+    report_sweep.report_sweeps(*job("report", words))
     shown = capsys.readouterr().out
     assert "1 finished" in shown and "| dpsh | unsupervised | — without mAP |" in shown
     assert "images without labels" in shown

@@ -7,13 +7,14 @@ import pytest
 
 from deephash import retrieval
 from deephash.report import write_comparison
-from deephash.report.cells import entries, notes
-from deephash.report.figures.evaluation import figures_of, pair_distances
-from deephash.report.grid import Job, Sweep, sections
-from deephash.report.pages.run import choices, gap, metric_rows
-from deephash.report.pages.sweep import tables_of
-from deephash.report.rows import rows_of_runs, without_labels
-from deephash.report.table import markdown
+from deephash.report.figures.evaluation import draw_pair_distances, figures_of
+from deephash.report.notes import section_notes
+from deephash.report.pages.run import map_choices, metric_rows, selection_gap
+from deephash.report.pages.sweep import all_markdown
+from deephash.report.results import Sweep, SweepRun, make_sections
+from deephash.report.run_groups import group_seeds
+from deephash.report.tables import reports_markdown
+from deephash.report.values import unlabelled_sentence
 
 
 def report(labels, seed=0, method="dpsh"):
@@ -34,19 +35,19 @@ MIXED = [report(True, 0, "csq"), *BARE]
 
 
 def test_a_markdown_table_has_a_dash_and_a_note():
-    told = markdown(BARE)
+    told = reports_markdown(BARE)
     assert "| dpsh | — |" in told and told.endswith("— images without labels: there is no mAP")
-    told = markdown([{**one, "protocol": MIXED[0]["protocol"]} for one in MIXED])
+    told = reports_markdown([{**one, "protocol": MIXED[0]["protocol"]} for one in MIXED])
     assert "| dpsh | — \\*|" in told or "| dpsh | — |" in told
     assert f"| csq | {MIXED[0]['metrics']['map']:.4f} |" in told
-    assert "—" not in markdown(MIXED[:1])
+    assert "—" not in reports_markdown(MIXED[:1])
 
 
 @pytest.mark.parametrize(
     ("runs", "sentence"), [(BARE, "These runs were"), (MIXED, "Runs with a dash for mAP were")]
 )
 def test_a_comparison_says_so(tmp_path, runs, sentence):
-    assert without_labels(runs).startswith(sentence)
+    assert unlabelled_sentence(runs).startswith(sentence)
     write_comparison(tmp_path, runs)
     page = (tmp_path / "comparison.html").read_text()
     assert sentence in page and ">nan<" not in page
@@ -58,19 +59,19 @@ def test_labelled_runs_are_as_before(tmp_path):
     write_comparison(tmp_path, MIXED[:1])
     assert "without labels" not in (tmp_path / "comparison.html").read_text()
     assert not (tmp_path / "figures" / "pair_distances.svg").exists()
-    assert without_labels(MIXED[:1]) == ""
+    assert unlabelled_sentence(MIXED[:1]) == ""
 
 
 def test_figures_need_a_number():
-    names = {one.name for one in figures_of(rows_of_runs(BARE))}
+    names = {one.name for one in figures_of(group_seeds(BARE))}
     assert {"pair_distances", "bits"} <= names
     assert names.isdisjoint({"map", "distances", "separability", "pr_by_rank", "precision_at"})
-    assert pair_distances(rows_of_runs(MIXED[:1])) is None
+    assert draw_pair_distances(group_seeds(MIXED[:1])) is None
 
 
 def test_a_page_of_a_run_has_no_card_of_a_map():
     nothing = {"map_last": None, "map_best_on_query": None, "map_at_val_epoch": None}
-    assert choices(nothing) == [] and gap(nothing) == ""
+    assert map_choices(nothing) == [] and selection_gap(nothing) == ""
     rows = dict(metric_rows(BARE[0]["metrics"]))
     assert "map" not in rows and "note" not in rows and "recall at" not in rows
     assert rows["distances: mean nearest"] != "-"
@@ -78,13 +79,14 @@ def test_a_page_of_a_run_has_no_card_of_a_map():
 
 def test_a_sweep_has_a_dash_with_the_reason():
     jobs = tuple(
-        Job(one["run"], {"dataset": "birds", "dataset.protocol": "drawn", "method": one["method"],
-                         "model.nbit": 8, "seed": one["seed"]}, report=one, state="finished")
+        SweepRun(one["run"],
+                 {"dataset": "birds", "dataset.protocol": "drawn", "method": one["method"],
+                  "model.nbit": 8, "seed": one["seed"]}, report=one, state="finished")
         for one in MIXED
     )  # fmt: skip
-    parts = sections([Sweep("few", jobs)])
-    cells = entries(parts[0])
+    parts = make_sections([Sweep("few", jobs)])
+    cells = parts[0].cells
     states = {row[0]: entry.state for (row, _), entry in cells.items()}
     assert states["dpsh"] == "2 without mAP"
-    assert any("images without labels" in text for _, text in notes(parts[0], cells.values()))
-    assert "| — 2 without mAP |" in tables_of([Sweep("few", jobs)], parts, {})
+    assert any("images without labels" in text for _, text in section_notes(parts[0]))
+    assert "| — 2 without mAP |" in all_markdown([Sweep("few", jobs)], parts, {})

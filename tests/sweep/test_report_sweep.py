@@ -13,10 +13,10 @@ import yaml
 from deephash import retrieval
 from deephash.config import checks, schema
 from deephash.errors import ConfigError, WriteError
-from deephash.report.grid import sections
+from deephash.report.results import make_sections
 from deephash.runs.folder import RunFolder
-from deephash.sweep.paired import NotComparableError, judge, paired
-from deephash.sweep.report_sweep import _conditions, read, report
+from deephash.sweep.paired import NotComparableError, paired_differences, query_precision
+from deephash.sweep.report_sweep import _conditions, read_sweep, report_sweeps
 from deephash.utils.files import write_arrays
 from tests.commands import run
 
@@ -97,7 +97,7 @@ def outputs(tmp_path):
 
 
 def test_a_partial_sweep_is_reported(outputs, capsys, read_page):
-    told = report(page(outputs, "beta", compare="50"))
+    told = report_sweeps(page(outputs, "beta", compare="50"))
     assert told["runs"] == {"finished": 3, "failed": 1}
     folder = outputs / "sweeps" / "beta"
     assert not (folder / "report.json").exists() and (folder / "summary.json").is_file()
@@ -113,30 +113,30 @@ def test_a_partial_sweep_is_reported(outputs, capsys, read_page):
 
 
 def test_a_second_report_forgets_figures_that_are_no_more(outputs):
-    report(page(outputs, "beta"))
+    report_sweeps(page(outputs, "beta"))
     figures = outputs / "sweeps" / "beta" / "figures"
     assert len(list(figures.iterdir())) == 2
     (figures / "mine.png").touch()
     manifest(outputs, "beta", [entry(50, 0), entry(50, 1)])
-    report(page(outputs, "beta"))
+    report_sweeps(page(outputs, "beta"))
     assert [path.name for path in figures.iterdir()] == ["mine.png"]
 
 
 def test_a_part_of_a_sweep_has_a_folder_of_its_own(outputs):
-    report(page(outputs, "beta"))
+    report_sweeps(page(outputs, "beta"))
     folder = outputs / "sweeps" / "beta"
     whole = (folder / "table.md").read_text()
-    report(page(outputs, "beta", only={"method.loss.scale": 50}))
+    report_sweeps(page(outputs, "beta", only={"method.loss.scale": 50}))
     assert (folder / "table.md").read_text() == whole
     part = (folder / "only-method.loss.scale=50" / "table.md").read_text()
     assert "| 50 |" in part and "| 5 |" not in part
-    report(page(outputs, "beta", only={"method.loss.scale": [5, 50]}))
+    report_sweeps(page(outputs, "beta", only={"method.loss.scale": [5, 50]}))
     assert (folder / "only-method.loss.scale=5+50" / "table.md").is_file()
 
 
 def test_several_are_joined_in_a_folder_named_for_all(outputs):
     manifest(outputs, "more", [entry(50, 0), entry(500, 0)])
-    told = report(page(outputs, ["beta", "more"], compare=None))
+    told = report_sweeps(page(outputs, ["beta", "more"], compare=None))
     assert told["runs"] == {"finished": 3, "failed": 1, "waiting": 1}
     text = (outputs / "sweeps" / "beta+more" / "table.md").read_text()
     assert text.count("### ") == 1 and "| 500 | — waiting |" in text
@@ -144,7 +144,7 @@ def test_several_are_joined_in_a_folder_named_for_all(outputs):
 
 
 def test_out_says_where(outputs, tmp_path):
-    report(page(outputs, "beta", out=str(tmp_path / "elsewhere")))
+    report_sweeps(page(outputs, "beta", out=str(tmp_path / "elsewhere")))
     assert (tmp_path / "elsewhere" / "table.tex").is_file()
 
 
@@ -152,7 +152,7 @@ def test_out_says_where(outputs, tmp_path):
     ("more", "words"),
     [
         ({"sweep": "betta"}, r"no sweep betta in .*There are: beta.*deephash report sweep=beta"),
-        ({"only": {"seeds": 1}}, r"seeds is no axis.*seed"),
+        ({"only": {"seeds": 1}}, r"seeds is not an axis.*seed"),
         ({"only": {"seed": 7}}, r"no run has seed: 7.*seed: 0, 1"),
         ({"only": ["seed=7"]}, r"only  is \['seed=7'\].*{dataset:cifar10,model.nbit:64}"),
         ({"compare": "7"}, r"no row 7.*5, 50"),
@@ -160,18 +160,18 @@ def test_out_says_where(outputs, tmp_path):
 )
 def test_what_there_is_not_is_told_with_what_there_is(outputs, more, words):
     with pytest.raises(ConfigError, match=f"(?s){words}"):
-        report(page(outputs, **({"sweep": "beta"} | more)))
+        report_sweeps(page(outputs, **({"sweep": "beta"} | more)))
 
 
 def test_where_there_is_no_sweep_at_all_it_says_how_one_begins(tmp_path):
     with pytest.raises(ConfigError, match=r"deephash train -m"):
-        report(page(tmp_path, "beta"))
+        report_sweeps(page(tmp_path, "beta"))
 
 
 def test_a_damaged_manifest_is_named(outputs):
     (outputs / "sweeps" / "beta" / "sweep.json").write_text('{"jobs": [{}]}')
     with pytest.raises(ConfigError, match=r"sweep\.json is damaged"):
-        report(page(outputs, "beta"))
+        report_sweeps(page(outputs, "beta"))
 
 
 def test_a_run_says_how_far_it_is_and_half_written_files_are_no_error(outputs):
@@ -180,12 +180,12 @@ def test_a_run_says_how_far_it_is_and_half_written_files_are_no_error(outputs):
     run.lock()
     try:
         manifest(outputs, "beta", [job])
-        (told,) = read(outputs, "beta").jobs
+        (told,) = read_sweep(outputs, "beta").runs
         assert (told.state, told.progress) == ("running", "")
         (run.path / "config.yaml").write_text("dataset: {}\ntrainer: {epochs: 40}\n")
         (run.path / "log.jsonl").write_text('{"epoch": 2}\n{"epoch": 3}\n{"epo')
         (run.path / "report.json").write_text('{"metr')
-        (told,) = read(outputs, "beta").jobs
+        (told,) = read_sweep(outputs, "beta").runs
         assert (told.state, told.progress, told.report) == ("running", "3/40", None)
     finally:
         run.close()
@@ -204,7 +204,7 @@ def test_a_run_says_how_far_it_is_and_half_written_files_are_no_error(outputs):
 def test_the_queries_of_a_run_are_worth_its_map(tmp_path, convention):
     job = entry(5, 0)
     told = finish(tmp_path, job, **convention)
-    precision = judge(tmp_path / job["run"], told).precision
+    precision = query_precision(tmp_path / job["run"], told).precision
     assert precision[np.isfinite(precision)].mean() == told["metrics"]["map"]
 
 
@@ -212,42 +212,42 @@ def test_pairs_are_the_difference_of_the_maps_over_the_seeds_of_both(outputs):
     jobs = [entry(scale, seed) for scale in (5, 50) for seed in (0, 1)]
     shutil.rmtree(outputs / jobs[3]["run"])
     finish(outputs, jobs[3], 1.5)
-    sweep = read(outputs, "beta")
-    (section,) = sections([sweep])
-    (pair,) = paired(section, "5", outputs, 200, 0).pairs
-    values = [job.report["metrics"]["map"] for job in sweep.jobs]
+    sweep = read_sweep(outputs, "beta")
+    (section,) = make_sections([sweep])
+    (pair,) = paired_differences(section, "5", outputs, 200, 0).pairs
+    values = [job.report["metrics"]["map"] for job in sweep.runs]
     assert pair.mean == pytest.approx((values[2] + values[3] - values[0] - values[1]) / 2)
-    assert (pair.seeds, pair.queries, pair.certain) == (2, QUERIES, True)
+    assert (pair.seeds, pair.queries, pair.excludes_zero) == (2, QUERIES, True)
     assert pair.low < pair.mean < pair.high
 
 
 def test_runs_that_do_not_compare_are_not_compared_and_it_is_said(outputs):
     def refused(**changes):
-        sweep = read(outputs, "beta")
-        jobs = list(sweep.jobs)
+        sweep = read_sweep(outputs, "beta")
+        jobs = list(sweep.runs)
         jobs[2] = replace(jobs[2], **changes)
-        (section,) = sections([replace(sweep, jobs=tuple(jobs))])
-        found = paired(section, "5", outputs, 200, 0)
+        (section,) = make_sections([replace(sweep, runs=tuple(jobs))])
+        found = paired_differences(section, "5", outputs, 200, 0)
         assert found.pairs == ()
-        return found.refused[0].why
+        return found.not_compared[0].reason
 
-    told = read(outputs, "beta").jobs[2]
+    told = read_sweep(outputs, "beta").runs[2]
     other = told.report | {"protocol": told.report["protocol"] | {"fingerprint": ""}}
     assert "other data, or under another convention" in refused(report=other)
     assert "no seed" in refused(values={**told.values, "seed": 9})
-    codes = outputs / told.run / "codes.npz"
+    codes = outputs / told.name / "codes.npz"
     arrays = dict(np.load(codes))
     write_arrays(codes, arrays | {"query_ids": arrays["query_ids"][::-1]})
     assert "queries are not the same" in refused()
     write_arrays(codes, arrays | {"query_codes": arrays["query_codes"][::-1]})
-    assert "not what its report measured" in refused()
+    assert "does not reproduce" in refused()
     write_arrays(codes, arrays | {"fingerprint": "0"})
     assert "other data than its report" in refused()
     codes.write_bytes(b"PK\x03\x04")
     with pytest.raises(
         NotComparableError, match=r"it is cut off, or not an npz file \(codes\.npz\)"
     ):
-        judge(codes.parent, told.report)
+        query_precision(codes.parent, told.report)
 
 
 @pytest.mark.slow
@@ -290,8 +290,8 @@ DAMAGES = {
     ("name", "content"), [(name, one) for name, some in DAMAGES.items() for one in some]
 )
 def test_a_damaged_run_is_marked_and_the_others_are_reported(outputs, capsys, name, content):
-    (outputs / read(outputs, "beta").jobs[0].run / name).write_bytes(content)
-    told = report(page(outputs, "beta", compare="50"))
+    (outputs / read_sweep(outputs, "beta").runs[0].name / name).write_bytes(content)
+    told = report_sweeps(page(outputs, "beta", compare="50"))
     said = capsys.readouterr().out
     if name == "report.json":
         assert told["runs"] == {"damaged": 1, "finished": 2, "failed": 1}
@@ -303,14 +303,14 @@ def test_a_damaged_run_is_marked_and_the_others_are_reported(outputs, capsys, na
 
 
 def test_one_damaged_member_of_codes_is_told(outputs, capsys):
-    codes = outputs / read(outputs, "beta").jobs[0].run / "codes.npz"
+    codes = outputs / read_sweep(outputs, "beta").runs[0].name / "codes.npz"
     arrays = dict(np.load(codes))
     for change in ({"query_codes": arrays["query_codes"].astype(float)}, {"nbit": np.array("x")},
                    {"query_labels": arrays["query_labels"][:3]}, {"database_ids": None},
                    {"query_codes": np.zeros((0, 1), np.uint8), "query_ids": np.empty(0, "U1"),
                     "query_labels": np.zeros((0, 5), bool)}):  # fmt: skip
         write_arrays(codes, {k: v for k, v in (arrays | change).items() if v is not None})
-        report(page(outputs, "beta", compare="50"))
+        report_sweeps(page(outputs, "beta", compare="50"))
         assert "Not compared, because " in capsys.readouterr().out
 
 
@@ -324,7 +324,7 @@ def test_a_strangers_summary_removes_nothing_outside(outputs, tmp_path):
     listed = ["link/kept.txt", "../../../victim/kept.txt", str(victim / "kept.txt"), "table.old"]
     (folder / "table.old").write_text("")
     (folder / "summary.json").write_text(json.dumps({"files": listed}))
-    report(page(outputs, "beta"))
+    report_sweeps(page(outputs, "beta"))
     assert (victim / "kept.txt").read_text() == "text" and not (folder / "table.old").exists()
 
 
@@ -334,7 +334,7 @@ def test_a_sweeps_folder_that_is_a_link_is_not_written_through(outputs, tmp_path
     folder.symlink_to(victim)
     before = {file.name for file in victim.iterdir()}
     with pytest.raises(WriteError, match="symbolic link"):
-        report(page(outputs, "beta"))
+        report_sweeps(page(outputs, "beta"))
     assert {file.name for file in victim.iterdir()} == before
 
 

@@ -1,4 +1,4 @@
-"""Published numbers, to stand beside ours with what they were measured under."""
+"""Published numbers to compare results with, and the conditions they were measured under."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,6 @@ from typing import Any
 import yaml
 
 from deephash.errors import FileError
-from deephash.report.grid import BITS, Key, Section
 from deephash.utils.files import Kind, expect, finite
 
 TRUST = {
@@ -18,12 +17,12 @@ TRUST = {
     "secondary": "quoted by somebody else, not read in the source itself",
     "rerun": "re-run by a third party",
 }
-"""How a number is known, by ``verified``, as tables and pages print it."""
+"""Descriptions of the values of ``verified``."""
 
 SHORT_TRUST = {"primary": "published", "secondary": "quoted", "rerun": "re-run"}
-"""The same in a word, for the head of a column."""
+"""The same as titles of columns."""
 
-KINDS: dict[str, Kind] = {
+TABLE_KINDS: dict[str, Kind] = {
     "*.source": str,
     "*.verified": str,
     "*.metric.*": str,
@@ -35,7 +34,7 @@ KINDS: dict[str, Kind] = {
     "*.curves?": dict,
     "*.curves.*.*.*.*?": finite,
 }
-"""What ``published.yaml`` holds."""
+"""Keys of ``published.yaml``."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Published:
 
     source: str
     metric: str
-    protocol: str | None  # the one of ours that is the source's; None: the source does not say
+    protocol: str | None  # the equivalent protocol of deephash; None: unknown
     conditions: Mapping[str, Any]
     values: Mapping[Any, Mapping[int, float]]  # by row and number of bits
     verified: str = "primary"  # a key of TRUST
@@ -52,24 +51,23 @@ class Published:
     curves: Mapping[Any, Mapping[int, Mapping[int, float]]] = field(default_factory=dict)
     """mAP by epoch, by row and number of bits."""
 
-    def told(self) -> str:
-        """How the numbers are known and what they were measured under, in a line."""
-        given = [
-            *filter(None, [TRUST[self.verified]]),
-            self.metric,
-            *[f"protocol {self.protocol}"] * (self.protocol is not None),
-        ]
-        return "; ".join([*given, *(f"{key}: {value}" for key, value in self.conditions.items())])
+    def describe(self) -> str:
+        """Return how the numbers are known and the conditions they were measured under."""
+        parts = [TRUST[self.verified]] if TRUST[self.verified] else []
+        parts.append(self.metric)
+        if self.protocol is not None:
+            parts.append(f"protocol {self.protocol}")
+        return "; ".join([*parts, *(f"{key}: {value}" for key, value in self.conditions.items())])
 
     @property
     def column(self) -> str:
-        """The head of the column in which the numbers stand."""
+        """Title of the column of these numbers."""
         return SHORT_TRUST[self.verified]
 
 
 @cache
-def tables() -> Mapping[str, Any]:
-    """All there are, as ``published.yaml`` has them."""
+def published_tables() -> Mapping[str, Any]:
+    """Return the content of ``published.yaml``."""
     path = files("deephash.report").joinpath("published.yaml")
     return parse_tables(path.read_text(encoding="utf-8"), Path(str(path)))
 
@@ -95,7 +93,7 @@ def parse_tables(text: str, path: Path) -> Mapping[str, Any]:
     """
     published: Mapping[str, Any] = yaml.safe_load(text)
     what = "published numbers"
-    expect(published, KINDS, path, what)
+    expect(published, TABLE_KINDS, path, what)
     for name, table in published.items():
         if table["verified"] not in TRUST:
             raise FileError(
@@ -110,8 +108,8 @@ def parse_tables(text: str, path: Path) -> Mapping[str, Any]:
 
 
 def published(name: str | None, dataset: Any) -> Published | None:
-    """A table's numbers for a dataset; None if there are none."""
-    table = tables().get(name) if name is not None else None
+    """Return the numbers of a table for a dataset; None if there are none."""
+    table = published_tables().get(name) if name is not None else None
     if table is None or dataset not in table["values"]:
         return None
     conditions = {
@@ -128,28 +126,3 @@ def published(name: str | None, dataset: Any) -> Published | None:
         table.get("notes", {}).get(dataset, {}),
         table.get("curves", {}).get(dataset, {}),
     )
-
-
-def beside(section: Section) -> dict[tuple[Any, Any], float]:
-    """For each cell of a section that has one, its published number."""
-    found = published(section.layout.published, section.place[0])
-    return {} if found is None else numbers_of(section, found)
-
-
-def numbers_of(section: Section, table: Published) -> dict[tuple[Any, Any], float]:
-    """The numbers of a published table that belong to cells of a section."""
-    if section.layout.columns != BITS:
-        return {}
-    return {
-        (row, column): table.values[key_of(section, row)][column]
-        for row, column in section.cells
-        if column in table.values.get(key_of(section, row), {})
-    }
-
-
-def key_of(section: Section, row: Key) -> Any:
-    """What a row of a section is called in ``published.yaml``.
-
-    The value of its key; where several keys set rows apart, its whole name.
-    """
-    return row[0] if len(section.keys) == 1 else section.name_of(row)

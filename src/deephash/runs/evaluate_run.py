@@ -25,7 +25,7 @@ from deephash.errors import ConfigError, DeephashError, FileError, TrainingError
 from deephash.loggers.console import format_agreement, unlabelled_metrics
 from deephash.loggers.wandb import load_package
 from deephash.report import write_comparison, write_evaluation
-from deephash.report.table import markdown
+from deephash.report.tables import reports_markdown
 from deephash.runs import gallery
 from deephash.runs.codes import encode_and_evaluate, feature_agreement, save_codes
 from deephash.runs.folder import FIGURES, RunFolder, environment, runs_below
@@ -90,7 +90,7 @@ def evaluate(cfg: schema.Evaluate, overrides: Sequence[Override] = ()) -> dict[s
         raise TrainingError("runs  none of them can be read: see above")
     made = write_comparison(comparison, list(results.values()), damaged)
     if all(result["name"].count("/") >= 3 for result in results.values()):  # names by training
-        print(markdown([{**result, "run": result["name"]} for result in results.values()]))
+        print(reports_markdown([{**result, "run": result["name"]} for result in results.values()]))
     print(f"comparison of {len(results)} runs: {comparison / 'comparison.html'}")
     _log_figures(cfg, made, next(run for run in runs if str(run.path) in results), comparison)
     return results

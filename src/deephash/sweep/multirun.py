@@ -246,7 +246,7 @@ def _launch(
 ) -> int:
     from deephash.loggers.wandb import has_offline_records, sync_all_command
     from deephash.report.reading import TABLE
-    from deephash.report.table import markdown
+    from deephash.report.tables import reports_markdown
     from deephash.runs.status import State
     from deephash.sweep import plan_jobs
     from deephash.sweep.watch import Screen, account
@@ -291,7 +291,7 @@ def _launch(
         print(told, file=sys.stderr)
     reports = [one for job in after if (one := plan_jobs.report_of(job, TABLE)) is not None]
     if reports:
-        print(f"\n{markdown(reports, _rows(after, found.axes))}")
+        print(f"\n{reports_markdown(reports, _rows(after, found.axes))}")
     if any(has_offline_records(job.run.path) for job in after):
         print(f"\nW&B     offline; to upload the runs: {sync_all_command(outputs)}")
     if group is not None:

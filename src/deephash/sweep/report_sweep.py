@@ -1,6 +1,7 @@
-"""Report a sweep: read what its runs have left so far, and write tables, figures and a page."""
+"""Report sweeps: read the reports of their runs, and write tables, figures and a page."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,13 @@ from deephash.errors import ConfigError, FileError, TrainingError
 from deephash.loggers import Loggers
 from deephash.loggers.wandb import load_package
 from deephash.report import write_sweeps
-from deephash.report.grid import Job, Layout, Section, Sweep, chosen, sections
-from deephash.report.pages.base import shown
-from deephash.report.pages.sweep import counts, damaged_jobs, tables_of
+from deephash.report.pages.base import format_value
+from deephash.report.pages.sweep import all_markdown, count_states, damaged_runs
 from deephash.report.reading import read_manifest
+from deephash.report.results import Layout, Sweep, SweepRun, filter_runs, make_sections
 from deephash.runs.folder import RunFolder
 from deephash.runs.status import State, epochs_done, reason, state_of
-from deephash.sweep.paired import paired
+from deephash.sweep.paired import paired_differences
 from deephash.utils import filenames, program
 from deephash.utils.files import (
     MANIFEST,
@@ -36,110 +37,116 @@ from deephash.utils.nested import get_nested
 SUMMARY = "summary.json"
 
 
-def report(cfg: schema.Report, overrides: Sequence[Override] = ()) -> dict[str, Any]:
-    """The tables and figures of sweeps, from those of their runs that have finished.
+def report_sweeps(cfg: schema.Report, overrides: Sequence[Override] = ()) -> dict[str, Any]:
+    """Write tables and figures of sweeps, from those of their runs that have finished.
 
     Args:
-        cfg: the checked page of ``report.py``.
+        cfg: the checked configuration of the command ``report``.
         overrides: the command line.
 
     Returns:
-        what ``summary.json`` holds: the sweeps, how many runs are in which state, the files.
+        The content of ``summary.json``: the sweeps, the number of runs by state, and the files.
 
     Raises:
-        ConfigError: if there is no such sweep, row or axis.
+        ConfigError: If there is no such sweep, row or axis.
     """
     if "wandb" in (cfg.logger or {}):
-        load_package()  # before anything is read
+        load_package()  # fails before anything is read
     outputs = expand_path(cfg.paths.outputs)
-    names = list(dict.fromkeys(_listed(cfg.sweep)))
-    sweeps = _only([read(outputs, name) for name in names], cfg.only or {})
-    parts = sections(sweeps)
-    compare = cfg.compare
-    _check_compare(compare, parts)
+    names = list(dict.fromkeys(_as_list(cfg.sweep)))
+    sweeps = _filter([read_sweep(outputs, name) for name in names], cfg.only or {})
+    sections = make_sections(sweeps)
     compared = {}
-    if compare is not None:
-        for at, section in enumerate(parts):
-            compared[at] = paired(section, compare, outputs, cfg.draws, cfg.seed)
-    out = outputs / SWEEPS / "+".join(names)
-    if cfg.only:  # the whole report stays
-        out /= "only-" + ",".join(
+    if cfg.compare is not None:
+        rows = {section.row_name(row): None for section in sections for row in section.rows}
+        if cfg.compare not in ("best", *rows):
+            raise ConfigError(f"compare  there is no row {cfg.compare}. Give best, null, or one "
+                              f"of: {', '.join(rows)}.")  # fmt: skip
+        for index, section in enumerate(sections):
+            compared[index] = paired_differences(section, cfg.compare, outputs, cfg.draws, cfg.seed)
+    folder = _report_folder(cfg, outputs / SWEEPS, "+".join(names))
+    before = _files_before(folder)
+    check_writable(folder)
+    RunFolder(folder).tidy()
+    files = write_sweeps(folder, sweeps, sections, compared)
+    target = folder.resolve()
+    for name in before - set(files):
+        if (folder / name).parent.resolve() in (target, target / "figures"):  # not behind a link
+            remove(folder / name)
+    summary = {
+        "schema": 1,
+        "sweeps": names,
+        "runs": dict(count_states(sweeps)),
+        "files": sorted(files),
+    }
+    write_json(folder / SUMMARY, summary)
+    print(all_markdown(sweeps, sections, compared))
+    for run in damaged_runs(sweeps):
+        print(f"left out: {run.name}, {run.error}")
+    for name in ("report.html", "table.md", "table.tex", "table.csv"):
+        print(f"{Path(name).stem:<7} {files[name]}")
+    _log_report(cfg, names, files, folder)
+    return summary
+
+
+def _report_folder(cfg: schema.Report, sweeps: Path, name: str) -> Path:
+    """Return the folder of the report; with ``only`` it is a subfolder of the whole report's."""
+    if cfg.out is not None:
+        return expand_path(cfg.out)
+    folder = sweeps / name
+    if cfg.only:
+        folder /= "only-" + ",".join(
             f"{key}={'+'.join(all_typed(value))}".replace("/", "-")
             for key, value in cfg.only.items()
         )
-    if cfg.out is not None:
-        out = expand_path(cfg.out)
-    else:  # the folder of outputs may be a stranger's, with links in it
-        for folder in dict.fromkeys((outputs / SWEEPS, outputs / SWEEPS / "+".join(names), out)):
-            make_subfolder(folder)
-    before = _files_before(out)
-    check_writable(out)
-    RunFolder(out).tidy()
-    files = write_sweeps(out, sweeps, parts, compared)
-    here = out.resolve()
-    for name in before - set(files):
-        if (out / name).parent.resolve() in (here, here / "figures"):  # behind no link
-            remove(out / name)
-    told = {
-        "schema": 1,
-        "sweeps": names,
-        "runs": dict(counts(sweeps)),
-        "files": sorted(files),
-    }
-    write_json(out / SUMMARY, told)
-    print(tables_of(sweeps, parts, compared))
-    for job in damaged_jobs(sweeps):
-        print(f"left out: {job.run}, {job.error}")
-    for name in ("report.html", "table.md", "table.tex", "table.csv"):
-        print(f"{Path(name).stem:<7} {files[name]}")
-    _show(cfg, names, files, out)
-    return told
+    for part in dict.fromkeys((sweeps, sweeps / name, folder)):
+        make_subfolder(part)  # outputs may come from elsewhere, with links in it
+    return folder
 
 
-def read(outputs: Path, name: str) -> Sweep:
-    """A sweep as its manifest and the folders of its runs tell it at this moment.
+def read_sweep(outputs: Path, name: str) -> Sweep:
+    """Read a sweep from its manifest and the folders of its runs.
 
     Raises:
-        ConfigError: if there is none of that name, or its manifest is damaged.
+        ConfigError: If there is no sweep of that name, or its manifest is damaged.
     """
     path = outputs / SWEEPS / name / MANIFEST
     if not path.exists():
-        raise ConfigError(f"sweep  there is no sweep {name} in {outputs}.{_offer(outputs)}")
+        raise ConfigError(f"sweep  there is no sweep {name} in {outputs}.{_known_sweeps(outputs)}")
     try:
-        told = read_manifest(path)
+        manifest = read_manifest(path)
     except FileError as error:
         raise ConfigError(f"sweep  {path} is damaged: {error.reason}\n  {error.advice}") from error
-    jobs = tuple(_job(outputs, one) for one in told["jobs"])
-    layout = _layout(told.get("report") or {})
-    texts = {key: str(told.get(key) or "") for key in ("title", "source", "command")}
-    return Sweep(name, jobs, layout, **texts)
+    runs = tuple(_read_run(outputs, entry) for entry in manifest["jobs"])
+    layout = _layout(manifest.get("report") or {})
+    texts = {key: str(manifest.get(key) or "") for key in ("title", "source", "command")}
+    return Sweep(name, runs, layout, **texts)
 
 
-def _job(outputs: Path, told: Mapping[str, Any]) -> Job:
-    if not filenames.is_below(told["run"]):
-        raise ConfigError(f"sweep  the run {told['run']!r} is not below {outputs}")
-    run = RunFolder(outputs / told["run"])
-    settings, values = tuple(told.get("settings") or ()), told["values"]
-    known = {*values, *(one.key for one in parse_all(settings))}
+def _read_run(outputs: Path, entry: Mapping[str, Any]) -> SweepRun:
+    name, values, settings = entry["run"], entry["values"], tuple(entry.get("settings") or ())
+    if not filenames.is_below(name):
+        raise ConfigError(f"sweep  the run {name!r} is not below {outputs}")
+    folder = RunFolder(outputs / name)
+    known = {*values, *(override.key for override in parse_all(settings))}
     fixed = tuple(
-        one.text
-        for one in parse_all(told.get("overrides") or ())
-        if one.key not in known and identity.is_in_name(one.key)
+        override.text
+        for override in parse_all(entry.get("overrides") or ())
+        if override.key not in known and identity.is_in_name(override.key)
     )
-    found, state, progress, error = None, "finished", "", ""
+    run = SweepRun(name, values, settings, fixed, state="finished", conditions=_conditions(folder))
     try:
-        found = run.report()
+        return replace(run, report=folder.report())
     except FileError as damage:
-        state = state_of(run).value
-        if state == State.running.value:
-            progress = _progress(run)
-        elif state == State.failed.value:
-            error = reason(run).splitlines()[0]
-        elif state == State.damaged.value:
+        state = state_of(folder)
+        if state is State.running:
+            return replace(run, state=state.value, progress=_progress(folder))
+        error = ""
+        if state is State.failed:
+            error = reason(folder).splitlines()[0]
+        elif state is State.damaged:
             error = f"report.json: {damage.reason}"
-    return Job(
-        told["run"], values, settings, fixed, found, state, progress, error, _conditions(run)
-    )
+        return replace(run, state=state.value, error=error)
 
 
 CONDITIONS = {
@@ -154,11 +161,11 @@ CONDITIONS = {
     "views": "method.views",
     "cached views": "method.cached_views",
 }
-"""Conditions of a run that tables print, by the name of the column: keys of its configuration."""
+"""Configuration keys that tables print, by column title."""
 
 
 def _conditions(run: RunFolder) -> dict[str, str]:
-    """Under what a run ran, as its configuration says; empty of one that has not begun."""
+    """Return the conditions of a run from its configuration; empty if it has not started."""
     try:
         configuration = run.config()
     except (TrainingError, FileError):
@@ -166,98 +173,89 @@ def _conditions(run: RunFolder) -> dict[str, str]:
     values = {name: get_nested(configuration, *key.split(".")) for name, key in CONDITIONS.items()}
     target = str(get_nested(configuration, "backbone", "_target_") or "").rpartition(".")[2]
     values["backbone"] = values["backbone"] or target.lower() or None
-    if get_nested(configuration, "optimizer") is None:  # fitted in closed form: nothing is selected
+    if get_nested(configuration, "optimizer") is None:  # a closed-form method
         values |= dict.fromkeys(("epochs", "learning rate", "weight decay", "selection"))
-    return {name: "-" if value is None else shown(value) for name, value in values.items()}
+    return {name: "-" if it is None else format_value(it) for name, it in values.items()}
 
 
 def _progress(run: RunFolder) -> str:
-    """The last epoch of so many: ``3/40``; nothing of one that has only begun."""
+    """Return finished and planned epochs, such as ``3/40``; empty if they are unknown."""
     try:
-        epochs = (run.config().get("trainer") or {}).get("epochs")
+        epochs = get_nested(run.config(), "trainer", "epochs")
     except (TrainingError, FileError):
         return ""
     return "" if epochs is None else f"{epochs_done(run)}/{epochs}"
 
 
-def _layout(told: Mapping[str, Any]) -> Layout:
-    given = {key: told[key] for key in ("columns", "row_label", "digits", "figure", "also")
-             if told.get(key) is not None}  # fmt: skip
-    published = _listed(told.get("published") or [])
+def _layout(entry: Mapping[str, Any]) -> Layout:
+    given = {key: entry[key] for key in ("columns", "row_label", "digits", "figure", "also")
+             if entry.get(key) is not None}  # fmt: skip
+    published = _as_list(entry.get("published") or [])
     return Layout(
-        rows=tuple(_listed(told.get("rows") or [])),
+        rows=tuple(_as_list(entry.get("rows") or [])),
         published=published[0] if published else None,
         also_published=tuple(published[1:]),
         **given,
     )
 
 
-def _listed(value: Any) -> list[str]:
+def _as_list(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
 
 
-def _only(sweeps: Sequence[Sweep], wanted: Mapping[str, Any]) -> list[Sweep]:
-    """The sweeps with those of their runs that have the values asked for.
+def _filter(sweeps: Sequence[Sweep], only: Mapping[str, Any]) -> list[Sweep]:
+    """Return the sweeps with those of their runs that have the given values.
 
     Raises:
-        ConfigError: if a key is no axis of any of them, or nothing has such values.
+        ConfigError: If a key is not an axis of any of them, or no run has such values.
     """
-    axes = dict.fromkeys(key for sweep in sweeps for job in sweep.jobs for key in job.values)
-    for key in wanted:
+    runs = [run for sweep in sweeps for run in sweep.runs]
+    axes = dict.fromkeys(key for run in runs for key in run.values)
+    for key in only:
         if key not in axes:
-            raise ConfigError(f"only  {key} is no axis of these runs. Theirs: {', '.join(axes)}.")
-    narrowed = [
-        Sweep(sweep.name, chosen(sweep.jobs, wanted), sweep.layout, sweep.title, sweep.source,
-              sweep.command)
-        for sweep in sweeps
-    ]  # fmt: skip
-    if wanted and not any(sweep.jobs for sweep in narrowed):
-        have = [f"{key}: {', '.join(_values(sweeps, key))}" for key in wanted]
-        asked = ", ".join(f"{key}: {typed(value)}" for key, value in wanted.items())
-        raise ConfigError(f"only  no run has {asked}. There are {'; '.join(have)}.")
-    return narrowed
+            raise ConfigError(
+                f"only  {key} is not an axis of these runs. There are: {', '.join(axes)}."
+            )
+    filtered = [replace(sweep, runs=filter_runs(sweep.runs, only)) for sweep in sweeps]
+    if only and not any(sweep.runs for sweep in filtered):
+        wanted = ", ".join(f"{key}: {typed(value)}" for key, value in only.items())
+        values = {key: dict.fromkeys(typed(run.values.get(key)) for run in runs) for key in only}
+        known = "; ".join(f"{key}: {', '.join(it)}" for key, it in values.items())
+        raise ConfigError(f"only  no run has {wanted}. There are {known}.")
+    return filtered
 
 
-def _values(sweeps: Sequence[Sweep], key: str) -> Iterable[str]:
-    return dict.fromkeys(typed(job.values.get(key)) for sweep in sweeps for job in sweep.jobs)
-
-
-def _check_compare(compare: str | None, parts: Sequence[Section]) -> None:
-    names = dict.fromkeys(section.name_of(row) for section in parts for row in section.rows)
-    if compare not in (None, "best", *names):
-        raise ConfigError(f"compare  there is no row {compare}. Give best, null, or one of: "
-                          f"{', '.join(names)}.")  # fmt: skip
-
-
-def _offer(outputs: Path) -> str:
-    """The sweeps that there are, and what to type."""
-    found = sorted(path.parent.name for path in (outputs / SWEEPS).glob(f"*/{MANIFEST}"))
-    if found:
+def _known_sweeps(outputs: Path) -> str:
+    """Return a message with the sweeps that exist, and with a command."""
+    names = sorted(path.parent.name for path in (outputs / SWEEPS).glob(f"*/{MANIFEST}"))
+    if names:
         command = program.command("report")
-        return f"\n  There are: {', '.join(found)}. Type: {command} sweep={found[0]}"
+        return f"\n  There are: {', '.join(names)}. Type: {command} sweep={names[0]}"
     return (
-        f"\n  There are none. A sweep begins with {program.command('train')} -m +sweep=NAME; "
-        "paths.outputs=FOLDER says where it ran."
+        f"\n  There are none. A sweep is started by {program.command('train')} -m +sweep=NAME; "
+        "paths.outputs=FOLDER selects the folder of its runs."
     )
 
 
-def _files_before(out: Path) -> set[str]:
-    """What an earlier report wrote here, figures of sections that may be no more among it."""
+def _files_before(folder: Path) -> set[str]:
+    """Return the files of an earlier report, some of which may be obsolete."""
     try:
-        summary = read_json(out / SUMMARY)
-        expect(summary, {"files": [str]}, out / SUMMARY)
+        summary = read_json(folder / SUMMARY)
+        expect(summary, {"files": [str]}, folder / SUMMARY)
     except FileError:
         return set()
     return set(filter(filenames.is_below, summary["files"]))
 
 
-def _show(cfg: schema.Report, names: Sequence[str], files: Mapping[str, Path], out: Path) -> None:
-    """The report to W&B, as an artifact of a run in the sweep's group."""
+def _log_report(
+    cfg: schema.Report, names: Sequence[str], files: Mapping[str, Path], out: Path
+) -> None:
+    """Log the report to W&B, as an artifact of a run in the group of the sweep."""
     node = (cfg.logger or {}).get("wandb")
     if node is None:
         return
     name = "+".join(names)
-    offered: Injected = {
+    injected: Injected = {
         "name": f"report {name}",
         "run_id": None,
         "folder": out,
@@ -266,7 +264,7 @@ def _show(cfg: schema.Report, names: Sequence[str], files: Mapping[str, Path], o
         "tags": list(names),
         "job_type": "report",
     }
-    logger = Loggers([build.part(node, "logger.wandb", **offered)])
+    logger = Loggers([build.part(node, "logger.wandb", **injected)])
     logger.artifact(name, "report", files)
     logger.figures({path.stem: path for path in files.values() if path.suffix == ".png"})
     logger.close()

@@ -104,7 +104,8 @@ class Sheet:
                 yield Fault("where", never, f"The grid has {axis}.")
 
     def _report_faults(self) -> Iterator[Fault]:
-        from deephash.report.published import tables  # late: numpy and templates come with it
+        # imported here, since numpy and templates come with it
+        from deephash.report.published import published_tables
 
         report, known = dict(self.report), set(self.params) | set(BASE)
         figure = dict(report.pop("figure", {}))
@@ -120,8 +121,8 @@ class Sheet:
             yield Fault("report", f"there is no scale {scale}.", "Write linear or log.")
         names = report.get("published") or []
         for name in [names] if isinstance(names, str) else names:
-            if name not in tables():
-                there = f"There are {', '.join(tables())}."
+            if name not in published_tables():
+                there = f"There are {', '.join(published_tables())}."
                 yield Fault("report", f"nothing is published as {name}.", there)
         also = report.get("also", "all")
         if also != "all" and not (type(also) is int and also > 0):

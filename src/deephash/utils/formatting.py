@@ -2,6 +2,7 @@
 
 import math
 from typing import Any
+from unicodedata import east_asian_width
 
 
 def number(value: Any) -> str:
@@ -49,3 +50,18 @@ def all_typed(value: Any) -> list[str]:
     (['16'], ['16', 'null'])
     """
     return [typed(item) for item in (value if isinstance(value, list) else [value])]
+
+
+def shorten(text: str, most: int) -> str:
+    """Return a text of at most ``most`` characters, with its middle left out if it is longer.
+
+    >>> shorten("relahash method.loss.margin=0.5", 16)
+    'relahash…gin=0.5'
+    """
+    text = " ".join(text.split())
+    if wide := sum(east_asian_width(letter) in "WF" for letter in text):  # two columns each
+        most = max(4, most * len(text) // (len(text) + wide))
+    if len(text) <= most:
+        return text
+    front = most // 2
+    return text[:front] + "…" + text[len(text) - (most - 1 - front) :]

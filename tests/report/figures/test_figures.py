@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from deephash.report import Plane, Retrieved, Snapshot
-from deephash.report.figures.canvas import MARKERS, PALETTE, Look, save, shorten, style
 from deephash.report.figures.evaluation import figures_of
 from deephash.report.figures.images import codes_over_training, on_plane, retrieved
-from deephash.report.rows import differences, rows_of_runs, ways_of
+from deephash.report.figures.style import MARKERS, PALETTE, Look, save, style
+from deephash.report.run_groups import first_runs, group_seeds, mark_differences
+from deephash.utils.formatting import shorten
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +21,7 @@ def drawn_in_style():
 
 
 def figures(*found):
-    return {drawing.name: drawing for drawing in figures_of(rows_of_runs(found))}
+    return {drawing.name: drawing for drawing in figures_of(group_seeds(found))}
 
 
 def lines(drawing, panel=0):
@@ -44,16 +45,16 @@ def cloud(count=50, dimensions=2, seed=0):
 
 def test_seeds_are_one_row_with_mean_and_sample_deviation(make):
     """0.5, 0.6 and 0.7: mean 0.6, deviation 0.1."""
-    (row,) = rows_of_runs([make(seed=seed, value=0.5 + seed / 10) for seed in range(3)])
-    assert row.value("metrics", "map") == pytest.approx((0.6, 0.1))
-    assert row.line("metrics", "pr_curve", "precision_macro")[0] == pytest.approx(0.6)
-    cuts, mean, deviation = row.at("metrics", "precision_at")
+    (row,) = group_seeds([make(seed=seed, value=0.5 + seed / 10) for seed in range(3)])
+    assert row.mean_sd("metrics", "map") == pytest.approx((0.6, 0.1))
+    assert row.mean_list("metrics", "pr_curve", "precision_macro")[0] == pytest.approx(0.6)
+    cuts, mean, deviation = row.by_cutoff("metrics", "precision_at")
     assert cuts.tolist() == [20, 100, 1000]
     assert mean == pytest.approx([0.7, 0.6, 0.3]) and deviation == pytest.approx([0.1, 0.1, 0.05])
 
 
 def test_a_label_says_what_is_not_the_same_for_all(make):
-    rows = rows_of_runs(
+    rows = group_seeds(
         [
             make(more=",optimizer.lr=0.1,trainer.epochs=5"),
             make(more=",optimizer.lr=0.2,trainer.epochs=5"),
@@ -68,18 +69,18 @@ def test_a_label_says_what_is_not_the_same_for_all(make):
 def test_a_foreign_run_does_not_bring_back_what_the_others_share(make):
     alike = [make(method, more=",trainer.epochs=5") for method in ("csq", "dpn")]
     foreign = make("csq", print_="b" * 64, more=",trainer.epochs=9,seat=1")
-    rows = rows_of_runs([*alike, foreign])
+    rows = group_seeds([*alike, foreign])
     assert [row.label for row in rows] == ["csq", "dpn", "csq *"]
 
 
 def test_keys_that_end_alike_are_told_whole(make):
-    rows = rows_of_runs([make(more=",a.size=1,lr=1"), make(more=",b.size=1,x.rate=2")])
+    rows = group_seeds([make(more=",a.size=1,lr=1"), make(more=",b.size=1,x.rate=2")])
     assert [row.label for row in rows] == ["a.size=1 lr=1", "b.size=1 rate=2"]
 
 
 def test_a_label_is_short_and_no_two_are_the_same(make):
     long = [make(more=f",{'a' * 60}{middle}{'z' * 60}") for middle in "xy"]
-    rows = rows_of_runs(long)
+    rows = group_seeds(long)
     labels = [row.label for row in rows]
     assert labels == ["…aaaaxzzzz…", "…aaaayzzzz…"]
     assert [row.name for row in rows] == [f"csq {'a' * 60}{middle}{'z' * 60}" for middle in "xy"]
@@ -89,7 +90,7 @@ def test_a_label_is_short_and_no_two_are_the_same(make):
 def test_runs_that_differ_in_one_value_are_told_by_it(others, make):
     """Whatever else was typed, however long it is, and whatever they are compared with."""
     more = ",method.loss.margin=0.5,method.loss.beta={},optimizer.weight_decay=0.0005,trainer=early"
-    rows = rows_of_runs(
+    rows = group_seeds(
         [make("relahash", more=more.format(beta)) for beta in (5, 10, 50)]
         + [make(name) for name in others]
     )
@@ -103,17 +104,17 @@ def test_runs_that_differ_in_one_value_are_told_by_it(others, make):
 
 def test_long_values_lose_only_what_they_share(make):
     values = [f"weights-of-a-very-long-name-{part}-and-its-end" for part in ("one", "three")]
-    rows = rows_of_runs([make("csq", more=f",lr=1,backbone.weights={one}") for one in values])
+    rows = group_seeds([make("csq", more=f",lr=1,backbone.weights={one}") for one in values])
     assert [row.label for row in rows] == ["weights=…ame-one-an…", "weights=…ame-three-an…"]
     whole = [f"csq backbone.weights={one}" for one in values]
     assert [row.name for row in rows] == whole
     one, other = (f"{part}{'x' * 100}" for part in "ab")
-    rows = rows_of_runs([make(more=f",k={one}"), make(more=f",k={other}")])
+    rows = group_seeds([make(more=f",k={one}"), make(more=f",k={other}")])
     assert [row.label for row in rows] == ["k=axxxx…", "k=bxxxx…"]
 
 
 def test_a_name_that_was_cut_is_told_whole(make):
-    rows = rows_of_runs(
+    rows = group_seeds(
         [
             make(more=",a.size=1~0123456789ab") | {"full_name": f"d/csq/4bit/seed0,size=1,z={z}"}
             for z in (7, 8)
@@ -139,43 +140,43 @@ def test_the_note_says_what_differs(make):
     small["protocol"]["num_classes"] = 4
     ties = make("ce")
     ties["metrics"]["conventions"]["ties"] = "stable"
-    rows = rows_of_runs([make(), other, small, ties, make("jmlh", top=100)])
-    assert differences(rows) == {
+    rows = group_seeds([make(), other, small, ties, make("jmlh", top=100)])
+    assert mark_differences(rows) == {
         "*": "dataset cifar10 (digits), protocol 59k (half), fingerprint bbbbbbbb (aaaaaaaa)",
         "†": "num_classes 4 (–), fingerprint cccccccc (aaaaaaaa)",
         "‡": "ties stable (expected)",
         "§": "top 100 (–)",
     }
-    assert differences(rows_of_runs([make(), make("dpn")])) == {}
+    assert mark_differences(group_seeds([make(), make("dpn")])) == {}
 
 
 def test_a_cut_at_the_whole_database_is_no_difference_of_conventions(make):
     one, other = make(top=1597), make("dpn", print_="b" * 64, top=640)
     other["metrics"]["database"] = 640
-    assert differences(rows_of_runs([one, other])) == {"*": "fingerprint bbbbbbbb (aaaaaaaa)"}
+    assert mark_differences(group_seeds([one, other])) == {"*": "fingerprint bbbbbbbb (aaaaaaaa)"}
 
 
 def test_the_same_run_twice_is_not_two_seeds(make):
     again = make(value=0.7)
-    rows = rows_of_runs([make(), again, make(seed=1)])
+    rows = group_seeds([make(), again, make(seed=1)])
     assert [(row.label, len(row.runs)) for row in rows] == [("csq", 2), ("csq (2)", 1)]
     last = {**make(value=0.7), "checkpoint": "last.pt"}
-    assert [row.label for row in rows_of_runs([make(), last])] == ["csq (best)", "csq (last)"]
+    assert [row.label for row in group_seeds([make(), last])] == ["csq (best)", "csq (last)"]
 
 
 def test_another_fingerprint_or_convention_is_a_marked_row_of_its_own(make):
-    rows = rows_of_runs([make(), make(seed=1, print_="b" * 64), make("dpn", top=100)])
+    rows = group_seeds([make(), make(seed=1, print_="b" * 64), make("dpn", top=100)])
     assert [(row.label, row.mark) for row in rows] == [("csq", ""), ("csq *", "*"), ("dpn †", "†")]
-    assert list(ways_of(rows)) == ["", "*", "†"]
+    assert list(first_runs(rows)) == ["", "*", "†"]
 
 
 def test_a_method_looks_the_same_over_all_bits(make):
-    rows = rows_of_runs([make(nbit=4), make("dpn", nbit=4), make(nbit=8), make("dpn", nbit=8)])
-    assert [row.place for row in rows] == [0, 1, 0, 1]
+    rows = group_seeds([make(nbit=4), make("dpn", nbit=4), make(nbit=8), make("dpn", nbit=8)])
+    assert [row.index for row in rows] == [0, 1, 0, 1]
 
 
 def test_a_run_that_is_named_by_its_folder_alone_is_called_by_its_method(make):
-    assert rows_of_runs([make() | {"name": "seed0"}])[0].label == "csq"
+    assert group_seeds([make() | {"name": "seed0"}])[0].label == "csq"
 
 
 # One run

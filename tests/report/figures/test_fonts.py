@@ -6,7 +6,7 @@ import pytest
 from matplotlib import font_manager
 
 from deephash.report import write_comparison, write_evaluation
-from deephash.report.figures import canvas, fonts
+from deephash.report.figures import fonts, style
 from deephash.report.figures.evaluation import Plane, Retrieved
 
 NAMES = ["猫", "犬と子", "고양이", "cat_$x_1$", "แมว", "\u202eabc", "x" * 200, "قطة"]
@@ -19,16 +19,16 @@ def only_matplotlibs_own(monkeypatch):
     monkeypatch.setattr(font_manager.fontManager, "ttflist", own)
     monkeypatch.setattr(fonts, "_refresh", lambda: False)
     monkeypatch.setattr(fonts, "_warned", False)
-    with canvas.style():
+    with style.style():
         yield
 
 
 def named(*names):
-    figure, panels = canvas.sheet()
+    figure, panels = style.sheet()
     panels[0, 0].plot([0, 1], [0, 1])
     panels[0, 0].set_yticks(range(len(names)), names)
     panels[0, 0].set_title(names[0])
-    return canvas.Drawing("one", "One", "A line.", figure)
+    return style.Drawing("one", "One", "A line.", figure)
 
 
 def texts(drawing):
@@ -38,7 +38,7 @@ def texts(drawing):
 
 
 def test_what_has_no_font_is_seen_and_explained(caplog):
-    drawing = canvas.readable(named(*(name[:20] for name in NAMES)))
+    drawing = style.readable(named(*(name[:20] for name in NAMES)))
     title, ticks = texts(drawing)
     assert title == "[732B]" and ticks[:3] == ["[732B]", "[72AC 3068 5B50]", "[ACE0 C591 C774]"]
     assert ticks[3] == "cat_$x_1$" and ticks[5] == "abc" and ticks[7] == "قطة"
@@ -46,7 +46,7 @@ def test_what_has_no_font_is_seen_and_explained(caplog):
         drawing.caption
     )
     assert len({*ticks}) == len(NAMES)
-    canvas.readable(named("猫"))
+    style.readable(named("猫"))
     warnings = [one for one in caplog.records if one.levelno == logging.WARNING]
     assert len(warnings) == 1 and "fonts-noto-cjk" in warnings[0].getMessage()
 
@@ -57,7 +57,7 @@ def test_a_font_that_has_the_letters_is_used(monkeypatch, caplog):
     assert fonts.choose(letter) == (fonts.OWN,)
     monkeypatch.setattr(fonts, "KNOWN", ("Not Installed", "STIXGeneral"))
     assert fonts.choose(letter) == (fonts.OWN, "STIXGeneral") and fonts.choose("a") == (fonts.OWN,)
-    drawing = canvas.readable(named(f"a{letter}", "b"))
+    drawing = style.readable(named(f"a{letter}", "b"))
     title, ticks = texts(drawing)
     assert title == ticks[0] == f"a{letter}" and drawing.caption == "A line."
     panel = drawing.figure.axes[0]
@@ -86,7 +86,7 @@ def test_fonts_installed_meanwhile_are_found(monkeypatch):
 def test_other_figures_are_left_as_they_are():
     drawing = named("cat_$x$", "plain")
     formatter = drawing.figure.axes[0].yaxis.get_major_formatter()
-    assert canvas.readable(drawing) is drawing
+    assert style.readable(drawing) is drawing
     assert drawing.figure.axes[0].yaxis.get_major_formatter() is formatter
 
 
@@ -109,5 +109,5 @@ def test_the_pages_name_the_classes(make, tmp_path, read_page, recwarn):
 
 
 def test_wide_letters_are_shortened_to_the_same_width():
-    assert canvas.shorten("猫" * 30, 20) == "猫猫猫猫猫…猫猫猫猫"
-    assert canvas.shorten("a" * 30, 20) == "aaaaaaaaaa…aaaaaaaaa"
+    assert style.shorten("猫" * 30, 20) == "猫猫猫猫猫…猫猫猫猫"
+    assert style.shorten("a" * 30, 20) == "aaaaaaaaaa…aaaaaaaaa"

@@ -88,7 +88,7 @@ def test_several_runs_have_a_page_a_table_and_its_numbers(make, tmp_path, read_p
 def test_what_does_not_compare_is_marked_in_tables(make, tmp_path, read_page):
     write_comparison(tmp_path, [make(), make("dpn", print_="b" * 64), make("dtsh", top=100)])
     page = read_page(tmp_path / "comparison.html")
-    assert "Runs with a mark were measured on other data" in page.text
+    assert "Runs with a mark were evaluated on other data" in page.text
     assert "dpn * 4 1 0.5000 * 0.2500 *" in page.text
     assert "dtsh † 4 1 0.5000 † 0.2500 †" in page.text
     assert "* fingerprint bbbbbbbb (aaaaaaaa) † top 100 (–)" in page.text
@@ -225,7 +225,7 @@ def test_without_runs_there_is_nothing_to_compare(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_report_of_a_training_does_without_matplotlib():
+def test_the_package_is_imported_without_matplotlib():
     script = "import sys, deephash.report; print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.stdout.strip(), done.returncode) == ("False", 0), done.stderr

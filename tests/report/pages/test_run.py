@@ -83,7 +83,7 @@ def test_the_page_holds_the_numbers(folder, read_page):
         "0.6820",
         "epoch 80",
         "+0.0058 over the epoch chosen on validation",
-        "The run of 100 epochs was looked at every 10 epochs.",
+        "The run of 100 epochs was evaluated every 10 epochs.",
         "3f9a0b7c1d2e",
         "59,000",
         "0.2654",
@@ -114,9 +114,13 @@ def test_the_page_loads_nothing_and_runs_nothing(folder, read_page):
     page = read_page(write_html(folder))
     for tag, attributes in page.seen:
         assert tag not in {"script", "link", "img", "iframe", "object", "embed", "base"}
-        assert not {"src", "href", "srcset", "style"} & attributes.keys()
+        assert not {"src", "srcset", "xlink:href"} & attributes.keys()
+        assert attributes.get("href", "#").startswith("#")
         assert not any(name.startswith("on") for name in attributes)
-    assert not re.search(r"https?:|url\(|@import", page.source)
+    assert not re.search(r"https?:|@import|<!--", page.source)
+    assert all(name[0] == "#" for name in re.findall(r"url\(([^)]*)\)", page.source))
+    ids = [attributes["id"] for _, attributes in page.seen if "id" in attributes]
+    assert len(ids) == len(set(ids)) > 0
     assert "default-src 'none'" in page.source
     assert "prefers-color-scheme: dark" in page.source
 

@@ -10,14 +10,19 @@ import pytest
 import yaml
 
 from deephash.errors import FileError
-from deephash.report.cells import entries, reference_rows
-from deephash.report.figures.trends import trend
-from deephash.report.formats import csv_of, latex, markdown
-from deephash.report.grid import Job, Layout, Sweep, chosen, sections
+from deephash.report.figures.sweep import sweep_figure
 from deephash.report.pages.sweep import write_sweeps
-from deephash.report.pairs import Pair, Pairs, Refused, references, said, tables
-from deephash.report.published import parse_tables, published
-from deephash.report.published import tables as published_tables
+from deephash.report.paired_results import (
+    NotCompared,
+    Pair,
+    PairedResults,
+    pair_notes,
+    pair_tables,
+    reference_by_column,
+)
+from deephash.report.published import parse_tables, published, published_tables
+from deephash.report.results import Layout, Sweep, SweepRun, filter_runs, make_sections
+from deephash.report.tables import section_latex, section_markdown, sections_csv
 
 SHARED = Path(__file__).parents[4] / "shared" / "spec" / "published.yaml"
 UNLABELLED = SHARED.with_name("published_unsupervised.yaml")
@@ -64,11 +69,11 @@ def job(scale=5, nbit=16, seed=0, value=None, dataset="cifar10", **more):
     }
     if value is not None:
         more |= {"report": found(value, seed=seed, **told), "state": "finished"}
-    return Job(name, values, **more)
+    return SweepRun(name, values, **more)
 
 
 def section(*jobs, layout=BETA):
-    (one,) = sections([Sweep("table2", jobs, layout)])
+    (one,) = make_sections([Sweep("table2", jobs, layout)])
     return one
 
 
@@ -87,35 +92,37 @@ WHOLE = (job(5, 16, 0, 0.8), job(5, 16, 1, 0.81), job(10, 16, 0, 0.7), job(10, 1
 
 
 def test_best_and_second_best_are_bold_and_italic_or_underlined():
-    text = markdown(section(*WHOLE))
+    text = section_markdown(section(*WHOLE))
     assert cells(text) == [
         "| 5 | **0.805** ± 0.007 q | 0.805 | 0.000 |",
         "| 10 | _0.750_ ± 0.071 q | 0.798 | −0.048 |",
     ]
     assert "- Best of a column bold, second best italics." in text
-    text = latex(section(*WHOLE), "A title")
+    text = section_latex(section(*WHOLE), "A title")
     assert r"5 & \textbf{0.805} $\pm$ 0.007" in text and r"10 & \underline{0.750}" in text
     assert r"\caption{A title: cifar10, 59k}" in text and "second best underlined" in text
 
 
 def test_cells_of_fewer_seeds_say_so_and_are_not_ranked():
     """0.9 of one seed is no better than means of two."""
-    text = markdown(section(*WHOLE, job(25, 16, 0, 0.9)))
+    text = section_markdown(section(*WHOLE, job(25, 16, 0, 0.9)))
     assert cells(text)[2].startswith("| 25 | 0.900 q (1 of 2 seeds) |")
     assert cells(text)[0].startswith("| 5 | **0.805**")
-    assert "Cells of fewer seeds than others say so, and are not ranked." in text
+    assert "Cells with fewer seeds than others say so, and are not ranked." in text
 
 
 def test_what_a_rule_sets_for_some_rows_is_told():
     jobs = [job("a", 16, 0, 0.8, values={"batch": 16, "beta": 5}, run="1"),
             job("a", 32, 0, 0.8, values={"batch": 16, "beta": 7}, run="2"),
             job("b", 16, 0, 0.8, values={"batch": 16, "beta": None}, run="3")]  # fmt: skip
-    assert "epochs 30; batch size 16; batch 16; beta 5, 7 for a." in markdown(section(*jobs))
+    assert "epochs 30; batch size 16; batch 16; beta 5, 7 for a." in section_markdown(
+        section(*jobs)
+    )
 
 
 def test_markdown_of_a_small_example():
     """0.80 and 0.81: mean 0.805, sd sqrt(2 * 0.005²) = 0.0071; published 0.805 and 0.7978."""
-    assert markdown(section(*SMALL)).splitlines() == [
+    assert section_markdown(section(*SMALL)).splitlines() == [
         "### cifar10, 59k",
         "",
         "| β | 16 bits | published | Δ | 32 bits | published | Δ |",
@@ -125,18 +132,19 @@ def test_markdown_of_a_small_example():
         "",
         "- mAP@all (ties expected, denominator hits, empty zero), fingerprint aaaaaaaaaaaaaaaa; "
         "mean ± sd (n − 1) over seeds 0, 1.",
-        "- Cells of fewer seeds than others say so, and are not ranked.",
-        "- q: the epoch was selected on the query set, as the papers do: these numbers are the "
-        "highest of several looks at the queries",
+        "- Cells with fewer seeds than others say so, and are not ranked.",
+        "- q: the epoch was selected on the query set, as in the papers: these numbers are maxima "
+        "over several evaluations on the queries",
         "- These runs: epochs 30; batch size 16.",
         "- Published: RelaHash (Minh et al., IEEE Access 2023), Table 2 (mAP@all; protocol 59k; "
         "backbone: AlexNet, pretrained; stopping: once the best mAP on the queries has not risen "
-        "for 6 epochs, often after 12 to 25; margin: 0.5; batch size: 16). Δ: ours less theirs.",
+        "for 6 epochs, often after 12 to 25; margin: 0.5; batch size: 16). Δ: ours minus "
+        "published.",
     ]
 
 
 def test_latex_of_a_small_example():
-    lines = [line.strip() for line in latex(section(*SMALL)).splitlines()]
+    lines = [line.strip() for line in section_latex(section(*SMALL)).splitlines()]
     assert lines[:11] == [
         r"\begin{table}",
         r"\centering",
@@ -156,12 +164,14 @@ def test_latex_of_a_small_example():
 
 
 def test_latex_escapes_what_is_syntax():
-    text = latex(section(job("a_b&c%#$", 16, 0, 0.5), layout=Layout(("method.loss.scale",))))
+    text = section_latex(
+        section(job("a_b&c%#$", 16, 0, 0.5), layout=Layout(("method.loss.scale",)))
+    )
     assert r"a\_b\&c\%\#\$ & 0.5000\textsuperscript{q} \\" in text
 
 
 def test_csv_has_a_line_for_each_cell_in_full_precision():
-    lines = list(csv.DictReader(io.StringIO(csv_of([section(*SMALL)]))))
+    lines = list(csv.DictReader(io.StringIO(sections_csv([section(*SMALL)]))))
     assert len(lines) == 4
     first, missing = lines[0], lines[2]
     assert float(first["mean"]) == pytest.approx(0.805)
@@ -177,7 +187,9 @@ def test_csv_has_a_line_for_each_cell_in_full_precision():
 
 
 def test_a_running_cell_says_how_far_it_is():
-    text = markdown(section(job(5, 16, 0, state="running", progress="3/40"), job(10, 16, 0, 0.5)))
+    text = section_markdown(
+        section(job(5, 16, 0, state="running", progress="3/40"), job(10, 16, 0, 0.5))
+    )
     assert cells(text)[0].startswith("| 5 | — running 3/40 |")
 
 
@@ -185,16 +197,16 @@ def test_ties_share_a_rank_and_one_row_has_none():
     layout = Layout(("method.loss.scale",), digits=3)
     jobs = [job(scale, 16, 0, value) for scale, value in
             ((5, 0.5), (10, 0.50004), (25, 0.4), (50, 0.4), (80, 0.3))]  # fmt: skip
-    ranks = [entry.rank for entry in entries(section(*jobs, layout=layout)).values()]
+    ranks = [entry.rank for entry in section(*jobs, layout=layout).cells.values()]
     assert ranks == [1, 1, 2, 2, 0]
-    assert [one.rank for one in entries(section(jobs[0], layout=layout)).values()] == [0]
+    assert [one.rank for one in section(jobs[0], layout=layout).cells.values()] == [0]
 
 
 def test_what_was_measured_otherwise_is_marked_told_and_not_ranked():
     jobs = [job(5, 16, 0, 0.5, on="last"), job(10, 16, 0, 0.4, on="last"),
             job(25, 16, 0, 0.9, print_="", on="last"),
             job(50, 16, 0, 0.8, ties="stable", on="val")]  # fmt: skip
-    text = markdown(section(*jobs, layout=Layout(("method.loss.scale",), digits=2)))
+    text = section_markdown(section(*jobs, layout=Layout(("method.loss.scale",), digits=2)))
     assert cells(text) == [
         "| 5 | **0.50** |",
         "| 10 | _0.40_ |",
@@ -209,28 +221,28 @@ def test_runs_of_other_data_have_a_table_of_their_own():
     """Whose fingerprint is unknown, or is yet to come, stands in the one of most runs."""
     jobs = [job(5, 16, 0, 0.9, print_="b" * 64), job(10, 16, 0, 0.5), job(25, 16, 0, 0.4),
             job(50, 16), job(80, 16, state="running"), job(5, 16, 1, 0.7)]  # fmt: skip
-    first, other = sections([Sweep("s", tuple(jobs), Layout(("method.loss.scale",)))])
+    first, other = make_sections([Sweep("s", tuple(jobs), Layout(("method.loss.scale",)))])
     assert (first.title, other.title) == (
         "cifar10, 59k, data aaaaaaaa", "cifar10, 59k, data bbbbbbbb"
     )  # fmt: skip
     assert first.rows == ((5,), (10,), (25,), (50,), (80,)) and other.rows == ((5,),)
-    assert entries(first)[(5,), 16].mean == 0.7 and entries(other)[(5,), 16].mean == 0.9
-    assert "\\*" not in markdown(first) + markdown(other)
-    (alone,) = sections([Sweep("s", tuple(jobs[1:]), BETA)])
+    assert first.cells[(5,), 16].mean == 0.7 and other.cells[(5,), 16].mean == 0.9
+    assert "\\*" not in section_markdown(first) + section_markdown(other)
+    (alone,) = make_sections([Sweep("s", tuple(jobs[1:]), BETA)])
     assert alone.title == "cifar10, 59k"
 
 
 def test_the_most_common_way_has_no_mark_even_if_it_comes_last():
     jobs = [job(5, 16, 0, 0.5, ties="worst"), job(10, 16, 0, 0.4), job(25, 16, 0, 0.3)]
     one = section(*jobs, layout=Layout(("method.loss.scale",)))
-    assert [entry.marks for entry in entries(one).values()] == [("*", "q"), ("q",), ("q",)]
+    assert [entry.marks for entry in one.cells.values()] == [("*", "q"), ("q",), ("q",)]
 
 
 def test_seeds_that_were_measured_otherwise_are_left_out_of_the_mean():
     one = section(job(5, 16, 0, 0.5), job(5, 16, 1, 0.9, ties="worst"), job(10, 16, 0, 0.4))
-    entry = entries(one)[(5,), 16]
+    entry = one.cells[(5,), 16]
     assert (entry.mean, entry.state, entry.marks) == (0.5, "1 of 2 seeds", ("q",))
-    assert "left out of its mean" in markdown(one)
+    assert "left out of its mean" in section_markdown(one)
 
 
 METHODS = Layout(rows=("method",), digits=2, published="sdc_table1",
@@ -262,7 +274,7 @@ FAMILY = (
 def test_kinds_references_and_a_further_R_stand_beside():
     """The draws of the reference: 0.3, 0.5, of seed 1 the same with rounding; mean 0.4."""
     made = section(*FAMILY, layout=METHODS)
-    text = markdown(made)
+    text = section_markdown(made)
     assert text.splitlines()[2:9] == [
         "| method | kind | 16 bits | mAP@all | quoted | Δ | 64 bits | mAP@all | quoted | Δ |",
         "|---|---|---|---|---|---|---|---|---|---|",
@@ -278,11 +290,11 @@ def test_kinds_references_and_a_further_R_stand_beside():
     assert "Also published: sdc\\_simclr 64 bits 0.6646 (weight decay 5e-4)." in text
     assert "run again, seed 42 (re-run by a third party; mAP@1000;" in text
     assert "fire" not in text.lower()  # it has no numbers of this dataset
-    lines = [line.strip() for line in latex(made).splitlines()]
+    lines = [line.strip() for line in section_latex(made).splitlines()]
     assert r"\begin{tabular}{llllrrllrr}" in lines
     last = r"PCA + random rotation (reference) & shallow & 0.40 $\pm$ 0.14" + " & " * 7 + r" \\"
     assert last in lines
-    read = list(csv.DictReader(io.StringIO(csv_of([made]))))
+    read = list(csv.DictReader(io.StringIO(sections_csv([made]))))
     assert [one["kind"] for one in read] == ["supervised", "shallow", "unsupervised", "shallow"]
     assert read[1]["verified"] == "secondary" and read[0]["verified"] == ""
     assert (read[0]["also"], float(read[0]["also_mean"])) == ("mAP@all", pytest.approx(0.65))
@@ -291,9 +303,10 @@ def test_kinds_references_and_a_further_R_stand_beside():
 
 def test_a_kind_that_no_report_says_has_no_column_and_one_of_some_is_unknown():
     old = [method("csq", value=0.8), method("itq", value=0.7)]
-    assert "| method | 16 bits |" in markdown(section(*old, layout=METHODS))
+    assert "| method | 16 bits |" in section_markdown(section(*old, layout=METHODS))
     some = [*old, method("lsh", value=0.6, kind="shallow"), method("sh")]
-    assert [line.split(" | ")[1] for line in cells(markdown(section(*some, layout=METHODS)))] == [
+    text = section_markdown(section(*some, layout=METHODS))
+    assert [line.split(" | ")[1] for line in cells(text)] == [
         "unknown", "unknown", "shallow", ""
     ]  # fmt: skip
     alike = [method("itq", seed=seed, value=0.5, kind="shallow") for seed in (0, 1)]
@@ -301,7 +314,7 @@ def test_a_kind_that_no_report_says_has_no_column_and_one_of_some_is_unknown():
         replace(one, values=one.values | {"iterations": seed}) for seed, one in enumerate(alike)
     ]
     rows = Layout(("iterations",), digits=2)
-    assert "kind" not in markdown(section(*alike, layout=rows))
+    assert "kind" not in section_markdown(section(*alike, layout=rows))
 
 
 def test_references_of_several_backbones_are_several_and_equal_draws_count_once():
@@ -310,7 +323,7 @@ def test_references_of_several_backbones_are_several_and_equal_draws_count_once(
             replace(method("lsh", value=0.5, maps=(0.1, 0.3)), conditions={"backbone": "vgg16"}),
             method("pcah", value=0.5, maps=(0.8, 0.9), ties="worst")]  # fmt: skip
     jobs[:2] = [replace(one, conditions={"backbone": "tiny"}) for one in jobs[:2]]
-    one, other = reference_rows(section(*jobs, layout=METHODS))
+    one, other = section(*jobs, layout=METHODS).baseline_rows
     assert (one.label, one.values[16][0], one.draws) == (
         "PCA + random rotation, tiny (reference)", 0.4, 2
     )  # fmt: skip
@@ -323,17 +336,17 @@ def test_only_rows_on_the_same_frozen_features_are_compared_with_a_reference():
             replace(method("csq", value=0.1), conditions={**frozen, "frozen": "no"}),
             replace(method("dpn", value=0.1), conditions={"backbone": "alexnet"})]  # fmt: skip
     made = section(*jobs, layout=METHODS)
-    assert "All rows on the same frozen features are above it." in markdown(made)
+    assert "All rows on the same frozen features are above it." in section_markdown(made)
     below = replace(method("sdc", value=0.2), conditions=frozen)
     made = section(*jobs, below, layout=METHODS)
-    assert "Not above it: sdc at 16 bits." in markdown(made)
+    assert "Not above it: sdc at 16 bits." in section_markdown(made)
 
 
 def test_the_conditions_of_each_row_stand_below():
     jobs = [replace(method("itq", value=0.5, kind="shallow"), conditions={"frozen": "yes"}),
             replace(method("sdc", seed=0, value=0.5), conditions={"frozen": "yes", "views": "8"}),
             replace(method("sdc", seed=1), conditions={"frozen": "no"})]  # fmt: skip
-    text = markdown(section(*jobs, layout=METHODS))
+    text = section_markdown(section(*jobs, layout=METHODS))
     assert text.splitlines()[-6:] == [
         "Conditions of the runs:",
         "",
@@ -342,63 +355,63 @@ def test_the_conditions_of_each_row_stand_below():
         "| itq | shallow | yes | - |",
         "| sdc | unknown | yes, no | 8 |",
     ]
-    assert "Conditions" not in markdown(section(*FAMILY, layout=METHODS))
+    assert "Conditions" not in section_markdown(section(*FAMILY, layout=METHODS))
 
 
 def test_a_published_number_of_several_keys_has_their_whole_name():
     def one(decay):
         values = {"optimizer.weight_decay": decay}
         run = method("sdc", 64, value=0.5)
-        return replace(run, run=str(decay), values={**run.values, **values})
+        return replace(run, name=str(decay), values={**run.values, **values})
 
     layout = Layout(("method", "optimizer.weight_decay"), published="sdc_rerun_variants")
     made = section(one(1e-5), one(5e-4), layout=layout)
-    assert [entry.published for entry in entries(made).values()] == [0.5976, None]
+    assert [entry.published for entry in made.cells.values()] == [0.5976, None]
 
 
 def test_settings_and_protocols_make_sections_and_say_what_a_difference_is_worth():
     jobs = [job(5, 16, 0, 0.8), job(5, 16, 0, 0.3, run="small", settings=("trainer.epochs=2",)),
             job(5, 16, 0, 0.4, run="other", values={"dataset.protocol": "54k"})]  # fmt: skip
-    plain, small, other = sections([Sweep("s", tuple(jobs), BETA)])
+    plain, small, other = make_sections([Sweep("s", tuple(jobs), BETA)])
     assert [one.title for one in (plain, small, other)] == [
         "cifar10, 59k", "cifar10, 59k, trainer.epochs=2", "cifar10, 54k"
     ]  # fmt: skip
-    assert "another setting" not in markdown(plain)
+    assert "another setting" not in section_markdown(plain)
     assert "of another setting than the published ones, in settings (trainer.epochs=2)" in (
-        markdown(small).replace("\\_", "_")
+        section_markdown(small).replace("\\_", "_")
     )
-    assert "protocol (54k, there 59k)" in markdown(other)
+    assert "protocol (54k, there 59k)" in section_markdown(other)
 
 
 def test_without_published_numbers_it_says_so():
-    assert "There are no published numbers for digits." in markdown(
+    assert "There are no published numbers for digits." in section_markdown(
         section(job(5, 16, 0, 0.8, dataset="digits"))
     )
     none = section(job(7, 16, 0, 0.8))
-    assert "no published numbers for these rows" in markdown(none)
-    assert "| β | 16 bits |\n" in markdown(none)
+    assert "no published numbers for these rows" in section_markdown(none)
+    assert "| β | 16 bits |\n" in section_markdown(none)
 
 
 def test_without_a_layout_rows_are_what_varies():
     jobs = [job(scale, nbit, seed, values={"trainer.batch_size": size, "margin": 1})
             for scale in (5, 10) for nbit in (16, 32) for seed in (0, 1)
             for size in (8, 16)]  # fmt: skip
-    jobs = [replace(one, run=str(at)) for at, one in enumerate(jobs)]
+    jobs = [replace(one, name=str(at)) for at, one in enumerate(jobs)]
     one = section(*jobs, layout=Layout())
     assert one.keys == ("method.loss.scale", "trainer.batch_size")
-    assert [one.name_of(row) for row in one.rows][:2] == [
+    assert [one.row_name(row) for row in one.rows][:2] == [
         "scale=5 batch_size=8", "scale=5 batch_size=16"
     ]  # fmt: skip
-    assert all(len(cell.jobs) == 2 for cell in one.cells.values())
-    (alone,) = sections([Sweep("s", (job(),), Layout())])
-    assert alone.keys == ("method",) and alone.name_of(alone.rows[0]) == "relahash"
+    assert all(len(cell.runs) == 2 for cell in one.cells.values())
+    (alone,) = make_sections([Sweep("s", (job(),), Layout())])
+    assert alone.keys == ("method",) and alone.row_name(alone.rows[0]) == "relahash"
 
 
 def test_an_axis_beside_the_layout_makes_rows_and_has_nothing_published():
     jobs = [job(5, 16, 0, 0.8, run=str(size), values={"batch": size}) for size in (8, 16)]
     one = section(*jobs)
     assert one.keys == ("method.loss.scale", "batch") and one.row_label == "scale, batch"
-    assert [entry.published for entry in entries(one).values()] == [None, None]
+    assert [entry.published for entry in one.cells.values()] == [None, None]
 
 
 def test_what_row_and_column_decide_makes_no_rows():
@@ -409,49 +422,49 @@ def test_what_row_and_column_decide_makes_no_rows():
         for method, size, scales in (("csq", 256, (None, None)), ("relahash", 16, (100, 80)))
         for nbit, scale in zip((16, 32), scales, strict=True)
     ]
-    jobs = [replace(one, run=str(at)) for at, one in enumerate(jobs)]
+    jobs = [replace(one, name=str(at)) for at, one in enumerate(jobs)]
     one = section(*jobs, layout=layout)
     assert one.keys == ("method",) and one.rows == (("csq",), ("relahash",))
-    assert [entry.published for entry in entries(one).values()] == [0.794, 0.803, 0.82, 0.835]
+    assert [entry.published for entry in one.cells.values()] == [0.794, 0.803, 0.82, 0.835]
 
 
 def test_joined_sweeps_share_a_table_and_count_a_run_once():
     first = Sweep("a", (job(5, 16, 0, 0.5), job(25, 16, 0, 0.4)), BETA)
     other = Sweep("b", (job(5, 16, 0, 0.5), job(10, 16, 0, 0.3)), BETA)
-    (one,) = sections([first, other])
+    (one,) = make_sections([first, other])
     assert one.sweeps == ("a", "b") and one.rows == ((5,), (10,), (25,))
-    assert [len(cell.jobs) for cell in one.cells.values()] == [1, 1, 1]
+    assert [len(cell.runs) for cell in one.cells.values()] == [1, 1, 1]
 
 
 def test_joined_sweeps_with_two_runs_of_one_seed_keep_their_rows():
     """Early stopping and 100 epochs, say: one mean of both would be neither."""
     first = Sweep("a", (job(5, 16, 0, 0.5, fixed=("trainer=early_stop",)),), BETA)
     other = Sweep("b", (job(5, 16, 0, 0.4, run="long"), job(10, 16, 0, 0.3, run="l2")), BETA)
-    (one,) = sections([first, other])
-    assert cells(markdown(one)) == [
+    (one,) = make_sections([first, other])
+    assert cells(section_markdown(one)) == [
         "| scale=5 a | **0.500** q |",
         "| scale=5 b | _0.400_ q |",
         "| scale=10 b | 0.300 q |",
     ]
-    assert "a sets trainer=early\\_stop" in markdown(one)
+    assert "a sets trainer=early\\_stop" in section_markdown(one)
 
 
 def test_sweeps_of_other_layouts_follow_each_other():
     margin = Layout(rows=("margin",))
-    parts = sections([Sweep("a", (job(),), BETA), Sweep("b", (job(run="m"),), margin)])
+    parts = make_sections([Sweep("a", (job(),), BETA), Sweep("b", (job(run="m"),), margin)])
     assert [part.sweeps for part in parts] == [("a",), ("b",)]
 
 
 def test_only_compares_as_the_command_line_writes():
     jobs = [job(5), job(10), job(0.5)]
     assert [one.values["method.loss.scale"] for one in
-            chosen(jobs, {"method.loss.scale": 10, "dataset": "cifar10"})] == [10]  # fmt: skip
-    assert len(chosen(jobs, {"seed": 0})) == 3 and chosen(jobs, {"seed": 1}) == ()
-    assert len(chosen(jobs, {"seed": [0, 1]})) == 3 and chosen(jobs, {"seed": []}) == ()
+            filter_runs(jobs, {"method.loss.scale": 10, "dataset": "cifar10"})] == [10]  # fmt: skip
+    assert len(filter_runs(jobs, {"seed": 0})) == 3 and filter_runs(jobs, {"seed": 1}) == ()
+    assert len(filter_runs(jobs, {"seed": [0, 1]})) == 3 and filter_runs(jobs, {"seed": []}) == ()
 
 
 def test_the_figure_is_over_the_axis_of_the_layout():
-    figure = trend(section(*SMALL)).figure
+    figure = sweep_figure(section(*SMALL)).figure
     (panel,) = figure.axes
     assert panel.get_xscale() == "log" and panel.get_xlabel() == "β"
     ours = [line.get_xydata().tolist() for line in panel.lines if line.get_alpha() is None
@@ -467,10 +480,10 @@ def test_the_figure_is_over_the_axis_of_the_layout():
 )
 def test_published_numbers_of_another_setting_are_not_drawn(more):
     jobs = [job(5, 16, 0, 0.3, **more), job(10, 16, 0, 0.4, run="ten", **more)]
-    (made,) = sections([Sweep("s", tuple(jobs), BETA)])
-    (panel,) = trend(made).figure.axes
+    (made,) = make_sections([Sweep("s", tuple(jobs), BETA)])
+    (panel,) = sweep_figure(made).figure.axes
     assert not [line for line in panel.lines if line.get_alpha() == 0.5]
-    assert "published" not in trend(made).caption and "0.805" in markdown(made)
+    assert "published" not in sweep_figure(made).caption and "0.805" in section_markdown(made)
 
 
 @pytest.mark.parametrize(
@@ -482,38 +495,38 @@ def test_published_numbers_of_another_setting_are_not_drawn(more):
     ],
 )
 def test_the_figure_of_other_layouts(layout, label, scale):
-    (panel,) = trend(section(*SMALL, layout=layout)).figure.axes
+    (panel,) = sweep_figure(section(*SMALL, layout=layout)).figure.axes
     assert (panel.get_xlabel(), panel.get_xscale()) == (label, scale)
 
 
 def test_a_value_of_zero_keeps_the_axis_linear_and_one_point_makes_no_figure():
     layout = replace(BETA, published=None)
     zero = section(job(0, 16, 0, 0.5), job(1, 16, 0, 0.6), layout=layout)
-    assert trend(zero).figure.axes[0].get_xscale() == "linear"
-    assert trend(section(job(5, 16, 0, 0.5), layout=layout)) is None
-    assert trend(section(job(5), job(10), layout=layout)) is None
+    assert sweep_figure(zero).figure.axes[0].get_xscale() == "linear"
+    assert sweep_figure(section(job(5, 16, 0, 0.5), layout=layout)) is None
+    assert sweep_figure(section(job(5), job(10), layout=layout)) is None
 
 
 def test_the_row_to_compare_with_is_the_best_or_a_named_one():
     one = section(*SMALL)
-    assert references(one, entries(one), "best") == {}  # no column has all its seeds
-    assert references(one, entries(one), "10") == {16: (10,), 32: (10,)}
-    assert references(one, entries(one), "5") == {16: (5,)}
+    assert reference_by_column(one, "best") == {}  # no column has all its seeds
+    assert reference_by_column(one, "10") == {16: (10,), 32: (10,)}
+    assert reference_by_column(one, "5") == {16: (5,)}
     one = section(*WHOLE)
-    assert references(one, entries(one), "best") == {16: (5,)}
+    assert reference_by_column(one, "best") == {16: (5,)}
 
 
 def test_pairs_are_told_in_points_with_what_they_mean():
     one = section(*SMALL)
     pair = Pair(16, (10,), (5,), -0.015, -0.03, -0.001, 1, 1000)
-    refused = tuple(Refused(at, (10,), (5,), "no seed") for at in (16, 32))
-    pairs = Pairs((pair, replace(pair, low=-0.03, high=0.01)), refused, True, 2000)
-    ((title, _, lines),) = tables(one, pairs)
+    refused = tuple(NotCompared(at, (10,), (5,), "no seed") for at in (16, 32))
+    pairs = PairedResults((pair, replace(pair, low=-0.03, high=0.01)), refused, True, 2000)
+    ((title, _, lines),) = pair_tables(one, pairs)
     assert title == "16 bits" and lines == [
         ["10", "5", "−1.50", "−3.00 to −0.10", "1", "1,000", "yes"],
         ["10", "5", "−1.50", "−3.00 to +1.00", "1", "1,000", "no"],
     ]
-    text = " ".join(said(one, pairs))
+    text = " ".join(pair_notes(one, pairs))
     for words in ("one seed only queries", "These are 2 intervals, not", "chance favours"):
         assert words in text
     assert "Not compared, because no seed: 16 bits, 10 with 5; 32 bits, 10 with 5." in text
@@ -523,14 +536,14 @@ def test_the_page_holds_all_of_it_and_stands_alone(tmp_path, read_page):
     failed = replace(SMALL[4], error="CUDA <out> of memory")
     jobs = (*SMALL[:4], failed, *SMALL[5:])
     sweep = Sweep("table2", jobs, BETA, "β & more", "a paper", "python train.py -m +sweep=x")
-    files = write_sweeps(tmp_path, [sweep], sections([sweep]), {})
+    files = write_sweeps(tmp_path, [sweep], make_sections([sweep]), {})
     assert {"report.html", "table.md", "table.tex", "table.csv"} < set(files)
     assert sum(name.startswith("figures/") for name in files) == 2
     assert all(path.is_file() for path in files.values())
     page = read_page(files["report.html"])
     for words in ("β & more", "5 of 8", "1 running", "1 failed", "CUDA <out> of memory", "5:00",
                   "python train.py -m +sweep=x", "published 0.8", "— failed, waiting", "a paper",
-                  failed.run, "1 of 2 seeds"):  # fmt: skip
+                  failed.name, "1 of 2 seeds"):  # fmt: skip
         assert words in page.text, words
     tags = {tag for tag, _ in page.seen}
     assert "Conditions of the runs" not in page.text
@@ -542,7 +555,7 @@ def test_the_page_holds_all_of_it_and_stands_alone(tmp_path, read_page):
 def test_the_page_has_kinds_references_conditions_and_a_further_R(tmp_path, read_page):
     jobs = tuple(replace(one, conditions={"weight decay": "0.0005"}) for one in FAMILY)
     sweep = Sweep("family", jobs, METHODS)
-    files = write_sweeps(tmp_path, [sweep], sections([sweep]), {})
+    files = write_sweeps(tmp_path, [sweep], make_sections([sweep]), {})
     page = read_page(files["report.html"])
     for words in ("kind", "supervised", "PCA + random rotation (reference)", "0.40 ± 0.14",
                   "Conditions of the runs", "weight decay", "mAP@all 0.65 ± 0.07",
@@ -552,7 +565,7 @@ def test_the_page_has_kinds_references_conditions_and_a_further_R(tmp_path, read
 
 def test_without_a_finished_run_the_page_says_so(tmp_path, read_page):
     sweep = Sweep("table2", (job(5), job(10)), BETA)
-    files = write_sweeps(tmp_path, [sweep], sections([sweep]), {})
+    files = write_sweeps(tmp_path, [sweep], make_sections([sweep]), {})
     assert "No run has finished yet" in read_page(files["report.html"]).text
     assert not any(name.startswith("figures/") for name in files)
 
@@ -643,9 +656,9 @@ def test_no_published_number_is_recalled():
 
 
 def test_how_a_published_number_is_known_is_part_of_what_is_printed():
-    assert published("sdc_table1", "cifar10").told().startswith("quoted by somebody else")
-    assert published("sdc_rerun", "cifar10").told().startswith("re-run by a third party")
-    assert published("sdc_contrastive", "cifar10").told().startswith("mAP@1000; protocol 59k")
+    assert published("sdc_table1", "cifar10").describe().startswith("quoted by somebody else")
+    assert published("sdc_rerun", "cifar10").describe().startswith("re-run by a third party")
+    assert published("sdc_contrastive", "cifar10").describe().startswith("mAP@1000; protocol 59k")
 
 
 def _beta(name):

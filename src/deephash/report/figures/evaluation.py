@@ -1,8 +1,8 @@
-"""The figures of one evaluated run, and of several side by side.
+"""Figures of one evaluated run, or of several in comparison.
 
-Each function takes rows and gives a drawing, or None where the runs do not tell what it would show.
-A method has the same colour, marker and dashes in all of them. Equation and figure numbers are
-those of the RelaHash paper, Minh et al., IEEE Access 2023.
+Each function takes groups of runs and returns a drawing, or None if the reports do not contain its
+numbers. A method has the same colour, marker and dashes in all figures. Equation and figure numbers
+are those of the RelaHash paper, Minh et al., IEEE Access 2023.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,23 +13,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from deephash.report.figures.canvas import BLUE, VERMILION, Drawing, broken, halo, sheet
-from deephash.report.figures.panels import (
+from deephash.report.figures.plots import (
     SIZES,
     Keys,
     Line,
-    bars,
+    bar_panels,
     bits_of,
-    by_powers,
-    curves,
     draw_line,
     finish,
     frame,
-    grid,
+    line_panels,
+    log_axis,
     over_bits,
-    sample,
+    panel_grid,
+    sample_line,
 )
-from deephash.report.rows import Floats, Row, floats
+from deephash.report.figures.style import BLUE, VERMILION, Drawing, halo, sheet, wrapped
+from deephash.report.run_groups import RunGroup
+from deephash.report.values import Floats, as_floats, metric_name
 from deephash.utils.nested import get_nested
 
 Array = npt.NDArray[Any]
@@ -37,7 +38,7 @@ Array = npt.NDArray[Any]
 UNIT = {"xlim": (-0.01, 1.02), "ylim": (-0.01, 1.03)}
 
 EMPTY, NONEMPTY = "an empty ball counts 0", "non-empty balls only"
-"""The two conventions of precision within a radius."""
+"""Conventions of precision within a radius."""
 
 CONVENTIONS = ("ties", "denominator", "empty", "own")
 
@@ -57,12 +58,12 @@ class Retrieved:
 
 @dataclass(frozen=True)
 class Plane:
-    """Codes laid out in two dimensions."""
+    """Projection of codes to two dimensions."""
 
     points: Array  # (N, 2)
     classes: Array  # (N,) int, -1 for none
     names: list[str]  # of the classes; may be empty
-    what: str  # how they were laid out, as a caption
+    what: str  # how they were projected, as a caption
 
 
 @dataclass(frozen=True)
@@ -75,32 +76,30 @@ class Snapshot:
     centers: Array | None  # (C, K)
 
 
-def figures_of(rows: Sequence[Row]) -> list[Drawing]:
-    """All figures that the numbers of some runs make."""
+def figures_of(rows: Sequence[RunGroup]) -> list[Drawing]:
+    """Return all figures that can be drawn from the numbers of some runs."""
     draws = (
-        map_over_bits,
-        precision_within_radius_2,
-        pr_by_rank,
-        pr_by_radius,
-        precision_at,
-        recall_at,
-        distances,
-        pair_distances,
-        separability,
-        quantization,
-        orthogonality,
-        bits,
+        draw_map_over_bits,
+        draw_precision_within_radius_2,
+        draw_pr_by_rank,
+        draw_pr_by_radius,
+        draw_precision_at,
+        draw_recall_at,
+        draw_distances,
+        draw_pair_distances,
+        draw_separability,
+        draw_quantization,
+        draw_orthogonality,
+        draw_bits,
     )
     return [drawing for draw in draws if (drawing := draw(rows)) is not None]
 
 
-def map_over_bits(rows: Sequence[Row]) -> Drawing | None:
-    """Fig. 5: mAP over the number of bits; bars if there is only one."""
-    metric = str(get_nested(rows[0].runs[0], "metrics", "conventions", "metric") or "mAP")
-    told = [get_nested(rows[0].runs[0], "metrics", "conventions", key) for key in CONVENTIONS]
-    named = ", ".join(
-        f"{key} {value}" for key, value in zip(CONVENTIONS, told, strict=True) if value
-    )
+def draw_map_over_bits(rows: Sequence[RunGroup]) -> Drawing | None:
+    """Draw mAP over the number of bits (Fig. 5), or bars if there is only one."""
+    metric = metric_name(rows[0].runs[0])
+    conventions = get_nested(rows[0].runs[0], "metrics", "conventions") or {}
+    named = ", ".join(f"{key} {value}" for key in CONVENTIONS if (value := conventions.get(key)))
     caption = f"{metric} of the queries ({named})." if named else f"{metric} of the queries."
     if len(bits_of(rows)) == 1:
         return _several(rows, "map", metric, caption, {metric: ("metrics", "map")})
@@ -110,21 +109,21 @@ def map_over_bits(rows: Sequence[Row]) -> Drawing | None:
     title = f"{metric} over bits"
     if not handles:
         return None
-    return finish(figure, "map_over_bits", title, caption, rows, handles, spread=True)
+    return finish(figure, "map_over_bits", title, caption, rows, handles, with_sd=True)
 
 
-def precision_within_radius_2(rows: Sequence[Row]) -> Drawing | None:
-    """Precision in the Hamming ball of radius 2 over the number of bits, under both conventions.
+def draw_precision_within_radius_2(rows: Sequence[RunGroup]) -> Drawing | None:
+    """Draw precision within Hamming radius 2 over the number of bits, or bars if there is only one.
 
-    Bars if there is only one number of bits.
+    Both conventions for empty balls are shown.
     """
     name, title = "precision_within_radius_2", "Precision within Hamming radius 2"
     ball = ("metrics", "precision_within_radius_2")
     caption = "Precision among the images at most 2 bits away, the mean over the queries. "
     if len(bits_of(rows)) == 1:
         caption += (
-            "Left, a query with an empty ball counts with 0; right, only the queries whose ball "
-            "holds an image, which may be few."
+            "Left, a query with an empty ball counts as 0; right, only the queries whose ball "
+            "contains an image, which may be few."
         )
         kinds = {EMPTY: "mean_zero", NONEMPTY: "mean_nonempty"}
         columns = {
@@ -142,17 +141,17 @@ def precision_within_radius_2(rows: Sequence[Row]) -> Drawing | None:
     over_bits(panels[0, 0], rows, (*ball, "mean_nonempty"), **hollow)
     panels[0, 0].set_ylabel("precision within radius 2")
     caption += (
-        "Solid, filled: a query with an empty ball counts with 0. Dashed, hollow: only the queries "
-        "whose ball holds an image, which may be few."
+        "Solid, filled: a query with an empty ball counts as 0. Dashed, hollow: only the queries "
+        "whose ball contains an image, which may be few."
     )
     if not handles:
         return None
-    handles |= {EMPTY: sample(), NONEMPTY: sample(**hollow)}
-    return finish(figure, name, title, caption, rows, handles, spread=True)
+    handles |= {EMPTY: sample_line(), NONEMPTY: sample_line(**hollow)}
+    return finish(figure, name, title, caption, rows, handles, with_sd=True)
 
 
-def pr_by_radius(rows: Sequence[Row]) -> Drawing | None:
-    """Precision over recall as the Hamming ball grows, macro and micro."""
+def draw_pr_by_radius(rows: Sequence[RunGroup]) -> Drawing | None:
+    """Draw precision over recall for growing Hamming radius, macro and micro."""
     path = ("metrics", "pr_curve")
     kinds = {
         kind: partial(_line, path=path, x=f"recall_{kind}", y=f"precision_{kind}")
@@ -161,13 +160,13 @@ def pr_by_radius(rows: Sequence[Row]) -> Drawing | None:
     caption = (
         "Through a point for each Hamming radius r: all images within it are returned. Macro: mean "
         "over the queries; precision is 0 for a query with an empty ball, recall is over the "
-        "queries that have relevant images. Micro: the balls of all queries poured together."
+        "queries that have relevant images. Micro: the balls of all queries pooled."
     )
     title = "Precision and recall by radius"
     if len(rows) > 1:
-        drawn = curves(rows, kinds, "recall", "precision", UNIT)
+        drawn = line_panels(rows, kinds, "recall", "precision", UNIT)
         return drawn and finish(drawn[0], "pr_by_radius", title, caption, rows, drawn[1])
-    radius, empty = rows[0].line(*path, "radius"), rows[0].line(*path, "empty_fraction")
+    radius, empty = rows[0].mean_list(*path, "radius"), rows[0].mean_list(*path, "empty_fraction")
     if len(radius) == len(empty) and 2 in radius:
         caption += f" Empty balls at r = 2: {empty[radius == 2][0]:.1%}."
     figure, panels = sheet(size=SIZES[1])
@@ -176,7 +175,7 @@ def pr_by_radius(rows: Sequence[Row]) -> Drawing | None:
     for place, (kind, of) in enumerate(kinds.items()):
         line = of(rows[0])
         if len(line[0]):
-            look = replace(rows[0], place=place, label=kind)
+            look = replace(rows[0], index=place, label=kind)
             handles[kind] = draw_line(panels[0, 0], look, line)
     if not handles:
         return None
@@ -186,21 +185,21 @@ def pr_by_radius(rows: Sequence[Row]) -> Drawing | None:
     return finish(figure, "pr_by_radius", title, caption, rows, handles)
 
 
-def pr_by_rank(rows: Sequence[Row]) -> Drawing | None:
-    """Fig. 6a: precision over recall as the list of retrieved images grows."""
+def draw_pr_by_rank(rows: Sequence[RunGroup]) -> Drawing | None:
+    """Draw precision over recall for a growing number of returned images (Fig. 6a)."""
     path = ("metrics", "pr_curve_by_rank")
     caption = (
         "The first k images are returned, for growing k: precision, the mean over all queries, "
         f"over recall, the mean over the queries that have relevant images. {TIES}"
     )
 
-    def of(row: Row) -> Line:
+    def of(row: RunGroup) -> Line:
         return _line(row, path, "recall", "precision")
 
-    drawn = curves(rows, {"": of}, "recall", "precision", UNIT)
+    drawn = line_panels(rows, {"": of}, "recall", "precision", UNIT)
     if drawn is None:
         return None
-    rank = rows[0].line(*path, "rank")
+    rank = rows[0].mean_list(*path, "rank")
     if len(rows) == 1 and len(rank) == len(of(rows[0])[0]):
         _point_out(drawn[0].axes[0], of(rows[0]), "k", rank, (1, 10, 100, 1000, 10000))
         caption += " A mark between two measured k lies on the line between them."
@@ -208,16 +207,16 @@ def pr_by_rank(rows: Sequence[Row]) -> Drawing | None:
     return finish(drawn[0], "pr_by_rank", title, caption, rows, drawn[1])
 
 
-def precision_at(rows: Sequence[Row]) -> Drawing | None:
-    """Fig. 6b: the precision of the first N."""
+def draw_precision_at(rows: Sequence[RunGroup]) -> Drawing | None:
+    """Draw the precision of the first N (Fig. 6b)."""
     caption = (
         "P@N: the share of the first N images that is relevant, the mean over all queries. " + TIES
     )
     return _at(rows, "precision_at", "Precision at N", caption, "precision@N")
 
 
-def recall_at(rows: Sequence[Row]) -> Drawing | None:
-    """The recall of the first N."""
+def draw_recall_at(rows: Sequence[RunGroup]) -> Drawing | None:
+    """Draw the recall of the first N."""
     caption = (
         "Recall@N: the share of a query's relevant images that is among the first N, the mean over "
         f"the queries that have any. {TIES}"
@@ -225,8 +224,8 @@ def recall_at(rows: Sequence[Row]) -> Drawing | None:
     return _at(rows, "recall_at", "Recall at N", caption, "recall@N")
 
 
-def quantization(rows: Sequence[Row]) -> Drawing | None:
-    """Fig. 10: the quantisation error in its three forms."""
+def draw_quantization(rows: Sequence[RunGroup]) -> Drawing | None:
+    """Draw the quantisation error in three forms (Fig. 10)."""
     path = ("metrics", "codes", "quantization")
     columns = {
         "mean ‖z − h‖  (Eq. 19)": (*path, "l2"),
@@ -234,15 +233,15 @@ def quantization(rows: Sequence[Row]) -> Drawing | None:
         "mean angle, degrees  (Eq. 21)": (*path, "degrees"),
     }
     caption = (
-        "How far the codes z of the database, as the encoder gives them, are from their bits "
-        "h = sgn(z). Not divided by the number of bits; a zero vector has no angle and is left out "
-        "of its mean."
+        "Distance between the outputs z of the encoder for the database and their bits "
+        "h = sgn(z). Not divided by the number of bits; zero vectors have no angle and are left "
+        "out of its mean."
     )
     return _several(rows, "quantization", "Quantisation error", caption, columns)
 
 
-def orthogonality(rows: Sequence[Row]) -> Drawing | None:
-    """Fig. 11: how far the class centres are from orthogonal."""
+def draw_orthogonality(rows: Sequence[RunGroup]) -> Drawing | None:
+    """Draw the deviation of the class centres from orthogonality (Fig. 11)."""
     columns = {"‖HHᵀ/K − I‖  (Eq. 22)": ("metrics", "codes", "orthogonality", "value")}
     caption = (
         "Frobenius norm; row c of H is the sign of the mean code of the database images of class c."
@@ -252,8 +251,8 @@ def orthogonality(rows: Sequence[Row]) -> Drawing | None:
     return _several(rows, "orthogonality", "Orthogonality of the class centres", caption, columns)
 
 
-def separability(rows: Sequence[Row]) -> Drawing | None:
-    """Fig. 12: how much farther apart dissimilar images are than similar ones."""
+def draw_separability(rows: Sequence[RunGroup]) -> Drawing | None:
+    """Draw the difference between mean distances of dissimilar and similar images (Fig. 12)."""
     columns = {"bits  (Eq. 23)": ("metrics", "codes", "separability", "value")}
     caption = (
         "Mean Hamming distance of the pairs of database images that share no label, less that of "
@@ -262,14 +261,14 @@ def separability(rows: Sequence[Row]) -> Drawing | None:
     return _several(rows, "separability", "Separability", caption, columns)
 
 
-def distances(rows: Sequence[Row]) -> Drawing | None:
-    """Fig. 13: histograms of the distances within and between classes."""
+def draw_distances(rows: Sequence[RunGroup]) -> Drawing | None:
+    """Draw histograms of the distances within and between classes (Fig. 13)."""
     shown = [row for row in rows if all(len(one) for one in _histograms(row))]
     if not shown:
         return None
-    shown.sort(key=lambda row: (row.nbit, row.place))
-    most = grid(max(sum(row.nbit == nbit for row in shown) for nbit in bits_of(shown)))[1]
-    down, across = grid(len(shown), min(len(shown), most * (4 // most)))
+    shown.sort(key=lambda row: (row.nbit, row.index))
+    most = panel_grid(max(sum(row.nbit == nbit for row in shown) for nbit in bits_of(shown)))[1]
+    down, across = panel_grid(len(shown), min(len(shown), most * (4 // most)))
     places = [divmod(place, across) for place in range(len(shown))]
     size = SIZES[1] if len(shown) == 1 else (3.2, 2.1)
     figure, panels = sheet(down, across, size)
@@ -284,21 +283,21 @@ def distances(rows: Sequence[Row]) -> Drawing | None:
         panel.tick_params(labelleft=place[1] == 0 or row.nbit != before)
         before = row.nbit
         if len(shown) > 1:
-            panel.set_title(broken(f"{row.label}, {row.nbit} bits"), fontsize=9)
+            panel.set_title(wrapped(f"{row.label}, {row.nbit} bits"), fontsize=9)
     frame(panels, places, "Hamming distance", "share of pairs")
     title, caption = "Distances within and between classes", _pairs(shown)
     if len(peaks) > 1:
-        caption += " The upright scale is one for all runs of the same number of bits."
+        caption += " All runs with the same number of bits share the vertical scale."
     return finish(figure, "distances", title, caption, rows, handles)
 
 
-def pair_distances(rows: Sequence[Row]) -> Drawing | None:
-    """The distances of all pairs, of codes that were measured without labels."""
+def draw_pair_distances(rows: Sequence[RunGroup]) -> Drawing | None:
+    """Draw the distances of all pairs, for codes that were evaluated without labels."""
 
-    def of(*path: str) -> Callable[[Row], Line]:
-        def line(row: Row) -> Line:
-            share = row.line("metrics", *path, "share")
-            distance = row.line("metrics", *path, "distance")
+    def of(*path: str) -> Callable[[RunGroup], Line]:
+        def line(row: RunGroup) -> Line:
+            share = row.mean_list("metrics", *path, "share")
+            distance = row.mean_list("metrics", *path, "distance")
             if len(distance) != len(share):
                 distance = np.arange(float(len(share)))
             return distance, share, np.full(len(share), np.nan)
@@ -306,7 +305,7 @@ def pair_distances(rows: Sequence[Row]) -> Drawing | None:
         return line
 
     kinds = {"in the database": of("codes", "distances"), "query to database": of("distances")}
-    drawn = curves(rows, kinds, "Hamming distance", "share of pairs")
+    drawn = line_panels(rows, kinds, "Hamming distance", "share of pairs")
     if drawn is None:
         return None
     caption = (
@@ -317,10 +316,10 @@ def pair_distances(rows: Sequence[Row]) -> Drawing | None:
     return finish(drawn[0], "pair_distances", title, caption, rows, drawn[1])
 
 
-def bits(rows: Sequence[Row]) -> Drawing | None:
-    """The share of ones in each bit."""
+def draw_bits(rows: Sequence[RunGroup]) -> Drawing | None:
+    """Draw the share of ones in each bit."""
     path = ("metrics", "codes", "bits", "ones")
-    shown = [row for row in rows if len(row.line(*path))]
+    shown = [row for row in rows if len(row.mean_list(*path))]
     if not shown:
         return None
     title = "Balance of the bits"
@@ -330,51 +329,53 @@ def bits(rows: Sequence[Row]) -> Drawing | None:
     )
     if len(rows) == 1:
         figure, panels = sheet(size=SIZES[1])
-        handles = _bits(panels[0, 0], rows[0].line(*path))
+        handles = _bits(panels[0, 0], rows[0].mean_list(*path))
         return finish(figure, "bits", title, caption, rows, handles)
 
-    def ordered(row: Row) -> Line:
-        each = [floats(get_nested(run, *path)) for run in row.runs if get_nested(run, *path)]
+    def ordered(row: RunGroup) -> Line:
+        each = [as_floats(get_nested(run, *path)) for run in row.runs if get_nested(run, *path)]
         share = np.mean([np.sort(one) for one in each if len(one) == len(each[0])], axis=0)
         return np.arange(1.0, len(share) + 1), share, np.full(len(share), np.nan)
 
-    drawn = curves(shown, {"": ordered}, "bits in order of their share", "share of ones")
+    drawn = line_panels(shown, {"": ordered}, "bits in order of their share", "share of ones")
     for panel in drawn[0].axes if drawn else ():
         panel.locator_params(axis="x", integer=True)
-    caption += " Each run's bits stand in order of their share."
+    caption += " The bits of each run are sorted by their share."
     return drawn and finish(drawn[0], "bits", title, caption, rows, drawn[1])
 
 
-def _line(row: Row, path: Keys, x: str, y: str) -> Line:
-    xs, ys = row.line(*path, x), row.line(*path, y)
+def _line(row: RunGroup, path: Keys, x: str, y: str) -> Line:
+    xs, ys = row.mean_list(*path, x), row.mean_list(*path, y)
     size = min(len(xs), len(ys))
     return xs[:size], ys[:size], np.full(size, np.nan)
 
 
-def _at(rows: Sequence[Row], name: str, title: str, caption: str, label: str) -> Drawing | None:
-    drawn = curves(rows, {"": lambda row: row.at("metrics", name)}, "N", label)
+def _at(
+    rows: Sequence[RunGroup], name: str, title: str, caption: str, label: str
+) -> Drawing | None:
+    drawn = line_panels(rows, {"": lambda row: row.by_cutoff("metrics", name)}, "N", label)
     if drawn is None:
         return None
-    cuts = [cut for row in rows for cut in row.at("metrics", name)[0]]
+    cuts = [cut for row in rows for cut in row.by_cutoff("metrics", name)[0]]
     for panel in drawn[0].axes:
         if panel.get_visible():
-            by_powers(panel, min(cuts), max(cuts))
+            log_axis(panel, min(cuts), max(cuts))
             panel.set_ylim(bottom=0)
-    return finish(drawn[0], name, title, caption, rows, drawn[1], spread=True)
+    return finish(drawn[0], name, title, caption, rows, drawn[1], with_sd=True)
 
 
 def _several(
-    rows: Sequence[Row], name: str, title: str, caption: str, columns: Mapping[str, Keys]
+    rows: Sequence[RunGroup], name: str, title: str, caption: str, columns: Mapping[str, Keys]
 ) -> Drawing | None:
-    """Bars, which a sole run does not need."""
-    figure = bars(rows, columns) if len(rows) > 1 else None
+    """Draw bars; None for a single group, which needs no figure."""
+    figure = bar_panels(rows, columns) if len(rows) > 1 else None
     if figure is None:
         return None
-    return finish(figure, name, title, caption, rows, spread=True)
+    return finish(figure, name, title, caption, rows, with_sd=True)
 
 
 def _point_out(panel: Any, line: Line, letter: str, over: Floats, some: Sequence[int]) -> None:
-    """Says where some values are on a line, between two points if need be, unless just said."""
+    """Annotate some values on a line, interpolated if needed, unless the last one is close."""
     last = np.array([-1.0, -1.0])
     for value in some:
         if not len(over) or not over[0] <= value <= over[-1]:  # nan is neither
@@ -395,13 +396,13 @@ def _point_out(panel: Any, line: Line, letter: str, over: Floats, some: Sequence
         )
 
 
-def _histograms(row: Row) -> tuple[Floats, Floats]:
+def _histograms(row: RunGroup) -> tuple[Floats, Floats]:
     path = ("metrics", "codes", "histograms")
-    return row.line(*path, "intra"), row.line(*path, "inter")
+    return row.mean_list(*path, "intra"), row.mean_list(*path, "inter")
 
 
-def _distances(panel: Any, row: Row, peak: float, word: str) -> dict[str, Any]:
-    """Both histograms, and an arrow from the mean of one to the mean of the other."""
+def _distances(panel: Any, row: RunGroup, peak: float, word: str) -> dict[str, Any]:
+    """Draw both histograms, and an arrow from the mean of one to the mean of the other."""
     handles, means = {}, []
     for kind, share, colour, dash in zip(
         ("intra", "inter"), _histograms(row), (BLUE, VERMILION), ("-", "--"), strict=True
@@ -410,7 +411,7 @@ def _distances(panel: Any, row: Row, peak: float, word: str) -> dict[str, Any]:
         panel.stairs(share, edges, fill=True, color=colour, alpha=0.35)
         name = "share a label (intra)" if kind == "intra" else "share none (inter)"
         handles[name] = panel.stairs(share, edges, color=colour, linestyle=dash, linewidth=1.2)
-        exact = row.value("metrics", "codes", "separability", kind)[0]
+        exact = row.mean_sd("metrics", "codes", "separability", kind)[0]
         means.append(exact if np.isfinite(exact) else float(share @ np.arange(len(share))))
     height = 1.1 * peak
     arrow = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0, "color": "#222222", "linewidth": 1.2}
@@ -424,23 +425,26 @@ def _distances(panel: Any, row: Row, peak: float, word: str) -> dict[str, Any]:
     return handles
 
 
-def _pairs(rows: Sequence[Row]) -> str:
-    """The caption of the histograms, which may be of a sample of the pairs."""
+def _pairs(rows: Sequence[RunGroup]) -> str:
+    """Return the caption of the histograms, which may be of a sample of the pairs."""
     caption = (
         "Hamming distances of pairs of database images; the bars of each colour sum to 1. The "
         "arrow goes from the mean of the pairs that share a label to the mean of those that share "
         "none: the separability, in bits (Eq. 23)."
     )
-    told = [get_nested(run, "metrics", "codes", "histograms") for row in rows for run in row.runs]
-    drawn = {one.get("seed") for one in told if one and one.get("seed") is not None}
-    if not drawn:
+    seeds = {
+        get_nested(run, "metrics", "codes", "histograms", "seed")
+        for row in rows
+        for run in row.runs
+    } - {None}
+    if not seeds:
         return caption
-    some = f" (seed {drawn.pop()})" if len(drawn) == 1 else ""
-    return f"{caption} The histograms are of a sample of the pairs{some}."
+    seed = f" (seed {seeds.pop()})" if len(seeds) == 1 else ""
+    return f"{caption} The histograms are of a sample of the pairs{seed}."
 
 
 def _bits(panel: Any, share: Floats) -> dict[str, Any]:
-    """A bar for each bit; those that are dead look different and are named."""
+    """Draw a bar for each bit, with dead bits highlighted."""
     dead = (share == 0) | (share == 1)
     places = np.arange(1, len(share) + 1)
     handles = {"alive": panel.bar(places[~dead], share[~dead], width=0.8, color=BLUE)}

@@ -1,8 +1,8 @@
-"""Letters that matplotlib's own font lacks: another font of the system, or a code that is seen.
+"""Fonts for letters that the font of matplotlib lacks.
 
 Figures are drawn in DejaVu Sans, which comes with matplotlib and has no Chinese, Japanese, Korean
-or Thai. Fonts are looked for only once a text needs them, so that other figures are the same on
-every machine.
+or Thai. Other fonts are used only for texts that need them, so that all other figures are the same
+on every machine. Letters without a font are drawn as their code points.
 """
 
 import logging
@@ -32,37 +32,36 @@ KNOWN = (
     "Nirmala UI", "Noto Sans Bengali", "Noto Sans Tamil", "FreeSans", "Noto Sans", "Noto Emoji",
     "Symbola", "Segoe UI Emoji", "Segoe UI Symbol", "Noto Sans Symbols2", "Unifont",
 )  # fmt: skip
-"""Fonts that have the letters of other scripts, the better ones first."""
+"""Fonts of other scripts, in order of preference."""
 
-SHOWN = 12  # codes that a caption explains
+MAX_EXPLAINED = 12  # codes in a caption
 
 _warned = False
 
 
 def make_readable(figure: "Figure") -> str:
-    """Draw each text of a figure in fonts that have its letters, and code those that none has.
+    """Draw each text of a figure in fonts that have its letters.
 
-    A letter without a font is drawn as its number in brackets, ``[732B]``, instead of an empty box,
-    and a warning says so once. Marks of the direction of writing and the like, which have no
-    picture, are left out.
+    A letter without a font is drawn as its code point in brackets, ``[732B]``, instead of an empty
+    box, with one warning. Invisible characters such as direction marks are removed.
 
     Args:
-        figure: drawn, not yet saved.
+        figure: with all its texts, not yet saved.
 
     Returns:
-        a sentence for the caption that says which code stands for which letters; or nothing.
+        A sentence for the caption that explains the codes; empty if there are none.
     """
     from matplotlib.text import Text
     from matplotlib.ticker import FixedFormatter, FuncFormatter
 
     texts: list[Any] = figure.findobj(Text)
-    written = [text.get_text() for text in texts]
+    content = [text.get_text() for text in texts]
     for axis in (axis for panel in figure.axes for axis in (panel.xaxis, panel.yaxis)):
         formatter = axis.get_major_formatter()
         if isinstance(formatter, FixedFormatter | FuncFormatter):  # ticks with names
-            written += [formatter(x, at) for at, x in enumerate(axis.get_majorticklocs())]
-    wanted = {letter for text in written for letter in text if _seen(letter)}
-    if wanted <= _letters(OWN) and all(map(_is_plain, written)):
+            content += [formatter(x, at) for at, x in enumerate(axis.get_majorticklocs())]
+    wanted = {letter for text in content for letter in text if _is_visible(letter)}
+    if wanted <= _letters(OWN) and all(map(_is_plain, content)):
         return ""
     families = choose(wanted)
     covered = frozenset[str]().union(*map(_letters, families))
@@ -85,12 +84,14 @@ def make_readable(figure: "Figure") -> str:
     if not codes:
         return ""
     _warn("".join(codes.values()))
-    told = ", ".join(f"{code} is {letters}" for code, letters in list(codes.items())[:SHOWN])
-    return f"No font here has these letters: {told}{', …' if len(codes) > SHOWN else ''}."
+    explained = [f"{code} is {letters}" for code, letters in codes.items()]
+    if len(explained) > MAX_EXPLAINED:
+        explained[MAX_EXPLAINED:] = ["…"]
+    return f"No font here has these letters: {', '.join(explained)}."
 
 
 def choose(letters: Iterable[str]) -> tuple[str, ...]:
-    """The fonts of this system to draw letters in: matplotlib's own, and others that are needed."""
+    """Return the fonts of this system to draw letters in, that of matplotlib first."""
     left, chosen = set(letters) - _letters(OWN), [OWN]
     for refreshed in (False, True):  # fonts may have been installed since matplotlib listed them
         if left and refreshed and not _refresh():
@@ -104,7 +105,7 @@ def choose(letters: Iterable[str]) -> tuple[str, ...]:
 
 
 def coded(text: str, covered: frozenset[str], codes: dict[str, str]) -> str:
-    """A text with the letters that are not covered as their numbers.
+    """Replace letters that are not covered by their code points.
 
     >>> coded("a\u732b\u79d1 b", frozenset("ab "), {})
     'a[732B 79D1] b'
@@ -112,10 +113,10 @@ def coded(text: str, covered: frozenset[str], codes: dict[str, str]) -> str:
     Args:
         text: of a figure.
         covered: letters that the fonts have.
-        codes: takes each code, and the letters that it stands for.
+        codes: collects each code and its letters.
     """
     made, run = "", ""
-    for letter in [*(one for one in text if _seen(one) or one == "\n"), ""]:
+    for letter in [*(one for one in text if _is_visible(one) or one == "\n"), ""]:
         if letter and letter != "\n" and letter not in covered:
             run += letter
             continue
@@ -127,17 +128,17 @@ def coded(text: str, covered: frozenset[str], codes: dict[str, str]) -> str:
     return made
 
 
-def _seen(letter: str) -> bool:
-    """Whether a letter has a picture: no control, no mark of direction, no variation selector."""
+def _is_visible(letter: str) -> bool:
+    """Return whether a letter is visible: no control, direction mark or variation selector."""
     return unicodedata.category(letter) not in ("Cc", "Cf") and letter not in "\ufe0e\ufe0f"
 
 
 def _is_plain(text: str) -> bool:
-    return all(_seen(letter) or letter == "\n" for letter in text)
+    return all(_is_visible(letter) or letter == "\n" for letter in text)
 
 
 def _letters(family: str) -> frozenset[str]:
-    """The letters that a font has."""
+    """Return the letters that a font has."""
     from matplotlib import font_manager
 
     try:
@@ -165,7 +166,7 @@ def _installed() -> set[str]:
 
 @cache
 def _refresh() -> bool:
-    """List fonts that were installed after matplotlib made its list; whether there are any."""
+    """Add fonts installed after matplotlib made its list; return whether there are any."""
     from matplotlib import font_manager
 
     known = {font.fname for font in font_manager.fontManager.ttflist}
@@ -187,7 +188,7 @@ def _warn(letters: Sequence[str]) -> None:
     _warned = True
     some = "".join(dict.fromkeys(letters))
     log.warning(
-        "no font of this system has the letters %s: figures show their numbers, and the page says "
-        "which is which. Install a font that has them, such as Noto Sans CJK (fonts-noto-cjk)",
-        some[:20] + "…" * (len(some) > 20),
+        "no font of this system has the letters %s: figures show their code points, which the "
+        "captions explain. Install a font that has them, such as Noto Sans CJK (fonts-noto-cjk)",
+        some[:20] + ("…" if len(some) > 20 else ""),
     )

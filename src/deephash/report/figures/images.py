@@ -1,11 +1,13 @@
-"""What codes look like: retrieved images, codes on a plane, codes as training goes on."""
+"""Figures of codes: retrieved images, codes in two dimensions, codes over training."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from deephash.report.figures.canvas import (
+from deephash.report.figures.evaluation import Array, Plane, Retrieved, Snapshot
+from deephash.report.figures.plots import frame, panel_grid
+from deephash.report.figures.style import (
     BLACK,
     GREEN,
     PALE,
@@ -18,26 +20,24 @@ from deephash.report.figures.canvas import (
     hues,
     legend,
     sheet,
-    shorten,
 )
-from deephash.report.figures.evaluation import Array, Plane, Retrieved, Snapshot
-from deephash.report.figures.panels import frame, grid
+from deephash.utils.formatting import shorten
 
 CELL, TITLE, LINE = 0.95, 0.24, 0.14
-"""Of an image, a query's title and a line of caption, in inches."""
+"""Height of an image, of a title of a query, and of a line of a caption, in inches."""
 
 MOST_PANELS = 12
-"""So many snapshots are shown."""
+"""Number of snapshots that are shown."""
 
 Looks = dict[int, tuple[Any, str]]
 """Colour and shape of each class."""
 
 IN_LEGEND = 20
-"""More classes than that are numbered on the plane instead of listed beside it."""
+"""Largest number of classes in a legend; more classes are numbered in the figure."""
 
 
 def retrieved(gallery: Sequence[Retrieved]) -> Drawing | None:
-    """Fig. 16: queries with their nearest images."""
+    """Draw queries with their nearest images (Fig. 16)."""
     if not gallery:
         return None
     most = max(len(one.images) for one in gallery)
@@ -55,34 +55,36 @@ def retrieved(gallery: Sequence[Retrieved]) -> Drawing | None:
             left = 0.08 + step * (rank + 1) + 0.18
             _image(panel, image, left, top)
             if right is not None:
-                _judge(panel, left, top, right)
-            _say(panel, left, top, caption)
-    said = (
+                _draw_relevance(panel, left, top, right)
+            _draw_caption(panel, left, top, caption)
+    description = (
         f"Left, each query; then its {most} nearest images of the database, the nearest first, "
         "equally near ones in a random order. "
-        "Below each, what it shows and its distance in bits."
+        "Below each, its classes and its distance in bits."
     )
     if any(one.right is not None for one in gallery):
-        said += " Solid green frame with a tick: relevant. Dashed red frame with a cross: not."
-    return Drawing("retrieved", "Nearest images", said, figure)
+        description += (
+            " Solid green frame with a tick: relevant. Dashed red frame with a cross: not."
+        )
+    return Drawing("retrieved", "Nearest images", description, figure)
 
 
-def on_plane(found: Plane | None) -> Drawing | None:
-    """Fig. 15: codes in two dimensions."""
-    if found is None or not len(found.points):
+def on_plane(plane: Plane | None) -> Drawing | None:
+    """Draw codes in two dimensions (Fig. 15)."""
+    if plane is None or not len(plane.points):
         return None
     figure, panels = sheet(size=(6.4, 5.2))
     panel = panels[0, 0]
-    looks = _looks([found.classes])
-    _scatter(panel, found.points, found.classes, looks, (12000, 3, 22))
-    caption = found.what.rstrip(".") + "."
+    looks = _looks([plane.classes])
+    _scatter(panel, plane.points, plane.classes, looks, (12000, 3, 22))
+    caption = plane.what.rstrip(".") + "."
     if 0 < len(looks) <= IN_LEGEND:
-        names = [shorten(_name(found.names, one), 24) for one in looks]
+        names = [shorten(_name(plane.names, one), 24) for one in looks]
         figure.legend(dots(list(looks.values())), names, loc="outside right center", handlelength=1)
     elif looks:
-        _number(panel, found, looks)
-        caption += " A number stands at the median of its class."
-    if looks and (found.classes == -1).any():
+        _number(panel, plane, looks)
+        caption += " Numbers are at the medians of their classes."
+    if looks and (plane.classes == -1).any():
         caption += " Grey: no class."
     panel.set(xticks=[], yticks=[], aspect="equal")
     panel.spines[["top", "right"]].set_visible(True)
@@ -90,14 +92,14 @@ def on_plane(found: Plane | None) -> Drawing | None:
 
 
 def codes_over_training(snapshots: Sequence[Snapshot]) -> Drawing | None:
-    """Tables 5 and 6: codes of two or three bits at some epochs of training."""
+    """Draw codes of two or three bits at several epochs of training (Tables 5 and 6)."""
     if not snapshots:
         return None
-    every, snapshots = len(snapshots), _some(snapshots)
+    every, snapshots = len(snapshots), _select(snapshots)
     nbit = snapshots[0].z.shape[1]
     if nbit not in (2, 3) or any(one.z.shape[1] != nbit for one in snapshots):
         raise ValueError(f"snapshots must all have 2 or all have 3 bits, not {nbit}")
-    down, across = grid(len(snapshots))
+    down, across = panel_grid(len(snapshots))
     if nbit == 2:
         figure, panels = sheet(down, across, (2.4, 2.9), sharex=True, sharey=True)
     else:
@@ -105,7 +107,7 @@ def codes_over_training(snapshots: Sequence[Snapshot]) -> Drawing | None:
         engine = figure.get_layout_engine()
         assert engine is not None  # of every sheet
         engine.set(rect=(0, 0.02, 0.98, 0.98))  # type: ignore[call-arg]  # labels stand out of axes
-    looks, reach = _looks([shot.classes for shot in snapshots]), _reach(snapshots)
+    looks, reach = _looks([shot.classes for shot in snapshots]), _axis_limit(snapshots)
     places = [divmod(place, across) for place in range(len(snapshots))]
     frame(panels, places, "bit 1", "bit 2")
     for place, shot in zip(places, snapshots, strict=True):
@@ -116,18 +118,18 @@ def codes_over_training(snapshots: Sequence[Snapshot]) -> Drawing | None:
     caption = (
         f"Continuous codes of {nbit} bits, {count:,} images in each panel"
         + (", coloured by class. " if looks else ". ")
-        + f"Crosses: the {2**nbit} codes that bits can make"
+        + f"Crosses: the {2**nbit} binary codes"
         + (", ±1 and ±1; grey lines: where a bit changes." if nbit == 2 else ", corners of a cube.")
     )
     if len(snapshots) < every:
-        caption += f" {len(snapshots)} of {every} epochs that were kept."
+        caption += f" {len(snapshots)} of {every} saved epochs."
     if any(shot.centers is not None for shot in snapshots):
-        caption += " Rings: the centers of the classes, one around the other where they coincide."
+        caption += " Rings: the centers of the classes, concentric where they coincide."
     return Drawing("codes_over_training", "Codes over training", caption, figure)
 
 
 def _image(panel: Any, image: Array, left: float, top: float) -> None:
-    """An image in its cell, as large as fits."""
+    """Draw an image in its cell, as large as fits."""
     height, width = image.shape[:2]
     scale = CELL / max(height, width)
     x, y = left + (CELL - width * scale) / 2, top + (CELL - height * scale) / 2
@@ -142,8 +144,8 @@ def _frame(panel: Any, left: float, top: float, colour: str, dash: Any) -> None:
     panel.plot(*corners.T, color=colour, linestyle=dash, linewidth=2.2, solid_joinstyle="miter")
 
 
-def _judge(panel: Any, left: float, top: float, right: bool) -> None:
-    """A frame and a mark, which say the same without colour."""
+def _draw_relevance(panel: Any, left: float, top: float, right: bool) -> None:
+    """Draw a frame and a mark, which are distinct without colour."""
     colour = GREEN if right else VERMILION
     _frame(panel, left, top, colour, "-" if right else (0, (3, 1.2)))
     panel.text(
@@ -159,8 +161,8 @@ def _judge(panel: Any, left: float, top: float, right: bool) -> None:
     )
 
 
-def _say(panel: Any, left: float, top: float, caption: str) -> None:
-    """A caption in two lines at most, split at its last comma if it has one."""
+def _draw_caption(panel: Any, left: float, top: float, caption: str) -> None:
+    """Draw a caption in at most two lines, split at its last comma if it has one."""
     front, _, back = caption.rpartition(", ")
     lines = [shorten(front, 17), shorten(back, 17)]
     text = "\n".join(filter(None, lines))
@@ -169,7 +171,7 @@ def _say(panel: Any, left: float, top: float, caption: str) -> None:
 
 
 def _looks(classes: Sequence[Array]) -> Looks:
-    """Colour and shape of each class that is there."""
+    """Return colour and shape of each class that occurs."""
     present = sorted({one for some in classes for one in some.tolist()} - {-1})
     if len(present) > IN_LEGEND:
         return dict(zip(present, ((hue, "o") for hue in hues(len(present))), strict=True))
@@ -180,9 +182,9 @@ def _looks(classes: Sequence[Array]) -> Looks:
 def _scatter(
     panel: Any, points: Array, classes: Array, looks: Looks, size: tuple[float, float, float]
 ) -> None:
-    """The points of each class, as one image however many they are.
+    """Draw the points of each class, rasterized.
 
-    The area of a point is the first size over their number, within the other two.
+    The area of a point is the first size divided by their number, within the bounds of the others.
     """
     total, least, most = size
     panel.set_rasterization_zorder(0)
@@ -194,9 +196,9 @@ def _scatter(
             panel.scatter(*some.T, linewidths=0, rasterized=True, **settings)
 
 
-def _number(panel: Any, found: Plane, looks: Looks) -> None:
+def _number(panel: Any, plane: Plane, looks: Looks) -> None:
     for one, (colour, _) in looks.items():
-        middle = np.median(found.points[found.classes == one], axis=0)
+        middle = np.median(plane.points[plane.classes == one], axis=0)
         dark = [0.6 * part for part in colour]
         panel.text(*middle, str(one), color=dark, ha="center", va="center", fontsize=7.5,
                    fontweight="bold", path_effects=halo(2))  # fmt: skip
@@ -206,16 +208,16 @@ def _name(names: Sequence[str], one: int) -> str:
     return names[one] if 0 <= one < len(names) else f"class {one}"
 
 
-def _some(snapshots: Sequence[Snapshot]) -> list[Snapshot]:
-    """As many as there is room for, evenly spaced, the first and the last among them."""
+def _select(snapshots: Sequence[Snapshot]) -> list[Snapshot]:
+    """Return at most ``MOST_PANELS`` snapshots, evenly spaced, with the first and the last."""
     count = min(len(snapshots), MOST_PANELS)
     return [
         snapshots[place] for place in np.linspace(0, len(snapshots) - 1, count).round().astype(int)
     ]
 
 
-def _reach(snapshots: Sequence[Snapshot]) -> float:
-    """How far the axes go in all panels: to the farthest code."""
+def _axis_limit(snapshots: Sequence[Snapshot]) -> float:
+    """Return the limit of the axes of all panels: that of the farthest code."""
     far = [np.abs(shot.z).max(initial=1.2, where=np.isfinite(shot.z)) for shot in snapshots]
     far += [np.abs(shot.centers).max(initial=1.2) for shot in snapshots if shot.centers is not None]
     return 1.05 * float(max(far))
@@ -233,7 +235,7 @@ def _snapshot(panel: Any, shot: Snapshot, looks: Looks, reach: float) -> None:
 
 
 def _rings(panel: Any, centers: Array, looks: Looks, close: float) -> None:
-    """A ring for each center, larger for each one before it that is in the same place."""
+    """Draw a ring for each center, larger if previous centers are at the same place."""
     flat = {"depthshade": False} if centers.shape[1] == 3 else {}
     for one, center in enumerate(centers):
         under = int((np.abs(centers[:one] - center).max(axis=1, initial=0) < close).sum())
@@ -252,7 +254,7 @@ def _flat(panel: Any, limits: tuple[float, float]) -> None:
 
 
 def _cube(panel: Any, limits: tuple[float, float]) -> None:
-    """Axes in space, and the edges of the cube of bits."""
+    """Set up axes in space, with the edges of the cube of bits."""
     ends = {"ticks": [-1, 1]}
     panel.set(xlim=limits, ylim=limits, zlim=limits)
     for axis, name in zip((panel.xaxis, panel.yaxis, panel.zaxis), "123", strict=True):

@@ -1,18 +1,22 @@
-"""What all pages have in common: how they are made, and how they say what a value is."""
+"""Shared parts of all pages: templates, tables of values, and the files of figures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
 
+from deephash.report.figures import style
+from deephash.utils.files import make_folder, make_subfolder
 from deephash.utils.formatting import number
 
 Rows = list[tuple[str, str]]
 
 
 def render(template: str, values: Mapping[str, Any]) -> str:
-    """A page from a template of this folder; all text in ``values`` is escaped."""
+    """Return a page from a template of this package; all text in ``values`` is escaped."""
     folder = files("deephash.report")
     environment = Environment(
         autoescape=True,
@@ -24,8 +28,27 @@ def render(template: str, values: Mapping[str, Any]) -> str:
     return environment.get_template(template).render(values)
 
 
-def chips(report: Mapping[str, Any], protocol: Mapping[str, Any]) -> Rows:
-    """The few words under the headline."""
+def save_figures(
+    drawings: Sequence[style.Drawing], folder: Path
+) -> list[tuple[style.Drawing, Path, Markup]]:
+    """Write figures as SVG and PNG files, within :func:`style.style`.
+
+    Returns:
+        Each figure, its PNG file, and its element on a page.
+    """
+    make_folder(folder.parent)
+    make_subfolder(folder)
+    saved = []
+    for index, drawing in enumerate(map(style.readable, drawings)):
+        svg, png = style.save(drawing.figure, folder, drawing.name)
+        element = style.inline(svg.read_text(encoding="utf-8"), f"plot{index}", drawing.title)
+        saved.append((drawing, png, Markup(element)))
+    return saved
+
+
+def header_chips(report: Mapping[str, Any]) -> Rows:
+    """Return names and values to show below the headline."""
+    protocol = report.get("protocol") or {}
     named = {
         "method": report.get("method"),
         "kind": report.get("kind"),
@@ -38,27 +61,27 @@ def chips(report: Mapping[str, Any], protocol: Mapping[str, Any]) -> Rows:
     return [(name, str(value)) for name, value in named.items() if value is not None]
 
 
-def rows_of(values: Mapping[str, Any], prefix: str = "") -> Rows:
-    """A nested mapping as rows of a table.
+def value_rows(values: Mapping[str, Any] | None, prefix: str = "") -> Rows:
+    """Return a nested mapping as rows of a table.
 
-    >>> rows_of({"num_train": 5000, "overlaps": {"train_query": 0}})
+    >>> value_rows({"num_train": 5000, "overlaps": {"train_query": 0}})
     [('num train', '5,000'), ('overlaps: train query', '0')]
     """
     rows: Rows = []
-    for name, value in values.items():
+    for name, value in (values or {}).items():
         title = prefix + str(name).replace("_", " ")
         if isinstance(value, Mapping):
-            rows += rows_of(value, f"{title}: ")
+            rows += value_rows(value, f"{title}: ")
         else:
-            rows.append((title, shown(value)))
+            rows.append((title, format_value(value)))
     return rows
 
 
-def shown(value: Any) -> str:
-    """A value for a reader.
+def format_value(value: Any) -> str:
+    """Return a value as text.
 
-    >>> shown(True), shown(None), shown(60000), shown(0.68412), shown([5, 3, 4])
-    ('yes', '-', '60,000', '0.6841', '5, 3, 4')
+    >>> format_value(True), format_value(60000), format_value(0.68412), format_value([5, 3])
+    ('yes', '60,000', '0.6841', '5, 3')
     """
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -72,6 +95,7 @@ def shown(value: Any) -> str:
         return number(value) if abs(value) < 10 else f"{value:,.1f}"
     if isinstance(value, list | tuple):
         if len(value) > 12 and all(isinstance(item, int | float) for item in value):
-            return f"{len(value)} values from {shown(min(value))} to {shown(max(value))}"
-        return ", ".join(shown(item) for item in value)
+            low, high = format_value(min(value)), format_value(max(value))
+            return f"{len(value)} values from {low} to {high}"
+        return ", ".join(map(format_value, value))
     return str(value)

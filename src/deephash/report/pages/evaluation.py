@@ -1,4 +1,4 @@
-"""Runs that were measured again, as figures and pages: one run, or several side by side."""
+"""Pages and figures of evaluations: of one run, or of several in comparison."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,23 +8,27 @@ from typing import Any
 from markupsafe import Markup
 
 from deephash.errors import DataError
-from deephash.report.figures import canvas
-from deephash.report.figures.canvas import Drawing
 from deephash.report.figures.evaluation import Plane, Retrieved, Snapshot, figures_of
 from deephash.report.figures.images import codes_over_training, on_plane, retrieved
-from deephash.report.figures.panels import NOTE
-from deephash.report.pages.base import chips, render, rows_of, shown
-from deephash.report.rows import (
-    Found,
-    Row,
-    differences,
-    is_number,
-    note_of,
-    rows_of_runs,
-    ways_of,
-    without_labels,
+from deephash.report.figures.plots import NOTE
+from deephash.report.figures.style import Drawing, style
+from deephash.report.pages.base import (
+    format_value,
+    header_chips,
+    render,
+    save_figures,
+    value_rows,
 )
-from deephash.utils.files import make_folder, make_subfolder, remove, write_json, write_text
+from deephash.report.run_groups import RunGroup, first_runs, group_seeds, mark_differences
+from deephash.report.tables import format_sd
+from deephash.report.values import (
+    Report,
+    is_number,
+    metric_name,
+    unlabelled_note,
+    unlabelled_sentence,
+)
+from deephash.utils.files import remove, write_json, write_text
 from deephash.utils.formatting import number
 from deephash.utils.nested import get_nested
 
@@ -46,7 +50,7 @@ NAMES = (
     "tsne",
     "codes_over_training",
 )
-"""Of all figures there can be: what an earlier evaluation left of them is swept away."""
+"""Names of all figures; those that an evaluation does not make are removed."""
 
 HEADLINES = {
     "P@H≤2": ("precision_within_radius_2", "mean_zero"),
@@ -58,289 +62,274 @@ HEADLINES = {
     "separability (Eq. 23)": ("codes", "separability", "value"),
     "bit entropy": ("codes", "bits", "entropy"),
 }
-"""The columns of a comparison beside mAP."""
+"""Columns of a comparison beside mAP."""
 
 CURVES = ("pr_curve", "pr_curve_by_rank")
 
-Table = tuple[str, list[str], list[list[str]]]
-"""A title, a head and rows."""
+TitledTable = tuple[str, list[str], list[list[str]]]
+"""Title, head and rows."""
 
 
 def write_evaluation(
     folder: Path,
-    found: Found,
+    report: Report,
     *,
     gallery: Sequence[Retrieved] = (),
     plane: Plane | None = None,
     snapshots: Sequence[Snapshot] = (),
 ) -> list[Path]:
-    """Write ``evaluation.html`` and ``figures/*.svg``, ``*.png`` of one run that was measured.
+    """Write ``evaluation.html`` and ``figures/*.svg``, ``*.png`` of one evaluated run.
 
-    The page stands alone: it loads nothing, runs no script, and can be sent to somebody. What was
-    not measured is left out of it.
+    The page is self-contained: it loads no files and runs no scripts. Metrics that were not
+    computed are left out.
 
     Args:
         folder: of the run.
-        found: as in ``evaluation.json``.
+        report: as in ``evaluation.json``.
         gallery: queries with their nearest images.
         plane: codes in two dimensions.
-        snapshots: of codes of two or three bits, as training went on.
+        snapshots: codes of two or three bits at several epochs of training.
 
     Returns:
-        The figures' PNG files.
+        The PNG files of the figures.
     """
     folder = Path(folder)
-    with canvas.style():
-        pictures = (retrieved(gallery), on_plane(plane), codes_over_training(snapshots))
-        drawings = figures_of(rows_of_runs([found]))
-        drawings += [drawing for drawing in pictures if drawing is not None]
-        paths, plots = _write(drawings, folder / "figures")
-    page = render("evaluation.html.j2", _page_of_one(found) | {"plots": plots})
+    with style():
+        drawings = figures_of(group_seeds([report]))
+        of_codes = (retrieved(gallery), on_plane(plane), codes_over_training(snapshots))
+        drawings += [drawing for drawing in of_codes if drawing is not None]
+        files, plots = _write_figures(drawings, folder / "figures")
+    page = render("evaluation.html.j2", _evaluation_values(report) | {"plots": plots})
     write_text(folder / "evaluation.html", page)
-    return paths
+    return files
 
 
 def write_comparison(
-    folder: Path, found: Sequence[Found], damaged: Mapping[str, str] | None = None
+    folder: Path, reports: Sequence[Report], damaged: Mapping[str, str] | None = None
 ) -> list[Path]:
-    """Write several runs side by side: ``comparison.html``, its numbers and its figures.
+    """Write ``comparison.html`` of several runs, with its numbers and its figures.
 
-    The numbers are in ``comparison.json``. Runs that differ in nothing but the seed are one line,
-    their mean and deviation (n - 1); runs that were measured on other data than the first, or
-    under another convention, are marked wherever they stand.
+    The numbers are in ``comparison.json``. Runs that differ only in the seed are summarised by mean
+    and standard deviation (n - 1). Runs that were evaluated on other data than the first, or under
+    another convention, are marked.
 
     Args:
-        folder: where to write.
-        found: as in the ``evaluation.json`` of each run.
-        damaged: runs that could not be read, and why; the page and the numbers name them.
+        folder: of the files to write.
+        reports: as in the ``evaluation.json`` of each run.
+        damaged: runs that could not be read, with the reason.
 
     Returns:
-        The figures' PNG files.
+        The PNG files of the figures.
 
     Raises:
-        DataError: if there is no run.
+        DataError: If there are no runs.
     """
-    if not found:
+    if not reports:
         raise DataError("there are no runs to compare")
-    folder, rows = Path(folder), rows_of_runs(found)
-    with canvas.style():
-        paths, plots = _write(figures_of(rows), folder / "figures")
-    numbers, lost = _numbers(rows), dict(damaged or {})
-    write_json(folder / "comparison.json", numbers | ({"damaged": lost} if lost else {}))
-    more = {"plots": plots, "damaged": list(lost.items())}
-    page = render("comparison.html.j2", _page_of_several(rows) | more)
+    folder, groups, damaged = Path(folder), group_seeds(reports), dict(damaged or {})
+    with style():
+        files, plots = _write_figures(figures_of(groups), folder / "figures")
+    numbers = {"schema": 1, "rows": [_group_numbers(group) for group in groups]}
+    write_json(folder / "comparison.json", numbers | ({"damaged": damaged} if damaged else {}))
+    more = {"plots": plots, "damaged": list(damaged.items())}
+    page = render("comparison.html.j2", _comparison_values(groups) | more)
     write_text(folder / "comparison.html", page)
-    return paths
+    return files
 
 
-def _write(
+def _write_figures(
     drawings: Sequence[Drawing], folder: Path
 ) -> tuple[list[Path], list[tuple[Drawing, Markup]]]:
-    """The files of the figures, and the figures as they stand on the page."""
-    make_folder(folder.parent)
-    make_subfolder(folder)
-    paths, plots = [], []
-    for one in map(canvas.readable, drawings):
-        svg, png = canvas.save(one.figure, folder, one.name)
-        drawn = canvas.inline(svg.read_text(encoding="utf-8"), one.name, one.title)
-        paths.append(png)
-        plots.append((one, Markup(drawn)))
-    for name in set(NAMES) - {one.name for one in drawings}:
-        for kind in ("svg", "png"):
-            remove(folder / f"{name}.{kind}")
-    return paths, plots
+    """Write figures, and remove those of an earlier evaluation."""
+    saved = save_figures(drawings, folder)
+    for name in set(NAMES) - {drawing.name for drawing in drawings}:
+        for suffix in ("svg", "png"):
+            remove(folder / f"{name}.{suffix}")
+    return [png for _, png, _ in saved], [(drawing, element) for drawing, _, element in saved]
 
 
-def _page_of_one(found: Found) -> dict[str, Any]:
-    metrics, protocol = found.get("metrics") or {}, found.get("protocol") or {}
-    conventions = metrics.get("conventions") or {}
+def _evaluation_values(report: Report) -> dict[str, Any]:
+    metrics, protocol = report.get("metrics") or {}, report.get("protocol") or {}
     tables = {
-        "Retrieval": rows_of(_plain(metrics, {"codes", "graded", "agreement"})),
-        "Agreement with features": rows_of(metrics.get("agreement") or {}),
-        "Codes of the database": rows_of(_plain(metrics.get("codes") or {})),
-        "Conventions": rows_of(conventions),
-        "Protocol": rows_of(protocol),
-        "Environment": rows_of(found.get("environment") or {}),
+        "Retrieval": value_rows(_single_values(metrics, {"codes", "graded", "agreement"})),
+        "Agreement with features": value_rows(metrics.get("agreement")),
+        "Codes of the database": value_rows(_single_values(metrics.get("codes") or {})),
+        "Conventions": value_rows(metrics.get("conventions")),
+        "Protocol": value_rows(protocol),
+        "Environment": value_rows(report.get("environment")),
     }
     return {
-        "title": str(found.get("name") or found.get("run") or "evaluation"),
-        "metric": str(conventions.get("metric") or "mAP"),
+        "title": str(report.get("name") or report.get("run") or "evaluation"),
+        "metric": metric_name(report),
         "map": number(metrics.get("map")),
-        "note": note_of(found),
-        "chips": chips(found, protocol),
+        "note": unlabelled_note(report),
+        "chips": header_chips(report),
         "fingerprint": str(protocol.get("fingerprint") or ""),
-        "checkpoint": found.get("checkpoint"),
-        "run": found.get("run"),
+        "checkpoint": report.get("checkpoint"),
+        "run": report.get("run"),
         "tables": [(title, rows) for title, rows in tables.items() if rows],
-        "grids": [one for one in (_cuts(metrics), *_lists(metrics)) if one[2]],
+        "grids": [it for it in (_cutoff_table(metrics), *_list_tables(metrics)) if it[2]],
     }
 
 
-def _page_of_several(rows: Sequence[Row]) -> dict[str, Any]:
-    ways = ways_of(rows)
-    runs = [run for row in rows for run in row.runs]
+def _comparison_values(groups: Sequence[RunGroup]) -> dict[str, Any]:
+    measured = first_runs(groups)
+    runs = [run for group in groups for run in group.runs]
     return {
         "title": f"{len(runs)} runs" if len(runs) > 1 else "1 run",
-        "metric": _metric(rows),
-        "common": rows[0].common,
-        "note": f"{NOTE}; their numbers do not compare" if len(ways) > 1 else "",
-        "without_labels": without_labels(runs),
-        "notes": list(differences(rows).items()),
-        "rows": _headlines(rows),
-        "runs": _runs(rows),
-        "all": _all_numbers(rows),
+        "metric": metric_name(groups[0].runs[0]),
+        "common": groups[0].common,
+        "note": f"{NOTE}; their numbers do not compare" if len(measured) > 1 else "",
+        "without_labels": unlabelled_sentence(runs),
+        "notes": list(mark_differences(groups).items()),
+        "rows": _headline_table(groups),
+        "runs": _run_table(groups),
+        "all": _number_table(groups),
         "ways": [
             (
                 f"Measured as {mark}" if mark else "Measured on, and how",
-                rows_of(get_nested(run, "protocol") or {})
-                + rows_of(get_nested(run, "metrics", "conventions") or {}),
+                value_rows(get_nested(run, "protocol"))
+                + value_rows(get_nested(run, "metrics", "conventions")),
             )
-            for mark, run in ways.items()
+            for mark, run in measured.items()
         ],
     }
 
 
-def _metric(rows: Sequence[Row]) -> str:
-    return str(get_nested(rows[0].runs[0], "metrics", "conventions", "metric") or "mAP")
-
-
-def _headlines(rows: Sequence[Row]) -> Table:
-    """A row for each row, and what a paper's tables would hold of it."""
-    columns = {_metric(rows): ("map",), **HEADLINES}
+def _headline_table(groups: Sequence[RunGroup]) -> TitledTable:
+    """Return a row for each group with the numbers that papers print."""
     columns = {
-        name: path
-        for name, path in columns.items()
-        if any(math.isfinite(row.value("metrics", *path)[0]) for row in rows)
+        name: keys
+        for name, keys in {metric_name(groups[0].runs[0]): ("map",), **HEADLINES}.items()
+        if any(math.isfinite(group.mean_sd("metrics", *keys)[0]) for group in groups)
     }
-    clipped = any(row.label != row.name for row in rows)
+    with_labels = any(group.label != group.name for group in groups)
     lines = []
-    for row in rows:
-        values = [_said(row, path) for path in columns.values()]
-        if row.mark:
-            values = [f"{value} {row.mark}" if value != "-" else value for value in values]
-        short = [row.label if row.label != row.name else ""] if clipped else []
-        lines.append([row.name, *short, str(row.nbit), str(len(row.runs)), *values])
-    title = "Mean ± sd (n − 1) over the seeds"
-    short = ["in the figures"] if clipped else []
-    return title, ["method", *short, "bits", "runs", *columns], lines
+    for group in groups:
+        line = [group.name]
+        if with_labels:
+            line.append(group.label if group.label != group.name else "")
+        line += [str(group.nbit), str(len(group.runs))]
+        for value in (_format_group(group, keys) for keys in columns.values()):
+            line.append(f"{value} {group.mark}" if group.mark and value != "-" else value)
+        lines.append(line)
+    head = ["method", "in the figures"] if with_labels else ["method"]
+    return "Mean ± sd (n − 1) over the seeds", [*head, "bits", "runs", *columns], lines
 
 
-def _runs(rows: Sequence[Row]) -> Table:
-    """A row for each run, with all that says which one it is."""
+def _run_table(groups: Sequence[RunGroup]) -> TitledTable:
+    """Return a row for each run with everything that identifies it."""
     lines = [
         [
             str(run.get("name") or run.get("run") or ""),
-            row.label,
-            str(row.nbit),
-            shown(run.get("seed")),
-            number(get_nested(run, "metrics", "map")) + (f" {row.mark}" if row.mark else ""),
-            shown(get_nested(run, "metrics", "queries")),
-            shown(get_nested(run, "metrics", "database")),
-            shown(run.get("checkpoint")),
+            group.label,
+            str(group.nbit),
+            format_value(run.get("seed")),
+            f"{number(get_nested(run, 'metrics', 'map'))} {group.mark}".strip(),
+            format_value(get_nested(run, "metrics", "queries")),
+            format_value(get_nested(run, "metrics", "database")),
+            format_value(run.get("checkpoint")),
             str(get_nested(run, "protocol", "fingerprint") or "-")[:12],
         ]
-        for row in rows
-        for run in row.runs
+        for group in groups
+        for run in group.runs
     ]
-    head = ["run", "in the figures", "bits", "seed", _metric(rows), "queries", "database"]
-    return "Runs", [*head, "checkpoint", "fingerprint"], lines
+    head = ["run", "in the figures", "bits", "seed", metric_name(groups[0].runs[0]), "queries",
+            "database", "checkpoint", "fingerprint"]  # fmt: skip
+    return "Runs", head, lines
 
 
-def _all_numbers(rows: Sequence[Row]) -> Table:
-    """A row for each number, a column for each row."""
-    paths = dict.fromkeys(path for row in rows for run in row.runs for path in _paths(run))
+def _number_table(groups: Sequence[RunGroup]) -> TitledTable:
+    """Return a row for each number and a column for each group."""
+    paths = dict.fromkeys(keys for group in groups for keys in _number_paths(group.runs))
     lines = [
-        [": ".join(path).replace("_", " "), *(_said(row, path) for row in rows)] for path in paths
+        [": ".join(keys).replace("_", " "), *(_format_group(group, keys) for group in groups)]
+        for keys in paths
     ]
-    return "All numbers", ["", *(f"{row.name}, {row.nbit} bits" for row in rows)], lines
+    return "All numbers", ["", *(f"{group.name}, {group.nbit} bits" for group in groups)], lines
 
 
-def _numbers(rows: Sequence[Row]) -> dict[str, Any]:
-    """What ``comparison.json`` holds: the means of the rows and the numbers of each run."""
-    told = []
-    for row in rows:
-        paths = dict.fromkeys(path for run in row.runs for path in _paths(run))
-        means = {}
-        for path in paths:
-            mean, deviation = row.value("metrics", *path)
-            means[".".join(path)] = {
-                "mean": mean,
-                "sd": deviation if math.isfinite(deviation) else None,
-            }
-        told.append(
+def _group_numbers(group: RunGroup) -> dict[str, Any]:
+    """Return the entry of a group in ``comparison.json``: its means, and all its runs."""
+    means = {}
+    for keys in _number_paths(group.runs):
+        mean, sd = group.mean_sd("metrics", *keys)
+        means[".".join(keys)] = {"mean": mean, "sd": sd if math.isfinite(sd) else None}
+    return {
+        "name": group.name,
+        "label": group.label,
+        "mark": group.mark,
+        "nbit": group.nbit,
+        "seeds": [run.get("seed") for run in group.runs],
+        "fingerprint": get_nested(group.runs[0], "protocol", "fingerprint"),
+        "conventions": get_nested(group.runs[0], "metrics", "conventions"),
+        "metrics": means,
+        "runs": [
             {
-                "name": row.name,
-                "label": row.label,
-                "mark": row.mark,
-                "nbit": row.nbit,
-                "seeds": [run.get("seed") for run in row.runs],
-                "fingerprint": get_nested(row.runs[0], "protocol", "fingerprint"),
-                "conventions": get_nested(row.runs[0], "metrics", "conventions"),
-                "metrics": means,
-                "runs": [
-                    {
-                        **{key: run.get(key) for key in ("name", "run", "seed", "checkpoint")},
-                        "metrics": {
-                            ".".join(path): get_nested(run, "metrics", *path)
-                            for path in _paths(run)
-                        },
-                    }
-                    for run in row.runs
-                ],
+                **{key: run.get(key) for key in ("name", "run", "seed", "checkpoint")},
+                "metrics": {
+                    ".".join(keys): get_nested(run, "metrics", *keys)
+                    for keys in _number_paths([run])
+                },
             }
-        )
-    return {"schema": 1, "rows": told}
+            for run in group.runs
+        ],
+    }
 
 
-def _paths(run: Found) -> Iterable[tuple[str, ...]]:
-    """The places of all numbers in the metrics of a run, but those in lists."""
+def _number_paths(runs: Iterable[Report]) -> dict[tuple[str, ...], None]:
+    """Return the keys of all numbers in the metrics of runs, except those in lists."""
+    paths: dict[tuple[str, ...], None] = {}
 
-    def walk(values: Mapping[str, Any], path: tuple[str, ...]) -> Iterable[tuple[str, ...]]:
+    def walk(values: Mapping[str, Any], keys: tuple[str, ...]) -> None:
         for name, value in values.items():
             if isinstance(value, Mapping):
-                yield from walk(value, (*path, str(name)))
+                walk(value, (*keys, str(name)))
             elif is_number(value):
-                yield (*path, str(name))
+                paths[(*keys, str(name))] = None
 
-    metrics = get_nested(run, "metrics") or {}
-    return walk({key: value for key, value in metrics.items() if key != "conventions"}, ())
+    for run in runs:
+        metrics = get_nested(run, "metrics") or {}
+        walk({key: value for key, value in metrics.items() if key != "conventions"}, ())
+    return paths
 
 
-def _said(row: Row, path: tuple[str, ...]) -> str:
-    """A number with its deviation, as many digits as a table needs."""
-    mean, deviation = row.value("metrics", *path)
+def _format_group(group: RunGroup, keys: tuple[str, ...]) -> str:
+    """Return a number with its deviation."""
+    mean, sd = group.mean_sd("metrics", *keys)
     if not math.isfinite(mean):
         return "-"
-    if all(isinstance(get_nested(run, "metrics", *path), int) for run in row.runs):
+    if all(isinstance(get_nested(run, "metrics", *keys), int) for run in group.runs):
         text = f"{mean:,.0f}" if mean == round(mean) else f"{mean:,.1f}"
     else:
         text = number(mean) if abs(mean) < 10 else f"{mean:,.2f}"
-    if not math.isfinite(deviation) or deviation == 0:
-        return text
-    return f"{text} ± {deviation:.4f}" if abs(mean) < 10 else f"{text} ± {deviation:.2f}"
+    return text + (format_sd(sd, 4 if abs(mean) < 10 else 2) if sd else "")
 
 
-def _plain(values: Mapping[str, Any], but: Iterable[str] = ()) -> dict[str, Any]:
-    """What makes rows of a table: no lists, nothing by N, no conventions.
+def _single_values(values: Mapping[str, Any], without: Iterable[str] = ()) -> dict[str, Any]:
+    """Return the values that fit a table: no lists, no values by cutoff, no conventions.
 
-    Where nothing was measured with labels, what needs them is left out.
+    For runs without labels, metrics that need labels are left out.
     """
     kept: dict[str, Any] = {}
     for name, value in values.items():
-        if name == "note" or (value is None and "note" in values):
-            continue
-        if name in but or name == "conventions" or name.endswith("_at") or isinstance(value, list):
+        if (
+            name in (*without, "note", "conventions", *CURVES)
+            or name.endswith("_at")
+            or isinstance(value, list)
+            or (value is None and "note" in values)
+        ):
             continue
         if isinstance(value, Mapping):
-            value = {key: one for key, one in value.items() if not isinstance(one, list)}
-            if not value or name in CURVES:
+            value = {key: item for key, item in value.items() if not isinstance(item, list)}
+            if not value:
                 continue
         kept[name] = value
     return kept
 
 
-def _cuts(metrics: Mapping[str, Any]) -> Table:
-    """All that is told by N, side by side."""
+def _cutoff_table(metrics: Mapping[str, Any]) -> TitledTable:
+    """Return the metrics by cutoff N, one in each column."""
     columns = {
         "P@N": metrics.get("precision_at"),
         "recall@N": metrics.get("recall_at"),
@@ -355,46 +344,41 @@ def _cuts(metrics: Mapping[str, Any]) -> Table:
         for name, values in columns.items()
         if values and any(value is not None for value in values.values())
     }
-    cuts = sorted({str(cut) for values in columns.values() for cut in values}, key=_as_cut)
-    gain = get_nested(metrics, "graded", "gain")
-    title = "By the number N of images returned" + (f"; gain of NDCG: {gain}" if gain else "")
+    cutoffs = sorted(
+        {str(cutoff) for values in columns.values() for cutoff in values},
+        key=lambda cutoff: (int(cutoff), "") if cutoff.isdecimal() else (0, cutoff),
+    )
     lines = [
-        [f"{int(cut):,}" if cut.isdecimal() else cut]
-        + [number(values.get(cut)) for values in columns.values()]
-        for cut in cuts
+        [f"{int(cutoff):,}" if cutoff.isdecimal() else cutoff]
+        + [number(values.get(cutoff)) for values in columns.values()]
+        for cutoff in cutoffs
     ]
+    title = "By the number N of images returned"
+    if gain := get_nested(metrics, "graded", "gain"):
+        title += f"; gain of NDCG: {gain}"
     return title, ["N", *columns], lines
 
 
-def _as_cut(cut: str) -> tuple[int, str]:
-    return (int(cut), "") if cut.isdecimal() else (0, cut)
-
-
-def _lists(metrics: Mapping[str, Any]) -> list[Table]:
-    """The numbers behind the curves and the histograms."""
+def _list_tables(metrics: Mapping[str, Any]) -> list[TitledTable]:
+    """Return the numbers behind the curves and the histograms."""
     ones = get_nested(metrics, "codes", "bits", "ones")
     histograms = get_nested(metrics, "codes", "histograms") or {}
     length = max(len(histograms.get(kind) or []) for kind in ("intra", "inter"))
-    by_distance = {"distance": list(range(length)), **histograms}
-    pairs = get_nested(metrics, "codes", "distances", "share") or []
-    by_bit = {"bit": list(range(1, len(ones or []) + 1)), "share of ones": ones}
-    return [
-        _columns("By Hamming radius", metrics.get("pr_curve") or {}),
-        _columns("By rank", metrics.get("pr_curve_by_rank") or {}),
-        _columns("Pairs of database images by distance", by_distance),
-        _columns(
-            "All pairs of database images by distance",
-            {"distance": list(range(len(pairs))), "share": pairs},
-        ),
-        _columns("Queries and database images by distance", metrics.get("distances") or {}),
-        _columns("Bits", by_bit),
-    ]
-
-
-def _columns(title: str, lists: Mapping[str, Any]) -> Table:
-    columns = {
-        name: values for name, values in lists.items() if values and isinstance(values, list)
+    share = get_nested(metrics, "codes", "distances", "share") or []
+    lists = {
+        "By Hamming radius": metrics.get("pr_curve") or {},
+        "By rank": metrics.get("pr_curve_by_rank") or {},
+        "Pairs of database images by distance": {"distance": list(range(length)), **histograms},
+        "All pairs of database images by distance": {
+            "distance": list(range(len(share))),
+            "share": share,
+        },
+        "Queries and database images by distance": metrics.get("distances") or {},
+        "Bits": {"bit": list(range(1, len(ones or []) + 1)), "share of ones": ones},
     }
-    lines = zip(*columns.values(), strict=False)
-    head = [name.replace("_", " ") for name in columns]
-    return title, head, [[shown(value) for value in line] for line in lines]
+    tables = []
+    for title, named in lists.items():
+        columns = {name: it for name, it in named.items() if it and isinstance(it, list)}
+        lines = [[*map(format_value, line)] for line in zip(*columns.values(), strict=False)]
+        tables.append((title, [name.replace("_", " ") for name in columns], lines))
+    return tables

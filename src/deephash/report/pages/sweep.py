@@ -1,279 +1,216 @@
-"""The report of a sweep: its tables, its figures and a page."""
+"""Report of sweeps: tables, figures and a page."""
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from deephash.report import pairs
-from deephash.report.cells import Entry, Reference, conditions, further_metric
-from deephash.report.figures import canvas
-from deephash.report.figures.canvas import Drawing
-from deephash.report.figures.trends import trend
-from deephash.report.formats import (
-    Table,
-    all_notes,
-    csv_of,
-    further_of,
-    latex,
-    line_of,
-    markdown,
-    signed,
-    spread_of,
-    value_of,
+from deephash.report.figures.style import Drawing, style
+from deephash.report.figures.sweep import sweep_figure
+from deephash.report.notes import conditions_table
+from deephash.report.pages.base import Rows, format_value, render, save_figures, value_rows
+from deephash.report.paired_results import PairedResults, pair_notes, pair_tables
+from deephash.report.results import Section, Sweep, SweepRun
+from deephash.report.tables import (
+    SectionTable,
+    markdown_table,
+    section_latex,
+    section_markdown,
+    sections_csv,
 )
-from deephash.report.grid import Job, Section, Sweep
-from deephash.report.pages.base import Rows, render, rows_of, shown
-from deephash.report.pairs import Pairs
-from deephash.report.published import published
-from deephash.report.rows import Found, is_number
-from deephash.report.table import measured
-from deephash.utils.files import make_folder, make_subfolder, write_text
+from deephash.report.values import Report, is_number, measurement_key
+from deephash.utils.files import write_text
 from deephash.utils.formatting import clock
 from deephash.utils.nested import get_nested
 
 STATES = ("finished", "running", "failed", "damaged", "interrupted", "waiting")
 
-Compared = Mapping[int, Pairs]
-"""By the place of a section among the sections."""
-
-
-@dataclass(frozen=True)
-class Box:
-    """A cell on the page."""
-
-    value: str
-    spread: str
-    rank: int
-    marks: str
-    state: str
-    beside: tuple[str, ...]  # lines below the number
-
-    @classmethod
-    def of(cls, entry: Entry | None, section: Section) -> "Box":
-        """The cell as it is shown; empty where the grid has none."""
-        digits = section.layout.digits
-        if entry is None:
-            return cls("", "", 0, "", "", ())
-        lines = []
-        if further := further_of(entry, digits):
-            lines.append(f"{further_metric(section)} {further}")
-        if entry.published is not None:
-            theirs = published(section.layout.published, section.place[0])
-            column = "published" if theirs is None else theirs.column
-            line = f"{column} {entry.published:.{digits}f}"
-            if entry.difference is not None:
-                line += f", Δ {signed(entry.difference, digits)}"
-            lines.append(line)
-        value, spread = value_of(entry, digits)
-        marks = " ".join(entry.marks)
-        return cls(value, spread, entry.rank, marks, entry.state, tuple(lines))
-
-    @classmethod
-    def of_reference(cls, reference: Reference, column: Any, digits: int) -> "Box":
-        """The cell of a reference row."""
-        mean, sd = reference.values.get(column, (math.nan, math.nan))
-        if not math.isfinite(mean):
-            return cls("", "", 0, "", "", ())
-        return cls(f"{mean:.{digits}f}", spread_of(sd, digits), 0, "", "", ())
+Compared = Mapping[int, PairedResults]
+"""Paired differences by index of the section."""
 
 
 def write_sweeps(
-    folder: Path, sweeps: Sequence[Sweep], parts: Sequence[Section], compared: Compared
+    folder: Path, sweeps: Sequence[Sweep], sections: Sequence[Section], compared: Compared
 ) -> dict[str, Path]:
-    """Writes ``report.html``, ``table.md``, ``.tex``, ``.csv`` and the figures of sweeps.
+    """Write ``report.html``, ``table.md``, ``.tex``, ``.csv`` and the figures of sweeps.
 
     Args:
-        folder: where to write.
-        sweeps: what was asked for.
-        parts: their sections.
-        compared: paired differences of some of the sections.
+        folder: of the files to write.
+        sweeps: to report.
+        sections: of the sweeps.
+        compared: paired differences of some sections.
 
     Returns:
-        the files by their names below the folder.
+        The files by their names below the folder.
     """
-    drawn, figures = _figures(folder / "figures", parts)
-    tex = [latex(part, title_of([one for one in sweeps if one.name in part.sweeps]))
-           for part in parts]  # fmt: skip
+    plots, figures = _write_figures(folder / "figures", sections)
+    tex = [
+        section_latex(section, joint_title([it for it in sweeps if it.name in section.sweeps]))
+        for section in sections
+    ]
     texts = {
-        "table.md": tables_of(sweeps, parts, compared),
+        "table.md": all_markdown(sweeps, sections, compared),
         "table.tex": "\n\n".join(["% needs \\usepackage{booktabs}", *tex]) + "\n",
-        "table.csv": csv_of(parts),
-        "report.html": render("sweep.html.j2", _page(sweeps, parts, compared, drawn)),
+        "table.csv": sections_csv(sections),
+        "report.html": render("sweep.html.j2", _page_values(sweeps, sections, compared, plots)),
     }
     for name, text in texts.items():
         write_text(folder / name, text)
     return {name: folder / name for name in texts} | figures
 
 
-def _figures(
-    folder: Path, parts: Sequence[Section]
+def _write_figures(
+    folder: Path, sections: Sequence[Section]
 ) -> tuple[dict[int, tuple[Drawing, Markup]], dict[str, Path]]:
-    """The figure of each section as it stands on the page, and the files of all."""
-    drawn: dict[int, tuple[Drawing, Markup]] = {}
-    files: dict[str, Path] = {}
-    make_folder(folder.parent)
-    make_subfolder(folder)
-    with canvas.style():
-        for place, section in enumerate(parts):
-            one = trend(section)
-            if one is None:
-                continue
-            if f"figures/{one.name}.svg" in files:
-                one = replace(one, name=f"{one.name}-{place + 1}")
-            one = canvas.readable(one)
-            svg, png = canvas.save(one.figure, folder, one.name)
-            files |= {f"figures/{path.name}": path for path in (svg, png)}
-            plot = canvas.inline(svg.read_text(encoding="utf-8"), f"plot{place}", one.title)
-            drawn[place] = one, Markup(plot)
-    return drawn, files
+    """Return the figures by index of their section, and the files of all figures."""
+    with style():
+        drawings: dict[int, Drawing] = {}
+        for index, section in enumerate(sections):
+            if (drawing := sweep_figure(section)) is not None:
+                if any(drawing.name == other.name for other in drawings.values()):
+                    drawing = replace(drawing, name=f"{drawing.name}-{index + 1}")
+                drawings[index] = drawing
+        saved = save_figures(list(drawings.values()), folder)
+    files = {
+        f"figures/{it.name}": it for _, png, _ in saved for it in (png.with_suffix(".svg"), png)
+    }
+    plots = {at: (it, element) for at, (it, _, element) in zip(drawings, saved, strict=True)}
+    return plots, files
 
 
-def tables_of(sweeps: Sequence[Sweep], parts: Sequence[Section], compared: Compared) -> str:
-    """All tables, as Markdown."""
-    lines = [f"## {title_of(sweeps)}", "", progress_of(sweeps)]
+def all_markdown(sweeps: Sequence[Sweep], sections: Sequence[Section], compared: Compared) -> str:
+    """Return all tables as Markdown."""
+    lines = [f"## {joint_title(sweeps)}", "", _progress_line(sweeps)]
     lines += [sweep.source for sweep in sweeps if sweep.source]
-    for place, section in enumerate(parts):
-        lines += ["", markdown(section)]
-        if (found := compared.get(place)) is None:
+    for index, section in enumerate(sections):
+        lines += ["", section_markdown(section)]
+        if (results := compared.get(index)) is None:
             continue
-        for title, head, rows in pairs.tables(section, found):
-            lines += [
-                "",
-                f"Paired differences, {title}:",
-                "",
-                line_of(head),
-                "|---" * len(head) + "|",
-            ]
-            lines += map(line_of, rows)
-        if told := pairs.said(section, found):
-            lines += ["", *(f"- {one}" for one in told)]
+        for title, head, rows in pair_tables(section, results):
+            lines += ["", f"Paired differences, {title}:", "", *markdown_table(head, rows)]
+        if notes := pair_notes(section, results):
+            lines += ["", *(f"- {note}" for note in notes)]
     return "\n".join(lines) + "\n"
 
 
-def title_of(sweeps: Sequence[Sweep]) -> str:
-    """What the sweeps are called."""
+def joint_title(sweeps: Sequence[Sweep]) -> str:
+    """Return the titles of sweeps in one line."""
     return " + ".join(sweep.title or sweep.name for sweep in sweeps)
 
 
-def progress_of(sweeps: Sequence[Sweep]) -> str:
-    """How many runs are how far, in a line."""
-    states = counts(sweeps)
+def _progress_line(sweeps: Sequence[Sweep]) -> str:
+    states = count_states(sweeps)
     total = sum(states.values())
-    told = [f"{states[state]} {state}" for state in STATES if states[state]]
-    runs = "1 run" if total == 1 else f"{total} runs"
-    return f"{runs}: {', '.join(told)}." if total else "There are no runs."
+    if not total:
+        return "There are no runs."
+    counts = [f"{states[state]} {state}" for state in STATES if states[state]]
+    return f"{'1 run' if total == 1 else f'{total} runs'}: {', '.join(counts)}."
 
 
-def counts(sweeps: Sequence[Sweep]) -> Counter[str]:
-    """How many runs are in each state; a run that several sweeps share counts once."""
-    return Counter(map(state_of, _jobs(sweeps)))
+def count_states(sweeps: Sequence[Sweep]) -> Counter[str]:
+    """Return the number of runs in each state; a run that several sweeps share counts once."""
+    return Counter(map(_state, _distinct_runs(sweeps)))
 
 
-def state_of(job: Job) -> str:
-    """Finished means that there is a report."""
-    if job.report is not None:
+def _state(run: SweepRun) -> str:
+    """Return the state of a run, which is finished if and only if it has a report."""
+    if run.report is not None:
         return "finished"
-    return job.state if job.state != "finished" else "waiting"
+    return run.state if run.state != "finished" else "waiting"
 
 
-def damaged_jobs(sweeps: Sequence[Sweep]) -> list[Job]:
-    """The runs that have finished and whose report cannot be read."""
-    return [job for job in _jobs(sweeps) if state_of(job) == "damaged"]
+def damaged_runs(sweeps: Sequence[Sweep]) -> list[SweepRun]:
+    """Return the finished runs whose report cannot be read."""
+    return [run for run in _distinct_runs(sweeps) if _state(run) == "damaged"]
 
 
-def _jobs(sweeps: Sequence[Sweep]) -> list[Job]:
-    return list({job.run: job for sweep in sweeps for job in sweep.jobs}.values())
+def _distinct_runs(sweeps: Sequence[Sweep]) -> list[SweepRun]:
+    return list({run.name: run for sweep in sweeps for run in sweep.runs}.values())
 
 
-def _page(
+def _page_values(
     sweeps: Sequence[Sweep],
-    parts: Sequence[Section],
+    sections: Sequence[Section],
     compared: Compared,
-    drawn: Mapping[int, Any],
+    plots: Mapping[int, tuple[Drawing, Markup]],
 ) -> dict[str, Any]:
-    states, jobs = counts(sweeps), _jobs(sweeps)
-    reports = [job.report for job in jobs if job.report is not None]
-    seconds = [get_nested(report, "training", "seconds") for report in reports]
-    spent = sum(value for value in seconds if is_number(value))
+    states, runs = count_states(sweeps), _distinct_runs(sweeps)
+    reports = [run.report for run in runs if run.report is not None]
+    seconds = sum(filter(is_number, (get_nested(it, "training", "seconds") for it in reports)))
     return {
-        "title": title_of(sweeps),
+        "title": joint_title(sweeps),
         "sources": list(dict.fromkeys(sweep.source for sweep in sweeps if sweep.source)),
         "commands": list(dict.fromkeys(sweep.command for sweep in sweeps if sweep.command)),
         "finished": states["finished"],
-        "total": len(jobs),
+        "total": len(runs),
         "states": [(state, str(states[state])) for state in STATES[1:] if states[state]],
-        "spent": clock(spent) if spent else None,
+        "spent": clock(seconds) if seconds else None,
         "sections": [
-            _section(section, drawn.get(place), compared.get(place))
-            for place, section in enumerate(parts)
+            _section_values(section, plots.get(index), compared.get(index))
+            for index, section in enumerate(sections)
         ],
-        "failures": [(job.run, job.error or "no account of it was left")
-                     for job in jobs if state_of(job) in ("failed", "damaged")],
-        "ways": _ways(reports),
-        "environment": _merged([get_nested(report, "environment") or {} for report in reports]),
-    }  # fmt: skip
-
-
-def _section(section: Section, drawn: Any, compared: Pairs | None) -> dict[str, Any]:
-    table, digits = Table.of(section), section.layout.digits
-    rows = [
-        (section.name_of(row), table.kinds.get(row, ""),
-         [Box.of(table.cells.get((row, column)), section) for column in section.columns])
-        for row in section.rows
-    ]  # fmt: skip
-    rows += [
-        (one.label, "shallow",
-         [Box.of_reference(one, column, digits) for column in section.columns])
-        for one in table.references
-    ]  # fmt: skip
-    return {
-        "title": section.title,
-        "plots": [] if drawn is None else [drawn],
-        "label": section.row_label,
-        "kinds": bool(table.kinds),
-        "heads": [section.head_of(column) for column in section.columns],
-        "rows": rows,
-        "conditions": conditions(section),
-        "notes": all_notes(section, table.cells, "bold", "underlined"),
-        "pairs": [] if compared is None else pairs.tables(section, compared),
-        "said": [] if compared is None else pairs.said(section, compared),
+        "failures": [
+            (run.name, run.error or "no error message was saved")
+            for run in runs
+            if _state(run) in ("failed", "damaged")
+        ],
+        "ways": _measurements(reports),
+        "environment": _merge([get_nested(report, "environment") or {} for report in reports]),
     }
 
 
-def _ways(reports: Sequence[Found]) -> list[tuple[str, Rows]]:
-    """The protocol and the conventions of each way in which runs were measured.
+def _section_values(
+    section: Section, plot: tuple[Drawing, Markup] | None, results: PairedResults | None
+) -> dict[str, Any]:
+    table = SectionTable(section)
+    return {
+        "title": section.title,
+        "plots": [] if plot is None else [plot],
+        "label": section.row_label,
+        "kinds": bool(section.kinds),
+        "heads": [section.column_name(column) for column in section.columns],
+        "rows": table.rows,
+        "extra_metric": section.extra_metric,
+        "published_label": table.published_label,
+        "conditions": conditions_table(section),
+        "notes": table.notes("bold", "underlined"),
+        "pairs": [] if results is None else pair_tables(section, results),
+        "pair_notes": [] if results is None else pair_notes(section, results),
+    }
 
-    Of a second way on the same protocol only what differs from the first.
+
+def _measurements(reports: Sequence[Report]) -> list[tuple[str, Rows]]:
+    """Return protocol and conventions of each measurement key.
+
+    Of a further key with the same protocol, only what differs from the first is listed.
     """
-    ways: dict[Any, Found] = {}
-    for report in reports:
-        ways.setdefault(measured(report), report)
-    told: list[tuple[str, Rows]] = []
     first: dict[str, Rows] = {}
-    for one in ways.values():
-        protocol = dict(get_nested(one, "protocol") or {})
+    tables: list[tuple[str, Rows]] = []
+    distinct: dict[tuple[str, str], Report] = {}
+    for report in reports:
+        distinct.setdefault(measurement_key(report), report)
+    for report in distinct.values():
+        protocol = dict(get_nested(report, "protocol") or {})
         protocol.pop("skipped", None)
-        rows = rows_of(protocol) + rows_of(get_nested(one, "metrics", "conventions") or {})
+        rows = value_rows(protocol) + value_rows(get_nested(report, "metrics", "conventions"))
         title = f"{protocol.get('dataset')}, {protocol.get('protocol')}"
         if title in first:
-            told.append((f"{title}: other runs", [row for row in rows if row not in first[title]]))
+            rows = [row for row in rows if row not in first[title]]
+            tables.append((f"{title}: other runs", rows))
         else:
             first[title] = rows
-            told.append((title, rows))
-    return told
+            tables.append((title, rows))
+    return tables
 
 
-def _merged(environments: Sequence[Mapping[str, Any]]) -> Rows:
-    """Of each fact all values that occur, the most frequent first."""
-    keys = dict.fromkeys(key for one in environments for key in one)
-    return [
-        (key.replace("_", " "),
-         "; ".join(value for value, _ in Counter(shown(one.get(key)) for one in environments)
-                   .most_common()))
-        for key in keys
-    ]  # fmt: skip
+def _merge(environments: Sequence[Mapping[str, Any]]) -> Rows:
+    """Return all values of each key, the most frequent first."""
+    rows = []
+    for key in dict.fromkeys(key for environment in environments for key in environment):
+        values = Counter(format_value(environment.get(key)) for environment in environments)
+        text = "; ".join(value for value, _ in values.most_common())
+        rows.append((key.replace("_", " "), text))
+    return rows

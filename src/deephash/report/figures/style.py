@@ -1,20 +1,19 @@
-"""What the figures are drawn on: one style, colours that everyone can tell apart, files.
+"""Style of figures: colours for colour-blind readers, legends, files, and elements of pages.
 
-All of matplotlib that has a state is used here, and only between :func:`style`'s opening and close,
-so that the user's own settings neither change a figure nor are changed. It is imported when the
-first figure is drawn.
+Global state of matplotlib is only used within the context manager :func:`style`, so that the
+settings of the user neither change a figure nor are changed. matplotlib is imported when the first
+figure is drawn.
 """
 
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
-from unicodedata import east_asian_width
 
 from deephash.report.figures.fonts import make_readable
 from deephash.utils.files import write_atomic
@@ -22,7 +21,7 @@ from deephash.utils.files import write_atomic
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# The colours of Okabe and Ito but for the yellow, which is too pale for a line, and three more.
+# The colours of Okabe and Ito without yellow, which is too pale for a line, and three more.
 BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE, BLACK, WINE, OLIVE, GREY = PALETTE = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9",
     "#E69F00", "#222222", "#882255", "#9A9B00", "#8A8A8A",
@@ -31,7 +30,7 @@ PALE = "#C8C8C8"
 MARKERS = "os^DvPX<>*p"
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.5, 1.5)))
 DPI = 160
-LINE = 32  # letters of a line of a legend, however narrow the figure is
+MIN_LINE = 32  # characters of a line of a legend, however narrow the figure is
 
 STYLE = {
     "svg.hashsalt": "deephash",
@@ -66,7 +65,7 @@ STYLE = {
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure with what is said of it."""
+    """A figure with its title and caption."""
 
     name: str  # of its files
     title: str
@@ -75,29 +74,29 @@ class Drawing:
 
     @property
     def wide(self) -> bool:
-        """Whether it needs the width of the page."""
+        """Whether it takes the full width of the page."""
         return bool(self.figure.get_size_inches()[0] > 7)
 
 
 @dataclass(frozen=True)
 class Look:
-    """How a run, or a class, looks in every figure: told apart by more than its colour."""
+    """Colour, marker and dashes of a group or a class, the same in every figure."""
 
     colour: str
     marker: str
     dash: Any
 
     @classmethod
-    def of(cls, place: int) -> "Look":
-        """The look of the first, second, ... of those that are shown; 40 differ."""
-        round_, colour = divmod(place, len(PALETTE))
-        marker = MARKERS[place % len(MARKERS)]
+    def of(cls, index: int) -> "Look":
+        """Return the look of an index; 40 differ."""
+        round_, colour = divmod(index, len(PALETTE))
+        marker = MARKERS[index % len(MARKERS)]
         return cls(PALETTE[colour], marker, DASHES[round_ % len(DASHES)])
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The style in which figures are drawn and saved."""
+    """Set the style in which figures are drawn and saved."""
     import matplotlib.style
 
     with matplotlib.style.context(["default", STYLE]), warnings.catch_warnings():
@@ -108,7 +107,7 @@ def style() -> Iterator[None]:
 def sheet(
     rows: int = 1, columns: int = 1, size: tuple[float, float] = (5.4, 3.7), **options: Any
 ) -> tuple["Figure", Any]:
-    """A figure with a grid of panels, each of a size in inches; the panels are (rows, columns)."""
+    """Return a figure and its panels, (rows, columns), each of a size in inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
@@ -116,7 +115,7 @@ def sheet(
 
 
 def blank(width: float, height: float) -> tuple["Figure", Any]:
-    """A figure that is one panel without axes, measured in inches, (0, 0) at the top left."""
+    """Return a figure with one panel without axes, in inches, with (0, 0) at the top left."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height))
@@ -126,17 +125,17 @@ def blank(width: float, height: float) -> tuple["Figure", Any]:
 
 
 def legend(figure: "Figure", handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """The legend of all panels, above them, in as many columns as have room.
+    """Add a legend above all panels, in as many columns as fit.
 
-    Long labels are broken at blanks into several lines.
+    Long labels are wrapped.
     """
     width, height = figure.get_size_inches()
     room = 13 * width
-    labels = [broken(label, max(LINE, int(room) - 8)) for label in labels]
+    labels = [wrapped(label, max(MIN_LINE, int(room) - 8)) for label in labels]
     columns = next(
         columns
         for columns in range(len(labels), 0, -1)
-        if columns == 1 or _letters(labels, columns) < room
+        if columns == 1 or _width(labels, columns) < room
     )
     lines = -(-len(labels) // columns)
     columns = -(-len(labels) // lines)  # evenly filled
@@ -145,19 +144,19 @@ def legend(figure: "Figure", handles: Sequence[Any], labels: Sequence[str]) -> N
     figure.legend(handles, labels, loc="outside upper center", ncols=columns)
 
 
-def broken(text: str, most: int = 44) -> str:
-    """A text in lines of at most so many letters, broken at blanks, else anywhere."""
+def wrapped(text: str, most: int = 44) -> str:
+    """Wrap a text into lines of at most ``most`` characters."""
     return "\n".join(wrap(text, most, break_on_hyphens=False)) or text
 
 
 def _filled(labels: Sequence[str], columns: int) -> list[Sequence[str]]:
-    """The labels of each column of a legend, which is filled column by column."""
+    """Return the labels of each column of a legend, which is filled column by column."""
     lines = -(-len(labels) // columns)
     return [labels[start : start + lines] for start in range(0, len(labels), lines)]
 
 
-def _letters(labels: Sequence[str], columns: int) -> int:
-    """How wide a legend is, in letters."""
+def _width(labels: Sequence[str], columns: int) -> int:
+    """Return the width of a legend in characters."""
     return sum(
         max(len(line) for text in some for line in text.splitlines()) + 8
         for some in _filled(labels, columns)
@@ -165,7 +164,7 @@ def _letters(labels: Sequence[str], columns: int) -> int:
 
 
 def dots(looks: Sequence[tuple[Any, str]]) -> list[Any]:
-    """Markers for a legend, of colours and shapes, larger than the points they stand for."""
+    """Return markers of a legend, larger than the points in the figure."""
     from matplotlib.lines import Line2D
 
     settings: dict[str, Any] = {"linestyle": "none", "markersize": 6.5, "markeredgewidth": 0}
@@ -173,14 +172,14 @@ def dots(looks: Sequence[tuple[Any, str]]) -> list[Any]:
 
 
 def halo(width: float = 2.5) -> list[Any]:
-    """What makes text readable on top of points."""
+    """Return the white outline that makes text readable on top of points."""
     from matplotlib.patheffects import withStroke
 
     return [withStroke(linewidth=width, foreground="white")]
 
 
 def hues(count: int) -> list[tuple[float, float, float]]:
-    """Many colours, neighbours far apart: for classes that are also numbered."""
+    """Return many colours in which neighbours are far apart, for classes that are also numbered."""
     from colorsys import hls_to_rgb
 
     lightness = (0.36, 0.5, 0.64)
@@ -188,10 +187,7 @@ def hues(count: int) -> list[tuple[float, float, float]]:
 
 
 def save(figure: "Figure", folder: Path, name: str) -> tuple[Path, Path]:
-    """Writes ``name.svg`` and ``name.png`` and returns their paths.
-
-    The same figure gives the same bytes, at any time.
-    """
+    """Write ``name.svg`` and ``name.png``, reproducible to the byte, and return their paths."""
     svg, png = folder / f"{name}.svg", folder / f"{name}.png"
     dateless = {"Date": None}
     figure.draw_without_rendering()  # settles the layout, so that both files have the same
@@ -201,43 +197,36 @@ def save(figure: "Figure", folder: Path, name: str) -> tuple[Path, Path]:
 
 
 def readable(drawing: Drawing) -> Drawing:
-    """A figure all of whose letters are seen, with a caption that explains those without a font."""
-    said = make_readable(drawing.figure)
-    return replace(drawing, caption=f"{drawing.caption} {said}".strip()) if said else drawing
+    """Draw all letters in available fonts, and explain those without a font in the caption."""
+    note = make_readable(drawing.figure)
+    return replace(drawing, caption=f"{drawing.caption} {note}".strip()) if note else drawing
 
 
-def inline(svg: str, name: str, said: str) -> str:
-    """A saved figure as an element of a page.
-
-    It is without what belongs to a file, and its ids are its own among all figures of the page.
+def inline(
+    svg: str, name: str, title: str, hover: Mapping[str, Sequence[str]] | None = None
+) -> str:
+    """Return a saved figure as an element of a page, with ids that are unique on the page.
 
     Args:
-        svg: the text of the file.
+        svg: content of the file.
         name: of the figure, unique on the page.
-        said: what a screen reader says it is.
+        title: text for screen readers.
+        hover: texts of the markers of a line, by its ``gid``.
     """
     text = svg[svg.index("<svg") :]
     for part in (r"<metadata>.*?</metadata>", r"<style.*?</style>", r"<!--.*?-->"):
         text = re.sub(part, "", text, flags=re.DOTALL)
+    for group, titles in (hover or {}).items():
+        start = text.index(f'id="{group}"')
+        end = text.find('id="line2d', start)  # the next line
+        uses = re.split(r"(<use [^>]*)/>", text[start:end])
+        for index, hint in zip(range(1, len(uses), 2), titles, strict=False):
+            uses[index] += f"><title>{escape(hint)}</title></use>"
+        text = text[:start] + "".join(uses) + text[end:]
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = text.replace('xlink:href="', 'href="')
     text = text.replace('href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
     box = re.search(r'viewBox="[^"]*"', text)
-    assert box is not None  # matplotlib says how large it is
-    opening = f'<svg class="plot" role="img" aria-label="{escape(said)}" {box[0]}>'
+    assert box is not None  # matplotlib writes it
+    opening = f'<svg class="plot" role="img" aria-label="{escape(title)}" {box[0]}>'
     return opening + re.sub(r"\n\s*", "\n", text[text.index(">") + 1 :]).strip()
-
-
-def shorten(text: str, most: int) -> str:
-    """A text of at most so many letters, its middle left out if it has more.
-
-    >>> shorten("relahash method.loss.margin=0.5", 16)
-    'relahash…gin=0.5'
-    """
-    text = " ".join(text.split())
-    if wide := sum(east_asian_width(letter) in "WF" for letter in text):  # two columns each
-        most = max(4, most * len(text) // (len(text) + wide))
-    if len(text) <= most:
-        return text
-    front = most // 2
-    return text[:front] + "…" + text[len(text) - (most - 1 - front) :]

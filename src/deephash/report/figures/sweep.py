@@ -1,0 +1,125 @@
+"""Figure of a section: mAP over an axis of the grid, with published numbers for comparison."""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from deephash.report.figures.plots import draw_points, finish, log2_axis, sample_line
+from deephash.report.figures.style import Drawing, sheet
+from deephash.report.notes import setting_differences
+from deephash.report.results import BITS, ON_QUERIES, Key, Section, short_key
+from deephash.report.run_groups import RunGroup
+from deephash.report.values import is_number, metric_name
+from deephash.utils.formatting import typed
+
+PUBLISHED = {
+    "linestyle": (0, (4, 2)),
+    "markerfacecolor": "white",
+    "alpha": 0.5,
+    "linewidth": 1.1,
+}
+"""Style of published numbers: the colour of ours, dashed and hollow."""
+
+LONGEST_NAME = 120
+"""Longest name of a file, without its suffix."""
+
+
+@dataclass(frozen=True)
+class CellPoint:
+    """A cell of the section as a point of the figure."""
+
+    group: RunGroup  # without runs if none has finished
+    x: Any
+    published: float | None
+
+
+def sweep_figure(section: Section) -> Drawing | None:
+    """Draw mAP over the axis that the layout names, with a line for each value of the other axes.
+
+    By default it is over the bits, or over the rows if there is one number of bits. Returns None if
+    the axis has fewer than two values, or no run has finished.
+    """
+    by_bits = section.layout.columns == BITS and len(section.columns) > 1
+    key = section.layout.figure.get("x") or (BITS if by_bits else section.keys[0])
+    if key == section.layout.columns:
+        values = list(section.columns)
+    elif key in section.keys:
+        index = section.keys.index(key)
+        values = list(dict.fromkeys(row[index] for row in section.rows))
+    else:
+        return None
+    points = _points(section, key)
+    groups = [point.group for point in points if point.group.runs]
+    if len(values) < 2 or not groups:
+        return None
+    numeric = key != BITS and all(map(is_number, values))
+    place = {value: float(value) if numeric else float(at) for at, value in enumerate(values)}
+    figure, panels = sheet(size=(6.4, 4.2))
+    panel, handles = panels[0, 0], {}
+    for label in dict.fromkeys(point.group.label for point in points):
+        line = sorted((point for point in points if point.group.label == label),
+                      key=lambda point: place[point.x])  # fmt: skip
+        group = line[0].group
+        ours = [(place[it.x], *it.group.mean_sd("metrics", "map")) for it in line if it.group.runs]
+        theirs = [(place[it.x], it.published, math.nan) for it in line if it.published is not None]
+        if ours:
+            handles[label] = draw_points(panel, group, _columns(ours))
+        if theirs:
+            draw_points(panel, group, _columns(theirs), **PUBLISHED)
+    caption = ""
+    if any(point.published is not None for point in points):
+        handles["published"] = sample_line(**PUBLISHED)
+        assert section.published is not None  # it has the numbers
+        caption = f"Dashed and hollow: published, {section.published.source}."
+    metric, x_label = metric_name(groups[0].runs[0]), _axis_label(section, key)
+    panel.set(xlabel=x_label, ylabel=metric)
+    if not numeric:
+        panel.set_xticks(range(len(values)), [typed(value) for value in values])
+    elif section.layout.figure.get("scale") == "log" and min(values) > 0:
+        log2_axis(panel, values)
+    name = re.sub(r"[^A-Za-z0-9]+", "-", "-".join(["+".join(section.sweeps), section.title]))
+    title = f"{metric} over {x_label}, {section.title}"
+    name = name[:LONGEST_NAME].strip("-")
+    return finish(figure, name, title, caption, groups, handles, with_sd=True)
+
+
+def _points(section: Section, key: str) -> list[CellPoint]:
+    """Return the cells; those of one line have the same label, and the same index."""
+    over_columns, indices = key == section.layout.columns, dict[str, int]()
+    comparable = not setting_differences(section)  # else published numbers are in the table only
+    points = []
+    for (row, column), cell in section.cells.items():
+        label = section.row_name(row) if over_columns else _other_axes(section, row, column, key)
+        mark = next((mark for mark in cell.marks if mark != ON_QUERIES), "")
+        label = f"{label} {mark}".strip()
+        index = indices.setdefault(label, len(indices))
+        nbit = column if section.layout.columns == BITS else 0
+        group = RunGroup(label, label, index, nbit, mark, cell.included)
+        x = column if over_columns else row[section.keys.index(key)]
+        points.append(CellPoint(group, x, cell.published if comparable else None))
+    return points
+
+
+def _other_axes(section: Section, row: Key, column: Any, key: str) -> str:
+    """Return the label of a line: the values of all axes but one."""
+    others = [
+        f"{short_key(other)}={typed(value)}"
+        for other, value in zip(section.keys, row, strict=True)
+        if other != key
+    ]
+    return " ".join([*others, section.column_name(column)])
+
+
+def _columns(points: Sequence[tuple[float, float, float]]) -> Any:
+    return tuple(np.array(points, dtype=float).T)
+
+
+def _axis_label(section: Section, key: str) -> str:
+    if key == BITS:
+        return "bits"
+    label = section.layout.row_label
+    return label if label is not None and section.layout.rows == (key,) else short_key(key)
