@@ -62,7 +62,7 @@ from deephash.runs.status import epochs_done, reason
 from deephash.runs.train_run import refuse_another, train
 from deephash.sweep import multirun, plan_jobs, report_sweep
 from deephash.sweep.paired import NotComparableError, query_precision
-from deephash.sweep.spec import Sheet
+from deephash.sweep.spec import SweepSpec
 from deephash.training import checkpoint
 from deephash.training.snapshots import read_snapshots
 from deephash.training.trainer import LoopOptions, Trainer
@@ -365,12 +365,12 @@ class Sound:
             )  # fmt: skip
         for job, cfg in grid:
             train(cfg, job)
-        self.planned = plan_jobs.plan(grid)
+        self.planned = plan_jobs.plan_sweep(grid)
         self.runs = [job.name for job in self.planned]
         plan_jobs.write_manifest(
             self.outputs / "sweeps" / "a", self.planned, command="python train.py",
             axes=["dataset", "dataset.protocol", "method", "model.nbit", "seed"], typed=[],
-            sheet={"report": {"rows": "method", "digits": 3, "figure": {"x": "seed"}}},
+            spec={"report": {"rows": "method", "digits": 3, "figure": {"x": "seed"}}},
         )  # fmt: skip
         evaluate_run.measure(self.evaluation, RunFolder(self.outputs / self.runs[0]))
         self.parts = self._parts()
@@ -533,7 +533,7 @@ class Sound:
         from dataclasses import replace
 
         planned = [replace(job, run=RunFolder(folder)) for job in self.planned]
-        plan_jobs.preview(planned, 2)
+        plan_jobs.preview_text(planned, 2)
         write_html(folder)
 
     def reported(self, outputs: Path) -> None:
@@ -563,7 +563,7 @@ class Sound:
 
     def swept(self, folder: Path) -> None:
         """A sweep's file, as far as the jobs' command lines."""
-        multirun.grid(Sheet.read(folder, str(folder / "mine.yaml")), [])
+        multirun.build_grid(SweepSpec.read(folder, str(folder / "mine.yaml")), [])
 
     def cached(self, folder: Path) -> None:
         """Decoded images: a damaged entry is made anew."""

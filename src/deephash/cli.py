@@ -64,7 +64,7 @@ def train(arguments: Sequence[str]) -> int:
     """Run ``train``: one run, or with ``-m`` a grid. Return the exit status."""
     conf, sweeps = program.folder("conf"), program.folder("sweeps")
     launched = process.follow_parent()
-    multirun.register(sweeps)
+    multirun.register_sweeps(sweeps)
     if not launched and (message := _several_processes(os.environ)) is not None:
         print(message, file=sys.stderr)
         return 2
@@ -77,7 +77,7 @@ def train(arguments: Sequence[str]) -> int:
     if not line.names & SHOWING:
         if many:
             return _flushed(_exit_status(lambda: _sweep(conf, sweeps, line), GOES_ON))
-        if (name := multirun.named(line.overrides)) is not None:
+        if (name := multirun.sweep_name(line.overrides)) is not None:
             command = f"{program.command('train')} -m {shlex.join(arguments)}"
             print(f"+sweep={name} is a grid: it needs -m.\n  Type: {command}", file=sys.stderr)
             return 2
@@ -135,14 +135,14 @@ def _train_job(launched: bool, cfg: schema.Train, given: tuple[Override, ...]) -
     from deephash.sweep import plan_jobs
 
     if cfg.preview:
-        planned = plan_jobs.plan([(given, cfg)])
+        planned = plan_jobs.plan_sweep([(given, cfg)])
         for message in plan_jobs.missing_data(planned):
             print(message, file=sys.stderr)
-        print(plan_jobs.preview(planned, slots=1))
+        print(plan_jobs.preview_text(planned, slots=1))
     elif launched:  # the reason of a failure is kept in its folder
         folder = runs.RunFolder.of(cfg, given).path
         launch = os.environ.get(process.LAUNCH, "")
-        plan_jobs.noting(folder, lambda: runs.train(cfg, given, launch))
+        plan_jobs.record_failure(folder, lambda: runs.train(cfg, given, launch))
     else:
         runs.train(cfg, given)
 
@@ -169,7 +169,7 @@ def _sweep(conf: Path, sweeps: Path, line: CommandLine) -> int:
     _prepare()
     if line.mistyped:
         composition.checked(conf, "train", line.without(*MANY), many=True)
-    return multirun.run(conf, sweeps, line.without(*MANY))
+    return multirun.run_sweep(conf, sweeps, line.without(*MANY))
 
 
 def _read(arguments: Sequence[str], many: bool = False) -> CommandLine:

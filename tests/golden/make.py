@@ -32,7 +32,7 @@ from deephash.data.splits.multi_label import Drawn, Quota
 from deephash.data.splits.protocols import Official, PerClass, fingerprint
 from deephash.runs.folder import environment
 from deephash.sweep import multirun, plan_jobs
-from deephash.sweep.spec import BASE, Sheet
+from deephash.sweep.spec import BASE, SweepSpec
 from tests.pages import typed
 
 HERE = Path(__file__).parent
@@ -135,7 +135,9 @@ def composed(line: Sequence[str]) -> tuple[tuple[Override, ...], dict[str, Any]]
 
 def jobs_of(sweep: str, line: Sequence[str]) -> list[list[str]]:
     """Return the command lines of the first and the last job of a sweep."""
-    found = multirun.grid(Sheet.read(ROOT / "sweeps", sweep), overrides.parse_all(line)).jobs
+    found = multirun.build_grid(
+        SweepSpec.read(ROOT / "sweeps", sweep), overrides.parse_all(line)
+    ).jobs
     return [overrides.texts(found[0]), overrides.texts(found[-1])]
 
 
@@ -305,11 +307,11 @@ def freeze(outputs: Path) -> dict[str, Any]:
     grid = [composed([*line, f"paths.outputs={outputs}"]) for line in (FINISHED, INTERRUPTED)]
     plan_jobs.write_manifest(
         outputs / "sweeps" / "frozen",
-        plan_jobs.plan(checks.parse_jobs(grid)),
+        plan_jobs.plan_sweep(checks.parse_jobs(grid)),
         command="python train.py -m group=frozen method=relahash,dpn",
         axes=[*BASE],
         typed=["trainer.epochs=3"],
-        sheet={"title": "Frozen", "source": None, "report": {}},
+        spec={"title": "Frozen", "source": None, "report": {}},
     )
     return {
         "finished": {"run": finished["run"], "map": float(finished["metrics"]["map"]).hex()},

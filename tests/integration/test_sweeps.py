@@ -114,7 +114,7 @@ def test_preview_tells_all_and_writes_nothing(swept, tmp_path):
     assert all(str(cwd / "outputs/digits/relahash/16bit/seed") in text for text in lines[:4])
     assert "left: about" in said and "at a time" in said
     said = run(tmp_path, *line)
-    assert "no job has finished that would tell" in said
+    assert "time left: unknown, since no job has finished" in said
     assert list(tmp_path.iterdir()) == []
 
 

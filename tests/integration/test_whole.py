@@ -555,10 +555,10 @@ class TestReadme:
                 return
             many = {"-m", "--multirun"} & set(words)
             given = parse_all(overrides)
-            if (name := multirun.named(given)) is not None:
-                sheet = spec.Sheet.read(ROOT / "sweeps", name)
+            if (name := multirun.sweep_name(given)) is not None:
+                sheet = spec.SweepSpec.read(ROOT / "sweeps", name)
                 given = [one for one in given if one.key != "sweep"]
-                given = multirun.grid(sheet, given).jobs[0]
+                given = multirun.build_grid(sheet, given).jobs[0]
             if not many:
                 resolve.resolve(compose("train", overrides=texts(given)))  # no value is left open
             faults = explain(

@@ -14,7 +14,7 @@ from deephash.config.overrides import parse_all, texts
 from deephash.errors import ConfigError
 from deephash.sweep import grid as grids
 from deephash.sweep import multirun
-from deephash.sweep.spec import Sheet
+from deephash.sweep.spec import SweepSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 SWEEPS = ROOT / "sweeps"
@@ -27,7 +27,7 @@ METHODS = ("hashnet", "dtsh", "greedyhash", "jmlh", "dpn", "csq", "orthohash", "
 
 def jobs_of(name, *typed):
     """The jobs of a sweep as dictionaries of what is typed."""
-    found = multirun.grid(Sheet.read(SWEEPS, name), parse_all(typed))
+    found = multirun.build_grid(SweepSpec.read(SWEEPS, name), parse_all(typed))
     return [{one.key: one.value for one in job} for job in found.jobs]
 
 
@@ -58,7 +58,7 @@ def composed():
 
 
 def test_the_last_axis_runs_fastest():
-    found = grids.points({"a": ["1", "2"], "b": ["x", "y"]})
+    found = grids.grid_points({"a": ["1", "2"], "b": ["x", "y"]})
     assert [tuple(point.values()) for point in found] == [
         ("1", "x"), ("1", "y"), ("2", "x"), ("2", "y")
     ]  # fmt: skip
@@ -70,7 +70,7 @@ def test_a_rule_holds_where_all_its_conditions_do_and_a_later_one_beats_it():
         {"if": {"dataset": "cifar10"}, "then": {"beta": 80}},
         {"if": {"dataset": ["cifar10", "voc"], "nbit": 32}, "then": {"beta": 0.5, "on": True}},
     ]
-    assert grids.points(axes, where) == [
+    assert grids.grid_points(axes, where) == [
         {"dataset": "cifar10", "nbit": "16", "beta": "80"},
         {"dataset": "cifar10", "nbit": "32", "beta": "0.5", "on": "true"},
         {"dataset": "coco", "nbit": "16"},
@@ -80,22 +80,22 @@ def test_a_rule_holds_where_all_its_conditions_do_and_a_later_one_beats_it():
 
 def test_no_rule_sets_what_the_user_did():
     where = [{"if": {"a": 1}, "then": {"beta": 80, "m": 0.5}}]
-    found = grids.points({"a": ["1"], "beta": ["7"]}, where, given=["beta"])
+    found = grids.grid_points({"a": ["1"], "beta": ["7"]}, where, given=["beta"])
     assert found == [{"a": "1", "beta": "7", "m": "0.5"}]
 
 
 def test_a_rule_of_another_form_is_told():
     with pytest.raises(
-        ConfigError, match=r"(?s)'when'.*is no rule of a sweep.*if: \{dataset: cifar10\}"
+        ConfigError, match=r"(?s)'when'.*is not a rule of a sweep.*if: \{dataset: cifar10\}"
     ):
-        grids.points({"a": ["1"]}, [{"when": {"a": 1}}])
+        grids.grid_points({"a": ["1"]}, [{"when": {"a": 1}}])
 
 
 # what is typed
 
 
 def grid(*typed, **sheet):
-    found = multirun.grid(Sheet("s" if sheet else None, **sheet), parse_all(typed))
+    found = multirun.build_grid(SweepSpec("s" if sheet else None, **sheet), parse_all(typed))
     return replace(found, jobs=tuple(tuple(texts(job)) for job in found.jobs))
 
 
@@ -153,10 +153,10 @@ def test_a_group_of_the_users_own():
 def test_a_broken_sheet_is_told(tmp_path, text, told):
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(ConfigError) as caught:
-        Sheet.read(tmp_path, "mine")
+        SweepSpec.read(tmp_path, "mine")
     assert told in str(caught.value)
     with pytest.raises(ConfigError, match=r"there is no 'other'.\n.*There are mine."):
-        Sheet.read(tmp_path, "other")
+        SweepSpec.read(tmp_path, "other")
 
 
 @pytest.mark.parametrize(
@@ -174,13 +174,13 @@ def test_a_broken_sheet_is_told(tmp_path, text, told):
 def test_names_that_mean_nothing_are_refused(tmp_path, text, told):
     (tmp_path / "mine.yaml").write_text(f"params: {{a: [1, 2]}}\n{text}\n")
     with pytest.raises(ConfigError) as caught:
-        Sheet.read(tmp_path, "mine")
+        SweepSpec.read(tmp_path, "mine")
     assert told in str(caught.value) and "mine.yaml" in str(caught.value)
 
 
 def test_what_is_typed_over_a_rule_is_another_setting():
-    sheet = Sheet.read(SWEEPS, "table1")
-    found = multirun.grid(sheet, parse_all(["trainer.batch_size=16", "dataset=cifar10"]))
+    sheet = SweepSpec.read(SWEEPS, "table1")
+    found = multirun.build_grid(sheet, parse_all(["trainer.batch_size=16", "dataset=cifar10"]))
     assert found.typed == ("trainer.batch_size=16",)
     assert len(set(found.axes)) == len(found.axes) and "method.loss.penalty" in found.axes
 
@@ -336,13 +336,15 @@ def test_all_methods_see_the_same_features():
     jobs = jobs_of("unsupervised")
     (typed, *_) = jobs_of("unsupervised", "backbone.frozen=false", "method.views=[train]")
     assert (typed["backbone.frozen"], typed["method.views"]) == ("False", "[train]")
-    found = multirun.grid(Sheet.read(SWEEPS, "unsupervised"), parse_all(["backbone.frozen=false"]))
+    found = multirun.build_grid(
+        SweepSpec.read(SWEEPS, "unsupervised"), parse_all(["backbone.frozen=false"])
+    )
     assert not any("++backbone.frozen=true" in texts(job) for job in found.jobs)
     settled = {"backbone.frozen": "true", "trainer.select_on": "last", "evaluation.top": "1000",
                "evaluation.tops": "[all]", "backbone": "vgg16"}  # fmt: skip
     for key, value in settled.items():
         assert constant(jobs, key) == value
-    found = multirun.grid(Sheet.read(SWEEPS, "unsupervised"), [])
+    found = multirun.build_grid(SweepSpec.read(SWEEPS, "unsupervised"), [])
     assert all("~settings" in texts(job) for job in found.jobs)
     views = {(job["method"], job.get("method.views"), job.get("method.cached_views"))
              for job in jobs}  # fmt: skip
@@ -375,7 +377,9 @@ def test_sweeps_without_labels_compose(name, composed):
     """Frozen, without a selection on the queries or with the one of the papers, and at one R."""
     for dataset in ("cifar10", "digits"):
         jobs = jobs_of(name, f"dataset={dataset}")
-        found = multirun.grid(Sheet.read(SWEEPS, name), parse_all([f"dataset={dataset}"])).jobs
+        found = multirun.build_grid(
+            SweepSpec.read(SWEEPS, name), parse_all([f"dataset={dataset}"])
+        ).jobs
         middle = next((at for at, job in enumerate(jobs) if job["method"] == "sdc_simclr"), 0)
         for at in {0, middle, len(jobs) - 1}:
             cfg = composed({one.name: one.value or "" for one in found[at]})
@@ -388,7 +392,7 @@ def test_sweeps_without_labels_compose(name, composed):
 
 def test_points_that_rules_make_the_same_stand_once():
     where = [{"if": {"a": "2"}, "then": {"b": 0}}]
-    assert grids.points({"a": ["1", "2"], "b": ["0", "1", "2"]}, where) == [
+    assert grids.grid_points({"a": ["1", "2"], "b": ["0", "1", "2"]}, where) == [
         *({"a": "1", "b": value} for value in "012"), {"a": "2", "b": "0"}
     ]  # fmt: skip
 
@@ -447,7 +451,7 @@ def test_the_sweep_of_weights_and_biases_is_the_same_grid():
     page = yaml.safe_load((SWEEPS / "for_wandb" / "table2_beta.yaml").read_text())
     axes = {key: given["values"] for key, given in page["parameters"].items()}
     theirs = set()
-    for point in grids.points(axes):
+    for point in grids.grid_points(axes):
         done = subprocess.run(agent_command(page, point), capture_output=True, text=True)
         program, *overrides = done.stdout.split()
         assert (program, overrides.pop()) == ("train.py", "logger=wandb"), done.stderr
@@ -471,12 +475,12 @@ def test_a_grid_of_millions_of_jobs_is_refused():
     with pytest.raises(
         ConfigError, match=r"512,000,000,000 jobs, more than 100,000: 20 a0 x 20 a1"
     ):
-        grids.points(axes)
+        grids.grid_points(axes)
 
 
 def test_paths_of_a_sheet_are_texts_and_its_name_makes_a_group():
-    sheet = Sheet("my ß sweep", params={"dataset.root": "~/a b", "seed": [0, 1]})
-    found = multirun.grid(sheet, parse_all(["method=csq"]))
+    sheet = SweepSpec("my ß sweep", params={"dataset.root": "~/a b", "seed": [0, 1]})
+    found = multirun.build_grid(sheet, parse_all(["method=csq"]))
     assert texts(found.jobs[1][:2]) == ["dataset.root='~/a b'", "seed=1"]
     assert {job[-1].text for job in found.jobs} == {"group='my-ß-sweep'"}
 
@@ -490,11 +494,11 @@ def test_a_sweep_with_keys_without_values_is_read(tmp_path, text):
     (tmp_path / "mine.yaml").write_text(
         text + ("" if "params" in text else "\nparams: {seed: [0, 1]}")
     )
-    assert multirun.grid(Sheet.read(tmp_path, "mine"), [])
+    assert multirun.build_grid(SweepSpec.read(tmp_path, "mine"), [])
 
 
 @pytest.mark.parametrize("rule", ["{if: null, then: {seed: 1}}", "{if: {seed: 0}, then: null}"])
 def test_a_rule_without_a_side_is_refused(tmp_path, rule):
     (tmp_path / "mine.yaml").write_text(f"where: [{rule}]\nparams: {{seed: [0, 1]}}")
-    with pytest.raises(ConfigError, match="is no rule of a sweep"):
-        multirun.grid(Sheet.read(tmp_path, "mine"), [])
+    with pytest.raises(ConfigError, match="is not a rule of a sweep"):
+        multirun.build_grid(SweepSpec.read(tmp_path, "mine"), [])

@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 
 from deephash.config import checks, composition, resolve, schema
 from deephash.config.overrides import parse, parse_all, texts
-from deephash.sweep.plan_jobs import missing_data, plan
+from deephash.sweep.plan_jobs import missing_data, plan_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -73,7 +73,7 @@ def planned(tmp_path, *grid):
         overrides = parse_all([*words, f"paths.outputs={tmp_path}/runs"])
         cfg = compose("train", overrides=texts(overrides))
         jobs.append((overrides, resolve.resolve(cfg, overrides)))
-    return plan(checks.parse_jobs(jobs))
+    return plan_sweep(checks.parse_jobs(jobs))
 
 
 def test_missing_data_are_told_once_for_each_dataset(tmp_path):

@@ -14,7 +14,7 @@ from deephash.errors import ConfigError, TrainingError
 from deephash.runs.status import State, state_of
 from deephash.sweep import plan_jobs
 from deephash.sweep.launchers.process import ERROR
-from deephash.sweep.watch import Screen, account
+from deephash.sweep.watch import SweepProgress, unfinished_text
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -32,7 +32,7 @@ def plan(composed, tmp_path):
         lines = [
             (*line.split(), f"paths.outputs={tmp_path}/out", "backbone=tiny") for line in lines
         ]
-        return plan_jobs.plan(
+        return plan_jobs.plan_sweep(
             checks.parse_jobs([(parse_all(line), composed(line)) for line in lines])
         )
 
@@ -93,8 +93,8 @@ def test_a_run_with_a_damaged_report_is_not_finished(plan, content):
     (job.run.path / "report.json").write_bytes(content.encode("latin-1"))
     planned = plan("seed=0")
     assert planned[0].state is State.damaged and planned[0].left
-    assert plan_jobs.preview(planned, 1).splitlines()[0].startswith("damaged ")
-    assert "1 of 1 jobs are not finished:\n  damaged" in account(plan_jobs.again(planned))
+    assert plan_jobs.preview_text(planned, 1).splitlines()[0].startswith("damaged ")
+    assert "1 of 1 jobs are not finished:\n  damaged" in unfinished_text(plan_jobs.refresh(planned))
 
 
 def test_a_run_that_stands_twice_is_planned_once(plan):
@@ -105,8 +105,10 @@ def test_two_jobs_of_one_folder_that_differ_are_refused(plan, composed, tmp_path
     line = ("seed=0", f"paths.outputs={tmp_path}")
     other = composed(line)
     other["optimizer"]["lr"] = 0.5
-    with pytest.raises(ConfigError, match=r"(?s)two jobs have one folder, digits.*optimizer.lr"):
-        plan_jobs.plan(
+    with pytest.raises(
+        ConfigError, match=r"(?s)two jobs have the same folder, digits.*optimizer.lr"
+    ):
+        plan_jobs.plan_sweep(
             checks.parse_jobs([(parse_all(line), composed(line)), (parse_all(line), other)])
         )
 
@@ -148,7 +150,7 @@ def test_time_left_is_judged_by_the_most_alike(plan):
 def test_without_a_finished_job_nothing_tells(plan):
     jobs = plan("seed=0", "seed=1")
     assert plan_jobs.seconds_left(jobs) == [None, None]
-    assert "no job has finished that would tell" in plan_jobs.preview(jobs, 2)
+    assert "time left: unknown, since no job has finished" in plan_jobs.preview_text(jobs, 2)
 
 
 def test_a_preview(plan):
@@ -156,7 +158,7 @@ def test_a_preview(plan):
     first, second, *_ = plan(*lines)
     finish(first, seconds=100, value=0.123456)
     interrupt(second, 20)  # of 40
-    text = plan_jobs.preview(plan(*lines), slots=2, queued={3}).splitlines()
+    text = plan_jobs.preview_text(plan(*lines), slots=2, queued={3}).splitlines()
     states = [line.split()[:2] for line in text[:4]]
     assert states == [
         ["finished", "0.1235"], ["interrupted", "~0:50"], ["waiting", "~1:40"], ["queued", "~1:40"]
@@ -177,14 +179,14 @@ def test_words_and_tracebacks(tmp_path):
         raise ZeroDivisionError("by\nzero")
 
     with pytest.raises(TrainingError):
-        plan_jobs.noting(tmp_path / "a", known)
+        plan_jobs.record_failure(tmp_path / "a", known)
     assert (tmp_path / "a" / ERROR).read_text() == "loss is nan\n  Try a smaller rate.\n"
     with pytest.raises(ZeroDivisionError):
-        plan_jobs.noting(tmp_path / "b", unknown)
+        plan_jobs.record_failure(tmp_path / "b", unknown)
     lines = (tmp_path / "b" / ERROR).read_text().splitlines()
     assert lines[0] == "ZeroDivisionError: by"
     assert "in unknown" in "\n".join(lines) and lines[-1] == "zero"
-    assert plan_jobs.noting(tmp_path / "c", lambda: 7) == 7
+    assert plan_jobs.record_failure(tmp_path / "c", lambda: 7) == 7
     assert not (tmp_path / "c").exists()
 
 
@@ -192,7 +194,7 @@ def test_a_watch_tells_what_ends_and_what_is_left(plan, capsys):
     jobs = plan("seed=0", "seed=1", "seed=2", "seed=3")
     finish(jobs[0], value=0.25)
     jobs = plan("seed=0", "seed=1", "seed=2", "seed=3")
-    screen = Screen(jobs, jobs[1:], slots=2)
+    screen = SweepProgress(jobs, jobs[1:], slots=2)
     for at in (0, 1, 2):
         screen.started(at)
     finish(jobs[1], value=0.75)
@@ -214,11 +216,11 @@ def test_the_account_at_the_end(plan):
     jobs = plan("seed=0", "seed=1", "seed=2")
     finish(jobs[0])
     fail(jobs[1], "no luck\nand more")
-    told = account(plan_jobs.again(jobs)).splitlines()
+    told = unfinished_text(plan_jobs.refresh(jobs)).splitlines()
     assert told[0].startswith("failed: seed=1 ") and told[1:3] == ["no luck", "and more"]
     assert told[3] == f"  in {jobs[1].run.path}"
     assert told[4] == "1 of 3 jobs are not finished:" and told[5].split()[0] == "waiting"
-    assert account([replace(job, state=State.finished) for job in jobs]) == ""
+    assert unfinished_text([replace(job, state=State.finished) for job in jobs]) == ""
 
 
 # sweep.json
@@ -227,7 +229,7 @@ def test_the_account_at_the_end(plan):
 def write(folder, jobs, axes, typed=()):
     sheet = {"title": "T", "source": None, "report": {"rows": "seed"}}
     file = plan_jobs.write_manifest(
-        folder, jobs, command="python train.py -m", axes=axes, typed=typed, sheet=sheet
+        folder, jobs, command="python train.py -m", axes=axes, typed=typed, spec=sheet
     )
     return json.loads(file.read_text())
 
@@ -248,7 +250,7 @@ def test_a_sweep_grows_by_what_is_launched_later(plan, tmp_path):
 def test_values_of_groups_are_names(plan):
     (job,) = plan("method=csq loss=lmcl loss.scale=3 trainer=early_stop")
     found = {
-        key: plan_jobs.value_of(job, key)
+        key: plan_jobs.axis_value(job, key)
         for key in ("method", "dataset", "loss", "trainer", "loss.scale", "dataset.protocol")
     }
     assert found == {

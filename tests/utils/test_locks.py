@@ -105,7 +105,7 @@ def test_where_files_cannot_be_locked_a_run_goes_on_after_one_warning(
 @pytest.mark.parametrize("number", sorted(locks.UNSUPPORTED), ids=errno.errorcode.get)
 def test_where_files_cannot_be_locked_a_sweep_is_written(tmp_path, unlockable, number):
     unlockable(number)
-    file = plan_jobs.write_manifest(tmp_path, [], command="", axes=[], typed=[], sheet={})
+    file = plan_jobs.write_manifest(tmp_path, [], command="", axes=[], typed=[], spec={})
     assert file.is_file() and [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
@@ -149,7 +149,7 @@ def test_a_link_is_not_followed(tmp_path, target):
     with pytest.raises(WriteError, match=r"run/\.lock: it is a symbolic link"):
         folder.lock()
     with pytest.raises(WriteError, match="symbolic link"):
-        plan_jobs.write_manifest(folder.path, [], command="", axes=[], typed=[], sheet={})
+        plan_jobs.write_manifest(folder.path, [], command="", axes=[], typed=[], spec={})
     if target == "file":
         assert other.read_text() == "precious"
     assert other.exists() == (target != "nothing")

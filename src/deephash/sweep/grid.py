@@ -1,4 +1,4 @@
-"""The points of a grid: axes, and values that hang on those of other axes."""
+"""Points of a grid: combinations of axes, with rules for values that depend on other axes."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,44 +9,44 @@ from deephash.errors import ConfigError
 from deephash.utils.formatting import all_typed, typed
 
 MOST = 100_000
-"""Jobs of a grid."""
+"""Largest number of jobs of a grid."""
 
 Point = dict[str, str]
-"""The overrides of one job: key to value, as they are typed."""
+"""Overrides of one job: values by key, as they are typed."""
 
 
-def points(
+def grid_points(
     axes: Mapping[str, Sequence[str]],
     where: Sequence[Mapping[str, Any]] = (),
     given: Sequence[str] = (),
 ) -> list[Point]:
-    """All combinations of the axes' values, the last axis fastest, each once.
+    """Return all distinct combinations of the values of the axes, the last axis fastest.
 
-    Rules may make several of them the same, as for an option that another one makes meaningless.
+    Rules may make several combinations equal, for example if one option disables another.
 
     Args:
-        axes: the values of each key, in the order in which they are to stand.
-        where: rules ``{"if": {key: value or values}, "then": {key: value}}``: points that agree
-            with all conditions get what follows from them. A later rule beats an earlier one.
-        given: keys that no rule may set, because the user has; without ``+`` and ``~``.
+        axes: the values of each key.
+        where: rules ``{"if": {key: value or values}, "then": {key: value}}``: points that match
+            all conditions get the values of ``then``. Later rules override earlier ones.
+        given: keys that the user has set, so no rule may; without ``+`` and ``~``.
 
     Raises:
-        ConfigError: a rule of another form, or more than ``MOST`` combinations.
+        ConfigError: If a rule has another form, or there are more than ``MOST`` combinations.
 
-    >>> points({"dataset": ["a", "b"]}, [{"if": {"dataset": "b"}, "then": {"beta": 80}}])
+    >>> grid_points({"dataset": ["a", "b"]}, [{"if": {"dataset": "b"}, "then": {"beta": 80}}])
     [{'dataset': 'a'}, {'dataset': 'b', 'beta': '80'}]
     """
-    many = math.prod(map(len, axes.values()))
-    if many > MOST:
+    count = math.prod(map(len, axes.values()))
+    if count > MOST:
         several = " x ".join(f"{len(values)} {key}" for key, values in axes.items()
                              if len(values) > 1)  # fmt: skip
-        raise ConfigError(f"this grid has {many:,} jobs, more than {MOST:,}: {several}")
+        raise ConfigError(f"this grid has {count:,} jobs, more than {MOST:,}: {several}")
     for rule in where:
         if set(rule) != {"if", "then"} or not all(
             isinstance(rule[side], Mapping) for side in ("if", "then")
         ):
             raise ConfigError(
-                f"where  {dict(rule)} is no rule of a sweep.\n"
+                f"where  {dict(rule)} is not a rule of a sweep.\n"
                 "  Write it as {if: {dataset: cifar10}, then: {method.loss.scale: 80}}."
             )
     distinct: dict[tuple[tuple[str, str], ...], Point] = {}

@@ -1,4 +1,4 @@
-"""``-m``: from the axes on the command line and in ``sweeps/`` to jobs, previewed or launched."""
+"""Option ``-m``: jobs from the command line and a file of ``sweeps/``, previewed or launched."""
 
 import re
 import shlex
@@ -17,83 +17,83 @@ from deephash.config.explain import explain
 from deephash.config.faults import Fault, raise_faults
 from deephash.config.overrides import CommandLine, Override
 from deephash.errors import ConfigError
-from deephash.sweep import grid as grids
+from deephash.sweep.grid import grid_points
 from deephash.sweep.launchers.process import Launcher
-from deephash.sweep.spec import BASE, Sheet
+from deephash.sweep.spec import BASE, SweepSpec
 from deephash.utils import program
 from deephash.utils.files import SWEEPS, check_writable, expand_path
 from deephash.utils.formatting import all_typed
 
 if TYPE_CHECKING:
-    from deephash.sweep.plan_jobs import Planned
+    from deephash.sweep.plan_jobs import PlannedJob
 
 GROUP = "sweep"
 MANY = 20
-"""From so many jobs on, it takes a while until something is seen."""
+"""Grids with more jobs print a message, since composing them takes a while."""
 
 Composed = Callable[[Sequence[Override]], DictConfig]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What is to be run."""
+    """The jobs of a grid."""
 
     jobs: tuple[tuple[Override, ...], ...]  # the command line of each
-    axes: tuple[str, ...]  # the keys that take several values, or are given by a rule
-    typed: tuple[str, ...]  # other settings of the command line that can change a result
+    axes: tuple[str, ...]  # keys with several values, or set by a rule
+    typed: tuple[str, ...]  # further overrides that can change a result
 
 
-def run(conf: Path, sweeps: Path, line: CommandLine) -> int:
-    """Runs, or previews, a grid. Returns the exit status: 0 if all of it is finished.
+def run_sweep(conf: Path, sweeps: Path, line: CommandLine) -> int:
+    """Run or preview a grid, and return the exit status: 0 if all jobs are finished.
 
     Args:
-        conf: the folder of the configuration.
-        sweeps: the folder of named sweeps.
+        conf: folder of the configuration.
+        sweeps: folder of named sweeps.
         line: the command line without ``-m``.
 
     Raises:
-        DeephashError: with a message for the user; nothing was started.
+        DeephashError: If the command line is wrong; nothing was started.
     """
     if strange := line.without(*composition.CONFIG_DIR).flags:
         raise ConfigError(f"{strange[0]}  does not go with -m.")
     extension = Extension.of(line)
     plugins.allow(extension.plugins)
-    sheet, tuning, overrides = _sorted_out(sweeps, line.overrides)
-    found = grid(sheet, overrides)
-    if len(found.jobs) > MANY:
-        print(f"composing {len(found.jobs)} jobs", file=sys.stderr)
+    spec, tuning, overrides = _split_overrides(sweeps, line.overrides)
+    made = build_grid(spec, overrides)
+    if len(made.jobs) > MANY:
+        print(f"composing {len(made.jobs)} jobs", file=sys.stderr)
     with composition.composer(conf, "train", extension) as composer:
-        jobs = _composed(found, composer)
-        launcher = _launcher(found.jobs[0], tuning, composer)
+        jobs = _composed(made, composer)
+        launcher = _launcher(made.jobs[0], tuning, composer)
 
     from deephash.sweep import plan_jobs
 
-    planned = plan_jobs.plan(checks.parse_jobs(jobs))
+    planned = plan_jobs.plan_sweep(checks.parse_jobs(jobs))
     command = (*program.train_arguments(), *extension.flags)
     for message in plan_jobs.missing_data(planned):
         print(message, file=sys.stderr)
     if planned[0].cfg.preview:
-        queued = launcher.busy(plan_jobs.commands(planned, command))
-        print(plan_jobs.preview(planned, launcher.slots, queued))
+        queued = launcher.busy(plan_jobs.launcher_jobs(planned, command))
+        print(plan_jobs.preview_text(planned, launcher.slots, queued))
         return 0
-    return _launch(planned, launcher, sheet, found, line, command)
+    return _launch(planned, launcher, spec, made, line, command)
 
 
-def grid(sheet: Sheet, overrides: Sequence[Override]) -> Grid:
-    """The command lines of all jobs.
+def build_grid(spec: SweepSpec, overrides: Sequence[Override]) -> Grid:
+    """Return the command lines of all jobs.
 
     Args:
-        sheet: of a named sweep, or an empty one.
-        overrides: what is typed; it replaces what the sheet says.
+        spec: of a named sweep, or an empty one.
+        overrides: of the command line; they take precedence over the spec.
 
     Raises:
-        ConfigError: something typed that is no override, or the sheet has a rule of another form.
+        ConfigError: If an override or a rule of the spec is malformed.
     """
     typed = dict(_values(one) for one in overrides)
-    axes = {key: all_typed(value) for key, value in sheet.params.items()}
+    axes = {key: all_typed(value) for key, value in spec.params.items()}
     several = [key for made in (axes, typed) for key, values in made.items() if len(values) > 1]
-    ruled = [key for rule in sheet.where for key in rule.get("then", ())]
-    _refuse_unnamed(several)
+    ruled = [key for rule in spec.where for key in rule.get("then", ())]
+    _check_axes(several)
     given = {one.key for one in overrides}
     axes = {
         key: values
@@ -101,9 +101,9 @@ def grid(sheet: Sheet, overrides: Sequence[Override]) -> Grid:
         if key in typed or Override.parse(key).key not in given
     }
     axes |= typed
-    if sheet.name is not None and "group" not in axes:
-        axes["group"] = [re.sub(r"[^\w.,=+-]+", "-", sheet.name)]  # it becomes a folder
-    points = grids.points(axes, sheet.where, given=list(given))
+    if spec.name is not None and "group" not in axes:
+        axes["group"] = [re.sub(r"[^\w.,=+-]+", "-", spec.name)]  # it becomes a folder
+    points = grid_points(axes, spec.where, given=list(given))
     bare = {one.name: one.key for one in overrides}
     settings = [
         identity.name_part(key, values[0])
@@ -114,8 +114,8 @@ def grid(sheet: Sheet, overrides: Sequence[Override]) -> Grid:
     return Grid(jobs, tuple(dict.fromkeys([*several, *ruled])), tuple(sorted(settings)))
 
 
-def _refuse_unnamed(axes: Sequence[str]) -> None:
-    """Two values of a key that does not stand in a run's name would be one run."""
+def _check_axes(axes: Sequence[str]) -> None:
+    """Raise for axes that are not part of a run's name: their values would share one run."""
     bare = {key: Override.parse(key).key for key in axes}
     raise_faults(
         [
@@ -128,34 +128,34 @@ def _refuse_unnamed(axes: Sequence[str]) -> None:
     )  # fmt: skip
 
 
-def register(sweeps: Path) -> None:
-    """Tells Hydra the names of the sweeps, for ``--help`` and completion."""
+def register_sweeps(sweeps: Path) -> None:
+    """Register the names of the sweeps with Hydra, for ``--help`` and completion."""
     store = ConfigStore.instance()
     for file in sorted(sweeps.glob("*.yaml")):
         store.store(group=GROUP, name=file.stem, node={}, package="_global_", provider=str(file))
 
 
-def named(overrides: Sequence[Override]) -> str | None:
-    """The sweep that a command line names, None without one."""
-    found = [one.plain for one in overrides if _is_name(one)]
-    return ",".join(found) if found else None
+def sweep_name(overrides: Sequence[Override]) -> str | None:
+    """Return the name of the sweep on a command line, or None."""
+    made = [one.plain for one in overrides if _is_name(one)]
+    return ",".join(made) if made else None
 
 
 def _is_name(override: Override) -> bool:
     return override.key == GROUP and override.value is not None
 
 
-def _sorted_out(
+def _split_overrides(
     sweeps: Path, overrides: Sequence[Override]
-) -> tuple[Sheet, list[Override], list[Override]]:
-    """The named sweep, what is Hydra's own, and what is for the jobs."""
-    name = named(overrides)
+) -> tuple[SweepSpec, list[Override], list[Override]]:
+    """Return the named sweep, the overrides of Hydra, and those of the jobs."""
+    name = sweep_name(overrides)
     if name is not None and "," in name and not expand_path(name).is_file():
         raise ConfigError(
-            f"sweep  {name!r} are several; run one after the other.\n"
+            f"sweep  {name!r} are several sweeps; run one after the other.\n"
             f"       Their reports can be joined: {program.command('report')} sweep=[{name}]"
         )
-    sheet = Sheet() if name is None else Sheet.read(sweeps, name)
+    spec = SweepSpec() if name is None else SweepSpec.read(sweeps, name)
     tuning = [one for one in overrides if one.within("hydra")]
     if wrong := [one for one in tuning if one.within("hydra.sweeper", "hydra/sweeper")]:
         raise ConfigError(
@@ -164,13 +164,17 @@ def _sorted_out(
         )
     refuse_hydra(tuning)
     rest = [one for one in without_hydra(overrides) if not _is_name(one)]
-    return sheet, [one for one in tuning if one.key != composition.SEARCH_PATH], rest
+    return spec, [one for one in tuning if one.key != composition.SEARCH_PATH], rest
 
 
-def _composed(found: Grid, composed: Composed) -> list[tuple[tuple[Override, ...], dict[str, Any]]]:
-    """The folded configuration of each job; what is wrong with the first that has none is told."""
+def _composed(made: Grid, composed: Composed) -> list[tuple[tuple[Override, ...], dict[str, Any]]]:
+    """Return the resolved configuration of each job.
+
+    Raises:
+        ConfigError: With the faults of the first job that cannot be composed.
+    """
     jobs = []
-    for overrides in found.jobs:
+    for overrides in made.jobs:
         try:
             cfg = composed(overrides)
         except Exception as error:
@@ -189,10 +193,10 @@ def _composed(found: Grid, composed: Composed) -> list[tuple[tuple[Override, ...
 def _launcher(
     overrides: Sequence[Override], tuning: Sequence[Override], composer: Composer
 ) -> Launcher:
-    """The launcher the command line chooses.
+    """Return the launcher that the command line selects.
 
     Raises:
-        ConfigError: there is none, or it has no such option.
+        ConfigError: If it does not exist, or has no such option.
     """
 
     def composed(some: Sequence[Override]) -> DictConfig:
@@ -201,16 +205,16 @@ def _launcher(
     chosen = [one for one in tuning if "/" in one.key]
     rest = [one for one in tuning if one not in chosen]
     try:
-        found = composed([*chosen, *rest])
+        cfg = composed([*chosen, *rest])
     except Exception:
-        _refuse_tuning(composed, chosen, rest)
+        _check_launcher(composed, chosen, rest)
         raise
-    node = OmegaConf.create({"launcher": found.hydra.launcher, "paths": found.paths})
+    node = OmegaConf.create({"launcher": cfg.hydra.launcher, "paths": cfg.paths})
     plain: Any = OmegaConf.to_container(node, resolve=True)
     options = plain["launcher"]
     if not str(options["_target_"]).startswith("deephash."):
         raise ConfigError(
-            f"hydra/launcher  {options['_target_']} is not one of ours.\n"
+            f"hydra/launcher  {options['_target_']} is not a launcher of deephash.\n"
             "  There are pool, slurm and ray."
         )
     raise_faults(checks.check_part("hydra.launcher", options), tuning)
@@ -219,10 +223,10 @@ def _launcher(
     return launcher
 
 
-def _refuse_tuning(
+def _check_launcher(
     composed: Composed, chosen: Sequence[Override], rest: Sequence[Override]
 ) -> None:
-    """Says which of the words about the launcher Hydra refuses: the choice, or its options."""
+    """Raise for the overrides of the launcher that Hydra refuses: the choice, or its options."""
 
     def after_the_choice(some: Sequence[Override]) -> DictConfig:
         return composed([*chosen, *some])
@@ -237,10 +241,10 @@ def _refuse_tuning(
 
 
 def _launch(
-    planned: Sequence["Planned"],
+    planned: Sequence["PlannedJob"],
     launcher: Launcher,
-    sheet: Sheet,
-    found: Grid,
+    spec: SweepSpec,
+    made: Grid,
     line: CommandLine,
     run_command: Sequence[str],
 ) -> int:
@@ -249,10 +253,10 @@ def _launch(
     from deephash.report.tables import reports_markdown
     from deephash.runs.status import State
     from deephash.sweep import plan_jobs
-    from deephash.sweep.watch import Screen, account
+    from deephash.sweep.watch import SweepProgress, unfinished_text
 
     check_writable(planned[0].run.path)
-    command = shlex.join(["deephash", "train", "-m", *line.arguments])  # for whoever reads it
+    command = shlex.join(["deephash", "train", "-m", *line.arguments])  # as saved files name it
     group, outputs = planned[0].cfg.group, expand_path(planned[0].cfg.paths.outputs)
     if group is not None:
         folder = outputs / SWEEPS / group
@@ -260,68 +264,68 @@ def _launch(
             folder,
             planned,
             command=command,
-            axes=list(dict.fromkeys((*BASE, *found.axes))),
-            typed=found.typed,
-            sheet={"title": sheet.title, "source": sheet.source, "report": sheet.report},
+            axes=list(dict.fromkeys((*BASE, *made.axes))),
+            typed=made.typed,
+            spec={"title": spec.title, "source": spec.source, "report": spec.report},
         )
     left = [job for job in planned if job.left]
     for job in planned:
         if not job.left:
             job.run.tidy()
-    commands = plan_jobs.commands(left, run_command)
+    commands = plan_jobs.launcher_jobs(left, run_command)
     busy = launcher.busy(commands)
     left = [job for at, job in enumerate(left) if at not in busy]
     commands = [job for at, job in enumerate(commands) if at not in busy]
     finished = sum(job.state is State.finished and not job.left for job in planned)
     print(
-        f"{plan_jobs.jobs(len(planned))}: {len(left)} to run, {finished} finished already"
+        f"{plan_jobs.count_jobs(len(planned))}: {len(left)} to run, {finished} finished already"
         + (f", {len(busy)} in the queue" if busy else "")
         + f"; {launcher.slots} at a time",
         file=sys.stderr,
     )
-    screen = Screen(planned, left, launcher.slots)
+    screen = SweepProgress(planned, left, launcher.slots)
     try:
         launcher.launch(commands, screen)
     finally:
         screen.close()
     if not launcher.waits:
         return 0
-    after = plan_jobs.again(planned, screen.failed)
-    if told := account(after):
-        print(told, file=sys.stderr)
-    reports = [one for job in after if (one := plan_jobs.report_of(job, TABLE)) is not None]
-    if reports:
-        print(f"\n{reports_markdown(reports, _rows(after, found.axes))}")
+    after = plan_jobs.refresh(planned, screen.failed)
+    if text := unfinished_text(after):
+        print(text, file=sys.stderr)
+    reports = [plan_jobs.finished_report(job, TABLE) for job in after]
+    if reports := [report for report in reports if report is not None]:
+        print(f"\n{reports_markdown(reports, _rows(after, made.axes))}")
     if any(has_offline_records(job.run.path) for job in after):
         print(f"\nW&B     offline; to upload the runs: {sync_all_command(outputs)}")
     if group is not None:
-        words = [f"sweep={group}"]
-        words += [f"paths.outputs={outputs}"] * (outputs != Path("outputs"))
-        print(f"\nreport: {program.command('report')} {shlex.join(words)}")
+        arguments = [f"sweep={group}"]
+        if outputs != Path("outputs"):
+            arguments.append(f"paths.outputs={outputs}")
+        print(f"\nreport: {program.command('report')} {shlex.join(arguments)}")
     return 0 if all(job.state is State.finished for job in after) else 1
 
 
-def _rows(planned: Sequence["Planned"], axes: Sequence[str]) -> dict[str, str]:
-    """What the rows of the closing table are called: the method, and where in the grid it is."""
+def _rows(planned: Sequence["PlannedJob"], axes: Sequence[str]) -> dict[str, str]:
+    """Return the row of each run in the closing table: the method, and its values of the axes."""
     from deephash.sweep import plan_jobs
 
     own = [key for key in axes if key not in BASE]
-    told = {
-        job.name: {
-            key: "" if (value := plan_jobs.value_of(job, key)) is None else f"{key}={value}"
-            for key in own
-        }
-        for job in planned
-    }
-    vary = [key for key in own if len({values[key] for values in told.values()}) > 1]
+    values = {job.name: {key: plan_jobs.axis_value(job, key) for key in own} for job in planned}
+    vary = [key for key in own if len({str(axes[key]) for axes in values.values()}) > 1]
     return {
-        name: " ".join([name.split("/")[1], *filter(None, (values[key] for key in vary))])
-        for name, values in told.items()
+        name: " ".join(
+            [
+                name.split("/")[1],
+                *(f"{key}={axes[key]}" for key in vary if axes[key] is not None),
+            ]
+        )
+        for name, axes in values.items()
     }
 
 
 def _values(override: Override) -> tuple[str, list[str]]:
-    """The name of an override, and its value, or values."""
+    """Return the name of an override and its values."""
     try:
         if override.deletes and override.value is None:
             return override.name, [""]

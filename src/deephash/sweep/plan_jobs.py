@@ -1,4 +1,4 @@
-"""Many runs: planned before any begins, told while they go, accounted for at the end."""
+"""Plan the jobs of a sweep before any of them starts, and record what belongs to the sweep."""
 
 import contextlib
 import json
@@ -33,17 +33,17 @@ from deephash.utils.run_paths import ERROR
 log = logging.getLogger("deephash")
 
 START = 8.0
-"""Seconds of a job before it trains, about: a new Python, its imports, the data."""
+"""Approximate seconds before training starts: a new Python process, imports, data."""
 
 SEVERAL = 5
-"""Folders, differences or jobs that stand in a message before it says how many more there are."""
+"""Most folders, differences or jobs that a message lists."""
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedJob:
     """One job of a sweep."""
 
-    overrides: tuple[Override, ...]  # the whole command line of its run
+    overrides: tuple[Override, ...]  # the complete command line
     cfg: schema.Train
     name: str
     run: RunFolder
@@ -51,88 +51,87 @@ class Planned:
 
     @property
     def left(self) -> bool:
-        """Whether there is something to do that no other process does."""
+        """Whether the job is neither finished nor running in another process."""
         if self.state is State.finished:
             return self.cfg.rerun
         return self.state is not State.running
 
 
-def plan(grid: Sequence[tuple[Sequence[Override], schema.Train]]) -> list[Planned]:
-    """The jobs with their folders and how far they are; a run that stands twice is planned once.
+def plan_sweep(grid: Sequence[tuple[Sequence[Override], schema.Train]]) -> list[PlannedJob]:
+    """Return the jobs with their folders and states; duplicate runs are planned once.
 
     Args:
-        grid: command line and checked configuration of each job; see ``config.train_pages``.
+        grid: command line and checked configuration of each job.
 
     Raises:
-        ConfigError: a folder holds, or is to hold, runs of two configurations. Nothing was written.
+        ConfigError: If a folder contains, or would contain, runs of two configurations. Nothing
+            was written.
     """
-    planned: dict[str, Planned] = {}
+    planned: dict[str, PlannedJob] = {}
     for overrides, cfg in grid:
         name = identity.run_name(cfg.plain, overrides)
         run = RunFolder(RunFolder.of(cfg, overrides).path.absolute())
-        job = Planned(tuple(overrides), cfg, name, run, state_of(run))
+        job = PlannedJob(tuple(overrides), cfg, name, run, state_of(run))
         other = planned.setdefault(name, job)
         if unlike := identity.changed_keys(other.cfg.plain, cfg.plain):
             raise ConfigError(
-                f"two jobs have one folder, {name}, and differ in\n  "
+                f"two jobs have the same folder, {name}, and differ in\n  "
                 + "\n  ".join(unlike[:SEVERAL])
             )
     _refuse_others([job for job in planned.values() if not job.cfg.rerun])
     return list(planned.values())
 
 
-def preview(planned: Sequence[Planned], slots: int, queued: Collection[int] = ()) -> str:
-    """What a launch would do: a line for each job, then how many and how long.
+def preview_text(planned: Sequence[PlannedJob], slots: int, queued: Collection[int] = ()) -> str:
+    """Return what a launch would do: a line for each job, then their number and time.
 
     Args:
         planned: all jobs.
-        slots: how many run at a time.
-        queued: places of jobs that an earlier launch has in a queue.
+        slots: number of jobs that run at a time.
+        queued: indices of jobs that an earlier launch has queued.
     """
     costs = seconds_left(planned)
     states = ["queued" if at in queued else job.state.value for at, job in enumerate(planned)]
     lines = []
     for job, state, cost in zip(planned, states, costs, strict=True):
-        told = "" if not job.left else "?" if cost is None else f"~{clock(cost)}"
-        if (report := report_of(job)) is not None:
-            told = number(report["metrics"]["map"])
-        lines.append(f"{state:<12}{told:>9}  {job.run.path}")
+        value = "" if not job.left else "?" if cost is None else f"~{clock(cost)}"
+        if (report := finished_report(job)) is not None:
+            value = number(report["metrics"]["map"])
+        lines.append(f"{state:<12}{value:>9}  {job.run.path}")
     counts = [f"{count} {state}" for state, count in Counter(states).most_common()]
-    lines += ["", f"{jobs(len(planned))}: {', '.join(counts)}"]
+    lines += ["", f"{count_jobs(len(planned))}: {', '.join(counts)}"]
     left = [cost for job, cost in zip(planned, costs, strict=True) if job.left]
     known = [cost for cost in left if cost is not None]
     if left and known:
         whole = sum(known) / len(known) * len(left)
         lines.append(
             f"left: about {clock(whole)} of one job after the other, {clock(whole / slots)} with"
-            f" {slots} at a time; judged by those that have finished"
+            f" {slots} at a time; estimated from finished jobs"
         )
     elif left:
-        lines.append("no job has finished that would tell how long they take")
+        lines.append("time left: unknown, since no job has finished")
     return "\n".join(lines)
 
 
-def jobs(count: int) -> str:
-    """So many jobs, in words.
+def count_jobs(count: int) -> str:
+    """Return the number of jobs as text.
 
-    >>> jobs(1), jobs(2)
+    >>> count_jobs(1), count_jobs(2)
     ('1 job', '2 jobs')
     """
     return "1 job" if count == 1 else f"{count} jobs"
 
 
-def missing_data(planned: Sequence[Planned]) -> list[str]:
-    """Say which data of jobs that are left are not there, once for each dataset.
-
-    Only what a look at folders tells: no file is opened, nothing is downloaded.
+def missing_data(planned: Sequence[PlannedJob]) -> list[str]:
+    """Return which data of unfinished jobs are missing, without opening files or downloading.
 
     Args:
         planned: all jobs.
 
     Returns:
-        a message for each dataset of which data are missing, with the command that prepares it.
+        A message for each dataset with missing data, with the command that prepares it.
     """
-    first: dict[str, tuple[Planned, str, int]] = {}
+    first: dict[str, tuple[PlannedJob, str, int]] = {}
     for job in planned:
         if not job.left:
             continue
@@ -152,35 +151,35 @@ def missing_data(planned: Sequence[Planned]) -> list[str]:
             if not any(one.key == "dataset.root" for one in kept):
                 kept.append(parse("dataset.root=FOLDER"))
             messages.append(
-                f"missing data, {jobs(count)}: {what}\n"
+                f"missing data, {count_jobs(count)}: {what}\n"
                 f"  Prepare it first: {program.command('data')} prepare {shlex.join(texts(kept))}"
             )
     return messages
 
 
-def seconds_left(planned: Sequence[Planned]) -> list[float | None]:
-    """How long each job still takes, judged by finished ones as like it as can be; None: no one."""
+def seconds_left(planned: Sequence[PlannedJob]) -> list[float | None]:
+    """Estimate the time left of each job from the most similar finished ones; None if unknown."""
     spent: dict[tuple[Any, ...], list[tuple[float, int]]] = {}
     for job in planned:
-        report = report_of(job)
+        report = finished_report(job)
         if report is not None:
             cost = report["training"]["seconds"] + START, report["selection"]["epoch_last"]
             for kind in _kinds(job):
                 spent.setdefault(kind, []).append(cost)
-    found: list[float | None] = []
+    estimates: list[float | None] = []
     for job in planned:
         alike = next((spent[kind] for kind in _kinds(job) if kind in spent), None)
         if alike is None:
-            found.append(None)
+            estimates.append(None)
             continue
         seconds, epochs = (statistics.fmean(each) for each in zip(*alike, strict=True))
         done = 0 if job.cfg.rerun else epochs_done(job.run)
-        found.append(seconds * max(0.0, 1 - done / max(1, epochs)))
-    return found
+        estimates.append(seconds * max(0.0, 1 - done / max(1, epochs)))
+    return estimates
 
 
-def report_of(job: Planned, required: Sequence[str] = COST) -> dict[str, Any] | None:
-    """The report of a job; None if it has not finished, or its report is damaged.
+def finished_report(job: PlannedJob, required: Sequence[str] = COST) -> dict[str, Any] | None:
+    """Return the report of a job; None if it has not finished, or its report is damaged.
 
     Args:
         job: of a sweep.
@@ -191,22 +190,22 @@ def report_of(job: Planned, required: Sequence[str] = COST) -> dict[str, Any] | 
     try:
         return job.run.report(required)
     except FileError as error:
-        if str(error.path) not in _TOLD:
-            _TOLD.add(str(error.path))
+        if str(error.path) not in _WARNED:
+            _WARNED.add(str(error.path))
             log.warning("%s", error)
         return None
 
 
-_TOLD: set[str] = set()
-"""Reports whose damage was told."""
+_WARNED: set[str] = set()
+"""Damaged reports with a warning in the log."""
 
 
-def commands(planned: Sequence[Planned], command: Sequence[str]) -> list[Job]:
-    """What launchers take: a process for each job. Each call is a launch of its own.
+def launcher_jobs(planned: Sequence[PlannedJob], command: Sequence[str]) -> list[Job]:
+    """Return a process for each job, as launchers take it; every call is a new launch.
 
     Args:
         planned: the jobs.
-        command: that Python runs for each, and what stands before the overrides.
+        command: arguments of Python before the overrides.
     """
     python, launch = (sys.executable, *command), uuid.uuid4().hex
     return [
@@ -214,12 +213,12 @@ def commands(planned: Sequence[Planned], command: Sequence[str]) -> list[Job]:
     ]
 
 
-def again(planned: Sequence[Planned], failed: Collection[str] = ()) -> list[Planned]:
-    """The same jobs, looked at once more.
+def refresh(planned: Sequence[PlannedJob], failed: Collection[str] = ()) -> list[PlannedJob]:
+    """Return the same jobs with their current states.
 
     Args:
-        planned: all of them.
-        failed: names of those that failed, also where an earlier run has left its report.
+        planned: all jobs.
+        failed: names of failed jobs, including those with a report of an earlier run.
     """
     return [
         replace(job, state=State.failed if job.name in failed else state_of(job.run))
@@ -227,49 +226,48 @@ def again(planned: Sequence[Planned], failed: Collection[str] = ()) -> list[Plan
     ]
 
 
-def noting(folder: Path, job: Callable[[], Any]) -> Any:
-    """Calls a job; if it fails, leaves an account in its folder before the error goes on.
+def record_failure(folder: Path, job: Callable[[], Any]) -> Any:
+    """Call a job; if it fails, write ``error.txt`` to its folder before raising the error.
 
-    An error that is meant for the user is told in its words, any other with its traceback.
+    The file contains the message of a ``DeephashError``, and the traceback of any other error.
     """
     try:
         return job()
     except BusyError:
-        raise  # the folder is another's
+        raise  # another process uses the folder
     except Exception as error:
         if isinstance(error, OSError):
             error = from_os_error(error)
-        told = str(error)
+        message = str(error)
         if not isinstance(error, DeephashError):
-            first = (told.splitlines() or [""])[0]
-            told = f"{type(error).__name__}: {first}\n\n{traceback.format_exc()}"
+            first = (message.splitlines() or [""])[0]
+            message = f"{type(error).__name__}: {first}\n\n{traceback.format_exc()}"
         with contextlib.suppress(OSError):  # a full disk: the error itself matters more
             folder.mkdir(parents=True, exist_ok=True)
-            write_text(folder / ERROR, told.rstrip() + "\n")
+            write_text(folder / ERROR, message.rstrip() + "\n")
         raise
 
 
 def write_manifest(
     folder: Path,
-    planned: Sequence[Planned],
+    planned: Sequence[PlannedJob],
     *,
     command: str,
     axes: Sequence[str],
     typed: Sequence[str],
-    sheet: Mapping[str, Any],
+    spec: Mapping[str, Any],
 ) -> Path:
-    """Writes ``sweep.json``, from which ``report.py`` knows what belongs to a sweep.
+    """Write ``sweep.json``, which lists the runs of a sweep for the command ``report``.
 
-    Jobs that an earlier launch of the same sweep has written there stay; so a sweep can be run
-    piece by piece.
+    Jobs of earlier launches of the same sweep are kept, so a sweep can be run piece by piece.
 
     Args:
         folder: of the sweep.
         planned: its jobs.
         command: that launched them.
-        axes: the keys whose values tables ask for.
-        typed: what the user typed beside the axes: with other settings it is another table.
-        sheet: ``title``, ``source`` and ``report`` of the file in ``sweeps/``.
+        axes: keys whose values tables need.
+        typed: further overrides of the user; other settings make another table.
+        spec: ``title``, ``source`` and ``report`` of the file in ``sweeps/``.
     """
     make_folder(folder)
     file = folder / MANIFEST
@@ -280,7 +278,7 @@ def write_manifest(
             job.name: {
                 "run": job.name,
                 "overrides": texts(job.overrides),
-                "values": {key: value_of(job, key) for key in axes},
+                "values": {key: axis_value(job, key) for key in axes},
                 "settings": list(typed),
             }
             for job in planned
@@ -291,22 +289,22 @@ def write_manifest(
                 "schema": 1,
                 "deephash": deephash.__version__,
                 "name": folder.name,
-                "title": sheet.get("title"),
-                "source": sheet.get("source"),
+                "title": spec.get("title"),
+                "source": spec.get("source"),
                 "command": command,
-                "report": sheet.get("report") or {},
+                "report": spec.get("report") or {},
                 "jobs": list(listed.values()),
             },
         )
     return file
 
 
-def value_of(job: Planned, key: str) -> Any:
-    """What a job has at a key of the grid; of a group, the name of what was chosen."""
+def axis_value(job: PlannedJob, key: str) -> Any:
+    """Return the value of a job for a key of the grid; for a group, the name of the choice."""
     if key == "dataset":
         return job.cfg.dataset.name
     if key == "method":
-        return job.name.split("/")[1]  # with what was swapped
+        return job.name.split("/")[1]  # with swapped parts
     typed, key = last_values(job.overrides), parse(key).key
     node: Any = job.cfg.plain
     if key.partition(".")[0] in resolve.SLOTS:  # folded into the method
@@ -315,16 +313,16 @@ def value_of(job: Planned, key: str) -> Any:
     return typed.get(key) if node is None or isinstance(node, Mapping | list) else node
 
 
-def _kinds(job: Planned) -> list[tuple[Any, ...]]:
-    """What makes jobs take equally long, from the most alike to the least."""
+def _kinds(job: PlannedJob) -> list[tuple[Any, ...]]:
+    """Return keys of jobs that take equally long, from the most to the least similar."""
     cfg = job.cfg
     work = (cfg.dataset.name, cfg.trainer.epochs, cfg.backbone.get("name"))
     size = (*work, cfg.trainer.batch_size)
     return [(*size, cfg.method.name), size, work, work[:1]]
 
 
-def _refuse_others(planned: Sequence[Planned]) -> None:
-    """Refuses a sweep in whose folders something else ran, before any of it begins."""
+def _refuse_others(planned: Sequence[PlannedJob]) -> None:
+    """Raise if folders of the sweep contain other runs, before any job starts."""
     refused = []
     for job in planned:
         try:
@@ -332,7 +330,7 @@ def _refuse_others(planned: Sequence[Planned]) -> None:
         except DeephashError as error:
             refused.append(str(error))
     if refused:
-        more = [told.partition(" holds ")[0] for told in refused[1:]]
+        more = [message.partition(" holds ")[0] for message in refused[1:]]
         listed = "".join(f"\n  {folder}" for folder in more[:SEVERAL])
         rest = f"\n  and {len(more) - SEVERAL} more" if len(more) > SEVERAL else ""
         raise ConfigError(refused[0] + ("\n\nSo do" + listed + rest if more else ""))

@@ -1,4 +1,4 @@
-"""The files of ``sweeps/``: a grid, and what its report is to look like."""
+"""Files of ``sweeps/``: a grid, and the layout of its report."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -11,12 +11,12 @@ from deephash.utils.files import Kind, expand_path, expect, read_yaml
 from deephash.utils.formatting import all_typed
 
 BASE = ("dataset", "dataset.protocol", "method", "model.nbit", "seed")
-"""What every table asks of a run."""
+"""Keys that every table needs of a run."""
 
-REPORT = {"rows", "row_label", "columns", "digits", "published", "also"}
-"""What a file of ``sweeps/`` may say of its table."""
+REPORT_KEYS = {"rows", "row_label", "columns", "digits", "published", "also"}
+"""Keys of ``report`` in a file of ``sweeps/``."""
 
-KINDS: dict[str, Kind] = {
+SPEC_KINDS: dict[str, Kind] = {
     "title?": str,
     "source?": str,
     "params?": dict,
@@ -31,67 +31,71 @@ KINDS: dict[str, Kind] = {
     "report.figure?": dict,
     "report.figure.*?": str,
 }
-"""What a file of ``sweeps/`` holds."""
+"""Keys of a file of ``sweeps/``."""
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """A file of ``sweeps/``; without one, what is typed is the whole grid."""
+class SweepSpec:
+    """A file of ``sweeps/``; empty if the command line is the whole grid."""
 
     name: str | None = None
     title: str | None = None  # of the report
     source: str | None = None  # of the published table or figure
     params: Mapping[str, Any] = field(default_factory=dict)  # key: value or values
-    where: Sequence[Mapping[str, Any]] = ()  # values that hang on those of other axes
+    where: Sequence[Mapping[str, Any]] = ()  # values that depend on other axes
     report: Mapping[str, Any] = field(default_factory=dict)  # rows, columns, figure, published
 
     @classmethod
-    def read(cls, folder: Path, name: str) -> "Sheet":
-        """Reads a sweep, one of a folder by its name or any by its path, ``mine.yaml``.
+    def read(cls, folder: Path, name: str) -> "SweepSpec":
+        """Read a sweep of a folder by its name, or any file by its path, ``mine.yaml``.
 
         Raises:
-            ConfigError: there is none of this name, or its file is not one.
+            ConfigError: If it does not exist, or is damaged.
         """
         own = name.endswith(".yaml")
         file = expand_path(name) if own else folder / f"{name}.yaml"
         if not file.is_file():
             raise ConfigError(
-                f"sweep  there is no {name!r}.\n       There are {_all(folder)}.\n"
+                f"sweep  there is no {name!r}.\n       There are {_sweep_names(folder)}.\n"
                 "       A file of your own is chosen by its path: +sweep=FOLDER/mine.yaml"
             )
         try:
-            found = read_yaml(file, "sweep", None)
+            content = read_yaml(file, "sweep", None)
         except FileError as error:
             raise ConfigError(f"{file} is not readable: {error.reason}") from error
-        known = [each.name for each in fields(cls)][1:]
-        if not isinstance(found, dict) or set(found) - set(known):
-            keys = sorted(map(str, set(found) - set(known))) if isinstance(found, dict) else found
+        known = [item.name for item in fields(cls)][1:]
+        if not isinstance(content, dict) or set(content) - set(known):
+            keys = (
+                sorted(map(str, set(content) - set(known)))
+                if isinstance(content, dict)
+                else content
+            )
             raise ConfigError(f"{file} has no use for {keys}; it takes {', '.join(known)}.")
         try:
-            expect(found, KINDS, file, "sweep")
-            for number, rule in enumerate(found.get("where") or ()):
+            expect(content, SPEC_KINDS, file, "sweep")
+            for number, rule in enumerate(content.get("where") or ()):
                 rules = {f"where[{number}]": rule}
                 wanted: dict[str, Kind] = {f"{key}.{side}?": dict for key in rules
                                            for side in ("if", "then")}  # fmt: skip
                 expect(rules, wanted, file, "sweep")
         except FileError as error:
             raise ConfigError(f"{file} is no sweep: {error.reason}") from error
-        found = _without_nulls(found)
-        if "where" in found:
-            found["where"] = [_without_nulls(rule) for rule in found["where"]]
-        if "report" in found:
-            found["report"] = _without_nulls(found["report"])
-            if "figure" in found["report"]:
-                found["report"]["figure"] = _without_nulls(found["report"]["figure"])
-        sheet = cls(file.stem, **found)
-        sheet.check(file)
-        return sheet
+        content = _without_nulls(content)
+        if "where" in content:
+            content["where"] = [_without_nulls(rule) for rule in content["where"]]
+        if "report" in content:
+            content["report"] = _without_nulls(content["report"])
+            if "figure" in content["report"]:
+                content["report"]["figure"] = _without_nulls(content["report"]["figure"])
+        spec = cls(file.stem, **content)
+        spec.check(file)
+        return spec
 
     def check(self, file: Path) -> None:
-        """Refuses names in rules and report that mean nothing.
+        """Check that rules and report name axes and values that exist.
 
         Raises:
-            ConfigError: all of them.
+            ConfigError: With all that do not.
         """
         raise_faults([*self._rule_faults(), *self._report_faults()], [str(file)])
 
@@ -109,11 +113,13 @@ class Sheet:
 
         report, known = dict(self.report), set(self.params) | set(BASE)
         figure = dict(report.pop("figure", {}))
-        for key in sorted(set(report) - REPORT | set(figure) - {"x", "scale"}):
-            takes = f"It takes {', '.join(sorted(REPORT))}, and figure: {{x: ..., scale: ...}}."
+        for key in sorted(set(report) - REPORT_KEYS | set(figure) - {"x", "scale"}):
+            takes = (
+                f"It takes {', '.join(sorted(REPORT_KEYS))}, and figure: {{x: ..., scale: ...}}."
+            )
             yield Fault("report", f"has no use for {key}.", takes)
-        for key in [it for one in (report.get("rows"), report.get("columns"), figure.get("x"))
-                    if one is not None for it in all_typed(one)]:  # fmt: skip
+        named = (report.get("rows"), report.get("columns"), figure.get("x"))
+        for key in (key for value in named if value is not None for key in all_typed(value)):
             if key not in known:
                 axes = f"There are {', '.join(sorted(known))}."
                 yield Fault("report", f"{key} is no axis.", axes)
@@ -131,9 +137,9 @@ class Sheet:
 
 
 def _without_nulls(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out keys that are written without a value."""
+    """Return a mapping without its null values."""
     return {key: value for key, value in mapping.items() if value is not None}
 
 
-def _all(folder: Path) -> str:
+def _sweep_names(folder: Path) -> str:
     return ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) or "none"

@@ -10,7 +10,7 @@ from rich.text import Text
 from deephash.config.overrides import texts
 from deephash.runs.status import State, epochs_done, reason
 from deephash.sweep.launchers.process import ELSEWHERE, failed
-from deephash.sweep.plan_jobs import Planned, report_of, seconds_left
+from deephash.sweep.plan_jobs import PlannedJob, finished_report, seconds_left
 from deephash.utils.formatting import clock, number
 from deephash.utils.progress import LiveBar
 
@@ -18,7 +18,7 @@ EVERY = 2.0
 """Seconds between two reads of the logs of running jobs."""
 
 
-class Screen:
+class SweepProgress:
     """Show the jobs of a sweep on stderr, with a bar at a terminal.
 
     Args:
@@ -27,7 +27,9 @@ class Screen:
         slots: number of jobs at a time.
     """
 
-    def __init__(self, planned: Sequence[Planned], launched: Sequence[Planned], slots: int) -> None:
+    def __init__(
+        self, planned: Sequence[PlannedJob], launched: Sequence[PlannedJob], slots: int
+    ) -> None:
         self.launched = launched
         self.slots = slots
         self.total = len(planned)
@@ -35,7 +37,7 @@ class Screen:
         self.failed: set[str] = set()  # their names
         self._since: dict[int, float] = {}  # start of each running job
         self._spent: list[float] = []
-        self._guesses = dict(enumerate(seconds_left(launched)))
+        self._estimates = dict(enumerate(seconds_left(launched)))
         self._refreshed = 0.0
         self._screen = Console(stderr=True, highlight=False, soft_wrap=True)
         self._bar: LiveBar | None = None
@@ -49,11 +51,11 @@ class Screen:
     def ended(self, at: int, status: int) -> None:
         job = self.launched[at]
         seconds = time.monotonic() - self._since.pop(at, time.monotonic())
-        self._guesses.pop(at, None)
+        self._estimates.pop(at, None)
         if status == 0 and job.run.finished:
             self.done += 1
             self._spent.append(seconds)
-            report = report_of(job)
+            report = finished_report(job)
             value = "damaged" if report is None else number(report["metrics"]["map"])
             outcome = f"done    {value}"
         elif not failed(status):
@@ -100,21 +102,23 @@ class Screen:
 
     def _left(self) -> float | None:
         """Estimate the seconds until the last job ends; None if unknown."""
-        known = [guess for guess in self._guesses.values() if guess is not None] + self._spent
-        if not known or not self._guesses:
-            return None if self._guesses else 0.0
+        known = [
+            estimate for estimate in self._estimates.values() if estimate is not None
+        ] + self._spent
+        if not known or not self._estimates:
+            return None if self._estimates else 0.0
         usual = sum(known) / len(known)
         if self._spent:  # durations of this launch are the better estimate
             usual = sum(self._spent) / len(self._spent)
         now = time.monotonic()
         left = 0.0
-        for at, guess in self._guesses.items():
-            whole = usual if guess is None or self._spent else guess
+        for at, estimate in self._estimates.items():
+            whole = usual if estimate is None or self._spent else estimate
             left += max(0.0, whole - (now - self._since.get(at, now)))
-        return left / min(self.slots, len(self._guesses))
+        return left / min(self.slots, len(self._estimates))
 
 
-def account(planned: Sequence[Planned], folder: Path | None = None) -> str:
+def unfinished_text(planned: Sequence[PlannedJob], folder: Path | None = None) -> str:
     """List the jobs that did not finish, with reasons; empty if all did."""
     lines = []
     for job in planned:

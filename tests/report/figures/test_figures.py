@@ -497,7 +497,7 @@ def test_of_many_snapshots_some_are_shown():
     drawing = codes_over_training([Snapshot(n, cloud(5), classes, None) for n in range(101)])
     titles = [panel.get_title() for panel in drawing.figure.axes]
     assert len(titles) == 12 and (titles[0], titles[-1]) == ("epoch 0", "epoch 100")
-    assert "12 of 101 epochs" in drawing.caption
+    assert "12 of 101 saved epochs" in drawing.caption
 
 
 def test_snapshots_of_other_bits_are_refused():

@@ -8,6 +8,7 @@ from matplotlib import font_manager
 from deephash.report import write_comparison, write_evaluation
 from deephash.report.figures import fonts, style
 from deephash.report.figures.evaluation import Plane, Retrieved
+from deephash.utils.formatting import shorten
 
 NAMES = ["猫", "犬と子", "고양이", "cat_$x_1$", "แมว", "\u202eabc", "x" * 200, "قطة"]
 
@@ -109,5 +110,5 @@ def test_the_pages_name_the_classes(make, tmp_path, read_page, recwarn):
 
 
 def test_wide_letters_are_shortened_to_the_same_width():
-    assert style.shorten("猫" * 30, 20) == "猫猫猫猫猫…猫猫猫猫"
-    assert style.shorten("a" * 30, 20) == "aaaaaaaaaa…aaaaaaaaa"
+    assert shorten("猫" * 30, 20) == "猫猫猫猫猫…猫猫猫猫"
+    assert shorten("a" * 30, 20) == "aaaaaaaaaa…aaaaaaaaa"

@@ -162,7 +162,7 @@ def test_what_is_missing_is_left_out(tmp_path, report, read_page):
     page = read_page(write_html(tmp_path))
     assert page.drawings() == []
     assert "None" not in page.text
-    assert "How it learned" not in page.text
+    assert "<h2>Training</h2>" not in page.source
 
 
 def test_without_validation_the_gap_is_to_the_last_epoch(folder, read_page):

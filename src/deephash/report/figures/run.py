@@ -64,6 +64,8 @@ def line_plot(
     if y_range:
         panel.update_datalim([(panel.dataLim.x0, y) for y in y_range if series], updatex=False)
         panel.autoscale_view()
+    if all(float(point[0]).is_integer() for points in series.values() for point in points):
+        panel.locator_params(axis="x", integer=True)
     panel.set(xlabel=x_label, ylabel=y_label)
     if len(series) > 1:
         figure.legend(loc="outside upper left", ncols=3)
