@@ -9,7 +9,7 @@ import pytest
 from deephash.report import Plane, Retrieved, Snapshot
 from deephash.report.figures.evaluation import figures_of
 from deephash.report.figures.images import codes_over_training, on_plane, retrieved
-from deephash.report.figures.style import MARKERS, PALETTE, Look, save, style
+from deephash.report.figures.style import MARKERS, PALETTE, Look, save_figure, style
 from deephash.report.run_groups import first_runs, group_seeds, mark_differences
 from deephash.utils.formatting import shorten
 
@@ -306,7 +306,7 @@ def test_one_number_of_bits_has_bars_instead_of_lines(make):
 
 def test_bars_of_several_bits_are_below_each_other(make, tmp_path):
     drawn = figures(*(make(m, nbit) for m in ("csq", "dpn") for nbit in (4, 8, 16)))["separability"]
-    save(drawn.figure, tmp_path, "bars")
+    save_figure(drawn.figure, tmp_path, "bars")
     panels = drawn.figure.axes
     assert [panel.get_title() for panel in panels] == ["4 bits", "8 bits", "16 bits"]
     boxes = [panel.get_position() for panel in panels]
@@ -407,7 +407,7 @@ def test_what_is_no_number_breaks_a_line_and_draws_no_bar(make, tmp_path):
     assert math.isnan(lines(alone["pr_by_radius"])[0][1][1])
     assert lines(alone["precision_at"])[0][0] == [20, 1000]
     for drawing in [*alone.values(), *figures(found, make("dpn"), make(nbit=8)).values()]:
-        save(drawing.figure, tmp_path, drawing.name)
+        save_figure(drawing.figure, tmp_path, drawing.name)
 
 
 # Pictures
@@ -459,7 +459,7 @@ def test_a_plane_of_many_classes_is_numbered():
 def test_thousands_of_points_are_an_image(tmp_path):
     classes = np.arange(20_000) % 10
     drawing = on_plane(Plane(cloud(20_000), classes, [], "codes"))
-    svg, _ = save(drawing.figure, tmp_path, "tsne")
+    svg, _ = save_figure(drawing.figure, tmp_path, "tsne")
     assert svg.stat().st_size < 500_000 and "data:image/png" in svg.read_text()
 
 
@@ -525,7 +525,9 @@ def test_the_same_figure_gives_the_same_bytes(make, tmp_path):
         folder.mkdir()
         drawings = figures(make(), make("dpn", print_="b" * 64)).values()
         return [
-            path.read_bytes() for one in drawings for path in save(one.figure, folder, one.name)
+            path.read_bytes()
+            for one in drawings
+            for path in save_figure(one.figure, folder, one.name)
         ]
 
     assert files(tmp_path / "a") == files(tmp_path / "b")
@@ -533,7 +535,7 @@ def test_the_same_figure_gives_the_same_bytes(make, tmp_path):
 
 def test_what_a_stranger_wrote_is_neither_formula_nor_missing_glyph(make, tmp_path):
     drawing = figures(make("$\\frac{1}{"), make("船 <b>&"))["map"]
-    save(drawing.figure, tmp_path, "map")
+    save_figure(drawing.figure, tmp_path, "map")
     assert "$\\frac{1}{" in texts(drawing.figure)
 
 

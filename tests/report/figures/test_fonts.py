@@ -39,7 +39,7 @@ def texts(drawing):
 
 
 def test_what_has_no_font_is_seen_and_explained(caplog):
-    drawing = style.readable(named(*(name[:20] for name in NAMES)))
+    drawing = style.with_readable_text(named(*(name[:20] for name in NAMES)))
     title, ticks = texts(drawing)
     assert title == "[732B]" and ticks[:3] == ["[732B]", "[72AC 3068 5B50]", "[ACE0 C591 C774]"]
     assert ticks[3] == "cat_$x_1$" and ticks[5] == "abc" and ticks[7] == "قطة"
@@ -47,7 +47,7 @@ def test_what_has_no_font_is_seen_and_explained(caplog):
         drawing.caption
     )
     assert len({*ticks}) == len(NAMES)
-    style.readable(named("猫"))
+    style.with_readable_text(named("猫"))
     warnings = [one for one in caplog.records if one.levelno == logging.WARNING]
     assert len(warnings) == 1 and "fonts-noto-cjk" in warnings[0].getMessage()
 
@@ -58,7 +58,7 @@ def test_a_font_that_has_the_letters_is_used(monkeypatch, caplog):
     assert fonts.choose(letter) == (fonts.OWN,)
     monkeypatch.setattr(fonts, "KNOWN", ("Not Installed", "STIXGeneral"))
     assert fonts.choose(letter) == (fonts.OWN, "STIXGeneral") and fonts.choose("a") == (fonts.OWN,)
-    drawing = style.readable(named(f"a{letter}", "b"))
+    drawing = style.with_readable_text(named(f"a{letter}", "b"))
     title, ticks = texts(drawing)
     assert title == ticks[0] == f"a{letter}" and drawing.caption == "A line."
     panel = drawing.figure.axes[0]
@@ -87,7 +87,7 @@ def test_fonts_installed_meanwhile_are_found(monkeypatch):
 def test_other_figures_are_left_as_they_are():
     drawing = named("cat_$x$", "plain")
     formatter = drawing.figure.axes[0].yaxis.get_major_formatter()
-    assert style.readable(drawing) is drawing
+    assert style.with_readable_text(drawing) is drawing
     assert drawing.figure.axes[0].yaxis.get_major_formatter() is formatter
 
 

@@ -186,7 +186,7 @@ def hues(count: int) -> list[tuple[float, float, float]]:
     return [hls_to_rgb(place * 0.618034 % 1, lightness[place % 3], 0.7) for place in range(count)]
 
 
-def save(figure: "Figure", folder: Path, name: str) -> tuple[Path, Path]:
+def save_figure(figure: "Figure", folder: Path, name: str) -> tuple[Path, Path]:
     """Write ``name.svg`` and ``name.png``, reproducible to the byte, and return their paths."""
     svg, png = folder / f"{name}.svg", folder / f"{name}.png"
     dateless = {"Date": None}
@@ -196,7 +196,7 @@ def save(figure: "Figure", folder: Path, name: str) -> tuple[Path, Path]:
     return svg, png
 
 
-def readable(drawing: Drawing) -> Drawing:
+def with_readable_text(drawing: Drawing) -> Drawing:
     """Draw all letters in available fonts, and explain those without a font in the caption."""
     note = make_readable(drawing.figure)
     return replace(drawing, caption=f"{drawing.caption} {note}".strip()) if note else drawing

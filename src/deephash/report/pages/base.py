@@ -39,8 +39,8 @@ def save_figures(
     make_folder(folder.parent)
     make_subfolder(folder)
     saved = []
-    for index, drawing in enumerate(map(style.readable, drawings)):
-        svg, png = style.save(drawing.figure, folder, drawing.name)
+    for index, drawing in enumerate(map(style.with_readable_text, drawings)):
+        svg, png = style.save_figure(drawing.figure, folder, drawing.name)
         element = style.inline(svg.read_text(encoding="utf-8"), f"plot{index}", drawing.title)
         saved.append((drawing, png, Markup(element)))
     return saved
