@@ -199,7 +199,7 @@ class Lists:
             return catalogue
         if len(names) != len(classes) or classes not in (numbered, names):
             raise DataError(
-                f"{file} has other classes ({first_few(classes, 1)}) than "
+                f"{file} has other classes ({first_few(classes, 1) or 'none'}) than "
                 f"dataset.source.class_names ({first_few(names, 1)}): set it to null"
             )
         return replace(catalogue, classes=names)
