@@ -1,6 +1,6 @@
-"""Write the generated docs: ``python docs/generate.py``.
+"""Write the generated documentation: ``python docs/generate.py``.
 
-docs/methods/ comes from conf, docs/published.md from the published numbers that reports show.
+docs/methods/ is made from conf/, docs/published.md from the published numbers of the reports.
 """
 
 import inspect
@@ -21,42 +21,48 @@ CONF = ROOT / "conf"
 PARTS = ("head", "relaxation", "codebook", "similarity", "loss")
 FIRST = ("relahash", "orthohash", "orthohash_arc", "dpn", "csq", "hashnet", "greedyhash")
 
-SOURCES = """The sources: Table 1 and Table 4 are those of the RelaHash paper; FIRe, swuxyj and
-TreezzZ are later implementations (cisip-FIRe, DeepHash-pytorch, DHN_PyTorch)."""
+SOURCES = """Sources in the comments: Table 1 and Table 4 are those of the RelaHash paper; FIRe,
+swuxyj and TreezzZ are later implementations (cisip-FIRe, DeepHash-pytorch, DHN_PyTorch)."""
 
 
 def names() -> list[str]:
-    """All methods: those the project began with, then the others by name."""
-    found = {path.stem for path in (CONF / "method").glob("*.yaml")}
-    return [*FIRST, *sorted(found - set(FIRST))]
+    """Return the names of all methods: `FIRST`, then the others in alphabetical order."""
+    methods = {path.stem for path in (CONF / "method").glob("*.yaml")}
+    return [*FIRST, *sorted(methods - set(FIRST))]
 
 
 def recipe(name: str) -> dict[str, Any]:
-    """A method's page and, for each part, its option of the part's group or the class it names."""
-    page = yaml.safe_load((CONF / "method" / f"{name}.yaml").read_text())
-    own = page.get("method", page)  # of a page that is global, to set more than the method
-    found: dict[str, Any] = {"parts": {}}
-    for entry in page.pop("defaults"):
+    """Return the values of a method's yaml file.
+
+    Returns:
+        The values, and under ``parts`` the option of the group, or the class, of each part.
+    """
+    content = yaml.safe_load((CONF / "method" / f"{name}.yaml").read_text())
+    own = content.get("method", content)  # a file with `@package _global_` nests its method
+    values: dict[str, Any] = {"parts": {}}
+    for entry in content.pop("defaults"):
         if entry == "_self_":
-            named = {key: own[key]["_target_"] for key in PARTS if "_target_" in own.get(key, ())}
-            found |= own | {"parts": found["parts"] | named}
+            classes = {key: own[key]["_target_"] for key in PARTS if "_target_" in own.get(key, ())}
+            values |= own | {"parts": values["parts"] | classes}
         elif isinstance(entry, str) and entry.startswith("/"):
-            found["shared"] = [*found.get("shared", []), f"conf{entry}.yaml"]
+            values["shared"] = [*values.get("shared", []), f"conf{entry}.yaml"]
         elif isinstance(entry, str):
-            found |= recipe(entry)
+            values |= recipe(entry)
         else:
             ((key, option),) = entry.items()
             part = key.rpartition("@")[2].removeprefix("method.")
             if part in PARTS:
-                found["parts"][part] = option
-    return found
+                values["parts"][part] = option
+    return values
 
 
-def nodes(found: dict[str, Any]) -> dict[str, Any]:
-    """A recipe as far as its classes matter: the node of the method with those of its parts."""
-    parts = {key: {"_target_": _target(option(key, choice)[1])}
-             for key, choice in found["parts"].items()}  # fmt: skip
-    return {key: value for key, value in found.items() if key == "_target_"} | parts
+def nodes(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the ``_target_`` of a recipe's method, and the nodes of its parts with theirs."""
+    parts = {
+        key: {"_target_": _target(option(key, choice)[1])}
+        for key, choice in values["parts"].items()
+    }
+    return {key: value for key, value in values.items() if key == "_target_"} | parts
 
 
 def _target(kind: type) -> str:
@@ -64,7 +70,7 @@ def _target(kind: type) -> str:
 
 
 def option(group: str, name: str) -> tuple[str, type]:
-    """The page of an option, and the class it names; no page where the class itself is named."""
+    """Return the text and the class of an option; for a class given directly, an empty text."""
     if "." in name:
         return "", targets.locate(name)
     text = (CONF / group / f"{name}.yaml").read_text()
@@ -73,33 +79,33 @@ def option(group: str, name: str) -> tuple[str, type]:
 
 def row(name: str) -> str:
     """Return the row of a method in the table of all methods."""
-    found = recipe(name)
-    parts, cells = found["parts"], [f"[{name}]({name}.md)"]
-    declared = recipes.declared(nodes(found))
+    values = recipe(name)
+    cells = [f"[{name}]({name}.md)"]
+    declared = recipes.declared(nodes(values))
     for part in PARTS:
-        text = parts.get(part, "-").rpartition(".")[2]
+        text = values["parts"].get(part, "-").rpartition(".")[2]
         inputs = recipes.LOSS_INPUTS.get(part)
         if text != "-" and inputs is not None and not inputs & declared.needs:
             text = f"({text})"
         cells.append(text)
     cells.append(supervision(name))
-    return f"| {' | '.join(cells)} | {cited(found)} |"
+    return f"| {' | '.join(cells)} | {cited(values)} |"
 
 
 def supervision(name: str) -> str:
-    """How a method learns: with labels, without, or in closed form, which is shallow."""
+    """Return whether a method is supervised, unsupervised or shallow."""
     return recipes.kind(nodes(recipe(name)))
 
 
-def cited(found: dict[str, Any]) -> str:
-    """The paper of a recipe."""
-    return "{paper} ({authors}, {venue} {year})".format(**found)
+def cited(values: dict[str, Any]) -> str:
+    """Return the reference of a recipe's paper."""
+    return "{paper} ({authors}, {venue} {year})".format(**values)
 
 
 SECTIONS = {
-    "supervised": "With labels",
-    "unsupervised": "Without labels",
-    "shallow": "In closed form, on the features of a backbone, without labels",
+    "supervised": "Supervised: trained with labels",
+    "unsupervised": "Unsupervised: trained without labels",
+    "shallow": "Shallow: fitted in closed form on the features of a backbone, without labels",
 }
 
 
@@ -115,40 +121,37 @@ def table() -> str:
 
 
 def page(name: str) -> str:
-    """What a method does, its formula, its options with the sources' disagreements."""
-    found = recipe(name)
+    """Return the page of a method: its description, formula and options with their sources."""
+    values = recipe(name)
     text = (CONF / "method" / f"{name}.yaml").read_text()
-    lines = [f"# {name}", "", f"{cited(found)}.", ""]
+    lines = [f"# {name}", "", f"{cited(values)}.", ""]
     lines += ["```sh", f"python train.py method={name} model.nbit=32 dataset=cifar10", "```", ""]
-    experiments = sorted(path.stem for path in (CONF / "experiment").glob(f"{name}_*.yaml"))
-    experiments = [one for one in experiments if one.rpartition("_")[0] == name]
-    if experiments:
-        lines += ["As its source ran it, each value with that source in the file:", ""]
-        lines += [f"- `experiment={one}` (`conf/experiment/{one}.yaml`)"
-                  for one in experiments] + [""]  # fmt: skip
-    settings = sorted(path.stem for path in (CONF / "settings").glob(f"{name}_*.yaml"))
-    settings = [one for one in settings if one.rpartition("_")[0] == name]
-    if settings:
-        lines += ["Its settings on one dataset, loaded with it (`~settings` leaves them out):", ""]
-        lines += [f"- `dataset={one.rpartition('_')[2]}` (`conf/settings/{one}.yaml`)"
-                  for one in settings] + [""]  # fmt: skip
+    if experiments := _files_of("experiment", name):
+        lines += ["Settings of the original source, each value with its reference in the file:", ""]
+        lines += [f"- `experiment={stem}` (`conf/experiment/{stem}.yaml`)" for stem in experiments]
+        lines += [""]
+    if settings := _files_of("settings", name):
+        lines += ["Settings for one dataset, loaded by default (`~settings` omits them):", ""]
+        for stem in settings:
+            lines += [f"- `dataset={stem.rpartition('_')[2]}` (`conf/settings/{stem}.yaml`)"]
+        lines += [""]
     lines += ["## Recipe", "", "```yaml", text.rstrip(), "```", ""]
-    for shared in found.get("shared", []):
+    for shared in values.get("shared", []):
         text = (ROOT / shared).read_text().rstrip()
         lines += [f"It includes `{shared}`:", "", "```yaml", text, "```", ""]
-    if "_target_" in found:
-        about, arguments = described(targets.locate(found["_target_"]))
+    if "_target_" in values:
+        about, arguments = described(targets.locate(values["_target_"]))
         lines += ["## Method", "", about, "", *arguments, ""]
-    if "loss" in found["parts"]:
-        loss_text, loss = option("loss", found["parts"]["loss"])
+    if "loss" in values["parts"]:
+        loss_text, loss = option("loss", values["parts"]["loss"])
         about, arguments = described(loss)
-        lines += [f"## Loss: {found['parts']['loss']}", "", about, "", *arguments, ""]
-        lines += ["Its options, unless the recipe says otherwise:", "", "```yaml",
-                  loss_text.rstrip(), "```", ""]  # fmt: skip
+        lines += [f"## Loss: {values['parts']['loss']}", "", about, "", *arguments, ""]
+        lines += ["Default options, which the recipe may replace:", ""]
+        lines += ["```yaml", loss_text.rstrip(), "```", ""]
     for part in PARTS[:-1]:
-        if part not in found["parts"]:
+        if part not in values["parts"]:
             continue
-        choice = found["parts"][part]
+        choice = values["parts"][part]
         about, arguments = described(option(part, choice)[1])
         title = f"## {part.capitalize()}: {choice.rpartition('.')[2]}"
         lines += [title, "", about, "", *arguments, ""]
@@ -156,57 +159,64 @@ def page(name: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"
 
 
+def _files_of(group: str, method: str) -> list[str]:
+    """Return the names of the files ``conf/<group>/<method>_<dataset>.yaml``."""
+    stems = sorted(path.stem for path in (CONF / group).glob(f"{method}_*.yaml"))
+    return [stem for stem in stems if stem.rpartition("_")[0] == method]
+
+
 def described(part: type) -> tuple[str, list[str]]:
-    """A part's docstring as Markdown: what it says, and its arguments as a list."""
-    text = inspect.getdoc(part) or ""
-    text, _, rest = text.partition("\nArgs:\n")
-    text, rest = (
-        re.split(r"^\w+:\n(?=    )", some, flags=re.MULTILINE)[0] for some in (text, rest)
-    )
+    """Return the docstring of a part as Markdown: its text, and a list of its arguments."""
+    text, _, rest = (inspect.getdoc(part) or "").partition("\nArgs:\n")
+    section = re.compile(r"^\w+:\n(?=    )", re.MULTILINE)
+    text, rest = section.split(text)[0], section.split(rest)[0]
     text = text.replace("``", "`")
     text = re.sub(
         r"\.\. math::((?:.|\n)*?)(?=\n\n\S|\Z)",
-        lambda found: "```math\n" + inspect.cleandoc(found.group(1)) + "\n```",
+        lambda match: "```math\n" + inspect.cleandoc(match.group(1)) + "\n```",
         text,
     )
     entries = re.findall(r"^    (\w+): ((?:.|\n)*?)(?=^    \w|^\S|\Z)", rest, re.MULTILINE)
-    given = {"num_classes", "nbit", "num_train", "seed", "in_features", "encoder"}
-    arguments = [f"- `{key}`: {' '.join(said.split())}".replace("``", "`")
-                 for key, said in entries if key not in given]  # fmt: skip
+    injected = {"num_classes", "nbit", "num_train", "seed", "in_features", "encoder"}
+    arguments = [
+        f"- `{key}`: {' '.join(description.split())}".replace("``", "`")
+        for key, description in entries
+        if key not in injected
+    ]
     return text.strip(), arguments
 
 
 METHODS = """# Methods
 
-A method is a row of five parts: head, relaxation, codebook, similarity and loss. `method=NAME`
-selects it, and any part can be replaced by name (`codebook=bernoulli`, `similarity=cosine`,
-`loss=lmcl loss.scale=20`). Options of the method's own loss are set as `method.loss.scale=80`.
+A method consists of up to five parts: head, relaxation, codebook, similarity and loss.
+`method=NAME` selects a method, and any part can be replaced by name (`codebook=bernoulli`,
+`similarity=cosine`, `loss=lmcl loss.scale=20`). Options of the method's own loss are set as `method.loss.scale=80`.
 
 {table}
 
-*Supervised* methods read labels, *unsupervised* ones learn from images alone, *shallow* ones are
-fitted in closed form. Parts in parentheses are not read by the method's own loss but by
-`loss=lmcl`, the common loss of Table 4 of RelaHash, which works with every method that has centers:
-`python train.py -m method=dpn,csq loss=lmcl trainer.batch_size=64`.
-[Hashing without labels](../unsupervised.md) says what decides a comparison of the others.
+*Supervised* methods read labels, *unsupervised* methods train on images without labels, and
+*shallow* methods are fitted in closed form. Parts in parentheses are not read by the method's own
+loss, but by `loss=lmcl`, the common loss of Table 4 of RelaHash, which works with every method that
+has centers: `python train.py -m method=dpn,csq loss=lmcl trainer.batch_size=64`.
+[Hashing without labels](../unsupervised.md) explains how to compare the other methods.
 
-Images with several labels are used like those with one; training images without a label are left
-out and counted, unless the method reads no labels.
+Images with several labels are used like images with one. Training images without a label are
+excluded and counted, unless the method reads no labels.
 """
 
 PUBLISHED = """# Published numbers
 
-All numbers of other sources that this repository holds, mAP as printed there, from
-`src/deephash/report/published.yaml`. Tables that name a sweep stand beside its
-results where dataset and bits agree; the others are for comparison by hand: their protocol,
-backbone or codes differ from those of every sweep. Verified: *primary* was read in the authors'
-own paper, supplement, README, code or answer; *secondary* is quoted by somebody else; *rerun* was
-measured by a third party.
+All numbers of other sources in this repository (mAP as printed there), from
+`src/deephash/report/published.yaml`. The reports of the sweeps listed below a title show its
+values beside their results where dataset and bits agree. The other tables are for reference only:
+their protocol, backbone or codes differ from those of every sweep. Verified: *primary* was read in
+the authors' own paper, supplement, README, code or answer; *secondary* is quoted by another source;
+*rerun* was measured by a third party.
 """
 
 
 def published_page() -> str:
-    """Every table of published numbers with its source and conditions, as Markdown."""
+    """Return the page of all published numbers, with their sources and conditions."""
     users: dict[str, list[str]] = {}
     for path in sorted((ROOT / "sweeps").rglob("*.yaml")):
         names = (yaml.safe_load(path.read_text()).get("report") or {}).get("published") or []
@@ -216,42 +226,46 @@ def published_page() -> str:
     for name, table in published.published_tables().items():
         lines += [f"## {name}", "", f"{table['source']}. Verified: {table['verified']}."]
         if name in users:
-            shown = ", ".join(f"`+sweep={one}`" for one in users[name])
+            shown = ", ".join(f"`+sweep={stem}`" for stem in users[name])
             lines += [f"Shown by {shown}."]
         for dataset in table["values"]:
-            found = published.published(name, dataset)
-            assert found is not None
-            lines += ["", f"**{dataset}**, {found.describe()}", "", *numbers(found.values)]
-            lines += [f"- {row}: {note}" for row, note in found.notes.items()]
-            if found.curves:
-                lines += ["", "By epoch:", "", *curves(found.curves)]
+            entry = published.published(name, dataset)
+            assert entry is not None
+            lines += ["", f"**{dataset}**, {entry.describe()}", "", *numbers(entry.values)]
+            lines += [f"- {row}: {note}" for row, note in entry.notes.items()]
+            if entry.curves:
+                lines += ["", "By epoch:", "", *curves(entry.curves)]
         lines += [""]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"
 
 
 def numbers(values: Mapping[Any, Mapping[int, float]]) -> list[str]:
-    """Values by row and number of bits, as a table."""
+    """Return a table of values by row and number of bits."""
     bits = sorted({bit for row in values.values() for bit in row})
     rows = {row: [of.get(bit, "-") for bit in bits] for row, of in values.items()}
     return [*grid(["", *(f"{bit} bits" for bit in bits)], rows), ""]
 
 
-def curves(found: Mapping[Any, Mapping[int, Mapping[int, float]]]) -> list[str]:
-    """Values by row, number of bits and epoch, as a table."""
-    all_of = {f"{row}, {bit} bits": of for row, some in found.items() for bit, of in some.items()}
-    epochs = sorted({epoch for of in all_of.values() for epoch in of})
-    rows = {row: [of.get(epoch, "-") for epoch in epochs] for row, of in all_of.items()}
+def curves(values: Mapping[Any, Mapping[int, Mapping[int, float]]]) -> list[str]:
+    """Return a table of values by row, number of bits and epoch."""
+    by_row = {
+        f"{row}, {bits} bits": curve
+        for row, by_bits in values.items()
+        for bits, curve in by_bits.items()
+    }
+    epochs = sorted({epoch for curve in by_row.values() for epoch in curve})
+    rows = {row: [curve.get(epoch, "-") for epoch in epochs] for row, curve in by_row.items()}
     return grid(["epoch", *map(str, epochs)], rows)
 
 
 def grid(head: list[str], rows: Mapping[Any, list[Any]]) -> list[str]:
-    """A table in Markdown, the name of each row first."""
+    """Return a Markdown table; each row begins with its name."""
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     return lines + [f"| {' | '.join(map(str, [name, *row]))} |" for name, row in rows.items()]
 
 
 def files() -> dict[Path, str]:
-    """Every file this script keeps, with what it should hold."""
+    """Return the content of every generated file by path."""
     docs = ROOT / "docs"
     pages = {docs / "methods" / f"{name}.md": page(name) for name in names()}
     return {
@@ -262,7 +276,7 @@ def files() -> dict[Path, str]:
 
 
 def main() -> int:
-    """Brings the files up to date."""
+    """Write all generated files."""
     for path, text in files().items():
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
