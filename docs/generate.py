@@ -190,7 +190,8 @@ METHODS = """# Methods
 
 A method consists of up to five parts: head, relaxation, codebook, similarity and loss.
 `method=NAME` selects a method, and any part can be replaced by name (`codebook=bernoulli`,
-`similarity=cosine`, `loss=lmcl loss.scale=20`). Options of the method's own loss are set as `method.loss.scale=80`.
+`similarity=cosine`, `loss=lmcl loss.scale=20`). Options of the method's own loss are set as
+`method.loss.scale=80`.
 
 {table}
 
