@@ -138,7 +138,7 @@ def page(name: str) -> str:
     lines += ["## Recipe", "", "```yaml", text.rstrip(), "```", ""]
     for shared in values.get("shared", []):
         text = (ROOT / shared).read_text().rstrip()
-        lines += [f"It includes `{shared}`:", "", "```yaml", text, "```", ""]
+        lines += [f"The recipe includes `{shared}`:", "", "```yaml", text, "```", ""]
     if "_target_" in values:
         about, arguments = described(targets.locate(values["_target_"]))
         lines += ["## Method", "", about, "", *arguments, ""]
