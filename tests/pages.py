@@ -8,7 +8,12 @@ from hydra import compose
 from deephash.config import checks, resolve, schema
 from deephash.config.overrides import Override, parse_all
 
-KINDS = {"train": schema.Train, "evaluate": schema.Evaluate, "data": schema.Data}
+KINDS = {
+    "train": schema.Train,
+    "evaluate": schema.Evaluate,
+    "data": schema.Data,
+    "report": schema.Report,
+}
 
 
 def typed(folded: Mapping[str, Any]) -> schema.Train:

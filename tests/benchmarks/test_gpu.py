@@ -272,8 +272,8 @@ def test_cells_skip_fail_and_go_on(parts, tmp_path):
 
 def test_files_with_tests_for_a_gpu(parts):
     chosen = {path.name for path in (ROOT / "tests").rglob("test_*.py") if parts.marked(path)}
-    assert {"test_devices.py", "test_transforms_devices.py", "test_engines.py"} <= chosen
-    assert not {"test_bars.py", "test_table.py"} & chosen
+    assert {"test_devices.py", "test_cuda_graphs.py", "test_backends.py"} <= chosen
+    assert not {"test_progress.py", "test_published.py"} & chosen
 
 
 def test_what_pytest_says_is_read_also_where_it_breaks_off(parts):

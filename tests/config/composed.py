@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 
 from deephash.config import composition, overrides
 from deephash.sweep import multirun
-from deephash.sweep.spec import Sheet
+from deephash.sweep.spec import SweepSpec
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -75,7 +75,7 @@ def composed(line: str) -> Any:
     """Return the configuration of a command line, or the first and the last job of a sweep."""
     page, *words = shlex.split(line)
     if page == "sweep":
-        jobs = multirun.grid(Sheet.read(SWEEPS, words[0]), ()).jobs
+        jobs = multirun.build_grid(SweepSpec.read(SWEEPS, words[0]), ()).jobs
         return {"first": overrides.texts(jobs[0]), "last": overrides.texts(jobs[-1])}
     if "/" in page and not is_composed(page):
         return OmegaConf.to_container(OmegaConf.load(CONF / f"{page}.yaml"))

@@ -94,7 +94,7 @@ def test_files_that_cannot_be_locked(store, monkeypatch):
 
 
 def test_features_that_are_not_finite_are_refused(store):
-    with pytest.raises(DataError, match="NaN or infinite features of image 1"):
+    with pytest.raises(DataError, match="NaN or infinite features for image 1"):
         store.load({}, 2, 1, lambda start: iter([torch.tensor([[1.0], [float("nan")]])]))
 
 

@@ -150,7 +150,7 @@ def test_lists_of_every_dialect_are_one_split(tmp_path, capsys):
     assert read_split(file)[1].fingerprint == first.fingerprint
     data("describe", *words, f"dataset.lists={file}")
     assert drawn in capsys.readouterr().out
-    with pytest.raises(DataError, match="style=index needs one label an image"):
+    with pytest.raises(DataError, match="style=index needs one label per image"):
         data("export", *words, "dataset.protocol=drawn", "out=two", "style=index")
     assert not (tmp_path / "two").exists()
 

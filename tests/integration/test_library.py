@@ -96,7 +96,7 @@ def test_what_is_wrong_with_the_arguments_is_raised(words, says, tmp_path, monke
     ("given", "says"),
     [
         ({"run": "nowhere"}, "is not a run folder"),
-        ({"checkpoint": "newest"}, "Try best or last"),
+        ({"checkpoint": "newest"}, "not one of best, last"),
         ({"device": "tpu"}, "Try auto, cpu, cuda"),
     ],
 )

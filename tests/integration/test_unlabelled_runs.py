@@ -134,7 +134,7 @@ def test_a_frozen_backbone_has_a_reference(root, tmp_path, without_labels, capsy
     shown = " ".join(capsys.readouterr().out.split())
     assert "PCA + random rotation, 10 draws" in shown
     page = (tmp_path / report["run"] / "report.html").read_text()
-    assert "Beside the same features without training" in page
+    assert "Baseline without training on the same features" in page
     beaten = report["metrics"]["agreement"]["recall_at_10"] > found["agreement"]["recall_at_10"]
     assert ("Not better than PCA" in page) == (not beaten) == ("Not better than PCA" in shown)
     words = ["++backbone.frozen=true", "evaluation.reference=false", "seed=1"]
@@ -153,7 +153,7 @@ def test_the_default_protocol_is_one_for_images_without_labels(
     cfg = resolve.resolve(compose("train", overrides=words), overrides)
     report = runs.train(checks.parse_page(schema.Train, cfg, overrides), overrides)
     assert report["protocol"]["protocol"] == "drawn" and report["protocol"]["num_queries"] == 6
-    assert "dataset.protocol=drawn, not per_class" in caplog.text
+    assert "dataset.protocol=drawn is used instead of per_class" in caplog.text
     run = tmp_path / report["run"]
     found = evaluate(f"run='{run}'", "figures=false", "device=cpu")
     assert found["protocol"] == report["protocol"] and found["kind"] == "unsupervised"
@@ -228,7 +228,7 @@ def test_runs_stand_side_by_side_with_a_dash(root, run, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "| — |" in shown and "there is no mAP" in shown
     page = (tmp_path / "compared" / "comparison.html").read_text()
-    assert "measured on images without labels" in page
+    assert "evaluated on images without labels" in page
     numbers = no_nan(tmp_path / "compared" / "comparison.json")
     assert "codes.bits.entropy" in numbers["rows"][0]["metrics"]
     assert "map" not in numbers["rows"][0]["metrics"]

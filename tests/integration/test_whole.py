@@ -465,7 +465,7 @@ class TestCifar:
         (tmp_path / "cifar").mkdir()
         line = (*self.LINE[:3], "backbone.weights=none", *SMALL)
         said = run(tmp_path, *line, code=1)
-        assert "downloading is off" in said
+        assert "downloads are disabled" in said
         assert "dataset.source.download=true" in said and "dataset.root=FOLDER" in said
 
     def test_other_counts_than_the_protocol_are_refused(self, tmp_path):

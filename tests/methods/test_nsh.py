@@ -265,7 +265,7 @@ def test_the_recipe_has_the_values_of_the_repository(composed):
     )
 
 
-def test_its_codes_are_learned_without_labels(composed, batch_for):
+def test_its_codes_are_learned_without_labels(composed):
     """Steps on one batch of digits bring the two views of an image together.
 
     The loss compares latents, not codes, so the codes of one seed may stay as they are: the mean of
@@ -276,7 +276,9 @@ def test_its_codes_are_learned_without_labels(composed, batch_for):
         cfg = composed(
             "method=nsh", "method.double_softmax=false", "method.quantization=0.1", f"seed={seed}"
         )
-        method, batch = build.method(typed(cfg), 10, 500), batch_for(cfg)
+        data = build.data(typed(cfg))
+        data.setup("cpu")
+        method, batch = build.method(typed(cfg), 10, 500), next(data.train(0))
         assert batch.given_labels is None
         before.append(distances_of_views(method, batch))
         losses = train_on(method, batch, build.optimizer(typed(cfg), method), steps=40)

@@ -100,6 +100,6 @@ def test_what_may_be_downloaded_is_not_missing(tmp_path):
     root = ["dataset=cifar10", f"dataset.root={tmp_path}"]
     assert missing_data(planned(tmp_path, root)) == []
     (message,) = missing_data(planned(tmp_path, [*root, "dataset.source.download=false"]))
-    assert "no images of cifar10" in message and "downloading is off" in message
+    assert "no images of cifar10" in message and "downloads are disabled" in message
     (tmp_path / "cifar-10-batches-py").mkdir()
     assert missing_data(planned(tmp_path, [*root, "dataset.source.download=false"])) == []

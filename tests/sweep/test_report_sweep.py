@@ -154,7 +154,7 @@ def test_out_says_where(outputs, tmp_path):
         ({"sweep": "betta"}, r"no sweep betta in .*There are: beta.*deephash report sweep=beta"),
         ({"only": {"seeds": 1}}, r"seeds is not an axis.*seed"),
         ({"only": {"seed": 7}}, r"no run has seed: 7.*seed: 0, 1"),
-        ({"only": ["seed=7"]}, r"only  is \['seed=7'\].*{dataset:cifar10,model.nbit:64}"),
+        ({"only": ["seed=7"]}, r"only  \['seed=7'\] is not .*{dataset:cifar10,model.nbit:64}"),
         ({"compare": "7"}, r"no row 7.*5, 50"),
     ],
 )

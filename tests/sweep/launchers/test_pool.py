@@ -201,8 +201,8 @@ def test_jobs_end_with_a_launcher_that_is_killed(tmp_path):
     code = f"""
 import sys
 from pathlib import Path
-from deephash.sweep.launchers.process import Job, run
-run(Job("a", Path({str(tmp_path)!r}), (sys.executable, "-c", {job_code!r})))
+from deephash.sweep.launchers.process import Job, run_job
+run_job(Job("a", Path({str(tmp_path)!r}), (sys.executable, "-c", {job_code!r})))
 """
     launcher = subprocess.Popen([sys.executable, "-c", code])
     assert until(written.is_file)
