@@ -92,6 +92,23 @@ def evaluate_codes(
 ) -> dict[str, Any]:
     """Evaluate retrieval with codes; the result is a dictionary that json can write.
 
+    The result has ``map`` under the convention and ``map_min`` with the denominator ``min``. If
+    full, it also has
+
+    - ``map_at`` (by R, as text), and ``ties``: mAP under each policy, None where the convention
+      forbids it;
+    - ``precision_at``, ``recall_at`` and ``hit_rate_at`` (by N, as text; those N that the
+      database has), with expected ties;
+    - ``precision_within_radius_2``, ``map_within_radius_2``, ``recall_within_radius_2``;
+    - ``pr_curve`` by radius in bits, and ``pr_curve_by_rank``;
+    - ``graded``, if items have several labels: ``acg_at``, ``ndcg_at`` and ``wmap_at``;
+    - ``codes``, :func:`describe_codes` of the database;
+    - the numbers of queries, items and bits, and ``conventions``; with ``own`` also
+      ``queries_in_database``;
+    - without labels ``note``, and ``distances``: the share of pairs of a query and an item at
+      each distance, their mean, the mean distance of the nearest item, and the mean number of
+      items within radius 2.
+
     Without labels the report has the same keys. Values that need labels are None, ``note`` says so,
     and ``distances`` describes the distances between queries and database.
 
@@ -112,21 +129,7 @@ def evaluate_codes(
         engine: the backend; all return the same numbers.
 
     Returns:
-        ``map`` under the convention and ``map_min`` with the denominator ``min``. If full, also
-
-        - ``map_at`` (by R, as text), and ``ties``: mAP under each policy, None where the convention
-          forbids it;
-        - ``precision_at``, ``recall_at`` and ``hit_rate_at`` (by N, as text; those N that the
-          database has), with expected ties;
-        - ``precision_within_radius_2``, ``map_within_radius_2``, ``recall_within_radius_2``;
-        - ``pr_curve`` by radius in bits, and ``pr_curve_by_rank``;
-        - ``graded``, if items have several labels: ``acg_at``, ``ndcg_at`` and ``wmap_at``;
-        - ``codes``, :func:`describe_codes` of the database;
-        - the numbers of queries, items and bits, and ``conventions``; with ``own`` also
-          ``queries_in_database``;
-        - without labels ``note``, and ``distances``: the share of pairs of a query and an item at
-          each distance, their mean, the mean distance of the nearest item, and the mean number of
-          items within radius 2.
+        A dictionary with ``map``, ``map_min`` and, if full, the values above.
 
     Raises:
         DataError: if codes or labels are malformed or contradict each other, only one side has
