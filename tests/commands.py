@@ -23,7 +23,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.paths import ROOT
+
 FOREIGN = ("WANDB", "HYDRA", "DEEPHASH", "COVERAGE")
 SERVER = multiprocessing.get_context("forkserver")
 PRELOADED = (

@@ -10,7 +10,6 @@ call, and commands in processes of their own are not affected.
 import os
 import pickle
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -19,7 +18,9 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
-CONF = os.fspath(Path(__file__).resolve().parents[1] / "conf")
+from tests import paths
+
+CONF = os.fspath(paths.CONF)
 SEARCHED = {"pkg://hydra.conf", CONF, f"file://{CONF}", "structured://"}
 """The search path where no folder is added."""
 

@@ -107,3 +107,12 @@ def device(request, without_tf32):
     import torch
 
     return torch.device(request.param)
+
+
+@pytest.fixture(scope="module")
+def composable():
+    """The repository's configuration can be composed in the module."""
+    from tests import pages
+
+    with pages.composable():
+        yield

@@ -1,12 +1,14 @@
 """Typed pages of the configuration for tests that build parts of one."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hydra import compose
+from hydra import compose, initialize_config_dir
 
 from deephash.config import checks, resolve, schema
 from deephash.config.overrides import Override, parse_all
+from tests.paths import CONF
 
 KINDS = {
     "train": schema.Train,
@@ -14,6 +16,14 @@ KINDS = {
     "data": schema.Data,
     "report": schema.Report,
 }
+
+
+@contextlib.contextmanager
+def composable() -> Iterator[None]:
+    """Make the repository's configuration composable with Hydra."""
+    schema.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
 
 
 def typed(folded: Mapping[str, Any]) -> schema.Train:

@@ -3,15 +3,14 @@
 import importlib.util
 import json
 import re
-from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
 from deephash.config import injected
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 SPEC = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
 generate = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(generate)

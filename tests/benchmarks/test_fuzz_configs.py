@@ -1,9 +1,10 @@
 """The fuzzer of configurations, for a few seconds: no input ends in a traceback."""
 
 import importlib.util
-from pathlib import Path
 
-FILE = Path(__file__).parents[2] / "benchmarks" / "fuzz_configs.py"
+from tests.paths import ROOT
+
+FILE = ROOT / "benchmarks" / "fuzz_configs.py"
 
 
 def load():

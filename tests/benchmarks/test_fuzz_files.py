@@ -4,12 +4,13 @@ import importlib.util
 import logging
 import shutil
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "fuzz_files.py"
+from tests.paths import ROOT
+
+SCRIPT = ROOT / "benchmarks" / "fuzz_files.py"
 EACH = 6
 """Inputs for each kind of file."""
 

@@ -15,7 +15,8 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-ROOT = Path(__file__).parents[2]
+from tests.paths import ROOT
+
 TESTED = """
 import pytest
 

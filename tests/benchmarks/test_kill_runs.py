@@ -3,11 +3,12 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "kill_runs.py"
+from tests.paths import ROOT
+
+SCRIPT = ROOT / "benchmarks" / "kill_runs.py"
 
 pytestmark = [
     pytest.mark.slow,

@@ -12,7 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "pipeline.py"
+from tests.paths import ROOT
+
+SCRIPT = ROOT / "benchmarks" / "pipeline.py"
 SMALL = ["--number", "24", "--size", "48", "--backbones", "tiny", "--batch-size", "4",
          "--encode-size", "5", "--rounds", "1", "--seconds", "0.01", "--workers", "0",
          "--threads", "1", "--device", "cpu", "--forms", "fp32", "bf16-cl-fused"]  # fmt: skip

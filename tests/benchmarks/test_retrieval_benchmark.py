@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from deephash.retrieval import pack
+from tests.paths import ROOT
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "retrieval.py"
+SCRIPT = ROOT / "benchmarks" / "retrieval.py"
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,13 @@
 
 import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "step.py"
+from tests.paths import ROOT
+
+SCRIPT = ROOT / "benchmarks" / "step.py"
 CASE = "relahash, tiny"
 
 

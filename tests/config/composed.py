@@ -22,10 +22,10 @@ from omegaconf import OmegaConf
 from deephash.config import composition, overrides
 from deephash.sweep import multirun
 from deephash.sweep.spec import SweepSpec
+from tests.paths import CONF, ROOT
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-CONF, SWEEPS, DIGESTS = ROOT / "conf", ROOT / "sweeps", HERE / "composed.json"
+SWEEPS, DIGESTS = ROOT / "sweeps", HERE / "composed.json"
 
 REQUIRED = {name: " dataset.root=x" for name in ("csv", "features", "folder", "lists")}
 """Values that options of a group leave open."""

@@ -2,17 +2,16 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 
 from deephash.config import backbone_inputs, checks, identity, resolve, schema
 from deephash.config.overrides import parse_all
+from tests.paths import CONF
 
 pytest.importorskip("timm")
 
-CONF = Path(__file__).parents[2] / "conf"
 LITE = ["backbone=timm", "backbone.name=tf_efficientnet_lite0", "backbone.weights=none"]
 VIT = ["backbone=timm", "backbone.name=test_vit", "backbone.weights=none"]  # of 160 alone
 HALF = [0.5, 0.5, 0.5]

@@ -5,7 +5,6 @@ import functools
 import itertools
 import json
 import re
-from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -34,8 +33,8 @@ from deephash.retrieval import Convention
 from deephash.types import Batch
 from tests.methods.worked import page
 from tests.pages import typed
+from tests.paths import CONF
 
-CONF = Path(__file__).parents[2] / "conf"
 NEEDS = {
     "dataset=folder": ["dataset.root=x"],
     "dataset=lists": ["dataset.root=x"],

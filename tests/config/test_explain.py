@@ -3,7 +3,6 @@
 import re
 import shlex
 import sys
-from pathlib import Path
 
 import pytest
 from hydra.core.config_store import ConfigStore
@@ -15,8 +14,7 @@ from deephash.config.synonyms import BY_WORD, CHOICES, SYNONYMS
 from deephash.errors import DeephashError
 from deephash.sweep import multirun
 from deephash.utils import program
-
-CONF = Path(__file__).parents[2] / "conf"
+from tests.paths import CONF
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ from hydra import compose, initialize_config_dir
 
 from deephash.config import build, injected, resolve, schema, trial_builds
 from deephash.runs.folder import RunFolder
-from tests.commands import ROOT
 from tests.pages import typed
+from tests.paths import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import copy
 import functools
-from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -10,8 +9,7 @@ from hydra import compose, initialize_config_dir
 from deephash.config import build, checks, identity, requirements, resolve, schema, targets
 from deephash.config.overrides import parse_all
 from tests.pages import typed
-
-CONF = Path(__file__).parents[2] / "conf"
+from tests.paths import CONF
 
 CLOSED = """\
 # @package _global_

@@ -1,7 +1,6 @@
 """Targets: nothing but parts of the right kind is ever built, whatever a configuration says."""
 
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,8 +10,7 @@ from hydra import compose, initialize_config_dir
 from deephash import runs
 from deephash.config import build, checks, resolve, schema, targets
 from deephash.errors import ConfigError, DataError
-
-CONF = Path(__file__).parents[2] / "conf"
+from tests.paths import CONF
 
 EVIL = (
     "os.system",

@@ -1,15 +1,12 @@
 """What constructors refuse by themselves is told before data are opened."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
 from deephash.config import checks, resolve, schema
 from deephash.config.overrides import parse_all
-
-CONF = Path(__file__).parents[2] / "conf"
+from tests.paths import CONF
 
 
 @pytest.fixture(scope="module")

@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 
 from deephash import runs
-from deephash.config import build, checks, identity, overrides, resolve, schema
+from deephash.config import build, checks, identity, overrides, resolve
 from deephash.config.overrides import Override
 from deephash.data.catalogue import Catalogue
 from deephash.data.datamodule import DataModule
@@ -33,10 +33,10 @@ from deephash.data.splits.protocols import Official, PerClass, fingerprint
 from deephash.runs.folder import environment
 from deephash.sweep import multirun, plan_jobs
 from deephash.sweep.spec import BASE, SweepSpec
-from tests.pages import typed
+from tests.pages import composable, typed
+from tests.paths import ROOT
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
 VALUES, CONFIGURATIONS, RUNS = (HERE / n for n in ("values.json", "configurations.json", "runs"))
 
 LINES: dict[str, list[str]] = {
@@ -118,9 +118,8 @@ def one_thread() -> Iterator[None]:
 
 @contextlib.contextmanager
 def pages() -> Iterator[None]:
-    """Make the repository's configuration composable."""
-    schema.register()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    """Make the repository's configuration composable, and forget it afterwards."""
+    with composable():
         yield
     GlobalHydra.instance().clear()
 

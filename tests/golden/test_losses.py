@@ -5,11 +5,7 @@ import pytest
 from tests.golden import make
 from tests.golden.compare import VALUES, check_map, check_terms
 
-
-@pytest.fixture(scope="module", autouse=True)
-def pages():
-    with make.pages():
-        yield
+pytestmark = pytest.mark.usefixtures("composable")
 
 
 @pytest.mark.parametrize("name", make.TRAINED)

@@ -16,13 +16,10 @@ from deephash.sweep import report_sweep
 from tests.golden import make
 from tests.golden.compare import EXACT, VALUES, check_map, check_terms
 
+pytestmark = pytest.mark.usefixtures("composable")
+
+
 FINISHED, INTERRUPTED = VALUES["frozen"]["finished"], VALUES["frozen"]["interrupted"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def pages():
-    with make.pages():
-        yield
 
 
 @pytest.fixture

@@ -2,21 +2,21 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import initialize_config_dir
 from PIL import Image
 
 from deephash import runs
-from deephash.config import schema
 from deephash.data.splits.split_file import read_split
 from deephash.errors import ConfigError, DataError
 from tests.data import miniatures
 from tests.pages import job
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.usefixtures("composable")
+
+
 WNIDS = tuple(
     name
     for name in (ROOT / "conf/dataset/imagenet100.yaml")
@@ -66,13 +66,6 @@ MINIATURES = {  # what makes it, its protocol, and what is smaller than in the p
         ["dataset.catalog.role=role", "dataset.protocols.roles.validation=2"],
     ),
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def pages():
-    schema.register()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        yield
 
 
 @pytest.fixture(autouse=True)

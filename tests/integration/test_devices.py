@@ -23,8 +23,8 @@ from deephash.training.evaluation import encode
 from deephash.training.precision import use_deterministic
 from deephash.types import Batch
 from tests.pages import typed
+from tests.paths import CONF
 
-CONF = Path(__file__).parents[2] / "conf"
 WORDS = ["dataset=digits", "dataset.classes=[0,1,2]", "model.nbit=16", "backbone.width=8",
          "trainer.epochs=3", "trainer.eval_every=1", "trainer.batch_size=25",
          "logger=quiet"]  # fmt: skip

@@ -15,7 +15,8 @@ from deephash.config.overrides import parse_all
 from deephash.errors import ConfigError
 from deephash.runs.evaluate_run import measure
 from deephash.training import checkpoint
-from tests.commands import ROOT, run
+from tests.commands import run
+from tests.paths import ROOT
 
 CONF = ROOT / "conf"
 PAGE = (ROOT / "docs" / "extending.md").read_text()

@@ -1,27 +1,19 @@
 """Sets in which lists say what to find: a layer learns landmarks, and is measured elsewhere."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import initialize_config_dir
 
 from deephash import runs
-from deephash.config import schema
 from deephash.errors import ConfigError, DataError, TrainingError
 from tests.pages import job
 
-ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.usefixtures("composable")
+
+
 WIDTH, LANDMARKS = 24, 12
 SETUPS = ("easy", "medium", "hard")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def pages():
-    schema.register()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        yield
 
 
 @pytest.fixture(autouse=True)

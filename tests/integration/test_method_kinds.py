@@ -22,9 +22,9 @@ from deephash.training import checkpoint
 from deephash.training.trainer import Trainer
 from tests.methods import worked
 from tests.pages import typed
+from tests.paths import CONF
 from tests.recipes import Frozen
 
-CONF = Path(__file__).parents[2] / "conf"
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 
 

@@ -12,7 +12,8 @@ import yaml
 
 from deephash.sweep.launchers import process
 from deephash.sweep.launchers.process import Job
-from tests.commands import ROOT, call, run, start
+from tests.commands import call, run, start
+from tests.paths import ROOT
 
 TRAIN = (sys.executable, str(ROOT / "train.py"))
 GRID = ("-m", "+sweep=fig9_batch_size", "dataset=digits", "trainer.batch_size=50,100",

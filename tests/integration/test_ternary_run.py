@@ -1,7 +1,6 @@
 """A whole run with undecided bits, and its folder measured with and without them."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +9,6 @@ import yaml
 from deephash.retrieval import Histograms, Ranking, mean_average_precision, pack_ternary, unpack
 from deephash.retrieval.metrics import Convention
 from tests.commands import run
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -17,8 +17,11 @@ from deephash.errors import ConfigError, DataError
 from deephash.losses.pairwise import PairwiseLikelihood
 from deephash.sweep import report_sweep
 from deephash.training import checkpoint
-from tests.commands import ROOT
 from tests.pages import job
+from tests.paths import ROOT
+
+pytestmark = pytest.mark.usefixtures("composable")
+
 
 CONF = str(ROOT / "conf")
 SMALL = ["dataset=folder", "dataset.protocol=drawn", "dataset.protocols.drawn.queries=6",
@@ -28,13 +31,6 @@ SMALL = ["dataset=folder", "dataset.protocol=drawn", "dataset.protocols.drawn.qu
 NULLS = ("map", "map_min", "map_within_radius_2", "recall_within_radius_2", "precision_at",
          "recall_at", "hit_rate_at", "pr_curve", "pr_curve_by_rank", "queries_counted",
          "queries_without_relevant", "queries_without_hits")  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def pages():
-    schema.register()
-    with initialize_config_dir(CONF, version_base="1.3"):
-        yield
 
 
 @pytest.fixture(scope="module")

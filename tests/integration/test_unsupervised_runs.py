@@ -4,14 +4,16 @@ import json
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from PIL import Image
 
 from deephash import runs
 from deephash.config import checks, resolve, schema
 from deephash.config.overrides import parse_all
-from tests.commands import ROOT
 from tests.pages import job
+
+pytestmark = pytest.mark.usefixtures("composable")
+
 
 SMALL = ["trainer.device=cpu", "logger=quiet"]
 LEARNS = {
@@ -24,13 +26,6 @@ LEARNS = {
     "cibhash": ["trainer.epochs=8", "trainer.eval_every=4", "optimizer.lr=0.001"],
 }  # fmt: skip
 """Recipes, with what makes a run on the digits short."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def pages():
-    schema.register()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        yield
 
 
 def train(folder, *words):

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 import deephash
-from tests.commands import ROOT, run
+from tests.commands import run
+from tests.paths import ROOT
 
 QUICK = ["trainer.epochs=2", "backbone.width=4", "model.nbit=8",
          "logger=quiet"]  # fmt: skip

@@ -23,7 +23,8 @@ from deephash.config import checks, resolve, schema
 from deephash.config.explain import explain
 from deephash.config.overrides import parse_all, texts
 from deephash.sweep import multirun, spec
-from tests.commands import ROOT, environment, run, start
+from tests.commands import environment, run, start
+from tests.paths import ROOT
 
 SMALL = ("logger=quiet", "trainer.epochs=1")
 

@@ -28,8 +28,7 @@ from deephash.loggers.wandb import (
     sync_all_command,
     sync_command,
 )
-
-ROOT = Path(__file__).parents[2]
+from tests.paths import ROOT
 
 needs_wandb = pytest.mark.skipif(
     importlib.util.find_spec("wandb") is None, reason="wandb is not installed"

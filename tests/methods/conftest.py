@@ -5,7 +5,6 @@ import functools
 import math
 from dataclasses import dataclass, field
 from itertools import product as every_pair
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,8 +17,7 @@ from deephash.config import build, requirements, resolve, schema, targets
 from deephash.models.relaxations import Identity
 from deephash.types import Batch, Output
 from tests.pages import typed
-
-CONF = Path(__file__).parents[2] / "conf"
+from tests.paths import CONF
 
 
 @functools.cache

@@ -16,7 +16,6 @@ nothing has to be registered.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -30,8 +29,8 @@ from deephash.losses.lmcl import LMCL
 from deephash.losses.pairwise import PairwiseLikelihood
 from deephash.models.relaxations import Identity
 from deephash.models.similarities import Cosine
+from tests.paths import CONF
 
-CONF = Path(__file__).parents[2] / "conf"
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 LOSSES = sorted(path.stem for path in (CONF / "loss").glob("*.yaml"))
 

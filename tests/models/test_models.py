@@ -17,8 +17,9 @@ from deephash.models.backbones import Tiny, Torchvision
 from deephash.models.encoder import Encoder
 from deephash.models.heads import MLP, BatchNorm, Linear, TokenMLP
 from deephash.models.relaxations import Continuation, Identity, Sign, StochasticSign, Tanh
+from tests.paths import ROOT
 
-CONF = Path(__file__).parents[2] / "conf" / "backbone"
+CONF = ROOT / "conf" / "backbone"
 SMALL = "squeezenet1_0"
 FEATURES = {
     path.stem: int(re.search(r"D = (\d+)", path.read_text()).group(1))

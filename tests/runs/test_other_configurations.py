@@ -8,7 +8,7 @@ from deephash.config import checks, resolve, schema
 from deephash.errors import ConfigError, FileError
 from deephash.runs.folder import RunFolder
 from deephash.runs.train_run import refuse_another
-from tests.commands import ROOT
+from tests.paths import ROOT
 
 
 @pytest.fixture

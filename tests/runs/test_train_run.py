@@ -5,15 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import initialize_config_dir
 
 from deephash import runs
-from deephash.config import checks, schema
+from deephash.config import checks
 from deephash.errors import ConfigError
 from deephash.training import checkpoint, cuda_graphs
 from tests.pages import job
 
-CONF = Path(__file__).parents[2] / "conf"
+pytestmark = pytest.mark.usefixtures("composable")
+
+
 SMALL = ["dataset=digits", "trainer.device=cpu", "trainer.epochs=2", "trainer.eval_every=1",
          "logger=quiet", "backbone.width=4"]  # fmt: skip
 
@@ -35,13 +36,6 @@ class Again:
 
 
 made = []
-
-
-@pytest.fixture(scope="module", autouse=True)
-def pages():
-    schema.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
 
 
 def train(outputs, *words):

@@ -3,7 +3,6 @@
 import itertools
 import subprocess
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import yaml
@@ -15,8 +14,8 @@ from deephash.errors import ConfigError
 from deephash.sweep import grid as grids
 from deephash.sweep import multirun
 from deephash.sweep.spec import SweepSpec
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SWEEPS = ROOT / "sweeps"
 NAMES = sorted(file.stem for file in SWEEPS.glob("*.yaml"))
 

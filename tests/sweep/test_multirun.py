@@ -1,22 +1,13 @@
 """Many jobs: composed quickly and as Hydra does; missing data are told before any begins."""
 
-from pathlib import Path
-
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
 
-from deephash.config import checks, composition, resolve, schema
+from deephash.config import checks, composition, resolve
 from deephash.config.overrides import parse, parse_all, texts
 from deephash.sweep.plan_jobs import missing_data, plan_sweep
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def pages():
-    schema.register()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        yield
+pytestmark = pytest.mark.usefixtures("composable")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import fcntl
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -15,8 +14,7 @@ from deephash.runs.status import State, state_of
 from deephash.sweep import plan_jobs
 from deephash.sweep.launchers.process import ERROR
 from deephash.sweep.watch import SweepProgress, unfinished_text
-
-CONF = Path(__file__).resolve().parents[2] / "conf"
+from tests.paths import CONF
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import importlib.util
 import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +19,6 @@ from deephash.sweep.report_sweep import _conditions, read_sweep, report_sweeps
 from deephash.utils.files import write_arrays
 from tests.commands import run
 
-ROOT = Path(__file__).parents[2]
 LAYOUT = {"rows": "method.loss.scale", "row_label": "β", "digits": 3,
           "figure": {"x": "method.loss.scale", "scale": "log"}}  # fmt: skip
 QUERIES, ITEMS, BITS = 30, 80, 8

@@ -8,7 +8,6 @@ import sys
 import weakref
 from dataclasses import fields
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -31,9 +30,9 @@ from deephash.types import Batch, generator
 from deephash.utils.run_paths import RunPaths
 from tests.methods.worked import LEARNING
 from tests.pages import typed
+from tests.paths import CONF
 from tests.training.test_compile_options import tensors
 
-CONF = Path(__file__).parents[2] / "conf"
 CPU, CLASSES, NBIT, TRAINED = torch.device("cpu"), 4, 8, 44
 SIZES = (8, 8, 8, 8, 8, 4)  # the last batch of an epoch is short
 RECIPES = [

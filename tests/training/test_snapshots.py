@@ -1,7 +1,6 @@
 """Codes over training: which images, when, and that training does not notice."""
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,8 +17,8 @@ from deephash.training.evaluation import encode
 from deephash.training.snapshots import Snapshots, read_snapshots, spaced
 from deephash.types import Batch
 from tests.pages import job
+from tests.paths import CONF
 
-CONF = Path(__file__).parents[2] / "conf"
 LINE = ("dataset=digits", "dataset.classes=[0,1,2,3]", "model.nbit=2", "trainer.epochs=3",
         "trainer.eval_every=2", "logger=quiet", "trainer.device=cpu")  # fmt: skip
 WITH = "trainer.snapshots=40"

@@ -9,8 +9,8 @@ import pytest
 
 from deephash.errors import ConfigError, DataError
 from deephash.utils.extras import DISTRIBUTIONS, EXTRAS, import_extra, install_hint
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 TEXTS = {".py", ".md", ".yaml", ".yml", ".toml", ".cff", ".txt", ""}
 

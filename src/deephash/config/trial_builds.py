@@ -34,17 +34,17 @@ def check_builds(cfg: Mapping[str, Any], wrong: Collection[str] = ()) -> list[Fa
         wrong: keys with known faults: they take their defaults here, and parts that cannot be built
             without them are skipped.
     """
-    found: list[Fault] = []
+    faults: list[Fault] = []
     broken = {"model", "model.nbit"} & set(wrong)
     nbit = cfg["model"]["nbit"] if "model" in cfg and not broken else 1
     for path, node in _cheap(cfg):
         if (mended := _mended(path, node, wrong)) is not None:
-            found += _problems(path, json.dumps(mended), nbit)
+            faults += _problems(path, json.dumps(mended), nbit)
     if "optimizer" in cfg and (mended := _mended("optimizer", cfg["optimizer"], wrong)) is not None:
         device = _mapping(cfg.get("trainer")).get("device")
         on_cpu = device == "cpu" or not torch.cuda.is_available()
-        found += _problems("optimizer", json.dumps(mended), int(on_cpu))
-    return found
+        faults += _problems("optimizer", json.dumps(mended), int(on_cpu))
+    return faults
 
 
 def _mended(path: str, node: Any, wrong: Collection[str]) -> dict[str, Any] | None:

@@ -303,7 +303,7 @@ def check_fields(
         path: of the node, put before each key.
         closed: whether keys that the dataclass does not have are refused.
     """
-    found: list[Fault] = []
+    faults: list[Fault] = []
     annotations = hints(schema)
     for field in dataclasses.fields(schema):
         key = f"{path}.{field.name}" if path else field.name
@@ -315,15 +315,15 @@ def check_fields(
             known = known and not dataclasses.is_dataclass(default)
             removed = f"Leave out ~{key}" + (f": its default is {assignment(key, default)}"
                                              if known else "") + "."  # fmt: skip
-            found.append(Fault(key, f"{REMOVED}.", removed))
+            faults.append(Fault(key, f"{REMOVED}.", removed))
             continue
-        found += check_value(node[field.name], annotations[field.name], key, default)
+        faults += check_value(node[field.name], annotations[field.name], key, default)
     if closed:
-        found += [
+        faults += [
             Fault(f"{path}.{key}" if path else str(key), UNKNOWN, "See all keys with --cfg job.")
             for key in node if key not in annotations
         ]  # fmt: skip
-    return found
+    return faults
 
 
 @lru_cache

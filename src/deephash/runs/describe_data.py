@@ -93,9 +93,9 @@ def _labels(images: Catalogue, rows: np.ndarray) -> dict[str, Any]:
     }
 
 
-def description_lines(found: Mapping[str, Any]) -> list[str]:
+def description_lines(description: Mapping[str, Any]) -> list[str]:
     """Format a description for the terminal."""
-    facts, base = found["facts"], found["chance"]
+    facts, base = description["facts"], description["chance"]
     several = "several labels" if facts["multilabel"] else "one label"
     labels_of = f"{facts['num_classes']} classes, {several} an image"
     if not facts["num_classes"]:
@@ -106,7 +106,7 @@ def description_lines(found: Mapping[str, Any]) -> list[str]:
         "",
         f"{'':<12}{'images':>9}  {'labels':>6}  {'none':>6}  {'per class':>15}",
     ]
-    for role, labels in found["labels"].items():
+    for role, labels in description["labels"].items():
         ends, mean = facts["per_class"].get(role), labels["mean"]
         per_class = "-" if ends is None else f"{ends['min']:>6,} to {ends['max']:>6,}"
         none = labels["images_by_number_of_labels"].get("0", 0)
@@ -125,7 +125,7 @@ def description_lines(found: Mapping[str, Any]) -> list[str]:
         if base["queries_without_relevant"]:
             text.append(f"{base['queries_without_relevant']:,} queries have nothing to find")
     if facts["classes"]:
-        text += ["", *_classes(facts["classes"], found["classes"])]
+        text += ["", *_classes(facts["classes"], description["classes"])]
     return text
 
 

@@ -28,8 +28,8 @@ from deephash.data.transforms import Pipeline
 from deephash.errors import DataError
 from tests.commands import run
 from tests.pages import typed
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[3]
 REAL = ROOT.parent / "shared" / "lists"
 NO_PREFIX = Naming()
 FILE_NAME = "([^/]+)$"

@@ -22,8 +22,9 @@ from deephash.data.splits.base import Split
 from deephash.data.splits.protocols import Listed, fingerprint
 from deephash.data.splits.split_file import ENDING, read_split, write_lists, write_split
 from deephash.errors import DataError
+from tests.paths import ROOT
 
-REAL = Path(__file__).parents[4] / "shared" / "lists"
+REAL = ROOT.parent / "shared" / "lists"
 TOLD = {"dataset": "own", "protocol": "lists"}
 
 

@@ -1,7 +1,5 @@
 """Views are the same on each device, because their numbers are drawn on the CPU."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -9,8 +7,8 @@ from hydra import compose, initialize_config_dir
 from deephash.config import build, resolve, schema
 from deephash.config.overrides import parse_all
 from deephash.data import transforms as T
+from tests.paths import CONF
 
-CONF = Path(__file__).parents[3] / "conf"
 VIEWS = sorted(path.stem for path in (CONF / "views").glob("*.yaml"))
 
 STEPS = [

@@ -1,7 +1,5 @@
 """Every file of ``conf/pipeline``: named pipelines for `method.views`, on any dataset of images."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -11,8 +9,8 @@ from torchvision.transforms import v2
 from deephash.config import build, checks, identity, resolve, schema
 from deephash.config.overrides import parse_all
 from deephash.data.transforms import GaussianBlur
+from tests.paths import CONF
 
-CONF = Path(__file__).parents[3] / "conf"
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 NORMALIZE = {"Normalize": {"mean": MEAN, "std": STD}}
 

@@ -1,7 +1,5 @@
 """Each pipeline of ``conf/views``, applied to the images that it is for."""
 
-from pathlib import Path
-
 import pytest
 import torch
 import yaml
@@ -12,8 +10,7 @@ from deephash.config import build, checks, identity, resolve, schema
 from deephash.config.overrides import parse_all
 from deephash.data.transforms import Pipeline
 from deephash.errors import DataError
-
-CONF = Path(__file__).parents[3] / "conf"
+from tests.paths import CONF
 
 RESIZE = v2.Resize(224)
 MIDDLE = v2.CenterCrop(224)

@@ -5,7 +5,6 @@ import hashlib
 import json
 import lzma
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +16,9 @@ from deephash.data.splits.protocols import Listed, fingerprint
 from deephash.data.splits.split_file import write_split
 from deephash.data.verification.inspection import identify, inspect_lists
 from deephash.errors import DataError
+from tests.paths import ROOT
 
-REAL = Path(__file__).parents[4] / "shared" / "lists"
+REAL = ROOT.parent / "shared" / "lists"
 FILE_NAME = "([^/]+)$"
 FLICKR = r"(?:^|/)\d+_(\d+)[^/]*$"
 

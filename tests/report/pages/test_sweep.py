@@ -23,8 +23,9 @@ from deephash.report.paired_results import (
 from deephash.report.published import parse_tables, published, published_tables
 from deephash.report.results import Layout, Sweep, SweepRun, filter_runs, make_sections
 from deephash.report.tables import section_latex, section_markdown, sections_csv
+from tests.paths import ROOT
 
-SHARED = Path(__file__).parents[4] / "shared" / "spec" / "published.yaml"
+SHARED = ROOT.parent / "shared" / "spec" / "published.yaml"
 UNLABELLED = SHARED.with_name("published_unsupervised.yaml")
 
 BETA = Layout(

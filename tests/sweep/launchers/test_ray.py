@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import yaml
@@ -15,8 +14,7 @@ import yaml
 from deephash.errors import ConfigError
 from deephash.sweep.launchers.process import ERROR, LOG, Job
 from deephash.sweep.launchers.ray import Ray
-
-ROOT = Path(__file__).parents[3]
+from tests.paths import ROOT
 
 
 class Heard:

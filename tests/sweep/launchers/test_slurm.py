@@ -9,7 +9,6 @@ import stat
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import yaml
@@ -19,8 +18,7 @@ from deephash.sweep.launchers import process, slurm, submitted
 from deephash.sweep.launchers.process import ERROR, LOG, Job
 from deephash.sweep.launchers.slurm import Slurm
 from deephash.sweep.launchers.submitted import MARK, SubmittedRun
-
-ROOT = Path(__file__).parents[3]
+from tests.paths import ROOT
 
 SLURM = """#!{python}
 '''sbatch, srun, squeue, sacct, scontrol and scancel of a machine that calls itself a cluster.

@@ -152,13 +152,13 @@ def parse_list(
     """
     if "\n" not in text:
         text = text.replace("\r", "\n")  # line ends of old Macintosh programs
-    if count == 0 or (count is None and _all_bare(text)):
-        return _parse_bare(text, naming, fault)
+    unlabelled = count == 0 or (count is None and _all_bare(text))
     parser = _LineParser(text, count)
+    split = _split_bare if unlabelled else parser.split
     ids, places, labels, numbers = [], [], [], []
     for number, line in enumerate(_lines(text), 1):
         try:
-            path, signs = parser.split(line, number)
+            path, signs = split(line, number)
             name, place = naming(path)
         except ValueError as error:
             fault(number, str(error))
@@ -167,6 +167,8 @@ def parse_list(
         places.append(place)
         labels.append(signs)
         numbers.append(number)
+    if unlabelled:
+        return ListRows(ids, places, no_labels(len(ids)), False, numbers)
     width = parser.width
     if not labels:
         matrix = csr_array((0, count or width), dtype=bool)
@@ -217,26 +219,20 @@ class _LineParser:
         return self.width or (1 if len(labels) == 1 else self.count or len(labels))
 
 
-def _parse_bare(text: str, naming: Naming, fault: Callable[[int, str], None]) -> ListRows:
-    """Parse a list of paths only; see `parse_list`."""
-    ids, places, numbers = [], [], []
-    for number, line in enumerate(_lines(text), 1):
-        try:
-            path = _bare_path(line)
-            if path is None:
-                what = repr(line.strip(BLANKS)) if line.strip(BLANKS) else "it is blank"
-                raise ValueError(
-                    f"{what}; expected a path and no labels, since dataset.source.class_names sets"
-                    " no classes"
-                )
-            name, place = naming(path)
-        except ValueError as error:
-            fault(number, str(error))
-            continue
-        ids.append(name)
-        places.append(place)
-        numbers.append(number)
-    return ListRows(ids, places, no_labels(len(ids)), False, numbers)
+def _split_bare(line: str, number: int) -> tuple[str, str]:
+    """Return the path of a line without labels, and no labels.
+
+    Raises:
+        ValueError: the line has labels or is blank.
+    """
+    path = _bare_path(line)
+    if path is None:
+        what = repr(line.strip(BLANKS)) if line.strip(BLANKS) else "it is blank"
+        raise ValueError(
+            f"{what}; expected a path and no labels, since dataset.source.class_names sets no"
+            " classes"
+        )
+    return path, ""
 
 
 def _all_bare(text: str) -> bool:
