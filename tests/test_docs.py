@@ -36,13 +36,13 @@ def test_the_example_of_the_evaluation_page_runs(tmp_path, monkeypatch, capsys):
     text = (ROOT / "docs" / "evaluation.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    found = {}
-    exec(code, found)
-    assert 0 < found["report"]["map"] < 1 and "expected" in capsys.readouterr().out
-    assert found["ids"].shape == (100, 10) and (tmp_path / "codes.index").is_file()
-    assert (found["ids"][:, 0] == [f"image{i}" for i in range(100)]).mean() > 0.9
+    result = {}
+    exec(code, result)
+    assert 0 < result["report"]["map"] < 1 and "expected" in capsys.readouterr().out
+    assert result["ids"].shape == (100, 10) and (tmp_path / "codes.index").is_file()
+    assert (result["ids"][:, 0] == [f"image{i}" for i in range(100)]).mean() > 0.9
     told = re.search(r"# mAP@1000 (\S+)", code)
-    assert f"{found['report']['map']:.4f}" == told.group(1)
+    assert f"{result['report']['map']:.4f}" == told.group(1)
 
 
 def test_the_library_page_runs(tmp_path, monkeypatch, capsys):

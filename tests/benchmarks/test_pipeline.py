@@ -78,9 +78,9 @@ def test_contenders_make_the_same_views_to_encode(bench, request_of, loader):
     assert [len(batch.index) for batch in batches] == [5, 5, 5, 5, 4]
     pixels = torch.cat([batch.images for batch in batches])[:, 0]
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (bench.MEAN, bench.STD))
-    found = ((pixels * std + mean) * 255).round()
+    result = ((pixels * std + mean) * 255).round()
     files = sorted(Path(request_of["images"]).rglob("*.jpg"))
-    for image, file in zip(found, files, strict=True):
+    for image, file in zip(result, files, strict=True):
         with Image.open(file) as opened:
             small = opened.resize((341, 256), Image.Resampling.BILINEAR)
         expected = np.asarray(small.crop((58, 16, 58 + 224, 16 + 224))).transpose(2, 0, 1)
@@ -171,6 +171,6 @@ def test_a_contender_that_fails_is_told(bench, at_home, monkeypatch, capsys):
 def test_in_a_process_of_its_own(bench, request_of):
     """With a worker, whose time counts."""
     asked = {"measure": "loader", "loader": "field", "train": True, "threads": 1, "workers": 1}
-    found = bench.spawn(request_of | asked)
-    assert found["images"] == 24 and found["cpu"] > 0.05
+    result = bench.spawn(request_of | asked)
+    assert result["images"] == 24 and result["cpu"] > 0.05
     assert "KeyError" in bench.spawn(asked | {"device": "cpu", "loader": "cached"})["failed"]

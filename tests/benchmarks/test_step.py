@@ -49,14 +49,14 @@ def test_an_operator_on_many_tensors_counts_once(bench):
 
 def test_a_step_is_counted_by_section(bench):
     cfg = bench.composed(bench.CASES[CASE], 32, 4)
-    found = bench.operators(cfg)
-    count = {name: sum(section.values()) for name, section in found.items()}
+    result = bench.operators(cfg)
+    count = {name: sum(section.values()) for name, section in result.items()}
     assert set(count) == set(bench.SECTIONS) and all(count.values())
-    assert found["norm"] == {"_foreach_norm": 1, "stack": 1, "linalg_vector_norm": 1}
-    assert found["optimizer"] == {"_foreach_add_": 2, "_fused_adam_": 2}
-    assert found["record"] == {"stack": 1}
-    assert found["forward"]["convolution"] == found["backward"]["convolution_backward"] == 3
-    assert found["data"]["_to_copy"] <= 4 and "index_put_" not in found["data"]
+    assert result["norm"] == {"_foreach_norm": 1, "stack": 1, "linalg_vector_norm": 1}
+    assert result["optimizer"] == {"_foreach_add_": 2, "_fused_adam_": 2}
+    assert result["record"] == {"stack": 1}
+    assert result["forward"]["convolution"] == result["backward"]["convolution_backward"] == 3
+    assert result["data"]["_to_copy"] <= 4 and "index_put_" not in result["data"]
     assert bench.fills(cfg) > 50
     cropped = bench.operators(bench.composed(bench.CASES[f"{CASE}, RandomResizedCrop"], 32, 4))
     assert cropped["data"]["bmm"] == 2 and cropped["data"]["_to_copy"] <= 3

@@ -137,9 +137,9 @@ def test_names_of_runs_are_what_is_typed_and_configurations_are_the_same_again(f
 
 def test_without_timm_the_page_says_how_to_get_it(folded, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    found = faults(folded("dataset=cifar10", *LITE))
-    assert "needs the package timm" in found["backbone.name"].message
-    assert "pip install timm" in found["backbone.name"].hint
+    result = faults(folded("dataset=cifar10", *LITE))
+    assert "needs the package timm" in result["backbone.name"].message
+    assert "pip install timm" in result["backbone.name"].hint
 
 
 def test_faults_of_no_declaration_are_none(folded):

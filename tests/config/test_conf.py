@@ -352,16 +352,16 @@ def test_a_reference_to_nothing_is_told(composed):
 
 
 def test_unknown_keys_of_a_part_are_told_with_a_near_one(faults):
-    found = faults("+method.loss.scael=3", "+optimizer.mementum=0.9", "optimizer=sgd")
-    assert set(found) == {"method.loss.scael", "optimizer.mementum"}
-    assert found["method.loss.scael"].hint == "Did you mean method.loss.scale=3?"
-    assert "momentum" in found["optimizer.mementum"].hint
+    result = faults("+method.loss.scael=3", "+optimizer.mementum=0.9", "optimizer=sgd")
+    assert set(result) == {"method.loss.scael", "optimizer.mementum"}
+    assert result["method.loss.scael"].hint == "Did you mean method.loss.scale=3?"
+    assert "momentum" in result["optimizer.mementum"].hint
 
 
 def test_wrong_types_are_told(faults):
-    found = faults("method.loss.scale=big", "backbone.width=1.5", "method.similarity.sqrt_bk=3",
+    result = faults("method.loss.scale=big", "backbone.width=1.5", "method.similarity.sqrt_bk=3",
                    "backbone.pool=5")  # fmt: skip
-    assert {key: fault.message for key, fault in found.items()} == {
+    assert {key: fault.message for key, fault in result.items()} == {
         "method.loss.scale": "'big' is not a number or one of sqrt_nbit, adaptive.",
         "backbone.width": "1.5 is not a whole number.",
         "method.similarity.sqrt_bk": "3 is not true or false.",
@@ -370,9 +370,9 @@ def test_wrong_types_are_told(faults):
 
 
 def test_what_the_program_sets_is_not_the_users(faults):
-    found = faults("+method.codebook.nbit=8", "+method.head.in_features=3")
-    assert {fault.message for fault in found.values()} == {"is set by the program."}
-    assert set(found) == {"method.codebook.nbit", "method.head.in_features"}
+    result = faults("+method.codebook.nbit=8", "+method.head.in_features=3")
+    assert {fault.message for fault in result.values()} == {"is set by the program."}
+    assert set(result) == {"method.codebook.nbit", "method.head.in_features"}
 
 
 def test_a_missing_argument_is_told(faults):
@@ -434,9 +434,9 @@ def test_a_part_that_does_not_exist_is_told(target, faults):
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_told_alone(overrides, key, faults):
-    found = faults(*overrides)
-    assert list(found) == [key]
-    assert found[key].message and found[key].hint
+    result = faults(*overrides)
+    assert list(result) == [key]
+    assert result[key].message and result[key].hint
 
 
 @pytest.mark.parametrize(
@@ -491,8 +491,8 @@ def test_nothing_wrong_nothing_said():
     ],
 )
 def test_numbers_of_parts_have_bounds(overrides, key, faults):
-    found = faults(*overrides)
-    assert list(found) == [key] and "It must be at " in found[key].hint
+    result = faults(*overrides)
+    assert list(result) == [key] and "It must be at " in result[key].hint
 
 
 @pytest.mark.parametrize(
@@ -528,23 +528,23 @@ def test_what_an_overlay_set_is_told_as_its_own(composed):
 
 
 def test_unknown_keys_and_groups_are_explained_at_once(explained):
-    found = explained("nbit=64", "trainer.epoch=3", "method=rehash", "trainer.precision=fp8",
+    result = explained("nbit=64", "trainer.epoch=3", "method=rehash", "trainer.precision=fp8",
                       "trainer.epochs=many", "trainer.batch_size=0", "bad")  # fmt: skip
-    assert found["nbit"].hint == "Did you mean model.nbit=64?"
-    assert found["trainer.epoch"].hint == "Did you mean trainer.epochs=3?"
-    assert "relahash" in found["method"].hint
-    assert "fp32" in found["trainer.precision"].hint
-    assert found["trainer.epochs"].message == "'many' is not a whole number."
-    assert found["trainer.batch_size"].message == "is 0."  # of what was left, checked as usual
-    assert found["bad"].hint == "Write it as key=value."
-    assert len(found) == 7
+    assert result["nbit"].hint == "Did you mean model.nbit=64?"
+    assert result["trainer.epoch"].hint == "Did you mean trainer.epochs=3?"
+    assert "relahash" in result["method"].hint
+    assert "fp32" in result["trainer.precision"].hint
+    assert result["trainer.epochs"].message == "'many' is not a whole number."
+    assert result["trainer.batch_size"].message == "is 0."  # of what was left, checked as usual
+    assert result["bad"].hint == "Write it as key=value."
+    assert len(result) == 7
 
 
 def test_each_value_of_a_sweep_is_explained(explained):
     assert explained("model.nbit=16,32", "seed=0,1") == {}
-    found = explained("model.nbit=16,lots", "backbone=tiny,tny")
-    assert found["model.nbit"].message == "'lots' is not a whole number."
-    assert set(found) == {"model.nbit", "backbone"}
+    result = explained("model.nbit=16,lots", "backbone=tiny,tny")
+    assert result["model.nbit"].message == "'lots' is not a whole number."
+    assert set(result) == {"model.nbit", "backbone"}
 
 
 def test_options_of_the_chosen_part_are_known(explained):
@@ -827,8 +827,8 @@ def test_eight_classes_have_a_word_of_three_bits_each_or_the_way_out_is_told(nam
 def test_undecided_bits_are_an_option_of_evaluation(folded):
     given = folded("evaluation.ternary=1", "evaluation.ties=stable")
     assert checks.check_train(given) == []
-    found = build.evaluation(typed(given), torch.device("cpu"))
-    assert (found.ternary, found.convention.ties) == (1.0, "stable")
+    result = build.evaluation(typed(given), torch.device("cpu"))
+    assert (result.ternary, result.convention.ties) == (1.0, "stable")
     assert build.evaluation(typed(folded()), torch.device("cpu")).ternary is None
     for threshold in ("-1", "nan"):
         with pytest.raises(DataError, match="at least 0"):
@@ -924,8 +924,8 @@ def test_a_crossing_is_what_the_command_line_composes(crossed, composed):
         ("csq", ("learned", "relative", "tanh", None)),
     ):
         cfg, words = crossed(name, *chosen)
-        found = resolve.resolve(composed([*words, "model.nbit=8", "dataset=digits"]))
-        assert cfg == found
+        result = resolve.resolve(composed([*words, "model.nbit=8", "dataset=digits"]))
+        assert cfg == result
 
 
 def is_refused(method, codebook, similarity, relaxation):
@@ -994,8 +994,8 @@ def test_an_option_that_a_recipe_sets_and_a_part_lacks_names_the_recipe():
 
 
 def test_a_protocol_that_is_no_part_is_no_crash(faults):
-    found = faults(
+    result = faults(
         "dataset=folder", "dataset.root=x", "trainer.select_on=agreement",
         "dataset.protocols.drawn=null",
     )  # fmt: skip
-    assert found and all(fault.hint for fault in found.values())
+    assert result and all(fault.hint for fault in result.values())

@@ -43,8 +43,8 @@ def say(monkeypatch, tmp_path):
 
 def suggested(message):
     """The words after ``Did you mean``, as a shell splits them."""
-    found = re.search(r"Did you mean (.*?)\?(\s|$)", message)
-    return shlex.split(found[1]) if found else []
+    result = re.search(r"Did you mean (.*?)\?(\s|$)", message)
+    return shlex.split(result[1]) if result else []
 
 
 @pytest.mark.parametrize("entry", SYNONYMS, ids=lambda entry: entry.typed[0])

@@ -107,16 +107,16 @@ def test_a_recipe_says_that_nothing_learns(pages, words):
     ],
 )
 def test_what_learns_nothing_takes_no_optimizer_and_no_epochs(pages, words, key, says):
-    found = faults(pages("method=closed", *words))
-    assert list(found) == [key]
-    assert says in found[key]
+    result = faults(pages("method=closed", *words))
+    assert list(result) == [key]
+    assert says in result[key]
 
 
 @pytest.mark.parametrize("key", ["optimizer", "scheduler"])
 def test_what_learns_needs_an_optimizer(pages, key):
-    found = faults(pages(f"~{key}"))
-    assert list(found) == [key]
-    assert "is null, and method=relahash is trained by one. Choose one: " in found[key]
+    result = faults(pages(f"~{key}"))
+    assert list(result) == [key]
+    assert "is null, and method=relahash is trained by one. Choose one: " in result[key]
 
 
 # method._target_
@@ -155,14 +155,14 @@ def test_the_default_class_may_be_named(pages):
 def test_options_of_a_class_are_checked(pages, keys, key, says):
     cfg = following(pages())
     cfg["method"] |= keys
-    found = faults(cfg)
-    assert list(found) == [key]
-    assert says in found[key]
+    result = faults(cfg)
+    assert list(result) == [key]
+    assert says in result[key]
 
 
 def test_a_part_that_the_class_does_not_use_is_refused(pages):
-    found = faults(pages("method=closed", "loss=lmcl"), "loss=lmcl")
-    assert found == {
+    result = faults(pages("method=closed", "loss=lmcl"), "loss=lmcl")
+    assert result == {
         "method.loss": "is not used by Centered, the method here. Leave it out, or choose another"
         " method."
     }
@@ -198,9 +198,9 @@ def test_what_is_declared(pages):
 
 
 def test_a_mistake_of_an_author_is_named(pages):
-    found = checks.check_train(with_loss(pages(), "Misspelt"))
-    assert {fault.key for fault in found} == {"loss"}
-    (names, views) = [fault.message + fault.hint for fault in found]
+    result = checks.check_train(with_loss(pages(), "Misspelt"))
+    assert {fault.key for fault in result} == {"loss"}
+    (names, views) = [fault.message + fault.hint for fault in result]
     assert names.startswith("Misspelt.needs names code, which Output does not have.")
     assert "There are features, z, u, logits, centers, bits" in names
     assert views.startswith("Misspelt.views is 1.5, not a number of views.")
@@ -208,11 +208,11 @@ def test_a_mistake_of_an_author_is_named(pages):
 
 @pytest.mark.parametrize("views", [1, 3, ["train"]])
 def test_a_loss_of_two_views_is_refused_others(pages, views):
-    found = faults(with_loss(pages(), "Pairs", views=views))
+    result = faults(with_loss(pages(), "Pairs", views=views))
     count = views if isinstance(views, int) else 1
-    assert list(found) == ["method.views"]
-    assert f"gives {count} view" in found["method.views"]
-    assert "and Pairs needs 2. Type method.views=2" in found["method.views"]
+    assert list(result) == ["method.views"]
+    assert f"gives {count} view" in result["method.views"]
+    assert "and Pairs needs 2. Type method.views=2" in result["method.views"]
     assert "Type +method.views=2" in faults(with_loss(pages(), "Pairs"))["method.views"]
 
 
@@ -236,9 +236,9 @@ def test_views_are_a_number_or_names(pages, views):
     ],
 )
 def test_views_that_are_none_are_refused(pages, keys, key, says):
-    found = faults(with_loss(pages(), "Blind", **keys))
-    assert list(found) == [key]
-    assert says in found[key]
+    result = faults(with_loss(pages(), "Blind", **keys))
+    assert list(result) == [key]
+    assert says in result[key]
 
 
 @pytest.mark.parametrize(
@@ -253,19 +253,19 @@ def test_views_that_are_none_are_refused(pages, keys, key, says):
 def test_fixed_views_that_cannot_be_are_refused(pages, count, views, backbone, says):
     cfg = with_loss(pages(), "Blind", views=views, cached_views=count)
     cfg["backbone"] |= {"frozen": True, **backbone}
-    found = dict(recipe_faults(cfg))
-    assert list(found) == ["method.cached_views"]
-    assert says in found["method.cached_views"]
+    result = dict(recipe_faults(cfg))
+    assert list(result) == ["method.cached_views"]
+    assert says in result["method.cached_views"]
 
 
 @pytest.mark.parametrize(
     ("count", "says"), [(1, "is 1."), ("many", "'many' is not a whole number")]
 )
 def test_a_number_of_fixed_views_is_at_least_2(pages, count, says):
-    found = faults(with_loss(pages(), "Blind", views=2, cached_views=count))
-    assert list(found) == ["method.cached_views"]
-    assert found["method.cached_views"].startswith(says)
-    assert "Type method.cached_views=8" in found["method.cached_views"]
+    result = faults(with_loss(pages(), "Blind", views=2, cached_views=count))
+    assert list(result) == ["method.cached_views"]
+    assert result["method.cached_views"].startswith(says)
+    assert "Type method.cached_views=8" in result["method.cached_views"]
 
 
 def recipe_faults(cfg):
@@ -344,9 +344,9 @@ def test_a_part_has_a_rate_of_its_own(pages):
     ],
 )
 def test_rates_that_cannot_be_are_refused(pages, value, key, says):
-    found = faults(pages(f"optimizer.lr_scale={value}"))
-    assert list(found) == [key]
-    assert says in found[key]
+    result = faults(pages(f"optimizer.lr_scale={value}"))
+    assert list(result) == [key]
+    assert says in result[key]
 
 
 def test_keys_of_today_do_not_make_another_run_of_older_ones(pages):

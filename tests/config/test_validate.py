@@ -56,8 +56,8 @@ class Page:
 
 def test_a_page_is_checked_key_by_key():
     assert check_fields({"part": {"_target_": "x"}, "inner": {"rate": 1}, "seed": 1}, Page) == []
-    found = check_fields({"part": 3, "inner": {"rate": -1, "x": 2}, "y": 1}, Page, closed=True)
-    assert {one.key for one in found} == {"part", "inner.rate", "inner.x", "seed", "y"}
+    result = check_fields({"part": 3, "inner": {"rate": -1, "x": 2}, "y": 1}, Page, closed=True)
+    assert {one.key for one in result} == {"part", "inner.rate", "inner.x", "seed", "y"}
 
 
 @pytest.mark.parametrize(

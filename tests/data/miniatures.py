@@ -258,7 +258,7 @@ def make_coco(
     for part, count, seed in (("train2014", train, 4), ("val2014", validation, 5)):
         labels = multi(count, falling(80, 0.3, 0.01), 0.1, seed)  # columns as the official numbers
         image_ids = np.random.default_rng(seed).choice(500_000, count, replace=False).tolist()
-        images, annotations, found = [], [], []
+        images, annotations, result = [], [], []
         for row, image_id in enumerate(image_ids):
             name = f"COCO_{part}_{image_id:012d}.jpg"
             images.append({"license": 1, "file_name": name, "id": image_id, "height": size})
@@ -281,7 +281,7 @@ def make_coco(
             shown = np.array([labels[row, COCO80.index(one)] for one in by_name])
             picture(root / place, shown, size, row)
             if shown.any():
-                found.append((name, place, shown))
+                result.append((name, place, shown))
         file = root / "annotations" / f"instances_{part}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         content = {
@@ -292,7 +292,7 @@ def make_coco(
             "categories": categories,
         }
         file.write_text(json.dumps(content))
-        rows += sorted(found, key=lambda one: one[0])
+        rows += sorted(result, key=lambda one: one[0])
     ids, places, shown = zip(*rows, strict=True)
     return Made(list(ids), list(places), np.array(shown))
 

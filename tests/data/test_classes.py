@@ -50,13 +50,13 @@ def module(classes, images=None, **changes):
 
 @pytest.mark.parametrize("wanted", [[3, 1], ["d", "b"], [3, "b"]])
 def test_what_is_left_is_numbered_in_the_order_given(wanted):
-    found = select_classes(made(), wanted)
+    result = select_classes(made(), wanted)
     rows = np.array([row for row in range(40) if row % 4 in (3, 1)])  # their order is kept
-    assert found.classes == ("d", "b") and found.skipped == ("gone",)
-    assert found.ids == tuple(f"i{row:02d}" for row in rows)
-    assert found.inputs[:, 0, 0, 0].tolist() == rows.tolist()
-    assert found.labels.toarray().tolist() == [[row % 4 == 3, row % 4 == 1] for row in rows]
-    assert found.official_query.tolist() == (rows % 5 == 0).tolist()
+    assert result.classes == ("d", "b") and result.skipped == ("gone",)
+    assert result.ids == tuple(f"i{row:02d}" for row in rows)
+    assert result.inputs[:, 0, 0, 0].tolist() == rows.tolist()
+    assert result.labels.toarray().tolist() == [[row % 4 == 3, row % 4 == 1] for row in rows]
+    assert result.official_query.tolist() == (rows % 5 == 0).tolist()
 
 
 def test_pixels_that_lie_together_are_not_copied():

@@ -47,8 +47,8 @@ def test_what_is_not_read_is_told_with_a_way():
 )
 def test_what_a_file_looks_like(tmp_path, data, meaning):
     (tmp_path / "x.jpg").write_bytes(data)
-    found = guess_format(tmp_path / "x.jpg")
-    assert meaning in found if meaning else found == ""
+    result = guess_format(tmp_path / "x.jpg")
+    assert meaning in result if meaning else result == ""
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of Unix")

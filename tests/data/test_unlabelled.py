@@ -196,19 +196,19 @@ class TestLists:
         root = self.write(tmp_path, **lists)
         with pytest.raises(DataError, match=f"{without}.txt has paths only, and .* has labels"):
             Lists(root).read()
-        found = inspect_lists(Lists(root), files=False).findings
-        wrong = [one.what for one in found if one.level == "error"]
-        assert any("in both lists, or in neither" in what for what in wrong), found
+        result = inspect_lists(Lists(root), files=False).findings
+        wrong = [one.what for one in result if one.level == "error"]
+        assert any("in both lists, or in neither" in what for what in wrong), result
 
     def test_inspection_counts_them_and_says_so(self, tmp_path):
         root = self.write(tmp_path, train=["0.png"], test=["2.png"], database=["0.png"])
-        found = inspect_lists(Lists(root))
+        result = inspect_lists(Lists(root))
         images = Lists(root, size=8).load()
-        assert found.fingerprint == fingerprint(images, Listed().split(images))
-        assert [one.unlabelled for one in found.lists] == [1, 1, 1]
-        assert not any(one.level == "error" for one in found.findings)
-        assert [one.what for one in found.findings if "paths only" in one.what]
-        assert "train" in "\n".join(found.lines())
+        assert result.fingerprint == fingerprint(images, Listed().split(images))
+        assert [one.unlabelled for one in result.lists] == [1, 1, 1]
+        assert not any(one.level == "error" for one in result.findings)
+        assert [one.what for one in result.findings if "paths only" in one.what]
+        assert "train" in "\n".join(result.lines())
 
     def test_a_split_without_labels_goes_to_files_and_back(self, tmp_path):
         images = Folder(photos(tmp_path / "set", ".", count=6), size=8).load()
@@ -366,5 +366,5 @@ def test_a_table_without_labels(tmp_path):
 
 
 def test_doubts_say_that_there_are_no_labels():
-    (found,) = warn_of_images(bare(3))
-    assert (found.level, found.what) == ("note", "none of the 3 images has a label")
+    (result,) = warn_of_images(bare(3))
+    assert (result.level, result.what) == ("note", "none of the 3 images has a label")

@@ -134,10 +134,10 @@ def composed(line: Sequence[str]) -> tuple[tuple[Override, ...], dict[str, Any]]
 
 def jobs_of(sweep: str, line: Sequence[str]) -> list[list[str]]:
     """Return the command lines of the first and the last job of a sweep."""
-    found = multirun.build_grid(
+    result = multirun.build_grid(
         SweepSpec.read(ROOT / "sweeps", sweep), overrides.parse_all(line)
     ).jobs
-    return [overrides.texts(found[0]), overrides.texts(found[-1])]
+    return [overrides.texts(result[0]), overrides.texts(result[-1])]
 
 
 def lines() -> dict[str, list[str]]:
@@ -254,14 +254,14 @@ def train(outputs: Path, line: Sequence[str]) -> tuple[dict[str, Any], Path]:
 
 def losses_of(folder: Path) -> dict[str, list[str]]:
     """Return the terms of each step of a run, as hexadecimal numbers."""
-    found: dict[str, list[str]] = {}
+    result: dict[str, list[str]] = {}
     for line in (folder / "log.jsonl").read_text().splitlines():
         row = json.loads(line)
         if row["where"] == "train":
             for term in set(row) - {"time", "where", "step", "epoch", "lr", "images_per_second",
                                     "data_share"}:  # fmt: skip
-                found.setdefault(term, []).append(float(row[term]).hex())
-    return dict(sorted(found.items()))
+                result.setdefault(term, []).append(float(row[term]).hex())
+    return dict(sorted(result.items()))
 
 
 def losses(outputs: Path, name: str) -> dict[str, Any]:

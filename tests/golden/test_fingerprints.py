@@ -6,9 +6,9 @@ from tests.golden.compare import VALUES
 
 def test_fingerprints(tmp_path):
     with make.pages():
-        found = make.fingerprints(tmp_path)
+        result = make.fingerprints(tmp_path)
     golden = VALUES["fingerprints"]
-    assert {key: found[key] for key in golden} == golden  # new protocols may come
+    assert {key: result[key] for key in golden} == golden  # new protocols may come
 
 
 def test_the_form_of_a_list_is_not_in_the_fingerprint():

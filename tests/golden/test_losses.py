@@ -10,7 +10,7 @@ pytestmark = pytest.mark.usefixtures("composable")
 
 @pytest.mark.parametrize("name", make.TRAINED)
 def test_losses(tmp_path, name):
-    found, golden = make.losses(tmp_path, name), VALUES["losses"][name]
+    result, golden = make.losses(tmp_path, name), VALUES["losses"][name]
     assert len(golden["terms"]["loss"]) == 50
-    check_terms(found["terms"], golden["terms"])
-    check_map(float.fromhex(found["map"]), golden["map"])
+    check_terms(result["terms"], golden["terms"])
+    check_map(float.fromhex(result["map"]), golden["map"])

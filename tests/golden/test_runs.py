@@ -36,13 +36,13 @@ def of_page(page, *line):
 def test_a_finished_run_is_evaluated(outputs):
     line = [f'run="{outputs / FINISHED["run"]}"', "figures=false", "device=cpu"]
     with make.one_thread():
-        found = runs.evaluate(checks.parse_page(schema.Evaluate, of_page("evaluate", *line)))
-    check_map(found["metrics"]["map"], FINISHED["map"])
+        result = runs.evaluate(checks.parse_page(schema.Evaluate, of_page("evaluate", *line)))
+    check_map(result["metrics"]["map"], FINISHED["map"])
     before = json.loads((outputs / FINISHED["run"] / "report.json").read_text())
-    assert found["protocol"] == before["protocol"]
-    assert set(before["metrics"]) <= set(found["metrics"])
+    assert result["protocol"] == before["protocol"]
+    assert set(before["metrics"]) <= set(result["metrics"])
     if EXACT:
-        assert {key: found["metrics"][key] for key in before["metrics"]} == before["metrics"]
+        assert {key: result["metrics"][key] for key in before["metrics"]} == before["metrics"]
 
 
 def test_a_finished_run_is_skipped(outputs, capsys):
@@ -61,7 +61,7 @@ def test_an_interrupted_run_is_resumed(outputs, capsys):
 
 def test_their_sweep_is_reported(outputs, capsys):
     line = ["sweep=frozen", f"paths.outputs={outputs}", "compare=null"]
-    found = report_sweep.report_sweeps(checks.parse_page(schema.Report, of_page("report", *line)))
-    assert found["runs"] == {"finished": 1, "interrupted": 1}
+    result = report_sweep.report_sweeps(checks.parse_page(schema.Report, of_page("report", *line)))
+    assert result["runs"] == {"finished": 1, "interrupted": 1}
     printed = capsys.readouterr().out
     assert f"{float.fromhex(FINISHED['map']):.4f}"[1:] in printed, printed

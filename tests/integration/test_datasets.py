@@ -110,11 +110,11 @@ def test_from_an_archive_to_a_report(dataset, tmp_path, capsys):
     assert capsys.readouterr().out.endswith("in order\n")
     assert json.loads((tmp_path / "verified.json").read_text())["facts"]["dataset"] == dataset
     data("describe", *words, "out=described.json")
-    found = json.loads((tmp_path / "described.json").read_text())
-    assert found["facts"]["num_train"] == len(catalogue.lists["train"])
+    result = json.loads((tmp_path / "described.json").read_text())
+    assert result["facts"]["num_train"] == len(catalogue.lists["train"])
 
     report = train(*words)
-    assert report["protocol"]["fingerprint"] == found["facts"]["fingerprint"]
+    assert report["protocol"]["fingerprint"] == result["facts"]["fingerprint"]
     assert 0 < report["metrics"]["map"] <= 1
     run = "outputs/" + report["run"]
     again = evaluate(f'run="{run}"')
@@ -336,10 +336,10 @@ def test_a_place_that_cannot_be_written_is_told():
 
 def test_describe_knows_what_chance_scores(tmp_path, capsys):
     data("describe", "out=digits.json")
-    found = json.loads((tmp_path / "digits.json").read_text())
-    share = np.array(found["classes"]["database"]) / 1597
-    assert found["chance"]["prevalence"] == pytest.approx(share.mean(), abs=1e-12)
-    assert found["chance"]["map"] == pytest.approx(0.1039, abs=5e-5)
+    result = json.loads((tmp_path / "digits.json").read_text())
+    share = np.array(result["classes"]["database"]) / 1597
+    assert result["chance"]["prevalence"] == pytest.approx(share.mean(), abs=1e-12)
+    assert result["chance"]["map"] == pytest.approx(0.1039, abs=5e-5)
     assert "chance: mAP@all 0.1039" in capsys.readouterr().out
 
 

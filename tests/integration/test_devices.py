@@ -80,7 +80,7 @@ def interrupted(cfg, words, step, monkeypatch):
 def states(outputs):
     """What ``last.pt`` and ``best.pt`` of the only run hold, tensor by tensor, without clocks."""
     (last,) = Path(outputs).rglob("last.pt")
-    found = {}
+    result = {}
 
     def walk(name, value):
         if isinstance(value, dict):
@@ -90,11 +90,11 @@ def states(outputs):
             for at, one in enumerate(value):
                 walk(f"{name}.{at}", one)
         elif "seconds" not in name:
-            found[name] = value
+            result[name] = value
 
     walk("last", checkpoint.load(last))
     walk("best", checkpoint.load(last.with_name("best.pt")))
-    return found
+    return result
 
 
 def differences(one, other):
@@ -157,8 +157,8 @@ def test_a_killed_run_ends_like_one_that_was_not(device, folded, tmp_path):
         runs.train(typed(cfg), parse_all(words))
         cfg, words = folded(tmp_path / "straight", device, base)
         runs.train(typed(cfg), parse_all(words))
-    found = differences(states(tmp_path / "killed"), states(tmp_path / "straight"))
-    assert not found, f"{len(found)} differ, {'; '.join(found[:3])}; {causes(caught)}"
+    result = differences(states(tmp_path / "killed"), states(tmp_path / "straight"))
+    assert not result, f"{len(result)} differ, {'; '.join(result[:3])}; {causes(caught)}"
 
 
 @pytest.mark.parametrize(("first", "then"), OTHERS)
@@ -202,14 +202,14 @@ def test_a_deterministic_step_is_repeatable(device, backbone, side, folded, tmp_
     method = build.method(typed(cfg), 10, 500).to(device, memory_format=torch.channels_last).train()
     images = torch.randn(8, 1, 3, side, side, generator=torch.Generator().manual_seed(0))
     batch = Batch(images.to(device), torch.eye(10)[:8].to(device), torch.arange(8, device=device))
-    found = []
+    result = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(2):
             method.zero_grad()
             torch.stack(list(method(batch).values())).sum().backward()
-            found.append({key: p.grad.cpu().clone() for key, p in method.named_parameters()})
-    told = differences(*found)
+            result.append({key: p.grad.cpu().clone() for key, p in method.named_parameters()})
+    told = differences(*result)
     assert not told, f"{len(told)} gradients differ, {'; '.join(told[:3])}; {causes(caught)}"
 
 
@@ -230,10 +230,10 @@ def test_codes_are_the_same_where_they_are_not_close_to_zero(device, folded, tmp
             for one in data.eval_batches(ids)
         ])  # fmt: skip
     data.setup(device)
-    found = encode(encoder.to(device), data, warnings.catch_warnings, ids).z
+    result = encode(encoder.to(device), data, warnings.catch_warnings, ids).z
     scale = exact.abs().mean()
     margin = 1e-4 * scale
-    assert (found - exact).abs().max() <= margin
+    assert (result - exact).abs().max() <= margin
     clear = exact.abs() > margin
     assert clear.float().mean() > 0.999
-    assert torch.equal((found >= 0)[clear], (exact >= 0)[clear])
+    assert torch.equal((result >= 0)[clear], (exact >= 0)[clear])

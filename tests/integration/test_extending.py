@@ -185,13 +185,13 @@ def plugins_run(folder):
 
 def test_a_package_s_fingerprint_is_that_of_its_files(plugin, tmp_path):
     plugin({"mypkg/__init__.py": "", "mypkg/conf/loss/a.yaml": "a: 1"})
-    (found,) = plugins.find(["mypkg"], [tmp_path])
-    before = found.record()
+    (result,) = plugins.find(["mypkg"], [tmp_path])
+    before = result.record()
     (tmp_path / "mypkg" / "__pycache__").mkdir()
     (tmp_path / "mypkg" / "data.bin").write_bytes(b"x")
-    assert found.record() == before == {"version": None, "sha256": before["sha256"]}
+    assert result.record() == before == {"version": None, "sha256": before["sha256"]}
     (tmp_path / "mypkg" / "conf" / "loss" / "a.yaml").write_text("a: 2")
-    assert found.record() != before
+    assert result.record() != before
 
 
 def test_jobs_of_a_sweep_get_the_folder_of_configuration(plugin, tmp_path):

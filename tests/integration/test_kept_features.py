@@ -85,8 +85,8 @@ def test_results_do_not_depend_on_the_store(tmp_path, options):
     expected, reference, _ = run(tmp_path, "without", cfg, feature_store=False)
     assert entries(tmp_path) == []
     for name in ("filling", "reading"):
-        found, report, _ = run(tmp_path, name, cfg)
-        assert unequal(expected, found) == []
+        result, report, _ = run(tmp_path, name, cfg)
+        assert unequal(expected, result) == []
         assert report["metrics"] == reference["metrics"]
         assert report["run"] == reference["run"]
     assert len(entries(tmp_path)) == (2 if options else 1)
@@ -218,9 +218,9 @@ def test_a_killed_run_goes_on_encoding_and_learns_the_same(tmp_path, monkeypatch
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Frozen, "forward", interrupted)
         run(tmp_path, "killed", cfg)
-    found, _, seen = run(tmp_path, "killed", cfg)
+    result, _, seen = run(tmp_path, "killed", cfg)
     assert seen == 1797 - 4 * 256
-    assert unequal(expected, found) == []
+    assert unequal(expected, result) == []
 
 
 def test_a_run_on_kept_features_resumes_to_the_bit(tmp_path):
@@ -230,8 +230,8 @@ def test_a_run_on_kept_features_resumes_to_the_bit(tmp_path):
     expected = run(tmp_path, "straight", cfg)[0]
     with killed_after(epochs=1):
         run(tmp_path, "resumed", cfg)
-    found, _, seen = run(tmp_path, "resumed", cfg)
-    assert unequal(expected, found) == []
+    result, _, seen = run(tmp_path, "resumed", cfg)
+    assert unequal(expected, result) == []
     assert seen == 0
 
 
@@ -241,20 +241,20 @@ def test_a_damaged_entry_is_computed_again(tmp_path, caplog):
     (entry,) = feature_store.feature_entries(tmp_path / "cache")
     (entry / "features.npy").write_bytes(b"nothing")
     with caplog.at_level(logging.WARNING):
-        found, _, seen = run(tmp_path, "two", cfg)
+        result, _, seen = run(tmp_path, "two", cfg)
     assert seen == 1797
     assert "computed again" in caplog.text
-    assert unequal(expected, found) == []
+    assert unequal(expected, result) == []
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, caplog):
     cfg = plain_views(page())
     expected = run(tmp_path, "one", cfg, feature_store=False)[0]
     (tmp_path / "cache").write_text("a file")
-    found, _, seen = run(tmp_path, "two", cfg)
+    result, _, seen = run(tmp_path, "two", cfg)
     assert "the features of the frozen backbone are not kept" in caplog.text
     assert "take more than" not in caplog.text
-    assert unequal(expected, found) == []
+    assert unequal(expected, result) == []
     assert seen >= 1797
 
 
@@ -271,10 +271,10 @@ def test_two_view_runs_draw_from_fixed_views(tmp_path, capsys):
     assert seen == 1797 + 3 * 500
     assert "views are drawn from 3" in capsys.readouterr().out
     assert report["training"]["cached_views"] == 3
-    found, _, _ = run(tmp_path, "filling", of_views())
-    assert unequal(expected, found) == []
-    found, _, seen = run(tmp_path, "reading", of_views())
-    assert unequal(expected, found) == []
+    result, _, _ = run(tmp_path, "filling", of_views())
+    assert unequal(expected, result) == []
+    result, _, seen = run(tmp_path, "reading", of_views())
+    assert unequal(expected, result) == []
     assert seen == 0
     html = (tmp_path / "reading" / report["run"] / "report.html").read_text()
     assert "3 fixed views of each image under each random pipeline" in html

@@ -89,9 +89,9 @@ def test_a_layer_learns_landmarks_and_is_measured_by_lists(gldv2, tmp_path, caps
     metrics = report["metrics"]
     assert metrics["conventions"]["metric"] == "mAP@100"
     assert metrics["queries"] == 30 and metrics["database"] == 120  # six are ignored
-    found = metrics["setups"]["all"]["map"]
-    assert metrics["map"] == found["gld-official"] > 0.6  # some 0.15 by chance
-    assert found["gld-fire"] == pytest.approx(found["gld-official"])  # none has more than 100
+    result = metrics["setups"]["all"]["map"]
+    assert metrics["map"] == result["gld-official"] > 0.6  # some 0.15 by chance
+    assert result["gld-fire"] == pytest.approx(result["gld-official"])  # none has more than 100
     assert report["protocol"]["num_queries"] == 30 and report["selection"]["map_last"] > 0.5
     capsys.readouterr()
     again = evaluate(report)

@@ -29,9 +29,9 @@ METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 
 
 def reads_labels(name):
-    found = worked.page("method", name)
-    loss = found["parts"].get("loss")
-    node = {"_target_": found["_target_"]} if "_target_" in found else {}
+    result = worked.page("method", name)
+    loss = result["parts"].get("loss")
+    node = {"_target_": result["_target_"]} if "_target_" in result else {}
     node |= {"loss": worked.page("loss", loss)} if loss else {}
     return requirements.declared(node).labels
 
@@ -242,9 +242,9 @@ def test_labels_do_not_matter_to_what_reads_none(tmp_path, kind):
     steps, learns = expected.pop("steps"), requirements.declared(of_kind(kind)["method"]).learns
     assert steps == (2 * (200 // 50) if learns else 0)
     for change in (permuted, removed) if kind in FREE else (permuted, thinned, removed):
-        found = weights(change.__name__, change)
-        assert found.pop("steps") == steps
-        assert unequal(expected, found) == [], change.__name__
+        result = weights(change.__name__, change)
+        assert result.pop("steps") == steps
+        assert unequal(expected, result) == [], change.__name__
 
 
 def test_labels_do_matter_to_what_reads_them(tmp_path, monkeypatch):
@@ -322,13 +322,13 @@ def test_a_batch_of_one_image_needs_two_in_each_pass(tmp_path):
 
 def trained_both_ways(tmp_path, cfg, monkeypatch):
     """A run with served features and one without: the last checkpoint and the report of each."""
-    found = []
+    result = []
     for name in ("served", "plain"):
         if name == "plain":
             monkeypatch.setattr(train_run, "_serve_features", lambda *_: 0.0)
         report = train(tmp_path / name, copy.deepcopy(cfg))
-        found.append((saved(tmp_path / name, report), report))
-    return found
+        result.append((saved(tmp_path / name, report), report))
+    return result
 
 
 @pytest.mark.parametrize(
@@ -409,8 +409,8 @@ def test_features_that_are_too_large_are_served_from_the_disk_or_not(tmp_path, m
     expected = saved(tmp_path / "a", train(tmp_path / "a", copy.deepcopy(cfg)))
     monkeypatch.setattr(build, "data", small)
     Frozen.seen = 0
-    found = saved(tmp_path / "b", train(tmp_path / "b", copy.deepcopy(cfg)))
-    assert unequal(expected["method"], found["method"]) == []
+    result = saved(tmp_path / "b", train(tmp_path / "b", copy.deepcopy(cfg)))
+    assert unequal(expected["method"], result["method"]) == []
     assert Frozen.seen == 2 + 1797
     cfg["trainer"]["feature_store"] = False
     Frozen.seen = 0

@@ -22,8 +22,8 @@ GRID = ("-m", "+sweep=fig9_batch_size", "dataset=digits", "trainer.batch_size=50
 
 def reports(cwd):
     """Metrics and selection of all finished runs, by the name of the run."""
-    found = [json.loads(file.read_text()) for file in (cwd / "outputs").rglob("report.json")]
-    return {one["run"]: (one["metrics"], one["selection"]) for one in found}
+    result = [json.loads(file.read_text()) for file in (cwd / "outputs").rglob("report.json")]
+    return {one["run"]: (one["metrics"], one["selection"]) for one in result}
 
 
 def folders(cwd):

@@ -42,9 +42,9 @@ def measured(data, tmp_path, name):
     codes = Codes(np.arange(COUNT), torch.from_numpy(draw.normal(size=(COUNT, 8))).float(), 1.0)
     evaluation = Evaluation(retrieval.Convention(top=20), None, tops=[5])
     split = data.split
-    found = evaluation.measure(codes, data, split.queries, split.database, full=True)
+    result = evaluation.measure(codes, data, split.queries, split.database, full=True)
     save_codes(tmp_path / name, codes, data, evaluation)
-    return found, retrieval.StoredCodes.read(tmp_path / name)
+    return result, retrieval.StoredCodes.read(tmp_path / name)
 
 
 def test_class_indices_give_the_numbers_of_rows(tmp_path, monkeypatch):

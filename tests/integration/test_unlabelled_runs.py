@@ -108,9 +108,9 @@ def test_a_run_reports_what_needs_no_labels(run, capsys):
 
 def test_it_reports_agreement_and_shows_nearest_images(run):
     report = no_nan(run / "report.json")
-    found = report["metrics"]["agreement"]
-    assert -1 <= found["spearman"] <= 1 and 0 < found["recall_at_10"] <= 1
-    assert (found["queries"], found["database"], found["pairs"]) == (6, 24, 144)
+    result = report["metrics"]["agreement"]
+    assert -1 <= result["spearman"] <= 1 and 0 < result["recall_at_10"] <= 1
+    assert (result["queries"], result["database"], result["pairs"]) == (6, 24, 144)
     assert (report["kind"], report["reference"]) == ("unsupervised", None)  # the backbone learns
     page = (run / "report.html").read_text()
     for title in ("Agreement with features", "Nearest images", "Distances", "Balance of the bits"):
@@ -121,17 +121,17 @@ def test_it_reports_agreement_and_shows_nearest_images(run):
 
 def test_a_frozen_backbone_has_a_reference(root, tmp_path, without_labels, capsys):
     report = train(root, tmp_path, "++backbone.frozen=true", quiet=False)
-    found = report["reference"]
-    assert (found["method"], found["draws"], found["map"], found["maps"]) == (
+    result = report["reference"]
+    assert (result["method"], result["draws"], result["map"], result["maps"]) == (
         "pca_rr", 10, None, None,
     )  # fmt: skip
-    assert 0 < found["agreement"]["recall_at_10"] < 1
-    assert found["agreement"]["recall_at_10_sd"] > 0
+    assert 0 < result["agreement"]["recall_at_10"] < 1
+    assert result["agreement"]["recall_at_10_sd"] > 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "PCA + random rotation, 10 draws" in shown
     page = (tmp_path / report["run"] / "report.html").read_text()
     assert "Baseline without training on the same features" in page
-    beaten = report["metrics"]["agreement"]["recall_at_10"] > found["agreement"]["recall_at_10"]
+    beaten = report["metrics"]["agreement"]["recall_at_10"] > result["agreement"]["recall_at_10"]
     assert ("Not better than PCA" in page) == (not beaten) == ("Not better than PCA" in shown)
     words = ["++backbone.frozen=true", "evaluation.reference=false", "seed=1"]
     assert train(root, tmp_path, *words)["reference"] is None
@@ -151,9 +151,9 @@ def test_the_default_protocol_is_one_for_images_without_labels(
     assert report["protocol"]["protocol"] == "drawn" and report["protocol"]["num_queries"] == 6
     assert "dataset.protocol=drawn is used instead of per_class" in caplog.text
     run = tmp_path / report["run"]
-    found = evaluate(f"run='{run}'", "figures=false", "device=cpu")
-    assert found["protocol"] == report["protocol"] and found["kind"] == "unsupervised"
-    assert found["metrics"] == report["metrics"]
+    result = evaluate(f"run='{run}'", "figures=false", "device=cpu")
+    assert result["protocol"] == report["protocol"] and result["kind"] == "unsupervised"
+    assert result["metrics"] == report["metrics"]
 
 
 def test_an_epoch_is_selected_by_agreement(root, tmp_path, without_labels):
@@ -198,8 +198,8 @@ def test_it_resumes_to_the_same_weights(root, run, tmp_path):
 
 
 def test_evaluation_has_a_page_without_relevance(run, root, capsys):
-    found = evaluate(f"run='{run}'", "gallery.rows=2", "gallery.top=3", "tsne=20", "device=cpu")
-    assert found["metrics"] == no_nan(run / "report.json")["metrics"]
+    result = evaluate(f"run='{run}'", "gallery.rows=2", "gallery.top=3", "tsne=20", "device=cpu")
+    assert result["metrics"] == no_nan(run / "report.json")["metrics"]
     assert retrieval.NO_LABELS in capsys.readouterr().out
     drawn = {file.stem for file in (run / "figures").glob("*.png")}
     assert {"pair_distances", "bits", "retrieved", "tsne", "codes_over_training"} >= drawn
@@ -209,18 +209,18 @@ def test_evaluation_has_a_page_without_relevance(run, root, capsys):
 
 
 def test_on_labelled_images_it_has_a_map(run, root, tmp_path, capsys):
-    found = evaluate(f"run='{run}'", "dataset=folder", f"dataset.root={root}/two",
+    result = evaluate(f"run='{run}'", "dataset=folder", f"dataset.root={root}/two",
                      "dataset.size=16", "dataset.source.size=16", "figures=false",
                      "dataset.protocols.per_class.queries=2", "dataset.name=two",
                      "device=cpu")  # fmt: skip
-    assert 0 < found["metrics"]["map"] < 1 and "note" not in found["metrics"]
-    assert found["protocol"]["num_classes"] == 2
+    assert 0 < result["metrics"]["map"] < 1 and "note" not in result["metrics"]
+    assert result["protocol"]["num_classes"] == 2
 
 
 def test_runs_stand_side_by_side_with_a_dash(root, run, tmp_path, capsys):
     other = train(root, tmp_path, "seed=1")
-    found = evaluate(f"runs='{tmp_path}'", f"out={tmp_path / 'compared'}")
-    assert len(found) == 2 and other["run"] in str(list(found))
+    result = evaluate(f"runs='{tmp_path}'", f"out={tmp_path / 'compared'}")
+    assert len(result) == 2 and other["run"] in str(list(result))
     shown = capsys.readouterr().out
     assert "| — |" in shown and "there is no mAP" in shown
     page = (tmp_path / "compared" / "comparison.html").read_text()
@@ -251,12 +251,12 @@ def test_a_sweep_has_dashes_and_a_note(run, tmp_path, capsys):
 def test_a_run_with_labels_is_measured_without(root, tmp_path, capsys):
     report = train(root, tmp_path, f"dataset.root={root}/two", "dataset.protocol=per_class",
                    "dataset.protocols.per_class.queries=2", "method=ce")  # fmt: skip
-    found = evaluate(f"run='{tmp_path / report['run']}'", "dataset=folder", "device=cpu",
+    result = evaluate(f"run='{tmp_path / report['run']}'", "dataset=folder", "device=cpu",
                      f"dataset.root={root}/flat", "dataset.size=16", "dataset.source.size=16",
                      "dataset.protocol=drawn", "dataset.protocols.drawn.queries=4",
                      "dataset.name=flat", "figures=false")  # fmt: skip
     assert report["metrics"]["map"] > 0
-    assert found["metrics"]["map"] is None and found["metrics"]["queries"] == 4
+    assert result["metrics"]["map"] is None and result["metrics"]["queries"] == 4
     assert retrieval.NO_LABELS in capsys.readouterr().out
 
 

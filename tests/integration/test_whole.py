@@ -148,10 +148,10 @@ class TestEvaluation:
         changed(folder, break_what_only_training_needs)
         said = run(cwd, quoted(folder), "figures=false", script="evaluate.py")
         assert "the same" in said and "DIFFERENT" not in said
-        found = read(folder / "evaluation.json")
-        assert found["metrics"]["map"] == base[2]["metrics"]["map"]
-        assert found["metrics"] == base[2]["metrics"]
-        assert found["protocol"] == base[2]["protocol"]
+        result = read(folder / "evaluation.json")
+        assert result["metrics"]["map"] == base[2]["metrics"]["map"]
+        assert result["metrics"] == base[2]["metrics"]
+        assert result["protocol"] == base[2]["protocol"]
 
     def test_takes_the_folder_as_training_printed_it(self, copy):
         """Names of run folders have = and , in them, which Hydra would read as syntax."""
@@ -165,9 +165,9 @@ class TestEvaluation:
         line = (quoted(folder), "checkpoint=last", "evaluation.ties=stable", "figures=false")
         said = run(cwd, *line, script="evaluate.py")
         assert "ties stable" in said and "training reported" not in said
-        found = read(folder / "evaluation.json")
-        assert found["checkpoint"] == "last.pt"
-        assert found["metrics"]["conventions"]["ties"] == "stable"
+        result = read(folder / "evaluation.json")
+        assert result["checkpoint"] == "last.pt"
+        assert result["metrics"]["conventions"]["ties"] == "stable"
 
     def test_a_page_with_figures_that_stands_alone(self, copy):
         cwd, folder = copy
@@ -475,10 +475,10 @@ class TestCifar:
                 for at in range(count):
                     noise(tmp_path / f"cifar/{part}/class{label}/{at}.jpg", 32, label)
         said = run(tmp_path, *self.LINE, "dataset.protocol=full_official", code=1)
-        for role, wanted, found in (
+        for role, wanted, result in (
             ("train", 50000, 20), ("database", 50000, 20), ("queries", 10000, 10)
         ):  # fmt: skip
-            assert f"num_{role} should be {wanted} and is {found}" in said
+            assert f"num_{role} should be {wanted} and is {result}" in said
 
 
 class TestWandb:

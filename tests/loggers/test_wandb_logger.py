@@ -451,8 +451,8 @@ def read(record):
         [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(record)],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    return [(line["type"], line[line["type"]]) for line in found]
+    result = [json.loads(line) for line in done.stdout.splitlines()]
+    return [(line["type"], line[line["type"]]) for line in result]
 
 
 def history(folder):

@@ -266,8 +266,8 @@ def greedy(at, penalty=1.0, power=3.0, **others):
 
 def variational(at, divergence=0.1, log_epsilon=1e-7, **others):
     bits = [[(x + 1) / 2 for x in row] for row in at.u]
-    found = cross_entropy(at, codes=bits, **others)
-    return found + divergence * far_from_fair(at.z, log_epsilon)
+    result = cross_entropy(at, codes=bits, **others)
+    return result + divergence * far_from_fair(at.z, log_epsilon)
 
 
 def voted(wanted, at):

@@ -37,9 +37,9 @@ def test_the_worked_example(rule):
     u = torch.tensor(V, dtype=torch.float64)
     assert layer(u).tolist() == [[1, 1], [-1, -1], [-1, -1], [1, 1]]
     assert terms_of(CosineMatching(), V, X, layer)["matching"] == pytest.approx(2.398683, abs=1e-6)
-    found = gradient_of(CosineMatching(), V, X, layer)
+    result = gradient_of(CosineMatching(), V, X, layer)
     expected = [[0.75, 0], [1.5, 0], [1.5, -0.75], [1.5, 0]]
-    torch.testing.assert_close(found, torch.tensor(expected).double(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(result, torch.tensor(expected).double(), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("rule", ["median", "sort"])
@@ -72,8 +72,8 @@ def test_ties_at_the_median():
 
 def test_an_odd_row_counts_in_the_median_and_in_no_pair():
     u, x = drawn(5, 1), drawn(5, 2, 4)
-    found = terms_of(CosineMatching(), u, x, BiHalf())
-    assert found["matching"] == pytest.approx(matching(by_loop(u, "median"), x), abs=1e-9)
+    result = terms_of(CosineMatching(), u, x, BiHalf())
+    assert result["matching"] == pytest.approx(matching(by_loop(u, "median"), x), abs=1e-9)
     gradient = gradient_of(CosineMatching(), u, x, BiHalf())
     bits = torch.tensor(by_loop(u, "median")).double()
     torch.testing.assert_close(gradient[4], 6 / u.numel() * (u - bits)[4])

@@ -50,8 +50,8 @@ def test_votes_by_hand():
 
 
 def test_the_vote_on_one_label_is_its_center():
-    found = vote(torch.eye(3), CENTERS, torch.ones(4))
-    assert torch.equal(found, CENTERS)
+    result = vote(torch.eye(3), CENTERS, torch.ones(4))
+    assert torch.equal(result, CENTERS)
 
 
 def test_ties_are_signs_drawn_from_the_seed_alone():

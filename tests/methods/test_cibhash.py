@@ -43,10 +43,10 @@ def divergence(one, other):
 def test_the_worked_example():
     """By the authors' code: KL 0.305928, NT-Xent 0.310023, together 0.310329."""
     loss = ContrastiveBottleneck()
-    found = {key: term.item() for key, term in terms(loss, ONE + OTHER).items()}
-    assert found["contrast"] == pytest.approx(0.310023, abs=1e-6)
-    assert found["divergence"] / 0.001 == pytest.approx(0.305928, abs=1e-6)
-    assert sum(found.values()) == pytest.approx(0.310329, abs=1e-6)
+    result = {key: term.item() for key, term in terms(loss, ONE + OTHER).items()}
+    assert result["contrast"] == pytest.approx(0.310023, abs=1e-6)
+    assert result["divergence"] / 0.001 == pytest.approx(0.305928, abs=1e-6)
+    assert sum(result.values()) == pytest.approx(0.310329, abs=1e-6)
 
 
 def test_the_contrast_by_hand():
@@ -66,14 +66,14 @@ def test_the_contrast_by_hand():
 def test_it_is_the_loop(seed):
     draw = torch.Generator().manual_seed(seed)
     z = torch.randn(10, 6, generator=draw, dtype=torch.float64)
-    found = terms(ContrastiveBottleneck(0.5, 0.2), z)
+    result = terms(ContrastiveBottleneck(0.5, 0.2), z)
     rows = z.tolist()
     signs = [[1 if x >= 0 else -1 for x in row] for row in rows]
-    assert found["contrast"].item() == pytest.approx(contrast(signs, 0.5), rel=1e-12)
+    assert result["contrast"].item() == pytest.approx(contrast(signs, 0.5), rel=1e-12)
     both = divergence(rows[:5], rows[5:]) + divergence(rows[5:], rows[:5])
-    assert found["divergence"].item() == pytest.approx(0.1 * both, rel=1e-6)
+    assert result["divergence"].item() == pytest.approx(0.1 * both, rel=1e-6)
     single = terms(ContrastiveBottleneck(0.5, 0.2), z.float())
-    assert sum(single.values()).item() == pytest.approx(sum(found.values()).item(), rel=1e-5)
+    assert sum(single.values()).item() == pytest.approx(sum(result.values()).item(), rel=1e-5)
 
 
 def test_the_gradient_passes_to_the_probability():
@@ -82,8 +82,8 @@ def test_the_gradient_passes_to_the_probability():
     bits = torch.where(z >= 0, 1.0, -1.0).double().requires_grad_()
     nt_xent(bits, 0.3).backward()
     p = torch.sigmoid(z)
-    found = gradient(ContrastiveBottleneck(divergence=0), ONE + OTHER)
-    torch.testing.assert_close(found, bits.grad * p * (1 - p))
+    result = gradient(ContrastiveBottleneck(divergence=0), ONE + OTHER)
+    torch.testing.assert_close(result, bits.grad * p * (1 - p))
     assert torch.autograd.gradcheck(lambda b: nt_xent(b, 0.3), bits.detach().requires_grad_())
 
 

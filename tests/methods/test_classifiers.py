@@ -98,18 +98,18 @@ def test_lmcl_by_hand():
 def test_a_row_without_labels_contributes_nothing(multi_label, margin_on):
     logits = torch.tensor([[0.6, 0.1, -0.2], [0.9, -0.9, 0.0]], requires_grad=True)
     loss = SingleCosine(3, 4, 8, 0.5, margin_on, multi_label)
-    found = on_logits(loss, logits, [[1, 0, 0], [0, 0, 0]])["lmcl"]
+    result = on_logits(loss, logits, [[1, 0, 0], [0, 0, 0]])["lmcl"]
     alone = on_logits(loss, logits[:1], [[1, 0, 0]])["lmcl"]
-    torch.testing.assert_close(found, alone if multi_label == "imbalance" else alone / 2)
-    found.backward()
+    torch.testing.assert_close(result, alone if multi_label == "imbalance" else alone / 2)
+    result.backward()
     assert torch.equal(logits.grad[1], torch.zeros(3)) and logits.grad[0].norm() > 0
 
 
 def test_lmcl_without_labels_contributes_nothing():
     logits = torch.tensor([[0.6, 0.1, -0.2], [0.9, -0.9, 0.0]], requires_grad=True)
-    found = on_logits(LMCL(3, 4, 8, 0.5), logits, [[1, 0, 0], [0, 0, 0]])["lmcl"]
-    assert found.item() == pytest.approx(math.log(2 + math.exp(-2.4)) / 2)
-    found.backward()
+    result = on_logits(LMCL(3, 4, 8, 0.5), logits, [[1, 0, 0], [0, 0, 0]])["lmcl"]
+    assert result.item() == pytest.approx(math.log(2 + math.exp(-2.4)) / 2)
+    result.backward()
     assert torch.equal(logits.grad[1], torch.zeros(3)) and logits.grad[0].norm() > 0
 
 
@@ -144,9 +144,9 @@ def test_imbalance_by_hand():
     absent and not: 1/3.
     """
     loss = SingleCosine(3, 4, 2.0, 0.0, multi_label="imbalance")
-    found = on_logits(loss, torch.tensor([[0.5, 0.5, -0.5]]), [[1, 0, 0]])["lmcl"].item()
+    result = on_logits(loss, torch.tensor([[0.5, 0.5, -0.5]]), [[1, 0, 0]])["lmcl"].item()
     lost, gained = math.log1p(math.exp(1)), math.log1p(math.exp(-1))
-    assert found == pytest.approx((gained + lost + gained / 3) / (7 / 3))
+    assert result == pytest.approx((gained + lost + gained / 3) / (7 / 3))
 
 
 def test_targets_of_several_labels():
@@ -160,9 +160,9 @@ def test_targets_of_several_labels():
 def test_the_divergence_by_hand(case):
     """p = 3/4 at z = log 3: 3/4 log 3/2 + 1/4 log 1/2 a bit; a fair bit has none. Two bits, 0.1."""
     at = case([[math.log(3), math.log(3)], [0.0, 0.0]], [[1], [1]], [[0, 0]])
-    found = at.terms(at.made(Variational, log_epsilon=0.0))["divergence"].item()
+    result = at.terms(at.made(Variational, log_epsilon=0.0))["divergence"].item()
     bit = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
-    assert found == pytest.approx(0.1 * 2 * bit / 2)
+    assert result == pytest.approx(0.1 * 2 * bit / 2)
 
 
 def test_the_classifier_starts_as_pytorchs_and_may_have_no_bias(drawn):

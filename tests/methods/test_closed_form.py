@@ -191,8 +191,8 @@ def test_hamming_distances_do_not_depend_on_the_signs_of_axes(name, monkeypatch)
         return mean, axes * signs
 
     monkeypatch.setattr(f"deephash.methods.{name}.principal_axes", turned)
-    found = hamming(coded(made(name, x, 12), x))
-    assert (found != expected).double().mean() < 1e-4  # a code at 0 may fall to either side
+    result = hamming(coded(made(name, x, 12), x))
+    assert (result != expected).double().mean() < 1e-4  # a code at 0 may fall to either side
 
 
 @pytest.mark.parametrize("name", ["itq", "pca_rr", "pcah"])
@@ -236,8 +236,8 @@ def test_codes_do_not_suffer_from_autocast(name):
     method = made(name, x, 16)
     expected = coded(method, x) >= 0
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = coded(method, x) >= 0
-    wrong = (found != expected).float().mean().item()
+        result = coded(method, x) >= 0
+    wrong = (result != expected).float().mean().item()
     assert wrong == 0 if name in ("sh", "imh") else wrong < 0.01
 
 

@@ -91,7 +91,7 @@ def pointwise(judged):
         if form not in known:
             z, other, labels = codes(6), codes(7)[1:], classes(0, 1, 2, 3, 4, 5)
             other[0] = z[0]
-            found, turned = {}, labels[[1, 0, 2, 3, 4, 5]]
+            result, turned = {}, labels[[1, 0, 2, 3, 4, 5]]
             for key in judged(form, z, labels, draws=False)[0]:
                 (here, at), (there, _), (_, moved) = (
                     judged(form, codes_, labels_, {key}, draws=False)
@@ -100,8 +100,8 @@ def pointwise(judged):
                 own = torch.allclose(
                     F.normalize(at[0], dim=0), F.normalize(moved[0], dim=0), atol=1e-5
                 )
-                found[key] = own and not torch.equal(here[key], there[key])
-            known[form] = {key for key, one in found.items() if one}
+                result[key] = own and not torch.equal(here[key], there[key])
+            known[form] = {key for key, one in result.items() if one}
         return known[form]
 
     return find

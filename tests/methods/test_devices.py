@@ -59,9 +59,9 @@ def trained(cfg, batch, device, dtype):
     method.train().on_epoch_start(0)
     terms, gradients = [], None
     for _ in range(STEPS):
-        found = method(batch)
-        torch.stack(list(found.values())).sum().backward()
-        terms.append({key: term.item() for key, term in found.items()})
+        result = method(batch)
+        torch.stack(list(result.values())).sum().backward()
+        terms.append({key: term.item() for key, term in result.items()})
         gradients = gradients or {
             key: p.grad.detach().clone() for key, p in method.named_parameters()
         }
@@ -76,14 +76,14 @@ def apart(one, other):
     Relative to the norm of a tensor, but not of one that is rounding alone beside the others: the
     gradient of a bias that batch normalisation subtracts.
     """
-    found = {"": 0.0}
+    result = {"": 0.0}
     least = 1e-4 * max(value.double().norm().item() for value in other.values())
     for key, value in one.items():
         value, expected = value.cpu().double(), other[key].cpu().double()
         norm = expected.norm().item()
-        found[key] = (value - expected).norm().item() / max(norm, least, 1e-6)
-    worst = max(found, key=found.get)
-    return found[worst], worst
+        result[key] = (value - expected).norm().item() / max(norm, least, 1e-6)
+    worst = max(result, key=result.get)
+    return result[worst], worst
 
 
 @pytest.mark.parametrize(("device", "dtype"), DEVICES, indirect=["device"], ids=str)
@@ -94,11 +94,11 @@ def test_a_step_is_the_same_on_every_device(words, dtype, device, composed, batc
     in_double()
     expected = trained(copy.deepcopy(cfg), some, torch.device("cpu"), torch.float64)
     in_double()
-    found = trained(cfg, some, device, dtype)
+    result = trained(cfg, some, device, dtype)
     first, later = BOUNDS[dtype]
-    for at, (mine, theirs) in enumerate(zip(found[0], expected[0], strict=True)):
+    for at, (mine, theirs) in enumerate(zip(result[0], expected[0], strict=True)):
         bound = later if at else first
         assert mine == pytest.approx(theirs, rel=bound, abs=bound * 1e-2)
     for which, bound in ((1, later), (2, later)):
-        difference, where = apart(found[which], expected[which])
+        difference, where = apart(result[which], expected[which])
         assert difference <= bound, where

@@ -79,10 +79,10 @@ def test_an_image_without_labels_does_not_count(case):
     at = case([[1.0, 2], [2, 1], [1, 1]], [[1, 0], [0, 1], [0, 0]], [[1, 0], [0, 1]],
               similarity=Cosine())  # fmt: skip
     loss = at.made(HyP2, zeta=0.0)
-    found, gradient = at.total(loss), at.gradient(loss)
+    result, gradient = at.total(loss), at.gradient(loss)
     assert torch.equal(gradient[2], torch.zeros(2).double()) and gradient[0].any()
     at.z, at.labels = at.z[:2], at.labels[:2]
-    assert torch.equal(found, at.total(loss))
+    assert torch.equal(result, at.total(loss))
 
 
 def test_codes_of_any_length_cost_the_same(drawn):

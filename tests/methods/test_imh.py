@@ -77,8 +77,8 @@ def test_features_far_from_the_origin_are_the_same_as_near():
 
 def test_centers_by_hand():
     x = np.array([[0.0, 0], [0, 2], [10, 0], [10, 2], [20, 1]], dtype=np.float32)
-    found = centers(x.copy(), 3, 50, seed=1)
-    assert sorted(found.tolist()) == [[0, 1], [10, 1], [20, 1]]
+    result = centers(x.copy(), 3, 50, seed=1)
+    assert sorted(result.tolist()) == [[0, 1], [10, 1], [20, 1]]
 
 
 def test_fewer_different_features_than_anchors_are_refused():

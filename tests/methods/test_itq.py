@@ -50,15 +50,15 @@ def hamming(codes):
 @pytest.fixture(scope="module")
 def mixtures():
     """Principal components of three mixtures of 20 Gaussians: 3,000 x 128, 32 components."""
-    found = []
+    result = []
     for seed in range(3):
         draw = torch.Generator().manual_seed(seed)
         means = torch.randn(20, 128, generator=draw, dtype=torch.float64)
         noise = torch.randn(3000, 128, generator=draw, dtype=torch.float64)
         x = means[torch.randint(0, 20, (3000,), generator=draw)] + noise
         mean, axes = principal_axes(x, 32)
-        found.append((x - mean) @ axes.T)
-    return found
+        result.append((x - mean) @ axes.T)
+    return result
 
 
 # by hand
@@ -72,9 +72,9 @@ def test_one_update_by_hand(degrees):
     identity and R these rows at unit length, a turn by 45 degrees. The codes are then the corners
     times 1.41 or 0.71: 2 (1.41 - 1)^2 and 2 (1 - 0.71)^2 away from their bits.
     """
-    found = rotated(CROSS, turn(degrees))
-    torch.testing.assert_close(found, turn(45))
-    assert error(CROSS, found) == pytest.approx(4.5 - 3 * math.sqrt(2))
+    result = rotated(CROSS, turn(degrees))
+    torch.testing.assert_close(result, turn(45))
+    assert error(CROSS, result) == pytest.approx(4.5 - 3 * math.sqrt(2))
     assert error(CROSS, turn(0)) == 1.5  # (1, 1) from (2, 0), (1, 0) from (0, 1)
 
 
@@ -152,8 +152,8 @@ def test_shifted_features_have_the_same_codes():
     x = torch.randn(60, 12, generator=torch.Generator().manual_seed(0)).double()
     one, two = fitted(x, 6), fitted(x + 100, 6)
     with torch.no_grad():
-        found, shifted = one.encoder(x.float())[1], two.encoder(x.float() + 100)[1]
-    torch.testing.assert_close(found, shifted, rtol=0, atol=1e-3)
+        result, shifted = one.encoder(x.float())[1], two.encoder(x.float() + 100)[1]
+    torch.testing.assert_close(result, shifted, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -84,23 +84,23 @@ def in_views(codes, latents):
 
 def test_soft_sort_to_four_printed_digits():
     expected = [[0.8047, 0.0328, 0.1625], [0.1438, 0.1438, 0.7124], [0.0328, 0.8047, 0.1625]]
-    found = soft_sort(tensor([0.9, 0.1, 0.5]), 0.25)
-    assert found.numpy() == pytest.approx(torch.tensor(expected).numpy(), abs=1e-4)
-    assert found.sum(dim=1).tolist() == pytest.approx([1, 1, 1])
+    result = soft_sort(tensor([0.9, 0.1, 0.5]), 0.25)
+    assert result.numpy() == pytest.approx(torch.tensor(expected).numpy(), abs=1e-4)
+    assert result.sum(dim=1).tolist() == pytest.approx([1, 1, 1])
 
 
 @pytest.mark.parametrize("power", [1.0, 2.0])
 @pytest.mark.parametrize("seed", range(3))
 def test_soft_sort_is_the_loop(seed, power):
     scores = torch.rand(2, 7, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    found = soft_sort(scores, 0.1, power)
-    for row, matrix in zip(scores.tolist(), found, strict=True):
+    result = soft_sort(scores, 0.1, power)
+    for row, matrix in zip(scores.tolist(), result, strict=True):
         assert matrix.numpy() == pytest.approx(tensor(sorting(row, 0.1, power)).numpy(), abs=1e-12)
 
 
 def test_soft_sort_becomes_the_permutation():
-    found = soft_sort(tensor([0.9, 0.1, 0.5]), 0.001)
-    assert torch.equal(found.round(), tensor([[1, 0, 0], [0, 0, 1], [0, 1, 0]]))
+    result = soft_sort(tensor([0.9, 0.1, 0.5]), 0.001)
+    assert torch.equal(result.round(), tensor([[1, 0, 0], [0, 0, 1], [0, 1, 0]]))
 
 
 def test_the_gradient_passes_through_the_sorted_scores():
@@ -116,11 +116,11 @@ def test_the_gradient_passes_through_the_sorted_scores():
 def test_the_worked_example():
     """By SDC's repository: contrast .442915, quantization .0175, together .460415."""
     codes, latents = tensor(B1 + B2), F.normalize(tensor(L1 + L2))
-    found = contrast_of_ranks(ranked(codes, latents, 0.5), 2, 0.3, double_softmax=True)
+    result = contrast_of_ranks(ranked(codes, latents, 0.5), 2, 0.3, double_softmax=True)
     off = quantization(codes, "l2")
-    assert found.item() == pytest.approx(0.442915, abs=1e-6)
+    assert result.item() == pytest.approx(0.442915, abs=1e-6)
     assert off.item() == pytest.approx(0.0175, abs=1e-6)
-    assert (found + off).item() == pytest.approx(0.460415, abs=1e-6)
+    assert (result + off).item() == pytest.approx(0.460415, abs=1e-6)
 
 
 @pytest.mark.parametrize("double", [True, False])
@@ -128,9 +128,9 @@ def test_the_worked_example():
 @pytest.mark.parametrize("seed", range(2))
 def test_it_is_the_loop(seed, positives, power, double):
     codes, latents = drawn(seed)
-    found = contrast_of_ranks(ranked(codes, latents, 0.2, power), positives, 0.3, double)
+    result = contrast_of_ranks(ranked(codes, latents, 0.2, power), positives, 0.3, double)
     one = contrast(*in_views(codes, latents), positives, 0.3, 0.2, power, double)
-    assert found.item() == pytest.approx(one, abs=1e-9, rel=0)
+    assert result.item() == pytest.approx(one, abs=1e-9, rel=0)
     single = ranked(codes.float(), latents.float(), 0.2, power)
     assert contrast_of_ranks(single, positives, 0.3, double).item() == pytest.approx(one, rel=1e-5)
 
@@ -189,15 +189,15 @@ def terms(method, images):
 
 def test_the_method_is_its_formula():
     method, images = made(), torch.randn(6, 2, 3, generator=torch.Generator().manual_seed(1))
-    found = terms(method, images)
+    result = terms(method, images)
     features = images.transpose(0, 1).flatten(0, 1)
     with torch.no_grad():
         codes = method.encoder.head(features).tanh()
         latents = F.normalize(method.latent(features))
     expected = contrast(*in_views(codes.double(), latents.double()), sort=1 / 4)
-    assert found["contrast"].item() == pytest.approx(expected, rel=1e-5)
+    assert result["contrast"].item() == pytest.approx(expected, rel=1e-5)
     off = sum((abs(x) - 1) ** 2 for row in codes.tolist() for x in row) / codes.numel()
-    assert found["quantization"].item() == pytest.approx(off, rel=1e-5)
+    assert result["quantization"].item() == pytest.approx(off, rel=1e-5)
     assert list(terms(made(quantization=0.0), images)) == ["contrast"]
     three = terms(made(quantization=3.0), images)
     assert three["quantization"].item() == pytest.approx(3 * off, rel=1e-5)
@@ -221,13 +221,13 @@ DEGENERATE = {
 @pytest.mark.parametrize("name", DEGENERATE)
 def test_degenerate_batches_are_finite(name, double):
     method = made(double_softmax=double)
-    found = terms(method, DEGENERATE[name])
-    sum(found.values()).backward()
-    assert all(term.isfinite() for term in found.values())
+    result = terms(method, DEGENERATE[name])
+    sum(result.values()).backward()
+    assert all(term.isfinite() for term in result.values())
     grads = [p.grad for p in method.parameters() if p.grad is not None]
     assert all(grad.isfinite().all() for grad in grads)
     if name == "one image":  # nothing to be told from
-        assert found["contrast"] == 0
+        assert result["contrast"] == 0
 
 
 def test_a_short_batch_has_the_positives_it_can_have():

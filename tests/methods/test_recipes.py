@@ -108,11 +108,11 @@ def test_ten_steps_lower_the_loss(words, composed, batch_for):
     optimizer, losses = build.optimizer(typed(cfg), method), []
     for _ in range(11):
         torch.manual_seed(0)
-        found = total(method, batch)
+        result = total(method, batch)
         optimizer.zero_grad()
-        found.backward()
+        result.backward()
         optimizer.step()
-        losses.append(found.item())
+        losses.append(result.item())
     assert losses[-1] < 0.95 * losses[0]
 
 
@@ -136,8 +136,8 @@ def test_state_dict_holds_all_that_the_terms_depend_on(words, composed, batch_fo
         expected, other = one.eval()(batch), two.eval()(batch)
         assert any(not torch.equal(expected[key], other[key]) for key in expected)
         two.load_state_dict(one.state_dict())
-        found = two(batch)
-    assert all(torch.equal(expected[key], found[key]) for key in expected)
+        result = two(batch)
+    assert all(torch.equal(expected[key], result[key]) for key in expected)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -23,7 +23,7 @@ def test_relative_position_step_by_step():
     assert z.mean().item() == pytest.approx(0.243750)
     assert (z - z.mean()).norm().item() == pytest.approx(2.232081, abs=1e-6)
     expected = [[0.596416, -0.033601, -0.481613], [-0.198805, -0.022401, -0.246407]]
-    found = Relative()(z, torch.tensor(CENTERS, dtype=torch.float64))
+    result = Relative()(z, torch.tensor(CENTERS, dtype=torch.float64))
     torch.testing.assert_close(
-        found, torch.tensor(expected, dtype=torch.float64), atol=1e-6, rtol=0
+        result, torch.tensor(expected, dtype=torch.float64), atol=1e-6, rtol=0
     )

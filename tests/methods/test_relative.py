@@ -16,8 +16,8 @@ def test_relative_position_by_hand():
     1 / sqrt(B) and no more.
     """
     u = torch.tensor([[1.0, -1.0], [1.0, -1.0]])
-    found = Relative()(u, torch.tensor([[1.0, -1.0]]))
-    torch.testing.assert_close(found, torch.full((2, 1), 0.5**0.5))
+    result = Relative()(u, torch.tensor([[1.0, -1.0]]))
+    torch.testing.assert_close(result, torch.full((2, 1), 0.5**0.5))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -71,13 +71,13 @@ def test_the_loss_has_a_floor_at_small_scale_of_the_similarity(case):
     centers = hadamard[1:11]  # orthogonal, each of mean 0
     labels = torch.eye(10, dtype=torch.float64)[[*range(10), *range(6)]]
     at = case(labels @ centers, labels, centers, similarity=Relative())
-    found = at.total(at.made(LMCL, scale=50, margin=0.5))
-    assert found.item() == pytest.approx(12.5 + math.log(9), abs=1e-4)
+    result = at.total(at.made(LMCL, scale=50, margin=0.5))
+    assert result.item() == pytest.approx(12.5 + math.log(9), abs=1e-4)
 
 
 def test_a_constant_batch_has_no_position():
     """All entries equal: nothing is left of them, and no gradient is not a number."""
     z = torch.full((3, 4), 0.5, requires_grad=True)
-    found = Relative()(z, torch.ones(2, 4))
-    found.sum().backward()
-    assert torch.equal(found, torch.zeros(3, 2)) and z.grad.isfinite().all()
+    result = Relative()(z, torch.ones(2, 4))
+    result.sum().backward()
+    assert torch.equal(result, torch.zeros(3, 2)) and z.grad.isfinite().all()

@@ -26,23 +26,23 @@ from tests.pages import typed
 
 def quantiles(count, a=5.0, b=5.0, clamp=False, gaussian=None):
     """The target of each rank, by scipy's distributions."""
-    found = []
+    result = []
     for p in range(1, count + 1):
         middle = (2 * p - 1) / (2 * count)
         if gaussian is None:
             value = 2 * stats.beta.ppf(middle, a, b) - 1
         else:
             value = min(max(stats.norm.ppf(middle, scale=gaussian), -1), 1)
-        found.append(max(value, 0.0) if clamp else value)
-    return found
+        result.append(max(value, 0.0) if clamp else value)
+    return result
 
 
 def reconstruction(z, x, targets, form="l1", parts=2):
     """Pairs in order of their features, equal ones as they come; each with its target."""
     z, x = z.tolist(), x.tolist()
-    found = [(cosine(x[i], x[j]), cosine(z[i], z[j])) for i, j in pairs(len(z), parts)]
-    ordered = sorted(range(len(found)), key=lambda p: (found[p][0], p))
-    gaps = [found[p][1] - target for p, target in zip(ordered, targets, strict=True)]
+    result = [(cosine(x[i], x[j]), cosine(z[i], z[j])) for i, j in pairs(len(z), parts)]
+    ordered = sorted(range(len(result)), key=lambda p: (result[p][0], p))
+    gaps = [result[p][1] - target for p, target in zip(ordered, targets, strict=True)]
     each = {"l1": abs, "l2": lambda g: g * g, "relu": lambda g: max(g, 0.0)}[form]
     return sum(map(each, gaps)) / len(gaps)
 
@@ -58,9 +58,9 @@ def quantization(z, form="cosine"):
 
 def test_the_worked_example():
     """C = (-.2161, .2161) against (0, .4472); 1 - cos(v, sign v) = .0513, 0, .0513, .1056."""
-    found = terms_of(SimilarityCalibration(), V, X)
-    assert found["reconstruction"] == pytest.approx(0.2236068, abs=1e-6)
-    assert sum(found.values()) == pytest.approx(0.275658, abs=1e-6)
+    result = terms_of(SimilarityCalibration(), V, X)
+    assert result["reconstruction"] == pytest.approx(0.2236068, abs=1e-6)
+    assert sum(result.values()) == pytest.approx(0.275658, abs=1e-6)
     single = SimilarityCalibration()(
         Output.of(torch.tensor(V), features=torch.tensor(X)), Batch.of(None)
     )
@@ -72,9 +72,9 @@ def test_the_worked_example():
     [(1, (0.25, 0.75)), (2, (0.1683, 0.5579)), (5, (0.1030, 0.3603))],
 )
 def test_the_table_of_targets(beta, expected):
-    found = SimilarityCalibration(beta_ab=beta).targets(4, dtype=torch.float64)
+    result = SimilarityCalibration(beta_ab=beta).targets(4, dtype=torch.float64)
     both = [-expected[1], -expected[0], *expected]
-    assert found.tolist() == pytest.approx(both, abs=5e-5)
+    assert result.tolist() == pytest.approx(both, abs=5e-5)
 
 
 @pytest.mark.parametrize("pairs_", [1, 2, 7, 32, 128])
@@ -91,15 +91,15 @@ def test_the_table_of_targets(beta, expected):
     ids=str,
 )
 def test_targets_are_quantiles(options, known, pairs_):
-    found = SimilarityCalibration(**options).targets(pairs_, dtype=torch.float64)
-    assert found.tolist() == pytest.approx(quantiles(pairs_, **known), abs=1e-9)
-    assert found.diff().min() >= 0 if pairs_ > 1 else len(found) == 1
+    result = SimilarityCalibration(**options).targets(pairs_, dtype=torch.float64)
+    assert result.tolist() == pytest.approx(quantiles(pairs_, **known), abs=1e-9)
+    assert result.diff().min() >= 0 if pairs_ > 1 else len(result) == 1
 
 
 def test_the_gaussian_is_cut_to_the_range_of_cosines():
-    found = SimilarityCalibration(calibration="gaussian", std=1.0).targets(10)
-    assert (found.min().item(), found.max().item()) == (-1.0, 1.0)
-    assert found[3].item() == pytest.approx(stats.norm.ppf(0.35), abs=1e-6)
+    result = SimilarityCalibration(calibration="gaussian", std=1.0).targets(10)
+    assert (result.min().item(), result.max().item()) == (-1.0, 1.0)
+    assert result[3].item() == pytest.approx(stats.norm.ppf(0.35), abs=1e-6)
 
 
 def test_targets_are_computed_once_for_each_number_of_pairs():
@@ -120,10 +120,10 @@ def test_it_is_the_loop(rows, form, quantization_form):
         reconstruction=0.7, reconstruction_form=form, quantization=0.2,
         quantization_form=quantization_form,
     )  # fmt: skip
-    found = terms_of(loss, z, x)
+    result = terms_of(loss, z, x)
     expected = reconstruction(z, x, quantiles(rows // 2), form)
-    assert found["reconstruction"] == pytest.approx(0.7 * expected, abs=1e-9)
-    assert found["quantization"] == pytest.approx(
+    assert result["reconstruction"] == pytest.approx(0.7 * expected, abs=1e-9)
+    assert result["quantization"] == pytest.approx(
         0.2 * quantization(z, quantization_form), abs=1e-9
     )
 
@@ -157,10 +157,10 @@ def test_equal_similarities_keep_their_places():
     """All pairs of the features are alike: the first one gets the smallest target."""
     z = drawn(64, 7)
     x = torch.ones(64, 3, dtype=torch.float64)
-    found = terms_of(SimilarityCalibration(quantization=0), z, x)
+    result = terms_of(SimilarityCalibration(quantization=0), z, x)
     own = [cosine(z[i].tolist(), z[j].tolist()) for i, j in pairs(64)]
     expected = sum(abs(s - c) for s, c in zip(own, quantiles(32), strict=True)) / 32
-    assert found == {"reconstruction": pytest.approx(expected, abs=1e-9)}
+    assert result == {"reconstruction": pytest.approx(expected, abs=1e-9)}
 
 
 @pytest.mark.parametrize("form", ["cosine", "l1", "l2", "l3"])

@@ -26,8 +26,8 @@ from tests.pages import typed
     ],
 )
 def test_pairs_by_position(rows, views, one, other):
-    found = position_pairs(torch.arange(rows), views)
-    assert [part.tolist() for part in found] == [one, other]
+    result = position_pairs(torch.arange(rows), views)
+    assert [part.tolist() for part in result] == [one, other]
     wide = position_pairs(torch.arange(rows * 2).view(rows, 2), views)
     assert wide[0].shape == (len(one), 2)
 
@@ -44,19 +44,19 @@ def test_pairs_stay_within_a_view():
 def test_it_is_the_loop(images, clamp):
     z, x = drawn(2 * images, 1), drawn(2 * images, 2, 5).abs()
     loss = ContrastiveCalibration(contrast=0.6, temperature=0.4, clamp=clamp, beta_ab=2)
-    found = terms_of(loss, z, x, views=2)
+    result = terms_of(loss, z, x, views=2)
     count = 2 * (2 * images // 4)
     expected = 0.0
     if count:
         expected = reconstruction(z, x, quantiles(count, 2, 2, clamp), parts=4)
-    assert found["reconstruction"] == pytest.approx(expected, abs=1e-9)
-    assert found["quantization"] == pytest.approx(quantization(z), abs=1e-9)
-    assert found["contrast"] == pytest.approx(0.6 * contrast(z.tolist(), 0.4), abs=1e-9)
+    assert result["reconstruction"] == pytest.approx(expected, abs=1e-9)
+    assert result["quantization"] == pytest.approx(quantization(z), abs=1e-9)
+    assert result["contrast"] == pytest.approx(0.6 * contrast(z.tolist(), 0.4), abs=1e-9)
 
 
 def test_one_image_has_no_pair_and_no_contrast():
-    found = terms_of(ContrastiveCalibration(), [[1.0, -2], [-1, 3]], [[1.0, 2], [1, 3]], views=2)
-    assert found["reconstruction"] == found["contrast"] == 0
+    result = terms_of(ContrastiveCalibration(), [[1.0, -2], [-1, 3]], [[1.0, 2], [1, 3]], views=2)
+    assert result["reconstruction"] == result["contrast"] == 0
     assert nt_xent(torch.tensor([[1.0, -2], [-1, 3]]), 0.3) == 0
 
 
@@ -70,8 +70,8 @@ def test_degenerate_batches_are_finite(rows):
 def test_the_contrast_may_be_that_of_the_features():
     z, x = drawn(8, 1), drawn(8, 2, 5)
     loss = ContrastiveCalibration(contrast_on="features")
-    found = terms_of(loss, z, x, views=2)
-    assert found["contrast"] == pytest.approx(contrast(x.tolist(), 0.3), abs=1e-9)
+    result = terms_of(loss, z, x, views=2)
+    assert result["contrast"] == pytest.approx(contrast(x.tolist(), 0.3), abs=1e-9)
     assert list(terms_of(ContrastiveCalibration(contrast=0), z, x, views=2)) == [
         "reconstruction", "quantization",
     ]  # fmt: skip

@@ -30,22 +30,22 @@ def penalty(z, power=3):
 
 def test_the_worked_example():
     """The bits of both pairs have cosine 0: .9487^2 / 2 = .45; penalty (1 + 1 + 8) / 8 = 1.25."""
-    found = terms_of(UnsupervisedGreedy(), V, X, Sign())
-    assert found["matching"] == pytest.approx(0.45, abs=1e-6)
-    assert found["penalty"] == pytest.approx(0.125, abs=1e-6)
-    assert sum(found.values()) == pytest.approx(0.575, abs=1e-6)
+    result = terms_of(UnsupervisedGreedy(), V, X, Sign())
+    assert result["matching"] == pytest.approx(0.45, abs=1e-6)
+    assert result["penalty"] == pytest.approx(0.125, abs=1e-6)
+    assert sum(result.values()) == pytest.approx(0.575, abs=1e-6)
 
 
 def test_the_gradient_of_the_penalty():
     """alpha 3 (|h| - 1)^2 sign(|h| - 1) sign(h) / (N K); bits of a cosine at its extreme add 0."""
     z = torch.tensor([[2.0, 1.5], [0.5, -3.0]], dtype=torch.float64)
-    found = gradient_of(UnsupervisedGreedy(penalty=0.4), z, z, Sign())
+    result = gradient_of(UnsupervisedGreedy(penalty=0.4), z, z, Sign())
     gap = z.abs() - 1
     own = 0.4 * 3 * gap**2 * gap.sign() * z.sign() / 4
     bits = torch.where(z >= 0, 1.0, -1.0).double().requires_grad_()
     target = torch.cosine_similarity(z[:1], z[1:])
     (torch.cosine_similarity(bits[:1], bits[1:]) - target).square().mean().backward()
-    torch.testing.assert_close(found, own + bits.grad)
+    torch.testing.assert_close(result, own + bits.grad)
 
 
 @pytest.mark.parametrize("rows", [8, 9, 2, 3])
@@ -53,10 +53,10 @@ def test_the_gradient_of_the_penalty():
 def test_it_is_the_loop(rows, target):
     """The last row of an odd batch is in no pair, and in the penalty."""
     z, x = drawn(rows, 1), drawn(rows, 2, 5).relu()
-    found = terms_of(UnsupervisedGreedy(target, penalty=0.3, power=2.5), z, x, Sign())
+    result = terms_of(UnsupervisedGreedy(target, penalty=0.3, power=2.5), z, x, Sign())
     bits = [[sign(v) for v in row] for row in z.tolist()]
-    assert found["matching"] == pytest.approx(matching(bits, x, target == "centered"), abs=1e-9)
-    assert found["penalty"] == pytest.approx(0.3 * penalty(z, 2.5), abs=1e-9)
+    assert result["matching"] == pytest.approx(matching(bits, x, target == "centered"), abs=1e-9)
+    assert result["penalty"] == pytest.approx(0.3 * penalty(z, 2.5), abs=1e-9)
 
 
 def test_an_odd_row_counts_in_the_penalty_alone():
@@ -89,10 +89,10 @@ def test_zero_has_a_bit_or_none():
 def test_degenerate_batches_are_finite(rows, target):
     loss = UnsupervisedGreedy(target)
     for x in (rows, [[0.0] * 4] * len(rows)):
-        found = terms_of(loss, rows, x, Sign())
-        assert all(math.isfinite(term) for term in found.values())
+        result = terms_of(loss, rows, x, Sign())
+        assert all(math.isfinite(term) for term in result.values())
         assert gradient_of(loss, rows, x, Sign()).isfinite().all()
-        assert len(rows) > 1 or found["matching"] == 0
+        assert len(rows) > 1 or result["matching"] == 0
 
 
 def test_the_recipe(composed):

@@ -73,11 +73,11 @@ def weights(one, two, temperature=0.2, norm="column", normalize=False):
         for n in range(count)
     ]  # fmt: skip
     shares = [softmax([value / temperature for value in row]) for row in alike]
-    found = [
+    result = [
         [shares[n][m] / (shares[m][m] if norm == "column" else shares[n][n]) for m in range(count)]
         for n in range(count)
     ]
-    return [[w / sum(row) for w in row] for row in found] if normalize else found
+    return [[w / sum(row) for w in row] for row in result] if normalize else result
 
 
 def contrast(h1, h2, w, temperature=0.3):
@@ -100,10 +100,10 @@ def balance(h):
 def test_the_worked_example():
     """By SDC's repository: cross-entropy 2.100837, balance -0.5, together 1.600837."""
     one, two, w = tensor(H1), tensor(H2), tensor(W)
-    found, even = weighted_contrast(one, two, w, 0.3), imbalance(one)
-    assert found.item() == pytest.approx(2.100837, abs=1e-6)
+    result, even = weighted_contrast(one, two, w, 0.3), imbalance(one)
+    assert result.item() == pytest.approx(2.100837, abs=1e-6)
     assert even.item() == pytest.approx(-0.5, abs=1e-6)
-    assert (found + even).item() == pytest.approx(1.600837, abs=1e-6)
+    assert (result + even).item() == pytest.approx(1.600837, abs=1e-6)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.3])
@@ -122,22 +122,22 @@ def test_attention_is_the_loop(seed, temperature):
 @pytest.mark.parametrize("seed", range(2))
 def test_weights_are_the_loop(seed, norm, normalize, monkeypatch):
     one, two = drawn(seed)
-    found = weights_of(alikeness(one, two), 0.2, norm, normalize)
+    result = weights_of(alikeness(one, two), 0.2, norm, normalize)
     expected = tensor(weights(one.tolist(), two.tolist(), 0.2, norm, normalize))
-    torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-12)
+    torch.testing.assert_close(result, expected, atol=1e-9, rtol=1e-12)
     monkeypatch.setattr(wch, "PAIRS", 1)  # an image at a time
     torch.testing.assert_close(alikeness(one, two), alikeness(one, two), atol=0, rtol=0)
-    found = weights_of(alikeness(one, two), 0.2, norm, normalize)
-    torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-12)
+    result = weights_of(alikeness(one, two), 0.2, norm, normalize)
+    torch.testing.assert_close(result, expected, atol=1e-9, rtol=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_objective_is_the_loop(seed):
     draw = torch.Generator().manual_seed(seed)
     one, two, w = (torch.randn(5, 5, generator=draw, dtype=torch.float64) for _ in range(3))
-    found = weighted_contrast(one, two, w.abs(), 0.3)
+    result = weighted_contrast(one, two, w.abs(), 0.3)
     expected = contrast(one.tolist(), two.tolist(), w.abs().tolist())
-    assert found.item() == pytest.approx(expected, abs=1e-9, rel=0)
+    assert result.item() == pytest.approx(expected, abs=1e-9, rel=0)
     assert imbalance(one).item() == pytest.approx(balance(one.tolist()), abs=1e-9)
 
 
@@ -184,7 +184,7 @@ def batch(tokens):
 @pytest.mark.parametrize("passes", ["stacked", "separate"])
 def test_the_method_is_its_formula(passes):
     method, tokens = made(passes), drawn(0)
-    found = method(batch(tokens))
+    result = method(batch(tokens))
     one, two = tokens.tolist()
     first, second = attention(one, two), attention(two, one)
     with torch.no_grad():
@@ -193,8 +193,8 @@ def test_the_method_is_its_formula(passes):
             for x in (first, second)
         )
     expected = contrast(h1, h2, weights(first, second))
-    assert found["contrast"].item() == pytest.approx(expected, rel=1e-5)
-    assert found["balance"].item() == pytest.approx(balance(h1), rel=1e-5, abs=1e-6)
+    assert result["contrast"].item() == pytest.approx(expected, rel=1e-5)
+    assert result["balance"].item() == pytest.approx(balance(h1), rel=1e-5, abs=1e-6)
     assert list(made(balance=0.0)(batch(tokens))) == ["contrast"]
 
 
@@ -264,14 +264,14 @@ DEGENERATE = {
 @pytest.mark.parametrize("name", DEGENERATE)
 def test_degenerate_batches_are_finite(name, norm):
     method, tokens = made(weight_norm=norm), DEGENERATE[name].float().requires_grad_()
-    found = method(batch(tokens))
-    sum(found.values()).backward()
-    assert all(term.isfinite() for term in found.values())
+    result = method(batch(tokens))
+    sum(result.values()).backward()
+    assert all(term.isfinite() for term in result.values())
     assert (
         all(p.grad.isfinite().all() for p in method.parameters()) and tokens.grad.isfinite().all()
     )
     if name == "one image":  # nothing to be told from
-        assert found["contrast"] == 0
+        assert result["contrast"] == 0
 
 
 # what needs tokens

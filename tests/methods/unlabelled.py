@@ -27,8 +27,8 @@ def output_of(z, x, relaxation=None):
 
 def terms_of(loss, z, x, relaxation=None, views=1):
     """The terms of a loss as numbers."""
-    found = loss(output_of(z, x, relaxation), Batch.of(None, num_views=views))
-    return {key: term.item() for key, term in found.items()}
+    result = loss(output_of(z, x, relaxation), Batch.of(None, num_views=views))
+    return {key: term.item() for key, term in result.items()}
 
 
 def gradient_of(loss, z, x, relaxation=None, views=1):

@@ -39,17 +39,17 @@ def page(group, name):
     """A file of ``conf`` with what it takes from others of its group: values, and parts by seat."""
     values = yaml.safe_load((CONF / group / f"{name}.yaml").read_text()) or {}
     own = values.get(group, values)  # of a page that is global
-    found = {"parts": {}}
+    result = {"parts": {}}
     for entry in values.pop("defaults", ["_self_"]):
         if entry == "_self_":
-            found |= own
+            result |= own
         elif isinstance(entry, str):
             if not entry.startswith("/"):  # what is shared has no part of a method
-                found |= page(group, entry)
+                result |= page(group, entry)
         else:
             ((key, option),) = entry.items()
-            found["parts"] = {**found["parts"], re.split(r"[@.]", key)[-1]: option}
-    return found
+            result["parts"] = {**result["parts"], re.split(r"[@.]", key)[-1]: option}
+    return result
 
 
 def method_class(name):
@@ -159,9 +159,9 @@ class Worked:
         expected = loops(at, objective, loop=type(self).loop, **row.options)
         assert at.total(objective).item() == pytest.approx(expected, abs=1e-9, rel=0)
         at, objective = made(case, row, labels, torch.float32)
-        found = at.total(objective)
-        assert found.dtype == torch.float32
-        assert found.item() == pytest.approx(expected, rel=1e-5)
+        result = at.total(objective)
+        assert result.dtype == torch.float32
+        assert result.item() == pytest.approx(expected, rel=1e-5)
 
     def test_gradients_are_finite_differences(self, row, labels, case):
         """Bits have none: the real-valued code stands for them. A memory is filled, then kept."""
@@ -179,12 +179,12 @@ class Worked:
         written = dict(recipe["loss"])
         kind = targets.locate(written.pop("_target_"))
         defaults = {key: p.default for key, p in targets.arguments(kind).items() if key in written}
-        found = []
+        result = []
         for row in self.rows:
             parts = {"relaxation": row.relaxation, "similarity": row.similarity}
             same = all(
                 part is None or recipe[key]["_target_"].endswith(f".{type(part).__name__}")
                 for key, part in parts.items()
             )
-            found.append(row.loss is kind and defaults | row.options == written and same)
-        assert any(found)
+            result.append(row.loss is kind and defaults | row.options == written and same)
+        assert any(result)

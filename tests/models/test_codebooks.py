@@ -47,8 +47,8 @@ def naive_balanced(num_classes, nbit, rng, threshold, tries):
     best, score = None, (-1, 0)
     for _ in range(tries):
         book = balanced(num_classes, nbit, rng)
-        found = pairs(book)
-        least, mean = min(found), sum(found) / len(found)
+        result = pairs(book)
+        least, mean = min(result), sum(result) / len(result)
         if least >= threshold and mean >= nbit / 2:
             return book, True
         if (least, mean) > score:
@@ -118,9 +118,9 @@ def test_max_hamming_is_farther_apart_than_chance():
 )  # fmt: skip
 def test_bernoulli_distances_are_those_of_chance(classes, nbit, least):
     """The least distance, on average over 50 draws, and a mean of half the bits."""
-    found = [spread(Bernoulli(classes, nbit, seed)()) for seed in range(50)]
-    assert sum(least for least, _ in found) / 50 == pytest.approx(least, abs=0.6)
-    assert sum(mean for _, mean in found) / 50 == pytest.approx(nbit / 2, rel=0.01)
+    result = [spread(Bernoulli(classes, nbit, seed)()) for seed in range(50)]
+    assert sum(least for least, _ in result) / 50 == pytest.approx(least, abs=0.6)
+    assert sum(mean for _, mean in result) / 50 == pytest.approx(nbit / 2, rel=0.01)
 
 
 def test_duplicate_rows_happen_by_chance_but_not_by_search():
@@ -267,8 +267,8 @@ def test_hadamard_redraws_until_the_book_is_good(classes, nbit, seed):
     while not good and drawn < 20:
         more, drawn = balanced(classes - 2 * nbit, nbit, rng), drawn + 1
         book = torch.cat([Hadamard(2 * nbit, nbit, seed=0)(), more])
-        found = pairs(book)
-        good = min(found) > nbit / 4 and sum(found) / len(found) >= nbit / 2
+        result = pairs(book)
+        good = min(result) > nbit / 4 and sum(result) / len(result) >= nbit / 2
         if drawn == 1:
             assert torch.equal(Hadamard(classes, nbit, seed, rest="once")(), book)
     assert torch.equal(Hadamard(classes, nbit, seed, rest="redraw")(), book)
@@ -342,8 +342,8 @@ def test_balanced_does_not_depend_on_its_chunks(monkeypatch):
 def test_balanced_reaches_its_threshold(classes, nbit, least):
     """2 * floor(K / 6): even, as these distances are, and within CSQ's K / 4 to K / 3."""
     assert nbit / 4 <= least <= nbit / 3
-    found, mean = spread(Balanced(classes, nbit, seed=0)())
-    assert found >= least and mean >= nbit / 2
+    result, mean = spread(Balanced(classes, nbit, seed=0)())
+    assert result >= least and mean >= nbit / 2
     rows = Balanced(classes, nbit, seed=0, threshold=least)()
     assert torch.equal(rows, Balanced(classes, nbit, seed=0)())
 
@@ -353,8 +353,8 @@ def test_balanced_reaches_its_threshold(classes, nbit, least):
 )
 def test_the_best_book_is_kept_where_none_is_good_enough(classes, nbit, least):
     """The least distances of the centers that CSQ ships for COCO and ImageNet100."""
-    found, mean = spread(Balanced(classes, nbit, seed=0, tries=1000)())
-    assert found == least < 2 * (nbit // 6)
+    result, mean = spread(Balanced(classes, nbit, seed=0, tries=1000)())
+    assert result == least < 2 * (nbit // 6)
     assert mean >= nbit / 2
 
 
@@ -424,8 +424,8 @@ def test_spread_by_hand():
 
 def test_spread_is_the_naive_one():
     rows = Bernoulli(9, 20, seed=0)()
-    found = pairs(rows)
-    assert spread(rows) == (min(found), pytest.approx(sum(found) / len(found)))
+    result = pairs(rows)
+    assert spread(rows) == (min(result), pytest.approx(sum(result) / len(result)))
 
 
 def test_spread_is_exact_for_many_rows():

@@ -51,8 +51,8 @@ def test_every_named_backbone_is_cut_at_its_features(name):
     assert yaml.safe_load((CONF / f"{name}.yaml").read_text())["name"] == name
     with torch.device("meta"):
         backbone = Torchvision(name, weights="none").eval()
-        found = backbone(torch.empty(2, 3, 224, 224))
-    assert found.shape == (2, FEATURES[name])
+        result = backbone(torch.empty(2, 3, 224, 224))
+    assert result.shape == (2, FEATURES[name])
     assert backbone.out_features == FEATURES[name]
     layers = [m for m in backbone.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     assert all(layer.weight.shape[0] != 1000 for layer in layers)
@@ -272,13 +272,13 @@ def test_relaxations():
 
 def test_continuation_by_epochs():
     """The square root of 1 + floor(epoch / 20): 1, 1.414, 1.732, 2, 2.236; given by the epoch."""
-    relaxation, found = Continuation(), []
+    relaxation, result = Continuation(), []
     for epoch in (0, 19, 20, 40, 60, 80, 99):
         relaxation.on_epoch_start(epoch)
         relaxation(torch.zeros(1, 1))  # a batch changes nothing
-        found.append(relaxation.beta.item())
+        result.append(relaxation.beta.item())
     expected = [1, 1, 2**0.5, 3**0.5, 2, 5**0.5, 5**0.5]
-    assert found == pytest.approx(expected)
+    assert result == pytest.approx(expected)
     z = torch.tensor([[0.3, -2.0]])
     torch.testing.assert_close(relaxation(z), torch.tanh(5**0.5 * z))
 
@@ -289,9 +289,9 @@ def test_continuation_by_iterations():
     expected = {199: 1, 200: 1.414, 399: 1.414, 400: 1.732, 2000: 3.317, 9000: 6.782, 10000: 7.141}
     for at, beta in expected.items():
         relaxation.count.fill_(at - 1)
-        found = relaxation(z)
+        result = relaxation(z)
         assert relaxation.beta.item() == pytest.approx(beta, abs=5e-4), at
-        assert found.item() == pytest.approx(math.tanh(relaxation.beta.item()))
+        assert result.item() == pytest.approx(math.tanh(relaxation.beta.item()))
     for _ in range(3):
         relaxation.eval()(z)
     relaxation.on_epoch_start(7)
@@ -300,9 +300,9 @@ def test_continuation_by_iterations():
 
 def test_continuation_counts_from_the_first_batch():
     relaxation = Continuation("iteration", every=3, gain=1.0)
-    found = [relaxation(torch.ones(1, 1)).item() for _ in range(6)]
+    result = [relaxation(torch.ones(1, 1)).item() for _ in range(6)]
     betas = [1, 1, 2, 2, 2, 7**0.5]
-    assert found == pytest.approx([math.tanh(beta) for beta in betas])
+    assert result == pytest.approx([math.tanh(beta) for beta in betas])
 
 
 def test_continuation_is_part_of_the_state():

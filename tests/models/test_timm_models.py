@@ -46,14 +46,14 @@ def test_features_and_tokens_are_those_of_timm(name, options, side, prefix, tmp_
     if options:
         whole.set_input_size(img_size=(side, side))
     with torch.no_grad():
-        found = whole.forward_features(images(side))
-        features = whole.forward_head(found, pre_logits=True)
-        tokens = found[:, prefix:]
+        result = whole.forward_features(images(side))
+        features = whole.forward_head(result, pre_logits=True)
+        tokens = result[:, prefix:]
         if name == "test_mambaout":
-            tokens = found.reshape(2, -1, found.shape[3])
-        elif found.ndim == 4:
-            places = [(y, x) for y in range(found.shape[2]) for x in range(found.shape[3])]
-            tokens = torch.stack([found[:, :, y, x] for y, x in places], dim=1)
+            tokens = result.reshape(2, -1, result.shape[3])
+        elif result.ndim == 4:
+            places = [(y, x) for y in range(result.shape[2]) for x in range(result.shape[3])]
+            tokens = torch.stack([result[:, :, y, x] for y, x in places], dim=1)
         for output, expected in (("features", features), ("tokens", tokens)):
             backbone = Timm(name, weights=file, output=output, **options).eval()
             given = backbone(images(side))

@@ -115,17 +115,17 @@ def test_a_head_of_other_classes_is_dropped_with_a_word(tmp_path, caplog):
     assert not caplog.text  # the layer that is cut off needs no word
     other = models.squeezenet1_0(num_classes=21)
     torch.save(other.state_dict(), tmp_path / "a.pth")
-    found = Torchvision(SMALL, weights=str(tmp_path / "a.pth"))
+    result = Torchvision(SMALL, weights=str(tmp_path / "a.pth"))
     assert "50 of 52 tensors" in caplog.text and "classifier.1.weight" in caplog.text
-    assert torch.equal(found.trunk.features[0].weight, other.features[0].weight)
+    assert torch.equal(result.trunk.features[0].weight, other.features[0].weight)
 
 
 def test_a_network_without_its_last_layer_is_enough(tmp_path):
     whole = models.resnet18(weights=None)
     state = {k: v for k, v in whole.state_dict().items() if not k.startswith("fc.")}
     torch.save({"model": {f"backbone.{k}": v for k, v in state.items()}}, tmp_path / "a.pth")
-    found = Torchvision("resnet18", weights=str(tmp_path / "a.pth"))
-    assert torch.equal(found.trunk.layer4[1].conv2.weight, whole.layer4[1].conv2.weight)
+    result = Torchvision("resnet18", weights=str(tmp_path / "a.pth"))
+    assert torch.equal(result.trunk.layer4[1].conv2.weight, whole.layer4[1].conv2.weight)
 
 
 def test_densenet_under_its_old_names(tmp_path):

@@ -47,35 +47,35 @@ def data(seed, queries=6, size=5, nbit=4):
 @pytest.mark.parametrize("top", [1, 2, 10])
 def test_recall_is_the_mean_over_all_orders_of_tied_items(seed, top):
     q, d, zq, zd = data(seed)
-    found = feature_agreement(q, d, zq, zd, top=top)
+    result = feature_agreement(q, d, zq, zd, top=top)
     each = [expected_recall([cosine(a, b) for b in d], [hamming(x, y) for y in zd], top)
             for a, x in zip(q, zq, strict=True)]  # fmt: skip
-    assert found.recall == pytest.approx(np.mean(each), abs=1e-9)
-    assert (found.top, found.queries, found.database) == (top, 6, 5)
+    assert result.recall == pytest.approx(np.mean(each), abs=1e-9)
+    assert (result.top, result.queries, result.database) == (top, 6, 5)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_rank_correlation_is_that_of_all_pairs(seed):
     q, d, zq, zd = data(seed, queries=20, size=30, nbit=12)
-    found = feature_agreement(q, d, zq, zd)
+    result = feature_agreement(q, d, zq, zd)
     similarity = [cosine(a, b) for a in q for b in d]
     distance = [hamming(a, b) for a in zq for b in zd]
     q32 = feature_agreement(q.astype(np.float32), d.astype(np.float32), zq, zd)
     wanted = spearmanr(similarity, -np.array(distance)).statistic
-    assert found.spearman == pytest.approx(wanted, abs=1e-9)
+    assert result.spearman == pytest.approx(wanted, abs=1e-9)
     assert q32.spearman == pytest.approx(wanted, abs=1e-9)
-    assert (found.pairs, found.seed) == (600, None)
+    assert (result.pairs, result.seed) == (600, None)
 
 
 def test_without_ties_among_features_it_is_exact():
     rng = np.random.default_rng(0)
     q, d = rng.normal(size=(20, 7)), rng.normal(size=(40, 7))
     zq, zd = q @ np.eye(7, 16) + 0.1, d @ np.eye(7, 16) + 0.1
-    found = feature_agreement(q, d, zq, zd)
+    result = feature_agreement(q, d, zq, zd)
     similarity = [cosine(a, b) for a in q for b in d]
     distance = np.array([hamming(a, b) for a in zq for b in zd])
-    assert found.spearman == pytest.approx(spearmanr(similarity, -distance).statistic, abs=1e-12)
-    assert 0.5 < found.spearman < 1
+    assert result.spearman == pytest.approx(spearmanr(similarity, -distance).statistic, abs=1e-12)
+    assert 0.5 < result.spearman < 1
     recall = []
     for a, x in zip(q, zq, strict=True):
         ten = set(np.argsort([-cosine(a, b) for b in d])[:10])
@@ -84,7 +84,7 @@ def test_without_ties_among_features_it_is_exact():
         inside, tied = set(np.flatnonzero(far < radius)), set(np.flatnonzero(far == radius))
         share = (10 - len(inside)) / len(tied)
         recall.append((len(ten & inside) + share * len(ten & tied)) / 10)
-    assert found.recall == pytest.approx(np.mean(recall), abs=1e-12)
+    assert result.recall == pytest.approx(np.mean(recall), abs=1e-12)
 
 
 def test_blocks_and_formats_do_not_matter(monkeypatch):
@@ -121,8 +121,8 @@ def test_a_query_is_not_compared_with_itself():
     z = d @ rng.normal(size=(4, 8))
     own = np.array([0, 5, -1])
     q, zq = np.concatenate([d[[0, 5]], rng.normal(size=(1, 4))]), np.concatenate([z[[0, 5]], z[:1]])
-    found = feature_agreement(q, d, zq, z, own=own, top=3)
-    assert found.pairs == 3 * 12 - 2
+    result = feature_agreement(q, d, zq, z, own=own, top=3)
+    assert result.pairs == 3 * 12 - 2
     each, pairs = [], []
     for number, place in enumerate(own):
         others = [i for i in range(12) if i != place]
@@ -134,15 +134,17 @@ def test_a_query_is_not_compared_with_itself():
         near = np.where(distance == radius, share, distance < radius)
         each.append(near[three].sum() / 3)
         pairs += zip(similarity, -distance, strict=True)
-    assert found.recall == pytest.approx(np.mean(each), abs=1e-12)
-    assert found.spearman == pytest.approx(spearmanr(*zip(*pairs, strict=True)).statistic, abs=1e-9)
+    assert result.recall == pytest.approx(np.mean(each), abs=1e-12)
+    assert result.spearman == pytest.approx(
+        spearmanr(*zip(*pairs, strict=True)).statistic, abs=1e-9
+    )
 
 
 def test_the_same_order_gives_one_and_the_opposite_less():
     z = np.where(np.tri(9, 8, -1), 1.0, -1.0)  # 0 to 8 bits from the first
     q, d, zq, zd = z[:1], z[1:], z[:1], z[1:]
-    found = feature_agreement(q, d, zq, zd, top=3)
-    assert found.recall == 1 and found.spearman == pytest.approx(1)
+    result = feature_agreement(q, d, zq, zd, top=3)
+    assert result.recall == 1 and result.spearman == pytest.approx(1)
     turned = feature_agreement(q, d, zq, zd[::-1], top=3)
     assert turned.recall == 0 and turned.spearman == pytest.approx(-1)
 
@@ -150,14 +152,14 @@ def test_the_same_order_gives_one_and_the_opposite_less():
 def test_constant_features_or_codes_have_no_rank_correlation():
     q, d = np.ones((3, 2)), np.ones((40, 2))
     z = np.random.default_rng(0).normal(size=(43, 8))
-    found = feature_agreement(q, d, z[:3], z[3:])
-    assert found.spearman is None and found.recall == pytest.approx(0.25)  # 10 of 40 by chance
+    result = feature_agreement(q, d, z[:3], z[3:])
+    assert result.spearman is None and result.recall == pytest.approx(0.25)  # 10 of 40 by chance
     zero = feature_agreement(0 * q, 0 * d, z[:3], z[3:])
     assert zero.spearman is None and zero.recall == pytest.approx(0.25)
     same = np.ones((43, 8), dtype=bool)
     features = np.random.default_rng(1).normal(size=(43, 5))
-    found = feature_agreement(features[:3], features[3:], same[:3], same[3:])
-    assert found.spearman is None and found.recall == pytest.approx(0.25)
+    result = feature_agreement(features[:3], features[3:], same[:3], same[3:])
+    assert result.spearman is None and result.recall == pytest.approx(0.25)
 
 
 def test_ternary_codes_and_memory_maps(tmp_path):

@@ -35,10 +35,10 @@ def naive(a, b, draws, seed):
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_it_is_the_naive_loop(seeds):
     a, b = two(seeds, 12)
-    found = paired_difference(a, b, draws=120, seed=7)
-    assert found.mean == pytest.approx((a - b).mean())
-    assert [found.low, found.high] == pytest.approx(naive(a, b, 120, 7))
-    assert (found.seeds, found.queries) == (seeds, 12)
+    result = paired_difference(a, b, draws=120, seed=7)
+    assert result.mean == pytest.approx((a - b).mean())
+    assert [result.low, result.high] == pytest.approx(naive(a, b, 120, 7))
+    assert (result.seeds, result.queries) == (seeds, 12)
 
 
 def test_many_queries_are_resampled_in_parts(monkeypatch):
@@ -53,9 +53,9 @@ def test_many_queries_are_resampled_in_parts(monkeypatch):
 
 def test_the_same_on_both_sides_differs_by_exactly_nothing():
     a, _ = two()
-    found = paired_difference(a, a)
-    assert (found.mean, found.low, found.high) == (0, 0, 0)
-    assert not found.certain
+    result = paired_difference(a, a)
+    assert (result.mean, result.low, result.high) == (0, 0, 0)
+    assert not result.certain
 
 
 def test_the_sides_can_be_swapped():
@@ -75,8 +75,8 @@ def test_what_both_sides_share_costs_no_certainty():
     random = np.random.default_rng(0)
     hardness = random.random((1, 200))
     noise = 0.01 * random.standard_normal((3, 200))
-    found = paired_difference(hardness + 0.02 + noise, np.repeat(hardness, 3, axis=0))
-    assert found.certain and found.low > 0.015
+    result = paired_difference(hardness + 0.02 + noise, np.repeat(hardness, 3, axis=0))
+    assert result.certain and result.low > 0.015
 
 
 def test_the_interval_holds_a_known_difference_about_as_often_as_it_says():
@@ -87,8 +87,8 @@ def test_the_interval_holds_a_known_difference_about_as_often_as_it_says():
         queries = 0.2 * random.standard_normal((1, 40))
         noise = 0.1 * random.standard_normal((15, 40))
         a = 0.3 + seeds + queries + noise
-        found = paired_difference(a, np.zeros_like(a), draws=400)
-        holds += found.low <= 0.3 <= found.high
+        result = paired_difference(a, np.zeros_like(a), draws=400)
+        holds += result.low <= 0.3 <= result.high
     assert 0.87 <= holds / times <= 0.995
 
 
@@ -130,11 +130,11 @@ def test_the_mean_of_the_queries_that_count_is_the_map(ties, top, empty, denomin
     labels[1][:, 4] = False  # nobody has it in the database
     ranking = Ranking(*codes, *labels, 6)
     convention = Convention(top, ties, denominator, empty)
-    found, expected = (
+    result, expected = (
         counted_precision(ranking, convention),
         mean_average_precision(ranking, convention),
     )
-    counted = np.isfinite(found)
+    counted = np.isfinite(result)
     assert counted.sum() == expected.queries_counted
-    assert found[counted].mean() == expected.value
+    assert result[counted].mean() == expected.value
     assert empty == "zero" or 0 < counted.sum() < 30

@@ -106,20 +106,20 @@ def test_quantization_error_by_definition(monkeypatch):
         if row.any():
             cosine = row @ h / (np.linalg.norm(row) * np.linalg.norm(h))
             angles.append(math.degrees(math.acos(cosine)))
-    found = quantization_error(z)
-    assert found.l2 == pytest.approx(np.mean(lengths))
-    assert found.squared_l2 == pytest.approx(np.mean(np.square(lengths)))
-    assert found.degrees == pytest.approx(np.mean(angles))
-    assert found.zero_codes == 1
+    result = quantization_error(z)
+    assert result.l2 == pytest.approx(np.mean(lengths))
+    assert result.squared_l2 == pytest.approx(np.mean(np.square(lengths)))
+    assert result.degrees == pytest.approx(np.mean(angles))
+    assert result.zero_codes == 1
 
 
 def test_quantization_error_of_noise():
     """E(|z| - 1)^2 = 2 - 2 sqrt(2 / pi) = 0.4042 per bit for normal z; the cosine is near 0.798."""
-    found = quantization_error(np.random.default_rng(0).standard_normal((50_000, 64)))
-    assert found.squared_l2 == pytest.approx(64 * (2 - 2 * math.sqrt(2 / math.pi)), rel=5e-3)
-    assert found.squared_l2 == pytest.approx(25.87, abs=0.1)
-    assert found.l2 == pytest.approx(5.07, abs=0.01)
-    assert found.degrees == pytest.approx(36.7, abs=0.1)
+    result = quantization_error(np.random.default_rng(0).standard_normal((50_000, 64)))
+    assert result.squared_l2 == pytest.approx(64 * (2 - 2 * math.sqrt(2 / math.pi)), rel=5e-3)
+    assert result.squared_l2 == pytest.approx(25.87, abs=0.1)
+    assert result.l2 == pytest.approx(5.07, abs=0.01)
+    assert result.degrees == pytest.approx(36.7, abs=0.1)
 
 
 @given(st.integers(1, 9), st.integers(1, 70), st.integers(0, 2**32 - 1))
@@ -128,10 +128,10 @@ def test_quantization_error_is_a_matter_of_two_norms(size, nbit, seed):
     """||z - h||^2 = ||z||^2 + K - 2 ||z||_1, and cos = ||z||_1 / (sqrt(K) ||z||)."""
     z = np.random.default_rng(seed).standard_normal((size, nbit))
     one, two = np.abs(z).sum(axis=1), np.linalg.norm(z, axis=1)
-    found = quantization_error(z)
-    assert found.squared_l2 == pytest.approx((two**2 + nbit - 2 * one).mean(), abs=1e-9)
+    result = quantization_error(z)
+    assert result.squared_l2 == pytest.approx((two**2 + nbit - 2 * one).mean(), abs=1e-9)
     cosine = np.clip(one / (math.sqrt(nbit) * two), -1, 1)
-    assert found.degrees == pytest.approx(np.degrees(np.arccos(cosine)).mean(), abs=1e-5)
+    assert result.degrees == pytest.approx(np.degrees(np.arccos(cosine)).mean(), abs=1e-5)
 
 
 def test_bits_have_no_quantization_error_and_length_makes_no_angle():
@@ -154,8 +154,8 @@ def test_zero_vectors_have_a_distance_and_no_angle():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.int8])
 def test_quantization_error_takes_any_signed_numbers(dtype):
     """(-128, 1) is 127 from (-1, 1); the smallest int8 has no absolute value among its kind."""
-    found = quantization_error(torch.tensor([[-128, 1]]).to(dtype))
-    assert found[:2] == (127, 127**2)
+    result = quantization_error(torch.tensor([[-128, 1]]).to(dtype))
+    assert result[:2] == (127, 127**2)
 
 
 @pytest.mark.parametrize(
@@ -180,10 +180,10 @@ def test_codes_without_an_error_are_refused(z, says):
 @pytest.mark.parametrize("nbit", [1, 8, 13, 64])
 def test_orthogonality_by_definition(labels, nbit):
     bits = random_bits(nbit, 40, nbit)
-    found = orthogonality(bits, labels)
+    result = orthogonality(bits, labels)
     value, classes, empty = naive_orthogonality(bits, labels)
-    assert found.value == pytest.approx(value)
-    assert (found.classes, found.empty_classes) == (classes, empty)
+    assert result.value == pytest.approx(value)
+    assert (result.classes, result.empty_classes) == (classes, empty)
 
 
 def test_a_centre_that_is_torn_is_a_one():
@@ -198,15 +198,15 @@ def test_orthogonality_of_hadamard_rows_and_of_their_likes():
     assert orthogonality(np.repeat(rows, 3, axis=0), np.repeat(np.arange(16), 3)).value == 0
     assert orthogonality(rows[[2] * 5], np.arange(5)).value == pytest.approx(math.sqrt(20))
     both = np.concatenate([rows, ~rows])  # 32 centres of 16 bits, as far apart as can be
-    found = orthogonality(both, np.arange(32)).value
-    assert found == pytest.approx(math.sqrt(32**2 / 16 - 32))
+    result = orthogonality(both, np.arange(32)).value
+    assert result == pytest.approx(math.sqrt(32**2 / 16 - 32))
 
 
 def test_orthogonality_of_random_centres():
     """C = 100, K = 64: about sqrt(C (C - 1) / K) = 12.44, never below sqrt(C^2 / K - C) = 7.5."""
-    found = [orthogonality(random_bits(seed, 100, 64), np.arange(100)).value for seed in range(20)]
-    assert np.mean(found) == pytest.approx(math.sqrt(100 * 99 / 64), rel=0.01)
-    assert min(found) >= 7.5
+    result = [orthogonality(random_bits(seed, 100, 64), np.arange(100)).value for seed in range(20)]
+    assert np.mean(result) == pytest.approx(math.sqrt(100 * 99 / 64), rel=0.01)
+    assert min(result) >= 7.5
 
 
 def test_orthogonality_does_not_depend_on_which_side_the_transpose_stands():
@@ -245,11 +245,11 @@ def test_separability_and_histograms_by_definition(labels, nbit, monkeypatch):
     monkeypatch.setattr(code_quality, "_QUERIES", 8)
     bits = random_bits(nbit, 40, nbit)
     intra, inter = naive_pairs(bits, labels)
-    found = separability(bits, labels)
-    assert found.intra == pytest.approx(np.mean(intra))
-    assert found.inter == pytest.approx(np.mean(inter))
-    assert found.value == pytest.approx(np.mean(inter) - np.mean(intra))
-    assert found[3:] == (len(inter), len(intra), 0)
+    result = separability(bits, labels)
+    assert result.intra == pytest.approx(np.mean(intra))
+    assert result.inter == pytest.approx(np.mean(inter))
+    assert result.value == pytest.approx(np.mean(inter) - np.mean(intra))
+    assert result[3:] == (len(inter), len(intra), 0)
 
     hist = distance_histograms(bits, labels)
     assert hist.exact
@@ -257,19 +257,19 @@ def test_separability_and_histograms_by_definition(labels, nbit, monkeypatch):
     np.testing.assert_allclose(hist.intra, np.bincount(intra, minlength=nbit + 1) / len(intra))
     np.testing.assert_allclose(hist.inter, np.bincount(inter, minlength=nbit + 1) / len(inter))
     assert hist.intra.sum() == pytest.approx(1) == hist.inter.sum()
-    assert hist.separability == pytest.approx(found.value)
+    assert hist.separability == pytest.approx(result.value)
 
 
 @labelled
 def test_macro_separability_by_definition(labels):
     bits = random_bits(1, 40, 20)
     (inter, intra), left_out = naive_macro(bits, labels)
-    found = separability(bits, labels, average="macro")
-    assert found.inter == pytest.approx(inter)
-    assert found.intra == pytest.approx(intra)
-    assert found.value == pytest.approx(inter - intra)
-    assert found[3:5] == separability(bits, labels)[3:5]
-    assert found.classes_left_out == left_out
+    result = separability(bits, labels, average="macro")
+    assert result.inter == pytest.approx(inter)
+    assert result.intra == pytest.approx(intra)
+    assert result.value == pytest.approx(inter - intra)
+    assert result[3:5] == separability(bits, labels)[3:5]
+    assert result.classes_left_out == left_out
 
 
 def test_separability_of_hadamard_rows():
@@ -292,9 +292,9 @@ def test_micro_counts_pairs_and_macro_classes():
 def test_the_unlabelled_are_far_from_everyone():
     """Items 0 and 1 share label 0; 2 and 3 have none, so they do not share that either."""
     bits, labels = random_bits(0, 4, 8), np.array([[1, 0], [1, 0], [0, 0], [0, 0]])
-    found = separability(bits, labels)
-    assert (found.intra_pairs, found.inter_pairs) == (1, 5)
-    assert found.intra == (bits[0] != bits[1]).sum()
+    result = separability(bits, labels)
+    assert (result.intra_pairs, result.inter_pairs) == (1, 5)
+    assert result.intra == (bits[0] != bits[1]).sum()
 
 
 def test_forms_of_labels_and_order_of_items_do_not_matter():
@@ -312,9 +312,9 @@ def test_forms_of_labels_and_order_of_items_do_not_matter():
     ]
     for form in forms:
         assert separability(*form) == separability(bits, labels)
-        expected, found = distance_histograms(bits, labels), distance_histograms(*form)
-        np.testing.assert_array_equal(found.intra, expected.intra)
-        np.testing.assert_array_equal(found.inter, expected.inter)
+        expected, result = distance_histograms(bits, labels), distance_histograms(*form)
+        np.testing.assert_array_equal(result.intra, expected.intra)
+        np.testing.assert_array_equal(result.inter, expected.inter)
     for form in forms[:-1]:
         assert orthogonality(*form) == orthogonality(bits, labels)
 
@@ -329,9 +329,9 @@ def test_histograms_and_closed_form_agree(size, nbit, classes, seed):
             with pytest.raises(DataError, match=f"no int{'er' if intra else 'ra'}-class distance"):
                 measure(bits, labels)
         return
-    hist, found = distance_histograms(bits, labels), separability(bits, labels)
-    assert hist.separability == pytest.approx(found.value)
-    assert (hist.intra_pairs, hist.inter_pairs) == (found.intra_pairs, found.inter_pairs)
+    hist, result = distance_histograms(bits, labels), separability(bits, labels)
+    assert hist.separability == pytest.approx(result.value)
+    assert (hist.intra_pairs, hist.inter_pairs) == (result.intra_pairs, result.inter_pairs)
 
 
 def test_blocks_of_full_size():
@@ -394,16 +394,16 @@ def test_a_sample_comes_in_batches(monkeypatch):
 def test_bit_statistics_by_definition():
     bits = random_bits(0, 37, 70)
     bits[:, 3], bits[:, 9], bits[20:] = True, False, bits[0]
-    found = bit_statistics(bits)
+    result = bit_statistics(bits)
     ones = [sum(bool(row[k]) for row in bits) / 37 for k in range(70)]
     entropies = [0 if p in (0, 1) else -p * math.log2(p) - (1 - p) * math.log2(1 - p) for p in ones]
-    np.testing.assert_allclose(found.ones, ones)
-    np.testing.assert_allclose(found.entropies, entropies)
-    assert found.balance == pytest.approx(np.mean(ones))
-    assert found.imbalance == pytest.approx(np.mean([abs(p - 0.5) for p in ones]))
-    assert found.entropy == pytest.approx(np.mean(entropies))
-    assert found.dead_bits == sum(p in (0, 1) for p in ones)
-    assert found.distinct_codes == len({tuple(row) for row in bits})
+    np.testing.assert_allclose(result.ones, ones)
+    np.testing.assert_allclose(result.entropies, entropies)
+    assert result.balance == pytest.approx(np.mean(ones))
+    assert result.imbalance == pytest.approx(np.mean([abs(p - 0.5) for p in ones]))
+    assert result.entropy == pytest.approx(np.mean(entropies))
+    assert result.dead_bits == sum(p in (0, 1) for p in ones)
+    assert result.distinct_codes == len({tuple(row) for row in bits})
 
 
 def test_bits_at_their_best_and_at_their_worst():
@@ -495,10 +495,10 @@ def test_macro_leaves_out_classes_without_both_kinds():
     assert separability(random_bits(0, 3, 4), labels, average="macro").classes_left_out == 1
     labels = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 1]])
     bits = random_bits(0, 4, 9)
-    found = separability(bits, labels, average="macro")
-    assert found.classes_left_out == 1
+    result = separability(bits, labels, average="macro")
+    assert result.classes_left_out == 1
     (inter, intra), _ = naive_macro(bits, labels)
-    assert (found.inter, found.intra) == (pytest.approx(inter), pytest.approx(intra))
+    assert (result.inter, result.intra) == (pytest.approx(inter), pytest.approx(intra))
 
 
 @pytest.mark.parametrize("measure", [bit_statistics, bit_correlation])

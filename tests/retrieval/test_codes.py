@@ -46,9 +46,9 @@ def test_distance_is_the_inner_product_in_disguise(nbit):
     rng = np.random.default_rng(nbit)
     a, b = binarize(rng.standard_normal((6, nbit))), binarize(rng.standard_normal((9, nbit)))
     signs_a, signs_b = 2 * a.astype(int) - 1, 2 * b.astype(int) - 1
-    found = hamming(pack(a), torch.from_numpy(pack(b)))
-    assert found.dtype == np.int16
-    np.testing.assert_array_equal(found, (nbit - signs_a @ signs_b.T) / 2)
+    result = hamming(pack(a), torch.from_numpy(pack(b)))
+    assert result.dtype == np.int16
+    np.testing.assert_array_equal(result, (nbit - signs_a @ signs_b.T) / 2)
 
 
 def test_distance_of_long_opposites_does_not_overflow_a_byte():

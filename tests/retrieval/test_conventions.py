@@ -37,9 +37,9 @@ def test_named_conventions_measure_what_the_families_do(name, top):
     held[:, 5] = False  # so that some queries have a label, and nothing to find
     order = [np.argsort((bits != database).sum(axis=1), kind="stable") for bits in query]
     ranking = Ranking(pack(query), pack(database), asked, held, 7)
-    found = mean_average_precision(ranking, Convention.named(name, top=top))
-    assert found.value == pytest.approx(as_they_do(name, order, held, asked, top), abs=1e-13)
-    assert 0 < (~asked.any(axis=1)).sum() < found.queries_without_relevant < 25
+    result = mean_average_precision(ranking, Convention.named(name, top=top))
+    assert result.value == pytest.approx(as_they_do(name, order, held, asked, top), abs=1e-13)
+    assert 0 < (~asked.any(axis=1)).sum() < result.queries_without_relevant < 25
 
 
 def test_the_names_differ_where_queries_are_empty():
@@ -51,11 +51,11 @@ def test_the_names_differ_where_queries_are_empty():
     asked = np.array([[1, 0, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0]])
     database = np.array([[0, 0], [1, 1]], dtype=bool)
     ranking = Ranking(pack(codes), pack(database), asked, np.array([[1, 0, 0], [0, 1, 0]]), 2)
-    found = {
+    result = {
         name: mean_average_precision(ranking, Convention.named(name, top=1)).value
         for name in ("orthohash", "hashnet", "hashnet-caffe", "csq", "deephash-pytorch")
     }
-    assert found == pytest.approx(
+    assert result == pytest.approx(
         {"orthohash": 1 / 4, "hashnet": 1, "hashnet-caffe": 1 / 2, "csq": 1 / 3}
         | {"deephash-pytorch": 1 / 4}
     )

@@ -94,9 +94,9 @@ def test_the_report_describes_the_codes_of_the_database():
 
 def test_one_class_has_no_separability():
     codes = np.random.default_rng(0).normal(size=(9, 6))
-    found = retrieval.describe_codes(codes, np.zeros(9, dtype=int))
-    assert (found["separability"], found["histograms"]) == (None, None)
-    assert found["orthogonality"]["classes"] == 1
+    result = retrieval.describe_codes(codes, np.zeros(9, dtype=int))
+    assert (result["separability"], result["histograms"]) == (None, None)
+    assert result["orthogonality"]["classes"] == 1
     with pytest.raises(DataError, match="one for each code"):
         retrieval.describe_codes(codes, np.zeros(8, dtype=int))
 

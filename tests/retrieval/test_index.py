@@ -77,14 +77,14 @@ def test_search_and_range_are_brute_force_on_any_shape(seed, monkeypatch):
     if seed % 3 == 0:  # the nearest come last, so that every chunk matters
         codes = codes[np.argsort(-hamming(asked[:1], codes)[0], kind="stable")]
     made = filled(nbit, codes)
-    for found, expected in zip(made.search(asked, k), brute(asked, codes, k), strict=True):
-        np.testing.assert_array_equal(found, expected)
+    for result, expected in zip(made.search(asked, k), brute(asked, codes, k), strict=True):
+        np.testing.assert_array_equal(result, expected)
     check_range(made, asked, radius)
 
 
 def check_range(made, asked, radius):
-    offsets, distances, ids = found = made.range(asked, radius)
-    assert found.offsets is offsets
+    offsets, distances, ids = result = made.range(asked, radius)
+    assert result.offsets is offsets
     assert len(offsets) == len(asked) + 1
     assert len(distances) == len(ids) == offsets[-1]
     for query, (near, order) in enumerate(zip(*brute(asked, made.codes, len(made)), strict=True)):

@@ -98,8 +98,8 @@ def test_the_cut_inside_a_tie_by_hand(denominator, value):
     (4 * 0.75 + 18 * 229/360 + 12 * 362/540 + 534/720) / 35 = 0.663888... = 239/360.
     """
     hist = counted([0, 0] + [1] * 7, [1, 0, 1, 1, 0, 0, 0, 1, 0])
-    found = average_precision(hist, Convention(top=5, denominator=denominator))
-    assert found == pytest.approx([value], abs=1e-14)
+    result = average_precision(hist, Convention(top=5, denominator=denominator))
+    assert result == pytest.approx([value], abs=1e-14)
 
 
 def test_relevant_first_is_no_bound_for_hits_under_a_cut():
@@ -130,8 +130,8 @@ def test_expected_is_the_mean_over_all_orders(distance, relevance, denominator):
     every = list(orders(distance, relevance))
     for top in range(1, len(distance) + 1):
         scores = [by_definition(order, top, denominator) for order in every]
-        found = average_precision(hist, Convention(top=top, denominator=denominator))
-        assert found == pytest.approx([np.mean(scores)], abs=1e-13)
+        result = average_precision(hist, Convention(top=top, denominator=denominator))
+        assert result == pytest.approx([np.mean(scores)], abs=1e-13)
 
 
 @pytest.mark.parametrize("denominator", ["min", "total", "R"])
@@ -210,8 +210,8 @@ def test_one_large_tie_keeps_its_digits():
     hist = Histograms(np.array([[0, 40_000]]), np.array([[0, 20_000]]))
     p = 19_999 / 39_999
     expected = 0.5 * sum((1 + (j - 1) * p) / j for j in range(1, 20_001)) / 20_000
-    found = average_precision(hist, Convention(top=20_000, denominator="R"))
-    assert found == pytest.approx([expected], rel=1e-12)
+    result = average_precision(hist, Convention(top=20_000, denominator="R"))
+    assert result == pytest.approx([expected], rel=1e-12)
     by_hits = average_precision(hist, Convention(top=20_000)).item()
     assert by_hits == pytest.approx(2 * expected, rel=1e-4)
 
@@ -237,14 +237,14 @@ def test_empty_queries_by_hand(empty, value, queries):
 
     The last has no label either. So the mean is 1 over 4, 1, 2 or 3 queries.
     """
-    found = mean_average_precision(EMPTY_QUERIES, Convention(top=1, ties="best", empty=empty))
-    assert found == MapResult(pytest.approx(value), queries, 2, 3)
+    result = mean_average_precision(EMPTY_QUERIES, Convention(top=1, ties="best", empty=empty))
+    assert result == MapResult(pytest.approx(value), queries, 2, 3)
 
 
 def test_no_query_counted_is_zero():
     hist = counted([0, 1], [0, 0])
-    found = mean_average_precision(hist, Convention(empty="skip_no_relevant"))
-    assert found == MapResult(0.0, 0, 1, 1)
+    result = mean_average_precision(hist, Convention(empty="skip_no_relevant"))
+    assert result == MapResult(0.0, 0, 1, 1)
 
 
 def test_empty_queries_are_counted_alike_by_ranking_and_histograms():
@@ -280,8 +280,8 @@ def test_average_precision_of_many_queries_by_definition():
             order = sorted(range(60), key=lambda n: ((bits != database[n]).sum(), n))
             relevance = [bool((labels & held[n]).any()) for n in order]
             expected.append(by_definition(relevance, top or 60, denominator))
-        found = average_precision(ranking, Convention(top, "stable", denominator))
-        np.testing.assert_allclose(found, expected, atol=1e-13)
+        result = average_precision(ranking, Convention(top, "stable", denominator))
+        np.testing.assert_allclose(result, expected, atol=1e-13)
 
 
 def test_precision_and_recall_at_by_hand():
@@ -323,8 +323,8 @@ BALLS = Histograms(
 
 def test_precision_within_radius_by_hand():
     """Radius 1: balls of 2, 2, 0 items with 1, 1, 0 hits: (1/2 + 1/2) over 3, or over 2."""
-    found = precision_within_radius(BALLS, 1)
-    assert found == pytest.approx((1 / 3, 1 / 2, 1 / 3))
+    result = precision_within_radius(BALLS, 1)
+    assert result == pytest.approx((1 / 3, 1 / 2, 1 / 3))
     assert precision_within_radius(BALLS, 0) == pytest.approx((1 / 3, 1.0, 2 / 3))
     whole = pytest.approx(((2 / 4 + 1 / 4 + 0) / 3, (2 / 4 + 1 / 4 + 0) / 3, 0.0))
     assert precision_within_radius(BALLS) == whole
@@ -432,5 +432,5 @@ def test_a_ball_needs_a_radius(radius):
 def test_sums_of_reciprocals_keep_their_digits(before, count):
     """A difference of two large harmonic numbers, of which little is left."""
     exact = sum((Fraction(1, before + j) for j in range(1, count + 1)), Fraction(0))
-    found = reciprocals(np.array([before]), np.array([count]))
-    assert found == pytest.approx([float(exact)], rel=2e-13, abs=0)
+    result = reciprocals(np.array([before]), np.array([count]))
+    assert result == pytest.approx([float(exact)], rel=2e-13, abs=0)

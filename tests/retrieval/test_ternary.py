@@ -36,12 +36,12 @@ def distances(query, database, threshold):
     def entry(z):
         return 0 if abs(z) < threshold else 1 if z >= 0 else -1
 
-    found = np.empty((len(query), len(database)))
+    result = np.empty((len(query), len(database)))
     for q, a in enumerate(query):
         for n, b in enumerate(database):
             product = sum(entry(x) * entry(y) for x, y in zip(a, b, strict=True))
-            found[q, n] = (len(a) - product) / 2
-    return found
+            result[q, n] = (len(a) - product) / 2
+    return result
 
 
 def precision_of(order, top):
@@ -89,8 +89,8 @@ def test_nine_pairs():
 @pytest.mark.parametrize("threshold", [0, 0.25, 0.75, 1.5, 9])
 def test_distances_by_definition(nbit, threshold):
     query, database = draw(nbit, 4, nbit), draw(nbit + 1, 15, nbit)
-    found = hamming(*packed(query, database, threshold)) / 4
-    np.testing.assert_array_equal(found, distances(query, database, threshold))
+    result = hamming(*packed(query, database, threshold)) / 4
+    np.testing.assert_array_equal(result, distances(query, database, threshold))
 
 
 def test_the_threshold_itself_is_decided():
@@ -305,14 +305,14 @@ def test_evaluation_is_ternary():
     z, labels = torch.from_numpy(draw(8, 10, 6)), torch.eye(3)[torch.arange(10) % 3]
     data, split = Data(labels), Data.split
     three = Evaluation(Convention(), lambda: torch.autocast("cpu", enabled=False), 1)
-    found = three(Encoder(z), data)
+    result = three(Encoder(z), data)
     codes = Codes(np.arange(10), z, 1.0)
     given = (z[7:], z[:7], labels[7:], labels[:7])
-    assert (found.query, found.val) == (evaluate_codes(*given, ternary=1)["map"], None)
+    assert (result.query, result.val) == (evaluate_codes(*given, ternary=1)["map"], None)
     full = three.measure(codes, data, split.queries, split.database, full=True)
     assert full == retrieval.evaluate_codes(*given, ternary=1.0)
     bits = Evaluation(Convention(), lambda: torch.autocast("cpu", enabled=False))
-    assert bits(Encoder(z), data).query == evaluate_codes(*given)["map"] != found.query
+    assert bits(Encoder(z), data).query == evaluate_codes(*given)["map"] != result.query
 
 
 def test_saved_masks_give_the_codes_back():

@@ -56,35 +56,35 @@ def test_a_report_has_the_keys_of_a_labelled_one_and_says_why_they_are_none():
 
 
 def test_distances_are_those_of_all_queries_and_items():
-    found, between = evaluate_codes(QUERY, DATABASE, None, None), distances(QUERY, DATABASE)
+    result, between = evaluate_codes(QUERY, DATABASE, None, None), distances(QUERY, DATABASE)
     counts = np.bincount(between.ravel(), minlength=13)
-    assert found["distances"]["distance"] == list(range(13))
-    assert np.allclose(found["distances"]["share"], counts / counts.sum())
-    assert found["distances"]["mean"] == pytest.approx(between.mean())
-    assert found["distances"]["mean_nearest"] == pytest.approx(between.min(axis=1).mean())
+    assert result["distances"]["distance"] == list(range(13))
+    assert np.allclose(result["distances"]["share"], counts / counts.sum())
+    assert result["distances"]["mean"] == pytest.approx(between.mean())
+    assert result["distances"]["mean_nearest"] == pytest.approx(between.min(axis=1).mean())
     inside = (between <= 2).sum(axis=1)
-    assert found["distances"]["mean_within_radius_2"] == pytest.approx(inside.mean())
-    empty = found["precision_within_radius_2"]["empty_fraction"]
+    assert result["distances"]["mean_within_radius_2"] == pytest.approx(inside.mean())
+    empty = result["precision_within_radius_2"]["empty_fraction"]
     assert empty == pytest.approx((inside == 0).mean())
 
 
 def test_a_query_is_left_out_of_its_own_neighbours():
     own = np.array([3, -1])
     queries = np.stack([DATABASE[3], QUERY[0]])
-    found = evaluate_codes(queries, DATABASE, None, None, own=own)
+    result = evaluate_codes(queries, DATABASE, None, None, own=own)
     between = distances(queries, DATABASE)
     first = np.delete(between[0], 3)
-    assert found["distances"]["mean_nearest"] == (first.min() + between[1].min()) / 2
-    assert found["queries_in_database"] == 1 and found["conventions"]["own"] == "excluded"
+    assert result["distances"]["mean_nearest"] == (first.min() + between[1].min()) / 2
+    assert result["queries_in_database"] == 1 and result["conventions"]["own"] == "excluded"
 
 
 def test_ternary_distances_are_in_half_bits():
-    found = evaluate_codes(QUERY, DATABASE, None, None, ternary=0.4)
+    result = evaluate_codes(QUERY, DATABASE, None, None, ternary=0.4)
     query, database = (np.sign(z) * (np.abs(z) >= 0.4) for z in (QUERY, DATABASE))
     between = (12 - query @ database.T) / 2
-    assert found["distances"]["distance"][:3] == [0.0, 0.5, 1.0] and found["nbit"] == 12
-    assert found["distances"]["mean"] == pytest.approx(between.mean())
-    assert found["distances"]["mean_nearest"] == pytest.approx(between.min(axis=1).mean())
+    assert result["distances"]["distance"][:3] == [0.0, 0.5, 1.0] and result["nbit"] == 12
+    assert result["distances"]["mean"] == pytest.approx(between.mean())
+    assert result["distances"]["mean_nearest"] == pytest.approx(between.min(axis=1).mean())
 
 
 @pytest.mark.parametrize("engine", ["numpy", "torch"])
@@ -110,24 +110,24 @@ def test_labels_of_one_side_alone_are_refused():
 
 class TestPairDistances:
     def test_every_pair_by_definition(self):
-        found = pair_distances(binarize(DATABASE))
+        result = pair_distances(binarize(DATABASE))
         between = distances(DATABASE, DATABASE)[np.triu_indices(40, 1)]
-        assert np.allclose(found.share, np.bincount(between, minlength=13) / len(between))
-        assert found.mean == pytest.approx(between.mean())
-        assert (found.pairs, found.seed) == (40 * 39 // 2, None)
+        assert np.allclose(result.share, np.bincount(between, minlength=13) / len(between))
+        assert result.mean == pytest.approx(between.mean())
+        assert (result.pairs, result.seed) == (40 * 39 // 2, None)
 
     def test_it_is_the_sum_of_similar_and_dissimilar_pairs(self):
         bits = binarize(DATABASE)
         apart = distance_histograms(bits, LABELS[1])
         both = apart.intra * apart.intra_pairs + apart.inter * apart.inter_pairs
-        found = pair_distances(bits)
-        assert np.allclose(found.share * found.pairs, both)
+        result = pair_distances(bits)
+        assert np.allclose(result.share * result.pairs, both)
 
     def test_more_items_than_one_block_are_counted_once(self):
         many = RNG.random((4200, 8)) < 0.5
-        found = pair_distances(many)
-        assert found.pairs == 4200 * 4199 // 2
-        assert found.share @ np.arange(9) == pytest.approx(found.mean)
+        result = pair_distances(many)
+        assert result.pairs == 4200 * 4199 // 2
+        assert result.share @ np.arange(9) == pytest.approx(result.mean)
 
     def test_a_sample_is_seeded_and_near_the_mean_which_is_exact(self):
         bits = binarize(DATABASE)

@@ -92,8 +92,8 @@ def test_queries_are_chosen_by_how_hard_they_are(data, codes):
         ("easiest", np.argsort(-precision)[:4]),
         ("hardest", np.argsort(precision)[:4]),
     ):
-        found = [query_of(one) for one in shown(data, codes, queries, rows=4)]
-        assert precision[found].tolist() == precision[expected].tolist()
+        result = [query_of(one) for one in shown(data, codes, queries, rows=4)]
+        assert precision[result].tolist() == precision[expected].tolist()
     spread = [precision[query_of(one)] for one in shown(data, codes, "spread", rows=4)]
     assert spread == sorted(spread, reverse=True)
     assert (spread[0], spread[-1]) == (precision.max(), precision.min())
@@ -109,11 +109,11 @@ def test_a_query_that_is_not_there():
 
 
 def test_the_plane_holds_database_images_alone(data, codes):
-    found = gallery.plane(codes, data, 40)
-    assert found.points.shape == (40, 2) and np.isfinite(found.points).all()
-    assert "40 database images" in found.what and "first label" not in found.what
+    result = gallery.plane(codes, data, 40)
+    assert result.points.shape == (40, 2) and np.isfinite(result.points).all()
+    assert "40 database images" in result.what and "first label" not in result.what
     again = gallery.plane(codes, data, 40)
-    np.testing.assert_array_equal(found.points, again.points)
+    np.testing.assert_array_equal(result.points, again.points)
 
 
 def test_too_few_codes_and_equal_ones_make_no_plane(data, codes):
@@ -129,10 +129,10 @@ def test_snapshots_of_two_or_three_bits_alone(tmp_path):
                   "ids": np.array(["a", "b"])}  # fmt: skip
         (tmp_path / "snapshots").mkdir(exist_ok=True)
         write_arrays(tmp_path / "snapshots" / f"epoch{epoch:04d}.npz", arrays)
-    found = gallery.snapshots(tmp_path)
-    assert [(one.epoch, one.z.shape[1], one.centers) for one in found] == [
+    result = gallery.snapshots(tmp_path)
+    assert [(one.epoch, one.z.shape[1], one.centers) for one in result] == [
         (0, 2, None),
         (3, 3, None),
     ]
-    assert found[0].classes.tolist() == [0, -1]
+    assert result[0].classes.tolist() == [0, -1]
     assert gallery.snapshots(tmp_path / "nowhere") == []

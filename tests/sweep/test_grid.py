@@ -26,8 +26,8 @@ METHODS = ("hashnet", "dtsh", "greedyhash", "jmlh", "dpn", "csq", "orthohash", "
 
 def jobs_of(name, *typed):
     """The jobs of a sweep as dictionaries of what is typed."""
-    found = multirun.build_grid(SweepSpec.read(SWEEPS, name), parse_all(typed))
-    return [{one.key: one.value for one in job} for job in found.jobs]
+    result = multirun.build_grid(SweepSpec.read(SWEEPS, name), parse_all(typed))
+    return [{one.key: one.value for one in job} for job in result.jobs]
 
 
 def picked(jobs, *keys):
@@ -57,8 +57,8 @@ def composed():
 
 
 def test_the_last_axis_runs_fastest():
-    found = grids.grid_points({"a": ["1", "2"], "b": ["x", "y"]})
-    assert [tuple(point.values()) for point in found] == [
+    result = grids.grid_points({"a": ["1", "2"], "b": ["x", "y"]})
+    assert [tuple(point.values()) for point in result] == [
         ("1", "x"), ("1", "y"), ("2", "x"), ("2", "y")
     ]  # fmt: skip
 
@@ -79,8 +79,8 @@ def test_a_rule_holds_where_all_its_conditions_do_and_a_later_one_beats_it():
 
 def test_no_rule_sets_what_the_user_did():
     where = [{"if": {"a": 1}, "then": {"beta": 80, "m": 0.5}}]
-    found = grids.grid_points({"a": ["1"], "beta": ["7"]}, where, given=["beta"])
-    assert found == [{"a": "1", "beta": "7", "m": "0.5"}]
+    result = grids.grid_points({"a": ["1"], "beta": ["7"]}, where, given=["beta"])
+    assert result == [{"a": "1", "beta": "7", "m": "0.5"}]
 
 
 def test_a_rule_of_another_form_is_told():
@@ -94,29 +94,29 @@ def test_a_rule_of_another_form_is_told():
 
 
 def grid(*typed, **sheet):
-    found = multirun.build_grid(SweepSpec("s" if sheet else None, **sheet), parse_all(typed))
-    return replace(found, jobs=tuple(tuple(texts(job)) for job in found.jobs))
+    result = multirun.build_grid(SweepSpec("s" if sheet else None, **sheet), parse_all(typed))
+    return replace(result, jobs=tuple(tuple(texts(job)) for job in result.jobs))
 
 
 def test_without_a_sheet_the_grid_is_what_is_typed():
-    found = grid(
+    result = grid(
         "seed=0,1", "model.nbit=16,32", "trainer.epochs=3", "logger=quiet", "~scheduler.at"
     )
-    assert len(found.jobs) == 4
-    assert found.jobs[1] == (
+    assert len(result.jobs) == 4
+    assert result.jobs[1] == (
         "seed=0", "model.nbit=32", "trainer.epochs=3", "logger=quiet", "~scheduler.at"
     )  # fmt: skip
-    assert found.axes == ("seed", "model.nbit")
-    assert "trainer.epochs=3" in found.typed and "logger=quiet" not in found.typed
+    assert result.axes == ("seed", "model.nbit")
+    assert "trainer.epochs=3" in result.typed and "logger=quiet" not in result.typed
 
 
 def test_what_is_typed_replaces_the_sheet_and_keeps_its_axes():
-    found = grid("b=9", "c=1", params={"a": [1, 2], "b": [0.5, 2], "c": 0})
-    assert [dict(t.split("=") for t in job) for job in found.jobs] == [
+    result = grid("b=9", "c=1", params={"a": [1, 2], "b": [0.5, 2], "c": 0})
+    assert [dict(t.split("=") for t in job) for job in result.jobs] == [
         {"a": str(a), "b": "9", "c": "1", "group": "s"} for a in (1, 2)
     ]
-    assert found.axes == ("a", "b")
-    assert found.typed == ("c=1",)  # another table; b is a place in the same
+    assert result.axes == ("a", "b")
+    assert result.typed == ("c=1",)  # another table; b is a place in the same
 
 
 def test_ranges_and_globs():
@@ -179,9 +179,9 @@ def test_names_that_mean_nothing_are_refused(tmp_path, text, told):
 
 def test_what_is_typed_over_a_rule_is_another_setting():
     sheet = SweepSpec.read(SWEEPS, "table1")
-    found = multirun.build_grid(sheet, parse_all(["trainer.batch_size=16", "dataset=cifar10"]))
-    assert found.typed == ("trainer.batch_size=16",)
-    assert len(set(found.axes)) == len(found.axes) and "method.loss.penalty" in found.axes
+    result = multirun.build_grid(sheet, parse_all(["trainer.batch_size=16", "dataset=cifar10"]))
+    assert result.typed == ("trainer.batch_size=16",)
+    assert len(set(result.axes)) == len(result.axes) and "method.loss.penalty" in result.axes
 
 
 # the files of sweeps/, against numbers that stand here
@@ -335,16 +335,16 @@ def test_all_methods_see_the_same_features():
     jobs = jobs_of("unsupervised")
     (typed, *_) = jobs_of("unsupervised", "backbone.frozen=false", "method.views=[train]")
     assert (typed["backbone.frozen"], typed["method.views"]) == ("False", "[train]")
-    found = multirun.build_grid(
+    result = multirun.build_grid(
         SweepSpec.read(SWEEPS, "unsupervised"), parse_all(["backbone.frozen=false"])
     )
-    assert not any("++backbone.frozen=true" in texts(job) for job in found.jobs)
+    assert not any("++backbone.frozen=true" in texts(job) for job in result.jobs)
     settled = {"backbone.frozen": "true", "trainer.select_on": "last", "evaluation.top": "1000",
                "evaluation.tops": "[all]", "backbone": "vgg16"}  # fmt: skip
     for key, value in settled.items():
         assert constant(jobs, key) == value
-    found = multirun.build_grid(SweepSpec.read(SWEEPS, "unsupervised"), [])
-    assert all("~settings" in texts(job) for job in found.jobs)
+    result = multirun.build_grid(SweepSpec.read(SWEEPS, "unsupervised"), [])
+    assert all("~settings" in texts(job) for job in result.jobs)
     views = {(job["method"], job.get("method.views"), job.get("method.cached_views"))
              for job in jobs}  # fmt: skip
     assert views == {
@@ -376,12 +376,12 @@ def test_sweeps_without_labels_compose(name, composed):
     """Frozen, without a selection on the queries or with the one of the papers, and at one R."""
     for dataset in ("cifar10", "digits"):
         jobs = jobs_of(name, f"dataset={dataset}")
-        found = multirun.build_grid(
+        result = multirun.build_grid(
             SweepSpec.read(SWEEPS, name), parse_all([f"dataset={dataset}"])
         ).jobs
         middle = next((at for at, job in enumerate(jobs) if job["method"] == "sdc_simclr"), 0)
         for at in {0, middle, len(jobs) - 1}:
-            cfg = composed({one.name: one.value or "" for one in found[at]})
+            cfg = composed({one.name: one.value or "" for one in result[at]})
             assert cfg["backbone"]["frozen"] is True
             top = cfg["evaluation"]["top"] or cfg["dataset"]["top"]
             assert top == (1000 if dataset == "cifar10" or name == "unsupervised" else None)
@@ -479,9 +479,9 @@ def test_a_grid_of_millions_of_jobs_is_refused():
 
 def test_paths_of_a_sheet_are_texts_and_its_name_makes_a_group():
     sheet = SweepSpec("my ß sweep", params={"dataset.root": "~/a b", "seed": [0, 1]})
-    found = multirun.build_grid(sheet, parse_all(["method=csq"]))
-    assert texts(found.jobs[1][:2]) == ["dataset.root='~/a b'", "seed=1"]
-    assert {job[-1].text for job in found.jobs} == {"group='my-ß-sweep'"}
+    result = multirun.build_grid(sheet, parse_all(["method=csq"]))
+    assert texts(result.jobs[1][:2]) == ["dataset.root='~/a b'", "seed=1"]
+    assert {job[-1].text for job in result.jobs} == {"group='my-ß-sweep'"}
 
 
 @pytest.mark.parametrize(

@@ -237,9 +237,11 @@ def test_a_sweep_grows_by_what_is_launched_later(plan, tmp_path):
     base = ["dataset", "model.nbit", "seed"]
     write(folder, plan("seed=0 method.loss.scale=5", "seed=1 method.loss.scale=5"), base)
     again = [*base, "method.loss.scale"]
-    found = write(folder, plan("seed=1 method.loss.scale=5", "seed=2 method.loss.scale=0.5"), again)
-    assert found["name"] == "mine" and found["report"] == {"rows": "seed"}
-    values = [job["values"] for job in found["jobs"]]
+    result = write(
+        folder, plan("seed=1 method.loss.scale=5", "seed=2 method.loss.scale=0.5"), again
+    )
+    assert result["name"] == "mine" and result["report"] == {"rows": "seed"}
+    values = [job["values"] for job in result["jobs"]]
     assert [one["seed"] for one in values] == [0, 1, 2]
     assert [one.get("method.loss.scale") for one in values] == [None, 5, 0.5]
     assert values[2]["dataset"] == "digits" and values[2]["model.nbit"] == 32
@@ -247,11 +249,11 @@ def test_a_sweep_grows_by_what_is_launched_later(plan, tmp_path):
 
 def test_values_of_groups_are_names(plan):
     (job,) = plan("method=csq loss=lmcl loss.scale=3 trainer=early_stop")
-    found = {
+    result = {
         key: plan_jobs.axis_value(job, key)
         for key in ("method", "dataset", "loss", "trainer", "loss.scale", "dataset.protocol")
     }
-    assert found == {
+    assert result == {
         "method": "csq+lmcl", "dataset": "digits", "loss": "lmcl", "trainer": "early_stop",
         "loss.scale": 3, "dataset.protocol": "per_class",
     }  # fmt: skip

@@ -225,9 +225,9 @@ def test_runs_that_do_not_compare_are_not_compared_and_it_is_said(outputs):
         jobs = list(sweep.runs)
         jobs[2] = replace(jobs[2], **changes)
         (section,) = make_sections([replace(sweep, runs=tuple(jobs))])
-        found = paired_differences(section, "5", outputs, 200, 0)
-        assert found.pairs == ()
-        return found.not_compared[0].reason
+        result = paired_differences(section, "5", outputs, 200, 0)
+        assert result.pairs == ()
+        return result.not_compared[0].reason
 
     told = read_sweep(outputs, "beta").runs[2]
     other = told.report | {"protocol": told.report["protocol"] | {"fingerprint": ""}}

@@ -62,14 +62,14 @@ def test_codes_of_a_tapped_pass_are_the_same_and_the_agreement_is_that_of_all_fe
     codes = encode(encoder, data, evaluation.autocast, taps=[kept])
     assert torch.equal(codes.z, encode(encoder, data, evaluation.autocast).z)
     assert kept.complete
-    found = evaluation.agreement(codes, QUERIES, DATABASE, kept)
+    result = evaluation.agreement(codes, QUERIES, DATABASE, kept)
     wanted = retrieval.feature_agreement(
         data.table[QUERIES], data.table[DATABASE], codes.of(QUERIES), codes.of(DATABASE)
     )
-    assert (found["spearman"], found["recall_at_10"]) == (wanted.spearman, wanted.recall)
-    assert (found["queries"], found["database"], found["pairs"]) == (10, 30, 300)
-    assert found["sampled"] == {"queries": False, "database": False}
-    assert evaluation.agreement(codes, QUERIES, DATABASE, kept) == found  # features are gone
+    assert (result["spearman"], result["recall_at_10"]) == (wanted.spearman, wanted.recall)
+    assert (result["queries"], result["database"], result["pairs"]) == (10, 30, 300)
+    assert result["sampled"] == {"queries": False, "database": False}
+    assert evaluation.agreement(codes, QUERIES, DATABASE, kept) == result  # features are gone
 
 
 def test_samples_of_queries_and_database(monkeypatch):
@@ -79,16 +79,16 @@ def test_samples_of_queries_and_database(monkeypatch):
     own = np.arange(10)  # as if the queries stood at the head of the database
     kept = FeatureAgreement(DATABASE[:10], DATABASE, own, WIDTH)
     codes = encode(encoder, data, evaluation.autocast, taps=[kept])
-    found = evaluation.agreement(codes, DATABASE[:10], DATABASE, kept)
-    assert (found["queries"], found["database"]) == (4, 20)
-    assert found["sampled"] == {"queries": True, "database": True}
+    result = evaluation.agreement(codes, DATABASE[:10], DATABASE, kept)
+    assert (result["queries"], result["database"]) == (4, 20)
+    assert result["sampled"] == {"queries": True, "database": True}
     query, place = DATABASE[:10][kept.queries], DATABASE[kept.database]
     here = np.array([list(place).index(one) if one in place else -1 for one in query])
     assert (here >= 0).any() and (kept.own == here).all()
     wanted = retrieval.feature_agreement(
         data.table[query], data.table[place], codes.of(query), codes.of(place), own=here
     )
-    assert found["recall_at_10"] == wanted.recall and found["pairs"] == 80 - (here >= 0).sum()
+    assert result["recall_at_10"] == wanted.recall and result["pairs"] == 80 - (here >= 0).sum()
 
 
 def test_tokens_are_averaged():
@@ -123,7 +123,7 @@ def test_the_reference_is_the_mean_of_ten_rotations():
     turned = pca_reference.PCAReference(encoder, data, evaluation.autocast, NBIT)
     kept = FeatureAgreement(QUERIES, DATABASE, None, WIDTH)
     codes = encode(encoder, data, evaluation.autocast, taps=[kept, turned])
-    found = turned.measure(codes, data, evaluation, kept)
+    result = turned.measure(codes, data, evaluation, kept)
     mean, axes = principal_axes(data.table[TRAIN], NBIT)
     maps, recalls = [], []
     for draw in range(10):
@@ -131,12 +131,12 @@ def test_the_reference_is_the_mean_of_ten_rotations():
         each = Codes(np.arange(40), z.float(), 1.0)
         maps.append(evaluation.measure(each, data, QUERIES, DATABASE)["map"])
         recalls.append(evaluation.agreement(each, QUERIES, DATABASE, kept)["recall_at_10"])
-    assert found["maps"] == pytest.approx(maps) and len(set(maps)) > 1
-    assert found["map"] == pytest.approx(np.mean(maps))
-    assert found["sd"] == pytest.approx(np.std(maps, ddof=1))
-    assert found["agreement"]["recall_at_10"] == pytest.approx(np.mean(recalls))
-    assert found["agreement"]["recall_at_10_sd"] == pytest.approx(np.std(recalls, ddof=1))
-    assert found["draws"] == 10
+    assert result["maps"] == pytest.approx(maps) and len(set(maps)) > 1
+    assert result["map"] == pytest.approx(np.mean(maps))
+    assert result["sd"] == pytest.approx(np.std(maps, ddof=1))
+    assert result["agreement"]["recall_at_10"] == pytest.approx(np.mean(recalls))
+    assert result["agreement"]["recall_at_10_sd"] == pytest.approx(np.std(recalls, ddof=1))
+    assert result["draws"] == 10
     alone = pca_reference.PCAReference(encoder, data, evaluation.autocast, NBIT)
     codes = encode(encoder, data, evaluation.autocast, taps=[alone])
     assert "agreement" not in alone.measure(codes, data, evaluation, None)
@@ -156,7 +156,7 @@ def test_the_reference_is_the_mean_of_ten_rotations():
 def test_why_there_is_no_reference(nbit, ternary, limit, reason):
     data = Features()
     data.resident_limit_bytes = limit
-    found = pca_reference.obstacle(data, nbit, WIDTH, ternary)
-    assert found.startswith(reason) and bool(found) == bool(reason)
+    result = pca_reference.obstacle(data, nbit, WIDTH, ternary)
+    assert result.startswith(reason) and bool(result) == bool(reason)
     data.num_trainable = 8
     assert "8 bits need more than 8 training images" in pca_reference.obstacle(data, 8, WIDTH, None)

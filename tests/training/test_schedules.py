@@ -9,12 +9,12 @@ RATE = 0.1
 def rates(scheduler_of, epochs):
     """Rates that a scheduler of PyTorch sets, epoch by epoch."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=RATE)
-    scheduler, found = scheduler_of(optimizer), []
+    scheduler, result = scheduler_of(optimizer), []
     for _ in range(epochs):
-        found.append(optimizer.param_groups[0]["lr"])
+        result.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         scheduler.step()
-    return found
+    return result
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 5, 7, 10, 40, 99, 100])
@@ -22,8 +22,8 @@ def rates(scheduler_of, epochs):
 def test_step_is_that_of_pytorch(epochs, at, gamma):
     size = max(1, int(at * epochs))
     expected = rates(lambda o: torch.optim.lr_scheduler.StepLR(o, size, gamma), epochs)
-    found = [RATE * Step(at, gamma).factor(epoch, epochs) for epoch in range(epochs)]
-    assert found == pytest.approx(expected, rel=1e-12)
+    result = [RATE * Step(at, gamma).factor(epoch, epochs) for epoch in range(epochs)]
+    assert result == pytest.approx(expected, rel=1e-12)
 
 
 def test_step_falls_once_at_eighty_of_a_hundred():
@@ -34,24 +34,24 @@ def test_step_falls_once_at_eighty_of_a_hundred():
 @pytest.mark.parametrize("epochs", [1, 5, 40])
 def test_cosine_is_that_of_pytorch(epochs):
     expected = rates(lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, epochs), epochs)
-    found = [RATE * Cosine().factor(epoch, epochs) for epoch in range(epochs)]
-    assert found == pytest.approx(expected, rel=1e-9)
+    result = [RATE * Cosine().factor(epoch, epochs) for epoch in range(epochs)]
+    assert result == pytest.approx(expected, rel=1e-9)
     assert Cosine().factor(0, epochs) == 1
 
 
 @pytest.mark.parametrize(("every", "gamma"), [(30, 0.1), (20, 2 / 3), (1, 0.5)])
 def test_every_is_that_of_pytorch(every, gamma):
     expected = rates(lambda o: torch.optim.lr_scheduler.StepLR(o, every, gamma), 100)
-    found = [RATE * Every(every, gamma).factor(epoch, 100) for epoch in range(100)]
-    assert found == pytest.approx(expected, rel=1e-9)
+    result = [RATE * Every(every, gamma).factor(epoch, 100) for epoch in range(100)]
+    assert result == pytest.approx(expected, rel=1e-9)
 
 
 def test_cosine_may_end_above_zero():
     """Down to a hundredth, as PyTorch's eta_min has it."""
     low = torch.optim.lr_scheduler.CosineAnnealingLR
     expected = rates(lambda o: low(o, 50, eta_min=RATE / 100), 50)
-    found = [RATE * Cosine(floor=0.01).factor(epoch, 50) for epoch in range(50)]
-    assert found == pytest.approx(expected, rel=1e-9)
+    result = [RATE * Cosine(floor=0.01).factor(epoch, 50) for epoch in range(50)]
+    assert result == pytest.approx(expected, rel=1e-9)
 
 
 def test_constant():

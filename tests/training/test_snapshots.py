@@ -87,13 +87,13 @@ def test_a_snapshot_says_who_is_where(tmp_path):
     snapshots.take(12, method, data, codes)
     assert data.encoded == []  # those of the evaluation serve
     first, last = read_snapshots(tmp_path)
-    for found, epoch, factor in ((first, 0, 1), (last, 12, 2)):
-        assert found["epoch"] == epoch
-        assert found["z"].tolist() == [[factor * row, -factor * row] for row in (4, 6, 8, 10)]
-        assert found["z"].dtype == np.float32 and found["labels"].dtype == bool
-        assert found["labels"].tolist() == [[True, False]] * 4
-        assert found["ids"].tolist() == ["image04", "image06", "image08", "image10"]
-        assert found["centers"].tolist() == [[1, -1], [-1, 1]]
+    for result, epoch, factor in ((first, 0, 1), (last, 12, 2)):
+        assert result["epoch"] == epoch
+        assert result["z"].tolist() == [[factor * row, -factor * row] for row in (4, 6, 8, 10)]
+        assert result["z"].dtype == np.float32 and result["labels"].dtype == bool
+        assert result["labels"].tolist() == [[True, False]] * 4
+        assert result["ids"].tolist() == ["image04", "image06", "image08", "image10"]
+        assert result["centers"].tolist() == [[1, -1], [-1, 1]]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["snapshots"]
 
 
@@ -101,8 +101,8 @@ def test_few_images_no_centers_and_none_at_all(tmp_path):
     data, method = Twelve(), Pair()
     method.given = None
     Snapshots(tmp_path, 99, plain).take(3, method, data)
-    (found,) = read_snapshots(tmp_path)
-    assert len(found["z"]) == 8 and found["centers"] is None
+    (result,) = read_snapshots(tmp_path)
+    assert len(result["z"]) == 8 and result["centers"] is None
     Snapshots(tmp_path / "none", 0, plain).take(0, None, None)
     assert not (tmp_path / "none").exists() and read_snapshots(tmp_path / "none") == []
 
@@ -168,14 +168,14 @@ def same(one, other):
 
 
 def test_before_training_and_at_each_evaluation(base):
-    found = read_snapshots(base)
-    assert [one["epoch"] for one in found] == [0, 2, 3]
-    for one in found:
+    result = read_snapshots(base)
+    assert [one["epoch"] for one in result] == [0, 2, 3]
+    for one in result:
         assert one["z"].shape == (40, 2) and one["labels"].shape == (40, 4)
-        assert one["ids"].tolist() == found[0]["ids"].tolist()
+        assert one["ids"].tolist() == result[0]["ids"].tolist()
         assert one["centers"].shape == (4, 2)
         assert one["labels"].sum(axis=0).min() > 3  # spread over the classes
-    assert not np.array_equal(found[1]["z"], found[2]["z"])
+    assert not np.array_equal(result[1]["z"], result[2]["z"])
 
 
 def test_the_last_one_holds_the_codes_that_were_measured(base):
@@ -236,9 +236,9 @@ def test_a_run_that_stopped_early_has_those_until_then(train, tmp_path):
     more = ("trainer.eval_every=1", "trainer.epochs=9", "trainer.patience=1", "optimizer.lr=0")
     folder = train(tmp_path, WITH, *more)
     assert report(folder)["selection"]["stopped_early"]
-    found = read_snapshots(folder)
-    assert [one["epoch"] for one in found] == [0, *range(1, found[-1]["epoch"] + 1)]
-    assert found[-1]["epoch"] == report(folder)["selection"]["epoch_last"] < 9
+    result = read_snapshots(folder)
+    assert [one["epoch"] for one in result] == [0, *range(1, result[-1]["epoch"] + 1)]
+    assert result[-1]["epoch"] == report(folder)["selection"]["epoch_last"] < 9
 
 
 def test_no_epochs_are_one_snapshot(train, tmp_path):

@@ -44,8 +44,8 @@ def test_the_three_numbers_of_a_report(select_on):
     """They do not depend on which of them selects; ties go to the first."""
     scores = [(5, 0.6, 0.30), (10, 0.8, 0.35), (15, 0.8, 0.50), (20, 0.7, 0.50)]
     now, _ = after(scores, select_on)
-    found = now.selection(select_on, eval_every=5, epochs=20)
-    assert found == {
+    result = now.selection(select_on, eval_every=5, epochs=20)
+    assert result == {
         "select_on": select_on,
         "map_best_on_query": 0.8,
         "epoch_best_on_query": 10,
@@ -62,8 +62,8 @@ def test_the_three_numbers_of_a_report(select_on):
 
 def test_without_validation_its_numbers_are_open():
     now, _ = after([(1, 0.2, None)])
-    found = now.selection("query", 1, 1)
-    assert found["map_at_val_epoch"] is None and found["epoch_at_val"] is None
+    result = now.selection("query", 1, 1)
+    assert result["map_at_val_epoch"] is None and result["epoch_at_val"] is None
     assert now.best("val") is None and Progress().best("query") is None
 
 
@@ -79,7 +79,7 @@ def test_agreement_selects_without_a_map():
     now = Progress()
     kept = [now.add(e, None, None, "agreement", a) for e, a in ((1, 0.2), (2, 0.4), (3, 0.4))]
     assert kept == [True, True, False] and now.wait == 1
-    found = now.selection("agreement", eval_every=1, epochs=3)
-    assert (found["agreement_best"], found["epoch_at_agreement"]) == (0.4, 2)
-    assert found["map_at_agreement_epoch"] is None and found["selected_epoch"] == 2
+    result = now.selection("agreement", eval_every=1, epochs=3)
+    assert (result["agreement_best"], result["epoch_at_agreement"]) == (0.4, 2)
+    assert result["map_at_agreement_epoch"] is None and result["selected_epoch"] == 2
     assert "agreement" not in after([(1, 0.5, None)])[0].history[0]

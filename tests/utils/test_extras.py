@@ -42,13 +42,13 @@ def test_nothing_offers_the_project_from_an_index():
     """No package of this name is published; an index would serve whatever a stranger uploads."""
     assert len(written()) > 300
     offered = re.compile(rf"{PROJECT['name']}\[|pip install (?:-U |--upgrade )?{PROJECT['name']}\b")
-    found = [
+    result = [
         f"{file.relative_to(ROOT)}: {line.strip()}"
         for file in written()
         for line in file.read_text(encoding="utf-8", errors="replace").splitlines()
         if offered.search(line)
     ]
-    assert found == []
+    assert result == []
 
 
 def test_a_missing_package_is_named_with_the_command(monkeypatch):

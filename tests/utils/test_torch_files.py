@@ -87,12 +87,12 @@ class Bomb:
 def test_nothing_is_run_and_what_nobody_asks_for_does_not_matter(new, tmp_path):
     saved = {"w": torch.ones(2), "args": argparse.Namespace(lr=1), "bomb": Bomb(), "f": np.sum}
     torch.save(saved, tmp_path / "a.pt", _use_new_zipfile_serialization=new)
-    found = read_torch(tmp_path / "a.pt")
-    assert found["w"].tolist() == [1, 1]
-    assert [described(found[key]) for key in ("args", "bomb")] == [
+    result = read_torch(tmp_path / "a.pt")
+    assert result["w"].tolist() == [1, 1]
+    assert [described(result[key]) for key in ("args", "bomb")] == [
         "an object of argparse.Namespace", "an object of builtins.exec"
     ]  # fmt: skip
-    assert found["args"].state == {"lr": 1}
+    assert result["args"].state == {"lr": 1}
 
 
 def test_a_bomb_by_every_kind_of_call(tmp_path, monkeypatch):
@@ -114,10 +114,10 @@ def test_a_bomb_by_every_kind_of_call(tmp_path, monkeypatch):
 def test_networks_sparse_and_quantized_tensors_are_named(tmp_path):
     network = nn.DataParallel(nn.Linear(2, 3))
     torch.save({"s": torch.eye(3).to_sparse(), "n": network}, tmp_path / "a.pt")
-    found = read_torch(tmp_path / "a.pt")
-    assert described(found["s"]) == "a sparse tensor"
-    assert is_module(found["n"]) and not is_module(found["s"])
-    module = found["n"].state["_modules"]["module"]
+    result = read_torch(tmp_path / "a.pt")
+    assert described(result["s"]) == "a sparse tensor"
+    assert is_module(result["n"]) and not is_module(result["s"])
+    module = result["n"].state["_modules"]["module"]
     assert isinstance(module, Unread)
     assert module.state["_parameters"]["weight"].shape == (3, 2)
 

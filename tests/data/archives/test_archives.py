@@ -39,14 +39,14 @@ from tests.data.miniatures import (
 
 def check(reader: Reader, made: Made, classes) -> Catalogue:
     """A reader finds what was made, twice, and every place is an image."""
-    found, again = reader.read(), reader.read()
-    assert list(found.ids) == made.ids == list(again.ids)
-    assert found.classes == tuple(classes)
-    assert found.labels.dtype == bool
-    assert np.array_equal(found.labels.toarray(), made.labels)
+    result, again = reader.read(), reader.read()
+    assert list(result.ids) == made.ids == list(again.ids)
+    assert result.classes == tuple(classes)
+    assert result.labels.dtype == bool
+    assert np.array_equal(result.labels.toarray(), made.labels)
     assert np.array_equal(again.labels.toarray(), made.labels)
-    assert list(found.places or found.ids) == made.places
-    return found
+    assert list(result.places or result.ids) == made.places
+    return result
 
 
 def opened(root, catalogue):
@@ -80,10 +80,10 @@ def test_multi_hot_is_a_set_of_pairs(pairs):
 @pytest.mark.parametrize("layout", ["folders", "kaggle", "devkit", "synsets", "names", "caffe"])
 def test_ilsvrc(tmp_path, layout):
     made = make_ilsvrc(tmp_path, layout=layout)
-    found = check(ILSVRC(tmp_path, WNIDS[::-1]), made, WNIDS)
-    assert found.official_query.tolist() == ["val" in one for one in made.ids]
-    assert opened(tmp_path, found) == {(32, 32)}
-    split = Official(train=5).split(found)
+    result = check(ILSVRC(tmp_path, WNIDS[::-1]), made, WNIDS)
+    assert result.official_query.tolist() == ["val" in one for one in made.ids]
+    assert opened(tmp_path, result) == {(32, 32)}
+    split = Official(train=5).split(result)
     assert (len(split.train), len(split.queries), len(split.database)) == (30, 24, 72)
 
 
@@ -100,8 +100,8 @@ def test_the_root_of_ilsvrc_may_lie_deeper(tmp_path):
     made = make_ilsvrc(tmp_path, layout="kaggle")
     labels = tmp_path / "LOC_val_solution.csv"
     for below in ("ILSVRC", "ILSVRC/Data", "ILSVRC/Data/CLS-LOC"):
-        found = ILSVRC(tmp_path / below, WNIDS, labels).read()
-        assert list(found.ids) == made.ids
+        result = ILSVRC(tmp_path / below, WNIDS, labels).read()
+        assert list(result.ids) == made.ids
     with pytest.raises(DataError, match=r"(?s)there is no label file.*labels=FILE"):
         ILSVRC(tmp_path / "ILSVRC", WNIDS).read()
 
@@ -217,18 +217,20 @@ def test_the_concepts_of_nuswide():
 def test_nuswide(tmp_path, caplog, world, concepts):
     made = make_nuswide(tmp_path, world=world, concepts=concepts, twice=3)
     with caplog.at_level(logging.INFO):
-        found = check(NusWide(tmp_path, concepts), made, NUSWIDE21 if concepts == 21 else NUSWIDE81)
-    assert f"left out {240 - len(found)} of 240 images" in caplog.text
+        result = check(
+            NusWide(tmp_path, concepts), made, NUSWIDE21 if concepts == 21 else NUSWIDE81
+        )
+    assert f"left out {240 - len(result)} of 240 images" in caplog.text
     assert "should be ordered by frequency" not in caplog.text
-    assert opened(tmp_path, found) == {(32, 32)}
-    assert sum(one.endswith("-2") for one in found.ids) > 0
+    assert opened(tmp_path, result) == {(32, 32)}
+    assert sum(one.endswith("-2") for one in result.ids) > 0
 
 
 def test_unlabelled_images_of_nuswide_may_stay(tmp_path):
     made = make_nuswide(tmp_path, count=60)
-    found = NusWide(tmp_path, unlabelled="keep").read()
-    assert len(found) == 60 and [one for one in found.ids if one in made.ids] == made.ids
-    assert (found.label_counts == 0).sum() == 60 - len(made.ids) > 0
+    result = NusWide(tmp_path, unlabelled="keep").read()
+    assert len(result) == 60 and [one for one in result.ids if one in made.ids] == made.ids
+    assert (result.label_counts == 0).sum() == 60 - len(made.ids) > 0
 
 
 def test_an_image_of_nuswide_that_is_nowhere_keeps_its_listed_place(tmp_path):
@@ -244,14 +246,14 @@ def test_folders_of_nuswide_may_lie_elsewhere(tmp_path):
     root = tmp_path / "disk"
     root.mkdir()
     (tmp_path / "all" / "images").rename(root / "pictures")
-    found = NusWide(
+    result = NusWide(
         root,
         labels=tmp_path / "all" / "Groundtruth" / "AllLabels",
         image_list=tmp_path / "all" / "ImageList" / "Imagelist.txt",
         images="pictures",
     ).read()
-    assert list(found.ids) == made.ids
-    assert found.places[0] == made.places[0].replace("images/", "pictures/")
+    assert list(result.ids) == made.ids
+    assert result.places[0] == made.places[0].replace("images/", "pictures/")
     with pytest.raises(DataError, match=r"are not below dataset\.root"):
         NusWide(tmp_path / "all", images=root / "pictures").read()
 
@@ -260,9 +262,9 @@ def test_columns_of_nuswide_that_are_not_ordered_by_frequency(tmp_path, caplog):
     make_nuswide(tmp_path, count=60)
     folder = tmp_path / "Groundtruth" / "AllLabels"
     (folder / "Labels_mountain.txt").write_text("1\n" * 60)
-    found = NusWide(tmp_path).read()
+    result = NusWide(tmp_path).read()
     assert "beach (" in caplog.text and "is before mountain (60)" in caplog.text
-    assert found.classes == NUSWIDE21 and len(found) == 60
+    assert result.classes == NUSWIDE21 and len(result) == 60
 
 
 LABELS = "Groundtruth/AllLabels/Labels_{}.txt"
@@ -307,9 +309,9 @@ def test_files_of_nuswide_that_are_broken(tmp_path, change, message):
 def test_coco(tmp_path, caplog, layout):
     made = make_coco(tmp_path, layout=layout)
     with caplog.at_level(logging.INFO):
-        found = check(Coco(tmp_path), made, sorted(COCO80))
+        result = check(Coco(tmp_path), made, sorted(COCO80))
     assert "left out 18 of 180 images of COCO" in caplog.text
-    assert opened(tmp_path, found) == {(32, 32)}
+    assert opened(tmp_path, result) == {(32, 32)}
 
 
 def test_the_columns_of_coco():
@@ -327,8 +329,8 @@ def test_folders_of_coco_may_lie_elsewhere(tmp_path):
         (tmp_path / "all" / part).rename(tmp_path / "all" / "pictures" / part)
     with pytest.raises(DataError, match=r"(?s)no annotation file.*looked for\n.*annotations=PATH"):
         Coco(tmp_path / "all", images="pictures").read()
-    found = Coco(tmp_path / "all", tmp_path / "notes", "pictures").read()
-    assert list(found.places) == [f"pictures/{place}" for place in made.places]
+    result = Coco(tmp_path / "all", tmp_path / "notes", "pictures").read()
+    assert list(result.places) == [f"pictures/{place}" for place in made.places]
 
 
 def annotations(root, change, part="train2014"):
@@ -381,9 +383,11 @@ def test_files_of_coco_that_are_broken(tmp_path):
 @pytest.mark.parametrize("layout", ["archive", "flat", "images"])
 def test_mirflickr(tmp_path, layout, columns):
     made = make_mirflickr(tmp_path, columns=columns, layout=layout)
-    found = check(MirFlickr(tmp_path, columns), made, MIRFLICKR24 if columns == 24 else MIRFLICKR38)
-    assert opened(tmp_path, found) == {(32, 32)}
-    assert (found.label_counts == 0).any()
+    result = check(
+        MirFlickr(tmp_path, columns), made, MIRFLICKR24 if columns == 24 else MIRFLICKR38
+    )
+    assert opened(tmp_path, result) == {(32, 32)}
+    assert (result.label_counts == 0).any()
 
 
 def test_the_columns_of_mirflickr():
@@ -423,8 +427,8 @@ def test_files_of_mirflickr_that_are_broken(tmp_path, change, message):
 @pytest.mark.parametrize("layout", ["devkit", "folder", "parts"])
 def test_voc(tmp_path, layout):
     made = make_voc(tmp_path, layout=layout)
-    found = check(Voc(tmp_path), made, VOC)
-    assert opened(tmp_path, found) == {(32, 32)}
+    result = check(Voc(tmp_path), made, VOC)
+    assert opened(tmp_path, result) == {(32, 32)}
     if layout == "devkit":
         assert list(Voc(tmp_path / "VOCdevkit").read().ids) == made.ids
 
@@ -466,11 +470,11 @@ OPTIONS = {"label": {}, "labels": {"separator": " "}, "columns": {"label": None}
 @pytest.mark.parametrize("delimiter", [",", "\t", ";", "|"])
 def test_csv(tmp_path, style, delimiter):
     made = make_csv(tmp_path, style=style, delimiter=delimiter)
-    found = check(
+    result = check(
         Csv(tmp_path, "images.csv", role="role", **OPTIONS[style]), made, ("cat", "dog", "owl")
     )
-    assert opened(tmp_path, found) == {(32, 32)}
-    split = Listed().split(found)
+    assert opened(tmp_path, result) == {(32, 32)}
+    split = Listed().split(result)
     assert split.queries.tolist() == list(range(0, 90, 7))
     assert sorted([*split.queries, *split.database]) == list(range(90))
     assert split.train.tolist() == [row for row in range(90) if row % 7 in (1, 2)]
@@ -486,17 +490,17 @@ def test_a_table_as_a_spreadsheet_writes_it(tmp_path):
         b'\xef\xbb\xbfpath;label;note\r\n"a;1.jpg";cat;"two\r\nlines"\r\n./b.jpg; dog ;\r\n\r\n'
         + f"{tmp_path}/c.jpg;cat;".encode()
     )
-    found = Csv(tmp_path, tmp_path / "t.csv").read()
-    assert found.ids == ("a;1.jpg", "b.jpg", "c.jpg") and found.classes == ("cat", "dog")
-    assert found.labels.toarray().argmax(axis=1).tolist() == [0, 1, 0]
-    assert found.lists is None and found.places is None
+    result = Csv(tmp_path, tmp_path / "t.csv").read()
+    assert result.ids == ("a;1.jpg", "b.jpg", "c.jpg") and result.classes == ("cat", "dog")
+    assert result.labels.toarray().argmax(axis=1).tolist() == [0, 1, 0]
+    assert result.lists is None and result.places is None
 
 
 def test_classes_of_numbers_are_ordered_by_value(tmp_path):
-    found = table(tmp_path, "path,label", *(f"{one}.jpg,{one}" for one in (10, 2, -1, 0)))
-    assert found.classes == ("-1", "0", "2", "10")
-    found = table(tmp_path, "path,label", "a.jpg,10", "b.jpg,2", "c.jpg,x")
-    assert found.classes == ("10", "2", "x")
+    result = table(tmp_path, "path,label", *(f"{one}.jpg,{one}" for one in (10, 2, -1, 0)))
+    assert result.classes == ("-1", "0", "2", "10")
+    result = table(tmp_path, "path,label", "a.jpg,10", "b.jpg,2", "c.jpg,x")
+    assert result.classes == ("10", "2", "x")
 
 
 def test_classes_may_be_given(tmp_path):
@@ -507,27 +511,27 @@ def test_classes_may_be_given(tmp_path):
 
 
 def test_several_labels_or_none(tmp_path):
-    found = table(tmp_path, "path,label", "a.jpg,x|y|x", "b.jpg,", "c.jpg, y |", separator="|")
-    assert found.labels.toarray().tolist() == [[True, True], [False, False], [False, True]]
+    result = table(tmp_path, "path,label", "a.jpg,x|y|x", "b.jpg,", "c.jpg, y |", separator="|")
+    assert result.labels.toarray().tolist() == [[True, True], [False, False], [False, True]]
 
 
 def test_columns_may_be_chosen_and_signs_be_words(tmp_path):
     rows = ("path,id,cat,dog", "a.jpg,17,1.0,False", "b.jpg,18,0,TRUE")
-    found = table(tmp_path, *rows, label=None, columns=["dog", "cat"])
-    assert found.classes == ("dog", "cat")
-    assert found.labels.toarray().tolist() == [[False, True], [True, False]]
+    result = table(tmp_path, *rows, label=None, columns=["dog", "cat"])
+    assert result.classes == ("dog", "cat")
+    assert result.labels.toarray().tolist() == [[False, True], [True, False]]
     with pytest.raises(DataError, match=r"t.csv, line 2: '17' in column 'id' is no label"):
         table(tmp_path, *rows, label=None)
 
 
 def test_roles_of_a_table(tmp_path):
     rows = ("path\tlabel\trole", "a.jpg\tx\ttest", "b.jpg\ty\tTrain; database", "c.jpg\tx\t")
-    found = table(tmp_path, *rows, role="role")
-    lists = {role: rows.tolist() for role, rows in found.lists.items()}
+    result = table(tmp_path, *rows, role="role")
+    lists = {role: rows.tolist() for role, rows in result.lists.items()}
     assert lists == {"train": [1], "queries": [0], "database": [1]}
-    found = table(tmp_path, "path,label,role", "a.jpg,x,query", "b.jpg,y,train", role="role")
-    assert "database" not in found.lists
-    assert Listed(database="rest").split(found).database.tolist() == [1]
+    result = table(tmp_path, "path,label,role", "a.jpg,x,query", "b.jpg,y,train", role="role")
+    assert "database" not in result.lists
+    assert Listed(database="rest").split(result).database.tolist() == [1]
 
 
 @pytest.mark.parametrize(
@@ -567,14 +571,14 @@ def test_a_table_that_is_missing_or_no_text(tmp_path):
 
 
 def test_empty_rows_and_columns_of_a_spreadsheet_are_passed_over(tmp_path):
-    found = table(tmp_path, "path,label,,", "a.jpg,x,,", "b.jpg,y,note,", "c.jpg,x", ",,,", ",")
-    assert found.ids == ("a.jpg", "b.jpg", "c.jpg") and found.classes == ("x", "y")
-    found = table(tmp_path, "path,label", "a.jpg,x,,", "b.jpg,y")
-    assert found.ids == ("a.jpg", "b.jpg")
-    found = table(tmp_path, ",path,cat,Unnamed: 3", "0,a.jpg,1,7", "1,b.jpg,0,8", label=None)
-    assert found.classes == ("cat",)
-    found = table(tmp_path, "path,label,note,note", "a.jpg,x,1,2")  # twice, and not used
-    assert found.classes == ("x",)
+    result = table(tmp_path, "path,label,,", "a.jpg,x,,", "b.jpg,y,note,", "c.jpg,x", ",,,", ",")
+    assert result.ids == ("a.jpg", "b.jpg", "c.jpg") and result.classes == ("x", "y")
+    result = table(tmp_path, "path,label", "a.jpg,x,,", "b.jpg,y")
+    assert result.ids == ("a.jpg", "b.jpg")
+    result = table(tmp_path, ",path,cat,Unnamed: 3", "0,a.jpg,1,7", "1,b.jpg,0,8", label=None)
+    assert result.classes == ("cat",)
+    result = table(tmp_path, "path,label,note,note", "a.jpg,x,1,2")  # twice, and not used
+    assert result.classes == ("x",)
 
 
 def test_paths_may_be_those_seen_from_the_table(tmp_path):
@@ -641,8 +645,8 @@ def test_a_workbook_called_csv_is_told(tmp_path):
 
 
 def test_a_column_of_roles_that_is_not_used_is_told(tmp_path):
-    found = table(tmp_path, "path,label,Split", "a.jpg,x,train", "b.jpg,y,test", "c.jpg,y,val")
-    assert "dataset.catalog.role=Split dataset.protocol=roles" in found.remarks[0]
+    result = table(tmp_path, "path,label,Split", "a.jpg,x,train", "b.jpg,y,test", "c.jpg,y,val")
+    assert "dataset.catalog.role=Split dataset.protocol=roles" in result.remarks[0]
     assert table(tmp_path, "path,label,fold", "a.jpg,x,1", "b.jpg,y,2").remarks == ()
 
 
@@ -657,8 +661,8 @@ def test_a_column_of_roles_that_is_not_used_is_told(tmp_path):
     ],
 )
 def test_labels_that_seldom_mean_what_is_read_are_told(tmp_path, labels, what):
-    found = table(tmp_path, "path,label", *(f"{n}.jpg,{one}" for n, one in enumerate(labels)))
-    (doubt,) = warn_of_images(found)
+    result = table(tmp_path, "path,label", *(f"{n}.jpg,{one}" for n, one in enumerate(labels)))
+    (doubt,) = warn_of_images(result)
     assert doubt.level == "warning" and what in " ".join(doubt.examples)
 
 
@@ -717,7 +721,7 @@ def test_a_home_may_be_written_short(tmp_path, monkeypatch):
 
 def test_what_is_read_can_be_kept_in_part(tmp_path):
     make_coco(tmp_path, 30, 10)
-    found = Coco(tmp_path).read()
-    kept = np.arange(len(found)) % 2 == 0
-    assert found.keep(kept).places == tuple(found.places[::2])
-    assert dataclasses.replace(found, places=None).places is None
+    result = Coco(tmp_path).read()
+    kept = np.arange(len(result)) % 2 == 0
+    assert result.keep(kept).places == tuple(result.places[::2])
+    assert dataclasses.replace(result, places=None).places is None

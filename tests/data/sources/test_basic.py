@@ -80,8 +80,8 @@ def test_folder_crop_and_squash_as_torchvision(tmp_path, shape):
     resized = functional.center_crop(functional.resize(Image.fromarray(noise), 16), 16)
     squashed = functional.resize(Image.fromarray(noise), (16, 16))
     for fit, expected in (("crop", resized), ("squash", squashed)):
-        found = Folder(tmp_path / "set", size=16, fit=fit).load().inputs[0]
-        assert np.array_equal(found, np.asarray(expected).transpose(2, 0, 1))
+        result = Folder(tmp_path / "set", size=16, fit=fit).load().inputs[0]
+        assert np.array_equal(result, np.asarray(expected).transpose(2, 0, 1))
 
 
 def test_folder_errors(tmp_path, folder):

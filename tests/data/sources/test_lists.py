@@ -423,14 +423,14 @@ def test_both_worlds_of_nus_wide_are_one(tmp_path):
         "a": "./data/images/{k:04d}_{flickr}.jpg",
         "b": "images/{k}_{flickr}_7f1a328add_m.jpg",
     }
-    found = {}
+    result = {}
     for world, path in worlds.items():
         for name, rows in {"database": range(6), "train": (0, 2), "test": (7, 6)}.items():
             lines = (f"{path.format(k=k, flickr=262727880 + k)} 1 {k % 2}\n" for k in rows)
             file_of(tmp_path, "".join(lines), f"{name}.txt")
-        found[world] = Lists(tmp_path, identity=FLICKR).read()
-    assert found["a"].ids == found["b"].ids and found["a"].ids[0] == "262727880"
-    prints = {fingerprint(one, Listed().split(one)) for one in found.values()}
+        result[world] = Lists(tmp_path, identity=FLICKR).read()
+    assert result["a"].ids == result["b"].ids and result["a"].ids[0] == "262727880"
+    prints = {fingerprint(one, Listed().split(one)) for one in result.values()}
     assert len(prints) == 1
     (tmp_path / "Flickr").mkdir()
     (tmp_path / "tags").mkdir()
@@ -828,8 +828,8 @@ def test_the_real_lists(dataset, pages):
     for role, counted in COUNTED[dataset].items():
         labels = images.labels[images.lists[role]].toarray()
         each = labels.sum(axis=0)
-        found = (len(labels), labels.sum() / len(labels), int((~labels.any(axis=1)).sum()))
-        assert (found[0], round(found[1], 3), found[2], each.min(), each.max()) == counted
+        result = (len(labels), labels.sum() / len(labels), int((~labels.any(axis=1)).sum()))
+        assert (result[0], round(result[1], 3), result[2], each.min(), each.max()) == counted
     protocol = Listed(
         "listed" if file else "rest", queries_in_database="keep" if dataset == "coco" else "refuse"
     )

@@ -88,8 +88,8 @@ def test_its_text_can_be_read_and_is_the_same_everywhere(written):
     assert '"labels": [\n[0],\n[0, 2],\n[],\n[1]\n]' in text
     assert '"ids": [\n"b",\n"\\u00e9/a.jpg",\n"c",\n"d"\n]' in text
     assert '"roles": {\n"database": [2, 1],\n"queries": [0],\n"train": [1]\n}' in text
-    found = hashlib.sha256(text.encode()).hexdigest()
-    assert found.startswith("d63b3e5b22407c08")
+    result = hashlib.sha256(text.encode()).hexdigest()
+    assert result.startswith("d63b3e5b22407c08")
 
 
 def test_packing_does_not_depend_on_the_process(written, tmp_path):

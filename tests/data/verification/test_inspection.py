@@ -45,14 +45,14 @@ def said(inspection, level=None):
 
 
 def of(inspection, role):
-    (found,) = (one for one in inspection.lists if one.role == role)
-    return found
+    (result,) = (one for one in inspection.lists if one.role == role)
+    return result
 
 
 def test_counts_by_hand(tmp_path):
     """Digests: one line an image, `id TAB class indices`, sorted or as they are."""
-    found = inspect_lists(Lists(tmp_path, lists(tmp_path)), files=False)
-    database = of(found, "database")
+    result = inspect_lists(Lists(tmp_path, lists(tmp_path)), files=False)
+    database = of(result, "database")
     assert (database.file, database.rows, database.num_classes) == ("database.txt", 5, 3)
     assert database.labels_per_image == {0: 1, 1: 2, 2: 2} and database.unlabelled == 1
     assert database.class_counts == (2, 2, 2) and database.mean_labels == 6 / 5
@@ -62,29 +62,29 @@ def test_counts_by_hand(tmp_path):
     for digest, order in ((database.content, sorted(rows)), (database.order, rows)):
         text = "".join(f"{row}\n" for row in order)
         assert digest == hashlib.sha256(text.encode()).hexdigest()[:12]
-    assert found.overlaps == {
+    assert result.overlaps == {
         "train_queries": {"id": 0, "path": 0, "file_name": 0},
         "queries_database": {"id": 0, "path": 0, "file_name": 0},
         "train_database": {"id": 2, "path": 2, "file_name": 2},
     }
-    assert (found.num_images, found.num_missing) == (7, None)
+    assert (result.num_images, result.num_missing) == (7, None)
     images = Lists(tmp_path).read()
-    assert found.fingerprint == fingerprint(images, Listed().split(images))
-    assert said(found, "error") == [] and len(said(found)) == 1
-    assert said(found)[0].startswith(
+    assert result.fingerprint == fingerprint(images, Listed().split(images))
+    assert said(result, "error") == [] and len(said(result)) == 1
+    assert said(result)[0].startswith(
         "warning: database: 1 of 5 images have no label |     im/5.png"
     )
 
 
 def test_the_table_and_the_record(tmp_path):
-    found = inspect_lists(Lists(tmp_path, lists(tmp_path)))
-    lines = found.lines()
+    result = inspect_lists(Lists(tmp_path, lists(tmp_path)))
+    lines = result.lines()
     row = r"train +2 +3 +1\.500 \(1 to 2\) +1 to 1 +1 +[0-9a-f]{12}-[0-9a-f]{12}"
     assert any(re.fullmatch(row, line) for line in lines)
     assert any(re.fullmatch("train and database +2 +2 +2", line) for line in lines)
     assert f"7 images, 0 of them below {tmp_path}" in lines
-    assert max(map(len, lines)) <= 110 and lines[-1] == f"fingerprint {found.fingerprint}"
-    held = json.loads(json.dumps(found.as_dict()))
+    assert max(map(len, lines)) <= 110 and lines[-1] == f"fingerprint {result.fingerprint}"
+    held = json.loads(json.dumps(result.as_dict()))
     assert held["lists"][0]["unlabelled"] == 1 and held["lists"][0]["class_counts"] == [2, 2, 2]
     assert held["findings"][0]["level"] == "error" and held["num_missing"] == 7
 
@@ -174,23 +174,23 @@ def test_the_table_and_the_record(tmp_path):
     ],
 )  # fmt: skip
 def test_faults_are_told_with_count_and_examples(tmp_path, texts, options, level, told):
-    found = inspect_lists(Lists(tmp_path, lists(tmp_path, **texts), **options), files=False)
-    assert any(re.search(told, one) for one in said(found, level)), said(found)
+    result = inspect_lists(Lists(tmp_path, lists(tmp_path, **texts), **options), files=False)
+    assert any(re.search(told, one) for one in said(result, level)), said(result)
     readable = True
     try:
         Lists(tmp_path, tmp_path, **options).read()
     except DataError:
         readable = False
-    wrong = [one for one in said(found, "error") if "queries are in train" not in one]
+    wrong = [one for one in said(result, "error") if "queries are in train" not in one]
     assert readable == (wrong == [])
 
 
 def test_several_faults_are_told_at_once(tmp_path):
     lists(tmp_path, train="a 1\n\n", test="b 1 0 0\nb 1 0 0\n")
-    found = inspect_lists(Lists(tmp_path))
-    assert [one.level for one in found.findings[:3]] == ["error"] * 3
-    assert len(said(found, "error")) >= 3 and found.fingerprint is None
-    assert of(found, "queries").rows == 2 and of(found, "database").class_counts == (2, 2, 2)
+    result = inspect_lists(Lists(tmp_path))
+    assert [one.level for one in result.findings[:3]] == ["error"] * 3
+    assert len(said(result, "error")) >= 3 and result.fingerprint is None
+    assert of(result, "queries").rows == 2 and of(result, "database").class_counts == (2, 2, 2)
 
 
 def test_missing_files_are_counted(tmp_path):
@@ -198,12 +198,12 @@ def test_missing_files_are_counted(tmp_path):
     (root / "im").mkdir(parents=True)
     for k in (1, 2, 3):
         (root / f"im/{k}.png").touch()
-    found = inspect_lists(Lists(root, lists(tmp_path)))
-    assert (found.num_images, found.num_missing) == (7, 4)
-    (one,) = said(found, "error")
+    result = inspect_lists(Lists(root, lists(tmp_path)))
+    assert (result.num_images, result.num_missing) == (7, 4)
+    (one,) = said(result, "error")
     assert re.search(r"4 of 7 images \(57\.1 %\) are not below .*im/9\.png.*on_error=skip", one)
-    found = inspect_lists(Lists(root, tmp_path, on_error="skip"))
-    assert said(found, "error") == [] and "4 of 7" in said(found, "warning")[-1]
+    result = inspect_lists(Lists(root, tmp_path, on_error="skip"))
+    assert said(result, "error") == [] and "4 of 7" in said(result, "warning")[-1]
     (root / "9.png").touch()
     (root / "im" / "deep").mkdir()
     (root / "im" / "deep" / "8.png").touch()
@@ -212,8 +212,8 @@ def test_missing_files_are_counted(tmp_path):
     assert inspect_lists(Lists(root, tmp_path)).num_missing == 0
     (root / "x").mkdir()
     (root / "x" / "8.png").touch()
-    found = inspect_lists(Lists(root, tmp_path))
-    assert "finds two 8.png" in said(found, "error")[0] and found.num_missing is None
+    result = inspect_lists(Lists(root, tmp_path))
+    assert "finds two 8.png" in said(result, "error")[0] and result.num_missing is None
 
 
 def test_a_split_file_is_inspected_too(tmp_path):
@@ -221,12 +221,12 @@ def test_a_split_file_is_inspected_too(tmp_path):
     images, plain = source.read(), inspect_lists(source, files=False)
     path = tmp_path / "own.split.xz"
     write_split(path, images, Listed().split(images), dataset="own", protocol="lists")
-    found = inspect_lists(Lists(tmp_path, split="own.split.xz"), files=False)
-    assert found.source == str(path) and found.fingerprint == plain.fingerprint
+    result = inspect_lists(Lists(tmp_path, split="own.split.xz"), files=False)
+    assert result.source == str(path) and result.fingerprint == plain.fingerprint
     for one in plain.lists:
-        other = of(found, one.role)
+        other = of(result, one.role)
         assert (one.digest, one.class_counts) == (other.digest, other.class_counts)
-    assert "is read, and not the lists beside it" in said(found, "note")[0]
+    assert "is read, and not the lists beside it" in said(result, "note")[0]
     assert said(inspect_lists(Lists(tmp_path, lists=path), files=False), "note") == []
     packed = path.read_bytes()
     path.write_bytes(packed[:-20])
@@ -235,15 +235,15 @@ def test_a_split_file_is_inspected_too(tmp_path):
 
 
 def test_dialects_have_one_digest_and_known_lists_are_named(tmp_path):
-    found = {}
+    result = {}
     for name, (prefix, index) in {"a": ("./data/", False), "b": ("/home/x/", True)}.items():
         (tmp_path / name).mkdir()
         for role, rows in {"train": (0, 1), "test": (4, 3), "database": (0, 1, 2)}.items():
             labels = [f"{k % 3}" if index else ("1 0 0", "0 1 0", "0 0 1")[k % 3] for k in range(5)]
             text = "".join(f"{prefix}{k}.jpg {labels[k]}\n" for k in rows)
             (tmp_path / name / f"{role}.txt").write_text(text)
-        found[name] = inspect_lists(Lists(tmp_path / name, identity=FILE_NAME), files=False)
-    a, b = found["a"], found["b"]
+        result[name] = inspect_lists(Lists(tmp_path / name, identity=FILE_NAME), files=False)
+    a, b = result["a"], result["b"]
     assert [one.digest for one in a.lists] == [one.digest for one in b.lists]
     known = {
         "HashNet": {one.role: one.digest for one in a.lists},
@@ -276,17 +276,17 @@ def test_errors_are_found_where_reading_fails(tmp_path_factory, train, test, dat
     """Whatever the lists: nothing but findings, and an error just where `read` raises one."""
     folder = lists(tmp_path_factory.mktemp("lists"), train=train, test=test, database=database)
     source = Lists(folder, identity=identity)
-    found = inspect_lists(source, files=False)
-    assert found.lines() and json.dumps(found.as_dict())
+    result = inspect_lists(source, files=False)
+    assert result.lines() and json.dumps(result.as_dict())
     images = None
     with contextlib.suppress(DataError):
         images = source.read()
-    wrong = [one for one in found.findings if one.level == "error"]
+    wrong = [one for one in result.findings if one.level == "error"]
     if images is None:
         assert wrong
     else:
         assert all("queries are in train" in one.what for one in wrong)
-        assert found.num_images == len(images)
+        assert result.num_images == len(images)
 
 
 @settings(max_examples=30, deadline=None)
@@ -347,23 +347,23 @@ def test_the_real_lists_are_as_they_were_measured(dataset):
         database=None if nus else "database.txt",
         identity=FLICKR if nus else FILE_NAME,
     )
-    found = inspect_lists(source, files=False)
+    result = inspect_lists(source, files=False)
     for role, (rows, mean, unlabelled, least, most, digest) in MEASURED[dataset].items():
-        one = of(found, role)
+        one = of(result, role)
         assert (one.rows, round(one.mean_labels, 3), one.unlabelled) == (rows, mean, unlabelled)
         assert (min(one.class_counts), max(one.class_counts)) == (least, most)
         assert one.digest == digest
         text = lzma.decompress((REAL / dataset / one.file).read_bytes())
         assert one.sha1 == hashlib.sha1(text).hexdigest()
-    for pair in found.overlaps.values():
+    for pair in result.overlaps.values():
         assert pair["id"] == pair["file_name"] == pair["path"]
-    shared = (pair["id"] for pair in found.overlaps.values())
-    assert (*shared, found.num_images) == SHARED[dataset]
-    assert (len(said(found, "error")), len(said(found, "warning"))) == (0, WARNED[dataset])
-    assert not any("unusual" in one for one in said(found))
+    shared = (pair["id"] for pair in result.overlaps.values())
+    assert (*shared, result.num_images) == SHARED[dataset]
+    assert (len(said(result, "error")), len(said(result, "warning"))) == (0, WARNED[dataset])
+    assert not any("unusual" in one for one in said(result))
     if dataset == "imagenet100":
-        assert of(found, "database").class_changes == 799
-        assert np.bincount(of(found, "database").class_counts)[1300] == 89
-        assert found.fingerprint.startswith("be22fb62128bf621")
+        assert of(result, "database").class_changes == 799
+        assert np.bincount(of(result, "database").class_counts)[1300] == 89
+        assert result.fingerprint.startswith("be22fb62128bf621")
     if dataset == "coco":
-        assert of(found, "database").class_counts.index(61341) == 49  # person, by alphabet
+        assert of(result, "database").class_counts.index(61341) == 49  # person, by alphabet

@@ -99,11 +99,11 @@ def test_the_pages_name_the_classes(make, tmp_path, read_page, recwarn):
     plane = Plane(rng.random((3 * count, 2)), np.arange(3 * count) % count, NAMES, "Codes.")
     image = rng.integers(0, 255, (8, 8, 3)).astype(np.uint8)
     gallery = [Retrieved(image, NAMES[0], [image], [True], [f"{NAMES[1]} 3"])]
-    found = make(more=",dataset.name=猫")
-    write_evaluation(tmp_path, found, plane=plane, gallery=gallery)
+    result = make(more=",dataset.name=猫")
+    write_evaluation(tmp_path, result, plane=plane, gallery=gallery)
     page = read_page(tmp_path / "evaluation.html")
     assert "[732B] is 猫" in page.text and "고양이" in page.text
-    write_comparison(tmp_path, [found, make(more=",dataset.name=犬")])
+    write_comparison(tmp_path, [result, make(more=",dataset.name=犬")])
     page = read_page(tmp_path / "comparison.html")
     assert "dataset.name=猫" in page.text and "[732B] is 猫" in page.text
     assert not [one for one in recwarn if "missing from" in str(one.message)]

@@ -42,7 +42,7 @@ def test_counts_and_places_are_those_of_the_definition(
     ranking = Ranking(*given_, nbit, engine)
     np.testing.assert_array_equal(ranking.counts[0], items)
     np.testing.assert_array_equal(ranking.counts[1], hits)
-    assert [found.tolist() for found in ranking.each(np.copy)] == places
+    assert [result.tolist() for result in ranking.each(np.copy)] == places
     top = 1 + seed % size
     cut = [[place for place in row if place < top] for row in places]
-    assert [found.tolist() for found in ranking.each(np.copy, top)] == cut
+    assert [result.tolist() for result in ranking.each(np.copy, top)] == cut

@@ -36,14 +36,14 @@ def numbers(hist, top, module, monkeypatch):
         monkeypatch.setattr(name, "compiled_sums", lambda: module)
     hist = Histograms(hist.items, hist.relevant)
     tops = sorted({1, min(2, hist.size), top, hist.size})
-    found = [list(at(hist, tops).values()) for at in (precision_at, recall_at, hit_rate_at)]
-    found += list(pr_curve_by_radius(hist))
+    result = [list(at(hist, tops).values()) for at in (precision_at, recall_at, hit_rate_at)]
+    result += list(pr_curve_by_radius(hist))
     for denominator in ("hits", "min", "total", "R"):
         for cut in (1, top, None):
             convention = Convention(top=cut, denominator=denominator)
-            found.append(average_precision(hist, convention))
-            found.append([mean_average_precision(hist, convention).value])
-    return np.concatenate(found)
+            result.append(average_precision(hist, convention))
+            result.append([mean_average_precision(hist, convention).value])
+    return np.concatenate(result)
 
 
 def assert_equal(hist, top, compiled, monkeypatch):
