@@ -1,6 +1,7 @@
 """deephash in a program: train, evaluate, load; the numbers are those of the commands."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -63,6 +64,15 @@ def test_the_encoder_of_a_run_gives_the_codes_of_its_report(run):
     pil = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images[:5]]
     np.testing.assert_array_equal(encoder.encode(pil), codes[:5])
     np.testing.assert_array_equal(encoder.codes(pil[0]) >= 0, encoder.codes(pil[:1]) >= 0)
+
+
+def test_an_encoder_is_recognised_wherever_its_run_lies(run, tmp_path):
+    described = deephash.load(run[1], device="cpu").describe()
+    assert (described["method"], described["dataset"]) == ("relahash", "digits")
+    shutil.copytree(run[1], tmp_path / "copy")
+    assert deephash.load(tmp_path / "copy", device="cpu").describe() == described
+    other = deephash.train([*LINE, "seed=1", "trainer.epochs=0", f"paths.outputs={tmp_path}"])
+    assert deephash.load(other.folder, device="cpu").fingerprint != described["fingerprint"]
 
 
 def test_a_folder_without_the_data_is_enough(run, tmp_path):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from deephash.data.decoding import Decoder, Exact, Square, to_rgb
-from deephash.data.transforms import Pipeline
+from deephash.data.transforms import Pipeline, Step
 from deephash.errors import DataError
 from deephash.utils.files import expand_path
 
@@ -55,6 +55,47 @@ class Preprocessing:
             decoder = Decoder(Square(size, "crop"))
         return None if decoder is None else cls(decoder, transform)
 
+    def describe(self) -> dict[str, Any]:
+        """Describe the preprocessing with timm's keys, and completely below ``stages``.
+
+        timm's keys state what happens to an image on the whole: ``input_size`` [3, H, W] of the
+        network, ``mean``, ``std``, ``interpolation`` of the last resize, ``crop_pct``, the fraction
+        of the resized image's side that is kept, and ``crop_mode``, ``center`` or ``squash``.
+        ``stages`` lists the fit of the decoder and the steps of the pipeline with their options.
+
+        Example:
+            >>> from deephash.data.transforms import CenterCrop, Resize
+            >>> pipeline = Pipeline([Resize(256), CenterCrop(224)])
+            >>> described = Preprocessing(Decoder(Square(300, "crop")), pipeline).describe()
+            >>> described["input_size"], described["crop_pct"], described["crop_mode"]
+            ([3, 224, 224], 0.875, 'center')
+        """
+        fit = self.decoder.fit
+        assert isinstance(fit, Square)
+        stages: list[dict[str, Any]] = [
+            {"step": "fit", "size": fit.size, "fit": fit.fit, "interpolation": "bilinear"}
+        ]
+        stages += [step.describe() for step in self.transform.steps if isinstance(step, Step)]
+        blank = torch.zeros(1, 3, fit.size, fit.size, dtype=torch.uint8)
+        device = next(self.transform.buffers(), blank).device
+        side, kept, normalize = fit.size, 1.0, {"mean": [0.0] * 3, "std": [1.0] * 3}
+        for stage in stages[1:]:
+            if stage["step"] == "CenterCrop":
+                kept *= stage["size"] / side
+            elif stage["step"] == "Normalize":
+                normalize = {"mean": stage["mean"], "std": stage["std"]}
+            side = stage.get("size", side)
+        resizes = [stage["interpolation"] for stage in stages if "interpolation" in stage]
+        return {
+            "input": "images",
+            "input_size": list(self.transform(blank.to(device)).shape[1:]),
+            **normalize,
+            "interpolation": resizes[-1],
+            "crop_pct": kept,
+            "crop_mode": "center" if fit.fit == "crop" else "squash",
+            "stages": stages,
+        }
+
     def __call__(self, images: Sequence[ImageLike], device: torch.device | str = "cpu") -> Tensor:
         """Return a batch of N images as input of the network: (N, 3, H, W) float32.
 
@@ -66,7 +107,7 @@ class Preprocessing:
             DataError: an image cannot be read, or is not an `ImageLike`.
         """
         pixels = torch.from_numpy(np.stack([self.pixels(image) for image in images]))
-        batch: Tensor = self.transform(pixels.to(device))
+        batch: Tensor = self.transform.to(device)(pixels.to(device))
         return batch
 
     def pixels(self, image: ImageLike) -> np.ndarray:
@@ -85,6 +126,15 @@ class Preprocessing:
         except ValueError as error:
             raise DataError(f"an image cannot be read: {error}") from error
         return np.asarray(self.decoder.fit(upright, Path("image"))).transpose(2, 0, 1)
+
+
+def describe_features(width: int | None) -> dict[str, Any]:
+    """Return what stands for ``Preprocessing.describe`` where the network takes features (N, D).
+
+    >>> describe_features(512)
+    {'input': 'features', 'width': 512}
+    """
+    return {"input": "features", "width": width}
 
 
 def _as_pil(image: Any) -> "Image":

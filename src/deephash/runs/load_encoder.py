@@ -49,6 +49,8 @@ def load(run: Path, checkpoint: str = "best", device: str = "auto") -> CodeEncod
         device=on,
         autocast=partial(autocast, on, ran.trainer.precision.value),
         batch_size=ran.trainer.eval_batch_size,
+        method=ran.method.name,
+        dataset=ran.dataset.name,
     )
 
 

@@ -1,7 +1,10 @@
 """A trained encoder with its preprocessing: from images to packed codes."""
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -9,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+import deephash
 from deephash import retrieval
-from deephash.data.preprocessing import ImageLike, Preprocessing, images_in
+from deephash.data.preprocessing import ImageLike, Preprocessing, describe_features, images_in
 from deephash.errors import DataError
 
 
@@ -26,6 +30,8 @@ class CodeEncoder:
         device: of the network.
         autocast: returns the context of the forward pass.
         batch_size: images per forward pass.
+        method: name of the method that trained the network; None if unknown.
+        dataset: name of the dataset that it was trained on; None if unknown.
 
     Attributes:
         nbit: K, the number of bits of a code.
@@ -39,6 +45,8 @@ class CodeEncoder:
         device: torch.device,
         autocast: Callable[[], AbstractContextManager[Any]],
         batch_size: int = 256,
+        method: str | None = None,
+        dataset: str | None = None,
     ) -> None:
         self.network = network.eval()
         self.preprocessing = preprocessing
@@ -46,6 +54,60 @@ class CodeEncoder:
         self.device = device
         self.autocast = autocast
         self.batch_size = batch_size
+        self.method = method
+        self.dataset = dataset
+
+    @cached_property
+    def preprocess(self) -> dict[str, Any]:
+        """The preprocessing as plain values; see ``Preprocessing.describe``.
+
+        If the network takes features: ``describe_features(D)``.
+        """
+        if self.preprocessing is not None:
+            return self.preprocessing.describe()
+        backbone: Any = getattr(self.network, "backbone", None)
+        return describe_features(getattr(backbone, "out_features", None))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A SHA-256 digest of the weights, the preprocessing and K, 64 hex digits.
+
+        Codes of different encoders cannot be compared: two encoders with the same fingerprint give
+        the same codes up to rounding. It depends neither on the place of the run nor on the device.
+        It is computed on first use.
+        """
+        result = hashlib.sha256()
+        preprocess = {key: self.preprocess.get(key) for key in ("input", "stages", "width")}
+        result.update(json.dumps({"nbit": self.nbit, **preprocess}, sort_keys=True).encode())
+        for name, value in sorted(self.network.state_dict().items()):
+            result.update(f"\n{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            value = value.detach().cpu().contiguous().flatten()
+            result.update(value.view(torch.uint8).numpy())
+        return result.hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """Return what identifies the encoder, as codes, indexes and exported models store it.
+
+        Returns:
+            ``fingerprint``, ``nbit``, ``preprocess``, ``method``, ``dataset`` and ``deephash``, the
+            version of the package.
+
+        Example:
+            >>> import deephash
+            >>> _, folder = deephash.train(["model.nbit=16", "trainer.epochs=0", "logger=quiet"])
+            done   outputs/digits/relahash/16bit/seed0,trainer.epochs=0  mAP@all 0...
+            >>> described = deephash.load(folder).describe()
+            >>> described["nbit"], described["method"], len(described["fingerprint"])
+            (16, 'relahash', 64)
+        """
+        return {
+            "fingerprint": self.fingerprint,
+            "nbit": self.nbit,
+            "preprocess": self.preprocess,
+            "method": self.method,
+            "dataset": self.dataset,
+            "deephash": deephash.__version__,
+        }
 
     def encode(self, images: ImageLike | Iterable[ImageLike]) -> np.ndarray:
         """Return packed codes, as ``deephash.retrieval`` takes them.

@@ -21,6 +21,17 @@ class Step(nn.Module):
     def forward(self, images: Tensor, generator: Generator | None = None) -> Tensor:
         raise NotImplementedError
 
+    def describe(self) -> dict[str, Any]:
+        """Return the name of the step, its options and its buffers, as plain values."""
+        options = {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in vars(self).items()
+            if not key.startswith("_") and key != "training"
+            if isinstance(value, bool | int | float | str | tuple | list | None)
+        }
+        buffers = {key: _shortest(value) for key, value in self.named_buffers()}
+        return {"step": type(self).__name__, **options, **buffers}
+
 
 class Pipeline(Step):
     """Convert uint8 in 0..255 to float32 in 0..1, and features to float32; then apply the steps.
@@ -48,6 +59,14 @@ class Pipeline(Step):
         for step in self.steps:
             images = step(images, generator)
         return images
+
+
+def _shortest(values: Tensor) -> list[Any]:
+    """Return the numbers of a buffer, flattened, with as few digits as its type needs."""
+    array = values.detach().cpu().flatten().numpy()
+    if array.dtype.kind == "f":
+        return [float(str(value)) for value in array]
+    return list(array.tolist())
 
 
 def uniform(
