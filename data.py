@@ -1,4 +1,4 @@
-"""Datasets prepared, verified, described, exported and made features: python data.py --help."""
+"""Deprecated: type ``deephash data`` or ``python -m deephash data`` instead."""
 
 import sys
 

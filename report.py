@@ -1,4 +1,4 @@
-"""Tables and figures of a sweep, from its finished runs: python report.py --help."""
+"""Deprecated: type ``deephash report`` or ``python -m deephash report`` instead."""
 
 import sys
 

@@ -537,7 +537,7 @@ class Sound:
         write_html(folder)
 
     def reported(self, outputs: Path) -> None:
-        """``report.py sweep=``."""
+        """``deephash report sweep=``."""
         paths = self.report.paths.with_values(outputs=str(outputs))
         report_sweep.report_sweeps(self.report.with_values(paths=paths.plain))
 
@@ -571,7 +571,7 @@ class Sound:
         assert pixels.shape == self.content.shape
 
     def encoded(self, folder: Path) -> None:
-        """``data.py encode`` once more, and training on it."""
+        """``deephash data encode`` once more, and training on it."""
         write_features(folder, 12, 4, "float32", {"made": "here"}, _blocks(np.zeros((12, 4), "f4")))
         np.asarray(Features(folder).load().inputs[np.arange(12)])
 

@@ -914,7 +914,7 @@ class Run:
         ]  # fmt: skip
 
     def dataset_words(self, root: str) -> list[str]:
-        """Return the words that name the data set, the same for ``data.py`` and ``train.py``."""
+        """Return the words that name the data set, the same for ``data`` and ``train``."""
         words = ["dataset=cifar10", f"dataset.root={root}", "dataset.source.download=false"]
         if self.request["tiny"]:
             words += ["dataset.size=32", "dataset.expected=null", "dataset.protocol=subset"]
@@ -935,7 +935,7 @@ class Run:
             count = 0
         root = folder_of_images(root)
         began = time.perf_counter()
-        call(self.request, ["data.py", "prepare", *self.dataset_words(str(root))], self.until(0))
+        call(self.request, ["data", "prepare", *self.dataset_words(str(root))], self.until(0))
         return {"root": str(root), "made_up": given is None, "count": count,
                 "decoding": time.perf_counter() - began}  # fmt: skip
 
@@ -948,7 +948,7 @@ class Run:
         """A short job alone: what beginning, an epoch and an evaluation cost."""
         epochs = self.sizes.epochs
         words = self.words(epochs, 1, "one")
-        seconds = call(self.request, ["train.py", *words], self.until(0))
+        seconds = call(self.request, ["train", *words], self.until(0))
         return {"seconds": seconds, **read_run(self.scratch / "one", seconds)}
 
     def graphed(self) -> Found:
@@ -956,7 +956,7 @@ class Run:
         if self.request["device"] != "cuda":
             raise NotAvailable("only on a CUDA device")
         words = [*self.words(self.sizes.epochs, 1, "graph"), "trainer.graph=true"]
-        seconds = call(self.request, ["train.py", *words], self.until(0))
+        seconds = call(self.request, ["train", *words], self.until(0))
         return {"seconds": seconds, **read_run(self.scratch / "graph", seconds)}
 
     def long(self) -> Found:
@@ -972,7 +972,7 @@ class Run:
         words = self.words(epochs, every, "run")
         began = time.perf_counter()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            call(self.request, ["train.py", *words], self.until(0.7 * spare))
+            call(self.request, ["train", *words], self.until(0.7 * spare))
         seconds = time.perf_counter() - began
         return {"epochs": epochs, **read_run(self.scratch / "run", seconds)}
 
@@ -986,7 +986,7 @@ class Run:
         words.append(f"hydra.launcher.jobs_per_gpu={jobs}" if on_cuda else
                      f"hydra.launcher.jobs={jobs}")  # fmt: skip
         words += [] if on_cuda else ["hydra.launcher.gpus=[]"]
-        seconds = call(self.request, ["train.py", *words], self.until(0))
+        seconds = call(self.request, ["train", *words], self.until(0))
         done = len(list((self.scratch / "several").rglob("report.json")))
         if done < jobs:
             raise RuntimeError(f"{done} of {jobs} jobs have a report")
@@ -1007,7 +1007,7 @@ def call(request: Request, words: Sequence[str], seconds: float) -> float:
     """
     scratch = Path(request["scratch"])
     log = scratch / "command.txt"
-    command = [sys.executable, str(ROOT / words[0]), *words[1:]]
+    command = [sys.executable, "-m", "deephash", *words]
     print("$", shlex.join(command), flush=True)
     began = time.perf_counter()
     status = run_logged(command, log, seconds, os.environ, scratch)

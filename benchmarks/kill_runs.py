@@ -6,8 +6,8 @@ same command runs to its end, and what it leaves is compared with what an undist
 every number of reports and logs, every byte of codes, checkpoints and caches; no file more, none
 less. Only what is measured with a clock may differ.
 
-Commands: train.py (begun, resumed, rerun=true), train.py -m, evaluate.py, report.py, data.py
-prepare (the image cache), data.py encode and data.py export.
+Commands: train.py (begun, resumed, rerun=true), train.py -m, evaluate.py, and deephash
+report, data prepare (the image cache), data encode and data export.
 
 The table gives, for each command: kills; repetitions that failed; files that differed; epochs that
 were finished before the kill and trained again; tracebacks.
@@ -169,7 +169,7 @@ def _watch(folder: Path, at: int | None) -> Iterator[int]:
     return count
 
 
-def command(script: str, *arguments: str) -> Job:
+def command(name: str, *arguments: str) -> Job:
     """A command line as a job, run in this process."""
 
     def job() -> int:
@@ -178,10 +178,10 @@ def command(script: str, *arguments: str) -> Job:
         from deephash import cli
         from deephash.utils import program
 
-        sys.argv = [str(ROOT / f"{script}.py"), *arguments]
+        sys.argv = [str(ROOT / "train.py"), *arguments]
         program.start(sys.argv[0])
         ConfigStore.instance().repo.pop("sweep", None)  # train.py names the sweeps there
-        return cli.run(script, arguments)
+        return cli.run(name, arguments)
 
     return job
 

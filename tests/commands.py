@@ -119,12 +119,13 @@ def run(
     seconds: float = 300,
     fresh: bool = False,
 ) -> str:
-    """Run a script of the project and return what it printed.
+    """Run a script or a command of the project and return what it printed.
 
     Args:
         cwd: folder to run in.
         arguments: of the command line.
-        script: its path, from the root of the project.
+        script: its path, from the root of the project; or a command such as ``report``, which runs
+            as ``python -m deephash report``.
         code: exit status that is expected.
         env: further variables of the environment.
         seconds: time limit.
@@ -136,8 +137,10 @@ def run(
     Raises:
         AssertionError: the exit status is another, there is a traceback, or time is up.
     """
-    words = (str(ROOT / script), *map(str, arguments))
-    return _ended(Command(cwd, _script, *words, env=env, fresh=fresh), script, code, seconds)
+    is_script = script.endswith(".py")
+    words = (str(ROOT / script) if is_script else script, *map(str, arguments))
+    function = _script if is_script else _module
+    return _ended(Command(cwd, function, *words, env=env, fresh=fresh), script, code, seconds)
 
 
 def call(cwd: Path, function: Callable[..., None], *arguments: object) -> str:
@@ -195,6 +198,12 @@ def _script(*words: str) -> None:
     sys.argv, sys.path[0] = list(words), str(Path(words[0]).parent)
     sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     runpy.run_path(words[0], run_name="__main__")
+
+
+def _module(*words: str) -> None:
+    sys.argv, sys.path[0] = ["-m", *words], str(Path.cwd())
+    sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    runpy.run_module("deephash", run_name="__main__", alter_sys=True)
 
 
 def _popen(command: Sequence[str], **options: Any) -> Any:

@@ -4,6 +4,7 @@ Heavy modules are imported only when a command runs.
 """
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -37,6 +38,9 @@ def module() -> int:
 def script(page: str) -> int:
     """Run a script of the repository, such as ``train.py``. Returns the exit status."""
     program.start(sys.argv[0])
+    if page not in program.SCRIPTS and "COMP_LINE" not in os.environ:  # no completion of a shell
+        line = shlex.join(sys.argv[1:])
+        print(f"{page}.py is deprecated. Type: {program.command(page)} {line}", file=sys.stderr)
     return _interruptible([page, *sys.argv[1:]])
 
 
@@ -76,7 +80,6 @@ def main(arguments: Sequence[str]) -> int:
 def _refusal(page: str, arguments: Sequence[str]) -> str:
     """Return the error message for a command line that does not begin with a command."""
     import difflib
-    import shlex
 
     help_command = f"{program.started_as()} --help"
     known = ", ".join(program.PAGES)

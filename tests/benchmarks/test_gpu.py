@@ -415,8 +415,8 @@ def test_images_of_an_archive_are_prepared(parts, at_home, base, archive, tmp_pa
     base |= {"data": str(archive), "until": time.time() + 60}
     images = parts.Run(base).images()
     assert images["root"] == str(tmp_path / "images") and not images["made_up"]
-    ((script, work, *words),) = commands
-    assert (script, work) == ("data.py", "prepare") and f"dataset.root={images['root']}" in words
+    ((command, work, *words),) = commands
+    assert (command, work) == ("data", "prepare") and f"dataset.root={images['root']}" in words
 
 
 def test_the_full_run_prepares_the_protocol_of_the_paper(parts, base, tmp_path, monkeypatch):

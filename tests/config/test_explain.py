@@ -19,7 +19,7 @@ from tests.paths import CONF
 
 @pytest.fixture(autouse=True)
 def without_sweeps():
-    """Forget the group that ``train.py`` registers: ``report.py`` has a key of the same name."""
+    """Forget the group that ``train`` registers: ``report`` has a key of the same name."""
     yield
     ConfigStore.instance().repo.pop(multirun.GROUP, None)
 
@@ -192,7 +192,7 @@ def test_the_version_is_ours(capsys):
         ("train", "python train.py method=dp", "method=dpn"),
         ("train", "python train.py dataset.root=~/x\\ y nonsense trainer.ep", "trainer.epochs="),
         ("train", "python train.py 'dataset.root=a trainer.ep", "trainer.epochs="),
-        ("data", "python data.py verify dataset=ci", "dataset=cifar10"),
+        ("data", "python data.py verify dataset=ci", "dataset=cifar10"),  # deprecated
         ("evaluate", "python evaluate.py evaluation.ti", "evaluation.ties="),
         ("train", "python train.py method=nope optimizer=", ""),
         ("train", "deephash train method=dp", "method=dpn"),

@@ -1,6 +1,8 @@
-"""The scripts as a shell sees them: pipes that close, and Ctrl-C before anything has begun."""
+"""The scripts as a shell sees them: closed pipes, early Ctrl-C, deprecated scripts."""
 
 import os
+import runpy
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import pytest
 
 from deephash import cli
 from deephash.config import overrides
+from deephash.utils import program
 from tests.paths import ROOT
 
 
@@ -66,6 +69,43 @@ def test_interrupted_while_it_imports(tmp_path, module):
             process.kill()
     assert "Traceback" not in said
     assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("page", "arguments", "status"),
+    [("report", ["sweep=a b"], 1), ("data", ["describe", "dataset=nope"], 2), ("data", [], 2)],
+)
+def test_deprecated_scripts_run_the_command_and_name_it(
+    page, arguments, status, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.chdir(tmp_path)
+    script = str(ROOT / f"{page}.py")
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    monkeypatch.setattr(program, "_started_as", program.CONSOLE)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(script, run_name="__main__")
+    assert ended.value.code == status
+    first, *rest = capfd.readouterr().err.splitlines()
+    typed = shlex.join(["python", "-m", "deephash", page, *arguments])
+    assert first.startswith(f"{page}.py is deprecated.") and first.rstrip().endswith(typed)
+    assert rest and not any("deprecated" in line for line in rest)
+
+
+@pytest.mark.parametrize(
+    ("started_as", "expected"),
+    [
+        ("deephash", ["deephash train", "deephash evaluate", "deephash report", "deephash data"]),
+        ("python -m deephash", [f"python -m deephash {page}" for page in program.PAGES]),
+        (
+            "../it/train.py",
+            ["python ../it/train.py", "python ../it/evaluate.py",
+             "python -m deephash report", "python -m deephash data"],
+        ),
+    ],
+)  # fmt: skip
+def test_messages_name_commands_as_the_program_was_started(started_as, expected, monkeypatch):
+    monkeypatch.setattr(program, "_started_as", started_as)
+    assert [program.command(page) for page in program.PAGES] == expected
 
 
 @pytest.fixture

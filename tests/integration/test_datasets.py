@@ -1,4 +1,4 @@
-"""Each dataset in miniature, from the layout of its archive to a report; and ``data.py`` itself."""
+"""Each dataset in miniature, from its archive to a report; and ``deephash data`` itself."""
 
 import json
 import shutil
@@ -75,7 +75,7 @@ def here(tmp_path, monkeypatch):
 
 
 def data(do, *words):
-    """What ``python data.py`` does."""
+    """What ``deephash data`` does."""
     runs.data(*job("data", [f"do={do}", *words]))
 
 

@@ -60,7 +60,7 @@ def test_the_page_runs_as_it_stands(tmp_path, plugin):
         ["deephash", word] for word in ("train", "train", "evaluate", "report")
     ]
     for _, command, *words in lines:
-        run(tmp_path, *words, script=f"{command}.py", fresh=True)  # jobs import the plugin
+        run(tmp_path, *words, script=command, fresh=True)  # jobs import the plugin
     runs = sorted((tmp_path / "outputs" / "digits").rglob("report.json"))
     assert [file.parent.name[:5] for file in runs] == ["seed0", "seed1"]
     for file in runs:  # of a single run, and of a job of a sweep

@@ -86,7 +86,7 @@ def test_what_it_says_and_leaves(swept):
     cwd, said = swept
     assert "2 jobs: 2 to run, 0 finished already" in said
     assert "[1/2] done" in said and "[2/2] done" in said
-    assert "report: python " in said and "report.py sweep=fig9_batch_size\n" in said
+    assert "report: python -m deephash report sweep=fig9_batch_size\n" in said
     manifest = json.loads((cwd / "outputs/sweeps/fig9_batch_size/sweep.json").read_text())
     assert manifest["name"] == "fig9_batch_size" and manifest["source"].endswith("Fig. 9")
     assert manifest["report"]["rows"] == "trainer.batch_size"
@@ -267,7 +267,7 @@ def test_a_run_that_another_process_trains_is_left_to_it(tmp_path):
 
 def test_the_part_of_a_report_that_is_asked_for(swept):
     cwd, _ = swept
-    said = run(cwd, "sweep=fig9_batch_size", "only={trainer.batch_size:50}", script="report.py")
+    said = run(cwd, "sweep=fig9_batch_size", "only={trainer.batch_size:50}", script="report")
     assert "| 50 |" in said and "| 100 |" not in said
     part = cwd / "outputs/sweeps/fig9_batch_size/only-trainer.batch_size=50"
     assert (part / "table.tex").is_file()

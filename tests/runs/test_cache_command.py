@@ -1,4 +1,4 @@
-"""``data.py cache``: the entries of the cache, listed and removed."""
+"""``deephash data cache``: the entries of the cache, listed and removed."""
 
 import numpy as np
 import pytest

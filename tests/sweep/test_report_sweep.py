@@ -267,7 +267,7 @@ def test_real_runs_from_the_command_line(tmp_path, read_page):
            "trainer.epochs=2", "dataset=digits", "logger=quiet")  # fmt: skip
     manifest(tmp_path, "beta", jobs)
     wandb = importlib.util.find_spec("wandb") is not None
-    said = python("report.py", "sweep=beta", *["logger=wandb"] * wandb)
+    said = python("report", "sweep=beta", *["logger=wandb"] * wandb)
     assert "2 runs: 2 finished." in said and "Not compared" not in said
     assert "| β | 8 bits |" in said and ("| 5 | 50 |" in said or "| 50 | 5 |" in said)
     folder = tmp_path / "sweeps" / "beta"

@@ -331,7 +331,7 @@ class Evaluate(Node):
 
 
 class Style(Enum):
-    """How ``data.py export`` writes a split."""
+    """How ``deephash data export`` writes a split."""
 
     one_hot = "one_hot"  # HashNet's lists, a column of 0 and 1 for each class
     index = "index"  # HashNet's lists, one class index a line
@@ -347,7 +347,7 @@ class FeatureType(Enum):
 
 @dataclass
 class Data(Node):
-    """The top page of ``data.py``. Parts are open: their constructors are their schema."""
+    """The top page of ``deephash data``. Parts are open: their constructors are their schema."""
 
     do: Open[Action] = MISSING  # the first word of the command
     dataset: Open[Dataset] = MISSING
@@ -368,7 +368,7 @@ class Data(Node):
 
 @dataclass
 class Report(Node):
-    """The top page of ``report.py``."""
+    """The top page of ``deephash report``."""
 
     # its name, or those of several: [table2_beta,fig8_beta]
     sweep: Open[Name | list[Name]] = MISSING

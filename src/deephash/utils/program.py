@@ -1,7 +1,8 @@
 """How the program was started, and the folder of its configuration.
 
 Messages name commands in the form in which this one was started: ``deephash train`` (also in a
-notebook), ``python -m deephash train`` or ``python train.py``.
+notebook), ``python -m deephash train`` or ``python train.py``. A command without a script is
+``python -m deephash report`` beside ``python train.py``.
 """
 
 import os
@@ -9,7 +10,10 @@ import shlex
 from pathlib import Path
 
 PAGES = ("train", "evaluate", "report", "data")
-"""The commands. Each has a script in the repository and a page in ``conf/``."""
+"""The commands. Each has a page in ``conf/``."""
+
+SCRIPTS = ("train", "evaluate")
+"""Commands that are also scripts of the repository; the scripts of the others are deprecated."""
 
 CONSOLE = "deephash"
 MODULE = "python -m deephash"
@@ -49,6 +53,8 @@ def command(page: str) -> str:
     """
     if not by_script():
         return f"{_started_as} {page}"
+    if page not in SCRIPTS:
+        return f"{MODULE} {page}"
     return f"python {shlex.quote(os.path.join(os.path.dirname(_started_as), f'{page}.py'))}"
 
 

@@ -32,12 +32,12 @@ MOST_CLASSES = 10_000_000
 class Features:
     """Features of images in files, (n, D) numbers, with labels and ids; for `backbone=identity`.
 
-    `root` has one of two layouts. A folder written by `data.py encode`: `features.npy`, and a split
-    file with ids, labels and roles. Or one file per role: `.npz`, `.safetensors`, `.h5` or `.hdf5`,
-    `.mat`, `.pt` or `.pth` or `.txt` or `.pkl` (a dict saved by torch, such as FIRe's descriptors,
-    or a pickled one) with arrays called features (or codes, embeddings, descriptors), labels and
-    optionally ids; or a single array in `.npy`, `.pt` or `.pkl` with `NAME_labels` and `NAME_ids`
-    beside it. No file is run as code.
+    `root` has one of two layouts. A folder written by `deephash data encode`: `features.npy`, and a
+    split file with ids, labels and roles. Or one file per role: `.npz`, `.safetensors`, `.h5`,
+    `.hdf5`, `.mat`, `.pt` or `.pth` or `.txt` or `.pkl` (a dict saved by torch, such as FIRe's
+    descriptors, or a pickled one) with arrays called features (or codes, embeddings, descriptors),
+    labels and optionally ids; or a single array in `.npy`, `.pt` or `.pkl` with `NAME_labels` and
+    `NAME_ids` beside it. No file is run as code.
 
     Features may be floats, integers or bools of any size; they become float32, or float16 if all
     are. Labels are class indices (n,), -1 for none, class names (n,), or multi-hot rows (n, C). If
