@@ -20,7 +20,7 @@ FLOORS = [
     "loggers training",
     "config",
     "runs",
-    "sweep",
+    "sweep search",
     "cli api",
     "main",
 ]

@@ -40,7 +40,7 @@ class CheckpointError(TrainingError):
 
 
 class BusyError(TrainingError):
-    """Another process is training the same run."""
+    """Another process is training the same run, or changing the same store."""
 
 
 class FileError(DataError):

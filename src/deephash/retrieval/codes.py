@@ -320,6 +320,33 @@ def check_packed(packed: ArrayLike, nbit: int, name: str) -> npt.NDArray[np.uint
     return values
 
 
+def as_packed(codes: ArrayLike, nbit: int, name: str) -> npt.NDArray[np.uint8]:
+    """Return codes in any of three forms as packed bytes, after checking them.
+
+    Args:
+        codes: packed bytes, uint8 (N, ceil(K / 8)); bits, bool (N, K); or real values (N, K).
+        nbit: K.
+        name: of the codes, for the message.
+
+    Returns:
+        (N, ceil(K / 8)) uint8; packed bytes are not copied.
+
+    Raises:
+        DataError: as ``binarize`` and ``check_packed``, or if they have another number of bits.
+
+    Example:
+        >>> as_packed(np.array([[0.5, -1.5, 0.0]]), 3, "codes")
+        array([[160]], dtype=uint8)
+    """
+    values = as_array(codes)
+    if values.dtype != np.uint8:
+        values = values if values.dtype == np.bool_ else binarize(values)
+        if values.ndim == 2 and values.shape[1] != nbit:
+            raise DataError(f"{name} have {values.shape[1]} bits, the index has {nbit}")
+        values = pack(values)
+    return check_packed(values, nbit, name)
+
+
 def as_words(packed: npt.NDArray[np.uint8], word: int | None = None) -> Array:
     """Arrange packed codes as wide words, word by word: (W, N). A view if a code is one word.
 

@@ -33,7 +33,7 @@ The gap between codes and ids is filled with zeros, and exists even if no ids fo
 import logging
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -46,10 +46,9 @@ from deephash.retrieval.codes import (
     Array,
     ArrayLike,
     as_array,
+    as_packed,
     as_words,
-    binarize,
     check_packed,
-    pack,
     popcount,
 )
 from deephash.retrieval.codes_file import read_database
@@ -116,24 +115,66 @@ class Index:
         check_packed(self._codes, nbit, "codes")
         self._ids: Array | None = None  # likewise, int64 or UTF-8; None: running numbers
         self._runs: list[Array] | None = []  # all ids in sorted runs; None: not sorted yet
+        self._removed = np.empty(0, dtype=np.int64)  # rows that are not searched, ascending
+        self._read_ids: Callable[[npt.NDArray[np.int64]], Array] | None = None  # instead of _ids
+
+    @classmethod
+    def over(
+        cls,
+        codes: npt.NDArray[np.uint8],
+        nbit: int,
+        read_ids: Callable[[npt.NDArray[np.int64]], Array],
+        removed: npt.NDArray[np.int64] | None = None,
+    ) -> Self:
+        """Make an index that searches codes where they are, such as in a memory-mapped file.
+
+        Nothing is copied until ``add`` is called.
+
+        Args:
+            codes: (N, ceil(K / 8)) uint8, packed; not changed while the index is used.
+            nbit: K.
+            read_ids: returns the ids of rows of ``codes``, for an array of any shape.
+            removed: rows that are not searched, ascending and unique.
+
+        Raises:
+            DataError: if the codes do not fit ``nbit``.
+
+        Example:
+            >>> names = np.array(["a", "b", "c"])
+            >>> codes = np.array([[0], [1], [3]], dtype=np.uint8)
+            >>> index = Index.over(codes, 8, names.__getitem__, removed=np.array([1]))
+            >>> index.search(codes[1:2], k=2)[1].tolist()
+            [['a', 'c']]
+        """
+        index = cls(nbit)
+        if codes.dtype != np.uint8 or codes.shape[1:] != index._codes.shape[1:]:
+            raise DataError(f"codes of {nbit} bits cannot be {codes.dtype} {codes.shape}")
+        index._codes = codes.view()
+        index._codes.flags.writeable = False
+        index._size, index._read_ids = len(codes), read_ids
+        if removed is not None:
+            index._removed = removed
+        return index
 
     def __len__(self) -> int:
-        return self._size
+        return self._size - len(self._removed)
 
     def __repr__(self) -> str:
-        return f"Index(nbit={self.nbit}, {self._size:,} codes)"
+        return f"Index(nbit={self.nbit}, {len(self):,} codes)"
 
     @property
     def codes(self) -> npt.NDArray[np.uint8]:
         """The packed codes in the order of addition, (N, ceil(K / 8)) uint8, read-only."""
         view = self._codes[: self._size]
+        if len(self._removed):
+            view = view[self._rows()]
         view.flags.writeable = False
         return view
 
     @property
     def ids(self) -> Array:
         """The ids in the order of addition, (N,) int64 or text."""
-        return self._ids_at(np.arange(self._size))
+        return self._ids_at(self._rows())
 
     def add(self, codes: ArrayLike, ids: Ids | None = None) -> None:
         """Append codes.
@@ -147,7 +188,9 @@ class Index:
             DataError: if codes or ids are malformed or of another kind than those before, an id is
                 repeated, or the numbers of both differ. The index is then unchanged.
         """
-        packed = self._packed(codes, "codes")
+        packed = as_packed(codes, self.nbit, "codes")
+        if self._read_ids is not None:
+            self._copy_ids()
         size, total = self._size, self._size + len(packed)
         if ids is None and self._ids is None:
             self._codes = _append(self._codes, size, packed)
@@ -189,10 +232,10 @@ class Index:
         Raises:
             DataError: if the queries are malformed, or the index has fewer than ``k`` codes.
         """
-        words = as_words(self._packed(queries, "queries"))  # (W, Q)
+        words = as_words(as_packed(queries, self.nbit, "queries"))  # (W, Q)
         k = check_integer("k", k, 1)
-        if k > self._size:
-            raise DataError(f"k={k} is more than the {self._size} codes of the index")
+        if k > len(self):
+            raise DataError(f"k={k} is more than the {len(self)} codes of the index")
         total = words.shape[1]
         distance_Qk = np.empty((total, k), dtype=np.int16)
         place_Qk = np.empty((total, k), dtype=np.int64)
@@ -228,7 +271,7 @@ class Index:
             >>> offsets.tolist(), distances.tolist(), ids.tolist()
             ([0, 3, 4], [0, 1, 1, 0], [1, 0, 2, 3])
         """
-        words = as_words(self._packed(queries, "queries"))  # (W, Q)
+        words = as_words(as_packed(queries, self.nbit, "queries"))  # (W, Q)
         radius = min(check_integer("radius", radius, 0), self.nbit)
         count_Q = [np.zeros(1, dtype=np.int64)]
         distance_M = [np.empty(0, dtype=np.int16)]
@@ -254,6 +297,8 @@ class Index:
             >>> Index.load("codes.index")
             Index(nbit=8, 2 codes)
         """
+        if self._read_ids is not None:
+            self._copy_ids()
         codes, ids = self.codes, self._ids
         if ids is None:
             kind, width, ids = _RUNNING, 0, np.empty(0, dtype=np.int64)
@@ -394,15 +439,17 @@ class Index:
         index.add(codes, ids)
         return index
 
-    def _packed(self, codes: ArrayLike, name: str) -> npt.NDArray[np.uint8]:
-        """Return codes in any of the three forms as (N, ceil(K / 8)) uint8."""
-        values = as_array(codes)
-        if values.dtype != np.uint8:
-            values = values if values.dtype == np.bool_ else binarize(values)
-            if values.ndim == 2 and values.shape[1] != self.nbit:
-                raise DataError(f"{name} have {values.shape[1]} bits, the index has {self.nbit}")
-            values = pack(values)
-        return check_packed(values, self.nbit, name)
+    def _rows(self) -> npt.NDArray[np.int64]:
+        """Return the rows that are searched."""
+        rows = np.arange(self._size)
+        return np.delete(rows, self._removed) if len(self._removed) else rows
+
+    def _copy_ids(self) -> None:
+        """Copy the ids, and drop removed rows, so that the index can be changed."""
+        codes, ids = self.codes, self.ids
+        self._codes, self._size = codes, len(codes)
+        self._ids, self._runs = _encode_ids(ids), None
+        self._removed, self._read_ids = self._removed[:0], None
 
     def _find(self, query_words: Array, radius: int, k: int | None) -> list["_Nearest"]:
         """Return the nearest codes to the queries (W, Q), in groups of ``_QUERIES``."""
@@ -410,8 +457,12 @@ class Index:
         groups = [query_words[:, start : start + _QUERIES] for start in range(0, total, _QUERIES)]
         results = [_Nearest(group.shape[1], self.nbit, radius, k) for group in groups]
         wide = np.uint8 if self.nbit < 255 else np.uint16  # K + 1 is a bound
+        farthest = np.iinfo(wide).max
         for start in range(0, self._size if total else 0, _CHUNK):
-            words = as_words(self._codes[start : min(start + _CHUNK, self._size)])  # (W, n)
+            stop = min(start + _CHUNK, self._size)
+            words = as_words(self._codes[start:stop])  # (W, n)
+            first, last = np.searchsorted(self._removed, (start, stop))
+            removed = self._removed[first:last] - start
             differ = np.empty(words.shape[1], dtype=words.dtype)
             distance = np.empty((_QUERIES, words.shape[1]), dtype=wide)
             for group, nearest in zip(groups, results, strict=True):
@@ -419,11 +470,14 @@ class Index:
                     row[:] = popcount(np.bitwise_xor(words[0], query[0], out=differ))
                     for word, query_word in zip(words[1:], query[1:], strict=True):
                         row += popcount(np.bitwise_xor(word, query_word, out=differ))
+                distance[:, removed] = farthest
                 nearest.add(distance[: group.shape[1]], start)
         return results
 
     def _ids_at(self, place: npt.NDArray[np.int64]) -> Array:
         """Return the ids at places of any shape."""
+        if self._read_ids is not None:
+            return self._read_ids(place)
         if self._ids is None:
             return place
         ids = self._ids[place]
@@ -458,7 +512,8 @@ class _Nearest:
         if start == 0 and self.k is not None and self.k <= size:  # a first bound
             sample = distance[:, : max(_SAMPLE, 2 * self.k)]
             kth = np.partition(sample, self.k - 1, axis=1)[:, self.k - 1 : self.k]
-            self.bound = np.minimum(self.bound, kth + 1, dtype=self.bound.dtype)
+            kth = np.minimum(kth, self.base - 1) + 1  # those that were removed are farther
+            self.bound = np.minimum(self.bound, kth, dtype=self.bound.dtype)
         at = (distance < self.bound).ravel().nonzero()[0]
         if not at.size:
             return

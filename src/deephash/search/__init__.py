@@ -1,0 +1,1 @@
+"""Search collections of images by their codes."""
