@@ -30,7 +30,7 @@ from deephash.methods.itq import ITQ
 from deephash.methods.lsh import LSH
 from deephash.methods.pca_rr import PCARR
 from deephash.methods.pcah import PCAH
-from deephash.methods.sh import SH, Waves, modes
+from deephash.methods.sh import SH, Waves, smoothest_modes
 from deephash.models.encoder import Encoder
 from deephash.models.heads import Linear
 from deephash.models.projections import random_rotation
@@ -87,7 +87,7 @@ def naive(name: str, features: Tensor, nbit: int) -> Tensor:
         return v @ rotation
     if name == "sh":
         low, high = v.amin(dim=0) - 1e-7, v.amax(dim=0) + 1e-7
-        axis, frequency = modes(high - low, nbit)
+        axis, frequency = smoothest_modes(high - low, nbit)
         return torch.cos(frequency * (v - low)[:, axis])
     return v
 

@@ -7,7 +7,7 @@ import torch
 
 from deephash.config import build, checks
 from deephash.losses.matching import CosineMatching
-from deephash.methods.bihalf import BiHalf, halves
+from deephash.methods.bihalf import BiHalf, balanced_bits
 from deephash.training import evaluation
 from tests.methods.test_ugh import matching
 from tests.methods.unlabelled import V, X, drawn, gradient_of, terms_of
@@ -48,7 +48,7 @@ def test_bits_and_gradient_are_those_of_the_loop(rule, rows):
     u = drawn(rows, 1)
     weights = drawn(rows, 2)
     bits = torch.tensor(by_loop(u, rule)).double()
-    assert torch.equal(halves(u, rule), bits)
+    assert torch.equal(balanced_bits(u, rule), bits)
     u.requires_grad_()
     (BiHalf(gamma=2.5, rule=rule)(u) * weights).sum().backward()
     torch.testing.assert_close(u.grad, weights + 2.5 / u.numel() * (u.detach() - bits))
@@ -57,17 +57,17 @@ def test_bits_and_gradient_are_those_of_the_loop(rule, rows):
 @pytest.mark.parametrize("rows", [4, 6, 7])
 def test_without_ties_both_rules_are_the_same(rows):
     u = drawn(rows, 3, 20)
-    assert torch.equal(halves(u, "median"), halves(u, "sort"))
-    assert (halves(u, "sort") == 1).sum(dim=0).tolist() == [rows // 2] * 20
+    assert torch.equal(balanced_bits(u, "median"), balanced_bits(u, "sort"))
+    assert (balanced_bits(u, "sort") == 1).sum(dim=0).tolist() == [rows // 2] * 20
 
 
 def test_ties_at_the_median():
     """Above the lower median there are two of 0, 0, 0, 1, 2, -1; the three largest are three."""
     u = torch.tensor([[0.0], [0], [0], [1], [2], [-1]])
-    assert halves(u, "median").flatten().tolist() == [-1, -1, -1, 1, 1, -1]
-    assert halves(u, "sort").flatten().tolist() == [1, -1, -1, 1, 1, -1]
+    assert balanced_bits(u, "median").flatten().tolist() == [-1, -1, -1, 1, 1, -1]
+    assert balanced_bits(u, "sort").flatten().tolist() == [1, -1, -1, 1, 1, -1]
     equal = torch.ones(6, 1)
-    assert halves(equal, "median").sum() == -6 and halves(equal, "sort").sum() == 0
+    assert balanced_bits(equal, "median").sum() == -6 and balanced_bits(equal, "sort").sum() == 0
 
 
 def test_an_odd_row_counts_in_the_median_and_in_no_pair():
@@ -84,7 +84,7 @@ def test_each_layer_has_a_gamma_of_its_own():
     one, _ = BiHalf(gamma=1.0), BiHalf(gamma=100.0)
     u = drawn(4, 1).requires_grad_()
     one(u).backward(torch.zeros(4, 6, dtype=torch.float64))
-    torch.testing.assert_close(u.grad, (u.detach() - halves(u.detach(), "median")) / 24)
+    torch.testing.assert_close(u.grad, (u.detach() - balanced_bits(u.detach(), "median")) / 24)
 
 
 @pytest.mark.parametrize(

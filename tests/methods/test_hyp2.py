@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from deephash.errors import ConfigError
-from deephash.methods.hyp2 import BEST, HyP2, Proxies, best_distance, linear_zeta
+from deephash.methods.hyp2 import BEST_DISTANCES, HyP2, Proxies, best_distance, linear_zeta
 from deephash.models.codebooks import linear_code
 from deephash.models.similarities import Cosine
 from tests.methods.conftest import average, cosine
@@ -140,7 +140,7 @@ def test_distances_are_bounded_by_griesmer_and_by_a_code_in_hand():
 
 
 def test_the_table_is_never_beyond_the_bound():
-    for nbit, row in BEST.items():
+    for nbit, row in BEST_DISTANCES.items():
         assert all(best_distance(nbit, k) >= (d, d) for k, d in enumerate(row, 1))
         assert all(best_distance(nbit, k)[0] == d for k, d in enumerate(row, 1))
 
@@ -148,8 +148,12 @@ def test_the_table_is_never_beyond_the_bound():
 @pytest.mark.parametrize(
     ("classes", "nbit", "said"),
     [
-        (200, 100, r"linear \[100, 8\] code is not known.*between 0\.040 and 0\.100(.|\n)*=0\.100"),
-        (17, 4, r"4 bits have fewer words than there are classes, 17(.|\n)*model\.nbit=5"),
+        (
+            200,
+            100,
+            r"linear \[100, 8\] code is not in the table.*between 0\.040 and 0\.100(.|\n)*=0\.100",
+        ),
+        (17, 4, r"4 bits have fewer codewords than there are classes \(17\)(.|\n)*model\.nbit=5"),
     ],
 )
 def test_where_no_code_is_known_a_number_is_asked_for(classes, nbit, said):

@@ -10,7 +10,7 @@ from torch import nn
 from deephash.config import checks
 from deephash.config.overrides import parse_all
 from deephash.errors import ConfigError
-from deephash.methods.imh import IMH, Anchors, centers, embedded
+from deephash.methods.imh import IMH, Anchors, kmeans, tsne
 from deephash.models.encoder import Encoder
 
 
@@ -77,19 +77,19 @@ def test_features_far_from_the_origin_are_the_same_as_near():
 
 def test_centers_by_hand():
     x = np.array([[0.0, 0], [0, 2], [10, 0], [10, 2], [20, 1]], dtype=np.float32)
-    result = centers(x.copy(), 3, 50, seed=1)
+    result = kmeans(x.copy(), 3, 50, seed=1)
     assert sorted(result.tolist()) == [[0, 1], [10, 1], [20, 1]]
 
 
 def test_fewer_different_features_than_anchors_are_refused():
     x = torch.tensor([[0.0, 0], [1, 0], [0, 1]]).repeat(20, 1).numpy()
-    with pytest.raises(ConfigError, match=r"k-means takes 3 different(.|\n)*anchors=3 "):
-        centers(x, 5, 50, seed=0)
+    with pytest.raises(ConfigError, match=r"3 distinct features(.|\n)*anchors=3 "):
+        kmeans(x, 5, 50, seed=0)
 
 
 def test_embeddings_are_drawn_from_the_seed():
     points = torch.randn(20, 6, generator=torch.manual_seed(0))
-    one, two = (embedded(points, 2, 5.0, seed=0) for _ in range(2))
+    one, two = (tsne(points, 2, 5.0, seed=0) for _ in range(2))
     assert torch.equal(one, two) and one.shape == (20, 2) and one.dtype == torch.float32
 
 
@@ -110,8 +110,8 @@ def test_the_fit_fills_the_head_and_parts_clusters():
 def test_the_embedding_is_that_of_tsne_unless_centered():
     x, _ = clusters()
     raw, centered = made(x, 4).encoder.head, made(x, 4, center=True).encoder.head
-    points = centers(x.clone().numpy(), 20, 200, seed=0)
-    torch.testing.assert_close(raw.embedding, embedded(points, 4, 5.0, seed=0))
+    points = kmeans(x.clone().numpy(), 20, 200, seed=0)
+    torch.testing.assert_close(raw.embedding, tsne(points, 4, 5.0, seed=0))
     assert raw.embedding.mean(dim=0).abs().max() > 1e-2
     torch.testing.assert_close(centered.embedding, raw.embedding - raw.embedding.mean(dim=0))
 
@@ -155,9 +155,9 @@ def test_before_data_are_opened(word, key, said, composed):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"nbit": 9}, r"model\.nbit  is 9, and the backbone has 8(.|\n)*model\.nbit=8 at most"),
-        ({"num_train": 19}, r"anchors  is 20, and there are 19(.|\n)*anchors=19 at most"),
-        ({"perplexity": 20.0}, r"perplexity  is 20, and there are 20(.|\n)*perplexity=6"),
+        ({"nbit": 9}, r"model\.nbit  is 9, but the backbone has 8(.|\n)*model\.nbit=8 at most"),
+        ({"num_train": 19}, r"anchors  is 20, but there are 19(.|\n)*anchors=19 at most"),
+        ({"perplexity": 20.0}, r"perplexity  is 20, but .* anchors, 20(.|\n)*perplexity=6"),
     ],
 )
 def test_before_anything_is_fitted(options, said):

@@ -11,7 +11,7 @@ from torch import nn
 from deephash.config import checks
 from deephash.config.overrides import parse_all
 from deephash.errors import ConfigError
-from deephash.methods.itq import ITQ, rotated
+from deephash.methods.itq import ITQ, update_rotation
 from deephash.models.encoder import Encoder
 from deephash.models.heads import MLP, BatchNorm, Linear
 from deephash.models.projections import principal_axes, random_rotation
@@ -72,7 +72,7 @@ def test_one_update_by_hand(degrees):
     identity and R these rows at unit length, a turn by 45 degrees. The codes are then the corners
     times 1.41 or 0.71: 2 (1.41 - 1)^2 and 2 (1 - 0.71)^2 away from their bits.
     """
-    result = rotated(CROSS, turn(degrees))
+    result = update_rotation(CROSS, turn(degrees))
     torch.testing.assert_close(result, turn(45))
     assert error(CROSS, result) == pytest.approx(4.5 - 3 * math.sqrt(2))
     assert error(CROSS, turn(0)) == 1.5  # (1, 1) from (2, 0), (1, 0) from (0, 1)
@@ -99,7 +99,7 @@ def test_the_error_falls_in_every_iteration(mixtures):
         errors = []
         for _ in range(100):
             errors.append(error(components, rotation) / 32)
-            rotation = rotated(components, rotation)
+            rotation = update_rotation(components, rotation)
         assert all(later <= before + 1e-12 for before, later in itertools.pairwise(errors))
         assert errors[2] < 0.93 * errors[0] and errors[-1] < 0.86 * errors[0]
         assert error(components, torch.eye(32).double()) / 32 > 1.05 * errors[0]
@@ -112,7 +112,7 @@ def test_the_update_of_later_code_stays_a_random_rotation(mixtures):
         errors = []
         for _ in range(30):
             errors.append(error(components, rotation) / 32)
-            rotation = rotated(components, rotation, "transposed")
+            rotation = update_rotation(components, rotation, "transposed")
         assert max(errors) > errors[0] and min(errors[1:]) > 0.9 * errors[0]
         torch.testing.assert_close(rotation @ rotation.T, torch.eye(32).double())
 
@@ -121,7 +121,7 @@ def test_an_update_is_the_best_rotation_for_its_bits(mixtures):
     """No other one of a hundred is nearer to the bits that the old rotation gave."""
     components, old = mixtures[0], random_rotation(32, 5)
     bits = torch.where(components @ old >= 0, 1.0, -1.0)
-    best = (bits - components @ rotated(components, old)).square().sum()
+    best = (bits - components @ update_rotation(components, old)).square().sum()
     for seed in range(100):
         assert (bits - components @ random_rotation(32, seed)).square().sum() > best
 
@@ -130,7 +130,10 @@ def test_the_signs_of_axes_do_not_matter(mixtures):
     """They turn with the first rotation, and the bits stay."""
     components, rotation = mixtures[0], random_rotation(32, 0)
     signs = torch.where(torch.arange(32) % 3 == 0, -1.0, 1.0).double()
-    one, two = rotated(components, rotation), rotated(components * signs, signs[:, None] * rotation)
+    one, two = (
+        update_rotation(components, rotation),
+        update_rotation(components * signs, signs[:, None] * rotation),
+    )
     torch.testing.assert_close(two, signs[:, None] * one)
     assert torch.equal(hamming(components @ one), hamming(components * signs @ two))
 
@@ -159,8 +162,8 @@ def test_shifted_features_have_the_same_codes():
 @pytest.mark.parametrize(
     ("width", "nbit", "images", "said"),
     [
-        (8, 9, 50, r"model\.nbit  is 9, and the backbone has 8 features(.|\n)*model\.nbit=8"),
-        (8, 4, 4, r"model\.nbit  is 4, and there are 4 training images(.|\n)*model\.nbit=3"),
+        (8, 9, 50, r"model\.nbit  is 9, but the backbone has 8 features(.|\n)*model\.nbit=8"),
+        (8, 4, 4, r"model\.nbit  is 4, but 4 training images(.|\n)*model\.nbit=3"),
     ],
 )
 def test_more_bits_than_components_are_refused(width, nbit, images, said):

@@ -69,6 +69,6 @@ def test_hyperplanes_through_the_origin_do_not_part_features_that_are_not_negati
 
 def test_a_head_without_a_bias_is_refused():
     with pytest.raises(
-        ConfigError, match=r"LSH fills a linear layer(.|\n)*method\.head\.bias=true"
+        ConfigError, match=r"LSH needs a linear layer(.|\n)*method\.head\.bias=true"
     ):
         LSH(Encoder(nn.Identity(), Linear(8, 4)), 4, 0)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from deephash.config import build, checks
 from deephash.config.overrides import parse_all
 from deephash.losses.quantization import quantization
-from deephash.methods.nsh import NSH, contrast_of_ranks, ranked, soft_sort
+from deephash.methods.nsh import NSH, rank_contrast, similarity_by_rank, soft_sort
 from deephash.models.encoder import Encoder
 from deephash.types import Batch
 from tests.methods import worked
@@ -116,7 +116,7 @@ def test_the_gradient_passes_through_the_sorted_scores():
 def test_the_worked_example():
     """By SDC's repository: contrast .442915, quantization .0175, together .460415."""
     codes, latents = tensor(B1 + B2), F.normalize(tensor(L1 + L2))
-    result = contrast_of_ranks(ranked(codes, latents, 0.5), 2, 0.3, double_softmax=True)
+    result = rank_contrast(similarity_by_rank(codes, latents, 0.5), 2, 0.3, double_softmax=True)
     off = quantization(codes, "l2")
     assert result.item() == pytest.approx(0.442915, abs=1e-6)
     assert off.item() == pytest.approx(0.0175, abs=1e-6)
@@ -128,19 +128,19 @@ def test_the_worked_example():
 @pytest.mark.parametrize("seed", range(2))
 def test_it_is_the_loop(seed, positives, power, double):
     codes, latents = drawn(seed)
-    result = contrast_of_ranks(ranked(codes, latents, 0.2, power), positives, 0.3, double)
+    result = rank_contrast(similarity_by_rank(codes, latents, 0.2, power), positives, 0.3, double)
     one = contrast(*in_views(codes, latents), positives, 0.3, 0.2, power, double)
     assert result.item() == pytest.approx(one, abs=1e-9, rel=0)
-    single = ranked(codes.float(), latents.float(), 0.2, power)
-    assert contrast_of_ranks(single, positives, 0.3, double).item() == pytest.approx(one, rel=1e-5)
+    single = similarity_by_rank(codes.float(), latents.float(), 0.2, power)
+    assert rank_contrast(single, positives, 0.3, double).item() == pytest.approx(one, rel=1e-5)
 
 
 def test_gradients_are_finite_differences():
     codes, latents = (one.requires_grad_() for one in drawn(0, count=4))
     for double in (True, False):
         assert torch.autograd.gradcheck(
-            lambda b, latent, double=double: contrast_of_ranks(
-                ranked(b, latent, 0.2), 2, 0.3, double
+            lambda b, latent, double=double: rank_contrast(
+                similarity_by_rank(b, latent, 0.2), 2, 0.3, double
             ),
             (codes, latents),
         )
@@ -151,18 +151,20 @@ def test_the_second_softmax_keeps_the_term_near_a_guess():
     best, worst = torch.full((50, 50), -30.0), torch.full((50, 50), 30.0)
     best[:, :2], worst[:, :2] = 30.0, -30.0
     worst[:, 3:] = -30.0
-    low, high = (contrast_of_ranks(c, 2, 0.3, double_softmax=True).item() for c in (best, worst))
+    low, high = (rank_contrast(c, 2, 0.3, double_softmax=True).item() for c in (best, worst))
     assert (low, high) == pytest.approx((2.93, 3.93), abs=0.01)
-    even = contrast_of_ranks(torch.zeros(50, 50), 2, 0.3, double_softmax=True)
+    even = rank_contrast(torch.zeros(50, 50), 2, 0.3, double_softmax=True)
     assert even.item() == pytest.approx(math.log(49))
-    assert contrast_of_ranks(best, 2, 0.3, double_softmax=False) == 0
+    assert rank_contrast(best, 2, 0.3, double_softmax=False) == 0
 
 
 def test_the_views_are_not_exchangeable():
     """Codes of view 1 are compared with those of view 2, and latents of view 1 are gathered."""
     codes, latents = drawn(3)
     turned = [torch.cat(one.chunk(2)[::-1]) for one in (codes, latents)]
-    assert not torch.allclose(ranked(codes, latents, 0.2), ranked(*turned, 0.2))
+    assert not torch.allclose(
+        similarity_by_rank(codes, latents, 0.2), similarity_by_rank(*turned, 0.2)
+    )
 
 
 # the method
@@ -232,8 +234,8 @@ def test_degenerate_batches_are_finite(name, double):
 
 def test_a_short_batch_has_the_positives_it_can_have():
     codes, latents = drawn(5, count=3)
-    ranks = ranked(codes, latents, 0.2)
-    assert contrast_of_ranks(ranks, 9, 0.3, True) == contrast_of_ranks(ranks, 2, 0.3, True)
+    ranks = similarity_by_rank(codes, latents, 0.2)
+    assert rank_contrast(ranks, 9, 0.3, True) == rank_contrast(ranks, 2, 0.3, True)
 
 
 def test_a_batch_that_is_too_small_is_refused(composed):

@@ -185,11 +185,11 @@ def test_terms_without_weight_are_left_out():
 @pytest.mark.parametrize("key", ["beta_a", "beta_b"])
 def test_one_parameter_alone_is_refused(key, composed):
     other = {"beta_a": "beta_b", "beta_b": "beta_a"}[key]
-    with pytest.raises(ConfigError, match=f"{key}  is given without {other}"):
+    with pytest.raises(ConfigError, match=f"{key}  is set without {other}"):
         SimilarityCalibration(**{key: 2.0})
     words = ["method=sdc", f"method.loss.{key}=2"]
     (fault,) = checks.check_train(composed(*words), parse_all(words))
-    assert fault.key == f"method.loss.{key}" and f"Give {other} too" in fault.hint
+    assert fault.key == f"method.loss.{key}" and f"Set {other} too" in fault.hint
     assert checks.check_train(composed(*words, f"method.loss.{other}=3")) == []
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from deephash.methods.sh import SH, Waves, modes
+from deephash.methods.sh import SH, Waves, smoothest_modes
 from deephash.models.encoder import Encoder
 
 
@@ -46,11 +46,11 @@ def test_functions_by_hand():
 
     On the second side m < ceil(7 * 4 / 6) = 5, and on the third m < ceil(7 / 6) = 2: pi itself.
     """
-    axis, frequency = modes(torch.tensor([6.0, 4, 1]).double(), 6)
+    axis, frequency = smoothest_modes(torch.tensor([6.0, 4, 1]).double(), 6)
     assert axis.tolist() == [0, 1, 0, 0, 1, 0]
     expected = [1 / 6, 1 / 4, 2 / 6, 3 / 6, 2 / 4, 4 / 6]
     assert (frequency / math.pi).tolist() == pytest.approx(expected)
-    axis, frequency = modes(torch.tensor([6.0, 4, 1]).double(), 64)
+    axis, frequency = smoothest_modes(torch.tensor([6.0, 4, 1]).double(), 64)
     assert len(axis) == len(frequency) == 64
     assert len(set(zip(axis.tolist(), frequency.tolist(), strict=True))) == 64
 

@@ -12,11 +12,11 @@ from deephash.config.overrides import parse_all
 from deephash.methods import wch
 from deephash.methods.wch import (
     WCH,
-    alikeness,
-    attended,
-    imbalance,
+    bit_balance,
+    cross_attention,
+    pair_weights,
+    token_similarity,
     weighted_contrast,
-    weights_of,
 )
 from deephash.models.encoder import Encoder
 from deephash.models.heads import TokenMLP
@@ -100,7 +100,7 @@ def balance(h):
 def test_the_worked_example():
     """By SDC's repository: cross-entropy 2.100837, balance -0.5, together 1.600837."""
     one, two, w = tensor(H1), tensor(H2), tensor(W)
-    result, even = weighted_contrast(one, two, w, 0.3), imbalance(one)
+    result, even = weighted_contrast(one, two, w, 0.3), bit_balance(one)
     assert result.item() == pytest.approx(2.100837, abs=1e-6)
     assert even.item() == pytest.approx(-0.5, abs=1e-6)
     assert (result + even).item() == pytest.approx(1.600837, abs=1e-6)
@@ -110,7 +110,7 @@ def test_the_worked_example():
 @pytest.mark.parametrize("seed", range(2))
 def test_attention_is_the_loop(seed, temperature):
     one, two = drawn(seed)
-    first, second = attended(one, two, temperature)
+    first, second = cross_attention(one, two, temperature)
     expected = tensor(attention(one.tolist(), two.tolist(), temperature))
     torch.testing.assert_close(first, expected, atol=1e-9, rtol=0)
     expected = tensor(attention(two.tolist(), one.tolist(), temperature))
@@ -122,12 +122,14 @@ def test_attention_is_the_loop(seed, temperature):
 @pytest.mark.parametrize("seed", range(2))
 def test_weights_are_the_loop(seed, norm, normalize, monkeypatch):
     one, two = drawn(seed)
-    result = weights_of(alikeness(one, two), 0.2, norm, normalize)
+    result = pair_weights(token_similarity(one, two), 0.2, norm, normalize)
     expected = tensor(weights(one.tolist(), two.tolist(), 0.2, norm, normalize))
     torch.testing.assert_close(result, expected, atol=1e-9, rtol=1e-12)
-    monkeypatch.setattr(wch, "PAIRS", 1)  # an image at a time
-    torch.testing.assert_close(alikeness(one, two), alikeness(one, two), atol=0, rtol=0)
-    result = weights_of(alikeness(one, two), 0.2, norm, normalize)
+    monkeypatch.setattr(wch, "MAX_COSINES", 1)  # an image at a time
+    torch.testing.assert_close(
+        token_similarity(one, two), token_similarity(one, two), atol=0, rtol=0
+    )
+    result = pair_weights(token_similarity(one, two), 0.2, norm, normalize)
     torch.testing.assert_close(result, expected, atol=1e-9, rtol=1e-12)
 
 
@@ -138,16 +140,18 @@ def test_the_objective_is_the_loop(seed):
     result = weighted_contrast(one, two, w.abs(), 0.3)
     expected = contrast(one.tolist(), two.tolist(), w.abs().tolist())
     assert result.item() == pytest.approx(expected, abs=1e-9, rel=0)
-    assert imbalance(one).item() == pytest.approx(balance(one.tolist()), abs=1e-9)
+    assert bit_balance(one).item() == pytest.approx(balance(one.tolist()), abs=1e-9)
 
 
 def test_weights_by_column_may_exceed_one():
     """An image that resembles none of the others much has a small share of itself."""
     alike = tensor([[0.9, 0.6, 0.1], [0.8, 0.7, 0.7], [0.2, 0.8, 0.5]])
-    column, row = (weights_of(alike, 0.2, norm) for norm in ("column", "row"))
+    column, row = (pair_weights(alike, 0.2, norm) for norm in ("column", "row"))
     assert column.diagonal().tolist() == row.diagonal().tolist() == [1, 1, 1]
     assert column.max() > 2.5 and not torch.allclose(column, row)
-    assert weights_of(alike, 0.2, normalize_w=True).sum(dim=1).tolist() == pytest.approx([1, 1, 1])
+    assert pair_weights(alike, 0.2, normalize_w=True).sum(dim=1).tolist() == pytest.approx(
+        [1, 1, 1]
+    )
     shares = torch.softmax(alike / 0.2, dim=1)
     torch.testing.assert_close(column, shares / shares.diagonal())
     torch.testing.assert_close(row, shares / shares.diagonal()[:, None])
@@ -158,10 +162,10 @@ def test_gradients_are_finite_differences():
     one, two = (half.requires_grad_() for half in drawn(1, count=3))
 
     def judged(one, two):
-        first, second = attended(one, two)
-        w = weights_of(alikeness(first, second), 0.2)
+        first, second = cross_attention(one, two)
+        w = pair_weights(token_similarity(first, second), 0.2)
         h1, h2 = first.mean(dim=1).tanh(), second.mean(dim=1).tanh()
-        return weighted_contrast(h1, h2, w, 0.3) + imbalance(h1)
+        return weighted_contrast(h1, h2, w, 0.3) + bit_balance(h1)
 
     assert torch.autograd.gradcheck(judged, (one, two))
 

@@ -1,4 +1,4 @@
-"""Methods: the base class, the default of five parts, and one module for what each paper brought.
+"""Methods: the base class, the default method of five parts, and one module per paper.
 
 >>> "dpn" in __all__
 True
@@ -9,5 +9,6 @@ from pkgutil import iter_modules
 from deephash.methods.base import Method
 from deephash.methods.composed import Composed
 
-__all__ = ["Composed", "Method"]
-__all__ += sorted({module.name for module in iter_modules(__path__)} - {"base", "composed"})
+_papers = {module.name for module in iter_modules(__path__)} - {"base", "composed"}
+
+__all__ = ["Composed", "Method", *sorted(_papers)]

@@ -1,4 +1,4 @@
-"""The base class of methods: what is trained, and the hooks that the trainer calls."""
+"""Base class of methods: the trained modules and the hooks that the trainer calls."""
 
 from typing import Any, ClassVar, Self
 
@@ -12,30 +12,29 @@ from deephash.types import Batch, Terms
 class Method(nn.Module):
     """Base class: an encoder and an objective that trains it.
 
-    A subclass is selected by ``method._target_``. Its constructor takes `encoder` and, of what it
-    asks for by name, the parts ``relaxation``, ``codebook``, ``similarity`` and ``loss`` and the
-    values ``num_classes``, ``nbit``, ``num_train`` and ``seed``. All other arguments are its own
-    options: keys of ``method``.
+    A subclass is selected by ``method._target_``. Its constructor takes `encoder` and may declare
+    the parts ``relaxation``, ``codebook``, ``similarity`` and ``loss`` and the values
+    ``num_classes``, ``nbit``, ``num_train`` and ``seed``, which are passed by name. All other
+    arguments are options of the method: keys of ``method``.
 
     The default implementation of each hook calls the hook of every part (submodule) that defines
-    one. A subclass that overrides a hook calls ``super()`` if its parts still need it.
+    it. A subclass that overrides a hook must call ``super()`` if its parts use the hook.
 
     Args:
-        encoder: images to features and codes.
+        encoder: maps images to features and codes.
 
     Attributes:
-        learns: False if nothing is optimized: no optimizer, no epoch; `fit` does all the work.
-        views: how many views of each image the method needs; None for any number.
-        labels: False if no label is read: training then uses all images, and no batch has labels.
-            A class that does not say reads labels if its loss does, or if it has no loss.
+        learns: False if nothing is optimized: no optimizer, no epochs, only `fit`.
+        views: number of views of each image that the method needs; None for any number.
+        labels: False if no labels are read: training then uses all images, and batches contain no
+            labels. By default, labels are read if the loss reads them or if there is no loss.
         needs: the fields of `Output` that the method reads.
-        tokens: True if it needs the tokens of each image, (N, T, D), and a head that takes them.
+        tokens: True if the method needs the tokens of each image, (N, T, D), and a head that takes
+            them.
         cached_features: True if `forward` uses images only through `encode` or
-            ``self.encoder(images)``: features of a frozen backbone may then be served in their
-            place.
-        passes: ``stacked``: one pass of all views through the encoder. ``separate``: one pass for
-            each view; batch norm then normalizes each view by its own statistics. The program sets
-            it.
+            ``self.encoder(images)``; features of a frozen backbone may then replace the images.
+        passes: ``stacked``: one forward pass for all views. ``separate``: one forward pass per
+            view, so batch norm normalizes each view by its own statistics. Set by the program.
 
     Example:
         >>> class Nearest(Method):
@@ -63,19 +62,19 @@ class Method(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.passes = "stacked"
-        self._followers: list[nn.Module] | None = None  # parts with `after_step`
+        self._after_step_parts: list[nn.Module] | None = None  # cached for speed
 
     def forward(self, batch: Batch) -> Terms:
         """Compute the named, weighted terms of the objective: scalars, means over the batch.
 
         Raises:
-            NotImplementedError: the subclass does not define it. With ``learns = False`` it need
-                not.
+            NotImplementedError: the subclass does not define this method, which is required
+                unless ``learns = False``.
         """
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Encode all views of a batch, as `passes` says.
+        """Encode all views of a batch, in one forward pass or one per view (see `passes`).
 
         Returns:
             features (N, D) and codes (N, K) with N = V * B: all images of the first view, then all
@@ -85,48 +84,51 @@ class Method(nn.Module):
         if self.passes == "stacked" or batch.num_views == 1:
             features, z = self.encoder(images)
             return features, z
-        parts = [self.encoder(view) for view in images.chunk(batch.num_views)]
-        return torch.cat([one[0] for one in parts]), torch.cat([one[1] for one in parts])
+        features, z = zip(*map(self.encoder, images.chunk(batch.num_views)), strict=True)
+        return torch.cat(features), torch.cat(z)
 
     def centers(self) -> Tensor | None:
-        """Return the class centers in use, (C, K); None for a method without."""
+        """Return the current class centers, (C, K); None for a method without centers."""
         return None
 
     def param_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Return the trainable parameters by the name of the part that has them.
+        """Return the trainable parameters, grouped by part.
 
         Returns:
-            ``backbone`` and ``head`` of the encoder, then each further part under the name of its
-            attribute, and ``method`` for parameters of the method itself. Each parameter is in one
-            group, the first of these; groups without parameters are left out.
+            ``backbone`` and ``head`` of the encoder, then each other part under its attribute name,
+            and ``method`` for parameters of the method itself. A shared parameter belongs to the
+            first of these groups; groups without parameters are left out.
         """
-        owners: dict[str, nn.Module] = {"backbone": self.encoder.backbone}
-        owners["head"] = self.encoder.head
-        owners |= {name: part for name, part in self.named_children() if name != "encoder"}
+        parts: dict[str, nn.Module] = {
+            "backbone": self.encoder.backbone,
+            "head": self.encoder.head,
+            **{name: part for name, part in self.named_children() if name != "encoder"},
+            "method": self,
+        }
         groups: dict[str, list[nn.Parameter]] = {}
-        taken: set[int] = set()
-        for name, part in [*owners.items(), ("method", self)]:
-            own = [one for one in part.parameters() if id(one) not in taken]
-            taken |= {id(one) for one in own}
-            if trainable := [one for one in own if one.requires_grad]:
+        assigned: set[int] = set()
+        for name, part in parts.items():
+            parameters = [p for p in part.parameters() if id(p) not in assigned]
+            assigned |= {id(p) for p in parameters}
+            if trainable := [p for p in parameters if p.requires_grad]:
                 groups[name] = trainable
         return groups
 
     def prepare(self, data: Any) -> None:
-        """Look at the data, once, before the first epoch; not when a run is resumed.
+        """Read statistics of the data, once before the first epoch, and not on resume.
 
         Args:
-            data: the `DataModule`, set up; for a label-free method without its labels.
+            data: the `DataModule` after its setup; it has no labels if the method is label-free.
         """
         self._call("prepare", data)
 
     def fit(self, features: Tensor) -> None:
-        """Fit in closed form, or initialize, once, before the first epoch; not on resume.
+        """Fit in closed form, or initialize, once before the first epoch, and not on resume.
 
         Args:
-            features: (N, D) float32 on the CPU, what the backbone makes of the training images
+            features: (N, D) float32 on the CPU, the backbone's features of the training images
                 under the test transform, in the order of the split. They are computed only if
-                `wants_features`.
+                `wants_features` is true.
         """
         self._call("fit", features)
 
@@ -139,34 +141,34 @@ class Method(nn.Module):
         self._call("on_epoch_start", epoch)
 
     def after_step(self, step: int) -> None:
-        """Update what follows the weights (a momentum encoder), after each optimizer step.
+        """Update state that depends on the weights (a momentum encoder), after an optimizer step.
 
-        It is called without autograd, and outside of a CUDA graph (``trainer.graph``): what it
-        changes must be tensors, in place. A number of Python that the forward pass reads is a
-        constant of the graph until the next epoch.
+        Called without autograd and outside of the CUDA graph (``trainer.graph``), so it must change
+        tensors in place: a Python number that `forward` reads is a constant of the graph until the
+        next epoch.
 
         Args:
-            step: optimizer steps so far, this one included: from 1 on, over all epochs.
+            step: number of optimizer steps over all epochs, including this one.
         """
-        if self._followers is None:
-            self._followers = self._with("after_step")
-        for part in self._followers:
+        if self._after_step_parts is None:
+            self._after_step_parts = self._parts_with("after_step")
+        for part in self._after_step_parts:
             part.after_step(step)  # type: ignore[operator]
 
     def train(self, mode: bool = True) -> Self:
-        """Switch to training or evaluation mode; parts may have been replaced since."""
-        self._followers = None
+        """Set training or evaluation mode, and search again for parts with `after_step`."""
+        self._after_step_parts = None
         return super().train(mode)
 
     @property
     def wants_features(self) -> bool:
-        """Whether `fit` has something to do: the method overrides it, or a part defines it."""
-        return type(self).fit is not Method.fit or bool(self._with("fit"))
+        """Whether features must be computed for `fit`: the method or a part overrides it."""
+        return type(self).fit is not Method.fit or bool(self._parts_with("fit"))
 
     def _call(self, hook: str, *args: Any) -> None:
-        for part in self._with(hook):
+        for part in self._parts_with(hook):
             getattr(part, hook)(*args)
 
-    def _with(self, hook: str) -> list[nn.Module]:
+    def _parts_with(self, hook: str) -> list[nn.Module]:
         """Return the parts that define a hook."""
         return [part for part in self.modules() if part is not self and hasattr(part, hook)]

@@ -13,18 +13,19 @@ from deephash.types import Batch, Output, Terms
 from deephash.utils.bounds import NonNegative, Positive
 
 EPSILON = 1e-8
-"""What the authors' code adds inside the logarithms of the divergence."""
+"""Added inside the logarithms of the divergence, as in the authors' code."""
 
 
 class ContrastiveBottleneck(nn.Module):
-    r"""Contrast the bits of two views of each image, and keep their probabilities alike.
+    r"""Contrastive loss of the bits of two views, and a divergence of their probabilities.
 
     .. math:: L = \mathrm{NTXent}(b_i, b_j; \tau) + \frac\beta2 \left(
               \mathrm{KL}(p_i \,\Vert\, \bar p_j) + \mathrm{KL}(p_j \,\Vert\, \bar p_i) \right),
               \qquad p = \sigma(z), \qquad b = \mathrm{sign}(p - 1/2)
 
-    The gradient of a bit passes to its probability, as if b were p. The divergence is summed over
-    the bits and averaged over the images; its second argument is detached. No label is read.
+    The gradient of the bits is passed to their probabilities, as if b were p. The divergence is
+    summed over the bits and averaged over the images; its second argument is detached. Labels are
+    not read.
 
     Args:
         temperature: tau.
@@ -32,7 +33,7 @@ class ContrastiveBottleneck(nn.Module):
 
     Example:
         >>> loss = ContrastiveBottleneck(temperature=1.0)
-        >>> z = torch.tensor([[9.0, 9.0], [-9.0, -9.0]])  # two images, with the same code twice
+        >>> z = torch.tensor([[9.0, 9.0], [-9.0, -9.0]])  # two images, same codes in both views
         >>> terms = loss(Output.of(torch.cat([z, z])), Batch.of(None, num_views=2))
         >>> round(terms["contrast"].item(), 4)  # log(1 + 2 e^-2)
         0.2395
@@ -52,18 +53,18 @@ class ContrastiveBottleneck(nn.Module):
         bits = (p - p.detach()) + torch.where(output.z >= 0, 1.0, -1.0).to(p.dtype)
         terms = {"contrast": nt_xent(bits, self.temperature)}
         if self.divergence:
-            one, other = p.chunk(2)
-            both = bernoulli_divergence(one, other) + bernoulli_divergence(other, one)
-            terms["divergence"] = self.divergence / 2 * both
+            p1, p2 = p.chunk(2)
+            symmetric = bernoulli_divergence(p1, p2) + bernoulli_divergence(p2, p1)
+            terms["divergence"] = self.divergence / 2 * symmetric
         return terms
 
 
 def bernoulli_divergence(p: Tensor, q: Tensor) -> Tensor:
-    """Compute KL(p || q) of probabilities (N, K): summed over the bits, averaged over N.
+    """Compute KL(p || q) of bits with probabilities p and q (N, K): a scalar.
 
-    q is detached.
+    It is summed over the bits and averaged over the images; q is detached.
     """
     q = q.detach()
-    one = p * (torch.log(p + EPSILON) - torch.log(q + EPSILON))
-    zero = (1 - p) * (torch.log(1 - p + EPSILON) - torch.log(1 - q + EPSILON))
-    return (one + zero).sum(dim=1).mean()
+    if_one = p * (torch.log(p + EPSILON) - torch.log(q + EPSILON))
+    if_zero = (1 - p) * (torch.log(1 - p + EPSILON) - torch.log(1 - q + EPSILON))
+    return (if_one + if_zero).sum(dim=1).mean()

@@ -7,23 +7,23 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from deephash.errors import ConfigError
+from deephash.errors import ConfigError, raise_first
 from deephash.methods.base import Method
 from deephash.models.encoder import Encoder
 from deephash.models.heads import Linear
 
 
 class ClosedForm(Method):
-    """A method whose `fit` fills the head: no gradient, no epoch, no label.
+    """Base class of methods whose `fit` sets the weights of the head, without gradients or labels.
 
     Args:
-        encoder: its head is of the class `head_class`.
+        encoder: encoder with a head of the class `head_class`.
 
     Attributes:
-        head_class: the class of head that `fit` fills; other heads are refused.
+        head_class: class of the head.
 
     Raises:
-        ConfigError: the head is another one.
+        ConfigError: the head is of another class.
 
     Example:
         >>> from deephash.methods.pcah import PCAH
@@ -39,39 +39,38 @@ class ClosedForm(Method):
         super().__init__(encoder)
         head = encoder.head
         options = {"bias": head.linear.bias is not None} if isinstance(head, Linear) else {}
-        for key, what, instead in self.refused_head(type(head), options):
-            raise ConfigError(f"{key}  {what}\n{'':<{len(key)}}  {instead}")
+        raise_first(self.refused_head(type(head), options))
 
     @classmethod
     def refused_head(cls, head: type, options: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-        """Return what is wrong with a head: key, fault and what to type instead.
+        """Check a head: return the key, the fault and what to type instead.
 
-        Configurations are checked with it before data are opened, and heads by the constructor.
+        Called by the check of the configuration, before data is opened, and by the constructor.
 
         Args:
-            head: the class of the head.
-            options: of its constructor.
+            head: class of the head.
+            options: arguments of its constructor.
 
         Example:
             >>> from deephash.methods.pcah import PCAH
             >>> PCAH.refused_head(Linear, {"bias": False})[0][:2]
-            ('method.head.bias', 'is false, and PCAH fills a linear layer with a bias.')
+            ('method.head.bias', 'is false, but PCAH needs a linear layer with a bias.')
         """
         if head is cls.head_class:
             return []
-        what = f"is {head.__name__}, and {cls.__name__} fills {cls.head_class.__name__}."
-        return [("method.head", what, "Leave it out, or choose another method.")]
+        message = f"is {head.__name__}, but {cls.__name__} needs {cls.head_class.__name__}."
+        return [("method.head", message, "Leave it out, or choose another method.")]
 
 
 class Projection(ClosedForm):
-    """A method whose `fit` fills a linear head with a bias.
+    """Base class of methods whose `fit` sets the weight and the bias of a linear head.
 
     Args:
-        encoder: its head is a linear layer with a bias, which is filled.
-        nbit: K.
+        encoder: encoder whose head is a linear layer with a bias.
+        nbit: number of bits K.
 
     Raises:
-        ConfigError: the head is another one.
+        ConfigError: the head is of another class or has no bias.
 
     Example:
         >>> class FirstFeatures(Projection):
@@ -89,11 +88,11 @@ class Projection(ClosedForm):
 
     @classmethod
     def refused_head(cls, head: type, options: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-        """Return what is wrong with a head; see `ClosedForm.refused_head`."""
+        """Check a head; see `ClosedForm.refused_head`."""
         faults = super().refused_head(head, options)
-        if not faults and not options.get("bias", False):
-            what = f"is false, and {cls.__name__} fills a linear layer with a bias."
-            faults = [("method.head.bias", what, "Type method.head.bias=true.")]
+        if head is Linear and not faults and not options.get("bias", False):
+            message = f"is false, but {cls.__name__} needs a linear layer with a bias."
+            faults = [("method.head.bias", message, "Type method.head.bias=true.")]
         return faults
 
     @property
@@ -104,51 +103,55 @@ class Projection(ClosedForm):
 
     @torch.no_grad()
     def fill(self, weight: Tensor, bias: Tensor) -> None:
-        """Copy weight (K, D) and bias (K,) into the head."""
+        """Set the weight (K, D) and the bias (K,) of the head."""
         self.layer.weight.copy_(weight)
         self.layer.bias.copy_(bias)
 
 
 class Principal(Projection):
-    """A method that projects features to their first K principal components.
+    """Base class of methods that project features onto their first K principal components.
 
     Args:
-        encoder: its head is a linear layer with a bias, which is filled.
-        nbit: K.
-        num_train: N.
+        encoder: encoder whose head is a linear layer with a bias.
+        nbit: number of bits K.
+        num_train: number of training images N.
 
     Raises:
-        ConfigError: K exceeds D, or is not below N, or the head is another one.
+        ConfigError: K exceeds D or N - 1, or the head is of another class or has no bias.
 
     Example:
         >>> encoder = Encoder(nn.Identity(), Linear(in_features=3, nbit=4, bias=True))
         >>> Principal(encoder, nbit=4, num_train=10)
         Traceback (most recent call last):
-        deephash.errors.ConfigError: model.nbit  is 4, and the backbone has 3 features: ...
+        deephash.errors.ConfigError: model.nbit  is 4, but the backbone has 3 features, ...
     """
 
     def __init__(self, encoder: Encoder, nbit: int, num_train: int) -> None:
         super().__init__(encoder, nbit)
-        width = self.layer.in_features
-        if nbit > width:
-            raise ConfigError(
-                f"model.nbit  is {nbit}, and the backbone has {width} features: there"
-                f" are no more principal components.\n"
-                f"            Type model.nbit={width} at most, or another backbone."
-            )
+        require_components(nbit, self.layer.in_features)
         if nbit >= num_train:
             raise ConfigError(
-                f"model.nbit  is {nbit}, and there are {num_train} training images: these have"
-                f" {num_train - 1} principal components at most.\n"
+                f"model.nbit  is {nbit}, but {num_train} training images have at most"
+                f" {num_train - 1} principal components.\n"
                 f"            Type model.nbit={max(1, num_train - 1)} at most, or use more images."
             )
 
 
+def require_components(nbit: int, width: int) -> None:
+    """Raise a ConfigError if features of this width have fewer than K principal components."""
+    if nbit > width:
+        raise ConfigError(
+            f"model.nbit  is {nbit}, but the backbone has {width} features, and so at most {width}"
+            f" principal components.\n"
+            f"            Type model.nbit={width} at most, or choose another backbone."
+        )
+
+
 @contextmanager
 def full_precision(features: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
-    """Give features in a type, and keep autocast from computing in a shorter one.
+    """Disable autocast, and return features in the given type.
 
-    Phases and squared distances of features in bfloat16 are wrong in their first digits.
+    In bfloat16, phases and squared distances of features would be wrong in their first digits.
 
     Example:
         >>> with full_precision(torch.zeros(2, dtype=torch.bfloat16), torch.float32) as features:

@@ -1,4 +1,4 @@
-"""The default method: encoder, relaxation, codebook, similarity and loss, in this order."""
+"""Default method: encoder, relaxation, codebook, similarity and loss, in this order."""
 
 from typing import ClassVar
 
@@ -11,15 +11,15 @@ from deephash.types import Batch, Output, Terms
 
 
 class Composed(Method):
-    """Encoder, relaxation, codebook, similarity and loss, one after the other.
+    """Encoder, relaxation, codebook, similarity and loss, applied one after the other.
 
     Args:
-        encoder: images to features and codes.
-        relaxation: ``(N, K) -> (N, K)``, what the objective sees instead of bits.
+        encoder: maps images to features and codes.
+        relaxation: ``(N, K) -> (N, K)``, the differentiable replacement of the bits.
         codebook: ``() -> (C, K)``, class centers; None for a loss without centers.
         similarity: ``(N, K), (C, K) -> (N, C)``; None for a loss without logits.
-        loss: ``(output, batch) -> Terms``; its ``needs`` names the fields of `Output` that it
-            reads, and contains ``bits`` if they must be -1 and +1.
+        loss: ``(output, batch) -> Terms``; its ``needs`` lists the fields of `Output` that it
+            reads, and contains ``bits`` if the relaxed code must be -1 and +1.
 
     Example:
         >>> from deephash.models.codebooks import Bernoulli
@@ -55,8 +55,8 @@ class Composed(Method):
         self.loss = loss
 
     def forward(self, batch: Batch) -> Terms:
-        features, z = self.encode(batch)  # (N, D), (N, K); under autocast if on
-        with torch.autocast(z.device.type, enabled=False):  # objectives are judged in float32
+        features, z = self.encode(batch)  # (N, D), (N, K); under autocast if enabled
+        with torch.autocast(z.device.type, enabled=False):  # losses are computed in float32
             u = self.relaxation(z.float())  # (N, K)
             centers = None if self.codebook is None else self.codebook()  # (C, K)
             logits = None if self.similarity is None else self.similarity(u, centers)  # (N, C)
@@ -64,9 +64,8 @@ class Composed(Method):
             return terms
 
     def centers(self) -> Tensor | None:
-        """Return the class centers in use: those that the loss has moved, else the codebook's."""
-        moved: Tensor | None = getattr(self.loss, "moved_centers", None)
-        if moved is not None or self.codebook is None:
-            return moved
-        rows: Tensor = self.codebook()
-        return rows
+        """Return the current class centers: those updated by the loss, or the codebook's."""
+        centers: Tensor | None = getattr(self.loss, "moved_centers", None)
+        if centers is None and self.codebook is not None:
+            centers = self.codebook()
+        return centers

@@ -22,32 +22,32 @@ class CentralSimilarity(nn.Module):
               L_C = \frac1{NK} \sum_{nk} \log(1 + e^{-2 t_{nk} z_{nk}}), \qquad
               L_Q = \frac1{NK} \sum_{nk} (|\tanh z_{nk}| - 1)^2
 
-    L_C is the cross-entropy of (1 + tanh z) / 2 in a form that cannot overflow: the tanh is part of
-    the loss. The target t of an image with several labels is the majority vote of its centers; ties
-    are decided by a vector drawn once. Reads ``z`` (N, K) and ``centers`` (C, K) of -1 and +1.
+    L_C is the cross-entropy of (1 + tanh z) / 2 in a form that cannot overflow, so the tanh is part
+    of the loss. The target t of an image with several labels is the majority vote of its centers; a
+    random vector breaks ties. Reads ``z`` (N, K) and ``centers`` (C, K) of -1 and +1.
 
     Args:
-        nbit: K.
-        seed: of the tie vector.
+        nbit: number of bits K.
+        seed: seed of the vector that breaks ties.
         quantization: lambda, weight of L_Q.
-        quantization_form: ``l2`` as in all code; ``log_cosh`` as in the paper, there
-            summed over the bits, here a mean: this lambda is K times the paper's.
+        quantization_form: ``l2``: as in all implementations. ``log_cosh``: as in the paper, but
+            averaged over the bits instead of summed, so lambda is K times the paper's.
         pairwise: weight of a likelihood over pairs of the first and the second half of the batch,
-            theta = 10 / K times the inner product of the tanh codes. The authors' code has it, with
-            weight 0 in every published command.
+            with theta = 10 / K times the inner product of the tanh codes. It is in the authors'
+            code, with weight 0 in all published commands.
 
     Example:
         >>> from deephash.models.codebooks import Hadamard
         >>> centers = Hadamard(num_classes=4, nbit=8, seed=0)()
         >>> loss = CentralSimilarity(nbit=8, seed=0)
-        >>> output = Output.of(20 * centers[[3]], centers=centers)  # far on the right side
+        >>> output = Output.of(20 * centers[[3]], centers=centers)  # saturated correct bits
         >>> terms = loss(output, Batch.of(torch.tensor([3]), num_classes=4))
         >>> {name: round(term.item(), 4) for name, term in terms.items()}
         {'central': 0.0, 'quantization': 0.0}
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"z", "centers"})
-    fixed_centers: ClassVar[bool] = True  # reads their signs: they cannot learn
+    fixed_centers: ClassVar[bool] = True  # only their signs are read, so they have no gradient
     ties: Tensor  # (K,)
 
     def __init__(
@@ -67,16 +67,15 @@ class CentralSimilarity(nn.Module):
     def forward(self, output: Output, batch: Batch) -> Terms:
         z, targets = output.z, batch.targets
         code = torch.tanh(z)
-        goal = vote(targets, output.require("centers"), self.ties.to(z.dtype))  # (N, K)
-        central = (labelled(targets) * F.softplus(-2 * goal * z)).mean()
+        target_bits = vote(targets, output.require("centers"), self.ties.to(z.dtype))  # (N, K)
         terms = {
-            "central": central,
+            "central": (labelled(targets) * F.softplus(-2 * target_bits * z)).mean(),
             "quantization": self.quantization * quantization(code, self.quantization_form),
         }
         if self.pairwise:
             half = len(z) // 2
             theta = 10 / z.shape[1] * code[:half] @ code[half:].T
             s = similar(targets[:half], targets[half:])
-            loss = (F.softplus(theta) - s * theta).sum() / max(theta.numel(), 1)
-            terms["pairwise"] = self.pairwise * loss
+            likelihood = (F.softplus(theta) - s * theta).sum() / max(theta.numel(), 1)
+            terms["pairwise"] = self.pairwise * likelihood
         return terms

@@ -16,34 +16,34 @@ from deephash.utils.bounds import CountOrZero, Interval, NonNegative
 
 
 class Polarization(nn.Module):
-    r"""A hinge for each bit: it should exceed a margin, with the sign of its target.
+    r"""Hinge loss of each bit: its value should exceed a margin, with the sign of its target.
 
     .. math:: L = \frac1N \sum_n \sum_c Y_{nc} \sum_k \max(0, m - u_{nk} c_{ck})
 
-    Reads ``u`` (N, K) and ``centers`` (C, K) of -1 and +1. With ``update_every`` it remembers the
+    Reads ``u`` (N, K) and ``centers`` (C, K) of -1 and +1. With ``update_every`` it stores the
     codes of all training images, and needs the batch's ``index``.
 
     Args:
         num_train: number of training images, for the adaptive centers.
-        nbit: K.
-        num_classes: C.
-        seed: of the tie vector.
+        nbit: number of bits K.
+        num_classes: number of classes C.
+        seed: seed of the vector that breaks ties.
         margin: m.
         bits: ``sum`` over the bits (the authors' code), or ``mean`` (swuxyj's, K times smaller).
-        multi_label: ``each``: the hinges to all centers of an image's labels are added (the
-            authors' code). ``vote``: one target per image, the majority of its centers; ties are
-            decided by a vector drawn once (swuxyj's).
-        regularization: weight of the mean squared code; the authors' code has none, another
-            implementation by them 0.1.
-        update_every: epochs between two updates of the centers (DPN-A), 0 for none.
-        update: ``closest``: the sign of the mean of a class' codes that are nearest to its center
-            (the authors' code; by the first label). ``ternary``: the sign of the sum of the codes
-            of all images with the label, without bits inside the margin (swuxyj's). A tied bit gets
-            a target of 0, and with ``multi_label=each`` no gradient; if few codes exceed
-            the margin, as may happen with ``ternary``, training can come to a halt.
+        multi_label: ``each``: the sum of the hinges to the centers of all labels of an image (the
+            authors' code). ``vote``: one target per image, the majority vote of its centers; a
+            random vector breaks ties (swuxyj's).
+        regularization: weight of the mean squared code; 0 in the authors' code, 0.1 in another
+            implementation by them.
+        update_every: epochs between two updates of the centers (DPN-A); 0 for none.
+        update: ``closest``: the sign of the mean of those codes of a class that are nearest to its
+            center (the authors' code; by the first label). ``ternary``: the sign of the sum of the
+            codes of all images with the label, without bits inside the margin (swuxyj's). A tie
+            sets the target of the bit to 0, and with ``multi_label=each`` its gradient; if few
+            codes exceed the margin, as may happen with ``ternary``, training can stop improving.
             Classes that are not separated yet can get the same center: see ``min_distance`` in the
             report.
-        update_rate: the part of a class' codes that ``closest`` uses.
+        update_rate: fraction of the codes of a class that ``closest`` uses.
 
     Example:
         >>> loss = Polarization(num_train=2, nbit=2, num_classes=2, seed=0)
@@ -55,9 +55,9 @@ class Polarization(nn.Module):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"u", "centers"})
-    fixed_centers: ClassVar[bool] = True  # learned ones would grow without bound
+    fixed_centers: ClassVar[bool] = True  # trainable centers would grow without bound
     ties: Tensor  # (K,)
-    centers: Tensor  # (C, K), in use once `adapted`
+    centers: Tensor  # (C, K), used if `adapted`
     adapted: Tensor  # () bool
 
     def __init__(
@@ -97,8 +97,8 @@ class Polarization(nn.Module):
                 self.memory.remember(batch, u)
                 self.centers.copy_(centers.detach())
         if self.multi_label == "vote":
-            goal = vote(targets, centers, self.ties.to(u.dtype))  # (N, K)
-            hinge = labelled(targets) * F.relu(self.margin - u * goal)
+            target_bits = vote(targets, centers, self.ties.to(u.dtype))  # (N, K)
+            hinge = labelled(targets) * F.relu(self.margin - u * target_bits)
         else:
             hinge = F.relu(self.margin - u[:, None] * centers)  # (N, C, K)
             hinge = (targets[:, :, None] * hinge).sum(dim=1)
@@ -110,28 +110,28 @@ class Polarization(nn.Module):
 
     @property
     def moved_centers(self) -> Tensor | None:
-        """The centers in use once they have moved: ``(C, K)``, -1, 0 and +1."""
+        """The updated centers, (C, K), -1, 0 and +1; None before the first update."""
         return self.centers if self.memory is not None and bool(self.adapted) else None
 
     @torch.no_grad()
     def on_epoch_start(self, epoch: int) -> None:
-        """Update the centers from the codes of the last epochs, every `update_every` epochs."""
+        """Update the centers from the stored codes, every `update_every` epochs."""
         if self.memory is None or epoch == 0 or epoch % self.update_every:
             return
         codes, labels = self.memory.codes, self.memory.labels
         if self.update == "ternary":
-            certain = torch.where(codes.abs() > self.margin, codes.sign(), 0.0)
-            self.centers.copy_((labels.T @ certain).sign())
+            ternary = torch.where(codes.abs() > self.margin, codes.sign(), 0.0)
+            self.centers.copy_((labels.T @ ternary).sign())
         else:
-            self._move_to_closest(torch.where(codes >= 0, 1.0, -1.0), labels)
+            self._update_from_closest(torch.where(codes >= 0, 1.0, -1.0), labels)
         self.adapted.fill_(True)
 
-    def _move_to_closest(self, bits: Tensor, labels: Tensor) -> None:
-        first = torch.where(labels.any(dim=1), labels.argmax(dim=1), -1)
+    def _update_from_closest(self, bits: Tensor, labels: Tensor) -> None:
+        first_labels = torch.where(labels.any(dim=1), labels.argmax(dim=1), -1)
         for c, center in enumerate(self.centers):
-            members = bits[first == c]
+            members = bits[first_labels == c]
             count = int(self.update_rate * len(members))
             if count:
-                far = F.relu(self.margin - members * center).sum(dim=1)
-                nearest = members[far.argsort(stable=True)[:count]]
+                distances = F.relu(self.margin - members * center).sum(dim=1)
+                nearest = members[distances.argsort(stable=True)[:count]]
                 self.centers[c] = nearest.mean(dim=0).sign()

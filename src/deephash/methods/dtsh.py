@@ -12,20 +12,21 @@ from deephash.utils.bounds import NonNegative
 
 
 class TripletLikelihood(nn.Module):
-    r"""Likelihood that an image is closer to similar than to dissimilar ones, and quantization.
+    r"""Likelihood that codes are closer to similar than to dissimilar codes, and quantization.
 
     .. math:: l_i = \mathrm{mean}_{p, q} \log(1 + e^{-\tau_{ipq}}), \qquad
               \tau_{ipq} = \theta_{ip} - \theta_{iq} - \alpha, \qquad
               \theta_{ij} = \langle u_i, u_j \rangle
 
-    over all p similar and q dissimilar to i in the batch (i is similar to itself), then the mean
-    over the anchors i that have both; 0 if there is none. tau is clamped to [-100, 50], outside of
-    which the gradient is 0. Needs memory for the cube of the batch size. Reads ``u`` (N, K).
+    The mean is over all p similar and q dissimilar to i in the batch (i is similar to itself); the
+    loss is the mean of l_i over the anchors i that have both, or 0 if there are none. tau is
+    clamped to [-100, 50]; outside of this range the gradient is 0. The memory grows with the cube
+    of the batch size. Reads ``u`` (N, K).
 
     Args:
-        nbit: K.
+        nbit: number of bits K.
         margin: alpha; 5 in the comparisons of OrthoHash, ``nbit/2`` (K / 2) in the paper.
-        half: theta is half the inner product, as in the paper.
+        half: whether theta is half the inner product, as in the paper.
         quantization: weight of the mean squared distance of the code from its signs.
 
     Example:

@@ -5,25 +5,27 @@ Su et al., "Greedy Hash: Towards Fast Optimization for Accurate Hash Coding in C
 
 from typing import ClassVar, Literal
 
+from torch import Tensor
+
 from deephash.losses.cross_entropy import CrossEntropy
 from deephash.types import Batch, Output, Terms
 from deephash.utils.bounds import NonNegative, Positive
 
 
 class Greedy(CrossEntropy):
-    r"""Cross-entropy of a linear classifier on the bits, and a penalty on codes far from bits.
+    r"""Cross-entropy of a linear classifier on the bits, and a penalty on the distance from bits.
 
     .. math:: L = \mathrm{CE}(W \mathrm{sgn}(z) + \text{bias}, y) +
               \alpha \cdot \mathrm{mean} \, | |z| - 1 |^p
 
-    The bits and their straight-through gradient come from the relaxation ``sign``; the penalty is
-    on the code before it. Reads ``z`` and ``u`` (N, K) and ``centers`` (C, K), the W.
+    The bits and their straight-through gradient come from the relaxation ``sign``; the penalty
+    reads the code before it. Reads ``z`` and ``u`` (N, K) and ``centers`` (C, K), which is W.
 
     Args:
-        num_classes: C.
-        nbit: K.
-        bias: whether the classifier has a bias; the authors' own has none.
-        multi_label: ``even`` (soft labels), or ``first`` (swuxyj's: the first label alone).
+        num_classes: number of classes C.
+        nbit: number of bits K.
+        bias: whether the classifier has a bias; false in the authors' code.
+        multi_label: ``even`` (soft labels), or ``first`` (swuxyj's: only the first label).
         penalty: alpha.
         power: p.
 
@@ -53,5 +55,10 @@ class Greedy(CrossEntropy):
         self.power = power
 
     def forward(self, output: Output, batch: Batch) -> Terms:
-        gap = (output.z.abs() - 1).abs() ** self.power
-        return {**super().forward(output, batch), "penalty": self.penalty * gap.mean()}
+        penalty = self.penalty * distance_from_bits(output.z, self.power)
+        return {**super().forward(output, batch), "penalty": penalty}
+
+
+def distance_from_bits(z: Tensor, power: float) -> Tensor:
+    """Compute the mean of ``| |z| - 1 | ** power`` over all entries of codes (N, K)."""
+    return ((z.abs() - 1).abs() ** power).mean()

@@ -15,7 +15,7 @@ from deephash.models.codebooks import Learned
 from deephash.types import Batch, Output, Terms
 from deephash.utils.bounds import Interval, NonNegative
 
-BEST = {
+BEST_DISTANCES = {
     12: (12, 8, 6, 6, 4, 4, 4, 3),
     16: (16, 10, 8, 8, 8, 6, 6, 5),
     24: (24, 16, 13, 12, 12, 10, 10, 8),
@@ -24,19 +24,19 @@ BEST = {
     48: (48, 32, 27, 24, 24, 24, 22, 22),
     64: (64, 42, 36, 33, 32, 32, 32, 29),
 }
-"""The authors' table: largest known minimum distance of a linear [K, k] code for k = 1 to 8."""
+"""Largest known minimum distance of a linear [K, k] code for k = 1 to 8: the authors' table."""
 
-DIMENSIONS = 12
-"""Largest dimension of the codes from which others are derived, that of the Golay code."""
+MAX_DIMENSION = 12
+"""Largest dimension of the codes from which others are derived: that of the Golay code."""
 
 
 class Proxies(Learned):
-    r"""Learned centers whose entries start as N(0, 2 / C): Kaiming-normal over the fan-out.
+    r"""Trainable centers, initialized from N(0, 2 / C): Kaiming-normal over the fan-out.
 
     Args:
-        num_classes: C.
-        nbit: K.
-        seed: of the first values.
+        num_classes: number of classes C.
+        nbit: number of bits K.
+        seed: seed of the initial values.
 
     Example:
         >>> proxies = Proxies(num_classes=200, nbit=100, seed=0)()
@@ -51,28 +51,28 @@ class Proxies(Learned):
 
 
 class HyP2(nn.Module):
-    r"""Pull codes to the proxies of their labels, push them from the others and from each other.
+    r"""Attraction of codes to the proxies of their labels, repulsion from others and in pairs.
 
     .. math:: L = \frac{\sum_{nc} Y_{nc} (1 - S_{nc})}{\sum_{nc} Y_{nc}}
               + \frac{\sum_{nc} (1 - Y_{nc}) \max(0, S_{nc} - \zeta)}{\sum_{nc} (1 - Y_{nc})}
               + \beta \, \mathrm{mean}_{(i, j) \in I} \max(0, \cos(u_i, u_j) - \zeta)
 
-    S is the cosine of code and proxy. I holds the ordered pairs of images that have more than one
-    label each and none in common; without such a pair, as in every batch of images with one label,
-    the third term is 0. An image without a label is not pushed from any proxy.
+    S is the cosine of code and proxy. I contains the ordered pairs of images that have more than
+    one label each and none in common; without such a pair, as in every batch of images with one
+    label, the third term is 0. Images without a label have no negative proxies.
 
     Args:
-        num_classes: C.
-        nbit: K.
-        zeta: the cosine up to which two unrelated codes are far enough apart. ``linear_code`` is
-            1 - 2 d / K, where d is the largest known minimum distance of a binary linear code of
-            length K with at least C words (dimension k, the base-2 logarithm of C rounded up):
-            the authors' table for K = 12, 16, 24, 32, 36, 48 and 64 and k up to 8, and elsewhere
-            what follows from it and from classical codes where this meets the Griesmer bound.
+        num_classes: number of classes C.
+        nbit: number of bits K.
+        zeta: cosine above which unrelated codes are penalized. ``linear_code`` is 1 - 2 d / K,
+            where d is the largest known minimum distance of a binary linear code of length K with
+            at least C codewords (dimension k, the base-2 logarithm of C rounded up). d is taken
+            from the authors' table for K = 12, 16, 24, 32, 36, 48 and 64 and k up to 8; otherwise
+            it is derived from this table and classical codes, if it reaches the Griesmer bound.
         irrelevant: beta, weight of the third term.
 
     Raises:
-        ConfigError: with ``zeta=linear_code``, d is not known, or C exceeds 2^K.
+        ConfigError: with ``zeta=linear_code``, if d is not known or C exceeds 2^K.
 
     Example:
         >>> loss = HyP2(num_classes=21, nbit=48)
@@ -107,11 +107,13 @@ class HyP2(nn.Module):
             "negative": (absent * far).sum() / absent.sum().clamp(min=1),
         }
         if self.irrelevant:
-            several = present.sum(dim=1) > 1
-            apart = several[:, None] & several & ~similar(present, present)  # (N, N)
+            multi_label = present.sum(dim=1) > 1
+            pairs = multi_label[:, None] & multi_label & ~similar(present, present)  # I, (N, N)
             code = F.normalize(output.u)
-            near = F.relu(code @ code.T - self.zeta)
-            terms["irrelevant"] = self.irrelevant * (apart * near).sum() / apart.sum().clamp(min=1)
+            excess = F.relu(code @ code.T - self.zeta)
+            terms["irrelevant"] = (
+                self.irrelevant * (pairs * excess).sum() / pairs.sum().clamp(min=1)
+            )
         return terms
 
 
@@ -119,7 +121,7 @@ def linear_zeta(num_classes: int, nbit: int) -> float:
     """Return the zeta of ``linear_code``: the largest cosine of two words of the best known code.
 
     Raises:
-        ConfigError: the distance of the best code is not known, or there are too few words.
+        ConfigError: the distance of the best code is not known, or C exceeds 2^K.
 
     >>> round(linear_zeta(num_classes=80, nbit=16), 3)
     0.25
@@ -127,16 +129,17 @@ def linear_zeta(num_classes: int, nbit: int) -> float:
     dimension = max(1, (num_classes - 1).bit_length())  # k, the base-2 logarithm rounded up
     if dimension > nbit:
         raise ConfigError(
-            f"method.loss.zeta  {nbit} bits have fewer words than there are classes, {num_classes}."
-            f"\n                  Give a number, or more bits: model.nbit={dimension}."
+            f"method.loss.zeta  {nbit} bits have fewer codewords than there are classes"
+            f" ({num_classes}).\n                  Type a number, or use more bits:"
+            f" model.nbit={dimension}."
         )
     known, bound = best_distance(nbit, dimension)
-    if (nbit in BEST and dimension <= len(BEST[nbit])) or known == bound:
+    if dimension <= len(BEST_DISTANCES.get(nbit, ())) or known == bound:
         return 1 - 2 * known / nbit
     low, high = 1 - 2 * bound / nbit, 1 - 2 * known / nbit
     raise ConfigError(
-        f"method.loss.zeta  the best linear [{nbit}, {dimension}] code is not known here; its zeta"
-        f" is between {low:.3f} and {high:.3f}.\n                  Give a number:"
+        f"method.loss.zeta  the best linear [{nbit}, {dimension}] code is not in the table; its"
+        f" zeta is between {low:.3f} and {high:.3f}.\n                  Type a number:"
         f" method.loss.zeta={high:.3f}."
     )
 
@@ -149,8 +152,8 @@ def best_distance(nbit: int, dimension: int) -> tuple[int, int]:
         dimension: k, at most K.
 
     Returns:
-        the distance of a code that exists, and the Griesmer bound, the largest d for which the sum
-        of d / 2^i, rounded up, over i = 0 to k - 1 is at most K.
+        the distance of a known code, and the Griesmer bound, the largest d for which the sum of
+        d / 2^i, rounded up, over i = 0 to k - 1 is at most K.
 
     >>> best_distance(23, 4)
     (12, 12)
@@ -158,20 +161,22 @@ def best_distance(nbit: int, dimension: int) -> tuple[int, int]:
     bound = nbit
     while sum(-(-bound // 2**i) for i in range(dimension)) > nbit:
         bound -= 1
-    if dimension <= 4:  # these meet the bound
+    if dimension <= 4:  # codes that reach the bound exist
         return bound, bound
-    return _derived(nbit, dimension), bound
+    return _derived_distance(nbit, dimension), bound
 
 
-def _derived(nbit: int, dimension: int) -> int:
-    """Return the distance of the best [K, k] code that is made of those known, k by k downwards."""
-    last = nbit + DIMENSIONS + 1
-    above = [0] * (last + 2)  # by length, the best of dimension k + 1
-    for k in range(max(dimension, DIMENSIONS), dimension - 1, -1):
+def _derived_distance(nbit: int, dimension: int) -> int:
+    """Return the distance of the best [K, k] code derived from known ones, by decreasing k."""
+    last = nbit + MAX_DIMENSION + 1
+    above = [0] * (last + 2)  # by length, the best distance of dimension k + 1
+    for k in range(max(dimension, MAX_DIMENSION), dimension - 1, -1):
         best = [max(above[n], above[n + 1]) for n in range(last + 1)]  # subcode, shortened code
+        # simplex, Reed-Muller, trivial and parity code
         known = {2**k - 1: 2 ** (k - 1), 2 ** (k - 1): 2 ** (k - 2), k: 1, k + 1: 2}
-        known |= {24: 8} if k == 12 else {}  # simplex, Reed-Muller, trivial, parity, Golay
-        known |= {n: row[k - 1] for n, row in BEST.items() if k <= len(row)}
+        if k == 12:
+            known[24] = 8  # Golay code
+        known |= {n: row[k - 1] for n, row in BEST_DISTANCES.items() if k <= len(row)}
         for n, d in known.items():
             if n <= last:
                 best[n] = max(best[n], d)
@@ -179,10 +184,10 @@ def _derived(nbit: int, dimension: int) -> int:
         while best != before:
             before = list(best)
             for n in range(last, k, -1):
-                best[n - 1] = max(best[n - 1], best[n] - 1)  # leave a bit out
+                best[n - 1] = max(best[n - 1], best[n] - 1)  # puncture: remove a bit
             for n in range(k, last):
                 best[n + 1] = max(best[n + 1], best[n] + best[n] % 2)  # add a parity bit
-            for n in range(2 * k, last + 1):  # two words side by side
+            for n in range(2 * k, last + 1):  # juxtapose two codes
                 best[n] = max(best[n], *(best[m] + best[n - m] for m in range(k, n // 2 + 1)))
         above = [*best, 0]
     return above[nbit]

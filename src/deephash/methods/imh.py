@@ -10,32 +10,32 @@ import torch
 from torch import Tensor, nn
 
 from deephash.errors import ConfigError
-from deephash.methods.closed_form import ClosedForm, full_precision
+from deephash.methods.closed_form import ClosedForm, full_precision, require_components
 from deephash.models.encoder import Encoder
 from deephash.types import derive, generator
 from deephash.utils.bounds import Count, Interval, Positive
 
 BLOCK = 1 << 13
-"""Rows of features whose distances to all anchors are in memory at a time."""
+"""Number of rows of features for which distances to the anchors are computed at a time."""
 
 
 class Anchors(nn.Module):
-    r"""The weighted mean of the embeddings of the nearest anchors: the head of IMH.
+    r"""Head of IMH: the weighted mean of the embeddings of the nearest anchors.
 
     .. math:: z = \sum_{j \in \mathrm{NN}_k(f)} w_j y_j, \qquad
               w_j \propto \exp(-\lVert f - a_j \rVert^2 / \sigma)
 
     Args:
-        in_features: D.
-        nbit: K.
+        in_features: number of features D.
+        nbit: number of bits K.
         anchors: m, the number of anchors a.
-        neighbors: k, anchors that an image is embedded by.
-        bandwidth: sigma. A number is in squared units of the features; 512 is FIRe's and suits
-            those of AlexNet and VGG16 (fc7). ``mean``: the square of the mean distance between a
-            training image and its k-th nearest anchor.
+        neighbors: k, the number of nearest anchors.
+        bandwidth: sigma. A number is in squared units of the features; 512 is FIRe's value, for
+            AlexNet and VGG16 (fc7). ``mean``: the square of the mean distance between a training
+            image and its k-th nearest anchor.
 
     Raises:
-        ValueError: K is not below m, or k is above it.
+        ValueError: K is not below m, or k exceeds m.
 
     Example:
         >>> Anchors(in_features=8, nbit=4, anchors=10, neighbors=2)(torch.zeros(3, 8)).shape
@@ -58,18 +58,18 @@ class Anchors(nn.Module):
         super().__init__()
         if nbit >= anchors:
             raise ValueError(
-                f"{anchors} anchors are embedded in fewer than {anchors} dimensions, and there are"
-                f" {nbit} bits: type method.head.anchors={nbit + 1} at least"
+                f"{nbit} bits need more than {nbit} anchors, but there are {anchors}: type"
+                f" method.head.anchors={nbit + 1} at least"
             )
         if neighbors > anchors:
             raise ValueError(
-                f"{neighbors} nearest anchors of {anchors}: type"
+                f"there are {anchors} anchors, fewer than {neighbors} neighbors: type"
                 f" method.head.neighbors={anchors} at most"
             )
         self.neighbors = neighbors
         self.bandwidth = bandwidth
         self.register_buffer("center", torch.zeros(in_features))
-        self.register_buffer("anchors", torch.zeros(anchors, in_features))  # less the center
+        self.register_buffer("anchors", torch.zeros(anchors, in_features))  # minus the center
         self.register_buffer("embedding", torch.zeros(anchors, nbit))
         self.register_buffer("sigma", torch.tensor(1.0 if bandwidth == "mean" else bandwidth))
 
@@ -77,43 +77,42 @@ class Anchors(nn.Module):
         """Find the k nearest anchors of features (N, D).
 
         Returns:
-            squared distances, (N, k), less the squared distance of the features from the center;
-            and which anchors, (N, k), the nearest first.
+            squared distances (N, k), minus the squared distance of the features from the center;
+            and the indices of the anchors (N, k), the nearest first.
         """
         inner = (features - self.center) @ self.anchors.T
-        less = self.anchors.square().sum(dim=1) - 2 * inner
-        return less.topk(self.neighbors, largest=False)
+        distances = self.anchors.square().sum(dim=1) - 2 * inner
+        return distances.topk(self.neighbors, largest=False)
 
     def forward(self, features: Tensor) -> Tensor:
         with full_precision(features, self.anchors.dtype) as full:
-            distances, chosen = self.nearest(full)
+            distances, indices = self.nearest(full)
             weight = torch.softmax(-distances / self.sigma, dim=1)  # the common term cancels
-            u: Tensor = (weight[:, :, None] * self.embedding[chosen]).sum(dim=1)
-        return u
+            z: Tensor = (weight[:, :, None] * self.embedding[indices]).sum(dim=1)
+        return z
 
 
 class IMH(ClosedForm):
-    r"""Embed anchors of the features by t-SNE, and each image as the mean of its nearest anchors.
+    r"""Signs of a t-SNE embedding of anchors, interpolated from the nearest anchors of each image.
 
-    The anchors are the centers of k-means. Exact t-SNE, begun at the first principal components of
-    the anchors, embeds them in K dimensions; the bits are the signs of the weighted means of their
-    embeddings (see the head).
+    The anchors are the centers of k-means. Exact t-SNE, initialized with the first principal
+    components of the anchors, embeds them in K dimensions; the bits are the signs of weighted means
+    of their embeddings (see `Anchors`).
 
     Args:
-        encoder: its head is `Anchors`, which is filled.
-        nbit: K.
-        num_train: N.
-        seed: of k-means and t-SNE.
-        iterations: of k-means at most; it stops before if the centers stay.
-        images_per_anchor: k-means takes that many times m random images at most; None: all. FIRe
-            takes 256, the default of faiss.
-        perplexity: of t-SNE, about the number of neighbors of an anchor.
-        center: subtract the mean of the anchors' embeddings. FIRe does not, and the sign is that of
-            the embedding as t-SNE returns it.
+        encoder: encoder whose head is `Anchors`.
+        nbit: number of bits K.
+        num_train: number of training images N.
+        seed: seed of k-means and t-SNE.
+        iterations: maximum number of iterations of k-means.
+        images_per_anchor: k-means uses at most this many times m random images; None: all. FIRe
+            uses 256, the default of faiss.
+        perplexity: perplexity of t-SNE, about the number of neighbors of an anchor.
+        center: whether to subtract the mean of the anchors' embeddings; false in FIRe.
 
     Raises:
-        ConfigError: K exceeds D, m exceeds N, the perplexity is not below m, or the head is another
-            one. In `fit`: there are fewer than m different features.
+        ConfigError: K exceeds D, m exceeds N, the perplexity is not below m, or the head is of
+            another class. In `fit`: there are fewer than m distinct features.
 
     Example:
         >>> features = torch.rand(60, 8, generator=torch.manual_seed(0))
@@ -138,21 +137,16 @@ class IMH(ClosedForm):
     ) -> None:
         super().__init__(encoder)
         count, width = self.head.anchors.shape
-        if nbit > width:
-            raise ConfigError(
-                f"model.nbit  is {nbit}, and the backbone has {width} features: t-SNE begins at"
-                f" the principal components, of which there are no more.\n"
-                f"            Type model.nbit={width} at most, or another backbone."
-            )
+        require_components(nbit, width)  # of which t-SNE starts
         if count > num_train:
             raise ConfigError(
-                f"method.head.anchors  is {count}, and there are {num_train} training images.\n"
+                f"method.head.anchors  is {count}, but there are {num_train} training images.\n"
                 f"                     Type method.head.anchors={num_train} at most."
             )
         if perplexity >= count:
             raise ConfigError(
-                f"method.perplexity  is {perplexity:g}, and there are {count} anchors: it must be"
-                f" smaller.\n                   Type for example"
+                f"method.perplexity  is {perplexity:g}, but must be smaller than the number of"
+                f" anchors, {count}.\n                   Type for example"
                 f" method.perplexity={max(1, (count - 1) // 3)}, or more anchors."
             )
         self.nbit = nbit
@@ -170,56 +164,56 @@ class IMH(ClosedForm):
 
     @torch.no_grad()
     def fit(self, features: Tensor) -> None:
-        """Fill the head: (N, D) features of the training images."""
+        """Set the anchors, their embedding and the bandwidth from features (N, D)."""
         head = self.head
-        points = centers(self._sample(features), len(head.anchors), self.iterations, self.seed)
-        embedding = embedded(points, self.nbit, self.perplexity, self.seed)
-        middle = points.mean(dim=0, dtype=torch.float64)
-        head.center.copy_(middle)
-        head.anchors.copy_(points - middle)
+        points = kmeans(self._sample(features), len(head.anchors), self.iterations, self.seed)
+        embedding = tsne(points, self.nbit, self.perplexity, self.seed)
+        center = points.mean(dim=0, dtype=torch.float64)
+        head.center.copy_(center)
+        head.anchors.copy_(points - center)
         head.embedding.copy_(embedding - embedding.mean(dim=0) if self.center else embedding)
         if head.bandwidth == "mean":
-            head.sigma.copy_(self._spread(features))
+            head.sigma.copy_(self._mean_bandwidth(features))
 
     def _sample(self, features: Tensor) -> np.ndarray:
-        """Return the features that k-means takes, as an array of its own."""
-        most = len(features)
+        """Return a copy of the features that k-means uses."""
+        count = len(features)
         if self.images_per_anchor is not None:
-            most = min(most, self.images_per_anchor * len(self.head.anchors))
-        if most == len(features):
+            count = min(count, self.images_per_anchor * len(self.head.anchors))
+        if count == len(features):
             rows = features.clone()
         else:
             order = torch.randperm(len(features), generator=generator(self.seed, "sample"))
-            rows = features[order[:most].sort().values]
+            rows = features[order[:count].sort().values]
         result: np.ndarray = rows.numpy()
         return result
 
-    def _spread(self, features: Tensor) -> Tensor:
+    def _mean_bandwidth(self, features: Tensor) -> Tensor:
         """Compute the square of the mean distance to the k-th nearest anchor."""
         head, total = self.head, 0.0
-        for rows in torch.split(features, BLOCK):
-            here = rows.to(head.anchors)
-            squared = head.nearest(here)[0][:, -1] + (here - head.center).square().sum(dim=1)
+        for block in torch.split(features, BLOCK):
+            rows = block.to(head.anchors)
+            squared = head.nearest(rows)[0][:, -1] + (rows - head.center).square().sum(dim=1)
             total += squared.clamp(min=0).sqrt().sum(dtype=torch.float64).item()
-        smallest = torch.finfo(torch.float32).tiny  # where every image is an anchor
+        smallest = torch.finfo(torch.float32).tiny  # if every image is an anchor
         return torch.tensor(max((total / len(features)) ** 2, smallest))
 
 
-def centers(features: np.ndarray, count: int, iterations: int, seed: int) -> Tensor:
-    """Compute the centers of k-means, from random images on: (m, D) float32.
+def kmeans(features: np.ndarray, count: int, iterations: int, seed: int) -> Tensor:
+    """Compute the centers of k-means, initialized with random images: (m, D) float32.
 
     Args:
-        features: (N, D); the array is written to.
-        count: m.
-        iterations: at most.
-        seed: of the first centers.
+        features: (N, D); overwritten.
+        count: number of centers m.
+        iterations: maximum number of iterations.
+        seed: seed of the initial centers.
 
     Raises:
-        ConfigError: there are fewer than m different features.
+        ConfigError: there are fewer than m distinct features.
 
     Example:
         >>> features = np.array([[0.0], [1.0], [10.0], [11.0]], dtype=np.float32)
-        >>> sorted(centers(features, count=2, iterations=10, seed=0).flatten().tolist())
+        >>> sorted(kmeans(features, count=2, iterations=10, seed=0).flatten().tolist())
         [0.5, 10.5]
     """
     import warnings
@@ -228,31 +222,37 @@ def centers(features: np.ndarray, count: int, iterations: int, seed: int) -> Ten
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
-    means = KMeans(count, init="random", n_init=1, max_iter=iterations, copy_x=False,
-                   random_state=_numpy_seed(seed, "kmeans"))  # fmt: skip
-    # sums of more than two threads are added in the order in which the threads come to their end
+    model = KMeans(
+        count,
+        init="random",
+        n_init=1,
+        max_iter=iterations,
+        copy_x=False,
+        random_state=_numpy_seed(seed, "kmeans"),
+    )
+    # with more than two threads, the order of summation depends on which thread finishes first
     threads = min(2, torch.get_num_threads())
     with warnings.catch_warnings(), threadpool_limits(threads, user_api="openmp"):
         warnings.simplefilter("ignore", ConvergenceWarning)
-        means.fit(features)
-    if len(np.unique(means.labels_)) < count:
-        different = len(np.unique(features, axis=0))
-        if different < count:
+        model.fit(features)
+    if len(np.unique(model.labels_)) < count:
+        distinct = len(np.unique(features, axis=0))
+        if distinct < count:
             raise ConfigError(
-                f"method.head.anchors  is {count}, and k-means takes {different} different"
-                " features: many training images have the same.\n"
-                f"                     Type method.head.anchors={different} at most."
+                f"method.head.anchors  is {count}, but the training images of k-means have only"
+                f" {distinct} distinct features.\n"
+                f"                     Type method.head.anchors={distinct} at most."
             )
-    return torch.from_numpy(means.cluster_centers_.astype(np.float32))
+    return torch.from_numpy(model.cluster_centers_.astype(np.float32))
 
 
-def embedded(points: Tensor, nbit: int, perplexity: float, seed: int) -> Tensor:
-    """Embed points (m, D) by exact t-SNE in K dimensions: (m, K) float32."""
+def tsne(points: Tensor, nbit: int, perplexity: float, seed: int) -> Tensor:
+    """Embed points (m, D) in K dimensions by exact t-SNE: (m, K) float32."""
     from sklearn.manifold import TSNE
 
-    tsne = TSNE(nbit, method="exact", init="pca", perplexity=perplexity,
-                random_state=_numpy_seed(seed, "tsne"))  # fmt: skip
-    return torch.from_numpy(tsne.fit_transform(points.numpy()).astype(np.float32))
+    random_state = _numpy_seed(seed, "tsne")
+    model = TSNE(nbit, method="exact", init="pca", perplexity=perplexity, random_state=random_state)
+    return torch.from_numpy(model.fit_transform(points.numpy()).astype(np.float32))
 
 
 def _numpy_seed(seed: int, purpose: str) -> int:

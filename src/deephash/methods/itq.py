@@ -14,32 +14,32 @@ from deephash.models.projections import components, principal_axes, projection, 
 from deephash.utils.bounds import CountOrZero
 
 BLOCK = 1 << 12
-"""Rows of components in an update at a time: they and their bits stay in the cache of a core."""
+"""Number of rows per step of an update: they and their bits fit into the cache of a core."""
 
 
 class ITQ(Principal):
-    r"""Rotate the principal components of the features so that they are close to bits.
+    r"""Signs of principal components, rotated to minimize their distance from the signs.
 
     .. math:: \min_{B, R} \lVert B - V R \rVert_F^2, \qquad B \in \{-1, +1\}^{N \times K}, \qquad
               R^\top R = I
 
-    V holds the first K principal components of the centered features. B and R are updated in turn:
-    the signs of V R, and the solution of the orthogonal Procrustes problem. The head then maps
-    features to V R, so the encoder alone makes the codes.
+    V contains the first K principal components of the centered features. B and R are updated in
+    turn: the signs of V R, and the solution of the orthogonal Procrustes problem. The head maps
+    features to V R.
 
     Args:
-        encoder: its head is a linear layer with a bias, which is filled.
-        nbit: K.
-        num_train: N.
-        seed: of the first rotation.
-        iterations: updates of B and R; 0 keeps the random rotation.
+        encoder: encoder whose head is a linear layer with a bias.
+        nbit: number of bits K.
+        num_train: number of training images N.
+        seed: seed of the initial rotation.
+        iterations: number of updates of B and R; 0 keeps the random rotation.
         update: ``textbook``: the minimizer, R = W U^T of the singular value decomposition
             B^T V = U S W^T. ``transposed``: R = W^T U^T, an orthogonal matrix that is not the
-            minimizer. FIRe and ITQ_PyTorch have it, because the third result of ``torch.svd`` is W
-            and they transpose it once more; its codes are those of an arbitrary rotation.
+            minimizer. FIRe and ITQ_PyTorch use it, because the third result of ``torch.svd`` is W
+            and they transpose it once more; the codes are those of an arbitrary rotation.
 
     Raises:
-        ConfigError: K exceeds D, or is not below N, or the head is another one.
+        ConfigError: K exceeds D or N - 1, or the head is of another class or has no bias.
 
     Example:
         >>> from torch import nn
@@ -48,7 +48,7 @@ class ITQ(Principal):
         >>> encoder = Encoder(nn.Identity(), Linear(in_features=2, nbit=2, bias=True))
         >>> ITQ(encoder, nbit=2, num_train=4, seed=0).fit(features)
         >>> codes = encoder.encode(features) >= 0
-        >>> len(codes.unique(dim=0))  # each image has a code of its own
+        >>> len(codes.unique(dim=0))  # four different codes
         4
     """
 
@@ -67,27 +67,24 @@ class ITQ(Principal):
         self.update = update
 
     def fit(self, features: Tensor) -> None:
-        """Fill the head: (N, D) features of the training images."""
+        """Set the head from features (N, D) of the training images."""
         mean, axes = principal_axes(features, self.nbit)
         v = components(features, mean, axes)  # (N, K)
         rotation = random_rotation(self.nbit, self.seed)
         for _ in range(self.iterations):
-            rotation = rotated(v, rotation, self.update)
+            rotation = update_rotation(v, rotation, self.update)
         self.fill(*projection(mean, axes, rotation))
 
 
-def rotated(
+def update_rotation(
     components: Tensor, rotation: Tensor, update: Literal["textbook", "transposed"] = "textbook"
 ) -> Tensor:
-    """Make one update of B and R.
+    """Update B and R once, and return the new R.
 
     Args:
         components: V, (N, K).
         rotation: R, (K, K).
         update: see `ITQ`.
-
-    Returns:
-        the new R.
     """
     product = components.new_zeros(rotation.shape)  # B^T V
     for rows in torch.split(components, BLOCK):

@@ -9,7 +9,7 @@ from deephash.utils.bounds import Fraction, NonNegative
 
 
 class Variational(CrossEntropy):
-    r"""Cross-entropy of a linear classifier on random bits, and their divergence from fair bits.
+    r"""Cross-entropy of a linear classifier on random bits, and their divergence from uniform bits.
 
     .. math:: L = \mathrm{CE}(W b + \text{bias}, y) + \lambda \cdot \frac1N \sum_{nk}
               \left[ p \log\frac{p}{1/2} + (1 - p) \log\frac{1 - p}{1/2} \right],
@@ -17,16 +17,16 @@ class Variational(CrossEntropy):
 
     The bits b in {0, 1} and their gradient come from the relaxation ``stochastic_sign``, which
     returns 2 b - 1. The divergence is summed over the bits. Reads ``z`` and ``u`` (N, K) and
-    ``centers`` (C, K), the W.
+    ``centers`` (C, K), which is W.
 
     Args:
-        num_classes: C.
-        nbit: K.
+        num_classes: number of classes C.
+        nbit: number of bits K.
         bias: whether the classifier has a bias.
-        multi_label: ``even`` (soft labels), or ``first`` (the first label alone).
-        divergence: lambda. 0.1 in OrthoHash's supplement and comparisons, 0.2 in the authors'
+        multi_label: ``even`` (soft labels), or ``first`` (only the first label).
+        divergence: lambda; 0.1 in OrthoHash's supplement and comparisons, 0.2 in the authors'
             second release.
-        log_epsilon: is added inside the logarithms; the authors' code adds nothing.
+        log_epsilon: added inside the logarithms; 0 in the authors' code.
 
     Example:
         >>> import torch

@@ -13,24 +13,24 @@ from deephash.types import generator
 
 
 class LSH(Projection):
-    r"""Project the features to random directions.
+    r"""Signs of projections onto random directions.
 
     .. math:: z = W f, \qquad W_{kd} \sim \mathcal N(0, 1)
 
-    The probability that a bit of two images differs is their angle divided by pi. Nothing is
-    fitted to the data, unless the features are centered.
+    The probability that a bit of two images differs is their angle divided by pi. The projections
+    do not depend on the data, unless the features are centered.
 
     Args:
-        encoder: its head is a linear layer with a bias, which is filled.
-        nbit: K.
-        seed: of W.
-        center: subtract the mean of the training features. False: the definition, whose hyperplanes
-            pass through the origin. Features after a ReLU are not negative and have angles below
-            90 degrees, so most of these hyperplanes have all images on one side; true then gives
-            better codes.
+        encoder: encoder whose head is a linear layer with a bias.
+        nbit: number of bits K.
+        seed: seed of W.
+        center: whether to subtract the mean of the training features. False: the definition, with
+            hyperplanes through the origin. Features after a ReLU are not negative and have angles
+            below 90 degrees, so most of these hyperplanes have all images on one side; true then
+            gives better codes.
 
     Raises:
-        ConfigError: the head is another one.
+        ConfigError: the head is of another class or has no bias.
 
     Example:
         >>> from torch import nn
@@ -55,11 +55,11 @@ class LSH(Projection):
 
     @property
     def wants_features(self) -> bool:
-        """Whether the features are centered: otherwise `fit` has nothing to do."""
+        """Whether `fit` reads the features: only if they are centered."""
         return self.center
 
     def fit(self, features: Tensor) -> None:
-        """Set the bias: (N, D) features of the training images."""
+        """Set the bias from features (N, D) of the training images, if they are centered."""
         if self.center:
             weight = self._weight()
             self.fill(weight, -weight @ mean_of(features))

@@ -20,7 +20,7 @@ Latent = Annotated[int, Interval(1, 65536)]
 
 
 class NSH(Method):
-    r"""Sort the images of a view by how near their codes are, and contrast the nearest.
+    r"""Contrastive loss in which the images nearest by their codes are the positives.
 
     .. math:: s_{ij} = \frac{b^1_i \cdot b^2_j}{2 K} + \frac12, \qquad
               P_i[r, k] = \operatorname{softmax}_k\!\left(
@@ -28,29 +28,29 @@ class NSH(Method):
               c_{ir} = \Big( \sum_k P_i[r, k]\, l^1_k \Big) \cdot l^2_i
 
     Codes are b = tanh(z), latents l = W' x + c' of unit length, upper indices are views, and
-    :math:`s_{i(r)}` is the r-th largest score of image i. Each of the m best ranks is a positive,
-    all ranks beyond m are negatives:
+    :math:`s_{i(r)}` is the r-th largest score of image i. The first m ranks are positives, all
+    other ranks are negatives:
 
     .. math:: L = \frac1m \sum_{r < m} \frac1B \sum_i \ell(c_{ir}, c_{im}, \dots, c_{i,B-1})
               + \frac{q}{B K} \sum_{ik} (|b_{ik}| - 1)^2
 
-    No code of the authors is known: formulas, constants and oddities are those of SDC's repository.
-    Scores compare the codes of view 1 with those of view 2, and the ranks gather latents of view 1;
-    the other direction is not used. No label is read.
+    No code of the authors is known; formulas, constants and deviations are those of SDC's
+    repository. Scores compare the codes of view 1 with those of view 2, and the ranks weight
+    latents of view 1; the other direction is not used. Labels are not read.
 
     Args:
-        encoder: its head gives z, whose signs are the bits.
-        nbit: K.
-        latent: size of l.
+        encoder: encoder whose head returns z; its signs are the bits.
+        nbit: number of bits K.
+        latent: dimension of l.
         positives: m. A batch must have more images; a shorter last batch (``trainer.drop_last=
             false``) has B - 1 positives, and a single image contributes 0.
         quantization: weight q.
-        temperature: tau of the contrast.
+        temperature: tau of the contrastive loss.
         sort_temperature: tau_s; ``1/nbit`` is 1 / K.
         power: p.
-        double_softmax: true: the term of a rank is the cross-entropy of softmax(c / tau), as if
-            these probabilities were logits again, which keeps it close to that of a guess; the only
-            code there is. False: that of c / tau, which seems to be meant (InfoNCE).
+        double_softmax: true: the cross-entropy takes the probabilities softmax(c / tau) as logits,
+            which keeps the loss near that of uniform predictions, as in SDC's repository. False:
+            it takes c / tau (InfoNCE), which was probably intended.
 
     Example:
         >>> encoder = Encoder(nn.Identity(), nn.Linear(4, 8))
@@ -91,7 +91,7 @@ class NSH(Method):
 
     @staticmethod
     def smallest_batch_of(options: Mapping[str, Any]) -> int:
-        """Return the images that a training batch must have."""
+        """Return the smallest number of images of a training batch."""
         return int(options.get("positives", 2)) + 1
 
     def forward(self, batch: Batch) -> Terms:
@@ -99,8 +99,10 @@ class NSH(Method):
         with torch.autocast(z.device.type, enabled=False):
             codes = torch.tanh(z.float())
             latents = F.normalize(self.latent(features.float()))
-            similarities = ranked(codes, latents, self.sort_temperature, self.power)  # (B, B)
-            contrast = contrast_of_ranks(
+            similarities = similarity_by_rank(
+                codes, latents, self.sort_temperature, self.power
+            )  # (B, B)
+            contrast = rank_contrast(
                 similarities, self.positives, self.temperature, self.double_softmax
             )
             terms = {"contrast": contrast}
@@ -110,29 +112,31 @@ class NSH(Method):
 
 
 def soft_sort(scores: Tensor, temperature: float, power: float = 1.0) -> Tensor:
-    """Relax the permutation that sorts scores (..., n), the largest first: (..., n, n).
+    """Compute a soft permutation matrix (..., n, n) that sorts scores in descending order.
 
-    Row r has a weight for each score, by its distance from the r-th largest: SoftSort (Prillo and
-    Eisenschlos, ICML 2020), Eq. (2). The gradient passes through the sorted scores as well.
+    Row r weights each score by its distance from the r-th largest: SoftSort (Prillo and
+    Eisenschlos, ICML 2020), Eq. (2). The gradient flows through the sorted scores as well.
 
     Args:
         scores: (..., n).
         temperature: tau.
-        power: p, of the distance.
+        power: exponent p of the distance.
 
     Example:
         >>> soft_sort(torch.tensor([0.9, 0.1, 0.5]), 0.25)[0].round(decimals=4)
         tensor([0.8047, 0.0328, 0.1625])
     """
     ordered = scores.sort(dim=-1, descending=True, stable=True).values
-    apart = (ordered[..., :, None] - scores[..., None, :]).abs()
+    distances = (ordered[..., :, None] - scores[..., None, :]).abs()
     if power != 1:
-        apart = apart**power
-    return torch.softmax(-apart / temperature, dim=-1)
+        distances = distances**power
+    return torch.softmax(-distances / temperature, dim=-1)
 
 
-def ranked(codes: Tensor, latents: Tensor, temperature: float, power: float = 1.0) -> Tensor:
-    """Compute how much the soft r-th nearest image of each image resembles it: c, (B, B).
+def similarity_by_rank(
+    codes: Tensor, latents: Tensor, temperature: float, power: float = 1.0
+) -> Tensor:
+    """Compute the similarity c (B, B) of each image to its r-th nearest image by a soft ranking.
 
     Args:
         codes: b, (2 B, K), all images of view 1, then all of view 2.
@@ -140,30 +144,30 @@ def ranked(codes: Tensor, latents: Tensor, temperature: float, power: float = 1.
         temperature: tau_s.
         power: p.
     """
-    one, two = codes.chunk(2)
-    scores = one @ two.T / (2 * codes.shape[1]) + 0.5  # s_ij, of image i in view 1
-    first, second = latents.chunk(2)
-    alike = second @ first.T  # l^2_i . l^1_k
-    order = soft_sort(scores, temperature, power)  # (B, B, B)
-    return (order @ alike[:, :, None]).squeeze(2)
+    b1, b2 = codes.chunk(2)
+    l1, l2 = latents.chunk(2)
+    scores = b1 @ b2.T / (2 * codes.shape[1]) + 0.5  # s_ij, of image i in view 1
+    similarities = l2 @ l1.T  # l^2_i . l^1_k
+    permutations = soft_sort(scores, temperature, power)  # (B, B, B)
+    return (permutations @ similarities[:, :, None]).squeeze(2)
 
 
-def contrast_of_ranks(
-    ranks: Tensor, positives: int, temperature: float, double_softmax: bool
+def rank_contrast(
+    similarities: Tensor, positives: int, temperature: float, double_softmax: bool
 ) -> Tensor:
-    """Average the cross-entropy of each of the best ranks against the ranks beyond them.
+    """Compute the mean cross-entropy of each of the first m ranks against all ranks after them.
 
     Args:
-        ranks: c, (B, B): of each image, the best rank first.
+        similarities: c, (B, B), the nearest rank of each image first.
         positives: m; at most B - 1 are used.
         temperature: tau.
         double_softmax: see `NSH`.
     """
-    count = min(positives, len(ranks) - 1)
+    count = min(positives, len(similarities) - 1)
     if not count:
-        return 0 * ranks.sum()
-    negatives = ranks[:, count:]
-    rows = [torch.cat([ranks[:, r : r + 1], negatives], dim=1) for r in range(count)]
+        return 0 * similarities.sum()
+    negatives = similarities[:, count:]
+    rows = [torch.cat([similarities[:, r : r + 1], negatives], dim=1) for r in range(count)]
     logits = torch.cat(rows) / temperature  # (m B, 1 + B - m), the positive first
     if double_softmax:
         logits = torch.softmax(logits, dim=1)

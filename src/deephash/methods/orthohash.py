@@ -18,27 +18,27 @@ from deephash.utils.bounds import NonNegative, Positive
 
 
 class SingleCosine(LMCL):
-    r"""LMCL, or its variant with the margin on the angle, with the terms of the paper's ablations.
+    r"""LMCL with a margin on the cosine or the angle, and the terms of the paper's ablations.
 
     .. math:: L_{nc} = s (\cos\theta_{nc} - m Y_{nc}) \quad \text{or} \quad
               L_{nc} = s \cos(\theta_{nc} + m Y_{nc})
 
-    The loss is the softmax cross-entropy of L; ``multi_label`` has alternatives for several labels.
-    Reads ``logits`` (N, C), the cosines; the quantization term reads ``z`` (N, K).
+    The loss is the softmax cross-entropy of L; ``multi_label`` selects alternatives for several
+    labels. Reads ``logits`` (N, C), the cosines; the quantization term reads ``z`` (N, K).
 
     Args:
-        num_classes: C.
-        nbit: K.
+        num_classes: number of classes C.
+        nbit: number of bits K.
         scale: s; ``sqrt_nbit``, ``adaptive`` or a number.
         margin: m.
         margin_on: ``cosine`` (OrthoCos), or ``angle`` (OrthoArc): the cosine is clamped to
             [-0.99999, 0.99999], outside of which the gradient is 0, and theta + m may exceed pi.
-        multi_label: ``softmax``: the target is spread evenly over the labels. ``bce``: a logistic
-            loss for each class. ``imbalance``: the same, with a weight of 1 / C for classes that
-            are absent and not predicted (probability below 0.7).
+        multi_label: ``softmax``: the target is distributed evenly over the labels. ``bce``: a
+            logistic loss for each class. ``imbalance``: a logistic loss in which classes that are
+            absent and not predicted (probability below 0.7) have weight 1 / C.
         quantization: weight of the quantization term.
-        quantization_form: ``cosine``: 1 - cos(z, sign z); ``l1`` and ``l2`` of z - sign z; and the
-            others of LMCL.
+        quantization_form: ``cosine``: 1 - cos(z, sign z); ``l1`` and ``l2`` of z - sign z; or
+            another form of LMCL.
 
     Example:
         >>> loss = SingleCosine(num_classes=2, nbit=4, margin=0)  # scale sqrt(4)
@@ -76,7 +76,6 @@ class SingleCosine(LMCL):
         weight = labelled(targets).expand_as(targets)
         if self.multi_label == "bce":
             return (weight * loss).mean()
-        wrong = (targets > 0) != (logits.detach().sigmoid() >= 0.7)
-        heavy = wrong | (targets > 0)
-        weight = weight * torch.where(heavy, 1.0, 1 / targets.shape[1])
+        present, predicted = targets > 0, logits.detach().sigmoid() >= 0.7
+        weight = weight * torch.where(present | predicted, 1.0, 1 / targets.shape[1])
         return (weight * loss).sum() / (weight.sum() + 1e-7)

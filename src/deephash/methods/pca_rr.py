@@ -11,21 +11,21 @@ from deephash.models.projections import principal_axes, projection, random_rotat
 
 
 class PCARR(Principal):
-    r"""Rotate the first principal components of the features by a random orthogonal matrix.
+    r"""Signs of principal components, rotated by a random orthogonal matrix.
 
     .. math:: z = R^\top A (f - \bar f), \qquad R^\top R = I
 
-    The rotation spreads the variance over all bits. It is where ITQ begins, and "Hashing-Baseline"
-    (arXiv 2509.14427) is the same on features of recent backbones.
+    The rotation distributes the variance over all bits. It is the initial rotation of ITQ;
+    "Hashing-Baseline" (arXiv 2509.14427) is this method on features of recent backbones.
 
     Args:
-        encoder: its head is a linear layer with a bias, which is filled.
-        nbit: K.
-        num_train: N.
-        seed: of R, the first rotation of ITQ with this seed.
+        encoder: encoder whose head is a linear layer with a bias.
+        nbit: number of bits K.
+        num_train: number of training images N.
+        seed: seed of R, which is the initial rotation of ITQ with this seed.
 
     Raises:
-        ConfigError: K exceeds D, or is not below N, or the head is another one.
+        ConfigError: K exceeds D or N - 1, or the head is of another class or has no bias.
 
     Example:
         >>> import torch
@@ -43,6 +43,6 @@ class PCARR(Principal):
         self.seed = seed
 
     def fit(self, features: Tensor) -> None:
-        """Fill the head: (N, D) features of the training images."""
+        """Set the head from features (N, D) of the training images."""
         mean, axes = principal_axes(features, self.nbit)
         self.fill(*projection(mean, axes, random_rotation(self.nbit, self.seed)))

@@ -10,20 +10,21 @@ from deephash.models.projections import principal_axes, projection
 
 
 class PCAH(Principal):
-    r"""Project the features to their first principal components.
+    r"""Signs of the first principal components of the features.
 
     .. math:: z = A (f - \bar f)
 
-    The rows of A are the K principal axes of the training features, not whitened. The sign of an
-    axis is free, so single bits may be flipped; Hamming distances are the same.
+    The rows of A are the first K principal axes of the training features, without whitening. The
+    sign of an axis is arbitrary, so a bit may be inverted in all codes, which does not change
+    Hamming distances.
 
     Args:
-        encoder: its head is a linear layer with a bias, which is filled.
-        nbit: K.
-        num_train: N.
+        encoder: encoder whose head is a linear layer with a bias.
+        nbit: number of bits K.
+        num_train: number of training images N.
 
     Raises:
-        ConfigError: K exceeds D, or is not below N, or the head is another one.
+        ConfigError: K exceeds D or N - 1, or the head is of another class or has no bias.
 
     Example:
         >>> import torch
@@ -38,5 +39,5 @@ class PCAH(Principal):
     """
 
     def fit(self, features: Tensor) -> None:
-        """Fill the head: (N, D) features of the training images."""
+        """Set the head from features (N, D) of the training images."""
         self.fill(*projection(*principal_axes(features, self.nbit)))

@@ -8,21 +8,21 @@ from torch.nn import functional as F
 
 
 class Relative(nn.Module):
-    r"""Similarity of a code's position relative to its batch to each center. (N, K) -> (N, C).
+    r"""Similarity of each center to a code's position relative to its batch. (N, K) -> (N, C).
 
     .. math:: z^* = \frac{z - \mu}{\lVert z - \mu \rVert_F}, \qquad
               S = z^* c^{*\top}, \quad c^*_i = c_i / \lVert c_i \rVert
 
-    The batch is centred by its mean and divided by its Frobenius norm, both over all N * K
-    entries and both with gradient (Eq. 4). The logits of a code therefore depend on its batch, and
-    each is in [-1, 1]: they shrink as 1 / sqrt(N), so ``scale`` must be tuned again when
-    the batch size changes, and a short last batch is dropped.
+    The batch is centered by its mean and divided by its Frobenius norm, both over all N * K
+    entries and both with gradient (Eq. 4). The logits of a code therefore depend on its batch. They
+    are in [-1, 1] and decrease as 1 / sqrt(N), so ``scale`` must be tuned for each batch size, and
+    a short last batch is dropped.
 
     Args:
-        sqrt_bk: multiply the position by sqrt(N * K), as in Eq. 4; the logits then reach
-            sqrt(N * K) instead of 1. The reference code omits the factor (in the paper the scale
-            absorbs it), and the published values of beta, 5 to 500, make sense only without it:
-            hence the default.
+        sqrt_bk: whether to multiply the position by sqrt(N * K), as in Eq. 4; the logits then
+            reach sqrt(N * K). False by default: the reference code omits the factor (the paper's
+            scale absorbs it), and the published values of beta, 5 to 500, are plausible only
+            without it.
 
     Example:
         >>> similarity, centers = Relative(), torch.tensor([[1.0, -1.0], [1.0, 1.0]])
@@ -42,7 +42,7 @@ class Relative(nn.Module):
 
     def forward(self, u: Tensor, centers: Tensor) -> Tensor:
         position = u - u.mean()  # (N, K)
-        position = position / torch.linalg.matrix_norm(position).clamp(min=1e-12)  # all equal: 0
+        position = position / torch.linalg.matrix_norm(position).clamp(min=1e-12)  # 0 / 0 is 0
         if self.sqrt_bk:
             position = position * u.numel() ** 0.5
         similarity: Tensor = position @ F.normalize(centers).T  # (N, C)

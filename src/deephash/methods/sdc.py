@@ -20,39 +20,39 @@ from deephash.utils.bounds import NonNegative, Positive
 
 
 class SimilarityCalibration(nn.Module):
-    r"""Give the code similarities of a batch the ranks of the feature similarities.
+    r"""Calibration of code similarities to a distribution, by the ranks of feature similarities.
 
     .. math:: L = w_r \frac1P \sum_p | s_{(p)} - C_p | +
               w_q \frac1N \sum_i \left( 1 - \cos(v_i, \mathrm{sign}\, v_i) \right), \qquad
               C_p = 2 F^{-1}\!\left( \tfrac{2p - 1}{2P} \right) - 1
 
     s are the cosines of the codes v of P pairs of images, ordered by the cosines of the images'
-    features: s_(1) belongs to the pair whose features differ most. F is the distribution function
-    of Beta(alpha, beta), so the values C_p cover [-1, 1] whatever the feature similarities are. Of
-    these only the rank is used; pairs of equal similarity keep the order of the batch.
+    features: s_(1) belongs to the pair with the least similar features. F is the distribution
+    function of Beta(alpha, beta), so the targets C_p cover [-1, 1] for all features. Only the ranks
+    of feature similarities are used; pairs of equal similarity keep the order of the batch.
 
     Pairs are formed by position, the first half of the batch with the second (``position_pairs``).
-    The last row of an odd batch is in no pair, but in the quantization term. A batch of one image
-    has no pair: the first term is 0. The sign of 0 is +1, as in retrieval. Features are detached,
-    and no label is read. Reads ``z`` (N, K), the v, and ``features`` (N, D).
+    The last row of an odd batch is in no pair, but in the quantization term. For a batch of one
+    image the first term is 0. The sign of 0 is +1, as in retrieval. Features are detached, and
+    labels are not read. Reads ``z`` (N, K), which is v, and ``features`` (N, D).
 
     Args:
         reconstruction: w_r, weight of the first term.
-        reconstruction_form: of the differences s - C. ``l1``: absolute value. ``l2``: square.
-            ``relu``: what exceeds C.
-        calibration: the distribution of C. ``beta``: Beta on [-1, 1]. ``gaussian``: N(0, std^2),
-            cut to [-1, 1], the range of cosines.
+        reconstruction_form: function of the differences s - C. ``l1``: absolute value. ``l2``:
+            square. ``relu``: positive part.
+        calibration: distribution of C. ``beta``: Beta on [-1, 1]. ``gaussian``: N(0, std^2),
+            clipped to [-1, 1], the range of cosines.
         beta_ab: alpha and beta.
-        beta_a: alpha; None: `beta_ab`. Give both or none of `beta_a` and `beta_b`.
+        beta_a: alpha; None: `beta_ab`. Set both or neither of `beta_a` and `beta_b`.
         beta_b: beta.
         std: standard deviation of ``gaussian``.
-        clamp: negative C become 0: no pair is pulled below orthogonal codes.
-        quantization: w_q.
+        clamp: whether negative C are set to 0, the cosine of orthogonal codes.
+        quantization: w_q, weight of the second term.
         quantization_form: ``cosine``, or a mean over all entries of v - sign v: ``l1`` absolute,
             ``l2`` squared, ``l3`` cubed.
 
     Raises:
-        ConfigError: only one of `beta_a` and `beta_b` is given, or all weights are 0.
+        ConfigError: only one of `beta_a` and `beta_b` is set, or all weights are 0.
 
     Example:
         >>> x = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [1.0, 2.0]])
@@ -95,11 +95,11 @@ class SimilarityCalibration(nn.Module):
 
     @classmethod
     def refused(cls, options: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-        """Return what is wrong with the options: key, fault and what to type instead."""
-        if not any(options.get(weight, 1.0) for weight in ("reconstruction", "quantization")):
-            what = "is 0, and so is quantization: no term of the loss is left."
-            return [("reconstruction", what, "Give one of the two a weight above 0.")]
-        return _half_given(options)
+        """Check the options: return the key, the fault and what to type instead."""
+        if not _calibrates(options):
+            message = "is 0, and so is quantization: no term of the loss is left."
+            return [("reconstruction", message, "Set one of the two to a weight above 0.")]
+        return _check_beta(options)
 
     def forward(self, output: Output, batch: Batch) -> Terms:
         terms = {}
@@ -111,7 +111,7 @@ class SimilarityCalibration(nn.Module):
         return terms
 
     def difference(self, output: Output) -> Tensor:
-        """Compute the difference between the ordered code similarities and C: a scalar."""
+        """Compute the mean difference between the ordered code similarities and C: a scalar."""
         order = pair_cosines(output.require("features").detach(), self.views).argsort(stable=True)
         s = pair_cosines(output.z, self.views)[order]
         gap = s - self.targets(len(s), s.device, s.dtype)
@@ -124,12 +124,12 @@ class SimilarityCalibration(nn.Module):
     def targets(
         self, pairs: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """Return the target similarities C in ascending order, (P,), computed once for each P.
+        """Return the target similarities C in ascending order, (P,), cached for each P.
 
         Args:
-            pairs: P.
-            device: where they are used, and kept.
-            dtype: of the result; they are computed in float64.
+            pairs: number of pairs P.
+            device: device of the result.
+            dtype: type of the result, which is computed in float64.
 
         Example:
             >>> SimilarityCalibration(beta_ab=1).targets(4)
@@ -137,29 +137,33 @@ class SimilarityCalibration(nn.Module):
         """
         key = pairs, torch.device(device), dtype
         if key not in self._targets:
-            middles = (np.arange(pairs) + 0.5) / max(pairs, 1)
-            if self.calibration == "beta":  # the inverse of its distribution function
-                values = 2 * special.betaincinv(self.beta_a, self.beta_b, middles) - 1
+            levels = (np.arange(pairs) + 0.5) / max(pairs, 1)
+            if self.calibration == "beta":
+                values = 2 * special.betaincinv(self.beta_a, self.beta_b, levels) - 1
             else:
-                values = (self.std * special.ndtri(middles)).clip(-1, 1)
+                values = (self.std * special.ndtri(levels)).clip(-1, 1)
             if self.clamp:
                 values = values.clip(min=0)
             self._targets[key] = torch.from_numpy(values).to(device, dtype)
         return self._targets[key]
 
 
-def _half_given(options: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return what is wrong if only one of `beta_a` and `beta_b` is given."""
+def _calibrates(options: Mapping[str, Any]) -> bool:
+    """Return whether the reconstruction or the quantization has a weight."""
+    return any(options.get(weight, 1.0) for weight in ("reconstruction", "quantization"))
+
+
+def _check_beta(options: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Check that both or neither of `beta_a` and `beta_b` are set."""
     a, b = options.get("beta_a"), options.get("beta_b")
     if (a is None) == (b is None):
         return []
     key, other = ("beta_a", "beta_b") if b is None else ("beta_b", "beta_a")
-    what = f"is given without {other}."
-    return [(key, what, f"Give {other} too, or beta_ab alone, which stands for both.")]
+    return [(key, f"is set without {other}.", f"Set {other} too, or beta_ab for both.")]
 
 
 class ContrastiveCalibration(SimilarityCalibration):
-    r"""Calibration on two views of each image, and a contrastive loss of the two.
+    r"""Calibration within each of two views, and a contrastive loss between them.
 
     .. math:: L = w_r L_r + w_q L_q + w_c \, \mathrm{NTXent}(v_i, v_j; \tau)
 
@@ -168,24 +172,23 @@ class ContrastiveCalibration(SimilarityCalibration):
     four times the length of a quarter are in no pair, but in the other terms.
 
     Args:
-        contrast: w_c.
+        contrast: w_c, weight of the contrastive loss.
         temperature: tau.
-        contrast_on: ``codes``: of the codes v (the authors' code). ``features``: of the backbone's
-            features, as in the paper's algorithm; the term is then a constant if the backbone is
-            frozen.
-        reconstruction: see `SimilarityCalibration`, as all that follow.
+        contrast_on: ``codes``: the codes v, as in the authors' code. ``features``: the backbone's
+            features, as in the paper's algorithm; the term is constant if the backbone is frozen.
+        reconstruction: this and all following arguments: see `SimilarityCalibration`.
         reconstruction_form: ``l1``, ``l2`` or ``relu``.
         calibration: ``beta`` or ``gaussian``.
         beta_ab: alpha and beta.
         beta_a: alpha alone.
         beta_b: beta alone.
         std: standard deviation of ``gaussian``.
-        clamp: negative C become 0.
+        clamp: whether negative C are set to 0.
         quantization: w_q.
         quantization_form: ``cosine``, ``l1``, ``l2`` or ``l3``.
 
     Raises:
-        ConfigError: only one of `beta_a` and `beta_b` is given, or no term trains the codes.
+        ConfigError: only one of `beta_a` and `beta_b` is set, or no term trains the codes.
 
     Example:
         >>> loss = ContrastiveCalibration(temperature=1.0)
@@ -234,16 +237,16 @@ class ContrastiveCalibration(SimilarityCalibration):
 
     @classmethod
     def refused(cls, options: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-        """Return what is wrong with the options: key, fault and what to type instead."""
-        if any(options.get(weight, 1.0) for weight in ("reconstruction", "quantization")):
-            return _half_given(options)
-        if not options.get("contrast", 1.0):
-            what = "is 0, and so are reconstruction and quantization: no term of the loss is left."
-            return [("contrast", what, "Give one of the three a weight above 0.")]
-        if options.get("contrast_on", "codes") == "features":
-            what = "is features, and reconstruction and quantization are 0: nothing trains codes."
-            return [("contrast_on", what, "Give one of the two a weight above 0.")]
-        return _half_given(options)
+        """Check the options: return the key, the fault and what to type instead."""
+        if not _calibrates(options):
+            if not options.get("contrast", 1.0):
+                message = "is 0, and so are reconstruction and quantization: no term is left."
+                return [("contrast", message, "Set one of the three to a weight above 0.")]
+            if options.get("contrast_on", "codes") == "features":
+                message = "is features, and no term of the codes has a weight."
+                hint = "Set reconstruction or quantization to a weight above 0."
+                return [("contrast_on", message, hint)]
+        return _check_beta(options)
 
     def forward(self, output: Output, batch: Batch) -> Terms:
         terms = dict(super().forward(output, batch))

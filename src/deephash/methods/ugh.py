@@ -6,23 +6,23 @@ Su et al., "Greedy Hash: Towards Fast Optimization for Accurate Hash Coding in C
 from typing import ClassVar, Literal
 
 from deephash.losses.matching import CosineMatching
+from deephash.methods.greedyhash import distance_from_bits
 from deephash.types import Batch, Output, Terms
 from deephash.utils.bounds import NonNegative, Positive
 
 
 class UnsupervisedGreedy(CosineMatching):
-    r"""Match the cosines of bits with those of features; a penalty on codes far from bits.
+    r"""Cosine matching of bits and features, and a penalty on the distance from bits.
 
     .. math:: L = \frac1P \sum_p \left( \cos(b_{a_p}, b_{b_p}) - \cos(x_{a_p}, x_{b_p}) \right)^2
               + \alpha \cdot \mathrm{mean} \, | |z| - 1 |^p
 
-    The bits b and their straight-through gradient come from the relaxation ``sign``; the penalty is
-    on the code before it, of all rows: the last one of an odd batch is in no pair, but in the
-    penalty. Reads ``z`` and ``u`` (N, K) and ``features`` (N, D), the x, which are detached. No
-    label is read.
+    The bits b and their straight-through gradient come from the relaxation ``sign``; the penalty
+    reads the code before it. The last row of an odd batch is in no pair, but in the penalty. Reads
+    ``z`` and ``u`` (N, K) and ``features`` (N, D), which are x and detached. Labels are not read.
 
     Args:
-        target: of the cosines of features, ``raw`` or ``centered``; see `CosineMatching`.
+        target: ``raw`` or ``centered`` features; see `CosineMatching`.
         penalty: alpha.
         power: p.
 
@@ -52,6 +52,5 @@ class UnsupervisedGreedy(CosineMatching):
     def forward(self, output: Output, batch: Batch) -> Terms:
         terms = dict(super().forward(output, batch))
         if self.penalty:
-            gap = (output.z.abs() - 1).abs() ** self.power
-            terms["penalty"] = self.penalty * gap.mean()
+            terms["penalty"] = self.penalty * distance_from_bits(output.z, self.power)
         return terms

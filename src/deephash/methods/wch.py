@@ -15,39 +15,38 @@ from deephash.models.relaxations import Sign
 from deephash.types import Batch, Terms
 from deephash.utils.bounds import NonNegative, Positive
 
-PAIRS = 1 << 26
-"""Cosines of tokens that are computed at a time: 256 MiB."""
+MAX_COSINES = 1 << 26
+"""Number of cosines of tokens that are computed at a time: 256 MiB."""
 
 
 class WCH(Method):
-    r"""Contrast the bits of two views, weighted by how alike the tokens of two images are.
+    r"""Contrastive loss of the bits of two views, weighted by the similarity of image tokens.
 
     .. math:: L = -\frac1B \sum_{nm} w_{nm} \log \operatorname{softmax}_m\!\left(
               \frac{h^1_n \cdot h^2_m}{K \tau} \right)
               + \beta \left( \frac1K \sum_k \Big( \frac1B \sum_n h^1_{nk} \Big)^2
               - \frac1{B K} \sum_{nk} (h^1_{nk})^2 \right)
 
-    The tokens of each view first attend to those of the other view of their image (`attended`),
-    which gives X1 and X2, (B, T, D). The head makes codes of their means; h = sign(tanh(z)), with
-    the gradient of tanh. The weights compare the tokens of all images of view 1 with those of all
-    images of view 2:
+    First, each view of an image attends to the other (`cross_attention`), which gives the tokens X1
+    and X2, (B, T, D). The head computes z from their means; h = sign(tanh(z)), with the gradient of
+    tanh. The weights compare the tokens of all images of view 1 with those of all images of view 2:
 
     .. math:: G_{nm} = \operatorname{mean}_i \max_j \cos(X^1_{n,i}, X^2_{m,j}), \qquad
               A = \operatorname{softmax}_m(G / \tau_w), \qquad w_{nm} = A_{nm} / A_{mm}
 
-    Formulas and constants are those of SDC's repository; the authors' code differs (docs). Outside
-    training there is no attention: a code is made of the mean over an image's own tokens. No label
-    is read. Needs a backbone with ``output=tokens`` and a head that takes them.
+    Formulas and constants are those of SDC's repository; the authors' code differs. Outside of
+    training there is no attention: the head reads the mean of an image's own tokens. Labels are not
+    read. Needs a backbone with ``output=tokens`` and a head that takes tokens.
 
     Args:
-        encoder: its head takes tokens (N, T, D); the signs of its z are the bits.
-        temperature: tau of the contrast.
+        encoder: encoder whose head takes tokens (N, T, D) and returns z; its signs are the bits.
+        temperature: tau of the contrastive loss.
         weight_temperature: tau_w.
-        attention_temperature: that of the attention between views.
-        weight_norm: what A_nm is divided by. ``column``: A_mm, the only code there is; weights may
-            exceed 1. ``row``: A_nn, which seems to be meant.
-        normalize_w: divide the weights of each image by their sum.
-        balance: weight beta of the balance term, which reads view 1 alone.
+        attention_temperature: temperature of the attention between views.
+        weight_norm: divisor of A_nm. ``column``: A_mm, as in SDC's repository; weights may exceed
+            1. ``row``: A_nn, which was probably intended.
+        normalize_w: whether to divide the weights of each image by their sum.
+        balance: weight beta of the balance term, which reads view 1 only.
 
     Example:
         >>> from torch import nn
@@ -82,28 +81,29 @@ class WCH(Method):
         self.sign = Sign()
 
     def forward(self, batch: Batch) -> Terms:
-        one, two = self.tokens_of(batch)  # (B, T, D) each, under autocast if on
-        with torch.autocast(one.device.type, enabled=False):
-            one, two = attended(one.float(), two.float(), self.attention_temperature)
-            weights = weights_of(
-                alikeness(one, two), self.weight_temperature, self.weight_norm, self.normalize_w
+        x1, x2 = self.view_tokens(batch)  # (B, T, D) each, under autocast if enabled
+        with torch.autocast(x1.device.type, enabled=False):
+            x1, x2 = cross_attention(x1.float(), x2.float(), self.attention_temperature)
+            similarities = token_similarity(x1, x2)
+            weights = pair_weights(
+                similarities, self.weight_temperature, self.weight_norm, self.normalize_w
             )
-        h1, h2 = self.codes(one), self.codes(two)
-        with torch.autocast(one.device.type, enabled=False):
+        h1, h2 = self.codes(x1), self.codes(x2)
+        with torch.autocast(x1.device.type, enabled=False):
             h1, h2 = h1.float(), h2.float()
             terms = {"contrast": weighted_contrast(h1, h2, weights, self.temperature)}
             if self.balance:
-                terms["balance"] = self.balance * imbalance(h1)
+                terms["balance"] = self.balance * bit_balance(h1)
             return terms
 
-    def tokens_of(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def view_tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Compute the tokens of both views: (B, T, D) each."""
         images = batch.flat()
         if self.passes == "stacked":
-            one, two = self.encoder.outputs(images).chunk(2)
-            return one, two
-        one, two = (self.encoder.outputs(view) for view in images.chunk(2))
-        return one, two
+            x1, x2 = self.encoder.outputs(images).chunk(2)
+        else:
+            x1, x2 = map(self.encoder.outputs, images.chunk(2))
+        return x1, x2
 
     def codes(self, tokens: Tensor) -> Tensor:
         """Compute the bits of tokens (B, T, D), with the gradient of tanh: (B, K)."""
@@ -111,89 +111,89 @@ class WCH(Method):
         return bits
 
 
-def attended(one: Tensor, two: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Let the tokens of two views of each image attend to each other.
+def cross_attention(x1: Tensor, x2: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Apply attention between the tokens of the two views of each image.
 
-    With S the cosines of the tokens of view 1 with those of view 2: the result of view 1 has, at
-    the places of view 2, means over the tokens of view 1, weighted by the softmax of S over them;
-    that of view 2 the other way round.
+    S contains the cosines of the tokens of view 1 with those of view 2. A token of X1 is the mean
+    of the tokens of view 1, weighted by the softmax of S for one token of view 2; X2 is computed
+    with the views exchanged.
 
     Args:
-        one: tokens of view 1, (B, T, D).
-        two: tokens of view 2, (B, T, D).
-        temperature: S is divided by it.
+        x1: tokens of view 1, (B, T, D).
+        x2: tokens of view 2, (B, T, D).
+        temperature: divisor of S.
 
     Returns:
         X1 and X2, (B, T, D) each.
     """
-    alike = F.normalize(one, dim=2) @ F.normalize(two, dim=2).transpose(1, 2) / temperature
-    first = torch.softmax(alike.transpose(1, 2), dim=2) @ one
-    second = torch.softmax(alike, dim=2) @ two
-    return first, second
+    cosines = F.normalize(x1, dim=2) @ F.normalize(x2, dim=2).transpose(1, 2) / temperature
+    attended1 = torch.softmax(cosines.transpose(1, 2), dim=2) @ x1
+    attended2 = torch.softmax(cosines, dim=2) @ x2
+    return attended1, attended2
 
 
-def alikeness(one: Tensor, two: Tensor) -> Tensor:
-    """Compute the mean over the tokens of an image of their largest cosine with another's: (B, B).
+def token_similarity(x1: Tensor, x2: Tensor) -> Tensor:
+    """Compute the similarity G (B, B) of each image of view 1 to each image of view 2.
 
-    Rows are images of view 1, columns those of view 2. The memory for cosines is bounded, unless
-    their gradient is needed.
+    It is the mean over the tokens of view 1 of their largest cosine with a token of view 2. The
+    memory for cosines is bounded, unless gradients are needed.
 
     Args:
-        one: tokens of view 1, (B, T, D).
-        two: tokens of view 2, (B, T, D).
+        x1: tokens of view 1, (B, T, D).
+        x2: tokens of view 2, (B, T, D).
     """
-    one, two = F.normalize(one, dim=2), F.normalize(two, dim=2)
-    every = two.flatten(0, 1).T  # (D, B T)
-    count, tokens = two.shape[:2]
+    x1, x2 = F.normalize(x1, dim=2), F.normalize(x2, dim=2)
+    columns = x2.flatten(0, 1).T  # (D, B T)
+    count, tokens = x2.shape[:2]
     rows = []
-    for part in torch.split(one, max(1, PAIRS // (tokens * count * tokens))):
-        cosines = (part.flatten(0, 1) @ every).view(len(part), tokens, count, tokens)
+    for part in torch.split(x1, max(1, MAX_COSINES // (tokens * count * tokens))):
+        cosines = (part.flatten(0, 1) @ columns).view(len(part), tokens, count, tokens)
         rows.append(cosines.amax(dim=3).mean(dim=1))
     return torch.cat(rows)
 
 
-def weights_of(
-    alike: Tensor,
+def pair_weights(
+    similarities: Tensor,
     temperature: float,
     weight_norm: Literal["column", "row"] = "column",
     normalize_w: bool = False,
 ) -> Tensor:
-    """Compute the weights of pairs of images from how alike they are: w, (B, B).
+    """Compute the weights w (B, B) of pairs of images from their similarities.
 
     Args:
-        alike: G, (B, B).
+        similarities: G, (B, B).
         temperature: tau_w.
         weight_norm: see `WCH`.
         normalize_w: see `WCH`.
     """
-    logs = torch.log_softmax(alike / temperature, dim=1)  # of A
-    own = logs.diagonal()
-    weights = torch.exp(logs - (own[None] if weight_norm == "column" else own[:, None]))
+    log_a = torch.log_softmax(similarities / temperature, dim=1)
+    diagonal = log_a.diagonal()
+    weights = torch.exp(log_a - (diagonal if weight_norm == "column" else diagonal[:, None]))
     return weights / weights.sum(dim=1, keepdim=True) if normalize_w else weights
 
 
-def weighted_contrast(one: Tensor, two: Tensor, weights: Tensor, temperature: float) -> Tensor:
-    """Average the weighted cross-entropies of finding the images of the other view.
+def weighted_contrast(h1: Tensor, h2: Tensor, weights: Tensor, temperature: float) -> Tensor:
+    """Compute the mean over the images of the weighted sum of their cross-entropies.
 
     Args:
-        one: codes of view 1, (B, K).
-        two: codes of view 2, (B, K).
+        h1: codes of view 1, (B, K).
+        h2: codes of view 2, (B, K).
         weights: w, (B, B).
         temperature: tau.
 
     Example:
-        >>> one, two = torch.tensor([[1.0, 1], [1, -1]]), torch.tensor([[1.0, 1], [-1, -1]])
+        >>> h1, h2 = torch.tensor([[1.0, 1], [1, -1]]), torch.tensor([[1.0, 1], [-1, -1]])
         >>> weights = torch.tensor([[1, 0.5], [0.25, 1]])
-        >>> round(weighted_contrast(one, two, weights, 0.3).item(), 6)
+        >>> round(weighted_contrast(h1, h2, weights, 0.3).item(), 6)
         2.100837
     """
-    logits = one @ two.T / (one.shape[1] * temperature)
+    logits = h1 @ h2.T / (h1.shape[1] * temperature)
     return -(weights * torch.log_softmax(logits, dim=1)).sum(dim=1).mean()
 
 
-def imbalance(codes: Tensor) -> Tensor:
-    """Compute the mean square of the means of bits (B, K), less their mean square.
+def bit_balance(h: Tensor) -> Tensor:
+    """Compute the mean squared mean of bits (B, K), minus their mean square.
 
-    The second part is 1 for bits; its gradient pushes what they are the signs of away from 0.
+    The mean square of bits is 1; its gradient moves the values before the sign away from 0.
     """
-    return codes.mean(dim=0).square().mean() - codes.square().mean()
+    return h.mean(dim=0).square().mean() - h.square().mean()
