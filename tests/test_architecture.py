@@ -114,7 +114,7 @@ HEAVY = {"data", "loggers", "losses", "methods", "models", "report", "training",
     "name",
     [
         "resolve",
-        "identity",
+        "run_identity",
         "checks",
         "schema",
         "targets",

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from deephash.config import injected
+from deephash.config import injected_arguments
 from tests.paths import ROOT
 
 SPEC = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
@@ -122,7 +122,7 @@ def test_a_page_holds_formula_and_every_option(name):
     for path, node in (("method", nodes), ("method.loss", nodes.get("loss", {}))):
         if "_target_" in node:
             kind = generate.targets.locate(node["_target_"])
-            options = set(generate.targets.arguments(kind)) - injected.PLACES[path]
+            options = set(generate.targets.arguments(kind)) - injected_arguments.PLACES[path]
             assert options <= listed
 
 

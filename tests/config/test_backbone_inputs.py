@@ -6,7 +6,7 @@ import sys
 import pytest
 from hydra import compose, initialize_config_dir
 
-from deephash.config import backbone_inputs, checks, identity, resolve, schema
+from deephash.config import backbone_inputs, checks, resolve, run_identity, schema
 from deephash.config.overrides import parse_all
 from tests.paths import CONF
 
@@ -128,11 +128,11 @@ def test_pipelines_that_no_view_uses_are_not_looked_at(folded):
 
 def test_names_of_runs_are_what_is_typed_and_configurations_are_the_same_again(folded):
     words = ["dataset=cifar10", *LITE]
-    name = identity.run_name(folded(*words), parse_all(words))
+    name = run_identity.run_name(folded(*words), parse_all(words))
     assert "mean" not in name and "dataset.size" not in name and "preprocessing" not in name
-    assert identity.identity_of(folded(*words)) == identity.identity_of(folded(*words))
+    assert run_identity.identity_of(folded(*words)) == run_identity.identity_of(folded(*words))
     spelled = folded(*words, "dataset.size=224", "backbone.preprocessing=model")
-    assert identity.identity_of(spelled) == identity.identity_of(folded(*words))
+    assert run_identity.identity_of(spelled) == run_identity.identity_of(folded(*words))
 
 
 def test_without_timm_the_page_says_how_to_get_it(folded, monkeypatch):

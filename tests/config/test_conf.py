@@ -15,10 +15,10 @@ from omegaconf import OmegaConf
 from deephash.config import (
     build,
     checks,
-    identity,
-    injected,
+    injected_arguments,
     requirements,
     resolve,
+    run_identity,
     schema,
     targets,
 )
@@ -125,7 +125,7 @@ def test_every_option_spells_out_its_part(option, composed):
     if group not in resolve.SLOTS:
         return
     node = OmegaConf.to_container(composed([option])[group])
-    given = injected.names(f"method.{group}")
+    given = injected_arguments.names(f"method.{group}")
     assert (
         set(node) - {"_target_"} == set(targets.arguments(targets.locate(node["_target_"]))) - given
     )
@@ -583,7 +583,7 @@ def test_options_of_the_chosen_part_are_known(explained):
     ],
 )  # fmt: skip
 def test_names_of_runs(overrides, name, folded):
-    assert identity.run_name(folded(*overrides), parse_all(overrides)) == name
+    assert run_identity.run_name(folded(*overrides), parse_all(overrides)) == name
 
 
 @pytest.mark.parametrize(
@@ -593,26 +593,25 @@ def test_names_of_runs(overrides, name, folded):
      "hydra.job.chdir=false"],
 )  # fmt: skip
 def test_what_cannot_change_a_result_is_in_no_name(override, folded):
-    assert (
-        identity.run_name(folded(override), parse_all([override])) == "digits/relahash/32bit/seed0"
-    )
-    assert identity.identity_of(folded(override)) == identity.identity_of(folded())
+    name = run_identity.run_name(folded(override), parse_all([override]))
+    assert name == "digits/relahash/32bit/seed0"
+    assert run_identity.identity_of(folded(override)) == run_identity.identity_of(folded())
 
 
 def test_long_names_are_cut_and_stay_apart(folded):
     cfg = folded()
     overrides = [f"optimizer.option_number_{n}=0.123456789" for n in range(20)]
-    first = identity.run_name(cfg, parse_all(overrides))
-    second = identity.run_name(cfg, parse_all([*overrides[:-1], overrides[-1] + "1"]))
+    first = run_identity.run_name(cfg, parse_all(overrides))
+    second = run_identity.run_name(cfg, parse_all([*overrides[:-1], overrides[-1] + "1"]))
     assert first != second and first[:100] == second[:100]
     assert all(len(piece) <= 160 for name in (first, second) for piece in name.split("/"))
     assert re.search(r"~[0-9a-f]{12}$", first)
-    assert first == identity.run_name(cfg, parse_all(overrides[::-1]))
+    assert first == run_identity.run_name(cfg, parse_all(overrides[::-1]))
 
 
 def test_names_are_good_folders(folded):
     overrides = ["dataset.protocols.per_class.queries=5", 'method.paper="a b: c*?"']
-    name = identity.run_name(folded(), parse_all(overrides))
+    name = run_identity.run_name(folded(), parse_all(overrides))
     assert re.fullmatch(r"[\w./,+=~-]+", name) and ".." not in name
 
 
@@ -625,13 +624,13 @@ PHOTOS = ["dataset=folder", "dataset.root=photos"]
 def test_the_protocol_of_images_without_labels_is_part_of_the_identity(folded):
     now = folded(*PHOTOS)
     fewer = folded(*PHOTOS, "dataset.protocols.drawn.queries=50")
-    assert identity.changed_keys(now, fewer) != []
+    assert run_identity.changed_keys(now, fewer) != []
     same = folded(*PHOTOS, "dataset.protocols.drawn.queries=100")
-    assert identity.identity_of(same) == identity.identity_of(now)
+    assert run_identity.identity_of(same) == run_identity.identity_of(now)
     for words in (["dataset.unlabelled=null"], ["dataset.protocol=drawn"]):
-        assert "unlabelled" not in identity.identity_of(folded(*PHOTOS, *words))["dataset"]
+        assert "unlabelled" not in run_identity.identity_of(folded(*PHOTOS, *words))["dataset"]
     other = folded(*PHOTOS, "dataset.unlabelled=official")
-    assert identity.changed_keys(now, other) != []
+    assert run_identity.changed_keys(now, other) != []
 
 
 def test_runs_on_folders_of_before_have_the_same_identity(folded):
@@ -639,13 +638,13 @@ def test_runs_on_folders_of_before_have_the_same_identity(folded):
     now = folded(*PHOTOS)
     older = copy.deepcopy(now)
     del older["dataset"]["unlabelled"], older["dataset"]["protocols"]["drawn"]
-    assert identity.changed_keys(older, now) == []
-    assert now["dataset"]["protocols"]["drawn"] == identity.DEFAULT_UNLABELLED
+    assert run_identity.changed_keys(older, now) == []
+    assert now["dataset"]["protocols"]["drawn"] == run_identity.DEFAULT_UNLABELLED
 
 
 def test_the_identity_leaves_its_argument_alone(folded):
     cfg = folded()
-    identity.identity_of(cfg)
+    run_identity.identity_of(cfg)
     assert "logger" in cfg and "device" in cfg["trainer"]
 
 
@@ -661,18 +660,18 @@ def test_the_identity_leaves_its_argument_alone(folded):
 )
 def test_changed_keys_name_each_key_with_both_values(override, told, folded):
     before, after = folded(), folded(override)
-    assert identity.changed_keys(before, after) == told
-    assert identity.changed_keys(before, before) == []
+    assert run_identity.changed_keys(before, after) == told
+    assert run_identity.changed_keys(before, before) == []
 
 
 def test_whether_images_may_be_downloaded_is_not_essential_but_where_they_lie_is(folded):
     here, there = (folded("dataset=cifar10", f"dataset.root={root}") for root in ("a", "b"))
     assert here["dataset"]["source"]["root"] == "a"
-    assert identity.identity_of(here) != identity.identity_of(there)
+    assert run_identity.identity_of(here) != run_identity.identity_of(there)
     here, there = (
         folded("dataset=cifar10", f"dataset.source.download={yes}") for yes in ("true", "false")
     )
-    assert identity.identity_of(here) == identity.identity_of(there)
+    assert run_identity.identity_of(here) == run_identity.identity_of(there)
 
 
 def test_the_same_configuration_reads_back_the_same(folded, tmp_path):
@@ -717,13 +716,13 @@ def test_a_graph_is_refused_where_there_is_no_cuda_device(faults, monkeypatch):
 def test_a_graph_is_no_other_run(folded):
     """As trainer.compile: neither in the name nor in what a run folder is compared by."""
     words = ["trainer.graph=true", "trainer.compile=true"]
-    assert identity.run_name(folded(*words), parse_all(words)) == identity.run_name(
+    assert run_identity.run_name(folded(*words), parse_all(words)) == run_identity.run_name(
         folded(), parse_all([])
     )
-    assert identity.identity_of(folded(*words)) == identity.identity_of(folded())
+    assert run_identity.identity_of(folded(*words)) == run_identity.identity_of(folded())
     older = folded()
     del older["trainer"]["graph"]
-    assert identity.identity_of(older) == identity.identity_of(folded())
+    assert run_identity.identity_of(older) == run_identity.identity_of(folded())
 
 
 def test_the_device_is_found():
@@ -784,7 +783,7 @@ def test_a_run_from_before_classes_and_snapshots_is_the_same_run(folded):
     older = folded()
     del older["dataset"]["classes"], older["trainer"]["snapshots"]
     assert build.data(typed(older)).classes is None
-    assert identity.changed_keys(older, folded()) == []
+    assert run_identity.changed_keys(older, folded()) == []
 
 
 def test_a_run_from_before_an_option_of_a_part_is_the_same_run(folded):
@@ -796,9 +795,9 @@ def test_a_run_from_before_an_option_of_a_part_is_the_same_run(folded):
                 if key in node and node[key] == parameter.default:
                     del node[key]
         assert older != new
-        assert identity.changed_keys(older, new) == []
+        assert run_identity.changed_keys(older, new) == []
     zero = folded("method=greedyhash", "method.relaxation.sign_of_zero=0")
-    assert identity.changed_keys(folded("method=greedyhash"), zero) == [
+    assert run_identity.changed_keys(folded("method=greedyhash"), zero) == [
         "method.relaxation.sign_of_zero: 1 -> 0"
     ]
     older = folded("method=greedyhash")
@@ -839,7 +838,7 @@ def test_a_run_from_before_undecided_bits_still_evaluates(folded):
     older = folded()
     del older["evaluation"]["ternary"]
     assert build.evaluation(typed(older), torch.device("cpu")).ternary is None
-    assert identity.changed_keys(older, folded()) == []
+    assert run_identity.changed_keys(older, folded()) == []
 
 
 def test_evaluate_changes_undecided_bits_only_when_told(composed):

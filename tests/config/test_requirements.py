@@ -6,7 +6,7 @@ import functools
 import pytest
 from hydra import compose, initialize_config_dir
 
-from deephash.config import build, checks, identity, requirements, resolve, schema, targets
+from deephash.config import build, checks, requirements, resolve, run_identity, schema, targets
 from deephash.config.overrides import parse_all
 from tests.pages import typed
 from tests.paths import CONF
@@ -290,10 +290,10 @@ def test_fixed_views_make_another_run(pages):
     cfg = with_loss(pages(), "Pairs", views=2, cached_views=None)
     older = copy.deepcopy(cfg)
     del older["method"]["cached_views"]
-    assert identity.identity_of(cfg) == identity.identity_of(older)
+    assert run_identity.identity_of(cfg) == run_identity.identity_of(older)
     cfg["method"]["cached_views"] = 8
-    assert identity.identity_of(cfg) != identity.identity_of(older)
-    name = identity.run_name(
+    assert run_identity.identity_of(cfg) != run_identity.identity_of(older)
+    name = run_identity.run_name(
         cfg, parse_all(["+method.cached_views=8", "trainer.feature_store=false"])
     )
     assert name.endswith("seed0,method.cached_views=8")
@@ -354,9 +354,9 @@ def test_keys_of_today_do_not_make_another_run_of_older_ones(pages):
     older = copy.deepcopy(cfg)
     del older["optimizer"]["lr_scale"]
     cfg["method"]["passes"] = "stacked"
-    assert identity.identity_of(cfg) == identity.identity_of(older)
+    assert run_identity.identity_of(cfg) == run_identity.identity_of(older)
     cfg["optimizer"]["lr_scale"] = {"head": 2}
-    assert identity.identity_of(cfg) != identity.identity_of(older)
+    assert run_identity.identity_of(cfg) != run_identity.identity_of(older)
 
 
 # kinds

@@ -19,7 +19,7 @@ EVIL = (
     "deephashevil.Thing",
     "deephash.sweep.launchers.process.subprocess.Popen",
     "deephash.data.sources.basic.os.system",
-    "deephash.config.identity.Path",
+    "deephash.config.run_identity.Path",
     "deephash.utils.files.write_text",
     "deephash.runs.folder.subprocess.Popen",
     "deephash.runs.folder",

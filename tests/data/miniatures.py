@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from deephash.data.archives.names import MIRFLICKR38, NUSWIDE21, NUSWIDE81, VOC
+from deephash.data.archives.class_names import MIRFLICKR38, NUSWIDE21, NUSWIDE81, VOC
 
 WNIDS = ("n01514668", "n01537544", "n01560419", "n01629819", "n01632458", "n01664065")
 COCO80 = (

@@ -24,7 +24,7 @@ from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 
 from deephash import runs
-from deephash.config import build, checks, identity, overrides, resolve
+from deephash.config import build, checks, overrides, resolve, run_identity
 from deephash.config.overrides import Override
 from deephash.data.catalogue import Catalogue
 from deephash.data.datamodule import DataModule
@@ -155,7 +155,8 @@ def configurations() -> dict[str, dict[str, Any]]:
     made = {}
     for name, line in lines().items():
         good, cfg = composed(line)
-        made[name] = {"run": identity.run_name(cfg, good), "config": json.loads(json.dumps(cfg))}
+        run = run_identity.run_name(cfg, good)
+        made[name] = {"run": run, "config": json.loads(json.dumps(cfg))}
     return made
 
 

@@ -9,7 +9,7 @@ import json
 
 import pytest
 
-from deephash.config import identity
+from deephash.config import run_identity
 from tests.golden import make
 
 GOLDEN = json.loads(make.CONFIGURATIONS.read_text())
@@ -29,5 +29,5 @@ def test_every_line_is_there(lines):
 def test_name_and_identity(lines, name):
     line, cfg = make.composed(lines[name])
     golden = GOLDEN[name]
-    assert identity.run_name(cfg, line) == golden["run"]
-    assert identity.changed_keys(golden["config"], cfg) == []
+    assert run_identity.run_name(cfg, line) == golden["run"]
+    assert run_identity.changed_keys(golden["config"], cfg) == []

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import deephash
-from deephash.config import checks, composition, identity, overrides, plugins, schema, targets
+from deephash.config import checks, composition, overrides, plugins, run_identity, schema, targets
 from deephash.config.overrides import parse_all
 from deephash.errors import ConfigError
 from deephash.runs.evaluate_run import measure
@@ -75,8 +75,9 @@ def test_the_loss_of_the_page_is_chosen_checked_and_named(plugin):
     words = ["plugins=[mypkg]", "method=dpsh", "loss=inner_product"]
     cfg = checked(*words)
     assert cfg.method.loss["_target_"] == "mypkg.losses.InnerProduct"
-    assert identity.run_name(cfg.plain, parse_all(words)) == "digits/dpsh+inner_product/32bit/seed0"
-    assert "plugins" not in identity.identity_of(cfg.plain) and cfg.plugins == ["mypkg"]
+    name = run_identity.run_name(cfg.plain, parse_all(words))
+    assert name == "digits/dpsh+inner_product/32bit/seed0"
+    assert "plugins" not in run_identity.identity_of(cfg.plain) and cfg.plugins == ["mypkg"]
     with pytest.raises(ConfigError, match=r"loss.quantization  is -1"):
         checked(*words, "loss.quantization=-1")
 
@@ -128,7 +129,7 @@ def test_a_dataset_page_a_source_and_a_recipe_of_a_package(plugin):
             "mypkg/conf/method/mine.yaml": METHOD})  # fmt: skip
     words = ["plugins=[mypkg]", "dataset=birds", "method=mine"]
     cfg = checked(*words)
-    assert identity.run_name(cfg.plain, parse_all(words)) == "birds/mine/32bit/seed0"
+    assert run_identity.run_name(cfg.plain, parse_all(words)) == "birds/mine/32bit/seed0"
     assert type(build.source(cfg)).__module__ == "mypkg"
 
 

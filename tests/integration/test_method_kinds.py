@@ -321,11 +321,11 @@ def test_a_batch_of_one_image_needs_two_in_each_pass(tmp_path):
 
 
 def trained_both_ways(tmp_path, cfg, monkeypatch):
-    """A run with served features and one without: the last checkpoint and the report of each."""
+    """A run with precomputed features and one without: last checkpoint and report of each."""
     result = []
     for name in ("served", "plain"):
         if name == "plain":
-            monkeypatch.setattr(train_run, "_serve_features", lambda *_: 0.0)
+            monkeypatch.setattr(train_run, "_precompute_features", lambda *_: 0.0)
         report = train(tmp_path / name, copy.deepcopy(cfg))
         result.append((saved(tmp_path / name, report), report))
     return result
@@ -334,7 +334,7 @@ def trained_both_ways(tmp_path, cfg, monkeypatch):
 @pytest.mark.parametrize(
     "options", [{}, {"loss": "Pairs", "views": 2}, {"loss": "Pairs", "views": ["train", "dark"]}]
 )
-def test_a_head_on_served_features_learns_the_same(tmp_path, monkeypatch, capsys, options):
+def test_a_head_on_precomputed_features_learns_the_same(tmp_path, monkeypatch, capsys, options):
     """Up to rounding: a convolution adds in another order if the batch has another size."""
     cfg = plain_views(page("method=csq", **options))
     cfg["dataset"]["transforms"]["dark"] = [DARK]
@@ -353,7 +353,7 @@ def test_terms_of_every_method_are_those_of_images(name):
     if page_.optimizer is None:
         pytest.skip("it has no batches")
     if requirements.method_class(cfg["method"]).tokens:
-        pytest.skip("it needs tokens, which are not served")
+        pytest.skip("it needs tokens, which are not precomputed")
     data = build.data(page_)
     data.setup("cpu")
     terms = []
@@ -362,7 +362,7 @@ def test_terms_of_every_method_are_those_of_images(name):
         if serves:
             evaluation = build.evaluation(page_, torch.device("cpu"))
             assert method.cached_features and not data.random
-            train_run._serve_features(page_, method, data, evaluation)
+            train_run._precompute_features(page_, method, data, evaluation)
         torch.manual_seed(0)
         batches.append(next(data.train(0)))
         terms.append(method.train()(batches[-1]))
@@ -424,7 +424,7 @@ def test_a_closed_form_method_serves_what_is_measured(tmp_path):
     assert Frozen.seen == 2 + 1797  # the training images are in the database
 
 
-def test_a_run_on_served_features_resumes_to_the_bit(tmp_path):
+def test_a_run_on_precomputed_features_resumes_to_the_bit(tmp_path):
     cfg = plain_views(page("method=hashnet"))
     straight = saved(tmp_path / "straight", train(tmp_path / "straight", copy.deepcopy(cfg)))
     with killed_after(epochs=1):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from deephash.config import checks, identity
+from deephash.config import checks, run_identity
 from deephash.config.overrides import parse_all
 from deephash.utils import filenames
 
@@ -62,7 +62,7 @@ def test_a_run_name_has_four_pieces_whatever_is_typed():
     cfg = {
         "dataset": {"name": "d"}, "method": {"name": "m"}, "model": {"nbit": 8}, "seed": 0,
     }  # fmt: skip
-    name = identity.run_name(
+    name = run_identity.run_name(
         cfg, parse_all(["loss=a/../../b", "~x/../../y", "+experiment=../../z"])
     )
     assert name.count("/") == 3 and ".." not in name.split("/")

@@ -12,7 +12,7 @@ from torch import nn
 
 from deephash import methods
 from deephash.config import requirements, schema, targets
-from deephash.config.injected import Injected, given
+from deephash.config.injected_arguments import Injected, given
 from deephash.data.datamodule import DataModule
 from deephash.data.transforms import Pipeline
 from deephash.errors import ConfigError
@@ -39,7 +39,7 @@ def part(node: Mapping[str, Any], path: str, **offered: Unpack[Injected]) -> Any
     Args:
         node: the target and its options.
         path: its place in the configuration, which decides what the target may be, and which of
-            the offered values it may ask for (``injected.PLACES``).
+            the offered values it may ask for (``injected_arguments.PLACES``).
         **offered: values of the program; the part gets those that its constructor asks for.
 
     Raises:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from deephash.config import backbone_inputs, injected, requirements, schema, validate
+from deephash.config import backbone_inputs, injected_arguments, requirements, schema, validate
 from deephash.config.faults import Fault, raise_faults
 from deephash.config.overrides import Override
 from deephash.config.resolve import SLOTS
@@ -282,7 +282,7 @@ def check_part(path: str, node: Mapping[str, Any]) -> list[Fault]:
         target = locate(node["_target_"], path)
     except ConfigError as error:
         return [Fault(path, str(error).splitlines()[0], "Choose a part by its group's name.")]
-    given, own = injected.names(path), OWN_KEYS.get(path, {})
+    given, own = injected_arguments.names(path), OWN_KEYS.get(path, {})
     known = arguments(target)
     kinds = {name: annotation(parameter) for name, parameter in known.items()} | own
     defaults = {name: parameter.default for name, parameter in known.items()}

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from deephash.config.faults import Fault
-from deephash.config.injected import Injected, given
+from deephash.config.injected_arguments import Injected, given
 from deephash.config.targets import arguments, locate
 from deephash.config.validate import assignment, shown
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from deephash.data.catalogue import Catalogue, ImageSet, select_classes
 from deephash.data.input_loader import InputLoader
 from deephash.data.lazy_arrays import nonfinite_rows, row_origin
-from deephash.data.served_features import ServedFeatures, table_batches
+from deephash.data.precomputed_features import PrecomputedFeatures, table_batches
 from deephash.data.sources.basic import Listing, Source
 from deephash.data.splits.base import ROLES, Split
 from deephash.data.splits.protocols import Facts, SplitProtocol, choose_protocol, describe_split
@@ -166,7 +166,7 @@ class DataModule:
         self.expected = expected
         self.classes = classes
         self.reads_labels = labels
-        self.features: ServedFeatures | None = None  # set by `serve_features`
+        self.features: PrecomputedFeatures | None = None  # set by `precompute_features`
         self._pipelines = [train_transform, test_transform, *(pipelines[name] for name in names)]
         self._label_reader: tuple[str, str] | None = None
         self._catalogue: Catalogue | None = None  # kept until the images are loaded

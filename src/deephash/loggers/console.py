@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deephash.loggers.logger import Logger
-from deephash.report.reference import AGREEMENT, measures, not_beaten
+from deephash.report.reference_comparison import AGREEMENT, measures, not_beaten
 from deephash.utils.formatting import clock, number
 from deephash.utils.progress import LiveBar
 from deephash.utils.run_paths import RunPaths

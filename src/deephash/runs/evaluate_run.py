@@ -13,9 +13,9 @@ from deephash.config import (
     backbone_inputs,
     build,
     checks,
-    identity,
     plugins,
     requirements,
+    run_identity,
     schema,
     targets,
 )
@@ -218,7 +218,7 @@ def _full_name(run: RunFolder) -> dict[str, str]:
     if not re.search(r"~[0-9a-f]{12}$", run.path.name) or not file.is_file():
         return {}
     overrides = parse_all(read_text(file).splitlines())
-    return {"full_name": identity.full_name(run.config(whole=True), overrides)}
+    return {"full_name": run_identity.full_name(run.config(whole=True), overrides)}
 
 
 def runs_of(paths: str | Sequence[str], finished: bool) -> list[RunFolder]:

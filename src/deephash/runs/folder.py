@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import yaml
 
-from deephash.config import identity, schema
+from deephash.config import run_identity, schema
 from deephash.config.overrides import Override
 from deephash.errors import BusyError, TrainingError, WriteError
 from deephash.report.reading import TABLE, read_report
@@ -112,7 +112,7 @@ class RunFolder(RunPaths):
     @classmethod
     def of(cls, cfg: schema.Train, overrides: Sequence[Override]) -> Self:
         """Return the folder of the run that a configuration and its command line describe."""
-        return cls(expand_path(cfg.paths.outputs) / identity.run_name(cfg.plain, overrides))
+        return cls(expand_path(cfg.paths.outputs) / run_identity.run_name(cfg.plain, overrides))
 
     @property
     def finished(self) -> bool:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 import deephash
-from deephash.config import build, identity, plugins, requirements, schema
+from deephash.config import build, plugins, requirements, run_identity, schema
 from deephash.config.overrides import Override, texts
 from deephash.data.cache_folder import cache_folder
 from deephash.data.datamodule import DataModule
 from deephash.data.feature_store import FeatureStore
-from deephash.data.served_features import serve_features
+from deephash.data.precomputed_features import precompute_features
 from deephash.errors import ConfigError, TrainingError
 from deephash.loggers import wandb
 from deephash.methods.base import Method
@@ -60,7 +60,7 @@ def train(cfg: schema.Train, overrides: Sequence[Override], launch: str = "") ->
     """
     if "wandb" in cfg.logger:
         wandb.load_package()  # before data is opened
-    name = identity.run_name(cfg.plain, overrides)
+    name = run_identity.run_name(cfg.plain, overrides)
     run = RunFolder.of(cfg, overrides)
     fresh = cfg.rerun and not run.begun_in(launch)
     if not fresh:
@@ -209,7 +209,7 @@ def refuse_another(run: RunFolder, cfg: schema.Train) -> None:
     """Raise ConfigError if the folder holds a run with another configuration."""
     if not run.finished and not run.resumable:
         return
-    changed = identity.changed_keys(run.config(whole=True), cfg.plain)
+    changed = run_identity.changed_keys(run.config(whole=True), cfg.plain)
     if changed:
         raise ConfigError(
             f"{run.path} holds a run with another configuration:\n  "
@@ -219,7 +219,7 @@ def refuse_another(run: RunFolder, cfg: schema.Train) -> None:
         )
 
 
-def _serve_features(
+def _precompute_features(
     cfg: schema.Train, method: Method, data: DataModule, evaluation: Evaluation
 ) -> float:
     """Compute features of a frozen backbone once, and let the data serve them.
@@ -250,7 +250,7 @@ def _serve_features(
 
     width: int = backbone.out_features
     store = feature_store(cfg, encoder.backbone, data) if cfg.trainer.feature_store else None
-    served = serve_features(data, compute, width, train=train, store=store, draws=fixed)
+    served = precompute_features(data, compute, width, train=train, store=store, draws=fixed)
     if served is None:  # the reason is logged
         return 0.0
     encoder.takes_features = True
@@ -326,9 +326,9 @@ def _train(
     )
     if run.resumable:  # the checkpoint has the weights of the backbone
         done = trainer.start(method, data.for_training)
-        spent = _serve_features(cfg, method, data, evaluation)
+        spent = _precompute_features(cfg, method, data, evaluation)
     else:
-        spent = _serve_features(cfg, method, data, evaluation)
+        spent = _precompute_features(cfg, method, data, evaluation)
         done = trainer.start(method, data.for_training)
     trainer.progress.seconds += spent
     if done:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from deephash.config import checks, composition, identity, plugins, resolve, targets
+from deephash.config import checks, composition, plugins, resolve, run_identity, targets
 from deephash.config.composition import Composer, Extension, refuse_hydra, without_hydra
 from deephash.config.explain import explain
 from deephash.config.faults import Fault, raise_faults
@@ -106,9 +106,9 @@ def build_grid(spec: SweepSpec, overrides: Sequence[Override]) -> Grid:
     points = grid_points(axes, spec.where, given=list(given))
     bare = {one.name: one.key for one in overrides}
     settings = [
-        identity.name_part(key, values[0])
+        run_identity.name_part(key, values[0])
         for key, values in typed.items()
-        if key not in (*several, "dataset.protocol") and identity.is_in_name(bare[key])
+        if key not in (*several, "dataset.protocol") and run_identity.is_in_name(bare[key])
     ]
     jobs = tuple(tuple(Override.at(key, value) for key, value in point.items()) for point in points)
     return Grid(jobs, tuple(dict.fromkeys([*several, *ruled])), tuple(sorted(settings)))
@@ -122,7 +122,7 @@ def _check_axes(axes: Sequence[str]) -> None:
             Fault(key, "takes one value in a grid: it does not name a run.",
                          "Type one; or several commands, each with paths.outputs of its own.")
             for key, name in bare.items()
-            if name not in identity.NAME_KEYS and not identity.is_in_name(name)
+            if name not in run_identity.NAME_KEYS and not run_identity.is_in_name(name)
         ],
         ["a grid"],
     )  # fmt: skip

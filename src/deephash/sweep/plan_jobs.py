@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import deephash
-from deephash.config import build, identity, resolve, schema
+from deephash.config import build, resolve, run_identity, schema
 from deephash.config.overrides import Override, last_values, parse, texts
 from deephash.errors import BusyError, ConfigError, DeephashError, FileError, from_os_error
 from deephash.report.reading import read_manifest
@@ -69,11 +69,11 @@ def plan_sweep(grid: Sequence[tuple[Sequence[Override], schema.Train]]) -> list[
     """
     planned: dict[str, PlannedJob] = {}
     for overrides, cfg in grid:
-        name = identity.run_name(cfg.plain, overrides)
+        name = run_identity.run_name(cfg.plain, overrides)
         run = RunFolder(RunFolder.of(cfg, overrides).path.absolute())
         job = PlannedJob(tuple(overrides), cfg, name, run, state_of(run))
         other = planned.setdefault(name, job)
-        if unlike := identity.changed_keys(other.cfg.plain, cfg.plain):
+        if unlike := run_identity.changed_keys(other.cfg.plain, cfg.plain):
             raise ConfigError(
                 f"two jobs have the same folder, {name}, and differ in\n  "
                 + "\n  ".join(unlike[:SEVERAL])

@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from deephash.config import build, identity, schema
-from deephash.config.injected import Injected
+from deephash.config import build, run_identity, schema
+from deephash.config.injected_arguments import Injected
 from deephash.config.overrides import Override, parse_all
 from deephash.errors import ConfigError, FileError, TrainingError
 from deephash.loggers import Loggers
@@ -132,7 +132,7 @@ def _read_run(outputs: Path, entry: Mapping[str, Any]) -> SweepRun:
     fixed = tuple(
         override.text
         for override in parse_all(entry.get("overrides") or ())
-        if override.key not in known and identity.is_in_name(override.key)
+        if override.key not in known and run_identity.is_in_name(override.key)
     )
     run = SweepRun(name, values, settings, fixed, state="finished", conditions=_conditions(folder))
     try:

@@ -13,7 +13,7 @@ from torch import Tensor
 from deephash import retrieval
 from deephash.errors import DataError, TrainingError
 from deephash.training.feature_agreement import TOP, FeatureAgreement, constant_features
-from deephash.training.inputs import faulty_inputs, faulty_weights
+from deephash.training.non_finite import faulty_inputs, faulty_weights
 
 _MOST_EXAMINED = 256  # images with NaN codes
 

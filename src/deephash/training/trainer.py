@@ -14,7 +14,7 @@ from deephash.errors import TrainingError
 from deephash.training import checkpoint, compile_options, out_of_memory, restore
 from deephash.training.cuda_graphs import Capture, GraphedStep, obstacle_of
 from deephash.training.evaluation import Measured, training_features
-from deephash.training.inputs import faulty_inputs
+from deephash.training.non_finite import faulty_inputs
 from deephash.training.precision import autocast
 from deephash.training.running_means import NotFiniteError, RunningMeans
 from deephash.training.snapshots import Snapshots

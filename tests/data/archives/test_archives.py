@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from deephash.data.archives import Reader
+from deephash.data.archives.class_names import MIRFLICKR24, MIRFLICKR38, NUSWIDE21, NUSWIDE81, VOC
 from deephash.data.archives.coco import Coco
 from deephash.data.archives.csvfile import Csv
 from deephash.data.archives.files import multi_hot
 from deephash.data.archives.imagenet import ILSVRC
 from deephash.data.archives.mirflickr import MirFlickr
-from deephash.data.archives.names import MIRFLICKR24, MIRFLICKR38, NUSWIDE21, NUSWIDE81, VOC
 from deephash.data.archives.nuswide import NusWide
 from deephash.data.archives.voc import Voc
 from deephash.data.catalogue import Catalogue

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from deephash.config import build, checks, identity, resolve, schema
+from deephash.config import build, checks, resolve, run_identity, schema
 from deephash.config.overrides import parse_all
 from deephash.data.catalogue import select_classes
 from deephash.data.datamodule import DataModule
@@ -691,9 +691,11 @@ def test_a_dataset_of_lists_is_configured_like_the_others(dataset, pages):
 
 def test_what_is_expected_and_where_from_change_no_run(pages):
     words = ("dataset=imagenet100", "dataset.root=x", "dataset.lists=y", "dataset.expected=null")
-    assert identity.run_name(pages(*words), parse_all(words)) == "imagenet100/relahash/32bit/seed0"
-    plain = identity.identity_of(pages(*words[:3]))
-    assert plain == identity.identity_of(pages(*words, "dataset.source.origin=elsewhere"))
+    assert (
+        run_identity.run_name(pages(*words), parse_all(words)) == "imagenet100/relahash/32bit/seed0"
+    )
+    plain = run_identity.identity_of(pages(*words[:3]))
+    assert plain == run_identity.identity_of(pages(*words, "dataset.source.origin=elsewhere"))
 
 
 @pytest.mark.parametrize("dataset", ["imagenet100", "nuswide21"])

@@ -6,7 +6,7 @@ from hydra import compose, initialize_config_dir
 from PIL import ImageFilter
 from torchvision.transforms import v2
 
-from deephash.config import build, checks, identity, resolve, schema
+from deephash.config import build, checks, resolve, run_identity, schema
 from deephash.config.overrides import parse_all
 from deephash.data.transforms import GaussianBlur
 from tests.paths import CONF
@@ -104,7 +104,7 @@ def test_a_pipeline_is_chosen_for_views_by_its_name(file, folded):
     words = ["dataset=cifar10", "method=cibhash", f"pipeline={file}", f"method.views=[{name},test]"]
     cfg = folded(*words)
     assert checks.check_train(cfg, parse_all(words)) == []
-    assert identity.run_name(cfg, parse_all(words)).endswith(f"pipeline={file}")
+    assert run_identity.run_name(cfg, parse_all(words)).endswith(f"pipeline={file}")
 
 
 def test_the_blur_of_pillow(folded):

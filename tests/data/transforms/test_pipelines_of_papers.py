@@ -6,7 +6,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from torchvision.transforms import InterpolationMode, v2
 
-from deephash.config import build, checks, identity, resolve, schema
+from deephash.config import build, checks, resolve, run_identity, schema
 from deephash.config.overrides import parse_all
 from deephash.data.transforms import Pipeline
 from deephash.errors import DataError
@@ -166,7 +166,7 @@ def test_a_recipe_replaces_both_pipelines_whole(dataset, folded):
     rest = {key: value for key, value in cfg["dataset"].items() if key != "transforms"}
     assert rest == {k: v for k, v in plain["dataset"].items() if k != "transforms"}
     assert checks.check_train(cfg, parse_all(words)) == []
-    assert identity.run_name(cfg, parse_all(words)).endswith("seed0,views=hashnet")
+    assert run_identity.run_name(cfg, parse_all(words)).endswith("seed0,views=hashnet")
 
 
 def test_a_recipe_that_is_typed_replaces_that_of_an_experiment(folded):

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from deephash.data.archives.class_names import MIRFLICKR24, MIRFLICKR38
 from deephash.data.archives.files import (
     KEY,
     check_root,
@@ -16,7 +17,6 @@ from deephash.data.archives.files import (
     path_prefix,
     read_lines,
 )
-from deephash.data.archives.names import MIRFLICKR24, MIRFLICKR38
 from deephash.data.catalogue import Catalogue
 from deephash.errors import DataError
 from deephash.utils.bounds import Place

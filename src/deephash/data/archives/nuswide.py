@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from scipy.sparse import csr_array
 
+from deephash.data.archives.class_names import NUSWIDE21, NUSWIDE81
 from deephash.data.archives.files import (
     KEY,
     LARGEST,
@@ -21,7 +22,6 @@ from deephash.data.archives.files import (
     path_prefix,
     read_lines,
 )
-from deephash.data.archives.names import NUSWIDE21, NUSWIDE81
 from deephash.data.catalogue import Catalogue
 from deephash.data.image_formats import ARCHIVED
 from deephash.errors import DataError

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from deephash.data.archives.class_names import VOC
 from deephash.data.archives.files import check_root, find_path, path_prefix, read_lines
-from deephash.data.archives.names import VOC
 from deephash.data.catalogue import Catalogue
 from deephash.errors import DataError
 from deephash.utils.bounds import Place

@@ -14,7 +14,7 @@ from deephash.report.figures.images import retrieved
 from deephash.report.figures.run import Point, line_plot, range_plot
 from deephash.report.pages.base import Rows, header_chips, render, save_figures, value_rows
 from deephash.report.reading import read_log, read_optional, read_report
-from deephash.report.reference import measures, not_beaten
+from deephash.report.reference_comparison import measures, not_beaten
 from deephash.report.values import is_number, metric_name, unlabelled_note
 from deephash.utils.files import read_bytes, write_text
 from deephash.utils.formatting import clock, number

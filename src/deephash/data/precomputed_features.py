@@ -1,4 +1,4 @@
-"""Features of a frozen backbone that are computed once and served in place of images."""
+"""Features of a frozen backbone, computed once and used in place of images."""
 
 import logging
 import time
@@ -35,7 +35,7 @@ FIXED_VIEW_BLOCK = 256  # images whose fixed views are drawn together, for all b
 
 
 @dataclass(frozen=True)
-class ServedFeatures:
+class PrecomputedFeatures:
     """Features that batches hold in place of images.
 
     Args:
@@ -81,15 +81,15 @@ class ServedFeatures:
 
 
 @torch.no_grad()
-def serve_features(
+def precompute_features(
     data: "DataModule",
     compute: Callable[[Tensor], Tensor],
     width: int,
     train: bool,
     store: FeatureStore | None = None,
     draws: int | None = None,
-) -> ServedFeatures | None:
-    """Compute the features of all images once, and let the data serve them in place of images.
+) -> PrecomputedFeatures | None:
+    """Compute the features of all images once, for use in place of images.
 
     A batch then has features (B, V, D) where it had images (B, V, 3, H, W): in `train`, and in
     `eval_batches` for images that have a role. Images are computed in batches of
@@ -107,7 +107,7 @@ def serve_features(
             position of the image, not on `data.seed` or `data.eval_batch_size`.
 
     Returns:
-        What is served from now on, `data.features`. None, with a warning, if the features take
+        The features, also set as `data.features`. None, with a warning, if the features take
         more than `resident_limit_bytes` and cannot be kept in the store.
     """
     started = time.perf_counter()
@@ -153,7 +153,7 @@ def serve_features(
         torch.cuda.synchronize(data.device)
     computed = evaluated.computed + sum(views[name].computed for name in others)
     seconds = time.perf_counter() - started
-    data.features = ServedFeatures(views, evaluated, count, computed, seconds, draws)
+    data.features = PrecomputedFeatures(views, evaluated, count, computed, seconds, draws)
     return data.features
 
 

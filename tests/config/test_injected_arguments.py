@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from hydra import compose, initialize_config_dir
 
-from deephash.config import build, injected, resolve, schema, trial_builds
+from deephash.config import build, injected_arguments, resolve, schema, trial_builds
 from deephash.runs.folder import RunFolder
 from tests.pages import typed
 from tests.paths import ROOT
@@ -19,7 +19,8 @@ def composed():
 
 
 def test_the_list_and_the_types_have_the_same_names():
-    assert set().union(*injected.PLACES.values()) == set(injected.Injected.__annotations__)
+    names = set().union(*injected_arguments.PLACES.values())
+    assert names == set(injected_arguments.Injected.__annotations__)
 
 
 def test_every_name_of_the_list_is_offered(composed, tmp_path, monkeypatch):
@@ -40,16 +41,16 @@ def test_every_name_of_the_list_is_offered(composed, tmp_path, monkeypatch):
     build.loggers(cfg, tmp_path, RunFolder(tmp_path).run_id, "a/b", 3, nothing).close(failed=False)
     monkeypatch.setattr(build, "part", lambda node, path, **values: offered.update({path: values}))
     build.wandb({}, cfg.plain, tmp_path, "a/b", "id", "report", None)
-    for path, names in injected.PLACES.items():
+    for path, names in injected_arguments.PLACES.items():
         assert names <= set(offered[path]), path
 
 
 def test_a_part_gets_only_what_its_place_offers():
     values = {"nbit": 8, "seed": 3, "num_train": 5, "cache": None}
-    assert injected.given("method.codebook", ["nbit", "num_train"], values) == {"nbit": 8}
-    assert injected.given("method.relaxation", ["nbit"], values) == {}
+    assert injected_arguments.given("method.codebook", ["nbit", "num_train"], values) == {"nbit": 8}
+    assert injected_arguments.given("method.relaxation", ["nbit"], values) == {}
 
 
 def test_a_trial_gives_what_cheap_parts_get():
     paths = ("method.head", "method.codebook", "method.loss", "dataset.source")
-    assert set().union(*map(injected.names, paths)) == {*trial_builds.DUMMY, "nbit"}
+    assert set().union(*map(injected_arguments.names, paths)) == {*trial_builds.DUMMY, "nbit"}

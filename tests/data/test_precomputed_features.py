@@ -1,4 +1,4 @@
-"""Features served in place of images: keys in the store, fixed views, and limits of memory."""
+"""Features in place of images: keys in the store, fixed views, and limits of memory."""
 
 from pathlib import Path
 
@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from deephash.data import feature_store, served_features
+from deephash.data import feature_store, precomputed_features
 from deephash.data.datamodule import DataModule
 from deephash.data.feature_store import FeatureStore, feature_entries
-from deephash.data.served_features import serve_features
+from deephash.data.precomputed_features import precompute_features
 from deephash.data.sources.basic import Digits
 from deephash.data.splits.protocols import PerClass
 from deephash.data.transforms import Normalize, Pipeline, RandomHorizontalFlip, RandomShift
@@ -55,7 +55,7 @@ def digits(views=("train",), seed=0, batch=64, **pipelines):
 
 def served(data, store=None, train=True, draws=None):
     network = Network()
-    features = serve_features(data, network, WIDTH, train, store, draws)
+    features = precompute_features(data, network, WIDTH, train, store, draws)
     assert features.computed == network.seen
     return features
 
@@ -115,10 +115,10 @@ def test_more_than_fits_is_gathered_from_the_disk(store):
     assert len(feature_entries(store.folder)) == 2
     for one, two in zip(expected.train(1), data.train(1), strict=True):
         assert torch.equal(one.images, two.images)
-    assert serve_features(digits(), Network(), WIDTH, True) is not None
+    assert precompute_features(digits(), Network(), WIDTH, True) is not None
     data = digits()
     data.resident_limit_bytes = 1000
-    assert serve_features(data, Network(), WIDTH, True) is None
+    assert precompute_features(data, Network(), WIDTH, True) is None
 
 
 def test_the_limit_is_that_of_all_features(tmp_path):
@@ -127,33 +127,33 @@ def test_the_limit_is_that_of_all_features(tmp_path):
     for limit, fits in ((each.sum(), True), (each.sum() - 1, False)):
         data = digits(["weak", "strong"])
         data.resident_limit_bytes = int(limit)
-        assert (serve_features(data, Network(), WIDTH, True, draws=2) is not None) == fits
+        assert (precompute_features(data, Network(), WIDTH, True, draws=2) is not None) == fits
 
 
 def test_why_features_are_not_served_is_logged_once(store, caplog):
     data = digits()
     data.resident_limit_bytes = 1000
-    assert serve_features(data, Network(), WIDTH, True) is None
+    assert precompute_features(data, Network(), WIDTH, True) is None
     (record,) = caplog.records
     assert "take more than 0.000954 MiB" in record.message
     assert "they are not kept" in record.message
     caplog.clear()
     store.folder.write_text("a file")
-    assert serve_features(data, Network(), WIDTH, True, store) is None
+    assert precompute_features(data, Network(), WIDTH, True, store) is None
     (record,) = caplog.records
     assert "they cannot be kept" in record.message
     caplog.clear()
     data.test_transform.settings = None  # has no key
-    assert serve_features(data, Network(), WIDTH, True, store) is None
+    assert precompute_features(data, Network(), WIDTH, True, store) is None
     (record,) = caplog.records
     assert "they are not kept" in record.message
 
 
 def test_pixels_are_read_once_for_each_set_of_rows(store, monkeypatch):
     seen = []
-    plain = served_features.digest_of_rows
+    plain = precomputed_features.digest_of_rows
     monkeypatch.setattr(
-        served_features,
+        precomputed_features,
         "digest_of_rows",
         lambda *given: seen.append(len(given[1])) or plain(*given),
     )
@@ -217,7 +217,7 @@ def test_fixed_views_do_not_depend_on_the_seed_and_choices_do(store):
 @pytest.mark.parametrize("batch", [1, 100, 300, 5000])
 def test_fixed_views_do_not_depend_on_the_size_of_a_batch(monkeypatch, batch):
     """To the last bit as images; features up to rounding."""
-    monkeypatch.setattr(served_features, "FIXED_VIEW_BLOCK", 128)
+    monkeypatch.setattr(precomputed_features, "FIXED_VIEW_BLOCK", 128)
     actual = []
     for size in (64, batch):
         views = []
@@ -228,7 +228,7 @@ def test_fixed_views_do_not_depend_on_the_size_of_a_batch(monkeypatch, batch):
                 views.append(images.clone())
                 return super().__call__(images)
 
-        serve_features(data, Recording(), WIDTH, True, draws=2)
+        precompute_features(data, Recording(), WIDTH, True, draws=2)
         assert max(len(one) for one in views) <= size
         actual.append((torch.cat(views)[1797:], rows_of(data, "weak")))
     assert torch.equal(actual[0][0], actual[1][0])
@@ -268,7 +268,7 @@ def test_interrupted_fixed_views_go_on_with_the_same_draws(store, monkeypatch):
             return super().__call__(images)
 
     with pytest.raises(KeyboardInterrupt):
-        serve_features(digits(["weak"]), Interrupted(), WIDTH, True, store, 3)
+        precompute_features(digits(["weak"]), Interrupted(), WIDTH, True, store, 3)
     data = digits(["weak"])
     computed = served(data, store, draws=3).computed
     assert 128 < computed < 200  # not from the beginning of a block on

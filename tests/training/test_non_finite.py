@@ -10,7 +10,7 @@ from torch import nn
 
 from deephash.errors import TrainingError
 from deephash.training.evaluation import encode
-from deephash.training.inputs import faulty_inputs, faulty_weights
+from deephash.training.non_finite import faulty_inputs, faulty_weights
 from deephash.types import Batch
 from tests.training.test_trainer import Batches, Toy, run
 

@@ -1,4 +1,4 @@
-"""Names of runs, and whether two configurations are the same experiment."""
+"""Names of runs, and equality of configurations."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deephash.config import injected
+from deephash.config import injected_arguments
 from deephash.config.overrides import Override, last_values
 from deephash.config.resolve import SLOTS
 from deephash.config.targets import arguments, current, locate, parts
@@ -177,7 +177,7 @@ def _fill_defaults(path: str, node: Mapping[str, Any]) -> None:
         known = arguments(locate(str(node["_target_"]), path))
     except (ConfigError, TypeError, ValueError):  # an unknown part is compared as it is
         return
-    taken = {*injected.names(path), *node}
+    taken = {*injected_arguments.names(path), *node}
     for name, parameter in known.items():
         default = parameter.default
         if name not in taken and isinstance(default, bool | int | float | str | tuple | None):
