@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from deephash.losses.labels import similar
-from deephash.losses.memory import PairMemory
+from deephash.losses.memory_bank import PairMemory
 from deephash.losses.pairwise import PairwiseLikelihood, grade
 from deephash.losses.quantization import divergence, quantization
 from deephash.methods.dtsh import TripletLikelihood
@@ -187,7 +187,7 @@ def test_images_not_yet_seen_are_dissimilar_at_theta_0(case):
 def test_the_memory_keeps_the_first_view():
     memory = PairMemory(5, 2, 3)
     batch = Batch(torch.zeros(2, 2, 3, 1, 1), torch.eye(3)[:2], torch.tensor([4, 1]))
-    memory.remember(batch, torch.arange(8.0).reshape(4, 2))
+    memory.update(batch, torch.arange(8.0).reshape(4, 2))
     assert memory.codes.tolist() == [[0, 0], [2, 3], [0, 0], [0, 0], [0, 1]]
     assert memory.labels[4].tolist() == [1, 0, 0]
 

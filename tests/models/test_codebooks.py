@@ -181,14 +181,14 @@ def test_lexicodes_are_the_known_ones(nbit, distance, dimension):
     for one in basis:
         words += [word ^ one for word in words]
     assert min(word.bit_count() for word in words if word) == distance
-    assert len(words) <= codebooks._most_words(nbit, distance)
+    assert len(words) <= codebooks._max_words(nbit, distance)
 
 
 @pytest.mark.parametrize(
     ("nbit", "distance", "most"), [(12, 3, 315), (16, 4, 2048), (7, 3, 16), (12, 7, 4), (2, 1, 4)]
 )
 def test_no_code_has_more_words(nbit, distance, most):
-    assert codebooks._most_words(nbit, distance) == most
+    assert codebooks._max_words(nbit, distance) == most
 
 
 def test_what_is_said_of_room_is_true():
@@ -463,7 +463,7 @@ def test_the_spread_by_blocks_is_that_of_all_pairs(make, classes, nbit, monkeypa
     rows = make(classes, nbit, generator(1))
     assert spread(rows) == naive_spread(rows)
     for block in (1, 5 * classes, 7 * classes + 3):
-        monkeypatch.setattr(codebooks, "DISTANCES", block)
+        monkeypatch.setattr(codebooks, "MAX_DISTANCES", block)
         assert spread(rows) == naive_spread(rows)
 
 
@@ -478,7 +478,7 @@ def test_the_spread_by_blocks_is_that_of_all_pairs(make, classes, nbit, monkeypa
 )
 def test_no_matrix_of_classes_by_classes(make, monkeypatch):
     """Of 81,313 classes it would take 26 GB."""
-    monkeypatch.setattr(codebooks, "DISTANCES", 1 << 20)
+    monkeypatch.setattr(codebooks, "MAX_DISTANCES", 1 << 20)
     with Largest() as largest:
         make()
     assert 1 << 18 < largest.numel < 1 << 22
@@ -488,7 +488,7 @@ def test_blocks_do_not_change_a_book(monkeypatch):
     drawn = [(make, *size) for make in (max_hamming, balanced_book, hadamard)
              for size in ((20, 16), (60, 32))]  # fmt: skip
     whole = [make(classes, nbit, generator(3), tries=50) for make, classes, nbit in drawn]
-    monkeypatch.setattr(codebooks, "DISTANCES", 100)
-    monkeypatch.setattr(codebooks, "LOOKED_AT", 3)
+    monkeypatch.setattr(codebooks, "MAX_DISTANCES", 100)
+    monkeypatch.setattr(codebooks, "CANDIDATE_BLOCK", 3)
     for (make, classes, nbit), book in zip(drawn, whole, strict=True):
         assert torch.equal(make(classes, nbit, generator(3), tries=50), book)

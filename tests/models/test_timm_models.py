@@ -142,7 +142,7 @@ def test_dropout_is_a_switch(rates):
 def test_what_an_architecture_drops_by_itself_is_off():
     layer = nn.Sequential(nn.Dropout(0.3), nn.Identity())
     layer[1].drop_prob, layer.drop_rate = 0.2, 0.1
-    timm_models._without_dropout(layer)
+    timm_models._disable_dropout(layer)
     assert (layer[0].p, layer[1].drop_prob, layer.drop_rate) == (0, 0, 0)
 
 
@@ -161,8 +161,8 @@ def test_what_an_architecture_drops_by_itself_is_off():
         ({"name": "resnet18."}, "name", r"no weights called 'resnet18\.'.*resnet18\.a1_in1k"),
         ({"name": "resnet18", "dropout": True}, "dropout", r"both rates are 0.*drop_rate"),
         ({"name": "resnet18", "drop_rate": 0.1}, "dropout", r"=true"),
-        ({"name": "crossvit_9_240", "output": "tokens"}, "output", r"no single map"),
-        ({"name": "mixer_b16_224", "img_size": 112}, "img_size", r"takes 224 alone"),
+        ({"name": "crossvit_9_240", "output": "tokens"}, "output", r"no single feature map"),
+        ({"name": "mixer_b16_224", "img_size": 112}, "img_size", r"takes only 224"),
         ({"name": "vit_tiny_patch16_224", "img_size": 8}, "img_size", r"is 8:"),
     ],
 )
@@ -213,7 +213,7 @@ def no_network(monkeypatch, tmp_path):
 
 
 def test_weights_that_are_not_at_hand(no_network, tmp_path):
-    for call in (Timm.check, lambda name: timm_models._downloaded(name, {})):
+    for call in (Timm.check, lambda name: timm_models._build_pretrained(name, {})):
         with pytest.raises(DataError) as caught:
             call("resnet18")
         said = str(caught.value)
@@ -240,12 +240,12 @@ def test_a_revision_is_an_option_of_the_command(monkeypatch):
     declared = timm.models.get_pretrained_cfg("resnet18")
     monkeypatch.setattr(declared, "hf_hub_id", "timm/resnet18@v2")
     monkeypatch.setattr(timm.models, "get_pretrained_cfg", lambda name: declared)
-    message = str(timm_models._not_downloaded("resnet18", OSError("no route")))
+    message = str(timm_models._download_error("resnet18", OSError("no route")))
     assert "hf download timm/resnet18 --revision v2 " in message
 
 
 def test_errors_of_the_model_are_not_those_of_a_download(monkeypatch):
-    monkeypatch.setattr(timm_models, "_provide", lambda name: None)
+    monkeypatch.setattr(timm_models, "_download", lambda name: None)
 
     def fail(error):
         def create(*args, **kwargs):
@@ -255,10 +255,10 @@ def test_errors_of_the_model_are_not_those_of_a_download(monkeypatch):
 
     monkeypatch.setattr(timm, "create_model", fail(RuntimeError("a layer")))
     with pytest.raises(RuntimeError, match="a layer"):
-        timm_models._downloaded("resnet18", {})
+        timm_models._build_pretrained("resnet18", {})
     monkeypatch.setattr(timm, "create_model", fail(EOFError("the end")))
     with pytest.raises(DataError, match=r"could not be read: the end\n.*remove them from"):
-        timm_models._downloaded("resnet18", {})
+        timm_models._build_pretrained("resnet18", {})
 
 
 def test_weights_in_the_cache_ask_nobody(no_network, monkeypatch, tmp_path):
@@ -295,7 +295,7 @@ def test_only_a_backbone_with_its_own_preprocessing_declares_any():
 
 
 def test_nothing_is_drawn_to_look_at_a_model():
-    timm_models._form.cache_clear()
+    timm_models._output_shapes.cache_clear()
     torch.manual_seed(0)
     before = torch.get_rng_state()
     with warnings.catch_warnings():

@@ -15,15 +15,15 @@ class CrossEntropy(nn.Module):
 
     .. math:: L = -\frac1N \sum_n \sum_c P_{nc} \log \mathrm{softmax}_c(W u_n + \text{bias})
 
-    W is the codebook. With one label P is one-hot. Reads ``u`` (N, K) and ``centers`` (C, K).
+    W is the codebook; with one label, P is one-hot. Reads ``u`` (N, K) and ``centers`` (C, K).
 
     Args:
         num_classes: C.
         nbit: K.
         bias: whether each class has a bias.
-        multi_label: ``even`` spreads the target evenly over the labels of an image (what OrthoHash
-            calls label smoothing; there is no epsilon in it); ``first`` takes the first label
-            alone. A row without labels contributes 0 to the mean.
+        multi_label: ``even`` distributes the target evenly over the labels of an image (called
+            label smoothing by OrthoHash, without an epsilon); ``first`` uses only the first label.
+            A row without labels contributes 0 to the mean.
 
     Example:
         >>> loss = CrossEntropy(num_classes=2, nbit=2, bias=False)
@@ -44,7 +44,7 @@ class CrossEntropy(nn.Module):
     ) -> None:
         super().__init__()
         self.bias: nn.Parameter | None = None
-        if bias:  # as a linear layer of PyTorch starts
+        if bias:  # initialized as in nn.Linear
             self.bias = nn.Parameter(torch.empty(num_classes).uniform_(-(nbit**-0.5), nbit**-0.5))
         self.multi_label = multi_label
 
@@ -52,7 +52,7 @@ class CrossEntropy(nn.Module):
         return {"cross_entropy": self.classification(output.u, output, batch)}
 
     def classification(self, code: Tensor, output: Output, batch: Batch) -> Tensor:
-        """Compute the cross-entropy of codes (N, K): a scalar."""
+        """Return the cross-entropy of codes (N, K): a scalar."""
         logits = F.linear(code, output.require("centers"), self.bias)  # (N, C)
-        spread = even_target if self.multi_label == "even" else first_label
-        return F.cross_entropy(logits, spread(batch.targets))
+        target_of = even_target if self.multi_label == "even" else first_label
+        return F.cross_entropy(logits, target_of(batch.targets))

@@ -1,8 +1,8 @@
-"""Targets from multi-hot labels, for losses; the same code for one label and for several.
+"""Training targets from multi-hot labels, with one or several labels for each image.
 
-Images without a label do not train: the data module leaves them out and reports their number. If a
-batch has one all the same, a loss of single images is 0 for it, and a loss of pairs takes it as
-similar to no other image.
+The data module excludes images without a label from training and reports their number. If a batch
+contains such an image nevertheless, losses of single images are 0 for it, and losses of pairs treat
+it as dissimilar to all other images.
 """
 
 import torch
@@ -13,7 +13,7 @@ from deephash.types import generator
 
 
 def labelled(targets: Tensor) -> Tensor:
-    """Tell which rows have a label.
+    """Return which rows have a label.
 
     Args:
         targets: (N, C) multi-hot.
@@ -30,7 +30,7 @@ def labelled(targets: Tensor) -> Tensor:
 
 
 def even_target(targets: Tensor) -> Tensor:
-    """Turn multi-hot rows into distributions that are even over the labels.
+    """Convert multi-hot rows into uniform distributions over their labels.
 
     Args:
         targets: (N, C) multi-hot.
@@ -47,7 +47,7 @@ def even_target(targets: Tensor) -> Tensor:
 
 
 def first_label(targets: Tensor) -> Tensor:
-    """Keep the first label of each row only.
+    """Keep only the first label of each row.
 
     Args:
         targets: (N, C) multi-hot.
@@ -62,12 +62,12 @@ def first_label(targets: Tensor) -> Tensor:
     return F.one_hot(targets.argmax(dim=1), targets.shape[1]) * labelled(targets)
 
 
-def similar(one: Tensor, other: Tensor) -> Tensor:
-    """Tell which pairs of images share at least one label.
+def similar(rows: Tensor, columns: Tensor) -> Tensor:
+    """Return which pairs of images share at least one label.
 
     Args:
-        one: (N, C) multi-hot.
-        other: (M, C) multi-hot.
+        rows: (N, C) multi-hot.
+        columns: (M, C) multi-hot.
 
     Returns:
         (N, M) bool.
@@ -76,13 +76,13 @@ def similar(one: Tensor, other: Tensor) -> Tensor:
         >>> similar(torch.tensor([[1.0, 1.0]]), torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
         tensor([[ True, False]])
     """
-    return one @ other.T > 0
+    return rows @ columns.T > 0
 
 
 def vote(targets: Tensor, centers: Tensor, ties: Tensor) -> Tensor:
-    """Compute one target code for each image: in each bit the majority of its classes' centers.
+    """Compute a target code for each image: the bitwise majority of the centers of its classes.
 
-    This is CSQ's rule for several labels (CVPR 2020); for one label the result is the center.
+    With one label this is the center of the class. Source: CSQ (CVPR 2020).
 
     Args:
         targets: (N, C) multi-hot.
@@ -102,11 +102,11 @@ def vote(targets: Tensor, centers: Tensor, ties: Tensor) -> Tensor:
 
 
 def tie_vector(nbit: int, seed: int) -> Tensor:
-    """Draw random signs for the ties of `vote`; the same for the same seed.
+    """Draw random signs for the ties of `vote`.
 
     Args:
         nbit: K.
-        seed: of the draw.
+        seed: seed of the draw.
 
     Returns:
         (K,) of -1 and +1.
@@ -115,5 +115,5 @@ def tie_vector(nbit: int, seed: int) -> Tensor:
         >>> tie_vector(nbit=4, seed=0).abs()
         tensor([1., 1., 1., 1.])
     """
-    drawn = torch.randint(0, 2, (nbit,), generator=generator(seed, "ties"))
-    return drawn.float() * 2 - 1
+    bits = torch.randint(0, 2, (nbit,), generator=generator(seed, "ties"))
+    return bits.float() * 2 - 1

@@ -1,4 +1,4 @@
-"""Match the cosines of codes with those of the backbone's features: UGH and Bi-half."""
+"""Matching of code cosines with feature cosines: UGH and Bi-half."""
 
 from typing import ClassVar, Literal
 
@@ -10,24 +10,24 @@ from deephash.types import Batch, Output, Terms
 
 
 class CosineMatching(nn.Module):
-    r"""Squared difference between the cosines of bits and of features, over pairs of images.
+    r"""Mean squared difference between the cosines of codes and of features over pairs of images.
 
     .. math:: L = \frac1P \sum_p \left( \cos(b_{a_p}, b_{b_p}) - \cos(x_{a_p}, x_{b_p}) \right)^2
 
-    Pairs are formed by position, the first half of the batch with the second (``position_pairs``);
-    the last row of an odd batch is in none. The features are detached. A batch of one image has no
-    pair, and its loss is 0. No label is read. Unsupervised GreedyHash (NeurIPS 2018), Bi-half (AAAI
-    2021). Reads ``u`` (N, K) and ``features`` (N, D).
+    The first half of the batch is paired with the second half (``position_pairs``); the last row of
+    an odd batch is not used, and the loss of a single image is 0. The features are detached. Labels
+    are not used. Unsupervised GreedyHash (NeurIPS 2018), Bi-half (AAAI 2021). Reads ``u`` (N, K)
+    and ``features`` (N, D).
 
     Args:
-        target: ``raw``: the cosine of the features as they are, which is not negative after a ReLU
-            while that of codes is in [-1, 1]. ``centered``: the mean of the batch is subtracted
-            from the features first (an option of ours, after Bi-half's issue 4).
+        target: ``raw``: the cosine of the unchanged features, which is nonnegative after a ReLU,
+            while that of codes is in [-1, 1]. ``centered``: the mean of the batch is first
+            subtracted from the features (not in the papers; motivated by Bi-half's issue 4).
 
     Example:
         >>> import torch
-        >>> b = torch.tensor([[1.0, 1.0], [1.0, -1.0]])  # a pair of cosine 0
-        >>> x = torch.tensor([[1.0, 0.0], [1.0, 0.0]])  # of cosine 1
+        >>> b = torch.tensor([[1.0, 1.0], [1.0, -1.0]])  # a pair with cosine 0
+        >>> x = torch.tensor([[1.0, 0.0], [1.0, 0.0]])  # a pair with cosine 1
         >>> terms = CosineMatching()(Output.of(b, features=x), Batch.of(None))
         >>> terms["matching"].item()
         1.0
@@ -50,9 +50,8 @@ class CosineMatching(nn.Module):
 
 
 def pair_cosines(rows: Tensor, views: int = 1) -> Tensor:
-    """Compute the cosine of each pair by position: (N, K) -> (P,), see ``position_pairs``.
+    """Return the cosine of each pair of ``position_pairs``: (N, K) -> (P,).
 
-    That of a row of zeros with any other is 0.
+    The cosine is 0 if one row of the pair is zero.
     """
-    one, other = position_pairs(rows, views)
-    return F.cosine_similarity(one, other)
+    return F.cosine_similarity(*position_pairs(rows, views))

@@ -1,4 +1,4 @@
-"""Quantization terms: the distance of real-valued codes from bits."""
+"""Quantization terms: distances between real-valued codes and bits."""
 
 import math
 from typing import Literal
@@ -7,19 +7,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Form = Literal["cosine", "l1", "l2", "l3", "log_cosh"]
+QuantizationForm = Literal["cosine", "l1", "l2", "l3", "log_cosh"]
 
 
-def quantization(code: Tensor, form: Form) -> Tensor:
-    """Compute the mean distance of codes from their signs, in one of the papers' forms.
+def quantization(code: Tensor, form: QuantizationForm) -> Tensor:
+    """Compute the mean distance between codes and their signs.
 
     Args:
         code: (N, K).
-        form: ``cosine``: 1 - cos(code, sign(code)), the mean over the images (OrthoHash). The
-            others are means over all entries of the gap | |code| - 1 |. ``l1``: the gap (DSH,
-            IDHN). ``l2``: its square (DTSH, DPSH, CSQ). ``l3``: its cube (GreedyHash).
-            ``log_cosh``: a smooth absolute value, log cosh x = |x| + log(1 + e^(-2|x|)) - log 2
-            (DHN).
+        form: ``cosine``: 1 - cos(code, sign(code)), mean over the images (OrthoHash). The other
+            forms are means over all entries, with the gap x = | |code| - 1 |. ``l1``: x (DSH,
+            IDHN). ``l2``: x^2 (DTSH, DPSH, CSQ). ``l3``: x^3 (GreedyHash). ``log_cosh``:
+            log cosh x = x + log(1 + e^(-2 x)) - log 2, a smooth absolute value (DHN).
 
     Returns:
         a scalar.
@@ -39,14 +38,13 @@ def quantization(code: Tensor, form: Form) -> Tensor:
 
 
 def divergence(z: Tensor, log_epsilon: float = 0.0) -> Tensor:
-    """Compute the divergence of bits drawn with probability sigmoid(z) from fair bits (JMLH).
+    """Compute the KL divergence between Bernoulli(sigmoid(z)) and Bernoulli(1/2) bits (JMLH).
 
-    This is the Kullback-Leibler divergence from probability 1/2, in nats, summed over the bits and
-    averaged over the images.
+    The result is in nats, summed over the bits and averaged over the images.
 
     Args:
         z: (N, K).
-        log_epsilon: is added inside the logarithms.
+        log_epsilon: added to the arguments of the logarithms.
 
     Returns:
         a scalar, from 0 to K log 2.
@@ -54,7 +52,7 @@ def divergence(z: Tensor, log_epsilon: float = 0.0) -> Tensor:
     Example:
         >>> divergence(torch.zeros(1, 2)).item()
         0.0
-        >>> round(divergence(torch.full((1, 2), 50.0)).item(), 4)  # 2 log 2: both bits are certain
+        >>> round(divergence(torch.full((1, 2), 50.0)).item(), 4)  # 2 log 2
         1.3863
     """
     p, q = torch.sigmoid(z), torch.sigmoid(-z)

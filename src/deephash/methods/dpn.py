@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deephash.losses.labels import labelled, tie_vector, vote
-from deephash.losses.memory import PairMemory
+from deephash.losses.memory_bank import PairMemory
 from deephash.types import Batch, Output, Terms
 from deephash.utils.bounds import CountOrZero, Interval, NonNegative
 
@@ -94,7 +94,7 @@ class Polarization(nn.Module):
         if self.memory is not None:
             centers = torch.where(self.adapted, self.centers.to(u.dtype), centers)
             if self.training:
-                self.memory.remember(batch, u)
+                self.memory.update(batch, u)
                 self.centers.copy_(centers.detach())
         if self.multi_label == "vote":
             target_bits = vote(targets, centers, self.ties.to(u.dtype))  # (N, K)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from deephash.losses.labels import labelled
 from deephash.losses.lmcl import LMCL
-from deephash.losses.quantization import Form
+from deephash.losses.quantization import QuantizationForm
 from deephash.types import Batch, Output
 from deephash.utils.bounds import NonNegative, Positive
 
@@ -57,15 +57,15 @@ class SingleCosine(LMCL):
         margin_on: Literal["cosine", "angle"] = "cosine",
         multi_label: Literal["softmax", "bce", "imbalance"] = "softmax",
         quantization: NonNegative = 0.0,
-        quantization_form: Form = "cosine",
+        quantization_form: QuantizationForm = "cosine",
     ) -> None:
         super().__init__(num_classes, nbit, scale, margin, quantization, quantization_form)
         self.margin_on = margin_on
         self.multi_label = multi_label
 
-    def held_back(self, output: Output, batch: Batch) -> Tensor:
+    def margin_logits(self, output: Output, batch: Batch) -> Tensor:
         if self.margin_on == "cosine":
-            return super().held_back(output, batch)
+            return super().margin_logits(output, batch)
         theta = torch.acos(output.require("logits").clamp(-0.99999, 0.99999))
         return self.scale * torch.cos(theta + self.margin * batch.targets)
 

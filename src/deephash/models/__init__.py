@@ -1,4 +1,4 @@
-"""Networks: backbones, hash heads, the encoder that they make, and relaxations for training."""
+"""Networks: backbones, hash heads, the encoder composed of them, and relaxations for training."""
 
 from deephash.models import backbones, heads, relaxations
 from deephash.models.encoder import Encoder

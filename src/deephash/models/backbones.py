@@ -1,6 +1,6 @@
 """Backbones: images ``(N, 3, H, W)`` to features ``(N, D)``, with ``out_features = D``.
 
-With ``output=tokens`` some give tokens ``(N, T, D)`` instead, for heads and methods that take them.
+With ``output=tokens``, some return tokens ``(N, T, D)`` instead, for heads and methods of tokens.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from deephash.errors import ConfigError, DataError, raise_first
-from deephash.models.dropout import dropouts, train_dropout_alone
-from deephash.models.weights import fill, read_file
+from deephash.models.freezing import FreezableBackbone
+from deephash.models.weights import load_weights
 from deephash.utils import program
 from deephash.utils.bounds import Interval, Name
 
@@ -24,34 +24,35 @@ T = TypeVar("T")
 
 NUM_IMAGENET_CLASSES = 1000
 Width = Annotated[int, Interval(1, 1024)]
-Form = Literal["features", "tokens"]
+OutputKind = Literal["features", "tokens"]
 
 
-class Torchvision(nn.Module):
-    """Any torchvision classification model, without its last layer.
+class Torchvision(FreezableBackbone):
+    """Any torchvision classification model without its last layer.
 
-    The features are the input of that layer. AlexNet and VGG end at fc7 after its ReLU (D = 4096),
-    ResNets at the pooled map, SqueezeNet at its last fire module, averaged over the map (D = 512).
+    The features are the input of that layer: fc7 after its ReLU for AlexNet and VGG (D = 4096), the
+    pooled feature map for ResNets, the averaged output of the last fire module for SqueezeNet
+    (D = 512).
 
     Args:
         name: torchvision's name of the model, one of ``torchvision.models.list_models()``.
-        weights: ``imagenet`` (torchvision's IMAGENET1K_V1, what the papers used), ``none``, or a
+        weights: ``imagenet`` (torchvision's IMAGENET1K_V1, which the papers use), ``none``, or a
             file with a state dict of the model, with or without its last layer. The state dict may
-            be nested in others, and its names may have a prefix.
-        dropout: whether the model's own dropout and stochastic depth are active in training. They
-            are not in RelaHash's reference code; in that of OrthoHash, DPN, GreedyHash and CSQ they
-            are.
+            be nested in other containers, and its names may have a prefix.
+        dropout: whether the model's own dropout and stochastic depth are active in training:
+            inactive in RelaHash's reference code, active in that of OrthoHash, DPN, GreedyHash and
+            CSQ.
         frozen: keep the weights and the statistics of batch norm as loaded. Dropout, if active,
             stays active in training.
-        output: ``features`` (N, D); or ``tokens`` (N, T, D), of vision transformers alone: those of
-            the patches of an image after the final layer norm, without the class token.
+        output: ``features`` (N, D); or ``tokens`` (N, T, D), only for vision transformers: the
+            patch tokens after the final layer norm, without the class token.
 
     Attributes:
         out_features: D.
 
     Raises:
-        ConfigError: no such model, or a model without a single last layer, or without tokens.
-        DataError: weights that are missing, unreadable or of another model.
+        ConfigError: the model does not exist, or has no single last layer, or no tokens.
+        DataError: the weights are missing, unreadable or of another model.
 
     Example:
         >>> backbone = Torchvision("squeezenet1_0", weights="none")
@@ -65,50 +66,47 @@ class Torchvision(nn.Module):
         weights: str | None = "imagenet",
         dropout: bool = False,
         frozen: bool = False,
-        output: Form = "features",
+        output: OutputKind = "features",
     ) -> None:
         super().__init__()
         from torchvision.ops import StochasticDepth
 
         raise_first(self.refused({"name": name, "output": output}), "backbone.")
 
-        given = "none" if weights is None else str(weights)
-        self.trunk = _load(name, given)
-        whole = dict(self.trunk.state_dict())
-        self.out_features = _cut(self.trunk, name)
-        if given not in ("none", "imagenet"):
-            kept = self.trunk.state_dict()
-            cut = {key: value for key, value in whole.items() if key not in kept}
-            fill(self.trunk, read_file(given), f"torchvision's {name}", given, cut)
-        self.frozen = frozen
+        weights = "none" if weights is None else str(weights)
+        self.trunk = _build(name, weights)
+        uncut = dict(self.trunk.state_dict())
+        self.out_features = _remove_last_layer(self.trunk, name)
+        if weights not in ("none", "imagenet"):
+            load_weights(self.trunk, weights, f"torchvision's {name}", uncut)
         self.output = output
         if not dropout:
             for module in self.trunk.modules():
                 if isinstance(module, nn.Dropout | StochasticDepth):
                     module.p = 0.0
         if frozen:
-            self.trunk.requires_grad_(False)
+            self.freeze()
 
     @classmethod
     def check(cls, name: str, weights: str | None = "imagenet", **_: Any) -> None:
-        """Refuse a model or weights that are missing or do not fit; make no network.
+        """Check the model and its weights without memory for the network.
 
-        Weights of ImageNet are downloaded if torchvision has not stored them.
+        ImageNet weights are downloaded if torchvision has not stored them.
 
         Raises:
-            ConfigError: no such model.
-            DataError: weights that are missing, unreadable or of another model.
+            ConfigError: the model does not exist.
+            DataError: the weights are missing, unreadable or of another model.
         """
         with torch.device("meta"):
             cls(name, "none" if weights == "imagenet" else weights)
         if weights == "imagenet":
             choice = _imagenet(name)
             if not _stored(choice).is_file():
-                _downloaded(name, choice, lambda: choice.get_state_dict(check_hash=True))
+                _load_imagenet(name, choice, lambda: choice.get_state_dict(check_hash=True))
 
     @staticmethod
     def refused(options: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-        """Return what is wrong with the options: key, fault and what to type instead."""
+        """Return the faults of the options: key, message and what to type instead."""
         import difflib
 
         from torchvision import models
@@ -116,22 +114,11 @@ class Torchvision(nn.Module):
         name, known = str(options["name"]), models.list_models(module=models)
         if name in known:
             if options.get("output") == "tokens" and not name.startswith("vit_"):
-                what = f"is tokens, and torchvision's {name} gives features alone."
-                return [("output", what, "Try backbone=vit_b_16, or a transformer of timm.")]
+                message = f"is tokens, but torchvision's {name} has only features."
+                return [("output", message, "Try backbone=vit_b_16, or a transformer of timm.")]
             return []
         near = ", ".join(difflib.get_close_matches(name, known, n=3)) or "alexnet, resnet50"
         return [("name", f"torchvision has no model {name!r}.", f"Did you mean {near}?")]
-
-    @property
-    def stochastic(self) -> bool:
-        """Whether the frozen network has active dropout: its features are random in training."""
-        return self.frozen and bool(dropouts(self.trunk))
-
-    def train(self, mode: bool = True) -> "Torchvision":
-        super().train(mode and not self.frozen)
-        if self.frozen:
-            train_dropout_alone(self.trunk, mode)
-        return self
 
     def forward(self, images: Tensor) -> Tensor:
         if self.output == "tokens":
@@ -141,12 +128,12 @@ class Torchvision(nn.Module):
 
 
 class Identity(nn.Module):
-    """No backbone: the data are features already, (N, D).
+    """No backbone, for data that are features (N, D).
 
     Args:
-        in_features: D, of the data; None if they are images.
-        frozen: accepted, because recipes freeze the backbone; features do not change anyway.
-        output: ``features``; that of a recipe which needs tokens is refused with a reason.
+        in_features: D of the data; None if they are images.
+        frozen: has no effect; accepted because recipes set it.
+        output: ``features``; ``tokens``, which recipes may set, is refused by `refused`.
 
     Raises:
         ConfigError: the data are images.
@@ -157,46 +144,46 @@ class Identity(nn.Module):
     """
 
     def __init__(
-        self, in_features: int | None, frozen: bool = False, output: Form = "features"
+        self, in_features: int | None, frozen: bool = False, output: OutputKind = "features"
     ) -> None:
         super().__init__()
         if in_features is None:
             raise ConfigError(
-                "backbone  identity takes features, and this dataset gives images.\n"
-                f"          Try backbone=alexnet; {program.command('data')} encode makes features"
-                " of them."
+                "backbone  identity takes features, but this dataset has images.\n"
+                f"          Try backbone=alexnet. {program.command('data')} encode computes"
+                " features."
             )
         self.out_features = in_features
 
     @staticmethod
     def refused(options: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-        """Return what is wrong with the options: key, fault and what to type instead."""
+        """Return the faults of the options: key, message and what to type instead."""
         if options.get("output") != "tokens":
             return []
-        what = "is tokens, as the method needs them, and the data are features (N, D)."
-        return [("output", what, "Use images with backbone=vit_b_16, or another method.")]
+        message = "is tokens, which the method needs, but the data are features (N, D)."
+        return [("output", message, "Use images with backbone=vit_b_16, or another method.")]
 
     def forward(self, features: Tensor) -> Tensor:
         return features
 
 
-class Tiny(nn.Module):
+class Tiny(FreezableBackbone):
     """Three small convolution blocks, to train from scratch: for digits and for tests.
 
     Args:
-        width: channels of the first block; the next ones have twice and four times as many.
+        width: channels of the first block; the other blocks have 2 and 4 times as many.
         weights: ``none``, or a file with a state dict of this module.
-        pool: side of the map that is flattened into features; D = 4 * width * pool ** 2.
-        frozen: keep the weights and the statistics of batch norm as they are.
-        output: ``features`` (N, D); or ``tokens``: the places of that map, (N, pool ** 2,
-            4 * width), for methods that take tokens.
+        pool: side of the pooled map, whose D = 4 * width * pool ** 2 values are the features.
+        frozen: keep the weights and the statistics of batch norm unchanged.
+        output: ``features`` (N, D); or ``tokens``: the positions of the pooled map as tokens,
+            (N, pool ** 2, 4 * width).
 
     Attributes:
         out_features: D.
 
     Raises:
         ConfigError: ``weights`` is ``imagenet``.
-        DataError: weights that are missing, unreadable or of another model.
+        DataError: the weights are missing, unreadable or of another model.
 
     Example:
         >>> Tiny(width=4)(torch.zeros(2, 3, 8, 8)).shape
@@ -209,7 +196,7 @@ class Tiny(nn.Module):
         weights: str | None = "none",
         pool: Literal[1, 2] = 2,
         frozen: bool = False,
-        output: Form = "features",
+        output: OutputKind = "features",
     ) -> None:
         super().__init__()
         widths = [3, width, 2 * width, 4 * width]
@@ -231,19 +218,15 @@ class Tiny(nn.Module):
                 "                  Try backbone.weights=none, or backbone=squeezenet1_0."
             )
         if weights not in (None, "none"):
-            fill(self, read_file(str(weights)), f"backbone tiny (width {width})", str(weights), {})
-        self.frozen = frozen
+            load_weights(self, str(weights), f"backbone tiny (width {width})")
         if frozen:
-            self.requires_grad_(False)
+            self.freeze()
 
     @classmethod
     def check(cls, **options: Any) -> None:
-        """Refuse weights that are missing or do not fit; make no network."""
+        """Check the weights without memory for the network."""
         with torch.device("meta"):
             cls(**options)
-
-    def train(self, mode: bool = True) -> "Tiny":
-        return super().train(mode and not self.frozen)
 
     def forward(self, images: Tensor) -> Tensor:
         maps: Tensor = self.blocks(images)
@@ -251,36 +234,34 @@ class Tiny(nn.Module):
 
 
 def _tokens(transformer: Any, images: Tensor) -> Tensor:
-    """The patch tokens of torchvision's VisionTransformer, as its own forward makes them."""
+    """Compute the patch tokens of a VisionTransformer, as in its ``forward``."""
     patches = transformer._process_input(images)
-    first = transformer.class_token.expand(len(images), -1, -1)
-    tokens: Tensor = transformer.encoder(torch.cat([first, patches], dim=1))
+    class_token = transformer.class_token.expand(len(images), -1, -1)
+    tokens: Tensor = transformer.encoder(torch.cat([class_token, patches], dim=1))
     return tokens[:, 1:]
 
 
-def _load(name: str, weights: str) -> nn.Module:
-    """The whole torchvision model, last layer included, with its weights."""
+def _build(name: str, weights: str) -> nn.Module:
+    """Build the torchvision model with its last layer, and with ImageNet weights if selected."""
     from torchvision import models
 
     builder = models.get_model_builder(name)
+    options: dict[str, bool] = {}
+    if name in ("googlenet", "inception_v3"):  # without the auxiliary heads for training
+        options = {"aux_logits": False}
     network: nn.Module
-    options: dict[str, Any] = {}
-    if name in ("googlenet", "inception_v3"):  # their training heads are not part of a backbone
-        options = {"aux_logits": False, "init_weights": False}
     if weights == "imagenet":
         choice = _imagenet(name)
-        network = _downloaded(
-            name,
-            choice,
-            lambda: builder(weights=choice, **({"aux_logits": False} if options else {})),
-        )
-        return network
-    network = builder(weights=None, **options)
+        network = _load_imagenet(name, choice, lambda: builder(weights=choice, **options))
+    else:
+        if options:
+            options["init_weights"] = False
+        network = builder(weights=None, **options)
     return network
 
 
 def _imagenet(name: str) -> Any:
-    """The ImageNet weights of a model, as torchvision knows them; nothing is downloaded."""
+    """Return torchvision's ImageNet weights of a model, without a download."""
     from torchvision import models
 
     enum = models.get_model_weights(name)
@@ -291,50 +272,50 @@ def _imagenet(name: str) -> Any:
     return choice
 
 
-def _downloaded(name: str, choice: Any, load: Callable[[], T]) -> T:
-    """What ``load`` returns, which downloads weights if they are not here."""
+def _load_imagenet(name: str, choice: Any, load: Callable[[], T]) -> T:
+    """Call ``load``, which downloads weights if they are not stored, and convert its errors."""
     file = _stored(choice)
     try:
         return load()
     except (URLError, OSError) as error:
         raise DataError(
-            f"The ImageNet weights of {name} are not here, and no download: {error}\n"
+            f"The ImageNet weights of {name} are not stored and could not be downloaded: {error}\n"
             f"  looked for  {file}\n"
-            f"  either      download {choice.url} elsewhere and copy it there\n"
+            f"  either      download {choice.url} elsewhere and copy it to this path\n"
             f"  or          give a state dict of the model: backbone.weights=FILE\n"
             f"  (or start from random weights: backbone.weights=none)"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, PickleError, BadZipFile) as error:
         raise DataError(
-            f"The ImageNet weights of {name} are damaged: remove {file}, and they are downloaded"
+            f"The ImageNet weights of {name} are damaged: remove {file} to download them"
             f" again.\n  {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         ) from error
 
 
 def _stored(choice: Any) -> Path:
-    """Where torchvision keeps downloaded weights."""
+    """Return the path of downloaded weights."""
     file: Path = Path(torch.hub.get_dir()) / "checkpoints" / choice.url.rsplit("/", 1)[-1]
     return file
 
 
-def _cut(model: nn.Module, name: str) -> int:
-    """Takes the last layer off, in place, and returns the size of what it read."""
-    last = [
+def _remove_last_layer(model: nn.Module, name: str) -> int:
+    """Remove the last layer in place, and return the size of its input."""
+    candidates = [
         (path, module)
         for path, module in model.named_modules()
         if isinstance(module, nn.Linear | nn.Conv2d)
         and NUM_IMAGENET_CLASSES
         in (getattr(module, "out_features", 0), getattr(module, "out_channels", 0))
     ]
-    if len(last) != 1:
-        raise ConfigError(f"backbone.name  {name} has no single last layer to cut at")
-    path, module = last[0]
-    parent = model.get_submodule(path.rpartition(".")[0])
-    key = path.rpartition(".")[2]
+    if len(candidates) != 1:
+        raise ConfigError(f"backbone.name  {name} has no single last layer to remove")
+    path, module = candidates[0]
+    parent_path, _, key = path.rpartition(".")
+    parent = model.get_submodule(parent_path)
     if isinstance(module, nn.Linear):
         setattr(parent, key, nn.Identity())
         return module.in_features
-    # SqueezeNet classifies each place of its map before it averages: average the map instead.
+    # SqueezeNet classifies each position of its map and then averages: average the map instead.
     assert isinstance(parent, nn.Sequential) and isinstance(module, nn.Conv2d)
     model.classifier = nn.Sequential(*list(parent)[: int(key)], nn.AdaptiveAvgPool2d(1))
     return module.in_channels

@@ -1,7 +1,7 @@
 """Class centers: modules whose ``forward()`` returns ``(C, K)``.
 
-Fixed codebooks are buffers of -1 and +1, drawn by a generator of their own; learned ones are
-parameters. Distances between rows are Hamming distances, in bits.
+Fixed codebooks are buffers of -1 and +1, drawn with a separate generator; learned ones are
+parameters. Distances between rows are Hamming distances in bits.
 """
 
 import math
@@ -35,27 +35,26 @@ __all__ = [
 Tries = Annotated[int, Interval(1, 1_000_000)]
 
 BUDGET = 30_000_000_000
-"""Multiply-adds that the search for a balanced book may spend: seconds on one core."""
+"""Multiply-adds in the search for a balanced codebook: seconds on one core."""
 
-DISTANCES = 1 << 24
-"""Distances between rows that are in memory at a time."""
+MAX_DISTANCES = 1 << 24
+"""Number of distances between rows in memory at a time."""
 
-LOOKED_AT = 512
-"""Candidates of the greedy search that are compared with the book at a time."""
+CANDIDATE_BLOCK = 512
+"""Candidates of the greedy search that are compared with the codebook at a time."""
 
-AT_ONCE = 2**28
-"""Bits that the search for a book far apart may draw at once: 2 GiB."""
+MAX_DRAWN_BITS = 2**28
+"""Number of bits that `max_hamming` draws at a time: 2 GiB."""
 
 REDRAWS = 20
-"""How often the rows beyond the Hadamard matrix are drawn anew with ``rest="redraw"``."""
+"""Number of draws of the rows beyond the Hadamard matrix with ``rest="redraw"``."""
 
-
-LEXICODE = 24
-"""Bits up to which `max_hamming` looks for a linear code where its search fails: seconds."""
+MAX_LEXICODE_BITS = 24
+"""Largest K for which `max_hamming` computes a linear code if its search fails: seconds."""
 
 
 class Codebook(nn.Module):
-    """A fixed codebook; the base class of those that are drawn.
+    """A fixed codebook, and the base class of all fixed codebooks.
 
     Args:
         rows: (C, K) of -1 and +1.
@@ -83,7 +82,7 @@ class Bernoulli(Codebook):
     Args:
         num_classes: C.
         nbit: K.
-        seed: of the draw.
+        seed: seed of the draw.
 
     Example:
         >>> rows = Bernoulli(num_classes=3, nbit=8, seed=0)()
@@ -96,22 +95,22 @@ class Bernoulli(Codebook):
 
 
 class MaxHamming(Codebook):
-    """Rows far from each other, by rejection sampling with a falling threshold (MaxHD).
+    """Rows with large distances, by rejection sampling with a decreasing threshold (MaxHD).
 
     The default of RelaHash, and the "optimised" codebook of OrthoHash. If the search fails, the
-    rows are words of a linear code, up to 24 bits.
+    rows are words of a linear code, for K up to 24.
 
     Args:
         num_classes: C.
         nbit: K.
-        seed: of the draw.
-        threshold: smallest distance accepted at first, as a part of K.
+        seed: seed of the draw.
+        threshold: initial threshold: the smallest accepted distance, as a fraction of K.
         step: decrease of the threshold after ``tries`` rejections.
-        floor: the threshold below which the search gives up, as a part of K.
-        tries: rejections, counted over all rows, before the threshold falls.
+        floor: smallest threshold, as a fraction of K.
+        tries: rejections, counted over all rows, before the threshold decreases.
 
     Raises:
-        ConfigError: no such rows are found.
+        ConfigError: no such rows were found.
 
     Example:
         >>> spread(MaxHamming(num_classes=3, nbit=16, seed=0)())[0] >= 0.5 * 16
@@ -136,27 +135,27 @@ class Hadamard(Codebook):
     """The first C rows of [H; -H], with Sylvester's Hadamard matrix H (CSQ).
 
     Any two of the first K rows differ in exactly K / 2 bits, and row K + i is the negative of
-    row i. All bits of the first row are +1. The seed matters only if rows are drawn: for more than
-    2 K classes, or if K is no power of two.
+    row i. All bits of the first row are +1. The seed is used only if rows are drawn: for more than
+    2 K classes, or if K is not a power of two.
 
     Args:
         num_classes: C.
         nbit: K.
-        seed: of the draw.
-        rest: what to do beyond 2 K classes. ``all``: every row is drawn balanced, as in
-            ``Balanced`` (CSQ). ``redraw``: [H; -H] is kept and balanced rows follow, drawn up to
-            20 times until the book's least distance exceeds K / 4 and its mean is K / 2 or more;
-            otherwise the last draw is used (swuxyj). ``once``: the same with one draw and no
-            check (the copies in RelaHash and FIRe). If K is no power of two, only ``all`` works.
-        skip_ones: start with the second row of H, as CSQ's centers for NUS-WIDE-21 at 32 and 64
-            bits do; then there are 2 K - 1 rows before ``rest`` matters.
-        tries: largest number of draws of whole books with ``all``.
+        seed: seed of the draw.
+        rest: the rows for more than 2 K classes. ``all``: all rows are drawn as in ``Balanced``
+            (CSQ). ``redraw``: balanced rows follow [H; -H], drawn up to 20 times until the minimum
+            distance of the codebook exceeds K / 4 and the mean is at least K / 2; otherwise the
+            last draw is used (swuxyj). ``once``: the same with one draw and no check (the copies
+            in RelaHash and FIRe). If K is not a power of two, ``all`` is required.
+        skip_ones: start with the second row of H, as in CSQ's centers for NUS-WIDE-21 at 32 and 64
+            bits; [H; -H] then has 2 K - 1 rows.
+        tries: maximum number of codebooks drawn with ``all``.
 
     Raises:
-        ConfigError: there are no such rows.
+        ConfigError: such rows do not exist.
 
     Example:
-        >>> spread(Hadamard(num_classes=4, nbit=8, seed=0)())  # least and mean distance
+        >>> spread(Hadamard(num_classes=4, nbit=8, seed=0)())  # minimum and mean distance
         (4, 4.0)
     """
 
@@ -174,24 +173,24 @@ class Hadamard(Codebook):
 
 
 class Balanced(Codebook):
-    """Random rows with as many -1 as +1; whole books are drawn until one is accepted (CSQ).
+    """Random rows with equally many -1 and +1, drawn until a codebook is accepted (CSQ).
 
-    A row has exactly floor(K / 2) entries -1. A book is accepted if its least distance is at least
-    the threshold and its mean distance at least K / 2. If no book is accepted, the best one is
-    used: that of the largest least distance, and among those of the largest mean. With many classes
-    for the bits it may contain a row twice.
+    A row has exactly floor(K / 2) entries -1. A codebook is accepted if its minimum distance is at
+    least the threshold and its mean distance is at least K / 2. If none is accepted, the one with
+    the largest minimum distance is used, and of several the one with the largest mean. If there are
+    many classes for the number of bits, rows may repeat.
 
-    A draw costs C * C * K multiply-adds, and all draws together at most ``BUDGET``: ``tries`` =
-    10,000 up to 216 classes at 64 bits, but 468 draws at 1,000 classes.
+    A draw takes C * C * K multiply-adds, and all draws take at most ``BUDGET``: this allows
+    10,000 ``tries`` up to 216 classes at 64 bits, but 468 draws at 1,000 classes.
 
     Args:
         num_classes: C.
         nbit: K.
-        seed: of the draw.
-        threshold: least distance that accepts a book, in bits. None: the largest even number up
-            to K / 3, which is 20 for 64 bits, and 2 below 12 bits: no row twice. Distances between
-            balanced rows are even.
-        tries: largest number of draws of whole books.
+        seed: seed of the draw.
+        threshold: minimum distance of an accepted codebook, in bits. None: the largest even number
+            up to K / 3, 20 for 64 bits, and at least 2, so that rows do not repeat. Distances
+            between balanced rows are even.
+        tries: maximum number of codebooks drawn.
 
     Raises:
         ConfigError: there are fewer balanced rows than classes.
@@ -220,9 +219,9 @@ class Learned(nn.Module):
     Args:
         num_classes: C.
         nbit: K.
-        seed: of the first values.
-        init: their distribution. ``normal``: standard normal. ``linear``: uniform from
-            -1 / sqrt(K) to 1 / sqrt(K), PyTorch's initial weight of a linear classifier.
+        seed: seed of the initial values.
+        init: distribution of the initial values. ``normal``: standard normal. ``linear``: uniform
+            from -1 / sqrt(K) to 1 / sqrt(K), as the weights of nn.Linear.
 
     Example:
         >>> centers = Learned(num_classes=3, nbit=8, seed=0)()
@@ -257,7 +256,7 @@ def signs(rows: int, nbit: int, rng: torch.Generator) -> Tensor:
     Args:
         rows: number of rows.
         nbit: K.
-        rng: generator of the draw.
+        rng: random generator.
 
     Returns:
         (rows, K) float32 of -1 and +1.
@@ -272,32 +271,32 @@ def signs(rows: int, nbit: int, rng: torch.Generator) -> Tensor:
 def balanced(rows: int, nbit: int, rng: torch.Generator) -> Tensor:
     """Draw random rows with exactly floor(K / 2) entries -1, all equally likely.
 
-    Entry by entry, -1 has the probability (-1 still to place) / (entries left), which is 0 or 1 at
-    the end of a row: the count is exact.
+    Entries are drawn one after the other. The probability of -1 is the number of remaining -1
+    divided by the number of remaining entries, so the final count is exact.
 
     Args:
         rows: number of rows.
         nbit: K.
-        rng: generator of the draw.
+        rng: random generator.
 
     Returns:
         (rows, K) float32 of -1 and +1.
 
     Example:
-        >>> balanced(2, 7, torch.Generator()).sum(dim=1).tolist()  # three of seven are -1
+        >>> balanced(2, 7, torch.Generator()).sum(dim=1).tolist()  # three of seven entries are -1
         [1.0, 1.0]
     """
     chance = torch.rand(rows, nbit, generator=rng).T.contiguous()  # (K, rows)
-    owed = torch.full((rows,), float(nbit // 2))
+    remaining = torch.full((rows,), float(nbit // 2))  # entries -1
     for at in range(nbit):
-        minus = (chance[at] < owed / (nbit - at)).float()
-        owed -= minus
+        minus = (chance[at] < remaining / (nbit - at)).float()
+        remaining -= minus
         chance[at] = 1 - 2 * minus
     return chance.T.contiguous()
 
 
 def sylvester(nbit: int) -> Tensor:
-    """Make Sylvester's Hadamard matrix, whose rows are orthogonal.
+    """Construct Sylvester's Hadamard matrix, whose rows are orthogonal.
 
     Args:
         nbit: K, a power of two.
@@ -324,12 +323,12 @@ def hadamard(
     tries: int = 10_000,
     skip_ones: bool = False,
 ) -> Tensor:
-    """Make Hadamard rows, their negatives, and beyond those the rows that `rest` selects.
+    """Construct Hadamard rows, their negatives, and further rows as selected by `rest`.
 
     Args:
         num_classes: C.
         nbit: K.
-        rng: generator of what is drawn.
+        rng: random generator.
         rest: see `Hadamard`.
         tries: see `Hadamard`.
         skip_ones: see `Hadamard`.
@@ -338,7 +337,7 @@ def hadamard(
         (C, K) of -1 and +1.
 
     Raises:
-        ConfigError: K is no power of two and `rest` needs the matrix, or no balanced book exists.
+        ConfigError: K is not a power of two and `rest` requires it, or no balanced codebook exists.
 
     Example:
         >>> hadamard(3, 2, torch.Generator())
@@ -346,28 +345,30 @@ def hadamard(
                 [ 1., -1.],
                 [-1., -1.]])
     """
-    exists, fit = _is_power(nbit), 2 * nbit - skip_ones
-    if rest == "all" and not (exists and num_classes <= fit):
+    exists, available = _is_power_of_two(nbit), 2 * nbit - skip_ones
+    if rest == "all" and not (exists and num_classes <= available):
         return balanced_book(num_classes, nbit, rng, None, tries)
     if not exists:
-        below = 2 ** (nbit.bit_length() - 1)
-        while num_classes > 4**below:  # 2 * below bits do not tell the classes apart
-            below *= 2
-        powers = [bits for bits in (below, 2 * below) if num_classes <= 2**bits]
-        raise _fault(
-            f"Hadamard rows exist for a power of two only, and model.nbit is {nbit}.",
-            ["codebook=hadamard codebook.rest=all"] * _fits_balanced(num_classes, nbit)
-            + _others(num_classes, nbit, "hadamard", "balanced")
-            + [f"model.nbit={' or '.join(map(str, powers))}"],
+        power = 2 ** (nbit.bit_length() - 1)
+        while num_classes > 4**power:  # 2 * power bits have fewer codes than classes
+            power *= 2
+        powers = [str(bits) for bits in (power, 2 * power) if num_classes <= 2**bits]
+        hints = []
+        if _fits_balanced(num_classes, nbit):
+            hints.append("codebook=hadamard codebook.rest=all")
+        hints += _alternatives(num_classes, nbit, "hadamard", "balanced")
+        raise _error(
+            f"Hadamard rows require a power of two, but model.nbit is {nbit}.",
+            [*hints, f"model.nbit={' or '.join(powers)}"],
         )
     half = sylvester(nbit)
     rows = torch.cat([half, -half])[int(skip_ones) :]
-    if num_classes <= fit:
+    if num_classes <= available:
         return rows[:num_classes].clone()
     for _ in range(REDRAWS if rest == "redraw" else 1):
-        book = torch.cat([rows, balanced(num_classes - fit, nbit, rng)])
-        least, mean = spread(book)
-        if least > nbit / 4 and mean >= nbit / 2:
+        book = torch.cat([rows, balanced(num_classes - available, nbit, rng)])
+        smallest, mean = spread(book)
+        if smallest > nbit / 4 and mean >= nbit / 2:
             break
     return book
 
@@ -379,12 +380,12 @@ def balanced_book(
     threshold: int | None = None,
     tries: int = 10_000,
 ) -> Tensor:
-    """Draw balanced books until one is accepted, as `Balanced` describes; else return the best.
+    """Draw balanced codebooks until one is accepted, as in `Balanced`; otherwise return the best.
 
     Args:
         num_classes: C.
         nbit: K.
-        rng: generator of the draw. It draws several books at a time.
+        rng: random generator. Several codebooks are drawn at a time.
         threshold: see `Balanced`.
         tries: see `Balanced`.
 
@@ -401,32 +402,33 @@ def balanced_book(
     _check_search(tries)
     if not _fits_balanced(num_classes, nbit):
         enough = next(bits for bits in range(nbit, nbit + 64) if _fits_balanced(num_classes, bits))
-        raise _fault(
-            f"{nbit} bits make {math.comb(nbit, nbit // 2)} balanced rows, too few for"
+        raise _error(
+            f"{nbit} bits have {math.comb(nbit, nbit // 2)} balanced rows, too few for"
             f" {num_classes} classes.",
-            [f"model.nbit={enough}", *_others(num_classes, nbit, "balanced")],
+            [f"model.nbit={enough}", *_alternatives(num_classes, nbit, "balanced")],
         )
     if threshold is None:
         threshold = max(2, 2 * (nbit // 6))
-    left = max(1, min(tries, BUDGET // (num_classes**2 * nbit)))
+    remaining = max(1, min(tries, BUDGET // (num_classes**2 * nbit)))
     chunk = max(1, 2**20 // (num_classes * (num_classes + nbit)))
-    best, score = torch.empty(0), (-1.0, -math.inf)
-    while left > 0:
-        count = min(chunk, left)
-        left -= count
+    best, best_score = torch.empty(0), (-1.0, -math.inf)
+    while remaining > 0:
+        count = min(chunk, remaining)
+        remaining -= count
         books = balanced(count * num_classes, nbit, rng).view(count, num_classes, nbit)
-        if count == 1:  # the matrix of many classes would not fit
-            least = (nbit - torch.tensor([_largest_dot(books[0])])) / 2
+        if count == 1:  # with many classes, a (C, C) matrix would not fit into memory
+            smallest = (nbit - torch.tensor([_largest_dot(books[0])])) / 2
         else:
             dots = books @ books.mT  # (count, C, C)
             dots.diagonal(dim1=1, dim2=2).fill_(-nbit)
-            least = (nbit - dots.amax(dim=(1, 2))) / 2
-        # what all dot products of two rows sum to, twice: 0 or less is a mean of K / 2 or more
+            smallest = (nbit - dots.amax(dim=(1, 2))) / 2
+        # twice the sum of the dot products of all pairs: at most 0 if the mean is at least K / 2
         total = books.sum(dim=1).double().square().sum(dim=1) - num_classes * nbit
-        for book, near, spare in zip(books, least.tolist(), (-total).tolist(), strict=True):
-            found, accepted = (near, spare), near >= threshold and spare >= 0
-            if accepted or found > score:
-                best, score = book.clone(), found
+        scores = zip(smallest.tolist(), (-total).tolist(), strict=True)
+        for book, score in zip(books, scores, strict=True):
+            accepted = score[0] >= threshold and score[1] >= 0
+            if accepted or score > best_score:
+                best, best_score = book.clone(), score
             if accepted:
                 return best
     return best
@@ -441,30 +443,30 @@ def max_hamming(
     floor: float = 0.2,
     tries: int = 10_000,
 ) -> Tensor:
-    """Draw rows far from each other, by rejection sampling with a falling threshold.
+    """Draw rows with large distances, by rejection sampling with a decreasing threshold.
 
-    Candidates are drawn one by one. A candidate that differs in at least ``threshold * K`` bits
-    from every row so far is accepted; after `tries` rejections in all (an acceptance does not reset
-    the count) the threshold falls by `step`. The rows are shuffled at the end. The implementation
-    draws and compares many candidates at a time, in the order of this loop.
+    Candidates are drawn one after the other. A candidate is accepted if it differs from all
+    accepted rows in at least ``threshold * K`` bits. After `tries` rejections in total (an
+    acceptance does not reset the count), the threshold decreases by `step`. Finally, the rows are
+    shuffled. The implementation draws and compares many candidates at a time, in the same order.
 
-    When the threshold falls below `floor`, the rows are words of a linear code (`linear_code`)
-    with the largest distance at which there are enough words.
+    If the threshold falls below `floor`, the rows are words of a linear code (`linear_code`) with
+    the largest distance for which it has enough words.
 
     Args:
         num_classes: C.
         nbit: K.
-        rng: generator of the draw.
-        threshold: first threshold, as a part of K.
-        step: decrease of the threshold.
-        floor: last threshold, as a part of K.
-        tries: rejections before the threshold falls.
+        rng: random generator.
+        threshold: see `MaxHamming`.
+        step: see `MaxHamming`.
+        floor: see `MaxHamming`.
+        tries: see `MaxHamming`.
 
     Returns:
         (C, K) of -1 and +1.
 
     Raises:
-        ConfigError: neither gives so many rows at a distance of ``floor * K``.
+        ConfigError: there are too few rows with a distance of ``floor * K``.
 
     Example:
         >>> rows = max_hamming(4, 32, torch.Generator())
@@ -472,105 +474,104 @@ def max_hamming(
         (torch.Size([4, 32]), True)
     """
     _check_search(tries, step)
-    if tries * nbit > AT_ONCE:
-        raise _fault(
+    if tries * nbit > MAX_DRAWN_BITS:
+        raise _error(
             f"tries is {tries}; so many candidates of {nbit} bits do not fit into memory.",
-            [f"tries={AT_ONCE // nbit}"],
+            [f"tries={MAX_DRAWN_BITS // nbit}"],
         )
-    book, held = torch.empty(num_classes, nbit), 0
-    fails, drops = 0, 0
-    while held < num_classes:
-        chunk = signs(tries, nbit, rng)
-        for part in torch.split(chunk, LOOKED_AT):
-            if held == num_classes:
+    book, accepted = torch.empty(num_classes, nbit), 0
+    rejected, steps = 0, 0
+    while accepted < num_classes:
+        for candidates in torch.split(signs(tries, nbit, rng), CANDIDATE_BLOCK):
+            if accepted == num_classes:
                 break
-            nearest = _nearest(part, book[:held])
+            nearest = _nearest_distances(candidates, book[:accepted])
             at = 0
-            while at < len(part) and held < num_classes:
-                # thresholds are exact hundredths: no error adds up over the steps
-                bits = math.ceil((threshold - drops * step) * nbit - 1e-9)
-                window = nearest[at : at + tries - fails] >= bits
-                hits = window.nonzero()
-                if len(hits):
-                    first = int(hits[0])
-                    fails += first
-                    book[held] = row = part[at + first]
-                    held += 1
+            while at < len(candidates) and accepted < num_classes:
+                # computed from the number of steps, so that rounding errors do not accumulate
+                bits = math.ceil((threshold - steps * step) * nbit - 1e-9)
+                fits = nearest[at : at + tries - rejected] >= bits
+                fitting = fits.nonzero()
+                if len(fitting):
+                    first = int(fitting[0])
+                    rejected += first
+                    book[accepted] = row = candidates[at + first]
+                    accepted += 1
                     at += first + 1
-                    near = (nbit - part[at:] @ row) / 2  # those before are not looked at again
-                    nearest[at:] = torch.minimum(nearest[at:], near)
+                    distances = (nbit - candidates[at:] @ row) / 2
+                    nearest[at:] = torch.minimum(nearest[at:], distances)
                 else:
-                    fails += len(window)
-                    at += len(window)
-                if fails >= tries:
-                    fails, drops = 0, drops + 1
-                    if threshold - drops * step < floor - 1e-9:
-                        least = max(1, math.ceil(floor * nbit - 1e-9))
-                        words = _linear_book(num_classes, nbit, least, rng)
+                    rejected += len(fits)
+                    at += len(fits)
+                if rejected >= tries:
+                    rejected, steps = 0, steps + 1
+                    if threshold - steps * step < floor - 1e-9:
+                        smallest = max(1, math.ceil(floor * nbit - 1e-9))
+                        words = _linear_book(num_classes, nbit, smallest, rng)
                         if words is None:
-                            raise _no_room(num_classes, nbit, least, held)
+                            raise _search_error(num_classes, nbit, smallest, accepted)
                         return words
     return book[torch.randperm(num_classes, generator=rng)]
 
 
 def linear_code(nbit: int, distance: int, enough: int | None = None) -> list[int]:
-    """Compute a basis of the lexicode: each word differs from all words before it in enough bits.
+    """Compute a basis of the lexicode with a given minimum distance.
 
-    Taken in the order of the numbers 0 to 2^K - 1, these words are a linear code (Conway and
-    Sloane, IEEE Transactions on Information Theory 1986). At d = 3 it is a shortened Hamming code:
-    [12, 8, 3] has 256 words. Needs 2^K bytes of memory.
+    The lexicode contains each of the numbers 0 to 2^K - 1 that differs from all smaller words of
+    the code in at least ``distance`` bits. It is linear (Conway and Sloane, IEEE Transactions on
+    Information Theory 1986). With the distance 3 it is a shortened Hamming code: [12, 8, 3] has
+    256 words. Requires about 10 * 2^K bytes of memory.
 
     Args:
-        nbit: K, at most ``LEXICODE``.
-        distance: smallest number of bits in which two words differ.
-        enough: stop when the code has so many words; None: when it is complete.
+        nbit: K, at most ``MAX_LEXICODE_BITS``.
+        distance: minimum distance.
+        enough: stop when the code has this number of words; None: compute the whole basis.
 
     Returns:
-        the words of the basis as numbers, whose bits are those of the word.
+        the words of the basis as numbers, whose binary digits are the bits.
 
     Example:
         >>> len(linear_code(12, 3))
         8
     """
     words = np.arange(1 << nbit, dtype=np.uint32)
-    away = np.zeros(1 << nbit, dtype=np.uint8)  # from the nearest word of the code, which is 0
+    distances = np.zeros(1 << nbit, dtype=np.uint8)  # to the nearest word: at first, only 0
     for bit in range(nbit):
-        away += (words >> np.uint32(bit) & np.uint32(1)).astype(np.uint8)
+        distances += (words >> np.uint32(bit) & np.uint32(1)).astype(np.uint8)
     basis: list[int] = []
     while enough is None or 1 << len(basis) < enough:
-        first = int(np.argmax(away >= distance))
-        if away[first] < distance:
+        first = int(np.argmax(distances >= distance))
+        if distances[first] < distance:
             break
         basis.append(first)
-        np.minimum(away, away[words ^ np.uint32(first)], out=away)
+        np.minimum(distances, distances[words ^ np.uint32(first)], out=distances)
     return basis
 
 
-def _linear_book(num_classes: int, nbit: int, least: int, rng: torch.Generator) -> Tensor | None:
-    """Words of a linear code, drawn and all moved by one random word; None if there are too few."""
-    if nbit > LEXICODE or num_classes > _most_words(nbit, least):
+def _linear_book(num_classes: int, nbit: int, smallest: int, rng: torch.Generator) -> Tensor | None:
+    """Draw words of a linear code, XORed with one random word; None if there are too few."""
+    if nbit > MAX_LEXICODE_BITS or num_classes > _max_words(nbit, smallest):
         return None
-    for distance in range(max(least, nbit // 2), least - 1, -1):
-        if num_classes > _most_words(nbit, distance):
+    for distance in range(max(smallest, nbit // 2), smallest - 1, -1):
+        if num_classes > _max_words(nbit, distance):
             continue
         basis = linear_code(nbit, distance, num_classes)
         if num_classes <= 1 << len(basis):
             break
     else:
         return None
-    size = 1 << len(basis)
-    chosen = torch.randperm(size, generator=rng)[:num_classes].tolist()
+    chosen = torch.randperm(1 << len(basis), generator=rng)[:num_classes].numpy()
     numbers = np.zeros(num_classes, dtype=np.int64)
     for place, word in enumerate(basis):
-        numbers ^= np.where(np.array(chosen) >> place & 1, word, 0)
+        numbers ^= np.where(chosen >> place & 1, word, 0)
     bits = torch.from_numpy(numbers[:, None] >> np.arange(nbit) & 1)
     return signs(1, nbit, rng) * (1 - 2 * bits).float()
 
 
-def _most_words(nbit: int, distance: int) -> int:
-    """The number of words that no code exceeds, by the bounds of Hamming, Singleton and Plotkin.
+def _max_words(nbit: int, distance: int) -> int:
+    """Return an upper bound on the words of a code: the Hamming, Singleton and Plotkin bounds.
 
-    A code of n bits at an odd distance d has as many words as one of n + 1 bits at d + 1.
+    A code of n bits with an odd distance d has as many words as one of n + 1 bits with d + 1.
     """
     if distance > nbit:
         return 1
@@ -584,41 +585,43 @@ def _most_words(nbit: int, distance: int) -> int:
     return most
 
 
-def _no_room(num_classes: int, nbit: int, least: int, found: int) -> ConfigError:
-    """The error of ``max_hamming``: whether there is no room, or none was found."""
-    most = _most_words(nbit, least)
-    if num_classes > most:
-        what = (
-            f"{num_classes} classes do not fit into {nbit} bits at a distance of {least} bits:"
-            f" there are at most {most} such rows."
+def _search_error(num_classes: int, nbit: int, smallest: int, accepted: int) -> ConfigError:
+    """Return the error of ``max_hamming``: whether such rows cannot exist or were not found."""
+    bound = _max_words(nbit, smallest)
+    if num_classes > bound:
+        message = (
+            f"{num_classes} classes do not fit into {nbit} bits at a distance of {smallest} bits:"
+            f" there are at most {bound} such rows."
         )
     else:
-        what = (
-            f"the search found {found} rows of {nbit} bits at a distance of {least} bits, not the"
-            f" {num_classes} of all classes; there may be as many, but it does not find them."
+        message = (
+            f"the search found {accepted} rows of {nbit} bits at a distance of {smallest} bits, not"
+            f" the {num_classes} of all classes. There may be as many, but it does not find them."
         )
-    return _fault(what, ["more bits (model.nbit)", *_others(num_classes, nbit, "max_hamming")])
+    hints = ["more bits (model.nbit)", *_alternatives(num_classes, nbit, "max_hamming")]
+    return _error(message, hints)
 
 
-def _nearest(rows: Tensor, book: Tensor) -> Tensor:
-    """Bits from each of ``(n, K)`` rows to the nearest row of the book ``(C, K)``; K of none."""
+def _nearest_distances(rows: Tensor, book: Tensor) -> Tensor:
+    """Return the distance of each row (n, K) to the nearest row of (C, K); K if C is 0."""
     count, nbit = rows.shape
     nearest = torch.full((count,), nbit, dtype=torch.float32)
-    for held in torch.split(book, max(1, DISTANCES // count)) if len(book) else ():
-        nearest = torch.minimum(nearest, ((nbit - rows @ held.T) / 2).amin(dim=1))
+    if len(book):
+        for part in torch.split(book, max(1, MAX_DISTANCES // count)):
+            nearest = torch.minimum(nearest, ((nbit - rows @ part.T) / 2).amin(dim=1))
     return nearest
 
 
 def spread(rows: Tensor) -> tuple[int, float]:
-    """Compute the smallest and the mean Hamming distance between two rows, in bits.
+    """Compute the minimum and the mean Hamming distance between two rows, in bits.
 
-    Some rows are compared at a time, so that no (C, C) matrix is in memory.
+    The rows are compared in blocks, without a (C, C) matrix in memory.
 
     Args:
         rows: (C, K); entries >= 0 are the bits.
 
     Returns:
-        the smallest and the mean distance; K for a single row.
+        the minimum and the mean distance; both are K for a single row.
 
     Example:
         >>> spread(torch.tensor([[1, 1, 1], [1, 1, -1], [-1, 1, -1]]))
@@ -628,62 +631,62 @@ def spread(rows: Tensor) -> tuple[int, float]:
     count, nbit = signs.shape
     if count < 2:
         return nbit, float(nbit)
-    nearest = nbit - _largest_dot(signs)  # twice the smallest distance
-    # whole numbers: the dot products of all pairs, twice
+    nearest = nbit - _largest_dot(signs)  # twice the minimum distance
+    # twice the sum of the dot products of all pairs, an integer
     dots = int(signs.sum(dim=0).double().square().sum()) - count * nbit
     pairs = count * (count - 1) // 2
     return int(nearest) // 2, (pairs * nbit - dots // 2) / 2 / pairs
 
 
 def _largest_dot(signs: Tensor) -> float:
-    """The largest dot product of two different rows of ``(C, K)``."""
-    largest, step = -math.inf, max(1, DISTANCES // len(signs))
+    """Return the largest dot product of two different rows of (C, K)."""
+    largest, step = -math.inf, max(1, MAX_DISTANCES // len(signs))
     for start in range(0, len(signs), step):
         dots = signs[start : start + step] @ signs[start:].T
-        dots.fill_diagonal_(-math.inf)  # row start + i with itself
+        dots.fill_diagonal_(-math.inf)  # each row with itself
         largest = max(largest, float(dots.max()))
     return largest
 
 
-def _is_power(nbit: int) -> bool:
+def _is_power_of_two(nbit: int) -> bool:
     return nbit & (nbit - 1) == 0
 
 
 def _fits_balanced(num_classes: int, nbit: int) -> bool:
-    """Whether there are as many different balanced rows as classes."""
+    """Return whether there are at least as many balanced rows as classes."""
     return num_classes <= math.comb(nbit, nbit // 2)
 
 
-def _others(num_classes: int, nbit: int, *without: str) -> list[str]:
-    """The fixed codebooks, other than those named, sure to have room for the classes.
+def _alternatives(num_classes: int, nbit: int, *excluded: str) -> list[str]:
+    """Return the fixed codebooks that certainly have a row for each class.
 
-    Of max_hamming that is sure while the words nearer than its floor to some row, counted once
-    for each row, cannot be all words: then there is always a next row. Linear codes have it, and
-    the random search of longer words finds it while it is one of a hundred.
+    For max_hamming this holds if C times the number of words within its floor of a row is less
+    than the number of words, so that a further row always exists. Linear codes contain it; for
+    larger K, the random search finds it if at least one word in a hundred is such a row.
     """
     near = sum(math.comb(nbit, bits) for bits in range(math.ceil(0.2 * nbit - 1e-9)))
-    if nbit > LEXICODE:
+    if nbit > MAX_LEXICODE_BITS:
         near *= 100
-    room = {
-        "hadamard": _is_power(nbit) and num_classes <= 2 * nbit,
+    fits = {
+        "hadamard": _is_power_of_two(nbit) and num_classes <= 2 * nbit,
         "balanced": _fits_balanced(num_classes, nbit),
         "max_hamming": num_classes * near <= 2**nbit,
-        "bernoulli": num_classes <= 2**nbit,  # of more, two would be the same
+        "bernoulli": num_classes <= 2**nbit,  # otherwise two rows would be equal
     }
-    return [f"codebook={name}" for name, fits in room.items() if fits and name not in without]
+    return [f"codebook={name}" for name in fits if fits[name] and name not in excluded]
 
 
 def _check_search(tries: int, step: float = 1.0) -> None:
-    """Raises a ConfigError for a search that would draw nothing or never end."""
+    """Raise a ConfigError for a search that would draw nothing or not terminate."""
     if tries < 1:
-        raise _fault(f"tries is {tries}; a search draws at least once.", ["tries=10000"])
+        raise _error(f"tries is {tries}; it must be at least 1.", ["tries=10000"])
     if step <= 0:
-        raise _fault(f"step is {step:g}; the threshold must fall.", ["step=0.01"])
+        raise _error(f"step is {step:g}; the threshold must decrease.", ["step=0.01"])
 
 
-def _fault(what: str, instead: list[str]) -> ConfigError:
-    """The error of a codebook that cannot be: what, and on a second line what to type instead."""
+def _error(message: str, hints: list[str]) -> ConfigError:
+    """Return the error of a codebook, with what to type instead on a second line."""
     key = "method.codebook"
-    *first, last = instead
+    *first, last = hints
     options = f"{', '.join(first)}, or {last}" if first else last
-    return ConfigError(f"{key}  {what}\n{'':<{len(key)}}  Try {options}.")
+    return ConfigError(f"{key}  {message}\n{'':<{len(key)}}  Try {options}.")

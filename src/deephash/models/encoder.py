@@ -12,12 +12,12 @@ class Encoder(nn.Module):
     (N, T, D) of a backbone with ``output=tokens``; the features are then their means.
 
     Args:
-        backbone: ``(N, 3, H, W) -> (N, D)``; or ``-> (N, T, D)``, if the head takes tokens.
-        head: ``(N, D) -> (N, K)``; or ``(N, T, D) -> (N, K)``, and of their means as well.
+        backbone: ``(N, 3, H, W) -> (N, D)``; or ``-> (N, T, D)`` if the head takes tokens.
+        head: ``(N, D) -> (N, K)``; one for tokens also ``(N, T, D) -> (N, K)``.
 
     Attributes:
-        takes_features: whether a tensor (N, D) in place of images is the output of the backbone,
-            computed before: it skips the backbone. Only for backbones that take images.
+        takes_features: whether inputs (N, D) are precomputed features and skip the backbone. Only
+            for backbones that take images.
 
     Example:
         >>> import torch
@@ -36,10 +36,10 @@ class Encoder(nn.Module):
         self.takes_features = False
 
     def outputs(self, images: Tensor) -> Tensor:
-        """Compute what the head takes, the features (N, D) or tokens (N, T, D), if not given.
+        """Return the input of the head: features (N, D) or tokens (N, T, D).
 
         Raises:
-            ConfigError: the backbone gives the other one, or neither.
+            ConfigError: the output of the backbone does not have this shape.
         """
         if self.takes_features and images.ndim == 2:
             return images
@@ -49,14 +49,14 @@ class Encoder(nn.Module):
             shape = "x".join(map(str, outputs.shape[1:])) or "one number"
             takes, option = ("tokens (N, T, D)", "tokens") if tokens else ("(N, D)", "features")
             raise ConfigError(
-                f"backbone  {type(self.backbone).__name__} gives {shape} for each image, and the"
+                f"backbone  {type(self.backbone).__name__} returns {shape} for each image, but the"
                 f" head, {type(self.head).__name__}, takes {takes}.\n"
                 f"          Try backbone.output={option}, or another backbone."
             )
         return outputs
 
     def features(self, images: Tensor) -> Tensor:
-        """Compute the features alone, if they are not given: ``(N, 3, H, W) -> (N, D)``."""
+        """Return only the features: ``(N, 3, H, W) -> (N, D)``."""
         return _pooled(self.outputs(images))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,11 +64,11 @@ class Encoder(nn.Module):
         return _pooled(outputs), self.head(outputs)  # (N, D), (N, K)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Return the codes alone: ``(N, 3, H, W) -> (N, K)``."""
-        u: Tensor = self(images)[1]
-        return u
+        """Return only the codes: ``(N, 3, H, W) -> (N, K)``."""
+        z: Tensor = self(images)[1]
+        return z
 
 
 def _pooled(outputs: Tensor) -> Tensor:
-    """Features (N, D) as they are, and of tokens (N, T, D) their means."""
+    """Return features (N, D) unchanged, and the means of tokens (N, T, D)."""
     return outputs.mean(dim=1) if outputs.ndim == 3 else outputs

@@ -1,4 +1,4 @@
-"""Hash heads: features ``(N, D)`` to real-valued codes ``(N, K)``; ``z >= 0`` are the bits."""
+"""Hash heads: features ``(N, D)`` to real-valued codes ``(N, K)`` with the bits ``z >= 0``."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
@@ -21,7 +21,7 @@ class Linear(nn.Module):
         nbit: K.
         bias: whether the layer has a bias.
         init_std: standard deviation of normal initial weights (the bias then starts at 0);
-            None keeps PyTorch's Kaiming-uniform default.
+            None: PyTorch's Kaiming-uniform default.
 
     Example:
         >>> import torch
@@ -40,29 +40,29 @@ class Linear(nn.Module):
                 nn.init.zeros_(self.linear.bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        u: Tensor = self.linear(features)
-        return u
+        z: Tensor = self.linear(features)
+        return z
 
 
 class BatchNorm(Linear):
-    """A linear layer, then batch normalisation: the head of OrthoHash and RelaHash.
+    """A linear layer with batch normalization: the head of OrthoHash and RelaHash.
 
-    In training the code of an image depends on its batch, which must have at least two images.
+    In training, the code of an image depends on its batch, which must have at least two images.
 
     Args:
         in_features: D.
         nbit: K.
         init_std: standard deviation of the initial weights; None: PyTorch's default.
-        momentum: of the running statistics, as in PyTorch: the weight of the new batch.
-        bias: whether the linear layer has a bias (SDC), which the normalisation then subtracts.
+        momentum: weight of the new batch in the running statistics, as in PyTorch.
+        bias: whether the linear layer has a bias (SDC), which the normalization then subtracts.
 
     Attributes:
-        smallest_batch: images that a training batch must have.
+        smallest_batch: minimum size of a training batch.
 
     Example:
         >>> import torch
         >>> z = BatchNorm(in_features=8, nbit=4)(torch.randn(16, 8))
-        >>> bool(z.mean(dim=0).abs().max() < 1e-5)  # each bit is centred
+        >>> bool(z.mean(dim=0).abs().max() < 1e-5)  # each bit has mean 0
         True
     """
 
@@ -80,24 +80,24 @@ class BatchNorm(Linear):
         self.norm = nn.BatchNorm1d(nbit, momentum=momentum)
 
     def forward(self, features: Tensor) -> Tensor:
-        u: Tensor = self.norm(self.linear(features))
-        return u
+        z: Tensor = self.norm(self.linear(features))
+        return z
 
 
 class MLP(nn.Sequential):
-    """Hidden layers, each with an activation and dropout, then a linear layer.
+    """Hidden layers with activation and dropout, then a linear layer.
 
-    The head in the code of CSQ's authors has two hidden layers as wide as the features, that of
-    CIBHash one of width 1024. SDC's has one with GELU, and batch normalisation of the codes.
+    CSQ (authors' code): two hidden layers of width D. CIBHash: one of width 1024. SDC: one with
+    GELU, and batch normalization of the codes.
 
     Args:
         in_features: D.
         nbit: K.
         hidden: number of hidden layers.
-        dropout: probability, between the hidden layers.
-        width: of the hidden layers; None: D.
+        dropout: probability of dropout between the hidden layers.
+        width: width of the hidden layers; None: D.
         activation: ``relu`` or ``gelu``.
-        batch_norm: whether batch normalisation follows the last layer. A training batch then needs
+        batch_norm: whether batch normalization follows the last layer. A training batch then needs
             at least two images.
 
     Example:
@@ -133,24 +133,24 @@ class MLP(nn.Sequential):
 
     @staticmethod
     def smallest_batch_of(options: Mapping[str, Any]) -> int:
-        """Return how many images a training batch must have, for options of the constructor."""
+        """Return the minimum size of a training batch for options of the constructor."""
         return 2 if options.get("batch_norm") else 1
 
 
 class TokenMLP(nn.Module):
-    """Layer norm of the mean over an image's tokens, a hidden layer, then a linear layer.
+    """Layer norm of the mean token, a hidden layer, then a linear layer: the head of WCH.
 
-    The head of WCH. Initial weights are Kaiming-uniform by the outgoing connections, initial biases
-    standard normal, in both layers.
+    In both layers, initial weights are Kaiming-uniform with ``fan_out``, and initial biases are
+    standard normal.
 
     Args:
         in_features: D.
         nbit: K.
-        width: of the hidden layer; None: D.
+        width: width of the hidden layer; None: D.
         activation: ``gelu`` or ``relu``.
 
     Attributes:
-        tokens: it takes tokens (N, T, D), or their means (N, D).
+        tokens: True: the head takes tokens (N, T, D), or their means (N, D).
 
     Example:
         >>> import torch
@@ -178,5 +178,5 @@ class TokenMLP(nn.Module):
 
     def forward(self, outputs: Tensor) -> Tensor:
         features = outputs.mean(dim=1) if outputs.ndim == 3 else outputs
-        u: Tensor = self.linear(self.activation(self.hidden(self.norm(features))))
-        return u
+        z: Tensor = self.linear(self.activation(self.hidden(self.norm(features))))
+        return z

@@ -1,7 +1,6 @@
-"""Linear projections of features onto principal components, and their rotations.
+"""Projections of features onto principal components, and random rotations.
 
-Closed-form methods use them, and the reference row of reports: principal components turned by a
-random orthogonal matrix.
+Used by closed-form methods, and for the reference in reports, PCA with random rotations.
 """
 
 from collections.abc import Iterator
@@ -13,22 +12,22 @@ from torch import Tensor
 from deephash.types import generator
 
 BLOCK = 1 << 14
-"""Rows of features that are in float64 at a time (`ROWS` of wide ones), never all of them."""
+"""Rows of features converted to float64 at a time; `ROWS` for D > `FULL`."""
 
 FULL = 1024
 """The largest D for which all eigenvectors of the scatter matrix are computed (D^3)."""
 
 ROWS, COLUMNS = 1 << 12, 1 << 9
-"""Rows of wide features at a time, and columns in one product of the scatter matrix."""
+"""Rows of features, and columns of the scatter matrix, in one product, for D > `FULL`."""
 
 
 def principal_axes(features: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Compute mean and first principal axes of features (N, D), in float64.
 
-    The sign of an axis is free; here its largest entry is positive.
+    The signs of the axes are chosen so that the entry with the largest magnitude is positive.
 
     Returns:
-        mean (D,), and orthonormal axes (count, D), those of the largest variance first.
+        mean (D,), and orthonormal axes (count, D) in the order of decreasing variance.
 
     Example:
         >>> features = torch.tensor([[3.0, 1.0], [-1.0, 1.0]])
@@ -43,7 +42,7 @@ def principal_axes(features: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def mean_of(features: Tensor) -> Tensor:
-    """Compute the mean (D,) of features (N, D) in float64, without a copy of them in float64.
+    """Compute the mean (D,) of features (N, D) in float64, without a float64 copy of them.
 
     Example:
         >>> mean_of(torch.tensor([[3.0, 1.0], [-1.0, 1.0]])).tolist()
@@ -69,12 +68,12 @@ def components(features: Tensor, mean: Tensor, axes: Tensor) -> Tensor:
 
 
 def random_rotation(nbit: int, seed: int, draw: int = 0) -> Tensor:
-    """Draw a random orthogonal matrix (K, K), in float64: U of the SVD of a Gaussian one.
+    """Draw a random orthogonal matrix (K, K) in float64: U of the SVD of a Gaussian matrix.
 
     Args:
         nbit: K.
-        seed: of the matrix.
-        draw: which of the matrices of this seed.
+        seed: seed of the draw.
+        draw: number of the matrix; the same seed gives a different matrix for each.
 
     Example:
         >>> rotation = random_rotation(nbit=8, seed=0)
@@ -93,13 +92,13 @@ def projection(mean: Tensor, axes: Tensor, rotation: Tensor | None = None) -> tu
     Args:
         mean: (D,).
         axes: (K, D).
-        rotation: R, (K, K): the components V become V R; None: they stay V.
+        rotation: R, (K, K): the components V are rotated to V R; None: no rotation.
 
     Returns:
-        weight (K, D) and bias (K,): features @ weight.T + bias are the codes.
+        weight (K, D) and bias (K,): the codes are features @ weight.T + bias.
 
     Example:
-        PCA with ten random rotations; the axes are computed once.
+        PCA with ten random rotations; the axes are computed only once.
 
         >>> features = torch.randn(100, 16, generator=torch.manual_seed(0))
         >>> mean, axes = principal_axes(features, count=8)
@@ -114,7 +113,7 @@ def projection(mean: Tensor, axes: Tensor, rotation: Tensor | None = None) -> tu
 
 
 def _centered(features: Tensor, mean: Tensor) -> Iterator[Tensor]:
-    """Return blocks of rows, in float64, without their mean."""
+    """Yield blocks of centered rows in float64."""
     for rows in torch.split(features, BLOCK if len(mean) <= FULL else ROWS):
         yield rows.double() - mean
 
@@ -122,9 +121,9 @@ def _centered(features: Tensor, mean: Tensor) -> Iterator[Tensor]:
 def _scatter(features: Tensor, mean: Tensor) -> Tensor:
     """Compute the scatter matrix (D, D) of features (N, D), in float64.
 
-    For wide features, the products of some thousand rows are in float32 (their relative error is
-    1e-6 of the largest variance, and sums are in float64), and only one half of the symmetric
-    matrix is computed: for D = 4,096 in a third of the time.
+    For D > `FULL`, products of `ROWS` rows are computed in float32 and added in float64 (error:
+    1e-6 of the largest variance), and only one half of the symmetric matrix is computed. For
+    D = 4,096 this takes a third of the time.
     """
     width = len(mean)
     scatter = mean.new_zeros(width, width)
@@ -132,44 +131,49 @@ def _scatter(features: Tensor, mean: Tensor) -> Tensor:
         for centered in _centered(features, mean):
             scatter.addmm_(centered.T, centered)
         return scatter
-    kind = features.dtype if features.dtype == torch.float64 else torch.float32
+    dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
     for rows in torch.split(features, ROWS):
-        short = rows.to(kind) - mean.to(kind)
+        centered = rows.to(dtype) - mean.to(dtype)
         for at in range(0, width, COLUMNS):
-            part = short[:, at:].T @ short[:, at : at + COLUMNS]
+            part = centered[:, at:].T @ centered[:, at : at + COLUMNS]
             scatter[at:, at : at + COLUMNS] += part
-    for at in range(0, width, COLUMNS):  # the other half, without a second matrix
+    for at in range(0, width, COLUMNS):  # copy the other half in place
         scatter[at : at + COLUMNS, at:] = scatter[at:, at : at + COLUMNS].T.clone()
     return scatter
 
 
 def _eigenvectors(scatter: Tensor, count: int) -> Tensor:
-    """Return orthonormal eigenvectors (count, D), those of the largest eigenvalues first.
+    """Return orthonormal eigenvectors (count, D) in the order of decreasing eigenvalues.
 
-    Few of many are computed by the Lanczos method: for 64 of 4,096 this takes a ninth of the time
-    of all of them. What it does not solve is left to LAPACK.
+    A small part is computed by the Lanczos method: 64 of 4,096 take a ninth of the time of all.
+    If it does not converge, LAPACK is used.
     """
     width = len(scatter)
     if width > FULL and 8 * count <= width:
-        first = _lanczos(scatter, count)
-        if first is not None:
-            return first
+        vectors = _lanczos(scatter, count)
+        if vectors is not None:
+            return vectors
     if width <= FULL:
-        every: Tensor = torch.linalg.eigh(scatter).eigenvectors
-        return every.T.flip(0)[:count]
+        ascending: Tensor = torch.linalg.eigh(scatter).eigenvectors
+        return ascending.T.flip(0)[:count]
     from scipy.linalg import eigh
 
-    chosen = (width - count, width - 1)
-    vectors = eigh(scatter.cpu().numpy(), subset_by_index=chosen, driver="evr")[1]
-    return torch.from_numpy(np.ascontiguousarray(vectors.T[::-1])).to(scatter.device)
+    largest = (width - count, width - 1)
+    columns = eigh(scatter.cpu().numpy(), subset_by_index=largest, driver="evr")[1]
+    return _descending(columns, scatter)
+
+
+def _descending(columns: np.ndarray, scatter: Tensor) -> Tensor:
+    """Return eigenvectors in ascending order (D, count) as rows in descending order (count, D)."""
+    return torch.from_numpy(np.ascontiguousarray(columns.T[::-1])).to(scatter.device)
 
 
 def _lanczos(scatter: Tensor, count: int) -> Tensor | None:
-    """Return the first eigenvectors (count, D) to the last digits; None without convergence."""
+    """Return the first eigenvectors (count, D) in full precision; None without convergence."""
     from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
-    width, largest = len(scatter), scatter.diagonal().max().item()
-    if largest == 0:  # all features are constant
+    width = len(scatter)
+    if scatter.diagonal().max().item() == 0:  # all features are constant
         return None
 
     def times(vector: np.ndarray) -> np.ndarray:
@@ -180,13 +184,12 @@ def _lanczos(scatter: Tensor, count: int) -> Tensor | None:
     operator = LinearOperator(scatter.shape, matvec=times, dtype=np.float64)
     start = np.random.default_rng(0).standard_normal(width)
     try:
-        values, vectors = eigsh(operator, count, which="LA", v0=start)
-    except ArpackError:  # no convergence is one of them
+        values, columns = eigsh(operator, count, which="LA", v0=start)
+    except ArpackError:  # includes ArpackNoConvergence
         return None
-    first = torch.from_numpy(np.ascontiguousarray(vectors.T[::-1])).to(scatter.device)
-    level = torch.from_numpy(values[::-1].copy()).to(scatter.device)
-    wrong = (first @ scatter - level[:, None] * first).norm(dim=1).max()
-    turned = (
-        (first @ first.T - torch.eye(count, dtype=first.dtype, device=first.device)).abs().max()
-    )
-    return first if wrong <= 1e-9 * level[0] and turned <= 1e-9 else None
+    vectors = _descending(columns, scatter)
+    eigenvalues = torch.from_numpy(values[::-1].copy()).to(scatter.device)
+    identity = torch.eye(count, dtype=vectors.dtype, device=vectors.device)
+    residual = (vectors @ scatter - eigenvalues[:, None] * vectors).norm(dim=1).max()
+    skew = (vectors @ vectors.T - identity).abs().max()
+    return vectors if residual <= 1e-9 * eigenvalues[0] and skew <= 1e-9 else None

@@ -1,4 +1,4 @@
-"""Relaxations: what the loss sees in place of bits, during training only: (N, K) -> (N, K)."""
+"""Relaxations (N, K) -> (N, K), which replace the bits during training."""
 
 from typing import ClassVar, Literal
 
@@ -9,7 +9,7 @@ from deephash.utils.bounds import Count, NonNegative, Positive
 
 
 class Identity(nn.Module):
-    """The real-valued code itself.
+    """The unchanged real-valued code.
 
     Example:
         >>> Identity()(torch.tensor([[0.5, -2.0]]))
@@ -40,16 +40,16 @@ class Tanh(nn.Module):
 
 
 class Continuation(nn.Module):
-    """``tanh(beta z)`` with a beta that grows: HashNet (ICCV 2017).
+    """``tanh(beta z)`` with an increasing beta: HashNet (ICCV 2017).
 
     beta = sqrt(1 + gain * every * floor(t / every)); t counts epochs from 0, or training batches
     from 1. ``epoch, 20, 0.05`` gives sqrt(1 + floor(epoch / 20)), as in later implementations;
     ``iteration, 200, 0.005`` is the authors' code.
 
     Args:
-        unit: what t counts.
+        unit: unit of t.
         every: epochs or batches between two changes of beta.
-        gain: growth of beta squared in each epoch or batch.
+        gain: increase of beta squared in each epoch or batch.
 
     Example:
         >>> relaxation = Continuation("epoch", every=20, gain=0.05)
@@ -74,7 +74,7 @@ class Continuation(nn.Module):
 
     @property
     def beta(self) -> Tensor:
-        """The current beta, on the device: a scalar."""
+        """The current beta, a scalar on the device."""
         return torch.sqrt(1 + self.gain * self.every * (self.count // self.every))
 
     def on_epoch_start(self, epoch: int) -> None:
@@ -91,7 +91,7 @@ class Sign(nn.Module):
     """The bits as -1 and +1, with the gradient of the identity (GreedyHash, straight-through).
 
     Args:
-        sign_of_zero: the value for an exact 0. ``1``: +1, as in retrieval. ``0``: 0, which is
+        sign_of_zero: the value for an exact 0. ``1``: +1, as in retrieval. ``0``: 0, as with
             ``torch.sign`` (the authors' code, FIRe, swuxyj).
 
     Example:
@@ -115,17 +115,17 @@ class Sign(nn.Module):
 
 
 class StochasticSign(nn.Module):
-    """Bits b drawn with probability p = sigmoid(z), as 2 b - 1: JMLH (ICCV Workshops 2019).
+    """Codes 2 b - 1 of bits b drawn with probability p = sigmoid(z): JMLH (ICCV Workshops 2019).
 
-    The gradient is that of the probability: of b with respect to z, p (1 - p). In evaluation mode,
-    and without ``stochastic``, the bits are ``z >= 0``.
+    The gradient of b is that of the probability, p (1 - p). In evaluation mode, and without
+    ``stochastic``, the bits are ``z >= 0``.
 
     Args:
-        stochastic: b = 1 where p exceeds a uniform random number from [0, 1) (the comparisons of
-            OrthoHash); otherwise where p is at least 1/2 (the authors' code).
-        sign_of_zero: the result where p equals the number it is compared with, random or 1/2.
-            ``1``: b = 1 if nothing is drawn, as in retrieval. ``0``: b = 1/2 and a code of
-            0, which is ``torch.sign`` of the difference (the authors' code, FIRe).
+        stochastic: b = 1 if p exceeds a uniform random number from [0, 1) (the comparisons of
+            OrthoHash); otherwise if p is at least 1/2 (the authors' code).
+        sign_of_zero: the result if p equals the threshold, random or 1/2. ``1``: b = 1 for the
+            threshold 1/2, as in retrieval. ``0``: b = 1/2 and a code of 0, as with ``torch.sign``
+            of the difference (the authors' code, FIRe).
 
     Example:
         >>> z = torch.tensor([[0.0, -2.0]], requires_grad=True)
@@ -146,10 +146,10 @@ class StochasticSign(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         p = torch.sigmoid(z)
-        draws = self.stochastic and self.training
+        random = self.stochastic and self.training
         if self.sign_of_zero == 0:
-            threshold = torch.rand_like(p) if draws else torch.full_like(p, 0.5)
+            threshold = torch.rand_like(p) if random else torch.full_like(p, 0.5)
             bits = (torch.sign(p.detach() - threshold) + 1) / 2
         else:
-            bits = p > torch.rand_like(p) if draws else z >= 0
+            bits = p > torch.rand_like(p) if random else z >= 0
         return 2 * ((p - p.detach()) + bits) - 1

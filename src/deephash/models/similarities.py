@@ -1,7 +1,7 @@
-"""Similarity of codes to class centers: ``(u (N, K), centers (C, K)) -> (N, C)``.
+"""Similarities between codes and class centers: ``(u (N, K), centers (C, K)) -> (N, C)``.
 
-The cosine and the relative similarity (`deephash.methods.relahash.Relative`) are in [-1, 1]; the
-latter with ``sqrt_bk=true`` is in [-sqrt(N K), sqrt(N K)].
+The cosine and the relative similarity (`deephash.methods.relahash.Relative`) are in [-1, 1]; with
+``sqrt_bk=true`` the latter is in [-sqrt(N K), sqrt(N K)].
 """
 
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ __all__ = ["Cosine"]
 
 
 class Cosine(nn.Module):
-    r"""The cosine of the angle between each code (N, K) and each center (C, K): (N, C).
+    r"""Cosine similarity between each code (N, K) and each center (C, K): (N, C).
 
     .. math:: S_{nc} = \frac{\langle u_n, c_c \rangle}{\lVert u_n \rVert \lVert c_c \rVert}
 

@@ -1,9 +1,9 @@
-"""Backbones of timm, an optional package, imported when one of them is built or checked."""
+"""Backbones of timm, an optional package that is imported only when one is built or checked."""
 
 import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from pickle import PickleError
@@ -15,30 +15,30 @@ import torch
 from torch import Tensor, nn
 
 from deephash.errors import ConfigError, DataError, DeephashError, raise_first
-from deephash.models.dropout import dropouts, train_dropout_alone
-from deephash.models.weights import fill, read_file
+from deephash.models.freezing import FreezableBackbone
+from deephash.models.weights import load_weights
 from deephash.utils.bounds import Interval, Name, Pixels
 from deephash.utils.extras import import_extra
 
 Rate = Annotated[float, Interval(0, 1, below=True)]
 Fault = tuple[str, str, str]
-"""An option, what is wrong with it, and what to type instead."""
+"""An option, a message, and what to type instead."""
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-"""The names under which timm looks for weights in a repository of the Hugging Face Hub."""
+"""File names that timm tries in a repository of the Hugging Face Hub."""
 
 
 @dataclass(frozen=True)
 class InputConfig:
-    """What images a model was trained on.
+    """The input images of a model, as in its training.
 
     Attributes:
-        mean: of each channel, for pixels in 0..1.
-        std: of each channel.
-        interpolation: ``bilinear`` or ``bicubic``; None if it is neither.
+        mean: mean of each channel, for pixels in 0..1.
+        std: standard deviation of each channel.
+        interpolation: ``bilinear`` or ``bicubic``; None for others.
         size: side of the images.
-        fixed: whether the model takes images of no other side.
-        crop: share of the resized image's side that is cropped in evaluation.
+        fixed: whether the model takes only images of this size.
+        crop: side of the crop in evaluation, relative to that of the resized image.
     """
 
     mean: tuple[float, ...]
@@ -49,40 +49,40 @@ class InputConfig:
     crop: float
 
 
-class Timm(nn.Module):
-    """Any model of timm, without its last layer.
+class Timm(FreezableBackbone):
+    """Any model of timm without its last layer.
 
-    The features are what timm gives for ``num_classes=0``: pooled as the model's own configuration
-    says, and passed through the hidden layer of the head if there is one. The tokens are
-    ``forward_features`` without the prefix tokens (class, distillation and register tokens); a
-    feature map becomes tokens in row-major order.
+    The features are the output with ``num_classes=0``: pooled as in the model's configuration,
+    then passed through the hidden layer of the head if there is one. The tokens are the output of
+    ``forward_features`` without prefix tokens (class, distillation and register tokens); a feature
+    map is converted to tokens in row-major order.
 
     Args:
         name: timm's name of the model, one of ``timm.list_models()``, optionally with the tag of
             its weights: ``vit_small_patch14_dinov2.lvd142m``. Names with a source
             (``hf-hub:``, ``local-dir:``) are refused.
-        weights: ``pretrained`` (those that timm's configuration names, downloaded from the Hugging
-            Face Hub if they are not in its cache; safetensors, or loaded with
+        weights: ``pretrained`` (the weights in timm's configuration, downloaded from the Hugging
+            Face Hub if its cache does not contain them; safetensors, or loaded with
             ``weights_only=True``), ``none``, or a file with a state dict of the model, with or
             without its last layer.
         output: ``features`` (N, D), or ``tokens`` (N, T, D).
-        img_size: side of the input images; None for that of the model's own configuration. Position
-            embeddings are resampled to it after the weights are loaded.
+        img_size: side of the input images; None for the model's default. Position embeddings are
+            resampled after the weights are loaded.
         dropout: whether dropout and stochastic depth are active in training.
-        drop_rate: rate of the dropout.
-        drop_path_rate: rate of the stochastic depth.
+        drop_rate: dropout rate.
+        drop_path_rate: rate of stochastic depth.
         frozen: keep the weights and the statistics of batch norm as loaded. Dropout, if active,
             stays active in training.
         preprocessing: ``model`` (the dataset's transforms take mean, standard deviation,
             interpolation and image size from timm's configuration of the model), or ``dataset``
-            (they stay as they are). It changes the configuration, not this module.
+            (they are unchanged). This affects the configuration, not the module.
 
     Attributes:
         out_features: D.
 
     Raises:
-        ConfigError: timm is not installed, or has no such model, or the model has no such output.
-        DataError: weights that are missing, unreadable or of another model.
+        ConfigError: timm is not installed, or the model or its output does not exist.
+        DataError: the weights are missing, unreadable or of another model.
 
     Example:
         >>> backbone = Timm("resnet18", weights="none")  # doctest: +SKIP
@@ -112,98 +112,50 @@ class Timm(nn.Module):
         }  # fmt: skip
         raise_first(self.refused(options), "backbone.")
         rates = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate} if dropout else {}
-        trunk: Any = _load(name, weights, {key: rate for key, rate in rates.items() if rate})
+        trunk: Any = _build(name, weights, {key: rate for key, rate in rates.items() if rate})
         if not dropout:
-            _without_dropout(trunk)
+            _disable_dropout(trunk)
         if img_size is not None and hasattr(trunk, "set_input_size"):
             trunk.set_input_size(img_size=(img_size, img_size))
         self.trunk = trunk
-        declared = _declared(name)
+        config = _input_config(name)
         self.name = name
-        self.side = (img_size or declared.size) if declared.fixed else None
+        self.side = (img_size or config.size) if config.fixed else None
         self.output = output
-        form = _form(name, img_size)
-        self.out_features = form.width if output == "features" else form.depth
-        self.layout = form.layout
-        self.frozen = frozen
+        shapes = _output_shapes(name, img_size)
+        self.out_features = shapes.features if output == "features" else shapes.tokens
+        self.layout = shapes.layout
         if frozen:
-            self.trunk.requires_grad_(False)
+            self.freeze()
 
     @classmethod
     def check(cls, name: str, weights: str | None = "pretrained", **_: Any) -> None:
-        """Refuse weights that are missing or do not fit.
+        """Check the weights without memory for the network.
 
-        Weights of timm are downloaded if its cache does not have them; a file is compared with a
-        network without memory.
+        Pretrained weights are downloaded if timm's cache does not contain them.
 
         Raises:
-            ConfigError: no such model.
-            DataError: weights that are missing, unreadable or of another model.
+            ConfigError: the model does not exist.
+            DataError: the weights are missing, unreadable or of another model.
         """
         if weights == "pretrained":
-            _provide(name)
+            _download(name)
         else:
             with torch.device("meta"):
-                _load(name, weights, {})
+                _build(name, weights, {})
 
     @classmethod
     def refused(cls, options: Mapping[str, Any]) -> list[Fault]:
-        """Return what is wrong with the options: key, fault and what to type instead."""
-        name, weights = str(options["name"]), options.get("weights", "pretrained")
-        try:
-            timm = _timm()
-        except ConfigError as error:
-            what, _, instead = str(error).partition("\n")
-            return [("name", what.removeprefix("backbone=timm "), instead.strip())]
-        if weights == "imagenet":
-            what = "is imagenet, and timm's own weights are called pretrained."
-            return [("weights", what, "Type backbone.weights=pretrained.")]
-        if fault := _unknown(timm, name):
-            return [fault]
-        if weights == "pretrained" and not timm.models.is_model_pretrained(name):
-            what = f"is pretrained, and timm has no weights of {name}."
-            others = timm.list_pretrained(f"{name.partition('.')[0]}.*")
-            instead = "Type backbone.weights=FILE, or backbone.weights=none."
-            if others:
-                instead = f"It has some of backbone.name={others[0]}."
-            return [("weights", what, instead)]
-        size = timm.models.get_pretrained_cfg(name).input_size
-        if size[0] != 3 or size[1] != size[2]:
-            what = f"{name} takes images of {'x'.join(map(str, size))}, not squares in colour."
-            return [("name", what, "Choose another model.")]
-        rates = [options.get(key, 0.0) for key in ("drop_rate", "drop_path_rate")]
-        if options.get("dropout", False) != any(rates):
-            if any(rates):
-                what, instead = "is false, and a rate is given.", "Type backbone.dropout=true."
-            else:
-                what, instead = "is true, and both rates are 0.", "Type backbone.drop_rate=0.2."
-            return [("dropout", what, instead)]
-        return cls._refused_forms(name, options)
-
-    @staticmethod
-    def _refused_forms(name: str, options: Mapping[str, Any]) -> list[Fault]:
-        """Find what is wrong with size and output, on the meta device."""
-        size, output = options.get("img_size"), options.get("output", "features")
-        try:
-            form = _form(name, size)
-        except _NoSize as error:
-            if size is None:
-                return [("name", f"{name} cannot be used: {error}", "Choose another model.")]
-            return [("img_size", f"is {size}: {error}", "Leave it out, or choose another model.")]
-        if output == "features" and form.width is None:
-            what = f"is features, and {name} has no single vector for an image."
-            return [("output", what, "Choose another model.")]
-        if output == "tokens" and form.layout is None:
-            what = f"is tokens, and {name} has no single map of features."
-            return [("output", what, "Type backbone.output=features, or choose another model.")]
-        return []
+        """Return the first fault of the options: key, message and what to type instead."""
+        fault = _model_fault(options) or _dropout_fault(options) or _output_fault(options)
+        return [fault] if fault else []
 
     @classmethod
     def input_config(cls, options: Mapping[str, Any]) -> InputConfig | None:
-        """Return what images the model takes; None where that is not to be taken from it.
+        """Return the input images of the model; None if ``preprocessing`` is not ``model``.
 
         Args:
-            options: of the constructor, unchecked.
+            options: arguments of the constructor. They need not be valid; None if they are not.
         """
         size = options.get("img_size")
         if options.get("preprocessing", "model") != "model" or not isinstance(size, int | None):
@@ -211,34 +163,18 @@ class Timm(nn.Module):
         try:
             if cls.refused(options):
                 return None
-        except (
-            KeyError,
-            TypeError,
-            ValueError,
-            DeephashError,
-        ):  # reported by the check of the options
+        except (KeyError, TypeError, ValueError, DeephashError):  # the options are checked later
             return None
-        declared = _declared(str(options["name"]))
-        return declared if size is None else InputConfig(**{**vars(declared), "size": size})
-
-    @property
-    def stochastic(self) -> bool:
-        """Whether the frozen network has active dropout: its features are random in training."""
-        return self.frozen and bool(dropouts(self.trunk))
-
-    def train(self, mode: bool = True) -> "Timm":
-        super().train(mode and not self.frozen)
-        if self.frozen:
-            train_dropout_alone(self.trunk, mode)
-        return self
+        config = _input_config(str(options["name"]))
+        return config if size is None else replace(config, size=size)
 
     def forward(self, images: Tensor) -> Tensor:
         if self.side is not None and images.shape[-2:] != (self.side, self.side):
             height, width = images.shape[-2:]
             raise ConfigError(
-                f"backbone  {self.name} takes images of {self.side}x{self.side}, and these are"
-                f" {height}x{width}.\n          Type dataset.size={self.side} where the dataset has"
-                f" it, or backbone.img_size={height}."
+                f"backbone  {self.name} takes images of {self.side}x{self.side}, but these are"
+                f" {height}x{width}.\n          Type dataset.size={self.side} if the dataset has"
+                f" this option, or backbone.img_size={height}."
             )
         if self.output == "tokens":
             return self.tokens(images)
@@ -256,26 +192,26 @@ class Timm(nn.Module):
 
 
 @dataclass(frozen=True)
-class _Form:
-    """The shapes of what a model returns.
+class _OutputShapes:
+    """The shapes of a model's outputs.
 
     Attributes:
-        width: of the features; None if they are not (N, width).
-        layout: of ``forward_features``, ``NTD``, ``NCHW`` or ``NHWC``; None if it is no such map.
-        depth: D of that map.
+        features: D of the features; None if they are not (N, D).
+        layout: of ``forward_features``: ``NTD``, ``NCHW`` or ``NHWC``; None for other outputs.
+        tokens: D of the tokens.
     """
 
-    width: int | None
+    features: int | None
     layout: str | None
-    depth: int
+    tokens: int
 
 
-class _NoSize(ValueError):
+class _InputSizeError(ValueError):
     """A model does not take images of a size; the message ends a sentence."""
 
 
 def _timm() -> Any:
-    """The package.
+    """Import timm.
 
     Raises:
         ConfigError: it is not installed.
@@ -283,21 +219,75 @@ def _timm() -> Any:
     return import_extra("timm", "backbone=timm", "backbone=torchvision backbone.name=MODEL")
 
 
-def _unknown(timm: Any, name: str) -> Fault | None:
-    """Return the fault of a name: no such model, or no such tag; None where both exist."""
+def _model_fault(options: Mapping[str, Any]) -> Fault | None:
+    """Return the fault of the name, the weights or the default input size of a model."""
+    name, weights = str(options["name"]), options.get("weights", "pretrained")
+    try:
+        timm = _timm()
+    except ConfigError as error:
+        message, _, hint = str(error).partition("\n")
+        return ("name", message.removeprefix("backbone=timm "), hint.strip())
+    if weights == "imagenet":
+        message = "is imagenet, but timm's own weights are called pretrained."
+        return ("weights", message, "Type backbone.weights=pretrained.")
+    if fault := _name_fault(timm, name):
+        return fault
+    if weights == "pretrained" and not timm.models.is_model_pretrained(name):
+        hint = "Type backbone.weights=FILE, or backbone.weights=none."
+        if tagged := timm.list_pretrained(f"{name.partition('.')[0]}.*"):
+            hint = f"It has weights of backbone.name={tagged[0]}."
+        return ("weights", f"is pretrained, but timm has no weights of {name}.", hint)
+    size = timm.models.get_pretrained_cfg(name).input_size
+    if size[0] != 3 or size[1] != size[2]:
+        message = f"{name} takes images of {'x'.join(map(str, size))}, not square colour images."
+        return ("name", message, "Choose another model.")
+    return None
+
+
+def _dropout_fault(options: Mapping[str, Any]) -> Fault | None:
+    """Return the contradiction between ``dropout`` and the rates."""
+    rates = [options.get(key, 0.0) for key in ("drop_rate", "drop_path_rate")]
+    if options.get("dropout", False) == any(rates):
+        return None
+    if any(rates):
+        return ("dropout", "is false, but a rate is given.", "Type backbone.dropout=true.")
+    return ("dropout", "is true, but both rates are 0.", "Type backbone.drop_rate=0.2.")
+
+
+def _output_fault(options: Mapping[str, Any]) -> Fault | None:
+    """Return the fault of the image size or of the output, found on the meta device."""
+    name, size = str(options["name"]), options.get("img_size")
+    output = options.get("output", "features")
+    try:
+        shapes = _output_shapes(name, size)
+    except _InputSizeError as error:
+        if size is None:
+            return ("name", f"{name} cannot be used: {error}", "Choose another model.")
+        return ("img_size", f"is {size}: {error}", "Omit it, or choose another model.")
+    if output == "features" and shapes.features is None:
+        message = f"is features, but {name} has no single vector for an image."
+        return ("output", message, "Choose another model.")
+    if output == "tokens" and shapes.layout is None:
+        message = f"is tokens, but {name} has no single feature map."
+        return ("output", message, "Type backbone.output=features, or choose another model.")
+    return None
+
+
+def _name_fault(timm: Any, name: str) -> Fault | None:
+    """Return the fault of a name: the model or the tag does not exist; None if both exist."""
     if any(sign in name for sign in ":/\\"):
-        what = f"{name!r} names files of others, and only timm's own models are built."
-        return ("name", what, "Give the architecture, and its weights as backbone.weights=FILE.")
+        message = f"{name!r} names external files, but only timm's own models are supported."
+        return ("name", message, "Give the architecture, and its weights as backbone.weights=FILE.")
     architecture = name.partition(".")[0]
     known = timm.list_models()
     if architecture in (deprecated := timm.models.get_deprecated_models()):
-        now = deprecated[architecture]
-        instead = f"Type backbone.name={now}." if now else "Choose another model."
-        return ("name", f"timm has removed {architecture!r}.", instead)
+        successor = deprecated[architecture]
+        hint = f"Type backbone.name={successor}." if successor else "Choose another model."
+        return ("name", f"timm has removed {architecture!r}.", hint)
     if architecture not in known:
         near = ", ".join(difflib.get_close_matches(architecture, known, n=3))
-        what = f"timm {timm.__version__} has no model {name!r}."
-        return ("name", what, f"Did you mean {near}?" if near else "See timm.list_models().")
+        message = f"timm {timm.__version__} has no model {name!r}."
+        return ("name", message, f"Did you mean {near}?" if near else "See timm.list_models().")
     if "." in name:
         tagged = timm.list_models(f"{architecture}.*", include_tags=True)
         if name not in tagged:
@@ -308,74 +298,72 @@ def _unknown(timm: Any, name: str) -> Fault | None:
     return None
 
 
-def _declared(name: str) -> InputConfig:
-    """Read what images a model takes from timm's configuration of it."""
-    declared = _timm().models.get_pretrained_cfg(name)
-    known = declared.interpolation in ("bilinear", "bicubic")
+def _input_config(name: str) -> InputConfig:
+    """Read the input images of a model from timm's configuration."""
+    config = _timm().models.get_pretrained_cfg(name)
+    known = config.interpolation in ("bilinear", "bicubic")
     return InputConfig(
-        mean=tuple(map(float, declared.mean)),
-        std=tuple(map(float, declared.std)),
-        interpolation=declared.interpolation if known else None,
-        size=declared.input_size[-1],
-        fixed=declared.fixed_input_size,
-        crop=float(declared.crop_pct),
+        mean=tuple(map(float, config.mean)),
+        std=tuple(map(float, config.std)),
+        interpolation=config.interpolation if known else None,
+        size=config.input_size[-1],
+        fixed=config.fixed_input_size,
+        crop=float(config.crop_pct),
     )
 
 
-def _load(name: str, weights: str | None, rates: Mapping[str, float]) -> nn.Module:
+def _build(name: str, weights: str | None, rates: Mapping[str, float]) -> nn.Module:
     """Build the model without its last layer, and load its weights."""
     timm = _timm()
     if weights == "pretrained":
-        return _downloaded(name, rates)
+        return _build_pretrained(name, rates)
     trunk: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **rates)
     if weights not in (None, "none"):
         with torch.device("meta"):
-            whole = timm.create_model(name, pretrained=False).state_dict()
-        kept = trunk.state_dict()
-        cut = {key: value for key, value in whole.items() if key not in kept}
-        fill(trunk, read_file(str(weights)), f"timm's {name}", str(weights), cut)
+            uncut = timm.create_model(name, pretrained=False).state_dict()
+        load_weights(trunk, str(weights), f"timm's {name}", uncut)
     return trunk
 
 
-def _downloaded(name: str, rates: Mapping[str, float]) -> nn.Module:
-    """Build the model with timm's own weights; download them if they are not in the cache.
+def _build_pretrained(name: str, rates: Mapping[str, float]) -> nn.Module:
+    """Build the model with timm's own weights, downloaded if they are not in the cache.
 
     Raises:
-        DataError: they could not be downloaded, or the file is damaged.
+        DataError: the weights could not be downloaded, or the file is damaged.
     """
     from safetensors import SafetensorError
 
-    _provide(name)
+    _download(name)
     damage = (SafetensorError, PickleError, BadZipFile, EOFError, OSError)
     try:
         trunk: nn.Module = _timm().create_model(name, pretrained=True, num_classes=0, **rates)
     except damage as error:
         raise DataError(
             f"backbone.weights  timm's weights of {name} could not be read: {_reason(error)}\n"
-            f"  remove them from {_cache(name)}, and they are downloaded again"
+            f"  remove them from {_cache(name)} to download them again"
         ) from error
     return trunk
 
 
-def _provide(name: str) -> None:
+def _download(name: str) -> None:
     """Download timm's weights of a model if they are not in the cache.
 
     Raises:
-        DataError: they could not be downloaded.
+        DataError: the download failed.
     """
     try:
         if _timm().models.get_pretrained_cfg(name).hf_hub_id:
-            _provide_from_hub(name)
+            _download_from_hub(name)
         else:
-            _provide_from_url(name)
-    except Exception as error:  # of the clients and their transport: no model is built here
-        raise _not_downloaded(name, error) from error
+            _download_from_url(name)
+    except Exception as error:  # clients and their transports have many; no model is built here
+        raise _download_error(name, error) from error
 
 
-def _provide_from_hub(name: str) -> None:
-    """Download the first of `HUB_FILES` that the repository has, if none is in the cache.
+def _download_from_hub(name: str) -> None:
+    """Download the first of `HUB_FILES` in the repository, if none of them is in the cache.
 
-    The hub is asked once before, because its client tries downloads again for a minute.
+    A request for metadata comes first, because the client repeats failing downloads for a minute.
     """
     from huggingface_hub import (
         get_hf_file_metadata,
@@ -385,38 +373,38 @@ def _provide_from_hub(name: str) -> None:
     )
     from huggingface_hub.errors import EntryNotFoundError
 
-    declared = _timm().models.get_pretrained_cfg(name)
-    origin, _, tag = declared.hf_hub_id.partition("@")
+    config = _timm().models.get_pretrained_cfg(name)
+    repository, _, tag = config.hf_hub_id.partition("@")
     revision = tag or None
-    files = (declared.hf_hub_filename,) if declared.hf_hub_filename else HUB_FILES
+    files = (config.hf_hub_filename,) if config.hf_hub_filename else HUB_FILES
     for file in files:
-        if isinstance(try_to_load_from_cache(origin, file, revision=revision), str):
+        if isinstance(try_to_load_from_cache(repository, file, revision=revision), str):
             return
     for file in files:
         try:
-            get_hf_file_metadata(hf_hub_url(origin, file, revision=revision))
+            get_hf_file_metadata(hf_hub_url(repository, file, revision=revision))
         except EntryNotFoundError:
             if file == files[-1]:
                 raise
             continue
-        hf_hub_download(origin, file, revision=revision)
+        hf_hub_download(repository, file, revision=revision)
         return
 
 
-def _provide_from_url(name: str) -> None:
-    """Download the file of a model that is not on the hub, to where timm looks for it."""
+def _download_from_url(name: str) -> None:
+    """Download the file of a model that is not on the hub into torch's cache."""
     url = _timm().models.get_pretrained_cfg(name).url
     file = Path(_cache(name)) / Path(urlparse(url).path).name
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        known = re.search(r"-([a-f0-9]{8,})\.", file.name)  # as torch.hub names files
+        digest = re.search(r"-([a-f0-9]{8,})\.", file.name)  # in file names of torch.hub
         torch.hub.download_url_to_file(
-            url, str(file), known.group(1) if known else None, progress=False
+            url, str(file), digest.group(1) if digest else None, progress=False
         )
 
 
 def _cache(name: str) -> str:
-    """The folder in which timm looks for the weights of a model."""
+    """Return the folder in which timm searches for the weights of a model."""
     if not _timm().models.get_pretrained_cfg(name).hf_hub_id:
         return str(Path(torch.hub.get_dir()) / "checkpoints")
     from huggingface_hub import constants
@@ -425,31 +413,33 @@ def _cache(name: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of an error."""
+    """Return the first line of an error."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _not_downloaded(name: str, error: Exception) -> DataError:
-    """Make the error of weights that could not be downloaded."""
-    declared = _timm().models.get_pretrained_cfg(name)
-    if declared.hf_hub_id:
-        origin, _, revision = declared.hf_hub_id.partition("@")
-        where = f"{declared.hf_hub_id} of the Hugging Face Hub"
-        command = f"hf download {origin}" + (f" --revision {revision}" if revision else "")
-        elsewhere = f"run  {command}  elsewhere, and copy its folder into that cache"
+def _download_error(name: str, error: Exception) -> DataError:
+    """Return the error of weights that could not be downloaded."""
+    config = _timm().models.get_pretrained_cfg(name)
+    if config.hf_hub_id:
+        repository, _, revision = config.hf_hub_id.partition("@")
+        where = f"{config.hf_hub_id} of the Hugging Face Hub"
+        command = f"hf download {repository}"
+        if revision:
+            command += f" --revision {revision}"
+        elsewhere = f"run  {command}  elsewhere, and copy its folder into this cache"
     else:
-        where, elsewhere = declared.url, "download that file elsewhere, and copy it into that cache"
+        where, elsewhere = config.url, "download this file elsewhere, and copy it into this cache"
     return DataError(
         f"backbone.weights  timm's weights of {name} could not be downloaded: {_reason(error)}\n"
-        f"  looked for  {where}, in its cache {_cache(name)}\n"
+        f"  looked for  {where}, in the cache {_cache(name)}\n"
         f"  either      {elsewhere}\n"
         f"  or          give a state dict of the model: backbone.weights=FILE\n"
         f"  (or start from random weights: backbone.weights=none)"
     )
 
 
-def _without_dropout(trunk: nn.Module) -> None:
-    """Set all rates to 0, those that the architecture has by default too."""
+def _disable_dropout(trunk: nn.Module) -> None:
+    """Set all rates to 0, including the defaults of the architecture."""
     for module in trunk.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
@@ -459,37 +449,37 @@ def _without_dropout(trunk: nn.Module) -> None:
 
 
 def _prefix_tokens(trunk: Any) -> int:
-    """How many tokens stand before those of the patches."""
+    """Return the number of tokens before the patch tokens."""
     count = getattr(trunk, "num_prefix_tokens", None)
     return int(getattr(trunk, "cls_token", None) is not None) if count is None else int(count)
 
 
-@lru_cache(maxsize=256)  # a sweep has the same backbone again and again
-def _form(name: str, img_size: int | None) -> _Form:
+@lru_cache(maxsize=256)  # the jobs of a sweep often have the same backbone
+def _output_shapes(name: str, img_size: int | None) -> _OutputShapes:
     """Run a model on the meta device and return the shapes of its outputs.
 
     Raises:
-        _NoSize: it takes no images of this size.
+        _InputSizeError: the model does not take images of this size.
     """
-    declared = _declared(name)
-    side = img_size or declared.size
+    config = _input_config(name)
+    side = img_size or config.size
     try:
         with torch.device("meta"):
             trunk = _timm().create_model(name, pretrained=False, num_classes=0).eval()
             images = torch.empty(2, 3, side, side)
         if img_size is not None and hasattr(trunk, "set_input_size"):
             trunk.set_input_size(img_size=(side, side))
-        elif side != declared.size and declared.fixed:
-            raise _NoSize(f"{name} takes {declared.size} alone.")
+        elif side != config.size and config.fixed:
+            raise _InputSizeError(f"{name} takes only {config.size}.")
         with torch.no_grad():
             features, maps = trunk(images), trunk.forward_features(images)
     except (RuntimeError, AssertionError, ValueError, TypeError, NotImplementedError) as error:
-        raise _NoSize(" ".join(str(error).split()) or type(error).__name__) from error
+        raise _InputSizeError(" ".join(str(error).split()) or type(error).__name__) from error
     width = features.shape[1] if isinstance(features, Tensor) and features.ndim == 2 else None
     if not isinstance(maps, Tensor) or maps.ndim not in (3, 4):
-        return _Form(width, None, 0)
+        return _OutputShapes(width, None, 0)
     if maps.ndim == 3:
-        return _Form(width, "NTD", maps.shape[2])
+        return _OutputShapes(width, "NTD", maps.shape[2])
     if maps.shape[3] == trunk.num_features and maps.shape[1] != trunk.num_features:
-        return _Form(width, "NHWC", maps.shape[3])
-    return _Form(width, "NCHW", maps.shape[1])
+        return _OutputShapes(width, "NHWC", maps.shape[3])
+    return _OutputShapes(width, "NCHW", maps.shape[1])

@@ -1,9 +1,9 @@
-"""Weights from files of any origin: find those that a network uses, and fit nothing else."""
+"""Weights of backbones from files of any origin."""
 
 import hashlib
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ log = logging.getLogger("deephash")
 
 KEY = "backbone.weights"
 SHOWN = 4  # names in a message
-DEEPEST = 8  # levels of dicts in a checkpoint
-COUNTERS = "num_batches_tracked"  # which files from before torch 0.4.1 lack
+DEEPEST = 8  # levels of containers in a checkpoint
+COUNTERS = "num_batches_tracked"  # missing in files of torch before 0.4.1
 
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 _FAMILIES = {
@@ -30,7 +30,7 @@ _FAMILIES = {
     "visual.": "a model of CLIP",
     "stem.conv": "a model of timm",
 }
-"""Names that networks of other libraries have."""
+"""Names of tensors that identify networks of other libraries."""
 
 
 def digest(network: nn.Module) -> str:
@@ -47,161 +47,152 @@ def digest(network: nn.Module) -> str:
     return result.hexdigest()[:16]
 
 
-def read_file(file: str) -> dict[str, Tensor]:
-    """Read what ``backbone.weights=FILE`` names, without running any code that it may hold.
+def load_weights(
+    network: nn.Module, file: str, model: str, uncut: Mapping[str, Tensor] | None = None
+) -> None:
+    """Load the weights of a network from a checkpoint of any nesting.
+
+    The names may have a common prefix, such as ``module.``, ``state_dict.model.backbone.`` or
+    ``encoder.``. With several prefixes, the first of those with the most matching tensors is used.
+    Other tensors are ignored; a warning counts them, unless they belong to ``uncut``.
+
+    Args:
+        network: all of its parameters and buffers are loaded; on the meta device they are only
+            compared with the file.
+        file: path of the checkpoint.
+        model: description of the network, for messages.
+        uncut: state dict of the network before layers were removed from it.
 
     Raises:
-        DataError: there is no such file, or `read_weights` refuses it.
+        DataError: the file is missing or unreadable, or tensors are missing, have another shape or
+            type, or are not finite.
     """
-    path = expand_path(file)
-    if not path.is_file():
-        if re.match(r"https?://|www\.", file):
-            raise DataError(f"backbone.weights  {file} is a link: download it, and give the file.")
+    needed = network.state_dict()
+    tensors = {_OLD_DENSENET.sub(r"\1\2", name): value for name, value in _read_path(file).items()}
+    prefix, other_prefixes = _find_prefix(needed, tensors)
+    given = {name: tensors[prefix + name] for name in needed if prefix + name in tensors}
+    if mismatch := _describe_mismatch(needed, given, prefix, tensors):
+        raise DataError(f"{KEY}  {file} does not fit {model}: {mismatch}")
+    not_finite = [name for name, value in given.items() if not _is_finite(value)]
+    if not_finite:
         raise DataError(
-            f"backbone.weights  there is no file {path.absolute()}.\n"
-            "                  It may be imagenet (timm: pretrained), none, or a file with a state"
-            " dict."
+            f"{KEY}  {file} holds NaN or inf in {len(not_finite)} tensors: {_join(not_finite)}."
         )
-    return read_weights(path)
+    if other_prefixes:
+        names = _join([repr(other) for other in other_prefixes])
+        message = "%s  %s contains these weights %d times: the ones of %r are used, not those of %s"
+        log.warning(message, KEY, file, len(other_prefixes) + 1, prefix, names)
+    unused = [
+        name
+        for name, value in tensors.items()
+        if name.removeprefix(prefix) not in given
+        and not name.startswith(tuple(filter(None, other_prefixes)))
+        and not (name.startswith(prefix) and _is_removed(name, prefix, value, uncut or {}))
+    ]
+    if unused:
+        message = "%s  %d of %d tensors in %s are used; not used: %s"
+        log.warning(message, KEY, len(given), len(tensors), file, _join(unused))
+    if not any(value.is_meta for value in needed.values()):
+        network.load_state_dict(given, strict=False)
+
+
+def _read_path(file: str) -> dict[str, Tensor]:
+    """Read the file of ``backbone.weights=FILE``."""
+    path = expand_path(file)
+    if path.is_file():
+        return read_weights(path)
+    if re.match(r"https?://|www\.", file):
+        raise DataError(f"{KEY}  {file} is a link: download it and give the file.")
+    raise DataError(
+        f"{KEY}  there is no file {path.absolute()}.\n"
+        f"{'':<{len(KEY)}}  The value is imagenet (timm: pretrained), none, or a file with a state"
+        " dict."
+    )
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
-    """Read all tensors of a checkpoint under dotted names, whatever they are nested in.
+    """Read all tensors of a checkpoint under dotted names, at any nesting, without running code.
 
     Args:
-        file: of torch, any version, or of safetensors. A whole network that was saved without
-            ``state_dict()`` is read as data: its parameters and buffers.
+        file: of torch, any version, or of safetensors. If a whole network was saved instead of its
+            ``state_dict()``, its parameters and buffers are read.
 
     Raises:
-        DataError: the file cannot be read, or holds no tensor.
+        DataError: the file cannot be read or contains no tensor.
     """
     try:
-        found = _safetensors(file) if file.suffix == ".safetensors" else read_torch(file)
+        content = _read_safetensors(file) if file.suffix == ".safetensors" else read_torch(file)
     except DataError as error:
         reason = str(error)
         if reason.startswith(f"{file} "):
             reason = "it " + reason.removeprefix(f"{file} ")
         raise DataError(f"{KEY}  {file} is not a readable state dict: {reason}.") from error
     tensors: dict[str, Tensor] = {}
-    strange: list[Unread] = []
-    _collect(found, "", tensors, strange, DEEPEST, set())
+    unread: list[Unread] = []
+    for name, value in _collect(content, "", DEEPEST, set(), unread):
+        tensors.setdefault(name, value)
     if tensors:
         return tensors
-    if strange:
+    if unread:
         raise DataError(
-            f"{KEY}  {file} is not a readable state dict: it holds no tensor, and"
-            f" {described(strange[0])}. Save the network's state_dict()."
+            f"{KEY}  {file} is not a readable state dict: it contains no tensor, but"
+            f" {described(unread[0])}. Save the network's state_dict()."
         )
     raise DataError(
-        f"{KEY}  {file} does not hold a state dict (names to tensors), but {described(found)}."
+        f"{KEY}  {file} does not hold a state dict (names to tensors), but {described(content)}."
     )
 
 
-def _safetensors(file: Path) -> Any:
+def _read_safetensors(file: Path) -> Any:
     package = import_extra(
         "safetensors.torch", str(file), "save the state dict with torch.save", DataError
     )
     try:
         return package.load_file(file)
-    except Exception as error:  # safetensors raises kinds of its own
+    except Exception as error:  # safetensors has exceptions of its own
         raise DataError(str(error)) from error
 
 
 def _collect(
-    value: Any,
-    name: str,
-    tensors: dict[str, Tensor],
-    strange: list[Unread],
-    deep: int,
-    seen: set[int],
-) -> None:
-    """Put the tensors within a value under their dotted names, in the order of the file.
+    value: Any, name: str, depth: int, seen: set[int], unread: list[Unread]
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors within a value with their dotted names, in the order of the file.
 
-    A container that stands at several places is walked once, or a small file with lists in lists
-    could take for ever.
+    A container is visited only once, because a small file can contain exponentially many references
+    to nested lists.
     """
+    items: Iterable[tuple[Any, Any]] = ()
     if isinstance(value, Mapping | list | tuple):
         if id(value) in seen:
             return
         seen.add(id(value))
-    if isinstance(value, Tensor):
-        tensors.setdefault(name, value.detach())
+        if depth:
+            items = value.items() if isinstance(value, Mapping) else enumerate(value)
+            depth -= 1
+    elif isinstance(value, Tensor):
+        yield name, value.detach()
     elif isinstance(value, np.ndarray) and value.dtype.kind in "fiub" and name:
-        tensors.setdefault(name, torch.from_numpy(value.copy()))
-    elif deep and isinstance(value, Mapping):
-        for key, one in value.items():
-            _collect(one, f"{name}.{key}" if name else str(key), tensors, strange, deep - 1, seen)
-    elif deep and isinstance(value, list | tuple):
-        for place, one in enumerate(value):
-            _collect(
-                one, f"{name}.{place}" if name else str(place), tensors, strange, deep - 1, seen
-            )
+        yield name, torch.from_numpy(value.copy())
     elif isinstance(value, Unread):
         state = value.state
         if isinstance(state, Mapping) and {"_parameters", "_modules"} <= set(state):
             for part in ("_parameters", "_buffers"):
-                _collect(state.get(part), name, tensors, strange, deep, seen)
-            modules = state["_modules"] if isinstance(state["_modules"], Mapping) else {}
-            for key, one in modules.items():  # as deep as the network is
-                _collect(one, f"{name}.{key}" if name else str(key), tensors, strange, deep, seen)
+                yield from _collect(state.get(part), name, depth, seen, unread)
+            if isinstance(state["_modules"], Mapping):  # networks may be nested at any depth
+                items = state["_modules"].items()
         else:
-            strange.append(value)
+            unread.append(value)
+    for key, child in items:
+        yield from _collect(child, f"{name}.{key}" if name else str(key), depth, seen, unread)
 
 
-def fill(
-    network: nn.Module, tensors: Mapping[str, Tensor], what: str, file: str, cut: Mapping[str, Any]
-) -> None:
-    """Fill a network with the tensors of a checkpoint that have its names.
-
-    They may all stand behind one prefix, such as ``module.``, ``state_dict.model.backbone.`` or
-    ``encoder.``. Of several, it is the one under which most tensors fit, and the first of these.
-    Other tensors are not used; those that are no part of ``cut`` are counted in a warning.
-
-    Args:
-        network: all of whose parameters and buffers are filled; on the meta device it is only
-            checked that they can be.
-        tensors: as of ``read_weights``.
-        what: the network, for messages.
-        file: of the tensors, for messages.
-        cut: names and tensors of layers that the network had, and that are not needed.
-
-    Raises:
-        DataError: tensors are missing, or have another shape or type, or are not finite.
-    """
-    needed = network.state_dict()
-    tensors = {_OLD_DENSENET.sub(r"\1\2", name): value for name, value in tensors.items()}
-    prefix, others = _prefix(needed, tensors)
-    given = {name: tensors[prefix + name] for name in needed if prefix + name in tensors}
-    missing = [name for name in needed if name not in given and not name.endswith(COUNTERS)]
-    wrong = [name for name, value in given.items() if not _fits(value, needed[name])]
-    if missing or wrong:
-        raise DataError(f"{KEY}  {file} does not fit {what}: " + _misfit(
-            needed, given, missing, wrong, prefix, tensors))  # fmt: skip
-    broken = [name for name, value in given.items() if not _finite(value)]
-    if broken:
-        raise DataError(
-            f"{KEY}  {file} holds NaN or inf in {len(broken)} tensors: {_some(broken)}."
-        )
-    if others:
-        log.warning(
-            "%s  %s holds these weights %d times: those of %r are used, not those of %s",
-            KEY, file, len(others) + 1, prefix, _some([repr(one) for one in others]),
-        )  # fmt: skip
-    rest = [name for name in tensors if name.removeprefix(prefix) not in given
-            and not _expected(name, prefix, tensors[name], cut, others)]  # fmt: skip
-    if rest:
-        log.warning("%s  %d of %d tensors in %s are used; not used: %s",
-                    KEY, len(given), len(tensors), file, _some(rest))  # fmt: skip
-    if not any(value.is_meta for value in needed.values()):
-        network.load_state_dict(given, strict=False)
-
-
-def _prefix(needed: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> tuple[str, list[str]]:
-    """The prefix under which most tensors fit, and others under which all do."""
-    fits: dict[str, list[int]] = {}
+def _find_prefix(
+    needed: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+) -> tuple[str, list[str]]:
+    """Return the prefix with the most matching tensors, and others with which all tensors match."""
+    fits: dict[str, list[int]] = {}  # prefix -> tensors of the same name and shape, and name
     for name, value in tensors.items():
-        starts = [0, *(dot.end() for dot in re.finditer(r"\.", name))]
-        for start in starts:
+        for start in (0, *(dot.end() for dot in re.finditer(r"\.", name))):
             wanted = needed.get(name[start:])
             if wanted is not None:
                 count = fits.setdefault(name[:start], [0, 0])
@@ -210,66 +201,69 @@ def _prefix(needed: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> tupl
     if not fits:
         return "", []
     best = max(fits, key=lambda prefix: fits[prefix])
-    whole = sum(not name.endswith(COUNTERS) for name in needed)
-    others = [one for one, (count, _) in fits.items()
-              if one != best and count >= whole and fits[best][0] >= whole]  # fmt: skip
-    return best, others
+    total = sum(not name.endswith(COUNTERS) for name in needed)
+    if fits[best][0] < total:
+        return best, []
+    return best, [name for name, (count, _) in fits.items() if name != best and count >= total]
 
 
 def _fits(value: Tensor, needed: Tensor) -> bool:
-    kind = value.is_floating_point() or not needed.is_floating_point()  # counters of any type
-    return value.shape == needed.shape and kind
+    """Return whether shape and type fit; counters may have any type."""
+    return value.shape == needed.shape and (
+        value.is_floating_point() or not needed.is_floating_point()
+    )
 
 
-def _expected(
-    name: str, prefix: str, value: Tensor, cut: Mapping[str, Any], others: list[str]
-) -> bool:
-    """Whether a tensor that is not used needs no word: of the last layer, or told already."""
-    if any(name.startswith(one) and one for one in others):
-        return True
-    if not name.startswith(prefix):
-        return False
+def _is_removed(name: str, prefix: str, value: Tensor, uncut: Mapping[str, Tensor]) -> bool:
+    """Return whether a tensor belongs to a layer that was removed, with the same shape."""
     name = name.removeprefix(prefix)
-    known = cut.get(name)
-    if known is not None:
-        return bool(known.shape == value.shape)
+    if name in uncut:
+        return uncut[name].shape == value.shape
     return name.startswith(("aux", "AuxLogits"))  # heads of GoogLeNet and Inception
 
 
-def _misfit(
+def _describe_mismatch(
     needed: Mapping[str, Tensor],
     given: Mapping[str, Tensor],
-    missing: list[str],
-    wrong: list[str],
     prefix: str,
     tensors: Mapping[str, Tensor],
-) -> str:
-    """What of a network a checkpoint lacks, and what it may be instead."""
-    good = len(given) - len(wrong)
+) -> str | None:
+    """Describe the tensors that are missing or do not fit, and the probable network of the file."""
+    missing = [name for name in needed if name not in given and not name.endswith(COUNTERS)]
+    wrong = [name for name, value in given.items() if not _fits(value, needed[name])]
+    if not missing and not wrong:
+        return None
+    fitting = len(given) - len(wrong)
     behind = f" behind {prefix!r}" if prefix else ""
-    told = [f"{good} of its {len(needed)} tensors are in the file{behind}"]
+    reasons = [f"{fitting} of its {len(needed)} tensors are in the file{behind}"]
     if missing:
-        told.append(f"missing: {_some(missing)}")
+        reasons.append(f"missing: {_join(missing)}")
     if wrong:
-        shapes = [f"{name} is {_kind(given[name])} and should be {_kind(needed[name])}"
-                  for name in wrong]  # fmt: skip
-        told.append(f"other shapes: {_some(shapes, '; ')}")
-    if good < len(needed) / 2:
-        known = [what for start, what in _FAMILIES.items() if any(start in one for one in tensors)]
-        family = known[0] if known else "another architecture"
-        told.append(f"it looks like {family}, with {_some(list(tensors))}")
-    return ".\n  ".join(told) + "."
+        shapes = [
+            f"{name} is {_shape(given[name])} and should be {_shape(needed[name])}"
+            for name in wrong
+        ]
+        reasons.append(f"other shapes: {_join(shapes, '; ')}")
+    if fitting < len(needed) / 2:
+        known = (
+            family for start, family in _FAMILIES.items() if any(start in name for name in tensors)
+        )
+        family = next(known, "another architecture")
+        reasons.append(f"it looks like {family}, with {_join(list(tensors))}")
+    return ".\n  ".join(reasons) + "."
 
 
-def _finite(value: Tensor) -> bool:
+def _is_finite(value: Tensor) -> bool:
     return not value.is_floating_point() or bool(torch.isfinite(value.float()).all())
 
 
-def _kind(value: Tensor) -> str:
+def _shape(value: Tensor) -> str:
+    """Return the shape, with the type if it is not floating-point."""
     shape = str(tuple(value.shape))
     return shape if value.is_floating_point() else f"{shape} {str(value.dtype)[6:]}"
 
 
-def _some(names: list[str], between: str = ", ") -> str:
+def _join(names: list[str], separator: str = ", ") -> str:
+    """Join the first names."""
     more = len(names) - SHOWN
-    return between.join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return separator.join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")

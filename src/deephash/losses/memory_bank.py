@@ -1,4 +1,4 @@
-"""The memory of pairwise objectives that compare a batch with the whole training set."""
+"""Memory bank for pairwise losses that compare a batch with the whole training set."""
 
 import torch
 from torch import Tensor, nn
@@ -7,20 +7,20 @@ from deephash.types import Batch
 
 
 class PairMemory(nn.Module):
-    """The last code of every training image, so that a batch is compared with all of them.
+    """The latest code and the labels of every training image.
 
-    Codes and labels are buffers, which checkpoints contain: 4 (K + C) bytes for each training
-    image. An image that no batch had yet has a code of zeros and no label, and is similar to none.
+    Both are buffers, so checkpoints contain them: 4 (K + C) bytes for each training image. An image
+    that was in no batch yet has a code of zeros and no label; it is similar to no other image.
 
     Args:
-        num_train: number of training images; `Batch.index` is below it.
+        num_train: number of training images; `Batch.index` is less than it.
         nbit: K.
         num_classes: C.
 
     Example:
         >>> memory = PairMemory(num_train=3, nbit=2, num_classes=2)
         >>> batch = Batch.of(torch.tensor([1]), num_classes=2, index=torch.tensor([2]))
-        >>> memory.remember(batch, torch.tensor([[0.5, -1.0]]))
+        >>> memory.update(batch, torch.tensor([[0.5, -1.0]]))
         >>> memory.codes
         tensor([[ 0.0000,  0.0000],
                 [ 0.0000,  0.0000],
@@ -36,11 +36,11 @@ class PairMemory(nn.Module):
         self.register_buffer("labels", torch.zeros(num_train, num_classes))
 
     @torch.no_grad()
-    def remember(self, batch: Batch, codes: Tensor) -> None:
-        """Store the codes of a batch at its places; of several views, those of the first.
+    def update(self, batch: Batch, codes: Tensor) -> None:
+        """Store the codes and labels of a batch; with several views, the codes of the first.
 
         Args:
-            batch: with its index, (B,).
+            batch: a batch with ``index``, (B,).
             codes: (N, K).
 
         Raises:
@@ -48,8 +48,8 @@ class PairMemory(nn.Module):
         """
         if len(batch.index) != len(batch.labels):
             raise ValueError(
-                "this loss remembers the codes of all training images, and the batch does not say"
-                " which images it has. Give their positions: Batch.of(labels, index=...)."
+                "this loss stores the codes of all training images, but the batch has no index."
+                " Pass the positions of its images: Batch.of(labels, index=...)."
             )
         self.codes[batch.index] = codes[: len(batch.index)].to(self.codes.dtype)
         self.labels[batch.index] = batch.labels.to(self.labels.dtype)
