@@ -196,7 +196,7 @@ def train(folded: dict[str, Any]) -> None:
     cfg = schema.parse(schema.Train, {**folded, "trainer": trainer})
     if cfg.dataset.name != "digits" or cfg.model.nbit > 256 or cfg.backbone.get("width", 0) > 64:
         return
-    data = build.data(cfg)
+    data = build.data_module(cfg)
     data.setup(torch.device("cpu"))
     build.evaluation(cfg, torch.device("cpu")).check(data)
     method = build.method(cfg, data.facts.num_classes, data.facts.num_train, data.width, False)

@@ -378,7 +378,7 @@ class Sound:
 
     def _parts(self) -> tuple[Any, Any, Any]:
         """Data, method and a fingerprint, to resume with."""
-        data = build.data(self.cfgs[0])
+        data = build.data_module(self.cfgs[0])
         data.setup(torch.device("cpu"))
         method = build.method(self.cfgs[0], data.facts.num_classes, data.facts.num_train)
         return data, method, data.facts.fingerprint

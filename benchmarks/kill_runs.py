@@ -293,7 +293,7 @@ def _of_file(path: Path) -> Any:
 def _checkpoint(path: Path) -> Any:
     from deephash.training import checkpoint
 
-    return checkpoint.load(path)
+    return checkpoint.load_state(path)
 
 
 def _plain(value: Any) -> Any:

@@ -142,7 +142,7 @@ def _train_job(launched: bool, cfg: schema.Train, given: tuple[Override, ...]) -
     elif launched:  # the reason of a failure is kept in its folder
         folder = runs.RunFolder.of(cfg, given).path
         launch = os.environ.get(process.LAUNCH, "")
-        plan_jobs.record_failure(folder, lambda: runs.train(cfg, given, launch))
+        plan_jobs.run_recording_failure(folder, lambda: runs.train(cfg, given, launch))
     else:
         runs.train(cfg, given)
 

@@ -141,8 +141,8 @@ def test_every_protocol_of_a_dataset_composes(option, folded):
     dataset = folded(*words)["dataset"]
     for name in dataset["protocols"]:
         cfg = folded(*words, f"dataset.protocol={name}")
-        assert checks.check_train(cfg) == [] and build.data(typed(cfg)) is not None
-        assert bool(build.data(typed(cfg)).expected) == (dataset["name"] not in OWN), name
+        assert checks.check_train(cfg) == [] and build.data_module(typed(cfg)) is not None
+        assert bool(build.data_module(typed(cfg)).expected) == (dataset["name"] not in OWN), name
         assert (build.split_recipe(typed(cfg)) is None) == (name not in dataset.get("recipes", ()))
     assert set(dataset.get("recipes", ())) | set(dataset["expected"] or ()) <= {
         *dataset["protocols"]
@@ -758,7 +758,8 @@ def test_expected_counts_are_those_of_the_protocol_as_published(composed):
     assert folded["dataset"]["protocols"]["54k"]["validation"] == 50
     assert folded["dataset"]["protocols"]["54k"]["queries"] == 100
     assert resolve.resolve(composed(words), parse_all(words))["dataset"]["expected"] == {}
-    assert build.data(typed(resolve.resolve(composed(words), parse_all(words)))).expected is None
+    cfg = resolve.resolve(composed(words), parse_all(words))
+    assert build.data_module(typed(cfg)).expected is None
 
 
 @pytest.mark.parametrize("method", [None, *(p.stem for p in sorted(CONF.glob("method/*.yaml")))])
@@ -771,7 +772,8 @@ def test_the_pictures_of_the_paper_take_any_method_and_dataset(method, folded):
         assert checks.check_train(cfg, parse_all([*words, overlay])) == []
         own = folded(*words, "dataset=cifar10")
         assert cfg["method"] == own["method"] and cfg["backbone"] == own["backbone"]
-        assert cfg["dataset"]["classes"] == list(range(2**bits)) == build.data(typed(cfg)).classes
+        classes = build.data_module(typed(cfg)).classes
+        assert cfg["dataset"]["classes"] == list(range(2**bits)) == classes
         assert (cfg["model"]["nbit"], cfg["trainer"]["snapshots"]) == (bits, 1000)
         assert cfg["dataset"]["name"] == "cifar10"
         digits = folded(overlay, *words, "dataset=digits")
@@ -782,7 +784,7 @@ def test_the_pictures_of_the_paper_take_any_method_and_dataset(method, folded):
 def test_a_run_from_before_classes_and_snapshots_is_the_same_run(folded):
     older = folded()
     del older["dataset"]["classes"], older["trainer"]["snapshots"]
-    assert build.data(typed(older)).classes is None
+    assert build.data_module(typed(older)).classes is None
     assert run_identity.changed_keys(older, folded()) == []
 
 

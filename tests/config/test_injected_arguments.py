@@ -33,7 +33,7 @@ def test_every_name_of_the_list_is_offered(composed, tmp_path, monkeypatch):
 
     monkeypatch.setattr(build, "part", watched)
     cfg = composed("method=dpn", "trainer.device=cpu")  # it has a codebook
-    data = build.data(cfg)
+    data = build.data_module(cfg)
     data.setup("cpu")
     method = build.method(cfg, data.facts.num_classes, data.facts.num_train, data.width)
     build.optimizer(cfg, method)

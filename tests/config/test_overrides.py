@@ -3,7 +3,7 @@
 import pytest
 
 from deephash.config import overrides
-from deephash.config.overrides import as_text, parse, read, texts
+from deephash.config.overrides import Override, as_text, read, texts
 
 NASTY = ["~/my data", "a (1)", "Übung", "数据", "x=y", "a#b", "$HOME", "it's", 'say "x"', "[old] x",
          "{x", "a\\b", "a\\", "\\'", "100%", "a&b;c", "~nobody/x", "2024", "1e3", "true", "007",
@@ -88,22 +88,23 @@ def test_flags_and_overrides_are_taken_apart_once():
     ],
 )
 def test_an_override_knows_its_pieces(text, mark, key, value, plain):
-    one = parse(text)
+    one = Override.parse(text)
     assert (one.mark, one.key, one.value, one.plain) == (mark, key, value, plain)
     assert str(one) == text and one.name == mark + key and one.deletes == (mark == "~")
 
 
 def test_several_values_are_single_overrides():
-    assert texts(parse("+seed=0,1").single) == ["+seed=0", "+seed=1"]
-    assert texts(parse("seed=range(0,3)").single) == ["seed=0", "seed=1", "seed=2"]
-    assert parse("seed=3").single == (parse("seed=3"),)
-    assert parse("seed=interval(0,1)").is_sweep and not parse("seed=interval(0,1)").is_discrete
+    assert texts(Override.parse("+seed=0,1").single) == ["+seed=0", "+seed=1"]
+    assert texts(Override.parse("seed=range(0,3)").single) == ["seed=0", "seed=1", "seed=2"]
+    assert Override.parse("seed=3").single == (Override.parse("seed=3"),)
+    interval = Override.parse("seed=interval(0,1)")
+    assert interval.is_sweep and not interval.is_discrete
 
 
 def test_an_override_lies_within_keys():
-    one = parse("dataset.source.root=x")
+    one = Override.parse("dataset.source.root=x")
     assert one.within("dataset") and one.within("dataset.source", "a") and not one.within("data")
-    assert parse("hydra/launcher=slurm").within("hydra", "hydra/launcher")
+    assert Override.parse("hydra/launcher=slurm").within("hydra", "hydra/launcher")
 
 
 @pytest.mark.parametrize("text", ["plugins=mypkg", "plugins=[mypkg]"])

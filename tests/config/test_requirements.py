@@ -220,7 +220,7 @@ def test_a_loss_of_two_views_is_refused_others(pages, views):
 def test_views_are_a_number_or_names(pages, views):
     cfg = with_loss(pages(), "Pairs", views=views, passes="separate")
     assert faults(cfg) == {}
-    assert [len(each.view_transforms) for each in (build.data(typed(cfg)),)] == [2]
+    assert [len(each.view_transforms) for each in (build.data_module(typed(cfg)),)] == [2]
     assert build.method(typed(cfg), 10, 500).passes == "separate"
 
 
@@ -306,10 +306,10 @@ def test_a_dataset_may_have_further_pipelines(pages):
         *cfg["dataset"]["transforms"]["train"],
     ]
     assert faults(cfg) == {}
-    data = build.data(typed(cfg))
+    data = build.data_module(typed(cfg))
     assert [name for name, _ in data.view_transforms] == ["strong", "train"]
     assert [len(pipeline.steps) for _, pipeline in data.view_transforms] == [3, 2]
-    assert build.data(schema.parse(schema.Run, cfg)).views == 1
+    assert build.data_module(schema.parse(schema.Run, cfg)).views == 1
     cfg["dataset"]["transforms"]["strong"][0]["p"] = 2
     assert list(faults(cfg)) == ["dataset.transforms.strong.0.p"]
     cfg["dataset"]["transforms"]["strong"] = "flip"

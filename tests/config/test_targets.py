@@ -119,7 +119,7 @@ def test_what_is_of_the_right_kind_is_found(target, place):
         ("deephash.models.similarities.Cosine", "method.codebook", "does not take num_classes"),
         ("deephash.models.heads.Linear", "method.loss", "has no needs"),
         ("torch.nn.Linear", "dataset.source", "is not a source of images"),
-        ("deephash.training.schedules.Step", "dataset.transforms.test.0", "is not a step"),
+        ("deephash.training.schedules.StepDecay", "dataset.transforms.test.0", "is not a step"),
         ("deephash.data.transforms.Normalize", "scheduler", "has no factor"),
     ],
 )

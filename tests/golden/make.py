@@ -182,7 +182,7 @@ def single_label() -> Catalogue:
 
 def of_data(line: Sequence[str]) -> str:
     """Return the fingerprint of the data of a command line."""
-    data: DataModule = build.data(typed(composed(line)[1]))
+    data: DataModule = build.data_module(typed(composed(line)[1]))
     data.setup("cpu")
     return data.facts.fingerprint
 

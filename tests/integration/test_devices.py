@@ -92,8 +92,8 @@ def states(outputs):
         elif "seconds" not in name:
             result[name] = value
 
-    walk("last", checkpoint.load(last))
-    walk("best", checkpoint.load(last.with_name("best.pt")))
+    walk("last", checkpoint.load_state(last))
+    walk("best", checkpoint.load_state(last.with_name("best.pt")))
     return result
 
 
@@ -151,7 +151,7 @@ def test_a_killed_run_ends_like_one_that_was_not(device, folded, tmp_path):
     )  # fmt: skip
     assert done.returncode == -signal.SIGKILL, done.stderr
     (last,) = tmp_path.rglob("last.pt")
-    assert checkpoint.load(last)["progress"]["epoch"] == 2
+    assert checkpoint.load_state(last)["progress"]["epoch"] == 2
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         runs.train(typed(cfg), parse_all(words))
@@ -216,7 +216,7 @@ def test_a_deterministic_step_is_repeatable(device, backbone, side, folded, tmp_
 def test_codes_are_the_same_where_they_are_not_close_to_zero(device, folded, tmp_path):
     """In float32 without TF32; against float64 on the CPU."""
     cfg, _ = folded(tmp_path, device)
-    data = build.data(typed(cfg))
+    data = build.data_module(typed(cfg))
     data.setup("cpu")
     ids = data.split.database
     encoder = build.method(typed(cfg), 3, data.facts.num_train).encoder.eval()

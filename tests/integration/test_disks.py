@@ -161,9 +161,9 @@ def test_an_account_of_a_failure_that_cannot_be_written_hides_it_not(tmp_path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "last.pt")
 
     with pytest.raises(OSError, match="No space left"):
-        plan_jobs.record_failure(tmp_path / "file" / "run", job)
+        plan_jobs.run_recording_failure(tmp_path / "file" / "run", job)
     with pytest.raises(OSError, match="No space left"):
-        plan_jobs.record_failure(tmp_path / "run", job)
+        plan_jobs.run_recording_failure(tmp_path / "run", job)
     told = (tmp_path / "run" / "error.txt").read_text()
     assert told.startswith("last.pt: the disk is full") and "Traceback" not in told
 

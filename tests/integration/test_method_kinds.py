@@ -105,7 +105,7 @@ def killed_after(epochs):
 
 
 def saved(folder, report, name="last.pt"):
-    return checkpoint.load(Path(folder) / report["run"] / name)
+    return checkpoint.load_state(Path(folder) / report["run"] / name)
 
 
 def unequal(a, b):
@@ -120,7 +120,7 @@ def test_a_closed_form_method_is_fitted_evaluated_and_saved(tmp_path):
     cfg = closed(gain=2.0)
     report = train(tmp_path, cfg)
     last = saved(tmp_path, report)
-    data = build.data(typed(cfg))
+    data = build.data_module(typed(cfg))
     data.setup("cpu")
     method = build.method(typed(cfg), 10, 500).eval()
     with torch.no_grad():
@@ -270,7 +270,7 @@ def test_a_loss_that_looks_for_labels_before_training_fails(tmp_path):
 
 
 def test_views_of_one_pipeline_have_the_stream_of_a_number():
-    data = [build.data(typed(page(loss="Pairs", views=views)))
+    data = [build.data_module(typed(page(loss="Pairs", views=views)))
             for views in (2, ["train", "train"])]  # fmt: skip
     for one in data:
         one.setup("cpu")
@@ -284,7 +284,7 @@ def test_views_have_a_pipeline_each():
     cfg = page(loss="Pairs", views=["test", "flipped"])
     test = cfg["dataset"]["transforms"]["test"]
     cfg["dataset"]["transforms"]["flipped"] = [{**FLIP, "p": 1.0}, *test]
-    data = build.data(typed(cfg))
+    data = build.data_module(typed(cfg))
     data.setup("cpu")
     images = next(data.train(0)).images
     assert torch.equal(images[:, 0].flip(-1), images[:, 1])
@@ -354,7 +354,7 @@ def test_terms_of_every_method_are_those_of_images(name):
         pytest.skip("it has no batches")
     if requirements.method_class(cfg["method"]).tokens:
         pytest.skip("it needs tokens, which are not precomputed")
-    data = build.data(page_)
+    data = build.data_module(page_)
     data.setup("cpu")
     terms = []
     for serves in (False, True):
@@ -397,7 +397,7 @@ def test_random_views_and_trained_backbones_see_images(tmp_path, capsys):
 
 
 def test_features_that_are_too_large_are_served_from_the_disk_or_not(tmp_path, monkeypatch):
-    made = build.data
+    made = build.data_module
 
     def small(cfg):
         data = made(cfg)
@@ -407,7 +407,7 @@ def test_features_that_are_too_large_are_served_from_the_disk_or_not(tmp_path, m
     cfg = plain_views(page())
     cfg["paths"]["cache"] = str(tmp_path / "cache")
     expected = saved(tmp_path / "a", train(tmp_path / "a", copy.deepcopy(cfg)))
-    monkeypatch.setattr(build, "data", small)
+    monkeypatch.setattr(build, "data_module", small)
     Frozen.seen = 0
     result = saved(tmp_path / "b", train(tmp_path / "b", copy.deepcopy(cfg)))
     assert unequal(expected["method"], result["method"]) == []

@@ -98,7 +98,7 @@ def test_a_run_reports_what_needs_no_labels(run, capsys):
     selection = report["selection"]
     assert (selection["select_on"], selection["selected_epoch"]) == ("last", 2)
     assert selection["map_last"] is None and selection["map_best_on_query"] is None
-    assert checkpoint.load(run / "best.pt")["epoch"] == 2
+    assert checkpoint.load_state(run / "best.pt")["epoch"] == 2
     codes = retrieval.StoredCodes.read(run / "codes.npz")
     assert codes.query.labels is None and len(codes.database.codes) == 24
     page = re.sub(r"base64,[^\"]*", "", (run / "report.html").read_text())
@@ -161,14 +161,14 @@ def test_an_epoch_is_selected_by_agreement(root, tmp_path, without_labels):
              "dataset.protocols.drawn.validation=5"]  # fmt: skip
     report = train(root, tmp_path, *words)
     selection, run = report["selection"], tmp_path / report["run"]
-    history = checkpoint.load(run / "last.pt")["progress"]["history"]
+    history = checkpoint.load_state(run / "last.pt")["progress"]["history"]
     assert all(0 <= row["agreement"] <= 1 and row["query"] is None for row in history)
     best = max(history, key=lambda row: row["agreement"])
     assert selection["select_on"] == "agreement"
     assert selection["selected_epoch"] == selection["epoch_at_agreement"] == best["epoch"]
     assert selection["agreement_best"] == best["agreement"]
     assert selection["map_at_agreement_epoch"] is None
-    assert checkpoint.load(run / "best.pt")["epoch"] == best["epoch"]
+    assert checkpoint.load_state(run / "best.pt")["epoch"] == best["epoch"]
     page = (run / "report.html").read_text()
     assert "agreement best" in page and "recall of the 10 nearest" in page
     (run / "report.json").unlink()  # killed before the report
@@ -188,11 +188,11 @@ def test_the_screen_says_it_in_one_sentence(root, tmp_path, without_labels, caps
 
 def test_it_resumes_to_the_same_weights(root, run, tmp_path):
     (run / "report.json").unlink()  # killed before the report, after the last epoch
-    last = checkpoint.load(run / "last.pt")
+    last = checkpoint.load_state(run / "last.pt")
     assert [row["query"] for row in last["progress"]["history"]] == [None, None]
-    before = checkpoint.load(run / "best.pt")["encoder"]
+    before = checkpoint.load_state(run / "best.pt")["encoder"]
     report = train(root, tmp_path)
-    after = checkpoint.load(run / "best.pt")["encoder"]
+    after = checkpoint.load_state(run / "best.pt")["encoder"]
     assert report["selection"]["selected_epoch"] == 2
     assert all((before[key] == after[key]).all() for key in before)
 

@@ -61,7 +61,7 @@ def batch_for():
             declared.labels,
         )
         if key not in known:
-            data = build.data(typed(cfg))
+            data = build.data_module(typed(cfg))
             data.setup("cpu")
             known[key] = next(data.train(0))
         return known[key]

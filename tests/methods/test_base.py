@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from deephash.methods.base import Method
-from deephash.models.backbones import Identity
+from deephash.models.backbones import IdentityBackbone
 from deephash.models.encoder import Encoder
 from deephash.models.heads import BatchNorm, Linear
 from deephash.types import Batch
@@ -33,7 +33,7 @@ class Listener(nn.Module):
 
 def encoder(head=Linear, width=3, nbit=4):
     torch.manual_seed(0)
-    return Encoder(Identity(width), head(width, nbit))
+    return Encoder(IdentityBackbone(width), head(width, nbit))
 
 
 def method(head=Linear, **parts):

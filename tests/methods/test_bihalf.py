@@ -108,7 +108,7 @@ def test_evaluation_compares_signs_and_not_with_the_median(composed):
     method = build.method(typed(cfg), 10, 500)
     with torch.no_grad():
         method.encoder.head.linear.bias.fill_(1e6)
-    data = build.data(typed(cfg))
+    data = build.data_module(typed(cfg))
     data.setup("cpu")
     measured = build.evaluation(typed(cfg), torch.device("cpu"))
     codes = evaluation.encode(method.encoder, data, measured.autocast)

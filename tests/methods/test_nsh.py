@@ -278,7 +278,7 @@ def test_its_codes_are_learned_without_labels(composed):
         cfg = composed(
             "method=nsh", "method.double_softmax=false", "method.quantization=0.1", f"seed={seed}"
         )
-        data = build.data(typed(cfg))
+        data = build.data_module(typed(cfg))
         data.setup("cpu")
         method, batch = build.method(typed(cfg), 10, 500), next(data.train(0))
         assert batch.given_labels is None

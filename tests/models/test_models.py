@@ -12,8 +12,7 @@ from torchvision import models
 
 from deephash.errors import ConfigError, DataError
 from deephash.models import backbones
-from deephash.models.backbones import Identity as NoBackbone
-from deephash.models.backbones import Tiny, Torchvision
+from deephash.models.backbones import IdentityBackbone, Tiny, Torchvision
 from deephash.models.encoder import Encoder
 from deephash.models.heads import MLP, BatchNorm, Linear, TokenMLP
 from deephash.models.relaxations import Continuation, Identity, Sign, StochasticSign, Tanh
@@ -60,10 +59,10 @@ def test_every_named_backbone_is_cut_at_its_features(name):
 
 def test_identity_hands_features_on_and_refuses_images():
     features = torch.randn(3, 5)
-    backbone = NoBackbone(5)
+    backbone = IdentityBackbone(5)
     assert backbone.out_features == 5 and backbone(features) is features
     with pytest.raises(ConfigError, match=r"identity takes features.*\n.*backbone=alexnet"):
-        NoBackbone(None)
+        IdentityBackbone(None)
 
 
 def test_features_of_alexnet_are_what_its_last_layer_reads(alexnet, alexnet_file):
@@ -393,7 +392,7 @@ def test_a_frozen_tiny_backbone_stays_in_evaluation_mode_and_has_no_gradients():
 
 def test_identity_accepts_frozen():
     features = torch.rand(2, 5)
-    assert torch.equal(NoBackbone(5, frozen=True)(features), features)
+    assert torch.equal(IdentityBackbone(5, frozen=True)(features), features)
 
 
 def test_the_tokens_of_a_vision_transformer_are_those_of_its_patches():

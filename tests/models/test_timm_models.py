@@ -287,11 +287,11 @@ def test_a_model_declares_its_images():
 def test_only_a_backbone_with_its_own_preprocessing_declares_any():
     target = "deephash.models.timm_models.Timm"
     node = {"_target_": target, "name": "resnet18", "weights": "none", "preprocessing": "model"}
-    assert backbone_inputs.declared(node).size == 224
+    assert backbone_inputs.declared_inputs(node).size == 224
     for other in (None, {**node, "preprocessing": "dataset"}, {**node, "_target_": "os.system"},
                   {"_target_": "deephash.models.backbones.Tiny", "preprocessing": "model"},
                   {"preprocessing": "model"}):  # fmt: skip
-        assert backbone_inputs.declared(other) is None
+        assert backbone_inputs.declared_inputs(other) is None
 
 
 def test_nothing_is_drawn_to_look_at_a_model():

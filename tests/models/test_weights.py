@@ -217,7 +217,7 @@ def test_weights_are_looked_at_without_a_network(tmp_path, monkeypatch):
     absent = SimpleNamespace(missing=lambda: "no images")  # which is told first
     build.check_backbone(SimpleNamespace(backbone=node | {"name": "resnet18"}), absent)
     build.check_backbone(
-        SimpleNamespace(backbone={"_target_": "deephash.models.backbones.Identity"})
+        SimpleNamespace(backbone={"_target_": "deephash.models.backbones.IdentityBackbone"})
     )
     wide = {"_target_": "deephash.models.backbones.Tiny", "weights": str(tmp_path / "a.pth")}
     with pytest.raises(DataError, match="does not fit backbone tiny"):

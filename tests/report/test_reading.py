@@ -5,7 +5,7 @@ import json
 import pytest
 
 from deephash.errors import FileError
-from deephash.report.reading import TABLE, log_entry, read_log, read_manifest, read_report
+from deephash.report.reading import TABLE, log_entry, read_log, read_report, read_sweep_file
 
 GOOD = {
     "run": "digits/csq/8bit/seed0",
@@ -107,7 +107,7 @@ MANIFEST = {"jobs": [{"run": "a/b", "values": {"seed": 0}}], "report": {"digits"
     ],
 )
 def test_kinds_of_a_sweep(tmp_path, values, said):
-    assert reason(read_manifest, tmp_path / "sweep.json", values).startswith(said)
+    assert reason(read_sweep_file, tmp_path / "sweep.json", values).startswith(said)
 
 
 def test_a_value_of_a_log_is_a_number_or_stands_for_one():

@@ -45,7 +45,7 @@ def train(outputs, *words):
 
 def numbers(outputs, report):
     folder = Path(outputs) / report["run"]
-    last = checkpoint.load(folder / "last.pt")
+    last = checkpoint.load_state(folder / "last.pt")
     return {**last["method"], "rng": last["rng"]["cpu"]}, last["optimizer"]["param_groups"]
 
 

@@ -4,7 +4,7 @@ import pytest
 from hydra import compose
 
 from deephash.config import checks, composition, resolve
-from deephash.config.overrides import parse, parse_all, texts
+from deephash.config.overrides import Override, parse_all, texts
 from deephash.sweep.plan_jobs import missing_data, plan_sweep
 
 pytestmark = pytest.mark.usefixtures("composable")
@@ -54,7 +54,7 @@ def test_errors_are_hydras(wrong):
     with pytest.raises(Exception) as whole:
         compose("train", overrides=[wrong])
     with pytest.raises(type(whole.value)) as quick:
-        composition.Composer("train")([parse(wrong)])
+        composition.Composer("train")([Override.parse(wrong)])
     assert str(quick.value) == str(whole.value)
 
 

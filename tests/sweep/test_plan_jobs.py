@@ -177,14 +177,14 @@ def test_words_and_tracebacks(tmp_path):
         raise ZeroDivisionError("by\nzero")
 
     with pytest.raises(TrainingError):
-        plan_jobs.record_failure(tmp_path / "a", known)
+        plan_jobs.run_recording_failure(tmp_path / "a", known)
     assert (tmp_path / "a" / ERROR).read_text() == "loss is nan\n  Try a smaller rate.\n"
     with pytest.raises(ZeroDivisionError):
-        plan_jobs.record_failure(tmp_path / "b", unknown)
+        plan_jobs.run_recording_failure(tmp_path / "b", unknown)
     lines = (tmp_path / "b" / ERROR).read_text().splitlines()
     assert lines[0] == "ZeroDivisionError: by"
     assert "in unknown" in "\n".join(lines) and lines[-1] == "zero"
-    assert plan_jobs.record_failure(tmp_path / "c", lambda: 7) == 7
+    assert plan_jobs.run_recording_failure(tmp_path / "c", lambda: 7) == 7
     assert not (tmp_path / "c").exists()
 
 

@@ -12,21 +12,21 @@ from deephash.training import checkpoint
 def test_a_round_trip(tmp_path):
     state = {"w": torch.arange(3.0), "n": {"epoch": 2, "history": [{"val": None, "query": 0.5}]}}
     checkpoint.save(tmp_path / "a.pt", state)
-    found = checkpoint.load(tmp_path / "a.pt")
+    found = checkpoint.load_state(tmp_path / "a.pt")
     assert torch.equal(found["w"], state["w"]) and found["n"] == state["n"]
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
 
 
 def test_a_missing_file(tmp_path):
     with pytest.raises(TrainingError, match=r"there is no checkpoint .*a\.pt"):
-        checkpoint.load(tmp_path / "a.pt")
+        checkpoint.load_state(tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04rest"])
 def test_a_foreign_file(tmp_path, content):
     (tmp_path / "a.pt").write_bytes(content)
     with pytest.raises(TrainingError, match=r"a\.pt cannot be read as a checkpoint"):
-        checkpoint.load(tmp_path / "a.pt")
+        checkpoint.load_state(tmp_path / "a.pt")
 
 
 def test_a_cut_file(tmp_path):
@@ -34,7 +34,7 @@ def test_a_cut_file(tmp_path):
     whole = (tmp_path / "a.pt").read_bytes()
     (tmp_path / "a.pt").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(TrainingError, match="cannot be read"):
-        checkpoint.load(tmp_path / "a.pt")
+        checkpoint.load_state(tmp_path / "a.pt")
 
 
 class Code:
@@ -51,7 +51,7 @@ def test_a_file_can_bring_no_code(tmp_path):
     made = tmp_path / "made"
     torch.save({"w": Code(str(made))}, tmp_path / "a.pt")
     with pytest.raises(TrainingError, match="cannot be read"):
-        checkpoint.load(tmp_path / "a.pt")
+        checkpoint.load_state(tmp_path / "a.pt")
     assert not made.exists()
 
 
@@ -70,25 +70,25 @@ def test_every_changed_byte_is_noticed(tmp_path):
         for change in (1, 0x80):
             path.write_bytes(whole[:place] + bytes([whole[place] ^ change]) + whole[place + 1 :])
             with pytest.raises(TrainingError, match=r"last\.pt .*cannot be read as a checkpoint"):
-                checkpoint.load(path)
+                checkpoint.load_state(path)
     for cut in (whole[:-1], whole[: -checkpoint.LENGTH], whole[:40], whole + b"x", whole[1:]):
         path.write_bytes(cut)
         with pytest.raises(TrainingError, match="cannot be read as a checkpoint"):
-            checkpoint.load(path)
+            checkpoint.load_state(path)
     path.write_bytes(whole)
-    assert same(checkpoint.load(path))
+    assert same(checkpoint.load_state(path))
 
 
 def test_a_changed_byte_of_an_earlier_version_changes_nothing_unnoticed(tmp_path):
     path = tmp_path / "last.pt"
     torch.save(STATE, path)  # as earlier versions did: no checksum of the whole file
     whole = path.read_bytes()
-    assert same(checkpoint.load(path))
+    assert same(checkpoint.load_state(path))
     noticed = 0
     for place in range(len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
         try:
-            assert same(checkpoint.load(path)), place
+            assert same(checkpoint.load_state(path)), place
         except TrainingError:
             noticed += 1
     assert noticed > len(whole) / 3  # the rest is padding
@@ -125,7 +125,7 @@ def test_what_can_still_be_done_is_told(tmp_path, damaged, beside, advice):
         file.seek(700)
         file.write(b"?!")
     with pytest.raises(TrainingError, match=rf"(?s){damaged} is damaged.*{advice}"):
-        checkpoint.load(tmp_path / damaged)
+        checkpoint.load_state(tmp_path / damaged)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO])
@@ -166,6 +166,6 @@ def test_a_compressed_checkpoint_is_refused(tmp_path):
         for name in old.namelist():
             new.writestr(name, old.read(name))
     assert packed.stat().st_size < plain.stat().st_size / 5
-    assert checkpoint.load(plain)["a"].sum() == 0
+    assert checkpoint.load_state(plain)["a"].sum() == 0
     with pytest.raises(checkpoint.CheckpointError, match="it is compressed"):
-        checkpoint.load(packed)
+        checkpoint.load_state(packed)

@@ -105,7 +105,7 @@ def test_the_crop_is_a_fraction_of_what_is_resized(size, steps, kept):
 
 
 def test_an_encoder_of_features():
-    net = Encoder(backbones.Identity(in_features=5), heads.Linear(5, nbit=8))
+    net = Encoder(backbones.IdentityBackbone(in_features=5), heads.Linear(5, nbit=8))
     made = CodeEncoder(net, None, 8, torch.device("cpu"), contextlib.nullcontext)
     assert made.preprocess == {"input": "features", "width": 5}
     assert len(made.fingerprint) == 64

@@ -105,7 +105,7 @@ def interrupted(folder, first, then):
 
 def tensors(folder):
     """All numbers of a finished run: of method, optimizer and the best encoder, and the mAPs."""
-    last, best = (checkpoint.load(folder / file) for file in ("last.pt", "best.pt"))
+    last, best = (checkpoint.load_state(folder / file) for file in ("last.pt", "best.pt"))
     found = {f"method.{key}": value for key, value in last["method"].items()}
     found |= {f"best.{key}": value for key, value in best["encoder"].items()}
     for number, state in last["optimizer"]["state"].items():
@@ -237,7 +237,7 @@ def test_fused_or_not_is_the_optimizers_and_not_the_checkpoints(tmp_path, fused_
     first, then = (FUSED, ADAM) if fused_first else (ADAM, FUSED)
     with pytest.raises(Killed):
         run(tmp_path, make=first, dies=2)
-    saved = checkpoint.load(tmp_path / "last.pt")
+    saved = checkpoint.load_state(tmp_path / "last.pt")
     method = relahash()
     options = LoopOptions(epochs=3, eval_every=1)
     loop = Trainer(RunPaths(tmp_path), then(method.parameters()), Constant(), CPU, "abc", options)
@@ -284,7 +284,7 @@ def test_fused_the_same_seed_gives_the_same_bits(tmp_path):
 def test_the_state_of_another_optimizer_is_told(tmp_path):
     run(tmp_path / "run")
     path = tmp_path / "run" / "last.pt"
-    state = checkpoint.load(path)
+    state = checkpoint.load_state(path)
     state["optimizer"]["param_groups"].append(state["optimizer"]["param_groups"][0])
     checkpoint.save(path, state)
     with pytest.raises(TrainingError, match=r"last\.pt does not fit"):

@@ -213,7 +213,7 @@ def run(folder, words, captured, dies=None, sizes=SIZES, tape=Tape, **options):
 
 def result(folder):
     """All of a finished run that may not depend on its form."""
-    found, last = tensors(folder), checkpoint.load(folder / "last.pt")
+    found, last = tensors(folder), checkpoint.load_state(folder / "last.pt")
     found["rng"] = last["rng"]["cpu"]
     found["steps"] = torch.tensor(last["progress"]["step"])
     return found
@@ -264,7 +264,7 @@ def test_checkpoints_of_one_form_go_on_in_the_other(tmp_path, captured_first):
     run(tmp_path / "straight", words, captured=False, epochs=3)
     with pytest.raises(Killed):
         run(tmp_path / "mixed", words, captured=captured_first, dies=2, epochs=3)
-    saved = checkpoint.load(tmp_path / "mixed" / "last.pt")["optimizer"]["param_groups"]
+    saved = checkpoint.load_state(tmp_path / "mixed" / "last.pt")["optimizer"]["param_groups"]
     assert {group["capturable"] for group in saved} == {captured_first}
     run(tmp_path / "mixed", words, captured=not captured_first, epochs=3)
     assert differing(tmp_path / "straight", tmp_path / "mixed") == []
@@ -307,7 +307,7 @@ def test_what_follows_the_weights_works_with_a_replayed_step(tmp_path, monkeypat
     capture, replayed = run(tmp_path / "replayed", words, captured=True)
     assert differing(tmp_path / "plain", tmp_path / "replayed") == []
     assert plain.rows == replayed.rows and capture.replayed == 6
-    saved = checkpoint.load(tmp_path / "plain" / "last.pt")["method"]
+    saved = checkpoint.load_state(tmp_path / "plain" / "last.pt")["method"]
     assert not torch.equal(saved["relaxation.average"], saved["encoder.head.linear.weight"])
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from deephash.training.schedules import Constant, Cosine, Every, Step
+from deephash.training.schedules import Constant, CosineDecay, Every, StepDecay
 
 RATE = 0.1
 
@@ -22,21 +22,21 @@ def rates(scheduler_of, epochs):
 def test_step_is_that_of_pytorch(epochs, at, gamma):
     size = max(1, int(at * epochs))
     expected = rates(lambda o: torch.optim.lr_scheduler.StepLR(o, size, gamma), epochs)
-    result = [RATE * Step(at, gamma).factor(epoch, epochs) for epoch in range(epochs)]
+    result = [RATE * StepDecay(at, gamma).factor(epoch, epochs) for epoch in range(epochs)]
     assert result == pytest.approx(expected, rel=1e-12)
 
 
 def test_step_falls_once_at_eighty_of_a_hundred():
-    factors = [Step().factor(epoch, 100) for epoch in range(100)]
+    factors = [StepDecay().factor(epoch, 100) for epoch in range(100)]
     assert factors[:80] == [1.0] * 80 and factors[80:] == [pytest.approx(0.1)] * 20
 
 
 @pytest.mark.parametrize("epochs", [1, 5, 40])
 def test_cosine_is_that_of_pytorch(epochs):
     expected = rates(lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, epochs), epochs)
-    result = [RATE * Cosine().factor(epoch, epochs) for epoch in range(epochs)]
+    result = [RATE * CosineDecay().factor(epoch, epochs) for epoch in range(epochs)]
     assert result == pytest.approx(expected, rel=1e-9)
-    assert Cosine().factor(0, epochs) == 1
+    assert CosineDecay().factor(0, epochs) == 1
 
 
 @pytest.mark.parametrize(("every", "gamma"), [(30, 0.1), (20, 2 / 3), (1, 0.5)])
@@ -50,7 +50,7 @@ def test_cosine_may_end_above_zero():
     """Down to a hundredth, as PyTorch's eta_min has it."""
     low = torch.optim.lr_scheduler.CosineAnnealingLR
     expected = rates(lambda o: low(o, 50, eta_min=RATE / 100), 50)
-    result = [RATE * Cosine(floor=0.01).factor(epoch, 50) for epoch in range(50)]
+    result = [RATE * CosineDecay(floor=0.01).factor(epoch, 50) for epoch in range(50)]
     assert result == pytest.approx(expected, rel=1e-9)
 
 

@@ -10,7 +10,7 @@ from deephash.errors import TrainingError
 from deephash.training import checkpoint
 from deephash.training import trainer as loop_module
 from deephash.training.evaluation import Measured
-from deephash.training.schedules import Constant, Step
+from deephash.training.schedules import Constant, StepDecay
 from deephash.training.trainer import LoopOptions, Trainer
 from deephash.types import Batch, generator
 from deephash.utils.run_paths import RunPaths
@@ -103,7 +103,7 @@ def trainer(folder, method, schedule=None, **options):
         [{"params": method.encoder[0].parameters(), "lr": 0.001},
          {"params": method.encoder[1:].parameters(), "lr": 0.01}]
     )  # fmt: skip
-    schedule = schedule or Step(at=0.5)
+    schedule = schedule or StepDecay(at=0.5)
     fingerprint = options.pop("fingerprint")
     return Trainer(RunPaths(folder), optimizer, schedule, CPU, fingerprint, LoopOptions(**options))
 
@@ -128,10 +128,10 @@ def same(a, b):
 
 def result(folder):
     """All of a finished run that may not depend on interruptions."""
-    state = checkpoint.load(folder / "last.pt")
+    state = checkpoint.load_state(folder / "last.pt")
     clocks = ("seconds", "evaluation_seconds", "retrieval_seconds", "train_seconds", "data_seconds")
     state["progress"] = {k: v for k, v in state["progress"].items() if k not in clocks}
-    return state, checkpoint.load(folder / "best.pt")
+    return state, checkpoint.load_state(folder / "best.pt")
 
 
 def folder_of(tmp_path: Path, name: str) -> Path:
@@ -241,7 +241,7 @@ def test_the_selected_encoder_is_kept(tmp_path, select_on, epoch):
         return scores(encoder, data)
 
     _, loop, _ = run(tmp_path, evaluate, method, select_on=select_on)
-    best = checkpoint.load(tmp_path / "best.pt")
+    best = checkpoint.load_state(tmp_path / "best.pt")
     assert (best["epoch"], best["fingerprint"]) == (epoch, "abc")
     assert loop.progress.selected == epoch
     assert same(dict(best["encoder"]), seen[epoch - 1])
@@ -283,7 +283,9 @@ def test_a_term_that_is_not_finite_is_named_with_its_step(tmp_path):
     method.poison = (5, "term")
     with pytest.raises(TrainingError, match=r"^size is not finite at step 5"):
         run(tmp_path, method=method)
-    assert checkpoint.load(tmp_path / "last.pt")["progress"]["epoch"] == 1  # the last good one
+    assert (
+        checkpoint.load_state(tmp_path / "last.pt")["progress"]["epoch"] == 1
+    )  # the last good one
 
 
 @pytest.mark.filterwarnings("error")
@@ -432,7 +434,7 @@ def test_a_foreign_checkpoint_is_told(tmp_path, state):
 
 def test_a_checkpoint_of_another_network_is_told(tmp_path):
     run(tmp_path, epochs=1)
-    state = checkpoint.load(tmp_path / "last.pt")
+    state = checkpoint.load_state(tmp_path / "last.pt")
     state["method"].pop("encoder.0.weight")
     checkpoint.save(tmp_path / "last.pt", state)
     with pytest.raises(TrainingError, match=r"last\.pt"):
@@ -448,7 +450,7 @@ def harm(path, how):
         data[len(data) // 2] ^= 1
         path.write_bytes(data)
     else:
-        checkpoint.save(path, checkpoint.load(path) | {"epoch": 99})
+        checkpoint.save(path, checkpoint.load_state(path) | {"epoch": 99})
 
 
 @pytest.mark.parametrize("how", ["missing", "damaged", "of another epoch"])
@@ -487,7 +489,7 @@ def test_encoders_that_a_kill_has_left_are_removed(tmp_path):
     (tmp_path / "last.pt").unlink()  # begun anew: nothing of before stays
     (tmp_path / "best.pt").rename(tmp_path / "best-epoch0009.pt")
     run(tmp_path, Scores(0.1), epochs=1)
-    assert checkpoint.load(tmp_path / "best.pt")["epoch"] == 1
+    assert checkpoint.load_state(tmp_path / "best.pt")["epoch"] == 1
     assert sorted(path.name for path in tmp_path.glob("*.pt")) == ["best.pt", "last.pt"]
 
 

@@ -34,9 +34,9 @@ def test_is_below(path, below):
 
 
 def test_short_names_stay_and_long_ones_keep_their_mark():
-    assert filenames.shorten("a" * 160, "~x", most=160, head=140) == "a" * 160
-    assert filenames.shorten("a" * 161, "~x", most=160, head=140) == "a" * 140 + "~x"
-    cut = filenames.shorten("鳥" * 150, "~x", most=160, head=140)
+    assert filenames.truncate("a" * 160, "~x", most=160, head=140) == "a" * 160
+    assert filenames.truncate("a" * 161, "~x", most=160, head=140) == "a" * 140 + "~x"
+    cut = filenames.truncate("鳥" * 150, "~x", most=160, head=140)
     assert cut.startswith("鳥" * 80) and cut.endswith("~x") and len(cut.encode()) <= 255
 
 

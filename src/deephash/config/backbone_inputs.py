@@ -16,7 +16,7 @@ from deephash.errors import ConfigError
 STEPS = "deephash.data.transforms."
 
 
-def declared(backbone: Any) -> Any | None:
+def declared_inputs(backbone: Any) -> Any | None:
     """Return the images that a backbone declares; None if it declares none, or has faults.
 
     Args:
@@ -40,7 +40,7 @@ def size_of(dataset: Any, images: Any, typed: Collection[str] = ()) -> int | Non
 
     Args:
         dataset: the node, resolved or not.
-        images: as ``declared`` returns it.
+        images: as ``declared_inputs`` returns it.
         typed: keys of the command line.
     """
     has_size = isinstance(dataset, Mapping) and dataset.get("size") is not None
@@ -56,7 +56,7 @@ def adapt(dataset: MutableMapping[str, Any], images: Any, typed: Collection[str]
 
     Args:
         dataset: the node, resolved.
-        images: as ``declared`` returns it.
+        images: as ``declared_inputs`` returns it.
         typed: keys of the command line, which stay.
     """
     before, size = dataset.get("size"), size_of(dataset, images, typed)
@@ -66,15 +66,15 @@ def adapt(dataset: MutableMapping[str, Any], images: Any, typed: Collection[str]
             given = isinstance(step, dict) and step.get("size") == before
             if given and not is_typed(f"{key}.size", typed):
                 step["size"] = size
-    fill(dataset.get("transforms"), images, typed)
+    fill_transforms(dataset.get("transforms"), images, typed)
 
 
-def fill(transforms: Any, images: Any, typed: Collection[str] = ()) -> None:
+def fill_transforms(transforms: Any, images: Any, typed: Collection[str] = ()) -> None:
     """Write the statistics and the interpolation of a backbone into pipelines, in place.
 
     Args:
         transforms: ``dataset.transforms``.
-        images: as ``declared`` returns it.
+        images: as ``declared_inputs`` returns it.
         typed: keys of the command line, which stay.
     """
     for key, step in _steps(transforms):
@@ -124,7 +124,7 @@ def check_images(cfg: Mapping[str, Any], pipelines: Sequence[str] = ("test",)) -
         pipelines: names of the transforms whose images the backbone gets.
     """
     backbone, dataset = cfg["backbone"], cfg["dataset"]
-    images = declared(backbone)
+    images = declared_inputs(backbone)
     if images is None:
         return []
     stored = dataset["source"].get("size")

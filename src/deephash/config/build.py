@@ -57,7 +57,7 @@ def device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def data(cfg: Data) -> DataModule:
+def data_module(cfg: Data) -> DataModule:
     """Build source, protocol and views; no file is opened.
 
     Pages other than that of ``train`` get one view of each image.

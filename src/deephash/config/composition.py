@@ -185,7 +185,7 @@ def checked(conf: Path, page: str, line: CommandLine, many: bool = False) -> sch
         ConfigError: all faults of the command line and the configuration.
     """
     extension = Extension.of(line)
-    plugins.allow(extension.plugins)
+    plugins.import_plugins(extension.plugins)
     refuse_hydra(line.overrides)
     given = without_hydra(line.overrides)
     with composer(conf, page, extension) as composed:

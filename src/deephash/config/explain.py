@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from deephash.config import overrides as syntax
 from deephash.config.faults import Fault
-from deephash.config.overrides import Mistyped, Override, parse, parse_all
+from deephash.config.overrides import Mistyped, Override, parse_all
 from deephash.config.resolve import SLOTS, resolve
 from deephash.config.synonyms import BY_WORD, CHOICES, Synonym
 from deephash.config.validate import UNKNOWN, assignment, quoted
@@ -35,7 +35,7 @@ NEVER = ("dataset.schedule", "dataset.expected")
 IDLE = ("trainer.batch_size", "trainer.epochs")
 """Keys that the page of ``data`` has and does not read."""
 
-PLACEHOLDER = parse("dataset.root=FOLDER")
+PLACEHOLDER = Override.parse("dataset.root=FOLDER")
 """An override that some datasets need in addition."""
 
 
@@ -223,7 +223,7 @@ def several(overrides: Sequence[Override], page: str) -> list[Fault]:
     for one in overrides:
         if not one.is_sweep:
             continue
-        as_one = _shown([parse(f"{one.mark}{one.key}={quoted(one.value or '')}")])
+        as_one = _shown([Override.parse(f"{one.mark}{one.key}={quoted(one.value or '')}")])
         way = f"Type one of them, or as one text {as_one}."
         if page == "train":
             line = shlex.join(syntax.texts(overrides))
@@ -231,7 +231,7 @@ def several(overrides: Sequence[Override], page: str) -> list[Fault]:
             if syntax.is_text(one.key):
                 way += f"\n  {'':<{len(one.key)}}  As one text: {as_one}"
         elif one.key in ("sweep", "runs"):
-            way = f"Type a list: {_shown([parse(f'{one.key}=[{one.value}]')])}."
+            way = f"Type a list: {_shown([Override.parse(f'{one.key}=[{one.value}]')])}."
         faults.append(Fault(one.key, f"has several values: {one.value}.", way))
     return faults
 
@@ -283,7 +283,7 @@ def _instead(
         return suggestions.of_choice(key, plain, options.group(1).split())
     if "group override must be" in text:
         try:
-            suggestions._compose([*suggestions.given, parse(f"{key}=no_such_option")])
+            suggestions._compose([*suggestions.given, Override.parse(f"{key}=no_such_option")])
         except Exception as other:
             if options := re.search(r"Available options in '[^']*':\n((?:\t\S+\n?)+)", f"{other}"):
                 return suggestions.of_choice(key, plain, options.group(1).split())
@@ -295,7 +295,7 @@ def _instead(
     if typed.deletes:
         return f"Leave out {typed}."
     if "already at" in text:
-        return f"Type it without +: {_shown([parse(f'{key}={given.value}')])}."
+        return f"Type it without +: {_shown([Override.parse(f'{key}={given.value}')])}."
     keys = _keys(suggestions.page)
     if key in keys and _is_unknown(error):
         return "The default has it; what is chosen here has not."
@@ -321,7 +321,7 @@ def _in_quotes(override: Override) -> str:
     name = f"{override.mark}{override.key}"
     if override.value is None or syntax.KEY.fullmatch(name) is None:
         return "Write it as key=value."
-    return f"If it is a text, type {_shown([parse(f'{name}={quoted(override.value)}')])}"
+    return f"If it is a text, type {_shown([Override.parse(f'{name}={quoted(override.value)}')])}"
 
 
 def _first_line(error: BaseException, key: str = "") -> str:

@@ -163,16 +163,12 @@ class Override:
     def within(self, *keys: str) -> bool:
         """Return whether its key is one of the keys or groups, or below one.
 
-        >>> Override.parse("dataset.root=x").within("dataset"), parse("seed=0").within("see")
+        >>> override = Override.parse("dataset.root=x")
+        >>> override.within("dataset"), override.within("data")
         (True, False)
         """
         below = tuple(f"{key}{sign}" for key in keys for sign in "./@")
         return self.key in keys or self.key.startswith(below)
-
-
-def parse(text: str) -> Override:
-    """Return ``Override.parse(text)``."""
-    return Override.parse(text)
 
 
 def parse_all(texts: Iterable[str]) -> tuple[Override, ...]:
@@ -273,7 +269,7 @@ def read(arguments: Sequence[str], many: bool = False) -> CommandLine:
         flag = word.partition("=")[0]
         if flag in ("--run", "-r") and ("=" in word or (rest and not _begins_anew(rest[0]))):
             typed, meant, used = _flag(word, rest)
-            wrong.append(Mistyped(typed, parse(f"run={meant.partition('=')[2]}")))
+            wrong.append(Mistyped(typed, Override.parse(f"run={meant.partition('=')[2]}")))
             at += used
         elif flag in ALONE or flag in VALUED or word == "--":
             flags.append(word)
@@ -282,17 +278,17 @@ def read(arguments: Sequence[str], many: bool = False) -> CommandLine:
                 at += 1
         elif word.startswith("-") and len(word) > 1:
             typed, meant, used = _flag(word, rest)
-            wrong.append(Mistyped(typed, parse(meant)))
+            wrong.append(Mistyped(typed, Override.parse(meant)))
             at += used
         elif word.startswith("~") or (KEY.fullmatch(flag) and "=" in word and word[-1] != "="):
-            good.append(parse(as_text(word, many)))
+            good.append(Override.parse(as_text(word, many)))
         else:
             typed, meant, used = _apart(word, rest)
             at += used
             if used == 0 and meant == word and "=" in word and KEY.fullmatch(flag):  # empty
-                good.append(parse(word))
+                good.append(Override.parse(word))
             else:
-                wrong.append(Mistyped(typed, parse(meant)))
+                wrong.append(Mistyped(typed, Override.parse(meant)))
     return CommandLine(tuple(flags), tuple(good), tuple(wrong))
 
 

@@ -106,7 +106,7 @@ def _root(name: str) -> Path:
     return Path(spec.origin or name)
 
 
-def allow(plugins: Iterable[Plugin]) -> None:
+def import_plugins(plugins: Iterable[Plugin]) -> None:
     """Import packages, and let their classes be parts for the rest of this process.
 
     Raises:
@@ -120,7 +120,7 @@ def allow(plugins: Iterable[Plugin]) -> None:
         targets.allow(plugin.name)
 
 
-def report() -> dict[str, Any]:
+def report_entries() -> dict[str, Any]:
     """Return the entries of all allowed packages in a report; empty without any."""
     allowed = find(targets.plugins())
     return {KEY: {plugin.name: plugin.record() for plugin in allowed}} if allowed else {}

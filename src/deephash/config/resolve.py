@@ -36,7 +36,7 @@ def resolve(cfg: DictConfig, overrides: Sequence[Override] = ()) -> dict[str, An
             [Fault(key, "has no value.", _hint(key, overrides)) for key in missing], overrides
         )
         typed = [override.key for override in overrides]
-        images, size = backbone_inputs.declared(_node(cfg, "backbone", resolve=True)), None
+        images, size = backbone_inputs.declared_inputs(_node(cfg, "backbone", resolve=True)), None
         if images is not None:
             size = backbone_inputs.size_of(_node(cfg, "dataset", resolve=False), images, typed)
         if size is not None:  # before values that refer to it are resolved

@@ -89,7 +89,7 @@ def run_name(cfg: Mapping[str, Any], overrides: Sequence[Override]) -> str:
     """Return the folder of a run: its full name, the last component cut to a valid length."""
     front, _, last = full_name(cfg, overrides).rpartition("/")
     mark = "~" + hashlib.sha256(last.encode()).hexdigest()[:12]
-    return f"{front}/{filenames.shorten(last, mark, most=160, head=140)}"
+    return f"{front}/{filenames.truncate(last, mark, most=160, head=140)}"
 
 
 def full_name(cfg: Mapping[str, Any], overrides: Sequence[Override]) -> str:

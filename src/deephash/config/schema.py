@@ -141,7 +141,7 @@ class Paths(Node):
 
 
 @dataclass
-class Trainer(Node):
+class TrainerConfig(Node):
     """``trainer``: the loop."""
 
     epochs: CountOrZero = MISSING
@@ -164,7 +164,7 @@ class Trainer(Node):
 
 
 @dataclass
-class Evaluation(Node):
+class EvaluationConfig(Node):
     """``evaluation``: the conventions of mAP, and of the bits.
 
     What is null is as ``convention`` says, or without one as the comments do.
@@ -218,7 +218,7 @@ class Dataset(Node):
 
 
 @dataclass
-class Method(Node):
+class MethodConfig(Node):
     """The keys of ``method`` that the program reads."""
 
     name: Name
@@ -246,7 +246,7 @@ class Train(Node):
 
     dataset: Open[Dataset] = MISSING
     backbone: Open[Part] = MISSING
-    method: Open[Method] = MISSING
+    method: Open[MethodConfig] = MISSING
     # the slots: a part here replaces that of the method
     head: Any = field(default=None, metadata=OPTIONAL)
     relaxation: Any = field(default=None, metadata=OPTIONAL)
@@ -257,8 +257,8 @@ class Train(Node):
     scheduler: Open[Part | None] = None
     logger: Open[dict[str, Part]] = MISSING
     model: Model = field(default_factory=Model)
-    trainer: Trainer = field(default_factory=Trainer)
-    evaluation: Evaluation = field(default_factory=Evaluation)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     paths: Paths = field(default_factory=Paths)
     plugins: list[str] = field(default_factory=list)  # packages whose classes may be parts
     seed: Seed = 0
@@ -273,10 +273,10 @@ class Run(Node):
 
     dataset: Open[Dataset]
     backbone: Open[Part]
-    method: Open[Method]
+    method: Open[MethodConfig]
     model: Model
-    trainer: Trainer
-    evaluation: Evaluation
+    trainer: TrainerConfig
+    evaluation: EvaluationConfig
     paths: Paths
     seed: Seed
 
@@ -352,8 +352,8 @@ class Data(Node):
     do: Open[Action] = MISSING  # the first word of the command
     dataset: Open[Dataset] = MISSING
     backbone: Open[Part] = MISSING
-    trainer: Trainer = field(default_factory=Trainer)
-    evaluation: Evaluation = field(default_factory=Evaluation)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     paths: Paths = field(default_factory=Paths)
     plugins: list[str] = field(default_factory=list)  # packages whose classes may be parts
     seed: Seed = 0

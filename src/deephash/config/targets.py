@@ -40,8 +40,15 @@ MOVED = {
     "deephash.data.draws": "deephash.data.splits",
     "deephash.data.features": "deephash.data.sources",
     "deephash.data.lists": "deephash.data.sources",
+    # classes, after the modules that they were in
+    "deephash.models.backbones.Identity": "deephash.models.backbones.IdentityBackbone",
+    "deephash.training.schedules.Cosine": "deephash.training.schedules.CosineDecay",
+    "deephash.training.schedules.Step": "deephash.training.schedules.StepDecay",
 }
-"""Former modules and packages of targets in older run folders, and their present names."""
+"""Former packages, modules and classes of targets in older run folders, and their present names.
+
+They are applied in this order.
+"""
 
 MODULE = "torch.nn.Module"
 
@@ -146,12 +153,13 @@ def kind_at(path: str) -> Kind | None:
 def current(target: Any) -> Any:
     """Return the present name of a target, which an older run folder may name differently.
 
-    >>> current("deephash.codebooks.Hadamard")
-    'deephash.models.codebooks.Hadamard'
+    >>> current("deephash.engine.schedules.Step")
+    'deephash.training.schedules.StepDecay'
     """
-    for before, now in MOVED.items():
-        if isinstance(target, str) and target.startswith(f"{before}."):
-            return now + target.removeprefix(before)
+    if isinstance(target, str):
+        for before, now in MOVED.items():
+            if f"{target}.".startswith(f"{before}."):
+                target = now + target.removeprefix(before)
     return target
 
 

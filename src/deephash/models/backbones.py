@@ -127,7 +127,7 @@ class Torchvision(FreezableBackbone):
         return features
 
 
-class Identity(nn.Module):
+class IdentityBackbone(nn.Module):
     """No backbone, for data that are features (N, D).
 
     Args:
@@ -139,7 +139,7 @@ class Identity(nn.Module):
         ConfigError: the data are images.
 
     Example:
-        >>> Identity(in_features=512)(torch.zeros(2, 512)).shape
+        >>> IdentityBackbone(in_features=512)(torch.zeros(2, 512)).shape
         torch.Size([2, 512])
     """
 

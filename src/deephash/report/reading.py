@@ -191,7 +191,7 @@ JOB: dict[str, Kind] = {
 """What it holds of each job."""
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
+def read_sweep_file(path: Path) -> dict[str, Any]:
     """Read the ``sweep.json`` of a sweep.
 
     Args:

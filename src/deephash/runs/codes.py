@@ -15,7 +15,7 @@ from deephash.training.evaluation import Codes, Evaluation, Tap, encode, targets
 from deephash.training.feature_agreement import FeatureAgreement
 
 
-def feature_agreement(
+def agreement_measurement(
     kind: requirements.Kind | None, encoder: Encoder, data: DataModule
 ) -> FeatureAgreement | None:
     """Return the measurement of the agreement of codes with features.

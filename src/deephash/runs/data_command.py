@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deephash.config import build, schema
-from deephash.config.overrides import Override, parse, texts
+from deephash.config.overrides import Override, texts
 from deephash.data.catalogue import Catalogue, ImageSet
 from deephash.data.datamodule import check_facts, check_finite
 from deephash.data.sources.lists import Lists, list_sha1
@@ -177,11 +177,11 @@ def _train_arguments(cfg: schema.Data, overrides: Sequence[Override]) -> list[st
     """Return the arguments with which ``train`` finds the same data."""
     kept = [item for item in overrides if item.within("dataset", "paths.cache")]
     if any(item.within("dataset.recipes") for item in kept):
-        kept.append(parse("dataset.expected=null"))  # prepare did not check it either
+        kept.append(Override.parse("dataset.expected=null"))  # prepare did not check it either
     kept = [item for item in kept if not item.within("dataset.catalog", "dataset.recipes")]
     if cfg.out is not None:
         kept = [item for item in kept if item.key != "dataset.lists"]
-        kept.append(parse(f"dataset.lists={cfg.out}"))
+        kept.append(Override.parse(f"dataset.lists={cfg.out}"))
     return texts(dict.fromkeys(kept))
 
 

@@ -41,7 +41,7 @@ def encode_dataset(cfg: schema.Data) -> Path:
     assert cfg.out is not None  # `config.check_data`
     device, precision = build.device(cfg.trainer.device), cfg.trainer.precision.value
     use_deterministic(cfg.trainer.deterministic)
-    data = build.data(without_validation(cfg))
+    data = build.data_module(without_validation(cfg))
     build.check_backbone(cfg, data.source)
     data.setup(device, trains=False)
     if data.width is not None:

@@ -27,7 +27,7 @@ from deephash.loggers.wandb import load_package
 from deephash.report import write_comparison, write_evaluation
 from deephash.report.tables import reports_markdown
 from deephash.runs import gallery
-from deephash.runs.codes import encode_and_evaluate, feature_agreement, save_codes
+from deephash.runs.codes import agreement_measurement, encode_and_evaluate, save_codes
 from deephash.runs.folder import FIGURES, RunFolder, environment, runs_below
 from deephash.runs.load_encoder import build_encoder
 from deephash.training import out_of_memory
@@ -128,7 +128,7 @@ def measure(
     device = build.device(cfg.device)
     use_deterministic(ran.trainer.deterministic)
     evaluation = build.evaluation(ran, device)
-    data = build.data(ran)
+    data = build.data_module(ran)
     data.setup(device, trains=False)
     evaluation.check(data)
     gallery.check_queries(cfg.gallery.queries, len(data.split.queries))
@@ -136,7 +136,7 @@ def measure(
     fingerprint = None if elsewhere else data.facts.fingerprint
     encoder = build_encoder(ran, data.width, file, device, fingerprint)
     kind = _kind(run, ran)
-    agreement = feature_agreement(kind, encoder, data)
+    agreement = agreement_measurement(kind, encoder, data)
     codes, metrics, _ = encode_and_evaluate(encoder, data, evaluation, agreement)
     result = {
         "run": str(run.path),
@@ -151,7 +151,7 @@ def measure(
         "protocol": data.facts.as_dict(),
         "encode_images_per_second": codes.images_per_second,
         "environment": environment(),
-        **plugins.report(),
+        **plugins.report_entries(),
     }
     make_folder(out)
     if not cfg.figures:
@@ -263,7 +263,7 @@ def _changed(
     ran["evaluation"] = checks.changed_evaluation(ran["evaluation"], cfg.evaluation.plain)
     if "source" in cfg.dataset:
         ran["dataset"] = copy.deepcopy(dict(cfg.dataset))
-        if (images := backbone_inputs.declared(ran.get("backbone"))) is not None:
+        if (images := backbone_inputs.declared_inputs(ran.get("backbone"))) is not None:
             backbone_inputs.adapt(ran["dataset"], images, [one.key for one in overrides])
             raise_faults(backbone_inputs.check_images(ran), overrides)
     else:

@@ -10,7 +10,7 @@ from deephash import retrieval
 from deephash.config import schema
 from deephash.data.datamodule import DataModule
 from deephash.errors import ConfigError
-from deephash.report import Plane, Retrieved, Snapshot
+from deephash.report import CodeSnapshot, Plane, Retrieved
 from deephash.training.evaluation import Codes, Evaluation
 from deephash.training.snapshots import read_snapshots, spaced
 
@@ -132,10 +132,10 @@ def plane(codes: Codes, data: DataModule, count: int) -> Plane | None:
     return Plane(points, labels, list(data.images.classes), title)
 
 
-def snapshots(run: Path) -> list[Snapshot]:
+def snapshots(run: Path) -> list[CodeSnapshot]:
     """Return the snapshots of a run of two or three bits; those of others cannot be drawn."""
     return [
-        Snapshot(item["epoch"], item["z"], first_labels(item["labels"]), item["centers"])
+        CodeSnapshot(item["epoch"], item["z"], first_labels(item["labels"]), item["centers"])
         for item in read_snapshots(run, skip=True)
         if item["z"].shape[1] in (2, 3)
     ]

@@ -91,7 +91,7 @@ def load_checkpoint(file: Path, encoder: torch.nn.Module, fingerprint: str | Non
         fingerprint: of the data, compared with the run's; a difference is a warning. None: not
             compared.
     """
-    state = checkpoints.load(file)
+    state = checkpoints.load_state(file)
     if not isinstance(state.get("fingerprint"), str) or not {"encoder", "method"} & set(state):
         raise CheckpointError(f"{file} is no checkpoint of a run")
     if fingerprint is not None and fingerprint != state["fingerprint"]:
@@ -114,7 +114,7 @@ def load_checkpoint(file: Path, encoder: torch.nn.Module, fingerprint: str | Non
 
 def _feature_width(file: Path) -> int:
     """Return D of the features that a run encodes, from the first matrix of its encoder."""
-    state = checkpoints.load(file)
+    state = checkpoints.load_state(file)
     weights = state.get("encoder") or state.get("method") or {}
     for value in weights.values():
         if isinstance(value, torch.Tensor) and value.ndim == 2:

@@ -24,7 +24,7 @@ from deephash.models.encoder import Encoder
 from deephash.models.weights import digest
 from deephash.report import write_html, write_nearest
 from deephash.runs import gallery
-from deephash.runs.codes import encode_and_evaluate, feature_agreement, save_codes
+from deephash.runs.codes import agreement_measurement, encode_and_evaluate, save_codes
 from deephash.runs.folder import RunFolder, environment, git
 from deephash.runs.load_encoder import load_checkpoint
 from deephash.training import compile_options, cuda_graphs, out_of_memory
@@ -75,7 +75,7 @@ def train(cfg: schema.Train, overrides: Sequence[Override], launch: str = "") ->
     try:  # faults of data and parts are found before anything is written
         resumes = run.resumable and not fresh
         evaluation = build.evaluation(cfg, device)
-        data = build.data(cfg)
+        data = build.data_module(cfg)
         build.require_labels(cfg, data)
         if not resumes:
             build.check_backbone(cfg, data.source)
@@ -392,7 +392,7 @@ def _report(
     now, settings = trainer.progress, cfg.trainer
     kind = requirements.kind(cfg.method.plain)
     reference, reference_report = _reference(cfg, data, encoder, evaluation)
-    agreement = feature_agreement(kind, encoder, data)
+    agreement = agreement_measurement(kind, encoder, data)
     taps = [] if reference is None else [reference]
     codes, metrics, seconds = encode_and_evaluate(encoder, data, evaluation, agreement, taps)
     now.retrieval_seconds += seconds
@@ -435,7 +435,7 @@ def _report(
             "parameters": sum(p.numel() for p in encoder.parameters()),
         },
         "environment": environment(),
-        **plugins.report(),
+        **plugins.report_entries(),
         "git": git(),
         "checkpoint": "best.pt",
     }

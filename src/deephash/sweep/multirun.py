@@ -57,7 +57,7 @@ def run_sweep(conf: Path, sweeps: Path, line: CommandLine) -> int:
     if strange := line.without(*composition.CONFIG_DIR).flags:
         raise ConfigError(f"{strange[0]}  does not go with -m.")
     extension = Extension.of(line)
-    plugins.allow(extension.plugins)
+    plugins.import_plugins(extension.plugins)
     spec, tuning, overrides = _split_overrides(sweeps, line.overrides)
     made = build_grid(spec, overrides)
     if len(made.jobs) > MANY:

@@ -16,9 +16,9 @@ from typing import Any
 
 import deephash
 from deephash.config import build, resolve, run_identity, schema
-from deephash.config.overrides import Override, last_values, parse, texts
+from deephash.config.overrides import Override, last_values, texts
 from deephash.errors import BusyError, ConfigError, DeephashError, FileError, from_os_error
-from deephash.report.reading import read_manifest
+from deephash.report.reading import read_sweep_file
 from deephash.runs.folder import LOCK, RunFolder
 from deephash.runs.status import COST, State, epochs_done, state_of
 from deephash.runs.train_run import refuse_another
@@ -149,7 +149,7 @@ def missing_data(planned: Sequence[PlannedJob]) -> list[str]:
                 one for one in job.overrides if one.within("dataset", "paths.data", "paths.cache")
             ]
             if not any(one.key == "dataset.root" for one in kept):
-                kept.append(parse("dataset.root=FOLDER"))
+                kept.append(Override.parse("dataset.root=FOLDER"))
             messages.append(
                 f"missing data, {count_jobs(count)}: {what}\n"
                 f"  Prepare it first: {program.command('data')} prepare {shlex.join(texts(kept))}"
@@ -226,7 +226,7 @@ def refresh(planned: Sequence[PlannedJob], failed: Collection[str] = ()) -> list
     ]
 
 
-def record_failure(folder: Path, job: Callable[[], Any]) -> Any:
+def run_recording_failure(folder: Path, job: Callable[[], Any]) -> Any:
     """Call a job; if it fails, write ``error.txt`` to its folder before raising the error.
 
     The file contains the message of a ``DeephashError``, and the traceback of any other error.
@@ -273,7 +273,7 @@ def write_manifest(
     file = folder / MANIFEST
     with Lock.wait(folder / LOCK, "which adds its jobs to the same sweep"):
         RunFolder(folder).remove(f".{MANIFEST}.*.tmp")  # of a write that was killed
-        known = read_manifest(file)["jobs"] if file.is_file() else []
+        known = read_sweep_file(file)["jobs"] if file.is_file() else []
         listed = {job["run"]: job for job in known} | {
             job.name: {
                 "run": job.name,
@@ -305,7 +305,7 @@ def axis_value(job: PlannedJob, key: str) -> Any:
         return job.cfg.dataset.name
     if key == "method":
         return job.name.split("/")[1]  # with swapped parts
-    typed, key = last_values(job.overrides), parse(key).key
+    typed, key = last_values(job.overrides), Override.parse(key).key
     node: Any = job.cfg.plain
     if key.partition(".")[0] in resolve.SLOTS:  # folded into the method
         node = job.cfg.method.plain

@@ -14,7 +14,7 @@ from deephash.loggers.wandb import load_package
 from deephash.report import write_sweeps
 from deephash.report.pages.base import format_value
 from deephash.report.pages.sweep import all_markdown, count_states, damaged_runs
-from deephash.report.reading import read_manifest
+from deephash.report.reading import read_sweep_file
 from deephash.report.results import Layout, Sweep, SweepRun, filter_runs, make_sections
 from deephash.runs.folder import RunFolder
 from deephash.runs.status import State, epochs_done, reason, state_of
@@ -114,7 +114,7 @@ def read_sweep(outputs: Path, name: str) -> Sweep:
     if not path.exists():
         raise ConfigError(f"sweep  there is no sweep {name} in {outputs}.{_known_sweeps(outputs)}")
     try:
-        manifest = read_manifest(path)
+        manifest = read_sweep_file(path)
     except FileError as error:
         raise ConfigError(f"sweep  {path} is damaged: {error.reason}\n  {error.advice}") from error
     runs = tuple(_read_run(outputs, entry) for entry in manifest["jobs"])

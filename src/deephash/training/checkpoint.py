@@ -44,7 +44,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
     Example:
         >>> save(Path("a.pt"), {"epoch": 3})
-        >>> load(Path("a.pt"))
+        >>> load_state(Path("a.pt"))
         {'epoch': 3}
     """
 
@@ -57,7 +57,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     write_atomic(path, write)
 
 
-def load(path: Path) -> dict[str, Any]:
+def load_state(path: Path) -> dict[str, Any]:
     """Load a checkpoint; a file cannot run code.
 
     Raises:

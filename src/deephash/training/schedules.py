@@ -13,7 +13,7 @@ class Constant:
         return 1.0
 
 
-class Step:
+class StepDecay:
     """Multiply the rate by ``gamma`` after every ``int(at * epochs)`` epochs.
 
     Args:
@@ -47,7 +47,7 @@ class Every:
         return self.gamma ** (epoch // self.epochs)
 
 
-class Cosine:
+class CosineDecay:
     """Decrease the rate along half a cosine to a fraction of it.
 
     Args:

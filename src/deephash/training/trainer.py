@@ -209,7 +209,7 @@ class Trainer:
                     method.fit(features)
             self.progress.seconds += time.perf_counter() - began
             return 0
-        state = checkpoint.load(last)
+        state = checkpoint.load_state(last)
         restore.check_last(state, last)
         if state["fingerprint"] != self.fingerprint:
             raise TrainingError(
@@ -265,7 +265,7 @@ class Trainer:
             if not best.is_file():
                 return f"{best} of epoch {selected} is missing"
         try:
-            state = checkpoint.load(best)
+            state = checkpoint.load_state(best)
         except TrainingError:
             return f"{best} of epoch {selected} is damaged"
         epoch = state.get("epoch", selected)

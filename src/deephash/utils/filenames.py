@@ -49,7 +49,7 @@ def is_below(path: object) -> bool:
     return ".." not in re.split(r"[/\\]", path) and path.isprintable()
 
 
-def shorten(text: str, mark: str, most: int, head: int) -> str:
+def truncate(text: str, mark: str, most: int, head: int) -> str:
     """Truncate a name that is too long for a filesystem, and append a mark.
 
     Args:

@@ -682,10 +682,11 @@ def test_a_dataset_of_lists_is_configured_like_the_others(dataset, pages):
     cfg, cifar = pages(f"dataset={dataset}"), pages("dataset=cifar10")
     assert set(cfg["dataset"]) >= {*cifar["dataset"], "lists"}
     assert set(cfg["dataset"]["schedule"]) == set(cifar["dataset"]["schedule"])
-    assert checks.check_train(cfg) == [] and build.data(typed(cfg)).expected
-    assert build.data(typed(pages(f"dataset={dataset}", "dataset.expected=null"))).expected is None
+    assert checks.check_train(cfg) == [] and build.data_module(typed(cfg)).expected
+    unchecked = pages(f"dataset={dataset}", "dataset.expected=null")
+    assert build.data_module(typed(unchecked)).expected is None
     moved = pages(f"dataset={dataset}", "dataset.root=here", "dataset.lists=there")
-    source = build.data(typed(moved)).source
+    source = build.data_module(typed(moved)).source
     assert (source.root, source.lists) == (Path("here"), Path("there"))
 
 
@@ -701,7 +702,7 @@ def test_what_is_expected_and_where_from_change_no_run(pages):
 @pytest.mark.parametrize("dataset", ["imagenet100", "nuswide21"])
 @pytest.mark.parametrize("size", [32, 224])
 def test_views_have_the_size_asked_for(dataset, size, pages):
-    data = build.data(typed(pages(f"dataset={dataset}", f"dataset.size={size}")))
+    data = build.data_module(typed(pages(f"dataset={dataset}", f"dataset.size={size}")))
     side = pages(f"dataset={dataset}")["dataset"]["source"]["size"]
     pixels = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8)
     for view in (data.view_transforms[0][1], data.test_transform):
@@ -730,8 +731,8 @@ def test_a_small_set_in_the_layout_of_a_dataset(dataset, tmp_path, pages):
     cfg = pages(f"dataset={dataset}", f"dataset.root={root}", *SMALL)
     cfg["dataset"]["protocols"]["lists"]["validation"] = 0
     with pytest.raises(DataError, match=r"num_train should be 1\d+ and is 100(.|\n)*expected=null"):
-        build.data(typed(cfg)).setup("cpu")
-    data = build.data(typed(cfg | {"dataset": cfg["dataset"] | {"expected": None}}))
+        build.data_module(typed(cfg)).setup("cpu")
+    data = build.data_module(typed(cfg | {"dataset": cfg["dataset"] | {"expected": None}}))
     data.setup("cpu")
     facts = data.facts
     assert (facts.num_train, facts.num_database, facts.num_queries) == (100, 126, 21)

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from deephash.report import Plane, Retrieved, Snapshot
+from deephash.report import CodeSnapshot, Plane, Retrieved
 from deephash.report.figures.evaluation import figures_of
 from deephash.report.figures.images import codes_over_training, on_plane, retrieved
 from deephash.report.figures.style import MARKERS, PALETTE, Look, save_figure, style
@@ -466,7 +466,8 @@ def test_thousands_of_points_are_an_image(tmp_path):
 @pytest.mark.parametrize("nbit", [2, 3])
 def test_snapshots_are_panels_with_the_corners(nbit):
     classes = np.arange(50) % 2
-    shots = [Snapshot(epoch, cloud(50, nbit), classes, np.ones((2, nbit))) for epoch in (0, 5, 20)]
+    centers = np.ones((2, nbit))
+    shots = [CodeSnapshot(epoch, cloud(50, nbit), classes, centers) for epoch in (0, 5, 20)]
     drawing = codes_over_training(shots)
     panels = drawing.figure.axes
     assert [panel.get_title() for panel in panels] == ["epoch 0", "epoch 5", "epoch 20"]
@@ -481,7 +482,7 @@ def test_snapshots_are_panels_with_the_corners(nbit):
 @pytest.mark.parametrize("nbit", [2, 3])
 def test_centers_in_one_place_are_rings_around_each_other_on_top(nbit):
     centers = np.stack([np.ones(nbit), np.ones(nbit), -np.ones(nbit)])
-    shot = Snapshot(0, cloud(9, nbit), np.arange(9) % 3, centers)
+    shot = CodeSnapshot(0, cloud(9, nbit), np.arange(9) % 3, centers)
     (panel,) = codes_over_training([shot]).figure.axes
     rings = [one for one in panel.collections if one.get_zorder() == 5]
     sizes = [float(one.get_sizes()[0]) for one in rings]
@@ -494,7 +495,7 @@ def test_centers_in_one_place_are_rings_around_each_other_on_top(nbit):
 
 def test_of_many_snapshots_some_are_shown():
     classes = np.zeros(5, dtype=int)
-    drawing = codes_over_training([Snapshot(n, cloud(5), classes, None) for n in range(101)])
+    drawing = codes_over_training([CodeSnapshot(n, cloud(5), classes, None) for n in range(101)])
     titles = [panel.get_title() for panel in drawing.figure.axes]
     assert len(titles) == 12 and (titles[0], titles[-1]) == ("epoch 0", "epoch 100")
     assert "12 of 101 saved epochs" in drawing.caption
@@ -502,7 +503,7 @@ def test_of_many_snapshots_some_are_shown():
 
 def test_snapshots_of_other_bits_are_refused():
     with pytest.raises(ValueError, match="not 4"):
-        codes_over_training([Snapshot(0, cloud(5, 4), np.zeros(5, dtype=int), None)])
+        codes_over_training([CodeSnapshot(0, cloud(5, 4), np.zeros(5, dtype=int), None)])
 
 
 # Style

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from deephash.errors import DataError
-from deephash.report import Plane, Retrieved, Snapshot, write_comparison, write_evaluation
+from deephash.report import CodeSnapshot, Plane, Retrieved, write_comparison, write_evaluation
 
 EVIL = '</pre></title><script>alert("x")</script><img src=x onerror=alert(1)>--><!--'
 
@@ -23,7 +23,7 @@ def pictures():
     return {
         "gallery": [Retrieved(image, "ship", [image], [True], ["ship, 0 bits"])],
         "plane": Plane(codes, classes, ["cat", "dog"], "t-SNE"),
-        "snapshots": [Snapshot(0, codes, classes, None)],
+        "snapshots": [CodeSnapshot(0, codes, classes, None)],
     }
 
 

@@ -105,7 +105,7 @@ def check_counts(**counts: int | None) -> None:
             raise DataError(f"dataset.protocols.<protocol>.{key}={count} must be at least {lowest}")
 
 
-def check_choice(key: str, value: str, *allowed: str) -> None:
+def check_option(key: str, value: str, *allowed: str) -> None:
     """Raise a DataError if an option of a protocol is none of its allowed values."""
     if value not in allowed:
         raise DataError(

@@ -13,9 +13,9 @@ from deephash.data.catalogue import Catalogue
 from deephash.data.splits.base import (
     Split,
     add_validation,
-    check_choice,
     check_counts,
     check_database,
+    check_option,
     draw_by_quota,
     refuse_known_queries,
     refuse_parts,
@@ -162,7 +162,7 @@ class Drawn:
     def __post_init__(self) -> None:
         check_counts(queries=self.queries, train=self.train, validation=self.validation)
         check_database(self.train, self.train_in_database)
-        check_choice("unlabelled", self.unlabelled, "keep", "drop")
+        check_option("unlabelled", self.unlabelled, "keep", "drop")
 
     def split(self, images: Catalogue) -> Split:
         refuse_parts(images)

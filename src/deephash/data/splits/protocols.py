@@ -18,9 +18,9 @@ from deephash.data.splits.base import (
     ROLES,
     Split,
     add_validation,
-    check_choice,
     check_counts,
     check_database,
+    check_option,
     count_overlaps,
     draw_by_quota,
     refuse_known_queries,
@@ -287,11 +287,11 @@ class Listed:
 
     def __post_init__(self) -> None:
         check_counts(validation=self.validation)
-        check_choice("database", self.database, "listed", "rest")
+        check_option("database", self.database, "listed", "rest")
         if isinstance(self.queries_in_database, bool):  # the option in runs of earlier versions
             self.queries_in_database = "keep" if self.queries_in_database else "refuse"
         allowed = get_args(QueriesInDatabase)
-        check_choice("queries_in_database", self.queries_in_database, *allowed)
+        check_option("queries_in_database", self.queries_in_database, *allowed)
 
     def split(self, images: Catalogue) -> Split:
         if images.lists is None:

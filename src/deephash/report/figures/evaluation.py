@@ -67,7 +67,7 @@ class Plane:
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class CodeSnapshot:
     """Continuous codes of two or three bits at one epoch of training."""
 
     epoch: int

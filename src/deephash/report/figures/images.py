@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from deephash.report.figures.evaluation import Array, Plane, Retrieved, Snapshot
+from deephash.report.figures.evaluation import Array, CodeSnapshot, Plane, Retrieved
 from deephash.report.figures.plots import frame, panel_grid
 from deephash.report.figures.style import (
     BLACK,
@@ -91,7 +91,7 @@ def on_plane(plane: Plane | None) -> Drawing | None:
     return Drawing("tsne", "Codes on a plane", caption, figure)
 
 
-def codes_over_training(snapshots: Sequence[Snapshot]) -> Drawing | None:
+def codes_over_training(snapshots: Sequence[CodeSnapshot]) -> Drawing | None:
     """Draw codes of two or three bits at several epochs of training (Tables 5 and 6)."""
     if not snapshots:
         return None
@@ -208,7 +208,7 @@ def _name(names: Sequence[str], one: int) -> str:
     return names[one] if 0 <= one < len(names) else f"class {one}"
 
 
-def _select(snapshots: Sequence[Snapshot]) -> list[Snapshot]:
+def _select(snapshots: Sequence[CodeSnapshot]) -> list[CodeSnapshot]:
     """Return at most ``MOST_PANELS`` snapshots, evenly spaced, with the first and the last."""
     count = min(len(snapshots), MOST_PANELS)
     return [
@@ -216,14 +216,14 @@ def _select(snapshots: Sequence[Snapshot]) -> list[Snapshot]:
     ]
 
 
-def _axis_limit(snapshots: Sequence[Snapshot]) -> float:
+def _axis_limit(snapshots: Sequence[CodeSnapshot]) -> float:
     """Return the limit of the axes of all panels: that of the farthest code."""
     far = [np.abs(shot.z).max(initial=1.2, where=np.isfinite(shot.z)) for shot in snapshots]
     far += [np.abs(shot.centers).max(initial=1.2) for shot in snapshots if shot.centers is not None]
     return 1.05 * float(max(far))
 
 
-def _snapshot(panel: Any, shot: Snapshot, looks: Looks, reach: float) -> None:
+def _snapshot(panel: Any, shot: CodeSnapshot, looks: Looks, reach: float) -> None:
     nbit = shot.z.shape[1]
     (_flat if nbit == 2 else _cube)(panel, (-reach, reach))
     panel.set_title(f"epoch {shot.epoch}")

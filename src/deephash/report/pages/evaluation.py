@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from deephash.errors import DataError
-from deephash.report.figures.evaluation import Plane, Retrieved, Snapshot, figures_of
+from deephash.report.figures.evaluation import CodeSnapshot, Plane, Retrieved, figures_of
 from deephash.report.figures.images import codes_over_training, on_plane, retrieved
 from deephash.report.figures.plots import NOTE
 from deephash.report.figures.style import Drawing, style
@@ -76,7 +76,7 @@ def write_evaluation(
     *,
     gallery: Sequence[Retrieved] = (),
     plane: Plane | None = None,
-    snapshots: Sequence[Snapshot] = (),
+    snapshots: Sequence[CodeSnapshot] = (),
 ) -> list[Path]:
     """Write ``evaluation.html`` and ``figures/*.svg``, ``*.png`` of one evaluated run.
 
