@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from deephash.errors import DataError
-from deephash.retrieval import Index, binarize, hamming, index, pack, unpack
+from deephash.retrieval import Engine, Index, binarize, hamming, nearest, pack, unpack
 
 SHAPES = [  # queries, codes, bits, k
     (1, 1, 1, 1),
@@ -46,11 +46,11 @@ def filled(nbit, codes, ids=None):
 @pytest.fixture(params=[None, 5, 64], ids=["whole", "chunks of 5", "chunks of 64"])
 def chunk(request, monkeypatch):
     if request.param is not None:
-        monkeypatch.setattr(index, "_CHUNK", request.param)
-        monkeypatch.setattr(index, "_QUERIES", 3)
-        monkeypatch.setattr(index, "_MOST_RESULTS", 8)
-        monkeypatch.setattr(index, "_SAMPLE", 4)
-        monkeypatch.setattr(index, "_SLACK", 2)
+        monkeypatch.setattr(nearest, "_CHUNK", request.param)
+        monkeypatch.setattr(nearest, "_QUERIES", 3)
+        monkeypatch.setattr(nearest, "_MOST_RESULTS", 8)
+        monkeypatch.setattr(nearest, "_SAMPLE", 4)
+        monkeypatch.setattr(nearest, "_SLACK", 2)
 
 
 @pytest.mark.parametrize(("queries", "size", "nbit", "k"), SHAPES)
@@ -70,7 +70,7 @@ def test_search_and_range_are_brute_force_on_any_shape(seed, monkeypatch):
     rng = np.random.default_rng(seed)
     sizes = {"_CHUNK": 200, "_QUERIES": 20, "_MOST_RESULTS": 1000, "_SAMPLE": 50, "_SLACK": 100}
     for name, most in sizes.items():
-        monkeypatch.setattr(index, name, int(rng.integers(1, most)))
+        monkeypatch.setattr(nearest, name, int(rng.integers(1, most)))
     size, nbit = int(rng.integers(1, 800)), int(rng.integers(1, 140))
     k, radius = int(rng.integers(1, size + 1)), int(rng.integers(0, nbit + 1))
     codes, asked = random_codes(rng, size, nbit), random_codes(rng, int(rng.integers(1, 50)), nbit)
@@ -91,6 +91,61 @@ def check_range(made, asked, radius):
         mine = slice(offsets[query], offsets[query + 1])
         np.testing.assert_array_equal(distances[mine], near[near <= radius])
         np.testing.assert_array_equal(ids[mine], order[near <= radius])
+
+
+SIZES = [  # queries, codes, bits, k, of the compiled code
+    (1, 5000, 64, 10),
+    (70, 3000, 64, 3),
+    (3, 4000, 32, 4000),
+    (9, 2500, 20, 200),
+    (5, 2049, 128, 1),
+    (2, 2048, 192, 30),
+    (6, 1100, 320, 7),
+    (66, 1023, 8, 50),
+    (1, 1, 64, 1),
+    (20, 300, 4000, 9),
+    (0, 10, 16, 2),
+]
+
+
+@pytest.mark.parametrize(("queries", "size", "nbit", "k"), SIZES)
+@pytest.mark.parametrize("removed", [0, 0.3])
+def test_numba_finds_what_numpy_finds(queries, size, nbit, k, removed, monkeypatch):
+    """The same distances and ids in the same order, also with the smallest ranges and buffers."""
+    pytest.importorskip("numba")
+    rng = np.random.default_rng(size)
+    codes, asked = random_codes(rng, size, nbit), random_codes(rng, queries, nbit)
+    codes = codes[np.argsort(-hamming(codes[:1], codes)[0], kind="stable")]  # the nearest last
+    gone = 1 + np.flatnonzero(rng.random(size - 1) < removed)
+    made = Index.over(codes, nbit, lambda rows: rows, gone)
+    radius = int(np.median(hamming(asked, codes))) if queries else 0
+    k = min(k, len(made))
+    search, within = made.search(asked, k, "numpy"), made.range(asked, radius, "numpy")
+    order = [rows[~np.isin(rows, gone)][:k] for rows in brute(asked, codes, size)[1]]
+    np.testing.assert_array_equal(search[1], np.reshape(order, (queries, k)))
+    monkeypatch.setattr(nearest, "_TILES", 1)
+    monkeypatch.setattr(nearest, "_SLACK", 10)
+    for threads, smallest in ((1, 10**6), (3, 300)):
+        monkeypatch.setattr(nearest, "_RANGE", smallest)
+        engine = Engine("numba", threads)
+        for result, expected in zip(made.search(asked, k, engine), search, strict=True):
+            np.testing.assert_array_equal(result, expected)
+            assert result.dtype == expected.dtype
+        for result, expected in zip(made.range(asked, radius, engine), within, strict=True):
+            np.testing.assert_array_equal(result, expected)
+
+
+def test_numba_searches_what_is_mapped(tmp_path):
+    pytest.importorskip("numba")
+    rng = np.random.default_rng(0)
+    for nbit in (20, 32, 64):
+        filled(nbit, random_codes(rng, 3000, nbit)).save(tmp_path / "x")
+        read = Index.load(tmp_path / "x")
+        queries = random_codes(rng, 5, nbit)
+        for one, other in zip(
+            read.search(queries, 9, "numba"), read.search(queries, 9, "numpy"), strict=True
+        ):
+            np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("radius", [0, 1, 12, 13, 10**9])
@@ -233,6 +288,7 @@ def test_ids_that_are_refused(ids, words):
         (lambda x: x.range(np.zeros((1, 2), np.uint8), -1), "radius=-1 must be .* at least 0"),
         (lambda x: x.range(np.zeros((1, 2), np.uint8), 0.5), "radius=0.5 must be a whole number"),
         (lambda x: Index(8).search(np.zeros((1, 1), np.uint8), 1), "more than the 0 codes"),
+        (lambda x: x.search(np.zeros((1, 2), np.uint8), 1, "gpu"), "engine='gpu' is unknown"),
         (lambda x: Index(0), "nbit=.* must be"),
         (lambda x: Index(2.0), "nbit=.* must be"),
         (lambda x: Index(40000), "too long"),

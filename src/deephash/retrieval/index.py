@@ -33,25 +33,25 @@ The gap between codes and ids is filled with zeros, and exists even if no ids fo
 import logging
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from deephash.errors import DataError, FileError
+from deephash.retrieval.backends import Engine
 from deephash.retrieval.checks import check_integer
 from deephash.retrieval.codes import (
     Array,
     ArrayLike,
     as_array,
     as_packed,
-    as_words,
     check_packed,
-    popcount,
 )
 from deephash.retrieval.codes_file import read_database
+from deephash.retrieval.nearest import Nearest, find
 from deephash.utils.extras import import_extra
 from deephash.utils.files import write_atomic
 
@@ -64,12 +64,6 @@ _HEADER = np.dtype(
 )
 _RUNNING, _NUMBERS, _TEXT = range(3)
 _BLOCK = 1 << 20  # bytes written at once
-
-_QUERIES = 16  # queries whose distances are scanned at once
-_CHUNK = 1 << 15  # codes scanned at once; their distances fit into the cache
-_SAMPLE = 1 << 12  # codes that give a first bound
-_SLACK = 1 << 12  # results collected beyond the required ones before they are reduced
-_MOST_RESULTS = 1 << 21  # results in memory at once
 
 
 class Within(NamedTuple):
@@ -107,6 +101,8 @@ class Index:
         >>> distances.tolist(), ids.tolist()
         ([[1]], [['b']])
     """
+
+    _compared: ClassVar[int] = 0  # pairs that this process has compared in all searches
 
     def __init__(self, nbit: int) -> None:
         self.nbit = check_integer("nbit", nbit, 1)
@@ -217,7 +213,9 @@ class Index:
         known, codes = _append(known, size, new), _append(self._codes, size, packed)
         self._codes, self._ids, self._runs, self._size = codes, known, runs, total
 
-    def search(self, queries: ArrayLike, k: int) -> tuple[npt.NDArray[np.int16], Array]:
+    def search(
+        self, queries: ArrayLike, k: int, engine: Engine | str = "auto"
+    ) -> tuple[npt.NDArray[np.int16], Array]:
         """Find the k nearest codes of each query, nearest first.
 
         Equal distances are in the order of addition.
@@ -225,6 +223,8 @@ class Index:
         Args:
             queries: (Q, ceil(K / 8)) uint8, or (Q, K) bool or signed numbers.
             k: number of codes, from 1 to N.
+            engine: ``numpy``, ``numba`` (on all cores; an extra), or ``auto``: numba once there is
+                much to compare. The results are the same.
 
         Returns:
             distances (Q, k) int16 and ids (Q, k). Other memory does not grow with Q * N.
@@ -232,30 +232,28 @@ class Index:
         Raises:
             DataError: if the queries are malformed, or the index has fewer than ``k`` codes.
         """
-        words = as_words(as_packed(queries, self.nbit, "queries"))  # (W, Q)
+        packed = as_packed(queries, self.nbit, "queries")
         k = check_integer("k", k, 1)
         if k > len(self):
             raise DataError(f"k={k} is more than the {len(self)} codes of the index")
-        total = words.shape[1]
+        total, first = len(packed), 0
         distance_Qk = np.empty((total, k), dtype=np.int16)
         place_Qk = np.empty((total, k), dtype=np.int64)
-        step = max(1, _MOST_RESULTS // (2 * _QUERIES * k + _SLACK)) * _QUERIES
-        for start in range(0, total, step):
-            first = start
-            for nearest in self._find(words[:, start : start + step], self.nbit, k):
-                rows = slice(first, first + nearest.queries)
-                _, distance, place = nearest.results()
-                distance_Qk[rows] = distance.reshape(-1, k)
-                place_Qk[rows] = place.reshape(-1, k)
-                first = rows.stop
+        for nearest in self._find(packed, self.nbit, k, engine):
+            rows = slice(first, first + nearest.queries)
+            _, distance, place = nearest.results()
+            distance_Qk[rows] = distance.reshape(-1, k)
+            place_Qk[rows] = place.reshape(-1, k)
+            first = rows.stop
         return distance_Qk, self._ids_at(place_Qk)
 
-    def range(self, queries: ArrayLike, radius: int) -> Within:
+    def range(self, queries: ArrayLike, radius: int, engine: Engine | str = "auto") -> Within:
         """Find all codes at most ``radius`` bits from each query, in the order of ``search``.
 
         Args:
             queries: (Q, ceil(K / 8)) uint8, or (Q, K) bool or signed numbers.
             radius: at least 0.
+            engine: as of ``search``.
 
         Returns:
             the offsets of the queries' results, and the distances and ids of all results.
@@ -271,12 +269,12 @@ class Index:
             >>> offsets.tolist(), distances.tolist(), ids.tolist()
             ([0, 3, 4], [0, 1, 1, 0], [1, 0, 2, 3])
         """
-        words = as_words(as_packed(queries, self.nbit, "queries"))  # (W, Q)
+        packed = as_packed(queries, self.nbit, "queries")
         radius = min(check_integer("radius", radius, 0), self.nbit)
         count_Q = [np.zeros(1, dtype=np.int64)]
         distance_M = [np.empty(0, dtype=np.int16)]
         place_M = [np.empty(0, dtype=np.int64)]
-        for nearest in self._find(words, radius, None):
+        for nearest in self._find(packed, radius, None, engine):
             query, distance, place = nearest.results()
             count_Q.append(np.bincount(query, minlength=nearest.queries))
             distance_M.append(distance)
@@ -451,28 +449,15 @@ class Index:
         self._ids, self._runs = _encode_ids(ids), None
         self._removed, self._read_ids = self._removed[:0], None
 
-    def _find(self, query_words: Array, radius: int, k: int | None) -> list["_Nearest"]:
-        """Return the nearest codes to the queries (W, Q), in groups of ``_QUERIES``."""
-        total = query_words.shape[1]
-        groups = [query_words[:, start : start + _QUERIES] for start in range(0, total, _QUERIES)]
-        results = [_Nearest(group.shape[1], self.nbit, radius, k) for group in groups]
-        wide = np.uint8 if self.nbit < 255 else np.uint16  # K + 1 is a bound
-        farthest = np.iinfo(wide).max
-        for start in range(0, self._size if total else 0, _CHUNK):
-            stop = min(start + _CHUNK, self._size)
-            words = as_words(self._codes[start:stop])  # (W, n)
-            first, last = np.searchsorted(self._removed, (start, stop))
-            removed = self._removed[first:last] - start
-            differ = np.empty(words.shape[1], dtype=words.dtype)
-            distance = np.empty((_QUERIES, words.shape[1]), dtype=wide)
-            for group, nearest in zip(groups, results, strict=True):
-                for query, row in zip(group.T, distance, strict=False):
-                    row[:] = popcount(np.bitwise_xor(words[0], query[0], out=differ))
-                    for word, query_word in zip(words[1:], query[1:], strict=True):
-                        row += popcount(np.bitwise_xor(word, query_word, out=differ))
-                distance[:, removed] = farthest
-                nearest.add(distance[: group.shape[1]], start)
-        return results
+    def _find(
+        self, queries: Array, radius: int, k: int | None, engine: Engine | str
+    ) -> Iterator[Nearest]:
+        """Yield the codes within a radius of groups of queries, or the k nearest of these."""
+        Index._compared += len(queries) * self._size
+        chosen = Engine.of(engine)
+        name = chosen.on_cpu(Index._compared)
+        codes = self._codes[: self._size]
+        yield from find(codes, self._removed, queries, self.nbit, radius, k, name, chosen.workers)
 
     def _ids_at(self, place: npt.NDArray[np.int64]) -> Array:
         """Return the ids at places of any shape."""
@@ -486,68 +471,6 @@ class Index:
         return _decode(
             ids, "the file of this index is damaged (see Index.load, mmap=False): the id"
         )
-
-
-class _Nearest:
-    """Collect the items within a radius of G queries, or the k nearest of these.
-
-    Once a query has k items, only items nearer than the last of them are added.
-    """
-
-    bound: Array  # (G, 1) distances must be less than it
-
-    def __init__(self, queries: int, nbit: int, radius: int, k: int | None) -> None:
-        self.queries, self.k = queries, k
-        wide = np.uint8 if nbit < 255 else np.uint16
-        self.bound = np.full((queries, 1), radius + 1, dtype=wide)
-        self.base = nbit + 1
-        short = queries * self.base <= 1 << 16  # for a radix sort, in linear time
-        self.kind = np.uint16 if short else np.uint32
-        self.count, self.full = 0, queries * k if k else None
-        self.parts: list[tuple[Array, Array]] = []  # query * base + distance, and place
-
-    def add(self, distance: Array, start: int) -> None:
-        """Add the next codes, whose distances are (G, n)."""
-        size = distance.shape[1]
-        if start == 0 and self.k is not None and self.k <= size:  # a first bound
-            sample = distance[:, : max(_SAMPLE, 2 * self.k)]
-            kth = np.partition(sample, self.k - 1, axis=1)[:, self.k - 1 : self.k]
-            kth = np.minimum(kth, self.base - 1) + 1  # those that were removed are farther
-            self.bound = np.minimum(self.bound, kth, dtype=self.bound.dtype)
-        at = (distance < self.bound).ravel().nonzero()[0]
-        if not at.size:
-            return
-        query = at // size
-        key = (query * self.base + distance.take(at)).astype(self.kind)
-        self.parts.append((key, at - query * size + start))
-        self.count += at.size
-        if self.full is not None and self.count >= self.full:
-            self._reduce()
-
-    def results(self) -> tuple[Array, Array, Array]:
-        """Return queries, distances and places, sorted by query, distance and place."""
-        self._reduce()
-        key, place = self.parts[0]
-        query = key // self.base
-        return query, (key - query * self.base).astype(np.int16), place
-
-    def _reduce(self) -> None:
-        """Sort the items, and keep the k nearest."""
-        none = np.empty(0, dtype=self.kind), np.empty(0, dtype=np.int64)
-        key, place = (np.concatenate(side) for side in zip(none, *self.parts, strict=True))
-        order = np.argsort(key, kind="stable")
-        key = key[order]
-        if self.k is not None:
-            first = np.searchsorted(key, np.arange(self.queries) * self.base)
-            last = first + self.k - 1
-            keep = np.arange(len(key)) - first[key // self.base] < self.k
-            stop = np.append(first[1:], len(key))
-            for q in np.flatnonzero(last < stop):
-                self.bound[q] = key[last[q]] % self.base
-            order, key = order[keep], key[keep]
-        self.parts = [(key, place[order])]
-        self.count = len(key)
-        self.full = None if self.k is None else 2 * self.queries * self.k + _SLACK
 
 
 def _encode_ids(ids: Ids) -> Array:

@@ -167,6 +167,16 @@ def load_compiled() -> ModuleType:
     return module
 
 
+def load_search() -> ModuleType:
+    """Return the compiled functions of searches.
+
+    Raises:
+        DataError: if numba cannot be imported.
+    """
+    load_compiled()
+    return importlib.import_module("deephash.retrieval.backends.numba_search")
+
+
 def compiled_sums() -> ModuleType | None:
     """Return the compiled functions of metrics, None if numba is not loaded.
 
