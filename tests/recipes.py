@@ -27,8 +27,8 @@ class Pairs(Blind):
     views: ClassVar[int] = 2
 
     def forward(self, output, batch):
-        one, two = output.u.chunk(2)
-        return {**super().forward(output, batch), "views": (one - two).square().mean()}
+        first, second = output.u.chunk(2)
+        return {**super().forward(output, batch), "views": (first - second).square().mean()}
 
 
 class Peeking(Blind):

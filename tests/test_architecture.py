@@ -56,7 +56,7 @@ def imported(path: Path, root: Path) -> Iterator[str]:
 
 def upstairs(root: Path) -> list[str]:
     """Imports that do not go strictly downwards."""
-    found = []
+    imports = []
     for path in sorted(root.rglob("*.py")):
         here = path.relative_to(root).parts[0].removesuffix(".py")
         for name in imported(path, root):
@@ -67,20 +67,20 @@ def upstairs(root: Path) -> list[str]:
             if there.startswith("__") or there == here:
                 continue
             if FLOOR_OF[there] >= FLOOR_OF[here]:
-                found.append(f"{path.relative_to(root)} imports deephash.{there}")
-    return found
+                imports.append(f"{path.relative_to(root)} imports deephash.{there}")
+    return imports
 
 
 def foreign(root: Path) -> list[str]:
     """Imports of outside packages where they do not belong."""
-    found = []
+    violations = []
     for path in sorted(root.rglob("*.py")):
         where = path.relative_to(root).as_posix()
         for name in imported(path, root):
             outside = name.partition(".")[0]
             if outside in ONLY_IN and not where.startswith(ONLY_IN[outside]):
-                found.append(f"{where} imports {outside}")
-    return found
+                violations.append(f"{where} imports {outside}")
+    return violations
 
 
 def words(root: Path, forbidden: set[str]) -> list[str]:
@@ -146,7 +146,7 @@ def test_training_knows_no_method_loss_or_dataset_by_name():
 
 
 @pytest.mark.parametrize(
-    ("file", "line", "found"),
+    ("file", "line", "message"),
     [
         (
             "losses/a.py",
@@ -162,11 +162,11 @@ def test_training_knows_no_method_loss_or_dataset_by_name():
         ("losses/b.py", "from ..training import trainer", "imports deephash.training"),
     ],
 )
-def test_the_floors_are_watched(tmp_path, file, line, found):
+def test_the_floors_are_watched(tmp_path, file, line, message):
     path = tmp_path / file
     path.parent.mkdir(exist_ok=True)
     path.write_text(line)
-    assert upstairs(tmp_path) == [f"{file} {found}"]
+    assert upstairs(tmp_path) == [f"{file} {message}"]
 
 
 def test_the_outside_is_watched(tmp_path):

@@ -41,8 +41,8 @@ def test_the_example_of_the_evaluation_page_runs(tmp_path, monkeypatch, capsys):
     assert 0 < result["report"]["map"] < 1 and "expected" in capsys.readouterr().out
     assert result["ids"].shape == (100, 10) and (tmp_path / "codes.index").is_file()
     assert (result["ids"][:, 0] == [f"image{i}" for i in range(100)]).mean() > 0.9
-    told = re.search(r"# mAP@1000 (\S+)", code)
-    assert f"{result['report']['map']:.4f}" == told.group(1)
+    value = re.search(r"# mAP@1000 (\S+)", code)
+    assert f"{result['report']['map']:.4f}" == value.group(1)
 
 
 def test_the_library_page_runs(tmp_path, monkeypatch, capsys):

@@ -107,6 +107,6 @@ def test_lazy_names_of_data_are_those_of_all():
         data.Nothing  # noqa: B018
 
 
-@pytest.mark.parametrize(("name", "part"), [pytest.param(*one, id=one[0]) for one in public()])
+@pytest.mark.parametrize(("name", "part"), [pytest.param(*pair, id=pair[0]) for pair in public()])
 def test_what_is_public_has_an_example(name, part):
     assert ">>> " in (part.__doc__ or ""), f"the docstring of {name} has no example"

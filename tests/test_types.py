@@ -12,10 +12,10 @@ Z = torch.tensor([[0.5, -0.9, 1.5, 0.25], [-0.75, 0.5, -0.25, 1.1]])
 
 
 def test_class_indices_and_multi_hot_rows_are_the_same_batch():
-    one = Batch.of(torch.tensor([2, 0], dtype=torch.int16), num_classes=3)
-    other = Batch.of(torch.tensor([[False, False, True], [True, False, False]]))
-    assert one.labels.dtype == other.labels.dtype == torch.float32
-    assert torch.equal(one.labels, other.labels) and one.num_views == 1
+    by_class = Batch.of(torch.tensor([2, 0], dtype=torch.int16), num_classes=3)
+    multi_hot = Batch.of(torch.tensor([[False, False, True], [True, False, False]]))
+    assert by_class.labels.dtype == multi_hot.labels.dtype == torch.float32
+    assert torch.equal(by_class.labels, multi_hot.labels) and by_class.num_views == 1
 
 
 def test_labels_are_repeated_for_views():
@@ -64,7 +64,7 @@ def test_a_memory_needs_the_positions_of_the_images():
 
 def test_a_loss_on_the_device_of_its_labels():
     batch = Batch.of(torch.eye(2, device="meta"))
-    assert {one.device.type for one in batch.tensors()} == {"meta"}
+    assert {tensor.device.type for tensor in batch.tensors()} == {"meta"}
 
 
 def test_a_loop_of_ones_own_learns():

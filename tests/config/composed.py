@@ -80,7 +80,7 @@ def composed(line: str) -> Any:
     if "/" in page and not is_composed(page):
         return OmegaConf.to_container(OmegaConf.load(CONF / f"{page}.yaml"))
     given = overrides.read(words).overrides
-    hydra = any(one.within("hydra/launcher") for one in given)
+    hydra = any(override.within("hydra/launcher") for override in given)
     cfg = composition.Composer(page).whole(given, with_hydra=hydra)
     if hydra:
         return {"hydra.launcher": OmegaConf.to_container(cfg.hydra.launcher)}

@@ -101,7 +101,7 @@ def test_the_page_of_data_has_them_too(folded):
 
 
 @pytest.mark.parametrize(
-    ("words", "key", "said"),
+    ("words", "key", "message"),
     [
         (["dataset=cifar10", "dataset.size=96"], "dataset.size", "dataset.size=160"),
         (["dataset=cifar10", "views=cibhash"], "dataset.transforms.train", "img_size=224"),
@@ -111,9 +111,9 @@ def test_the_page_of_data_has_them_too(folded):
           "dataset.size=130"], "dataset.source.size", "is 128"),
     ],
 )  # fmt: skip
-def test_images_that_the_model_does_not_take(words, key, said, folded):
+def test_images_that_the_model_does_not_take(words, key, message, folded):
     fault = faults(folded(*words, *VIT))[key]
-    assert said in f"{fault.message} {fault.hint}"
+    assert message in f"{fault.message} {fault.hint}"
 
 
 def test_pipelines_that_no_view_uses_are_not_looked_at(folded):

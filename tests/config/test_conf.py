@@ -89,7 +89,9 @@ def explained(composed):
         return {
             fault.key: fault
             for fault in explain(
-                parse_all(overrides), lambda some: composed(texts(some)), checks.check_train
+                parse_all(overrides),
+                lambda overrides_: composed(texts(overrides_)),
+                checks.check_train,
             )
         }
 
@@ -247,8 +249,8 @@ def test_evaluate_measures_under_what_is_named_and_else_as_the_run(folded):
     named = resolve.resolve(compose_evaluate("evaluation.convention=hashnet"))["evaluation"]
     cfg = folded() | {"evaluation": checks.changed_evaluation(ran, named)}
     assert build.convention(typed(cfg)) == Convention.named("hashnet")
-    one = resolve.resolve(compose_evaluate("evaluation.ties=best"))["evaluation"]
-    cfg = folded() | {"evaluation": checks.changed_evaluation(ran, one)}
+    evaluation = resolve.resolve(compose_evaluate("evaluation.ties=best"))["evaluation"]
+    cfg = folded() | {"evaluation": checks.changed_evaluation(ran, evaluation)}
     assert build.convention(typed(cfg)) == Convention.named("csq", denominator="min", ties="best")
 
 
@@ -338,8 +340,8 @@ def test_swapped_parts_are_built(folded):
 
 
 def test_a_value_left_open_is_told(composed):
-    told = r"dataset\.root +has no value\.\n +Give it one: dataset\.root=\.\.\."
-    with pytest.raises(ConfigError, match=told):
+    message = r"dataset\.root +has no value\.\n +Give it one: dataset\.root=\.\.\."
+    with pytest.raises(ConfigError, match=message):
         resolve.resolve(composed(["dataset=folder"]))
 
 
@@ -467,11 +469,11 @@ def test_several_faults_are_told_at_once(folded):
     overrides = ["+method.loss.scael=3", "model.nbit=0", "dataset.protocol=other"]
     with pytest.raises(ConfigError) as caught:
         raise_faults(checks.check_train(folded(*overrides)), overrides)
-    told = str(caught.value)
-    assert told.startswith("config: 3 problems\n")
+    message = str(caught.value)
+    assert message.startswith("config: 3 problems\n")
     for word in ("method.loss.scael", "model.nbit", "dataset.protocol", *overrides):
-        assert word in told
-    assert told.endswith("nothing was loaded or written")
+        assert word in message
+    assert message.endswith("nothing was loaded or written")
 
 
 def test_nothing_wrong_nothing_said():
@@ -649,7 +651,7 @@ def test_the_identity_leaves_its_argument_alone(folded):
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("seed=1", ["seed: 0 -> 1"]),
         ("method.loss.margin=0.1", ["method.loss.margin: 0.5 -> 0.1"]),
@@ -658,9 +660,9 @@ def test_the_identity_leaves_its_argument_alone(folded):
         ("trainer.deterministic=false", ["trainer.deterministic: True -> False"]),
     ],
 )
-def test_changed_keys_name_each_key_with_both_values(override, told, folded):
+def test_changed_keys_name_each_key_with_both_values(override, message, folded):
     before, after = folded(), folded(override)
-    assert run_identity.changed_keys(before, after) == told
+    assert run_identity.changed_keys(before, after) == message
     assert run_identity.changed_keys(before, before) == []
 
 
@@ -844,11 +846,11 @@ def test_a_run_from_before_undecided_bits_still_evaluates(folded):
 
 
 def test_evaluate_changes_undecided_bits_only_when_told(composed):
-    untold, none, one = (
+    default, zero, positive = (
         resolve.resolve(compose("evaluate", overrides=["run=x", *words]))["evaluation"]["ternary"]
         for words in ([], ["evaluation.ternary=0"], ["evaluation.ternary=1"])
     )
-    assert (untold, none, one) == (None, 0.0, 1.0)
+    assert (default, zero, positive) == (None, 0.0, 1.0)
 
 
 # crossings

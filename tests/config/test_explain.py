@@ -30,7 +30,7 @@ def say(monkeypatch, tmp_path):
     schema.register()
     monkeypatch.chdir(tmp_path)
 
-    def said(page, *arguments):
+    def message_of(page, *arguments):
         monkeypatch.setattr(sys, "argv", [f"{page}.py", *arguments])
         try:
             composition.checked(CONF, page, overrides.read(arguments))
@@ -38,7 +38,7 @@ def say(monkeypatch, tmp_path):
             return str(error)
         return ""
 
-    return said
+    return message_of
 
 
 def suggested(message):
@@ -209,5 +209,5 @@ def test_a_shell_that_completes_a_word_gets_no_error(page, line, offered, monkey
         assert cli.run(page, ["-sc", "query=bash"]) == 0
     finally:
         GlobalHydra.instance().clear()
-    said = capsys.readouterr()
-    assert offered in said.out and said.err == ""
+    captured = capsys.readouterr()
+    assert offered in captured.out and captured.err == ""

@@ -53,7 +53,7 @@ def test_a_folder_with_a_comma_is_one_and_a_grid_s_values_are_several(tmp_path, 
 def test_words_that_are_no_override(arguments, meant):
     line = read([*arguments, "seed=1"])
     assert texts(line.overrides) == ["seed=1"]
-    assert texts(one.meant for one in line.mistyped) == meant
+    assert texts(override.meant for override in line.mistyped) == meant
 
 
 @pytest.mark.parametrize(

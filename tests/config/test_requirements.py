@@ -270,7 +270,9 @@ def test_a_number_of_fixed_views_is_at_least_2(pages, count, says):
 
 def recipe_faults(cfg):
     """Those of the recipe alone: the tiny backbone has no dropout to be checked."""
-    return [(one.key, f"{one.message} {one.hint}") for one in requirements.check_recipe(cfg)]
+    return [
+        (fault.key, f"{fault.message} {fault.hint}") for fault in requirements.check_recipe(cfg)
+    ]
 
 
 def test_fixed_views_need_a_method_that_uses_features_alone(pages, monkeypatch):

@@ -57,7 +57,7 @@ class Page:
 def test_a_page_is_checked_key_by_key():
     assert check_fields({"part": {"_target_": "x"}, "inner": {"rate": 1}, "seed": 1}, Page) == []
     result = check_fields({"part": 3, "inner": {"rate": -1, "x": 2}, "y": 1}, Page, closed=True)
-    assert {one.key for one in result} == {"part", "inner.rate", "inner.x", "seed", "y"}
+    assert {fault.key for fault in result} == {"part", "inner.rate", "inner.x", "seed", "y"}
 
 
 @pytest.mark.parametrize(

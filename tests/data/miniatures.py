@@ -125,29 +125,29 @@ def make_ilsvrc(
     base = root / "ILSVRC/Data/CLS-LOC" if layout == "kaggle" else root
     every = sorted([*wnids, *others])
     wanted = sorted(wnids)
-    taught, asked = [], []
+    train_pairs, validation_pairs = [], []
     for wnid in every:
         for number in range(train):
             place = base / "train" / wnid / f"{wnid}_{number * 37 + 5}.JPEG"
-            picture(place, _one(every, wnid), size, number)
-            taught.append((wnid, place))
+            picture(place, one_hot(every, wnid), size, number)
+            train_pairs.append((wnid, place))
     drawn = np.random.default_rng(1).permutation(np.repeat(every, validation)).tolist()
     for number, wnid in enumerate(drawn, 1):
         folder = base / "val" / (wnid if layout == "folders" else "")
         place = folder / f"ILSVRC2012_val_{number:08d}.JPEG"
-        picture(place, _one(every, wnid), size, 1000 + number)
-        asked.append((wnid, place))
+        picture(place, one_hot(every, wnid), size, 1000 + number)
+        validation_pairs.append((wnid, place))
     _validation_labels(root, layout, every, drawn)
     rows = [
         (wnid, place)
-        for part in (taught, asked)
-        for wnid, place in sorted(part, key=lambda one: (one[0], one[1].name))
+        for part in (train_pairs, validation_pairs)
+        for wnid, place in sorted(part, key=lambda row: (row[0], row[1].name))
         if wnid in wanted
     ]
     return Made(
         [place.name for _, place in rows],
         [place.relative_to(root).as_posix() for _, place in rows],
-        np.array([_one(wanted, wnid) for wnid, _ in rows]),
+        np.array([one_hot(wanted, wnid) for wnid, _ in rows]),
     )
 
 
@@ -155,7 +155,7 @@ def _validation_labels(root: Path, layout: str, every: list[str], drawn: list[st
     names = [f"ILSVRC2012_val_{number:08d}" for number in range(1, len(drawn) + 1)]
     if layout == "kaggle":
         boxes = [f"{wnid} 1 2 30 40 {wnid} 5 6 7 8 " for wnid in drawn]
-        rows = [f"{name},{one}" for name, one in zip(names, boxes, strict=True)]
+        rows = [f"{name},{box}" for name, box in zip(names, boxes, strict=True)]
         _write(root / "LOC_val_solution.csv", ["ImageId,PredictionString", *reversed(rows)])
     elif layout == "devkit":
         order = np.random.default_rng(2).permutation(every).tolist()  # the authors' own numbers
@@ -211,7 +211,7 @@ def make_nuswide(
     for row in range(count - twice, count):
         folders[row] = "zz_again"
     named = enumerate(zip(folders, flickr_ids, strict=True))
-    listed = [f"{folder}\\{row % 70:04d}_{one}.jpg" for row, (folder, one) in named]
+    listed = [f"{folder}\\{row % 70:04d}_{name}.jpg" for row, (folder, name) in named]
     _write(root / "ImageList" / "Imagelist.txt", listed, end="\r\n")
     for column, concept in enumerate(NUSWIDE81):
         signs = labels[:, column].astype(int).astype(str).tolist()
@@ -219,17 +219,17 @@ def make_nuswide(
         half = signs[: count // 2]
         _write(root / "Groundtruth" / "TrainTestLabels" / f"Labels_{concept}_Train.txt", half)
     ids, places = [], []
-    for row, (line, one) in enumerate(zip(listed, flickr_ids, strict=True)):
+    for row, (line, flickr_id) in enumerate(zip(listed, flickr_ids, strict=True)):
         folder, name = line.split("\\")
-        first = flickr_ids.index(one)
+        first = flickr_ids.index(flickr_id)
         place = {
             "bucket": f"images/{name}",
-            "running": f"images/{first}_{one}_{one % 65521:x}_m.jpg",
+            "running": f"images/{first}_{flickr_id}_{flickr_id % 65521:x}_m.jpg",
             "flickr": f"Flickr/{folder}/{name}",
         }[world]
         picture(root / place, labels[row, frequent], size, row)
         places.append(place)
-        ids.append(str(one) if first == row else f"{one}-2")
+        ids.append(str(flickr_id) if first == row else f"{flickr_id}-2")
     chosen = labels[:, frequent] if concepts == 21 else labels
     rows = np.flatnonzero(chosen.any(axis=1))
     return Made([ids[row] for row in rows], [places[row] for row in rows], chosen[rows])
@@ -278,7 +278,7 @@ def make_coco(
                 )
             place = {"parts": part, "images": f"images/{part}", "flat": "images"}[layout]
             place = f"{place}/{name}"
-            shown = np.array([labels[row, COCO80.index(one)] for one in by_name])
+            shown = np.array([labels[row, COCO80.index(name)] for name in by_name])
             picture(root / place, shown, size, row)
             if shown.any():
                 result.append((name, place, shown))
@@ -292,7 +292,7 @@ def make_coco(
             "categories": categories,
         }
         file.write_text(json.dumps(content))
-        rows += sorted(result, key=lambda one: one[0])
+        rows += sorted(result, key=lambda row: row[0])
     ids, places, shown = zip(*rows, strict=True)
     return Made(list(ids), list(places), np.array(shown))
 
@@ -352,7 +352,7 @@ def make_voc(root: Path, count: int = 150, layout: str = "devkit", size: int = 3
     train = np.arange(count) % 2 == 0
     for column, name in enumerate(VOC):
         signs = np.where(labels[:, column], 1, np.where(difficult[:, column], 0, -1))
-        lines = np.array([f"{one} {sign:2d}" for one, sign in zip(names, signs, strict=True)])
+        lines = np.array([f"{name} {sign:2d}" for name, sign in zip(names, signs, strict=True)])
         parts = {"train": train, "val": ~train, "trainval": train | True}
         for part, rows in parts.items():
             if part != "trainval" or layout != "parts":
@@ -398,7 +398,7 @@ def make_csv(
         header = list(classes) if style == "columns" else ["label"]
         writer.writerow(["path", *header, *["role"] * roles])
         for row, name in enumerate(ids):
-            shown = [one for one, there in zip(classes, labels[row], strict=True) if there]
+            shown = [name for name, there in zip(classes, labels[row], strict=True) if there]
             cells = labels[row].astype(int).tolist() if style == "columns" else [" ".join(shown)]
             role = "query" if row % 7 == 0 else "train+database" if row % 7 < 3 else "database"
             writer.writerow([name, *cells, *[role] * roles])
@@ -406,8 +406,8 @@ def make_csv(
     return Made(ids, ids, labels)
 
 
-def _one(classes: list[str], name: str) -> np.ndarray:
-    return np.array([one == name for one in classes])
+def one_hot(classes: list[str], name: str) -> np.ndarray:
+    return np.array([other == name for other in classes])
 
 
 def _write(file: Path, lines: list[str], end: str = "\n") -> None:

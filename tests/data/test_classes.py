@@ -68,7 +68,7 @@ def test_pixels_that_lie_together_are_not_copied():
 
 
 @pytest.mark.parametrize(
-    ("wanted", "told"),
+    ("wanted", "message"),
     [
         ([0, 4], r"no class 4\. Give indices from 0 to 3, or names: a, b, c, d"),
         ([0, -1], r"no class -1"),
@@ -77,8 +77,8 @@ def test_pixels_that_lie_together_are_not_copied():
         (["b"], r"at least two"),
     ],
 )
-def test_classes_that_cannot_be_are_told(wanted, told):
-    with pytest.raises(DataError, match=told):
+def test_classes_that_cannot_be_are_told(wanted, message):
+    with pytest.raises(DataError, match=message):
         select_classes(made(), wanted)
 
 
@@ -174,8 +174,8 @@ def test_a_subset_reads_the_cache_of_the_whole(kind, tmp_path):
     (entry,) = cache.iterdir()
     written = entry.stat().st_mtime_ns
     for wanted in ([7, 2], [names[7], names[2]]):
-        some = select_classes(source.load(), wanted)
-        assert some.labels.toarray()[:, 0].tolist() == (some.inputs[:, 0, 0, 0] == 7).tolist()
-        assert sorted(some.inputs[:, 0, 0, 0].tolist()) == sorted([2, 7] * len(parts))
+        subset = select_classes(source.load(), wanted)
+        assert subset.labels.toarray()[:, 0].tolist() == (subset.inputs[:, 0, 0, 0] == 7).tolist()
+        assert sorted(subset.inputs[:, 0, 0, 0].tolist()) == sorted([2, 7] * len(parts))
     assert list(cache.iterdir()) == [entry] and entry.stat().st_mtime_ns == written
     assert np.array_equal(source.load().inputs, whole.inputs)

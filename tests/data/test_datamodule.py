@@ -203,13 +203,13 @@ def test_the_last_batch_of_two_streams_has_equal_parts():
 
 
 def test_streams_can_be_replayed_and_differ_by_epoch():
-    one, two = module(streams=2), module(streams=2)
-    one.setup("cpu")
-    two.setup("cpu")
-    list(one.train(0))
-    mine, other = ([b.index for b in data.train(1)] for data in (one, two))
+    first, second = module(streams=2), module(streams=2)
+    first.setup("cpu")
+    second.setup("cpu")
+    list(first.train(0))
+    mine, other = ([b.index for b in data.train(1)] for data in (first, second))
     assert all(map(torch.equal, mine, other))
-    assert not torch.equal(mine[0], next(one.train(0)).index)
+    assert not torch.equal(mine[0], next(first.train(0)).index)
 
 
 def test_streams_that_do_not_divide_the_batch_are_refused():
@@ -351,8 +351,8 @@ def test_batches_made_ahead_come_in_order_and_no_more_than_wanted():
         return batch
 
     batches = list(torch.arange(20))
-    assert [int(one) for one in prefetch(make, batches, threads=2)] == list(range(20))
-    assert [int(one) for one in prefetch(make, batches[:3], threads=2)] == [0, 1, 2]
+    assert [int(batch) for batch in prefetch(make, batches, threads=2)] == list(range(20))
+    assert [int(batch) for batch in prefetch(make, batches[:3], threads=2)] == [0, 1, 2]
     assert list(prefetch(make, [], threads=2)) == []
     begun.clear()
     coming = prefetch(make, batches, threads=2)

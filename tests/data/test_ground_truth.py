@@ -27,8 +27,8 @@ CONTENT = {"imlist": IMAGES, "qimlist": QUERIES, "gnd": GND}
 def as_arrays(content, dtype="int64"):
     """The same with arrays, and numpy's numbers in the boxes."""
     gnd = [
-        {name: np.array(part, dtype if name != "bbx" else "f8") for name, part in one.items()}
-        for one in content["gnd"]
+        {name: np.array(part, dtype if name != "bbx" else "f8") for name, part in query.items()}
+        for query in content["gnd"]
     ]
     gnd[1]["bbx"] = list(gnd[1]["bbx"])
     return content | {"gnd": gnd}
@@ -41,19 +41,19 @@ def as_lists(truth, kind):
     }
 
 
-def assert_is_the_content(found):
-    assert (found.query_ids, found.database_ids) == (tuple(QUERIES), tuple(IMAGES))
-    assert as_lists(found, "relevant") == {
+def assert_is_the_content(truth):
+    assert (truth.query_ids, truth.database_ids) == (tuple(QUERIES), tuple(IMAGES))
+    assert as_lists(truth, "relevant") == {
         "easy": [[1, 4], []],
         "medium": [[1, 2, 4], [5, 6]],
         "hard": [[2], [5, 6]],
     }
-    assert as_lists(found, "junk") == {
+    assert as_lists(truth, "junk") == {
         "easy": [[0, 2, 7], [5, 6]],
         "medium": [[0, 7], []],
         "hard": [[0, 1, 4, 7], []],
     }
-    assert found.boxes.tolist() == [one["bbx"] for one in GND]
+    assert truth.boxes.tolist() == [query["bbx"] for query in GND]
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
@@ -79,9 +79,9 @@ def test_a_pickle_of_python_2(tmp_path, module):
     entry = b"(S'bbx'\n(F1.5\nI2\nI3\nI4\nlS'easy'\n" + array + b"S'hard'\n(lS'junk'\n(ld"
     file = tmp_path / "gnd.pkl"
     file.write_bytes(b"(S'imlist'\n" + names + b"S'qimlist'\n(S'one'\nlS'gnd'\n(" + entry + b"ld.")
-    found = read_revisited(file)
-    assert found.setups["easy"].relevant[0].tolist() == [4, 255]
-    assert found.boxes.tolist() == [[1.5, 2, 3, 4]]
+    result = read_revisited(file)
+    assert result.setups["easy"].relevant[0].tolist() == [4, 255]
+    assert result.boxes.tolist() == [[1.5, 2, 3, 4]]
 
 
 def test_the_same_as_json(tmp_path):
@@ -272,24 +272,24 @@ def landmarks(tmp_path, text, database=INDEX, **given_):
 
 
 def test_landmarks(tmp_path):
-    found = landmarks(tmp_path, SOLUTION)
-    assert (found.query_ids, found.database_ids) == (("q1", "q3", "q4"), tuple(INDEX))
-    assert as_lists(found, "relevant") == {"all": [[0, 2], [1], [0, 3]]}
-    assert as_lists(found, "junk") == {"all": [[], [], []]}
-    assert (found.ignored, found.boxes) == (1, None)
-    assert (found.size, found.num_queries, found.protocol) == (4, 3, "gldv2")
+    result = landmarks(tmp_path, SOLUTION)
+    assert (result.query_ids, result.database_ids) == (("q1", "q3", "q4"), tuple(INDEX))
+    assert as_lists(result, "relevant") == {"all": [[0, 2], [1], [0, 3]]}
+    assert as_lists(result, "junk") == {"all": [[], [], []]}
+    assert (result.ignored, result.boxes) == (1, None)
+    assert (result.size, result.num_queries, result.protocol) == (4, 3, "gldv2")
 
 
 def test_one_part_of_the_landmarks(tmp_path):
-    found = landmarks(tmp_path, SOLUTION, usage=["Private"])
-    assert (found.query_ids, found.ignored) == (("q3",), 3)
+    result = landmarks(tmp_path, SOLUTION, usage=["Private"])
+    assert (result.query_ids, result.ignored) == (("q3",), 3)
     with pytest.raises(DataError, match=r"usage=\['public'\] is unknown; allowed: Public, Private"):
         landmarks(tmp_path, SOLUTION, usage=["public"])
 
 
-def same(one, other):
-    return one.query_ids == other.query_ids and all(
-        as_lists(one, kind) == as_lists(other, kind) for kind in ("relevant", "junk")
+def same(first, second):
+    return first.query_ids == second.query_ids and all(
+        as_lists(first, kind) == as_lists(second, kind) for kind in ("relevant", "junk")
     )
 
 
@@ -311,15 +311,15 @@ def test_dialects_of_the_table(tmp_path, text):
 
 @pytest.mark.parametrize("none", ["None", ""])
 def test_without_usage_nobody_is_ignored(tmp_path, none):
-    found = landmarks(tmp_path, f"id,images\nq1,0a1b\nq2,{none}\n")
-    assert as_lists(found, "relevant") == {"all": [[0], []]} and found.ignored == 0
+    result = landmarks(tmp_path, f"id,images\nq1,0a1b\nq2,{none}\n")
+    assert as_lists(result, "relevant") == {"all": [[0], []]} and result.ignored == 0
 
 
 def test_ten_thousand_images_of_one_query(tmp_path):
     """Longer than what Python's csv reads as one field."""
     index = [f"{n:016x}" for n in range(10_000)]
-    found = landmarks(tmp_path, f"id,images\nq1,{' '.join(index)}\n", index)
-    assert found.setups["all"].relevant[0].tolist() == list(range(10_000))
+    result = landmarks(tmp_path, f"id,images\nq1,{' '.join(index)}\n", index)
+    assert result.setups["all"].relevant[0].tolist() == list(range(10_000))
 
 
 @pytest.mark.parametrize(
@@ -377,12 +377,12 @@ def test_in_another_order_and_with_others_among_them(order):
         database_ids=("image7", "image2", "image5"),
         protocol="revisited",
     )
-    found = truth.for_database(known)
-    assert (found.database_ids, found.size) == (tuple(known), 10)
-    assert (found.query_ids, found.protocol) == (("q",), "revisited")
-    assert {known[n] for n in found.setups["easy"].relevant[0]} == {"image7", "image5"}
-    assert (np.diff(found.setups["easy"].relevant[0]) > 0).all()
-    assert [known[n] for n in found.setups["easy"].junk[0]] == ["image2"]
+    result = truth.for_database(known)
+    assert (result.database_ids, result.size) == (tuple(known), 10)
+    assert (result.query_ids, result.protocol) == (("q",), "revisited")
+    assert {known[n] for n in result.setups["easy"].relevant[0]} == {"image7", "image5"}
+    assert (np.diff(result.setups["easy"].relevant[0]) > 0).all()
+    assert [known[n] for n in result.setups["easy"].junk[0]] == ["image2"]
 
 
 def test_find_rows():

@@ -54,9 +54,9 @@ def test_it_is_indexed_like_an_array(way, data):
         | st.lists(st.integers(-count, count - 1)).map(lambda rows: np.array(rows, np.int64))
         | st.lists(st.booleans(), min_size=count, max_size=count).map(np.array)
     )
-    got = actual[index]
-    assert np.array_equal(got, array[index]) and got.dtype == np.uint8
-    assert isinstance(got, np.ndarray) and got.shape == array[index].shape
+    result = actual[index]
+    assert np.array_equal(result, array[index]) and result.dtype == np.uint8
+    assert isinstance(result, np.ndarray) and result.shape == array[index].shape
 
 
 def test_only_what_is_asked_for_is_decoded():

@@ -63,9 +63,9 @@ def served(data, store=None, train=True, draws=None):
 def test_features_are_those_of_the_images_with_and_without_the_store(store):
     data = digits()
     expected = [Network()(batch.flat()) for batch in data.train(0)]
-    for one in (None, store, store):
+    for location in (None, store, store):
         data = digits()
-        features = served(data, one)
+        features = served(data, location)
         assert features.count == 1797
         for batch, rows in zip(data.train(0), expected, strict=True):
             assert batch.images.shape == (32, 1, WIDTH)
@@ -113,8 +113,8 @@ def test_more_than_fits_is_gathered_from_the_disk(store):
     data.resident_limit_bytes = 1000
     served(data, store, draws=2)
     assert len(feature_entries(store.folder)) == 2
-    for one, two in zip(expected.train(1), data.train(1), strict=True):
-        assert torch.equal(one.images, two.images)
+    for first, second in zip(expected.train(1), data.train(1), strict=True):
+        assert torch.equal(first.images, second.images)
     assert precompute_features(digits(), Network(), WIDTH, True) is not None
     data = digits()
     data.resident_limit_bytes = 1000
@@ -191,7 +191,7 @@ def test_views_are_drawn_anew_in_each_epoch_and_differ(store):
             same = torch.equal(fixed[chosen[0], place], fixed[chosen[1], place])
             assert chosen[0] != chosen[1] or same
             seen.setdefault(place, set()).update(chosen)
-    counts = np.array([len(one) for one in seen.values()])
+    counts = np.array([len(views) for views in seen.values()])
     assert counts.mean() > 3.5  # of 4; equal shifts count once
     plain = digits(["test"])
     served(plain)
@@ -202,13 +202,13 @@ def test_views_are_drawn_anew_in_each_epoch_and_differ(store):
 
 
 def test_fixed_views_do_not_depend_on_the_seed_and_choices_do(store):
-    one, two = digits(["weak"], seed=0), digits(["weak"], seed=1)
-    served(one, store, draws=3)
-    assert served(two, store, draws=3).computed == 0
+    first_run, second_run = digits(["weak"], seed=0), digits(["weak"], seed=1)
+    served(first_run, store, draws=3)
+    assert served(second_run, store, draws=3).computed == 0
     again = digits(["weak"], seed=0)
     served(again, draws=3)
-    assert torch.equal(rows_of(again, "weak"), rows_of(one, "weak"))
-    first, second, third = views_of(one), views_of(two), views_of(again)
+    assert torch.equal(rows_of(again, "weak"), rows_of(first_run, "weak"))
+    first, second, third = views_of(first_run), views_of(second_run), views_of(again)
     assert all(torch.equal(first[place], third[place]) for place in first)
     both = first.keys() & second.keys()
     assert not all(torch.equal(first[place], second[place]) for place in both)
@@ -229,7 +229,7 @@ def test_fixed_views_do_not_depend_on_the_size_of_a_batch(monkeypatch, batch):
                 return super().__call__(images)
 
         precompute_features(data, Recording(), WIDTH, True, draws=2)
-        assert max(len(one) for one in views) <= size
+        assert max(len(view) for view in views) <= size
         actual.append((torch.cat(views)[1797:], rows_of(data, "weak")))
     assert torch.equal(actual[0][0], actual[1][0])
     torch.testing.assert_close(actual[0][1], actual[1][1])
@@ -251,7 +251,7 @@ def test_each_fixed_view_is_one_that_the_pipeline_makes():
     pixels = torch.from_numpy(plain.images.inputs[plain.split.train]).float() / 255
     straight, mirrored = Network()(pixels), Network()(pixels.flip(-1))
     fixed = rows_of(data, "flipped")
-    close = [(fixed - one).abs().amax(dim=2) < 1e-4 for one in (straight, mirrored)]
+    close = [(fixed - pixels).abs().amax(dim=2) < 1e-4 for pixels in (straight, mirrored)]
     assert (close[0] | close[1]).all()
     assert 0.4 < close[1].float().mean() < 0.6
 

@@ -81,7 +81,7 @@ def test_numbers_go_to_the_device_together():
     a, b = torch.arange(3.0), torch.arange(3.0) + 5
     assert all(map(torch.equal, base.move_together([a, b], torch.device("cpu")), [a, b]))
     there = base.move_together([a, b], torch.device("meta"))
-    assert [one.device.type for one in there] == ["meta", "meta"]
+    assert [tensor.device.type for tensor in there] == ["meta", "meta"]
     assert there[0]._base is there[1]._base  # views of one copy
 
 
@@ -122,8 +122,8 @@ def test_labels_of_very_many_classes_are_made_for_each_batch(monkeypatch):
     rows = list(module("cpu").train(0))
     monkeypatch.setattr("deephash.data.datamodule.MAX_DENSE_LABELS", 10)
     data = module("cpu")
-    for one, other in zip(rows, data.train(0), strict=True):
-        assert torch.equal(one.labels, other.labels)
+    for expected, batch in zip(rows, data.train(0), strict=True):
+        assert torch.equal(expected.labels, batch.labels)
     assert data._train_labels is None
 
 

@@ -197,17 +197,17 @@ class TestLists:
         with pytest.raises(DataError, match=f"{without}.txt has paths only, and .* has labels"):
             Lists(root).read()
         result = inspect_lists(Lists(root), files=False).findings
-        wrong = [one.what for one in result if one.level == "error"]
-        assert any("in both lists, or in neither" in what for what in wrong), result
+        wrong = [finding.what for finding in result if finding.level == "error"]
+        assert any("in both lists, or in neither" in message for message in wrong), result
 
     def test_inspection_counts_them_and_says_so(self, tmp_path):
         root = self.write(tmp_path, train=["0.png"], test=["2.png"], database=["0.png"])
         result = inspect_lists(Lists(root))
         images = Lists(root, size=8).load()
         assert result.fingerprint == fingerprint(images, Listed().split(images))
-        assert [one.unlabelled for one in result.lists] == [1, 1, 1]
-        assert not any(one.level == "error" for one in result.findings)
-        assert [one.what for one in result.findings if "paths only" in one.what]
+        assert [role.unlabelled for role in result.lists] == [1, 1, 1]
+        assert not any(finding.level == "error" for finding in result.findings)
+        assert [finding.what for finding in result.findings if "paths only" in finding.what]
         assert "train" in "\n".join(result.lines())
 
     def test_a_split_without_labels_goes_to_files_and_back(self, tmp_path):
@@ -231,13 +231,15 @@ class TestLists:
 class TestProtocols:
     def test_drawn_is_seeded_and_counts(self):
         images = bare(20)
-        one, same, other = (Drawn(4, 10, seed=seed).split(images) for seed in (1, 1, 2))
-        assert fingerprint(images, one) == fingerprint(images, same) != fingerprint(images, other)
-        facts = describe_split(images, one, "set", "drawn", 1)
+        first, again, other = (Drawn(4, 10, seed=seed).split(images) for seed in (1, 1, 2))
+        assert (
+            fingerprint(images, first) == fingerprint(images, again) != fingerprint(images, other)
+        )
+        facts = describe_split(images, first, "set", "drawn", 1)
         assert (facts.num_queries, facts.num_train, facts.num_database) == (4, 10, 16)
         assert (facts.num_classes, facts.classes, facts.multilabel) == (0, (), False)
         assert facts.num_train_unlabelled == 10 and facts.per_class == {}
-        assert not np.isin(one.queries, one.database).any()
+        assert not np.isin(first.queries, first.database).any()
 
     def test_without_labels_it_is_another_split_than_with(self):
         images = bare(6)

@@ -16,28 +16,28 @@ VALUES = json.loads(make.VALUES.read_text())
 EXACT = make.platform() == VALUES["platform"]
 
 
-def check_terms(found: dict[str, list[str]], golden: dict[str, list[str]]) -> None:
+def check_terms(result: dict[str, list[str]], golden: dict[str, list[str]]) -> None:
     """Compare the terms of each step, hexadecimal numbers."""
-    assert list(found) == list(golden)
+    assert list(result) == list(golden)
     for term in golden:
-        assert len(found[term]) == len(golden[term]), term
+        assert len(result[term]) == len(golden[term]), term
         if EXACT:
-            steps = [at for at, pair in enumerate(zip(found[term], golden[term], strict=True))
+            steps = [at for at, pair in enumerate(zip(result[term], golden[term], strict=True))
                      if pair[0] != pair[1]]  # fmt: skip
             assert not steps, f"{term} differs from step {steps[0] + 1} on, {len(steps)} steps"
-        for at, (a, b) in enumerate(zip(found[term], golden[term], strict=True)):
+        for at, (a, b) in enumerate(zip(result[term], golden[term], strict=True)):
             early = 1e-3 if term == "grad_norm" else 1e-4
             close(a, b, early if at < 10 else 0.1, f"{term}, step {at + 1}")
 
 
-def check_map(found: Any, golden: str) -> None:
+def check_map(result: Any, golden: str) -> None:
     """Compare a mAP with a hexadecimal number."""
     if EXACT:
-        assert float(found).hex() == golden
-    assert abs(float(found) - float.fromhex(golden)) <= 0.02
+        assert float(result).hex() == golden
+    assert abs(float(result) - float.fromhex(golden)) <= 0.02
 
 
-def close(a: str, b: str, relative: float, what: str) -> None:
+def close(a: str, b: str, relative: float, name: str) -> None:
     """Compare two hexadecimal numbers up to a relative difference."""
     x, y = float.fromhex(a), float.fromhex(b)
-    assert abs(x - y) <= relative * abs(y), f"{what}: {x} instead of {y}"
+    assert abs(x - y) <= relative * abs(y), f"{name}: {x} instead of {y}"

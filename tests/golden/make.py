@@ -280,12 +280,12 @@ def interrupt_after(epochs: int) -> Any:
     """Return a ``DataModule.train`` that stops after so many epochs."""
     whole = DataModule.train
 
-    def some(self: DataModule, epoch: int) -> Any:
+    def shortened(self: DataModule, epoch: int) -> Any:
         if epoch >= epochs:
             raise Interrupted
         return whole(self, epoch)
 
-    return some
+    return shortened
 
 
 def freeze(outputs: Path) -> dict[str, Any]:
@@ -346,7 +346,7 @@ def main(sections: Sequence[str]) -> None:
         if "fingerprints" in wanted:
             values["fingerprints"] = fingerprints(temporary / "lists")
         if "losses" in wanted:
-            values["losses"] = {one: losses(temporary / "losses", one) for one in TRAINED}
+            values["losses"] = {name: losses(temporary / "losses", name) for name in TRAINED}
         if "frozen" in wanted:
             with contextlib.chdir(temporary):
                 values["frozen"] = freeze(Path("outputs"))

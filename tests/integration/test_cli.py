@@ -35,9 +35,9 @@ def _interruptible():
 def test_showing_into_a_pipe_that_nobody_reads(tmp_path, script, flag):
     with start(tmp_path, flag, script=script, stdout=subprocess.PIPE) as process:
         process.stdout.close()
-        said = process.stderr.read()
+        output = process.stderr.read()
         assert process.wait(60) in (0, 141, -signal.SIGPIPE)
-    assert "Traceback" not in said and "BrokenPipe" not in said
+    assert "Traceback" not in output and "BrokenPipe" not in output
 
 
 def test_the_last_words_of_a_job_into_a_pipe_that_nobody_reads(monkeypatch):
@@ -63,11 +63,11 @@ def test_interrupted_while_it_imports(tmp_path, module):
                 assert process.poll() is None
                 time.sleep(0.02)
             process.send_signal(signal.SIGINT)
-            said = process.stderr.read()
+            output = process.stderr.read()
             assert process.wait(60) == 130
         finally:
             process.kill()
-    assert "Traceback" not in said
+    assert "Traceback" not in output
     assert not (tmp_path / "outputs").exists()
 
 

@@ -97,12 +97,14 @@ def test_from_an_archive_to_a_report(dataset, tmp_path, capsys):
     words = [f"dataset={dataset}", "dataset.root=images", f"dataset.protocol={protocol}",
              "dataset.size=32", "dataset.top=null", *smaller]  # fmt: skip
     data("prepare", *words)
-    said = capsys.readouterr().out
-    assert f"wrote images/{protocol}.split.xz" in said and f"dataset.protocol={protocol}" in said
+    output = capsys.readouterr().out
+    assert (
+        f"wrote images/{protocol}.split.xz" in output and f"dataset.protocol={protocol}" in output
+    )
     catalogue, header = read_split(tmp_path / f"images/{protocol}.split.xz")
     known = dict(zip(made.ids, made.labels.tolist(), strict=True))
     assert catalogue.labels.toarray().tolist() == [known[name] for name in catalogue.ids]
-    assert header.dataset == dataset and header.fingerprint[:16] in said
+    assert header.dataset == dataset and header.fingerprint[:16] in output
 
     data("prepare", *words)
     assert "is there already, and the same" in capsys.readouterr().out
@@ -135,7 +137,7 @@ def test_lists_of_every_dialect_are_one_split(tmp_path, capsys):
         assert drawn in capsys.readouterr().out
         assert (tmp_path / folder / "lists.split.xz").is_file()
     assert (tmp_path / "b/train.txt").read_text().startswith("/home/somebody/data/voc/VOCdevkit/")
-    first, second = (read_split(tmp_path / one / "lists.split.xz")[1] for one in "ab")
+    first, second = (read_split(tmp_path / name / "lists.split.xz")[1] for name in "ab")
     assert first.fingerprint == second.fingerprint and first.lists != second.lists
 
     data("export", *words, "dataset.protocol=drawn", "out=one", "style=split")
@@ -193,8 +195,8 @@ def test_a_set_that_draws_its_split_is_prepared_by_decoding_it(tmp_path, capsys)
         for number in range(14):
             miniatures.picture(tmp_path / f"pets/{name}/{number}.jpg", np.eye(2)[name == "bee"])
     data("prepare", "dataset=folder", "dataset.root=pets", "dataset.source.size=16")
-    said = capsys.readouterr().out
-    assert "28 images are ready" in said and "20 queries" in said
+    output = capsys.readouterr().out
+    assert "28 images are ready" in output and "20 queries" in output
     assert len(list((tmp_path / "cache").glob("pixels-*/pixels.npy"))) == 1
 
 
@@ -219,9 +221,9 @@ def test_verify_tells_unreadable_files_and_their_number(tmp_path, capsys):
         file.write_bytes(file.read_bytes()[:40])
     with pytest.raises(DataError, match="folder is not in order"):
         data("verify", *words, "images=true")
-    said = capsys.readouterr().out
-    assert "error: 2 images are unreadable\n    ant/03.png\n    ant/04.png" in said
-    assert "on_error=skip" in said
+    output = capsys.readouterr().out
+    assert "error: 2 images are unreadable\n    ant/03.png\n    ant/04.png" in output
+    assert "on_error=skip" in output
 
 
 def test_verify_finds_the_same_picture_under_two_names(tmp_path, capsys):
@@ -230,8 +232,8 @@ def test_verify_finds_the_same_picture_under_two_names(tmp_path, capsys):
     assert "look the same" not in capsys.readouterr().out
     shutil.copy(tmp_path / "pets/ant/00.png", tmp_path / "pets/bee/twin.png")
     data("verify", *words, "images=true")
-    said = capsys.readouterr().out
-    assert "2 images look the same, pixel by pixel\n    ant/00.png = bee/twin.png" in said
+    output = capsys.readouterr().out
+    assert "2 images look the same, pixel by pixel\n    ant/00.png = bee/twin.png" in output
 
 
 def test_verify_says_when_a_query_has_a_twin_in_the_database(tmp_path, capsys):
@@ -241,8 +243,8 @@ def test_verify_says_when_a_query_has_a_twin_in_the_database(tmp_path, capsys):
             source = tmp_path / f"pets/{name}/{number:02d}.png"
             shutil.copy(source, source.with_name(f"twin{number:02d}.png"))
     data("verify", *words, "images=true")
-    said = capsys.readouterr().out
-    assert "48 images look the same" in said and "are queries and in train or database" in said
+    output = capsys.readouterr().out
+    assert "48 images look the same" in output and "are queries and in train or database" in output
 
 
 def test_verify_says_when_the_same_picture_has_two_classes(tmp_path, capsys):
@@ -265,11 +267,13 @@ def test_verify_tells_pictures_that_show_nothing_and_several_frames(tmp_path, ca
     frames[0].save(tmp_path / "pets/ant/film.gif", save_all=True, append_images=frames[1:])
     (tmp_path / "pets/ant/drawing.svg").write_text("<svg/>")
     data("verify", *words, "images=true")
-    said = capsys.readouterr().out
-    assert "1 images have at most two levels of gray or color\n    ant/film.gif" in said
-    assert "1 images are nearly black: no value is above 16 of 255\n    ant/microscope.tif" in said
-    assert "1 files hold several frames or pages, and only the first is read" in said
-    assert "note: ignored: 1 .svg (convert them to JPEG or PNG)" in said
+    output = capsys.readouterr().out
+    assert "1 images have at most two levels of gray or color\n    ant/film.gif" in output
+    assert (
+        "1 images are nearly black: no value is above 16 of 255\n    ant/microscope.tif" in output
+    )
+    assert "1 files hold several frames or pages, and only the first is read" in output
+    assert "note: ignored: 1 .svg (convert them to JPEG or PNG)" in output
     data("describe", *words)
     assert "note: ignored: 1 .svg" in capsys.readouterr().out
 
@@ -289,18 +293,18 @@ def test_verify_tells_layouts_and_lists_that_are_exchanged(tmp_path, capsys):
                  for index, kind in ((1, "ant"), (2, "bee"))]  # fmt: skip
         (tmp_path / "pets" / f"{name}.txt").write_text("\n".join(lines) + "\n")
     data("verify", "dataset=lists", "dataset.root=pets", "dataset.source.size=8")
-    said = capsys.readouterr().out
-    assert "more queries (8) than images to search (4)" in said
-    assert "labels seem to be counted from 1" in said
+    output = capsys.readouterr().out
+    assert "more queries (8) than images to search (4)" in output
+    assert "labels seem to be counted from 1" in output
 
 
 def test_verify_mends_what_changed_in_the_cache(tmp_path, capsys):
     words = folder_of(tmp_path)
     data("prepare", *words)
     file = next((tmp_path / "cache").glob("pixels-*/pixels.npy"))
-    held = bytearray(file.read_bytes())
-    held[-5] ^= 1
-    file.write_bytes(held)
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
     with pytest.raises(DataError, match="not in order"):
         data("verify", *words, "images=true")
     assert "had changed in the cache" in capsys.readouterr().out
@@ -323,10 +327,10 @@ def test_verify_of_lists_collects_all_that_is_wrong(tmp_path, capsys):
     capsys.readouterr()
     with pytest.raises(DataError, match="not in order"):
         data("verify", *words, "dataset.lists=lists", "dataset.protocol=lists")
-    said = capsys.readouterr().out
-    assert "line 4" in said and "21 labels" in said  # malformed
-    assert "line 21" in said or "twice" in said  # named again
-    assert "1 of 59 images" in said  # without its file
+    output = capsys.readouterr().out
+    assert "line 4" in output and "21 labels" in output  # malformed
+    assert "line 21" in output or "twice" in output  # named again
+    assert "1 of 59 images" in output  # without its file
 
 
 def test_a_place_that_cannot_be_written_is_told():
@@ -404,11 +408,11 @@ def test_an_interrupted_encoding_goes_on(tmp_path, monkeypatch):
     words = ["dataset=digits", "backbone=tiny", "trainer.device=cpu", "trainer.eval_batch_size=64"]
     data("encode", *words, "out=whole")
     monkeypatch.setattr(feature_formats, "FLUSH", 2)
-    told = feature_formats.write_json
+    write_json = feature_formats.write_json
     written = []
 
     def tell(path, values):
-        told(path, values)
+        write_json(path, values)
         written.append(values)
         if len(written) == 3:
             raise KeyboardInterrupt
@@ -419,11 +423,11 @@ def test_an_interrupted_encoding_goes_on(tmp_path, monkeypatch):
     assert written[-1]["done"] == 6 * 64 and not (tmp_path / "parts/features.npy").exists()
     with pytest.raises(DataError, match=r"looked for features\.npy"):
         train("dataset=features", "dataset.root=parts", "backbone=identity")
-    monkeypatch.setattr(feature_formats, "write_json", told)
+    monkeypatch.setattr(feature_formats, "write_json", write_json)
     data("encode", *words, "out=parts")
     assert not (tmp_path / "parts/features.part").exists()
-    one, two = (np.load(tmp_path / folder / "features.npy") for folder in ("whole", "parts"))
-    assert np.array_equal(one, two)
+    whole, parts = (np.load(tmp_path / folder / "features.npy") for folder in ("whole", "parts"))
+    assert np.array_equal(whole, parts)
 
 
 def test_verify_finds_features_that_are_not_finite(tmp_path, capsys):

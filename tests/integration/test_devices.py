@@ -84,11 +84,11 @@ def states(outputs):
 
     def walk(name, value):
         if isinstance(value, dict):
-            for key, one in value.items():
-                walk(f"{name}.{key}", one)
+            for key, item in value.items():
+                walk(f"{name}.{key}", item)
         elif isinstance(value, list | tuple):
-            for at, one in enumerate(value):
-                walk(f"{name}.{at}", one)
+            for at, item in enumerate(value):
+                walk(f"{name}.{at}", item)
         elif "seconds" not in name:
             result[name] = value
 
@@ -97,25 +97,25 @@ def states(outputs):
     return result
 
 
-def differences(one, other):
+def differences(first, second):
     """Sentences about what is not the same to the last bit."""
-    assert one.keys() == other.keys()
-    told = []
-    for key, value in one.items():
+    assert first.keys() == second.keys()
+    differing = []
+    for key, value in first.items():
         if not isinstance(value, torch.Tensor):
-            if value != other[key]:
-                told.append(f"{key}: {value} and {other[key]}")
-        elif not torch.equal(value, other[key]):
-            by = (value.double() - other[key].double()).abs().max().item()
-            told.append(f"{key}: by at most {by:.3g}")
-    return told
+            if value != second[key]:
+                differing.append(f"{key}: {value} and {second[key]}")
+        elif not torch.equal(value, second[key]):
+            by = (value.double() - second[key].double()).abs().max().item()
+            differing.append(f"{key}: by at most {by:.3g}")
+    return differing
 
 
 def causes(caught):
     """The operators that torch names as not deterministic."""
-    said = {str(one.message).partition(" does not have")[0][:80] for one in caught
-            if "deterministic" in str(one.message)}  # fmt: skip
-    return f"torch names: {', '.join(sorted(said)) or 'no operator'}"
+    operators = {str(warning.message).partition(" does not have")[0][:80] for warning in caught
+            if "deterministic" in str(warning.message)}  # fmt: skip
+    return f"torch names: {', '.join(sorted(operators)) or 'no operator'}"
 
 
 KILLED = """
@@ -209,8 +209,10 @@ def test_a_deterministic_step_is_repeatable(device, backbone, side, folded, tmp_
             method.zero_grad()
             torch.stack(list(method(batch).values())).sum().backward()
             result.append({key: p.grad.cpu().clone() for key, p in method.named_parameters()})
-    told = differences(*result)
-    assert not told, f"{len(told)} gradients differ, {'; '.join(told[:3])}; {causes(caught)}"
+    differing = differences(*result)
+    assert not differing, (
+        f"{len(differing)} gradients differ, {'; '.join(differing[:3])}; {causes(caught)}"
+    )
 
 
 def test_codes_are_the_same_where_they_are_not_close_to_zero(device, folded, tmp_path):
@@ -226,8 +228,8 @@ def test_codes_are_the_same_where_they_are_not_close_to_zero(device, folded, tmp
     encoder.eval()
     with torch.inference_mode():
         exact = torch.cat([
-            copy.deepcopy(encoder).double().encode(one.flat().double())
-            for one in data.eval_batches(ids)
+            copy.deepcopy(encoder).double().encode(batch.flat().double())
+            for batch in data.eval_batches(ids)
         ])  # fmt: skip
     data.setup(device)
     result = encode(encoder.to(device), data, warnings.catch_warnings, ids).z

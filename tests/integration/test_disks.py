@@ -37,9 +37,9 @@ def limit():
 @pytest.mark.parametrize("number", NUMBERS, ids=errno.errorcode.get)
 def test_every_error_of_a_disk_is_a_sentence(number):
     error = OSError(number, os.strerror(number), "some/file")
-    for told in (from_os_error(error), WriteError("some/file", error)):
-        assert isinstance(told, DeephashError)
-        first, advice = str(told).split("\n")
+    for converted in (from_os_error(error), WriteError("some/file", error)):
+        assert isinstance(converted, DeephashError)
+        first, advice = str(converted).split("\n")
         assert "some/file" in first and os.strerror(number).lower() in first.lower()
         assert advice.startswith("  ") and not first.startswith("[Errno")
 

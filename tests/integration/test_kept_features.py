@@ -124,10 +124,10 @@ def test_what_features_depend_on_is_in_the_key(tmp_path, monkeypatch):
         {"device": "cuda:1"}, {"device": "cuda", "trainer": {"deterministic": False}},
         {"step": Plain()},
     ]  # fmt: skip
-    assert len({key(), *(key(**one) for one in changes)}) == len(changes) + 1
+    assert len({key(), *(key(**options) for options in changes)}) == len(changes) + 1
     same = [{"trainer": {"batch_size": 7, "epochs": 3}}, {"model": {"nbit": 16}},
             {"paths": {"outputs": "elsewhere"}}]  # fmt: skip
-    assert {key(), *(key(**one) for one in same)} == {key()}
+    assert {key(), *(key(**options) for options in same)} == {key()}
     cfg["backbone"] |= {"weights": "elsewhere.pth", "frozen": False}  # the digest says it all
     before = key()
     cfg["backbone"] |= {"weights": "none", "frozen": True}
@@ -153,7 +153,7 @@ def test_the_code_that_makes_features_is_in_the_key(monkeypatch, tmp_path):
         return {name: key_of(cfg, *(part, "cpu", step)) for name, (part, step) in parts.items()}
 
     def changed(before):
-        return {name for name, one in keys().items() if one != before[name]}
+        return {name for name, key_ in keys().items() if key_ != before[name]}
 
     before = keys()
     assert changed(before) == set()
@@ -310,6 +310,6 @@ def test_dropout_of_a_frozen_network_draws_anew_in_each_step():
         method = build.method(typed(cfg), 10, 500).train()
         images = torch.randn(2, 3, 32, 32)
         with torch.no_grad():
-            one, two = method.encoder.features(images), method.encoder.features(images)
-        assert torch.equal(one, two) is not dropout
+            first, second = method.encoder.features(images), method.encoder.features(images)
+        assert torch.equal(first, second) is not dropout
         assert method.encoder.backbone.stochastic is dropout

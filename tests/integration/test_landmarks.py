@@ -41,14 +41,14 @@ def gldv2(tmp_path):
     taught = np.arange(240) % LANDMARKS
     write(folder, "train", features(rng, taught), labels=taught + 1,
           ids=np.array([f"t{row:03d}" for row in range(240)]))  # fmt: skip
-    held, asked = rng.integers(0, LANDMARKS, 120), np.arange(36) % LANDMARKS
+    database, query = rng.integers(0, LANDMARKS, 120), np.arange(36) % LANDMARKS
     names = np.array([f"i{row:03d}" for row in range(120)])
-    write(folder, "database", features(rng, held), ids=names)
-    write(folder, "test", features(rng, asked), ids=np.array([f"q{row:02d}" for row in range(36)]))
+    write(folder, "database", features(rng, database), ids=names)
+    write(folder, "test", features(rng, query), ids=np.array([f"q{row:02d}" for row in range(36)]))
     lines = ["id,images,Usage"]
     for row in rng.permutation(36):
         usage = "Ignored" if row >= 30 else "Public" if row % 2 else "Private"
-        lines.append(f"q{row:02d},{' '.join(names[held == asked[row]])},{usage}")
+        lines.append(f"q{row:02d},{' '.join(names[database == query[row]])},{usage}")
     (folder / "retrieval_solution_v2.1.csv").write_text("\n".join(lines) + "\n")
     return ["dataset=gldv2", "dataset.root=gld", "dataset.expected=null",
             "dataset.source.num_classes=12", "dataset.source.first_class=1"]  # fmt: skip
@@ -59,15 +59,15 @@ def oxford(tmp_path):
     """Another domain: all features moved. Of each landmark some are easy, hard or junk."""
     rng, folder = np.random.default_rng(2), tmp_path / "oxford"
     folder.mkdir()
-    held, asked = rng.integers(0, LANDMARKS, 150), np.arange(10)
-    write(folder, "database", features(rng, held, shift=3.0))
-    write(folder, "test", features(rng, asked, shift=3.0))
+    database, query = rng.integers(0, LANDMARKS, 150), np.arange(10)
+    write(folder, "database", features(rng, database, shift=3.0))
+    write(folder, "test", features(rng, query, shift=3.0))
     gnd = []
-    for landmark in asked:
-        easy, hard, junk = np.array_split(np.flatnonzero(held == landmark), 3)
+    for landmark in query:
+        easy, hard, junk = np.array_split(np.flatnonzero(database == landmark), 3)
         gnd.append({"bbx": [0, 0, 9, 9], "easy": easy.tolist(), "hard": hard.tolist(),
                     "junk": junk.tolist()})  # fmt: skip
-    lists = {"imlist": [f"o{row}" for row in range(150)], "qimlist": [f"a{row}" for row in asked]}
+    lists = {"imlist": [f"o{row}" for row in range(150)], "qimlist": [f"a{row}" for row in query]}
     (folder / "gnd.json").write_text(json.dumps(lists | {"gnd": gnd}))
     return ["dataset=roxford5k", "dataset.root=oxford", "dataset.expected=null",
             "dataset.source.truth=gnd.json"]  # fmt: skip
@@ -96,8 +96,8 @@ def test_a_layer_learns_landmarks_and_is_measured_by_lists(gldv2, tmp_path, caps
     capsys.readouterr()
     again = evaluate(report)
     assert again["metrics"]["map"] == metrics["map"]
-    said = capsys.readouterr().out
-    assert "all: gld-official" in said and "the same" in said
+    output = capsys.readouterr().out
+    assert "all: gld-official" in output and "the same" in output
     arrays = np.load(tmp_path / "outputs" / report["run"] / "codes.npz")
     assert arrays["query_ids"][0].startswith("q") and "query_labels" not in arrays
 
@@ -114,12 +114,12 @@ def test_on_another_set_codes_are_mended_by_centring(gldv2, oxford, tmp_path, ca
         ), name
     assert mended["metrics"]["map"] == mended["metrics"]["setups"]["hard"]["map"]
     assert mended["metrics"]["conventions"]["centred"] and mended["protocol"]["num_train"] == 0
-    said = capsys.readouterr().out
-    assert "hard: mAP" in said and "mP@10" in said and "centred" in said
-    assert "training reported" not in said  # other data
+    output = capsys.readouterr().out
+    assert "hard: mAP" in output and "mP@10" in output and "centred" in output
+    assert "training reported" not in output  # other data
     assert (tmp_path / "mended/evaluation.json").is_file()
     after = sorted((tmp_path / "outputs" / report["run"]).iterdir())
-    assert [one.name for one in after if one not in before] == ["roxford5k"]
+    assert [path.name for path in after if path not in before] == ["roxford5k"]
 
 
 def test_what_lists_cannot_do_is_said(gldv2, oxford, tmp_path):

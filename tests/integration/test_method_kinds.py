@@ -250,10 +250,10 @@ def test_labels_do_not_matter_to_what_reads_none(tmp_path, kind):
 def test_labels_do_matter_to_what_reads_them(tmp_path, monkeypatch):
     """The test above can fail."""
     cfg = drawn(page("method=dpsh"))
-    one = saved(tmp_path / "one", train(tmp_path / "one", copy.deepcopy(cfg)))
+    first = saved(tmp_path / "one", train(tmp_path / "one", copy.deepcopy(cfg)))
     relabelled(permuted, monkeypatch)
-    two = saved(tmp_path / "two", train(tmp_path / "two", cfg))
-    assert unequal(one["method"], two["method"]) != []
+    second = saved(tmp_path / "two", train(tmp_path / "two", cfg))
+    assert unequal(first["method"], second["method"]) != []
 
 
 def test_a_loss_that_reads_labels_against_its_word_fails(tmp_path):
@@ -272,12 +272,12 @@ def test_a_loss_that_looks_for_labels_before_training_fails(tmp_path):
 def test_views_of_one_pipeline_have_the_stream_of_a_number():
     data = [build.data_module(typed(page(loss="Pairs", views=views)))
             for views in (2, ["train", "train"])]  # fmt: skip
-    for one in data:
-        one.setup("cpu")
-    for one, two in zip(data[0].train(0), data[1].train(0), strict=True):
-        assert torch.equal(one.images, two.images)
-        assert one.given_labels is None
-    assert not torch.equal(one.images[:, 0], one.images[:, 1])
+    for module in data:
+        module.setup("cpu")
+    for module, second in zip(data[0].train(0), data[1].train(0), strict=True):
+        assert torch.equal(module.images, second.images)
+        assert module.given_labels is None
+    assert not torch.equal(module.images[:, 0], module.images[:, 1])
 
 
 def test_views_have_a_pipeline_each():
@@ -302,9 +302,9 @@ def test_views_of_different_size_are_refused_before_training(tmp_path):
 def test_passes_make_another_run(tmp_path):
     stacked = train(tmp_path / "a", page(loss="Pairs", views=2, passes="stacked"))
     separate = train(tmp_path / "b", page(loss="Pairs", views=2, passes="separate"))
-    one, two = saved(tmp_path / "a", stacked), saved(tmp_path / "b", separate)
+    first, second = saved(tmp_path / "a", stacked), saved(tmp_path / "b", separate)
     tracked = "encoder.head.norm.num_batches_tracked"
-    assert (one["method"][tracked], two["method"][tracked]) == (20, 40)
+    assert (first["method"][tracked], second["method"][tracked]) == (20, 40)
 
 
 def test_a_batch_of_one_image_needs_two_in_each_pass(tmp_path):

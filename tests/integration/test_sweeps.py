@@ -23,7 +23,7 @@ GRID = ("-m", "+sweep=fig9_batch_size", "dataset=digits", "trainer.batch_size=50
 def reports(cwd):
     """Metrics and selection of all finished runs, by the name of the run."""
     result = [json.loads(file.read_text()) for file in (cwd / "outputs").rglob("report.json")]
-    return {one["run"]: (one["metrics"], one["selection"]) for one in result}
+    return {row["run"]: (row["metrics"], row["selection"]) for row in result}
 
 
 def folders(cwd):
@@ -44,8 +44,8 @@ def trained(folder):
 def swept(tmp_path_factory):
     """A sweep of two jobs that nothing disturbed."""
     cwd = tmp_path_factory.mktemp("swept")
-    said = run(cwd, *GRID, "trainer.epochs=20", "trainer.eval_every=10", fresh=True)
-    return cwd, said
+    output = run(cwd, *GRID, "trainer.epochs=20", "trainer.eval_every=10", fresh=True)
+    return cwd, output
 
 
 def begun(cwd, *arguments, after=None):
@@ -64,11 +64,11 @@ def begun(cwd, *arguments, after=None):
 def idle(cwd, seconds=30):
     """Waits until no process trains; whether that came to pass."""
     until = time.monotonic() + seconds
-    while held := [file for file in (cwd / "outputs").rglob(".lock") if _locked(file)]:
+    while locked := [file for file in (cwd / "outputs").rglob(".lock") if _locked(file)]:
         if time.monotonic() > until:
             return False
         time.sleep(0.05)
-    return not held
+    return not locked
 
 
 def _locked(file):
@@ -83,10 +83,10 @@ def _locked(file):
 
 
 def test_what_it_says_and_leaves(swept):
-    cwd, said = swept
-    assert "2 jobs: 2 to run, 0 finished already" in said
-    assert "[1/2] done" in said and "[2/2] done" in said
-    assert "report: python -m deephash report sweep=fig9_batch_size\n" in said
+    cwd, output = swept
+    assert "2 jobs: 2 to run, 0 finished already" in output
+    assert "[1/2] done" in output and "[2/2] done" in output
+    assert "report: python -m deephash report sweep=fig9_batch_size\n" in output
     manifest = json.loads((cwd / "outputs/sweeps/fig9_batch_size/sweep.json").read_text())
     assert manifest["name"] == "fig9_batch_size" and manifest["source"].endswith("Fig. 9")
     assert manifest["report"]["rows"] == "trainer.batch_size"
@@ -107,32 +107,32 @@ def test_what_it_says_and_leaves(swept):
 def test_preview_tells_all_and_writes_nothing(swept, tmp_path):
     cwd, _ = swept
     line = (*GRID, "trainer.epochs=20", "trainer.eval_every=10", "preview=true")
-    said = run(cwd, *line, "seed=0,1")
-    assert "4 jobs: 2 finished, 2 waiting" in said
-    lines = said.splitlines()
+    output = run(cwd, *line, "seed=0,1")
+    assert "4 jobs: 2 finished, 2 waiting" in output
+    lines = output.splitlines()
     states = [text.split()[0] for text in lines[:4]]
     assert states == ["finished", "waiting", "finished", "waiting"]  # the seed is the last axis
     assert all(str(cwd / "outputs/digits/relahash/16bit/seed") in text for text in lines[:4])
-    assert "left: about" in said and "at a time" in said
-    said = run(tmp_path, *line)
-    assert "time left: unknown, since no job has finished" in said
+    assert "left: about" in output and "at a time" in output
+    output = run(tmp_path, *line)
+    assert "time left: unknown, since no job has finished" in output
     assert list(tmp_path.iterdir()) == []
 
 
 def test_again_it_runs_only_what_is_missing(swept):
     cwd, _ = swept
     before = {file: file.stat().st_mtime_ns for file in (cwd / "outputs").rglob("report.json")}
-    said = run(cwd, *GRID, "trainer.epochs=20", "trainer.eval_every=10")
-    assert "2 jobs: 0 to run, 2 finished already" in said
+    output = run(cwd, *GRID, "trainer.epochs=20", "trainer.eval_every=10")
+    assert "2 jobs: 0 to run, 2 finished already" in output
     assert {f: f.stat().st_mtime_ns for f in (cwd / "outputs").rglob("report.json")} == before
 
 
 def test_killed_in_the_middle_it_resumes_and_comes_to_the_same(swept, tmp_path):
     line = (*GRID, "trainer.epochs=20", "trainer.eval_every=10")
     before = {}
-    for how, code in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
+    for number, code in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
         sweep = begun(tmp_path, *line, after=before)
-        sweep.send(how)
+        sweep.send(number)
         status, output = sweep.wait(60)
         assert status == code, output
         assert idle(tmp_path), "jobs outlive their sweep"
@@ -149,16 +149,16 @@ def test_killed_in_the_middle_it_resumes_and_comes_to_the_same(swept, tmp_path):
 
 def test_a_failing_job_is_accounted_for(tmp_path):
     line = ("-m", "model.nbit=2,16", "trainer.epochs=1", "logger=quiet", "group=mine")
-    said = run(tmp_path, *line, code=1)
-    assert "[2/2]" in said and "FAILED" in said and "1 failed" in said
+    output = run(tmp_path, *line, code=1)
+    assert "[2/2]" in output and "FAILED" in output and "1 failed" in output
     (bad,) = (tmp_path / "outputs").rglob("error.txt")
     assert "10 classes do not fit into 2 bits" in bad.read_text().splitlines()[0]
-    assert str(bad.parent) in said and "failed: model.nbit=2" in said
+    assert str(bad.parent) in output and "failed: model.nbit=2" in output
     assert [name.split("/")[2] for name in reports(tmp_path)] == ["16bit"]
-    said = run(tmp_path, *line, "preview=true")
-    assert "2 jobs: 1 failed, 1 finished" in said
-    said = run(tmp_path, *line, code=1)
-    assert "2 jobs: 1 to run, 1 finished already" in said
+    output = run(tmp_path, *line, "preview=true")
+    assert "2 jobs: 1 failed, 1 finished" in output
+    output = run(tmp_path, *line, code=1)
+    assert "2 jobs: 1 to run, 1 finished already" in output
 
 
 def test_a_folder_with_another_configuration_stops_the_sweep_before_it_begins(swept, tmp_path):
@@ -169,13 +169,15 @@ def test_a_folder_with_another_configuration_stops_the_sweep_before_it_begins(sw
     values["optimizer"]["lr"] = 0.25
     (first / "config.yaml").write_text(yaml.safe_dump(values))
     report = (first / "report.json").read_text()
-    said = run(cwd, *GRID, "trainer.epochs=1", "seed=0,1", code=2)
-    assert str(first) in said and "optimizer.lr: 0.25 -> 0.001" in said and "rerun=true" in said
+    output = run(cwd, *GRID, "trainer.epochs=1", "seed=0,1", code=2)
+    assert (
+        str(first) in output and "optimizer.lr: 0.25 -> 0.001" in output and "rerun=true" in output
+    )
     assert len(folders(cwd)) == 2 and (first / "report.json").read_text() == report
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         (("+sweep=fig9_batch_size",), f"needs -m.\n  Type: python {ROOT}/train.py -m +sweep=fig9"),
         (("-m", "+sweep=fig9"), "there is no 'fig9'.\n       There are cibhash_beta, fig7_margin"),
@@ -197,9 +199,9 @@ def test_a_folder_with_another_configuration_stops_the_sweep_before_it_begins(sw
         (("-m", "loss=lmcl,cross_entropy", "method=hashnet,csq"), "of 4 jobs, such as"),
     ],
 )
-def test_what_cannot_be_is_told_and_nothing_is_written(tmp_path, line, told):
-    said = run(tmp_path, *line, code=2)
-    assert told in said, said
+def test_what_cannot_be_is_told_and_nothing_is_written(tmp_path, line, message):
+    output = run(tmp_path, *line, code=2)
+    assert message in output, output
     assert list(tmp_path.iterdir()) == []
 
 
@@ -251,37 +253,37 @@ def is_left_to_another(job):
 
 def test_a_run_that_another_process_trains_is_left_to_it(tmp_path):
     line = ("-m", "seed=0,1", "model.nbit=16", "trainer.epochs=1", "logger=quiet")
-    held = tmp_path / "outputs/digits/relahash/16bit/seed0,trainer.epochs=1"
-    held.mkdir(parents=True)
-    with (held / ".lock").open("w") as lock:
+    folder_ = tmp_path / "outputs/digits/relahash/16bit/seed0,trainer.epochs=1"
+    folder_.mkdir(parents=True)
+    with (folder_ / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        said = run(tmp_path, *line, code=1)
-        assert "2 jobs: 1 to run, 0 finished already" in said and "FAILED" not in said
-        assert "1 of 2 jobs are not finished" in said and "running" in said
+        output = run(tmp_path, *line, code=1)
+        assert "2 jobs: 1 to run, 0 finished already" in output and "FAILED" not in output
+        assert "1 of 2 jobs are not finished" in output and "running" in output
         # and when it is taken between the plan and the start of the job
         outputs = f"paths.outputs={tmp_path / 'outputs'}"
         command = (*TRAIN, "seed=0", *line[2:], outputs)
-        call(tmp_path, is_left_to_another, Job("busy", held, command))
-    assert not (held / "error.txt").exists()
+        call(tmp_path, is_left_to_another, Job("busy", folder_, command))
+    assert not (folder_ / "error.txt").exists()
 
 
 def test_the_part_of_a_report_that_is_asked_for(swept):
     cwd, _ = swept
-    said = run(cwd, "sweep=fig9_batch_size", "only={trainer.batch_size:50}", script="report")
-    assert "| 50 |" in said and "| 100 |" not in said
+    output = run(cwd, "sweep=fig9_batch_size", "only={trainer.batch_size:50}", script="report")
+    assert "| 50 |" in output and "| 100 |" not in output
     part = cwd / "outputs/sweeps/fig9_batch_size/only-trainer.batch_size=50"
     assert (part / "table.tex").is_file()
 
 
 def test_a_sweep_of_ones_own_from_anywhere(tmp_path):
     (tmp_path / "own.yaml").write_text("params: {seed: [0, 1], trainer.epochs: 1}\n")
-    said = run(tmp_path, "-m", "+sweep=own.yaml", "preview=true")
-    assert "2 jobs: 2 waiting" in said
+    output = run(tmp_path, "-m", "+sweep=own.yaml", "preview=true")
+    assert "2 jobs: 2 waiting" in output
 
 
 def test_two_launchers_come_to_the_same(swept, tmp_path):
     pytest.importorskip("submitit")
     line = (*GRID, "trainer.epochs=20", "trainer.eval_every=10", "hydra/launcher=slurm")
-    said = run(tmp_path, *line, "hydra.launcher.cluster=local", "hydra.launcher.gpus_per_node=0")
-    assert "[2/2] done" in said
+    output = run(tmp_path, *line, "hydra.launcher.cluster=local", "hydra.launcher.gpus_per_node=0")
+    assert "[2/2] done" in output
     assert reports(tmp_path) == reports(swept[0])

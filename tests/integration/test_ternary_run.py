@@ -21,8 +21,8 @@ def ran(tmp_path_factory):
 
 def measured(ran, *arguments):
     line = (f'run="{ran[1]}"', "figures=false", *arguments)
-    said = run(ran[0], *line, script="evaluate.py")
-    return said, json.loads((ran[1] / "evaluation.json").read_text())["metrics"]
+    output = run(ran[0], *line, script="evaluate.py")
+    return output, json.loads((ran[1] / "evaluation.json").read_text())["metrics"]
 
 
 def test_training_reports_and_saves_undecided_bits(ran):
@@ -45,12 +45,12 @@ def test_training_reports_and_saves_undecided_bits(ran):
 
 def test_evaluation_is_compared_with_training_under_the_same_bits_only(ran):
     trained = json.loads((ran[1] / "report.json").read_text())["metrics"]
-    said, same = measured(ran)  # null: as the run had it
+    output, same = measured(ran)  # null: as the run had it
     assert same == trained
-    assert "ternary 0.5" in said and "the same" in said
-    said, bits = measured(ran, "evaluation.ternary=0")
+    assert "ternary 0.5" in output and "the same" in output
+    output, bits = measured(ran, "evaluation.ternary=0")
     assert bits["conventions"]["ternary"] == 0 and bits["map"] != trained["map"]
-    assert "training reported" not in said
+    assert "training reported" not in output
 
 
 def test_a_run_from_before_undecided_bits_is_still_compared(tmp_path):
@@ -64,14 +64,14 @@ def test_a_run_from_before_undecided_bits_is_still_compared(tmp_path):
     config = yaml.safe_load(page.read_text())
     assert config["evaluation"].pop("ternary") is None
     page.write_text(yaml.safe_dump(config))
-    said, _ = measured((tmp_path, file.parent))
-    assert "training reported" in said and "the same" in said
-    said, metrics = measured((tmp_path, file.parent), "evaluation.ternary=1")
-    assert "ternary 1.0" in said and "training reported" not in said
+    output, _ = measured((tmp_path, file.parent))
+    assert "training reported" in output and "the same" in output
+    output, metrics = measured((tmp_path, file.parent), "evaluation.ternary=1")
+    assert "ternary 1.0" in output and "training reported" not in output
     assert metrics["conventions"]["ternary"] == 1
 
 
 def test_a_bad_threshold_is_told_before_anything_is_written(tmp_path):
-    said = run(tmp_path, "logger=quiet", "evaluation.ternary=nan", code=2)
-    assert "evaluation.ternary  is nan." in said
+    output = run(tmp_path, "logger=quiet", "evaluation.ternary=nan", code=2)
+    assert "evaluation.ternary  is nan." in output
     assert not list(tmp_path.glob("outputs/**/config.yaml"))

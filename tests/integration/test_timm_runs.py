@@ -91,8 +91,8 @@ def test_features_are_encoded_with_the_same_images(work, tmp_path):
     features = np.load(folder / "features.npy")
     files = sorted((work / "data").rglob("*.png"))
     assert features.shape == (len(files), 64)
-    some = torch.cat([expected(work, file) for file in files[:3]]).numpy()
-    nearest = np.abs(features[None] - some[:, None]).max(axis=2).min(axis=1)
+    first = torch.cat([expected(work, file) for file in files[:3]]).numpy()
+    nearest = np.abs(features[None] - first[:, None]).max(axis=2).min(axis=1)
     assert (nearest < 1e-4).all()
 
 

@@ -177,8 +177,8 @@ def test_an_epoch_is_selected_by_agreement(root, tmp_path, without_labels):
 
 def test_the_screen_says_it_in_one_sentence(root, tmp_path, without_labels, capsys, caplog):
     train(root, tmp_path, "trainer.select_on=query", quiet=False)
-    told = " ".join(capsys.readouterr().out.split())
-    assert retrieval.NO_LABELS in told and "bit entropy" in told
+    output = " ".join(capsys.readouterr().out.split())
+    assert retrieval.NO_LABELS in output and "bit entropy" in output
     assert "no mAP for trainer.select_on=query, and the last epoch's encoder is kept" in caplog.text
     again = folded(root, tmp_path, "trainer.select_on=query", quiet=False)
     cfg, words = again
@@ -318,8 +318,8 @@ class TestData:
         shown = capsys.readouterr().out
         assert "no labels, so no classes and no mAP" in shown
         assert "none of the 30 images has a label" in shown
-        told = no_nan(tmp_path / "d.json")
-        assert told["chance"] == {} and told["facts"]["num_train_unlabelled"] == 24
+        result = no_nan(tmp_path / "d.json")
+        assert result["chance"] == {} and result["facts"]["num_train_unlabelled"] == 24
 
     def test_prepare(self, root, tmp_path, capsys):
         self.do(root, tmp_path, "prepare")

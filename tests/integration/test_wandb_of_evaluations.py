@@ -84,12 +84,12 @@ def ran():
 
 @pytest.mark.parametrize("given", [{"download": True}, {}])  # it is the constructor's default too
 def test_data_are_downloaded_only_into_a_folder_of_this_command_line(given):
-    def source(asked):
+    def source(config):
         theirs = ran()
         theirs["dataset"]["source"].pop("download")
         theirs["dataset"]["source"] |= given
-        theirs = evaluate_run._changed(theirs, asked, ())
-        return evaluate_run._without_download(theirs["dataset"]["source"], asked)
+        theirs = evaluate_run._changed(theirs, config, ())
+        return evaluate_run._without_download(theirs["dataset"]["source"], config)
 
     assert source(page()).items() >= {"root": "theirs", "download": False}.items()
     ours = source(page(root="ours"))

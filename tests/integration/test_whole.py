@@ -64,10 +64,10 @@ LINE = ("trainer.epochs=3", "trainer.eval_every=1")
 def base(tmp_path_factory):
     """One finished run on digits: its working directory, folder and report. Not to be changed."""
     cwd = tmp_path_factory.mktemp("base")
-    said = run(cwd, *LINE)
+    output = run(cwd, *LINE)
     folder = cwd / "outputs" / RUN
-    assert folder.is_dir(), said
-    return cwd, folder, read(folder / "report.json"), said
+    assert folder.is_dir(), output
+    return cwd, folder, read(folder / "report.json"), output
 
 
 @pytest.fixture
@@ -79,14 +79,14 @@ def copy(base, tmp_path):
 
 class TestTraining:
     def test_the_folder_holds_the_whole_run_and_nothing_else(self, base):
-        cwd, folder, _, said = base
+        cwd, folder, _, output = base
         assert names(cwd) <= {"outputs", "cache"}
         assert names(folder) == {
             "best.pt", "codes.npz", "config.yaml", "last.pt", "log.jsonl", "overrides.txt",
             "report.html", "report.json",
         }  # fmt: skip
         assert (folder / "overrides.txt").read_text().splitlines() == list(LINE)
-        assert str(folder.relative_to(cwd)) in said
+        assert str(folder.relative_to(cwd)) in output
         assert "<html" in (folder / "report.html").read_text()
 
     def test_report_is_complete(self, base):
@@ -146,8 +146,8 @@ class TestEvaluation:
             values["optimizer"] = {"_target_": "deephash.nowhere.Nothing"}
 
         changed(folder, break_what_only_training_needs)
-        said = run(cwd, quoted(folder), "figures=false", script="evaluate.py")
-        assert "the same" in said and "DIFFERENT" not in said
+        output = run(cwd, quoted(folder), "figures=false", script="evaluate.py")
+        assert "the same" in output and "DIFFERENT" not in output
         result = read(folder / "evaluation.json")
         assert result["metrics"]["map"] == base[2]["metrics"]["map"]
         assert result["metrics"] == base[2]["metrics"]
@@ -157,22 +157,22 @@ class TestEvaluation:
         """Names of run folders have = and , in them, which Hydra would read as syntax."""
         cwd, folder = copy
         printed = folder.relative_to(cwd)
-        said = run(cwd, f"run={printed}", "figures=false", script="evaluate.py")
-        assert "the same" in said
+        output = run(cwd, f"run={printed}", "figures=false", script="evaluate.py")
+        assert "the same" in output
 
     def test_other_conventions_and_the_last_checkpoint(self, copy):
         cwd, folder = copy
         line = (quoted(folder), "checkpoint=last", "evaluation.ties=stable", "figures=false")
-        said = run(cwd, *line, script="evaluate.py")
-        assert "ties stable" in said and "training reported" not in said
+        output = run(cwd, *line, script="evaluate.py")
+        assert "ties stable" in output and "training reported" not in output
         result = read(folder / "evaluation.json")
         assert result["checkpoint"] == "last.pt"
         assert result["metrics"]["conventions"]["ties"] == "stable"
 
     def test_a_page_with_figures_that_stands_alone(self, copy):
         cwd, folder = copy
-        said = run(cwd, quoted(folder), "tsne=60", "gallery.queries=[0,3]", script="evaluate.py")
-        assert "evaluation.html" in said
+        output = run(cwd, quoted(folder), "tsne=60", "gallery.queries=[0,3]", script="evaluate.py")
+        assert "evaluation.html" in output
         page = (folder / "evaluation.html").read_text()
         assert "http://" not in page.replace("http://www.w3.org", "") and "<script" not in page
         assert "its 10 nearest images" in page and "t-SNE of the continuous codes of 60" in page
@@ -195,16 +195,16 @@ class TestEvaluation:
         cwd, folder = copy
         before = names(folder)
         line = ("evaluation.ties=worst", "evaluation.tops=[10]", "out=else/where", "figures=false")
-        said = run(cwd, quoted(folder), *line, script="evaluate.py")
+        output = run(cwd, quoted(folder), *line, script="evaluate.py")
         assert names(folder) == before
         assert names(cwd / "else" / "where") == {"evaluation.json", "codes.npz"}
-        assert "mAP@10 " in said and "P@H<=2 " in said
+        assert "mAP@10 " in output and "P@H<=2 " in output
 
     def test_an_unfinished_run_is_told(self, copy):
         cwd, folder = copy
         (folder / "report.json").unlink()
-        said = run(cwd, quoted(folder), "figures=false", script="evaluate.py")
-        assert "training has not finished" in said
+        output = run(cwd, quoted(folder), "figures=false", script="evaluate.py")
+        assert "training has not finished" in output
 
     def test_the_codes_of_another_checkpoint_are_kept_apart(self, copy):
         cwd, folder = copy
@@ -217,18 +217,18 @@ class TestEvaluation:
         cwd, folder = copy
         assert read(folder / "report.json")["metrics"]["conventions"]["family"] is None
         line = (quoted(folder), "evaluation.convention=deephash-pytorch", "evaluation.tops=[5]")
-        said = run(cwd, *line, "figures=false", script="evaluate.py")
-        assert "mAP@all-1" in said
+        output = run(cwd, *line, "figures=false", script="evaluate.py")
+        assert "mAP@all-1" in output
         metrics = read(folder / "evaluation.json")["metrics"]
         assert set(metrics["map_at"]) == {"5"}
-        told = metrics["conventions"]
-        assert (told["metric"], told["ties"]) == ("mAP@all-1", "stable")
-        assert told["family"] == "deephash-pytorch"
+        conventions = metrics["conventions"]
+        assert (conventions["metric"], conventions["ties"]) == ("mAP@all-1", "stable")
+        assert conventions["family"] == "deephash-pytorch"
 
     def test_several_runs_side_by_side(self, base, copy):
         cwd, folder = copy
-        said = run(cwd, "runs=.", "out=both", "tsne=0", script="evaluate.py")
-        assert "comparison of 1 runs: both/comparison.html" in said
+        output = run(cwd, "runs=.", "out=both", "tsne=0", script="evaluate.py")
+        assert "comparison of 1 runs: both/comparison.html" in output
         assert (cwd / "both" / "figures" / "pr_by_rank.png").is_file()
         assert not (folder / "evaluation.json").exists()  # what was reported is not measured again
         run(
@@ -247,30 +247,30 @@ class TestEvaluation:
         report = read(folder / "report.json")
         del report["metrics"]["codes"]
         (folder / "report.json").write_text(json.dumps(report))
-        said = run(cwd, f"runs={folder.relative_to(cwd)}", "tsne=0", script="evaluate.py")
-        assert "measured again" in said and (folder / "evaluation.json").is_file()
+        output = run(cwd, f"runs={folder.relative_to(cwd)}", "tsne=0", script="evaluate.py")
+        assert "measured again" in output and (folder / "evaluation.json").is_file()
         assert (cwd / "comparison" / "figures" / "distances.png").is_file()
 
     def test_runs_that_are_not_there(self, copy):
         cwd, folder = copy
         (folder / "report.json").unlink()
-        said = run(cwd, "runs=.", script="evaluate.py", code=1)
-        assert "there is no finished run in ." in said
-        said = run(cwd, f"runs=['{folder}']", script="evaluate.py", code=1)
-        assert "has not finished" in said
+        output = run(cwd, "runs=.", script="evaluate.py", code=1)
+        assert "there is no finished run in ." in output
+        output = run(cwd, f"runs=['{folder}']", script="evaluate.py", code=1)
+        assert "has not finished" in output
         assert not (cwd / "comparison").exists()
 
     def test_a_folder_without_a_run(self, tmp_path):
-        said = run(tmp_path, "run=nowhere", script="evaluate.py", code=1)
-        assert "nowhere is not a run folder" in said
+        output = run(tmp_path, "run=nowhere", script="evaluate.py", code=1)
+        assert "nowhere is not a run folder" in output
         assert names(tmp_path) <= {"cache"}
 
     def test_runs_no_foreign_code(self, copy):
         cwd, folder = copy
         foreign = {"_target_": "os.system", "command": "touch ran"}
         changed(folder, lambda values: values["method"].update(head=foreign))
-        said = run(cwd, quoted(folder), script="evaluate.py", code=1)
-        assert "os.system" in said and "may not run other code" in said
+        output = run(cwd, quoted(folder), script="evaluate.py", code=1)
+        assert "os.system" in output and "may not run other code" in output
         assert not (cwd / "ran").exists()
 
 
@@ -309,14 +309,14 @@ def runs(tmp_path_factory):
     (folder / ".last.pt.1.tmp").write_bytes(b"what a kill in the middle of saving leaves")
     with (folder / "log.jsonl").open("a") as log:
         log.write('{"time": "torn')
-    said = run(killed, *LONG)
-    return straight / "outputs" / LONG_NAME, folder, said
+    output = run(killed, *LONG)
+    return straight / "outputs" / LONG_NAME, folder, output
 
 
 class TestKilled:
     def test_goes_on_where_it_was(self, runs):
-        told = re.search(r"resumed after epoch (\d+)", runs[2])
-        assert told and 3 <= int(told[1]) < 8
+        resumed = re.search(r"resumed after epoch (\d+)", runs[2])
+        assert resumed and 3 <= int(resumed[1]) < 8
 
     @pytest.mark.parametrize("file", ["last.pt", "best.pt"])
     def test_weights_are_those_of_a_run_without_interruption(self, runs, file):
@@ -374,11 +374,11 @@ class TestGrid:
         assert [file.stat().st_mtime_ns for file in reports] == before
 
     def test_a_failing_job_does_not_sink_the_others(self, tmp_path):
-        said = run(tmp_path, "-m", "model.nbit=2,16", *SMALL, code=1)
+        output = run(tmp_path, "-m", "model.nbit=2,16", *SMALL, code=1)
         method = tmp_path / "outputs/digits/relahash"
         assert (method / "16bit/seed0,trainer.epochs=1/report.json").is_file()
         assert not (method / "2bit/seed0,trainer.epochs=1/report.json").exists()
-        end = said[said.index("failed: ") :]
+        end = output[output.index("failed: ") :]
         assert "model.nbit=2" in end and "10 classes do not fit into 2 bits" in end
 
 
@@ -387,8 +387,8 @@ class TestOtherConfiguration:
         cwd, folder = copy
         changed(folder, lambda values: values["optimizer"].update(lr=0.25))
         report = (folder / "report.json").read_text()
-        said = run(cwd, *LINE, code=1)
-        assert "optimizer.lr: 0.25 -> 0.001" in said and "rerun=true" in said
+        output = run(cwd, *LINE, code=1)
+        assert "optimizer.lr: 0.25 -> 0.001" in output and "rerun=true" in output
         assert (folder / "report.json").read_text() == report
         run(cwd, *LINE, "rerun=true", "logger=quiet")
         assert read(folder / "report.json")["metrics"] == base[2]["metrics"]
@@ -398,7 +398,7 @@ class TestOtherConfiguration:
 
 class TestBadCommandLines:
     @pytest.mark.parametrize(
-        ("line", "told"),
+        ("line", "message"),
         [
             (
                 ("trainer.epoch=3", "seed=x", "method=nothing", "model.nbit=0"),
@@ -412,10 +412,10 @@ class TestBadCommandLines:
             (("dataset=folder",), ("dataset.root",)),
         ],
     )
-    def test_all_faults_are_told_and_nothing_is_written(self, tmp_path, line, told):
-        said = run(tmp_path, *line, code=2)
-        for text in told:
-            assert text in said, said
+    def test_all_faults_are_told_and_nothing_is_written(self, tmp_path, line, message):
+        output = run(tmp_path, *line, code=2)
+        for text in message:
+            assert text in output, output
         assert names(tmp_path) == set()
 
 
@@ -449,8 +449,8 @@ class TestFolder:
 
         (tmp_path / "images/class1/05.png").write_bytes(b"no image")
         elsewhere = (*self.LINE, "paths.outputs=second")
-        said = run(tmp_path, *elsewhere, code=1)
-        assert "05.png" in said and "on_error=skip" in said
+        output = run(tmp_path, *elsewhere, code=1)
+        assert "05.png" in output and "on_error=skip" in output
         run(tmp_path, *elsewhere, "dataset.source.on_error=skip")
         (file,) = (tmp_path / "second").rglob("report.json")
         protocol = read(file)["protocol"]
@@ -465,20 +465,20 @@ class TestCifar:
     def test_without_files_both_ways_on_are_named(self, tmp_path):
         (tmp_path / "cifar").mkdir()
         line = (*self.LINE[:3], "backbone.weights=none", *SMALL)
-        said = run(tmp_path, *line, code=1)
-        assert "downloads are disabled" in said
-        assert "dataset.source.download=true" in said and "dataset.root=FOLDER" in said
+        output = run(tmp_path, *line, code=1)
+        assert "downloads are disabled" in output
+        assert "dataset.source.download=true" in output and "dataset.root=FOLDER" in output
 
     def test_other_counts_than_the_protocol_are_refused(self, tmp_path):
         for part, count in (("train", 2), ("test", 1)):
             for label in range(10):
                 for at in range(count):
                     noise(tmp_path / f"cifar/{part}/class{label}/{at}.jpg", 32, label)
-        said = run(tmp_path, *self.LINE, "dataset.protocol=full_official", code=1)
+        output = run(tmp_path, *self.LINE, "dataset.protocol=full_official", code=1)
         for role, wanted, result in (
             ("train", 50000, 20), ("database", 50000, 20), ("queries", 10000, 10)
         ):  # fmt: skip
-            assert f"num_{role} should be {wanted} and is {result}" in said
+            assert f"num_{role} should be {wanted} and is {result}" in output
 
 
 class TestWandb:
@@ -504,8 +504,8 @@ class TestWandb:
         assert list((tmp_path / "outputs").rglob("report.json"))
 
     def test_is_asked_for_by_name(self, tmp_path, blocked):
-        said = run(tmp_path, "logger=wandb", "trainer.epochs=1", env=blocked, code=1)
-        assert "logger=wandb needs the package wandb" in said and "pip install wandb" in said
+        output = run(tmp_path, "logger=wandb", "trainer.epochs=1", env=blocked, code=1)
+        assert "logger=wandb needs the package wandb" in output and "pip install wandb" in output
 
 
 class TestHelp:
@@ -558,12 +558,14 @@ class TestReadme:
             given = parse_all(overrides)
             if (name := multirun.sweep_name(given)) is not None:
                 sheet = spec.SweepSpec.read(ROOT / "sweeps", name)
-                given = [one for one in given if one.key != "sweep"]
+                given = [override for override in given if override.key != "sweep"]
                 given = multirun.build_grid(sheet, given).jobs[0]
             if not many:
                 resolve.resolve(compose("train", overrides=texts(given)))  # no value is left open
             faults = explain(
-                given, lambda some: compose("train", overrides=texts(some)), checks.check_train
+                given,
+                lambda overrides_: compose("train", overrides=texts(overrides_)),
+                checks.check_train,
             )
         assert [fault for fault in faults if fault.key != "trainer.device"] == []
 

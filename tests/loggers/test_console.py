@@ -161,7 +161,7 @@ def test_the_summary_says_what_it_came_to_and_where_it_is(capsys, tmp_path):
     Console(1, 1, metric="mAP@all").summary(REPORT, folder)
     out, err = capsys.readouterr()
     assert err == ""
-    for said in (
+    for text in (
         "relahash, 32 bits",
         "digits / half",
         "3f9a0b7c",
@@ -169,7 +169,7 @@ def test_the_summary_says_what_it_came_to_and_where_it_is(capsys, tmp_path):
         "ties all [R]",
         "3:10",
     ):
-        assert said in out
+        assert text in out
     assert "0.6900  epoch 90" in out
     assert "validation" not in out  # none was held out
     assert str(folder / "report.html") in out  # on one line, however narrow the screen

@@ -73,9 +73,9 @@ def fake(monkeypatch):
     )
     module.asked, module.run = [], FakeRun()
 
-    def init(**asked):
-        module.asked.append(asked)
-        if asked["mode"] == "online":
+    def init(**options):
+        module.asked.append(options)
+        if options["mode"] == "online":
             raise errors.CommError("no answer")
         return module.run
 
@@ -114,7 +114,7 @@ def test_auto_goes_online_only_where_there_is_a_key(monkeypatch, tmp_path):
 def test_online_without_a_key_never_gets_to_the_question(fake, tmp_path, caplog):
     logger = Wandb("p", {}, tmp_path, mode="online")
     assert logger.mode == "offline"
-    assert [asked["mode"] for asked in fake.asked] == ["offline"]
+    assert [options["mode"] for options in fake.asked] == ["offline"]
     assert "no credentials" in caplog.text
 
 
@@ -125,10 +125,10 @@ def test_online_without_an_answer_goes_offline(fake, tmp_path, caplog, monkeypat
     first, second = fake.asked
     assert (first["mode"], second["mode"]) == ("online", "offline")
     assert first["resume"] == second["resume"] == "allow"
-    for asked in fake.asked:
-        assert (asked["id"], asked["reinit"]) == ("seed0", "finish_previous")
-        assert asked["config"] == {"nbit": 32}
-        assert asked["settings"].wanted["console"] == "off"
+    for options in fake.asked:
+        assert (options["id"], options["reinit"]) == ("seed0", "finish_previous")
+        assert options["config"] == {"nbit": 32}
+        assert options["settings"].wanted["console"] == "off"
     assert "no answer" in caplog.text
 
 
@@ -157,9 +157,9 @@ def test_an_artifact_holds_files_by_name_and_its_own_name_is_allowed(fake, tmp_p
     fake.Artifact, fake.run.log_artifact = Artifact, made.append
     logger = Wandb("p", {}, tmp_path, job_type="report")
     logger.artifact("table2_beta+fig8", "report", {"figures/a.png": tmp_path / "a.png"})
-    (one,) = made
-    assert (one.name, one.type) == ("table2_beta-fig8", "report")
-    assert one.files == {"figures/a.png": str(tmp_path / "a.png")}
+    (artifact,) = made
+    assert (artifact.name, artifact.type) == ("table2_beta-fig8", "report")
+    assert artifact.files == {"figures/a.png": str(tmp_path / "a.png")}
     logger.close()
     logger.artifact("late", "report", {})  # after the end: nothing
     assert len(made) == 1
@@ -266,7 +266,7 @@ def test_an_agent_of_wandbs_own_sweeps_names_the_run(tmp_path):
 
 @pytest.mark.parametrize("error", [OSError("read-only"), ValueError("x"), SystemExit(1)])
 def test_a_wandb_that_cannot_start_does_not_end_the_training(fake, tmp_path, caplog, error):
-    def init(**asked):
+    def init(**options):
         raise error
 
     fake.init = init
@@ -311,7 +311,7 @@ def test_an_online_run_goes_on_where_the_server_is(fake, tmp_path, monkeypatch):
         record.scalars("query", {"map": step / 100}, step, step // 10)
     record.close()
     fake.run.resumed, fake.run.starting_step = True, 21
-    fake.init = lambda **asked: fake.run
+    fake.init = lambda **options: fake.run
     logger = Wandb("p", {}, tmp_path, mode="online", run_id="seed0", history=record.path)
     assert [step for _, step in fake.run.logged] == [30]
     logger.scalars("query", {"map": 0.3}, 30, 3)  # is there already
@@ -323,9 +323,9 @@ def test_an_online_run_goes_on_where_the_server_is(fake, tmp_path, monkeypatch):
 def test_names_are_cut_to_what_wandb_takes(fake, tmp_path):
     long = "dataset" * 40
     Wandb("p", {}, tmp_path, name=long, group=long, tags=[long, "", "digits", "digits"])
-    (asked,) = fake.asked
-    assert len(asked["name"]) == len(asked["group"]) == MOST_NAME
-    assert [len(tag) for tag in asked["tags"]] == [MOST_TAG, 6]
+    (options,) = fake.asked
+    assert len(options["name"]) == len(options["group"]) == MOST_NAME
+    assert [len(tag) for tag in options["tags"]] == [MOST_TAG, 6]
 
 
 @pytest.mark.parametrize(
@@ -533,7 +533,7 @@ Wandb("p", config, sys.argv[1], mode="offline", run_id="ours").close()
 )
 def test_a_sweep_of_wandbs_own_leaves_the_configuration_whole(tmp_path, parameters, place):
     file = tmp_path / "config-theirs.yaml"
-    file.write_text(yaml.safe_dump({key: {"value": one} for key, one in parameters.items()}))
+    file.write_text(yaml.safe_dump({key: {"value": value} for key, value in parameters.items()}))
     theirs = {"WANDB_SWEEP_ID": "sweep1", "WANDB_RUN_ID": "theirs",
               "WANDB_SWEEP_PARAM_PATH": str(file)}  # fmt: skip
     done = python(SWEPT, str(tmp_path), WANDB_SILENT="true", **theirs)

@@ -99,9 +99,9 @@ def test_max_hamming_reaches_the_known_distances(classes, nbit, least, mean):
 @pytest.mark.parametrize(("classes", "nbit", "tries"), [(8, 12, 30), (12, 16, 50), (5, 8, 3)])
 def test_max_hamming_is_the_naive_loop_in_chunks(seed, classes, nbit, tries):
     """The same candidates in the same order: not only the law, the very rows are the same."""
-    how = {"threshold": 0.61, "step": 0.01, "floor": 0.2, "tries": tries}
-    expected = naive(classes, nbit, generator(seed, "x"), **how)
-    assert torch.equal(max_hamming(classes, nbit, generator(seed, "x"), **how), expected)
+    options = {"threshold": 0.61, "step": 0.01, "floor": 0.2, "tries": tries}
+    expected = naive(classes, nbit, generator(seed, "x"), **options)
+    assert torch.equal(max_hamming(classes, nbit, generator(seed, "x"), **options), expected)
 
 
 def test_max_hamming_is_farther_apart_than_chance():
@@ -143,10 +143,10 @@ def test_max_hamming_names_the_codebooks_with_room():
         assert name in str(error.value)
 
 
-@pytest.mark.parametrize("how", [{"tries": 0}, {"step": 0.0}, {"step": -0.01}])
-def test_a_search_that_would_never_end_is_refused(how):
-    with pytest.raises(ConfigError, match=f"method.codebook  {next(iter(how))} is"):
-        MaxHamming(4, 8, seed=0, **how)
+@pytest.mark.parametrize("options", [{"tries": 0}, {"step": 0.0}, {"step": -0.01}])
+def test_a_search_that_would_never_end_is_refused(options):
+    with pytest.raises(ConfigError, match=f"method.codebook  {next(iter(options))} is"):
+        MaxHamming(4, 8, seed=0, **options)
 
 
 def test_acceptance_counts_equality():
@@ -178,8 +178,8 @@ def test_lexicodes_are_the_known_ones(nbit, distance, dimension):
     basis = codebooks.linear_code(nbit, distance)
     assert len(basis) == dimension
     words = [0]
-    for one in basis:
-        words += [word ^ one for word in words]
+    for basis_word in basis:
+        words += [word ^ basis_word for word in words]
     assert min(word.bit_count() for word in words if word) == distance
     assert len(words) <= codebooks._max_words(nbit, distance)
 
@@ -445,8 +445,8 @@ class Largest(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         made = operation(*args, **(kwargs or {}))
-        for one in made if isinstance(made, tuple | list) else [made]:
-            self.numel = max(self.numel, one.numel() if isinstance(one, torch.Tensor) else 0)
+        for value in made if isinstance(made, tuple | list) else [made]:
+            self.numel = max(self.numel, value.numel() if isinstance(value, torch.Tensor) else 0)
         return made
 
 

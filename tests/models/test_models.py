@@ -188,11 +188,11 @@ def test_no_network_is_told_with_a_way_out(monkeypatch):
     monkeypatch.setattr(models.WeightsEnum, "get_state_dict", no_network)
     with pytest.raises(DataError) as caught:
         Torchvision(SMALL, weights="imagenet")
-    told = str(caught.value)
+    message = str(caught.value)
     url = models.SqueezeNet1_0_Weights.IMAGENET1K_V1.url
-    assert "no route to host" in told and url in told
-    assert str(Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]) in told
-    assert "backbone.weights=FILE" in told and "backbone.weights=none" in told
+    assert "no route to host" in message and url in message
+    assert str(Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]) in message
+    assert "backbone.weights=FILE" in message and "backbone.weights=none" in message
 
 
 @pytest.mark.parametrize(("width", "pool", "side"), [(4, 1, 8), (4, 2, 8), (8, 2, 31)])
@@ -305,11 +305,11 @@ def test_continuation_counts_from_the_first_batch():
 
 
 def test_continuation_is_part_of_the_state():
-    one, two = (Continuation("iteration", every=2) for _ in range(2))
+    first, second = (Continuation("iteration", every=2) for _ in range(2))
     for _ in range(5):
-        one(torch.ones(1, 1))
-    two.load_state_dict(one.state_dict())
-    assert two.count == 5 and two.beta == one.beta > 1
+        first(torch.ones(1, 1))
+    second.load_state_dict(first.state_dict())
+    assert second.count == 5 and second.beta == first.beta > 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -147,7 +147,7 @@ def test_what_an_architecture_drops_by_itself_is_off():
 
 
 @pytest.mark.parametrize(
-    ("options", "key", "said"),
+    ("options", "key", "message"),
     [
         ({"name": "resnet19"}, "name", r"no model 'resnet19'\. Did you mean resnet18"),
         ({"name": "resnet18.x"}, "name", r"no weights called 'resnet18\.x'.*resnet18\.a1_in1k"),
@@ -166,9 +166,9 @@ def test_what_an_architecture_drops_by_itself_is_off():
         ({"name": "vit_tiny_patch16_224", "img_size": 8}, "img_size", r"is 8:"),
     ],
 )
-def test_what_is_refused(options, key, said):
-    [(where, what, instead)] = Timm.refused(options)
-    assert where == key and re.search(said, f"{what} {instead}")
+def test_what_is_refused(options, key, message):
+    [(option, fault, hint)] = Timm.refused(options)
+    assert option == key and re.search(message, f"{fault} {hint}")
     with pytest.raises(ConfigError, match=rf"backbone\.{key}"):
         Timm(**options)
 
@@ -187,9 +187,9 @@ def test_images_of_another_size_are_refused():
 
 def test_without_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    [(key, what, instead)] = Timm.refused({"name": "resnet18"})
-    assert key == "name" and "needs the package timm, which is not installed" in what
-    assert "pip install timm" in instead
+    [(key, fault, hint)] = Timm.refused({"name": "resnet18"})
+    assert key == "name" and "needs the package timm, which is not installed" in fault
+    assert "pip install timm" in hint
     assert Timm.input_config({"name": "resnet18"}) is None
 
 
@@ -216,10 +216,10 @@ def test_weights_that_are_not_at_hand(no_network, tmp_path):
     for call in (Timm.check, lambda name: timm_models._build_pretrained(name, {})):
         with pytest.raises(DataError) as caught:
             call("resnet18")
-        said = str(caught.value)
+        message = str(caught.value)
         for part in ("no route to host", "timm/resnet18.a1_in1k", str(tmp_path),
                      "backbone.weights=FILE", "backbone.weights=none"):  # fmt: skip
-            assert part in said
+            assert part in message
 
 
 def test_weights_that_are_not_on_the_hub(no_network, tmp_path):
@@ -264,11 +264,15 @@ def test_errors_of_the_model_are_not_those_of_a_download(monkeypatch):
 def test_weights_in_the_cache_ask_nobody(no_network, monkeypatch, tmp_path):
     import huggingface_hub
 
-    asked = []
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache",
-                        lambda repo, file, **_: asked.append((repo, file)) or "file")  # fmt: skip
+    requests = []
+
+    def load(repo, file, **_):
+        requests.append((repo, file))
+        return "file"
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", load)
     Timm.check("resnet18")
-    assert asked == [("timm/resnet18.a1_in1k", "model.safetensors")] and not no_network
+    assert requests == [("timm/resnet18.a1_in1k", "model.safetensors")] and not no_network
 
 
 def test_a_model_declares_its_images():

@@ -30,8 +30,8 @@ def loaded(saved, tmp_path, **options):
     return Tiny(width=4, weights=str(tmp_path / "w.pth"))
 
 
-def same(one, other):
-    first, second = one.state_dict(), other.state_dict()
+def same(network, reference):
+    first, second = network.state_dict(), reference.state_dict()
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 

@@ -37,8 +37,8 @@ class Page(HTMLParser):
             self.texts.append(data)
 
     def drawings(self):
-        found = re.findall(r"<svg.*?</svg>", self.source, flags=re.DOTALL)
-        return [ElementTree.fromstring(drawing) for drawing in found]
+        sources = re.findall(r"<svg.*?</svg>", self.source, flags=re.DOTALL)
+        return [ElementTree.fromstring(drawing) for drawing in sources]
 
     def labels(self):
         return [drawing.get("aria-label") for drawing in self.drawings()]
@@ -48,7 +48,7 @@ def curve(points, at):
     return [at * (points - place) / points for place in range(points)]
 
 
-def found(method="csq", nbit=4, seed=0, value=0.5, more="", print_="a" * 64, top=None):
+def make_report(method="csq", nbit=4, seed=0, value=0.5, more="", print_="a" * 64, top=None):
     """A run of a few bits that was measured in every way; ``value`` moves most numbers."""
     return {
         "run": f"/somewhere/{method}/{nbit}/{seed}",
@@ -111,7 +111,7 @@ def found(method="csq", nbit=4, seed=0, value=0.5, more="", print_="a" * 64, top
 @pytest.fixture
 def make():
     """Makes what was found of a run."""
-    return found
+    return make_report
 
 
 @pytest.fixture

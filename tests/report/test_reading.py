@@ -46,7 +46,7 @@ def test_a_report_comes_back(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "expected"),
     [
         ("run", 1, "run is a whole number, not a text"),
         ("nbit", "8", "nbit is a text, not a whole number"),
@@ -67,13 +67,13 @@ def test_a_report_comes_back(tmp_path):
         ("selection.epoch_last", "2", "selection.epoch_last is a text, not a whole number"),
     ],
 )
-def test_kinds_of_a_report(tmp_path, key, value, said):
+def test_kinds_of_a_report(tmp_path, key, value, expected):
     file = tmp_path / "report.json"
-    if said is None:
+    if expected is None:
         file.write_text(json.dumps(put(GOOD, key, value)))
         read_report(file, TABLE)
     else:
-        assert reason(read_report, file, put(GOOD, key, value), TABLE).startswith(said)
+        assert reason(read_report, file, put(GOOD, key, value), TABLE).startswith(expected)
 
 
 def test_lines_of_a_log(tmp_path):
@@ -93,7 +93,7 @@ MANIFEST = {"jobs": [{"run": "a/b", "values": {"seed": 0}}], "report": {"digits"
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "expected"),
     [
         ([], "it holds a list, not a mapping"),
         ({}, "it has no jobs"),

@@ -20,13 +20,13 @@ from deephash.report.values import unlabelled_sentence
 def report(labels, seed=0, method="dpsh"):
     random = np.random.default_rng(seed)
     z = random.normal(size=(6, 8)), random.normal(size=(20, 8))
-    told = tuple(random.integers(0, 2, len(one)) for one in z) if labels else (None, None)
+    labels_ = tuple(random.integers(0, 2, len(codes)) for codes in z) if labels else (None, None)
     return {
         "run": f"birds/{method}/8bit/seed{seed}", "name": f"birds/{method}/8bit/seed{seed}",
         "method": method, "nbit": 8, "seed": seed, "checkpoint": "best.pt",
         "protocol": {"dataset": "birds", "protocol": "drawn",
                      "fingerprint": ("a" if labels else "b") * 64},
-        "metrics": json.loads(json.dumps(retrieval.evaluate_codes(*z, *told))),
+        "metrics": json.loads(json.dumps(retrieval.evaluate_codes(*z, *labels_))),
     }  # fmt: skip
 
 
@@ -35,11 +35,11 @@ MIXED = [report(True, 0, "csq"), *BARE]
 
 
 def test_a_markdown_table_has_a_dash_and_a_note():
-    told = reports_markdown(BARE)
-    assert "| dpsh | — |" in told and told.endswith("— images without labels: there is no mAP")
-    told = reports_markdown([{**one, "protocol": MIXED[0]["protocol"]} for one in MIXED])
-    assert "| dpsh | — \\*|" in told or "| dpsh | — |" in told
-    assert f"| csq | {MIXED[0]['metrics']['map']:.4f} |" in told
+    text = reports_markdown(BARE)
+    assert "| dpsh | — |" in text and text.endswith("— images without labels: there is no mAP")
+    text = reports_markdown([{**report_, "protocol": MIXED[0]["protocol"]} for report_ in MIXED])
+    assert "| dpsh | — \\*|" in text or "| dpsh | — |" in text
+    assert f"| csq | {MIXED[0]['metrics']['map']:.4f} |" in text
     assert "—" not in reports_markdown(MIXED[:1])
 
 
@@ -63,7 +63,7 @@ def test_labelled_runs_are_as_before(tmp_path):
 
 
 def test_figures_need_a_number():
-    names = {one.name for one in figures_of(group_seeds(BARE))}
+    names = {figure.name for figure in figures_of(group_seeds(BARE))}
     assert {"pair_distances", "bits"} <= names
     assert names.isdisjoint({"map", "distances", "separability", "pr_by_rank", "precision_at"})
     assert draw_pair_distances(group_seeds(MIXED[:1])) is None
@@ -79,10 +79,10 @@ def test_a_page_of_a_run_has_no_card_of_a_map():
 
 def test_a_sweep_has_a_dash_with_the_reason():
     jobs = tuple(
-        SweepRun(one["run"],
-                 {"dataset": "birds", "dataset.protocol": "drawn", "method": one["method"],
-                  "model.nbit": 8, "seed": one["seed"]}, report=one, state="finished")
-        for one in MIXED
+        SweepRun(row["run"],
+                 {"dataset": "birds", "dataset.protocol": "drawn", "method": row["method"],
+                  "model.nbit": 8, "seed": row["seed"]}, report=row, state="finished")
+        for row in MIXED
     )  # fmt: skip
     parts = make_sections([Sweep("few", jobs)])
     cells = parts[0].cells

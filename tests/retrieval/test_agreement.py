@@ -107,12 +107,12 @@ def test_a_sample_of_pairs_is_near_all_of_them():
     features = rng.normal(size=(300, 6))
     z = features @ rng.normal(size=(6, 16))
     every = feature_agreement(features[:100], features[100:], z[:100], z[100:])
-    some = feature_agreement(features[:100], features[100:], z[:100], z[100:], pairs=5000)
+    sampled = feature_agreement(features[:100], features[100:], z[:100], z[100:], pairs=5000)
     other = feature_agreement(features[:100], features[100:], z[:100], z[100:], pairs=5000, seed=1)
-    assert every.seed is None and some.pairs == 5000
-    assert some.spearman != other.spearman
-    assert some.spearman == pytest.approx(every.spearman, abs=0.03)
-    assert some.recall == every.recall  # of all items, whatever the pairs
+    assert every.seed is None and sampled.pairs == 5000
+    assert sampled.spearman != other.spearman
+    assert sampled.spearman == pytest.approx(every.spearman, abs=0.03)
+    assert sampled.recall == every.recall  # of all items, whatever the pairs
 
 
 def test_a_query_is_not_compared_with_itself():

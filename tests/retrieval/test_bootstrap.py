@@ -60,8 +60,10 @@ def test_the_same_on_both_sides_differs_by_exactly_nothing():
 
 def test_the_sides_can_be_swapped():
     a, b = two()
-    one, other = paired_difference(a, b), paired_difference(b, a)
-    assert (one.mean, one.low, one.high) == pytest.approx((-other.mean, -other.high, -other.low))
+    forward, backward = paired_difference(a, b), paired_difference(b, a)
+    assert (forward.mean, forward.low, forward.high) == pytest.approx(
+        (-backward.mean, -backward.high, -backward.low)
+    )
 
 
 def test_the_same_seed_gives_the_same_interval_and_another_another():

@@ -54,11 +54,11 @@ def naive_macro(bits, labels):
     """Class by class: pairs within it, and pairs of one of its items with any dissimilar one."""
     hot, means = as_hot(labels), []
     for c in range(hot.shape[1]):
-        held = np.flatnonzero(hot[:, c])
-        near = [(bits[i] != bits[j]).sum() for i, j in combinations(held, 2)]
+        members = np.flatnonzero(hot[:, c])
+        near = [(bits[i] != bits[j]).sum() for i, j in combinations(members, 2)]
         far = [
             (bits[i] != bits[j]).sum()
-            for i in held
+            for i in members
             for j in range(len(bits))
             if (hot[i] * hot[j]).sum() == 0
         ]
@@ -71,9 +71,9 @@ def naive_orthogonality(bits, labels):
     hot = as_hot(labels)
     centers = []
     for c in range(hot.shape[1]):
-        held = [i for i in range(len(bits)) if hot[i, c]]
-        if held:
-            centers.append([1 if sum(signs(bits)[i, k] for i in held) >= 0 else -1
+        members = [i for i in range(len(bits)) if hot[i, c]]
+        if members:
+            centers.append([1 if sum(signs(bits)[i, k] for i in members) >= 0 else -1
                             for k in range(bits.shape[1])])  # fmt: skip
     matrix = np.array(centers)
     value = np.linalg.norm(matrix @ matrix.T / bits.shape[1] - np.eye(len(matrix)))
@@ -127,10 +127,10 @@ def test_quantization_error_of_noise():
 def test_quantization_error_is_a_matter_of_two_norms(size, nbit, seed):
     """||z - h||^2 = ||z||^2 + K - 2 ||z||_1, and cos = ||z||_1 / (sqrt(K) ||z||)."""
     z = np.random.default_rng(seed).standard_normal((size, nbit))
-    one, two = np.abs(z).sum(axis=1), np.linalg.norm(z, axis=1)
+    sums, norms = np.abs(z).sum(axis=1), np.linalg.norm(z, axis=1)
     result = quantization_error(z)
-    assert result.squared_l2 == pytest.approx((two**2 + nbit - 2 * one).mean(), abs=1e-9)
-    cosine = np.clip(one / (math.sqrt(nbit) * two), -1, 1)
+    assert result.squared_l2 == pytest.approx((norms**2 + nbit - 2 * sums).mean(), abs=1e-9)
+    cosine = np.clip(sums / (math.sqrt(nbit) * norms), -1, 1)
     assert result.degrees == pytest.approx(np.degrees(np.arccos(cosine)).mean(), abs=1e-5)
 
 
@@ -395,14 +395,16 @@ def test_bit_statistics_by_definition():
     bits = random_bits(0, 37, 70)
     bits[:, 3], bits[:, 9], bits[20:] = True, False, bits[0]
     result = bit_statistics(bits)
-    ones = [sum(bool(row[k]) for row in bits) / 37 for k in range(70)]
-    entropies = [0 if p in (0, 1) else -p * math.log2(p) - (1 - p) * math.log2(1 - p) for p in ones]
-    np.testing.assert_allclose(result.ones, ones)
+    shares = [sum(bool(row[k]) for row in bits) / 37 for k in range(70)]
+    entropies = [
+        0 if p in (0, 1) else -p * math.log2(p) - (1 - p) * math.log2(1 - p) for p in shares
+    ]
+    np.testing.assert_allclose(result.ones, shares)
     np.testing.assert_allclose(result.entropies, entropies)
-    assert result.balance == pytest.approx(np.mean(ones))
-    assert result.imbalance == pytest.approx(np.mean([abs(p - 0.5) for p in ones]))
+    assert result.balance == pytest.approx(np.mean(shares))
+    assert result.imbalance == pytest.approx(np.mean([abs(p - 0.5) for p in shares]))
     assert result.entropy == pytest.approx(np.mean(entropies))
-    assert result.dead_bits == sum(p in (0, 1) for p in ones)
+    assert result.dead_bits == sum(p in (0, 1) for p in shares)
     assert result.distinct_codes == len({tuple(row) for row in bits})
 
 
@@ -433,11 +435,11 @@ def test_inputs_stay_as_they_were():
     quantization_error(z)
     bit_statistics(bits)
     bit_correlation(bits)
-    for held in (labels, hot):
-        orthogonality(bits, held)
-        separability(bits, held, average="macro")
-        distance_histograms(bits, held)
-        distance_histograms(bits, held, exact_up_to=0, sample=50)
+    for targets in (labels, hot):
+        orthogonality(bits, targets)
+        separability(bits, targets, average="macro")
+        distance_histograms(bits, targets)
+        distance_histograms(bits, targets, exact_up_to=0, sample=50)
     for array, copy in zip(arrays, before, strict=True):
         np.testing.assert_array_equal(array, copy)
 

@@ -33,7 +33,8 @@ def test_what_was_written_is_read(file):
 
 def test_undecided_bits_and_no_labels(tmp_path):
     sides = [
-        StoredSide(one.codes, one.ids, None, one.codes) for one in (side(2, "q"), side(3, "d"))
+        StoredSide(stored.codes, stored.ids, None, stored.codes)
+        for stored in (side(2, "q"), side(3, "d"))
     ]
     StoredCodes("f", 12, *sides).write(tmp_path / "codes.npz")
     read = StoredCodes.read(tmp_path / "codes.npz")
@@ -64,7 +65,7 @@ def test_undecided_bits_and_no_labels(tmp_path):
 )
 def test_what_does_not_fit_is_refused(file, change, reason):
     arrays = dict(np.load(file)) | change
-    write_arrays(file, {name: one for name, one in arrays.items() if one is not None})
+    write_arrays(file, {name: array for name, array in arrays.items() if array is not None})
     with pytest.raises(FileError) as caught:
         StoredCodes.read(file)
     assert caught.value.reason.startswith(reason)

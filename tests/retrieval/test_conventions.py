@@ -5,11 +5,11 @@ from deephash.errors import DataError
 from deephash.retrieval import NAMED, Convention, Ranking, mean_average_precision, pack
 
 
-def as_they_do(name, order, held, asked, top):
+def as_they_do(name, order, database_labels, query_labels, top):
     """mAP as the families' code has it, in plain loops over the ranked labels of each query."""
     values = []
-    for query, ranked in zip(asked, order, strict=True):
-        relevance = [bool((query & held[n]).any()) for n in ranked]
+    for query, ranked in zip(query_labels, order, strict=True):
+        relevance = [bool((query & database_labels[n]).any()) for n in ranked]
         first = relevance[:top] if top is not None else relevance
         if top is None and name in ("deephash-pytorch", "dhn"):
             first = relevance[0:-1]
@@ -33,13 +33,15 @@ def as_they_do(name, order, held, asked, top):
 def test_named_conventions_measure_what_the_families_do(name, top):
     rng = np.random.default_rng(5)
     query, database = rng.random((25, 7)) < 0.5, rng.random((40, 7)) < 0.5
-    asked, held = rng.random((25, 6)) < 0.15, rng.random((40, 6)) < 0.15
-    held[:, 5] = False  # so that some queries have a label, and nothing to find
+    query_labels, database_labels = rng.random((25, 6)) < 0.15, rng.random((40, 6)) < 0.15
+    database_labels[:, 5] = False  # so that some queries have a label, and nothing to find
     order = [np.argsort((bits != database).sum(axis=1), kind="stable") for bits in query]
-    ranking = Ranking(pack(query), pack(database), asked, held, 7)
+    ranking = Ranking(pack(query), pack(database), query_labels, database_labels, 7)
     result = mean_average_precision(ranking, Convention.named(name, top=top))
-    assert result.value == pytest.approx(as_they_do(name, order, held, asked, top), abs=1e-13)
-    assert 0 < (~asked.any(axis=1)).sum() < result.queries_without_relevant < 25
+    assert result.value == pytest.approx(
+        as_they_do(name, order, database_labels, query_labels, top), abs=1e-13
+    )
+    assert 0 < (~query_labels.any(axis=1)).sum() < result.queries_without_relevant < 25
 
 
 def test_the_names_differ_where_queries_are_empty():
@@ -48,9 +50,11 @@ def test_the_names_differ_where_queries_are_empty():
     The first scores 1. It is one of 4, of 1 that finds, of 2 that could, of 3 with a label.
     """
     codes = np.array([[0, 0], [1, 1], [0, 0], [0, 0]], dtype=bool)
-    asked = np.array([[1, 0, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0]])
+    query_labels = np.array([[1, 0, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0]])
     database = np.array([[0, 0], [1, 1]], dtype=bool)
-    ranking = Ranking(pack(codes), pack(database), asked, np.array([[1, 0, 0], [0, 1, 0]]), 2)
+    ranking = Ranking(
+        pack(codes), pack(database), query_labels, np.array([[1, 0, 0], [0, 1, 0]]), 2
+    )
     result = {
         name: mean_average_precision(ranking, Convention.named(name, top=1)).value
         for name in ("orthohash", "hashnet", "hashnet-caffe", "csq", "deephash-pytorch")

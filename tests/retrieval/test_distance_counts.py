@@ -46,12 +46,15 @@ def test_by_hand():
 @pytest.mark.parametrize("classes", [1, 3, 8, 21, 65, 130])
 def test_multi_label_by_definition(nbit, classes):
     query, database = bits(1, 6, nbit), bits(2, 40, nbit)
-    asked, held = multi_hot(3, 6, classes, 2 / classes), multi_hot(4, 40, classes, 2 / classes)
-    hist = histograms(pack(query), pack(database), asked, held, nbit)
-    items, relevant = naive(query, database, asked, held)
+    query_labels, database_labels = (
+        multi_hot(3, 6, classes, 2 / classes),
+        multi_hot(4, 40, classes, 2 / classes),
+    )
+    hist = histograms(pack(query), pack(database), query_labels, database_labels, nbit)
+    items, relevant = naive(query, database, query_labels, database_labels)
     np.testing.assert_array_equal(hist.items, items)
     np.testing.assert_array_equal(hist.relevant, relevant)
-    np.testing.assert_array_equal(hist.labelled, asked.any(axis=1))
+    np.testing.assert_array_equal(hist.labelled, query_labels.any(axis=1))
 
 
 @pytest.mark.parametrize("nbit", [1, 12, 64, 70, 260])
@@ -59,15 +62,15 @@ def test_single_label_by_definition_in_every_form(nbit):
     """Class 9 is asked for and absent; class 0 is held and never asked for."""
     query, database = bits(1, 6, nbit), bits(2, 40, nbit)
     rng = np.random.default_rng(5)
-    asked, held = rng.integers(1, 10, 6), rng.integers(0, 9, 40)
+    query_labels, database_labels = rng.integers(1, 10, 6), rng.integers(0, 9, 40)
     hot = np.eye(10)
-    items, relevant = naive(query, database, hot[asked], hot[held])
+    items, relevant = naive(query, database, hot[query_labels], hot[database_labels])
     forms = [
-        (asked, held),
-        (torch.from_numpy(asked), held.astype(np.uint8)),
-        (hot[asked], hot[held]),
-        (hot[asked].astype(bool), torch.from_numpy(hot[held]).int()),
-        (torch.from_numpy(hot[asked]).bfloat16(), hot[held].astype(np.float16)),
+        (query_labels, database_labels),
+        (torch.from_numpy(query_labels), database_labels.astype(np.uint8)),
+        (hot[query_labels], hot[database_labels]),
+        (hot[query_labels].astype(bool), torch.from_numpy(hot[database_labels]).int()),
+        (torch.from_numpy(hot[query_labels]).bfloat16(), hot[database_labels].astype(np.float16)),
     ]
     for form in forms:
         hist = histograms(pack(query), torch.from_numpy(pack(database)), *form, nbit)
@@ -106,8 +109,8 @@ def test_same_labels_on_both_sides_stay_right():
 def test_positions_are_the_stable_order():
     """Distances 1, 0, 1, 0, 2 rank the items 1, 3, 0, 2, 4; relevant 0, 3 sit at 2 and 1."""
     database = np.array([[0, 1], [0, 0], [1, 0], [0, 0], [1, 1]], dtype=bool)
-    held = np.array([7, 1, 1, 7, 1])
-    ranking = Ranking(pack(np.zeros((1, 2), bool)), pack(database), np.array([7]), held, 2)
+    labels = np.array([7, 1, 1, 7, 1])
+    ranking = Ranking(pack(np.zeros((1, 2), bool)), pack(database), np.array([7]), labels, 2)
     assert ranking.distances(0).tolist() == [1, 0, 1, 0, 2]
     assert ranking.relevant(0).tolist() == [True, False, False, True, False]
     assert ranking.positions(0).tolist() == [1, 2]
@@ -116,10 +119,10 @@ def test_positions_are_the_stable_order():
 def test_shuffling_follows_the_seed_and_keeps_what_does_not_depend_on_order():
     codes, database = pack(bits(0, 1, 3)), pack(bits(1, 50, 3))
     ranking = Ranking(codes, database, multi_hot(2, 1, 4, 0.6), multi_hot(3, 50, 4), 3)
-    one, again, other = ranking.shuffled(1), ranking.shuffled(1), ranking.shuffled(2)
-    assert one.positions(0).tolist() == again.positions(0).tolist()
-    assert one.positions(0).tolist() != other.positions(0).tolist()
-    for shuffled in (one, other):
+    first, again, other = ranking.shuffled(1), ranking.shuffled(1), ranking.shuffled(2)
+    assert first.positions(0).tolist() == again.positions(0).tolist()
+    assert first.positions(0).tolist() != other.positions(0).tolist()
+    for shuffled in (first, other):
         np.testing.assert_array_equal(Histograms.of(shuffled).items, Histograms.of(ranking).items)
         np.testing.assert_array_equal(
             Histograms.of(shuffled).relevant, Histograms.of(ranking).relevant

@@ -26,15 +26,18 @@ def test_the_report_survives_json():
 
 @pytest.mark.parametrize("ties", retrieval.TIES)
 def test_the_report_holds_what_the_metrics_say(ties):
-    z, database, asked, held = given()
+    z, database, query_labels, database_labels = given()
     convention = Convention(top=50, ties=ties, seed=3)
     packed = pack(binarize(z)), pack(binarize(database))
-    ranking, hist = Ranking(*packed, asked, held, 12), histograms(*packed, asked, held, 12)
+    ranking, hist = (
+        Ranking(*packed, query_labels, database_labels, 12),
+        histograms(*packed, query_labels, database_labels, 12),
+    )
 
     def value(**fields):
         return retrieval.mean_average_precision(ranking, Convention(top=50, seed=3, **fields)).value
 
-    report = evaluate_codes(z, database, asked, held, convention)
+    report = evaluate_codes(z, database, query_labels, database_labels, convention)
     assert report["map"] == value(ties=ties)
     assert report["map_min"] == value(ties=ties, denominator="min")
     assert report["ties"] == {
@@ -81,13 +84,19 @@ def test_the_report_holds_what_the_metrics_say(ties):
 
 
 def test_the_report_describes_the_codes_of_the_database():
-    z, database, asked, held = given()
-    codes, bits = evaluate_codes(z, database, asked, held)["codes"], binarize(database)
-    assert codes == retrieval.describe_codes(database, held)
+    z, database, query_labels, database_labels = given()
+    codes, bits = (
+        evaluate_codes(z, database, query_labels, database_labels)["codes"],
+        binarize(database),
+    )
+    assert codes == retrieval.describe_codes(database, database_labels)
     assert codes["quantization"] == retrieval.quantization_error(database)._asdict()
-    assert codes["orthogonality"] == retrieval.orthogonality(bits, held)._asdict()
-    assert codes["separability"] == retrieval.separability(bits, held)._asdict()
-    assert codes["histograms"]["intra"] == retrieval.distance_histograms(bits, held).intra.tolist()
+    assert codes["orthogonality"] == retrieval.orthogonality(bits, database_labels)._asdict()
+    assert codes["separability"] == retrieval.separability(bits, database_labels)._asdict()
+    assert (
+        codes["histograms"]["intra"]
+        == retrieval.distance_histograms(bits, database_labels).intra.tolist()
+    )
     assert codes["bits"]["ones"] == retrieval.bit_statistics(bits).ones.tolist()
     assert codes["bit_correlation"] == retrieval.bit_correlation(bits)
 
@@ -143,9 +152,9 @@ def test_an_order_is_looked_through_once(ties, monkeypatch):
 
 def test_bits_as_zeros_and_ones_are_refused_and_values_without_a_sign_told(caplog):
     z, database, *labels = given()
-    ones = (database > 0).int()
+    bits = (database > 0).int()
     with pytest.raises(DataError, match=r"nothing but 0 and 1.*bool"):
-        evaluate_codes(z, ones, *labels)
+        evaluate_codes(z, bits, *labels)
     assert not caplog.text
     evaluate_codes(z, torch.sigmoid(database), *labels)
     assert "no code contains a negative value" in caplog.text

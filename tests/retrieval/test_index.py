@@ -56,9 +56,9 @@ def chunk(request, monkeypatch):
 @pytest.mark.parametrize(("queries", "size", "nbit", "k"), SHAPES)
 def test_search_is_brute_force(queries, size, nbit, k, chunk):
     rng = np.random.default_rng(size + nbit)
-    codes, asked = random_codes(rng, size, nbit), random_codes(rng, queries, nbit)
-    distances, ids = filled(nbit, codes).search(asked, k)
-    expected = brute(asked, codes, k)
+    codes, queries_ = random_codes(rng, size, nbit), random_codes(rng, queries, nbit)
+    distances, ids = filled(nbit, codes).search(queries_, k)
+    expected = brute(queries_, codes, k)
     np.testing.assert_array_equal(distances, expected[0])
     np.testing.assert_array_equal(ids, expected[1])
     assert distances.dtype == np.int16
@@ -73,21 +73,26 @@ def test_search_and_range_are_brute_force_on_any_shape(seed, monkeypatch):
         monkeypatch.setattr(nearest, name, int(rng.integers(1, most)))
     size, nbit = int(rng.integers(1, 800)), int(rng.integers(1, 140))
     k, radius = int(rng.integers(1, size + 1)), int(rng.integers(0, nbit + 1))
-    codes, asked = random_codes(rng, size, nbit), random_codes(rng, int(rng.integers(1, 50)), nbit)
+    codes, queries_ = (
+        random_codes(rng, size, nbit),
+        random_codes(rng, int(rng.integers(1, 50)), nbit),
+    )
     if seed % 3 == 0:  # the nearest come last, so that every chunk matters
-        codes = codes[np.argsort(-hamming(asked[:1], codes)[0], kind="stable")]
+        codes = codes[np.argsort(-hamming(queries_[:1], codes)[0], kind="stable")]
     made = filled(nbit, codes)
-    for result, expected in zip(made.search(asked, k), brute(asked, codes, k), strict=True):
+    for result, expected in zip(made.search(queries_, k), brute(queries_, codes, k), strict=True):
         np.testing.assert_array_equal(result, expected)
-    check_range(made, asked, radius)
+    check_range(made, queries_, radius)
 
 
-def check_range(made, asked, radius):
-    offsets, distances, ids = result = made.range(asked, radius)
+def check_range(made, queries_, radius):
+    offsets, distances, ids = result = made.range(queries_, radius)
     assert result.offsets is offsets
-    assert len(offsets) == len(asked) + 1
+    assert len(offsets) == len(queries_) + 1
     assert len(distances) == len(ids) == offsets[-1]
-    for query, (near, order) in enumerate(zip(*brute(asked, made.codes, len(made)), strict=True)):
+    for query, (near, order) in enumerate(
+        zip(*brute(queries_, made.codes, len(made)), strict=True)
+    ):
         mine = slice(offsets[query], offsets[query + 1])
         np.testing.assert_array_equal(distances[mine], near[near <= radius])
         np.testing.assert_array_equal(ids[mine], order[near <= radius])
@@ -200,8 +205,8 @@ def test_pieces_equal_the_whole(kind):
     np.testing.assert_array_equal(pieces.codes, whole.codes)
     np.testing.assert_array_equal(pieces.ids, whole.ids)
     np.testing.assert_array_equal(pieces.ids, np.arange(400) if ids is None else ids)
-    for one, other in zip(pieces.search(codes, 9), whole.search(codes, 9), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for result, expected in zip(pieces.search(codes, 9), whole.search(codes, 9), strict=True):
+        np.testing.assert_array_equal(result, expected)
     with pytest.raises(DataError, match="ids must be unique"):
         pieces.add(codes[:1], whole.ids[399:])
 
@@ -301,19 +306,19 @@ def test_what_is_refused(call, words):
 
 def test_nothing_given_is_changed_or_kept():
     rng = np.random.default_rng(2)
-    codes, asked, ids = random_codes(rng, 50, 64), random_codes(rng, 5, 64), np.arange(50) * 3
-    before = codes.copy(), asked.copy(), ids.copy()
-    for array in (codes, asked, ids):
+    codes, queries_, ids = random_codes(rng, 50, 64), random_codes(rng, 5, 64), np.arange(50) * 3
+    before = codes.copy(), queries_.copy(), ids.copy()
+    for array in (codes, queries_, ids):
         array.flags.writeable = False
     made = filled(64, codes, ids)
-    first = made.search(asked, 4)
-    made.range(asked, 30)
-    for now, then in zip((codes, asked, ids), before, strict=True):
+    first = made.search(queries_, 4)
+    made.range(queries_, 30)
+    for now, then in zip((codes, queries_, ids), before, strict=True):
         np.testing.assert_array_equal(now, then)
     for array in (codes, ids):
         array.flags.writeable = True
         array[:] = 0
-    for now, then in zip(made.search(asked, 4), first, strict=True):
+    for now, then in zip(made.search(queries_, 4), first, strict=True):
         np.testing.assert_array_equal(now, then)
 
 
@@ -348,8 +353,8 @@ def test_a_file_keeps_all(tmp_path, size, nbit, kind, mmap):
     np.testing.assert_array_equal(read.codes, codes)
     np.testing.assert_array_equal(read.ids, made.ids)
     if size:
-        for one, other in zip(read.search(codes, 1), made.search(codes, 1), strict=True):
-            np.testing.assert_array_equal(one, other)
+        for result, expected in zip(read.search(codes, 1), made.search(codes, 1), strict=True):
+            np.testing.assert_array_equal(result, expected)
     if size and kind != "running":
         with pytest.raises(DataError, match="unique"):
             read.add(codes[:1], made.ids[:1])
@@ -483,14 +488,14 @@ def test_faiss_finds_the_same_distances(nbit, caplog):
     """And the codes come back: the bytes, and so the order of bits, are those of ``pack``."""
     faiss = pytest.importorskip("faiss")
     rng = np.random.default_rng(nbit)
-    codes, asked = random_codes(rng, 200, nbit), random_codes(rng, 9, nbit)
+    codes, queries_ = random_codes(rng, 200, nbit), random_codes(rng, 9, nbit)
     ids = [f"{n}.jpg" for n in range(200)]
     made = filled(nbit, codes, ids)
     with caplog.at_level(logging.WARNING):
         flat = made.to_faiss()
     assert ("zeros pad them" in caplog.text) == (nbit % 8 != 0)
     assert flat.d == -(-nbit // 8) * 8
-    np.testing.assert_array_equal(flat.search(asked, 10)[0], made.search(asked, 10)[0])
+    np.testing.assert_array_equal(flat.search(queries_, 10)[0], made.search(queries_, 10)[0])
     np.testing.assert_array_equal(flat.reconstruct(7), codes[7])
     back = Index.from_faiss(flat, nbit, made.ids)
     np.testing.assert_array_equal(back.codes, codes)

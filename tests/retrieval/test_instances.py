@@ -121,10 +121,10 @@ def test_three_places_by_hand():
     AP is a third of it. The last place is the sixth: P@1 = 1, P@5 = 2/5, P@10 = P@6 = 3/6.
     """
     ranking = ranked(range(8), [1, 0, 1, 0, 0, 1, 0, 0])
-    found = revisited(ranking, "stable")
-    assert found.map == pytest.approx(61 / 90)
-    assert found.precision_at == pytest.approx({1: 1, 5: 2 / 5, 10: 3 / 6})
-    assert (found.queries_counted, found.queries_skipped) == (1, 0)
+    result = revisited(ranking, "stable")
+    assert result.map == pytest.approx(61 / 90)
+    assert result.precision_at == pytest.approx({1: 1, 5: 2 / 5, 10: 3 / 6})
+    assert (result.queries_counted, result.queries_skipped) == (1, 0)
 
 
 def test_junk_moves_what_is_behind_it():
@@ -145,8 +145,10 @@ def test_nothing_before_the_first_is_worth_half_of_it():
 def test_a_tie_of_three_by_hand():
     """Two of three are right: places 0 1, 0 2, 1 2, worth 1, 19/24, 5/12; best, mean and worst."""
     ranking = ranked([1, 1, 1], [0, 1, 1])
-    found = {ties: revisited(ranking, ties).map for ties in ("best", "expected", "worst", "stable")}
-    assert found == pytest.approx(
+    results = {
+        ties: revisited(ranking, ties).map for ties in ("best", "expected", "worst", "stable")
+    }
+    assert results == pytest.approx(
         {"best": 1, "expected": 53 / 72, "worst": 5 / 12, "stable": 5 / 12}
     )
 
@@ -156,11 +158,11 @@ def test_expected_best_and_worst_of_all_orders(distance, kinds):
     cuts = range(1, len(distance) + 3)
     ranking, every = ranked(distance, kinds), list(orders(distance, kinds))
     for ties, over in (("expected", np.mean), ("best", max), ("worst", min)):
-        found = revisited(ranking, ties, cuts=cuts)
-        assert found.map == pytest.approx(over([trapezoids(o) for o in every]), abs=1e-13)
+        result = revisited(ranking, ties, cuts=cuts)
+        assert result.map == pytest.approx(over([trapezoids(o) for o in every]), abs=1e-13)
         for k in cuts:
             by_hand = over([precision(order, k) for order in every])
-            assert found.precision_at[k] == pytest.approx(by_hand, abs=1e-13), (ties, k)
+            assert result.precision_at[k] == pytest.approx(by_hand, abs=1e-13), (ties, k)
 
 
 @settings(deadline=None, max_examples=60)
@@ -168,12 +170,12 @@ def test_expected_best_and_worst_of_all_orders(distance, kinds):
 def test_expected_is_the_mean_over_all_orders(items):
     distance, kinds = zip(*items, strict=True)
     every = list(orders(distance, kinds))
-    found = revisited(ranked(distance, kinds), cuts=(1, 2, 4, 9))
+    result = revisited(ranked(distance, kinds), cuts=(1, 2, 4, 9))
     if RIGHT not in kinds:
-        assert (found.map, found.queries_skipped) == (0, 1)
+        assert (result.map, result.queries_skipped) == (0, 1)
         return
-    assert found.map == pytest.approx(np.mean([trapezoids(order) for order in every]), abs=1e-12)
-    for k, value in found.precision_at.items():
+    assert result.map == pytest.approx(np.mean([trapezoids(order) for order in every]), abs=1e-12)
+    for k, value in result.precision_at.items():
         assert value == pytest.approx(np.mean([precision(o, k) for o in every]), abs=1e-12)
 
 
@@ -190,8 +192,8 @@ def comparisons(draw):
 def stable_orders(query, database, kinds, shuffle=None):
     """The kinds in the order of each query, by Python's sort."""
     shuffle = range(len(database)) if shuffle is None else shuffle
-    for asked, row in zip(query, kinds, strict=True):
-        order = sorted(shuffle, key=lambda n: (asked != database[n]).sum())
+    for bits, row in zip(query, kinds, strict=True):
+        order = sorted(shuffle, key=lambda n: (bits != database[n]).sum())
         yield [int(row[n]) for n in order]
 
 
@@ -203,12 +205,12 @@ def test_orders_by_definition(comparison, seed):
     shuffle = np.random.default_rng(seed).permutation(len(database))
     for ties, order in (("stable", None), ("shuffled", shuffle)):
         every = list(stable_orders(query, database, kinds, order))
-        found = revisited(ranking, ties, seed, (1, 5))
-        counted = [trapezoids(one) for one in every if trapezoids(one) is not None]
-        assert found.map == pytest.approx(np.mean(counted) if counted else 0)
-        assert found.queries_skipped == len(every) - len(counted)
-        for k, value in found.precision_at.items():
-            judged = [precision(one, k) for one in every if precision(one, k) is not None]
+        result = revisited(ranking, ties, seed, (1, 5))
+        counted = [trapezoids(order_) for order_ in every if trapezoids(order_) is not None]
+        assert result.map == pytest.approx(np.mean(counted) if counted else 0)
+        assert result.queries_skipped == len(every) - len(counted)
+        for k, value in result.precision_at.items():
+            judged = [precision(order_, k) for order_ in every if precision(order_, k) is not None]
             assert value == pytest.approx(np.mean(judged) if judged else 0)
 
 
@@ -220,10 +222,10 @@ def test_landmarks_by_definition(comparison, top):
     ranking = InstanceRanking(pack(query), pack(database), truth_of(*kinds), query.shape[1])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("deephash.retrieval.instances.LANDMARKS_TOP", top)
-        found = {name: result.value for name, result in gldv2(ranking, "stable").items()}
+        values = {name: result.value for name, result in gldv2(ranking, "stable").items()}
     every = list(stable_orders(query, database, kinds))
-    assert found == pytest.approx(
-        {name: np.mean([landmark(one, name, top) for one in every]) for name in LANDMARKS}
+    assert values == pytest.approx(
+        {name: np.mean([landmark(order, name, top) for order in every]) for name in LANDMARKS}
     )
 
 
@@ -234,18 +236,18 @@ def test_landmarks_over_all_orders(distance, kinds, top, monkeypatch):
     kinds = [abs(kind) for kind in kinds]
     every = list(orders(distance, kinds))
     for ties, over in (("expected", np.mean), ("best", max), ("worst", min)):
-        found = gldv2(ranked(distance, kinds), ties)
+        result = gldv2(ranked(distance, kinds), ties)
         for name in LANDMARKS:
             by_hand = over([landmark(order, name, top) for order in every])
-            assert found[name].value == pytest.approx(by_hand, abs=1e-13)
+            assert result[name].value == pytest.approx(by_hand, abs=1e-13)
 
 
 def test_more_listed_than_judged():
     """150 listed, all of them first: 100 of min(150, 100), or of 150. A cut of 100 is no tie."""
     ranking = ranked([0] * 150 + [1] * 50, [1] * 150 + [0] * 50)
-    found = gldv2(ranking)
-    assert found["gld-official"].value == pytest.approx(1)
-    assert found["gld-fire"].value == pytest.approx(100 / 150)
+    result = gldv2(ranking)
+    assert result["gld-official"].value == pytest.approx(1)
+    assert result["gld-fire"].value == pytest.approx(100 / 150)
     assert {NAMED[name]["top"] for name in LANDMARKS} == {100}
 
 
@@ -264,10 +266,10 @@ def test_queries_without_anything_right_are_skipped_by_one_and_counted_by_the_ot
     rows = [[0, 0, 0], [1, 0, 0], [-1, -1, -1]]
     codes = pack(np.array([[0, 0], [0, 1], [1, 1]], bool))
     ranking = InstanceRanking(codes, codes, truth_of(*rows), 2)
-    found = revisited(ranking)
-    assert found[2:] == (1, 2) and found.map == pytest.approx(5 / 24)
+    result = revisited(ranking)
+    assert result[2:] == (1, 2) and result.map == pytest.approx(5 / 24)
     average = trapezoid_precision(ranking)
-    assert np.isnan(average).tolist() == [True, False, True] and average[1] == found.map
+    assert np.isnan(average).tolist() == [True, False, True] and average[1] == result.map
     assert np.isnan(trapezoid_precision(ranking, "stable")).tolist() == [True, False, True]
     counted = gldv2(ranking)["gld-official"]
     assert (counted.queries_counted, counted.queries_without_relevant) == (3, 2)
@@ -292,11 +294,13 @@ def labelled(nbit=10, queries=9, size=200, engine="auto"):
     """The same comparison by labels and by lists."""
     random = np.random.default_rng(2)
     query, database = (random.random((n, nbit)) < 0.5 for n in (queries, size))
-    asked, held = random.integers(0, 4, queries), random.integers(0, 3, size)
-    truth = GroundTruth.of(size, {"all": [np.flatnonzero(held == label) for label in asked]})
+    query_labels, database_labels = random.integers(0, 4, queries), random.integers(0, 3, size)
+    truth = GroundTruth.of(
+        size, {"all": [np.flatnonzero(database_labels == label) for label in query_labels]}
+    )
     codes = pack(query), pack(database)
     by_lists = InstanceRanking(*codes, truth, nbit, engine=engine)
-    return Ranking(*codes, asked, held, nbit), by_lists
+    return Ranking(*codes, query_labels, database_labels, nbit), by_lists
 
 
 @pytest.mark.parametrize("engine", ["numpy", "numba", "torch"])
@@ -304,8 +308,8 @@ def test_lists_of_labels_are_labels(engine):
     if engine == "numba":
         pytest.importorskip("numba")
     by_labels, by_lists = labelled(engine=engine)
-    for one, other in zip(by_labels.counts, by_lists.counts, strict=True):
-        assert (one == other).all()
+    for by_label, by_list in zip(by_labels.counts, by_lists.counts, strict=True):
+        assert (by_label == by_list).all()
     conventions = [
         Convention(top, ties, empty="skip_no_relevant") for ties in TIES for top in (None, 7, 100)
     ]
@@ -319,11 +323,11 @@ def test_part_and_order_take_the_lists_along():
     by_labels, by_lists = labelled()
     order = np.random.default_rng(0).permutation(200)
     for make in (lambda r: r.part(30, 90), lambda r: r.reordered(order)):
-        one, other = make(by_labels), make(by_lists)
-        assert (one.counts[0] == other.counts[0]).all()
-        assert (one.counts[1] == other.counts[1]).all()
-        for query in range(other.queries):
-            assert (one.positions(query) == other.positions(query)).all()
+        by_label, by_list = make(by_labels), make(by_lists)
+        assert (by_label.counts[0] == by_list.counts[0]).all()
+        assert (by_label.counts[1] == by_list.counts[1]).all()
+        for query in range(by_list.queries):
+            assert (by_label.positions(query) == by_list.positions(query)).all()
 
 
 def test_setups_share_what_was_counted(monkeypatch):
@@ -438,18 +442,18 @@ def shifted(scale):
 def test_recentring_is_the_remedy_of_batch_normalisation():
     (query, database), remedied = shifted(lambda uniform: uniform + 0.1)
     assert (binarize(database).mean(axis=0) > 0.95).any()  # there is something to mend
-    found = recentre(database, query)
-    for bits, wanted in zip(found, remedied[::-1], strict=True):
+    centered = recentre(database, query)
+    for bits, wanted in zip(centered, remedied[::-1], strict=True):
         assert (binarize(bits) == binarize(wanted)).all()
-    assert np.abs(binarize(found[0]).mean(axis=0) - 0.5).max() < 0.15
+    assert np.abs(binarize(centered[0]).mean(axis=0) - 0.5).max() < 0.15
 
 
 def test_a_negative_scale_inverts_bits_and_no_distance():
     (query, database), remedied = shifted(lambda uniform: uniform - 0.5)
     database, query = (pack(binarize(z)) for z in recentre(database, query))
-    asked, held = (pack(binarize(z)) for z in remedied)
-    assert (held != database).any()
-    assert (hamming(query, database) == hamming(asked, held)).all()
+    remedied_query, remedied_database = (pack(binarize(z)) for z in remedied)
+    assert (remedied_database != database).any()
+    assert (hamming(query, database) == hamming(remedied_query, remedied_database)).all()
 
 
 def test_a_scale_of_zero_stays_dead():
@@ -493,20 +497,20 @@ def test_the_report_holds_what_the_metrics_say(protocol, ties):
     assert (report["queries"], report["database"], report["nbit"]) == (5, 60, 8)
     assert report["conventions"]["seed"] == (4 if ties == "shuffled" else None)
     codes = pack(binarize(query)), pack(binarize(database))
-    for name, found in report["setups"].items():
+    for name, values in report["setups"].items():
         ranking = InstanceRanking(*codes, truth, 8, name)
         if protocol == "revisited":
             own = revisited(ranking, ties, 4)
-            assert found["map"] == own.map
-            assert found["precision_at"] == {str(k): v for k, v in own.precision_at.items()}
-            assert (found["queries_counted"], found["queries_skipped"]) == own[2:]
-            assert found["ties"]["worst"] <= found["ties"]["expected"] <= found["ties"]["best"]
-            assert found["ties"] == {t: revisited(ranking, t).map for t in found["ties"]}
+            assert values["map"] == own.map
+            assert values["precision_at"] == {str(k): v for k, v in own.precision_at.items()}
+            assert (values["queries_counted"], values["queries_skipped"]) == own[2:]
+            assert values["ties"]["worst"] <= values["ties"]["expected"] <= values["ties"]["best"]
+            assert values["ties"] == {t: revisited(ranking, t).map for t in values["ties"]}
         else:
             own = gldv2(ranking, ties, 4)
-            assert found["map"] == {one: result.value for one, result in own.items()}
-            assert set(found["ties"]) == {"expected", "stable", "best", "worst"}
-    assert [one["queries_counted"] for one in report["setups"].values()] == (
+            assert values["map"] == {name: result.value for name, result in own.items()}
+            assert set(values["ties"]) == {"expected", "stable", "best", "worst"}
+    assert [setup["queries_counted"] for setup in report["setups"].values()] == (
         [4, 3] if protocol == "revisited" else [5, 5]
     )
 

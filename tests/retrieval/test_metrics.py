@@ -272,13 +272,13 @@ def test_average_precision_of_many_queries_by_definition():
     """Multi-label, 20 queries, in database order: a loop over queries and a stable sort."""
     rng = np.random.default_rng(1)
     query, database = rng.random((20, 11)) < 0.5, rng.random((60, 11)) < 0.5
-    asked, held = rng.random((20, 5)) < 0.3, rng.random((60, 5)) < 0.3
-    ranking = Ranking(pack(query), pack(database), asked, held, 11)
+    query_labels, database_labels = rng.random((20, 5)) < 0.3, rng.random((60, 5)) < 0.3
+    ranking = Ranking(pack(query), pack(database), query_labels, database_labels, 11)
     for top, denominator in product((None, 7), DENOMINATORS):
         expected = []
-        for bits, labels in zip(query, asked, strict=True):
+        for bits, labels in zip(query, query_labels, strict=True):
             order = sorted(range(60), key=lambda n: ((bits != database[n]).sum(), n))
-            relevance = [bool((labels & held[n]).any()) for n in order]
+            relevance = [bool((labels & database_labels[n]).any()) for n in order]
             expected.append(by_definition(relevance, top or 60, denominator))
         result = average_precision(ranking, Convention(top, "stable", denominator))
         np.testing.assert_allclose(result, expected, atol=1e-13)

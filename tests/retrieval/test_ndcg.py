@@ -27,11 +27,13 @@ from deephash.retrieval import (
 often = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 
 
-def ranked(distance, asked, held, nbit=4):
+def ranked(distance, query_labels, database_labels, nbit=4):
     """One query of zeros: an item at distance d has its first d bits set."""
     database = np.arange(nbit)[None] < np.array(distance)[:, None]
     query = np.zeros((1, nbit), dtype=bool)
-    return Ranking(pack(query), pack(database), np.array([asked]), np.array(held), nbit)
+    return Ranking(
+        pack(query), pack(database), np.array([query_labels]), np.array(database_labels), nbit
+    )
 
 
 def orders(distance):
@@ -41,21 +43,21 @@ def orders(distance):
         yield [n for part in parts for n in part]
 
 
-def gain_of(asked, labels, gain):
-    shared = sum(a and b for a, b in zip(asked, labels, strict=True))
-    either = sum(bool(a or b) for a, b in zip(asked, labels, strict=True))
+def gain_of(query_labels, labels, gain):
+    shared = sum(a and b for a, b in zip(query_labels, labels, strict=True))
+    either = sum(bool(a or b) for a, b in zip(query_labels, labels, strict=True))
     if gain == "jaccard":
         return shared / either if either else 0.0
     return shared if gain == "shared" else 2.0**shared - 1
 
 
-def naive(asked, held, order, cut, gain):
+def naive(query_labels, database_labels, order, cut, gain):
     """ACG, DCG, NDCG and wMAP of one order, by loops."""
-    shared = [int(gain_of(asked, held[n], "shared")) for n in order]
-    gains = [gain_of(asked, held[n], gain) for n in order]
+    shared = [int(gain_of(query_labels, database_labels[n], "shared")) for n in order]
+    gains = [gain_of(query_labels, database_labels[n], gain) for n in order]
     ideal = sorted(gains, reverse=True)
     dcg, best = (
-        sum(one / log2(1 + rank) for rank, one in enumerate(row[:cut], start=1))
+        sum(value / log2(1 + rank) for rank, value in enumerate(row[:cut], start=1))
         for row in (gains, ideal)
     )
     weighted = [sum(shared[:rank]) / rank for rank in range(1, cut + 1) if shared[rank - 1] > 0]
@@ -114,23 +116,23 @@ def scenes(draw, items=6, classes=3):
 @often
 @given(scenes(), st.sampled_from(GAINS))
 def test_expected_is_the_mean_over_all_orders(scene, gain):
-    distance, asked, held = scene
+    distance, query_labels, database_labels = scene
     hist = GradedHistograms.of(ranked(*scene), gain)
     every = list(orders(distance))
     for cut in range(1, len(distance) + 1):
-        scores = [naive(asked, held, order, cut, gain) for order in every]
+        scores = [naive(query_labels, database_labels, order, cut, gain) for order in every]
         assert measured(hist, cut) == pytest.approx(np.mean(scores, axis=0), abs=1e-12)
 
 
 @often
 @given(scenes(items=12), st.sampled_from(GAINS))
 def test_ordered_places_by_definition(scene, gain):
-    distance, asked, held = scene
+    distance, query_labels, database_labels = scene
     order = sorted(range(len(distance)), key=lambda n: (distance[n], n))
     for places in {1, (1 + len(distance)) // 2, len(distance)}:
         hist = GradedHistograms.of(ranked(*scene), gain, ordered=places)
         for cut in range(1, places + 1):
-            expected = naive(asked, held, order, cut, gain)
+            expected = naive(query_labels, database_labels, order, cut, gain)
             assert measured(hist, cut) == pytest.approx(expected, abs=1e-12)
 
 
@@ -144,33 +146,35 @@ def scene_of_many(seed=0, queries=15, items=70, nbit=9, classes=12, share=0.2):
     )
 
 
-def ranking_of(query, database, asked, held):
-    return Ranking(pack(query), pack(database), asked, held, query.shape[1])
+def ranking_of(query, database, query_labels, database_labels):
+    return Ranking(pack(query), pack(database), query_labels, database_labels, query.shape[1])
 
 
 @pytest.mark.parametrize("gain", GAINS)
 @pytest.mark.parametrize("classes", [12, 70])
 def test_many_queries_by_definition(gain, classes):
-    query, database, asked, held = scene = scene_of_many(classes=classes, share=2 / classes)
+    query, database, query_labels, database_labels = scene = scene_of_many(
+        classes=classes, share=2 / classes
+    )
     hist = GradedHistograms.of(ranking_of(*scene), gain)
     ordered = GradedHistograms.of(ranking_of(*scene), gain, ordered=20)
     sums, scores = np.zeros((2, 15, 10)), []
     for q in range(15):
         distance = (query[q] != database).sum(axis=1)
         for n in range(70):
-            sums[0, q, distance[n]] += gain_of(asked[q], held[n], "shared")
-            sums[1, q, distance[n]] += gain_of(asked[q], held[n], gain)
+            sums[0, q, distance[n]] += gain_of(query_labels[q], database_labels[n], "shared")
+            sums[1, q, distance[n]] += gain_of(query_labels[q], database_labels[n], gain)
         order = sorted(range(70), key=lambda n: (distance[n], n))
-        scores.append(naive(asked[q], held, order, 20, gain))
+        scores.append(naive(query_labels[q], database_labels, order, 20, gain))
     np.testing.assert_array_equal(hist.shared, sums[0])
     np.testing.assert_allclose(hist.gained, sums[1], rtol=1e-13)
     assert measured(ordered, 20) == pytest.approx(np.mean(scores, axis=0), abs=1e-12)
-    some = asked @ held.T.astype(int)
-    some = some.any(axis=1)
-    assert 0 < some.sum() < 15
+    shared = query_labels @ database_labels.T.astype(int)
+    shared = shared.any(axis=1)
+    assert 0 < shared.sum() < 15
     for metric, column in ((ndcg_at, 2), (wmap_at, 3)):
         skipped = metric(ordered, [20], empty="skip_no_relevant")[20]
-        assert skipped == pytest.approx(np.array(scores)[some, column].mean())
+        assert skipped == pytest.approx(np.array(scores)[shared, column].mean())
 
 
 def test_the_counts_are_those_of_the_plain_histograms():

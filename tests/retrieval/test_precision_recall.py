@@ -89,9 +89,9 @@ def test_hit_rate_is_the_mean_over_all_orders(distance, relevance):
     every = np.array(list(orders(distance, relevance)))
     cuts = range(1, len(distance) + 1)
     for ties, mean in (("expected", np.mean), ("best", np.max), ("worst", np.min)):
-        found = hit_rate_at(counted(distance, relevance), cuts, ties)
+        result = hit_rate_at(counted(distance, relevance), cuts, ties)
         expected = {cut: float(mean(every[:, :cut].any(axis=1))) for cut in cuts}
-        assert found == pytest.approx(expected, abs=1e-14)
+        assert result == pytest.approx(expected, abs=1e-14)
 
 
 @pytest.mark.parametrize(
@@ -116,27 +116,30 @@ def test_hit_rate_counts_queries_without_relevant_items():
 def test_the_order_of_a_ranking_by_definition():
     rng = np.random.default_rng(4)
     query, database = rng.random((12, 6)) < 0.5, rng.random((40, 6)) < 0.5
-    asked, held = rng.random((12, 5)) < 0.2, rng.random((40, 5)) < 0.2
-    ranking = Ranking(pack(query), pack(database), asked, held, 6)
+    query_labels, database_labels = rng.random((12, 5)) < 0.2, rng.random((40, 5)) < 0.2
+    ranking = Ranking(pack(query), pack(database), query_labels, database_labels, 6)
     cuts = [1, 2, 7, 40]
     rows = []
-    for bits, labels in zip(query, asked, strict=True):
+    for bits, labels in zip(query, query_labels, strict=True):
         order = sorted(range(40), key=lambda n: ((bits != database[n]).sum(), n))
-        rows.append([bool((labels & held[n]).any()) for n in order])
+        rows.append([bool((labels & database_labels[n]).any()) for n in order])
     rows = np.array(rows)
-    some = rows[rows.any(axis=1)]
-    assert 0 < len(some) < 12
+    with_relevant = rows[rows.any(axis=1)]
+    assert 0 < len(with_relevant) < 12
     assert precision_at(ranking, cuts, "stable") == pytest.approx(
         {cut: rows[:, :cut].mean() for cut in cuts}
     )
     assert recall_at(ranking, cuts, "stable") == pytest.approx(
-        {cut: np.mean(some[:, :cut].sum(axis=1) / some.sum(axis=1)) for cut in cuts}
+        {
+            cut: np.mean(with_relevant[:, :cut].sum(axis=1) / with_relevant.sum(axis=1))
+            for cut in cuts
+        }
     )
     assert hit_rate_at(ranking, cuts, "stable") == pytest.approx(
         {cut: rows[:, :cut].any(axis=1).mean() for cut in cuts}
     )
     hist = Histograms.of(ranking)
-    assert hist.without_relevant == 12 - len(some)
+    assert hist.without_relevant == 12 - len(with_relevant)
     for metric, ties in product((precision_at, recall_at, hit_rate_at), ("expected", "worst")):
         assert metric(ranking, cuts, ties) == metric(hist, cuts, ties)
 
@@ -160,9 +163,9 @@ def test_curve_by_rank_is_precision_and_recall_at_every_rank(seen, ties):
     curve, ranks = pr_curve_by_rank(hist, ties=ties), range(1, hist.size + 1)
     assert curve.precision == pytest.approx(list(precision_at(hist, ranks, ties).values()))
     assert curve.recall == pytest.approx(list(recall_at(hist, ranks, ties).values()))
-    some = pr_curve_by_rank(hist, [hist.size, 1], ties)
-    assert some.precision.tolist() == [curve.precision[-1], curve.precision[0]]
-    assert some.recall.tolist() == [curve.recall[-1], curve.recall[0]]
+    at_cuts = pr_curve_by_rank(hist, [hist.size, 1], ties)
+    assert at_cuts.precision.tolist() == [curve.precision[-1], curve.precision[0]]
+    assert at_cuts.recall.tolist() == [curve.recall[-1], curve.recall[0]]
 
 
 def test_curve_by_rank_of_many_queries_keeps_its_digits():
@@ -185,8 +188,8 @@ def test_what_grows_with_the_cut_and_lies_between_its_bounds(seen):
         worst, expected, best = (
             list(metric(hist, ranks, ties).values()) for ties in ("worst", "expected", "best")
         )
-        for one in (worst, expected, best):
-            assert all(a <= b + 1e-12 for a, b in pairwise(one))
+        for curve in (worst, expected, best):
+            assert all(a <= b + 1e-12 for a, b in pairwise(curve))
         rows = zip(worst, expected, best, strict=True)
         assert all(a <= b + 1e-12 and b <= c + 1e-12 for a, b, c in rows)
     answerable = hist.without_relevant < hist.queries
@@ -199,12 +202,12 @@ def test_several_cuts_at_once_are_each_alone(seen, denominator, ties):
     hist = counted(*seen)
     tops = [None, *range(1, hist.size + 1)]
     convention = Convention(1, ties, denominator, "skip_no_relevant")
-    found = mean_average_precisions(hist, convention, tops)
-    assert list(found) == tops
+    result = mean_average_precisions(hist, convention, tops)
+    assert list(result) == tops
     for top in tops:
         alone = Convention(top, ties, denominator, "skip_no_relevant")
-        assert found[top] == mean_average_precision(hist, alone)
-    assert found[None] == found[hist.size]
+        assert result[top] == mean_average_precision(hist, alone)
+    assert result[None] == result[hist.size]
 
 
 @often
@@ -213,11 +216,11 @@ def test_average_precision_is_the_mean_over_all_orders(seen, denominator):
     hist = counted(*seen)
     every = list(orders(*(row[0].tolist() for row in seen)))
     tops = range(1, hist.size + 1)
-    found = mean_average_precisions(hist, Convention(denominator=denominator), tops)
+    result = mean_average_precisions(hist, Convention(denominator=denominator), tops)
     total = hist.relevant.sum()
     for top in tops:
         expected = np.mean([scored(order, top, total, denominator) for order in every])
-        assert found[top].value == pytest.approx(expected, abs=1e-13)
+        assert result[top].value == pytest.approx(expected, abs=1e-13)
 
 
 @pytest.mark.parametrize(
@@ -244,8 +247,8 @@ def test_several_cuts_of_a_ranking(ties):
     ranking = Ranking(*codes, rng.integers(0, 3, 9), rng.integers(0, 4, 50), 8)
     for denominator, empty in product(DENOMINATORS, ("zero", "skip_retrieved_none")):
         convention = Convention(None, ties, denominator, empty, seed=3, drop_last=True)
-        found = mean_average_precisions(ranking, convention, [1, 20, None])
-        for top, result in found.items():
+        metrics_at = mean_average_precisions(ranking, convention, [1, 20, None])
+        for top, result in metrics_at.items():
             alone = Convention(top, ties, denominator, empty, 3, drop_last=top is None)
             assert result == mean_average_precision(ranking, alone)
     with pytest.raises(DataError, match="give the Ranking"):
@@ -271,8 +274,8 @@ def test_average_precision_within_a_ball_by_hand():
     hist = counted(
         [[0, 1, 1, 2], [1, 2, 2, 2], [2, 2, 2, 2]], [[1, 1, 0, 1], [0, 1, 1, 1], [1] * 4]
     )
-    found = average_precision_within_radius(hist, 1)
-    assert found == pytest.approx((11 / 36, 11 / 24, 1 / 3))
+    result = average_precision_within_radius(hist, 1)
+    assert result == pytest.approx((11 / 36, 11 / 24, 1 / 3))
     assert recall_within_radius(hist, 1) == pytest.approx((2 / 3 + 0 + 0) / 3)
     assert average_precision_within_radius(hist, 0) == pytest.approx((1 / 3, 1.0, 2 / 3))
     assert average_precision_within_radius(counted([2], [1]), 1) == (0.0, 0.0, 1.0)
@@ -282,14 +285,14 @@ def test_average_precision_within_a_ball_by_hand():
 @given(met(queries=1, items=6), st.integers(0, 5), st.sampled_from(DENOMINATORS))
 def test_average_precision_within_a_ball_is_the_mean_over_all_orders(seen, radius, denominator):
     distance, relevance = (row[0].tolist() for row in seen)
-    held = sum(one <= radius for one in distance)
+    inside = sum(value <= radius for value in distance)
     scores = [
-        scored(order, held, sum(relevance), denominator) for order in orders(distance, relevance)
+        scored(order, inside, sum(relevance), denominator) for order in orders(distance, relevance)
     ]
-    found = average_precision_within_radius(counted(*seen), radius, denominator)
-    assert found.mean_zero == pytest.approx(np.mean(scores), abs=1e-13)
-    assert found.mean_nonempty == pytest.approx(np.mean(scores), abs=1e-13)
-    assert found.empty_fraction == (held == 0)
+    result = average_precision_within_radius(counted(*seen), radius, denominator)
+    assert result.mean_zero == pytest.approx(np.mean(scores), abs=1e-13)
+    assert result.mean_nonempty == pytest.approx(np.mean(scores), abs=1e-13)
+    assert result.empty_fraction == (inside == 0)
 
 
 @often
@@ -362,6 +365,6 @@ def test_balls_need_a_radius_and_a_denominator():
 def test_hit_rate_of_small_and_large_ties_side_by_side():
     """What is counted for one query must not trouble another: warnings are errors."""
     items, relevant = np.array([[2, 398], [400, 0]]), np.array([[1, 0], [100, 0]])
-    found = hit_rate_at(Histograms(items, relevant), [50])[50]
+    result = hit_rate_at(Histograms(items, relevant), [50])[50]
     missed = Fraction(comb(300, 50), comb(400, 50))
-    assert found == pytest.approx((1 + float(1 - missed)) / 2, rel=1e-12)
+    assert result == pytest.approx((1 + float(1 - missed)) / 2, rel=1e-12)

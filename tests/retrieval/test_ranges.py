@@ -47,10 +47,10 @@ def test_what_histograms_tell_is_within_0_and_1(seed):
     values = {}
     for ties in TIES:
         for denominator in retrieval.DENOMINATORS:
-            one = Convention(ties=ties, denominator=denominator)
-            values[ties, denominator] = retrieval.average_precision(hist, one)
-            found = retrieval.mean_average_precisions(hist, one, [*cuts, None])
-            values[ties, denominator, "map"] = [result.value for result in found.values()]
+            convention = Convention(ties=ties, denominator=denominator)
+            values[ties, denominator] = retrieval.average_precision(hist, convention)
+            of_convention = retrieval.mean_average_precisions(hist, convention, [*cuts, None])
+            values[ties, denominator, "map"] = [result.value for result in of_convention.values()]
         for measure in (retrieval.precision_at, retrieval.recall_at, retrieval.hit_rate_at):
             values[ties, measure.__name__] = list(measure(hist, cuts, ties).values())
         curve = retrieval.pr_curve_by_rank(hist, None, ties)
@@ -65,9 +65,9 @@ def test_what_histograms_tell_is_within_0_and_1(seed):
         ]
     values |= retrieval.pr_curve_by_radius(hist)._asdict()
     outside = {
-        name: found
-        for name, found in values.items()
-        if np.min(found) < 0 or np.max(found) > 1 or np.signbit(found).any()
+        name: number
+        for name, number in values.items()
+        if np.min(number) < 0 or np.max(number) > 1 or np.signbit(number).any()
     }
     assert outside == {}
 
@@ -78,14 +78,14 @@ def test_graded_averages_are_within_their_bounds(seed, ordered):
     rng = np.random.default_rng(seed)
     size, nbit, labels = int(rng.integers(3, 60)), int(rng.integers(2, 12)), np.ones((1, 3), int)
     bits, query = rng.random((size, nbit)) < 0.5, rng.random((4, nbit)) < 0.5
-    held, asked = labels.repeat(size, axis=0), labels.repeat(4, axis=0)
-    ranking = Ranking(pack(query), pack(bits), asked, held, nbit)
+    database_labels, query_labels = labels.repeat(size, axis=0), labels.repeat(4, axis=0)
+    ranking = Ranking(pack(query), pack(bits), query_labels, database_labels, nbit)
     cuts = sorted({1, size // 2 + 1, size})
     for gain in retrieval.GAINS:
         graded = GradedHistograms.of(ranking, gain, size if ordered else None)
         assert set(retrieval.ndcg_at(graded, cuts).values()) <= {1.0, 1 - 2**-53, 1 - 2**-52}
-        for most, found in ((3, retrieval.acg_at), (3, retrieval.wmap_at)):
-            assert all(most - 1e-9 < value <= most for value in found(graded, cuts).values())
+        for most, metric in ((3, retrieval.acg_at), (3, retrieval.wmap_at)):
+            assert all(most - 1e-9 < value <= most for value in metric(graded, cuts).values())
     assert (retrieval.bit_statistics(bits).entropies <= 1).all()
 
 
@@ -93,8 +93,8 @@ def test_graded_averages_are_within_their_bounds(seed, ordered):
 @pytest.mark.parametrize("value", [1.0, -1.0, 0.1, 0.28039210728629, 0.0])
 def test_a_constant_difference_is_its_own_mean_and_interval(seeds, queries, value):
     a = np.full((seeds, queries), value)
-    found = retrieval.paired_difference(a, np.zeros_like(a), 60)
-    assert found[:3] == (value, value, value)
+    result = retrieval.paired_difference(a, np.zeros_like(a), 60)
+    assert result[:3] == (value, value, value)
 
 
 @pytest.mark.parametrize("ties", ["expected", "best", "worst", "stable"])

@@ -66,29 +66,31 @@ def drawn(seed, kind="multi_hot", queries=8, size=30, nbit=9, inside=0.7, strang
     z = random.integers(1, 9, (queries + size, nbit)) / 4 * random.choice([-1, 1], nbit)
     z *= random.choice([-1, 1], z.shape, p=[0.3, 0.7])  # near each other, so that balls are filled
     labels = labels_of(random, queries + size, kind)
-    asked, held = (z[:queries], labels[:queries]), (z[queries:], labels[queries:])
+    query, database = (z[:queries], labels[:queries]), (z[queries:], labels[queries:])
     own = np.where(random.random(queries) < inside, random.integers(0, size, queries), -1)
-    for there, here in zip(held, asked, strict=True):
+    for there, here in zip(database, query, strict=True):
         same = (own >= 0) & (random.random(queries) >= strange)
         here[same] = there[own[same]]
-    return asked[0], held[0], asked[1], held[1], own
+    return query[0], database[0], query[1], database[1], own
 
 
-def ranked(query, database, asked, held, own, engine="auto"):
-    return rank_codes(query >= 0, database >= 0, asked, held, own=own, engine=engine)
+def ranked(query, database, query_labels, database_labels, own, engine="auto"):
+    return rank_codes(
+        query >= 0, database >= 0, query_labels, database_labels, own=own, engine=engine
+    )
 
 
-def alone(query, database, asked, held, own, order=None):
+def alone(query, database, query_labels, database_labels, own, order=None):
     """One comparison for each query, the database without its own item; first in another order."""
     order = np.arange(len(database)) if order is None else order
     for q, place in enumerate(own):
         left = order[order != place]
-        yield query[[q]], database[left], asked[[q]], held[left]
+        yield query[[q]], database[left], query_labels[[q]], database_labels[left]
 
 
 def rankings(*given_, order=None):
-    for query, database, asked, held in alone(*given_, order=order):
-        yield rank_codes(query >= 0, database >= 0, asked, held, engine="numpy")
+    for query, database, query_labels, database_labels in alone(*given_, order=order):
+        yield rank_codes(query >= 0, database >= 0, query_labels, database_labels, engine="numpy")
 
 
 def mean(values):
@@ -102,14 +104,14 @@ def test_by_hand():
     (1 + 2/3) / 2 = 5/6 and (1/2 + 2/3) / 2 = 7/12. With itself, the query has + + - + and + - + +.
     """
     database = np.array([[1, 1, 1], [1, 1, 0], [1, 0, 1], [1, 0, 0]], dtype=bool)
-    codes, held = (pack(database[:1]), pack(database)), np.array([1, 0, 1, 1])
-    found = Ranking(*codes, np.array([1]), held, 3, own=np.array([0]))
-    assert found.counts[0].tolist() == [[0, 2, 1, 0]]
-    assert found.counts[1].tolist() == [[0, 1, 1, 0]]
-    assert found.positions(0).tolist() == [1, 2] and found.relevant(0).tolist() == [0, 0, 1, 1]
-    value = {ties: average_precision(found, Convention(ties=ties))[0] for ties in TIES[:2]}
+    codes, labels = (pack(database[:1]), pack(database)), np.array([1, 0, 1, 1])
+    ranking = Ranking(*codes, np.array([1]), labels, 3, own=np.array([0]))
+    assert ranking.counts[0].tolist() == [[0, 2, 1, 0]]
+    assert ranking.counts[1].tolist() == [[0, 1, 1, 0]]
+    assert ranking.positions(0).tolist() == [1, 2] and ranking.relevant(0).tolist() == [0, 0, 1, 1]
+    value = {ties: average_precision(ranking, Convention(ties=ties))[0] for ties in TIES[:2]}
     assert value == pytest.approx({"expected": (5 / 6 + 7 / 12) / 2, "stable": 7 / 12})
-    plain = Ranking(*codes, np.array([1]), held, 3)
+    plain = Ranking(*codes, np.array([1]), labels, 3)
     assert average_precision(plain, Convention())[0] == pytest.approx(
         ((1 + 1 + 3 / 4) / 3 + (1 + 2 / 3 + 3 / 4) / 3) / 2
     )
@@ -135,15 +137,17 @@ def test_precision_is_that_of_a_database_without_it(seed, kind, nbit, empty):
             for (top, last), denominator in product(tops, DENOMINATORS)
             if (ties, empty) != ("expected", "skip_retrieved_none") or (top is None and not last)
         ]
-        found = map_under(ranking, [Convention(ties=ties, seed=seed, **one) for one in fields])
+        results = map_under(
+            ranking, [Convention(ties=ties, seed=seed, **options) for options in fields]
+        )
         single = "stable" if ties == "shuffled" else ties
-        conventions = [Convention(ties=single, **one) for one in fields]
-        wanted = zip(*(map_under(one, conventions) for one in every), strict=True)
-        for one, result, each in zip(fields, found, wanted, strict=True):
-            counted = [other.value for other in each if other.queries_counted]
-            assert result.value == pytest.approx(mean(counted), abs=1e-13), (ties, one)
+        conventions = [Convention(ties=single, **options) for options in fields]
+        wanted = zip(*(map_under(single_query, conventions) for single_query in every), strict=True)
+        for option, result, each in zip(fields, results, wanted, strict=True):
+            counted = [value.value for value in each if value.queries_counted]
+            assert result.value == pytest.approx(mean(counted), abs=1e-13), (ties, option)
             for field in result._fields[1:]:
-                assert getattr(result, field) == sum(getattr(other, field) for other in each)
+                assert getattr(result, field) == sum(getattr(value, field) for value in each)
 
 
 @EACH
@@ -152,17 +156,17 @@ def test_counts_and_places(engine, kind):
     given_ = drawn(3, kind, queries=30, size=200, nbit=12)
     ranking, every = ranked(*given_, engine), list(rankings(*given_))
     for side in (0, 1):
-        wanted = np.concatenate([one.counts[side] for one in every])
+        wanted = np.concatenate([single.counts[side] for single in every])
         np.testing.assert_array_equal(ranking.counts[side], wanted)
-    assert ranking.sizes.tolist() == [one.size for one in every]
+    assert ranking.sizes.tolist() == [single.size for single in every]
     assert {199, 200} == set(ranking.sizes.tolist()) and ranking.size == 200
     for top in (None, 1, 7, 198, 199, 200):
-        wanted = [one.each(np.copy, None if top is None else min(top, one.size))[0].tolist()
-                  for one in every]  # fmt: skip
+        wanted = [single.each(np.copy, None if top is None else min(top, single.size))[0].tolist()
+                  for single in every]  # fmt: skip
         assert [places.tolist() for places in ranking.each(np.copy, top)] == wanted
-    for query, one in enumerate(every):
+    for query, single_ranking in enumerate(every):
         for radius in (None, 0, 3, 12):
-            assert (ranking.positions(query, radius) == one.positions(0, radius)).all()
+            assert (ranking.positions(query, radius) == single_ranking.positions(0, radius)).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -181,29 +185,37 @@ def test_what_is_seen_of_each_item(kind):
 
 @pytest.mark.parametrize("counted", [False, True])
 def test_part_and_order_take_the_places_along(counted):
-    query, database, asked, held, own = given_ = drawn(5, queries=20, size=60)
+    query, database, query_labels, database_labels, own = given_ = drawn(5, queries=20, size=60)
     ranking, order = ranked(*given_), np.random.default_rng(1).permutation(60)
     if counted:
         assert ranking.counts
     inside = (own >= 20) & (own < 45)
-    there = ranked(query, database[20:45], asked, held[20:45], np.where(inside, own - 20, -1))
+    there = ranked(
+        query, database[20:45], query_labels, database_labels[20:45], np.where(inside, own - 20, -1)
+    )
     place = np.argsort(order)
-    moved = ranked(query, database[order], asked, held[order], np.where(own < 0, -1, place[own]))
+    moved = ranked(
+        query,
+        database[order],
+        query_labels,
+        database_labels[order],
+        np.where(own < 0, -1, place[own]),
+    )
     again = ranking.reordered(order)
-    for one, other in (
+    for result, expected in (
         (ranking.part(20, 45), there),
         (again, moved),
         (again.part(20, 45), moved.part(20, 45)),
         (ranking.part(0, 60), ranking),
     ):
         for name in ("starts", "indices"):
-            lists = getattr(one.excluded, name), getattr(other.excluded, name)
+            lists = getattr(result.excluded, name), getattr(expected.excluded, name)
             assert lists[0].tolist() == lists[1].tolist()
-        assert all((a == b).all() for a, b in zip(one.counts, other.counts, strict=True))
+        assert all((a == b).all() for a, b in zip(result.counts, expected.counts, strict=True))
         for engine in ("numpy", "numba") if NUMBA else ("numpy",):
-            one.engine = other.engine = Engine(engine)
-            places = [found.tolist() for found in one.each(np.copy)]
-            assert places == [found.tolist() for found in other.each(np.copy)]
+            result.engine = expected.engine = Engine(engine)
+            places = [places_.tolist() for places_ in result.each(np.copy)]
+            assert places == [places_.tolist() for places_ in expected.each(np.copy)]
     np.testing.assert_array_equal(again.counts[0], ranking.counts[0])
 
 
@@ -212,34 +224,43 @@ def test_part_and_order_take_the_places_along(counted):
 def test_curves_are_those_of_a_database_without_it(seed, kind, ties):
     given_ = drawn(seed, kind, queries=6, size=12, nbit=5)
     ranking, every = ranked(*given_), list(rankings(*given_))
-    fewest = min(one.size for one in every)
-    cuts, some = range(1, fewest + 1), [one for one in every if one.counts[1].any()]
-    for metric, over in ((precision_at, every), (recall_at, some), (hit_rate_at, every)):
-        wanted = {cut: mean([metric(one, [cut], ties)[cut] for one in over]) for cut in cuts}
+    fewest = min(single.size for single in every)
+    cuts, with_relevant = (
+        range(1, fewest + 1),
+        [single for single in every if single.counts[1].any()],
+    )
+    for metric, over in ((precision_at, every), (recall_at, with_relevant), (hit_rate_at, every)):
+        wanted = {cut: mean([metric(single, [cut], ties)[cut] for single in over]) for cut in cuts}
         assert metric(ranking, cuts, ties) == pytest.approx(wanted, abs=1e-13)
-    hist, hists = Histograms.of(ranking), [Histograms.of(one) for one in every]
-    radius, radii = pr_curve_by_radius(hist), [pr_curve_by_radius(one) for one in hists]
-    near = [one for one, other in zip(radii, hists, strict=True) if other.relevant.any()]
+    hist, hists = Histograms.of(ranking), [Histograms.of(single) for single in every]
+    radius, radii = pr_curve_by_radius(hist), [pr_curve_by_radius(counts) for counts in hists]
+    near = [curve for curve, counts in zip(radii, hists, strict=True) if counts.relevant.any()]
     items, relevant = (np.concatenate(side).sum(axis=0).cumsum() for side in zip(
-        *((one.items, one.relevant) for one in hists), strict=True))  # fmt: skip
+        *((counts.items, counts.relevant) for counts in hists), strict=True))  # fmt: skip
     wanted = {
-        "precision_macro": np.mean([one.precision_macro for one in radii], axis=0),
-        "recall_macro": np.mean([one.recall_macro for one in near], axis=0) if near else [0] * 6,
+        "precision_macro": np.mean([curve.precision_macro for curve in radii], axis=0),
+        "recall_macro": np.mean([curve.recall_macro for curve in near], axis=0)
+        if near
+        else [0] * 6,
         "precision_micro": relevant / np.maximum(items, 1),
         "recall_micro": relevant / max(1, relevant[-1]),
-        "empty_fraction": np.mean([one.empty_fraction for one in radii], axis=0),
+        "empty_fraction": np.mean([curve.empty_fraction for curve in radii], axis=0),
     }
     for name, values in radius._asdict().items():
         np.testing.assert_allclose(values, wanted[name], atol=1e-13, err_msg=name)
     if ties == "stable":
         return
-    found, ranks = pr_curve_by_rank(hist, ties=ties), list(cuts)
-    assert found.rank.tolist() == ranks
-    each = [pr_curve_by_rank(one, ranks, ties) for one in hists]
-    np.testing.assert_allclose(found.precision, np.mean([one.precision for one in each], axis=0))
-    recalls = [one.recall for one, other in zip(each, hists, strict=True) if other.relevant.any()]
+    by_rank, ranks = pr_curve_by_rank(hist, ties=ties), list(cuts)
+    assert by_rank.rank.tolist() == ranks
+    each = [pr_curve_by_rank(counts, ranks, ties) for counts in hists]
+    np.testing.assert_allclose(
+        by_rank.precision, np.mean([curve.precision for curve in each], axis=0)
+    )
+    recalls = [
+        curve.recall for curve, counts in zip(each, hists, strict=True) if counts.relevant.any()
+    ]
     wanted = np.mean(recalls, axis=0) if recalls else np.zeros(fewest)
-    np.testing.assert_allclose(found.recall, wanted, atol=1e-13)
+    np.testing.assert_allclose(by_rank.recall, wanted, atol=1e-13)
 
 
 @often
@@ -247,16 +268,16 @@ def test_curves_are_those_of_a_database_without_it(seed, kind, ties):
 def test_graded_is_that_of_a_database_without_it(seed, kind, gain, ordered):
     given_ = drawn(seed, kind, queries=5, size=12, nbit=4)
     ranking, every = ranked(*given_), list(rankings(*given_))
-    cuts = [1, 3, min(one.size for one in every)]
+    cuts = [1, 3, min(single.size for single in every)]
     places = cuts[-1] if ordered else None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ndcg, "_BLOCK", 5)  # own places lie in several parts
-        found = GradedHistograms.of(ranking, gain, places)
-    each = [GradedHistograms.of(one, gain, places) for one in every]
-    assert found.size == cuts[-1]
+        graded = GradedHistograms.of(ranking, gain, places)
+    each = [GradedHistograms.of(single, gain, places) for single in every]
+    assert graded.size == cuts[-1]
     for metric in (acg_at, dcg_at, ndcg_at, wmap_at):
-        wanted = {cut: mean([metric(one, [cut])[cut] for one in each]) for cut in cuts}
-        assert metric(found, cuts) == pytest.approx(wanted, abs=1e-12)
+        wanted = {cut: mean([metric(single, [cut])[cut] for single in each]) for cut in cuts}
+        assert metric(graded, cuts) == pytest.approx(wanted, abs=1e-12)
 
 
 def flat(report, path=()):
@@ -267,13 +288,13 @@ def flat(report, path=()):
         pairs = enumerate(report)
     else:
         return {path: report}
-    return {key: value for at, one in pairs for key, value in flat(one, (*path, at)).items()}
+    return {key: value for at, child in pairs for key, value in flat(child, (*path, at)).items()}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("engine", "ternary", "inside"),
-    [*((one, None, 0.6) for one in ENGINES), (ENGINES[0], None, 1), (ENGINES[-1], 0.6, 1)],
+    [*((engine, None, 0.6) for engine in ENGINES), (ENGINES[0], None, 1), (ENGINES[-1], 0.6, 1)],
 )
 def test_the_full_report(engine, ternary, inside, kind):
     """Every number is the mean of what the queries say alone, over those that have a say.
@@ -286,31 +307,31 @@ def test_the_full_report(engine, ternary, inside, kind):
     fields = {"convention": convention, "ternary": ternary, "tops": (5, 60)}
     report = evaluate_codes(*given_[:-1], **fields, own=given_[-1], engine=engine)
     assert json.loads(json.dumps(report, allow_nan=False)) == report
-    every = [evaluate_codes(*one, **fields, engine="numpy") for one in alone(*given_)]
+    every = [evaluate_codes(*arguments, **fields, engine="numpy") for arguments in alone(*given_)]
     assert report["queries_in_database"] == (given_[-1] >= 0).sum()
     assert (report["queries"], report["database"], report["nbit"]) == (9, 61, 8)
     assert report["conventions"] == every[0]["conventions"] | {"own": "excluded"}
     for name in ("queries_counted", "queries_without_relevant", "queries_without_hits"):
-        assert report[name] == sum(one[name] for one in every)
+        assert report[name] == sum(single[name] for single in every)
     assert report["pr_curve"]["radius"] == every[0]["pr_curve"]["radius"]
     assert report["pr_curve"]["recall_micro"][-1] == 1
     assert report["pr_curve_by_rank"]["rank"][-1] == 60
     assert ("graded" in report) == (kind == "multi_hot")
     assert report["codes"] == evaluate_codes(*given_[:-1], **fields)["codes"]
-    some = [not one["queries_without_relevant"] for one in every]
-    assert sum(some) == report["queries_counted"] > 4
+    counted_queries = [not single["queries_without_relevant"] for single in every]
+    assert sum(counted_queries) == report["queries_counted"] > 4
     apart = {"codes", "conventions"} | ({"pr_curve_by_rank"} if inside < 1 else set())
-    numbers = [flat(one) for one in every]
+    numbers = [flat(single) for single in every]
     for path, value in flat(report).items():
         if path[0] in apart or path[1:2] in (("precision_micro",), ("recall_micro",)):
             continue
         counted = [True] * 9
         if path[-1] == "mean_nonempty":
-            counted = [one[path[0]]["empty_fraction"] == 0 for one in every]
+            counted = [single[path[0]]["empty_fraction"] == 0 for single in every]
         elif path[0] in ("map", "map_min", "map_at", "ties") or "recall" in str(path):
-            counted = some
+            counted = counted_queries
         if isinstance(value, float):
-            each = [one[path] for one, counts in zip(numbers, counted, strict=True) if counts]
+            each = [single[path] for single, counts in zip(numbers, counted, strict=True) if counts]
             assert value == pytest.approx(mean(each), abs=1e-12), path
 
 
@@ -342,9 +363,9 @@ def test_no_query_in_the_database_is_the_plain_report():
 def test_a_short_report_leaves_it_out_too():
     given_ = drawn(4)
     plain = evaluate_codes(*given_[:-1], full=False)
-    found = evaluate_codes(*given_[:-1], own=torch.from_numpy(given_[-1]), full=False)
+    short = evaluate_codes(*given_[:-1], own=torch.from_numpy(given_[-1]), full=False)
     full = evaluate_codes(*given_[:-1], own=given_[-1])
-    assert found == {name: full[name] for name in plain} and found["map"] < plain["map"]
+    assert short == {name: full[name] for name in plain} and short["map"] < plain["map"]
 
 
 def test_packed_codes_and_shuffled_ties():
@@ -357,14 +378,16 @@ def test_packed_codes_and_shuffled_ties():
     }
     order = np.random.default_rng(5).permutation(30)
     every = rankings(*given_, order=order)
-    one_by_one = [average_precision(one, Convention(ties="stable", top=9))[0] for one in every]
+    one_by_one = [
+        average_precision(single, Convention(ties="stable", top=9))[0] for single in every
+    ]
     assert report["map"] == pytest.approx(np.mean(one_by_one))
 
 
 def test_precision_of_each_query_for_comparisons():
     given_ = drawn(9, "one_hot")
     convention = Convention(empty="skip_no_relevant", ties="stable")
-    each = np.concatenate([counted_precision(one, convention) for one in rankings(*given_)])
+    each = np.concatenate([counted_precision(single, convention) for single in rankings(*given_)])
     np.testing.assert_allclose(counted_precision(ranked(*given_), convention), each)
     assert np.isnan(each).any()
 
@@ -390,9 +413,9 @@ def test_the_last_place_is_that_of_who_has_one():
                        own=own)  # fmt: skip
     for metric, ties in product((precision_at, recall_at, hit_rate_at), ("expected", "stable")):
         for order in ([0, 1], [1, 0]):
-            one = Ranking(codes[:2], codes[2:], labels[:2], labels[2:], 4, own=own[order])
+            ranking_ = Ranking(codes[:2], codes[2:], labels[:2], labels[2:], 4, own=own[order])
             with pytest.raises(DataError, match=r"within 1\.\.2"):
-                metric(one, [3], ties)
+                metric(ranking_, [3], ties)
     with pytest.raises(DataError, match=r"within 1\.\.2"):
         GradedHistograms.of(ranking, ordered=3)
 

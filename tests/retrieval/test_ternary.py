@@ -143,23 +143,30 @@ def test_the_whole_by_hand():
 def test_map_by_definition(nbit, threshold, top):
     """Seven items, all 5,040 orders at most; two classes, and a query without a relevant item."""
     query, database = draw(nbit, 5, nbit), draw(nbit + 9, 7, nbit)
-    asked, held = np.array([0, 1, 0, 1, 2]), np.array([0, 1, 1, 0, 1, 0, 0])
+    query_labels, database_labels = np.array([0, 1, 0, 1, 2]), np.array([0, 1, 1, 0, 1, 0, 0])
     expected, stable = [], []
-    for distance, label in zip(distances(query, database, threshold), asked, strict=True):
-        relevance = (held == label).tolist()
+    for distance, label in zip(distances(query, database, threshold), query_labels, strict=True):
+        relevance = (database_labels == label).tolist()
         every = [precision_of(order, top) for order in orders(distance.tolist(), relevance)]
         expected.append(np.mean(every))
         stable.append(precision_of([relevance[n] for n in np.argsort(distance, kind="stable")],
                                    top))  # fmt: skip
-    report = evaluate_codes(query, database, asked, held, Convention(top=top), ternary=threshold)
+    report = evaluate_codes(
+        query, database, query_labels, database_labels, Convention(top=top), ternary=threshold
+    )
     assert report["map"] == pytest.approx(np.mean(expected), abs=1e-12)
     assert report["ties"]["expected"] == report["map"]
     assert report["ties"]["stable"] == pytest.approx(np.mean(stable), abs=1e-12)
     for ties, value in report["ties"].items():
         again = evaluate_codes(
-            query, database, asked, held, Convention(top=top, ties=ties), full=False,
+            query,
+            database,
+            query_labels,
+            database_labels,
+            Convention(top=top, ties=ties),
+            full=False,
             ternary=threshold,
-        )  # fmt: skip
+        )
         assert again["map"] == value
 
 
@@ -170,10 +177,10 @@ def test_radii_are_in_bits(nbit):
     query, database = draw(1, 6, nbit), draw(2, 60, nbit)
     database[:12] = query.repeat(2, axis=0)  # something is near
     database[:12, 0] *= -1
-    asked, held = (rng.random((n, 4)) < 0.4 for n in (6, 60))
+    query_labels, database_labels = (rng.random((n, 4)) < 0.4 for n in (6, 60))
     distance = distances(query, database, 0.5)
-    shared = (asked[:, None] & held[None]).any(axis=2)
-    report = evaluate_codes(query, database, asked, held, ternary=0.5)
+    shared = (query_labels[:, None] & database_labels[None]).any(axis=2)
+    report = evaluate_codes(query, database, query_labels, database_labels, ternary=0.5)
 
     def ball(radius):
         inside = distance <= radius

@@ -132,10 +132,12 @@ class TestPairDistances:
     def test_a_sample_is_seeded_and_near_the_mean_which_is_exact(self):
         bits = binarize(DATABASE)
         exact = pair_distances(bits)
-        some = [pair_distances(bits, exact_up_to=10, sample=20_000, seed=s) for s in (1, 1, 2)]
-        assert (some[0].share == some[1].share).all() and (some[0].share != some[2].share).any()
-        assert some[0].mean == exact.mean and some[0].pairs == 20_000 and some[0].seed == 1
-        assert some[0].share @ np.arange(13) == pytest.approx(exact.mean, abs=0.1)
+        sampled = [pair_distances(bits, exact_up_to=10, sample=20_000, seed=s) for s in (1, 1, 2)]
+        assert (sampled[0].share == sampled[1].share).all() and (
+            sampled[0].share != sampled[2].share
+        ).any()
+        assert sampled[0].mean == exact.mean and sampled[0].pairs == 20_000 and sampled[0].seed == 1
+        assert sampled[0].share @ np.arange(13) == pytest.approx(exact.mean, abs=0.1)
 
     def test_one_code_makes_no_pair(self):
         with pytest.raises(UndefinedError, match="no pair"):

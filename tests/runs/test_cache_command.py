@@ -64,7 +64,7 @@ def test_entries_are_removed(folder, remove, left, capsys):
 
 
 def test_one_entry_is_removed_by_its_name(folder, capsys):
-    name = next(one.name for one in feature_entries(folder) if (one / PART).exists())
+    name = next(entry.name for entry in feature_entries(folder) if (entry / PART).exists())
     show_cache(Page(folder, name))
     assert "by resnet50, 16 done  removed" in capsys.readouterr().out
     assert len(list(folder.iterdir())) == 2

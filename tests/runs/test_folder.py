@@ -21,9 +21,9 @@ def test_a_folder_of_runs_lists_them_to_copy_from(tmp_path):
     for bits in (32, 16):
         name = f"relahash/{bits}bit/seed0,trainer.epochs=3"
         make(tmp_path / "digits" / name, "config.yaml", "best.pt", "last.pt")
-    said = refusal(tmp_path / "digits").splitlines()
-    assert said[0].endswith("digits is not a run folder: it has no config.yaml")
-    assert said[2:] == [
+    lines = refusal(tmp_path / "digits").splitlines()
+    assert lines[0].endswith("digits is not a run folder: it has no config.yaml")
+    assert lines[2:] == [
         f"  run={tmp_path}/digits/relahash/{bits}bit/seed0,trainer.epochs=3" for bits in (16, 32)
     ]
 
@@ -31,9 +31,9 @@ def test_a_folder_of_runs_lists_them_to_copy_from(tmp_path):
 def test_ten_are_enough(tmp_path):
     for seed in range(12):
         make(tmp_path / f"seed{seed:02d}", "config.yaml", "last.pt")
-    said = refusal(tmp_path).splitlines()
-    assert len(said) == 13 and said[2].endswith("seed00") and said[-2].endswith("seed09")
-    assert said[-1] == "  ..."
+    lines = refusal(tmp_path).splitlines()
+    assert len(lines) == 13 and lines[2].endswith("seed00") and lines[-2].endswith("seed09")
+    assert lines[-1] == "  ..."
 
 
 def test_only_what_can_be_measured_is_listed(tmp_path):

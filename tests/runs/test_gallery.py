@@ -50,37 +50,37 @@ def shown(data, codes, queries="spread", rows=5, top=10, ternary=None):
     )
 
 
-def query_of(one):
-    return int(one.title.split(":")[0].removeprefix("query "))
+def query_of(row):
+    return int(row.title.split(":")[0].removeprefix("query "))
 
 
 def test_the_nearest_images_are_shown_with_their_distance_and_whether_they_are_right(data, codes):
-    (one,) = shown(data, codes, [3])
+    (row,) = shown(data, codes, [3])
     bits = codes.z.numpy() >= 0
     distance = (bits[3] != bits[QUERIES:]).sum(axis=1)
-    order = np.array([image[0, 0, 0] for image in one.images]) - QUERIES
+    order = np.array([image[0, 0, 0] for image in row.images]) - QUERIES
     assert distance[order].tolist() == np.sort(distance)[:10].tolist() and len(set(order)) == 10
-    assert one.query[0, 0, 0] == 3 and one.query.shape == (5, 7, 3)
+    assert row.query[0, 0, 0] == 3 and row.query.shape == (5, 7, 3)
     classes = data.images.labels.argmax(axis=1)
-    assert one.right == (classes[order + QUERIES] == classes[3]).tolist()
+    assert row.right == (classes[order + QUERIES] == classes[3]).tolist()
     names = [data.images.classes[c] for c in classes[order + QUERIES]]
-    said = [f"{d} bit" if d == 1 else f"{d} bits" for d in distance[order]]
-    assert one.captions == [f"{n}, {d}" for n, d in zip(names, said, strict=True)]
+    distances = [f"{d} bit" if d == 1 else f"{d} bits" for d in distance[order]]
+    assert row.captions == [f"{n}, {d}" for n, d in zip(names, distances, strict=True)]
 
 
 def test_equally_near_images_are_not_shown_in_the_order_of_the_database(data):
     alike = Codes(np.arange(SIZE), torch.ones(SIZE, 6), 1.0)
-    (one,) = shown(data, alike, [3])
-    rows = [int(image[0, 0, 0]) for image in one.images]
+    (row,) = shown(data, alike, [3])
+    rows = [int(image[0, 0, 0]) for image in row.images]
     assert rows != sorted(rows)
     assert [image[0, 0, 0] for image in shown(data, alike, [3])[0].images] == rows
 
 
 def test_undecided_bits_count_half(data, codes):
-    (one,) = shown(data, codes, [3], top=4, ternary=0.5)
+    (row,) = shown(data, codes, [3], top=4, ternary=0.5)
     z = np.where(np.abs(codes.z.numpy()) < 0.5, 0, np.sign(codes.z.numpy()))
     distance = np.sort((6 - z[QUERIES:] @ z[3]) / 2)[:4]
-    assert [float(text.split()[-2]) for text in one.captions] == distance.tolist()
+    assert [float(text.split()[-2]) for text in row.captions] == distance.tolist()
 
 
 def test_queries_are_chosen_by_how_hard_they_are(data, codes):
@@ -92,9 +92,9 @@ def test_queries_are_chosen_by_how_hard_they_are(data, codes):
         ("easiest", np.argsort(-precision)[:4]),
         ("hardest", np.argsort(precision)[:4]),
     ):
-        result = [query_of(one) for one in shown(data, codes, queries, rows=4)]
+        result = [query_of(row) for row in shown(data, codes, queries, rows=4)]
         assert precision[result].tolist() == precision[expected].tolist()
-    spread = [precision[query_of(one)] for one in shown(data, codes, "spread", rows=4)]
+    spread = [precision[query_of(row)] for row in shown(data, codes, "spread", rows=4)]
     assert spread == sorted(spread, reverse=True)
     assert (spread[0], spread[-1]) == (precision.max(), precision.min())
     assert len(shown(data, codes, rows=100)) == QUERIES - 1
@@ -130,7 +130,7 @@ def test_snapshots_of_two_or_three_bits_alone(tmp_path):
         (tmp_path / "snapshots").mkdir(exist_ok=True)
         write_arrays(tmp_path / "snapshots" / f"epoch{epoch:04d}.npz", arrays)
     result = gallery.snapshots(tmp_path)
-    assert [(one.epoch, one.z.shape[1], one.centers) for one in result] == [
+    assert [(plane.epoch, plane.z.shape[1], plane.centers) for plane in result] == [
         (0, 2, None),
         (3, 3, None),
     ]

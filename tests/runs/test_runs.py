@@ -43,9 +43,9 @@ def tried(error):
 
 
 def test_a_network_that_refuses_the_size_is_told_with_a_larger_one():
-    told = tried(RuntimeError("Kernel size can't be greater than actual input size"))
-    assert isinstance(told, ConfigError)
-    assert "alexnet cannot take images of 8x9: Kernel size" in str(told)
+    error = tried(RuntimeError("Kernel size can't be greater than actual input size"))
+    assert isinstance(error, ConfigError)
+    assert "alexnet cannot take images of 8x9: Kernel size" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -58,11 +58,11 @@ def test_a_network_that_refuses_the_size_is_told_with_a_larger_one():
     ],
 )
 def test_memory_and_the_device_are_no_matter_of_the_size(error, begins):
-    told = tried(error)
-    assert isinstance(told, TrainingError) and str(told).startswith(begins)
-    assert "cannot take images" not in str(told) and "memory" in str(told)
+    converted = tried(error)
+    assert isinstance(converted, TrainingError) and str(converted).startswith(begins)
+    assert "cannot take images" not in str(converted) and "memory" in str(converted)
     for key in ("trainer.batch_size", "trainer.eval_batch_size", "dataset.size"):
-        assert key in str(told)
+        assert key in str(converted)
 
 
 @pytest.mark.skipif(not hasattr(torch, "AcceleratorError"), reason="since torch 2.8")

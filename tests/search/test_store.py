@@ -52,10 +52,10 @@ def check(store, model):
     expected.add(snapshot.codes)
     queries = random_codes(np.random.default_rng(len(ids)), 3)
     for k in {1, len(ids)}:
-        distances, found = store.index().search(queries, k)
+        distances, ids_ = store.index().search(queries, k)
         right, places = expected.search(queries, k)
         np.testing.assert_array_equal(distances, right)
-        assert found.tolist() == snapshot.ids_at(places).tolist()
+        assert ids_.tolist() == snapshot.ids_at(places).tolist()
 
 
 NAMES = st.sampled_from(["a", "b.jpg", "ä/日本.png", "c" * 30, "caf\udce9.jpg", "d"])
@@ -76,8 +76,8 @@ def test_a_store_is_a_list_of_items(tmp_path_factory, steps, seed):
     store = CodeStore.create(folder, 20, ENCODER)
     for step, values in steps:
         if step == "add":
-            signatures = [one[0] for one in values.values()]
-            labels = [one[1] for one in values.values()]
+            signatures = [value[0] for value in values.values()]
+            labels = [value[1] for value in values.values()]
             codes = random_codes(rng, len(values))
             for each in (store, model):
                 each.add(codes, list(values), signatures, labels)

@@ -27,7 +27,7 @@ METHODS = ("hashnet", "dtsh", "greedyhash", "jmlh", "dpn", "csq", "orthohash", "
 def jobs_of(name, *typed):
     """The jobs of a sweep as dictionaries of what is typed."""
     result = multirun.build_grid(SweepSpec.read(SWEEPS, name), parse_all(typed))
-    return [{one.key: one.value for one in job} for job in result.jobs]
+    return [{override.key: override.value for override in job} for job in result.jobs]
 
 
 def picked(jobs, *keys):
@@ -44,13 +44,13 @@ def composed():
     schema.register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
 
-        def one(job):
+        def compose_job(job):
             overrides = [f"{key}={value}".removesuffix("=") for key, value in job.items()]
             cfg = resolve.resolve(compose("train", overrides=overrides), parse_all(overrides))
             assert checks.check_train(cfg, parse_all(overrides)) == []
             return cfg
 
-        yield one
+        yield compose_job
 
 
 # points
@@ -134,7 +134,7 @@ def test_a_group_of_the_users_own():
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("paramss: {a: 1}", "has no use for ['paramss']; it takes title, source, params"),
         ("- a", "has no use for ['a']"),
@@ -149,17 +149,17 @@ def test_a_group_of_the_users_own():
         ("a: " + "[" * 70, "is not readable: line 1: it is nested more than 50 times"),
     ],
 )
-def test_a_broken_sheet_is_told(tmp_path, text, told):
+def test_a_broken_sheet_is_told(tmp_path, text, message):
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(ConfigError) as caught:
         SweepSpec.read(tmp_path, "mine")
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     with pytest.raises(ConfigError, match=r"there is no 'other'.\n.*There are mine."):
         SweepSpec.read(tmp_path, "other")
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("where: [{if: {a: 3}, then: {b: 1}}]", "a is never 3.\n         The grid has a: 1, 2."),
         ("where: [{if: {c: 1}, then: {b: 1}}]", "c is never 1.\n         The grid has a."),
@@ -170,11 +170,11 @@ def test_a_broken_sheet_is_told(tmp_path, text, told):
         ("report: {figure: {x: a, scale: loga}}", "there is no scale loga"),
     ],
 )
-def test_names_that_mean_nothing_are_refused(tmp_path, text, told):
+def test_names_that_mean_nothing_are_refused(tmp_path, text, message):
     (tmp_path / "mine.yaml").write_text(f"params: {{a: [1, 2]}}\n{text}\n")
     with pytest.raises(ConfigError) as caught:
         SweepSpec.read(tmp_path, "mine")
-    assert told in str(caught.value) and "mine.yaml" in str(caught.value)
+    assert message in str(caught.value) and "mine.yaml" in str(caught.value)
 
 
 def test_what_is_typed_over_a_rule_is_another_setting():
@@ -381,7 +381,7 @@ def test_sweeps_without_labels_compose(name, composed):
         ).jobs
         middle = next((at for at, job in enumerate(jobs) if job["method"] == "sdc_simclr"), 0)
         for at in {0, middle, len(jobs) - 1}:
-            cfg = composed({one.name: one.value or "" for one in result[at]})
+            cfg = composed({override.name: override.value or "" for override in result[at]})
             assert cfg["backbone"]["frozen"] is True
             top = cfg["evaluation"]["top"] or cfg["dataset"]["top"]
             assert top == (1000 if dataset == "cifar10" or name == "unsupervised" else None)
@@ -443,7 +443,7 @@ def agent_command(page, point):
         "${program}": [page["program"]],
         "${args_no_hyphens}": [f"{key}={value}" for key, value in point.items()],
     }
-    return [word for one in page["command"] for word in words.get(one, [one])]
+    return [word for word_ in page["command"] for word in words.get(word_, [word_])]
 
 
 def test_the_sweep_of_weights_and_biases_is_the_same_grid():

@@ -124,10 +124,13 @@ def test_folders_of_other_configurations_are_told_at_once(plan):
 def test_each_fault_is_told_once_with_how_many_jobs_have_it(plan, tmp_path):
     with pytest.raises(ConfigError) as caught:
         plan("model.nbit=0 seed=0", "model.nbit=0 seed=1", "model.nbit=8 trainer.epochs=-1")
-    told = str(caught.value)
-    assert told.startswith("config: 2 problems")
-    assert told.count("model.nbit  ") == 1 and "(2 of 3 jobs, such as: model.nbit=0 seed=0" in told
-    assert "(1 of 3 jobs, such as: model.nbit=8" in told and "a grid of 3 jobs" in told
+    message = str(caught.value)
+    assert message.startswith("config: 2 problems")
+    assert (
+        message.count("model.nbit  ") == 1
+        and "(2 of 3 jobs, such as: model.nbit=0 seed=0" in message
+    )
+    assert "(1 of 3 jobs, such as: model.nbit=8" in message and "a grid of 3 jobs" in message
     assert not (tmp_path / "out").exists()
 
 
@@ -214,10 +217,10 @@ def test_the_account_at_the_end(plan):
     jobs = plan("seed=0", "seed=1", "seed=2")
     finish(jobs[0])
     fail(jobs[1], "no luck\nand more")
-    told = unfinished_text(plan_jobs.refresh(jobs)).splitlines()
-    assert told[0].startswith("failed: seed=1 ") and told[1:3] == ["no luck", "and more"]
-    assert told[3] == f"  in {jobs[1].run.path}"
-    assert told[4] == "1 of 3 jobs are not finished:" and told[5].split()[0] == "waiting"
+    lines = unfinished_text(plan_jobs.refresh(jobs)).splitlines()
+    assert lines[0].startswith("failed: seed=1 ") and lines[1:3] == ["no luck", "and more"]
+    assert lines[3] == f"  in {jobs[1].run.path}"
+    assert lines[4] == "1 of 3 jobs are not finished:" and lines[5].split()[0] == "waiting"
     assert unfinished_text([replace(job, state=State.finished) for job in jobs]) == ""
 
 
@@ -242,8 +245,8 @@ def test_a_sweep_grows_by_what_is_launched_later(plan, tmp_path):
     )
     assert result["name"] == "mine" and result["report"] == {"rows": "seed"}
     values = [job["values"] for job in result["jobs"]]
-    assert [one["seed"] for one in values] == [0, 1, 2]
-    assert [one.get("method.loss.scale") for one in values] == [None, 5, 0.5]
+    assert [job_values["seed"] for job_values in values] == [0, 1, 2]
+    assert [job_values.get("method.loss.scale") for job_values in values] == [None, 5, 0.5]
     assert values[2]["dataset"] == "digits" and values[2]["model.nbit"] == 32
 
 

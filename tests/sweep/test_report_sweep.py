@@ -27,10 +27,10 @@ QUERIES, ITEMS, BITS = 30, 80, 8
 def manifest(outputs, name, jobs, layout=LAYOUT):
     folder = outputs / "sweeps" / name
     folder.mkdir(parents=True, exist_ok=True)
-    told = {"schema": 1, "name": name, "title": f"The {name}", "source": "nowhere",
+    content = {"schema": 1, "name": name, "title": f"The {name}", "source": "nowhere",
             "command": f"python train.py -m +sweep={name}", "report": layout,
             "jobs": jobs}  # fmt: skip
-    (folder / "sweep.json").write_text(json.dumps(told))
+    (folder / "sweep.json").write_text(json.dumps(content))
 
 
 def entry(scale, seed, nbit=BITS):
@@ -55,23 +55,23 @@ def finish(outputs, job, clean=0.5, ternary=None, **convention):
     convention = retrieval.Convention(**convention)
     metrics = retrieval.evaluate_codes(*z, *labels, convention, ternary=ternary)
     run, arrays = outputs / job["run"], {"fingerprint": "f" * 64, "nbit": BITS}
-    for side, values, told in zip(("query", "database"), z, labels, strict=True):
+    for side, values, labels_ in zip(("query", "database"), z, labels, strict=True):
         arrays[f"{side}_codes"] = retrieval.pack(retrieval.binarize(values))
-        arrays[f"{side}_labels"] = told
+        arrays[f"{side}_labels"] = labels_
         arrays[f"{side}_ids"] = np.array([f"{side}{at}" for at in range(len(values))])
         if ternary is not None:
             mask = retrieval.undecided(values, ternary)
             arrays[f"{side}_undecided"] = retrieval.pack(mask)
     run.mkdir(parents=True)
     write_arrays(run / "codes.npz", arrays)
-    told = {
+    labels_ = {
         "run": job["run"], "method": "relahash", "nbit": BITS, "seed": job["values"]["seed"],
         "metrics": metrics, "selection": {"select_on": "last", "epochs": 2},
         "protocol": {"dataset": "digits", "protocol": "per_class", "fingerprint": "f" * 64},
         "training": {"seconds": 1.0, "batch_size": 50}, "environment": {"torch": "2"},
     }  # fmt: skip
-    (run / "report.json").write_text(json.dumps(told))
-    return told
+    (run / "report.json").write_text(json.dumps(labels_))
+    return labels_
 
 
 def page(outputs, sweep, **more):
@@ -95,17 +95,17 @@ def outputs(tmp_path):
 
 
 def test_a_partial_sweep_is_reported(outputs, capsys, read_page):
-    told = report_sweeps(page(outputs, "beta", compare="50"))
-    assert told["runs"] == {"finished": 3, "failed": 1}
+    summary = report_sweeps(page(outputs, "beta", compare="50"))
+    assert summary["runs"] == {"finished": 3, "failed": 1}
     folder = outputs / "sweeps" / "beta"
     assert not (folder / "report.json").exists() and (folder / "summary.json").is_file()
-    said = capsys.readouterr().out
-    assert "### digits, per_class, trainer.epochs=2\n" in said
-    assert "(1 of 2 seeds, 1 failed)" in said and str(folder / "report.html") in said
+    output = capsys.readouterr().out
+    assert "### digits, per_class, trainer.epochs=2\n" in output
+    assert "(1 of 2 seeds, 1 failed)" in output and str(folder / "report.html") in output
     assert "the sweep sets trainer=early\\_stop; changed on the command line: trainer.epochs=2" in (
-        said
+        output
     )
-    assert "| 5 | 50 | −" in said  # the pair, over the one seed that both have
+    assert "| 5 | 50 | −" in output  # the pair, over the one seed that both have
     text = read_page(folder / "report.html").text
     assert "boom: no memory" in text and "The beta" in text and "With one seed only" in text
 
@@ -134,8 +134,8 @@ def test_a_part_of_a_sweep_has_a_folder_of_its_own(outputs):
 
 def test_several_are_joined_in_a_folder_named_for_all(outputs):
     manifest(outputs, "more", [entry(50, 0), entry(500, 0)])
-    told = report_sweeps(page(outputs, ["beta", "more"], compare=None))
-    assert told["runs"] == {"finished": 3, "failed": 1, "waiting": 1}
+    summary = report_sweeps(page(outputs, ["beta", "more"], compare=None))
+    assert summary["runs"] == {"finished": 3, "failed": 1, "waiting": 1}
     text = (outputs / "sweeps" / "beta+more" / "table.md").read_text()
     assert text.count("### ") == 1 and "| 500 | — waiting |" in text
     assert "Paired" not in text
@@ -178,13 +178,13 @@ def test_a_run_says_how_far_it_is_and_half_written_files_are_no_error(outputs):
     run.lock()
     try:
         manifest(outputs, "beta", [job])
-        (told,) = read_sweep(outputs, "beta").runs
-        assert (told.state, told.progress) == ("running", "")
+        (running,) = read_sweep(outputs, "beta").runs
+        assert (running.state, running.progress) == ("running", "")
         (run.path / "config.yaml").write_text("dataset: {}\ntrainer: {epochs: 40}\n")
         (run.path / "log.jsonl").write_text('{"epoch": 2}\n{"epoch": 3}\n{"epo')
         (run.path / "report.json").write_text('{"metr')
-        (told,) = read_sweep(outputs, "beta").runs
-        assert (told.state, told.progress, told.report) == ("running", "3/40", None)
+        (running,) = read_sweep(outputs, "beta").runs
+        assert (running.state, running.progress, running.report) == ("running", "3/40", None)
     finally:
         run.close()
 
@@ -201,9 +201,9 @@ def test_a_run_says_how_far_it_is_and_half_written_files_are_no_error(outputs):
 )
 def test_the_queries_of_a_run_are_worth_its_map(tmp_path, convention):
     job = entry(5, 0)
-    told = finish(tmp_path, job, **convention)
-    precision = query_precision(tmp_path / job["run"], told).precision
-    assert precision[np.isfinite(precision)].mean() == told["metrics"]["map"]
+    job_folder = finish(tmp_path, job, **convention)
+    precision = query_precision(tmp_path / job["run"], job_folder).precision
+    assert precision[np.isfinite(precision)].mean() == job_folder["metrics"]["map"]
 
 
 def test_pairs_are_the_difference_of_the_maps_over_the_seeds_of_both(outputs):
@@ -229,11 +229,11 @@ def test_runs_that_do_not_compare_are_not_compared_and_it_is_said(outputs):
         assert result.pairs == ()
         return result.not_compared[0].reason
 
-    told = read_sweep(outputs, "beta").runs[2]
-    other = told.report | {"protocol": told.report["protocol"] | {"fingerprint": ""}}
+    run = read_sweep(outputs, "beta").runs[2]
+    other = run.report | {"protocol": run.report["protocol"] | {"fingerprint": ""}}
     assert "other data, or under another convention" in refused(report=other)
-    assert "no seed" in refused(values={**told.values, "seed": 9})
-    codes = outputs / told.name / "codes.npz"
+    assert "no seed" in refused(values={**run.values, "seed": 9})
+    codes = outputs / run.name / "codes.npz"
     arrays = dict(np.load(codes))
     write_arrays(codes, arrays | {"query_ids": arrays["query_ids"][::-1]})
     assert "queries are not the same" in refused()
@@ -245,7 +245,7 @@ def test_runs_that_do_not_compare_are_not_compared_and_it_is_said(outputs):
     with pytest.raises(
         NotComparableError, match=r"it is cut off, or not an npz file \(codes\.npz\)"
     ):
-        query_precision(codes.parent, told.report)
+        query_precision(codes.parent, run.report)
 
 
 @pytest.mark.slow
@@ -257,8 +257,8 @@ def test_real_runs_from_the_command_line(tmp_path, read_page):
                                         "trainer.epochs=2"}  # fmt: skip
         jobs.append(job)
     variables = {"WANDB_MODE": "offline"}
-    for what in ("DATA", "CACHE", "CONFIG"):  # where wandb keeps copies of artifacts
-        variables[f"WANDB_{what}_DIR"] = str(tmp_path / "wandb")
+    for folder_ in ("DATA", "CACHE", "CONFIG"):  # where wandb keeps copies of artifacts
+        variables[f"WANDB_{folder_}_DIR"] = str(tmp_path / "wandb")
 
     def python(script, *words):
         return run(tmp_path, *words, f"paths.outputs={tmp_path}", script=script, env=variables)
@@ -267,9 +267,9 @@ def test_real_runs_from_the_command_line(tmp_path, read_page):
            "trainer.epochs=2", "dataset=digits", "logger=quiet")  # fmt: skip
     manifest(tmp_path, "beta", jobs)
     wandb = importlib.util.find_spec("wandb") is not None
-    said = python("report", "sweep=beta", *["logger=wandb"] * wandb)
-    assert "2 runs: 2 finished." in said and "Not compared" not in said
-    assert "| β | 8 bits |" in said and ("| 5 | 50 |" in said or "| 50 | 5 |" in said)
+    output = python("report", "sweep=beta", *["logger=wandb"] * wandb)
+    assert "2 runs: 2 finished." in output and "Not compared" not in output
+    assert "| β | 8 bits |" in output and ("| 5 | 50 |" in output or "| 50 | 5 |" in output)
     folder = tmp_path / "sweeps" / "beta"
     assert "2 of 2" in read_page(folder / "report.html").text
     assert len(list((folder / "figures").glob("*.png"))) == 1
@@ -285,19 +285,19 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [(name, one) for name, some in DAMAGES.items() for one in some]
+    ("name", "content"), [(name, damage) for name, damages in DAMAGES.items() for damage in damages]
 )
 def test_a_damaged_run_is_marked_and_the_others_are_reported(outputs, capsys, name, content):
     (outputs / read_sweep(outputs, "beta").runs[0].name / name).write_bytes(content)
-    told = report_sweeps(page(outputs, "beta", compare="50"))
-    said = capsys.readouterr().out
+    text = report_sweeps(page(outputs, "beta", compare="50"))
+    output = capsys.readouterr().out
     if name == "report.json":
-        assert told["runs"] == {"damaged": 1, "finished": 2, "failed": 1}
-        assert "left out: " in said and "report.json: " in said
+        assert text["runs"] == {"damaged": 1, "finished": 2, "failed": 1}
+        assert "left out: " in output and "report.json: " in output
         assert "report.json: " in (outputs / "sweeps" / "beta" / "report.html").read_text()
     else:
-        assert told["runs"] == {"finished": 3, "failed": 1}
-        assert "Not compared, because seed" in said and "(codes.npz)" in said
+        assert text["runs"] == {"finished": 3, "failed": 1}
+        assert "Not compared, because seed" in output and "(codes.npz)" in output
 
 
 def test_one_damaged_member_of_codes_is_told(outputs, capsys):

@@ -58,8 +58,8 @@ def test_a_file_can_bring_no_code(tmp_path):
 STATE = {"w": torch.arange(50.0), "n": {"epoch": 2}}
 
 
-def same(found):
-    return torch.equal(found["w"], STATE["w"]) and found["n"] == STATE["n"]
+def same(loaded):
+    return torch.equal(loaded["w"], STATE["w"]) and loaded["n"] == STATE["n"]
 
 
 def test_every_changed_byte_is_noticed(tmp_path):

@@ -109,9 +109,9 @@ def tensors(folder):
     found = {f"method.{key}": value for key, value in last["method"].items()}
     found |= {f"best.{key}": value for key, value in best["encoder"].items()}
     for number, state in last["optimizer"]["state"].items():
-        found |= {f"optimizer.{number}.{key}": torch.as_tensor(v) for key, v in state.items()}
-    found["history"] = torch.tensor([row["query"] for row in last["progress"]["history"]])
-    return found
+        result |= {f"optimizer.{number}.{key}": torch.as_tensor(v) for key, v in state.items()}
+    result["history"] = torch.tensor([row["query"] for row in last["progress"]["history"]])
+    return result
 
 
 def differing(a, b):
@@ -169,9 +169,9 @@ def test_a_compiler_that_fails_is_told_with_what_to_type(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda model, **options: compile_(model, backend=failing))
     with pytest.raises(TrainingError, match="no such processor") as caught:
         run(tmp_path / "run", compiled=True)
-    told = str(caught.value)
-    assert "trainer.compile=false" in told and "TORCHDYNAMO" not in told
-    assert len(told.splitlines()) == 2
+    message = str(caught.value)
+    assert "trainer.compile=false" in message and "TORCHDYNAMO" not in message
+    assert len(message.splitlines()) == 2
 
 
 def test_a_python_that_cannot_compile_is_told(monkeypatch):
@@ -192,7 +192,7 @@ def test_errors_of_others_pass(error):
 
 @pytest.mark.parametrize("make", [torch.optim.Adam, torch.optim.AdamW])
 @pytest.mark.parametrize(
-    ("options", "device", "found"),
+    ("options", "device", "fused"),
     [
         ({}, "cuda:1", True),
         ({}, "cpu", True),
@@ -204,10 +204,10 @@ def test_errors_of_others_pass(error):
         ({"differentiable": True}, "cuda", None),
     ],
 )
-def test_an_optimizer_is_fused_unless_told_otherwise(make, options, device, found):
+def test_an_optimizer_is_fused_unless_told_otherwise(make, options, device, fused):
     optimizer = make([torch.zeros(2, requires_grad=True)], lr=0.1, **options)
     compile_options.fuse(optimizer, torch.device(device))
-    assert [group["fused"] for group in optimizer.param_groups] == [found]
+    assert [group["fused"] for group in optimizer.param_groups] == [fused]
 
 
 @pytest.mark.parametrize("make", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD])

@@ -68,7 +68,9 @@ class Operations(TorchDispatchMode):
 
 
 def storages(tree):
-    return {one.untyped_storage()._cdata for one in tree_leaves(tree) if torch.is_tensor(one)}
+    return {
+        tensor.untyped_storage()._cdata for tensor in tree_leaves(tree) if torch.is_tensor(tensor)
+    }
 
 
 class Tape:
@@ -87,12 +89,12 @@ class Tape:
         return function(), ""
 
     def tensors(self):
-        for one in self.keepers:
-            yield from tree_leaves(one.state_dict())
+        for keeper in self.keepers:
+            yield from tree_leaves(keeper.state_dict())
 
     def record(self, function):
         self.recorded += 1
-        old = [one.clone() if torch.is_tensor(one) else one for one in self.tensors()]
+        old = [tensor.clone() if torch.is_tensor(tensor) else tensor for tensor in self.tensors()]
         drawn = torch.get_rng_state()
         try:
             with Operations() as tape:
@@ -178,8 +180,8 @@ def pages(*words):
 
 def views(words):
     """The number of views that a recipe takes."""
-    asked = pages(*words)["method"].get("views", 1)
-    return asked if isinstance(asked, int) else len(asked)
+    number = pages(*words)["method"].get("views", 1)
+    return number if isinstance(number, int) else len(number)
 
 
 def made(words, device="cpu"):
@@ -358,13 +360,13 @@ def test_a_step_that_fails_half_way_in_its_record_leaves_nothing(caplog):
     graphed = GraphedStep(step, Tape(method, optimizer))
     batches = list(Data((8,) * 6).train(0))
     with caplog.at_level(logging.WARNING):
-        found = [graphed(batch).values for batch in batches]
+        results = [graphed(batch).values for batch in batches]
     assert len(lines(caplog)) == 1 and "not permitted" in lines(caplog)[0]
     assert all(parameter.grad is None for parameter in step.parameters)
-    other, its = made(["method=ce"])
-    other.relaxation = Waiting()
-    plain = TrainingStep(other, its, CPU)
-    assert all(torch.equal(plain(b).values, v) for b, v in zip(batches, found, strict=True))
+    plain_method, its = made(["method=ce"])
+    plain_method.relaxation = Waiting()
+    plain = TrainingStep(plain_method, its, CPU)
+    assert all(torch.equal(plain(b).values, v) for b, v in zip(batches, results, strict=True))
 
 
 def test_a_failed_record_holds_no_memory_when_the_step_is_trained():
@@ -415,8 +417,8 @@ def test_parts_and_optimizers_may_say_that_they_cannot(tmp_path, caplog):
 def test_what_it_returns_stays_when_the_next_replay_writes():
     method, optimizer = made(["method=ce"])
     graphed = GraphedStep(TrainingStep(method, optimizer, CPU), Tape(method, optimizer))
-    found = [graphed(batch).values for batch in Data((8,) * 7).train(0)]
-    assert len({values[0].item() for values in found}) == 7
+    results = [graphed(batch).values for batch in Data((8,) * 7).train(0)]
+    assert len({values[0].item() for values in results}) == 7
 
 
 def test_the_first_epochs_may_be_shorter_than_the_warming_up(tmp_path):

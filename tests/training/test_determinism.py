@@ -49,7 +49,7 @@ def trained(fill):
         else:
             rows.append(step(batch).values)
     count = sum(event.name == "aten::fill_" for event in profiled.events())
-    return [*rows, *(one.clone() for one in net.state_dict().values())], count
+    return [*rows, *(value.clone() for value in net.state_dict().values())], count
 
 
 def test_memory_that_is_not_filled_changes_no_bit_and_saves_an_operator_for_each_new_tensor():

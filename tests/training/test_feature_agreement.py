@@ -83,7 +83,7 @@ def test_samples_of_queries_and_database(monkeypatch):
     assert (result["queries"], result["database"]) == (4, 20)
     assert result["sampled"] == {"queries": True, "database": True}
     query, place = DATABASE[:10][kept.queries], DATABASE[kept.database]
-    here = np.array([list(place).index(one) if one in place else -1 for one in query])
+    here = np.array([list(place).index(item) if item in place else -1 for item in query])
     assert (here >= 0).any() and (kept.own == here).all()
     wanted = retrieval.feature_agreement(
         data.table[query], data.table[place], codes.of(query), codes.of(place), own=here

@@ -47,10 +47,10 @@ class FaultyBatches(Batches):
     train_ids = tuple(f"image{place}" for place in range(8))
 
     def train(self, epoch):
-        for number, one in enumerate(super().train(epoch)):
+        for number, batch in enumerate(super().train(epoch)):
             if (epoch, number) == (1, 1):
-                one.images[5, 0, 1] = math.nan
-            yield one
+                batch.images[5, 0, 1] = math.nan
+            yield batch
 
 
 def test_nan_in_a_batch_is_no_fault_of_the_training(tmp_path):

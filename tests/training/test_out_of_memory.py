@@ -24,10 +24,10 @@ CUDA = (
 def test_it_is_told_with_what_to_make_smaller(error):
     with pytest.raises(TrainingError) as caught, out_of_memory.explain_memory_errors():
         raise error
-    said = str(caught.value)
-    assert said.startswith("out of memory: ") and len(said.splitlines()) == 3
+    message = str(caught.value)
+    assert message.startswith("out of memory: ") and len(message.splitlines()) == 3
     for key in ("trainer.batch_size", "trainer.eval_batch_size", "dataset.size"):
-        assert key in said
+        assert key in message
 
 
 def test_what_torch_and_numpy_really_say_is_known():
@@ -65,12 +65,12 @@ def test_it_decorates():
 
 
 @pytest.mark.parametrize(
-    ("said", "is_one"),
+    ("message", "is_one"),
     [
         ("CUDA error: device-side assert triggered", True),
         ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR", True),
         ("Calculated padded input size per channel: (8 x 8). Kernel size: (11 x 11)", False),
     ],
 )
-def test_failures_of_the_device_are_known(said, is_one):
-    assert out_of_memory.is_device_error(RuntimeError(said)) == is_one
+def test_failures_of_the_device_are_known(message, is_one):
+    assert out_of_memory.is_device_error(RuntimeError(message)) == is_one

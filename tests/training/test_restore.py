@@ -39,14 +39,14 @@ def stepped(name):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_optimizer_goes_on_as_if_nothing_had_happened(name):
-    (one, first), (other, second) = stepped(name), stepped(name)
-    fresh = OPTIMIZERS[name](other.parameters())
+    (first_optimizer, first), (second_optimizer, second) = stepped(name), stepped(name)
+    fresh = OPTIMIZERS[name](second_optimizer.parameters())
     load_optimizer(fresh, copy.deepcopy(second.state_dict()))
-    for module, optimizer in ((one, first), (other, fresh)):
+    for module, optimizer in ((first_optimizer, first), (second_optimizer, fresh)):
         optimizer.zero_grad()
         module(torch.ones(4, 3)).sum().backward()
         optimizer.step()
-    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+    for a, b in zip(first_optimizer.parameters(), second_optimizer.parameters(), strict=True):
         assert torch.equal(a, b)
 
 

@@ -111,9 +111,9 @@ def test_epochs_are_in_the_order_of_their_numbers_and_later_ones_are_forgotten(t
     snapshots = Snapshots(tmp_path, 2, plain)
     for epoch in (10_000, 3, 0, 9_999):
         snapshots.take(epoch, Pair(), Twelve())
-    assert [one["epoch"] for one in read_snapshots(tmp_path)] == [0, 3, 9_999, 10_000]
+    assert [snapshot["epoch"] for snapshot in read_snapshots(tmp_path)] == [0, 3, 9_999, 10_000]
     snapshots.remove_after(3)
-    assert [one["epoch"] for one in read_snapshots(tmp_path)] == [0, 3]
+    assert [snapshot["epoch"] for snapshot in read_snapshots(tmp_path)] == [0, 3]
     snapshots.remove_after(-1)
     assert list(tmp_path.iterdir()) == []
     snapshots.remove_after(-1)
@@ -160,21 +160,21 @@ def report(folder):
     return json.loads((folder / "report.json").read_text())
 
 
-def same(one, other):
-    return len(one) == len(other) and all(
+def same(first, second):
+    return len(first) == len(second) and all(
         a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a)
-        for a, b in zip(one, other, strict=True)
+        for a, b in zip(first, second, strict=True)
     )
 
 
 def test_before_training_and_at_each_evaluation(base):
     result = read_snapshots(base)
-    assert [one["epoch"] for one in result] == [0, 2, 3]
-    for one in result:
-        assert one["z"].shape == (40, 2) and one["labels"].shape == (40, 4)
-        assert one["ids"].tolist() == result[0]["ids"].tolist()
-        assert one["centers"].shape == (4, 2)
-        assert one["labels"].sum(axis=0).min() > 3  # spread over the classes
+    assert [snapshot["epoch"] for snapshot in result] == [0, 2, 3]
+    for saved in result:
+        assert saved["z"].shape == (40, 2) and saved["labels"].shape == (40, 4)
+        assert saved["ids"].tolist() == result[0]["ids"].tolist()
+        assert saved["centers"].shape == (4, 2)
+        assert saved["labels"].sum(axis=0).min() > 3  # spread over the classes
     assert not np.array_equal(result[1]["z"], result[2]["z"])
 
 
@@ -193,13 +193,17 @@ def test_the_last_one_holds_the_codes_that_were_measured(base):
 @pytest.mark.parametrize("method", ["relahash", "jmlh", "dpn"])
 def test_training_does_not_notice(train, tmp_path, method):
     more = [f"method={method}", *["method.loss.update_every=1"] * (method == "dpn")]
-    one = train(tmp_path / "with", WITH, *more)
-    other = train(tmp_path / "without", *more)
-    assert one.relative_to(tmp_path / "with") == other.relative_to(tmp_path / "without")
-    assert not (other / "snapshots").exists()
+    with_snapshots = train(tmp_path / "with", WITH, *more)
+    without = train(tmp_path / "without", *more)
+    assert with_snapshots.relative_to(tmp_path / "with") == without.relative_to(
+        tmp_path / "without"
+    )
+    assert not (without / "snapshots").exists()
     for key in ("metrics", "selection", "codebook"):
-        assert report(one)[key] == report(other)[key]
-    a, b = (torch.load(folder / "last.pt", weights_only=True) for folder in (one, other))
+        assert report(with_snapshots)[key] == report(without)[key]
+    a, b = (
+        torch.load(folder / "last.pt", weights_only=True) for folder in (with_snapshots, without)
+    )
     assert all(torch.equal(a["method"][key], b["method"][key]) for key in a["method"])
     assert torch.equal(a["rng"]["cpu"], b["rng"]["cpu"])
 
@@ -237,7 +241,7 @@ def test_a_run_that_stopped_early_has_those_until_then(train, tmp_path):
     folder = train(tmp_path, WITH, *more)
     assert report(folder)["selection"]["stopped_early"]
     result = read_snapshots(folder)
-    assert [one["epoch"] for one in result] == [0, *range(1, result[-1]["epoch"] + 1)]
+    assert [snapshot["epoch"] for snapshot in result] == [0, *range(1, result[-1]["epoch"] + 1)]
     assert result[-1]["epoch"] == report(folder)["selection"]["epoch_last"] < 9
 
 
@@ -252,6 +256,10 @@ def test_a_run_anew_forgets_the_old_ones(train, tmp_path):
     stale = folder / "snapshots" / "epoch0007.npz"
     stale.write_bytes((folder / "snapshots" / "epoch0003.npz").read_bytes())
     assert train(tmp_path, "rerun=true", "trainer.snapshots=5") == folder
-    assert [len(one["z"]) for one in read_snapshots(folder)] == [5, 5, 5] and not stale.exists()
+    assert [len(snapshot["z"]) for snapshot in read_snapshots(folder)] == [
+        5,
+        5,
+        5,
+    ] and not stale.exists()
     assert train(tmp_path, "rerun=true") == folder
     assert not (folder / "snapshots").exists()

@@ -441,11 +441,11 @@ def test_a_checkpoint_of_another_network_is_told(tmp_path):
         run(tmp_path)
 
 
-def harm(path, how):
+def harm(path, damage):
     """Make a checkpoint as a killed process, a bad disk or another run might leave it."""
-    if how == "missing":
+    if damage == "missing":
         path.unlink()
-    elif how == "damaged":
+    elif damage == "damaged":
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 1
         path.write_bytes(data)
@@ -453,27 +453,27 @@ def harm(path, how):
         checkpoint.save(path, checkpoint.load_state(path) | {"epoch": 99})
 
 
-@pytest.mark.parametrize("how", ["missing", "damaged", "of another epoch"])
+@pytest.mark.parametrize("damage", ["missing", "damaged", "of another epoch"])
 @pytest.mark.parametrize("finished", [True, False])
 def test_a_best_encoder_that_is_lost_is_saved_again_if_it_is_the_last(
-    tmp_path, caplog, monkeypatch, how, finished
+    tmp_path, caplog, monkeypatch, damage, finished
 ):
     run(tmp_path, Scores(0.1, 0.2, 0.3, 0.4))
     before = result(tmp_path)
     best = tmp_path / "best.pt"
     if not finished:
         best = best.rename(tmp_path / "best-epoch0004.pt")
-    harm(best, how)
+    harm(best, damage)
     run(tmp_path, Scores())
     assert same(result(tmp_path), before)
     assert "saved again from last.pt" in caplog.text
     assert sorted(path.name for path in tmp_path.glob("*.pt")) == ["best.pt", "last.pt"]
 
 
-@pytest.mark.parametrize("how", ["missing", "damaged", "of another epoch"])
-def test_a_best_encoder_that_is_lost_is_told_before_training_goes_on(tmp_path, how):
+@pytest.mark.parametrize("damage", ["missing", "damaged", "of another epoch"])
+def test_a_best_encoder_that_is_lost_is_told_before_training_goes_on(tmp_path, damage):
     run(tmp_path, Scores(0.1, 0.4, 0.3, 0.2))
-    harm(tmp_path / "best.pt", how)
+    harm(tmp_path / "best.pt", damage)
     with pytest.raises(TrainingError, match=r"(?s)best\.pt .*epoch 2.*rerun=true.*checkpoint=last"):
         run(tmp_path, Scores())
 

@@ -30,7 +30,7 @@ def test_the_hint_names_the_package_and_its_extra(package):
     assert hint.startswith(f"pip install {name} ")
     assert f'pip install -e ".[{EXTRAS[package]}]"' in hint
     wanted = PROJECT["optional-dependencies"][EXTRAS[package]]
-    assert name in {re.split(r"[<>=~]", one)[0] for one in wanted}
+    assert name in {re.split(r"[<>=~]", requirement)[0] for requirement in wanted}
 
 
 def test_every_extra_has_a_hint():
@@ -55,9 +55,9 @@ def test_a_missing_package_is_named_with_the_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ConfigError) as info:
         import_extra("wandb", "logger=wandb", "logger=console")
-    said = str(info.value)
-    assert "logger=wandb needs the package wandb, which is not installed" in said
-    assert "pip install wandb" in said and said.endswith("or logger=console.")
+    message = str(info.value)
+    assert "logger=wandb needs the package wandb, which is not installed" in message
+    assert "pip install wandb" in message and message.endswith("or logger=console.")
 
 
 def test_a_part_of_a_missing_package_names_the_package(monkeypatch):

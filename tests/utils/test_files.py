@@ -268,19 +268,19 @@ def test_arrays_come_back(tmp_path):
     file = arrays(tmp_path / "a", **given)
     read = read_arrays(file)
     assert read.keys() == given.keys()
-    for name, one in given.items():
-        assert np.array_equal(read[name], one) and read[name].dtype == one.dtype
+    for name, array in given.items():
+        assert np.array_equal(read[name], array) and read[name].dtype == array.dtype
     assert read_arrays(file, names=["a"], optional=["b", "z"]).keys() == {"a", "b"}
-    said = refusal(read_arrays, file, names=["a", "y", "z"])
-    assert said == "it has no array y, z; it has a, b, c, d, e, f"
+    message = refusal(read_arrays, file, names=["a", "y", "z"])
+    assert message == "it has no array y, z; it has a, b, c, d, e, f"
 
 
 def test_arrays_with_python_objects_or_broken_text_are_refused(tmp_path):
-    said = refusal(read_arrays, arrays(tmp_path / "a", a=np.array([{}], object)))
-    assert said == "its array a is damaged: it holds Python objects"
+    message = refusal(read_arrays, arrays(tmp_path / "a", a=np.array([{}], object)))
+    assert message == "its array a is damaged: it holds Python objects"
     text = np.array([0x110000, 65], np.uint32).view("U1")
-    said = refusal(read_arrays, arrays(tmp_path / "b", a=text))
-    assert said == "its array a is damaged: its text is not Unicode"
+    message = refusal(read_arrays, arrays(tmp_path / "b", a=text))
+    assert message == "its array a is damaged: its text is not Unicode"
 
 
 def test_a_changed_byte_in_arrays_is_noticed(tmp_path):
@@ -315,8 +315,8 @@ def test_a_header_cannot_ask_for_more_than_there_is(file):
     wanted = {"descr": "<f8", "fortran_order": False, "shape": (10**12,)}
     np.lib.format.write_array_header_1_0(header, wanted)
     member(file, header.getvalue() + bytes(80))
-    said = "its array a is damaged: its shape (1000000000000,) does not fit its size"
-    assert refusal(read_arrays, file) == said
+    message = "its array a is damaged: its shape (1000000000000,) does not fit its size"
+    assert refusal(read_arrays, file) == message
 
 
 @pytest.mark.parametrize(
@@ -362,16 +362,16 @@ def packed(tmp_path, data, name="a.txt.xz"):
 
 
 def test_xz_files_of_one_or_several_streams(tmp_path):
-    one, two = lzma.compress(b"one" * 9999), lzma.compress(b"two")
-    assert read_packed(packed(tmp_path, one)) == b"one" * 9999
-    assert read_packed(packed(tmp_path, one + two)) == b"one" * 9999 + b"two"
-    assert read_packed(packed(tmp_path, one + bytes(8) + two + bytes(4))).endswith(b"onetwo")
+    first, second = lzma.compress(b"one" * 9999), lzma.compress(b"two")
+    assert read_packed(packed(tmp_path, first)) == b"one" * 9999
+    assert read_packed(packed(tmp_path, first + second)) == b"one" * 9999 + b"two"
+    assert read_packed(packed(tmp_path, first + bytes(8) + second + bytes(4))).endswith(b"onetwo")
     assert read_packed(packed(tmp_path, lzma.compress(b""))) == b""
-    assert read_packed(packed(tmp_path, one, "a.txt")) == one
-    assert refusal(read_packed, packed(tmp_path, one[:-5])) == "it is cut off"
+    assert read_packed(packed(tmp_path, first, "a.txt")) == first
+    assert refusal(read_packed, packed(tmp_path, first[:-5])) == "it is cut off"
     assert refusal(read_packed, packed(tmp_path, b"")) == "it is cut off"
     assert "cannot be unpacked" in refusal(read_packed, packed(tmp_path, b"no xz at all"))
-    broken = bytearray(one)
+    broken = bytearray(first)
     broken[40] ^= 255
     assert "cannot be unpacked" in refusal(read_packed, packed(tmp_path, bytes(broken)))
 
@@ -406,7 +406,7 @@ def test_expected_kinds():
     expect(
         good, {"a.b": float, "a.c": (int, None), "d": str, "e": list, "f?": int, "e?": list}, file
     )
-    for kinds, said in [
+    for kinds, message in [
         ({"a.z": int}, "it has no a.z"),
         ({"d.z": int}, "d is a text, not a mapping"),
         ({"a.b": str}, "a.b is a whole number, not a text"),
@@ -415,7 +415,7 @@ def test_expected_kinds():
         ({"e": [str]}, "e is a list, not a list whose values are a text"),
         ({"a.*": int}, "a.c is nothing, not a whole number"),
     ]:
-        assert refusal(expect, good, kinds, file) == said
+        assert refusal(expect, good, kinds, file) == message
     assert (
         refusal(expect, {"a": True}, {"a": int}, file) == "a is true or false, not a whole number"
     )
@@ -427,8 +427,8 @@ def test_expected_numbers_are_finite_and_fit_64_bits():
     expect({"a": math.nan, "b": [1, None, 2.5], "c": None}, {"a": float, "b": [float, None]}, file)
     expect({"c": None}, {"c.d.e?": int, "x.y?": int}, file)
     assert refusal(expect, {"a": math.inf}, {"a": finite}, file) == "a is inf, not a number"
-    said = "a is a number too large for 64 bits, not a number"
-    assert refusal(expect, {"a": 10**30}, {"a": float}, file) == said
+    message = "a is a number too large for 64 bits, not a number"
+    assert refusal(expect, {"a": 10**30}, {"a": float}, file) == message
 
 
 @pytest.mark.parametrize("read", [read_json, read_yaml])

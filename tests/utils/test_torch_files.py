@@ -43,14 +43,14 @@ def everything():
     }
 
 
-def same(one, other):
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, torch.Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other.detach())
-    if isinstance(one, np.ndarray):
-        return one.dtype == other.dtype and np.array_equal(one, other)
-    return one == other
+def same(first, second):
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, torch.Tensor):
+        return first.dtype == second.dtype and torch.equal(first, second.detach())
+    if isinstance(first, np.ndarray):
+        return first.dtype == second.dtype and np.array_equal(first, second)
+    return first == second
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -73,8 +73,8 @@ def test_plain_pickles(protocol, tmp_path):
 
 def test_tensors_are_mapped_and_not_read(tmp_path):
     torch.save({"a": torch.arange(1000)}, tmp_path / "a.pt")
-    one = read_torch(tmp_path / "a.pt")["a"]
-    one[0] = 7  # copy on write: the file stays
+    mapped = read_torch(tmp_path / "a.pt")["a"]
+    mapped[0] = 7  # copy on write: the file stays
     assert read_torch(tmp_path / "a.pt")["a"][0] == 0
 
 
@@ -123,24 +123,24 @@ def test_networks_sparse_and_quantized_tensors_are_named(tmp_path):
 
 
 def tar():
-    held = io.BytesIO()
-    with tarfile.open(fileobj=held, mode="w") as archive:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
         archive.addfile(tarfile.TarInfo("weights.pth"))
-    return held.getvalue()
+    return buffer.getvalue()
 
 
 def zipped(name="weights.pth", compressed=False):
-    held = io.BytesIO()
+    buffer = io.BytesIO()
     kind = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
-    with zipfile.ZipFile(held, "w", kind) as archive:
+    with zipfile.ZipFile(buffer, "w", kind) as archive:
         archive.writestr(name, b"0" * 1000)
-    return held.getvalue()
+    return buffer.getvalue()
 
 
 def half():
-    held = io.BytesIO()
-    torch.save({"a": torch.ones(10_000)}, held)
-    return held.getvalue()[:9000]
+    buffer = io.BytesIO()
+    torch.save({"a": torch.ones(10_000)}, buffer)
+    return buffer.getvalue()[:9000]
 
 
 @pytest.mark.parametrize(
@@ -181,14 +181,14 @@ def test_every_cut_and_many_damages_end_in_a_sentence(tmp_path):
     """All lengths of an old file, and a changed byte at many places of old and new files."""
     file = tmp_path / "a.pt"
     for new in (False, True):
-        held = io.BytesIO()
-        torch.save({"a": torch.ones(4), "b": np.arange(3)}, held,
+        buffer = io.BytesIO()
+        torch.save({"a": torch.ones(4), "b": np.arange(3)}, buffer,
                    _use_new_zipfile_serialization=new)  # fmt: skip
-        whole = held.getvalue()
+        whole = buffer.getvalue()
         places = RNG.integers(0, len(whole), 200)
         changed = [bytearray(whole) for _ in places]
-        for one, place in zip(changed, places, strict=True):
-            one[place] ^= 1 << int(place) % 8
+        for damaged, place in zip(changed, places, strict=True):
+            damaged[place] ^= 1 << int(place) % 8
         cuts = [whole[:length] for length in range(0, len(whole), 1 if not new else 37)]
         for content in [*cuts, *changed]:
             file.write_bytes(content)

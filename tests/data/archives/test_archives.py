@@ -62,7 +62,7 @@ def line(file, number, text):
     """Put another text in a line of a file; None takes it out."""
     lines = file.read_text().splitlines()
     lines[number - 1 : number] = [] if text is None else [text]
-    file.write_text("".join(f"{one}\n" for one in lines))
+    file.write_text("".join(f"{line}\n" for line in lines))
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3)), max_size=40))
@@ -81,7 +81,7 @@ def test_multi_hot_is_a_set_of_pairs(pairs):
 def test_ilsvrc(tmp_path, layout):
     made = make_ilsvrc(tmp_path, layout=layout)
     result = check(ILSVRC(tmp_path, WNIDS[::-1]), made, WNIDS)
-    assert result.official_query.tolist() == ["val" in one for one in made.ids]
+    assert result.official_query.tolist() == ["val" in image_id for image_id in made.ids]
     assert opened(tmp_path, result) == {(32, 32)}
     split = Official(train=5).split(result)
     assert (len(split.train), len(split.queries), len(split.database)) == (30, 24, 72)
@@ -209,7 +209,7 @@ def test_senseless_classes_of_ilsvrc(tmp_path, wnids):
 def test_the_concepts_of_nuswide():
     assert list(NUSWIDE81) == sorted(NUSWIDE81) and len(NUSWIDE81) == 81
     order = "55 13 42 75 1 30 8 79 44 34 41 50 24 62 49 51 74 56 72 2 39"
-    assert [NUSWIDE81.index(name) for name in NUSWIDE21] == [int(one) for one in order.split()]
+    assert [NUSWIDE81.index(name) for name in NUSWIDE21] == [int(index) for index in order.split()]
 
 
 @pytest.mark.parametrize("concepts", [21, 81])
@@ -223,13 +223,16 @@ def test_nuswide(tmp_path, caplog, world, concepts):
     assert f"left out {240 - len(result)} of 240 images" in caplog.text
     assert "should be ordered by frequency" not in caplog.text
     assert opened(tmp_path, result) == {(32, 32)}
-    assert sum(one.endswith("-2") for one in result.ids) > 0
+    assert sum(image_id.endswith("-2") for image_id in result.ids) > 0
 
 
 def test_unlabelled_images_of_nuswide_may_stay(tmp_path):
     made = make_nuswide(tmp_path, count=60)
     result = NusWide(tmp_path, unlabelled="keep").read()
-    assert len(result) == 60 and [one for one in result.ids if one in made.ids] == made.ids
+    assert (
+        len(result) == 60
+        and [image_id for image_id in result.ids if image_id in made.ids] == made.ids
+    )
     assert (result.label_counts == 0).sum() == 60 - len(made.ids) > 0
 
 
@@ -346,7 +349,10 @@ def annotations(root, change, part="train2014"):
         (lambda c: c["annotations"][4].update(category_id=12), "object of category 12 in image"),
         (lambda c: c["annotations"][4].update(image_id=-1), "but does not list the image"),
         (lambda c: c["annotations"][4].pop("image_id"), "is no annotation file of COCO's objects"),
-        (lambda c: [one.pop("category_id") for one in c["annotations"]], "no annotation file of"),
+        (
+            lambda c: [annotation.pop("category_id") for annotation in c["annotations"]],
+            "no annotation file of",
+        ),
         (lambda c: c.pop("images"), r"no annotation file of COCO's objects \(KeyError: 'images'"),
         (lambda c: c["categories"].pop(0), "but does not list the category"),
         (lambda c: c["categories"][0].update(name="human"), r"differ in their categories, first"),
@@ -392,7 +398,7 @@ def test_mirflickr(tmp_path, layout, columns):
 
 def test_the_columns_of_mirflickr():
     assert list(MIRFLICKR38) == sorted(MIRFLICKR38) and len(MIRFLICKR38) == 38
-    assert tuple(one for one in MIRFLICKR38 if not one.endswith("_r1")) == MIRFLICKR24
+    assert tuple(name for name in MIRFLICKR38 if not name.endswith("_r1")) == MIRFLICKR24
     assert len(MIRFLICKR24) == 24
 
 
@@ -497,7 +503,7 @@ def test_a_table_as_a_spreadsheet_writes_it(tmp_path):
 
 
 def test_classes_of_numbers_are_ordered_by_value(tmp_path):
-    result = table(tmp_path, "path,label", *(f"{one}.jpg,{one}" for one in (10, 2, -1, 0)))
+    result = table(tmp_path, "path,label", *(f"{label}.jpg,{label}" for label in (10, 2, -1, 0)))
     assert result.classes == ("-1", "0", "2", "10")
     result = table(tmp_path, "path,label", "a.jpg,10", "b.jpg,2", "c.jpg,x")
     assert result.classes == ("10", "2", "x")
@@ -651,7 +657,7 @@ def test_a_column_of_roles_that_is_not_used_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("labels", "what"),
+    ("labels", "example"),
     [
         (("1", "1.0", "2"), "'1' = '1.0'"),
         (("Cat", "cat", "dog"), "'Cat' = 'cat'"),
@@ -660,10 +666,10 @@ def test_a_column_of_roles_that_is_not_used_is_told(tmp_path):
         (tuple(f"p{n}.jpg" for n in range(30)), "p0.jpg"),
     ],
 )
-def test_labels_that_seldom_mean_what_is_read_are_told(tmp_path, labels, what):
-    result = table(tmp_path, "path,label", *(f"{n}.jpg,{one}" for n, one in enumerate(labels)))
+def test_labels_that_seldom_mean_what_is_read_are_told(tmp_path, labels, example):
+    result = table(tmp_path, "path,label", *(f"{n}.jpg,{label}" for n, label in enumerate(labels)))
     (doubt,) = warn_of_images(result)
-    assert doubt.level == "warning" and what in " ".join(doubt.examples)
+    assert doubt.level == "warning" and example in " ".join(doubt.examples)
 
 
 def test_sound_labels_raise_no_doubts(tmp_path):

@@ -484,12 +484,12 @@ def test_where_files_cannot_be_locked_each_builds_its_own(tmp_path, monkeypatch)
 
 def test_parts_that_nobody_goes_on_with_are_removed(tmp_path):
     old, new, locked = (content(rule=rule) for rule in ("old", "new", "locked"))
-    for one in (old, new, locked):
+    for entry in (old, new, locked):
         with pytest.raises(KeyboardInterrupt):
-            load_pixels(one, Decode(stop_after=150), folder=tmp_path, workers=1)
+            load_pixels(entry, Decode(stop_after=150), folder=tmp_path, workers=1)
     week_ago = time.time() - cache_folder.STALE_SECONDS - 60
-    for one in (old, locked):
-        for path in [tmp_path / one.part, *(tmp_path / one.part).iterdir()]:
+    for entry in (old, locked):
+        for path in [tmp_path / entry.part, *(tmp_path / entry.part).iterdir()]:
             os.utime(path, (week_ago, week_ago))
     with Lock.wait((tmp_path / locked.part).with_suffix(".lock"), "which decodes"):
         load_pixels(content(), Decode(), folder=tmp_path)

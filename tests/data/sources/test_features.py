@@ -35,34 +35,37 @@ def arrays(role, count):
     }
 
 
-def as_npy(path, held):
-    np.save(path.with_suffix(".npy"), held["features"])
-    for name in set(held) - {"features"}:
-        np.save(path.with_name(f"{path.name}_{name}.npy"), held[name])
+def as_npy(path, contents):
+    np.save(path.with_suffix(".npy"), contents["features"])
+    for name in set(contents) - {"features"}:
+        np.save(path.with_name(f"{path.name}_{name}.npy"), contents[name])
 
 
-def as_npz(path, held):
-    np.savez(path.with_suffix(".npz"), **held)
+def as_npz(path, contents):
+    np.savez(path.with_suffix(".npz"), **contents)
 
 
-def as_safetensors(path, held):
-    save_file({k: v for k, v in held.items() if k != "ids"}, path.with_suffix(".safetensors"))
+def as_safetensors(path, contents):
+    save_file({k: v for k, v in contents.items() if k != "ids"}, path.with_suffix(".safetensors"))
 
 
-def as_hdf5(path, held):
+def as_hdf5(path, contents):
     with h5py.File(path.with_suffix(".h5"), "w") as file:
-        for name, values in held.items():
+        for name, values in contents.items():
             file[name] = values.astype("S") if name == "ids" else values
 
 
-def as_torch(path, held, ending=".pt"):
-    kept = {"codes": torch.from_numpy(held["features"]), "labels": torch.from_numpy(held["labels"]),
-            "id": held["ids"].tolist()}  # fmt: skip
+def as_torch(path, contents, ending=".pt"):
+    kept = {
+        "codes": torch.from_numpy(contents["features"]),
+        "labels": torch.from_numpy(contents["labels"]),
+        "id": contents["ids"].tolist(),
+    }
     torch.save(kept, path.with_suffix(ending))
 
 
-def as_fire(path, held):
-    as_torch(path, held, ".txt")
+def as_fire(path, contents):
+    as_torch(path, contents, ".txt")
 
 
 FORMATS = [as_npy, as_npz, as_safetensors, as_hdf5, as_torch, as_fire]
@@ -85,32 +88,35 @@ def test_every_format_gives_the_same_set(write, tmp_path):
 
 
 def test_an_image_of_two_roles_is_one_row(tmp_path):
-    held = arrays("database", 9)
-    as_npz(tmp_path / "database", held)
+    contents = arrays("database", 9)
+    as_npz(tmp_path / "database", contents)
     as_npz(tmp_path / "test", arrays("test", 3))
     rows = np.array([7, 2, 4])
-    as_npz(tmp_path / "train", {name: values[rows] for name, values in held.items()})
+    as_npz(tmp_path / "train", {name: values[rows] for name, values in contents.items()})
     images = Features(tmp_path).load()
     assert len(images) == 12 and images.lists["train"].tolist() == rows.tolist()
 
 
 def test_labels_of_an_image_in_two_files(tmp_path):
     """Whoever tells them is believed; two who tell different ones are not."""
-    held, rows = arrays("database", 9), np.array([7, 2, 4])
-    taught = {name: values[rows] for name, values in held.items()}
-    as_npz(tmp_path / "database", {name: held[name] for name in ("features", "ids")})
+    contents, rows = arrays("database", 9), np.array([7, 2, 4])
+    taught = {name: values[rows] for name, values in contents.items()}
+    as_npz(tmp_path / "database", {name: contents[name] for name in ("features", "ids")})
     as_npz(tmp_path / "test", {name: arrays("test", 3)[name] for name in ("features", "ids")})
     as_npz(tmp_path / "train", taught)
     images = Features(tmp_path).load()
     assert images.label_counts.tolist() == [0, 0, 1, 0, 1, 0, 0, 1, 0, 0, 0, 0]
     assert images.class_indices[rows].tolist() == taught["labels"].tolist()
-    as_npz(tmp_path / "database", held | {"labels": np.where(np.arange(9) == 2, 0, held["labels"])})
+    as_npz(
+        tmp_path / "database",
+        contents | {"labels": np.where(np.arange(9) == 2, 0, contents["labels"])},
+    )
     with pytest.raises(DataError, match=r"train\.npz gives 1 images other labels .* database2"):
         Features(tmp_path).load()
 
 
 @pytest.mark.parametrize(
-    "labels, found",
+    "labels, expected",
     [
         (np.array([1, 2, 3, 1, 2]), [0, 1, 2, 0, 1]),  # counted from one
         (np.array([2, -1, 3, 1, 2]), [1, None, 2, 0, 1]),  # the second has none
@@ -118,13 +124,13 @@ def test_labels_of_an_image_in_two_files(tmp_path):
         (np.eye(3, dtype=np.float64)[[0, 1, 2, 0, 1]], [0, 1, 2, 0, 1]),
     ],
 )
-def test_labels_in_every_form(labels, found, tmp_path):
+def test_labels_in_every_form(labels, expected, tmp_path):
     for role, count in ROLES.items():
         as_npz(tmp_path / role, {"features": arrays(role, count)["features"]})
     as_npz(tmp_path / "train", arrays("train", 5) | {"labels": labels})
     images = Features(tmp_path, first_class=1 if labels.ndim == 1 else 0).load()
     rows = images.labels[images.lists["train"]].toarray()
-    assert [row.argmax() if row.any() else None for row in rows] == found
+    assert [row.argmax() if row.any() else None for row in rows] == expected
     assert images.label_counts[images.lists["database"]].tolist() == [0] * 9
 
 
@@ -138,51 +144,58 @@ def test_landmarks_do_not_take_the_memory_of_a_dense_matrix(tmp_path):
     assert images.inputs.dtype == np.float16
 
 
-def as_pickle(path, held):
-    path.with_suffix(".pkl").write_bytes(pickle.dumps(held | {"ids": held["ids"].tolist()}))
+def as_pickle(path, contents):
+    path.with_suffix(".pkl").write_bytes(pickle.dumps(contents | {"ids": contents["ids"].tolist()}))
 
 
-def as_torch_arrays(path, held):
-    torch.save(held, path.with_suffix(".pt"), pickle_protocol=4)
+def as_torch_arrays(path, contents):
+    torch.save(contents, path.with_suffix(".pt"), pickle_protocol=4)
 
 
-def as_old_torch(path, held):
-    torch.save(held, path.with_suffix(".pth"), _use_new_zipfile_serialization=False)
+def as_old_torch(path, contents):
+    torch.save(contents, path.with_suffix(".pth"), _use_new_zipfile_serialization=False)
 
 
-def as_tuple(path, held):
-    torch.save((held["features"], held["labels"].tolist(), held["ids"]), path.with_suffix(".pt"))
-
-
-def as_lists(path, held):
+def as_tuple(path, contents):
     torch.save(
-        {"features": [torch.from_numpy(row) for row in held["features"]],
-         "labels": [torch.tensor(one) for one in held["labels"].tolist()],
-         "ids": held["ids"].tolist()},
+        (contents["features"], contents["labels"].tolist(), contents["ids"]),
+        path.with_suffix(".pt"),
+    )
+
+
+def as_lists(path, contents):
+    torch.save(
+        {"features": [torch.from_numpy(row) for row in contents["features"]],
+         "labels": [torch.tensor(label) for label in contents["labels"].tolist()],
+         "ids": contents["ids"].tolist()},
         path.with_suffix(".pt"),
     )  # fmt: skip
 
 
-def as_bare_tensors(path, held):
-    torch.save(torch.from_numpy(held["features"]), path.with_suffix(".pt"))
+def as_bare_tensors(path, contents):
+    torch.save(torch.from_numpy(contents["features"]), path.with_suffix(".pt"))
     for name in ("labels", "ids"):
-        torch.save(held[name], path.with_name(f"{path.name}_{name}.pt"))
+        torch.save(contents[name], path.with_name(f"{path.name}_{name}.pt"))
 
 
-def as_dict_in_npy(path, held):
-    np.save(path.with_suffix(".npy"), held, allow_pickle=True)
+def as_dict_in_npy(path, contents):
+    np.save(path.with_suffix(".npy"), contents, allow_pickle=True)
 
 
-def as_objects_in_npz(path, held):
-    np.savez(path, **held | {"ids": held["ids"].astype(object), "args": np.array([{}], object)})
+def as_objects_in_npz(path, contents):
+    np.savez(
+        path, **contents | {"ids": contents["ids"].astype(object), "args": np.array([{}], object)}
+    )
 
 
-def as_fortran_npy(path, held):
-    as_npy(path, held | {"features": np.asfortranarray(held["features"])})
+def as_fortran_npy(path, contents):
+    as_npy(path, contents | {"features": np.asfortranarray(contents["features"])})
 
 
-def as_matlab(path, held):
-    savemat(path.with_suffix(".mat"), held | {"labels": held["labels"].astype(float)[:, None]})
+def as_matlab(path, contents):
+    savemat(
+        path.with_suffix(".mat"), contents | {"labels": contents["labels"].astype(float)[:, None]}
+    )
 
 
 MORE = [as_pickle, as_torch_arrays, as_old_torch, as_tuple, as_lists, as_bare_tensors,
@@ -195,12 +208,12 @@ def test_what_people_have_gives_the_same_set(write, tmp_path):
     for role, count in ROLES.items():
         as_npz(tmp_path / role, arrays(role, count))
         write(tmp_path / "a" / role, arrays(role, count))
-    one, other = Features(tmp_path).load(), Features(tmp_path / "a").load()
+    unpacked, nested = Features(tmp_path).load(), Features(tmp_path / "a").load()
     if write is not as_matlab:  # which pads text to one length
-        assert one.ids == other.ids
-    assert np.array_equal(one.inputs[:], other.inputs[:])
-    assert other.inputs[:].dtype == np.float32
-    assert (one.labels != other.labels).nnz == 0 and one.classes == other.classes
+        assert unpacked.ids == nested.ids
+    assert np.array_equal(unpacked.inputs[:], nested.inputs[:])
+    assert nested.inputs[:].dtype == np.float32
+    assert (unpacked.labels != nested.labels).nnz == 0 and unpacked.classes == nested.classes
 
 
 @pytest.mark.parametrize("kind", ["f8", "f2", "i4", "i8", "?", "u1"])
@@ -209,9 +222,9 @@ def test_every_plain_type_is_read(kind, write, tmp_path):
     values = (RNG.normal(size=(9, 4)) * 3).astype(kind)
     for role, count in ROLES.items():
         write(tmp_path / role, arrays(role, count) | {"features": values[:count]})
-    found = Features(tmp_path).load().inputs
-    assert found.dtype == (np.float16 if kind == "f2" else np.float32)
-    assert np.array_equal(found[:9], values.astype(found.dtype))
+    inputs = Features(tmp_path).load().inputs
+    assert inputs.dtype == (np.float16 if kind == "f2" else np.float32)
+    assert np.array_equal(inputs[:9], values.astype(inputs.dtype))
 
 
 @pytest.mark.parametrize(
@@ -225,8 +238,10 @@ def test_every_plain_type_is_read(kind, write, tmp_path):
 )
 def test_labels_may_be_names(labels, tmp_path):
     for role, count in ROLES.items():
-        held = arrays(role, count)
-        torch.save(held | {"labels": np.array(list("abc") * 3)[:count]}, tmp_path / f"{role}.pt")
+        contents = arrays(role, count)
+        torch.save(
+            contents | {"labels": np.array(list("abc") * 3)[:count]}, tmp_path / f"{role}.pt"
+        )
     torch.save(arrays("train", 5) | {"labels": labels}, tmp_path / "train.pt")
     images = Features(tmp_path).load()
     assert images.classes == ("a", "b", "c")
@@ -248,8 +263,8 @@ def test_a_column_of_class_indices_is_no_multi_hot_row(shape, tmp_path):
 
 def test_classes_counted_from_one_are_told(tmp_path, caplog):
     for role, count in ROLES.items():
-        held = arrays(role, count)
-        as_npz(tmp_path / role, held | {"labels": held["labels"] + 1})
+        contents = arrays(role, count)
+        as_npz(tmp_path / role, contents | {"labels": contents["labels"] + 1})
     Features(tmp_path).load()
     assert "no image has the class 0" in caplog.text and "first_class=1" in caplog.text
     caplog.clear()
@@ -260,8 +275,10 @@ def test_classes_counted_from_one_are_told(tmp_path, caplog):
 def test_files_of_which_some_are_normalised_are_told(tmp_path, caplog):
     for role, count in ROLES.items():
         rows = RNG.normal(size=(count, 4))
-        held = arrays(role, count)
-        as_npz(tmp_path / role, held | {"features": rows / np.linalg.norm(rows, axis=1)[:, None]})
+        contents = arrays(role, count)
+        as_npz(
+            tmp_path / role, contents | {"features": rows / np.linalg.norm(rows, axis=1)[:, None]}
+        )
     Features(tmp_path).load()
     assert not caplog.text
     as_npz(tmp_path / "train", arrays("train", 5))
@@ -293,10 +310,10 @@ def test_files_of_which_some_are_normalised_are_told(tmp_path, caplog):
 )  # fmt: skip
 def test_what_is_no_feature_is_told_in_our_words(saved, message, tmp_path):
     for role in ("database", "test"):
-        held = arrays(role, ROLES[role])
+        contents = arrays(role, ROLES[role])
         if isinstance(saved, dict) and isinstance(saved.get("labels"), list):
-            held["labels"] = held["labels"].astype(str)
-        as_npz(tmp_path / role, held)
+            contents["labels"] = contents["labels"].astype(str)
+        as_npz(tmp_path / role, contents)
     torch.save(saved, tmp_path / "train.pt")
     with pytest.raises(DataError, match=message) as error:
         Features(tmp_path).load()
@@ -392,11 +409,13 @@ def test_a_pickle_is_not_run(tmp_path):
 def test_stacked_rows_come_in_the_order_asked_for():
     parts = [np.arange(6, dtype=np.float16).reshape(3, 2), np.zeros((0, 2), np.float16),
              np.arange(6, 14, dtype=np.float16).reshape(4, 2)]  # fmt: skip
-    whole, found = np.concatenate(parts), Stacked(parts)
-    assert found.shape == (7, 2) and found.dtype == np.float16 and found.nbytes == whole.nbytes
+    whole, stacked = np.concatenate(parts), Stacked(parts)
+    assert (
+        stacked.shape == (7, 2) and stacked.dtype == np.float16 and stacked.nbytes == whole.nbytes
+    )
     for rows in ([6, 0, 6, 3], slice(None, None, -2), np.array([True, False] * 3 + [True]), 4, []):
         rows = np.array(rows, int) if isinstance(rows, list) else rows
-        assert np.array_equal(found[rows], whole[rows])
+        assert np.array_equal(stacked[rows], whole[rows])
     assert Stacked([parts[0], parts[2].astype(np.float64)]).dtype == np.float32
 
 
@@ -408,17 +427,17 @@ def test_a_kill_at_the_end_leaves_nothing_that_looks_finished(tmp_path, monkeypa
         return lambda done: iter([np.full((3, 2), value, "f4")])
 
     write_features(tmp_path, 3, 2, "float32", {"made": "a"}, blocks(1))
-    told = feature_formats.write_json
+    write_json = feature_formats.write_json
 
     def killed(path, values):
         if path.parent == tmp_path:
             raise KeyboardInterrupt
-        told(path, values)
+        write_json(path, values)
 
     monkeypatch.setattr(feature_formats, "write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         write_features(tmp_path, 3, 2, "float32", {"made": "b"}, blocks(2))
-    monkeypatch.setattr(feature_formats, "write_json", told)
+    monkeypatch.setattr(feature_formats, "write_json", write_json)
     write_features(tmp_path, 3, 2, "float32", {"made": "b"}, blocks(2))
     assert np.load(tmp_path / "features.npy").tolist() == [[2, 2]] * 3
     write_features(tmp_path, 3, 2, "float32", {"made": "b"}, lambda done: 1 / 0)  # left as it is
@@ -437,11 +456,11 @@ def test_a_full_disk_is_told(tmp_path, monkeypatch):
 def written(folder, role, row, value, dtype=np.float32):
     """Features of all roles, one of which holds a value that is not finite."""
     for name, count in ROLES.items():
-        held = arrays(name, count)
-        held["features"] = held["features"].astype(dtype)
+        contents = arrays(name, count)
+        contents["features"] = contents["features"].astype(dtype)
         if name == role:
-            held["features"][row, 2] = value
-        as_npz(folder / name, held)
+            contents["features"][row, 2] = value
+        as_npz(folder / name, contents)
 
 
 def module(folder, **options):
@@ -464,9 +483,9 @@ def test_a_row_of_no_role_is_not_looked_at(tmp_path):
     """Nothing trains in an evaluation, and images without a label do not, either."""
     written(tmp_path, "train", 1, np.nan)
     module(tmp_path).setup("cpu", trains=False)
-    held = dict(np.load(tmp_path / "train.npz"))
-    held["labels"][1] = -1
-    np.savez(tmp_path / "train.npz", **held)
+    contents = dict(np.load(tmp_path / "train.npz"))
+    contents["labels"][1] = -1
+    np.savez(tmp_path / "train.npz", **contents)
     module(tmp_path).setup("cpu")
 
 
@@ -477,11 +496,11 @@ def test_a_double_beyond_single_precision_is_not_finite(tmp_path):
 
 
 def test_a_row_is_that_of_its_file_where_files_share_images(tmp_path):
-    held, rows = arrays("database", 9), np.array([7, 2, 4])
+    contents, rows = arrays("database", 9), np.array([7, 2, 4])
     as_npz(tmp_path / "test", arrays("test", 3))
-    as_npz(tmp_path / "database", held)
+    as_npz(tmp_path / "database", contents)
     shared = {name: np.concatenate([values[rows], values[:2] if name != "ids" else ["x", "y"]])
-              for name, values in held.items()}  # fmt: skip
+              for name, values in contents.items()}  # fmt: skip
     shared["features"][4] = np.inf
     as_npz(tmp_path / "train", shared)
     with pytest.raises(DataError, match=r"y \(train\): inf in column 0 of .*train\.npz, row 4"):
@@ -520,8 +539,8 @@ def test_texts_of_hdf5_that_are_never_read_end(tmp_path, monkeypatch):
         file["features"] = np.zeros((3, 2), np.float32)
         file["labels"] = np.arange(3)
         file["ids"] = ["a", "é", "c"]
-    found = feature_formats.read_features(tmp_path, "train")
-    assert found["ids"] == ["a", "é", "c"]
+    features = feature_formats.read_features(tmp_path, "train")
+    assert features["ids"] == ["a", "é", "c"]
     monkeypatch.setattr(feature_formats, "TEXT_SECONDS", 0.5)
     monkeypatch.setattr(feature_formats, "_TEXTS", "while True: pass")
     with pytest.raises(DataError, match=r"train\.h5 is damaged: its ids could not be read within"):

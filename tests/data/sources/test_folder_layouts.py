@@ -175,7 +175,7 @@ def test_official_parts_are_not_merged_by_accident(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("folders", "told"),
+    ("folders", "message"),
     [
         (("images", "labels"), "images and labels: these look like images and their annotations"),
         (("Images", "masks"), "annotations"),
@@ -187,10 +187,10 @@ def test_official_parts_are_not_merged_by_accident(tmp_path):
         (("data/a", "data/b"), r"dataset\.root=.*data"),
     ],
 )
-def test_layouts_that_mean_something_else_are_refused_with_the_way(tmp_path, folders, told):
+def test_layouts_that_mean_something_else_are_refused_with_the_way(tmp_path, folders, message):
     for folder in folders:
         picture(tmp_path / "set" / folder / "0.png")
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         Folder(tmp_path / "set", size=8).load()
 
 
@@ -248,7 +248,7 @@ def test_training_tells_it_once_and_the_facts_keep_it(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         data.setup("cpu")
         data.setup("cpu")
-    assert [one.message for one in caplog.records] == [
+    assert [record.message for record in caplog.records] == [
         "ignored: 1 .psd (convert them to JPEG or PNG)"
     ]
     assert data.facts.as_dict()["passed_over"] == {".psd": 1}

@@ -118,7 +118,7 @@ def test_a_prefix_is_cut_off(tmp_path, prefix, path):
 
 
 @pytest.mark.parametrize(
-    ("text", "count", "told"),
+    ("text", "count", "message"),
     [
         ("a 1 0\nb 1 0 1\n", None, "line 2: 3 labels; expected a path and 2 labels of 0 or 1"),
         ("a 1 0\nb 1\n", None, "line 2: 1 labels; expected a path and 2 labels"),
@@ -145,8 +145,8 @@ def test_a_prefix_is_cut_off(tmp_path, prefix, path):
         ("", None, "is empty"),
     ],
 )
-def test_a_malformed_line_is_told_by_file_and_number(tmp_path, text, count, told):
-    with pytest.raises(DataError, match=rf"list\.txt,? .*{told}"):
+def test_a_malformed_line_is_told_by_file_and_number(tmp_path, text, count, message):
+    with pytest.raises(DataError, match=rf"list\.txt,? .*{message}"):
         read_list(file_of(tmp_path, text), count, NO_PREFIX)
 
 
@@ -194,7 +194,7 @@ PIECES = st.sampled_from(["a", "b.jpg", "/", "..", "./", "0", "1", "7", " ", "\t
 def test_every_line_is_a_row_or_a_fault(pieces, count):
     """A row is what the line says, by a naive reading; the others are told by their numbers."""
     text, faults = "".join(pieces), []
-    rows = parse_list(text, count, NO_PREFIX, lambda line, what: faults.append(line))
+    rows = parse_list(text, count, NO_PREFIX, lambda line, message: faults.append(line))
     lines = (text if "\n" in text else text.replace("\r", "\n")).split("\n")
     lines = lines[:-1] if lines[-1] == "" else lines
     assert sorted([*rows.lines, *faults]) == list(range(1, len(lines) + 1))
@@ -279,8 +279,8 @@ def test_files_are_found_where_they_are(small):
     (small / "other").mkdir()
     (small / "other" / "8.png").write_bytes(b"another")
     for find in ("auto", "id"):
-        said = rf"find={find} finds two 8\.png.*: im/deep/er/8\.png and other/8\.png"
-        with pytest.raises(DataError, match=said):
+        message = rf"find={find} finds two 8\.png.*: im/deep/er/8\.png and other/8\.png"
+        with pytest.raises(DataError, match=message):
             Lists(small, find=find).load()
     write(small, test=[("elsewhere/3.png", "1 0 0")])
     with pytest.raises(
@@ -294,12 +294,12 @@ def test_missing_images_are_counted_and_the_first_named(small):
         (small / "im" / f"{k}.png").unlink()
     with pytest.raises(DataError) as caught:
         Lists(small, origin="ask the library", find="path").load()
-    told = str(caught.value)
-    assert f"6 of 7 listed images are not below {small}:" in told
-    assert re.findall(r"im/(\d)\.png", told) == ["3", "5", "2", "4", "9"]
-    assert "and 1 more" in told and "library" not in told
+    message = str(caught.value)
+    assert f"6 of 7 listed images are not below {small}:" in message
+    assert re.findall(r"im/(\d)\.png", message) == ["3", "5", "2", "4", "9"]
+    assert "and 1 more" in message and "library" not in message
     for word in ("dataset.root=FOLDER", "dataset.source.find=auto", "dataset.source.on_error=skip"):
-        assert word in told
+        assert word in message
     (small / "im" / "1.png").unlink()
     for on_error in ("raise", "skip"):  # nothing at all is there
         with pytest.raises(DataError, match=r"7 of 7(.|\n)*ask the library"):
@@ -328,10 +328,10 @@ def test_missing_lists_say_where_they_come_from(small):
     (small / "database.txt").unlink()
     with pytest.raises(DataError) as caught:
         Lists(small, origin="Lists: from here.\nImages: from there.").load()
-    told = str(caught.value)
-    assert told.startswith(f"no database.txt, train.txt in {small}, nor packed")
+    message = str(caught.value)
+    assert message.startswith(f"no database.txt, train.txt in {small}, nor packed")
     for word in ("Images: from there.", "dataset.lists=FOLDER", f"{small}/<path>", "path 0 1 0"):
-        assert word in told
+        assert word in message
 
 
 def test_lists_that_disagree_are_told(small):
@@ -358,8 +358,8 @@ def test_indices_and_vectors_are_one_dataset(tmp_path):
 def test_class_indices_make_as_many_classes_as_there_can_be(tmp_path):
     for name, text in {"train": "a 7\n", "test": "b 50000\n", "database": "c 0\n"}.items():
         file_of(tmp_path, text, f"{name}.txt")
-    said = r"test\.txt, line 1: the class index 50000 implies 50001 classes of 3 images"
-    with pytest.raises(DataError, match=rf"{said}.*dataset\.source\.class_names=50001"):
+    message = r"test\.txt, line 1: the class index 50000 implies 50001 classes of 3 images"
+    with pytest.raises(DataError, match=rf"{message}.*dataset\.source\.class_names=50001"):
         Lists(tmp_path).read()
     many = Lists(tmp_path, class_names=50001).read()
     assert many.labels.indices.tolist() == [0, 50000, 7] and len(many.classes) == 50001
@@ -430,7 +430,7 @@ def test_both_worlds_of_nus_wide_are_one(tmp_path):
             file_of(tmp_path, "".join(lines), f"{name}.txt")
         result[world] = Lists(tmp_path, identity=FLICKR).read()
     assert result["a"].ids == result["b"].ids and result["a"].ids[0] == "262727880"
-    prints = {fingerprint(one, Listed().split(one)) for one in result.values()}
+    prints = {fingerprint(images, Listed().split(images)) for images in result.values()}
     assert len(prints) == 1
     (tmp_path / "Flickr").mkdir()
     (tmp_path / "tags").mkdir()
@@ -476,8 +476,8 @@ def packed(small, **change):
         f"{name}.txt": list_sha1(small / f"{name}.txt") for name in ("train", "test", "database")
     }
     path = small / "lists.split.xz"
-    told = {"dataset": "own", "protocol": "lists", "lists": sums, **change}
-    return images, path, write_split(path, images, Listed().split(images), **told)
+    origin = {"dataset": "own", "protocol": "lists", "lists": sums, **change}
+    return images, path, write_split(path, images, Listed().split(images), **origin)
 
 
 def test_a_split_file_is_read_instead_of_lists(small, tmp_path):
@@ -509,8 +509,8 @@ def test_a_split_file_of_other_lists_is_refused(small, name):
     file_of(small, text, name)
     assert len(source.read()) == 7
     file_of(small, text[::-1], name)
-    said = "made from other lists.*deephash data prepare dataset=own"
-    with pytest.raises(DataError, match=said):
+    message = "made from other lists.*deephash data prepare dataset=own"
+    with pytest.raises(DataError, match=message):
         source.read()
 
 
@@ -529,7 +529,7 @@ def test_classes_of_a_split_file_are_those_of_the_dataset(small):
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, message",
     [
         ({"find": "hash"}, "find=hash is unknown"),
         ({"strip_prefix": "("}, r"strip_prefix=\( is no regular expression"),
@@ -542,8 +542,8 @@ def test_classes_of_a_split_file_are_those_of_the_dataset(small):
         ({"on_error": "pass"}, "on_error=pass is unknown"),
     ],
 )
-def test_senseless_options_are_refused(change, told):
-    with pytest.raises(DataError, match=told):
+def test_senseless_options_are_refused(change, message):
+    with pytest.raises(DataError, match=message):
         Lists("x", **change)
 
 
@@ -565,8 +565,8 @@ def test_the_rest_is_searched(small):
     without = Listed("rest").split(Lists(small).read())
     assert without.database.tolist() == [0, 1, 2, 3, 4]
     lines = (small / "database.txt").read_text().splitlines(keepends=True)
-    asked = (small / "test.txt").read_text()
-    (small / "database.txt").write_text("".join([lines[0], asked, *lines[1:]]))
+    query_lines = (small / "test.txt").read_text()
+    (small / "database.txt").write_text("".join([lines[0], query_lines, *lines[1:]]))
     images = Lists(small).read()
     split = Listed("rest").split(images)
     assert [images.ids[row] for row in split.database] == [f"im/{k}.png" for k in (3, 1, 5, 2, 4)]
@@ -599,8 +599,8 @@ def test_a_role_without_images_is_told(small):
 def many(tmp_path, labels, train=10, queries=5):
     lines = [(f"{k}.png", labels(k)) for k in range(60)]
     text = {"train": lines[:train], "database": lines[:-queries], "test": lines[-queries:]}
-    for name, some in text.items():
-        file_of(tmp_path, "".join(f"{path} {given}\n" for path, given in some), f"{name}.txt")
+    for name, pairs in text.items():
+        file_of(tmp_path, "".join(f"{path} {given}\n" for path, given in pairs), f"{name}.txt")
     return Lists(tmp_path).read()
 
 
@@ -717,7 +717,7 @@ def miniature(dataset, root):
     else:
         folders = ("images", "images")
         columns = [[c in (k % 21, k % 5) for c in range(21)] for k in range(151)]
-    lines = [(f"{folders[k >= 130]}/{k}_{k}.png", " ".join(str(int(one)) for one in columns[k]))
+    lines = [(f"{folders[k >= 130]}/{k}_{k}.png", " ".join(str(int(label)) for label in columns[k]))
              for k in range(151)]  # fmt: skip
     return write(root, train=lines[:100], test=lines[130:], database=lines[:126])
 
@@ -751,25 +751,25 @@ def test_a_whole_run(tmp_path):
              "trainer.epochs=1", "logger=quiet")  # fmt: skip
     run(tmp_path, *words)
     (report,) = (tmp_path / "outputs" / dataset / "relahash" / "32bit").glob("*/report.json")
-    told = json.loads(report.read_text())
-    assert told["protocol"]["protocol"] == "lists" and told["protocol"]["num_train"] == 100
-    assert told["metrics"]["conventions"]["top"] == 50
+    report_ = json.loads(report.read_text())
+    assert report_["protocol"]["protocol"] == "lists" and report_["protocol"]["num_train"] == 100
+    assert report_["metrics"]["conventions"]["top"] == 50
     root.rename(tmp_path / "moved")
     (tmp_path / "elsewhere").mkdir()
     for name in ("train.txt", "test.txt", "database.txt"):
         (tmp_path / "moved" / name).rename(tmp_path / "elsewhere" / name)
     words = (f'run="{report.parent}"', f"dataset.root={tmp_path / 'moved'}",
              f"dataset.lists={tmp_path / 'elsewhere'}", "figures=false")  # fmt: skip
-    said = run(tmp_path, *words, script="evaluate.py")
-    assert f"{told['metrics']['map']!r}: the same" in said
+    output = run(tmp_path, *words, script="evaluate.py")
+    assert f"{report_['metrics']['map']!r}: the same" in output
 
 
 @pytest.mark.slow
 def test_help_names_the_datasets_and_missing_data_fit_on_a_screen(tmp_path):
-    (line,) = (one for one in run(tmp_path, "--help").splitlines()
-               if one.startswith("dataset: "))  # fmt: skip
+    (line,) = (line for line in run(tmp_path, "--help").splitlines()
+               if line.startswith("dataset: "))  # fmt: skip
     assert {"imagenet100", "nuswide21"} <= set(re.findall(r"\w+", line))
-    said = run(tmp_path, "dataset=imagenet100", "trainer.device=cpu", code=1)
+    output = run(tmp_path, "dataset=imagenet100", "trainer.device=cpu", code=1)
     for word in (
         "train.txt",
         "data/imagenet100/<path>",
@@ -777,8 +777,8 @@ def test_help_names_the_datasets_and_missing_data_fit_on_a_screen(tmp_path):
         "image-net.org",
         "dataset.root=",
     ):
-        assert word in said
-    lines = said.replace(str(ROOT), "").splitlines()  # the script as it was typed
+        assert word in output
+    lines = output.replace(str(ROOT), "").splitlines()  # the script as it was typed
     assert len(lines) < 12 and max(map(len, lines)) <= 120
 
 
@@ -841,7 +841,7 @@ def test_the_real_lists(dataset, pages):
     prints = {facts.fingerprint[:16]}
     if dataset == "imagenet100":
         of = [images.ids[row] for row in images.lists["database"]]
-        names = np.array([re.search(r"(n\d+)_\d+\.JPEG$", one)[1] for one in of])
+        names = np.array([re.search(r"(n\d+)_\d+\.JPEG$", name)[1] for name in of])
         rows = images.labels[images.lists["database"]].toarray()
         assert (np.array(images.classes)[rows.argmax(axis=1)] == names).all()
         again = Lists(REAL / dataset, strip_prefix=".*?/(?=(val_)?image/)").read()
@@ -865,7 +865,7 @@ def test_paths_of_windows_have_the_same_ids(tmp_path):
 
 def parsed(text, count=None):
     faults = []
-    rows = parse_list(text, count, NO_PREFIX, lambda line, what: faults.append(what))
+    rows = parse_list(text, count, NO_PREFIX, lambda line, message: faults.append(message))
     return rows, faults
 
 
@@ -888,7 +888,7 @@ def test_paths_with_blanks_are_read_where_the_labels_leave_no_doubt(text, ids):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("my pic 3\n", "stands before a tab"),
         ("a.jpg b.jpg 3\n", "stands before a tab"),
@@ -899,9 +899,9 @@ def test_paths_with_blanks_are_read_where_the_labels_leave_no_doubt(text, ids):
         ("a.jpg 0,1\n", "no commas"),
     ],
 )
-def test_lines_that_are_something_else_are_told_with_the_way(text, told):
+def test_lines_that_are_something_else_are_told_with_the_way(text, message):
     _, faults = parsed(text)
-    assert told in faults[0] and "expected a path" in faults[0]
+    assert message in faults[0] and "expected a path" in faults[0]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])

@@ -34,7 +34,7 @@ def test_another_encoding_is_told_by_line_and_likely_name():
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         (b"PK\x03\x04\x14\0", "Excel workbook.*\n.*CSV UTF-8"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1", "old Excel"),
@@ -43,8 +43,8 @@ def test_another_encoding_is_told_by_line_and_likely_name():
         (b"path,label\na.jpg,\0\n", "line 2 has a zero byte"),
     ],
 )
-def test_what_is_no_text_is_named_with_the_way(data, told):
-    with pytest.raises(FileError, match=f"(?s){told}"):
+def test_what_is_no_text_is_named_with_the_way(data, message):
+    with pytest.raises(FileError, match=f"(?s){message}"):
         decode_text(FILE, data, "table")
 
 

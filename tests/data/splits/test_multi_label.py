@@ -35,7 +35,7 @@ def random_labels(count, frequencies, seed=0, empty=0):
 
 
 @pytest.fixture(scope="module")
-def some():
+def labelled_images():
     return images_of(random_labels(400, [0.5, 0.3, 0.2, 0.1], empty=20))
 
 
@@ -45,7 +45,7 @@ def nuswide():
     return images_of(random_labels(195_834, np.geomspace(0.38, 0.031, 21)))
 
 
-def walked(labels, taught, asked, seed):
+def walked(labels, num_train, num_queries, seed):
     """The recipe of DeepHash-pytorch's list of NUS-WIDE-21, step by step."""
     state = np.random.get_state()
     np.random.seed(seed)
@@ -57,11 +57,11 @@ def walked(labels, taught, asked, seed):
     for row in order:
         where = "database"
         for column in np.nonzero(labels[row])[0]:
-            if in_train[column] < taught:
+            if in_train[column] < num_train:
                 in_train[column] += 1
                 where = "train"
                 break
-            if in_test[column] < asked:
+            if in_test[column] < num_queries:
                 in_test[column] += 1
                 where = "test"
                 break
@@ -74,7 +74,7 @@ def walked(labels, taught, asked, seed):
     return train, database, test
 
 
-def told(split):
+def role_lists(split):
     return [getattr(split, role).tolist() for role in ("train", "database", "queries")]
 
 
@@ -94,10 +94,10 @@ def apart(*roles):
     st.lists(st.floats(0.15, 0.9), min_size=2, max_size=5),
 )
 @settings(max_examples=40, deadline=None)
-def test_quota_is_the_published_walk(seed, taught, asked, frequencies):
+def test_quota_is_the_published_walk(seed, num_train, num_queries, frequencies):
     labels = random_labels(150, frequencies, seed % 1000)
-    assert told(Quota(taught, asked, seed=seed).split(images_of(labels))) == [
-        [int(row) for row in role] for role in walked(labels, taught, asked, seed)
+    assert role_lists(Quota(num_train, num_queries, seed=seed).split(images_of(labels))) == [
+        [int(row) for row in role] for role in walked(labels, num_train, num_queries, seed)
     ]
 
 
@@ -112,7 +112,7 @@ def test_quota_by_hand(monkeypatch):
     monkeypatch.setattr(np.random, "RandomState", lambda seed: InOrder())
     split = Quota(1, 1).split(images_of(labels))
     # 0 trains for the first class, 1 asks for it; 2 trains for the second, 3 asks for that.
-    assert told(split) == [[0, 2], [0, 2, 4, 5, 6, 7], [1, 3]]
+    assert role_lists(split) == [[0, 2], [0, 2, 4, 5, 6, 7], [1, 3]]
 
 
 def test_quota_at_the_size_of_nuswide(nuswide):
@@ -131,8 +131,8 @@ def test_quota_at_the_size_of_nuswide(nuswide):
 
 
 @pytest.mark.parametrize("inside", [True, False])
-def test_quota_outside_the_database(some, inside):
-    split = Quota(10, 5, train_in_database=inside, seed=1).split(some)
+def test_quota_outside_the_database(labelled_images, inside):
+    split = Quota(10, 5, train_in_database=inside, seed=1).split(labelled_images)
     assert sizes(split) == (40, 380 if inside else 340, 20, 0)
     assert apart(split.database, split.queries)
     assert np.isin(split.train, split.database).all() == inside
@@ -140,11 +140,11 @@ def test_quota_outside_the_database(some, inside):
 
 
 @pytest.mark.parametrize("inside", [True, False])
-def test_validation_by_quota(some, inside):
-    without = Quota(10, 5, train_in_database=inside, seed=1).split(some)
-    split = Quota(10, 5, train_in_database=inside, validation=3, seed=1).split(some)
+def test_validation_by_quota(labelled_images, inside):
+    without = Quota(10, 5, train_in_database=inside, seed=1).split(labelled_images)
+    split = Quota(10, 5, train_in_database=inside, validation=3, seed=1).split(labelled_images)
     assert len(split.validation) == 12
-    assert some.labels[split.validation].sum(axis=0).min() >= 3
+    assert labelled_images.labels[split.validation].sum(axis=0).min() >= 3
     assert split.queries.tolist() == without.queries.tolist()
     assert split.database.tolist() == without.database.tolist()
     assert apart(split.train, split.validation) and apart(split.queries, split.validation)
@@ -165,9 +165,9 @@ def test_validation_by_quota(some, inside):
         (Quota(2, 2, validation=70), r"of 70 validation items.*\.validation$"),
     ],
 )
-def test_quotas_that_cannot_be_filled(some, protocol, message):
+def test_quotas_that_cannot_be_filled(labelled_images, protocol, message):
     with pytest.raises(DataError, match=message):
-        protocol.split(some)
+        protocol.split(labelled_images)
 
 
 def test_a_quota_that_leaves_nothing():
@@ -179,14 +179,14 @@ def test_a_quota_that_leaves_nothing():
         Quota(2, 1, validation=2).split(images)
 
 
-def test_drawn_is_one_permutation(some):
+def test_drawn_is_one_permutation(labelled_images):
     order = np.random.RandomState(7).permutation(400).tolist()
-    split = Drawn(50, 100, seed=7).split(some)
-    assert told(split) == [order[50:150], order[50:], order[:50]]
-    split = Drawn(50, 100, train_in_database=False, seed=7).split(some)
-    assert told(split) == [order[50:150], order[150:], order[:50]]
-    split = Drawn(50, None, seed=7).split(some)
-    assert told(split) == [order[50:], order[50:], order[:50]]
+    split = Drawn(50, 100, seed=7).split(labelled_images)
+    assert role_lists(split) == [order[50:150], order[50:], order[:50]]
+    split = Drawn(50, 100, train_in_database=False, seed=7).split(labelled_images)
+    assert role_lists(split) == [order[50:150], order[150:], order[:50]]
+    split = Drawn(50, None, seed=7).split(labelled_images)
+    assert role_lists(split) == [order[50:], order[50:], order[:50]]
 
 
 @pytest.mark.parametrize(
@@ -257,9 +257,9 @@ def test_drawn_gives_each_image_its_place(queries, train, inside, unlabelled, va
         (Drawn(10, None, validation=390), "leave nothing to train"),
     ],
 )
-def test_too_few_images_to_draw(some, protocol, message):
+def test_too_few_images_to_draw(labelled_images, protocol, message):
     with pytest.raises(DataError, match=message):
-        protocol.split(some)
+        protocol.split(labelled_images)
 
 
 @pytest.mark.parametrize(
@@ -269,9 +269,9 @@ def test_too_few_images_to_draw(some, protocol, message):
         lambda seed: Drawn(20, 40, validation=10, seed=seed),
     ],
 )
-def test_a_seed_is_a_split(some, make):
-    splits = [make(seed).split(some) for seed in (0, 0, 1)]
-    prints = [fingerprint(some, split) for split in splits]
+def test_a_seed_is_a_split(labelled_images, make):
+    splits = [make(seed).split(labelled_images) for seed in (0, 0, 1)]
+    prints = [fingerprint(labelled_images, split) for split in splits]
     assert prints[0] == prints[1] != prints[2]
     assert splits[0].validation.tolist() == splits[1].validation.tolist()
     assert all(getattr(splits[0], role).dtype == np.int64 for role in ROLES)

@@ -51,8 +51,8 @@ def counts(images, rows):
     return images.labels[rows].sum(axis=0).tolist()
 
 
-@pytest.mark.parametrize("asked, taught", [(100, 500), (1000, 5000)])
-def test_the_published_construction(sixty_thousand, asked, taught):
+@pytest.mark.parametrize("num_queries, num_train", [(100, 500), (1000, 5000)])
+def test_the_published_construction(sixty_thousand, num_queries, num_train):
     """The recipe as a naive loop over the global generator, seeded by 420."""
     targets = sixty_thousand.labels.argmax(axis=1).tolist()
     state = np.random.get_state()
@@ -61,11 +61,13 @@ def test_the_published_construction(sixty_thousand, asked, taught):
     for wanted in range(10):
         rows = [row for row, target in enumerate(targets) if target == wanted]
         np.random.shuffle(rows)
-        query += rows[:asked]
-        database += rows[asked:]
-        train += rows[asked : asked + taught]
+        query += rows[:num_queries]
+        database += rows[num_queries:]
+        train += rows[num_queries : num_queries + num_train]
     np.random.set_state(state)
-    split = PerClass(asked, None if taught == 5000 else taught, seed=420).split(sixty_thousand)
+    split = PerClass(num_queries, None if num_train == 5000 else num_train, seed=420).split(
+        sixty_thousand
+    )
     assert split.queries.tolist() == query
     assert split.database.tolist() == database
     assert split.train.tolist() == train
@@ -206,13 +208,15 @@ def test_facts():
     images = dataclasses.replace(small(), skipped=("item/x",))
     split = PerClass(2, 4, validation=1, seed=9).split(images)
     facts = describe_split(images, split, "toy", "own", 9)
-    told = json.loads(json.dumps(facts.as_dict()))
-    assert told["num_train"] == 12 and told["num_database"] == 30 and told["num_queries"] == 6
-    assert told["num_validation"] == 3 and told["num_classes"] == 3 and told["split_seed"] == 9
-    assert told["per_class"]["train"] == {"min": 4, "max": 4}
-    assert told["overlaps"] == {"train_queries": 0, "queries_database": 0, "train_database": 12}
-    assert told["skipped"] == ["item/x"] and told["num_skipped"] == 1
-    assert told["fingerprint"] == fingerprint(images, split) and told["multilabel"] is False
+    result = json.loads(json.dumps(facts.as_dict()))
+    assert result["num_train"] == 12 and result["num_database"] == 30 and result["num_queries"] == 6
+    assert (
+        result["num_validation"] == 3 and result["num_classes"] == 3 and result["split_seed"] == 9
+    )
+    assert result["per_class"]["train"] == {"min": 4, "max": 4}
+    assert result["overlaps"] == {"train_queries": 0, "queries_database": 0, "train_database": 12}
+    assert result["skipped"] == ["item/x"] and result["num_skipped"] == 1
+    assert result["fingerprint"] == fingerprint(images, split) and result["multilabel"] is False
 
 
 def test_facts_without_validation():
@@ -300,8 +304,8 @@ def test_what_becomes_of_queries_in_the_database():
     with pytest.raises(DataError, match=r"0 queries are in train and 2 in .*queries_in_database"):
         Listed().split(images)
     splits = {
-        how: Listed(queries_in_database=how).split(images)
-        for how in ("keep", "exclude_self", "remove")
+        choice: Listed(queries_in_database=choice).split(images)
+        for choice in ("keep", "exclude_self", "remove")
     }
     assert splits["keep"].own is None and splits["remove"].own is None
     assert splits["exclude_self"].own.tolist() == [5, 1]

@@ -42,16 +42,16 @@ def small():
 
 def change(path, **values):
     """Replace entries of a split file by hand, its checksum as well if that is among them."""
-    held = json.loads(lzma.decompress(path.read_bytes()))
-    held |= values
-    path.write_bytes(lzma.compress(json.dumps(held).encode()))
+    entries = json.loads(lzma.decompress(path.read_bytes()))
+    entries |= values
+    path.write_bytes(lzma.compress(json.dumps(entries).encode()))
 
 
 def forge(path, **values):
     """Replace entries of a split file and make its checksum fit them."""
-    held = json.loads(lzma.decompress(path.read_bytes())) | values
-    del held["checksum"]
-    change(path, **values, checksum=split_file._checksum(held))
+    entries = json.loads(lzma.decompress(path.read_bytes())) | values
+    del entries["checksum"]
+    change(path, **values, checksum=split_file._checksum(entries))
 
 
 @pytest.fixture
@@ -62,10 +62,10 @@ def written(tmp_path):
     return path
 
 
-def same(one, other):
-    assert (one.ids, one.classes) == (other.ids, other.classes)
-    assert (one.labels != other.labels).nnz == 0
-    assert (one.places or one.ids) == (other.places or other.ids)
+def same(first, second):
+    assert (first.ids, first.classes) == (second.ids, second.classes)
+    assert (first.labels != second.labels).nnz == 0
+    assert (first.places or first.ids) == (second.places or second.ids)
 
 
 def test_a_split_file_holds_all_that_was_given(written):
@@ -137,17 +137,17 @@ def test_nothing_needs_to_train_and_queries_may_be_hidden_from_themselves(tmp_pa
 
 
 @pytest.mark.parametrize(
-    "split, told",
+    "split, message",
     [
         (of([], [0], []), "the role queries has no image"),
         (of([1], [], [0]), "the role database has no image"),
         (of([1], [2, 3, 2], [0]), "the role database has an image twice"),
     ],
 )
-def test_senseless_roles_are_refused(tmp_path, split, told):
-    with pytest.raises(DataError, match=told):
+def test_senseless_roles_are_refused(tmp_path, split, message):
+    with pytest.raises(DataError, match=message):
         write_split(tmp_path / f"own{ENDING}", small()[0], split, **TOLD)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         write_lists(tmp_path / "lists", small()[0], split)
     assert list(tmp_path.iterdir()) == []
 
@@ -190,7 +190,7 @@ def test_a_forged_checksum_does_not_help(written, key):
 
 
 @pytest.mark.parametrize(
-    "values, told",
+    "values, message",
     [
         ({"ids": None}, "ids is nothing, not a list"),
         ({"seed": True}, "seed is true or false, not a whole number"),
@@ -218,9 +218,9 @@ def test_a_forged_checksum_does_not_help(written, key):
         ({"roles": {"train": [1, 1], "database": [2], "queries": [0]}}, "train has an image twice"),
     ],
 )
-def test_malformed_entries_are_told(written, values, told):
+def test_malformed_entries_are_told(written, values, message):
     forge(written, **values)
-    with pytest.raises(DataError, match=rf"is malformed: .*{told}.*deephash data prepare"):
+    with pytest.raises(DataError, match=rf"is malformed: .*{message}.*deephash data prepare"):
         read_split(written)
 
 
@@ -239,8 +239,8 @@ def test_malformed_entries_are_told(written, values, told):
     ],
 )
 def test_what_is_no_split_file_is_told(tmp_path, data):
-    for name, held in {"a.split": data, "b.split.xz": lzma.compress(data)}.items():
-        (tmp_path / name).write_bytes(held)
+    for name, content in {"a.split": data, "b.split.xz": lzma.compress(data)}.items():
+        (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError, match=rf"{name} is no split file of deephash"):
             read_split(tmp_path / name)
 
@@ -349,14 +349,14 @@ def test_any_split_comes_back_from_lists_or_is_refused(tmp_path_factory, prefix,
     single = bool((images.label_counts == 1).all())
     style = data.draw(st.sampled_from(["one_hot", "index"] if single else ["one_hot"]))
     rows = np.unique(np.concatenate([split.train, split.database, split.queries]))
-    told = come_back(tmp_path_factory.mktemp("lists"), images, split, style, prefix)
+    message = come_back(tmp_path_factory.mktemp("lists"), images, split, style, prefix)
     odd = [
         name for name in (images.ids[row] for row in rows)
         if set(name) & set(" \t\r\n\f\v\\\0") or name[0] == "/" or ".." in name.split("/")
         or name.startswith("./") or (name[0] == "\ufeff" and not prefix)
     ]  # fmt: skip
-    assert (told is not None) == bool(odd)
-    assert told is None or "HashNet's lists cannot contain" in told
+    assert (message is not None) == bool(odd)
+    assert message is None or "HashNet's lists cannot contain" in message
 
 
 @settings(max_examples=20, deadline=None)
@@ -410,10 +410,10 @@ def test_styles_that_do_not_fit_are_told(tmp_path):
         write_lists(tmp_path, images, of([1], [2, 1], [0]), "index")
     with pytest.raises(DataError, match="style=onehot is unknown: one_hot or index"):
         write_lists(tmp_path, images, split, "onehot")
-    one = Catalogue(ids=("a", "b"), labels=np.ones((2, 1), bool), classes=("x",))
+    catalogue = Catalogue(ids=("a", "b"), labels=np.ones((2, 1), bool), classes=("x",))
     with pytest.raises(DataError, match="would be read as class indices: use style=index"):
-        write_lists(tmp_path, one, of([0], [0], [1]))
-    assert come_back(tmp_path, one, of([0], [0], [1]), "index") is None
+        write_lists(tmp_path, catalogue, of([0], [0], [1]))
+    assert come_back(tmp_path, catalogue, of([0], [0], [1]), "index") is None
 
 
 def test_a_list_of_nothing_is_not_written_and_none_is_left_over(tmp_path):

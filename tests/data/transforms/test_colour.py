@@ -127,9 +127,9 @@ def test_hue_turns_back_and_keeps_the_largest_and_smallest(share, seed):
     images = pixels(2, 6, 6, seed)
     turn = torch.tensor([-1, -1, -1, 0])[:, None].repeat(1, 2)
 
-    def turned(some, by):
+    def turned(images, by):
         return T.ColorJitter().jitter(
-            some, torch.tensor([1.0, 1, 1, by])[:, None].repeat(1, 2), turn
+            images, torch.tensor([1.0, 1, 1, by])[:, None].repeat(1, 2), turn
         )
 
     there = turned(images, share)
@@ -205,8 +205,8 @@ def test_blur(size):
     images = pixels(5)
     sigma = torch.tensor([0.1, 0.5, 1.0, 2.0, 7.0])
     actual = T.GaussianBlur(size).blur(images, sigma, torch.ones(5, dtype=torch.bool))
-    for image, result, one in zip(images, actual, sigma.tolist(), strict=True):
-        close(result, TF.gaussian_blur(image, [size, size], [one, one]))
+    for image, result, deviation in zip(images, actual, sigma.tolist(), strict=True):
+        close(result, TF.gaussian_blur(image, [size, size], [deviation, deviation]))
 
 
 def test_what_blur_draws():

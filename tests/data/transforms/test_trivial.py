@@ -39,7 +39,7 @@ def ours(images, name, magnitude, interpolation="nearest"):
 def magnitudes(name, sign="+"):
     values = SPACE[name][0](31, 24, 33)
     chosen = [0.0] if values is None else [float(values[at]) for at in (0, 1, 9, 16, 30)]
-    return [-one if sign == "-" else one for one in chosen]
+    return [-strength if sign == "-" else strength for strength in chosen]
 
 
 def test_the_space_of_torchvision():

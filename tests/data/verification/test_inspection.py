@@ -39,13 +39,17 @@ def lists(folder, **texts):
     return folder
 
 
-def said(inspection, level=None):
+def messages(inspection, level=None):
     """What the findings of a level say, on one line each."""
-    return [" | ".join(one.lines()) for one in inspection.findings if level in (None, one.level)]
+    return [
+        " | ".join(finding.lines())
+        for finding in inspection.findings
+        if level in (None, finding.level)
+    ]
 
 
 def of(inspection, role):
-    (result,) = (one for one in inspection.lists if one.role == role)
+    (result,) = (summary for summary in inspection.lists if summary.role == role)
     return result
 
 
@@ -70,8 +74,8 @@ def test_counts_by_hand(tmp_path):
     assert (result.num_images, result.num_missing) == (7, None)
     images = Lists(tmp_path).read()
     assert result.fingerprint == fingerprint(images, Listed().split(images))
-    assert said(result, "error") == [] and len(said(result)) == 1
-    assert said(result)[0].startswith(
+    assert messages(result, "error") == [] and len(messages(result)) == 1
+    assert messages(result)[0].startswith(
         "warning: database: 1 of 5 images have no label |     im/5.png"
     )
 
@@ -84,13 +88,17 @@ def test_the_table_and_the_record(tmp_path):
     assert any(re.fullmatch("train and database +2 +2 +2", line) for line in lines)
     assert f"7 images, 0 of them below {tmp_path}" in lines
     assert max(map(len, lines)) <= 110 and lines[-1] == f"fingerprint {result.fingerprint}"
-    held = json.loads(json.dumps(result.as_dict()))
-    assert held["lists"][0]["unlabelled"] == 1 and held["lists"][0]["class_counts"] == [2, 2, 2]
-    assert held["findings"][0]["level"] == "error" and held["num_missing"] == 7
+    content = json.loads(json.dumps(result.as_dict()))
+    assert content["lists"][0]["unlabelled"] == 1 and content["lists"][0]["class_counts"] == [
+        2,
+        2,
+        2,
+    ]
+    assert content["findings"][0]["level"] == "error" and content["num_missing"] == 7
 
 
 @pytest.mark.parametrize(
-    "texts, options, level, told",
+    "texts, options, level, message",
     [
         ({"test": None}, {}, "error", r"no test\.txt in .*nor packed as test\.txt\.xz"),
         ({"database": None}, {}, "error", r"no database\.txt.*dataset\.source\.database=null"),
@@ -173,23 +181,23 @@ def test_the_table_and_the_record(tmp_path):
         ),
     ],
 )  # fmt: skip
-def test_faults_are_told_with_count_and_examples(tmp_path, texts, options, level, told):
+def test_faults_are_told_with_count_and_examples(tmp_path, texts, options, level, message):
     result = inspect_lists(Lists(tmp_path, lists(tmp_path, **texts), **options), files=False)
-    assert any(re.search(told, one) for one in said(result, level)), said(result)
+    assert any(re.search(message, line) for line in messages(result, level)), messages(result)
     readable = True
     try:
         Lists(tmp_path, tmp_path, **options).read()
     except DataError:
         readable = False
-    wrong = [one for one in said(result, "error") if "queries are in train" not in one]
+    wrong = [line for line in messages(result, "error") if "queries are in train" not in line]
     assert readable == (wrong == [])
 
 
 def test_several_faults_are_told_at_once(tmp_path):
     lists(tmp_path, train="a 1\n\n", test="b 1 0 0\nb 1 0 0\n")
     result = inspect_lists(Lists(tmp_path))
-    assert [one.level for one in result.findings[:3]] == ["error"] * 3
-    assert len(said(result, "error")) >= 3 and result.fingerprint is None
+    assert [finding.level for finding in result.findings[:3]] == ["error"] * 3
+    assert len(messages(result, "error")) >= 3 and result.fingerprint is None
     assert of(result, "queries").rows == 2 and of(result, "database").class_counts == (2, 2, 2)
 
 
@@ -200,10 +208,10 @@ def test_missing_files_are_counted(tmp_path):
         (root / f"im/{k}.png").touch()
     result = inspect_lists(Lists(root, lists(tmp_path)))
     assert (result.num_images, result.num_missing) == (7, 4)
-    (one,) = said(result, "error")
-    assert re.search(r"4 of 7 images \(57\.1 %\) are not below .*im/9\.png.*on_error=skip", one)
+    (message,) = messages(result, "error")
+    assert re.search(r"4 of 7 images \(57\.1 %\) are not below .*im/9\.png.*on_error=skip", message)
     result = inspect_lists(Lists(root, tmp_path, on_error="skip"))
-    assert said(result, "error") == [] and "4 of 7" in said(result, "warning")[-1]
+    assert messages(result, "error") == [] and "4 of 7" in messages(result, "warning")[-1]
     (root / "9.png").touch()
     (root / "im" / "deep").mkdir()
     (root / "im" / "deep" / "8.png").touch()
@@ -213,7 +221,7 @@ def test_missing_files_are_counted(tmp_path):
     (root / "x").mkdir()
     (root / "x" / "8.png").touch()
     result = inspect_lists(Lists(root, tmp_path))
-    assert "finds two 8.png" in said(result, "error")[0] and result.num_missing is None
+    assert "finds two 8.png" in messages(result, "error")[0] and result.num_missing is None
 
 
 def test_a_split_file_is_inspected_too(tmp_path):
@@ -223,15 +231,15 @@ def test_a_split_file_is_inspected_too(tmp_path):
     write_split(path, images, Listed().split(images), dataset="own", protocol="lists")
     result = inspect_lists(Lists(tmp_path, split="own.split.xz"), files=False)
     assert result.source == str(path) and result.fingerprint == plain.fingerprint
-    for one in plain.lists:
-        other = of(result, one.role)
-        assert (one.digest, one.class_counts) == (other.digest, other.class_counts)
-    assert "is read, and not the lists beside it" in said(result, "note")[0]
-    assert said(inspect_lists(Lists(tmp_path, lists=path), files=False), "note") == []
+    for expected in plain.lists:
+        result_ = of(result, expected.role)
+        assert (expected.digest, expected.class_counts) == (result_.digest, result_.class_counts)
+    assert "is read, and not the lists beside it" in messages(result, "note")[0]
+    assert messages(inspect_lists(Lists(tmp_path, lists=path), files=False), "note") == []
     packed = path.read_bytes()
     path.write_bytes(packed[:-20])
-    (one,) = inspect_lists(Lists(tmp_path, lists=path)).findings
-    assert one.level == "error" and "cannot read the split file" in one.what
+    (expected,) = inspect_lists(Lists(tmp_path, lists=path)).findings
+    assert expected.level == "error" and "cannot read the split file" in expected.what
 
 
 def test_dialects_have_one_digest_and_known_lists_are_named(tmp_path):
@@ -244,9 +252,9 @@ def test_dialects_have_one_digest_and_known_lists_are_named(tmp_path):
             (tmp_path / name / f"{role}.txt").write_text(text)
         result[name] = inspect_lists(Lists(tmp_path / name, identity=FILE_NAME), files=False)
     a, b = result["a"], result["b"]
-    assert [one.digest for one in a.lists] == [one.digest for one in b.lists]
+    assert [role.digest for role in a.lists] == [role.digest for role in b.lists]
     known = {
-        "HashNet": {one.role: one.digest for one in a.lists},
+        "HashNet": {role.role: role.digest for role in a.lists},
         "CSQ": {"train": of(a, "train").content, "queries": of(a, "train").digest},
     }
     assert identify(b, known) == {
@@ -281,11 +289,11 @@ def test_errors_are_found_where_reading_fails(tmp_path_factory, train, test, dat
     images = None
     with contextlib.suppress(DataError):
         images = source.read()
-    wrong = [one for one in result.findings if one.level == "error"]
+    wrong = [finding for finding in result.findings if finding.level == "error"]
     if images is None:
         assert wrong
     else:
-        assert all("queries are in train" in one.what for one in wrong)
+        assert all("queries are in train" in finding.what for finding in wrong)
         assert result.num_images == len(images)
 
 
@@ -349,18 +357,25 @@ def test_the_real_lists_are_as_they_were_measured(dataset):
     )
     result = inspect_lists(source, files=False)
     for role, (rows, mean, unlabelled, least, most, digest) in MEASURED[dataset].items():
-        one = of(result, role)
-        assert (one.rows, round(one.mean_labels, 3), one.unlabelled) == (rows, mean, unlabelled)
-        assert (min(one.class_counts), max(one.class_counts)) == (least, most)
-        assert one.digest == digest
-        text = lzma.decompress((REAL / dataset / one.file).read_bytes())
-        assert one.sha1 == hashlib.sha1(text).hexdigest()
+        role_ = of(result, role)
+        assert (role_.rows, round(role_.mean_labels, 3), role_.unlabelled) == (
+            rows,
+            mean,
+            unlabelled,
+        )
+        assert (min(role_.class_counts), max(role_.class_counts)) == (least, most)
+        assert role_.digest == digest
+        text = lzma.decompress((REAL / dataset / role_.file).read_bytes())
+        assert role_.sha1 == hashlib.sha1(text).hexdigest()
     for pair in result.overlaps.values():
         assert pair["id"] == pair["file_name"] == pair["path"]
     shared = (pair["id"] for pair in result.overlaps.values())
     assert (*shared, result.num_images) == SHARED[dataset]
-    assert (len(said(result, "error")), len(said(result, "warning"))) == (0, WARNED[dataset])
-    assert not any("unusual" in one for one in said(result))
+    assert (len(messages(result, "error")), len(messages(result, "warning"))) == (
+        0,
+        WARNED[dataset],
+    )
+    assert not any("unusual" in role_ for role_ in messages(result))
     if dataset == "imagenet100":
         assert of(result, "database").class_changes == 799
         assert np.bincount(of(result, "database").class_counts)[1300] == 89

@@ -20,8 +20,8 @@ def drawn_in_style():
         yield
 
 
-def figures(*found):
-    return {drawing.name: drawing for drawing in figures_of(group_seeds(found))}
+def figures(*reports):
+    return {drawing.name: drawing for drawing in figures_of(group_seeds(reports))}
 
 
 def lines(drawing, panel=0):
@@ -29,7 +29,7 @@ def lines(drawing, panel=0):
 
 
 def texts(figure):
-    return [text.get_text() for text in figure.findobj(lambda one: hasattr(one, "get_text"))]
+    return [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))]
 
 
 def blur(seed, size=20):
@@ -94,22 +94,22 @@ def test_runs_that_differ_in_one_value_are_told_by_it(others, make):
         [make("relahash", more=more.format(beta)) for beta in (5, 10, 50)]
         + [make(name) for name in others]
     )
-    told = [f"{'relahash ' * bool(others)}beta={beta}" for beta in (5, 10, 50)]
-    assert [row.label for row in rows] == [*told, *others]
+    labels = [f"{'relahash ' * bool(others)}beta={beta}" for beta in (5, 10, 50)]
+    assert [row.label for row in rows] == [*labels, *others]
     common = "relahash, method.loss.margin=0.5, optimizer.weight_decay=0.0005, trainer=early"
     assert {row.common for row in rows} == {common if not others else ""}
     if not others:
-        assert all(f"All runs: {common}." in one.caption for one in figures_of(rows))
+        assert all(f"All runs: {common}." in figure.caption for figure in figures_of(rows))
 
 
 def test_long_values_lose_only_what_they_share(make):
     values = [f"weights-of-a-very-long-name-{part}-and-its-end" for part in ("one", "three")]
-    rows = group_seeds([make("csq", more=f",lr=1,backbone.weights={one}") for one in values])
+    rows = group_seeds([make("csq", more=f",lr=1,backbone.weights={value}") for value in values])
     assert [row.label for row in rows] == ["weights=…ame-one-an…", "weights=…ame-three-an…"]
-    whole = [f"csq backbone.weights={one}" for one in values]
+    whole = [f"csq backbone.weights={value}" for value in values]
     assert [row.name for row in rows] == whole
-    one, other = (f"{part}{'x' * 100}" for part in "ab")
-    rows = group_seeds([make(more=f",k={one}"), make(more=f",k={other}")])
+    first, second = (f"{part}{'x' * 100}" for part in "ab")
+    rows = group_seeds([make(more=f",k={first}"), make(more=f",k={second}")])
     assert [row.label for row in rows] == ["k=axxxx…", "k=bxxxx…"]
 
 
@@ -151,9 +151,11 @@ def test_the_note_says_what_differs(make):
 
 
 def test_a_cut_at_the_whole_database_is_no_difference_of_conventions(make):
-    one, other = make(top=1597), make("dpn", print_="b" * 64, top=640)
-    other["metrics"]["database"] = 640
-    assert mark_differences(group_seeds([one, other])) == {"*": "fingerprint bbbbbbbb (aaaaaaaa)"}
+    first, second = make(top=1597), make("dpn", print_="b" * 64, top=640)
+    second["metrics"]["database"] = 640
+    assert mark_differences(group_seeds([first, second])) == {
+        "*": "fingerprint bbbbbbbb (aaaaaaaa)"
+    }
 
 
 def test_the_same_run_twice_is_not_two_seeds(make):
@@ -183,11 +185,11 @@ def test_a_run_that_is_named_by_its_folder_alone_is_called_by_its_method(make):
 
 
 def test_one_run_has_the_curves_as_they_were_measured(make):
-    found = make()
-    drawn = figures(found)
+    report = make()
+    drawn = figures(report)
     assert list(drawn) == ["pr_by_rank", "pr_by_radius", "precision_at", "recall_at", "distances",
                            "bits"]  # fmt: skip
-    metrics = found["metrics"]
+    metrics = report["metrics"]
     macro, micro = lines(drawn["pr_by_radius"])[:2]
     for line, kind in ((macro, "macro"), (micro, "micro")):
         assert line[0] == metrics["pr_curve"][f"recall_{kind}"]
@@ -199,17 +201,17 @@ def test_one_run_has_the_curves_as_they_were_measured(make):
 
 
 def test_round_ranks_are_pointed_out_on_the_line(make):
-    found = make()
-    found["metrics"]["pr_curve_by_rank"] = {
+    report = make()
+    report["metrics"]["pr_curve_by_rank"] = {
         "rank": [1, 9, 70, 1012],
         "precision": [0.9, 0.8, 0.7, 0.1],
         "recall": [0.0, 0.3, 0.6, 0.9],
     }
-    drawn = figures(found)["pr_by_rank"].figure
-    said = [text for text in drawn.axes[0].texts if text.get_text().startswith("k = ")]
-    assert [text.get_text() for text in said] == ["k = 1", "k = 10", "k = 100", "k = 1,000"]
-    assert said[0].xy == pytest.approx([0.0, 0.9])
-    assert said[1].xy == pytest.approx([0.3 + 0.3 / 61, 0.8 - 0.1 / 61])
+    drawn = figures(report)["pr_by_rank"].figure
+    annotations = [text for text in drawn.axes[0].texts if text.get_text().startswith("k = ")]
+    assert [text.get_text() for text in annotations] == ["k = 1", "k = 10", "k = 100", "k = 1,000"]
+    assert annotations[0].xy == pytest.approx([0.0, 0.9])
+    assert annotations[1].xy == pytest.approx([0.3 + 0.3 / 61, 0.8 - 0.1 / 61])
 
 
 def test_captions_tell_conventions_and_sizes(make):
@@ -217,7 +219,7 @@ def test_captions_tell_conventions_and_sizes(make):
     radius = drawn["pr_by_radius"].caption
     assert "precision is 0 for a query with an empty ball" in radius
     assert "Empty balls at r = 2: 12.5%." in radius
-    assert all("200 queries, 1,597 images" in one.caption for one in drawn.values())
+    assert all("200 queries, 1,597 images" in figure.caption for figure in drawn.values())
     assert "Eq. 23" in drawn["distances"].caption and "sample" not in drawn["distances"].caption
     sampled = make()
     sampled["metrics"]["codes"]["histograms"]["seed"] = 7
@@ -235,17 +237,17 @@ def test_the_arrow_goes_from_mean_to_mean(make):
 
 
 def test_without_separability_the_means_are_those_of_the_histograms(make):
-    found = make()
-    found["metrics"]["codes"]["separability"] = None
-    found["metrics"]["codes"]["histograms"]["inter"] = [1.0, 0, 0, 0, 0]
-    assert "separability −0.50" in texts(figures(found)["distances"].figure)
+    report = make()
+    report["metrics"]["codes"]["separability"] = None
+    report["metrics"]["codes"]["histograms"]["inter"] = [1.0, 0, 0, 0, 0]
+    assert "separability −0.50" in texts(figures(report)["distances"].figure)
 
 
 def test_ternary_codes_have_half_radii(make):
-    found = make()
-    curve = found["metrics"]["pr_curve"]
+    report = make()
+    curve = report["metrics"]["pr_curve"]
     curve["radius"] = [0, 0.5, 1, 1.5, 2]
-    assert "r = 2: 0.0%" in figures(found)["pr_by_radius"].caption
+    assert "r = 2: 0.0%" in figures(report)["pr_by_radius"].caption
 
 
 def test_dead_bits_are_named(make):
@@ -261,8 +263,8 @@ def test_dead_bits_are_named(make):
 
 
 def test_several_runs_have_lines_over_bits_and_bars(make):
-    found = [make(m, nbit, value=0.1 * nbit) for m in ("csq", "dpn", "dtsh") for nbit in (4, 8)]
-    drawn = figures(*found)
+    reports = [make(m, nbit, value=0.1 * nbit) for m in ("csq", "dpn", "dtsh") for nbit in (4, 8)]
+    drawn = figures(*reports)
     assert set(drawn) == {
         "map_over_bits", "precision_within_radius_2", "pr_by_rank", "pr_by_radius", "precision_at",
         "recall_at", "distances", "separability", "quantization", "orthogonality", "bits",
@@ -325,8 +327,8 @@ def test_distances_share_a_scale_among_the_same_bits_only(make):
     assert titles == ["csq, 2 bits", "dpn, 2 bits", "dpn, 4 bits", "dtsh, 8 bits", "csq, 16 bits"]
     tops = [panel.get_ylim()[1] for panel in panels]
     assert tops[0] == tops[1] > 5 * tops[4]
-    told = [panel.yaxis.get_tick_params()["labelleft"] for panel in panels]
-    assert told == [True, False, True, True, True]
+    labelled = [panel.yaxis.get_tick_params()["labelleft"] for panel in panels]
+    assert labelled == [True, False, True, True, True]
 
 
 def test_distances_fill_their_grid(make):
@@ -346,8 +348,8 @@ def test_cuts_stand_on_a_logarithmic_axis_and_shares_start_at_0(make):
 
 
 def test_bits_are_whole(make):
-    for found in ([make(nbit=2)], [make(nbit=2), make("dpn", nbit=2)]):
-        figure = figures(*found)["bits"].figure
+    for reports in ([make(nbit=2)], [make(nbit=2), make("dpn", nbit=2)]):
+        figure = figures(*reports)["bits"].figure
         figure.draw_without_rendering()
         assert all(float(tick).is_integer() for tick in figure.axes[0].get_xticks())
 
@@ -362,11 +364,11 @@ def test_bars_and_bands_show_the_deviation(make):
 def test_what_does_not_compare_is_marked_in_every_figure(make):
     drawn = figures(make(), make("dpn", print_="b" * 64), make("dpn", nbit=8))
     for name, drawing in drawn.items():
-        said = texts(drawing.figure)
-        assert any("dpn *" in text for text in said), name
-        assert any("fingerprint bbbbbbbb (aaaaaaaa)" in text for text in said), name
+        shown = texts(drawing.figure)
+        assert any("dpn *" in text for text in shown), name
+        assert any("fingerprint bbbbbbbb (aaaaaaaa)" in text for text in shown), name
     fine = figures(make(), make("dpn"))
-    assert not any("fingerprint" in t for one in fine.values() for t in texts(one.figure))
+    assert not any("fingerprint" in t for figure in fine.values() for t in texts(figure.figure))
 
 
 def test_bits_of_several_runs_are_in_order_of_their_share(make):
@@ -384,11 +386,11 @@ def test_what_was_not_measured_is_left_out(make, gone):
         "codes": "distances bits",
     }
     for key, figure in names.items():
-        found = make()
-        found["metrics"][key] = gone
+        report = make()
+        report["metrics"][key] = gone
         if gone == "absent":
-            del found["metrics"][key]
-        assert set(figures(make())) - set(figures(found)) == set(figure.split())
+            del report["metrics"][key]
+        assert set(figures(make())) - set(figures(report)) == set(figure.split())
 
 
 def test_of_nothing_there_is_no_figure(make):
@@ -397,16 +399,16 @@ def test_of_nothing_there_is_no_figure(make):
 
 
 def test_what_is_no_number_breaks_a_line_and_draws_no_bar(make, tmp_path):
-    found = make()
-    found["metrics"]["pr_curve"]["precision_macro"][1] = None
-    found["metrics"]["precision_at"]["100"] = None
-    found["metrics"]["map"] = math.nan
-    found["metrics"]["codes"]["quantization"]["degrees"] = None
-    found["metrics"]["codes"]["histograms"]["intra"][1] = None
-    alone = figures(found)
+    report = make()
+    report["metrics"]["pr_curve"]["precision_macro"][1] = None
+    report["metrics"]["precision_at"]["100"] = None
+    report["metrics"]["map"] = math.nan
+    report["metrics"]["codes"]["quantization"]["degrees"] = None
+    report["metrics"]["codes"]["histograms"]["intra"][1] = None
+    alone = figures(report)
     assert math.isnan(lines(alone["pr_by_radius"])[0][1][1])
     assert lines(alone["precision_at"])[0][0] == [20, 1000]
-    for drawing in [*alone.values(), *figures(found, make("dpn"), make(nbit=8)).values()]:
+    for drawing in [*alone.values(), *figures(report, make("dpn"), make(nbit=8)).values()]:
         save_figure(drawing.figure, tmp_path, drawing.name)
 
 
@@ -414,13 +416,13 @@ def test_what_is_no_number_breaks_a_line_and_draws_no_bar(make, tmp_path):
 
 
 def test_retrieved_images_are_framed_and_marked():
-    one = Retrieved(
+    row = Retrieved(
         blur(0), "ship, AP 0.5", [blur(1), blur(2, 31)], [True, False], ["a, b, 0", "b, 1"]
     )
-    drawing = retrieved([one, one])
-    said = texts(drawing.figure)
-    assert (said.count("✓"), said.count("✗")) == (2, 2)
-    assert said.count("ship, AP 0.5") == 2 and "a, b\n0" in said
+    drawing = retrieved([row, row])
+    shown = texts(drawing.figure)
+    assert (shown.count("✓"), shown.count("✗")) == (2, 2)
+    assert shown.count("ship, AP 0.5") == 2 and "a, b\n0" in shown
     (panel,) = drawing.figure.axes
     assert len(panel.images) == 6
     colours = [line.get_color() for line in panel.lines]
@@ -445,7 +447,10 @@ def test_a_plane_of_few_classes_has_a_legend(tmp_path):
         "class 2",
     ]
     assert drawing.caption == "t-SNE, seed 0. Grey: no class."
-    assert sum(len(one.get_offsets()) for one in drawing.figure.axes[0].collections) == 50
+    assert (
+        sum(len(collection.get_offsets()) for collection in drawing.figure.axes[0].collections)
+        == 50
+    )
     assert on_plane(None) is None
 
 
@@ -453,7 +458,9 @@ def test_a_plane_of_many_classes_is_numbered():
     classes = np.arange(200) % 100
     figure = on_plane(Plane(cloud(200), classes, [], "codes")).figure
     assert not figure.legends
-    assert [text.get_text() for text in figure.axes[0].texts] == [str(one) for one in range(100)]
+    assert [text.get_text() for text in figure.axes[0].texts] == [
+        str(number) for number in range(100)
+    ]
 
 
 def test_thousands_of_points_are_an_image(tmp_path):
@@ -484,11 +491,15 @@ def test_centers_in_one_place_are_rings_around_each_other_on_top(nbit):
     centers = np.stack([np.ones(nbit), np.ones(nbit), -np.ones(nbit)])
     shot = CodeSnapshot(0, cloud(9, nbit), np.arange(9) % 3, centers)
     (panel,) = codes_over_training([shot]).figure.axes
-    rings = [one for one in panel.collections if one.get_zorder() == 5]
-    sizes = [float(one.get_sizes()[0]) for one in rings]
+    rings = [collection for collection in panel.collections if collection.get_zorder() == 5]
+    sizes = [float(ring.get_sizes()[0]) for ring in rings]
     assert len(sizes) == 6 and sizes[0] == sizes[1] == sizes[4] == sizes[5] < sizes[2] == sizes[3]
-    assert all(not len(one.get_facecolors()) for one in rings)
-    below = [one.get_zorder() for one in panel.collections if len(one.get_offsets()) == 3]
+    assert all(not len(ring.get_facecolors()) for ring in rings)
+    below = [
+        collection.get_zorder()
+        for collection in panel.collections
+        if len(collection.get_offsets()) == 3
+    ]
     assert below and max(below) < 5
     assert nbit == 2 or not panel.computed_zorder
 
@@ -527,8 +538,8 @@ def test_the_same_figure_gives_the_same_bytes(make, tmp_path):
         drawings = figures(make(), make("dpn", print_="b" * 64)).values()
         return [
             path.read_bytes()
-            for one in drawings
-            for path in save_figure(one.figure, folder, one.name)
+            for drawing in drawings
+            for path in save_figure(drawing.figure, folder, drawing.name)
         ]
 
     assert files(tmp_path / "a") == files(tmp_path / "b")
@@ -541,7 +552,7 @@ def test_what_a_stranger_wrote_is_neither_formula_nor_missing_glyph(make, tmp_pa
 
 
 def test_found_is_not_changed(make):
-    found = [make(), make("dpn", nbit=8)]
-    before = copy.deepcopy(found)
-    figures(*found)
-    assert found == before
+    reports = [make(), make("dpn", nbit=8)]
+    before = copy.deepcopy(reports)
+    figures(*reports)
+    assert reports == before

@@ -48,7 +48,7 @@ def test_what_has_no_font_is_seen_and_explained(caplog):
     )
     assert len({*ticks}) == len(NAMES)
     style.with_readable_text(named("猫"))
-    warnings = [one for one in caplog.records if one.levelno == logging.WARNING]
+    warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1 and "fonts-noto-cjk" in warnings[0].getMessage()
 
 
@@ -106,7 +106,7 @@ def test_the_pages_name_the_classes(make, tmp_path, read_page, recwarn):
     write_comparison(tmp_path, [result, make(more=",dataset.name=犬")])
     page = read_page(tmp_path / "comparison.html")
     assert "dataset.name=猫" in page.text and "[732B] is 猫" in page.text
-    assert not [one for one in recwarn if "missing from" in str(one.message)]
+    assert not [warning for warning in recwarn if "missing from" in str(warning.message)]
 
 
 def test_wide_letters_are_shortened_to_the_same_width():

@@ -51,7 +51,7 @@ def test_a_run_has_a_page_and_its_figures(make, tmp_path, read_page):
         "Codes on a plane",
         "Codes over training",
     ]
-    for said in (
+    for text in (
         "digits/csq/4bit/seed0",
         "0.5000",
         "mAP@all",
@@ -64,7 +64,7 @@ def test_a_run_has_a_page_and_its_figures(make, tmp_path, read_page):
         "figures/pr_by_rank.svg",
         "best.pt",
     ):
-        assert said in page.text, said
+        assert text in page.text, text
 
 
 def test_several_runs_have_a_page_a_table_and_its_numbers(make, tmp_path, read_page):
@@ -77,8 +77,8 @@ def test_several_runs_have_a_page_a_table_and_its_numbers(make, tmp_path, read_p
     assert "csq 4 3 0.6000 ± 0.1000 0.3000 ± 0.0500" in page.text
     assert "dpn 8 1 0.3000 0.1500" in page.text
     assert "digits/csq/4bit/seed2 csq 4 2 0.7000 200 1,597 best.pt aaaaaaaaaaaa" in page.text
-    told = json.loads((tmp_path / "comparison.json").read_text())
-    first, second = told["rows"]
+    comparison = json.loads((tmp_path / "comparison.json").read_text())
+    first, second = comparison["rows"]
     assert first["metrics"]["map"] == pytest.approx({"mean": 0.6, "sd": 0.1})
     assert second["metrics"]["codes.quantization.l2"] == {"mean": 1.0, "sd": None}
     assert first["seeds"] == [0, 1, 2] and first["fingerprint"] == "a" * 64
@@ -93,8 +93,8 @@ def test_what_does_not_compare_is_marked_in_tables(make, tmp_path, read_page):
     assert "dtsh † 4 1 0.5000 † 0.2500 †" in page.text
     assert "* fingerprint bbbbbbbb (aaaaaaaa) † top 100 (–)" in page.text
     assert "Measured as *" in page.text and "Measured as †" in page.text
-    told = json.loads((tmp_path / "comparison.json").read_text())
-    assert [row["mark"] for row in told["rows"]] == ["", "*", "†"]
+    comparison = json.loads((tmp_path / "comparison.json").read_text())
+    assert [row["mark"] for row in comparison["rows"]] == ["", "*", "†"]
 
 
 def test_the_pages_load_nothing_and_run_nothing(make, tmp_path, read_page):
@@ -114,21 +114,21 @@ def test_the_pages_load_nothing_and_run_nothing(make, tmp_path, read_page):
         assert len(ids) == len(set(ids)) > 0
         wanted = {a["href"] for _, a in page.seen if a.get("href", "").startswith("#")}
         wanted |= set(re.findall(r"url\((#[^)]*)\)", page.source))
-        assert wanted <= {f"#{one}" for one in ids} and wanted
+        assert wanted <= {f"#{identifier}" for identifier in ids} and wanted
 
 
 def test_what_a_stranger_wrote_is_text(make, tmp_path, read_page):
-    found = make()
-    found |= {"name": f"digits/{EVIL}/4bit/seed0", "method": EVIL, "checkpoint": EVIL, "run": EVIL}
-    found["environment"] = {EVIL: EVIL}
-    found["protocol"] |= {"fingerprint": f'"{EVIL}', "dataset": EVIL}
-    found["metrics"]["conventions"]["metric"] = EVIL
-    found["metrics"]["precision_at"] = {EVIL: 0.5, "20": 0.5}
-    some = pictures()
-    some["plane"] = Plane(some["plane"].points, some["plane"].classes, [EVIL, EVIL], EVIL)
-    some["gallery"] = [Retrieved(some["gallery"][0].query, EVIL, [], [], [EVIL])]
-    write_evaluation(tmp_path, found, **some)
-    write_comparison(tmp_path, [found, make(), make(nbit=8)])
+    report = make()
+    report |= {"name": f"digits/{EVIL}/4bit/seed0", "method": EVIL, "checkpoint": EVIL, "run": EVIL}
+    report["environment"] = {EVIL: EVIL}
+    report["protocol"] |= {"fingerprint": f'"{EVIL}', "dataset": EVIL}
+    report["metrics"]["conventions"]["metric"] = EVIL
+    report["metrics"]["precision_at"] = {EVIL: 0.5, "20": 0.5}
+    shown = pictures()
+    shown["plane"] = Plane(shown["plane"].points, shown["plane"].classes, [EVIL, EVIL], EVIL)
+    shown["gallery"] = [Retrieved(shown["gallery"][0].query, EVIL, [], [], [EVIL])]
+    write_evaluation(tmp_path, report, **shown)
+    write_comparison(tmp_path, [report, make(), make(nbit=8)])
     for name in ("evaluation.html", "comparison.html"):
         page = read_page(tmp_path / name)
         assert not {"script", "img"} & {tag for tag, _ in page.seen}
@@ -141,36 +141,36 @@ def test_twice_the_same_gives_the_same_bytes(make, tmp_path):
     for name in "ab":
         write_evaluation(tmp_path / name, make(), **pictures())
         write_comparison(tmp_path / name / "all", [make(), make("dpn")])
-    one, other = files(tmp_path / "a"), files(tmp_path / "b")
-    assert list(one.values()) == list(other.values()) and len(one) > 30
+    first, second = files(tmp_path / "a"), files(tmp_path / "b")
+    assert list(first.values()) == list(second.values()) and len(first) > 30
 
 
 @pytest.mark.parametrize(
-    "found",
+    "report",
     [
         {},
         {"metrics": None, "protocol": None, "environment": None},
         {"metrics": {"map": float("nan"), "codes": {"bits": None}}},
     ],
 )
-def test_what_is_missing_is_left_out(found, tmp_path, read_page):
-    assert write_evaluation(tmp_path, found) == []
+def test_what_is_missing_is_left_out(report, tmp_path, read_page):
+    assert write_evaluation(tmp_path, report) == []
     page = read_page(tmp_path / "evaluation.html")
     assert page.drawings() == [] and "None" not in page.text and "Figures" not in page.text
-    write_comparison(tmp_path, [found, {**found, "nbit": 8}])
+    write_comparison(tmp_path, [report, {**report, "nbit": 8}])
     page = read_page(tmp_path / "comparison.html")
     assert page.drawings() == [] and "2 runs" in page.text and "None" not in page.text
 
 
 def test_multi_label_numbers_stand_beside_the_others(make, tmp_path, read_page):
-    found = make()
-    found["metrics"]["graded"] = {
+    report = make()
+    report["metrics"]["graded"] = {
         "gain": "exponential",
         "acg_at": {"100": 1.25},
         "ndcg_at": {"100": 0.75},
         "wmap_at": {"100": 1.5},
     }
-    write_evaluation(tmp_path, found)
+    write_evaluation(tmp_path, report)
     text = read_page(tmp_path / "evaluation.html").text
     assert "gain of NDCG: exponential" in text and "ACG@N NDCG@N wMAP@N" in text
     assert "0.5000 1.2500 0.7500 1.5000" in text
@@ -212,10 +212,10 @@ def test_the_tables_tell_whole_what_the_figures_shorten(make, tmp_path, read_pag
     names = [f"{'a' * 60}{middle}{'z' * 60}" for middle in "xy"]
     write_comparison(tmp_path, [make(more=f",{name}") for name in names])
     text = read_page(tmp_path / "comparison.html").text
-    told = json.loads((tmp_path / "comparison.json").read_text())["rows"]
+    rows = json.loads((tmp_path / "comparison.json").read_text())["rows"]
     for place, name in enumerate(names):
-        label = told[place]["label"]
-        assert label == f"…aaaa{'xy'[place]}zzzz…" and told[place]["name"] == f"csq {name}"
+        label = rows[place]["label"]
+        assert label == f"…aaaa{'xy'[place]}zzzz…" and rows[place]["name"] == f"csq {name}"
         assert f"csq {name} {label} 4 1 0.5000" in text
 
 
@@ -246,10 +246,10 @@ def test_figures_are_drawn_without_the_state_of_pyplot(tmp_path):
 def test_the_users_settings_change_nothing_and_are_not_changed(make, tmp_path):
     import matplotlib
 
-    found = {"metrics": {"precision_at": {"1": 0.5, "2": 0.25}}}
-    write_evaluation(tmp_path / "a", found)
+    report = {"metrics": {"precision_at": {"1": 0.5, "2": 0.25}}}
+    write_evaluation(tmp_path / "a", report)
     settings = {"font.size": 31, "text.usetex": True, "axes.grid": False, "svg.hashsalt": "mine"}
     with matplotlib.rc_context(settings):
-        write_evaluation(tmp_path / "b", found)
+        write_evaluation(tmp_path / "b", report)
         assert {key: matplotlib.rcParams[key] for key in settings} == settings
     assert list(files(tmp_path / "a").values()) == list(files(tmp_path / "b").values())

@@ -77,7 +77,7 @@ def test_the_page_holds_the_numbers(folder, read_page):
     assert path == folder / "report.html"
     assert not list(folder.glob("*.tmp"))
     page = read_page(path)
-    for said in (
+    for text in (
         "0.6843",
         "0.6901",
         "0.6820",
@@ -98,7 +98,7 @@ def test_the_page_holds_the_numbers(folder, read_page):
         "2a1aeb9",
         "best.pt",
     ):
-        assert said in page.text, said
+        assert text in page.text, text
     assert page.text.count("reported ") >= 1
     headings = page.labels()
     assert headings[:3] == [
@@ -211,7 +211,7 @@ def test_a_reference_stands_beside_the_run(folder, read_page):
     }
     (folder / "report.json").write_text(json.dumps(report))
     page = read_page(write_html(folder))
-    for said in (
+    for text in (
         "PCA + random rotation, mean ± sd of 10",
         "0.7012 ± 0.0123",
         "0.5100 ± 0.0200",
@@ -221,7 +221,7 @@ def test_a_reference_stands_beside_the_run(folder, read_page):
         "Agreement with features",
         "Not better than PCA with random rotations of the same features: 0.6843",
     ):
-        assert said in page.text, said
+        assert text in page.text, text
     (folder / "report.json").write_text(json.dumps({**report, "method": "pca_rr"}))
     assert "Not better" not in read_page(write_html(folder)).text  # than other draws of its own
     report["metrics"]["map"] = 0.71

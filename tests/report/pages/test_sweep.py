@@ -37,7 +37,7 @@ BETA = Layout(
 )
 
 
-def found(value, print_="a" * 64, on="query", ties="expected", seed=0):
+def make_report(value, print_="a" * 64, on="query", ties="expected", seed=0):
     return {
         "seed": seed,
         "nbit": 16,
@@ -57,7 +57,7 @@ def found(value, print_="a" * 64, on="query", ties="expected", seed=0):
 
 def job(scale=5, nbit=16, seed=0, value=None, dataset="cifar10", **more):
     """A run; finished if it has a value."""
-    told = {key: more.pop(key) for key in ("print_", "on", "ties") if key in more}
+    settings = {key: more.pop(key) for key in ("print_", "on", "ties") if key in more}
     name = more.pop("run", f"{dataset}/relahash/{nbit}bit/seed{seed},scale={scale}")
     values = {
         "dataset": dataset,
@@ -69,13 +69,13 @@ def job(scale=5, nbit=16, seed=0, value=None, dataset="cifar10", **more):
         **more.pop("values", {}),
     }
     if value is not None:
-        more |= {"report": found(value, seed=seed, **told), "state": "finished"}
+        more |= {"report": make_report(value, seed=seed, **settings), "state": "finished"}
     return SweepRun(name, values, **more)
 
 
 def section(*jobs, layout=BETA):
-    (one,) = make_sections([Sweep("table2", jobs, layout)])
-    return one
+    (section_,) = make_sections([Sweep("table2", jobs, layout)])
+    return section_
 
 
 def cells(text):
@@ -177,9 +177,9 @@ def test_csv_has_a_line_for_each_cell_in_full_precision():
     first, missing = lines[0], lines[2]
     assert float(first["mean"]) == pytest.approx(0.805)
     assert float(first["sd"]) == pytest.approx(math.sqrt(0.00005))
-    told = {key: first[key] for key in ("row_key", "row", "column", "seeds", "published", "rank",
+    cell_ = {key: first[key] for key in ("row_key", "row", "column", "seeds", "published", "rank",
                                         "marks", "selection", "states")}  # fmt: skip
-    assert told == {"row_key": "method.loss.scale", "row": "5", "column": "16", "seeds": "2",
+    assert cell_ == {"row_key": "method.loss.scale", "row": "5", "column": "16", "seeds": "2",
                     "published": "0.805", "rank": "", "marks": "q", "selection": "query",
                     "states": "2 finished"}  # fmt: skip
     assert first["fingerprint"] == "a" * 64 and first["convention"].startswith("mAP@all ties=")
@@ -200,7 +200,7 @@ def test_ties_share_a_rank_and_one_row_has_none():
             ((5, 0.5), (10, 0.50004), (25, 0.4), (50, 0.4), (80, 0.3))]  # fmt: skip
     ranks = [entry.rank for entry in section(*jobs, layout=layout).cells.values()]
     assert ranks == [1, 1, 2, 2, 0]
-    assert [one.rank for one in section(jobs[0], layout=layout).cells.values()] == [0]
+    assert [cell.rank for cell in section(jobs[0], layout=layout).cells.values()] == [0]
 
 
 def test_what_was_measured_otherwise_is_marked_told_and_not_ranked():
@@ -235,15 +235,15 @@ def test_runs_of_other_data_have_a_table_of_their_own():
 
 def test_the_most_common_way_has_no_mark_even_if_it_comes_last():
     jobs = [job(5, 16, 0, 0.5, ties="worst"), job(10, 16, 0, 0.4), job(25, 16, 0, 0.3)]
-    one = section(*jobs, layout=Layout(("method.loss.scale",)))
-    assert [entry.marks for entry in one.cells.values()] == [("*", "q"), ("q",), ("q",)]
+    result = section(*jobs, layout=Layout(("method.loss.scale",)))
+    assert [entry.marks for entry in result.cells.values()] == [("*", "q"), ("q",), ("q",)]
 
 
 def test_seeds_that_were_measured_otherwise_are_left_out_of_the_mean():
-    one = section(job(5, 16, 0, 0.5), job(5, 16, 1, 0.9, ties="worst"), job(10, 16, 0, 0.4))
-    entry = one.cells[(5,), 16]
+    result = section(job(5, 16, 0, 0.5), job(5, 16, 1, 0.9, ties="worst"), job(10, 16, 0, 0.4))
+    entry = result.cells[(5,), 16]
     assert (entry.mean, entry.state, entry.marks) == (0.5, "1 of 2 seeds", ("q",))
-    assert "left out of its mean" in section_markdown(one)
+    assert "left out of its mean" in section_markdown(result)
 
 
 METHODS = Layout(rows=("method",), digits=2, published="sdc_table1",
@@ -252,15 +252,15 @@ METHODS = Layout(rows=("method",), digits=2, published="sdc_table1",
 
 def method(name, nbit=16, seed=0, value=None, kind=None, maps=(), whole=None, **more):
     """A run of a method; ``maps``: of the draws of the reference, ``whole``: its mAP@all."""
-    one = job(nbit=nbit, seed=seed, value=value, run=f"{name}/{nbit}/{seed}", on="last",
+    run = job(nbit=nbit, seed=seed, value=value, run=f"{name}/{nbit}/{seed}", on="last",
               values={"method": name, "method.loss.scale": None}, **more)  # fmt: skip
-    if one.report is not None:
+    if run.report is not None:
         reference = {"method": "pca_rr", "draws": len(maps), "maps": list(maps)} if maps else None
-        one.report.update(nbit=nbit, reference=reference)
-        one.report.update({} if kind is None else {"kind": kind})
-        one.report["metrics"]["conventions"] |= {"metric": "mAP@1000", "top": 10}
-        one.report["metrics"]["map_at"] = {} if whole is None else {"90": whole}
-    return one
+        run.report.update(nbit=nbit, reference=reference)
+        run.report.update({} if kind is None else {"kind": kind})
+        run.report["metrics"]["conventions"] |= {"metric": "mAP@1000", "top": 10}
+        run.report["metrics"]["map_at"] = {} if whole is None else {"90": whole}
+    return run
 
 
 FAMILY = (
@@ -296,7 +296,7 @@ def test_kinds_references_and_a_further_R_stand_beside():
     last = r"PCA + random rotation (reference) & shallow & 0.40 $\pm$ 0.14" + " & " * 7 + r" \\"
     assert last in lines
     read = list(csv.DictReader(io.StringIO(sections_csv([made]))))
-    assert [one["kind"] for one in read] == ["supervised", "shallow", "unsupervised", "shallow"]
+    assert [row["kind"] for row in read] == ["supervised", "shallow", "unsupervised", "shallow"]
     assert read[1]["verified"] == "secondary" and read[0]["verified"] == ""
     assert (read[0]["also"], float(read[0]["also_mean"])) == ("mAP@all", pytest.approx(0.65))
     assert float(read[3]["mean"]) == pytest.approx(0.40) and read[3]["seeds"] == "2"
@@ -305,14 +305,14 @@ def test_kinds_references_and_a_further_R_stand_beside():
 def test_a_kind_that_no_report_says_has_no_column_and_one_of_some_is_unknown():
     old = [method("csq", value=0.8), method("itq", value=0.7)]
     assert "| method | 16 bits |" in section_markdown(section(*old, layout=METHODS))
-    some = [*old, method("lsh", value=0.6, kind="shallow"), method("sh")]
-    text = section_markdown(section(*some, layout=METHODS))
+    jobs = [*old, method("lsh", value=0.6, kind="shallow"), method("sh")]
+    text = section_markdown(section(*jobs, layout=METHODS))
     assert [line.split(" | ")[1] for line in cells(text)] == [
         "unknown", "unknown", "shallow", ""
     ]  # fmt: skip
     alike = [method("itq", seed=seed, value=0.5, kind="shallow") for seed in (0, 1)]
     alike = [
-        replace(one, values=one.values | {"iterations": seed}) for seed, one in enumerate(alike)
+        replace(run, values=run.values | {"iterations": seed}) for seed, run in enumerate(alike)
     ]
     rows = Layout(("iterations",), digits=2)
     assert "kind" not in section_markdown(section(*alike, layout=rows))
@@ -323,12 +323,12 @@ def test_references_of_several_backbones_are_several_and_equal_draws_count_once(
             method("sh", seed=1, value=0.5, maps=(0.31, 0.5)),
             replace(method("lsh", value=0.5, maps=(0.1, 0.3)), conditions={"backbone": "vgg16"}),
             method("pcah", value=0.5, maps=(0.8, 0.9), ties="worst")]  # fmt: skip
-    jobs[:2] = [replace(one, conditions={"backbone": "tiny"}) for one in jobs[:2]]
-    one, other = section(*jobs, layout=METHODS).baseline_rows
-    assert (one.label, one.values[16][0], one.draws) == (
+    jobs[:2] = [replace(run, conditions={"backbone": "tiny"}) for run in jobs[:2]]
+    first, second = section(*jobs, layout=METHODS).baseline_rows
+    assert (first.label, first.values[16][0], first.draws) == (
         "PCA + random rotation, tiny (reference)", 0.4, 2
     )  # fmt: skip
-    assert (other.name, other.values[16][0]) == ("PCA + random rotation, vgg16", 0.2)
+    assert (second.name, second.values[16][0]) == ("PCA + random rotation, vgg16", 0.2)
 
 
 def test_only_rows_on_the_same_frozen_features_are_compared_with_a_reference():
@@ -360,13 +360,13 @@ def test_the_conditions_of_each_row_stand_below():
 
 
 def test_a_published_number_of_several_keys_has_their_whole_name():
-    def one(decay):
+    def run_with(decay):
         values = {"optimizer.weight_decay": decay}
         run = method("sdc", 64, value=0.5)
         return replace(run, name=str(decay), values={**run.values, **values})
 
     layout = Layout(("method", "optimizer.weight_decay"), published="sdc_rerun_variants")
-    made = section(one(1e-5), one(5e-4), layout=layout)
+    made = section(run_with(1e-5), run_with(5e-4), layout=layout)
     assert [entry.published for entry in made.cells.values()] == [0.5976, None]
 
 
@@ -374,7 +374,7 @@ def test_settings_and_protocols_make_sections_and_say_what_a_difference_is_worth
     jobs = [job(5, 16, 0, 0.8), job(5, 16, 0, 0.3, run="small", settings=("trainer.epochs=2",)),
             job(5, 16, 0, 0.4, run="other", values={"dataset.protocol": "54k"})]  # fmt: skip
     plain, small, other = make_sections([Sweep("s", tuple(jobs), BETA)])
-    assert [one.title for one in (plain, small, other)] == [
+    assert [part.title for part in (plain, small, other)] == [
         "cifar10, 59k", "cifar10, 59k, trainer.epochs=2", "cifar10, 54k"
     ]  # fmt: skip
     assert "another setting" not in section_markdown(plain)
@@ -397,22 +397,22 @@ def test_without_a_layout_rows_are_what_varies():
     jobs = [job(scale, nbit, seed, values={"trainer.batch_size": size, "margin": 1})
             for scale in (5, 10) for nbit in (16, 32) for seed in (0, 1)
             for size in (8, 16)]  # fmt: skip
-    jobs = [replace(one, name=str(at)) for at, one in enumerate(jobs)]
-    one = section(*jobs, layout=Layout())
-    assert one.keys == ("method.loss.scale", "trainer.batch_size")
-    assert [one.row_name(row) for row in one.rows][:2] == [
+    jobs = [replace(run, name=str(at)) for at, run in enumerate(jobs)]
+    result = section(*jobs, layout=Layout())
+    assert result.keys == ("method.loss.scale", "trainer.batch_size")
+    assert [result.row_name(row) for row in result.rows][:2] == [
         "scale=5 batch_size=8", "scale=5 batch_size=16"
     ]  # fmt: skip
-    assert all(len(cell.runs) == 2 for cell in one.cells.values())
+    assert all(len(cell.runs) == 2 for cell in result.cells.values())
     (alone,) = make_sections([Sweep("s", (job(),), Layout())])
     assert alone.keys == ("method",) and alone.row_name(alone.rows[0]) == "relahash"
 
 
 def test_an_axis_beside_the_layout_makes_rows_and_has_nothing_published():
     jobs = [job(5, 16, 0, 0.8, run=str(size), values={"batch": size}) for size in (8, 16)]
-    one = section(*jobs)
-    assert one.keys == ("method.loss.scale", "batch") and one.row_label == "scale, batch"
-    assert [entry.published for entry in one.cells.values()] == [None, None]
+    result = section(*jobs)
+    assert result.keys == ("method.loss.scale", "batch") and result.row_label == "scale, batch"
+    assert [entry.published for entry in result.cells.values()] == [None, None]
 
 
 def test_what_row_and_column_decide_makes_no_rows():
@@ -423,31 +423,31 @@ def test_what_row_and_column_decide_makes_no_rows():
         for method, size, scales in (("csq", 256, (None, None)), ("relahash", 16, (100, 80)))
         for nbit, scale in zip((16, 32), scales, strict=True)
     ]
-    jobs = [replace(one, name=str(at)) for at, one in enumerate(jobs)]
-    one = section(*jobs, layout=layout)
-    assert one.keys == ("method",) and one.rows == (("csq",), ("relahash",))
-    assert [entry.published for entry in one.cells.values()] == [0.794, 0.803, 0.82, 0.835]
+    jobs = [replace(run, name=str(at)) for at, run in enumerate(jobs)]
+    result = section(*jobs, layout=layout)
+    assert result.keys == ("method",) and result.rows == (("csq",), ("relahash",))
+    assert [entry.published for entry in result.cells.values()] == [0.794, 0.803, 0.82, 0.835]
 
 
 def test_joined_sweeps_share_a_table_and_count_a_run_once():
     first = Sweep("a", (job(5, 16, 0, 0.5), job(25, 16, 0, 0.4)), BETA)
     other = Sweep("b", (job(5, 16, 0, 0.5), job(10, 16, 0, 0.3)), BETA)
-    (one,) = make_sections([first, other])
-    assert one.sweeps == ("a", "b") and one.rows == ((5,), (10,), (25,))
-    assert [len(cell.runs) for cell in one.cells.values()] == [1, 1, 1]
+    (result,) = make_sections([first, other])
+    assert result.sweeps == ("a", "b") and result.rows == ((5,), (10,), (25,))
+    assert [len(cell.runs) for cell in result.cells.values()] == [1, 1, 1]
 
 
 def test_joined_sweeps_with_two_runs_of_one_seed_keep_their_rows():
     """Early stopping and 100 epochs, say: one mean of both would be neither."""
     first = Sweep("a", (job(5, 16, 0, 0.5, fixed=("trainer=early_stop",)),), BETA)
     other = Sweep("b", (job(5, 16, 0, 0.4, run="long"), job(10, 16, 0, 0.3, run="l2")), BETA)
-    (one,) = make_sections([first, other])
-    assert cells(section_markdown(one)) == [
+    (result,) = make_sections([first, other])
+    assert cells(section_markdown(result)) == [
         "| scale=5 a | **0.500** q |",
         "| scale=5 b | _0.400_ q |",
         "| scale=10 b | 0.300 q |",
     ]
-    assert "a sets trainer=early\\_stop" in section_markdown(one)
+    assert "a sets trainer=early\\_stop" in section_markdown(result)
 
 
 def test_sweeps_of_other_layouts_follow_each_other():
@@ -458,7 +458,7 @@ def test_sweeps_of_other_layouts_follow_each_other():
 
 def test_only_compares_as_the_command_line_writes():
     jobs = [job(5), job(10), job(0.5)]
-    assert [one.values["method.loss.scale"] for one in
+    assert [run.values["method.loss.scale"] for run in
             filter_runs(jobs, {"method.loss.scale": 10, "dataset": "cifar10"})] == [10]  # fmt: skip
     assert len(filter_runs(jobs, {"seed": 0})) == 3 and filter_runs(jobs, {"seed": 1}) == ()
     assert len(filter_runs(jobs, {"seed": [0, 1]})) == 3 and filter_runs(jobs, {"seed": []}) == ()
@@ -509,25 +509,25 @@ def test_a_value_of_zero_keeps_the_axis_linear_and_one_point_makes_no_figure():
 
 
 def test_the_row_to_compare_with_is_the_best_or_a_named_one():
-    one = section(*SMALL)
-    assert reference_by_column(one, "best") == {}  # no column has all its seeds
-    assert reference_by_column(one, "10") == {16: (10,), 32: (10,)}
-    assert reference_by_column(one, "5") == {16: (5,)}
-    one = section(*WHOLE)
-    assert reference_by_column(one, "best") == {16: (5,)}
+    result = section(*SMALL)
+    assert reference_by_column(result, "best") == {}  # no column has all its seeds
+    assert reference_by_column(result, "10") == {16: (10,), 32: (10,)}
+    assert reference_by_column(result, "5") == {16: (5,)}
+    result = section(*WHOLE)
+    assert reference_by_column(result, "best") == {16: (5,)}
 
 
 def test_pairs_are_told_in_points_with_what_they_mean():
-    one = section(*SMALL)
+    result = section(*SMALL)
     pair = Pair(16, (10,), (5,), -0.015, -0.03, -0.001, 1, 1000)
     refused = tuple(NotCompared(at, (10,), (5,), "no seed") for at in (16, 32))
     pairs = PairedResults((pair, replace(pair, low=-0.03, high=0.01)), refused, True, 2000)
-    ((title, _, lines),) = pair_tables(one, pairs)
+    ((title, _, lines),) = pair_tables(result, pairs)
     assert title == "16 bits" and lines == [
         ["10", "5", "−1.50", "−3.00 to −0.10", "1", "1,000", "yes"],
         ["10", "5", "−1.50", "−3.00 to +1.00", "1", "1,000", "no"],
     ]
-    text = " ".join(pair_notes(one, pairs))
+    text = " ".join(pair_notes(result, pairs))
     for words in ("one seed only queries", "These are 2 intervals, not", "chance favours"):
         assert words in text
     assert "Not compared, because no seed: 16 bits, 10 with 5; 32 bits, 10 with 5." in text
@@ -554,7 +554,7 @@ def test_the_page_holds_all_of_it_and_stands_alone(tmp_path, read_page):
 
 
 def test_the_page_has_kinds_references_conditions_and_a_further_R(tmp_path, read_page):
-    jobs = tuple(replace(one, conditions={"weight decay": "0.0005"}) for one in FAMILY)
+    jobs = tuple(replace(run, conditions={"weight decay": "0.0005"}) for run in FAMILY)
     sweep = Sweep("family", jobs, METHODS)
     files = write_sweeps(tmp_path, [sweep], make_sections([sweep]), {})
     page = read_page(files["report.html"])
@@ -628,7 +628,9 @@ def test_published_numbers_without_labels_are_those_of_the_collection():
     first = list(known).index("sdc_table1")
     ours = [known[name] for name in list(known)[first:]]
     ours_of_kl = [("rerun", "cifar10", 64, 0.6459)]  # a condition there
-    listed = [one for one in theirs.values() if "values" in one and one["verified"] != "memory"]
+    listed = [
+        table for table in theirs.values() if "values" in table and table["verified"] != "memory"
+    ]
     assert numbers(ours) == sorted(numbers(listed) + ours_of_kl)
 
     def curves(tables):

@@ -37,17 +37,17 @@ EACH = pytest.mark.parametrize(
 KINDS = ("classes", "one_hot", "multi_hot")
 
 
-def drawn(seed, queries, size, nbit, classes, kind, ones=0.4):
+def drawn(seed, queries, size, nbit, classes, kind, density=0.4):
     rng = np.random.default_rng(seed)
-    codes = [pack(rng.random((n, nbit)) < ones) for n in (queries, size)]
+    codes = [pack(rng.random((n, nbit)) < density) for n in (queries, size)]
     if kind == "classes":
         return *codes, *(rng.integers(0, classes, n) for n in (queries, size))
     if kind == "multi_hot":
         return *codes, *(rng.random((n, classes)) < 0.15 for n in (queries, size))
     labels = [np.zeros((n, classes), dtype=bool) for n in (queries, size)]
     for hot in labels:  # some have none
-        some = np.flatnonzero(rng.random(len(hot)) < 0.7)
-        hot[some, rng.integers(0, classes, len(some))] = True
+        rows = np.flatnonzero(rng.random(len(hot)) < 0.7)
+        hot[rows, rng.integers(0, classes, len(rows))] = True
     return *codes, *labels
 
 
@@ -60,9 +60,11 @@ def test_databases_of_several_parts(engine, kind, nbit, monkeypatch):
     monkeypatch.setattr(torch_backend, "PART", 100_000)
     counts = Ranking(*given_, nbit, engine).counts
     distance = hamming(*given_[:2])
-    asked, held = (x if x.ndim == 2 else np.eye(70, dtype=bool)[x] for x in given_[2:])
+    query_labels, database_labels = (
+        x if x.ndim == 2 else np.eye(70, dtype=bool)[x] for x in given_[2:]
+    )
     for q in range(4):
-        relevant = (held & asked[q]).any(axis=1)
+        relevant = (database_labels & query_labels[q]).any(axis=1)
         np.testing.assert_array_equal(counts[0][q], np.bincount(distance[q], minlength=nbit + 1))
         np.testing.assert_array_equal(
             counts[1][q], np.bincount(distance[q][relevant], minlength=nbit + 1)
@@ -72,10 +74,10 @@ def test_databases_of_several_parts(engine, kind, nbit, monkeypatch):
 @EACH
 def test_all_at_one_distance_and_nothing_relevant(engine):
     zeros = np.zeros((3000, 2), dtype=np.uint8)
-    one = Ranking(zeros[:1], zeros, np.array([1]), np.zeros(3000, dtype=int), 16, engine)
-    assert one.counts[0].tolist() == [[3000] + [0] * 16]
-    assert one.counts[1].sum() == 0
-    assert mean_average_precision(one, Convention(ties="stable")).value == 0
+    ranking = Ranking(zeros[:1], zeros, np.array([1]), np.zeros(3000, dtype=int), 16, engine)
+    assert ranking.counts[0].tolist() == [[3000] + [0] * 16]
+    assert ranking.counts[1].sum() == 0
+    assert mean_average_precision(ranking, Convention(ties="stable")).value == 0
     same = Ranking(zeros[:1], zeros, np.array([1]), np.ones(3000, dtype=int), 16, engine)
     assert same.counts[1][0, 0] == 3000
     assert same.each(len, 7) == [7]
@@ -84,10 +86,10 @@ def test_all_at_one_distance_and_nothing_relevant(engine):
 @EACH
 def test_unlabelled_queries_do_not_match_unlabelled_items(engine):
     none = np.zeros((1, 3), dtype=bool)
-    held = np.zeros((700, 3), dtype=bool)
-    held[::2, 1] = True
+    database_labels = np.zeros((700, 3), dtype=bool)
+    database_labels[::2, 1] = True
     codes = np.zeros((700, 1), dtype=np.uint8)
-    ranking = Ranking(codes[:1], codes, none, held, 8, engine)
+    ranking = Ranking(codes[:1], codes, none, database_labels, 8, engine)
     assert ranking.counts[1].sum() == 0
     assert ranking.each(len) == [0]
 
@@ -97,8 +99,8 @@ def test_metrics_and_reports_are_the_same_to_the_bit(engine):
     given_ = drawn(8, 20, 900, 24, 6, "multi_hot")
     for ties in ("expected", "stable", "shuffled", "best", "worst"):
         convention = Convention(top=100, ties=ties, seed=4)
-        found = mean_average_precision(Ranking(*given_, 24, engine), convention)
-        assert found == mean_average_precision(Ranking(*given_, 24, "numpy"), convention)
+        result = mean_average_precision(Ranking(*given_, 24, engine), convention)
+        assert result == mean_average_precision(Ranking(*given_, 24, "numpy"), convention)
     rng = np.random.default_rng(0)
     z, labels = rng.normal(size=(200, 24)), rng.integers(0, 5, 200)
     sides = (z[:50], z[50:], labels[:50], labels[50:])
@@ -120,15 +122,17 @@ def test_inputs_stay_as_they_are(engine):
 
 @EACH
 def test_tensors_memory_maps_and_slices_are_taken(engine, tmp_path):
-    query, database, asked, held = drawn(10, 5, 801, 64, 9, "classes")
-    plain = histograms(query, database, asked, held, 64, engine)
+    query, database, query_labels, database_labels = drawn(10, 5, 801, 64, 9, "classes")
+    plain = histograms(query, database, query_labels, database_labels, 64, engine)
     np.save(tmp_path / "codes.npy", database)
     mapped = np.load(tmp_path / "codes.npy", mmap_mode="r")
     wide = np.zeros((801, 16), dtype=np.uint8)
     wide[:, 4:12] = database
     for codes in (mapped, wide[:, 4:12], torch.from_numpy(database)):
-        found = histograms(query, codes, asked, torch.from_numpy(held), 64, engine)
-        np.testing.assert_array_equal(found.relevant, plain.relevant)
+        result = histograms(
+            query, codes, query_labels, torch.from_numpy(database_labels), 64, engine
+        )
+        np.testing.assert_array_equal(result.relevant, plain.relevant)
 
 
 def test_what_is_chosen(monkeypatch):
@@ -320,7 +324,7 @@ def test_errors():
 @pytest.mark.skipif(not NUMBA, reason="numba is not installed")
 def test_a_numba_that_does_not_load_is_told_once_and_replaced():
     """As when numpy is newer than it allows."""
-    told = subprocess.run(
+    process = subprocess.run(
         [
             sys.executable, "-c",
             "import sys; sys.modules['numba.extending'] = None\n"
@@ -332,9 +336,9 @@ def test_a_numba_that_does_not_load_is_told_once_and_replaced():
         ],
         capture_output=True, text=True,
     )  # fmt: skip
-    assert told.stdout.strip() == "numpy numpy"
-    assert told.stderr.count("numpy counts instead") == 1
-    assert "try engine=auto" in told.stderr
+    assert process.stdout.strip() == "numpy numpy"
+    assert process.stderr.count("numpy counts instead") == 1
+    assert "try engine=auto" in process.stderr
 
 
 @EACH

@@ -8,12 +8,12 @@ from deephash.retrieval import Ranking, hamming
 from tests.retrieval.backends.test_backends import EACH, KINDS, drawn
 
 
-def by_definition(query, database, asked, held, nbit):
+def by_definition(query, database, query_labels, database_labels, nbit):
     distance = hamming(query, database)
-    if asked.ndim == 1:
-        relevant = asked[:, None] == held[None]
+    if query_labels.ndim == 1:
+        relevant = query_labels[:, None] == database_labels[None]
     else:
-        relevant = asked.astype(int) @ held.T.astype(int) > 0
+        relevant = query_labels.astype(int) @ database_labels.T.astype(int) > 0
     items, hits = (np.zeros((len(query), nbit + 1), dtype=np.int64) for _ in range(2))
     for q, row in enumerate(distance):
         for d, shares in zip(row, relevant[q], strict=True):

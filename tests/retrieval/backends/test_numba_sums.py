@@ -47,8 +47,8 @@ def numbers(hist, top, module, monkeypatch):
 
 
 def assert_equal(hist, top, compiled, monkeypatch):
-    one, other = (numbers(hist, top, module, monkeypatch) for module in (compiled, None))
-    np.testing.assert_array_equal(one, other)
+    expected, result = (numbers(hist, top, module, monkeypatch) for module in (compiled, None))
+    np.testing.assert_array_equal(expected, result)
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -41,7 +41,7 @@ def job(tmp_path):
     return make
 
 
-def said(job):
+def output(job):
     """What a job said, without the line that tells its command."""
     return [line for line in (job.folder / LOG).read_text().splitlines() if line[:2] != "$ "]
 
@@ -57,8 +57,8 @@ def test_all_run_no_more_than_slots_at_a_time(job):
     seen, statuses = launched(Pool(gpus=[], jobs=2), jobs)
     assert statuses == dict.fromkeys(range(5), 0)
     assert seen.most == 2
-    assert [said(one) for one in jobs] == [["0"], ["1"], ["2"], ["3"], ["4"]]
-    assert not any((one.folder / ERROR).exists() for one in jobs)
+    assert [output(job_) for job_ in jobs] == [["0"], ["1"], ["2"], ["3"], ["4"]]
+    assert not any((job_.folder / ERROR).exists() for job_ in jobs)
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_each_gpu_has_so_many_jobs_and_each_job_sees_one(job, gpus):
     jobs = [job(f"{at}", code) for at in range(4)]
     seen, _ = launched(Pool(gpus=[3, 7], jobs_per_gpu=2), jobs)
     assert seen.most == 4
-    assert sorted(said(one)[0] for one in jobs) == ["3", "3", "7", "7"]
+    assert sorted(output(job_)[0] for job_ in jobs) == ["3", "3", "7", "7"]
 
 
 def test_on_the_cpu_a_job_sees_no_gpu_and_has_its_share_of_the_cores(job, monkeypatch):
@@ -82,13 +82,13 @@ def test_on_the_cpu_a_job_sees_no_gpu_and_has_its_share_of_the_cores(job, monkey
     )
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr("deephash.sweep.launchers.pool._cores", lambda: 8)
-    one, two = job("one", code), job("two", code)
-    launched(Pool(gpus=[], jobs=3), [one])
-    launched(Pool(gpus=[], jobs=3, threads=5), [two])
-    assert (said(one), said(two)) == (["'' 2"], ["'' 5"])
+    first, second = job("one", code), job("two", code)
+    launched(Pool(gpus=[], jobs=3), [first])
+    launched(Pool(gpus=[], jobs=3, threads=5), [second])
+    assert (output(first), output(second)) == (["'' 2"], ["'' 5"])
     monkeypatch.setenv("OMP_NUM_THREADS", "7")  # the user's word
     launched(Pool(gpus=[], jobs=3), [job("three", code)])
-    assert said(job("three", code)) == ["'' 7"]
+    assert output(job("three", code)) == ["'' 7"]
 
 
 def test_a_job_that_fails_or_dies_sinks_no_other_and_leaves_an_account(job):
@@ -101,15 +101,15 @@ def test_a_job_that_fails_or_dies_sinks_no_other_and_leaves_an_account(job):
         job("told", ""),
         job("last", ""),
     ]
-    told = jobs[3] = job("told", mine.format(jobs[3].folder / ERROR))
+    reporting = jobs[3] = job("told", mine.format(jobs[3].folder / ERROR))
     _, statuses = launched(Pool(gpus=[], jobs=2), jobs)
     assert statuses == {0: 0, 1: 1, 2: -9, 3: 1, 4: 0}
-    accounts = [(one.folder / ERROR).read_text() for one in jobs[1:4]]
+    accounts = [(job_.folder / ERROR).read_text() for job_ in jobs[1:4]]
     assert accounts[0].startswith("exit status 1\n") and "RuntimeError: the reason" in accounts[0]
     assert accounts[1].startswith("killed by SIGKILL") and "so far" in accounts[1]
     assert accounts[2] == "my own words"
     launched(Pool(gpus=[], jobs=1), [job("told", "")])
-    assert not (told.folder / ERROR).exists()  # begun anew, it is no failure
+    assert not (reporting.folder / ERROR).exists()  # begun anew, it is no failure
 
 
 def test_a_folder_that_cannot_be_or_goes_away_sinks_no_other_job(job, tmp_path):
@@ -122,14 +122,14 @@ def test_a_folder_that_cannot_be_or_goes_away_sinks_no_other_job(job, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("status", "how"), [(-15, None), (0, None), (75, None), (-40, "signal 40"), (-11, "SIGSEGV")]
+    ("status", "name"), [(-15, None), (0, None), (75, None), (-40, "signal 40"), (-11, "SIGSEGV")]
 )
-def test_what_an_exit_status_says(job, status, how):
-    one = job("one", "")
-    process.record_end(one, status)
-    assert process.failed(status) is (how is not None)
-    assert (one.folder / ERROR).is_file() is (how is not None)
-    assert how is None or (one.folder / ERROR).read_text() == f"killed by {how}\n"
+def test_what_an_exit_status_says(job, status, name):
+    failed_job = job("one", "")
+    process.record_end(failed_job, status)
+    assert process.failed(status) is (name is not None)
+    assert (failed_job.folder / ERROR).is_file() is (name is not None)
+    assert name is None or (failed_job.folder / ERROR).read_text() == f"killed by {name}\n"
 
 
 def test_retries_are_for_failures_alone(job):
@@ -147,12 +147,12 @@ def test_interrupted_it_stops_what_runs_and_starts_nothing_more(job):
 
     class Interrupting(Seen):
         def tick(self):
-            if all((one.folder / LOG).exists() and "ready" in said(one) for one in jobs[:2]):
+            if all((job_.folder / LOG).exists() and "ready" in output(job_) for job_ in jobs[:2]):
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         Pool(gpus=[], jobs=2).launch(jobs, Interrupting())
-    assert [said(one)[-2:] for one in jobs[:2]] == [["ready", "stopped"]] * 2
+    assert [output(job_)[-2:] for job_ in jobs[:2]] == [["ready", "stopped"]] * 2
     assert not jobs[2].folder.exists()
 
 

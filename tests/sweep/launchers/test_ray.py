@@ -77,9 +77,9 @@ out.write_text(json.dumps([gpu, threads, os.getcwd(), began, time.time()]))
 def share(tmp_path, monkeypatch, gpus_per_job):
     """Four jobs on two GPUs: what each tells of itself."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    told = [tmp_path / f"{at}.json" for at in range(4)]
+    files = [tmp_path / f"{at}.json" for at in range(4)]
     jobs = [
-        Job(f"j{at}", tmp_path / f"j{at}", (sys.executable, "-c", SHARE, str(told[at])))
+        Job(f"j{at}", tmp_path / f"j{at}", (sys.executable, "-c", SHARE, str(files[at])))
         for at in range(4)
     ]
     heard = Heard()
@@ -89,32 +89,32 @@ def share(tmp_path, monkeypatch, gpus_per_job):
     assert heard.statuses == dict.fromkeys(range(4), 0)
     assert sorted(heard.started_at) == [0, 1, 2, 3]
     assert heard.ticks >= 2
-    return [json.loads(path.read_text()) for path in told]
+    return [json.loads(path.read_text()) for path in files]
 
 
-def together(told):
+def together(records):
     """The greatest number of jobs that one GPU had at a time."""
     return max(
-        sum(a[0] == b[0] and a[3] <= b[3] < a[4] for a in told)  # a ran when b began
-        for b in told
+        sum(a[0] == b[0] and a[3] <= b[3] < a[4] for a in records)  # a ran when b began
+        for b in records
     )
 
 
 @real
 @pytest.mark.slow
 def test_each_job_has_a_gpu_to_itself(ray, tmp_path, monkeypatch):
-    told = share(tmp_path, monkeypatch, gpus_per_job=1)
-    assert {gpu for gpu, *_ in told} == {"0", "1"}
-    assert together(told) == 1
-    assert {(threads, folder) for _, threads, folder, *_ in told} == {("1", os.getcwd())}
+    records = share(tmp_path, monkeypatch, gpus_per_job=1)
+    assert {gpu for gpu, *_ in records} == {"0", "1"}
+    assert together(records) == 1
+    assert {(threads, folder) for _, threads, folder, *_ in records} == {("1", os.getcwd())}
 
 
 @real
 @pytest.mark.slow
 def test_small_jobs_share_a_gpu(ray, tmp_path, monkeypatch):
-    told = share(tmp_path, monkeypatch, gpus_per_job=0.5)
-    assert {gpu for gpu, *_ in told} == {"0", "1"}
-    assert together(told) == 2
+    records = share(tmp_path, monkeypatch, gpus_per_job=0.5)
+    assert {gpu for gpu, *_ in records} == {"0", "1"}
+    assert together(records) == 2
 
 
 @real
@@ -209,8 +209,8 @@ def test_ctrl_c_stops_the_jobs(ray, tmp_path):
         time.sleep(0.1)
     time.sleep(1)
     launcher.send_signal(signal.SIGINT)
-    said, _ = launcher.communicate(timeout=60)
-    assert said.split() == ["started", "interrupted"]
+    output, _ = launcher.communicate(timeout=60)
+    assert output.split() == ["started", "interrupted"]
     assert (tmp_path / "told").exists()
     assert not (tmp_path / "a" / ERROR).exists()
     assert (tmp_path / "a" / LOG).exists()

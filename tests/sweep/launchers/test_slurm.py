@@ -142,10 +142,10 @@ def test_without_submitit_it_says_what_to_install(tmp_path, monkeypatch):
 def test_without_slurm_it_says_what_to_type(tmp_path, monkeypatch):
     pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ConfigError, match="no sbatch") as told:
+    with pytest.raises(ConfigError, match="no sbatch") as caught:
         Slurm(tmp_path).launch([job(tmp_path, "a", "")], Heard())
-    assert "hydra/launcher=pool" in str(told.value)
-    assert "hydra.launcher.cluster=local" in str(told.value)
+    assert "hydra/launcher=pool" in str(caught.value)
+    assert "hydra.launcher.cluster=local" in str(caught.value)
 
 
 def test_an_unknown_cluster_is_refused(tmp_path):
@@ -188,7 +188,7 @@ def test_local_jobs_keep_to_their_number_and_share_a_gpu(tmp_path):
     )
     jobs = [job(tmp_path, f"j{at}", script) for at in range(3)]
     Slurm(tmp_path / "submitit", cluster="local", array_parallelism=1).launch(jobs, Heard())
-    lines = [(one.folder / LOG).read_text().splitlines()[-1].split() for one in jobs]
+    lines = [(job_.folder / LOG).read_text().splitlines()[-1].split() for job_ in jobs]
     assert {gpu for _, gpu, *_ in lines} == {"0"}
     times = [(float(began), float(ended)) for *_, began, ended in lines]
     assert all(a[1] < b[0] for a, b in itertools.pairwise(times))
@@ -207,9 +207,9 @@ def test_the_script_of_an_array(tmp_path, cluster):
     )  # fmt: skip
     launcher.launch([job(tmp_path, f"j{at}", "") for at in range(3)], Heard())
     script = (cluster / "script").read_text().splitlines()
-    asked = {line for line in script if line.startswith("#SBATCH")}
-    assert asked - {
-        line for line in asked if line.partition("=")[0].endswith(("put", "error"))
+    options = {line for line in script if line.startswith("#SBATCH")}
+    assert options - {
+        line for line in options if line.partition("=")[0].endswith(("put", "error"))
     } == {
         "#SBATCH --account=lab",
         "#SBATCH --array=0-2%2",
@@ -237,8 +237,8 @@ def test_what_is_queued_is_busy_and_what_is_not_is_not(tmp_path, cluster, capsys
     launcher = Slurm(tmp_path / "submitit", wait=False)
     assert launcher.busy(jobs) == set()
     launcher.launch(jobs, Heard())
-    said = capsys.readouterr().err
-    assert "squeue --jobs=77" in said and "scancel 77" in said and "preview=true" in said
+    output = capsys.readouterr().err
+    assert "squeue --jobs=77" in output and "scancel 77" in output and "preview=true" in output
     mark = json.loads((jobs[1].folder / MARK).read_text())
     assert (mark["launcher"], mark["job_id"]) == ("slurm", "77_1")
     assert launcher.busy([*jobs, job(tmp_path, "other", "")]) == {0, 1}
@@ -326,23 +326,25 @@ def test_a_job_goes_on_where_it_was_preempted_or_out_of_time(
     tmp_path, cluster, timeout_min, requeues
 ):
     """submitit calls it a timeout when the job has had all but ten minutes of its time."""
-    one = job(tmp_path, "a", RESUMES.replace("FOLDER", repr(str(tmp_path))))
+    resumable = job(tmp_path, "a", RESUMES.replace("FOLDER", repr(str(tmp_path))))
     heard = Preempting(cluster, tmp_path / "ready")
-    Slurm(tmp_path / "submitit", timeout_min=timeout_min, requeues=requeues).launch([one], heard)
+    Slurm(tmp_path / "submitit", timeout_min=timeout_min, requeues=requeues).launch(
+        [resumable], heard
+    )
     assert heard.statuses == {0: 0}
     assert (cluster / "requeued").exists()
-    assert "goes on" in (one.folder / LOG).read_text()
+    assert "goes on" in (resumable.folder / LOG).read_text()
 
 
 @pytest.mark.slow
 def test_a_job_out_of_time_too_often_has_failed(tmp_path, cluster):
-    one = job(tmp_path, "a", RESUMES.replace("FOLDER", repr(str(tmp_path))))
+    resumable = job(tmp_path, "a", RESUMES.replace("FOLDER", repr(str(tmp_path))))
     heard = Preempting(cluster, tmp_path / "ready")
-    Slurm(tmp_path / "submitit", timeout_min=1, requeues=0).launch([one], heard)
+    Slurm(tmp_path / "submitit", timeout_min=1, requeues=0).launch([resumable], heard)
     assert heard.statuses == {0: 1}
     assert (tmp_path / "stopped").exists()
     assert not (cluster / "requeued").exists()
-    assert "timed-out too many times" in (one.folder / ERROR).read_text()
+    assert "timed-out too many times" in (resumable.folder / ERROR).read_text()
 
 
 def test_a_checkpoint_stops_the_run_and_is_the_same_job(tmp_path):
@@ -360,9 +362,11 @@ def test_a_checkpoint_stops_the_run_and_is_the_same_job(tmp_path):
 
 def test_a_run_does_not_hear_what_is_said_to_submitit(tmp_path):
     """SIGUSR2 to the child, which has no handler for it, does nothing."""
-    one = job(tmp_path, "a", "import os, signal; os.kill(os.getpid(), signal.SIGUSR2); print('on')")
-    assert SubmittedRun(one)() == 0
-    assert "on" in (one.folder / LOG).read_text()
+    resumable = job(
+        tmp_path, "a", "import os, signal; os.kill(os.getpid(), signal.SIGUSR2); print('on')"
+    )
+    assert SubmittedRun(resumable)() == 0
+    assert "on" in (resumable.folder / LOG).read_text()
     assert signal.SIGUSR2 not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
@@ -406,9 +410,9 @@ def test_ctrl_c_leaves_slurms_jobs_and_stops_local_ones(tmp_path, cluster, where
     )
     wait_for(tmp_path / "ready")
     launcher.send_signal(signal.SIGINT)
-    said, told = launcher.communicate(timeout=300)
-    assert said.split()[-1] == "interrupted"
-    assert ("scancel 77" in told) == (where == "slurm")
+    output, errors = launcher.communicate(timeout=300)
+    assert output.split()[-1] == "interrupted"
+    assert ("scancel 77" in errors) == (where == "slurm")
     if where == "local":
         wait_for(tmp_path / "stopped")
     else:
