@@ -99,7 +99,7 @@ def test_every_module_has_a_floor():
     assert names == set(FLOOR_OF)
 
 
-def test_nobody_imports_upstairs():
+def test_imports_go_strictly_downwards():
     assert upstairs(SOURCE) == []
 
 
@@ -135,7 +135,7 @@ def test_what_help_needs_imports_nothing_heavy(name):
     assert not light & HEAVY
 
 
-def test_training_knows_no_method_loss_or_dataset_by_name():
+def test_training_contains_no_name_of_a_method_loss_or_dataset():
     names = {
         path.stem
         for group in ("method", "loss", "dataset")

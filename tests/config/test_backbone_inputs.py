@@ -77,7 +77,7 @@ def test_what_is_typed_stays(folded):
     assert options(cfg, "Normalize", "mean", "train") == [HALF]
 
 
-def test_the_dataset_decides_where_it_is_asked_to(folded):
+def test_preprocessing_of_the_dataset_is_used_if_selected(folded):
     own = folded("dataset=cifar10", *LITE, "backbone.preprocessing=dataset")
     plain = folded("dataset=cifar10", "backbone=alexnet")
     assert own["dataset"] == plain["dataset"]
@@ -135,7 +135,7 @@ def test_names_of_runs_are_what_is_typed_and_configurations_are_the_same_again(f
     assert run_identity.identity_of(spelled) == run_identity.identity_of(folded(*words))
 
 
-def test_without_timm_the_page_says_how_to_get_it(folded, monkeypatch):
+def test_without_timm_the_error_states_how_to_install_it(folded, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     result = faults(folded("dataset=cifar10", *LITE))
     assert "needs the package timm" in result["backbone.name"].message

@@ -20,5 +20,5 @@ def test_every_command_line_is_there():
 
 
 @pytest.mark.parametrize("line", DIGESTS)
-def test_a_configuration_is_what_it_was(line):
+def test_configurations_are_unchanged(line):
     assert composed.digests(line) == DIGESTS[line]

@@ -210,7 +210,7 @@ def test_evaluate_composes(composed):
         (["run=x", "evaluation.tops=[a]"], "evaluation.tops"),
     ],
 )
-def test_what_is_wrong_with_an_evaluation_is_told(words, key, composed):
+def test_what_is_wrong_with_an_evaluation_is_reported(words, key, composed):
     cfg = resolve.resolve(compose("evaluate", overrides=words))
     assert [fault.key for fault in checks.check_evaluate(cfg)] == [key]
 
@@ -237,7 +237,7 @@ def test_a_convention_stands_for_its_fields(words, means, folded):
     assert build.convention(typed(folded(*words))) == Convention(**means)
 
 
-def test_an_unknown_convention_is_told_the_others(folded):
+def test_an_unknown_convention_lists_the_others(folded):
     with pytest.raises(DataError, match="'orthhash' is unknown; allowed: orthohash"):
         build.convention(typed(folded("evaluation.convention=orthhash")))
 
@@ -339,13 +339,13 @@ def test_swapped_parts_are_built(folded):
     assert names == ["Bernoulli", "Cosine", "Linear", "Tanh"]
 
 
-def test_a_value_left_open_is_told(composed):
+def test_a_value_left_open_is_reported(composed):
     message = r"dataset\.root +has no value\.\n +Give it one: dataset\.root=\.\.\."
     with pytest.raises(ConfigError, match=message):
         resolve.resolve(composed(["dataset=folder"]))
 
 
-def test_a_reference_to_nothing_is_told(composed):
+def test_a_reference_to_nothing_is_reported(composed):
     with pytest.raises(ConfigError, match=r"interpolation +(.|\n)*no\.such"):
         resolve.resolve(composed(["trainer.epochs=${no.such}"]))
 
@@ -353,14 +353,14 @@ def test_a_reference_to_nothing_is_told(composed):
 # faults of a configuration
 
 
-def test_unknown_keys_of_a_part_are_told_with_a_near_one(faults):
+def test_unknown_keys_of_a_part_are_reported_with_a_near_one(faults):
     result = faults("+method.loss.scael=3", "+optimizer.mementum=0.9", "optimizer=sgd")
     assert set(result) == {"method.loss.scael", "optimizer.mementum"}
     assert result["method.loss.scael"].hint == "Did you mean method.loss.scale=3?"
     assert "momentum" in result["optimizer.mementum"].hint
 
 
-def test_wrong_types_are_told(faults):
+def test_wrong_types_are_reported(faults):
     result = faults("method.loss.scale=big", "backbone.width=1.5", "method.similarity.sqrt_bk=3",
                    "backbone.pool=5")  # fmt: skip
     assert {key: fault.message for key, fault in result.items()} == {
@@ -377,7 +377,7 @@ def test_what_the_program_sets_is_not_the_users(faults):
     assert set(result) == {"method.codebook.nbit", "method.head.in_features"}
 
 
-def test_a_missing_argument_is_told(faults):
+def test_a_missing_argument_is_reported(faults):
     (fault,) = faults("~method.loss.margin").values()
     assert fault.key == "method.loss.margin" and "needs it" in fault.message
 
@@ -393,7 +393,7 @@ def test_foreign_code_is_refused(target, faults):
 
 
 @pytest.mark.parametrize("target", ["deephash.losses.nothing.Loss", "deephash.losses.lmcl.Nothing"])
-def test_a_part_that_does_not_exist_is_told(target, faults):
+def test_a_part_that_does_not_exist_is_reported(target, faults):
     assert "there is no" in faults(f"method.loss._target_={target}")["method.loss"].message
 
 
@@ -435,7 +435,7 @@ def test_a_part_that_does_not_exist_is_told(target, faults):
         (["method.similarity=null"], "loss"),
     ],
 )  # fmt: skip
-def test_what_cannot_work_is_told_alone(overrides, key, faults):
+def test_what_cannot_work_is_reported_alone(overrides, key, faults):
     result = faults(*overrides)
     assert list(result) == [key]
     assert result[key].message and result[key].hint
@@ -465,7 +465,7 @@ def test_an_existing_weights_file_is_let_through(faults, tmp_path):
     assert faults(f"backbone.weights={tmp_path / 'w.pt'}") == {}
 
 
-def test_several_faults_are_told_at_once(folded):
+def test_several_faults_are_reported_at_once(folded):
     overrides = ["+method.loss.scael=3", "model.nbit=0", "dataset.protocol=other"]
     with pytest.raises(ConfigError) as caught:
         raise_faults(checks.check_train(folded(*overrides)), overrides)
@@ -476,7 +476,7 @@ def test_several_faults_are_told_at_once(folded):
     assert message.endswith("nothing was loaded or written")
 
 
-def test_nothing_wrong_nothing_said():
+def test_a_valid_configuration_gives_no_message():
     assert raise_faults([]) is None
 
 
@@ -512,13 +512,13 @@ def test_a_fault_stands_where_it_was_typed(overrides, key, composed):
 
 
 @pytest.mark.parametrize("seat", ["codebook", "similarity", "head"])
-def test_a_part_given_by_name_is_told_its_group(seat, composed):
+def test_a_part_given_by_name_is_reported_with_its_group(seat, composed):
     overrides = [f"method.{seat}=cosine"]
     (fault,) = checks.check_train(resolve.resolve(composed(overrides)), parse_all(overrides))
     assert fault.key == f"method.{seat}" and fault.hint == f"Type {seat}=cosine."
 
 
-def test_what_an_overlay_set_is_told_as_its_own(composed):
+def test_values_of_an_overlay_are_reported_as_such(composed):
     overrides = ["experiment=csq_cifar10", "dataset=digits", "backbone=tiny"]
     (fault,) = checks.check_train(resolve.resolve(composed(overrides)), parse_all(overrides))
     assert fault.key == "backbone.dropout" and "'~backbone.dropout'" in fault.hint
@@ -810,14 +810,14 @@ def test_a_run_from_before_an_option_of_a_part_is_the_same_run(folded):
 
 
 @pytest.mark.parametrize("name", ["hadamard", "max_hamming"])
-def test_four_classes_have_a_word_of_two_bits_each(name, folded):
+def test_four_classes_have_a_code_of_two_bits_each(name, folded):
     cfg = folded("experiment=codes_2bit", "method=csq", f"codebook={name}", "dataset=digits")
     centers = build.method(typed(cfg), num_classes=4, num_train=200).centers()
     assert len({tuple(row) for row in centers.tolist()}) == 4
 
 
 @pytest.mark.parametrize("name", ["max_hamming", "hadamard", "balanced"])
-def test_eight_classes_have_a_word_of_three_bits_each_or_the_way_out_is_told(name, folded):
+def test_eight_classes_have_a_code_of_three_bits_each_or_are_refused_with_advice(name, folded):
     cfg = folded("experiment=codes_3bit", "method=csq", f"codebook={name}", "dataset=digits")
     if name != "max_hamming":
         with pytest.raises(ConfigError, match=r"3 balanced rows.*8 classes(.|\n)*=max_hamming"):
@@ -845,7 +845,7 @@ def test_a_run_from_before_undecided_bits_still_evaluates(folded):
     assert run_identity.changed_keys(older, folded()) == []
 
 
-def test_evaluate_changes_undecided_bits_only_when_told(composed):
+def test_evaluate_changes_undecided_bits_only_if_given(composed):
     default, zero, positive = (
         resolve.resolve(compose("evaluate", overrides=["run=x", *words]))["evaluation"]["ternary"]
         for words in ([], ["evaluation.ternary=0"], ["evaluation.ternary=1"])
@@ -920,7 +920,7 @@ def finite():
         yield judge
 
 
-def test_a_crossing_is_what_the_command_line_composes(crossed, composed):
+def test_a_crossing_equals_the_composed_command_line(crossed, composed):
     for name, chosen in (
         ("hashnet", ("hadamard", "cosine", None, "lmcl")),
         ("relahash", (None, None, "sign", "polarization")),
@@ -977,7 +977,7 @@ def test_every_crossing_works_or_is_refused_by_name(name, crossed, finite, monke
 @pytest.mark.parametrize(
     "option", [f"{seat}={page}" for seat in CROSSED for page in PAGES[seat] if page]
 )
-def test_a_method_with_a_class_of_its_own_takes_the_parts_it_asks_for(name, option, folded):
+def test_a_method_with_its_own_class_receives_the_parts_of_its_constructor(name, option, folded):
     words, seat = [f"method={name}", option], option.partition("=")[0]
     cfg = folded(*words)
     asks = targets.arguments(targets.locate(cfg["method"]["_target_"], "method"))

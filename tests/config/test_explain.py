@@ -48,7 +48,7 @@ def suggested(message):
 
 
 @pytest.mark.parametrize("entry", SYNONYMS, ids=lambda entry: entry.typed[0])
-def test_every_word_of_the_table_leads_to_something_that_works(entry, say):
+def test_every_synonym_leads_to_a_valid_option(entry, say):
     for word in (entry.typed[0], entry.typed[-1]):
         message = say("train", f"{word}={entry.example}")
         if message == "":  # a group or key of this page
@@ -60,7 +60,7 @@ def test_every_word_of_the_table_leads_to_something_that_works(entry, say):
         assert say("train", *words) == "", (word, words)
 
 
-def test_no_word_stands_for_two_things():
+def test_no_synonym_has_two_meanings():
     assert len(BY_WORD) == sum(len(entry.typed) for entry in SYNONYMS)
     assert all(re.fullmatch(r"[a-z_0-9]+", word) for word in BY_WORD)
 
@@ -173,7 +173,7 @@ def test_all_faults_are_in_one_message(say):
 
 
 @pytest.mark.parametrize("name", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"])
-def test_several_processes_of_one_command_are_refused_with_the_way(name):
+def test_several_processes_of_one_command_are_refused_with_advice(name):
     assert "-m" in cli._several_processes({name: "4"})
     for alone in ({}, {name: "1"}, {"SLURM_NTASKS": "8"}, {name: ""}):
         assert cli._several_processes(alone) is None

@@ -83,7 +83,7 @@ def following(cfg, **keys):
     ],
     ids=" ".join,
 )
-def test_a_recipe_says_that_nothing_learns(pages, words):
+def test_a_recipe_declares_that_nothing_learns(pages, words):
     cfg = pages("method=closed", *words)
     assert (cfg["optimizer"], cfg["scheduler"], cfg["trainer"]["epochs"]) == (None, None, 0)
     assert faults(cfg) == {}
@@ -122,7 +122,7 @@ def test_what_learns_needs_an_optimizer(pages, key):
 # method._target_
 
 
-def test_a_class_takes_the_parts_and_values_that_it_asks_for(pages):
+def test_a_class_receives_the_parts_and_values_of_its_constructor(pages):
     made = build.method(typed(following(pages(), rate=0.25)), 10, 500)
     assert (type(made).__name__, made.rate) == ("Following", 0.25)
     assert made.codebook is None and type(made.loss).__name__ == "Blind"

@@ -123,7 +123,7 @@ def test_what_is_of_the_right_kind_is_found(target, place):
         ("deephash.data.transforms.Normalize", "scheduler", "has no factor"),
     ],
 )
-def test_the_message_says_what_is_expected(target, place, message):
+def test_the_message_names_what_is_expected(target, place, message):
     with pytest.raises(ConfigError, match=message):
         targets.locate(target, place)
 
@@ -156,7 +156,7 @@ def put(cfg, place, node):
         {"_target_": "deephash.loggers.jsonl.Jsonl", "path": "ran"},
     ],
 )
-def test_a_strangers_run_folder_builds_nothing_else(digits, place, node, tmp_path, monkeypatch):
+def test_an_untrusted_run_folder_builds_nothing_else(digits, place, node, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "kept").write_text("text")
     ran, page = digits

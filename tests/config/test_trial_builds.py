@@ -37,7 +37,7 @@ def faults():
         (["codebook=hadamard", "codebook.rest=once", "model.nbit=48"], {"codebook.rest"}),
     ],
 )  # fmt: skip
-def test_an_option_that_a_constructor_refuses_is_told(words, keys, faults):
+def test_an_option_that_a_constructor_refuses_is_reported(words, keys, faults):
     assert set(faults(*words)) == keys
 
 

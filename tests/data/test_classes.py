@@ -77,12 +77,12 @@ def test_pixels_that_lie_together_are_not_copied():
         (["b"], r"at least two"),
     ],
 )
-def test_classes_that_cannot_be_are_told(wanted, message):
+def test_classes_that_cannot_be_are_reported(wanted, message):
     with pytest.raises(DataError, match=message):
         select_classes(made(), wanted)
 
 
-def test_a_number_that_is_the_name_of_another_class_is_not_guessed():
+def test_a_number_that_is_also_a_class_name_is_ambiguous():
     """Sorted names are 0, 1, 10, 2: the index 2 is not the class 2."""
     images = made(("0", "1", "10", "2"))
     with pytest.raises(DataError, match=r"2 is a number, and the name of class 3.*\[\"2\""):
@@ -100,7 +100,7 @@ def test_images_with_several_labels_are_refused():
         select_classes(dataclasses.replace(images, labels=labels), [0, 1])
 
 
-def test_the_run_knows_the_chosen_classes_alone():
+def test_a_run_contains_only_the_selected_classes():
     data = module([3, 1])
     facts = data.facts
     assert (facts.num_classes, facts.classes, len(data.images)) == (2, ("d", "b"), 20)
@@ -112,7 +112,7 @@ def test_the_run_knows_the_chosen_classes_alone():
     assert json.dumps(facts.as_dict())
 
 
-def test_who_has_which_number_is_in_the_fingerprint():
+def test_class_indices_are_part_of_the_fingerprint():
     every, named, same, turned, others = (
         module(classes).facts.fingerprint for classes in (None, ["b", "d"], [1, 3], [3, 1], [0, 1])
     )

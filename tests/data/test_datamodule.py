@@ -326,7 +326,7 @@ class Slow:
         return self.pixels[rows]
 
 
-def test_inputs_that_are_read_when_asked_for_give_the_same_batches(data):
+def test_lazy_inputs_give_the_same_batches(data):
     class Lazily(Made):
         def load(self):
             images = super().load()

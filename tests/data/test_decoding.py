@@ -113,7 +113,7 @@ def truncate(path):
     ],
     ids=["truncated", "empty", "text", "missing", "dangling", "loop", "folder"],
 )
-def test_unreadable_files_are_told_by_path_and_cause(tmp_path, damage, cause):
+def test_unreadable_files_are_reported_by_path_and_cause(tmp_path, damage, cause):
     path = tmp_path / "x.jpg"
     damage(path)
     with pytest.raises(Unreadable, match=cause) as caught:
@@ -291,7 +291,7 @@ def test_images_in_work_share_a_budget_of_pixels():
 
 
 @pytest.mark.parametrize("name", ["x.eps", "x.jpg", "x.png"])
-def test_what_a_file_holds_decides_and_ghostscript_is_never_started(tmp_path, monkeypatch, name):
+def test_the_content_decides_and_ghostscript_is_not_started(tmp_path, monkeypatch, name):
     from PIL import EpsImagePlugin
 
     def fail(*rest, **options):

@@ -38,7 +38,7 @@ def test_work_is_kept_that_takes_long(store, monkeypatch):
         assert torch.equal(rows[:, 0], torch.arange(1000).div(10, rounding_mode="floor").float())
 
 
-def test_an_interrupted_entry_goes_on(store, monkeypatch):
+def test_an_interrupted_entry_continues(store, monkeypatch):
     monkeypatch.setattr("deephash.data.sources.feature_formats.FLUSH", 1)
     starts = []
 
@@ -107,7 +107,7 @@ def test_a_folder_that_cannot_be_written(store, caplog):
         store.load({}, 2, 1, lambda start: iter([torch.ones(2, 1)]), always=True)
 
 
-def test_parts_that_nobody_goes_on_with_are_removed(tmp_path):
+def test_abandoned_parts_are_removed(tmp_path):
     for name in ("features-old", "features-new", "features-whole"):
         (tmp_path / name).mkdir()
     (tmp_path / "features-whole" / "features.json").write_text("{}")

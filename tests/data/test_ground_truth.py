@@ -310,7 +310,7 @@ def test_dialects_of_the_table(tmp_path, text):
 
 
 @pytest.mark.parametrize("none", ["None", ""])
-def test_without_usage_nobody_is_ignored(tmp_path, none):
+def test_without_usage_no_query_is_ignored(tmp_path, none):
     result = landmarks(tmp_path, f"id,images\nq1,0a1b\nq2,{none}\n")
     assert as_lists(result, "relevant") == {"all": [[0], []]} and result.ignored == 0
 

@@ -21,7 +21,7 @@ def test_common_formats_are_read_and_dangerous_ones_are_not():
     assert not {"EPS", "PSD", "WMF", "FITS", "HDF5", "GRIB", "MPEG", "PCD"} & {*formats.names}
 
 
-def test_what_is_not_read_is_told_with_a_way():
+def test_unsupported_formats_are_reported_with_advice():
     missing = {*IMAGES} - {*supported_formats().endings}
     assert {".svg", ".nef", ".psd"} <= missing
     assert all(conversion_hint(ending) for ending in missing)
@@ -52,6 +52,6 @@ def test_what_a_file_looks_like(tmp_path, data, meaning):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of Unix")
-def test_a_pipe_is_told_without_being_read(tmp_path):
+def test_a_pipe_is_reported_without_being_read(tmp_path):
     os.mkfifo(tmp_path / "x.jpg")
     assert guess_format(tmp_path / "x.jpg") == "a named pipe"

@@ -59,7 +59,7 @@ def test_it_is_indexed_like_an_array(way, data):
     assert isinstance(result, np.ndarray) and result.shape == array[index].shape
 
 
-def test_only_what_is_asked_for_is_decoded():
+def test_only_requested_rows_are_decoded():
     calls = []
     actual = select_rows(undecoded(calls), np.arange(3, 9))
     assert calls == []
@@ -67,7 +67,7 @@ def test_only_what_is_asked_for_is_decoded():
     assert sorted(calls) == [4, 7]
 
 
-def test_an_unreadable_file_is_told_when_it_is_asked_for():
+def test_an_unreadable_file_is_reported_on_access():
     def decode(path):
         raise DataError(f"cannot read {path}")
 

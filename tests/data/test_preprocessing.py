@@ -37,7 +37,7 @@ def test_the_transform_of_a_run_follows(photo):
     torch.testing.assert_close(batch[:1], transform(stored), rtol=0, atol=0)
 
 
-def test_a_pil_image_is_turned_as_its_notes_say_and_stays_as_it_was(tmp_path):
+def test_a_pil_image_is_rotated_by_its_exif_and_not_changed_in_place(tmp_path):
     image = Image.new("RGB", (4, 2))
     image.putpixel((0, 0), (255, 0, 0))
     notes = Image.Exif()

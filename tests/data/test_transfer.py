@@ -128,7 +128,7 @@ def test_labels_of_very_many_classes_are_made_for_each_batch(monkeypatch):
 
 
 @pytest.mark.parametrize("limit", [1 << 30, 0])
-def test_no_batch_asks_the_device_for_a_number(limit):
+def test_no_batch_reads_a_number_from_the_device(limit):
     """On the device ``meta``, whatever would synchronize a CUDA device fails."""
     data = module("meta", limit=limit)
     for batch in data.train(0):

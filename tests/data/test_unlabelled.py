@@ -200,7 +200,7 @@ class TestLists:
         wrong = [finding.what for finding in result if finding.level == "error"]
         assert any("in both lists, or in neither" in message for message in wrong), result
 
-    def test_inspection_counts_them_and_says_so(self, tmp_path):
+    def test_inspection_counts_and_reports_them(self, tmp_path):
         root = self.write(tmp_path, train=["0.png"], test=["2.png"], database=["0.png"])
         result = inspect_lists(Lists(root))
         images = Lists(root, size=8).load()
@@ -367,6 +367,6 @@ def test_a_table_without_labels(tmp_path):
         Csv(tmp_path, "t.csv").read()
 
 
-def test_doubts_say_that_there_are_no_labels():
+def test_warnings_report_missing_labels():
     (result,) = warn_of_images(bare(3))
     assert (result.level, result.what) == ("note", "none of the 3 images has a label")

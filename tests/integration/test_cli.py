@@ -32,7 +32,7 @@ def _interruptible():
 
 @pytest.mark.parametrize("flag", ["--help", "--cfg=job", "--info"])
 @pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
-def test_showing_into_a_pipe_that_nobody_reads(tmp_path, script, flag):
+def test_help_into_a_closed_pipe(tmp_path, script, flag):
     with start(tmp_path, flag, script=script, stdout=subprocess.PIPE) as process:
         process.stdout.close()
         output = process.stderr.read()
@@ -40,7 +40,7 @@ def test_showing_into_a_pipe_that_nobody_reads(tmp_path, script, flag):
     assert "Traceback" not in output and "BrokenPipe" not in output
 
 
-def test_the_last_words_of_a_job_into_a_pipe_that_nobody_reads(monkeypatch):
+def test_last_output_of_a_job_into_a_closed_pipe(monkeypatch):
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as pipe:

@@ -181,7 +181,7 @@ def test_what_is_not_the_published_set_is_refused_and_not_kept(tmp_path):
     assert (tmp_path / "lists/lists.split.xz").is_file()
 
 
-def test_prepare_without_lists_says_what_to_type(tmp_path):
+def test_prepare_without_lists_states_what_to_type(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match=r"dataset\.lists=FOLDER, or .* dataset\.protocol=drawn"):
         data("prepare", "dataset=coco", "dataset.root=empty")
@@ -236,7 +236,7 @@ def test_verify_finds_the_same_picture_under_two_names(tmp_path, capsys):
     assert "2 images look the same, pixel by pixel\n    ant/00.png = bee/twin.png" in output
 
 
-def test_verify_says_when_a_query_has_a_twin_in_the_database(tmp_path, capsys):
+def test_verify_reports_a_query_with_a_duplicate_in_the_database(tmp_path, capsys):
     words = folder_of(tmp_path)
     for number in range(12):  # every image a second time, in its class
         for name in ("ant", "bee"):
@@ -247,7 +247,7 @@ def test_verify_says_when_a_query_has_a_twin_in_the_database(tmp_path, capsys):
     assert "48 images look the same" in output and "are queries and in train or database" in output
 
 
-def test_verify_says_when_the_same_picture_has_two_classes(tmp_path, capsys):
+def test_verify_reports_the_same_picture_with_two_classes(tmp_path, capsys):
     words = folder_of(tmp_path)
     shutil.copy(tmp_path / "pets/ant/00.png", tmp_path / "pets/bee/twin.png")
     data("verify", *words, "images=true")
@@ -298,7 +298,7 @@ def test_verify_tells_layouts_and_lists_that_are_exchanged(tmp_path, capsys):
     assert "labels seem to be counted from 1" in output
 
 
-def test_verify_mends_what_changed_in_the_cache(tmp_path, capsys):
+def test_verify_repairs_changed_pixels_in_the_cache(tmp_path, capsys):
     words = folder_of(tmp_path)
     data("prepare", *words)
     file = next((tmp_path / "cache").glob("pixels-*/pixels.npy"))
@@ -333,12 +333,12 @@ def test_verify_of_lists_collects_all_that_is_wrong(tmp_path, capsys):
     assert "1 of 59 images" in output  # without its file
 
 
-def test_a_place_that_cannot_be_written_is_told():
+def test_a_place_that_cannot_be_written_is_reported():
     with pytest.raises(DataError, match=r"out  cannot write /proc/x\.json"):
         data("describe", "out=/proc/x.json")
 
 
-def test_describe_knows_what_chance_scores(tmp_path, capsys):
+def test_describe_gives_the_map_of_random_codes(tmp_path, capsys):
     data("describe", "out=digits.json")
     result = json.loads((tmp_path / "digits.json").read_text())
     share = np.array(result["classes"]["database"]) / 1597
@@ -402,7 +402,7 @@ def test_features_train_a_head_and_carry_the_split_along(tmp_path, capsys):
         data("encode", "dataset=features", "dataset.root=f", "out=g")
 
 
-def test_an_interrupted_encoding_goes_on(tmp_path, monkeypatch):
+def test_an_interrupted_encoding_continues(tmp_path, monkeypatch):
     from deephash.data.sources import feature_formats
 
     words = ["dataset=digits", "backbone=tiny", "trainer.device=cpu", "trainer.eval_batch_size=64"]

@@ -44,7 +44,7 @@ def test_every_error_of_a_disk_is_a_sentence(number):
         assert advice.startswith("  ") and not first.startswith("[Errno")
 
 
-def test_an_error_of_a_library_is_told_by_its_cause(tmp_path):
+def test_an_error_of_a_library_is_reported_by_its_cause(tmp_path):
     full = pytest.raises(WriteError, match=r"cannot write .*a\.npz: the disk is full")
     with full, writing(tmp_path / "a.npz"):
         try:

@@ -203,7 +203,7 @@ def test_quick_work_leaves_no_files(tmp_path, monkeypatch):
     assert entries(tmp_path) == []
 
 
-def test_a_killed_run_goes_on_encoding_and_learns_the_same(tmp_path, monkeypatch):
+def test_a_killed_run_continues_encoding_and_learns_the_same(tmp_path, monkeypatch):
     cfg = plain_views(page())
     expected = run(tmp_path, "straight", cfg, feature_store=False)[0]
     monkeypatch.setattr("deephash.data.sources.feature_formats.FLUSH", 2)

@@ -122,7 +122,7 @@ def test_on_another_set_codes_are_mended_by_centring(gldv2, oxford, tmp_path, ca
     assert [path.name for path in after if path not in before] == ["roxford5k"]
 
 
-def test_what_lists_cannot_do_is_said(gldv2, oxford, tmp_path):
+def test_unsupported_uses_of_lists_are_reported(gldv2, oxford, tmp_path):
     with pytest.raises((ConfigError, DataError), match="no batch: 0 training images"):
         train(*oxford)
     with pytest.raises(DataError, match=r"evaluation\.ternary"):

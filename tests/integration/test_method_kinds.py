@@ -256,7 +256,7 @@ def test_labels_do_matter_to_what_reads_them(tmp_path, monkeypatch):
     assert unequal(first["method"], second["method"]) != []
 
 
-def test_a_loss_that_reads_labels_against_its_word_fails(tmp_path):
+def test_a_loss_that_reads_labels_against_its_declaration_fails(tmp_path):
     with pytest.raises(RuntimeError, match="declares labels = False, and reads"):
         train(tmp_path, page(loss="Peeking"))
 

@@ -82,7 +82,7 @@ def _locked(file):
     return False
 
 
-def test_what_it_says_and_leaves(swept):
+def test_output_and_files_of_a_sweep(swept):
     cwd, output = swept
     assert "2 jobs: 2 to run, 0 finished already" in output
     assert "[1/2] done" in output and "[2/2] done" in output
@@ -199,7 +199,7 @@ def test_a_folder_with_another_configuration_stops_the_sweep_before_it_begins(sw
         (("-m", "loss=lmcl,cross_entropy", "method=hashnet,csq"), "of 4 jobs, such as"),
     ],
 )
-def test_what_cannot_be_is_told_and_nothing_is_written(tmp_path, line, message):
+def test_invalid_sweeps_are_refused_and_nothing_is_written(tmp_path, line, message):
     output = run(tmp_path, *line, code=2)
     assert message in output, output
     assert list(tmp_path.iterdir()) == []
@@ -240,7 +240,7 @@ def second_try(folder, outputs):
     assert (folder / "report.json").stat().st_mtime_ns > before
 
 
-def test_a_second_try_of_a_rerun_goes_on(tmp_path):
+def test_a_second_try_of_a_rerun_continues(tmp_path):
     """A retry or a requeue is of the same launch; another launch begins anew."""
     folder = tmp_path / "outputs/digits/relahash/16bit/seed0,trainer.epochs=15"
     call(tmp_path, second_try, folder, tmp_path / "outputs")
@@ -267,7 +267,7 @@ def test_a_run_that_another_process_trains_is_left_to_it(tmp_path):
     assert not (folder_ / "error.txt").exists()
 
 
-def test_the_part_of_a_report_that_is_asked_for(swept):
+def test_a_part_of_a_report_is_selected(swept):
     cwd, _ = swept
     output = run(cwd, "sweep=fig9_batch_size", "only={trainer.batch_size:50}", script="report")
     assert "| 50 |" in output and "| 100 |" not in output

@@ -71,7 +71,7 @@ def test_a_run_from_before_undecided_bits_is_still_compared(tmp_path):
     assert metrics["conventions"]["ternary"] == 1
 
 
-def test_a_bad_threshold_is_told_before_anything_is_written(tmp_path):
+def test_a_bad_threshold_is_refused_before_anything_is_written(tmp_path):
     output = run(tmp_path, "logger=quiet", "evaluation.ternary=nan", code=2)
     assert "evaluation.ternary  is nan." in output
     assert not list(tmp_path.glob("outputs/**/config.yaml"))

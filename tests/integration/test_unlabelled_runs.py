@@ -175,7 +175,7 @@ def test_an_epoch_is_selected_by_agreement(root, tmp_path, without_labels):
     assert train(root, tmp_path, *words)["selection"] == selection
 
 
-def test_the_screen_says_it_in_one_sentence(root, tmp_path, without_labels, capsys, caplog):
+def test_the_console_notes_it_in_one_sentence(root, tmp_path, without_labels, capsys, caplog):
     train(root, tmp_path, "trainer.select_on=query", quiet=False)
     output = " ".join(capsys.readouterr().out.split())
     assert retrieval.NO_LABELS in output and "bit entropy" in output

@@ -60,7 +60,7 @@ def test_with_a_logger_of_this_command_line_figures_go_to_the_run(tmp_path, sent
 
 
 @pytest.mark.parametrize("text", ["", "a/b", "../x", "a b", "x" * 65, "a\nb", "é"])
-def test_the_id_of_a_run_is_a_plain_word(tmp_path, text):
+def test_the_id_of_a_run_is_alphanumeric(tmp_path, text):
     (tmp_path / "run_id.txt").write_text(text)
     with pytest.raises(TrainingError, match=r"run_id\.txt holds .*no id"):
         RunFolder(tmp_path).run_id()

@@ -200,7 +200,7 @@ class TestEvaluation:
         assert names(cwd / "else" / "where") == {"evaluation.json", "codes.npz"}
         assert "mAP@10 " in output and "P@H<=2 " in output
 
-    def test_an_unfinished_run_is_told(self, copy):
+    def test_an_unfinished_run_is_reported(self, copy):
         cwd, folder = copy
         (folder / "report.json").unlink()
         output = run(cwd, quoted(folder), "figures=false", script="evaluate.py")
@@ -314,7 +314,7 @@ def runs(tmp_path_factory):
 
 
 class TestKilled:
-    def test_goes_on_where_it_was(self, runs):
+    def test_it_continues_where_it_stopped(self, runs):
         resumed = re.search(r"resumed after epoch (\d+)", runs[2])
         assert resumed and 3 <= int(resumed[1]) < 8
 
@@ -341,7 +341,7 @@ class TestKilled:
             assert a[key] == b[key]
         assert a["training"]["steps"] == b["training"]["steps"]
 
-    def test_log_says_everything_once(self, runs):
+    def test_the_log_contains_everything_once(self, runs):
         timely = ("time", "images_per_second", "data_share")
         a, b = (
             [{key: line[key] for key in line if key not in timely} for line in log_of(folder)]
@@ -373,7 +373,7 @@ class TestGrid:
         assert "4 jobs: 0 to run, 4 finished already" in run(tmp_path, *self.GRID)
         assert [file.stat().st_mtime_ns for file in reports] == before
 
-    def test_a_failing_job_does_not_sink_the_others(self, tmp_path):
+    def test_a_failing_job_does_not_stop_the_others(self, tmp_path):
         output = run(tmp_path, "-m", "model.nbit=2,16", *SMALL, code=1)
         method = tmp_path / "outputs/digits/relahash"
         assert (method / "16bit/seed0,trainer.epochs=1/report.json").is_file()
@@ -412,7 +412,7 @@ class TestBadCommandLines:
             (("dataset=folder",), ("dataset.root",)),
         ],
     )
-    def test_all_faults_are_told_and_nothing_is_written(self, tmp_path, line, message):
+    def test_all_faults_are_reported_and_nothing_is_written(self, tmp_path, line, message):
         output = run(tmp_path, *line, code=2)
         for text in message:
             assert text in output, output
@@ -503,7 +503,7 @@ class TestWandb:
         run(tmp_path, "trainer.epochs=1", env=blocked)
         assert list((tmp_path / "outputs").rglob("report.json"))
 
-    def test_is_asked_for_by_name(self, tmp_path, blocked):
+    def test_wandb_is_used_only_if_selected(self, tmp_path, blocked):
         output = run(tmp_path, "logger=wandb", "trainer.epochs=1", env=blocked, code=1)
         assert "logger=wandb needs the package wandb" in output and "pip install wandb" in output
 
@@ -588,7 +588,7 @@ class TestSelection:
         assert again["selection"] == selection and again["metrics"] == report["metrics"]
         assert (folder / "log.jsonl").read_text() == log
 
-    def test_select_on_is_what_it_says(self, tmp_path):
+    def test_select_on_selects_by_its_metric(self, tmp_path):
         line = ("-m", "trainer.select_on=val,last", "trainer.epochs=4", "trainer.eval_every=1")
         run(tmp_path, *line, "optimizer.lr=0.02", "logger=quiet")
         files = sorted((tmp_path / "outputs").rglob("report.json"))

@@ -39,7 +39,7 @@ def test_an_epoch_is_one_plain_line(capsys):
     )
 
 
-def test_the_time_left_is_told_from_the_steps_so_far(capsys, monkeypatch):
+def test_the_remaining_time_is_estimated_from_the_steps_so_far(capsys, monkeypatch):
     """20 steps took 10 seconds, 380 are left: 190 seconds."""
     now = iter([0.0, 100.0, *[110.0] * 9])
     monkeypatch.setattr("deephash.loggers.console.time.monotonic", lambda: next(now))
@@ -101,7 +101,7 @@ def test_the_last_epoch_is_evaluated_in_any_case(capsys, monkeypatch):
     assert etas(capsys)[0] == "3:30"
 
 
-def test_a_resumed_run_knows_what_evaluations_take(capsys, monkeypatch):
+def test_a_resumed_run_uses_the_time_of_past_evaluations(capsys, monkeypatch):
     clock = Clock(monkeypatch)
     console = Console(4, 10, eval_every=1, evaluation_seconds=30)
     console.scalars("train", {}, step=20, epoch=2)
@@ -154,7 +154,7 @@ def test_at_a_terminal_there_is_a_bar(capsys, monkeypatch):
     assert "mAP 0.250 (best 0.250)" in err
 
 
-def test_the_summary_says_what_it_came_to_and_where_it_is(capsys, tmp_path):
+def test_the_summary_contains_results_and_paths(capsys, tmp_path):
     folder = tmp_path / ("a_rather_long_name_" * 8)
     folder.mkdir()
     (folder / "report.html").touch()
@@ -180,7 +180,7 @@ def test_the_summary_of_an_empty_report(capsys, tmp_path):
     assert str(tmp_path) in capsys.readouterr().out
 
 
-def test_without_labels_the_summary_says_so_and_shows_what_was_measured(capsys, tmp_path):
+def test_without_labels_the_summary_notes_it_and_shows_the_measurements(capsys, tmp_path):
     metrics = {
         "map": None, "note": "The images have no labels.", "database": 40, "conventions": {},
         "precision_within_radius_2": {"mean_zero": None, "empty_fraction": 0.25},

@@ -25,7 +25,7 @@ class Raises(Logger):
         raise OSError("the server is gone")
 
 
-def test_everybody_hears_and_who_raises_is_dropped_once(caplog):
+def test_all_loggers_receive_events_and_a_failing_one_is_removed_once(caplog):
     first, broken, last = Keeps(), Raises(), Keeps()
     loggers = Loggers([first, broken, last])
     with caplog.at_level(logging.WARNING):
@@ -41,7 +41,7 @@ def test_everybody_hears_and_who_raises_is_dropped_once(caplog):
     assert first.heard == last.heard == [*expected, True]
 
 
-def test_an_artifact_reaches_those_who_want_it():
+def test_an_artifact_reaches_loggers_that_accept_it():
     class Wants(Logger):
         def artifact(self, name, kind, paths):
             self.heard = name, kind, paths

@@ -18,7 +18,7 @@ def path(tmp_path):
     return tmp_path / "run" / "log.jsonl"
 
 
-def test_a_line_is_on_disk_as_soon_as_it_is_said(path):
+def test_a_line_is_written_at_once(path):
     record = Jsonl(path)
     record.scalars("train", {"loss": 0.5, "lr": 1e-3}, step=10, epoch=1)
     (line,) = read(path)
@@ -55,7 +55,7 @@ def test_a_torn_last_line_is_cut_on_opening(path):
     assert [line["step"] for line in read(path)] == [1, 2]
 
 
-def test_a_resumed_run_says_nothing_twice(path):
+def test_a_resumed_run_logs_nothing_twice(path):
     record = Jsonl(path)
     for step in range(1, 7):
         record.scalars("train", {"loss": float(step)}, step, epoch=1)

@@ -84,7 +84,7 @@ def fake(monkeypatch):
     return module
 
 
-def test_without_the_package_the_error_says_what_to_type(monkeypatch, tmp_path):
+def test_without_the_package_the_error_states_what_to_type(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ConfigError, match=r"pip install wandb .*logger=console"):
         Wandb("p", {}, tmp_path)
@@ -95,7 +95,7 @@ def test_an_unknown_mode_is_named(tmp_path):
         Wandb("p", {}, tmp_path, mode="onlin")
 
 
-def test_auto_goes_online_only_where_there_is_a_key(monkeypatch, tmp_path):
+def test_auto_is_online_only_with_a_key(monkeypatch, tmp_path):
     assert resolve_mode("auto") == "offline"
     (tmp_path / ".netrc").write_text("machine elsewhere.org login me password secret\n")
     assert not has_credentials()
@@ -111,7 +111,7 @@ def test_auto_goes_online_only_where_there_is_a_key(monkeypatch, tmp_path):
     assert resolve_mode("auto") == "online"
 
 
-def test_online_without_a_key_never_gets_to_the_question(fake, tmp_path, caplog):
+def test_online_without_a_key_does_not_prompt(fake, tmp_path, caplog):
     logger = Wandb("p", {}, tmp_path, mode="online")
     assert logger.mode == "offline"
     assert [options["mode"] for options in fake.asked] == ["offline"]
@@ -165,7 +165,7 @@ def test_an_artifact_holds_files_by_name_and_its_own_name_is_allowed(fake, tmp_p
     assert len(made) == 1
 
 
-def test_without_labels_the_summary_says_why_there_is_no_map(fake, tmp_path):
+def test_without_labels_the_summary_explains_the_missing_map(fake, tmp_path):
     logger = Wandb("p", {}, tmp_path)
     metrics = {"map": None, "note": "The images have no labels.", "codes": {"bit_correlation": 1.5}}
     logger.report({"metrics": metrics, "selection": {"map_last": None}}, step=5)
@@ -222,7 +222,7 @@ def python(code, *arguments, **environment):
 
 
 @needs_wandb
-def test_two_jobs_offline_are_two_runs_and_nothing_is_asked(tmp_path):
+def test_two_offline_jobs_are_two_runs_without_requests(tmp_path):
     done = python(JOBS, str(tmp_path / "run"), WANDB_SILENT="true")
     assert done.returncode == 0, done.stderr
     runs = [path.name for path in (tmp_path / "run" / "wandb").glob("offline-run-*")]
@@ -230,7 +230,7 @@ def test_two_jobs_offline_are_two_runs_and_nothing_is_asked(tmp_path):
 
 
 @needs_wandb
-def test_a_server_that_is_not_there_costs_a_warning(tmp_path):
+def test_an_unreachable_server_causes_a_warning(tmp_path):
     code = (
         "import sys; from deephash.loggers import Wandb\n"
         "logger = Wandb('p', {}, sys.argv[1], mode='online', init_timeout=1.0)\n"
@@ -243,7 +243,7 @@ def test_a_server_that_is_not_there_costs_a_warning(tmp_path):
     assert "wandb goes offline" in done.stderr
 
 
-def test_the_package_is_not_imported_before_it_is_asked_for():
+def test_the_package_is_imported_only_when_selected():
     code = "import sys, deephash.loggers; assert 'wandb' not in sys.modules"
     assert python(code).returncode == 0
 
@@ -304,7 +304,7 @@ def test_a_step_is_one_row(fake, tmp_path):
     assert (set(row), step) == ({"train/loss", "query/map", "val/map", "epoch"}, 10)
 
 
-def test_an_online_run_goes_on_where_the_server_is(fake, tmp_path, monkeypatch):
+def test_an_online_run_continues_at_the_step_of_the_server(fake, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     record = Jsonl(tmp_path / "log.jsonl")
     for step in (10, 20, 30):

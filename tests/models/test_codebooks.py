@@ -135,7 +135,7 @@ def test_too_many_classes_for_the_bits():
     assert spread(MaxHamming(4, 2, seed=0, tries=50)()) == (1, pytest.approx(8 / 6))
 
 
-def test_max_hamming_names_the_codebooks_with_room():
+def test_max_hamming_names_codebooks_with_enough_rows():
     """Nine tenths of 8 bits are beyond 3 rows, but 4 of the matrix's 8 rows are there for all."""
     with pytest.raises(ConfigError, match=r"fit into 8 bits at a distance of 8") as error:
         MaxHamming(4, 8, seed=0, threshold=0.9, floor=0.9, tries=50)
@@ -144,7 +144,7 @@ def test_max_hamming_names_the_codebooks_with_room():
 
 
 @pytest.mark.parametrize("options", [{"tries": 0}, {"step": 0.0}, {"step": -0.01}])
-def test_a_search_that_would_never_end_is_refused(options):
+def test_a_search_that_would_not_terminate_is_refused(options):
     with pytest.raises(ConfigError, match=f"method.codebook  {next(iter(options))} is"):
         MaxHamming(4, 8, seed=0, **options)
 
@@ -159,7 +159,7 @@ def test_acceptance_counts_equality():
     ("classes", "nbit", "least"),
     [(256, 12, 3), (16, 5, 1), (1000, 16, 4), (2048, 16, 4), (32, 6, 2)],
 )
-def test_a_linear_code_takes_over_where_the_search_fails(classes, nbit, least):
+def test_a_linear_code_replaces_a_failed_search(classes, nbit, least):
     rows = codebooks.max_hamming(classes, nbit, generator(3, "codebook"), tries=100)
     assert rows.shape == (classes, nbit) and set(rows.unique().tolist()) == {-1.0, 1.0}
     assert codebooks.spread(rows)[0] >= least
@@ -191,7 +191,7 @@ def test_no_code_has_more_words(nbit, distance, most):
     assert codebooks._max_words(nbit, distance) == most
 
 
-def test_what_is_said_of_room_is_true():
+def test_errors_distinguish_impossible_from_not_found():
     with pytest.raises(ConfigError, match=r"2049 classes do not fit into 16 bits at a dis.*4 bits"):
         codebooks.max_hamming(2049, 16, generator(0, "codebook"), tries=50)
     with pytest.raises(
@@ -283,7 +283,7 @@ def test_no_hadamard_matrix_for_these_bits(rest):
         assert name in str(error.value)
 
 
-def test_only_codebooks_with_room_are_named():
+def test_only_codebooks_with_enough_rows_are_named():
     """6 bits make 20 balanced rows and 64 words, and 4 bits 16: too few for 100 classes."""
     with pytest.raises(ConfigError, match=r"Try model\.nbit=8\."):
         Hadamard(100, 6, seed=0, rest="once")

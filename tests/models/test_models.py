@@ -57,7 +57,7 @@ def test_every_named_backbone_is_cut_at_its_features(name):
     assert all(layer.weight.shape[0] != 1000 for layer in layers)
 
 
-def test_identity_hands_features_on_and_refuses_images():
+def test_identity_returns_features_and_refuses_images():
     features = torch.randn(3, 5)
     backbone = IdentityBackbone(5)
     assert backbone.out_features == 5 and backbone(features) is features
@@ -65,7 +65,7 @@ def test_identity_hands_features_on_and_refuses_images():
         IdentityBackbone(None)
 
 
-def test_features_of_alexnet_are_what_its_last_layer_reads(alexnet, alexnet_file):
+def test_features_of_alexnet_are_the_input_of_its_last_layer(alexnet, alexnet_file):
     backbone = Torchvision("alexnet", weights=str(alexnet_file)).eval()
     x = images()
     with torch.no_grad():
@@ -108,7 +108,7 @@ def test_weights_of_imagenet_are_the_first_that_torchvision_had(name):
 
 
 @pytest.mark.parametrize("dropout", [True, False])
-def test_dropout_is_a_switch(dropout):
+def test_dropout_is_active_only_if_enabled(dropout):
     """Off, two passes in training agree; on, they do not."""
     backbone = Torchvision(SMALL, weights="none", dropout=dropout).train()
     with torch.no_grad():
@@ -139,7 +139,7 @@ def test_dropout_of_a_frozen_network_is_active_in_training_and_batch_norm_is_not
     assert not Torchvision("mobilenet_v3_small", weights="none", frozen=True).stochastic
 
 
-def test_unknown_models_are_told_with_a_near_one():
+def test_unknown_models_are_reported_with_similar_names():
     with pytest.raises(ConfigError, match=r"no model 'resnet5'.*resnet50"):
         Torchvision("resnet5", weights="none")
 
@@ -181,7 +181,7 @@ def test_weights_run_no_code(tmp_path):
         Tiny(weights=str(tmp_path / "evil.pt"))
 
 
-def test_no_network_is_told_with_a_way_out(monkeypatch):
+def test_a_failed_download_is_reported_with_advice(monkeypatch):
     def no_network(*args, **kwargs):
         raise URLError("no route to host")
 
@@ -209,7 +209,7 @@ def test_tiny_from_a_file(tmp_path):
     assert torch.equal(first(images()), second(images()))
 
 
-def test_tiny_knows_no_imagenet():
+def test_tiny_has_no_imagenet_weights():
     with pytest.raises(ConfigError, match=r"backbone\.weights.*tiny(.|\n)*weights=none"):
         Tiny(weights="imagenet")
 
@@ -322,7 +322,7 @@ def test_bits_are_exact_and_their_gradient_passes(dtype):
     assert torch.equal(z.grad, weights)
 
 
-def test_an_exact_zero_is_what_sign_of_zero_says():
+def test_sign_of_zero_sets_the_value_of_an_exact_zero():
     """1: as codes are compared; 0: `torch.sign`, as in the sources. The gradient is the same."""
     values = [-2.0, -1e-30, -0.0, 0.0, 1e-30, 0.7]
     for part, kept in ((Sign, values), (partial(StochasticSign, False), [-2.0, -0.0, 0.0, 0.7])):
@@ -368,7 +368,7 @@ def test_the_gradient_of_stochastic_bits_is_that_of_their_probability(stochastic
     assert z.grad[1] == 0.5
 
 
-def test_nothing_is_drawn_outside_training_or_when_told():
+def test_nothing_is_drawn_outside_training_or_without_stochastic():
     z = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
     z[0] = 0
     signs = torch.where(z >= 0, 1.0, -1.0)

@@ -131,7 +131,7 @@ def test_frozen_keeps_weights_and_statistics():
 
 
 @pytest.mark.parametrize("rates", [{}, {"drop_rate": 0.5}, {"drop_path_rate": 0.5}])
-def test_dropout_is_a_switch(rates):
+def test_dropout_is_active_only_if_enabled(rates):
     backbone = Timm("test_vit", weights="none", dropout=bool(rates), **rates).train()
     with torch.no_grad():
         same = torch.equal(backbone(images(160)), backbone(images(160)))
@@ -139,7 +139,7 @@ def test_dropout_is_a_switch(rates):
     assert torch.equal(backbone.eval()(images(160)), backbone(images(160)))
 
 
-def test_what_an_architecture_drops_by_itself_is_off():
+def test_default_dropout_of_an_architecture_is_disabled():
     layer = nn.Sequential(nn.Dropout(0.3), nn.Identity())
     layer[1].drop_prob, layer.drop_rate = 0.2, 0.1
     timm_models._disable_dropout(layer)
@@ -166,7 +166,7 @@ def test_what_an_architecture_drops_by_itself_is_off():
         ({"name": "vit_tiny_patch16_224", "img_size": 8}, "img_size", r"is 8:"),
     ],
 )
-def test_what_is_refused(options, key, message):
+def test_invalid_options_are_refused(options, key, message):
     [(option, fault, hint)] = Timm.refused(options)
     assert option == key and re.search(message, f"{fault} {hint}")
     with pytest.raises(ConfigError, match=rf"backbone\.{key}"):
@@ -212,7 +212,7 @@ def no_network(monkeypatch, tmp_path):
     return calls
 
 
-def test_weights_that_are_not_at_hand(no_network, tmp_path):
+def test_weights_that_are_not_available(no_network, tmp_path):
     for call in (Timm.check, lambda name: timm_models._build_pretrained(name, {})):
         with pytest.raises(DataError) as caught:
             call("resnet18")
@@ -261,7 +261,7 @@ def test_errors_of_the_model_are_not_those_of_a_download(monkeypatch):
         timm_models._build_pretrained("resnet18", {})
 
 
-def test_weights_in_the_cache_ask_nobody(no_network, monkeypatch, tmp_path):
+def test_weights_in_the_cache_cause_no_request(no_network, monkeypatch, tmp_path):
     import huggingface_hub
 
     requests = []
@@ -298,7 +298,7 @@ def test_only_a_backbone_with_its_own_preprocessing_declares_any():
         assert backbone_inputs.declared_inputs(other) is None
 
 
-def test_nothing_is_drawn_to_look_at_a_model():
+def test_checking_a_model_draws_no_random_numbers():
     timm_models._output_shapes.cache_clear()
     torch.manual_seed(0)
     before = torch.get_rng_state()

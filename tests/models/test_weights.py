@@ -101,14 +101,14 @@ def test_checkpoints_of_our_own_runs(tmp_path):
         assert same(loaded(saved, tmp_path), source)
 
 
-def test_the_first_of_several_is_used_with_a_word(tmp_path, caplog):
+def test_the_first_of_several_is_used_with_a_warning(tmp_path, caplog):
     first, second = tiny(), Tiny(width=4)
     saved = {"state_dict": first.state_dict(), "state_dict_ema": second.state_dict()}
     assert same(loaded(saved, tmp_path), first)
     assert "2 times" in caplog.text and "'state_dict_ema.'" in caplog.text
 
 
-def test_a_head_of_other_classes_is_dropped_with_a_word(tmp_path, caplog):
+def test_a_head_of_other_classes_is_dropped_with_a_warning(tmp_path, caplog):
     whole = models.squeezenet1_0(weights=None)
     torch.save(whole.state_dict(), tmp_path / "a.pth")
     Torchvision(SMALL, weights=str(tmp_path / "a.pth"))
@@ -163,7 +163,7 @@ def not_finite(state):
         (lambda state: state.clear(), "does not hold a state dict"),
     ],
 )  # fmt: skip
-def test_what_is_used_must_fit(change, message, tmp_path):
+def test_used_tensors_must_fit(change, message, tmp_path):
     state = tiny().state_dict()
     change(state)
     with pytest.raises(DataError, match=message):
@@ -202,7 +202,7 @@ def test_no_weights_at_all(content, message, tmp_path):
         Torchvision(SMALL, weights="https://example.org/a.pth")
 
 
-def test_weights_are_looked_at_without_a_network(tmp_path, monkeypatch):
+def test_weights_are_checked_without_a_network(tmp_path, monkeypatch):
     torch.save(models.squeezenet1_0(weights=None).state_dict(), tmp_path / "a.pth")
     node = {"_target_": "deephash.models.backbones.Torchvision", "name": SMALL,
             "weights": str(tmp_path / "a.pth")}  # fmt: skip
@@ -224,7 +224,7 @@ def test_weights_are_looked_at_without_a_network(tmp_path, monkeypatch):
         build.check_backbone(SimpleNamespace(backbone=wide))
 
 
-def test_damaged_downloads_are_told(tmp_path, monkeypatch):
+def test_damaged_downloads_are_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     choice = backbones._imagenet(SMALL)
     file = backbones._stored(choice)

@@ -46,7 +46,7 @@ def test_a_markdown_table_has_a_dash_and_a_note():
 @pytest.mark.parametrize(
     ("runs", "sentence"), [(BARE, "These runs were"), (MIXED, "Runs with a dash for mAP were")]
 )
-def test_a_comparison_says_so(tmp_path, runs, sentence):
+def test_a_comparison_notes_missing_labels(tmp_path, runs, sentence):
     assert unlabelled_sentence(runs).startswith(sentence)
     write_comparison(tmp_path, runs)
     page = (tmp_path / "comparison.html").read_text()

@@ -72,7 +72,7 @@ def test_the_same_seed_gives_the_same_interval_and_another_another():
     assert paired_difference(a, b, seed=3).low != paired_difference(a, b, seed=4).low
 
 
-def test_what_both_sides_share_costs_no_certainty():
+def test_shared_variation_does_not_widen_the_interval():
     """Queries are easy or hard for both: the difference of 0.02 is certain all the same."""
     random = np.random.default_rng(0)
     hardness = random.random((1, 200))

@@ -132,7 +132,7 @@ def test_any_list_of_tops():
         evaluate_codes(*given(), tops=[121])
 
 
-def test_a_family_is_told():
+def test_the_convention_of_a_family_is_reported():
     report = evaluate_codes(*given(), Convention.named("hashnet", top=9))
     assert report["conventions"]["family"] == "hashnet"
     assert Convention.named("hashnet") == Convention(ties="stable", empty="skip_retrieved_none")
@@ -150,7 +150,7 @@ def test_an_order_is_looked_through_once(ties, monkeypatch):
     assert len(seen) == 1 + (1 if ties == "stable" else 2)  # stable is also one of the ties
 
 
-def test_bits_as_zeros_and_ones_are_refused_and_values_without_a_sign_told(caplog):
+def test_bits_as_zeros_and_ones_are_refused_and_values_without_a_sign_reported(caplog):
     z, database, *labels = given()
     bits = (database > 0).int()
     with pytest.raises(DataError, match=r"nothing but 0 and 1.*bool"):
@@ -176,7 +176,7 @@ def test_packed_codes_are_the_same_codes(bits):
         evaluate_codes(*packed, *labels, nbit=24)
 
 
-def test_the_short_report_says_the_same():
+def test_the_short_report_has_the_same_values():
     full = evaluate_codes(*given(), Convention(top=9))
     short = evaluate_codes(*given(), Convention(top=9), full=False)
     assert short == {"map": full["map"], "map_min": full["map_min"]}

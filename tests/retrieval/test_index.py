@@ -299,7 +299,7 @@ def test_ids_that_are_refused(ids, words):
         (lambda x: Index(40000), "too long"),
     ],
 )
-def test_what_is_refused(call, words):
+def test_invalid_options_are_refused(call, words):
     with pytest.raises(DataError, match=words):
         call(filled(12, np.zeros((3, 2), dtype=np.uint8)))
 
@@ -512,13 +512,13 @@ def test_bits_go_to_faiss_highest_first():
     assert flat.reconstruct(0).tolist() == [129, 128]
 
 
-def test_without_faiss_there_is_a_word(monkeypatch):
+def test_without_faiss_the_error_names_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "faiss", None)
     with pytest.raises(DataError, match="pip install faiss-cpu"):
         Index(8).to_faiss()
 
 
-def test_ids_that_are_no_text_are_told(tmp_path):
+def test_ids_that_are_no_text_are_reported(tmp_path):
     file = tmp_path / "index"
     index = Index(8)
     index.add(np.zeros((2, 1), np.uint8), ["ab", "cd"])

@@ -515,7 +515,7 @@ def test_the_report_holds_what_the_metrics_say(protocol, ties):
     )
 
 
-def test_the_report_says_how_it_measured():
+def test_the_report_contains_its_conventions():
     conventions = a_report()[-1]["conventions"]
     assert (conventions["protocol"], conventions["ties"]) == ("revisited", "expected")
     assert conventions["bit"] == "z >= 0" and not conventions["centred"]

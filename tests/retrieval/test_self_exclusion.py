@@ -392,7 +392,7 @@ def test_precision_of_each_query_for_comparisons():
     assert np.isnan(each).any()
 
 
-def test_the_last_place_is_that_of_who_has_one():
+def test_the_last_rank_of_queries_with_different_sizes():
     """Two queries of a database of three, the first in it: 2 and 3 items are ranked.
 
     Of all of them 1 and 2 are relevant: P@2 is 1/2 and 1, and divided by R, 2 and 3, mAP@all is

@@ -322,7 +322,7 @@ def test_evaluation_is_ternary():
     assert bits(Encoder(z), data).query == evaluate_codes(*given)["map"] != result.query
 
 
-def test_saved_masks_give_the_codes_back():
+def test_saved_masks_reproduce_the_codes():
     """What codes.npz holds is enough to measure."""
     query, database = draw(1, 4, 11), draw(2, 9, 11)
     halves = []

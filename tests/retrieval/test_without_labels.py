@@ -33,7 +33,7 @@ def numbers(values):
     return [value for value in values.values() if not isinstance(value, dict)]
 
 
-def test_a_report_has_the_keys_of_a_labelled_one_and_says_why_they_are_none():
+def test_a_report_has_the_keys_of_a_labelled_one_and_the_reason_for_none():
     options = {"tops": [5], "convention": Convention(top=10)}
     labelled = evaluate_codes(QUERY, DATABASE, *LABELS, **options)
     bare = evaluate_codes(QUERY, DATABASE, None, None, **options)

@@ -42,7 +42,7 @@ def tried(error):
     return caught.value
 
 
-def test_a_network_that_refuses_the_size_is_told_with_a_larger_one():
+def test_a_network_that_refuses_the_size_is_reported_with_a_larger_size():
     error = tried(RuntimeError("Kernel size can't be greater than actual input size"))
     assert isinstance(error, ConfigError)
     assert "alexnet cannot take images of 8x9: Kernel size" in str(error)

@@ -83,7 +83,7 @@ def test_no_rule_sets_what_the_user_did():
     assert result == [{"a": "1", "beta": "7", "m": "0.5"}]
 
 
-def test_a_rule_of_another_form_is_told():
+def test_a_rule_of_another_form_is_reported():
     with pytest.raises(
         ConfigError, match=r"(?s)'when'.*is not a rule of a sweep.*if: \{dataset: cifar10\}"
     ):
@@ -149,7 +149,7 @@ def test_a_group_of_the_users_own():
         ("a: " + "[" * 70, "is not readable: line 1: it is nested more than 50 times"),
     ],
 )
-def test_a_broken_sheet_is_told(tmp_path, text, message):
+def test_a_broken_sheet_is_reported(tmp_path, text, message):
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(ConfigError) as caught:
         SweepSpec.read(tmp_path, "mine")
@@ -212,7 +212,7 @@ def test_every_sweep_is_counted_here():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_how_many_jobs_each_has_and_says_it_has(name):
+def test_number_of_jobs_of_each_sweep_and_in_its_description(name):
     whole, digits = COUNTS[name]
     assert len(jobs_of(name)) == whole
     assert len(jobs_of(name, "dataset=digits")) == digits
@@ -424,7 +424,7 @@ def test_the_two_regimes_are_exact(name, composed):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_a_report_is_told_is_there(name):
+def test_keys_of_a_report_exist(name):
     sheet = yaml.safe_load((SWEEPS / f"{name}.yaml").read_text())
     report = sheet["report"]
     axes = {key for key, value in sheet["params"].items() if isinstance(value, list)}

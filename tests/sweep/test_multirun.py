@@ -67,7 +67,7 @@ def planned(tmp_path, *grid):
     return plan_sweep(checks.parse_jobs(jobs))
 
 
-def test_missing_data_are_told_once_for_each_dataset(tmp_path):
+def test_missing_data_are_reported_once_for_each_dataset(tmp_path):
     (tmp_path / "there" / "a").mkdir(parents=True)
     folder = ["dataset=folder", "dataset.name=x", f"dataset.root={tmp_path}/gone"]
     lists = ["dataset=lists", "dataset.name=y", f"dataset.root={tmp_path}/there"]

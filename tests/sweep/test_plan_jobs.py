@@ -111,7 +111,7 @@ def test_two_jobs_of_one_folder_that_differ_are_refused(plan, composed, tmp_path
         )
 
 
-def test_folders_of_other_configurations_are_told_at_once(plan):
+def test_folders_of_other_configurations_are_reported_at_once(plan):
     for job in plan("seed=0", "seed=1", "seed=2")[:2]:
         finish(job, optimizer={**job.cfg.optimizer, "lr": 0.25})
     with pytest.raises(ConfigError) as caught:
@@ -121,7 +121,7 @@ def test_folders_of_other_configurations_are_told_at_once(plan):
     assert all(job.left for job in plan("seed=0 rerun=true", "seed=1 rerun=true"))
 
 
-def test_each_fault_is_told_once_with_how_many_jobs_have_it(plan, tmp_path):
+def test_each_fault_is_reported_once_with_how_many_jobs_have_it(plan, tmp_path):
     with pytest.raises(ConfigError) as caught:
         plan("model.nbit=0 seed=0", "model.nbit=0 seed=1", "model.nbit=8 trainer.epochs=-1")
     message = str(caught.value)

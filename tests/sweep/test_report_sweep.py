@@ -141,7 +141,7 @@ def test_several_are_joined_in_a_folder_named_for_all(outputs):
     assert "Paired" not in text
 
 
-def test_out_says_where(outputs, tmp_path):
+def test_out_sets_the_folder(outputs, tmp_path):
     report_sweeps(page(outputs, "beta", out=str(tmp_path / "elsewhere")))
     assert (tmp_path / "elsewhere" / "table.tex").is_file()
 
@@ -156,12 +156,12 @@ def test_out_says_where(outputs, tmp_path):
         ({"compare": "7"}, r"no row 7.*5, 50"),
     ],
 )
-def test_what_there_is_not_is_told_with_what_there_is(outputs, more, words):
+def test_an_unknown_name_is_reported_with_the_known_ones(outputs, more, words):
     with pytest.raises(ConfigError, match=f"(?s){words}"):
         report_sweeps(page(outputs, **({"sweep": "beta"} | more)))
 
 
-def test_where_there_is_no_sweep_at_all_it_says_how_one_begins(tmp_path):
+def test_without_any_sweep_the_error_states_how_to_start_one(tmp_path):
     with pytest.raises(ConfigError, match=r"deephash train -m"):
         report_sweeps(page(tmp_path, "beta"))
 
@@ -172,7 +172,7 @@ def test_a_damaged_manifest_is_named(outputs):
         report_sweeps(page(outputs, "beta"))
 
 
-def test_a_run_says_how_far_it_is_and_half_written_files_are_no_error(outputs):
+def test_a_running_job_shows_progress_and_partial_files_are_no_error(outputs):
     job = entry(500, 0)
     run = RunFolder(outputs / job["run"])
     run.lock()
@@ -219,7 +219,7 @@ def test_pairs_are_the_difference_of_the_maps_over_the_seeds_of_both(outputs):
     assert pair.low < pair.mean < pair.high
 
 
-def test_runs_that_do_not_compare_are_not_compared_and_it_is_said(outputs):
+def test_runs_that_are_not_comparable_are_left_out_with_a_reason(outputs):
     def refused(**changes):
         sweep = read_sweep(outputs, "beta")
         jobs = list(sweep.runs)
@@ -300,7 +300,7 @@ def test_a_damaged_run_is_marked_and_the_others_are_reported(outputs, capsys, na
         assert "Not compared, because seed" in output and "(codes.npz)" in output
 
 
-def test_one_damaged_member_of_codes_is_told(outputs, capsys):
+def test_one_damaged_member_of_codes_is_reported(outputs, capsys):
     codes = outputs / read_sweep(outputs, "beta").runs[0].name / "codes.npz"
     arrays = dict(np.load(codes))
     for change in ({"query_codes": arrays["query_codes"].astype(float)}, {"nbit": np.array("x")},
@@ -312,7 +312,7 @@ def test_one_damaged_member_of_codes_is_told(outputs, capsys):
         assert "Not compared, because " in capsys.readouterr().out
 
 
-def test_a_strangers_summary_removes_nothing_outside(outputs, tmp_path):
+def test_an_untrusted_summary_removes_nothing_outside(outputs, tmp_path):
     """`summary.json` names the files of an earlier report; it may be a stranger's, with links."""
     victim = tmp_path / "victim"
     victim.mkdir()

@@ -118,7 +118,7 @@ def test_the_same_state_is_the_same_file(tmp_path):
         ("best.pt", [], r"Bring back a copy of it, or train anew with rerun=true"),
     ],
 )
-def test_what_can_still_be_done_is_told(tmp_path, damaged, beside, advice):
+def test_the_error_states_what_can_be_done(tmp_path, damaged, beside, advice):
     for name in (damaged, *beside):
         checkpoint.save(tmp_path / name, STATE)
     with (tmp_path / damaged).open("r+b") as file:

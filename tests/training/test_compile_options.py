@@ -160,7 +160,7 @@ def test_checkpoints_of_one_form_go_on_in_the_other(tmp_path, backend, compiled_
     assert differing(tmp_path / "straight", tmp_path / "mixed") == []
 
 
-def test_a_compiler_that_fails_is_told_with_what_to_type(tmp_path, monkeypatch):
+def test_a_compiler_that_fails_is_reported_with_what_to_type(tmp_path, monkeypatch):
     def failing(graph, inputs):
         raise ValueError("no such processor\nand so on")
 
@@ -174,7 +174,7 @@ def test_a_compiler_that_fails_is_told_with_what_to_type(tmp_path, monkeypatch):
     assert len(message.splitlines()) == 2
 
 
-def test_a_python_that_cannot_compile_is_told(monkeypatch):
+def test_a_python_that_cannot_compile_is_reported(monkeypatch):
     def refuse(*args, **options):
         raise RuntimeError("torch.compile is not supported on Python 4")
 
@@ -204,7 +204,7 @@ def test_errors_of_others_pass(error):
         ({"differentiable": True}, "cuda", None),
     ],
 )
-def test_an_optimizer_is_fused_unless_told_otherwise(make, options, device, fused):
+def test_an_optimizer_is_fused_by_default(make, options, device, fused):
     optimizer = make([torch.zeros(2, requires_grad=True)], lr=0.1, **options)
     compile_options.fuse(optimizer, torch.device(device))
     assert [group["fused"] for group in optimizer.param_groups] == [fused]
@@ -281,7 +281,7 @@ def test_fused_the_same_seed_gives_the_same_bits(tmp_path):
     assert differing(tmp_path / "one", tmp_path / "plain") != []  # by rounding
 
 
-def test_the_state_of_another_optimizer_is_told(tmp_path):
+def test_the_state_of_another_optimizer_is_reported(tmp_path):
     run(tmp_path / "run")
     path = tmp_path / "run" / "last.pt"
     state = checkpoint.load_state(path)

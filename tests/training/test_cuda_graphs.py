@@ -396,7 +396,7 @@ def test_a_failed_record_holds_no_memory_when_the_step_is_trained():
     assert "out of memory" in step.obstacle and isinstance(capture.memory, weakref.ref)
 
 
-def test_parts_and_optimizers_may_say_that_they_cannot(tmp_path, caplog):
+def test_parts_and_optimizers_may_declare_that_they_are_not_capturable(tmp_path, caplog):
     class Counting(nn.Module):
         uncapturable = "Counting draws its negatives in Python"
 
@@ -437,7 +437,7 @@ def test_the_sum_of_terms_has_the_bits_of_torch_sum():
 
 
 @pytest.mark.parametrize("words", RECIPES)
-def test_no_step_asks_the_device_for_a_number(words, monkeypatch):
+def test_no_step_reads_a_number_from_the_device(words, monkeypatch):
     """The device ``meta`` has none: what would wait for a CUDA device fails there."""
     adam = sys.modules["torch.optim.adam"]  # it does not know this device
     monkeypatch.setattr(adam, "_device_dtype_check_for_fused", lambda *_: None)
@@ -449,7 +449,7 @@ def test_no_step_asks_the_device_for_a_number(words, monkeypatch):
         assert step(there).values.shape == (len(step(there).names),)
 
 
-def test_a_step_that_asks_for_a_number_is_found_on_meta(monkeypatch):
+def test_a_step_that_reads_a_number_fails_on_meta(monkeypatch):
     monkeypatch.setattr("torch.autocast", lambda *_, **__: contextlib.nullcontext())
     method, optimizer = made(["method=ce"], "meta")
     method.relaxation = Waiting()

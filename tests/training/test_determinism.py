@@ -61,7 +61,7 @@ def test_memory_that_is_not_filled_changes_no_bit_and_saves_an_operator_for_each
     assert count < 10 < fills - count
 
 
-def test_deterministic_asks_torch_for_it_and_not_for_fills():
+def test_deterministic_mode_does_not_fill_memory():
     torch.utils.deterministic.fill_uninitialized_memory = True
     use_deterministic(True)
     assert torch.are_deterministic_algorithms_enabled()

@@ -29,7 +29,7 @@ def test_the_first_faulty_image_is_named(value):
     assert faulty_inputs(batches, most=1) is None
 
 
-def test_very_large_inputs_are_told():
+def test_very_large_inputs_are_reported():
     assert "reach 1e+30" in faulty_inputs([batch([[0.0, -1e30, 1]])])
     assert faulty_inputs([batch([[0.0, -100, 1]])]) is None
 

@@ -21,7 +21,7 @@ CUDA = (
         MemoryError(),
     ],
 )
-def test_it_is_told_with_what_to_make_smaller(error):
+def test_the_error_suggests_what_to_reduce(error):
     with pytest.raises(TrainingError) as caught, out_of_memory.explain_memory_errors():
         raise error
     message = str(caught.value)
@@ -30,7 +30,7 @@ def test_it_is_told_with_what_to_make_smaller(error):
         assert key in message
 
 
-def test_what_torch_and_numpy_really_say_is_known():
+def test_actual_errors_of_torch_and_numpy_are_recognized():
     with pytest.raises(TrainingError, match="out of memory"), out_of_memory.explain_memory_errors():
         torch.empty(1 << 52)
     with (

@@ -38,7 +38,7 @@ def stepped(name):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_an_optimizer_goes_on_as_if_nothing_had_happened(name):
+def test_a_restored_optimizer_continues_identically(name):
     (first_optimizer, first), (second_optimizer, second) = stepped(name), stepped(name)
     fresh = OPTIMIZERS[name](second_optimizer.parameters())
     load_optimizer(fresh, copy.deepcopy(second.state_dict()))

@@ -76,7 +76,7 @@ def plain():
     return torch.autocast("cpu", enabled=False)
 
 
-def test_a_snapshot_says_who_is_where(tmp_path):
+def test_a_snapshot_identifies_its_images(tmp_path):
     data, method = Twelve(), Pair()
     snapshots = Snapshots(tmp_path, 4, plain)
     snapshots.take(0, method, data)
@@ -120,7 +120,7 @@ def test_epochs_are_in_the_order_of_their_numbers_and_later_ones_are_forgotten(t
 
 
 @pytest.mark.parametrize("content", [b"", b"torn", "without z"])
-def test_a_damaged_one_is_told(tmp_path, content):
+def test_a_damaged_snapshot_is_reported(tmp_path, content):
     (tmp_path / "snapshots").mkdir()
     file = tmp_path / "snapshots" / "epoch0001.npz"
     if isinstance(content, bytes):

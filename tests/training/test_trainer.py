@@ -297,7 +297,7 @@ def test_a_gradient_that_is_not_finite_is_named_with_its_step(tmp_path):
 
 
 @pytest.mark.parametrize("where", ["training", "evaluation"])
-def test_out_of_memory_is_told_with_what_to_make_smaller(tmp_path, where):
+def test_out_of_memory_suggests_what_to_reduce(tmp_path, where):
     def hungry(*args):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
@@ -360,7 +360,7 @@ def test_two_and_two_epochs_are_four_to_the_bit(tmp_path):
 
 
 @pytest.mark.parametrize("at", [(0, 1), (1, 2), (3, 1)])
-def test_killed_within_an_epoch_it_goes_on_from_the_last_whole_one(tmp_path, at):
+def test_killed_within_an_epoch_it_continues_from_the_last_complete_one(tmp_path, at):
     straight, resumed = folder_of(tmp_path, "straight"), folder_of(tmp_path, "resumed")
     run(straight)
     with pytest.raises(Killed):
@@ -418,21 +418,21 @@ def test_other_data_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"foreign"])
-def test_a_corrupt_checkpoint_is_told(tmp_path, content):
+def test_a_corrupt_checkpoint_is_reported(tmp_path, content):
     (tmp_path / "last.pt").write_bytes(content)
     with pytest.raises(TrainingError, match=r"last\.pt cannot be read as a checkpoint"):
         run(tmp_path)
 
 
 @pytest.mark.parametrize("state", [{"weights": torch.zeros(2)}, torch.zeros(2)])
-def test_a_foreign_checkpoint_is_told(tmp_path, state):
+def test_a_foreign_checkpoint_is_reported(tmp_path, state):
     """A file of tensors that torch can read, but no run wrote."""
     torch.save(state, tmp_path / "last.pt")
     with pytest.raises(TrainingError, match=r"last\.pt"):
         run(tmp_path)
 
 
-def test_a_checkpoint_of_another_network_is_told(tmp_path):
+def test_a_checkpoint_of_another_network_is_reported(tmp_path):
     run(tmp_path, epochs=1)
     state = checkpoint.load_state(tmp_path / "last.pt")
     state["method"].pop("encoder.0.weight")
@@ -471,7 +471,7 @@ def test_a_best_encoder_that_is_lost_is_saved_again_if_it_is_the_last(
 
 
 @pytest.mark.parametrize("damage", ["missing", "damaged", "of another epoch"])
-def test_a_best_encoder_that_is_lost_is_told_before_training_goes_on(tmp_path, damage):
+def test_a_lost_best_encoder_is_reported_before_training_continues(tmp_path, damage):
     run(tmp_path, Scores(0.1, 0.4, 0.3, 0.2))
     harm(tmp_path / "best.pt", damage)
     with pytest.raises(TrainingError, match=r"(?s)best\.pt .*epoch 2.*rerun=true.*checkpoint=last"):

@@ -310,7 +310,7 @@ def test_a_small_file_of_arrays_cannot_cost_much(file):
     assert "its arrays unpack to more than" in refusal(read_arrays, file)
 
 
-def test_a_header_cannot_ask_for_more_than_there_is(file):
+def test_a_header_cannot_claim_more_than_the_file_contains(file):
     header = io.BytesIO()
     wanted = {"descr": "<f8", "fortran_order": False, "shape": (10**12,)}
     np.lib.format.write_array_header_1_0(header, wanted)

@@ -25,6 +25,6 @@ def test_seconds_as_a_clock_shows_them(seconds, text):
      (0.9999, "0.9999"), (-0.0, "0.0000"), (-1e-9, "0.0000"), (-0.25, "-0.2500"),
      (math.nan, "-"), (math.inf, "-"), (True, "-"), (None, "-")],
 )  # fmt: skip
-def test_a_number_is_not_told_as_another(value, text):
+def test_a_number_is_not_printed_as_another(value, text):
     """What is below 1 is not 1.0000, and there is neither a negative zero nor nan."""
     assert number(value) == text

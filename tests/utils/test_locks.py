@@ -86,7 +86,7 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path):
 
 
 @pytest.mark.parametrize("number", sorted(locks.UNSUPPORTED), ids=errno.errorcode.get)
-def test_where_files_cannot_be_locked_a_run_goes_on_after_one_warning(
+def test_where_files_cannot_be_locked_a_run_continues_after_one_warning(
     tmp_path, unlockable, caplog, number
 ):
     unlockable(number)
@@ -123,7 +123,7 @@ def test_another_error_is_neither(tmp_path, unlockable):
         RunFolder(tmp_path).lock()
 
 
-def test_the_holder_is_told(tmp_path, monkeypatch):
+def test_the_holder_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "LOOK", 0.05)
     first, second = RunFolder(tmp_path), RunFolder(tmp_path)
     first.lock()

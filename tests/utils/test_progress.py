@@ -20,7 +20,7 @@ def clock(monkeypatch):
     return now
 
 
-def test_short_work_says_nothing(capsys, clock):
+def test_short_work_prints_nothing(capsys, clock):
     with bar("reading 10 files", 10) as shown:
         for _ in range(10):
             clock[0] += 0.4
@@ -46,7 +46,7 @@ def test_what_was_done_before_does_not_count_for_the_time_left(capsys, clock):
     assert "92% done, 0:24 left" in capsys.readouterr().err
 
 
-def test_work_known_to_be_long_is_told_at_once(capsys, clock):
+def test_work_known_to_be_long_is_shown_at_once(capsys, clock):
     with bar("reading", 10, announce=True) as shown:
         assert capsys.readouterr().err == "reading\n"
         clock[0] += 9
@@ -54,7 +54,7 @@ def test_work_known_to_be_long_is_told_at_once(capsys, clock):
     assert capsys.readouterr().err == "reading: done in 0:09\n"
 
 
-def test_work_that_fails_is_not_said_to_be_done(capsys, clock):
+def test_failed_work_is_not_reported_as_done(capsys, clock):
     with pytest.raises(KeyboardInterrupt), bar("reading", 10):
         clock[0] += 60
         raise KeyboardInterrupt

@@ -84,7 +84,7 @@ class Bomb:
 
 
 @pytest.mark.parametrize("new", [True, False])
-def test_nothing_is_run_and_what_nobody_asks_for_does_not_matter(new, tmp_path):
+def test_no_code_is_executed_and_unused_content_is_ignored(new, tmp_path):
     saved = {"w": torch.ones(2), "args": argparse.Namespace(lr=1), "bomb": Bomb(), "f": np.sum}
     torch.save(saved, tmp_path / "a.pt", _use_new_zipfile_serialization=new)
     result = read_torch(tmp_path / "a.pt")

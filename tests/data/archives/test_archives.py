@@ -198,7 +198,7 @@ def test_the_folders_of_hashnet_are_read_by_lists(tmp_path):
 
 
 @pytest.mark.parametrize("wnids", [["n1", "n01514668"], ["n01514668"], ["n01514668"] * 2])
-def test_senseless_classes_of_ilsvrc(tmp_path, wnids):
+def test_invalid_classes_of_ilsvrc(tmp_path, wnids):
     with pytest.raises(DataError, match="wnids"):
         ILSVRC(tmp_path, wnids)
 
@@ -521,7 +521,7 @@ def test_several_labels_or_none(tmp_path):
     assert result.labels.toarray().tolist() == [[True, True], [False, False], [False, True]]
 
 
-def test_columns_may_be_chosen_and_signs_be_words(tmp_path):
+def test_columns_may_be_selected_and_values_may_be_text(tmp_path):
     rows = ("path,id,cat,dog", "a.jpg,17,1.0,False", "b.jpg,18,0,TRUE")
     result = table(tmp_path, *rows, label=None, columns=["dog", "cat"])
     assert result.classes == ("dog", "cat")
@@ -625,7 +625,7 @@ def test_paths_of_windows_and_of_homes(tmp_path, monkeypatch):
         ),
     ],
 )
-def test_tables_that_mean_something_else_are_told_with_the_way(tmp_path, rows, message):
+def test_other_formats_of_tables_are_reported_with_advice(tmp_path, rows, message):
     with pytest.raises(DataError, match=message):
         table(tmp_path, *rows)
 
@@ -644,13 +644,13 @@ def test_a_table_in_an_old_encoding_needs_its_name(tmp_path):
     assert Csv(tmp_path, "t.csv", encoding="cp1252").read().classes == ("caf\u00e9",)
 
 
-def test_a_workbook_called_csv_is_told(tmp_path):
+def test_a_workbook_called_csv_is_reported(tmp_path):
     (tmp_path / "t.csv").write_bytes(b"PK\x03\x04rest")
     with pytest.raises(DataError, match="Excel workbook"):
         Csv(tmp_path, "t.csv").read()
 
 
-def test_a_column_of_roles_that_is_not_used_is_told(tmp_path):
+def test_a_column_of_roles_that_is_not_used_is_reported(tmp_path):
     result = table(tmp_path, "path,label,Split", "a.jpg,x,train", "b.jpg,y,test", "c.jpg,y,val")
     assert "dataset.catalog.role=Split dataset.protocol=roles" in result.remarks[0]
     assert table(tmp_path, "path,label,fold", "a.jpg,x,1", "b.jpg,y,2").remarks == ()
@@ -666,7 +666,7 @@ def test_a_column_of_roles_that_is_not_used_is_told(tmp_path):
         (tuple(f"p{n}.jpg" for n in range(30)), "p0.jpg"),
     ],
 )
-def test_labels_that_seldom_mean_what_is_read_are_told(tmp_path, labels, example):
+def test_suspicious_labels_are_reported(tmp_path, labels, example):
     result = table(tmp_path, "path,label", *(f"{n}.jpg,{label}" for n, label in enumerate(labels)))
     (doubt,) = warn_of_images(result)
     assert doubt.level == "warning" and example in " ".join(doubt.examples)
@@ -714,7 +714,7 @@ def test_roots_that_are_no_folders_or_empty(tmp_path, make):
         lambda root: Csv(root, "t.csv", separator=""),
     ],
 )
-def test_senseless_options_name_their_key(tmp_path, make):
+def test_invalid_options_name_their_key(tmp_path, make):
     with pytest.raises(DataError, match=r"dataset\.catalog\."):
         make(tmp_path)
 

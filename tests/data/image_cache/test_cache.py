@@ -482,7 +482,7 @@ def test_where_files_cannot_be_locked_each_builds_its_own(tmp_path, monkeypatch)
     assert pixel_entries(tmp_path)[0].stat().st_mode & 0o055  # readable by who shares the cache
 
 
-def test_parts_that_nobody_goes_on_with_are_removed(tmp_path):
+def test_abandoned_parts_are_removed(tmp_path):
     old, new, locked = (content(rule=rule) for rule in ("old", "new", "locked"))
     for entry in (old, new, locked):
         with pytest.raises(KeyboardInterrupt):
@@ -554,14 +554,14 @@ def test_a_large_entry_is_checked_as_it_is_read(tmp_path, monkeypatch, row):
 # unusable folders and full disks
 
 
-def test_a_folder_that_is_a_file_is_told(tmp_path):
+def test_a_folder_that_is_a_file_is_reported(tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(DataError, match=r"cannot write.*paths\.cache=FOLDER.*DEEPHASH_CACHE"):
             load_pixels(content(), Decode(), folder=folder)
 
 
-def test_an_entry_that_may_not_be_read_is_told(tmp_path):
+def test_an_entry_that_may_not_be_read_is_reported(tmp_path):
     load_pixels(content(), Decode(), folder=tmp_path)
     (entry,) = pixel_entries(tmp_path)
     for name in (PIXELS, INDEX):  # root may read everything: a folder in its place may nobody
@@ -577,7 +577,7 @@ FULL = (
 )
 
 
-def test_a_disk_that_is_too_small_is_told_before_anything_is_decoded(tmp_path, monkeypatch):
+def test_a_disk_that_is_too_small_is_reported_before_anything_is_decoded(tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 5})
     monkeypatch.setattr(builder.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(DataError, match=FULL):
@@ -586,7 +586,7 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_decoded(tmp_path, m
 
 
 @pytest.mark.parametrize("reserves", [True, False])
-def test_a_disk_that_fills_up_meanwhile_is_told(tmp_path, monkeypatch, reserves):
+def test_a_disk_that_fills_up_meanwhile_is_reported(tmp_path, monkeypatch, reserves):
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -636,7 +636,7 @@ def test_a_small_filesystem(small_disk):
     assert list(small_disk.iterdir()) == []
 
 
-def test_a_small_filesystem_that_says_it_is_large(small_disk, monkeypatch):
+def test_a_small_filesystem_that_reports_a_large_size(small_disk, monkeypatch):
     usage = type("Usage", (), {"free": 1 << 40})
     monkeypatch.setattr(builder.shutil, "disk_usage", lambda path: usage)
     large = content(size=100)
@@ -664,7 +664,7 @@ def test_a_limit_on_the_size_of_files(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_size_is_told_before_a_large_one_is_built(tmp_path, monkeypatch, capfd):
+def test_the_size_is_reported_before_a_large_one_is_built(tmp_path, monkeypatch, capfd):
     messages = []
 
     def decode(path):

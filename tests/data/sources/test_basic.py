@@ -175,7 +175,7 @@ def test_a_changed_file_or_setting_is_another_entry(folder, own_cache):
     assert len(list(own_cache.iterdir())) == 4
 
 
-def test_without_the_cache_files_are_decoded_when_asked_for(folder, cifar, own_cache):
+def test_without_the_cache_files_are_decoded_on_access(folder, cifar, own_cache):
     for make in (lambda **kw: Folder(folder, 8, **kw), lambda **kw: Cifar("cifar10", cifar, **kw)):
         images, direct = make().load(), make(cached=False).load()
         assert direct.ids == images.ids and not isinstance(direct.inputs, np.ndarray)
@@ -252,7 +252,7 @@ def test_cifar_archive(tmp_path, monkeypatch):
     assert images.inputs.flags.c_contiguous
 
 
-def test_cifar_without_network_says_the_ways_on(tmp_path, monkeypatch):
+def test_cifar_without_network_states_the_alternatives(tmp_path, monkeypatch):
     def offline(*args, **kwargs):
         raise urllib.error.URLError("no route")
 

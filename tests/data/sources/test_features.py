@@ -261,7 +261,7 @@ def test_a_column_of_class_indices_is_no_multi_hot_row(shape, tmp_path):
     assert images.labels[images.lists["train"]].indices.tolist() == [0, 1, 1, 0, 1]
 
 
-def test_classes_counted_from_one_are_told(tmp_path, caplog):
+def test_classes_counted_from_one_are_reported(tmp_path, caplog):
     for role, count in ROLES.items():
         contents = arrays(role, count)
         as_npz(tmp_path / role, contents | {"labels": contents["labels"] + 1})
@@ -272,7 +272,7 @@ def test_classes_counted_from_one_are_told(tmp_path, caplog):
     assert not caplog.text
 
 
-def test_files_of_which_some_are_normalised_are_told(tmp_path, caplog):
+def test_files_of_which_some_are_normalised_are_reported(tmp_path, caplog):
     for role, count in ROLES.items():
         rows = RNG.normal(size=(count, 4))
         contents = arrays(role, count)
@@ -308,7 +308,7 @@ def test_files_of_which_some_are_normalised_are_told(tmp_path, caplog):
         ({"features": np.zeros((5, 4)), "labels": np.arange(5.0)}, r"labels\.astype\('int64'\)"),
     ],
 )  # fmt: skip
-def test_what_is_no_feature_is_told_in_our_words(saved, message, tmp_path):
+def test_invalid_features_are_reported_in_our_own_message(saved, message, tmp_path):
     for role in ("database", "test"):
         contents = arrays(role, ROLES[role])
         if isinstance(saved, dict) and isinstance(saved.get("labels"), list):
@@ -321,14 +321,14 @@ def test_what_is_no_feature_is_told_in_our_words(saved, message, tmp_path):
     assert "train.pt" in str(error.value) or "as text" in message
 
 
-def test_arrays_turned_over_are_told(tmp_path):
+def test_transposed_arrays_are_reported(tmp_path):
     for role, count in ROLES.items():
         as_npz(tmp_path / role, {"features": arrays(role, count)["features"].T})
     with pytest.raises(DataError, match=r"(?s)several widths: \[3, 5, 9\].*save array\.T"):
         Features(tmp_path).load()
 
 
-def test_matlab_of_another_version_is_told(tmp_path):
+def test_matlab_of_another_version_is_reported(tmp_path):
     spoiled(tmp_path)
     (tmp_path / "train.npz").unlink()
     (tmp_path / "train.mat").write_bytes(b"MATLAB 7.3 MAT-file" + b" " * 600)
@@ -406,7 +406,7 @@ def test_a_pickle_is_not_run(tmp_path):
         read_features(tmp_path, "train")
 
 
-def test_stacked_rows_come_in_the_order_asked_for():
+def test_stacked_rows_are_in_the_requested_order():
     parts = [np.arange(6, dtype=np.float16).reshape(3, 2), np.zeros((0, 2), np.float16),
              np.arange(6, 14, dtype=np.float16).reshape(4, 2)]  # fmt: skip
     whole, stacked = np.concatenate(parts), Stacked(parts)
@@ -443,7 +443,7 @@ def test_a_kill_at_the_end_leaves_nothing_that_looks_finished(tmp_path, monkeypa
     write_features(tmp_path, 3, 2, "float32", {"made": "b"}, lambda done: 1 / 0)  # left as it is
 
 
-def test_a_full_disk_is_told(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=7))
     with pytest.raises(DataError, match=r"0\.0 GB free and the features need .*dtype=float16"):
         write_features(tmp_path / "f", 10, 4, "float32", {}, lambda done: iter(()))
@@ -533,7 +533,7 @@ def test_features_to_be_written_are_finite(tmp_path):
         write_features(tmp_path / "b", 3, 4, "float32", {}, lambda done: iter([block]))
 
 
-def test_texts_of_hdf5_that_are_never_read_end(tmp_path, monkeypatch):
+def test_hdf5_texts_without_an_end_are_refused(tmp_path, monkeypatch):
     """In a damaged file the library may follow addresses in a circle."""
     with h5py.File(tmp_path / "train.h5", "w") as file:
         file["features"] = np.zeros((3, 2), np.float32)

@@ -119,7 +119,7 @@ def test_links_are_followed_and_each_folder_entered_once(tmp_path):
     assert find_ids(root, ["4.jpg"]) == [None]
 
 
-def test_no_folder_is_listed_twice_and_no_missing_file_asked_for(tmp_path, monkeypatch):
+def test_no_folder_is_listed_and_no_file_checked_twice(tmp_path, monkeypatch):
     tree(tmp_path, *(f"a/{k}.jpg" for k in range(50)), *(f"b/c/{k}.jpg" for k in range(50, 60)))
     listed, checked = [], []
     scandir, stat = os.scandir, os.stat

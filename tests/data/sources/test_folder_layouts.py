@@ -126,7 +126,7 @@ def test_two_classes_that_are_one_folder_are_refused(tmp_path):
         Folder(root, size=8).load()
 
 
-def test_pipes_and_sockets_named_as_images_keep_nobody_waiting(tmp_path, monkeypatch):
+def test_pipes_and_sockets_named_as_images_do_not_block(tmp_path, monkeypatch):
     root = photos(tmp_path / "set")
     os.mkfifo(root / "cat" / "pipe.jpg")
     monkeypatch.chdir(root / "cat")  # the path of a socket must be short
@@ -154,7 +154,7 @@ def test_official_parts_are_roles(tmp_path):
         Official(train=None, validation=1).split(images)
 
 
-def test_val_asks_where_there_is_no_test(tmp_path):
+def test_val_contains_the_queries_without_test(tmp_path):
     for part, count in (("Training", 4), ("Validation", 2)):
         photos(tmp_path / "set" / part, count=count)
     images = Folder(tmp_path / "set", size=8).load()
@@ -187,14 +187,14 @@ def test_official_parts_are_not_merged_by_accident(tmp_path):
         (("data/a", "data/b"), r"dataset\.root=.*data"),
     ],
 )
-def test_layouts_that_mean_something_else_are_refused_with_the_way(tmp_path, folders, message):
+def test_layouts_without_classes_are_refused_with_advice(tmp_path, folders, message):
     for folder in folders:
         picture(tmp_path / "set" / folder / "0.png")
     with pytest.raises(DataError, match=message):
         Folder(tmp_path / "set", size=8).load()
 
 
-def test_images_beside_the_classes_are_told(tmp_path):
+def test_images_beside_the_classes_are_reported(tmp_path):
     root = photos(tmp_path / "set")
     picture(root / "loose.png")
     images = Folder(root, size=8).load()
@@ -206,7 +206,7 @@ def test_images_beside_the_classes_are_told(tmp_path):
         Folder(tmp_path / "flat", labels=True).load()
 
 
-def test_classes_two_folders_deep_are_told(tmp_path):
+def test_classes_two_folders_deep_are_reported(tmp_path):
     photos(tmp_path / "set", ("pets/cat", "pets/dog", "farm/cow", "farm/pig"))
     images = Folder(tmp_path / "set", size=8).load()
     assert images.classes == ("farm", "pets")
@@ -226,7 +226,7 @@ def test_an_empty_class_is_refused_with_what_lies_there(tmp_path):
 @pytest.mark.parametrize(
     "names", [("cat", "Cat"), ("cat", "cat "), ("caf\u00e9", "cafe\u0301"), ("1", "01")]
 )
-def test_classes_of_two_spellings_are_told(tmp_path, names):
+def test_classes_of_two_spellings_are_reported(tmp_path, names):
     images = Folder(photos(tmp_path / "set", names), size=8).load()
     assert len(images.classes) == 2
     (doubt,) = warn_of_images(images)
@@ -234,7 +234,7 @@ def test_classes_of_two_spellings_are_told(tmp_path, names):
     assert all(repr(name) in doubt.examples[0] for name in images.classes)
 
 
-def test_a_folder_for_each_image_is_told(tmp_path):
+def test_a_folder_for_each_image_is_reported(tmp_path):
     images = Folder(photos(tmp_path / "set", [f"p{n:02d}" for n in range(25)], 1), size=8).load()
     assert "25 classes of 25 images" in warn_of_images(images)[0].what
 

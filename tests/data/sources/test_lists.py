@@ -145,13 +145,13 @@ def test_a_prefix_is_cut_off(tmp_path, prefix, path):
         ("", None, "is empty"),
     ],
 )
-def test_a_malformed_line_is_told_by_file_and_number(tmp_path, text, count, message):
+def test_a_malformed_line_is_reported_by_file_and_number(tmp_path, text, count, message):
     with pytest.raises(DataError, match=rf"list\.txt,? .*{message}"):
         read_list(file_of(tmp_path, text), count, NO_PREFIX)
 
 
 @pytest.mark.parametrize("digits", ["1000000000000", "9" * 5000])
-def test_an_absurd_class_index_is_told(tmp_path, digits):
+def test_an_absurd_class_index_is_reported(tmp_path, digits):
     with pytest.raises(DataError, match=f"line 2: the label '{digits}'.*from 0 to 2147483647"):
         read_list(file_of(tmp_path, f"a.jpg 1\nb.jpg {digits}\n"), None, NO_PREFIX)
 
@@ -177,7 +177,7 @@ def test_a_packed_list_may_have_several_parts_and_must_be_whole(tmp_path, monkey
 
 @settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=300), st.sampled_from(["list.txt", "list.txt.xz"]), st.booleans())
-def test_any_bytes_are_rows_or_told(tmp_path_factory, data, name, packed):
+def test_any_bytes_are_rows_or_reported(tmp_path_factory, data, name, packed):
     file = tmp_path_factory.mktemp("fuzz") / name
     file.write_bytes(lzma.compress(data) if packed else data)
     with contextlib.suppress(DataError):
@@ -212,7 +212,7 @@ def test_every_line_is_a_row_or_a_fault(pieces, count):
 
 
 @pytest.mark.parametrize("name", ["list.txt", "list.txt.xz"])
-def test_a_list_that_is_no_text_is_told(tmp_path, name):
+def test_a_list_that_is_no_text_is_reported(tmp_path, name):
     (tmp_path / name).write_bytes(b"\xff\xfe\x00 1 0")
     with pytest.raises(DataError, match=r"cannot read the list .*list\.txt"):
         read_list(tmp_path / name, None, NO_PREFIX)
@@ -323,7 +323,7 @@ def test_missing_and_unreadable_images_are_skipped(small, caplog):
     assert "left out 1 missing of 7" in caplog.text and "left out 1 unreadable" in caplog.text
 
 
-def test_missing_lists_say_where_they_come_from(small):
+def test_missing_lists_are_reported_with_their_origin(small):
     (small / "train.txt").unlink()
     (small / "database.txt").unlink()
     with pytest.raises(DataError) as caught:
@@ -334,7 +334,7 @@ def test_missing_lists_say_where_they_come_from(small):
         assert word in message
 
 
-def test_lists_that_disagree_are_told(small):
+def test_lists_that_disagree_are_reported(small):
     write(small, test=[("im/1.png", "1 1 0"), ("im/4.png", "1 0 1"), ("im/2.png", "0 0 0")])
     with pytest.raises(DataError, match=r"test\.txt gives 2 images other labels .*is im/4\.png"):
         Lists(small).load()
@@ -377,7 +377,7 @@ def test_nothing_needs_to_train(small):
     assert len(Listed().split(images).train) == 0
 
 
-def test_images_are_decoded_when_asked_for(small, own_cache):
+def test_images_are_decoded_on_access(small, own_cache):
     whole = Lists(small, size=4).load()
     before = sorted(own_cache.rglob("*"))
     lazy = Lists(small, size=4, cached=False).load()
@@ -442,7 +442,7 @@ def test_both_worlds_of_nus_wide_are_one(tmp_path):
     assert images.places[7] == "Flickr/0006_262727886.png"
 
 
-def test_two_paths_with_one_id_are_told_by_their_lines(tmp_path):
+def test_two_paths_with_one_id_are_reported_by_their_lines(tmp_path):
     file = file_of(tmp_path, "a/1.png 1 0\nb/2.png 1 0\nb/1.png 1 0\n")
     with pytest.raises(
         DataError, match=r"line 3: b/1\.png has the id 1\.png, as a/1\.png of line 1"
@@ -451,7 +451,7 @@ def test_two_paths_with_one_id_are_told_by_their_lines(tmp_path):
     assert len(read_list(file, None, NO_PREFIX).ids) == 3
 
 
-def test_a_path_without_an_id_is_told(tmp_path):
+def test_a_path_without_an_id_is_reported(tmp_path):
     file = file_of(tmp_path, "0571_262727880.jpg 1 0\nsky.jpg 1 0\n")
     with pytest.raises(
         DataError, match=r"line 2: the path 'sky\.jpg' has no id: dataset\.source\.id"
@@ -542,7 +542,7 @@ def test_classes_of_a_split_file_are_those_of_the_dataset(small):
         ({"on_error": "pass"}, "on_error=pass is unknown"),
     ],
 )
-def test_senseless_options_are_refused(change, message):
+def test_invalid_options_are_refused(change, message):
     with pytest.raises(DataError, match=message):
         Lists("x", **change)
 
@@ -588,7 +588,7 @@ def test_a_query_never_trains(small, database):
         Listed(database, queries_in_database="keep").split(Lists(small).read())
 
 
-def test_a_role_without_images_is_told(small):
+def test_a_role_without_images_is_reported(small):
     images = Lists(small).read()
     with pytest.raises(DataError, match="no image is left for the role train"):
         Listed().split(
@@ -899,7 +899,7 @@ def test_paths_with_blanks_are_read_where_the_labels_leave_no_doubt(text, ids):
         ("a.jpg 0,1\n", "no commas"),
     ],
 )
-def test_lines_that_are_something_else_are_told_with_the_way(text, message):
+def test_other_formats_of_lines_are_reported_with_advice(text, message):
     _, faults = parsed(text)
     assert message in faults[0] and "expected a path" in faults[0]
 
@@ -911,7 +911,7 @@ def test_lists_in_unicode_of_any_width(tmp_path, encoding):
     assert rows.ids == ["caf\u00e9/1.jpg", "th\u00e9/2.jpg"]
 
 
-def test_lists_in_another_encoding_are_told_by_line(tmp_path):
+def test_lists_in_another_encoding_are_reported_by_line(tmp_path):
     (tmp_path / "l.txt").write_text("a.jpg 0\ncaf\u00e9.jpg 1\n", encoding="cp1252")
     with pytest.raises(DataError, match=r"line 2 is not UTF-8 .*Windows-1252"):
         read_list(tmp_path / "l.txt", None, NO_PREFIX)

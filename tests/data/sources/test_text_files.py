@@ -27,7 +27,7 @@ def test_an_encoding_can_be_named():
         decode_text(FILE, TEXT.encode(), "table", "ascii")
 
 
-def test_another_encoding_is_told_by_line_and_likely_name():
+def test_another_encoding_is_reported_by_line_and_likely_name():
     with pytest.raises(FileError, match=r"line 2 is not UTF-8 \(byte 0xe9\); .*Windows-1252") as it:
         decode_text(FILE, TEXT.encode("cp1252"), "table")
     assert "Save it as UTF-8." in str(it.value)
@@ -43,11 +43,11 @@ def test_another_encoding_is_told_by_line_and_likely_name():
         (b"path,label\na.jpg,\0\n", "line 2 has a zero byte"),
     ],
 )
-def test_what_is_no_text_is_named_with_the_way(data, message):
+def test_binary_files_are_named_with_advice(data, message):
     with pytest.raises(FileError, match=f"(?s){message}"):
         decode_text(FILE, data, "table")
 
 
-def test_half_a_character_of_two_bytes_is_told():
+def test_half_a_character_of_two_bytes_is_reported():
     with pytest.raises(FileError, match="not utf-16"):
         decode_text(FILE, TEXT.encode("utf-16")[:-1], "table")

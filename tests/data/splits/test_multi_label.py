@@ -290,7 +290,7 @@ def test_a_seed_is_a_split(labelled_images, make):
         (lambda: Drawn(1, None, train_in_database=False), "train=null"),
     ],
 )
-def test_senseless_counts_are_refused(make, key):
+def test_invalid_counts_are_refused(make, key):
     with pytest.raises(DataError, match=rf"dataset\.protocols\.<protocol>\.{key}"):
         make()
 

@@ -264,7 +264,7 @@ def test_official_needs_a_test_part():
         lambda: Official(1, validation=-1),
     ],
 )
-def test_senseless_counts_are_refused(make):
+def test_invalid_counts_are_refused(make):
     with pytest.raises(DataError, match=r"dataset\.protocol"):
         make()
 

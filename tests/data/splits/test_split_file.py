@@ -144,7 +144,7 @@ def test_nothing_needs_to_train_and_queries_may_be_hidden_from_themselves(tmp_pa
         (of([1], [2, 3, 2], [0]), "the role database has an image twice"),
     ],
 )
-def test_senseless_roles_are_refused(tmp_path, split, message):
+def test_invalid_roles_are_refused(tmp_path, split, message):
     with pytest.raises(DataError, match=message):
         write_split(tmp_path / f"own{ENDING}", small()[0], split, **TOLD)
     with pytest.raises(DataError, match=message):
@@ -218,7 +218,7 @@ def test_a_forged_checksum_does_not_help(written, key):
         ({"roles": {"train": [1, 1], "database": [2], "queries": [0]}}, "train has an image twice"),
     ],
 )
-def test_malformed_entries_are_told(written, values, message):
+def test_malformed_entries_are_reported(written, values, message):
     forge(written, **values)
     with pytest.raises(DataError, match=rf"is malformed: .*{message}.*deephash data prepare"):
         read_split(written)
@@ -238,19 +238,19 @@ def test_malformed_entries_are_told(written, values, message):
         b"NaN",
     ],
 )
-def test_what_is_no_split_file_is_told(tmp_path, data):
+def test_other_files_are_reported_as_no_split_file(tmp_path, data):
     for name, content in {"a.split": data, "b.split.xz": lzma.compress(data)}.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError, match=rf"{name} is no split file of deephash"):
             read_split(tmp_path / name)
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     with pytest.raises(DataError, match=r"cannot read the split file .*none\.split\.xz"):
         read_split(tmp_path / "none.split.xz")
 
 
-def test_another_version_is_told(written):
+def test_another_version_is_reported(written):
     change(written, version=2)
     with pytest.raises(DataError, match="has version 2 of the format, and this program reads 1"):
         read_split(written)
@@ -258,7 +258,7 @@ def test_another_version_is_told(written):
 
 @settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 500), st.booleans())
-def test_damaged_bytes_are_told(tmp_path_factory, data, at, inside):
+def test_damaged_bytes_are_reported(tmp_path_factory, data, at, inside):
     path = tmp_path_factory.mktemp("fuzz") / f"own{ENDING}"
     write_split(path, *small(), **TOLD)
     whole = path.read_bytes()
@@ -392,7 +392,7 @@ def test_lists_name_files_by_their_places(tmp_path):
         ("a\\b.jpg", "has a backslash, as Windows paths do"),
     ],
 )
-def test_a_path_that_cannot_stand_in_a_list_is_told(tmp_path, name, fault):
+def test_a_path_that_cannot_stand_in_a_list_is_reported(tmp_path, name, fault):
     images, split = small()
     ids = (name, *images.ids[1:])
     images = Catalogue(ids=ids, labels=images.labels, classes=images.classes)
@@ -404,7 +404,7 @@ def test_a_path_that_cannot_stand_in_a_list_is_told(tmp_path, name, fault):
     assert read_split(path)[0].ids[0] == name
 
 
-def test_styles_that_do_not_fit_are_told(tmp_path):
+def test_styles_that_do_not_fit_are_reported(tmp_path):
     images, split = small()
     with pytest.raises(DataError, match=r"style=index needs one label per image; 1 of 1"):
         write_lists(tmp_path, images, of([1], [2, 1], [0]), "index")

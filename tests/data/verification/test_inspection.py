@@ -181,7 +181,7 @@ def test_the_table_and_the_record(tmp_path):
         ),
     ],
 )  # fmt: skip
-def test_faults_are_told_with_count_and_examples(tmp_path, texts, options, level, message):
+def test_faults_are_reported_with_count_and_examples(tmp_path, texts, options, level, message):
     result = inspect_lists(Lists(tmp_path, lists(tmp_path, **texts), **options), files=False)
     assert any(re.search(message, line) for line in messages(result, level)), messages(result)
     readable = True
@@ -193,7 +193,7 @@ def test_faults_are_told_with_count_and_examples(tmp_path, texts, options, level
     assert readable == (wrong == [])
 
 
-def test_several_faults_are_told_at_once(tmp_path):
+def test_several_faults_are_reported_at_once(tmp_path):
     lists(tmp_path, train="a 1\n\n", test="b 1 0 0\nb 1 0 0\n")
     result = inspect_lists(Lists(tmp_path))
     assert [finding.level for finding in result.findings[:3]] == ["error"] * 3

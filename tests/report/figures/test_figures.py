@@ -53,7 +53,7 @@ def test_seeds_are_one_row_with_mean_and_sample_deviation(make):
     assert mean == pytest.approx([0.7, 0.6, 0.3]) and deviation == pytest.approx([0.1, 0.1, 0.05])
 
 
-def test_a_label_says_what_is_not_the_same_for_all(make):
+def test_a_label_contains_what_differs_between_runs(make):
     rows = group_seeds(
         [
             make(more=",optimizer.lr=0.1,trainer.epochs=5"),
@@ -73,7 +73,7 @@ def test_a_foreign_run_does_not_bring_back_what_the_others_share(make):
     assert [row.label for row in rows] == ["csq", "dpn", "csq *"]
 
 
-def test_keys_that_end_alike_are_told_whole(make):
+def test_keys_with_the_same_ending_are_shown_in_full(make):
     rows = group_seeds([make(more=",a.size=1,lr=1"), make(more=",b.size=1,x.rate=2")])
     assert [row.label for row in rows] == ["a.size=1 lr=1", "b.size=1 rate=2"]
 
@@ -87,7 +87,7 @@ def test_a_label_is_short_and_no_two_are_the_same(make):
 
 
 @pytest.mark.parametrize("others", [[], ["csq"]])
-def test_runs_that_differ_in_one_value_are_told_by_it(others, make):
+def test_runs_that_differ_in_one_value_are_labelled_by_it(others, make):
     """Whatever else was typed, however long it is, and whatever they are compared with."""
     more = ",method.loss.margin=0.5,method.loss.beta={},optimizer.weight_decay=0.0005,trainer=early"
     rows = group_seeds(
@@ -113,7 +113,7 @@ def test_long_values_lose_only_what_they_share(make):
     assert [row.label for row in rows] == ["k=axxxx…", "k=bxxxx…"]
 
 
-def test_a_name_that_was_cut_is_told_whole(make):
+def test_a_shortened_name_is_given_in_full_elsewhere(make):
     rows = group_seeds(
         [
             make(more=",a.size=1~0123456789ab") | {"full_name": f"d/csq/4bit/seed0,size=1,z={z}"}
@@ -133,7 +133,7 @@ def test_a_long_label_is_broken_not_cut(make):
     assert "option11=11.25" in texts[0] and "\n" in texts[0]
 
 
-def test_the_note_says_what_differs(make):
+def test_the_note_names_what_differs(make):
     other = make("dpn", print_="b" * 64)
     other["protocol"] |= {"dataset": "cifar10", "protocol": "59k", "num_train": 9}
     small = make("dtsh", print_="c" * 64)
@@ -545,7 +545,7 @@ def test_the_same_figure_gives_the_same_bytes(make, tmp_path):
     assert files(tmp_path / "a") == files(tmp_path / "b")
 
 
-def test_what_a_stranger_wrote_is_neither_formula_nor_missing_glyph(make, tmp_path):
+def test_untrusted_text_is_neither_formula_nor_missing_glyph(make, tmp_path):
     drawing = figures(make("$\\frac{1}{"), make("船 <b>&"))["map"]
     save_figure(drawing.figure, tmp_path, "map")
     assert "$\\frac{1}{" in texts(drawing.figure)

@@ -117,7 +117,7 @@ def test_the_pages_load_nothing_and_run_nothing(make, tmp_path, read_page):
         assert wanted <= {f"#{identifier}" for identifier in ids} and wanted
 
 
-def test_what_a_stranger_wrote_is_text(make, tmp_path, read_page):
+def test_untrusted_text_is_escaped(make, tmp_path, read_page):
     report = make()
     report |= {"name": f"digits/{EVIL}/4bit/seed0", "method": EVIL, "checkpoint": EVIL, "run": EVIL}
     report["environment"] = {EVIL: EVIL}

@@ -125,7 +125,7 @@ def test_the_page_loads_nothing_and_runs_nothing(folder, read_page):
     assert "prefers-color-scheme: dark" in page.source
 
 
-def test_what_a_stranger_wrote_is_text(folder, read_page):
+def test_untrusted_text_is_escaped(folder, read_page):
     evil = '</pre></title><script>alert("x")</script><img src=x onerror=alert(1)>'
     (folder / "config.yaml").write_text(f"name: {evil}\n")
     (folder / "overrides.txt").write_text(evil)

@@ -104,7 +104,7 @@ def test_best_and_second_best_are_bold_and_italic_or_underlined():
     assert r"\caption{A title: cifar10, 59k}" in text and "second best underlined" in text
 
 
-def test_cells_of_fewer_seeds_say_so_and_are_not_ranked():
+def test_cells_with_fewer_seeds_are_marked_and_not_ranked():
     """0.9 of one seed is no better than means of two."""
     text = section_markdown(section(*WHOLE, job(25, 16, 0, 0.9)))
     assert cells(text)[2].startswith("| 25 | 0.900 q (1 of 2 seeds) |")
@@ -112,7 +112,7 @@ def test_cells_of_fewer_seeds_say_so_and_are_not_ranked():
     assert "Cells with fewer seeds than others say so, and are not ranked." in text
 
 
-def test_what_a_rule_sets_for_some_rows_is_told():
+def test_values_set_by_a_rule_for_some_rows_are_noted():
     jobs = [job("a", 16, 0, 0.8, values={"batch": 16, "beta": 5}, run="1"),
             job("a", 32, 0, 0.8, values={"batch": 16, "beta": 7}, run="2"),
             job("b", 16, 0, 0.8, values={"batch": 16, "beta": None}, run="3")]  # fmt: skip
@@ -187,7 +187,7 @@ def test_csv_has_a_line_for_each_cell_in_full_precision():
                                                                        "waiting")  # fmt: skip
 
 
-def test_a_running_cell_says_how_far_it_is():
+def test_a_running_cell_shows_its_progress():
     text = section_markdown(
         section(job(5, 16, 0, state="running", progress="3/40"), job(10, 16, 0, 0.5))
     )
@@ -203,7 +203,7 @@ def test_ties_share_a_rank_and_one_row_has_none():
     assert [cell.rank for cell in section(jobs[0], layout=layout).cells.values()] == [0]
 
 
-def test_what_was_measured_otherwise_is_marked_told_and_not_ranked():
+def test_results_under_other_conditions_are_marked_noted_and_not_ranked():
     jobs = [job(5, 16, 0, 0.5, on="last"), job(10, 16, 0, 0.4, on="last"),
             job(25, 16, 0, 0.9, print_="", on="last"),
             job(50, 16, 0, 0.8, ties="stable", on="val")]  # fmt: skip
@@ -302,7 +302,7 @@ def test_kinds_references_and_a_further_R_stand_beside():
     assert float(read[3]["mean"]) == pytest.approx(0.40) and read[3]["seeds"] == "2"
 
 
-def test_a_kind_that_no_report_says_has_no_column_and_one_of_some_is_unknown():
+def test_kinds_missing_in_all_reports_have_no_column_and_in_some_are_unknown():
     old = [method("csq", value=0.8), method("itq", value=0.7)]
     assert "| method | 16 bits |" in section_markdown(section(*old, layout=METHODS))
     jobs = [*old, method("lsh", value=0.6, kind="shallow"), method("sh")]
@@ -370,7 +370,7 @@ def test_a_published_number_of_several_keys_has_their_whole_name():
     assert [entry.published for entry in made.cells.values()] == [0.5976, None]
 
 
-def test_settings_and_protocols_make_sections_and_say_what_a_difference_is_worth():
+def test_settings_and_protocols_make_sections_and_note_the_differences():
     jobs = [job(5, 16, 0, 0.8), job(5, 16, 0, 0.3, run="small", settings=("trainer.epochs=2",)),
             job(5, 16, 0, 0.4, run="other", values={"dataset.protocol": "54k"})]  # fmt: skip
     plain, small, other = make_sections([Sweep("s", tuple(jobs), BETA)])
@@ -384,7 +384,7 @@ def test_settings_and_protocols_make_sections_and_say_what_a_difference_is_worth
     assert "protocol (54k, there 59k)" in section_markdown(other)
 
 
-def test_without_published_numbers_it_says_so():
+def test_missing_published_numbers_are_noted():
     assert "There are no published numbers for digits." in section_markdown(
         section(job(5, 16, 0, 0.8, dataset="digits"))
     )
@@ -517,7 +517,7 @@ def test_the_row_to_compare_with_is_the_best_or_a_named_one():
     assert reference_by_column(result, "best") == {16: (5,)}
 
 
-def test_pairs_are_told_in_points_with_what_they_mean():
+def test_paired_differences_are_given_in_points_with_an_explanation():
     result = section(*SMALL)
     pair = Pair(16, (10,), (5,), -0.015, -0.03, -0.001, 1, 1000)
     refused = tuple(NotCompared(at, (10,), (5,), "no seed") for at in (16, 32))
@@ -564,7 +564,7 @@ def test_the_page_has_kinds_references_conditions_and_a_further_R(tmp_path, read
         assert words in page.text, words
 
 
-def test_without_a_finished_run_the_page_says_so(tmp_path, read_page):
+def test_a_page_without_a_finished_run_has_a_note(tmp_path, read_page):
     sweep = Sweep("table2", (job(5), job(10)), BETA)
     files = write_sweeps(tmp_path, [sweep], make_sections([sweep]), {})
     assert "No run has finished yet" in read_page(files["report.html"]).text

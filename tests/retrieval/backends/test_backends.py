@@ -322,7 +322,7 @@ def test_errors():
 
 
 @pytest.mark.skipif(not NUMBA, reason="numba is not installed")
-def test_a_numba_that_does_not_load_is_told_once_and_replaced():
+def test_a_numba_that_does_not_load_is_reported_once_and_replaced():
     """As when numpy is newer than it allows."""
     process = subprocess.run(
         [

@@ -91,7 +91,7 @@ def test_on_the_cpu_a_job_sees_no_gpu_and_has_its_share_of_the_cores(job, monkey
     assert output(job("three", code)) == ["'' 7"]
 
 
-def test_a_job_that_fails_or_dies_sinks_no_other_and_leaves_an_account(job):
+def test_a_job_that_fails_or_is_killed_stops_no_other_and_leaves_an_error_file(job):
     kill = "import os, signal; print('so far', flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     mine = "from pathlib import Path; Path('{}').write_text('my own words'); raise SystemExit(1)"
     jobs = [
@@ -112,7 +112,7 @@ def test_a_job_that_fails_or_dies_sinks_no_other_and_leaves_an_account(job):
     assert not (reporting.folder / ERROR).exists()  # begun anew, it is no failure
 
 
-def test_a_folder_that_cannot_be_or_goes_away_sinks_no_other_job(job, tmp_path):
+def test_a_folder_that_is_impossible_or_removed_stops_no_other_job(job, tmp_path):
     (tmp_path / "file").write_text("")
     gone = "import shutil; shutil.rmtree({!r}); raise SystemExit(1)"
     jobs = [job("file", ""), job("gone", gone.format(str(tmp_path / "gone"))), job("good", "")]

@@ -46,7 +46,7 @@ def test_every_option_stands_in_the_yaml_with_its_default():
     assert page == {option.name: option.default for option in options}
 
 
-def test_without_ray_it_says_what_to_install(tmp_path, monkeypatch):
+def test_without_ray_it_states_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"needs the package ray.*\n.*pip install ray"):
         Ray().launch([job(tmp_path, "a", "")], Heard())
@@ -119,7 +119,7 @@ def test_small_jobs_share_a_gpu(ray, tmp_path, monkeypatch):
 
 @real
 @pytest.mark.slow
-def test_failed_and_killed_jobs_sink_no_other(ray, tmp_path):
+def test_failed_and_killed_jobs_stop_no_other(ray, tmp_path):
     """The last kills its worker, Ray's process, which is its parent."""
     jobs = [
         job(tmp_path, "fails", "print('the reason'); raise SystemExit(3)"),
@@ -155,13 +155,13 @@ def test_a_job_is_run_again_when_its_worker_died(ray, tmp_path):
 
 @real
 @pytest.mark.slow
-def test_a_job_that_asks_for_more_than_there_is_is_refused(ray, tmp_path):
+def test_a_job_with_excessive_requirements_is_refused(ray, tmp_path):
     with pytest.raises(ConfigError, match=r"gpus_per_job=1, and Ray has found 0 GPUs"):
         Ray(num_gpus=0, num_cpus=2).launch([job(tmp_path, "a", "")], Heard())
 
 
 @real
-def test_a_missing_cluster_is_told(ray, tmp_path):
+def test_a_missing_cluster_is_reported(ray, tmp_path):
     with pytest.raises(ConfigError, match=r"no Ray cluster at hydra.launcher.address=auto"):
         Ray(address="auto").launch([job(tmp_path, "a", "")], Heard())
 

@@ -133,13 +133,13 @@ def test_every_option_stands_in_the_yaml_with_its_default():
 # without submitit, without SLURM
 
 
-def test_without_submitit_it_says_what_to_install(tmp_path, monkeypatch):
+def test_without_submitit_it_states_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(ConfigError, match=r"package submitit.*\n.*pip install submitit"):
         Slurm(tmp_path).launch([job(tmp_path, "a", "")], Heard())
 
 
-def test_without_slurm_it_says_what_to_type(tmp_path, monkeypatch):
+def test_without_slurm_it_states_what_to_type(tmp_path, monkeypatch):
     pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match="no sbatch") as caught:
@@ -157,7 +157,7 @@ def test_an_unknown_cluster_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_failed_and_killed_jobs_sink_no_other(tmp_path):
+def test_failed_and_killed_jobs_stop_no_other(tmp_path):
     """The last kills its parent, which is the process that submitit started."""
     pytest.importorskip("submitit")
     jobs = [
@@ -258,7 +258,7 @@ def test_a_mute_slurm_is_no_empty_queue(tmp_path, cluster):
     assert submitted.Queue().may_have("77")
 
 
-def test_a_refusal_of_sbatch_is_told(tmp_path, cluster):
+def test_a_refusal_of_sbatch_is_reported(tmp_path, cluster):
     (cluster / "full").touch()
     with pytest.raises(ConfigError, match="Invalid partition name"):
         Slurm(tmp_path / "submitit").launch([job(tmp_path, "a", "")], Heard())
@@ -281,7 +281,7 @@ def test_an_array_runs_to_its_end(tmp_path, cluster):
 
 
 @pytest.mark.slow
-def test_a_cancelled_job_was_told_to_stop(tmp_path, cluster):
+def test_a_cancelled_job_was_signalled_to_stop(tmp_path, cluster):
     """Never in the queue, and sacct says why: the next launch is to run it."""
     (cluster / "hold").write_text("")
     (cluster / "state77").write_text("CANCELLED by 1000")
@@ -322,9 +322,7 @@ class Preempting(Heard):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("timeout_min", "requeues"), [(60, 0), (1, 1)])
-def test_a_job_goes_on_where_it_was_preempted_or_out_of_time(
-    tmp_path, cluster, timeout_min, requeues
-):
+def test_a_preempted_or_timed_out_job_continues(tmp_path, cluster, timeout_min, requeues):
     """submitit calls it a timeout when the job has had all but ten minutes of its time."""
     resumable = job(tmp_path, "a", RESUMES.replace("FOLDER", repr(str(tmp_path))))
     heard = Preempting(cluster, tmp_path / "ready")
@@ -360,7 +358,7 @@ def test_a_checkpoint_stops_the_run_and_is_the_same_job(tmp_path):
     )
 
 
-def test_a_run_does_not_hear_what_is_said_to_submitit(tmp_path):
+def test_a_run_does_not_receive_signals_for_submitit(tmp_path):
     """SIGUSR2 to the child, which has no handler for it, does nothing."""
     resumable = job(
         tmp_path, "a", "import os, signal; os.kill(os.getpid(), signal.SIGUSR2); print('on')"
