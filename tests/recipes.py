@@ -32,7 +32,7 @@ class Pairs(Blind):
 
 
 class Peeking(Blind):
-    """A loss that reads what it says it does not."""
+    """A loss that reads labels although it declares that it does not."""
 
     def forward(self, output, batch):
         return {"size": (output.u * batch.targets.sum()).mean()}

@@ -1,4 +1,4 @@
-"""Who may import whom, and which words the engine may not know."""
+"""Allowed imports, and names that training must not contain."""
 
 import ast
 import subprocess
@@ -84,7 +84,7 @@ def foreign(root: Path) -> list[str]:
 
 
 def words(root: Path, forbidden: set[str]) -> list[str]:
-    """Strings of the source that are one of the forbidden words."""
+    """Strings in the source that are forbidden names."""
     return [
         f"{path.name}:{node.lineno} says {node.value!r}"
         for path in sorted(root.rglob("*.py"))

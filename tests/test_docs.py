@@ -46,7 +46,7 @@ def test_the_example_of_the_evaluation_page_runs(tmp_path, monkeypatch, capsys):
 
 
 def test_the_library_page_runs(tmp_path, monkeypatch, capsys):
-    """The blocks of docs/library.md run in one session, and print what their comments say."""
+    """The blocks of docs/library.md run in one session, and print what their comments state."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/library.md").read_text(), re.DOTALL)
     assert len(blocks) >= 3
     monkeypatch.chdir(tmp_path)

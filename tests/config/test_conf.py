@@ -1,4 +1,4 @@
-"""Every page of ``conf`` by walking, and what the checks of a configuration tell."""
+"""All files of ``conf``, and the messages of the checks of a configuration."""
 
 import copy
 import functools
@@ -932,7 +932,7 @@ def test_a_crossing_equals_the_composed_command_line(crossed, composed):
 
 
 def is_refused(method, codebook, similarity, relaxation):
-    """The rule in its own words: what is read is there, and what is typed is read."""
+    """Whether all inputs of a combination exist and all given parts are used."""
     reads = targets.locate(method["loss"]["_target_"]).needs
     scores, centers = "logits" in reads, "centers" in reads
     lacks = (scores and not method.get("similarity")) or (

@@ -1,4 +1,4 @@
-"""What is said of a mistyped command line, and that what is suggested is accepted."""
+"""Messages about mistyped command lines; their suggestions are accepted."""
 
 import re
 import shlex
@@ -26,7 +26,7 @@ def without_sweeps():
 
 @pytest.fixture
 def say(monkeypatch, tmp_path):
-    """What the command line says of some words before anything is opened; empty: nothing."""
+    """Return the message for a command line before data are opened; empty without a fault."""
     schema.register()
     monkeypatch.chdir(tmp_path)
 
@@ -42,7 +42,7 @@ def say(monkeypatch, tmp_path):
 
 
 def suggested(message):
-    """The words after ``Did you mean``, as a shell splits them."""
+    """Return the arguments after ``Did you mean``, split as by a shell."""
     result = re.search(r"Did you mean (.*?)\?(\s|$)", message)
     return shlex.split(result[1]) if result else []
 

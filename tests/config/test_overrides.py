@@ -1,4 +1,4 @@
-"""Which values are texts, and how words without ``=`` are read."""
+"""Values that are text, and arguments without ``=``."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Targets: nothing but parts of the right kind is ever built, whatever a configuration says."""
+"""Targets: only parts of the right kind are built, for any configuration."""
 
 import sys
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""What constructors refuse by themselves is told before data are opened."""
+"""Errors of constructors are reported before data are opened."""
 
 import pytest
 import torch

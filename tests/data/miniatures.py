@@ -78,9 +78,9 @@ def picture(path: Path, labels: np.ndarray, size: int = 32, seed: int = 0) -> No
 
 
 def multi(count: int, frequencies: np.ndarray, empty: float = 0.0, seed: int = 0) -> np.ndarray:
-    """Random labels (count, C) bool, about as frequent as asked; a part of the rows is empty.
+    """Random labels (count, C) bool, about as frequent as given; a part of the rows is empty.
 
-    The columns are as frequent as asked in relation to each other, too: their counts are in the
+    The columns are as frequent as given in relation to each other, too: their counts are in the
     same order.
     """
     rng = np.random.default_rng(seed)
@@ -113,7 +113,7 @@ def make_ilsvrc(
 
     Args:
         root: made if it is not there.
-        wnids: the classes of which is told what a reader finds.
+        wnids: the classes in the returned labels.
         train: training images of each class.
         validation: validation images of each class.
         layout: `folders`, val/<wnid>/; `kaggle`, its tree and LOC_val_solution.csv; or a flat val/
@@ -195,7 +195,7 @@ def make_nuswide(
         count: lines of the list.
         world: names of the images: `bucket`, images/0001_ID.jpg; `running`, HashNet's
             images/1_ID_SECRET_m.jpg; or `flickr`, the authors' Flickr/<folder>/0001_ID.jpg.
-        concepts: 21 or 81, which of them is told what a reader finds.
+        concepts: 21 or 81, the concepts in the returned labels.
         twice: how many ids stand in the list a second time, in another folder.
         size: of the images.
     """
@@ -306,7 +306,7 @@ def make_mirflickr(
     Args:
         root: made if it is not there.
         count: images.
-        columns: 24 or 38, which of them is told what a reader finds.
+        columns: 24 or 38, the concepts in the returned labels.
         layout: `archive`, folders as they unpack; `flat`, all in root; or `images`, images/ and
             annotations/.
         size: of the images.
@@ -384,8 +384,8 @@ def make_csv(
         style: `label`, a column `label` of one name; `labels`, a column `label` of several set
             apart by blanks; or `columns`, one of 0 and 1 for each class.
         delimiter: between cells.
-        roles: whether there is a column `role`: of seven images one asks, two train and are in the
-            database, the others are in the database.
+        roles: whether there is a column `role`: one of seven images is a query, two are for
+            training and in the database, the others only in the database.
         size: of the images.
     """
     labels = np.eye(len(classes), dtype=bool)[np.arange(count) % len(classes)]

@@ -2,8 +2,8 @@
 
 ``values.json``, ``configurations.json`` and ``runs/`` pin what may not move: run names, the
 identity of configurations, fingerprints, losses, metrics, and run folders that later versions must
-read. They change only together with an entry in CHANGELOG.md that says which results moved and why.
-Whoever restructures the code adapts the functions of this module, and leaves the values alone.
+read. They change only together with an entry in CHANGELOG.md that states what changed and why.
+A refactoring adapts the functions of this module, not the values.
 
 ``python -m tests.golden.make losses`` writes only the sections that are named.
 """
@@ -321,7 +321,7 @@ def freeze(outputs: Path) -> dict[str, Any]:
 
 
 def portable(runs: Path) -> None:
-    """Remove from run folders what tells of this machine, and what no test reads."""
+    """Remove paths of this machine and unused files from run folders."""
     for file in runs.rglob("*"):
         if file.name == "report.json":
             report = json.loads(file.read_text())

@@ -1,4 +1,4 @@
-"""The first 50 steps of training, and the mAP after them. ``compare`` says how exactly."""
+"""The first 50 steps of training, and the mAP after them. ``compare`` defines the tolerance."""
 
 import pytest
 

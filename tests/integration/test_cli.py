@@ -26,7 +26,7 @@ def start(cwd, *arguments, script="train.py", **options):
 
 
 def _interruptible():
-    """A shell's background jobs, such as tests may be, have it ignored and hand that on."""
+    """Background jobs of a shell ignore it, and child processes inherit this."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

@@ -164,7 +164,7 @@ def test_a_class_of_a_package_that_is_not_named_is_refused(plugin):
 
 
 def test_a_run_folder_cannot_name_a_package(tmp_path, plugin):
-    """What the folder of a stranger names is not imported, whatever its plugins say."""
+    """Plugins in an untrusted run folder are not imported."""
     plugin({"mypkg/__init__.py": "raise SystemExit('imported')"})
     cfg = dict(checked().plain)
     cfg["plugins"] = ["mypkg"]

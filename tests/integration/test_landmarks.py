@@ -1,4 +1,4 @@
-"""Sets in which lists say what to find: a layer learns landmarks, and is measured elsewhere."""
+"""Datasets with ground truth as lists: a head is trained on landmarks and evaluated elsewhere."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Sweeps, from the command line to the folders they leave: skipped, resumed, refused, told."""
+"""Sweeps, from the command line to their folders: skipped, resumed, refused, reported."""
 
 import fcntl
 import json

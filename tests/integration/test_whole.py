@@ -300,7 +300,7 @@ def kill_after(cwd, epoch):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """The long run in one go, and the same killed twice: their folders, and what the last said."""
+    """The long run at once, and the same killed twice: their folders, and the last output."""
     straight, killed = tmp_path_factory.mktemp("straight"), tmp_path_factory.mktemp("killed")
     run(straight, *LONG)
     for epoch in (2, 4):

@@ -52,7 +52,7 @@ def test_the_remaining_time_is_estimated_from_the_steps_so_far(capsys, monkeypat
 
 
 class Clock:
-    """Time that passes when it is told to."""
+    """A clock that the test sets."""
 
     def __init__(self, monkeypatch):
         self.now = 100.0

@@ -37,7 +37,7 @@ needs_wandb = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def nobody(monkeypatch, tmp_path):
-    """A machine on which nobody has ever logged in."""
+    """A machine without credentials."""
     for name in list(os.environ):
         if name.startswith("WANDB_"):
             monkeypatch.delenv(name)

@@ -25,7 +25,7 @@ from deephash.types import generator
 
 
 def naive(num_classes, nbit, rng, threshold, step, floor, tries):
-    """The search as one reads it: a candidate, a loop over the rows, a count of failures."""
+    """A naive search: a candidate, a loop over the rows, a count of rejections."""
     book, fails, tau = [], 0, threshold
     while True:
         for candidate in signs(tries, nbit, rng):
@@ -43,7 +43,7 @@ def naive(num_classes, nbit, rng, threshold, step, floor, tries):
 
 
 def naive_balanced(num_classes, nbit, rng, threshold, tries):
-    """Books one by one, judged pair by pair; the best so far is remembered."""
+    """A naive search: codebooks one by one, compared pair by pair; the best so far is kept."""
     best, score = None, (-1, 0)
     for _ in range(tries):
         book = balanced(num_classes, nbit, rng)
@@ -57,7 +57,7 @@ def naive_balanced(num_classes, nbit, rng, threshold, tries):
 
 
 def seeded(kind):
-    """A codebook that the seed moves: Hadamard draws only where its matrix ends."""
+    """A codebook that depends on the seed: Hadamard draws rows only beyond its matrix."""
     if kind is Hadamard:
         return lambda num_classes, nbit, seed: Hadamard(2 * nbit + num_classes, nbit, seed, tries=9)
     return kind
@@ -71,7 +71,7 @@ def pairs(rows):
 def test_fixed_rows_are_signs_and_reproducible(name):
     kind = seeded(name)
     first = kind(num_classes=10, nbit=16, seed=3)().clone()
-    torch.manual_seed(99)  # the global stream has no say
+    torch.manual_seed(99)  # the global random state is not used
     torch.rand(7)
     before = torch.get_rng_state()
     again = kind(num_classes=10, nbit=16, seed=3)()
@@ -89,7 +89,7 @@ def test_fixed_rows_are_signs_and_reproducible(name):
      (100, 32, 12, 16.1), (100, 64, 26, 32.2), (100, 128, 54, 64.4)],
 )  # fmt: skip
 def test_max_hamming_reaches_the_known_distances(classes, nbit, least, mean):
-    """What the reference search arrives at; one bit of play for the draw."""
+    """Distances of the reference search, with a tolerance of one bit."""
     smallest, average = spread(MaxHamming(classes, nbit, seed=0)())
     assert least - 1 <= smallest <= least + 1
     assert average == pytest.approx(mean, abs=0.35)
@@ -98,7 +98,7 @@ def test_max_hamming_reaches_the_known_distances(classes, nbit, least, mean):
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize(("classes", "nbit", "tries"), [(8, 12, 30), (12, 16, 50), (5, 8, 3)])
 def test_max_hamming_is_the_naive_loop_in_chunks(seed, classes, nbit, tries):
-    """The same candidates in the same order: not only the law, the very rows are the same."""
+    """The rows are identical, because candidates are drawn in the same order."""
     options = {"threshold": 0.61, "step": 0.01, "floor": 0.2, "tries": tries}
     expected = naive(classes, nbit, generator(seed, "x"), **options)
     assert torch.equal(max_hamming(classes, nbit, generator(seed, "x"), **options), expected)
@@ -129,14 +129,14 @@ def test_duplicate_rows_happen_by_chance_but_not_by_search():
 
 
 def test_too_many_classes_for_the_bits():
-    """Two bits make four words: a fifth is at distance 0 of one of them, below any floor."""
+    """Two bits have four codes: a fifth row equals one of them, at distance 0."""
     with pytest.raises(ConfigError, match=r"5 classes do not fit into 2 bits(.|\n)*model\.nbit"):
         MaxHamming(5, 2, seed=0, tries=50)
     assert spread(MaxHamming(4, 2, seed=0, tries=50)()) == (1, pytest.approx(8 / 6))
 
 
 def test_max_hamming_names_codebooks_with_enough_rows():
-    """Nine tenths of 8 bits are beyond 3 rows, but 4 of the matrix's 8 rows are there for all."""
+    """No 3 rows have distances of 9 tenths of 8 bits, but other codebooks have 4 rows."""
     with pytest.raises(ConfigError, match=r"fit into 8 bits at a distance of 8") as error:
         MaxHamming(4, 8, seed=0, threshold=0.9, floor=0.9, tries=50)
     for name in ("model.nbit", "codebook=hadamard", "codebook=balanced", "codebook=bernoulli"):
@@ -150,7 +150,7 @@ def test_a_search_that_would_not_terminate_is_refused(options):
 
 
 def test_acceptance_counts_equality():
-    """Threshold 1: only the exact opposite may join."""
+    """Threshold 1: only the exact opposite is accepted."""
     rows = MaxHamming(2, 4, seed=0, threshold=1.0, tries=1000)()
     assert torch.equal(rows[0], -rows[1])
 
@@ -284,7 +284,7 @@ def test_no_hadamard_matrix_for_these_bits(rest):
 
 
 def test_only_codebooks_with_enough_rows_are_named():
-    """6 bits make 20 balanced rows and 64 words, and 4 bits 16: too few for 100 classes."""
+    """6 bits have 20 balanced rows and 64 codes, and 4 bits 16 codes: too few for 100 classes."""
     with pytest.raises(ConfigError, match=r"Try model\.nbit=8\."):
         Hadamard(100, 6, seed=0, rest="once")
     with pytest.raises(ConfigError, match=r"20 balanced.*\n *Try model\.nbit=9\."):
@@ -315,7 +315,7 @@ def test_every_balanced_row_is_as_likely(nbit):
     [(5, 8, 2, 40), (5, 8, 6, 60), (12, 16, 4, 50), (7, 9, 4, 50), (2, 2, 2, 9), (9, 16, 99, 30)],
 )
 def test_balanced_is_the_naive_search(classes, nbit, threshold, tries, seed):
-    """The same books in the same order: the first good one, or the best that was seen."""
+    """The same codebooks in the same order: the first accepted one, or the best."""
     book, good = naive_balanced(classes, nbit, generator(seed, "x"), threshold, tries)
     rows = balanced_book(classes, nbit, generator(seed, "x"), threshold, tries)
     assert torch.equal(rows, book)
@@ -325,7 +325,7 @@ def test_balanced_is_the_naive_search(classes, nbit, threshold, tries, seed):
 
 
 def test_balanced_does_not_depend_on_its_chunks(monkeypatch):
-    """60 draws of 200 classes come in several chunks; a thin budget ends them after two, or one."""
+    """60 draws of 200 classes need several chunks; a small budget stops after two, or one."""
     rng = generator(0, "x")
     drawn = [balanced(200, 16, rng) for _ in range(60)]
     for budget, draws in ((codebooks.BUDGET, 60), (2 * 200 * 200 * 16 + 1, 2), (0, 1)):
@@ -359,7 +359,7 @@ def test_the_best_book_is_kept_where_none_is_good_enough(classes, nbit, least):
 
 
 def test_a_lower_threshold_is_met_sooner():
-    """Threshold 0 leaves the mean alone to decide."""
+    """With threshold 0, only the mean decides."""
     rows = Balanced(30, 16, seed=3, threshold=0)()
     assert spread(rows)[1] >= 8
     assert spread(rows)[0] < spread(Balanced(30, 16, seed=3, threshold=4, tries=1000)())[0]
@@ -367,7 +367,7 @@ def test_a_lower_threshold_is_met_sooner():
 
 @pytest.mark.parametrize("nbit", [1, 2, 3, 4])
 def test_too_many_classes_for_balanced_rows(nbit):
-    """All rows of 3 bits with one -1: three classes fit, the fourth has none left."""
+    """All rows of 3 bits with one -1: three classes fit, a fourth does not."""
     room = len(set(itertools.permutations([-1] * (nbit // 2) + [1] * (nbit - nbit // 2))))
     rows = Balanced(room, nbit, seed=0)()
     assert len(rows.unique(dim=0)) == room
@@ -437,7 +437,7 @@ def test_spread_is_exact_for_many_rows():
 
 
 class Largest(TorchDispatchMode):
-    """Note the largest tensor that any operation makes."""
+    """Record the largest tensor that an operation creates."""
 
     def __init__(self):
         super().__init__()

@@ -46,7 +46,7 @@ def alexnet_file(alexnet, tmp_path_factory):
 
 @pytest.mark.parametrize("name", FEATURES)
 def test_every_named_backbone_is_cut_at_its_features(name):
-    """Shapes alone, on the meta device: no weights are made."""
+    """Only shapes, on the meta device."""
     assert yaml.safe_load((CONF / f"{name}.yaml").read_text())["name"] == name
     with torch.device("meta"):
         backbone = Torchvision(name, weights="none").eval()
@@ -109,7 +109,7 @@ def test_weights_of_imagenet_are_the_first_that_torchvision_had(name):
 
 @pytest.mark.parametrize("dropout", [True, False])
 def test_dropout_is_active_only_if_enabled(dropout):
-    """Off, two passes in training agree; on, they do not."""
+    """Two passes in training are equal without dropout and differ with it."""
     backbone = Torchvision(SMALL, weights="none", dropout=dropout).train()
     with torch.no_grad():
         same = torch.equal(backbone(images()), backbone(images()))
@@ -248,7 +248,7 @@ def test_mlp_head(hidden, dropout):
 
 
 def test_mlp_head_of_a_width_of_its_own():
-    """That of CIBHash has one hidden layer, of width 1024."""
+    """CIBHash's head has one hidden layer of width 1024."""
     for hidden, shapes in ((0, [(4, 6)]), (1, [(9, 6), (4, 9)]), (2, [(9, 6), (9, 9), (4, 9)])):
         head = MLP(6, 4, hidden, width=9)
         assert [tuple(m.weight.shape) for m in head if isinstance(m, nn.Linear)] == shapes
@@ -274,7 +274,7 @@ def test_continuation_by_epochs():
     relaxation, result = Continuation(), []
     for epoch in (0, 19, 20, 40, 60, 80, 99):
         relaxation.on_epoch_start(epoch)
-        relaxation(torch.zeros(1, 1))  # a batch changes nothing
+        relaxation(torch.zeros(1, 1))  # a batch has no effect
         result.append(relaxation.beta.item())
     expected = [1, 1, 2**0.5, 3**0.5, 2, 5**0.5, 5**0.5]
     assert result == pytest.approx(expected)
@@ -283,7 +283,7 @@ def test_continuation_by_epochs():
 
 
 def test_continuation_by_iterations():
-    """HashNet's own: the square root of 1 + 0.005 t, moved at every 200th training batch."""
+    """HashNet's code: the square root of 1 + 0.005 t, updated at every 200th training batch."""
     relaxation, z = Continuation("iteration", every=200, gain=0.005), torch.ones(1, 1)
     expected = {199: 1, 200: 1.414, 399: 1.414, 400: 1.732, 2000: 3.317, 9000: 6.782, 10000: 7.141}
     for at, beta in expected.items():
@@ -323,7 +323,7 @@ def test_bits_are_exact_and_their_gradient_passes(dtype):
 
 
 def test_sign_of_zero_sets_the_value_of_an_exact_zero():
-    """1: as codes are compared; 0: `torch.sign`, as in the sources. The gradient is the same."""
+    """1: as in retrieval; 0: `torch.sign`, as in the sources. The gradient is the same."""
     values = [-2.0, -1e-30, -0.0, 0.0, 1e-30, 0.7]
     for part, kept in ((Sign, values), (partial(StochasticSign, False), [-2.0, -0.0, 0.0, 0.7])):
         grads = []
@@ -337,7 +337,7 @@ def test_sign_of_zero_sets_the_value_of_an_exact_zero():
 
 
 def test_only_a_tie_is_moved_by_sign_of_zero():
-    """The draws are the same; b = 1/2 where p is the number it is compared with."""
+    """The draws are the same; b = 1/2 where p equals the threshold."""
     z = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
     drawn = []
     for sign_of_zero in (1, 0):

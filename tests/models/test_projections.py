@@ -1,4 +1,4 @@
-"""Principal axes by hand, in blocks and of wide features; rotations by their draw."""
+"""Principal axes by hand, in blocks and of wide features; random rotations."""
 
 import math
 
@@ -17,7 +17,7 @@ from deephash.models.projections import (
 
 
 def decaying(images, width, power=0.7, seed=0):
-    """Features whose variances fall along random directions, away from the origin."""
+    """Features with decreasing variances along random directions and a mean of 3."""
     draw = torch.Generator().manual_seed(seed)
     scale = torch.arange(1, width + 1) ** -power
     basis = torch.linalg.qr(torch.randn(width, width, generator=draw))[0]

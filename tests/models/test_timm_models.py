@@ -1,4 +1,4 @@
-"""Backbones of timm: equal to timm's own functions, with random weights at small sizes."""
+"""Backbones of timm equal timm's own functions, with random weights at small sizes."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""Checkpoints of any origin as weights of a backbone: what is used must fit, the rest may be."""
+"""Checkpoints of any origin as weights of a backbone: used tensors must fit, others may exist."""
 
 import argparse
 import itertools
@@ -112,7 +112,7 @@ def test_a_head_of_other_classes_is_dropped_with_a_warning(tmp_path, caplog):
     whole = models.squeezenet1_0(weights=None)
     torch.save(whole.state_dict(), tmp_path / "a.pth")
     Torchvision(SMALL, weights=str(tmp_path / "a.pth"))
-    assert not caplog.text  # the layer that is cut off needs no word
+    assert not caplog.text  # the removed layer causes no warning
     other = models.squeezenet1_0(num_classes=21)
     torch.save(other.state_dict(), tmp_path / "a.pth")
     result = Torchvision(SMALL, weights=str(tmp_path / "a.pth"))
@@ -214,7 +214,7 @@ def test_weights_are_checked_without_a_network(tmp_path, monkeypatch):
         build.check_backbone(SimpleNamespace(backbone=node | {"name": "resnet18"}))
     with pytest.raises(ConfigError, match="no model"):
         build.check_backbone(SimpleNamespace(backbone=node | {"name": "resnet5"}))
-    absent = SimpleNamespace(missing=lambda: "no images")  # which is told first
+    absent = SimpleNamespace(missing=lambda: "no images")  # which is reported first
     build.check_backbone(SimpleNamespace(backbone=node | {"name": "resnet18"}), absent)
     build.check_backbone(
         SimpleNamespace(backbone={"_target_": "deephash.models.backbones.IdentityBackbone"})

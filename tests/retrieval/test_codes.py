@@ -52,7 +52,7 @@ def test_distance_is_the_inner_product_in_disguise(nbit):
 
 
 def test_distance_of_long_opposites_does_not_overflow_a_byte():
-    """300 bits, all different, are 300 apart; a sum in 8 bits would say 44."""
+    """300 bits, all different, are 300 apart; a sum in 8 bits would be 44."""
     ones, zeros = np.ones((1, 300), dtype=bool), np.zeros((1, 300), dtype=bool)
     assert hamming(pack(ones), pack(zeros)).tolist() == [[300]]
 

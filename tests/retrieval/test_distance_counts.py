@@ -59,7 +59,7 @@ def test_multi_label_by_definition(nbit, classes):
 
 @pytest.mark.parametrize("nbit", [1, 12, 64, 70, 260])
 def test_single_label_by_definition_in_every_form(nbit):
-    """Class 9 is asked for and absent; class 0 is held and never asked for."""
+    """Class 9 occurs only in queries, class 0 only in the database."""
     query, database = bits(1, 6, nbit), bits(2, 40, nbit)
     rng = np.random.default_rng(5)
     query_labels, database_labels = rng.integers(1, 10, 6), rng.integers(0, 9, 40)

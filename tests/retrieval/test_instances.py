@@ -143,7 +143,7 @@ def test_nothing_before_the_first_is_worth_half_of_it():
 
 
 def test_a_tie_of_three_by_hand():
-    """Two of three are right: places 0 1, 0 2, 1 2, worth 1, 19/24, 5/12; best, mean and worst."""
+    """Two of three are right: places 0 1, 0 2, 1 2, values 1, 19/24, 5/12; best, mean and worst."""
     ranking = ranked([1, 1, 1], [0, 1, 1])
     results = {
         ties: revisited(ranking, ties).map for ties in ("best", "expected", "worst", "stable")
@@ -421,7 +421,7 @@ def test_malformed_questions():
 
 
 def shifted(scale):
-    """A hash layer at rest on one domain, and codes of another: its own, and after the remedy."""
+    """Codes of another domain from a hash layer with batch norm: unchanged, and recentred."""
     torch.manual_seed(0)
     queries, database, nbit = 12, 300, 24
     linear, norm = nn.Linear(16, nbit, dtype=torch.float64), nn.BatchNorm1d(nbit).double().eval()

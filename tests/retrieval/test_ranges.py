@@ -28,7 +28,7 @@ def test_a_mean_within_the_range_is_that_of_the_values_as_they_are():
 
 
 def perfect(seed):
-    """Queries that find what is relevant first, or to whom everything is relevant."""
+    """Queries with all relevant items first, or with only relevant items."""
     rng = np.random.default_rng(seed)
     groups = int(rng.integers(1, 20))
     base = rng.integers(0, 40, groups)

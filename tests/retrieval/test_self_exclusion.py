@@ -297,10 +297,10 @@ def flat(report, path=()):
     [*((engine, None, 0.6) for engine in ENGINES), (ENGINES[0], None, 1), (ENGINES[-1], 0.6, 1)],
 )
 def test_the_full_report(engine, ternary, inside, kind):
-    """Every number is the mean of what the queries say alone, over those that have a say.
+    """Every number is the mean over single queries, without those for which it is undefined.
 
-    Two are not means of means, and are judged elsewhere: precision and recall of all balls poured
-    together. Where some rank one item more, curves by rank have other places: judged elsewhere too.
+    Two are not means over queries and have their own test: precision and recall of all balls
+    pooled. If some queries rank one item more, curves by rank have other cuts: tested elsewhere.
     """
     given_ = drawn(11, kind, queries=9, size=61, nbit=8, inside=inside)
     convention = Convention(top=20, empty="skip_no_relevant", denominator="hits")

@@ -436,7 +436,7 @@ def test_keys_of_a_report_exist(name):
 
 
 def agent_command(page, point):
-    """What an agent of W&B runs: its macros stand for words, or for several."""
+    """The command of a W&B agent, with its macros replaced."""
     words = {
         "${env}": ["/usr/bin/env"],
         "${interpreter}": ["echo"],  # instead of python

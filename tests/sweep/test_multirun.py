@@ -1,4 +1,4 @@
-"""Many jobs: composed quickly and as Hydra does; missing data are told before any begins."""
+"""Many jobs are composed quickly and as by Hydra; missing data are reported before any starts."""
 
 import pytest
 from hydra import compose

@@ -45,7 +45,7 @@ def entry(scale, seed, nbit=BITS):
 
 
 def finish(outputs, job, clean=0.5, ternary=None, **convention):
-    """A finished run with codes that tell the classes apart, more or less."""
+    """A finished run with codes that separate the classes to some degree."""
     random = np.random.default_rng(job["values"]["seed"] + 10)
     classes = [np.arange(many) % 5 for many in (QUERIES, ITEMS)]
     centers = random.choice([-1.0, 1.0], (5, BITS))
@@ -313,7 +313,7 @@ def test_one_damaged_member_of_codes_is_reported(outputs, capsys):
 
 
 def test_an_untrusted_summary_removes_nothing_outside(outputs, tmp_path):
-    """`summary.json` names the files of an earlier report; it may be a stranger's, with links."""
+    """`summary.json` names the files of an earlier report; it may be untrusted, with links."""
     victim = tmp_path / "victim"
     victim.mkdir()
     (victim / "kept.txt").write_text("text")

@@ -136,7 +136,7 @@ def test_a_full_disk_is_a_sentence_and_the_old_file_stays(tmp_path, monkeypatch,
     old = path.read_bytes()
 
     class Full:
-        """A file on a disk that has room for so many bytes."""
+        """A file on a disk with a limited number of free bytes."""
 
         def __init__(self, file):
             self.file, self.left = file, room

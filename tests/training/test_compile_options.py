@@ -1,4 +1,4 @@
-"""The compiled and the fused step: the same run, and checkpoints that know no difference."""
+"""The compiled and the fused step give the same run and interchangeable checkpoints."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -233,7 +233,7 @@ def test_an_optimizer_that_cannot_be_fused_is_left_alone():
 
 @pytest.mark.parametrize("fused_first", [True, False])
 def test_fused_or_not_is_the_optimizers_and_not_the_checkpoints(tmp_path, fused_first):
-    """The form that goes on is the optimizer's; what the file says is where it goes on from."""
+    """The form is that of the optimizer; the state is that of the file."""
     first, then = (FUSED, ADAM) if fused_first else (ADAM, FUSED)
     with pytest.raises(Killed):
         run(tmp_path, make=first, dies=2)

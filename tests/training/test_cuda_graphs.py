@@ -49,7 +49,7 @@ RECIPES = [
 
 
 class Invalid(RuntimeError):
-    """What CUDA says of an operation that a capture does not permit."""
+    """The error of CUDA for an operation that a capture does not permit."""
 
 
 class Operations(TorchDispatchMode):

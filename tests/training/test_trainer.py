@@ -169,7 +169,7 @@ def test_it_trains_logs_and_leaves_two_files(tmp_path):
 
 
 class Clock:
-    """One second passes each time that somebody looks."""
+    """A clock that advances by one second with each call."""
 
     def __init__(self):
         self.now = 0.0

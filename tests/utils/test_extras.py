@@ -1,4 +1,4 @@
-"""Optional packages: the error names a command that works, and never one that a stranger serves."""
+"""Optional packages: the error names a command that works, never one of an unknown publisher."""
 
 import re
 import sys
@@ -39,7 +39,7 @@ def test_every_extra_has_a_hint():
 
 
 def test_nothing_offers_the_project_from_an_index():
-    """No package of this name is published; an index would serve whatever a stranger uploads."""
+    """No package of this name is published; anybody could upload one to an index."""
     assert len(written()) > 300
     offered = re.compile(rf"{PROJECT['name']}\[|pip install (?:-U |--upgrade )?{PROJECT['name']}\b")
     result = [

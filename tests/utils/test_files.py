@@ -84,7 +84,7 @@ def test_a_name_and_a_text_of_any_script(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.json", "log.jsonl", "report.html"])
 def test_what_a_kill_leaves_is_swept_away_by_the_next_run(tmp_path, monkeypatch, name):
-    """Whoever writes, the piece has the name that locking the folder looks for."""
+    """Temporary files of all writers have the name that locking the folder searches for."""
     if name == "a.json":
 
         def write():

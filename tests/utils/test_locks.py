@@ -1,4 +1,4 @@
-"""One process at a time, on every filesystem and whatever lies where the lock file should be."""
+"""One process at a time, on every filesystem and with any file in place of the lock file."""
 
 import errno
 import logging

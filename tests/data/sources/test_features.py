@@ -98,7 +98,7 @@ def test_an_image_of_two_roles_is_one_row(tmp_path):
 
 
 def test_labels_of_an_image_in_two_files(tmp_path):
-    """Whoever tells them is believed; two who tell different ones are not."""
+    """Labels in only one file are used; different labels in two files are refused."""
     contents, rows = arrays("database", 9), np.array([7, 2, 4])
     taught = {name: values[rows] for name, values in contents.items()}
     as_npz(tmp_path / "database", {name: contents[name] for name in ("features", "ids")})

@@ -58,7 +58,7 @@ def write(folder, **lists):
 
 @pytest.fixture
 def small(tmp_path):
-    """Five images of the database, two of them train, two others ask; 5 has no label."""
+    """Five images of the database, two of them for training, and two queries; 5 has no label."""
     database = [(f"im/{k}.png", labels) for k, labels in
                 ((3, "1 0 0"), (1, "1 1 0"), (5, "0 0 0"), (2, "0 1 1"), (4, "0 0 1"))]  # fmt: skip
     return write(
@@ -192,7 +192,7 @@ PIECES = st.sampled_from(["a", "b.jpg", "/", "..", "./", "0", "1", "7", " ", "\t
 @settings(max_examples=60, deadline=None)
 @given(st.lists(PIECES, max_size=40), st.sampled_from([None, 1, 2, 8]))
 def test_every_line_is_a_row_or_a_fault(pieces, count):
-    """A row is what the line says, by a naive reading; the others are told by their numbers."""
+    """A row equals a naive parse of its line; other lines are reported by their numbers."""
     text, faults = "".join(pieces), []
     rows = parse_list(text, count, NO_PREFIX, lambda line, message: faults.append(line))
     lines = (text if "\n" in text else text.replace("\r", "\n")).split("\n")

@@ -25,7 +25,7 @@ def images_of(labels, official=None):
 
 
 def random_labels(count, frequencies, seed=0, empty=0):
-    """Each class as frequent as asked; the first `empty` rows have no label, the others some."""
+    """Draw classes with given frequencies; the first `empty` rows have no label, all others do."""
     rng = np.random.default_rng(seed)
     labels = rng.random((count, len(frequencies))) < frequencies
     none = ~labels.any(axis=1)

@@ -293,7 +293,7 @@ def test_an_image_set_whose_parts_do_not_fit(change, message):
 
 
 def shared_lists():
-    """Ten images; 0 and 1 ask, 2 and 3 train, the database holds all but 9, in another order."""
+    """Ten images; 0 and 1 are queries, 2 and 3 train; the database has all but 9, reordered."""
     lists = {"train": [2, 3], "queries": [0, 1], "database": [5, 1, 2, 3, 4, 0, 6, 7, 8]}
     rows = {role: np.array(rows) for role, rows in lists.items()}
     return dataclasses.replace(images_of([0, 1] * 5, 2), lists=rows)

@@ -325,7 +325,7 @@ def test_any_split_comes_back_from_its_file(tmp_path_factory, made):
 
 
 def come_back(folder, images, split, style, prefix=""):
-    """The split as it is when its lists were written and read; the words of why it cannot be."""
+    """Write the lists of a split and compare what is read; return the error if it is refused."""
     try:
         write_lists(folder, images, split, style, prefix)
     except DataError as error:

@@ -1,4 +1,4 @@
-"""What is said of lists before an image is opened: counts, faults collected, known variants."""
+"""Inspection of lists without opening an image: counts, all faults, known variants."""
 
 import contextlib
 import hashlib
@@ -40,7 +40,7 @@ def lists(folder, **texts):
 
 
 def messages(inspection, level=None):
-    """What the findings of a level say, on one line each."""
+    """Return the findings of a level, one line each."""
     return [
         " | ".join(finding.lines())
         for finding in inspection.findings

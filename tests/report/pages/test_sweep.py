@@ -438,7 +438,7 @@ def test_joined_sweeps_share_a_table_and_count_a_run_once():
 
 
 def test_joined_sweeps_with_two_runs_of_one_seed_keep_their_rows():
-    """Early stopping and 100 epochs, say: one mean of both would be neither."""
+    """Runs with early stopping and with 100 epochs have no common mean."""
     first = Sweep("a", (job(5, 16, 0, 0.5, fixed=("trainer=early_stop",)),), BETA)
     other = Sweep("b", (job(5, 16, 0, 0.4, run="long"), job(10, 16, 0, 0.3, run="l2")), BETA)
     (result,) = make_sections([first, other])
@@ -613,7 +613,7 @@ def test_published_numbers_are_those_of_the_collection():
 
 @pytest.mark.skipif(not UNLABELLED.is_file(), reason="the collection is not at hand")
 def test_published_numbers_without_labels_are_those_of_the_collection():
-    """All of its numbers, and as sure as it says; none that was only recalled."""
+    """All of its numbers with their reliability, without those from memory."""
     known, theirs = published_tables(), yaml.safe_load(UNLABELLED.read_text())
 
     def numbers(tables):

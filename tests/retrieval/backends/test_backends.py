@@ -1,4 +1,4 @@
-"""Whoever counts, the numbers are the same whole numbers, those of the definition."""
+"""All backends return identical counts, equal to the definition."""
 
 import importlib.util
 import os
@@ -55,7 +55,7 @@ def drawn(seed, queries, size, nbit, classes, kind, density=0.4):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("nbit", [12, 64, 130])
 def test_databases_of_several_parts(engine, kind, nbit, monkeypatch):
-    """Parts, and blocks within, end where they like."""
+    """Parts and blocks have arbitrary boundaries."""
     given_ = drawn(5, 4, 4 * numpy_backend.PART + 4321, nbit, 70, kind)
     monkeypatch.setattr(torch_backend, "PART", 100_000)
     counts = Ranking(*given_, nbit, engine).counts

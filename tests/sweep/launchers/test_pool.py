@@ -1,4 +1,4 @@
-"""A pool on commands that do next to nothing: who runs when and where, what a failure leaves."""
+"""A pool with trivial commands: order and devices of jobs, and files of failures."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from deephash.sweep.launchers.process import ERROR, LOG, Job
 
 
 class Seen:
-    """A watch that keeps what it is told."""
+    """A watch that records its calls."""
 
     def __init__(self):
         self.told, self.most, self.running = [], 0, set()
@@ -42,7 +42,7 @@ def job(tmp_path):
 
 
 def output(job):
-    """What a job said, without the line that tells its command."""
+    """Return the output of a job without the line of its command."""
     return [line for line in (job.folder / LOG).read_text().splitlines() if line[:2] != "$ "]
 
 

@@ -18,7 +18,7 @@ from tests.paths import ROOT
 
 
 class Heard:
-    """What a watch was told."""
+    """A watch that records its calls."""
 
     def __init__(self):
         self.started_at, self.statuses, self.ticks = [], {}, 0
@@ -75,7 +75,7 @@ out.write_text(json.dumps([gpu, threads, os.getcwd(), began, time.time()]))
 
 
 def share(tmp_path, monkeypatch, gpus_per_job):
-    """Four jobs on two GPUs: what each tells of itself."""
+    """Run four jobs on two GPUs, and return their records."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     files = [tmp_path / f"{at}.json" for at in range(4)]
     jobs = [

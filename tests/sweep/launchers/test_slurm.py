@@ -84,7 +84,7 @@ elif name == "scontrol":
 
 
 class Heard:
-    """What a watch was told."""
+    """A watch that records its calls."""
 
     def __init__(self):
         self.started_at, self.statuses, self.ticks = [], {}, 0
@@ -198,7 +198,7 @@ def test_local_jobs_keep_to_their_number_and_share_a_gpu(tmp_path):
 
 
 def test_the_script_of_an_array(tmp_path, cluster):
-    """Held in the queue: only what is asked of SLURM is looked at."""
+    """Pending in the queue: only the request to SLURM is checked."""
     (cluster / "hold").write_text("77_0 77_1 77_2")
     launcher = Slurm(
         tmp_path / "submitit", timeout_min=90, array_parallelism=2, partition="gpu",
@@ -282,7 +282,7 @@ def test_an_array_runs_to_its_end(tmp_path, cluster):
 
 @pytest.mark.slow
 def test_a_cancelled_job_was_signalled_to_stop(tmp_path, cluster):
-    """Never in the queue, and sacct says why: the next launch is to run it."""
+    """Never in the queue, with the reason from sacct: the next launch runs it."""
     (cluster / "hold").write_text("")
     (cluster / "state77").write_text("CANCELLED by 1000")
     heard = Heard()
