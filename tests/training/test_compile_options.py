@@ -106,8 +106,8 @@ def interrupted(folder, first, then):
 def tensors(folder):
     """All numbers of a finished run: of method, optimizer and the best encoder, and the mAPs."""
     last, best = (checkpoint.load_state(folder / file) for file in ("last.pt", "best.pt"))
-    found = {f"method.{key}": value for key, value in last["method"].items()}
-    found |= {f"best.{key}": value for key, value in best["encoder"].items()}
+    result = {f"method.{key}": value for key, value in last["method"].items()}
+    result |= {f"best.{key}": value for key, value in best["encoder"].items()}
     for number, state in last["optimizer"]["state"].items():
         result |= {f"optimizer.{number}.{key}": torch.as_tensor(v) for key, v in state.items()}
     result["history"] = torch.tensor([row["query"] for row in last["progress"]["history"]])
