@@ -1,15 +1,15 @@
-"""Mistype configurations at random and see that each is accepted or refused in a sentence.
+"""Mistype configurations at random, and check that each is accepted or refused with a message.
 
 Two kinds of inputs, both in one process and from one seed:
 
-- leaves: every value of several composed configurations takes values of ``NASTY`` in turn, and keys
-  are deleted, added and renamed. ``checks.check_train`` sees the result as it sees any
-  configuration, cheap parts are built on dummy sizes, and nothing else is.
-- lines: command lines of keys, words and values, as somebody might type them, on all four pages.
+- leaves: values of composed configurations are replaced by values of ``NASTY``, and keys are
+  deleted, added and renamed. ``checks.check_train`` checks the result as any other configuration,
+  and builds its cheap parts on dummy sizes.
+- lines: command lines of keys, overrides and values with typing mistakes, for all four commands.
 
-A sample of what is accepted is built in full on the digits and trained for two steps. Whatever
-ends in an exception that is no ``DeephashError`` is printed with its traceback; the exit status is
-then 1.
+A sample of the accepted configurations is built completely on the digits and trained for two steps.
+Any exception that is not a ``DeephashError`` is printed with its traceback; the exit status is then
+1.
 
     python benchmarks/fuzz_configs.py --leaves 4000 --lines 1000 --build 40 --seed 0
 """
@@ -24,19 +24,17 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
+from harness import ROOT, configuration
 
-from deephash.config import build, checks, composition, overrides, resolve, schema
+from deephash.config import build, checks, composition, overrides, schema
 from deephash.config.faults import raise_faults
 from deephash.config.synonyms import BY_WORD
 from deephash.errors import DeephashError
-
-CONF = Path(__file__).resolve().parents[1] / "conf"
 
 COMPOSED = (
     [],
@@ -52,7 +50,7 @@ COMPOSED = (
     ["dataset=lists", "dataset.root=x", "backbone=vit_b_16", "method=dpsh"],
     ["dataset=coco", "dataset.root=x", "method=dhn"],
 )
-"""Command lines that are right: what is mistyped begins with one of them."""
+"""Correct command lines; mistyped configurations are derived from them."""
 
 NASTY: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 2, 3, 7, 10**6, 40_000, 2**31, 2**32, 2**63, -(2**63), 10**23,
@@ -63,7 +61,7 @@ NASTY: tuple[Any, ...] = (
     [], [0], [1, 2], [2, 2], [-1, 0.5], ["a"], [None], [[1]], [1, 2, 3, 4], [float("nan"), 1],
     {}, {"a": 1}, {"_target_": "deephash.losses.lmcl.LMCL"}, {"_target_": 3}, {"_target_": None},
 )  # fmt: skip
-"""Values that some place cannot take."""
+"""Values that some key cannot have."""
 
 TYPED = (
     "", "3", "-1", "0", "1e400", "nan", "inf", "64", "abc", "null", "none", "true", "yes", "0.1",
@@ -71,14 +69,20 @@ TYPED = (
     "$x", "${seed}", "${no.such}", "???", "../..", "range(0,3)", "choice(a,b)", "choice(", "int(x)",
     "cifar", "relahash", "resnet-50", "9" * 30, "1_000", "0x1F", "*", "a\\", "\t", "[]", "{}",
 )  # fmt: skip
-"""Values as they are typed."""
+"""Values on command lines."""
 
 
-class Outcome(Counter[str]):
-    """How many inputs were accepted, refused, or ended in a traceback."""
+PAGES: dict[str, tuple[str, ...]] = {
+    "train": (), "data": ("do=verify",), "evaluate": ("run=x",), "report": ("sweep=x",),
+}  # fmt: skip
+"""The commands, each with the overrides that it requires."""
 
-    def see(self, what: str, job: Any) -> bool:
-        """Run a job; whether it was accepted."""
+
+class Outcomes(Counter[str]):
+    """Numbers of inputs that were accepted, refused, or ended in a traceback."""
+
+    def run(self, name: str, job: Callable[[], Any]) -> bool:
+        """Run a job; return whether its input was accepted."""
         try:
             job()
         except DeephashError:
@@ -86,114 +90,103 @@ class Outcome(Counter[str]):
             return False
         except Exception:
             self["tracebacks"] += 1
-            print(f"TRACEBACK {what}\n{traceback.format_exc()}", file=sys.stderr)
+            print(f"TRACEBACK {name}\n{traceback.format_exc()}", file=sys.stderr)
             return False
         self["accepted"] += 1
         return True
 
 
 def leaves(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The places of all values, of nodes too."""
+    """Yield the paths of all values, including nodes."""
     if path:
         yield path
     if isinstance(node, Mapping):
         for key, value in node.items():
             yield from leaves(value, (*path, key))
     elif isinstance(node, list):
-        for at, value in enumerate(node):
-            yield from leaves(value, (*path, at))
+        for index, value in enumerate(node):
+            yield from leaves(value, (*path, index))
 
 
-def mutated(cfg: Mapping[str, Any], draw: random.Random) -> tuple[str, dict[str, Any]]:
-    """A configuration with one to three places changed, and what was changed."""
-    made, told = copy.deepcopy(dict(cfg)), []
-    for _ in range(draw.choice((1, 1, 1, 2, 3))):
-        path = draw.choice(list(leaves(made)))
-        holder: Any = made
+def mutate(cfg: Mapping[str, Any], rng: random.Random) -> tuple[str, dict[str, Any]]:
+    """Return a configuration with one to three changes, and a description of them."""
+    result, changes = copy.deepcopy(dict(cfg)), []
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        path = rng.choice(list(leaves(result)))
+        container: Any = result
         for key in path[:-1]:
-            holder = holder[key]
-        kind, name = draw.random(), ".".join(map(str, path))
+            container = container[key]
+        kind, name = rng.random(), ".".join(map(str, path))
         if kind < 0.8:
-            holder[path[-1]] = copy.deepcopy(draw.choice(NASTY))
-            told.append(f"{name}={holder[path[-1]]!r}")
+            container[path[-1]] = copy.deepcopy(rng.choice(NASTY))
+            changes.append(f"{name}={container[path[-1]]!r}")
         elif kind < 0.9:
-            del holder[path[-1]]
-            told.append(f"~{name}")
-        elif isinstance(holder, dict):
-            new = draw.choice((f"{path[-1]}x", "a", "_target_", "_args_", "_partial_"))
-            holder[new] = copy.deepcopy(draw.choice(NASTY))
-            told.append(f"+{name} as {new}={holder[new]!r}")
-    return " ".join(told), made
+            del container[path[-1]]
+            changes.append(f"~{name}")
+        elif isinstance(container, dict):
+            new = rng.choice((f"{path[-1]}x", "a", "_target_", "_args_", "_partial_"))
+            container[new] = copy.deepcopy(rng.choice(NASTY))
+            changes.append(f"+{name} as {new}={container[new]!r}")
+    return " ".join(changes), result
 
 
-def line(keys: list[str], draw: random.Random) -> list[str]:
-    """A command line as somebody might type it."""
-    words = []
-    for _ in range(draw.choice((1, 1, 2, 3))):
-        key, value = (
-            draw.choice([draw.choice(keys), draw.choice(list(BY_WORD))]),
-            draw.choice(TYPED),
-        )
-        if draw.random() < 0.15:
-            key = key[: draw.randrange(len(key) + 1)] + draw.choice("._-x9/@") + key[1:]
-        forms = ([f"{key}={value}"] * 8 + [f"+{key}={value}", f"++{key}={value}", f"~{key}", key,
-                 f"--{key}={value}", f"{key}= {value}"])  # fmt: skip
-        form = draw.choice(forms)
-        pairs = draw.random() < 0.1
-        words += [key, "=", value] if pairs else [form]
-        if draw.random() < 0.05:
-            words += [f"--{key}", value]
-    return words
+def command_line(keys: list[str], rng: random.Random) -> list[str]:
+    """Return a command line with typing mistakes."""
+    arguments = []
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        key = rng.choice([rng.choice(keys), rng.choice(list(BY_WORD))])
+        value = rng.choice(TYPED)
+        if rng.random() < 0.15:
+            key = key[: rng.randrange(len(key) + 1)] + rng.choice("._-x9/@") + key[1:]
+        forms = [f"{key}={value}"] * 8 + [f"+{key}={value}", f"++{key}={value}", f"~{key}", key,
+                 f"--{key}={value}", f"{key}= {value}"]  # fmt: skip
+        form = rng.choice(forms)
+        arguments += [key, "=", value] if rng.random() < 0.1 else [form]
+        if rng.random() < 0.05:
+            arguments += [f"--{key}", value]
+    return arguments
 
 
-def fuzz_leaves(count: int, draw: random.Random, told: Outcome) -> list[dict[str, Any]]:
-    """Check mutated configurations; those that are accepted."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        right = [resolve.resolve(compose("train", overrides=some)) for some in COMPOSED]
-        pages = {
-            "data": resolve.resolve(compose("data", overrides=["do=verify"])),
-            "evaluate": resolve.resolve(compose("evaluate", overrides=["run=x"])),
-            "report": resolve.resolve(compose("report", overrides=["sweep=x"])),
-        }
-    check_of = {"data": checks.check_data, "evaluate": checks.check_evaluate,
-              "report": checks.check_report}  # fmt: skip
-    good = []
+def fuzz_leaves(count: int, rng: random.Random, outcomes: Outcomes) -> list[dict[str, Any]]:
+    """Check mutated configurations; return the accepted ones of ``train``."""
+    correct = [configuration(*line) for line in COMPOSED]
+    pages = {page: configuration(*line, page=page) for page, line in PAGES.items() if line}
+    check_of: dict[str, Any] = {"train": checks.check_train, "data": checks.check_data,
+                "evaluate": checks.check_evaluate, "report": checks.check_report}  # fmt: skip
+    accepted = []
     for _ in range(count):
-        if draw.random() < 0.2:
-            page = draw.choice(list(pages))
-            what, cfg = mutated(pages[page], draw)
-            check: Any = check_of[page]
-        else:
-            what, cfg = mutated(draw.choice(right), draw)
-            page, check = "train", checks.check_train
-        if told.see(f"{page} {what}", lambda cfg=cfg, check=check: raise_faults(check(cfg))):
-            good += [cfg] if page == "train" else []
-    return good
+        page = "train"
+        if rng.random() < 0.2:
+            page = rng.choice(list(pages))
+        changes, cfg = mutate(rng.choice(correct) if page == "train" else pages[page], rng)
+
+        def job(page: str = page, cfg: dict[str, Any] = cfg) -> None:
+            raise_faults(check_of[page](cfg))
+
+        if outcomes.run(f"{page} {changes}", job) and page == "train":
+            accepted.append(cfg)
+    return accepted
 
 
-def fuzz_lines(count: int, draw: random.Random, told: Outcome) -> None:
-    """Check command lines, up to where Hydra would take over."""
-    keys: dict[str, list[str]] = {}
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        for page, some in (("train", []), ("data", ["do=verify"]), ("evaluate", ["run=x"]),
-                           ("report", ["sweep=x"])):  # fmt: skip
-            cfg = resolve.resolve(compose(page, overrides=list(some)))
-            keys[page] = [".".join(map(str, path)) for path in leaves(cfg)]
+def fuzz_lines(count: int, rng: random.Random, outcomes: Outcomes) -> None:
+    """Check command lines, up to where Hydra's main function would start."""
+    keys = {page: [".".join(map(str, path)) for path in leaves(configuration(*line, page=page))]
+            for page, line in PAGES.items()}  # fmt: skip
     for _ in range(count):
-        page = draw.choice(("train", "train", "train", "data", "evaluate", "report"))
-        words = line(keys[page], draw)
+        page = rng.choice(("train", "train", "train", "data", "evaluate", "report"))
+        arguments = command_line(keys[page], rng)
 
-        def job(page: str = page, words: list[str] = words) -> None:
-            sys.argv = [f"{page}.py", *words]
-            composition.checked(CONF, page, overrides.read(words), f"{page}.py")
+        def job(page: str = page, arguments: list[str] = arguments) -> None:
+            sys.argv = [f"{page}.py", *arguments]
+            composition.checked(ROOT / "conf", page, overrides.read(arguments), many=True)
 
-        told.see(f"{page} {words}", job)
+        outcomes.run(f"{page} {arguments}", job)
 
 
-def train(folded: dict[str, Any]) -> None:
+def train(resolved: dict[str, Any]) -> None:
     """Build a method on the digits and take two steps."""
-    trainer = {**folded["trainer"], "device": "cpu"}
-    cfg = schema.parse(schema.Train, {**folded, "trainer": trainer})
+    trainer = {**resolved["trainer"], "device": "cpu"}
+    cfg = schema.parse(schema.Train, {**resolved, "trainer": trainer})
     if cfg.dataset.name != "digits" or cfg.model.nbit > 256 or cfg.backbone.get("width", 0) > 64:
         return
     data = build.data_module(cfg)
@@ -212,31 +205,31 @@ def train(folded: dict[str, Any]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Fuzz, print the counts, and return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, value in (("leaves", 4000), ("lines", 1000), ("build", 40), ("seed", 0)):
-        parser.add_argument(f"--{name}", type=int, default=value)
-    given = parser.parse_args(arguments)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    for name, default in (("leaves", 4000), ("lines", 1000), ("build", 40), ("seed", 0)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    options = parser.parse_args(arguments)
     schema.register()
-    draw, began = random.Random(given.seed), time.perf_counter()
-    counts = {"leaves": Outcome(), "lines": Outcome(), "builds": Outcome()}
-    here, argv = os.getcwd(), sys.argv
+    rng, began = random.Random(options.seed), time.perf_counter()
+    counts = {"leaves": Outcomes(), "lines": Outcomes(), "builds": Outcomes()}
+    directory, argv = Path.cwd(), sys.argv
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         try:
-            good = fuzz_leaves(given.leaves, draw, counts["leaves"])
-            fuzz_lines(given.lines, draw, counts["lines"])
-            for cfg in draw.sample(good, min(given.build, len(good))):
-                what = json.dumps(cfg, default=str)[:3000]
-                counts["builds"].see(what, lambda cfg=cfg: train(cfg))
+            accepted = fuzz_leaves(options.leaves, rng, counts["leaves"])
+            fuzz_lines(options.lines, rng, counts["lines"])
+            for cfg in rng.sample(accepted, min(options.build, len(accepted))):
+                name = json.dumps(cfg, default=str)[:3000]
+                counts["builds"].run(name, lambda cfg=cfg: train(cfg))
             left = sorted(path.name for path in Path(folder).iterdir())
         finally:
-            os.chdir(here)
+            os.chdir(directory)
             sys.argv = argv
-    for name, found in counts.items():
-        kinds = [f"{found[kind]:,} {kind}" for kind in ("accepted", "refused", "tracebacks")]
-        print(f"{name:<7} {found.total():6,}: {', '.join(kinds)}")
+    for name, outcomes in counts.items():
+        kinds = [f"{outcomes[kind]:,} {kind}" for kind in ("accepted", "refused", "tracebacks")]
+        print(f"{name:<7} {outcomes.total():6,}: {', '.join(kinds)}")
     print(f"left behind: {', '.join(left) or 'nothing'}; {time.perf_counter() - began:.0f} s")
-    return int(bool(left) or any(found["tracebacks"] for found in counts.values()))
+    return int(bool(left) or any(outcomes["tracebacks"] for outcomes in counts.values()))
 
 
 if __name__ == "__main__":

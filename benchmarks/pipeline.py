@@ -1,114 +1,125 @@
-"""How fast images come, and how fast they are learned from: python benchmarks/pipeline.py.
+"""Measure how fast images are loaded, and how fast a network is trained on them.
 
-Everything is timed in one run: in each round each contender has its turn, in a process of its own.
-The tables give medians over the rounds; a ratio is the median of the ratios in each round. CPU
-seconds are those of the process, its threads and its workers; on a machine that others use too they
-say more than the clock does.
+In each round each contender runs once, in a process of its own. The tables contain medians over the
+rounds; a ratio is the median of the ratios in each round. CPU seconds are those of the process, its
+threads and its workers; on a machine with other programs they are more reliable than wall seconds.
 
-Images are JPEG files, drawn here (500 x 375, about 90 KB, noise of all scales with edges) or given
-with --images. They have just been written or are read before the first round, so that they come
-from memory and not from a disk: what is measured is decoding. Contenders:
+Images are JPEG files, generated here (500 x 375, about 90 KB, noise of all scales with edges) or
+given with --images. They have just been written, or are read before the first round, so that they
+come from memory and not from a disk: decoding is measured. Contenders:
 
-    field    what most training code does: PIL and torchvision's transforms, image by image, in a
-             DataLoader with a worker for each core
-    cold     ours, the first time: all images decoded into an empty cache, then the epoch
-    cached   ours, every other time
-    direct   ours without a cache
+    field    the usual loader: PIL and torchvision's transforms, image by image, in a DataLoader
+             with one worker for each core
+    cold     deephash, the first time: all images are decoded into an empty cache, then the epoch
+    cached   deephash, later
+    direct   deephash without a cache
 
-All make the same view of the same files: RandomResizedCrop(224), flip, normalise; to encode them,
-the shorter side to 256 and the middle 224. Ours decode to squares of 256 first.
+All make the same views of the same files: RandomResizedCrop(224), flip, normalize; to encode them,
+the shorter side to 256 and the central 224. deephash decodes to squares of 256 first.
 """
 
 import argparse
-import json
-import os
-import platform
-import resource
-import shlex
+import itertools
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from harness import (
+    Report,
+    Series,
+    Stopwatch,
+    Values,
+    alternate,
+    cores,
+    default_device,
+    duration,
+    figure,
+    median_ratio,
+    memory,
+    parser,
+    serve,
+    spawn,
+    synchronize,
+    table,
+    time_calls,
+)
+from workloads import (
+    CLASSES,
+    MEAN,
+    STD,
+    Learner,
+    TimedBatches,
+    cifar,
+    data_module,
+    epochs_of,
+    noise_data,
+    profile_training,
+    usual_epochs,
+    usual_transform,
+)
 
-from deephash.data.catalogue import ImageSet, one_hot
 from deephash.data.datamodule import DataModule
 from deephash.data.sources.basic import Folder
-from deephash.data.splits.protocols import PerClass
 from deephash.data.transforms import (
     CenterCrop,
-    ColorJitter,
     Normalize,
-    Pipeline,
     RandomHorizontalFlip,
     RandomResizedCrop,
     Resize,
 )
-from deephash.losses.lmcl import LMCL
-from deephash.methods.composed import Composed
-from deephash.methods.relahash import Relative
-from deephash.models.backbones import Tiny, Torchvision
-from deephash.models.codebooks import Bernoulli
-from deephash.models.encoder import Encoder
-from deephash.models.heads import BatchNorm
-from deephash.models.relaxations import Identity
-from deephash.training.compile_options import compile_in_place
-from deephash.training.precision import autocast
-from deephash.training.step import TrainingStep
 from deephash.types import Batch
 
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-WIDTH, HEIGHT, QUALITY = 500, 375, 95  # of the files that are drawn
-CLASSES, NBIT = 10, 64
+WIDTH, HEIGHT, QUALITY = 500, 375, 95  # of the generated files
 STORED = 256  # side of the squares in the cache
-MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 CIFAR, EPOCHS = 5_000, 100  # training images and epochs of the RelaHash paper
 TO_ENCODE = 59_000
 OCTAVES = 9
-CHUNK = 20  # steps between two looks at a CUDA device
-THREADS = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "NUMBA", "VECLIB")
 
-Request = dict[str, Any]
+FORMS = ("fp32", "fp32-cl", "bf16", "bf16-cl", "fp32-cl-compiled", "bf16-cl-compiled",
+         "fp32-cl-fused", "bf16-cl-fused", "bf16-cl-compiled-fused")  # fmt: skip
+"""Forms of the training step: the precision; channels-last, a compiled network, a fused Adam."""
+
+LABELS = {"cl": "channels-last", "fused": "fused Adam"}
+
+Request = Values
 
 
 # Images
 
 
 def draw_folder(folder: Path, count: int, seed: int) -> None:
-    """So many JPEG files in class folders: parts of some larger pictures, mirrored or not."""
+    """Write JPEG files into class folders: parts of a few larger pictures, mirrored or not."""
     from PIL import ImageOps
 
     rng = np.random.default_rng(seed)
-    pictures = [picture(rng) for _ in range(max(1, min(32, count // 8)))]
+    pictures = [draw_picture(rng) for _ in range(max(1, min(32, count // 8)))]
     for number in range(count):
-        place = folder / f"class{number % CLASSES}" / f"{number:06d}.jpg"
-        place.parent.mkdir(parents=True, exist_ok=True)
+        file = folder / f"class{number % CLASSES}" / f"{number:06d}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
         whole = pictures[rng.integers(len(pictures))]
         left, top = rng.integers(whole.width - WIDTH), rng.integers(whole.height - HEIGHT)
         part = whole.crop((left, top, left + WIDTH, top + HEIGHT))
         part = ImageOps.mirror(part) if rng.random() < 0.5 else part
-        part.save(place, quality=QUALITY)
+        part.save(file, quality=QUALITY)
 
 
-def picture(rng: np.random.Generator) -> Any:
-    """Noise that fades with its frequency, as in photographs, and shapes with edges upon it."""
+def draw_picture(rng: np.random.Generator) -> Any:
+    """Draw noise that decays with its frequency, as in photographs, and shapes with edges on it."""
     from PIL import Image, ImageDraw
 
     size = (WIDTH + 140, HEIGHT + 105)
     total = np.zeros((size[1], size[0], 3), np.float32)
     for octave in range(1, OCTAVES + 1):
-        wide = 2**octave
-        noise = rng.standard_normal((max(2, wide * 3 // 4), wide, 3), dtype=np.float32)
-        noise += noise.mean(axis=2, keepdims=True)  # most of it is no colour
+        columns = 2**octave
+        noise = rng.standard_normal((max(2, columns * 3 // 4), columns, 3), dtype=np.float32)
+        noise += noise.mean(axis=2, keepdims=True)  # most of it is grey
         for channel in range(3):
             plane = Image.fromarray(noise[..., channel]).resize(size, Image.Resampling.BICUBIC)
             total[..., channel] += np.asarray(plane) * 2 ** (-0.3 * octave)
@@ -117,16 +128,14 @@ def picture(rng: np.random.Generator) -> Any:
     pen = ImageDraw.Draw(image)
     for _ in range(12):
         left, top, *side = (int(n) for n in rng.integers([0, 0, 10, 10], [*size, 120, 120]))
-        shape = (pen.rectangle, pen.ellipse)[rng.integers(2)]
-        shape(
-            [left, top, left + side[0], top + side[1]],
-            fill=tuple(int(n) for n in rng.integers(0, 256, 3)),
-        )
+        draw = (pen.rectangle, pen.ellipse)[rng.integers(2)]
+        fill = tuple(int(n) for n in rng.integers(0, 256, 3))
+        draw([left, top, left + side[0], top + side[1]], fill=fill)
     return image
 
 
 def read_all(folder: Path) -> tuple[int, int]:
-    """How many files there are and their bytes; they are in the page cache afterwards."""
+    """Return the number and the bytes of all files, which are in the page cache afterwards."""
     sizes = [len(file.read_bytes()) for file in folder.rglob("*") if file.is_file()]
     return len(sizes), sum(sizes)
 
@@ -134,369 +143,161 @@ def read_all(folder: Path) -> tuple[int, int]:
 # Batches
 
 
-class Arrays:
-    """Images of noise as if they were CIFAR-10, in memory."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def load(self) -> ImageSet:
-        rng = np.random.default_rng(0)
-        return ImageSet(
-            inputs=rng.integers(0, 256, (self.count, 3, 32, 32), dtype=np.uint8),
-            labels=one_hot(np.arange(self.count) % CLASSES, CLASSES),
-            ids=tuple(map(str, range(self.count))),
-            classes=tuple(map(str, range(CLASSES))),
-        )
-
-
-def module(request: Request, source: Any, cifar: bool = False) -> DataModule:
-    """Our data: every image is of the database; all but one of a class train."""
-    size, normal = request["size"], Normalize(MEAN, STD)
-    train = [RandomResizedCrop(size), RandomHorizontalFlip(), normal]
-    test = [Resize(STORED), CenterCrop(size), normal]
-    if cifar:  # conf/dataset/cifar10.yaml
-        jitter = ColorJitter(brightness=0.05, contrast=0.05)
-        train, test = [Resize(size), RandomHorizontalFlip(), jitter, normal], [Resize(size), normal]
-    data = DataModule(
-        "pipeline", source, PerClass(queries=1, train=None), "all", Pipeline(train), Pipeline(test),
-        batch_size=request["batch"], eval_batch_size=request["encode"],
-    )  # fmt: skip
-    data.setup(request["device"])
-    return data
-
-
-def source(request: Request, cached: bool = True, cache: str | None = None) -> Folder:
-    """The folder of images as ours reads it."""
+def folder_source(request: Request, cached: bool = True, cache: str | None = None) -> Folder:
+    """Return the folder of images as a source of deephash."""
     return Folder(
         request["images"], size=STORED, cache=cache or request["cache"],
         workers=request["workers"], cached=cached,
     )  # fmt: skip
 
 
-def epochs(data: DataModule, train: bool) -> Iterator[Iterator[Batch]]:
-    """Ours, epoch by epoch."""
-    for number in range(sys.maxsize):
-        every = np.arange(len(data.images))
-        yield data.train(number) if train else data.eval_batches(every)
+def folder_data(request: Request, source: Folder) -> DataModule:
+    """Return the data of the folder."""
+    size, normalize = request["size"], Normalize(MEAN, STD)
+    train = [RandomResizedCrop(size), RandomHorizontalFlip(), normalize]
+    test = [Resize(STORED), CenterCrop(size), normalize]
+    return data_module(source, train, test, request["device"], request["batch"], request["encode"])
 
 
-def field(request: Request, train: bool) -> Iterator[Iterator[Batch]]:
-    """The field's, epoch by epoch."""
+def usual_loader(request: Request, train: bool) -> Iterator[Iterator[Batch]]:
+    """Yield the epochs of the usual loader."""
     from torchvision import transforms
     from torchvision.datasets import ImageFolder
 
-    size, device = request["size"], torch.device(request["device"])
+    size = request["size"]
     steps = [transforms.Resize(STORED), transforms.CenterCrop(size)]
     if train:
         steps = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()]
-    steps += [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
-    loader = torch.utils.data.DataLoader(
-        ImageFolder(request["images"], transforms.Compose(steps)),
-        request["batch" if train else "encode"], shuffle=train, num_workers=request["workers"],
-        pin_memory=device.type == "cuda",
-    )  # fmt: skip
-
-    def batches() -> Iterator[Batch]:
-        for images, classes in loader:
-            labels = torch.eye(CLASSES, device=device)[classes.to(device, non_blocking=True)]
-            images = images.to(device, non_blocking=True)
-            yield Batch(images.unsqueeze(1), labels, torch.arange(len(images)))
-
-    return (batches() for _ in range(sys.maxsize))
+    images = ImageFolder(request["images"], usual_transform(*steps))
+    batch_size = request["batch" if train else "encode"]
+    return usual_epochs(images, request["device"], batch_size, request["workers"], train)
 
 
-def coming(request: Request) -> Iterator[Iterator[Batch]]:
-    """The epochs of a contender."""
+def epochs_from(request: Request) -> Iterator[Iterable[Batch]]:
+    """Yield the epochs of a contender, without end."""
     train = request["train"]
     if request["loader"] == "field":
-        return field(request, train)
-    return epochs(module(request, source(request, request["loader"] != "direct")), train)
+        return usual_loader(request, train)
+    source = folder_source(request, cached=request["loader"] != "direct")
+    return epochs_of(folder_data(request, source), train)
 
 
-# Measures; each in a process of its own
+def batches_from(request: Request) -> Iterator[Batch]:
+    """Yield the batches of all epochs of a contender."""
+    return itertools.chain.from_iterable(epochs_from(request))
 
 
-class Watch:
-    """Seconds of the clock, and of all processors, while it is entered."""
-
-    def __enter__(self) -> "Watch":
-        self.began = time.perf_counter(), cpu_seconds()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.wall = time.perf_counter() - self.began[0]
-        self.cpu = cpu_seconds() - self.began[1]
+# Measurements, each in a process of its own
 
 
-def cpu_seconds() -> float:
-    """Of this process, its threads, and the workers that have ended."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in used)
+def form_label(form: str) -> str:
+    """Return the name of a form in tables."""
+    return ", ".join(LABELS.get(part, part) for part in form.split("-"))
 
 
-def wait_for(device: str) -> None:
-    """Until a CUDA device has done all that it was given."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
+def step_configuration(request: Request) -> Values:
+    """Return the configuration of RelaHash on random images, in the form of a request."""
+    cfg = cifar(
+        request["size"], "method=relahash", "codebook=bernoulli", "model.nbit=64",
+        f"backbone={request['backbone']}", f"trainer.device={request['device']}",
+    )  # fmt: skip
+    form = request["form"].split("-")
+    cfg["trainer"] |= {"precision": form[0], "channels_last": "cl" in form,
+                       "compile": "compiled" in form}  # fmt: skip
+    return cfg
 
 
-def measure_loader(request: Request) -> dict[str, Any]:
-    """One epoch of a contender's batches, and nothing done with them."""
-    build = {"wall": 0.0, "cpu": 0.0}
+def learner_of(request: Request) -> Learner:
+    """Build RelaHash on a backbone with random weights, in the form of a request."""
+    return Learner(step_configuration(request), request["device"], "fused" in request["form"])
+
+
+def timed(request: Request, batches: Iterable[Batch], warm_up: int = 2) -> TimedBatches:
+    """Return batches that end when the time of a measurement is over."""
+    return TimedBatches(batches, request["device"], request["seconds"], warm_up)
+
+
+def measure_loader(request: Request) -> Values:
+    """Measure one epoch of a contender's batches, which nothing is done with."""
+    build = Stopwatch()
+    build.wall = build.cpu = 0.0
     with tempfile.TemporaryDirectory(prefix="cold-", dir=request["cache"]) as empty:
         if request["loader"] == "cold":
-            with Watch() as building:
-                data = module(request, source(request, cache=empty))
-            build = {"wall": building.wall, "cpu": building.cpu}
-            every = epochs(data, request["train"])
+            with build:
+                data = folder_data(request, folder_source(request, cache=empty))
+            epochs: Iterator[Iterable[Batch]] = epochs_of(data, request["train"])
         else:
-            every = coming(request)
-        with Watch() as watch:
-            count = sum(len(batch.index) for batch in next(every))
-            wait_for(request["device"])
-    return {
-        "images": count,
-        "wall": watch.wall + build["wall"],
-        "cpu": watch.cpu + build["cpu"],
-        "build": build,
-    }
+            epochs = epochs_from(request)
+        with Stopwatch() as watch:
+            images = sum(len(batch.index) for batch in next(epochs))
+            synchronize(request["device"])
+    return {"images": images, "wall": watch.wall + build.wall, "cpu": watch.cpu + build.cpu,
+            "build": {"wall": build.wall, "cpu": build.cpu}}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Form:
-    """How a training step is computed."""
-
-    precision: str = "fp32"
-    channels_last: bool = False
-    compiled: bool = False
-    fused: bool = False  # the optimizer
-
-    def __str__(self) -> str:
-        words = ["channels-last"] * self.channels_last + ["compiled"] * self.compiled
-        return ", ".join([self.precision, *words, *["fused Adam"] * self.fused])
-
-
-FORMS = {
-    "fp32": Form(),
-    "fp32-cl": Form(channels_last=True),
-    "bf16": Form("bf16"),
-    "bf16-cl": Form("bf16", True),
-    "fp32-cl-compiled": Form(channels_last=True, compiled=True),
-    "bf16-cl-compiled": Form("bf16", True, True),
-    "fp32-cl-fused": Form(channels_last=True, fused=True),
-    "bf16-cl-fused": Form("bf16", True, fused=True),
-    "bf16-cl-compiled-fused": Form("bf16", True, True, True),
-}
-
-
-class Learner:
-    """RelaHash on a backbone of random weights, in one form."""
-
-    def __init__(self, request: Request, form: Form) -> None:
-        torch.manual_seed(0)
-        name, self.device, self.form = request["backbone"], torch.device(request["device"]), form
-        trunk = Tiny() if name == "tiny" else Torchvision(name, weights="none")
-        self.method = Composed(
-            Encoder(trunk, BatchNorm(trunk.out_features, NBIT)), Identity(),
-            Bernoulli(CLASSES, NBIT, seed=0), Relative(),
-            LMCL(CLASSES, NBIT, scale=50, margin=0.5),
-        ).to(self.device)  # fmt: skip
-        if form.channels_last:
-            self.method.encoder.to(memory_format=torch.channels_last)
-        if form.compiled:
-            compile_in_place(self.method, self.device)
-        self.optimizer = torch.optim.Adam(
-            self.method.parameters(), lr=1e-4, weight_decay=5e-4, fused=form.fused
-        )
-        self.step = TrainingStep(self.method, self.optimizer, self.device, form.precision)
-
-    def learn(self, batch: Batch) -> None:
-        """One step of training, as the trainer takes it."""
-        self.step(batch)
-
-    def encode(self, batch: Batch) -> Tensor:
-        """Codes, as an evaluation makes them."""
-        with autocast(self.device, self.form.precision):
-            return self.method.encoder.encode(batch.flat()).float().to("cpu", non_blocking=True)
-
-    def uses(self, train: bool) -> Callable[[Batch], Any]:
-        """What is done with a batch."""
-        self.method.train(train)
-        return self.learn if train else torch.inference_mode()(self.encode)
-
-
-def noise(request: Request, size: int) -> Batch:
-    """A batch that lies on the device."""
-    draw = torch.Generator().manual_seed(0)
-    images = torch.randn(size, 1, 3, request["size"], request["size"], generator=draw)
-    labels = torch.eye(CLASSES)[torch.arange(size) % CLASSES]
-    device = request["device"]
-    return Batch(images.to(device), labels.to(device), torch.arange(size))
-
-
-def measure_step(request: Request) -> dict[str, Any]:
-    """Steps of training and encoding, over and over on one batch."""
-    learner = Learner(request, FORMS[request["form"]])
-    found: dict[str, Any] = {}
-    for name, train in (("train", True), ("encode", False)):
-        batch = noise(request, request["batch" if train else "encode"])
-        use = learner.uses(train)
-        with Watch() as first:
-            use(batch)
-            wait_for(request["device"])
-        for _ in range(2):
-            use(batch)
-        wait_for(request["device"])
-        chunk = CHUNK if learner.device.type == "cuda" else 1
-        done, began = 0, time.perf_counter()
-        with Watch() as watch:
-            while not done or time.perf_counter() - began < request["seconds"]:
-                for _ in range(chunk):
-                    use(batch)
-                wait_for(request["device"])
-                done += chunk * len(batch.index)
-        found[name] = {"images": done, "wall": watch.wall, "cpu": watch.cpu, "first": first.wall}
+def measure_step(request: Request) -> Values:
+    """Measure steps of training and of encoding on one batch that is on the device."""
+    learner, values = learner_of(request), {}
+    for use, size in (("train", request["batch"]), ("encode", request["encode"])):
+        batches = timed(request, itertools.repeat(learner.noise(size)), warm_up=3)
+        values[use] = getattr(learner, use)(batches)
     if learner.device.type == "cuda":
-        found["peak_mb"] = torch.cuda.max_memory_allocated(learner.device) / 1e6
-    return found
+        values["peak_mb"] = torch.cuda.max_memory_allocated(learner.device) / 1e6
+    return values
 
 
-def fed(
-    use: Callable[[Batch], Any], every: Iterable[Iterator[Batch]], request: Request
-) -> dict[str, Any]:
-    """Uses batches as they come until the time is up; how much of it was waiting for them.
-
-    On a CUDA device the wait is the host's: the device may still be computing meanwhile. The clock
-    starts at the third batch.
-    """
-    waited, done, steps, began = 0.0, 0, 0, time.perf_counter()
-    usage: list[int] = []
-    watch = Watch()
-    for batches in every:
-        while True:
-            asked = time.perf_counter()
-            batch = next(batches, None)
-            if batch is None:
-                waited += time.perf_counter() - asked
-                break
-            waited += time.perf_counter() - asked
-            use(batch)
-            done, steps = done + len(batch.index), steps + 1
-            if steps == 2:
-                wait_for(request["device"])
-                waited, done, began = 0.0, 0, time.perf_counter()
-                watch.__enter__()
-            if steps > 2 and steps % CHUNK == 0 and (busy := utilisation(request["device"])):
-                usage.append(busy)
-            if steps > 4 and time.perf_counter() - began > request["seconds"]:
-                wait_for(request["device"])
-                watch.__exit__()
-                found = {"images": done, "wall": watch.wall, "cpu": watch.cpu, "waited": waited}
-                return found | {"utilisation": statistics.mean(usage) if usage else None}
-    raise AssertionError("there is always another epoch")
+def measure_wait(request: Request) -> Values:
+    """Measure a training loop with the batches of a contender."""
+    return learner_of(request).train(timed(request, batches_from(request)))
 
 
-def utilisation(device: str) -> int | None:
-    """Percent of the last moments in which the device ran a kernel, as its driver tells."""
-    if torch.device(device).type != "cuda" or find_spec("pynvml") is None:
-        return None
-    try:
-        return torch.cuda.utilization(device)
-    except Exception:  # the driver's library is its own business
-        return None
+def measure_cifar(request: Request) -> Values:
+    """Measure training at batch size 16 and encoding of images of 32 x 32, with their data."""
+    learner, values = learner_of(request), {}
+    count = max(CIFAR // 10, 4 * request["encode"])
+    data = noise_data(step_configuration(request), count, request["device"], 16, request["encode"])
+    for use in ("train", "encode"):
+        batches = itertools.chain.from_iterable(epochs_of(data, use == "train"))
+        values[use] = getattr(learner, use)(timed(request, batches))
+    return values
 
 
-def measure_wait(request: Request) -> dict[str, Any]:
-    """A loop of training that is fed by a contender."""
-    learner = Learner(request, FORMS[request["form"]])
-    return fed(learner.uses(True), coming(request), request)
+def measure_profile(request: Request) -> Values:
+    """Profile a training loop with the batches of a contender."""
+    return profile_training(learner_of(request), batches_from(request), warm_up=3)
 
 
-def measure_cifar(request: Request) -> dict[str, Any]:
-    """Training at batch 16 and encoding of images of 32 x 32, data and all."""
-    request = request | {"batch": 16}
-    data = module(request, Arrays(max(CIFAR // 10, 4 * request["encode"])), cifar=True)
-    learner = Learner(request, FORMS[request["form"]])
-    return {
-        name: fed(learner.uses(train), epochs(data, train), request)
-        for name, train in (("train", True), ("encode", False))
-    }
-
-
-def measure_profile(request: Request) -> dict[str, Any]:
-    """What a loop of training spends its time on: the operators with most, and no kernel at all."""
-    from torch.autograd import DeviceType
-    from torch.profiler import ProfilerActivity, profile
-
-    learner = Learner(request, FORMS[request["form"]])
-    use, every = learner.uses(True), coming(request)
-    batches = (batch for epoch in every for batch in epoch)
-    for _ in range(3):
-        use(next(batches))
-    wait_for(request["device"])
-    on_cuda = learner.device.type == "cuda"
-    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_cuda
-    with profile(activities=activities) as seen, Watch() as watch:
-        for _ in range(CHUNK if on_cuda else 2):
-            use(next(batches))
-        wait_for(request["device"])
-    kind = DeviceType.CUDA if on_cuda else DeviceType.CPU
-    rows = [
-        (row.key, row.count, (row.self_device_time_total if on_cuda else row.self_cpu_time_total))
-        for row in seen.key_averages()
-        if row.device_type == kind and not getattr(row, "is_user_annotation", False)
-    ]
-    rows.sort(key=lambda row: -row[2])
-    return {
-        "wall": watch.wall,
-        "busy": sum(row[2] for row in rows) / 1e6,
-        "rows": [(name[:70], count, time / 1e6) for name, count, time in rows[:12]],
-    }
-
-
-def measure_transfer(request: Request) -> dict[str, Any]:
-    """Bytes a second from the host to a CUDA device, from memory as it is and from pinned."""
-    found = {}
+def measure_transfer(request: Request) -> Values:
+    """Measure bytes per second from the host to a CUDA device, from pageable and pinned memory."""
+    values = {}
     for name, pinned in (("pageable", False), ("pinned", True)):
         source = torch.zeros(256 << 20, dtype=torch.uint8, pin_memory=pinned)
-        target = torch.empty_like(source, device=request["device"])
-        for _ in range(2):
-            wait_for(request["device"])
-            began = time.perf_counter()
-            target.copy_(source, non_blocking=True)
-            wait_for(request["device"])
-            found[name] = source.nbytes / (time.perf_counter() - began)
-    return found
+        copy = partial(torch.empty_like(source, device=request["device"]).copy_, source,
+                       non_blocking=True)  # fmt: skip
+        values[name] = source.nbytes / time_calls(copy, warm_up=1, device=request["device"])[0]
+    return values
 
 
-def measure_memory(request: Request) -> dict[str, Any]:
-    """What building the cache and an epoch from it take; bytes."""
+def measure_memory(request: Request) -> Values:
+    """Measure the size and the time of building the cache, and the memory of an epoch."""
     with tempfile.TemporaryDirectory(prefix="memory-", dir=request["cache"]) as empty:
-        with Watch() as build:
-            data = module(request, source(request, cache=empty))
-        after_build = memory("VmHWM")
+        with Stopwatch() as build:
+            data = folder_data(request, folder_source(request, cache=empty))
+        peak = memory("VmHWM")
         stored = sum(file.stat().st_size for file in Path(empty).rglob("*") if file.is_file())
-        own, mapped = [memory("RssAnon")], [memory("RssFile")]
+        private, mapped = [memory("RssAnon")], [memory("RssFile")]
         for _ in data.train(0):
-            own.append(memory("RssAnon"))
+            private.append(memory("RssAnon"))
             mapped.append(memory("RssFile"))
-        return {
-            "images": len(data.images), "stored": stored,
-            "build": {"wall": build.wall, "cpu": build.cpu},
-            "peak_build": after_build, "own": max(own), "mapped": max(mapped) - mapped[0],
-            "before": own[0],
-        }  # fmt: skip
+    return {
+        "images": len(data.images), "stored": stored,
+        "build": {"wall": build.wall, "cpu": build.cpu},
+        "peak": peak, "private": max(private), "batches": max(private) - private[0],
+        "mapped": max(mapped) - mapped[0],
+    }  # fmt: skip
 
 
-def memory(name: str) -> int:
-    """Bytes, of this process's status: VmHWM at most, RssAnon its own, RssFile mapped files."""
-    status = Path("/proc/self/status")
-    rows = status.read_text().splitlines() if status.exists() else []
-    return sum(int(row.split()[1]) * 1024 for row in rows if row.startswith(name + ":"))
-
-
-MEASURES = {
+MEASURES: dict[str, Callable[[Request], Values]] = {
     "loader": measure_loader,
     "step": measure_step,
     "wait": measure_wait,
@@ -507,441 +308,306 @@ MEASURES = {
 }
 
 
-def measured(request: Request) -> dict[str, Any]:
-    """What a contender's process does."""
+def measured(request: Request) -> Values:
+    """Measure a request in this process."""
     torch.set_num_threads(request["threads"])
     return MEASURES[request["measure"]](request)
 
 
-def spawn(request: Request) -> dict[str, Any]:
-    """Measure in a new process; what goes wrong there is a field ``failed``."""
-    environment = os.environ | {f"{name}_NUM_THREADS": str(request["threads"]) for name in THREADS}
-    if torch.device(request["device"]).type != "cuda":
-        environment["CUDA_VISIBLE_DEVICES"] = ""
-    done = subprocess.run(
-        [sys.executable, __file__, "--child"],
-        input=json.dumps(request), env=environment, text=True, capture_output=True,
-    )  # fmt: skip
-    if done.returncode:
-        told = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
-        return {"failed": told[-1]}
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
-
-
-# Rounds
-
-
-@dataclass
-class Entry:
-    """A contender and what its rounds gave."""
-
-    name: str
-    request: Request
-    rounds: list[dict[str, Any]]
-    failed: str = ""
-
-    def rates(self, part: str | None, clock: str) -> list[float]:
-        """Images a second of each round."""
-        rounds = [one if part is None else one[part] for one in self.rounds]
-        return [one["images"] / one[clock] for one in rounds]
-
-    def median(self, *path: str) -> float:
-        """Of a number that lies so deep in each round."""
-        values = []
-        for found in self.rounds:
-            for key in path:
-                found = found[key]
-            values.append(found)
-        return statistics.median(values)
-
-
-def go_round(section: str, requests: dict[str, Request], rounds: int) -> list[Entry]:
-    """Each contender once in each round."""
-    entries = [Entry(name, request, []) for name, request in requests.items()]
-    for number in range(rounds):
-        for entry in (one for one in entries if not one.failed):
-            got = spawn(entry.request)
-            entry.failed = got.get("failed", "")
-            if not entry.failed:
-                entry.rounds.append(got)
-            told = f"{section}, round {number + 1} of {rounds}: {entry.name}"
-            print(f"{told}: {entry.failed or 'done'}", file=sys.stderr, flush=True)
-    return entries
-
-
-def ratio(over: Entry, under: Entry | None, part: str | None, clock: str) -> str:
-    """The median of the ratios of their speeds in each round."""
-    if under is None or not under.rounds:
-        return "–"
-    pairs = zip(over.rates(part, clock), under.rates(part, clock), strict=False)
-    return figure(statistics.median(a / b for a, b in pairs))
-
-
-def rate(entry: Entry, part: str | None, clock: str) -> str:
-    """Images a second."""
-    return figure(statistics.median(entry.rates(part, clock)))
-
-
-# Sections; each gives a table
+# Sections; each is a table
 
 
 @dataclass(frozen=True)
 class Section:
-    """What is measured, and how it is laid out."""
+    """A table of the report.
+
+    Attributes:
+        title: heading.
+        requests: returns the requests of the contenders by name.
+        rows: returns the rows of the table.
+        note: returns a line below the table.
+        once: measure one round only.
+        cuda: leave out without a CUDA device.
+    """
 
     title: str
-    requests: Callable[[argparse.Namespace, Request], dict[str, Request]]
-    table: Callable[[list[Entry], argparse.Namespace], list[list[str]]]
-    notes: Callable[[list[Entry], argparse.Namespace], list[str]] = lambda entries, options: []
-    once: bool = False  # no rounds
-    cuda: bool = False  # nothing without it
+    requests: Callable[[argparse.Namespace], dict[str, Request]]
+    rows: Callable[[dict[str, Series], argparse.Namespace], list[list[str]]]
+    note: Callable[[dict[str, Series], argparse.Namespace], str] = lambda series, options: ""
+    once: bool = False
+    cuda: bool = False
 
 
-def first_of(entries: Iterable[Entry], name: str) -> Entry | None:
-    """The entry of that name."""
-    return next((entry for entry in entries if entry.name == name), None)
+def loader_requests(options: argparse.Namespace) -> dict[str, Request]:
+    """Return each contender, to train and to encode."""
+    return {
+        f"{use}: {loader}": {"measure": "loader", "loader": loader, "train": use == "train"}
+        for use in ("train", "encode")
+        for loader in ("field", "cold", "cached", "direct")
+        if (use, loader) != ("encode", "cold")
+    }
 
 
-def ask_loaders(options: argparse.Namespace, base: Request) -> dict[str, Request]:
-    """Each contender, to train from and to encode."""
-    asked = {}
-    for use, train in (("train", True), ("encode", False)):
-        for loader in ("field", *["cold"] * train, "cached", "direct"):
-            asked[f"{use}: {loader}"] = base | {
-                "measure": "loader", "loader": loader, "train": train,
-            }  # fmt: skip
-    return asked
+def requests_of_forms(
+    measure: str, forms: str, options: argparse.Namespace, loaders: Sequence[str] = ()
+) -> dict[str, Request]:
+    """Return a request for each backbone and form, and for each loader if there are several.
+
+    Args:
+        measure: what is measured.
+        forms: name of the option with the forms.
+        options: of the command line.
+        loaders: of the images; with several, each is a request of its own.
+    """
+    return {
+        f"{backbone}{', ' if loader else ': '}{form_label(form)}{loader and ': ' + loader}": {
+            "measure": measure, "backbone": backbone, "form": form,
+            "loader": loader or "cached", "train": True,
+        }
+        for backbone in options.backbones
+        for form in getattr(options, forms)
+        for loader in loaders or [""]
+    }  # fmt: skip
 
 
-def show_loaders(entries: list[Entry], options: argparse.Namespace) -> list[list[str]]:
-    """A row for each contender."""
+def rate(series: Series, clock: str, *path: str) -> str:
+    """Return the median of the images per second."""
+    return figure(statistics.median(series.rates(clock, *path)))
+
+
+def ratio(series: Series, other: Series | None, clock: str, *path: str) -> str:
+    """Return the median ratio of the images per second to those of another contender."""
+    return median_ratio(series.rates(clock, *path), other and other.rates(clock, *path))
+
+
+def waiting(series: Series, *path: str) -> list[str]:
+    """Return the shares of the time of waiting for batches and of computing on the GPU."""
+    pairs = zip(series.values(*path, "waited"), series.values(*path, "wall"), strict=True)
+    share = statistics.median(waited / wall for waited, wall in pairs)
+    busy = [value for value in series.values(*path, "utilisation") if value is not None]
+    return [f"{share:.1%}", f"{statistics.median(busy):.0f} %" if busy else "–"]
+
+
+def loader_rows(series: dict[str, Series], options: argparse.Namespace) -> list[list[str]]:
+    """Return the speed of each contender."""
     rows = [["batches for", "images/s", "images per CPU s", "× field, clock", "× field, CPU",
              "wall s", "CPU s"]]  # fmt: skip
-    for entry in entries:
-        usual = first_of(entries, entry.name.partition(":")[0] + ": field")
+    for name, one in series.items():
+        usual = series.get(name.partition(":")[0] + ": field")
         rows.append(
-            [entry.name, rate(entry, None, "wall"), rate(entry, None, "cpu"),
-             ratio(entry, usual, None, "wall"), ratio(entry, usual, None, "cpu"),
-             figure(entry.median("wall")), figure(entry.median("cpu"))]
+            [name, rate(one, "wall"), rate(one, "cpu"), ratio(one, usual, "wall"),
+             ratio(one, usual, "cpu"), figure(one.median("wall")), figure(one.median("cpu"))]
         )  # fmt: skip
     return rows
 
 
-def note_loaders(entries: list[Entry], options: argparse.Namespace) -> list[str]:
-    """What the files are, and what the cache cost."""
-    cold = first_of(entries, "train: cold")
-    if cold is None:
-        return []
-    wall, cpu = cold.median("build", "wall"), cold.median("build", "cpu")
-    count, size = options.found
-    return [
-        f"{count:,} files of {size / count / 1e3:.0f} KB on average, in the page cache; "
-        f"{options.workers} workers or decoding threads",
-        f"cold is building the cache, {figure(wall)} s ({figure(cpu)} CPU s), and the epoch",
-    ]
+def loader_note(series: dict[str, Series], options: argparse.Namespace) -> str:
+    """Describe the files, and the cost of the cache."""
+    count, size = options.files
+    note = (f"{count:,} files of {size / count / 1e3:.0f} KB on average, in the page cache; "
+            f"{options.workers} workers or decoding threads")  # fmt: skip
+    if cold := series.get("train: cold"):
+        wall, cpu = (figure(cold.median("build", clock)) for clock in ("wall", "cpu"))
+        note += f"; cold is building the cache, {wall} s ({cpu} CPU s), and the epoch"
+    return note
 
 
-def ask_waits(options: argparse.Namespace, base: Request) -> dict[str, Request]:
-    """Each backbone, fed by the field's loader and by ours."""
-    return {
-        f"{backbone}, {FORMS[form]}: {loader}": base | {
-            "measure": "wait", "loader": loader, "train": True, "backbone": backbone, "form": form,
-        }
-        for backbone in options.backbones
-        for form in options.fed
-        for loader in ("field", "cached")
-    }  # fmt: skip
-
-
-def show_waits(entries: list[Entry], options: argparse.Namespace) -> list[list[str]]:
-    """A row for each backbone and loader."""
+def wait_rows(series: dict[str, Series], options: argparse.Namespace) -> list[list[str]]:
+    """Return the speed of training with each loader."""
     rows = [["training fed by", "images/s", "× field", "share of waiting", "GPU busy"]]
-    for entry in entries:
-        usual = first_of(entries, entry.name.partition(":")[0] + ": field")
-        share = statistics.median(one["waited"] / one["wall"] for one in entry.rounds)
-        busy = [one["utilisation"] for one in entry.rounds if one["utilisation"] is not None]
-        rows.append(
-            [entry.name, rate(entry, None, "wall"), ratio(entry, usual, None, "wall"),
-             f"{share:.1%}", f"{statistics.median(busy):.0f} %" if busy else "–"]
-        )  # fmt: skip
+    for name, one in series.items():
+        usual = series.get(name.partition(":")[0] + ": field")
+        rows.append([name, rate(one, "wall"), ratio(one, usual, "wall"), *waiting(one)])
     return rows
 
 
-def note_waits(entries: list[Entry], options: argparse.Namespace) -> list[str]:
-    """What is meant by waiting."""
-    return [
-        f"batches of {options.batch_size}; the wait is the host's, by the clock; how busy a GPU is "
-        "is what its driver says, if nvidia-ml-py is installed"
-    ]
-
-
-def ask_steps(options: argparse.Namespace, base: Request) -> dict[str, Request]:
-    """Each backbone in each form."""
-    return {
-        f"{backbone}: {FORMS[form]}": base | {
-            "measure": "step", "backbone": backbone, "form": form,
-        }
-        for backbone in options.backbones
-        for form in options.forms
-    }  # fmt: skip
-
-
-def show_steps(entries: list[Entry], options: argparse.Namespace) -> list[list[str]]:
-    """A row for each form."""
-    clock = "wall" if on_cuda(options) else "cpu"
-    per = "" if on_cuda(options) else " per CPU s"
-    rows = [["form", f"train: images{per or '/s'}", "× fp32", "encode", "× fp32", "first step s",
+def step_rows(series: dict[str, Series], options: argparse.Namespace) -> list[list[str]]:
+    """Return the speed of each form."""
+    clock, unit = ("wall", "/s") if on_cuda(options) else ("cpu", " per CPU s")
+    rows = [["form", f"train: images{unit}", "× fp32", "encode", "× fp32", "first step s",
              "first encoding s", "peak MB"]]  # fmt: skip
-    for entry in entries:
-        plain = first_of(entries, f"{entry.request['backbone']}: {FORMS['fp32']}")
-        rows.append(
-            [entry.name, rate(entry, "train", clock), ratio(entry, plain, "train", clock),
-             rate(entry, "encode", clock), ratio(entry, plain, "encode", clock),
-             figure(entry.median("train", "first")), figure(entry.median("encode", "first")),
-             figure(entry.median("peak_mb")) if on_cuda(options) else "–"]
-        )  # fmt: skip
+    for name, one in series.items():
+        plain = series.get(f"{one.request['backbone']}: fp32")
+        row = [name]
+        for use in ("train", "encode"):
+            row += [rate(one, clock, use), ratio(one, plain, clock, use)]
+        row += [figure(one.median(use, "first")) for use in ("train", "encode")]
+        rows.append([*row, figure(one.median("peak_mb")) if on_cuda(options) else "–"])
     return rows
 
 
-def note_steps(entries: list[Entry], options: argparse.Namespace) -> list[str]:
-    """What was computed."""
-    return [
-        f"batches of {options.batch_size} to train and {options.encode_size} to encode, "
-        f"{options.size} px, on the device already; {options.threads} threads; Adam"
-    ]
-
-
-def ask_cifar(options: argparse.Namespace, base: Request) -> dict[str, Request]:
-    """Each backbone in the forms that are fed."""
-    return {
-        f"{backbone}: {FORMS[form]}": base | {
-            "measure": "cifar", "backbone": backbone, "form": form,
-        }
-        for backbone in options.backbones
-        for form in options.fed
-    }  # fmt: skip
-
-
-def show_cifar(entries: list[Entry], options: argparse.Namespace) -> list[list[str]]:
-    """A row for each form, with the paper's run scaled from it."""
+def cifar_rows(series: dict[str, Series], options: argparse.Namespace) -> list[list[str]]:
+    """Return the speed of each form, and the time of the paper's run computed from it."""
     rows = [["form", "train: images/s", "waiting", "GPU busy", f"{EPOCHS} epochs",
              "encode: images/s", "waiting", "GPU busy", f"{TO_ENCODE:,} images"]]  # fmt: skip
-    for entry in entries:
-        row = [entry.name]
-        for part, images in (("train", EPOCHS * CIFAR), ("encode", TO_ENCODE)):
-            speed = statistics.median(entry.rates(part, "wall"))
-            share = statistics.median(one[part]["waited"] / one[part]["wall"]
-                                      for one in entry.rounds)  # fmt: skip
-            busy = [one[part]["utilisation"] for one in entry.rounds]
-            shown = "–" if None in busy else f"{statistics.median(busy):.0f} %"
-            row += [figure(speed), f"{share:.1%}", shown, clock(images / speed)]
+    for name, one in series.items():
+        row = [name]
+        for use, images in (("train", EPOCHS * CIFAR), ("encode", TO_ENCODE)):
+            seconds = images / statistics.median(one.rates("wall", use))
+            row += [rate(one, "wall", use), *waiting(one, use), duration(seconds)]
         rows.append(row)
     return rows
 
 
-def note_cifar(entries: list[Entry], options: argparse.Namespace) -> list[str]:
-    """What was computed."""
-    return [
-        f"32 px enlarged to {options.size}; training at batch 16, encoding at "
-        f"{options.encode_size}; {CIFAR:,} training images; the times are scaled from the speeds"
-    ]
-
-
-def ask_profile(options: argparse.Namespace, base: Request) -> dict[str, Request]:
-    """Each backbone in the forms that are fed."""
-    return {
-        f"{backbone}: {FORMS[form]}": base | {
-            "measure": "profile", "loader": "cached", "train": True, "backbone": backbone,
-            "form": form,
-        }
-        for backbone in options.backbones
-        for form in options.fed
-    }  # fmt: skip
-
-
-def show_profile(entries: list[Entry], options: argparse.Namespace) -> list[list[str]]:
-    """The operators that take most, under each form."""
-    rows = [["training", "operator", "calls", "share of the time"]]
-    for entry in entries:
-        found = entry.rounds[0]
+def profile_rows(series: dict[str, Series], options: argparse.Namespace) -> list[list[str]]:
+    """Return the operators or kernels that take most of the time of each form."""
+    rows = [["training", "operator", "calls a step", "share of the time"]]
+    for name, one in series.items():
+        (values,) = one.rounds
         idle = "no kernel runs" if on_cuda(options) else "outside of operators"
-        rows.append([entry.name, idle, "", f"{1 - found['busy'] / found['wall']:.1%}"])
-        for name, count, seconds in found["rows"]:
-            rows.append(["", f"`{name}`", f"{count:,}", f"{seconds / found['wall']:.1%}"])
+        rows.append([name, idle, "", f"{1 - values['busy']:.1%}"])
+        for key, calls, share in values["top"]:
+            part = share * values["own_ms"] / values["ms"]
+            rows.append(["", f"`{key[:70]}`", f"{calls:,.0f}", f"{part:.1%}"])
     return rows
 
 
-def show_transfer(entries: list[Entry], options: argparse.Namespace) -> list[list[str]]:
-    """A row for each kind of memory."""
+def transfer_rows(series: dict[str, Series], options: argparse.Namespace) -> list[list[str]]:
+    """Return the speed of each kind of memory."""
     rows = [["host memory", "GB/s to the device", "images of 3 x 256 x 256 a second"]]
     for name in ("pageable", "pinned"):
-        speed = entries[0].median(name)
+        speed = series["transfer"].median(name)
         rows.append([name, figure(speed / 1e9), figure(speed / (3 * STORED**2))])
     return rows
 
 
-def show_memory(entries: list[Entry], options: argparse.Namespace) -> list[list[str]]:
-    """A row for each cost."""
-    (entry,) = entries
-    count, scale = entry.median("images"), options.scale
-    each = entry.median("stored") / count
-    seconds = {name: entry.median("build", name) / count for name in ("wall", "cpu")}
-    held = entry.median("own") - entry.median("before")
+def memory_rows(series: dict[str, Series], options: argparse.Namespace) -> list[list[str]]:
+    """Return each cost as measured, and scaled to a larger dataset."""
+    (values,) = series["memory"].rounds
+    scale = options.scale / values["images"]
+
+    def mb(value: float) -> str:
+        return f"{value / 1e6:,.0f} MB"
+
     return [
-        ["", f"measured on {count:,.0f}", f"scaled to {scale:,}"],
-        ["cache, bytes an image", f"{each:,.0f}", f"{each * scale / 1e9:.1f} GB in all"],
-        ["building the cache, clock", f"{figure(seconds['wall'] * count)} s",
-         clock(seconds["wall"] * scale)],
-        ["building the cache, CPU", f"{figure(seconds['cpu'] * count)} s",
-         clock(seconds["cpu"] * scale)],
-        ["most memory while building, all kinds", mb(entry.median("peak_build")), "not scaled"],
-        ["own memory in an epoch", mb(entry.median("own")), f"of it batches: {mb(held)}"],
-        ["pages of the cache that an epoch maps", mb(entry.median("mapped")),
-         f"{entry.median('mapped') / count * scale / 1e9:.1f} GB, given back when others need it"],
+        ["", f"measured on {values['images']:,}", f"scaled to {options.scale:,}"],
+        ["cache, bytes an image", f"{values['stored'] / values['images']:,.0f}",
+         f"{values['stored'] * scale / 1e9:.1f} GB in all"],
+        *([f"building the cache, {name}", f"{figure(values['build'][clock])} s",
+           duration(values["build"][clock] * scale)]
+          for name, clock in (("clock", "wall"), ("CPU", "cpu"))),
+        ["most memory while building, all kinds", mb(values["peak"]), "not scaled"],
+        ["own memory in an epoch", mb(values["private"]),
+         f"of it batches: {mb(values['batches'])}"],
+        ["pages of the cache that an epoch maps", mb(values["mapped"]),
+         f"{values['mapped'] * scale / 1e9:.1f} GB, given back when others need it"],
     ]  # fmt: skip
 
 
 SECTIONS = {
-    "loaders": Section("Batches alone", ask_loaders, show_loaders, note_loaders),
-    "waits": Section("Training that is fed", ask_waits, show_waits, note_waits),
-    "steps": Section("Forms of the step", ask_steps, show_steps, note_steps),
-    "cifar": Section("CIFAR-10 as in the paper", ask_cifar, show_cifar, note_cifar),
-    "profile": Section("What a step is made of", ask_profile, show_profile, once=True),
+    "loaders": Section("Batches alone", loader_requests, loader_rows, loader_note),
+    "waits": Section(
+        "Training that is fed",
+        partial(requests_of_forms, "wait", "fed", loaders=["field", "cached"]), wait_rows,
+        lambda series, options: f"batches of {options.batch_size}; the wait is the host's, by the"
+        " clock; the driver reports how busy a GPU is, if nvidia-ml-py is installed",
+    ),
+    "steps": Section(
+        "Forms of the step", partial(requests_of_forms, "step", "forms"), step_rows,
+        lambda series, options: f"batches of {options.batch_size} to train and"
+        f" {options.encode_size} to encode, {options.size} px, on the device already;"
+        f" {options.threads} threads; Adam",
+    ),
+    "cifar": Section(
+        "CIFAR-10 as in the paper", partial(requests_of_forms, "cifar", "fed"), cifar_rows,
+        lambda series, options: f"32 px enlarged to {options.size}; training at batch 16, encoding"
+        f" at {options.encode_size}; {CIFAR:,} training images; the times are scaled",
+    ),
+    "profile": Section(
+        "What a step is made of", partial(requests_of_forms, "profile", "fed"), profile_rows,
+        once=True,
+    ),
     "transfer": Section(
-        "Host to device", lambda _, base: {"transfer": base | {"measure": "transfer"}},
-        show_transfer, cuda=True,
+        "Host to device", lambda _: {"transfer": {"measure": "transfer"}}, transfer_rows, cuda=True
     ),
     "memory": Section(
-        "Memory and cost", lambda _, base: {"memory": base | {"measure": "memory"}}, show_memory,
-        once=True,
+        "Memory and cost", lambda _: {"memory": {"measure": "memory"}}, memory_rows, once=True
     ),
 }  # fmt: skip
 
 
-def figure(value: float) -> str:
-    """Three digits that count."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def mb(value: float) -> str:
-    """Bytes in millions."""
-    return f"{value / 1e6:,.0f} MB"
-
-
-def clock(seconds: float) -> str:
-    """Seconds, minutes or hours."""
-    if seconds < 120:
-        return f"{figure(seconds)} s"
-    return f"{figure(seconds / 60)} min" if seconds < 7200 else f"{figure(seconds / 3600)} h"
-
-
 def on_cuda(options: argparse.Namespace) -> bool:
-    """Whether a CUDA device computes."""
+    """Return whether a CUDA device computes."""
     return torch.device(options.device).type == "cuda"
 
 
-def laid_out(rows: list[list[str]]) -> str:
-    """Markdown."""
-    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def run_section(name: str, options: argparse.Namespace, base: Request) -> tuple[str, list[Entry]]:
-    """Measures a section; its text."""
+def run_section(
+    name: str, options: argparse.Namespace, base: Request, report: Report
+) -> list[Series]:
+    """Measure a section and add it to the report."""
     section = SECTIONS[name]
     if section.cuda and not on_cuda(options):
-        return f"### {section.title}\n\nNot measured: no CUDA device.\n", []
+        report.add(f"### {section.title}", "Not measured: no CUDA device.")
+        return []
+    requests = section.requests(options).items()
+    contenders = [Series(key, base | request) for key, request in requests]
     rounds = 1 if section.once else options.rounds
-    entries = go_round(name, section.requests(options, base), rounds)
-    whole = [entry for entry in entries if entry.rounds]
-    lines = [f"### {section.title}", ""]
-    if whole:
-        lines += [laid_out(section.table(whole, options)), ""]
-        lines += [f"- {note}" for note in section.notes(whole, options)]
-    lines += [f"- {entry.name}: {entry.failed}" for entry in entries if entry.failed]
-    return "\n".join([*lines, ""]), entries
+    cuda = on_cuda(options)
+    alternate(
+        contenders, lambda series: spawn(__file__, series.request, cuda), rounds, label=name
+    )  # fmt: skip
+    complete = {series.name: series for series in contenders if series.rounds}
+    blocks, notes = [f"### {section.title}"], []
+    if complete:
+        blocks.append(table(section.rows(complete, options)))
+        notes.append(section.note(complete, options))
+    notes += [f"{series.name}: {series.failed}" for series in contenders if series.failed]
+    report.add(*blocks, "\n".join(f"- {note}" for note in notes if note))
+    return contenders
 
 
-# The run
-
-
-def machine(options: argparse.Namespace) -> str:
-    """Where and with what this is measured."""
-    info = Path("/proc/cpuinfo")
-    rows = info.read_text().splitlines() if info.exists() else []
-    models = [row.partition(":")[2].strip() for row in rows if row.startswith("model name")]
-    told = [models[0] if models else platform.processor() or platform.machine(), f"{CORES} cores"]
-    told.append(f"load {os.getloadavg()[0]:.1f} before")
-    told.append(torch.backends.cpu.get_cpu_capability())
-    if on_cuda(options):
-        told += [torch.cuda.get_device_name(options.device), f"CUDA {torch.version.cuda}"]
-    else:
-        told.append("no GPU: figures of one were not measured")
-    told.append(f"Python {platform.python_version()}")
-    for package in ("torch", "torchvision", "numpy", "PIL"):
-        told.append(f"{package} {__import__(package).__version__}")
-    return ", ".join(told)
-
-
-def parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    add = parser.add_argument
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
+    command_line = parser(
+        __doc__, rounds=3, seconds=5.0, threads=cores(), device=default_device(), seed=0, json=None
+    )
+    add = command_line.add_argument
     add("--work", nargs="+", choices=SECTIONS, default=list(SECTIONS))
-    add("--images", type=Path, help="a folder of class folders; else images are drawn")
-    add("--number", type=int, default=1_000, help="of images to draw")
+    add("--images", type=Path, help="folder of class folders; default: generated images")
+    add("--number", type=int, default=1_000, help="number of images to generate")
     add("--backbones", nargs="+", default=["alexnet", "resnet18", "resnet50"])
     add("--forms", nargs="+", choices=FORMS, default=list(FORMS))
-    add("--fed", nargs="+", choices=FORMS, help="forms of the training that is fed")
+    add("--fed", nargs="+", choices=FORMS, help="forms of the training with data")
     add("--batch-size", type=int, default=16)
-    add("--encode-size", type=int, help="images in a batch to encode; else 64, on CUDA 256")
-    add("--size", type=int, default=224)
-    add("--rounds", type=int, default=3)
-    add("--seconds", type=float, default=5, help="for a measurement of steps, or a few more")
-    add("--workers", type=int, default=CORES)
-    add("--threads", type=int, default=CORES)
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--encode-size", type=int, help="images in a batch to encode; default 64, on CUDA 256")
+    add("--size", type=int, default=224, help="side of the images")
+    add("--workers", type=int, default=cores())
     add("--scale", type=int, default=133_503, help="images that memory and cost are scaled to")
-    add("--seed", type=int, default=0)
-    add("--json", type=Path, help="every measurement into this file")
-    options = parser.parse_args(arguments)
-    usual = ["fp32-cl", "bf16-cl-fused"] + ["bf16-cl-compiled-fused"] * on_cuda(options)
-    options.fed = options.fed or usual
+    options = command_line.parse_args(arguments)
+    if options.fed is None:
+        options.fed = ["fp32-cl", "bf16-cl-fused"]
+        if on_cuda(options):
+            options.fed.append("bf16-cl-compiled-fused")
     options.encode_size = options.encode_size or (256 if on_cuda(options) else 64)
     return options
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Prints the tables; 1 if a contender failed."""
+    """Print the tables; 1 if a contender failed."""
     if list(arguments) == ["--child"]:
-        print(json.dumps(measured(json.loads(sys.stdin.read()))))
-        return 0
-    options = parsed(arguments)
-    command = shlex.join(["python", "benchmarks/pipeline.py", *arguments])
-    print(f"{machine(options)}.\n{options.rounds} rounds, medians.\nCommand: {command}\n")
-    failed, saved = False, {}
-    with tempfile.TemporaryDirectory(prefix="deephash-") as temporary:
-        folder = Path(temporary)
+        return serve(measured)
+    options = parse(arguments)
+    report = Report(__file__, arguments, options)
+    report.add(f"{options.rounds} rounds, medians.")
+    sections: dict[str, list[Values]] = {}
+    with tempfile.TemporaryDirectory(prefix="deephash-") as folder:
+        images = options.images or Path(folder) / "images"
         if options.images is None:
-            draw_folder(folder / "images", options.number, options.seed)
-        images = options.images or folder / "images"
-        options.found = read_all(images)
+            draw_folder(images, options.number, options.seed)
+        options.files = read_all(images)
         base = {
-            "images": str(images), "cache": str(folder), "device": options.device,
+            "images": str(images), "cache": folder, "device": options.device,
             "batch": options.batch_size, "encode": options.encode_size, "size": options.size,
             "workers": options.workers, "threads": options.threads, "seconds": options.seconds,
         }  # fmt: skip
         if {"loaders", "waits", "profile"} & set(options.work):
-            source(base).load()  # so that it is there for those who find it
+            folder_source(base).load()  # fills the cache
         for name in options.work:
-            text, entries = run_section(name, options, base)
-            print(text, flush=True)
-            failed |= any(entry.failed for entry in entries)
-            saved[name] = [asdict(entry) for entry in entries]
-            if options.json:
-                options.json.write_text(json.dumps({"command": command, "sections": saved}))
-    return int(failed)
+            contenders = run_section(name, options, base, report)
+            sections[name] = [asdict(series) for series in contenders]
+            report.save(sections=sections)
+    report.close()
+    return int(any(series["failed"] for section in sections.values() for series in section))
 
 
 if __name__ == "__main__":

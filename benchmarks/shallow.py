@@ -1,27 +1,23 @@
-"""Measure time and memory of fitting the methods in closed form, and of naive forms in float64.
+"""Measure time and memory of fitting the closed-form methods, and of naive versions in float64.
 
     python benchmarks/shallow.py                              60,000 x 4,096 features, 64 bits
     python benchmarks/shallow.py --images 5000 --methods itq imh
 
-Each fit has a process of its own, and is measured without making the features: wall and CPU
-seconds, and the peak of its memory beyond the features themselves (float32). The naive forms have
-all features in float64 and compute all eigenvectors; their codes are compared with those of the
-method by Hamming distances between images. The features are not negative, like those of fc7.
+Each fit runs in a process of its own. The table contains wall and CPU seconds and the peak memory
+in addition to the features (float32), whose generation is not measured. The naive versions convert
+all features to float64 and compute all eigenvectors; their codes are compared with those of the
+method by Hamming distances between images. The features are nonnegative, like those of fc7.
 """
 
-import argparse
-import json
 import math
-import resource
-import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from harness import Report, Stopwatch, Values, parser, peak_memory, progress, serve, spawn, table
 from torch import Tensor, nn
 
 from deephash.methods.closed_form import ClosedForm
@@ -41,8 +37,8 @@ COMPARED = 2000
 """Images whose Hamming distances are compared."""
 
 
-def made_features(images: int, width: int) -> Tensor:
-    """Draw clustered features after a ReLU, whose variances fall like those of networks."""
+def draw_features(images: int, width: int) -> Tensor:
+    """Draw clustered features after a ReLU, whose variances decay like those of networks."""
     draw = torch.Generator().manual_seed(0)
     inner = min(512, width)
     scale = torch.arange(1, inner + 1) ** -0.6
@@ -57,7 +53,7 @@ def made_features(images: int, width: int) -> Tensor:
     return features
 
 
-def made(name: str, images: int, width: int, nbit: int) -> ClosedForm:
+def build_method(name: str, images: int, width: int, nbit: int) -> ClosedForm:
     """Build a method with the options of its recipe."""
     if name == "sh":
         return SH(Encoder(nn.Identity(), Waves(width, nbit)), nbit)
@@ -72,7 +68,7 @@ def made(name: str, images: int, width: int, nbit: int) -> ClosedForm:
 
 
 def naive(name: str, features: Tensor, nbit: int) -> Tensor:
-    """Compute the codes of all features in float64, as one reads the definition."""
+    """Compute the codes of all features in float64, directly by the definition."""
     x = features.double()
     x = x - x.mean(dim=0)
     axes = torch.linalg.eigh(x.T @ x).eigenvectors.T.flip(0)[:nbit]
@@ -92,86 +88,79 @@ def naive(name: str, features: Tensor, nbit: int) -> Tensor:
     return v
 
 
-def peak() -> float:
-    """Return the largest memory of this process so far, in GB."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-
-
-def child(options: argparse.Namespace) -> None:
-    """Fit one method to the features of a file, and print what it took."""
-    name, form = options.child
-    features = torch.from_numpy(np.load(options.file))
-    images, width = features.shape
-    codes: Tensor | None = None
-    method = made(name, images, width, options.bits)
-    before, wall, cpu = peak(), time.perf_counter(), time.process_time()
-    if form == "naive":
-        codes = naive(name, features, options.bits)
-    else:
-        method.fit(features)
-    result = {
-        "wall": time.perf_counter() - wall,
-        "cpu": time.process_time() - cpu,
-        "memory": peak() - before,
-    }
-    with torch.no_grad():
-        if codes is None:
+def measured(request: Values) -> Values:
+    """Fit one method to the features of a file; its codes are saved beside the file."""
+    file, name, nbit = Path(request["file"]), request["method"], request["bits"]
+    features = torch.from_numpy(np.load(file))
+    method = build_method(name, *features.shape, nbit)
+    before = peak_memory(reset=True)
+    with Stopwatch() as watch:
+        codes = naive(name, features, nbit) if request["naive"] else method.fit(features)
+    values = {"wall": watch.wall, "cpu": watch.cpu, "memory": peak_memory() - before}
+    if not request["naive"]:
+        with torch.no_grad():
             codes = method.encoder.encode(features[:COMPARED])
-    np.save(Path(options.file).parent / f"{name}_{form}.npy", (codes[:COMPARED] >= 0).numpy())
-    print(json.dumps(result))
+    np.save(codes_file(request), (codes[:COMPARED] >= 0).numpy())
+    return values
 
 
-def distances(bits: np.ndarray) -> Tensor:
-    """Compute Hamming distances between all images."""
-    rows = torch.from_numpy(bits).float()
-    return torch.cdist(rows, rows, p=1)
+def codes_file(request: Values) -> Path:
+    """Return the file of the codes of a request."""
+    return Path(request["file"]).with_name(f"{request['method']}_{request['naive']}.npy")
 
 
-def main() -> None:
-    """Measure and print a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--images", type=int, default=60000)
-    parser.add_argument("--width", type=int, default=4096, help="features of an image")
-    parser.add_argument("--bits", type=int, default=64)
-    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
-    parser.add_argument(
-        "--naive", nargs="*", default=NAIVE, choices=NAIVE, help="methods with a naive form beside"
-    )
-    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--file", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.child:
-        child(options)
-        return
-    features = made_features(options.images, options.width)
-    print(f"{options.images:,} x {options.width:,} features, float32,"
-          f" {features.nbytes / 1e9:.2f} GB; {options.bits} bits; torch {torch.__version__},"
-          f" {torch.get_num_threads()} threads\n")  # fmt: skip
-    print("| method | s | CPU s | GB | naive: s | CPU s | GB | mean difference of distances |")
-    print("|---|---:|---:|---:|---:|---:|---:|---:|", flush=True)
+def distances(file: Path) -> Tensor:
+    """Compute the Hamming distances between all codes of a file."""
+    codes = torch.from_numpy(np.load(file)).float()
+    return torch.cdist(codes, codes, p=1)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the table; 1 if a method failed."""
+    if list(arguments) == ["--child"]:
+        return serve(measured)
+    command_line = parser(__doc__)
+    add = command_line.add_argument
+    add("--images", type=int, default=60000)
+    add("--width", type=int, default=4096, help="features of an image")
+    add("--bits", type=int, default=64)
+    add("--methods", nargs="+", default=METHODS, choices=METHODS)
+    add("--naive", nargs="*", default=NAIVE, choices=NAIVE, help="also measure naive versions of")
+    options = command_line.parse_args(arguments)
+    report = Report(__file__, arguments, options)
+    features = draw_features(options.images, options.width)
+    report.add(f"{options.images:,} x {options.width:,} features, float32,"
+               f" {features.nbytes / 1e9:.2f} GB; {options.bits} bits;"
+               f" {torch.get_num_threads()} threads")  # fmt: skip
+    rows = [["method", "s", "CPU s", "GB", "naive: s", "CPU s", "GB",
+             "mean difference of distances"]]  # fmt: skip
+    failed = False
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "features.npy"
         np.save(file, features.numpy())
         del features
         for name in options.methods:
-            cells = [name]
-            forms = ["here"]
-            if name in options.naive:
-                forms.append("naive")
-            for form in forms:
-                line = [sys.executable, __file__, "--child", name, form, "--file", str(file)]
-                line += ["--bits", str(options.bits)]
-                output = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True).stdout
-                found: dict[str, Any] = json.loads(output.splitlines()[-1])
-                cells += [f"{found['wall']:.1f}", f"{found['cpu']:.1f}", f"{found['memory']:.2f}"]
-            if len(forms) == 2:
-                one, two = (np.load(Path(folder) / f"{name}_{form}.npy") for form in forms)
-                cells.append(f"{(distances(one) - distances(two)).abs().mean():.2g} bits")
-            else:
-                cells += ["-"] * 4
-            print(f"| {' | '.join(cells)} |", flush=True)
+            row, files = [name], []
+            for is_naive in (False, True)[: 1 + (name in options.naive)]:
+                request = {"method": name, "naive": is_naive, "bits": options.bits,
+                           "file": str(file)}  # fmt: skip
+                values = spawn(__file__, request)
+                progress(f"{name}, {'naive' if is_naive else 'deephash'}: {values}")
+                if "failed" in values:
+                    failed = True
+                    row += [values["failed"], "-", "-"]
+                    continue
+                files.append(codes_file(request))
+                row += [f"{values['wall']:.1f}", f"{values['cpu']:.1f}",
+                        f"{values['memory'] / 1e9:.2f}"]  # fmt: skip
+            if len(files) == 2:
+                difference = (distances(files[0]) - distances(files[1])).abs().mean()
+                row.append(f"{difference:.2g} bits")
+            rows.append(row + ["-"] * (len(rows[0]) - len(row)))
+    report.add(table(rows))
+    report.close()
+    return int(failed)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

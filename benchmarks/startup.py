@@ -3,18 +3,16 @@
     python benchmarks/startup.py --repeat 10
     git worktree add /tmp/before v0.1.0 && python benchmarks/startup.py --before /tmp/before
 
-Each command runs in a fresh process; checkouts take turns, and the table has medians of seconds.
+Each command runs in a new process. The checkouts alternate; the table contains medians of seconds.
 """
 
-import argparse
 import os
-import statistics
 import subprocess
 import sys
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from harness import ROOT, Report, Series, Stopwatch, Values, alternate, parser, table
 
 COMMANDS = {
     "train.py --help": ["train.py", "--help"],
@@ -24,40 +22,44 @@ COMMANDS = {
     "import deephash": ["-c", "import deephash"],
     "import deephash.retrieval": ["-c", "import deephash.retrieval"],
 }
-"""What is started: arguments of Python, a script relative to the checkout."""
+"""Arguments of Python; scripts are relative to the checkout."""
 
 
-def seconds(checkout: Path, arguments: list[str]) -> float | None:
-    """Run a command in a checkout and return its seconds; None if it fails there."""
-    env = os.environ | {"PYTHONPATH": str(checkout / "src"), "OMP_NUM_THREADS": "1"}
-    began = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=checkout, env=env, capture_output=True, check=False
-    )
-    return time.perf_counter() - began if done.returncode == 0 else None
+def run(checkout: Path, arguments: Sequence[str]) -> Values:
+    """Run a command in a checkout."""
+    environment = os.environ | {"PYTHONPATH": str(checkout / "src"), "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, *arguments]
+    with Stopwatch() as watch:
+        done = subprocess.run(line, cwd=checkout, env=environment, capture_output=True, check=False)
+    return {"failed": f"status {done.returncode}"} if done.returncode else {"wall": watch.wall}
 
 
-def main() -> None:
-    """Measure and print a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--before", type=Path, help="another checkout to compare with")
-    parser.add_argument("--repeat", type=int, default=10, help="runs of each command")
-    options = parser.parse_args()
+def main(arguments: Sequence[str]) -> int:
+    """Print the table."""
+    options = parser(__doc__)
+    options.add_argument("--before", type=Path, help="another checkout to compare with")
+    options.add_argument("--repeat", type=int, default=10, help="runs of each command")
+    given = options.parse_args(arguments)
+    report = Report(__file__, arguments, given)
     checkouts = {"now": ROOT}
-    if options.before is not None:
-        checkouts = {"before": options.before.resolve(), **checkouts}
-    print(f"| seconds, median of {options.repeat} | {' | '.join(checkouts)} |")
-    print(f"|---|{'---|' * len(checkouts)}")
-    for name, arguments in COMMANDS.items():
-        found: dict[str, list[float]] = {key: [] for key in checkouts}
-        for turn in range(options.repeat + 1):
-            for key, checkout in checkouts.items():
-                taken = seconds(checkout, arguments)
-                if turn and taken is not None:  # the first one fills the caches of the system
-                    found[key].append(taken)
-        cells = [f"{statistics.median(one):.2f}" if one else "-" for one in found.values()]
-        print(f"| `{name}` | {' | '.join(cells)} |", flush=True)
+    if given.before is not None:
+        checkouts = {"before": given.before.resolve(), **checkouts}
+    rows = [[f"seconds, median of {given.repeat}", *checkouts]]
+    for name, command in COMMANDS.items():
+        pair = [Series(key, {"checkout": checkout}) for key, checkout in checkouts.items()]
+        alternate(
+            pair,
+            lambda series, command=command: run(series.request["checkout"], command),
+            given.repeat,
+            warm_up=1,  # fills the file cache of the system
+            label=name,
+        )
+        medians = ["-" if series.failed else f"{series.median('wall'):.2f}" for series in pair]
+        rows.append([f"`{name}`", *medians])
+    report.add(table(rows))
+    report.close()
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -1,8 +1,8 @@
-"""Kill runs that log to W&B and compare what is uploaded: python benchmarks/wandb_kills.py.
+"""Kill runs that log to W&B, and check what is uploaded: python benchmarks/wandb_kills.py.
 
-Each run is killed several times (``kill -9`` of the whole process group, at a random moment), goes
-on, and is uploaded with ``wandb sync`` to a server in this process. With ``--midway``, it is also
-uploaded between two kills. At the end the server must have every step of the run exactly once.
+Each run is killed several times (``kill -9`` of its process group, at a random time), resumes, and
+is uploaded with ``wandb sync`` to a server in this process. With ``--midway`` it is also uploaded
+between two kills. At the end the server must have each step of the run exactly once.
 """
 
 import argparse
@@ -45,13 +45,13 @@ logger.report({"metrics": {"map": 1.0}}, 10 * epochs)
 
 
 class Server(BaseHTTPRequestHandler):
-    """As much of a W&B server as ``wandb sync`` talks to."""
+    """The part of a W&B server that ``wandb sync`` needs."""
 
     protocol_version = "HTTP/1.1"
     runs: dict[str, dict[str, Any]] = {}  # noqa: RUF012
 
     def log_message(self, *args: Any) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
     def _answer(self, content: Any) -> None:
         data = json.dumps(content).encode()
@@ -76,25 +76,25 @@ class Server(BaseHTTPRequestHandler):
         body = self._body()
         if not body.startswith(b"{"):
             return self._answer({})
-        asked = json.loads(body)
+        request = json.loads(body)
         if "file_stream" in self.path:
             run = self.runs[self.path.split("/")[-2]]
-            for name, file in (asked.get("files") or {}).items():
+            for name, file in (request.get("files") or {}).items():
                 if name == "wandb-history.jsonl":
-                    for at, line in enumerate(file["content"], file["offset"]):
-                        run["rows"][at] = json.loads(line)
+                    for number, line in enumerate(file["content"], file["offset"]):
+                        run["rows"][number] = json.loads(line)
                 if name == "wandb-summary.json":
                     run["summary"] = file["content"][-1]
             return self._answer({"exitcode": None, "limits": {}})
-        name = asked.get("operationName") or re.findall(r"\w+", asked["query"])[1]
-        given = asked.get("variables") or {}
-        return self._answer({"data": self._data(name, given)})
+        name = request.get("operationName") or re.findall(r"\w+", request["query"])[1]
+        variables = request.get("variables") or {}
+        return self._answer({"data": self._data(name, variables)})
 
-    def _data(self, name: str, given: dict[str, Any]) -> Any:
+    def _data(self, name: str, variables: dict[str, Any]) -> Any:
         if name == "RunResumeStatus":
-            run = self.runs.get(given["name"])
+            run = self.runs.get(variables["name"])
             bucket = None if run is None else {
-                "id": "x", "name": given["name"], "summaryMetrics": run["summary"],
+                "id": "x", "name": variables["name"], "summaryMetrics": run["summary"],
                 "displayName": "d", "logLineCount": 0, "historyLineCount": len(run["rows"]),
                 "eventsLineCount": 0, "historyTail": "[]", "eventsTail": "[]", "config": "{}",
                 "tags": [], "wandbConfig": '{"t": 1}',
@@ -102,34 +102,34 @@ class Server(BaseHTTPRequestHandler):
             entity = {"id": "e", "name": "me"}
             return {"model": {"id": "m", "name": "p", "entity": entity, "bucket": bucket}}
         if name == "UpsertBucket":
-            self.runs.setdefault(given["name"], {"rows": {}, "summary": "{}"})
+            self.runs.setdefault(variables["name"], {"rows": {}, "summary": "{}"})
             project = {"id": "p", "name": "p", "entity": {"id": "e", "name": "me"}}
-            bucket = {"id": "x", "name": given["name"], "displayName": "d", "description": None,
+            bucket = {"id": "x", "name": variables["name"], "displayName": "d", "description": None,
                       "config": "{}", "sweepName": None, "project": project}  # fmt: skip
             return {"upsertBucket": {"bucket": bucket, "inserted": True}}
         if name == "CreateRunFiles":
             host, port = self.server.server_address[:2]
-            files = [{"name": file, "uploadUrl": f"http://{host}:{port}/{at}"}
-                     for at, file in enumerate(given.get("files") or [])]  # fmt: skip
+            files = [{"name": file, "uploadUrl": f"http://{host}:{port}/{number}"}
+                     for number, file in enumerate(variables.get("files") or [])]  # fmt: skip
             return {"createRunFiles": {"runID": "x", "uploadHeaders": [], "files": files}}
         if "Feature" in name:
             return {"serverInfo": {"features": []}}
         return {}
 
 
-def one_run(folder: Path, epochs: int, kills: int, midway: bool, port: int) -> str | None:
-    """Kill, finish and upload a run; return what is wrong at the server."""
+def check_run(folder: Path, epochs: int, kills: int, midway: bool, port: int) -> str | None:
+    """Kill, finish and upload a run; return what is wrong on the server."""
     command = [sys.executable, "-c", SESSION, str(folder), str(epochs)]
-    ours = {"WANDB_BASE_URL": f"http://127.0.0.1:{port}", "WANDB_API_KEY": "0" * 40,
-            "WANDB_SILENT": "true",
-            "WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL": "0.2"}  # fmt: skip
-    environment = os.environ | ours
+    environment = os.environ | {
+        "WANDB_BASE_URL": f"http://127.0.0.1:{port}", "WANDB_API_KEY": "0" * 40,
+        "WANDB_SILENT": "true", "WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL": "0.2",
+    }  # fmt: skip
 
     def sync() -> None:
         subprocess.run([sys.executable, "-m", "wandb", "sync", str(folder / "wandb")],
-                       env=environment, capture_output=True, timeout=120)  # fmt: skip
+                       env=environment, capture_output=True, timeout=120, check=False)  # fmt: skip
 
-    for at in range(kills):
+    for number in range(kills):
         session = subprocess.Popen(
             command, env=environment, start_new_session=True, stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -137,44 +137,44 @@ def one_run(folder: Path, epochs: int, kills: int, midway: bool, port: int) -> s
         time.sleep(random.uniform(1.0, 5.0))
         os.killpg(session.pid, signal.SIGKILL)
         session.wait()
-        if midway and at == 0:
+        if midway and number == 0:
             sync()
-            there = Server.runs.get(folder.name, {"rows": {}})["rows"]
-            print(f"{folder.name}: {len(there)} rows uploaded after the first kill", flush=True)
+            uploaded = Server.runs.get(folder.name, {"rows": {}})["rows"]
+            print(f"{folder.name}: {len(uploaded)} rows uploaded after the first kill", flush=True)
     subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300)
     sync()
     rows = [row for _, row in sorted(Server.runs.get(folder.name, {"rows": {}})["rows"].items())]
     steps = [row["_step"] for row in rows]
-    wanted = [10 * epoch - 10 + step for epoch in range(1, epochs + 1) for step in (5, 10)]
-    if steps != wanted:
-        missing, twice = sorted(set(wanted) - set(steps)), len(steps) - len(set(steps))
-        foreign = sorted(set(steps) - set(wanted))
+    expected = [10 * epoch - 10 + step for epoch in range(1, epochs + 1) for step in (5, 10)]
+    if steps != expected:
+        missing, twice = sorted(set(expected) - set(steps)), len(steps) - len(set(steps))
+        foreign = sorted(set(steps) - set(expected))
         return f"missing {missing[:5]}, not of the run {foreign[:5]}, twice {twice}"
     maps = sum("query/map" in row for row in rows)
     return None if maps == epochs else f"{maps} evaluations of {epochs}"
 
 
 def main() -> int:
-    """Kill some runs and print what the server has."""
+    """Kill runs and print what the server has."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--kills", type=int, default=4, help="of each run")
+    parser.add_argument("--kills", type=int, default=4, help="kills of each run")
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--midway", action="store_true", help="upload after the first kill")
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    random.seed(given.seed)
+    options = parser.parse_args()
+    random.seed(options.seed)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     port = server.server_address[1]
     faults = 0
     with tempfile.TemporaryDirectory() as root:
-        for at in range(given.runs):
-            folder = Path(root) / f"run{at}"
+        for number in range(options.runs):
+            folder = Path(root) / f"run{number}"
             folder.mkdir()
-            fault = one_run(folder, given.epochs, given.kills, given.midway, port)
+            fault = check_run(folder, options.epochs, options.kills, options.midway, port)
             faults += fault is not None
-            print(f"run {at}: {given.kills} kills, {fault or 'one history'}", flush=True)
+            print(f"run {number}: {options.kills} kills, {fault or 'one history'}", flush=True)
     server.shutdown()
     return int(faults > 0)
 

@@ -1,40 +1,30 @@
 """Some hundred damaged files of every kind: each is read, or refused with a sentence."""
 
-import importlib.util
 import logging
 import shutil
-import sys
 
 import pytest
 import torch
 
-from tests.paths import ROOT
-
-SCRIPT = ROOT / "benchmarks" / "fuzz_files.py"
 EACH = 6
 """Inputs for each kind of file."""
 
 
 @pytest.fixture(scope="module")
-def fuzz():
-    spec = importlib.util.spec_from_file_location("fuzz_files", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+def fuzz(script):
     deterministic = torch.are_deterministic_algorithms_enabled()
     logging.disable(logging.CRITICAL)
-    yield module
+    yield script("fuzz_files")
     logging.disable(logging.NOTSET)
     torch.use_deterministic_algorithms(deterministic)
-    del sys.modules[spec.name]
 
 
 @pytest.fixture(scope="module")
 def targets(fuzz, tmp_path_factory):
-    return fuzz.Sound(tmp_path_factory.mktemp("fuzz") / "sound").targets()
+    return fuzz.IntactFiles(tmp_path_factory.mktemp("fuzz") / "sound").targets()
 
 
-def test_sound_files_are_accepted(targets, tmp_path, capsys):
+def test_intact_files_are_accepted(targets, tmp_path, capsys):
     for target in targets:
         shutil.copytree(target.folder, tmp_path / "copy")
         target.use(tmp_path / "copy")
@@ -43,10 +33,10 @@ def test_sound_files_are_accepted(targets, tmp_path, capsys):
 
 def test_damaged_files_are_accepted_or_refused(fuzz, targets, tmp_path):
     outcomes = fuzz.fuzz(targets, EACH * len(targets), 7, tmp_path, lambda *_: None)
-    bad = [one for one in outcomes if one.kind == "traceback"]
-    assert not bad, f"{bad[0].target}\n{bad[0].said}"
-    assert {one.kind for one in outcomes} == {"accepted", "refused"}
-    assert all(one.said.strip() for one in outcomes if one.kind == "refused")
+    bad = [outcome for outcome in outcomes if outcome.kind == "traceback"]
+    assert not bad, f"{bad[0].target}\n{bad[0].message}"
+    assert {outcome.kind for outcome in outcomes} == {"accepted", "refused"}
+    assert all(outcome.message.strip() for outcome in outcomes if outcome.kind == "refused")
     assert len(outcomes) == EACH * len(targets) and len(targets) > 25
 
 
@@ -57,10 +47,10 @@ def test_anything_else_that_is_raised_is_counted(fuzz, tmp_path):
     def use(folder):
         raise KeyError("b")
 
-    target = fuzz.Target("a.json", tmp_path / "sound", "a.json", [fuzz.json_changed], use)
+    target = fuzz.Target("a.json", tmp_path / "sound", "a.json", [fuzz.mutate_json], use)
     outcomes = fuzz.fuzz([target], 3, 0, tmp_path, lambda *_: None)
-    assert [one.kind for one in outcomes] == ["traceback"] * 3
-    assert "KeyError: 'b'" in outcomes[0].said
+    assert [outcome.kind for outcome in outcomes] == ["traceback"] * 3
+    assert "KeyError: 'b'" in outcomes[0].message
     assert "a.json" in fuzz.table(outcomes)
 
 
@@ -68,6 +58,6 @@ def test_the_same_seed_makes_the_same_input(fuzz, tmp_path):
     texts = []
     for _ in range(2):
         (tmp_path / "a.json").write_text('{"a": [1, {"b": null}], "c": "d"}')
-        fuzz.json_changed(tmp_path / "a.json", fuzz.random.Random("a 5"))
+        fuzz.mutate_json(tmp_path / "a.json", fuzz.random.Random("a 5"))
         texts.append((tmp_path / "a.json").read_text())
     assert texts[0] == texts[1]

@@ -1,6 +1,5 @@
 """The script for a GPU, gone through on the CPU in small: it cannot fail for silly reasons."""
 
-import importlib.util
 import json
 import logging
 import subprocess
@@ -40,15 +39,10 @@ def test_is_not_run():
 
 
 @pytest.fixture(scope="module")
-def modules():
-    """gpu, gpu_parts, gpu_table and kill_runs, as the scripts import each other."""
-    before, folder = list(sys.path), str(ROOT / "benchmarks")
-    sys.path.insert(0, folder)
-    names = ("gpu", "gpu_parts", "gpu_table", "kill_runs")
-    yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
-    sys.path[:] = before
-    for name in (*names, "pipeline", "retrieval"):
-        sys.modules.pop(name, None)
+def modules(script):
+    """Return gpu, the modules that it imports, and kill_runs."""
+    names = ("gpu", "gpu_parts", "gpu_table", "harness", "kill_runs", "workloads")
+    return SimpleNamespace(**{name: script(name) for name in names})
 
 
 @pytest.fixture
@@ -62,7 +56,7 @@ def parts(modules):
 
 
 @pytest.fixture
-def at_home(modules, monkeypatch):
+def in_process(modules, monkeypatch):
     """Parts run in this process, and commands in forks of it, which have imported everything."""
     gpu, parts, kill_runs = modules.gpu, modules.gpu_parts, modules.kill_runs
 
@@ -77,13 +71,14 @@ def at_home(modules, monkeypatch):
             changed()
         return 0, ""
 
-    def call(request, words, seconds):
-        script, *rest = words
-        name = script.removesuffix(".py")
+    def call(request, arguments, seconds):
+        file, *rest = arguments
+        name = file.removesuffix(".py")
         assert name in ("train", "data")
-        many = "-m" in rest
-        job = kill_runs.sweep(*(word for word in rest if word != "-m")) if many else (
-            kill_runs.command(name, *rest))  # fmt: skip
+        if "-m" in rest:
+            job = kill_runs.sweep(*(override for override in rest if override != "-m"))
+        else:
+            job = kill_runs.command(name, *rest)
         done = kill_runs.run(job, Path(request["scratch"]))
         assert done.status == 0, done.output
         return done.seconds
@@ -102,11 +97,11 @@ def run(bench, out, *more):
     return status, result
 
 
-def test_all_parts_run_on_the_cpu(bench, parts, at_home, tmp_path, capsys):
+def test_all_parts_run_on_the_cpu(bench, parts, in_process, tmp_path, capsys):
     fill = torch.utils.deterministic.fill_uninitialized_memory
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "test_it.py").write_text(TESTED)
-    status, result = run(bench, tmp_path / "out", "--seconds", "200", "--tests",
+    status, result = run(bench, tmp_path / "out", "--seconds", "900", "--tests",
                          str(tmp_path / "tests"))  # fmt: skip
     assert status == 0 and list(result["parts"]) == list(bench.SHARES)
     assert {part["status"] for part in result["parts"].values()} == {"done"}
@@ -150,7 +145,7 @@ def test_all_parts_run_on_the_cpu(bench, parts, at_home, tmp_path, capsys):
     assert torch.utils.deterministic.fill_uninitialized_memory == fill
 
 
-def test_a_part_that_fails_does_not_stop_the_others(bench, at_home, tmp_path, capsys):
+def test_a_part_that_fails_does_not_stop_the_others(bench, in_process, tmp_path, capsys):
     status, result = run(bench, tmp_path, "--only", "retrieval", "label-free", "--fail",
                          "retrieval")  # fmt: skip
     assert status == 1
@@ -161,7 +156,7 @@ def test_a_part_that_fails_does_not_stop_the_others(bench, at_home, tmp_path, ca
     assert "| retrieval | failed: RuntimeError: made to fail |" in capsys.readouterr().out
 
 
-def test_a_budget_that_is_too_small_skips_and_names(bench, at_home, tmp_path, capsys):
+def test_a_budget_that_is_too_small_skips_and_names(bench, in_process, tmp_path, capsys):
     status, result = run(bench, tmp_path, "--seconds", "0.05", "--only", "steps", "run")
     assert status == 0
     printed = capsys.readouterr().out
@@ -254,11 +249,11 @@ def test_cells_skip_fail_and_go_on(parts, tmp_path):
     cells = [
         parts.Cell("long", 60, lambda: calls.append("long") or {}),
         parts.Cell("fails", 1, fails),
-        parts.Cell("hangs", 1, hangs, most=0.05),
+        parts.Cell("hangs", 1, hangs, limit=0.05),
         parts.Cell("not here", 1, not_here),
         parts.Cell("works", 1, lambda: calls.append("works") or {"x": 1}),
     ]
-    parts.go(cells, request)
+    parts.run_cells(cells, request)
     found = parts.read_results(file)
     assert found["complete"] and found["current"] is None and calls == ["works"]
     assert found["cells"]["long"]["skipped"].startswith("needs about 60 s, 2")
@@ -267,12 +262,14 @@ def test_cells_skip_fail_and_go_on(parts, tmp_path):
     assert found["cells"]["hangs"]["failed"].startswith("TimeoutError: given up after")
     assert found["cells"]["not here"]["skipped"] == "only elsewhere"
     assert found["cells"]["works"]["x"] == 1
-    parts.go(cells, request)
+    parts.run_cells(cells, request)
     assert calls == ["works"]  # nothing is measured twice
 
 
 def test_files_with_tests_for_a_gpu(parts):
-    chosen = {path.name for path in (ROOT / "tests").rglob("test_*.py") if parts.marked(path)}
+    chosen = {
+        path.name for path in (ROOT / "tests").rglob("test_*.py") if parts.has_gpu_tests(path)
+    }
     assert {"test_devices.py", "test_cuda_graphs.py", "test_backends.py"} <= chosen
     assert not {"test_progress.py", "test_published.py"} & chosen
 
@@ -317,7 +314,7 @@ def test_a_command_is_stopped_with_all_it_started(parts, tmp_path):
     assert log.read_text() == "3\n"
 
 
-def test_a_profile_of_a_cuda_device_is_read(parts):
+def test_a_profile_of_a_cuda_device_is_read(modules):
     """Made of what torch's profiler gives: calls of the runtime, operators, kernels, marks."""
     from torch.autograd import DeviceType
 
@@ -342,20 +339,20 @@ def test_a_profile_of_a_cuda_device_is_read(parts):
     events = [event("kernel_a", 0, 300), event("kernel_a", 200, 400),
               event("Optimizer.step#Adam.step", 0, 900)]  # fmt: skip
     seen = SimpleNamespace(key_averages=lambda: rows, events=lambda: events)
-    found = parts.read_profile(seen, {"steps": 2, "seconds": 0.001}, True)
+    found = modules.workloads.read_profile(seen, {"steps": 2, "wall": 0.001}, True)
     assert found["calls"] == {"kernels": 60, "graphs": 1, "copies": 3, "fills": 2, "waits": 1}
     assert found["operators"] == 20 and found["busy"] == pytest.approx(0.4)
     assert found["device_ms"] == pytest.approx(0.2)
     assert found["top"] == [("kernel_a", 30, 0.75), ("Memcpy HtoD (Pinned -> Device)", 3, 0.25)]
     events.clear()
     with pytest.raises(RuntimeError, match="recorded no kernel"):
-        parts.read_profile(seen, {"steps": 2, "seconds": 0.001}, True)
+        modules.workloads.read_profile(seen, {"steps": 2, "wall": 0.001}, True)
 
 
-def test_a_card_is_described_by_its_driver(bench, monkeypatch):
+def test_a_card_is_described_by_its_driver(modules, monkeypatch):
     line = "NVIDIA A100-SXM4-80GB, 550.54.15, 81920 MiB, 1410 MHz\n"
-    monkeypatch.setattr(bench, "output", lambda *command: line)
-    assert bench.card() == {
+    monkeypatch.setattr(modules.harness, "output", lambda *command: line)
+    assert modules.harness.card() == {
         "card": "NVIDIA A100-SXM4-80GB", "driver": "550.54.15", "memory": "81920 MiB",
         "clock": "1410 MHz",
     }  # fmt: skip
@@ -363,7 +360,7 @@ def test_a_card_is_described_by_its_driver(bench, monkeypatch):
 
 def test_a_graph_that_is_not_replayed_is_no_measurement(parts):
     log = logging.getLogger("deephash.training")
-    with parts.noted() as notes:
+    with parts.collect_warnings() as notes:
         log.warning("trainer.graph: the step is not replayed as a graph, because of this")
         log.warning("something else")
         log.warning("something else")
@@ -378,7 +375,7 @@ def test_a_graph_that_is_not_replayed_is_no_measurement(parts):
 @pytest.fixture
 def archive(parts, tmp_path):
     """A small archive of JPEG files in the folders of CIFAR-10."""
-    parts.make_images(tmp_path / "drawn", 14)
+    parts.draw_images(tmp_path / "drawn", 14)
     path = tmp_path / "images.tar.xz"
     with tarfile.open(path, "w:xz") as file:
         for part in ("train", "test"):
@@ -404,12 +401,12 @@ def test_an_archive_is_unpacked_with_and_without_the_command(
     assert parts.folder_of_images(tmp_path / "unpacked") == tmp_path / "unpacked"
 
 
-def test_images_of_an_archive_are_prepared(parts, at_home, base, archive, tmp_path, monkeypatch):
+def test_images_of_an_archive_are_prepared(parts, in_process, base, archive, tmp_path, monkeypatch):
     commands, call = [], parts.call
 
-    def recorded(request, words, seconds):
-        commands.append(words)
-        return call(request, words, seconds)
+    def recorded(request, arguments, seconds):
+        commands.append(arguments)
+        return call(request, arguments, seconds)
 
     monkeypatch.setattr(parts, "call", recorded)
     base |= {"data": str(archive), "until": time.time() + 60}
@@ -423,7 +420,9 @@ def test_the_full_run_prepares_the_protocol_of_the_paper(parts, base, tmp_path, 
     from deephash.config import schema
 
     commands = []
-    monkeypatch.setattr(parts, "call", lambda request, words, seconds: commands.append(words))
+    monkeypatch.setattr(
+        parts, "call", lambda request, arguments, seconds: commands.append(arguments)
+    )
     for part in ("train", "test"):
         (tmp_path / "data" / part).mkdir(parents=True)
     base |= {"data": str(tmp_path / "data"), "tiny": False, "until": time.time() + 60}
@@ -436,18 +435,18 @@ def test_the_full_run_prepares_the_protocol_of_the_paper(parts, base, tmp_path, 
     assert dataset.size == 224 and not dataset.source.download
 
 
-def test_busy_time_is_a_union(parts):
-    assert parts.covered([]) == 0
-    assert parts.covered([(0, 4), (1, 2), (3, 5), (7, 8)]) == 6
+def test_busy_time_is_a_union(modules):
+    assert modules.workloads.union_length([]) == 0
+    assert modules.workloads.union_length([(0, 4), (1, 2), (3, 5), (7, 8)]) == 6
 
 
 def test_as_many_epochs_as_fit(parts):
     one = {"begins": 10, "epoch": 2, "evaluation": 4}
-    assert parts.planned(one, 1_000) == (100, 10)
-    epochs, every = parts.planned(one, 100)
+    assert parts.plan_epochs(one, 1_000) == (100, 10)
+    epochs, every = parts.plan_epochs(one, 100)
     assert 1.1 * (10 + 2 * epochs + 4 * (-(-epochs // every) + 1)) <= 100
     assert (epochs, every) == (28, 6)
-    assert parts.planned(one, 10) == (0, 1)
+    assert parts.plan_epochs(one, 10) == (0, 1)
 
 
 def test_what_the_table_of_a_paper_costs(parts):
@@ -505,12 +504,12 @@ def test_map_is_timed_after_the_engine_of_the_cpu_has_counted(parts, base, monke
 def test_shares_of_what_is_left(bench):
     assert sum(bench.SHARES.values()) == pytest.approx(1)
     names = list(bench.SHARES)
-    assert bench.granted(names, 480) == pytest.approx(480 * bench.SHARES["tests"])
-    assert bench.granted(names[-1:], 30) == pytest.approx(30)
+    assert bench.share(names, 480) == pytest.approx(480 * bench.SHARES["tests"])
+    assert bench.share(names[-1:], 30) == pytest.approx(30)
 
 
 @pytest.fixture
-def whole(bench, parts):
+def whole(modules, parts):
     """A result of a GPU on which everything was measured."""
     request = {"tiny": False, "device": "cuda"}
     steps = {}
@@ -519,7 +518,7 @@ def whole(bench, parts):
         steps[cell.name] = {
             "profile": {"ms": 5.4321, "operators": 1234.0, "busy": 0.4321,
                         "device_ms": 1.23,
-                        "calls": dict.fromkeys(parts.LAUNCHES, 321.0),
+                        "calls": dict.fromkeys(modules.workloads.LAUNCHES, 321.0),
                         "top": [("void at::native::vectorized_elementwise" * 2, 12, 0.1)] * 8},
             "loop": {"rate": 12345.6},
         }.get(kind, {"train": 12345.6, "encode": 123456.7, "first": 1.2})  # fmt: skip
@@ -574,8 +573,8 @@ def test_a_result_goes_into_the_page(bench, modules, whole, tmp_path):
     assert bench.main(["--record", str(file), "--page", str(page)]) == 0
     once = page.read_text()
     assert "A card, driver 580.1" in once and once.count("gpu: begin") == 1
-    head = before.partition(modules.gpu_table.BEGIN)[0]
-    assert once.startswith(head) and once.rstrip().endswith(modules.gpu_table.END)
+    head = before.partition("<!-- gpu: begin -->")[0]
+    assert once.startswith(head) and once.rstrip().endswith("<!-- gpu: end -->")
     assert bench.main(["--record", str(file), "--page", str(page)]) == 0
     assert page.read_text() == once
     page.write_text("no markers")

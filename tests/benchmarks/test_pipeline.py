@@ -1,9 +1,7 @@
 """The benchmark of images and steps, on small sizes: its contenders do the same job."""
 
-import importlib.util
 import json
 import re
-import sys
 import time
 from pathlib import Path
 
@@ -12,35 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.paths import ROOT
-
-SCRIPT = ROOT / "benchmarks" / "pipeline.py"
 SMALL = ["--number", "24", "--size", "48", "--backbones", "tiny", "--batch-size", "4",
          "--encode-size", "5", "--rounds", "1", "--seconds", "0.01", "--workers", "0",
          "--threads", "1", "--device", "cpu", "--forms", "fp32", "bf16-cl-fused"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def bench():
-    spec = importlib.util.spec_from_file_location("pipeline_benchmark", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
-
-
-@pytest.fixture
-def at_home(bench, monkeypatch):
-    """Measures in this process; what goes in and out is text all the same."""
-
-    def spawn(request):
-        return json.loads(json.dumps(bench.measured(json.loads(json.dumps(request)))))
-
-    threads = torch.get_num_threads()
-    monkeypatch.setattr(bench, "spawn", spawn)
-    yield
-    torch.set_num_threads(threads)
+def bench(script):
+    return script("pipeline")
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +50,7 @@ def test_images_are_of_real_size_and_each_is_another(bench, images, tmp_path):
 @pytest.mark.parametrize("loader", ["field", "cached", "direct"])
 def test_contenders_make_the_same_views_to_encode(bench, request_of, loader):
     """The usual way, written out: shorter side to 256, the middle 224 of it."""
-    every = bench.coming(request_of | {"loader": loader, "train": False})
+    every = bench.epochs_from(request_of | {"loader": loader, "train": False})
     batches = list(next(every))
     assert [len(batch.index) for batch in batches] == [5, 5, 5, 5, 4]
     pixels = torch.cat([batch.images for batch in batches])[:, 0]
@@ -89,8 +66,8 @@ def test_contenders_make_the_same_views_to_encode(bench, request_of, loader):
 
 @pytest.mark.parametrize("loader", ["field", "cached", "direct"])
 def test_contenders_train_from_every_image_and_go_on_for_ever(bench, request_of, loader):
-    every = bench.coming(request_of | {"loader": loader, "train": True})
-    epochs = [[batch for batch in next(every)] for _ in range(2)]
+    every = bench.epochs_from(request_of | {"loader": loader, "train": True})
+    epochs = [list(next(every)) for _ in range(2)]
     expected = 24 if loader == "field" else 14  # one query of each class does not train
     for batches in epochs:
         assert sum(len(batch.index) for batch in batches) in (expected, expected // 4 * 4)
@@ -99,49 +76,58 @@ def test_contenders_train_from_every_image_and_go_on_for_ever(bench, request_of,
     assert not torch.equal(epochs[0][0].images, epochs[1][0].images)
 
 
-def test_waiting_is_told_from_working(bench, request_of):
-    batch = bench.noise(request_of | {"size": 8}, 4)
+def test_waiting_is_distinguished_from_computing(bench, script):
+    batch = script("workloads").noise_batch(4, 8, "cpu")
 
-    def coming(seconds):
+    def batches(seconds):
         while True:
             time.sleep(seconds)
             yield batch
 
-    request = request_of | {"seconds": 0.2}
-    late = bench.fed(lambda batch: time.sleep(0.01), [coming(0.03)], request)
-    busy = bench.fed(lambda batch: time.sleep(0.03), [coming(0.0)], request)
+    def measured(waiting, computing):
+        timed = bench.TimedBatches(batches(waiting), "cpu", window=0.2, warm_up=2)
+        with pytest.raises(script("workloads").Enough):
+            for _ in timed.train(0):
+                time.sleep(computing)
+        return timed.result
+
+    late, busy = measured(0.03, 0.01), measured(0.0, 0.03)
     assert 0.5 < late["waited"] / late["wall"] < 0.9
     assert busy["waited"] / busy["wall"] < 0.3
     assert 3 * 4 <= busy["images"] <= 8 * 4  # those before the third batch do not count
     assert busy["utilisation"] is None
 
 
-def test_all_forms_learn_and_encode_alike(bench, request_of):
+def test_all_forms_train_and_encode_alike(bench, request_of):
     """Another form is other rounding, not another network."""
     request = request_of | {"backbone": "tiny", "size": 32}
-    batch, codes = bench.noise(request, 8), {}
-    for name, form in bench.FORMS.items():
-        if form.compiled:
+    codes = {}
+    for form in bench.FORMS:
+        if "compiled" in form:
             continue
-        learner = bench.Learner(request, form)
-        learner.uses(train=True)(batch)
-        codes[name] = learner.uses(train=False)(batch)
-    for name, z in codes.items():
-        tolerance = 0.1 if name.startswith("bf16") else 0.01
+        learner = bench.learner_of(request | {"form": form})
+        batch = learner.noise(8)
+        learner.method.train()
+        learner.step(batch)
+        learner.method.eval()
+        with torch.inference_mode(), learner.autocast():
+            codes[form] = learner.method.encoder.encode(batch.flat()).float()
+    for form, z in codes.items():
+        tolerance = 0.1 if form.startswith("bf16") else 0.01
         apart = (z - codes["fp32"]).norm() / codes["fp32"].norm()
-        assert apart < tolerance, name
+        assert apart < tolerance, form
 
 
-def test_a_run_prints_tables_and_saves_what_it_measured(bench, at_home, tmp_path, capsys):
+def test_a_run_prints_tables_and_saves_what_it_measured(bench, in_process, tmp_path, capsys):
     file = tmp_path / "measured.json"
     assert bench.main([*SMALL, "--scale", "1000", "--json", str(file)]) == 0
-    said = capsys.readouterr()
+    printed = capsys.readouterr()
     for title in bench.SECTIONS.values():
-        assert f"### {title.title}" in said.out
-    assert "Not measured: no CUDA device." in said.out
+        assert f"### {title.title}" in printed.out
+    assert "Not measured: no CUDA device." in printed.out
     for row in ("train: cold", "encode: direct", "tiny: fp32", "tiny: bf16, channels-last, fused"):
-        assert f"| {row}" in said.out, row
-    cells = re.search(r"bytes an image \| ([\d,]+) \| ([\d.]+) GB in all", said.out)
+        assert f"| {row}" in printed.out, row
+    cells = re.search(r"bytes an image \| ([\d,]+) \| ([\d.]+) GB in all", printed.out)
     each, whole = int(cells[1].replace(",", "")), float(cells[2])
     assert 3 * 256**2 <= each < 1.1 * 3 * 256**2
     assert whole == round(each * 1000 / 1e9, 1)
@@ -152,25 +138,27 @@ def test_a_run_prints_tables_and_saves_what_it_measured(bench, at_home, tmp_path
     assert all(0 < one["build"]["wall"] < one["wall"] for one in cold["rounds"])
 
 
-def test_a_contender_that_fails_is_told(bench, at_home, monkeypatch, capsys):
+def test_a_contender_that_fails_is_reported(bench, in_process, monkeypatch, capsys):
     spawn = bench.spawn
 
-    def failing(request):
+    def failing(path, request, cuda):
         if request["loader"] == "field":
             return {"failed": "ImportError: no torchvision"}
-        return spawn(request)
+        return spawn(path, request)
 
     monkeypatch.setattr(bench, "spawn", failing)
     assert bench.main([*SMALL, "--work", "loaders"]) == 1
-    said = capsys.readouterr().out
-    assert "- train: field: ImportError: no torchvision" in said
-    assert "| train: cached |" in said and "| – |" in said
+    printed = capsys.readouterr().out
+    assert "- train: field: ImportError: no torchvision" in printed
+    assert "| train: cached |" in printed and "| – |" in printed
 
 
 @pytest.mark.slow
 def test_in_a_process_of_its_own(bench, request_of):
     """With a worker, whose time counts."""
-    asked = {"measure": "loader", "loader": "field", "train": True, "threads": 1, "workers": 1}
-    result = bench.spawn(request_of | asked)
-    assert result["images"] == 24 and result["cpu"] > 0.05
-    assert "KeyError" in bench.spawn(asked | {"device": "cpu", "loader": "cached"})["failed"]
+    common = {"measure": "loader", "loader": "field", "train": True, "threads": 1, "workers": 1}
+    result = bench.spawn(bench.__file__, request_of | common)
+    assert result["images"] == 24
+    assert result["cpu"] > 0.05
+    broken = bench.spawn(bench.__file__, common | {"device": "cpu", "loader": "cached"})
+    assert "KeyError" in broken["failed"]

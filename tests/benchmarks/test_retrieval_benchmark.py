@@ -1,46 +1,21 @@
 """The benchmark of retrieval, on small sizes: its contenders do the same job, and it says so."""
 
-import importlib.util
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from deephash.retrieval import pack
-from tests.paths import ROOT
-
-SCRIPT = ROOT / "benchmarks" / "retrieval.py"
 
 
 @pytest.fixture(scope="module")
-def bench():
-    spec = importlib.util.spec_from_file_location("retrieval_benchmark", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+def bench(script):
+    return script("retrieval")
 
 
-@pytest.fixture
-def at_home(bench, monkeypatch):
-    """Measures in this process; what goes in and out is text all the same."""
-
-    def spawn(request, folder):
-        asked = json.loads(json.dumps(request | {"folder": str(folder)}))
-        return json.loads(json.dumps(bench.measured(asked)))
-
-    threads = torch.get_num_threads()
-    monkeypatch.setattr(bench, "spawn", spawn)
-    yield
-    torch.set_num_threads(threads)
-
-
-def there(bench, ties):
+def contenders(bench, ties):
     """The contenders with a rule for ties, as far as their packages are installed."""
     return {
         name: contender
@@ -49,7 +24,7 @@ def there(bench, ties):
     }
 
 
-def found(contender, load):
+def map_of(contender, load):
     return contender.run(contender.prepare(load), 1)["map"]
 
 
@@ -64,9 +39,9 @@ def test_without_ties_all_agree(bench, top):
     labels = np.random.default_rng(0).integers(0, 3, 64)
     load = bench.Load(pack(queries), pack(staircase), np.array([0, 1]), labels, 64, top)
     values = [
-        found(contender, load)
+        map_of(contender, load)
         for ties in ("any", "stable", "expected")
-        for contender in there(bench, ties).values()
+        for contender in contenders(bench, ties).values()
     ]
     assert len(values) >= 4
     assert values == pytest.approx([values[0]] * len(values), abs=1e-12)
@@ -76,7 +51,7 @@ def test_without_ties_all_agree(bench, top):
 def test_with_ties_those_of_one_rule_agree(bench, name):
     load = small(bench, getattr(bench, name))
     for ties in ("stable", "expected"):
-        values = [found(contender, load) for contender in there(bench, ties).values()]
+        values = [map_of(contender, load) for contender in contenders(bench, ties).values()]
         assert values == pytest.approx([values[0]] * len(values), abs=1e-12)
 
 
@@ -84,7 +59,7 @@ def test_with_ties_those_of_one_rule_agree(bench, name):
 def test_with_ties_the_field_lies_between_the_bounds(bench, name):
     load = replace(small(bench, getattr(bench, name)), top=None)
     bounds = bench.bounds(load, 1)
-    assert bounds["worst"] < found(bench.CONTENDERS["field"], load) < bounds["best"]
+    assert bounds["worst"] < map_of(bench.CONTENDERS["field"], load) < bounds["best"]
 
 
 def test_the_limit_sums_the_distances(bench):
@@ -95,8 +70,8 @@ def test_the_limit_sums_the_distances(bench):
             np.unpackbits(codes, axis=1) for codes in (load.query_codes, load.database_codes)
         )
         mean = (query[:, None] != database).sum(axis=2).mean()
-        found = bench.all_pairs(bench.as_u64(load), 1)
-        assert found["distance"] == pytest.approx(mean)
+        result = bench.all_pairs(bench.as_u64(load), 1)
+        assert result["distance"] == pytest.approx(mean)
 
 
 def test_data_are_what_is_promised(bench):
@@ -110,7 +85,7 @@ def test_data_are_what_is_promised(bench):
     assert (np.bincount(balanced.database_labels) == 100).all()
 
 
-def test_a_run_prints_tables_and_saves_what_it_measured(bench, at_home, tmp_path, capsys):
+def test_a_run_prints_tables_and_saves_what_it_measured(bench, in_process, tmp_path, capsys):
     file = tmp_path / "measured.json"
     sizes = ["--queries", "12", "--database", "500", "--rounds", "2"]
     chosen = ["--work", "W1", "threads", "--contenders", "field", "numpy", "numpy-stable"]
@@ -124,7 +99,7 @@ def test_a_run_prints_tables_and_saves_what_it_measured(bench, at_home, tmp_path
     assert all(len(entry["rounds"]) == 2 for entry in first["entries"])
 
 
-def test_queries_that_do_not_fit_are_left_out_and_said_so(bench, at_home, capsys):
+def test_queries_that_do_not_fit_are_left_out_and_said_so(bench, in_process, capsys):
     sizes = ["--queries", "100", "--database", "500", "--rounds", "1", "--memory", "0.2"]
     assert bench.main(["--work", "W1", "--contenders", "field", *sizes]) == 0
     printed = capsys.readouterr().out
@@ -132,9 +107,9 @@ def test_queries_that_do_not_fit_are_left_out_and_said_so(bench, at_home, capsys
 
 
 @pytest.mark.parametrize(
-    "by, told", [(1e-9, "expected: numpy, torch: at most 1e-09"), (1, "torch")]
+    ("by", "message"), [(1e-9, "expected: numpy, torch: at most 1e-09"), (1, "torch")]
 )
-def test_contenders_that_disagree_are_told(bench, at_home, monkeypatch, capsys, by, told):
+def test_contenders_that_disagree_are_reported(bench, in_process, monkeypatch, capsys, by, message):
     torch_engine = bench.CONTENDERS["torch"]
 
     def wrong(load, threads):
@@ -144,7 +119,7 @@ def test_contenders_that_disagree_are_told(bench, at_home, monkeypatch, capsys, 
     monkeypatch.setitem(bench.CONTENDERS, "torch", replace(torch_engine, run=wrong))
     sizes = ["--queries", "12", "--database", "500", "--rounds", "1"]
     assert bench.main(["--work", "W1", "--contenders", "numpy", "torch", *sizes]) == 1
-    assert f"DISAGREES: {told}" in capsys.readouterr().out
+    assert f"DISAGREES: {message}" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -153,4 +128,4 @@ def test_in_processes_of_their_own(bench, capsys):
     assert bench.main(["--work", "W3", "--contenders", "numpy", *sizes]) == 0
     assert "numpy: at most 0 apart" in capsys.readouterr().out
     request = {"contender": "numpy", "threads": 1, "queries": 1, "nbit": 64, "top": None}
-    assert "No such file" in bench.spawn(request, Path("nowhere"))["failed"]
+    assert "No such file" in bench.run(request, Path("nowhere"))["failed"]

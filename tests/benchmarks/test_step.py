@@ -1,32 +1,21 @@
 """The benchmark of the training step: what it counts, and that it runs."""
 
-import importlib.util
-import sys
-
 import pytest
 import torch
 
-from tests.paths import ROOT
-
-SCRIPT = ROOT / "benchmarks" / "step.py"
 CASE = "relahash, tiny"
 
 
 @pytest.fixture(scope="module")
-def bench():
-    spec = importlib.util.spec_from_file_location("step_benchmark", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+def bench(script):
+    return script("step")
 
 
 def names(bench, function):
     counting = bench.Operators()
     with counting:
         function()
-    return dict(counting.found["data"])
+    return dict(counting.counts["data"])
 
 
 def test_views_and_allocations_do_not_count(bench):
@@ -48,8 +37,7 @@ def test_an_operator_on_many_tensors_counts_once(bench):
 
 
 def test_a_step_is_counted_by_section(bench):
-    cfg = bench.composed(bench.CASES[CASE], 32, 4)
-    result = bench.operators(cfg)
+    result = bench.operators(CASE, 32, 4)
     count = {name: sum(section.values()) for name, section in result.items()}
     assert set(count) == set(bench.SECTIONS) and all(count.values())
     assert result["norm"] == {"_foreach_norm": 1, "stack": 1, "linalg_vector_norm": 1}
@@ -57,8 +45,8 @@ def test_a_step_is_counted_by_section(bench):
     assert result["record"] == {"stack": 1}
     assert result["forward"]["convolution"] == result["backward"]["convolution_backward"] == 3
     assert result["data"]["_to_copy"] <= 4 and "index_put_" not in result["data"]
-    assert bench.fills(cfg) > 50
-    cropped = bench.operators(bench.composed(bench.CASES[f"{CASE}, RandomResizedCrop"], 32, 4))
+    assert bench.fills(CASE, 32, 4) > 50
+    cropped = bench.operators(f"{CASE}, RandomResizedCrop", 32, 4)
     assert cropped["data"]["bmm"] == 2 and cropped["data"]["_to_copy"] <= 3
 
 
