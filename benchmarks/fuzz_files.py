@@ -373,20 +373,15 @@ class IntactFiles:
         count = 12
         labels = np.arange(count) % 3
         ids = [f"images/{row:02d}.png" for row in range(count)]
-        catalogue = Catalogue(
-            ids=tuple(ids),
-            labels=np.eye(3, dtype=bool)[labels],
-            classes=("a", "b", "c"),
-            places=None,
-        )
+        hot = np.eye(3, dtype=int)[labels]
+        catalogue = Catalogue(tuple(ids), hot.astype(bool), ("a", "b", "c"))
         none, rows = np.zeros(0, np.int64), np.arange(count)
         split = Split(train=rows[:4], queries=rows[4:6], database=rows[6:], validation=none)
         write_split(data / "a.split.xz", catalogue, split, dataset="a", protocol="b")
         (data / "index.txt").write_text(
             "".join(f"{i} {c}\n" for i, c in zip(ids, labels, strict=True))
         )
-        hot = [" ".join(map(str, row)) for row in np.eye(3, dtype=int)[labels]]
-        text = "".join(f"{i} {row}\n" for i, row in zip(ids, hot, strict=True))
+        text = "".join(f"{i} {' '.join(map(str, row))}\n" for i, row in zip(ids, hot, strict=True))
         (data / "hot.txt").write_text(text)
         (data / "hot.txt.xz").write_bytes(lzma.compress(text.encode()))
         (data / "a.csv").write_text("path,label,role\n" + "".join(
@@ -487,7 +482,7 @@ class IntactFiles:
         write_html(folder)
 
     def report_sweep(self, folder: Path) -> None:
-        """Run ``report.py sweep=``."""
+        """Run ``deephash report sweep=``."""
         paths = self.report.paths.with_values(outputs=str(folder / "outputs"))
         report_sweep.report_sweeps(self.report.with_values(paths=paths.plain))
 
@@ -521,7 +516,7 @@ class IntactFiles:
         assert pixels.shape == self.content.shape
 
     def read_encoded(self, folder: Path) -> None:
-        """Resume ``data.py encode``, and read the features."""
+        """Resume ``deephash data encode``, and read the features."""
         write_features(
             folder, 12, 4, "float32", {"made": "here"}, blocks_of(np.zeros((12, 4), "f4"))
         )
@@ -532,7 +527,7 @@ class IntactFiles:
         first = self.runs[0]
         run, runs, data = self.outputs / first, self.folder / "runs", self.folder / "data"
         cache, encoded = self.folder / "cache", self.folder / "encoded"
-        snapshot = sorted(path.name for path in (run / "snapshots").iterdir())[-1]
+        snapshot = max(path.name for path in (run / "snapshots").iterdir())
         entry = pixel_entries(cache)[0].name
         jsons = (mutate_json,) * 4 + (mutate_bytes, mutate_text)
         yamls = (mutate_yaml,) * 4 + (mutate_bytes, mutate_text)
@@ -583,12 +578,10 @@ class IntactFiles:
         ]  # fmt: skip
         mutations = {"npz": npzs, "npy": (mutate_npy, mutate_bytes), "pt": tensors}
         for kind in feature_writers():
-            for end in (".npy", "_labels.npy", "_ids.npy") if kind == "npy" else (f".{kind}",):
-                result.append(
-                    Target(f"features, {end}", self.folder / f"features-{kind}",
-                           f"features-test{end}", mutations.get(kind, (mutate_bytes,)),
-                           read_features)
-                )  # fmt: skip
+            mutate, folder = mutations.get(kind, (mutate_bytes,)), self.folder / f"features-{kind}"
+            ends = (".npy", "_labels.npy", "_ids.npy") if kind == "npy" else (f".{kind}",)
+            result += [Target(f"features, {end}", folder, f"features-test{end}", mutate,
+                              read_features) for end in ends]  # fmt: skip
         return result
 
 

@@ -48,7 +48,7 @@ from gpu_parts import (
     write_atomic,
 )
 from gpu_table import markdown, record, shortened
-from harness import ROOT, Values, default_device, machine, progress
+from harness import ROOT, Values, default_device, machine
 
 SHARES = {"tests": 0.20, "steps": 0.30, "run": 0.35, "retrieval": 0.12, "label-free": 0.03}
 """Shares of the time, less the reserve."""
@@ -72,14 +72,10 @@ RETRIES = 4
 def spawn(request: Request, log: Path, changed: Callable[[], None]) -> tuple[int | None, str]:
     """Run a part in a new process; append its output to a log.
 
-    Args:
-        request: of the part.
-        log: file.
-        changed: called when there is a new result.
+    ``changed`` is called when there is a new result.
 
     Returns:
-        The exit status, None if the process was stopped because its time was over; and the end of
-        its output.
+        The exit status, None if the time was over; and the end of the output.
     """
     paths = filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")])
     environment = os.environ | {
@@ -119,12 +115,7 @@ def run_part(
 ) -> Values:
     """Run a part within a time, and again with the other cells if its process dies.
 
-    Args:
-        name: of the part.
-        base: common values of all requests.
-        seconds: that it may take.
-        log: for its output.
-        changed: called with the state of the part whenever there is a new result.
+    ``changed`` is called with the state of the part whenever there is a new result.
 
     Returns:
         ``status``: ``done``, ``stopped after N s`` or ``failed: ...``; ``seconds``; ``cells``; if
@@ -173,11 +164,7 @@ def child(request: Request) -> None:
 
 
 def run_all(options: argparse.Namespace, command: str) -> Values:
-    """Run the parts within the time and write the results after each cell.
-
-    Returns:
-        The content of gpu.json.
-    """
+    """Run the parts, write the results after each cell, and return the content of gpu.json."""
     began = time.time()
     options.out.mkdir(parents=True, exist_ok=True)
     description = machine(options.device)
@@ -212,7 +199,7 @@ def run_all(options: argparse.Namespace, command: str) -> Values:
                 left = f"{max(0, seconds):.0f} s are left for it, it needs {LEAST[name]:.0f}"
                 changed({"status": f"skipped: {left}", "cells": {}, "seconds": 0.0})
                 continue
-            progress(f"{name}: at most {seconds:.0f} s")
+            print(f"{name}: at most {seconds:.0f} s", file=sys.stderr, flush=True)
             log = options.out / f"{name}.log"
             log.unlink(missing_ok=True)
             try:

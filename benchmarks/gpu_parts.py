@@ -98,10 +98,6 @@ def run_cells(cells: Sequence[Cell], request: Request) -> None:
     Results are written to ``request["results"]`` after each cell: ``{"cells": {name: values},
     "current": name of the running cell}``. The values of a cell that was not measured have one
     key, ``skipped`` or ``failed``.
-
-    Args:
-        cells: the most useful first.
-        request: of the part.
     """
     file, tiny = Path(request["results"]), request["tiny"]
     results = read_results(file)
@@ -195,11 +191,6 @@ def device_lost(device: str) -> bool:
 # tests
 
 
-def cells_of_tests(request: Request) -> list[Cell]:
-    """Return one cell: all tests marked ``gpu``."""
-    return [Cell("pytest -m gpu", 10, partial(run_tests, request))]
-
-
 def run_tests(request: Request) -> Values:
     """Run the tests marked ``gpu``; those that have ended count if the time runs out."""
     folder = Path(request.get("tests") or ROOT / "tests")
@@ -255,15 +246,12 @@ def read_pytest(text: str) -> Values:
         "passed": counts.count("PASSED"),
         "failed_tests": len(failures),
         "skipped_tests": counts.count("SKIPPED") + counts.count("XFAIL"),
-        "failures": {without_folder(name): reason[:160] for name, reason in failures.items()},
+        "failures": {
+            name[name.rfind("/", 0, name.find("::")) + 1 :]: reason[:160]
+            for name, reason in failures.items()
+        },  # fmt: skip
         "interrupted": None if complete else last.split(" ")[0][-120:] or "before the first test",
     }
-
-
-def without_folder(name: str) -> str:
-    """Return the name of a test without the folder of its file."""
-    path, colons, test = name.partition("::")
-    return path.rpartition("/")[2] + colons + test
 
 
 def run_logged(
@@ -412,16 +400,16 @@ def torch_settings(request: Request, form: str) -> Iterator[Values]:
     if not on_cuda and changed.get("compile") and request["tiny"]:
         raise NotAvailable("compiling takes longer than all of --tiny")
     settings = {**settings, **changed}
-    before, filled = tf32_state(), torch.utils.deterministic.fill_uninitialized_memory
+    before, filled = swap_tf32(), torch.utils.deterministic.fill_uninitialized_memory
     use_deterministic(settings["deterministic"])
     if fill is not None:
         torch.utils.deterministic.fill_uninitialized_memory = fill
     try:
         if tf32 is not None:
-            set_tf32(tf32, tf32)
+            swap_tf32(tf32, tf32)
         yield settings
     finally:
-        set_tf32(*before)
+        swap_tf32(*before)
         use_deterministic(False)
         torch.utils.deterministic.fill_uninitialized_memory = filled
         torch.backends.cudnn.benchmark = False
@@ -432,21 +420,17 @@ def torch_settings(request: Request, form: str) -> Iterator[Values]:
             torch.cuda.empty_cache()
 
 
-def set_tf32(products: bool, convolutions: bool) -> None:
-    """Allow or forbid TF32.
+def swap_tf32(*allowed: bool) -> tuple[bool, bool]:
+    """Allow or forbid TF32 in matrix products and in convolutions; return what was allowed.
 
     The flags exist in all releases of torch. The newer ones, from 2.9 on, would make compiling fail
     in some releases, which read the older ones.
     """
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
     with warnings.catch_warnings(action="ignore"):
-        torch.backends.cuda.matmul.allow_tf32 = products
-        torch.backends.cudnn.allow_tf32 = convolutions
-
-
-def tf32_state() -> tuple[bool, bool]:
-    """Return whether TF32 is allowed in matrix products, and in convolutions."""
-    with warnings.catch_warnings(action="ignore"):
-        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+        before = products.allow_tf32, convolutions.allow_tf32
+        products.allow_tf32, convolutions.allow_tf32 = allowed or before
+    return before
 
 
 @contextlib.contextmanager
@@ -528,9 +512,8 @@ def measure_loop(request: Request, train: bool, kind: str) -> Values:
 
     sizes, field = sizes_of(request), kind == "field"
     with torch_settings(request, "not deterministic" if field else "as train.py") as settings:
-        if field:
-            settings = settings | {"channels_last": False}
-        learner = learner_of(request, sizes.backbones[0], settings)
+        changed = {"channels_last": False} if field else {}
+        learner = learner_of(request, sizes.backbones[0], settings | changed)
         size = sizes.batches[0] if train else max(sizes.batches)
         if field:
             epochs: Iterator[Iterable[Any]] = usual_images(request, train, size)
@@ -581,24 +564,18 @@ def usual_loop(learner: Any, batches: Any, train: bool) -> Values:
 # run
 
 
-def cells_of_run(request: Request) -> list[Cell]:
-    """Return the images first, then a short job, the long one, and several short ones at once."""
-    run = Run(request)
-    cells = {"images": (8, run.images), "one job": (25, run.one), "run": (45, run.long),
-             "jobs at once": (40, run.several), "one job, graph": (25, run.graphed)}  # fmt: skip
-    return [Cell(name, seconds, measure) for name, (seconds, measure) in cells.items()]
-
-
 class Run:
-    """Jobs of train.py, each in a process of its own.
-
-    Args:
-        request: of the part.
-    """
+    """Jobs of train.py, each in a process of its own."""
 
     def __init__(self, request: Request) -> None:
         self.request, self.sizes = request, sizes_of(request)
         self.scratch = Path(request["scratch"])
+
+    def cells(self) -> list[Cell]:
+        """Return the images, a short job, the long one, and several short ones at once."""
+        return [Cell("images", 8, self.images), Cell("one job", 25, partial(self.short, "one")),
+                Cell("run", 45, self.long), Cell("jobs at once", 40, self.several),
+                Cell("one job, graph", 25, self.graph)]  # fmt: skip
 
     def cell(self, name: str) -> Values:
         """Return the values of a cell.
@@ -614,7 +591,7 @@ class Run:
     def job(self, outputs: str, epochs: int = 0, every: int = 1) -> list[str]:
         """Return the command line of a job; without ``epochs``, of a short one."""
         return [
-            "train.py", *self.dataset(self.cell("images")["root"]), "method=relahash",
+            "train", *self.dataset(self.cell("images")["root"]), "method=relahash",
             "model.nbit=64", f"backbone={self.sizes.backbones[0]}",
             f"backbone.weights={self.request['weights'] or 'none'}", "logger=quiet",
             f"trainer.epochs={epochs or self.sizes.epochs}", f"trainer.eval_every={every}",
@@ -622,7 +599,7 @@ class Run:
         ]  # fmt: skip
 
     def dataset(self, root: str) -> list[str]:
-        """Return the overrides of the dataset, the same for ``data.py`` and ``train.py``."""
+        """Return the overrides of the dataset, the same for ``data`` and ``train``."""
         overrides = ["dataset=cifar10", f"dataset.root={root}", "dataset.source.download=false"]
         if self.request["tiny"]:
             overrides += ["dataset.size=32", "dataset.expected=null", "dataset.protocol=subset"]
@@ -640,7 +617,7 @@ class Run:
         else:
             unpack(Path(given), root)
         root = folder_of_images(root)
-        prepare = ["data.py", "prepare", *self.dataset(str(root))]
+        prepare = ["data", "prepare", *self.dataset(str(root))]
         seconds, _ = time_calls(lambda: call(self.request, prepare, self.left()))
         return {"root": str(root), "made_up": given is None, "count": count, "decoding": seconds}
 
@@ -649,18 +626,14 @@ class Run:
         left: float = self.request["until"] - time.time() - spare
         return max(1.0, left - (0 if self.request["tiny"] else 2))
 
-    def one(self) -> Values:
-        """Run a short job alone: the cost of the start, an epoch and an evaluation."""
-        return self.measure("one")
-
-    def graphed(self) -> Values:
+    def graph(self) -> Values:
         """Run the short job with its steps replayed as CUDA graphs."""
         if self.request["device"] != "cuda":
             raise NotAvailable("only on a CUDA device")
-        return self.measure("graph", "trainer.graph=true")
+        return self.short("graph", "trainer.graph=true")
 
-    def measure(self, outputs: str, *overrides: str) -> Values:
-        """Run a short job and read what it has left."""
+    def short(self, outputs: str, *overrides: str) -> Values:
+        """Run a short job alone: the cost of the start, an epoch and an evaluation."""
         seconds = call(self.request, [*self.job(outputs), *overrides], self.left())
         return {"seconds": seconds, **read_run(self.scratch / outputs, seconds)}
 
@@ -703,7 +676,7 @@ class Run:
 
 
 def call(request: Request, arguments: Sequence[str], seconds: float) -> float:
-    """Run one of the project's scripts in the scratch folder; return the seconds it took.
+    """Run a command of deephash in the scratch folder; return the seconds it took.
 
     Raises:
         subprocess.TimeoutExpired: it was stopped.
@@ -711,7 +684,7 @@ def call(request: Request, arguments: Sequence[str], seconds: float) -> float:
     """
     scratch = Path(request["scratch"])
     log = scratch / "command.txt"
-    command = [sys.executable, str(ROOT / arguments[0]), *arguments[1:]]
+    command = [sys.executable, "-m", "deephash", *arguments]
     print("$", shlex.join(command), flush=True)
     began = time.perf_counter()
     status = run_logged(command, log, seconds, os.environ, scratch)
@@ -794,11 +767,7 @@ def plan_epochs(one: Values, seconds: float) -> tuple[int, int]:
 
 
 def read_run(outputs: Path, seconds: float) -> Values:
-    """Read the files of a job, which may not have finished.
-
-    Args:
-        outputs: its folder of outputs.
-        seconds: duration of its process.
+    """Read the files of a job, whose process took ``seconds`` and may not have finished.
 
     Returns:
         ``curve``: epoch and mAP of each evaluation; of a finished job also ``begins``, ``epoch``,
@@ -837,13 +806,9 @@ def cost_of_table(one: Values, jobs: int, seconds: float) -> Values:
     """Estimate the time of Table 2 of RelaHash on CIFAR-10, with an evaluation after each epoch.
 
     Args:
-        one: a job alone.
+        one: the values of a job alone.
         jobs: number of jobs that ran at once.
         seconds: their duration.
-
-    Returns:
-        ``jobs`` on CIFAR-10, ``epochs`` of each, ``hours_alone``: one after the other, ``hours``:
-        ``jobs`` at once.
     """
     import yaml
 
@@ -976,8 +941,8 @@ def label_free_methods() -> list[str]:
     methods = []
     for path in sorted((ROOT / "conf" / "method").glob("*.yaml")):
         entries = yaml.safe_load(path.read_text())["defaults"]
-        groups = {group: name for entry in entries if isinstance(entry, dict)
-                  for group, name in entry.items()}  # fmt: skip
+        groups = dict(item for entry in entries if isinstance(entry, dict)
+                      for item in entry.items())  # fmt: skip
         loss = groups.get("/loss@loss", groups.get("/loss@method.loss"))  # of a global recipe
         if loss is not None:
             node = yaml.safe_load((ROOT / "conf" / "loss" / f"{loss}.yaml").read_text())
@@ -997,9 +962,9 @@ def measure_label_free(request: Request, method: str, backbone: str, size: int) 
 
 
 PARTS: dict[str, Callable[[Request], list[Cell]]] = {
-    "tests": cells_of_tests,
+    "tests": lambda request: [Cell("pytest -m gpu", 10, partial(run_tests, request))],
     "steps": cells_of_steps,
-    "run": cells_of_run,
+    "run": lambda request: Run(request).cells(),
     "retrieval": cells_of_retrieval,
     "label-free": cells_of_label_free,
 }

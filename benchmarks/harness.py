@@ -75,13 +75,9 @@ def synchronize(device: Any) -> None:
 def time_calls(
     function: Callable[[], Any], repeats: int = 1, warm_up: int = 0, device: str = "cpu"
 ) -> tuple[float, Any]:
-    """Return the median wall seconds of a call, and the result of the last one.
+    """Return the median wall seconds of ``repeats`` calls after the warm-up, and the last result.
 
-    Args:
-        function: called ``warm_up + repeats`` times.
-        repeats: calls that are timed.
-        warm_up: calls before these.
-        device: is synchronized before and after each call.
+    The device is synchronized before and after each call.
     """
     times: list[float] = []
     for _ in range(warm_up + repeats):
@@ -105,11 +101,9 @@ def memory(name: str) -> int:
 
 
 def peak_memory(reset: bool = False) -> int:
-    """Return the peak memory of this process in bytes.
+    """Return the peak memory of this process in bytes, since its start or the last reset.
 
-    Args:
-        reset: first let the peak be the present memory, on systems that can; elsewhere the peak is
-            that since the start of the process.
+    Only Linux can reset it.
     """
     if reset:
         with contextlib.suppress(OSError):
@@ -171,10 +165,10 @@ def alternate(
     """Measure all contenders in turn, so that other load on the machine affects all of them alike.
 
     Args:
-        contenders: the results are appended to their ``rounds``. One that fails is left out of the
-            rounds that follow.
-        measure: returns the values of a round, or ``{"failed": reason}``.
-        rounds: that are recorded.
+        contenders: the results are appended to their ``rounds``.
+        measure: returns the values of a round, or ``{"failed": reason}``; a contender that failed
+            is left out of the other rounds.
+        rounds: number of recorded rounds.
         warm_up: rounds before these.
         swap: reverse the order in every second round.
         label: printed with the progress on stderr; empty: no progress.
@@ -188,7 +182,8 @@ def alternate(
             if number > 0 and not series.failed:
                 series.rounds.append(values)
             if label:
-                progress(f"{label}, round {number}: {series.name}: {series.failed or 'done'}")
+                text = f"{label}, round {number}: {series.name}: {series.failed or 'done'}"
+                print(text, file=sys.stderr, flush=True)
 
 
 def median_ratio(above: Sequence[float], below: Sequence[float] | None) -> str:
@@ -199,16 +194,16 @@ def median_ratio(above: Sequence[float], below: Sequence[float] | None) -> str:
 
 
 def spawn(script: str, request: Values, cuda: bool = False, **variables: str) -> Values:
-    """Measure in a new process.
+    """Measure in a new process: ``script --child`` with the request on stdin, see ``serve``.
 
     Args:
-        script: is started with ``--child`` and the request on stdin; see ``serve``.
+        script: path of the script.
         request: with the number of ``threads``.
         cuda: whether the process may use CUDA devices.
         variables: further environment variables.
 
     Returns:
-        What the process printed last, or the last line of its error message as ``failed``.
+        What the process printed last, or ``failed``: the last line of its error message.
     """
     environment = os.environ | variables
     if "threads" in request:
@@ -217,18 +212,13 @@ def spawn(script: str, request: Values, cuda: bool = False, **variables: str) ->
     if not cuda:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     process = subprocess.run(
-        [sys.executable, script, "--child"],
-        input=json.dumps(request),
-        env=environment,
-        text=True,
-        capture_output=True,
-        check=False,
-    )
+        [sys.executable, script, "--child"], input=json.dumps(request), env=environment,
+        text=True, capture_output=True, check=False,
+    )  # fmt: skip
     if process.returncode:
         lines = process.stderr.strip().splitlines() or [f"exit status {process.returncode}"]
         return {"failed": lines[-1]}
-    values: Values = json.loads(process.stdout.splitlines()[-1])
-    return values
+    return json.loads(process.stdout.splitlines()[-1])  # type: ignore[no-any-return]
 
 
 def serve(measure: Callable[[Values], Values]) -> int:
@@ -329,8 +319,7 @@ def _composed(page: str, overrides: tuple[str, ...]) -> str:
 
 def configuration(*overrides: str, page: str = "train") -> Values:
     """Return the resolved configuration of a command line; the caller may modify it."""
-    values: Values = json.loads(_composed(page, overrides))
-    return values
+    return json.loads(_composed(page, overrides))  # type: ignore[no-any-return]
 
 
 # Output
@@ -361,11 +350,6 @@ def table(rows: Sequence[Sequence[Any]], markdown: bool = True) -> str:
     )
 
 
-def progress(text: str) -> None:
-    """Print progress on stderr."""
-    print(text, file=sys.stderr, flush=True)
-
-
 COMMON: dict[str, Values] = {
     "rounds": {"type": int, "help": "rounds of measurements; tables contain medians"},
     "seconds": {"type": float, "help": "duration of one measurement"},
@@ -379,11 +363,9 @@ COMMON: dict[str, Values] = {
 
 
 def parser(doc: str | None, **defaults: Any) -> argparse.ArgumentParser:
-    """Return a parser with arguments of ``COMMON`` and ``--record``.
+    """Return a parser with ``--record`` and the arguments of ``COMMON`` that have a default.
 
-    Args:
-        doc: docstring of the script; its first line is the description.
-        defaults: names of common arguments, and their defaults.
+    The first line of ``doc``, the docstring of the script, is the description.
     """
     result = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
     for name, default in defaults.items():
@@ -396,13 +378,7 @@ def parser(doc: str | None, **defaults: Any) -> argparse.ArgumentParser:
 
 
 class Report:
-    """Print the results of a benchmark, and write them into a page if ``--record`` is given.
-
-    Args:
-        script: path of the script.
-        arguments: its command line.
-        options: the parsed arguments.
-    """
+    """Print the results of a script, and write them into a page if ``--record`` is given."""
 
     def __init__(self, script: str, arguments: Sequence[str], options: argparse.Namespace) -> None:
         self.name, self.options = Path(script).stem, options

@@ -6,8 +6,8 @@ command runs to its end, and its files are compared with those of an uninterrupt
 of reports and logs, all bytes of codes, checkpoints and caches; no file is missing or left over.
 Only measured times may differ.
 
-Commands: train.py (started, resumed, rerun=true), train.py -m, evaluate.py, report.py, data.py
-prepare (the image cache), data.py encode and data.py export.
+Commands: train.py (started, resumed, rerun=true), train.py -m, evaluate.py, and deephash report,
+data prepare (the image cache), data encode and data export.
 
 The table contains for each command: kills; repetitions that failed; files that differed; epochs
 that had finished before the kill and were trained again; tracebacks.
@@ -210,7 +210,7 @@ class Forked:
         return status
 
 
-def command(script: str, *arguments: str) -> Job:
+def command(name: str, *arguments: str) -> Job:
     """Return a command line as a job, which runs in the process that calls it."""
 
     def job() -> int:
@@ -222,7 +222,7 @@ def command(script: str, *arguments: str) -> Job:
         sys.argv = [str(ROOT / "train.py"), *arguments]
         program.start(sys.argv[0])
         ConfigStore.instance().repo.pop("sweep", None)  # train.py registers the sweeps there
-        return cli.run(script, arguments)
+        return cli.run(name, arguments)
 
     return job
 

@@ -29,41 +29,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import harness
 import numpy as np
 import torch
-from harness import (
-    Report,
-    Series,
-    Stopwatch,
-    Values,
-    alternate,
-    cores,
-    default_device,
-    duration,
-    figure,
-    median_ratio,
-    memory,
-    parser,
-    serve,
-    spawn,
-    synchronize,
-    table,
-    time_calls,
-)
-from workloads import (
-    CLASSES,
-    MEAN,
-    STD,
-    Learner,
-    TimedBatches,
-    cifar,
-    data_module,
-    epochs_of,
-    noise_data,
-    profile_training,
-    usual_epochs,
-    usual_transform,
-)
+import workloads
+from harness import Report, Series, Stopwatch, Values, cores, duration, figure, synchronize, table
+from workloads import CLASSES, MEAN, STD, Learner, data_module, epochs_of
 
 from deephash.data.datamodule import DataModule
 from deephash.data.sources.basic import Folder
@@ -89,6 +60,8 @@ FORMS = ("fp32", "fp32-cl", "bf16", "bf16-cl", "fp32-cl-compiled", "bf16-cl-comp
 LABELS = {"cl": "channels-last", "fused": "fused Adam"}
 
 Request = Values
+Measured = dict[str, Series]
+Options = argparse.Namespace
 
 
 # Images
@@ -168,9 +141,9 @@ def usual_loader(request: Request, train: bool) -> Iterator[Iterator[Batch]]:
     steps = [transforms.Resize(STORED), transforms.CenterCrop(size)]
     if train:
         steps = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()]
-    images = ImageFolder(request["images"], usual_transform(*steps))
+    images = ImageFolder(request["images"], workloads.usual_transform(*steps))
     batch_size = request["batch" if train else "encode"]
-    return usual_epochs(images, request["device"], batch_size, request["workers"], train)
+    return workloads.usual_epochs(images, request["device"], batch_size, request["workers"], train)
 
 
 def epochs_from(request: Request) -> Iterator[Iterable[Batch]]:
@@ -197,7 +170,7 @@ def form_label(form: str) -> str:
 
 def step_configuration(request: Request) -> Values:
     """Return the configuration of RelaHash on random images, in the form of a request."""
-    cfg = cifar(
+    cfg = workloads.cifar(
         request["size"], "method=relahash", "codebook=bernoulli", "model.nbit=64",
         f"backbone={request['backbone']}", f"trainer.device={request['device']}",
     )  # fmt: skip
@@ -210,11 +183,6 @@ def step_configuration(request: Request) -> Values:
 def learner_of(request: Request) -> Learner:
     """Build RelaHash on a backbone with random weights, in the form of a request."""
     return Learner(step_configuration(request), request["device"], "fused" in request["form"])
-
-
-def timed(request: Request, batches: Iterable[Batch], warm_up: int = 2) -> TimedBatches:
-    """Return batches that end when the time of a measurement is over."""
-    return TimedBatches(batches, request["device"], request["seconds"], warm_up)
 
 
 def measure_loader(request: Request) -> Values:
@@ -239,8 +207,8 @@ def measure_step(request: Request) -> Values:
     """Measure steps of training and of encoding on one batch that is on the device."""
     learner, values = learner_of(request), {}
     for use, size in (("train", request["batch"]), ("encode", request["encode"])):
-        batches = timed(request, itertools.repeat(learner.noise(size)), warm_up=3)
-        values[use] = getattr(learner, use)(batches)
+        batches = itertools.repeat(learner.noise(size))
+        values[use] = learner.run(use, batches, request["seconds"], warm_up=3)
     if learner.device.type == "cuda":
         values["peak_mb"] = torch.cuda.max_memory_allocated(learner.device) / 1e6
     return values
@@ -248,23 +216,26 @@ def measure_step(request: Request) -> Values:
 
 def measure_wait(request: Request) -> Values:
     """Measure a training loop with the batches of a contender."""
-    return learner_of(request).train(timed(request, batches_from(request)))
+    batches = batches_from(request)
+    return learner_of(request).run("train", batches, request["seconds"], warm_up=2)
 
 
 def measure_cifar(request: Request) -> Values:
     """Measure training at batch size 16 and encoding of images of 32 x 32, with their data."""
     learner, values = learner_of(request), {}
     count = max(CIFAR // 10, 4 * request["encode"])
-    data = noise_data(step_configuration(request), count, request["device"], 16, request["encode"])
+    data = workloads.noise_data(
+        step_configuration(request), count, request["device"], 16, request["encode"]
+    )
     for use in ("train", "encode"):
         batches = itertools.chain.from_iterable(epochs_of(data, use == "train"))
-        values[use] = getattr(learner, use)(timed(request, batches))
+        values[use] = learner.run(use, batches, request["seconds"], warm_up=2)
     return values
 
 
 def measure_profile(request: Request) -> Values:
     """Profile a training loop with the batches of a contender."""
-    return profile_training(learner_of(request), batches_from(request), warm_up=3)
+    return workloads.profile_training(learner_of(request), batches_from(request), warm_up=3)
 
 
 def measure_transfer(request: Request) -> Values:
@@ -274,7 +245,9 @@ def measure_transfer(request: Request) -> Values:
         source = torch.zeros(256 << 20, dtype=torch.uint8, pin_memory=pinned)
         copy = partial(torch.empty_like(source, device=request["device"]).copy_, source,
                        non_blocking=True)  # fmt: skip
-        values[name] = source.nbytes / time_calls(copy, warm_up=1, device=request["device"])[0]
+        values[name] = (
+            source.nbytes / harness.time_calls(copy, warm_up=1, device=request["device"])[0]
+        )
     return values
 
 
@@ -283,12 +256,12 @@ def measure_memory(request: Request) -> Values:
     with tempfile.TemporaryDirectory(prefix="memory-", dir=request["cache"]) as empty:
         with Stopwatch() as build:
             data = folder_data(request, folder_source(request, cache=empty))
-        peak = memory("VmHWM")
+        peak = harness.memory("VmHWM")
         stored = sum(file.stat().st_size for file in Path(empty).rglob("*") if file.is_file())
-        private, mapped = [memory("RssAnon")], [memory("RssFile")]
+        private, mapped = [harness.memory("RssAnon")], [harness.memory("RssFile")]
         for _ in data.train(0):
-            private.append(memory("RssAnon"))
-            mapped.append(memory("RssFile"))
+            private.append(harness.memory("RssAnon"))
+            mapped.append(harness.memory("RssFile"))
     return {
         "images": len(data.images), "stored": stored,
         "build": {"wall": build.wall, "cpu": build.cpu},
@@ -321,24 +294,19 @@ def measured(request: Request) -> Values:
 class Section:
     """A table of the report.
 
-    Attributes:
-        title: heading.
-        requests: returns the requests of the contenders by name.
-        rows: returns the rows of the table.
-        note: returns a line below the table.
-        once: measure one round only.
-        cuda: leave out without a CUDA device.
+    ``requests`` returns the requests of the contenders by name, ``rows`` the rows of the table,
+    and ``note`` a line below it.
     """
 
     title: str
-    requests: Callable[[argparse.Namespace], dict[str, Request]]
-    rows: Callable[[dict[str, Series], argparse.Namespace], list[list[str]]]
-    note: Callable[[dict[str, Series], argparse.Namespace], str] = lambda series, options: ""
-    once: bool = False
-    cuda: bool = False
+    requests: Callable[[Options], dict[str, Request]]
+    rows: Callable[[Measured, Options], list[list[str]]]
+    note: Callable[[Measured, Options], str] = lambda series, options: ""
+    once: bool = False  # one round only
+    cuda: bool = False  # only with a CUDA device
 
 
-def loader_requests(options: argparse.Namespace) -> dict[str, Request]:
+def loader_requests(options: Options) -> dict[str, Request]:
     """Return each contender, to train and to encode."""
     return {
         f"{use}: {loader}": {"measure": "loader", "loader": loader, "train": use == "train"}
@@ -349,16 +317,9 @@ def loader_requests(options: argparse.Namespace) -> dict[str, Request]:
 
 
 def requests_of_forms(
-    measure: str, forms: str, options: argparse.Namespace, loaders: Sequence[str] = ()
+    measure: str, forms: str, options: Options, loaders: Sequence[str] = ()
 ) -> dict[str, Request]:
-    """Return a request for each backbone and form, and for each loader if there are several.
-
-    Args:
-        measure: what is measured.
-        forms: name of the option with the forms.
-        options: of the command line.
-        loaders: of the images; with several, each is a request of its own.
-    """
+    """Return a request for each backbone, each form of an option, and each of the loaders."""
     return {
         f"{backbone}{', ' if loader else ': '}{form_label(form)}{loader and ': ' + loader}": {
             "measure": measure, "backbone": backbone, "form": form,
@@ -377,7 +338,7 @@ def rate(series: Series, clock: str, *path: str) -> str:
 
 def ratio(series: Series, other: Series | None, clock: str, *path: str) -> str:
     """Return the median ratio of the images per second to those of another contender."""
-    return median_ratio(series.rates(clock, *path), other and other.rates(clock, *path))
+    return harness.median_ratio(series.rates(clock, *path), other and other.rates(clock, *path))
 
 
 def waiting(series: Series, *path: str) -> list[str]:
@@ -388,7 +349,7 @@ def waiting(series: Series, *path: str) -> list[str]:
     return [f"{share:.1%}", f"{statistics.median(busy):.0f} %" if busy else "–"]
 
 
-def loader_rows(series: dict[str, Series], options: argparse.Namespace) -> list[list[str]]:
+def loader_rows(series: Measured, options: Options) -> list[list[str]]:
     """Return the speed of each contender."""
     rows = [["batches for", "images/s", "images per CPU s", "× field, clock", "× field, CPU",
              "wall s", "CPU s"]]  # fmt: skip
@@ -401,7 +362,7 @@ def loader_rows(series: dict[str, Series], options: argparse.Namespace) -> list[
     return rows
 
 
-def loader_note(series: dict[str, Series], options: argparse.Namespace) -> str:
+def loader_note(series: Measured, options: Options) -> str:
     """Describe the files, and the cost of the cache."""
     count, size = options.files
     note = (f"{count:,} files of {size / count / 1e3:.0f} KB on average, in the page cache; "
@@ -412,7 +373,7 @@ def loader_note(series: dict[str, Series], options: argparse.Namespace) -> str:
     return note
 
 
-def wait_rows(series: dict[str, Series], options: argparse.Namespace) -> list[list[str]]:
+def wait_rows(series: Measured, options: Options) -> list[list[str]]:
     """Return the speed of training with each loader."""
     rows = [["training fed by", "images/s", "× field", "share of waiting", "GPU busy"]]
     for name, one in series.items():
@@ -421,7 +382,7 @@ def wait_rows(series: dict[str, Series], options: argparse.Namespace) -> list[li
     return rows
 
 
-def step_rows(series: dict[str, Series], options: argparse.Namespace) -> list[list[str]]:
+def step_rows(series: Measured, options: Options) -> list[list[str]]:
     """Return the speed of each form."""
     clock, unit = ("wall", "/s") if on_cuda(options) else ("cpu", " per CPU s")
     rows = [["form", f"train: images{unit}", "× fp32", "encode", "× fp32", "first step s",
@@ -436,7 +397,7 @@ def step_rows(series: dict[str, Series], options: argparse.Namespace) -> list[li
     return rows
 
 
-def cifar_rows(series: dict[str, Series], options: argparse.Namespace) -> list[list[str]]:
+def cifar_rows(series: Measured, options: Options) -> list[list[str]]:
     """Return the speed of each form, and the time of the paper's run computed from it."""
     rows = [["form", "train: images/s", "waiting", "GPU busy", f"{EPOCHS} epochs",
              "encode: images/s", "waiting", "GPU busy", f"{TO_ENCODE:,} images"]]  # fmt: skip
@@ -449,7 +410,7 @@ def cifar_rows(series: dict[str, Series], options: argparse.Namespace) -> list[l
     return rows
 
 
-def profile_rows(series: dict[str, Series], options: argparse.Namespace) -> list[list[str]]:
+def profile_rows(series: Measured, options: Options) -> list[list[str]]:
     """Return the operators or kernels that take most of the time of each form."""
     rows = [["training", "operator", "calls a step", "share of the time"]]
     for name, one in series.items():
@@ -462,7 +423,7 @@ def profile_rows(series: dict[str, Series], options: argparse.Namespace) -> list
     return rows
 
 
-def transfer_rows(series: dict[str, Series], options: argparse.Namespace) -> list[list[str]]:
+def transfer_rows(series: Measured, options: Options) -> list[list[str]]:
     """Return the speed of each kind of memory."""
     rows = [["host memory", "GB/s to the device", "images of 3 x 256 x 256 a second"]]
     for name in ("pageable", "pinned"):
@@ -471,7 +432,7 @@ def transfer_rows(series: dict[str, Series], options: argparse.Namespace) -> lis
     return rows
 
 
-def memory_rows(series: dict[str, Series], options: argparse.Namespace) -> list[list[str]]:
+def memory_rows(series: Measured, options: Options) -> list[list[str]]:
     """Return each cost as measured, and scaled to a larger dataset."""
     (values,) = series["memory"].rounds
     scale = options.scale / values["images"]
@@ -526,14 +487,12 @@ SECTIONS = {
 }  # fmt: skip
 
 
-def on_cuda(options: argparse.Namespace) -> bool:
+def on_cuda(options: Options) -> bool:
     """Return whether a CUDA device computes."""
     return torch.device(options.device).type == "cuda"
 
 
-def run_section(
-    name: str, options: argparse.Namespace, base: Request, report: Report
-) -> list[Series]:
+def run_section(name: str, options: Options, base: Request, report: Report) -> list[Series]:
     """Measure a section and add it to the report."""
     section = SECTIONS[name]
     if section.cuda and not on_cuda(options):
@@ -543,8 +502,8 @@ def run_section(
     contenders = [Series(key, base | request) for key, request in requests]
     rounds = 1 if section.once else options.rounds
     cuda = on_cuda(options)
-    alternate(
-        contenders, lambda series: spawn(__file__, series.request, cuda), rounds, label=name
+    harness.alternate(
+        contenders, lambda series: harness.spawn(__file__, series.request, cuda), rounds, label=name
     )  # fmt: skip
     complete = {series.name: series for series in contenders if series.rounds}
     blocks, notes = [f"### {section.title}"], []
@@ -556,10 +515,16 @@ def run_section(
     return contenders
 
 
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
+def parse(arguments: Sequence[str]) -> Options:
     """Parse the command line."""
-    command_line = parser(
-        __doc__, rounds=3, seconds=5.0, threads=cores(), device=default_device(), seed=0, json=None
+    command_line = harness.parser(
+        __doc__,
+        rounds=3,
+        seconds=5.0,
+        threads=cores(),
+        device=harness.default_device(),
+        seed=0,
+        json=None,
     )
     add = command_line.add_argument
     add("--work", nargs="+", choices=SECTIONS, default=list(SECTIONS))
@@ -585,7 +550,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> int:
     """Print the tables; 1 if a contender failed."""
     if list(arguments) == ["--child"]:
-        return serve(measured)
+        return harness.serve(measured)
     options = parse(arguments)
     report = Report(__file__, arguments, options)
     report.add(f"{options.rounds} rounds, medians.")

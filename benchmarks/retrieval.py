@@ -22,24 +22,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import harness
 import numpy as np
 import torch
-from harness import (
-    Report,
-    Series,
-    Stopwatch,
-    Values,
-    alternate,
-    cores,
-    figure,
-    median_ratio,
-    parser,
-    peak_memory,
-    serve,
-    spawn,
-    table,
-    time_calls,
-)
+from harness import Report, Series, Stopwatch, Values, cores, figure, median_ratio, peak_memory
 
 from deephash.retrieval import (
     Convention,
@@ -420,7 +406,9 @@ def measured(request: Values) -> Values:
     small = load.part(64, 2_000)
     if small.top is not None:  # a cut among near items, so that everything is compiled
         small = replace(small, top=50)
-    first, _ = time_calls(lambda: contender.run(contender.prepare(small), request["threads"]))
+    first, _ = harness.time_calls(
+        lambda: contender.run(contender.prepare(small), request["threads"])
+    )
     inputs = contender.prepare(load)
     before = peak_memory(reset=True)
     with Stopwatch() as watch:
@@ -432,7 +420,7 @@ def measured(request: Values) -> Values:
 def run(request: Values, folder: Path) -> Values:
     """Measure a contender in a process of its own."""
     cuda = CONTENDERS.get(request["contender"], BOUNDS).needs == "cuda"
-    return spawn(__file__, request | {"folder": str(folder)}, cuda,
+    return harness.spawn(__file__, request | {"folder": str(folder)}, cuda,
                  NUMBA_CACHE_DIR=str(folder / "numba"))  # fmt: skip
 
 
@@ -457,7 +445,9 @@ def run_case(case: Case, options: argparse.Namespace, folder: Path) -> Result:
         for name in filter(installed, case.names)
         for threads in sorted(set(case.threads))
     ]
-    alternate(entries, lambda series: run(series.request, folder), options.rounds, label=case.name)
+    harness.alternate(
+        entries, lambda series: run(series.request, folder), options.rounds, label=case.name
+    )
     common = {"nbit": case.work.nbit, "top": case.work.top, "contender": "bounds", "threads": 1}
     checks = compare(entries, lambda queries: run(common | {"queries": queries}, folder))
     agree = not any(check.startswith(DISAGREES) for check in checks)
@@ -621,8 +611,10 @@ def cases(options: argparse.Namespace) -> Iterator[Case]:
 def main(arguments: Sequence[str]) -> int:
     """Print the tables; 1 if a contender failed, or if results that must agree do not."""
     if list(arguments) == ["--child"]:
-        return serve(measured)
-    command_line = parser(__doc__, rounds=5, seed=0, seconds=60.0, json=None, markdown=False)
+        return harness.serve(measured)
+    command_line = harness.parser(
+        __doc__, rounds=5, seed=0, seconds=60.0, json=None, markdown=False
+    )
     add = command_line.add_argument
     add("--work", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     add("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
@@ -643,7 +635,7 @@ def main(arguments: Sequence[str]) -> int:
             result = run_case(case, options, Path(folder))
             results.append(result)
             rows = threads_table(result) if len(case.threads) > 1 else contender_table(result)
-            report.add(f"### {case.name}: {case.work}", table(rows, options.markdown),
+            report.add(f"### {case.name}: {case.work}", harness.table(rows, options.markdown),
                        "\n".join(f"- {note}" for note in notes(result)))  # fmt: skip
             for values in (values for entry in result.entries for values in entry.rounds):
                 values.pop("more", None)

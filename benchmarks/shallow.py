@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from harness import Report, Stopwatch, Values, parser, peak_memory, progress, serve, spawn, table
+from harness import Report, Stopwatch, Values, parser, peak_memory, serve, spawn, table
 from torch import Tensor, nn
 
 from deephash.methods.closed_form import ClosedForm
@@ -145,7 +145,7 @@ def main(arguments: Sequence[str]) -> int:
                 request = {"method": name, "naive": is_naive, "bits": options.bits,
                            "file": str(file)}  # fmt: skip
                 values = spawn(__file__, request)
-                progress(f"{name}, {'naive' if is_naive else 'deephash'}: {values}")
+                print(f"{request}: {values}", file=sys.stderr, flush=True)
                 if "failed" in values:
                     failed = True
                     row += [values["failed"], "-", "-"]

@@ -42,15 +42,9 @@ LAUNCHES = {"kernels": "LaunchKernel", "graphs": "GraphLaunch", "copies": "Memcp
 
 
 def cifar(side: int, *overrides: str) -> Values:
-    """Return a configuration on CIFAR-10 with random weights.
-
-    Args:
-        side: side of the images that the network sees.
-        overrides: further overrides.
-    """
-    return configuration(
-        "dataset=cifar10", f"dataset.size={side}", "backbone.weights=none", *overrides
-    )
+    """Return a configuration on CIFAR-10, enlarged to ``side``, with random weights."""
+    common = ("dataset=cifar10", f"dataset.size={side}", "backbone.weights=none")
+    return configuration(*common, *overrides)
 
 
 class NoiseImages:
@@ -70,30 +64,23 @@ class NoiseImages:
 
 
 def data_module(
-    source: Any,
-    train: Sequence[Any],
-    test: Sequence[Any],
-    device: Any,
-    batch_size: int,
-    eval_batch_size: int = 64,
+    source: Any, train: Sequence[Any], test: Sequence[Any], device: Any, *batch_sizes: int
 ) -> DataModule:
     """Return the data of a source: all images are in the database, one query of a class."""
     data = DataModule(
         "benchmark", source, PerClass(queries=1, train=None), "all", Pipeline(train),
-        Pipeline(test), batch_size=batch_size, eval_batch_size=eval_batch_size,
+        Pipeline(test), *batch_sizes,
     )  # fmt: skip
     data.setup(torch.device(device))
     return data
 
 
-def noise_data(
-    cfg: Values, count: int, device: Any, batch_size: int, eval_batch_size: int = 64
-) -> DataModule:
+def noise_data(cfg: Values, count: int, device: Any, *batch_sizes: int) -> DataModule:
     """Return the data of ``NoiseImages``, transformed as a configuration says."""
     transforms = schema.parse(schema.Train, cfg).dataset.transforms
     train, test = ([build.part(step, "dataset.transforms") for step in steps]
                    for steps in (transforms.train, transforms.test))  # fmt: skip
-    return data_module(NoiseImages(count), train, test, device, batch_size, eval_batch_size)
+    return data_module(NoiseImages(count), train, test, device, *batch_sizes)
 
 
 def epochs_of(data: DataModule, train: bool) -> Iterator[Iterable[Batch]]:
@@ -119,16 +106,7 @@ def usual_transform(*steps: Any) -> Any:
 def usual_epochs(
     images: Any, device: Any, batch_size: int, workers: int, train: bool, drop_last: bool = False
 ) -> Iterator[Iterator[Batch]]:
-    """Yield epochs of a DataLoader, as most training code has it, without end.
-
-    Args:
-        images: torch's dataset of transformed images and classes.
-        device: of the batches.
-        batch_size: images in a batch.
-        workers: processes that transform images one by one.
-        train: shuffle them.
-        drop_last: leave out a last batch that is short.
-    """
+    """Yield epochs of a DataLoader, as most training code has it, without end."""
     device = torch.device(device)
     loader = torch.utils.data.DataLoader(
         images, batch_size, shuffle=train, num_workers=workers, drop_last=drop_last,
@@ -164,8 +142,7 @@ class TimedBatches:
         window: seconds to measure.
         warm_up: steps before the clock starts.
         steps: measure this number of steps instead.
-        on_start: called when the clock starts.
-        on_stop: called when it stops.
+        on_start: called when the clock starts; on_stop: when it stops.
 
     Attributes:
         result: ``images``, ``steps``, ``wall`` and ``cpu`` seconds, ``rate`` in images per second,
@@ -174,15 +151,10 @@ class TimedBatches:
     """
 
     def __init__(
-        self,
-        batches: Iterable[Batch],
-        device: Any,
-        window: float = 0.0,
-        warm_up: int = 12,
-        steps: int = 0,
-        on_start: Callable[[], Any] = lambda: None,
+        self, batches: Iterable[Batch], device: Any, window: float = 0.0, warm_up: int = 12,
+        steps: int = 0, on_start: Callable[[], Any] = lambda: None,
         on_stop: Callable[[], Any] = lambda: None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.batches = iter(batches)
         self.device = torch.device(device)
         self.window, self.warm_up, self.steps = window, warm_up, steps
@@ -295,8 +267,13 @@ class Learner:
         """Return a batch of random images on the device."""
         return noise_batch(size, self.side, self.device, self.views)
 
+    def run(self, use: str, batches: Iterable[Batch], window: float, warm_up: int) -> Values:
+        """Measure ``train`` or ``encode``; see ``TimedBatches``."""
+        loop = self.train if use == "train" else self.encode
+        return loop(TimedBatches(batches, self.device, window, warm_up))
+
     def train(self, batches: Any) -> Values:
-        """Train with the trainer's loop until ``TimedBatches`` end it; return their result."""
+        """Train with the trainer's loop until the batches end it; return their result."""
         with contextlib.suppress(Enough):
             self.trainer.fit(self.method, batches, None, SilentLogger())  # type: ignore[arg-type]
         return batches.result

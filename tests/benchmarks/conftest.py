@@ -34,6 +34,6 @@ def in_process(script, bench, monkeypatch):
         return json.loads(json.dumps(bench.measured(json.loads(json.dumps(request)))))
 
     threads = torch.get_num_threads()
-    monkeypatch.setattr(bench, "spawn", spawn)
+    monkeypatch.setattr(bench.harness, "spawn", spawn)
     yield
     torch.set_num_threads(threads)

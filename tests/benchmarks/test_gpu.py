@@ -72,8 +72,7 @@ def in_process(modules, monkeypatch):
         return 0, ""
 
     def call(request, arguments, seconds):
-        file, *rest = arguments
-        name = file.removesuffix(".py")
+        name, *rest = arguments
         assert name in ("train", "data")
         if "-m" in rest:
             job = kill_runs.sweep(*(override for override in rest if override != "-m"))
@@ -103,7 +102,8 @@ def test_all_parts_run_on_the_cpu(bench, parts, in_process, tmp_path, capsys):
     (tmp_path / "tests" / "test_it.py").write_text(TESTED)
     status, result = run(bench, tmp_path / "out", "--seconds", "900", "--tests",
                          str(tmp_path / "tests"))  # fmt: skip
-    assert status == 0 and list(result["parts"]) == list(bench.SHARES)
+    assert status == 0
+    assert list(result["parts"]) == list(bench.SHARES)
     assert {part["status"] for part in result["parts"].values()} == {"done"}
     cells = {name: part["cells"] for name, part in result["parts"].items()}
     failed = [(name, cell) for part in cells.values() for name, cell in part.items()
@@ -116,23 +116,32 @@ def test_all_parts_run_on_the_cpu(bench, parts, in_process, tmp_path, capsys):
     assert tests["interrupted"] is None
 
     step = cells["steps"]["tiny | as train.py | 4"]
-    assert step["train"] > 0 and step["encode"] > 0 and step["first"] > 0
+    assert step["train"] > 0
+    assert step["encode"] > 0
+    assert step["first"] > 0
     assert cells["steps"]["tiny | tf32 | 4"] == {
         "skipped": "only on a CUDA device", "took": pytest.approx(0, abs=5)}  # fmt: skip
     assert cells["steps"]["loop | train | field"]["rate"] > 0
     assert cells["steps"]["profile | as train.py"]["operators"] > 100
 
-    assert cells["run"]["images"]["count"] == 140 and cells["run"]["images"]["decoding"] > 0
+    assert cells["run"]["images"]["count"] == 140
+    assert cells["run"]["images"]["decoding"] > 0
     long = cells["run"]["run"]
-    assert [epoch for epoch, _ in long["curve"]] == [1, 2] and long["finished"]
-    assert long["epoch"] > 0 and long["encoding"] > 0 and long["retrieval"] > 0
+    assert [epoch for epoch, _ in long["curve"]] == [1, 2]
+    assert long["finished"]
+    assert long["epoch"] > 0
+    assert long["encoding"] > 0
+    assert long["retrieval"] > 0
     several = cells["run"]["jobs at once"]
-    assert several["jobs"] == 2 and several["table2_beta"]["jobs"] == 40
+    assert several["jobs"] == 2
+    assert several["table2_beta"]["jobs"] == 40
 
     counted = {name: cell["equal"] for name, cell in cells["retrieval"].items() if "equal" in cell}
     assert counted == dict.fromkeys(("W1", "W2", "W3", "10M"), True)
     for name, cell in cells["label-free"].items():
-        assert name.endswith(" | tiny | 4") and cell["train"] > 0 and cell["views"] > 0
+        assert name.endswith(" | tiny | 4")
+        assert cell["train"] > 0
+        assert cell["views"] > 0
     assert "cibhash | tiny | 4" in cells["label-free"]
 
     printed = capsys.readouterr().out
@@ -167,7 +176,8 @@ def test_a_budget_that_is_too_small_skips_and_names(bench, in_process, tmp_path,
 
 def test_a_part_in_a_process_of_its_own(bench, tmp_path):
     status, result = run(bench, tmp_path, "--only", "label-free")
-    assert status == 0 and result["parts"]["label-free"]["status"] == "done"
+    assert status == 0
+    assert result["parts"]["label-free"]["status"] == "done"
     assert "label-free: cibhash | tiny | 4" in (tmp_path / "label-free.log").read_text()
 
 
@@ -197,9 +207,11 @@ def test_a_process_that_dies_costs_the_cell_that_ran(bench, parts, base, tmp_pat
 
     monkeypatch.setattr(bench, "spawn", spawn)
     found = bench.run_part("steps", base, 10, tmp_path / "log", lambda state: None)
-    assert found["status"] == "done" and len(runs) == 3
+    assert found["status"] == "done"
+    assert len(runs) == 3
     assert found["cells"]["b"]["failed"] == "the process ended with -11"
-    assert list(found["cells"]) == ["a", "b", "c"] and list(runs[1]) == ["a", "b"]
+    assert list(found["cells"]) == ["a", "b", "c"]
+    assert list(runs[1]) == ["a", "b"]
 
 
 def test_a_part_that_does_not_end_keeps_its_results(bench, base, tmp_path, monkeypatch):
@@ -211,7 +223,8 @@ def test_a_part_that_does_not_end_keeps_its_results(bench, base, tmp_path, monke
     monkeypatch.setattr(bench, "spawn", spawn)
     found = bench.run_part("steps", base, 10, tmp_path / "log", lambda state: None)
     assert found["status"] == "stopped after 10 s"
-    assert found["cells"]["a"] == {"x": 1} and "stopped" in found["cells"]["b"]["failed"]
+    assert found["cells"]["a"] == {"x": 1}
+    assert "stopped" in found["cells"]["b"]["failed"]
 
 
 def test_tests_that_do_not_end_are_stopped_and_named(bench, base, tmp_path):
@@ -224,7 +237,8 @@ def test_tests_that_do_not_end_are_stopped_and_named(bench, base, tmp_path):
     )
     base["tests"] = str(tmp_path / "tests")
     found = bench.run_part("tests", base, 8, tmp_path / "log", lambda state: None)
-    assert found["status"] == "done" and found["seconds"] < 30
+    assert found["status"] == "done"
+    assert found["seconds"] < 30
     (cell,) = found["cells"].values()
     assert cell["status"] is None
     assert (cell["interrupted"], cell["passed"]) in (
@@ -255,7 +269,9 @@ def test_cells_skip_fail_and_go_on(parts, tmp_path):
     ]
     parts.run_cells(cells, request)
     found = parts.read_results(file)
-    assert found["complete"] and found["current"] is None and calls == ["works"]
+    assert found["complete"]
+    assert found["current"] is None
+    assert calls == ["works"]
     assert found["cells"]["long"]["skipped"].startswith("needs about 60 s, 2")
     assert found["cells"]["fails"]["failed"] == "ValueError: first line"
     assert found["cells"]["fails"]["traceback"][-1] == "second line"
@@ -289,7 +305,8 @@ def test_what_pytest_says_is_read_also_where_it_breaks_off(parts):
         "= 1 failed, 1 passed, 1 skipped, 1 error in 3.21s =\n"
     )
     found = parts.read_pytest(text)
-    assert found["interrupted"] is None and found["skipped_tests"] == 1
+    assert found["interrupted"] is None
+    assert found["skipped_tests"] == 1
     assert found["failures"] == {
         "a.py::test_y": "ValueError: 3", "c.py": "ModuleNotFoundError: No module named 'x'",
     }  # fmt: skip
@@ -341,7 +358,8 @@ def test_a_profile_of_a_cuda_device_is_read(modules):
     seen = SimpleNamespace(key_averages=lambda: rows, events=lambda: events)
     found = modules.workloads.read_profile(seen, {"steps": 2, "wall": 0.001}, True)
     assert found["calls"] == {"kernels": 60, "graphs": 1, "copies": 3, "fills": 2, "waits": 1}
-    assert found["operators"] == 20 and found["busy"] == pytest.approx(0.4)
+    assert found["operators"] == 20
+    assert found["busy"] == pytest.approx(0.4)
     assert found["device_ms"] == pytest.approx(0.2)
     assert found["top"] == [("kernel_a", 30, 0.75), ("Memcpy HtoD (Pinned -> Device)", 3, 0.25)]
     events.clear()
@@ -397,7 +415,8 @@ def test_an_archive_is_unpacked_with_and_without_the_command(
         {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.jpg")}
         for folder in (tmp_path / "drawn", tmp_path / "unpacked")
     )
-    assert unpacked == drawn and len(drawn) == 140
+    assert unpacked == drawn
+    assert len(drawn) == 140
     assert parts.folder_of_images(tmp_path / "unpacked") == tmp_path / "unpacked"
 
 
@@ -411,9 +430,11 @@ def test_images_of_an_archive_are_prepared(parts, in_process, base, archive, tmp
     monkeypatch.setattr(parts, "call", recorded)
     base |= {"data": str(archive), "until": time.time() + 60}
     images = parts.Run(base).images()
-    assert images["root"] == str(tmp_path / "images") and not images["made_up"]
-    ((command, work, *words),) = commands
-    assert (command, work) == ("data", "prepare") and f"dataset.root={images['root']}" in words
+    assert images["root"] == str(tmp_path / "images")
+    assert not images["made_up"]
+    (command,) = commands
+    assert command[:2] == ["data", "prepare"]
+    assert f"dataset.root={images['root']}" in command
 
 
 def test_the_full_run_prepares_the_protocol_of_the_paper(parts, base, tmp_path, monkeypatch):
@@ -431,8 +452,10 @@ def test_the_full_run_prepares_the_protocol_of_the_paper(parts, base, tmp_path, 
     schema.register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         dataset = compose("data", overrides=words).dataset
-    assert dataset.protocol == "59k" and dataset.expected["59k"].num_train == 5_000
-    assert dataset.size == 224 and not dataset.source.download
+    assert dataset.protocol == "59k"
+    assert dataset.expected["59k"].num_train == 5_000
+    assert dataset.size == 224
+    assert not dataset.source.download
 
 
 def test_busy_time_is_a_union(modules):
@@ -498,7 +521,8 @@ def test_map_is_timed_after_the_engine_of_the_cpu_has_counted(parts, base, monke
     found = parts.measure_retrieval(base, "W1", 4, 50)
     warm = ["torch", "numba"] if engine == "numba" else ["torch"]
     assert events == [*warm, "torch", "map", "map", engine]
-    assert found["equal"] and found["cpu"].startswith(engine)
+    assert found["equal"]
+    assert found["cpu"].startswith(engine)
 
 
 def test_shares_of_what_is_left(bench):
@@ -556,13 +580,17 @@ def test_a_whole_table_fits_into_what_is_printed(modules, whole):
     text = modules.gpu_table.markdown(whole)
     for note in ("slow", "late"):
         assert f"- squeezenet1_0 graph 16: {note}\n" in text
-    assert "A card, driver 580.1, CUDA 13.0" in text and "Not measured" not in text
-    assert "90 passed, 20 failed" in text and "resnet50" in text and "2.00 times" in text
+    assert "A card, driver 580.1, CUDA 13.0" in text
+    assert "Not measured" not in text
+    assert "90 passed, 20 failed" in text
+    assert "resnet50" in text
+    assert "2.00 times" in text
     assert len(modules.gpu_table.shortened(text)) < 12_000
     assert "| squeezenet1_0 | 16 | 12,346 |" in text
     assert "| 0.123 | 8.1e+10 | 0.03% | 25.7 | 1.23 |" in text  # 0.123 s of 4.78 ms
     long = modules.gpu_table.shortened("line\n" * 10_000)
-    assert len(long) <= modules.gpu_table.LIMIT and long.endswith("(the rest is in gpu.md)\n")
+    assert len(long) <= modules.gpu_table.LIMIT
+    assert long.endswith("(the rest is in gpu.md)\n")
 
 
 def test_a_result_goes_into_the_page(bench, modules, whole, tmp_path):
@@ -572,9 +600,11 @@ def test_a_result_goes_into_the_page(bench, modules, whole, tmp_path):
     file.write_text(json.dumps(whole))
     assert bench.main(["--record", str(file), "--page", str(page)]) == 0
     once = page.read_text()
-    assert "A card, driver 580.1" in once and once.count("gpu: begin") == 1
+    assert "A card, driver 580.1" in once
+    assert once.count("gpu: begin") == 1
     head = before.partition("<!-- gpu: begin -->")[0]
-    assert once.startswith(head) and once.rstrip().endswith("<!-- gpu: end -->")
+    assert once.startswith(head)
+    assert once.rstrip().endswith("<!-- gpu: end -->")
     assert bench.main(["--record", str(file), "--page", str(page)]) == 0
     assert page.read_text() == once
     page.write_text("no markers")

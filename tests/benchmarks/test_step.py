@@ -39,15 +39,18 @@ def test_an_operator_on_many_tensors_counts_once(bench):
 def test_a_step_is_counted_by_section(bench):
     result = bench.operators(CASE, 32, 4)
     count = {name: sum(section.values()) for name, section in result.items()}
-    assert set(count) == set(bench.SECTIONS) and all(count.values())
+    assert set(count) == set(bench.SECTIONS)
+    assert all(count.values())
     assert result["norm"] == {"_foreach_norm": 1, "stack": 1, "linalg_vector_norm": 1}
     assert result["optimizer"] == {"_foreach_add_": 2, "_fused_adam_": 2}
     assert result["record"] == {"stack": 1}
     assert result["forward"]["convolution"] == result["backward"]["convolution_backward"] == 3
-    assert result["data"]["_to_copy"] <= 4 and "index_put_" not in result["data"]
+    assert result["data"]["_to_copy"] <= 4
+    assert "index_put_" not in result["data"]
     assert bench.fills(CASE, 32, 4) > 50
     cropped = bench.operators(f"{CASE}, RandomResizedCrop", 32, 4)
-    assert cropped["data"]["bmm"] == 2 and cropped["data"]["_to_copy"] <= 3
+    assert cropped["data"]["bmm"] == 2
+    assert cropped["data"]["_to_copy"] <= 3
 
 
 def test_it_prints_both_tables(bench, capsys):
@@ -55,5 +58,6 @@ def test_it_prints_both_tables(bench, capsys):
              "--batch-size", "4", "--steps", "2", "--rounds", "1"]  # fmt: skip
     assert bench.main(words) == 0
     out = capsys.readouterr().out
-    assert "| operators of a step | data |" in out and "| ms a step | bare loop |" in out
+    assert "| operators of a step | data |" in out
+    assert "| ms a step | bare loop |" in out
     assert out.count(f"| {CASE} | ") == 2
