@@ -242,14 +242,13 @@ def read_pytest(text: str) -> Values:
     complete = re.search(r"^=+ .*\bin [\d.]+s", text, re.MULTILINE) is not None
     last = next((line for line in reversed(text.splitlines()) if "::" in line), "")
     counts = list(outcomes.values())
+    shown = {name[name.rfind("/", 0, name.find("::")) + 1 :]: reason[:160]  # without the folder
+             for name, reason in failures.items()}  # fmt: skip
     return {
         "passed": counts.count("PASSED"),
         "failed_tests": len(failures),
         "skipped_tests": counts.count("SKIPPED") + counts.count("XFAIL"),
-        "failures": {
-            name[name.rfind("/", 0, name.find("::")) + 1 :]: reason[:160]
-            for name, reason in failures.items()
-        },  # fmt: skip
+        "failures": shown,
         "interrupted": None if complete else last.split(" ")[0][-120:] or "before the first test",
     }
 
