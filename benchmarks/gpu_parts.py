@@ -24,7 +24,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from harness import ROOT, Values, cores, time_calls
 
 GRACE = 6.0
@@ -179,6 +178,8 @@ def brief(error: BaseException) -> str:
 
 def device_lost(device: str) -> bool:
     """Return whether a CUDA device no longer works in this process."""
+    import torch
+
     if device != "cuda":
         return False
     try:
@@ -386,6 +387,8 @@ def measure_step(request: Request, backbone: str, form: str, size: int) -> Value
 @contextlib.contextmanager
 def torch_settings(request: Request, form: str) -> Iterator[Values]:
     """Apply a form to torch, yield the settings of the trainer, and restore torch afterwards."""
+    import torch
+
     from deephash.training.precision import use_deterministic
 
     on_cuda = request["device"] == "cuda"
@@ -425,6 +428,8 @@ def swap_tf32(*allowed: bool) -> tuple[bool, bool]:
     The flags exist in all releases of torch. The newer ones, from 2.9 on, would make compiling fail
     in some releases, which read the older ones.
     """
+    import torch
+
     products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
     with warnings.catch_warnings(action="ignore"):
         before = products.allow_tf32, convolutions.allow_tf32
@@ -435,6 +440,8 @@ def swap_tf32(*allowed: bool) -> tuple[bool, bool]:
 @contextlib.contextmanager
 def peak_memory(device: str) -> Iterator[Values]:
     """Set ``peak_mb`` to the peak memory of tensors on a CUDA device."""
+    import torch
+
     values: Values = {}
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -542,6 +549,7 @@ def usual_images(request: Request, train: bool, size: int) -> Iterator[Iterable[
 
 def usual_loop(learner: Any, batches: Any, train: bool) -> Values:
     """Run the loop that most repositories of the field have, written for comparison."""
+    import torch
     from workloads import Enough
 
     method = learner.method.train(train)
@@ -835,6 +843,8 @@ def cells_of_retrieval(request: Request) -> list[Cell]:
 
 def measure_bandwidth(request: Request) -> Values:
     """Measure bytes per second of a copy on the device, reads and writes counted."""
+    import torch
+
     device = request["device"]
     size = 1 << (20 if request["tiny"] or device == "cpu" else 30)
     source = torch.randint(0, 255, (size,), dtype=torch.uint8, device=device)

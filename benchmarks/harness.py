@@ -389,9 +389,10 @@ class Report:
         self.add(f"{describe(self.machine)}.", f"Command: `{self.command}`")
 
     def add(self, *blocks: str) -> None:
-        """Print blocks of Markdown."""
-        self.blocks += blocks
-        print("\n\n".join(blocks) + "\n", flush=True)
+        """Print blocks of Markdown; empty ones are left out."""
+        text = "\n\n".join(filter(None, blocks))
+        self.blocks.append(text)
+        print(f"{text}\n", flush=True)
 
     def save(self, **values: Any) -> None:
         """Write measurements to the file of ``--json``, if it is given."""

@@ -65,13 +65,9 @@ Job = Callable[[], int]
 def fork(
     job: Job, output: int, setup: Callable[[], Any], cleanup: Callable[[], Any] = lambda: None
 ) -> int:
-    """Run a job in a forked child process; return its process id.
+    """Run a job in a forked child process, between setup and cleanup; return its process id.
 
-    Args:
-        job: returns an exit status.
-        output: file descriptor for what the child prints.
-        setup: called in the child before the job.
-        cleanup: called in the child after the job.
+    The child prints to the file descriptor ``output`` and ends with the status of the job.
     """
     with warnings.catch_warnings(action="ignore"):  # about threads: none is active here
         sys.stdout.flush()
@@ -111,11 +107,11 @@ class Outcome:
 
 
 def run(job: Job, folder: Path, at: int | None = None, after: float | None = None) -> Outcome:
-    """Run a job in a forked child process, and kill it on request.
+    """Run a job in a forked child process, whose operations on files below a folder are counted.
 
     Args:
         job: returns an exit status.
-        folder: the working folder; operations on files below it are counted.
+        folder: the working folder.
         at: kill the child just before its operation of this number, from 1.
         after: kill the child after this number of seconds.
     """
@@ -171,13 +167,7 @@ def watch(folder: Path, operations: Iterator[int], at: int | None) -> None:
 
 
 class Forked:
-    """Replacement of ``subprocess.Popen`` for the launcher of a sweep: a job in a forked process.
-
-    Args:
-        line: the command line of the job.
-        stdout: file for its output.
-        env: its environment.
-    """
+    """Replacement of ``subprocess.Popen`` in the launcher of sweeps: forks a job."""
 
     def __init__(self, line: Sequence[str], stdout: Any, env: Any, **_: Any) -> None:
         def setup() -> None:
@@ -332,28 +322,16 @@ class Tally:
 
 @dataclass
 class Case:
-    """A command that is killed repeatedly.
-
-    Attributes:
-        name: in the table.
-        job: is killed.
-        repeat: continues after a kill; None for the same.
-        before: writes into a folder what the command starts with.
-        weight: relative number of kills.
-        template: folder that ``before`` has written.
-        expected: content of the folder after an uninterrupted run.
-        whole: outcome of that run.
-        tally: of the kills.
-    """
+    """A command that is killed repeatedly."""
 
     name: str
-    job: Job
-    repeat: Job | None = None
-    before: Callable[[Path], None] = lambda folder: None
-    weight: int = 1
-    template: Path = Path()
-    expected: dict[str, Any] = field(default_factory=dict)
-    whole: Outcome = field(default_factory=lambda: Outcome(0, "", 0, 0.0))
+    job: Job  # is killed
+    repeat: Job | None = None  # continues after a kill; None for the same
+    before: Callable[[Path], None] = lambda folder: None  # writes what the command starts with
+    weight: int = 1  # relative number of kills
+    template: Path = Path()  # the folder that ``before`` has written
+    expected: dict[str, Any] = field(default_factory=dict)  # files after an uninterrupted run
+    whole: Outcome = field(default_factory=lambda: Outcome(0, "", 0, 0.0))  # of that run
     tally: Tally = field(default_factory=Tally)
 
     def prepare(self, scratch: Path) -> None:
@@ -419,12 +397,7 @@ def wait_for_jobs(folder: Path) -> None:
 
 
 def cases(images: Path, quick: bool = False) -> list[Case]:
-    """Return all commands that are killed.
-
-    Args:
-        images: folder of images, one folder per class.
-        quick: train without the command line.
-    """
+    """Return all commands that are killed; ``quick``: train without the command line."""
     training: Callable[..., Job] = direct if quick else partial(command, "train")
     train = training(*TINY)
     snapshots = training(*TINY, "trainer.snapshots=20", "trainer.eval_every=2")
@@ -512,13 +485,6 @@ def warm_up(figures: bool) -> None:
 Moment = tuple[Case, int | None, float | None]
 
 
-def every_operation(chosen: Sequence[Case]) -> Iterator[Moment]:
-    """Yield each operation of each command once."""
-    for case in chosen:
-        for at in range(1, case.whole.operations + 1):
-            yield case, at, None
-
-
 def random_moments(chosen: Sequence[Case], rng: random.Random) -> Iterator[Moment]:
     """Yield random moments of random commands: operations, or points in time."""
     order = [case for case in chosen for _ in range(case.weight)]
@@ -553,7 +519,8 @@ def main() -> None:
             case.prepare(Path(scratch))
         moments = random_moments(chosen, random.Random(options.seed))
         if options.every:
-            moments = every_operation(chosen)
+            moments = ((case, at, None) for case in chosen
+                       for at in range(1, case.whole.operations + 1))  # fmt: skip
         done = 0
         for case, at, after in moments:
             if done == options.kills or time.monotonic() > until:

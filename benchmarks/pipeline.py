@@ -155,11 +155,6 @@ def epochs_from(request: Request) -> Iterator[Iterable[Batch]]:
     return epochs_of(folder_data(request, source), train)
 
 
-def batches_from(request: Request) -> Iterator[Batch]:
-    """Yield the batches of all epochs of a contender."""
-    return itertools.chain.from_iterable(epochs_from(request))
-
-
 # Measurements, each in a process of its own
 
 
@@ -216,7 +211,7 @@ def measure_step(request: Request) -> Values:
 
 def measure_wait(request: Request) -> Values:
     """Measure a training loop with the batches of a contender."""
-    batches = batches_from(request)
+    batches = itertools.chain.from_iterable(epochs_from(request))
     return learner_of(request).run("train", batches, request["seconds"], warm_up=2)
 
 
@@ -235,7 +230,8 @@ def measure_cifar(request: Request) -> Values:
 
 def measure_profile(request: Request) -> Values:
     """Profile a training loop with the batches of a contender."""
-    return workloads.profile_training(learner_of(request), batches_from(request), warm_up=3)
+    batches = itertools.chain.from_iterable(epochs_from(request))
+    return workloads.profile_training(learner_of(request), batches, warm_up=3)
 
 
 def measure_transfer(request: Request) -> Values:
@@ -517,15 +513,8 @@ def run_section(name: str, options: Options, base: Request, report: Report) -> l
 
 def parse(arguments: Sequence[str]) -> Options:
     """Parse the command line."""
-    command_line = harness.parser(
-        __doc__,
-        rounds=3,
-        seconds=5.0,
-        threads=cores(),
-        device=harness.default_device(),
-        seed=0,
-        json=None,
-    )
+    command_line = harness.parser(__doc__, rounds=3, seconds=5.0, threads=cores(), seed=0,
+                                  device=harness.default_device(), json=None)  # fmt: skip
     add = command_line.add_argument
     add("--work", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     add("--images", type=Path, help="folder of class folders; default: generated images")

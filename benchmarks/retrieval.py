@@ -118,16 +118,14 @@ class Load:
 
     def save(self, folder: Path) -> None:
         """Save the arrays for the processes of the contenders."""
-        for name, value in vars(self).items():
-            if isinstance(value, np.ndarray):
-                np.save(folder / f"{name}.npy", value)
+        arrays = {key: value for key, value in vars(self).items() if isinstance(value, np.ndarray)}
+        np.savez(folder / "load.npz", **arrays)
 
     @classmethod
     def read(cls, folder: Path, nbit: int, top: int | None) -> "Load":
         """Read what ``save`` wrote."""
-        names = ("query_codes", "database_codes", "query_labels", "database_labels")
-        arrays = {name: np.load(folder / f"{name}.npy") for name in names}
-        return cls(**arrays, nbit=nbit, top=top)
+        with np.load(folder / "load.npz") as arrays:
+            return cls(**arrays, nbit=nbit, top=top)
 
 
 def draw(work: Work, seed: int) -> Load:
@@ -419,7 +417,7 @@ def measured(request: Values) -> Values:
 
 def run(request: Values, folder: Path) -> Values:
     """Measure a contender in a process of its own."""
-    cuda = CONTENDERS.get(request["contender"], BOUNDS).needs == "cuda"
+    cuda = request["contender"] == "cuda"
     return harness.spawn(__file__, request | {"folder": str(folder)}, cuda,
                  NUMBA_CACHE_DIR=str(folder / "numba"))  # fmt: skip
 
