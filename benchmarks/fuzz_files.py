@@ -359,7 +359,7 @@ class IntactFiles:
             spec={"report": {"rows": "method", "digits": 3, "figure": {"x": "seed"}}},
         )  # fmt: skip
         evaluate_run.measure(self.evaluation, RunFolder(self.outputs / self.runs[0]))
-        self.data = build.data(self.cfgs[0])
+        self.data = build.data_module(self.cfgs[0])
         self.data.setup(torch.device("cpu"))
         facts = self.data.facts
         self.method = build.method(self.cfgs[0], facts.num_classes, facts.num_train)
@@ -374,7 +374,7 @@ class IntactFiles:
         labels = np.arange(count) % 3
         ids = [f"images/{row:02d}.png" for row in range(count)]
         hot = np.eye(3, dtype=int)[labels]
-        catalogue = Catalogue(tuple(ids), hot.astype(bool), ("a", "b", "c"))
+        catalogue = Catalogue(ids=tuple(ids), labels=hot.astype(bool), classes=("a", "b", "c"))
         none, rows = np.zeros(0, np.int64), np.arange(count)
         split = Split(train=rows[:4], queries=rows[4:6], database=rows[6:], validation=none)
         write_split(data / "a.split.xz", catalogue, split, dataset="a", protocol="b")

@@ -268,7 +268,7 @@ def content_of(path: Path) -> Any:
     if path.name == "last.pt":
         from deephash.training import checkpoint
 
-        return repr(without_times(checkpoint.load(path)))
+        return repr(without_times(checkpoint.load_state(path)))
     return path.read_bytes()
 
 
@@ -295,7 +295,7 @@ def epochs_done(folder: Path) -> dict[Path, int]:
     epochs = {}
     for path in folder.rglob("last.pt"):
         try:
-            epochs[path] = checkpoint.load(path)["progress"]["epoch"]
+            epochs[path] = checkpoint.load_state(path)["progress"]["epoch"]
         except TrainingError:
             epochs[path] = -1
     return epochs
