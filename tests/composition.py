@@ -10,6 +10,7 @@ call, and commands in processes of their own are not affected.
 import os
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -37,7 +38,7 @@ def keep() -> None:
 
     def load_configuration(self: Any, *arguments: Any, **options: Any) -> Any:
         cfg = kept(self, *arguments, **options)
-        cfg.hydra.runtime.cwd = os.getcwd()  # that of this call
+        cfg.hydra.runtime.cwd = str(Path.cwd())  # that of this call
         return cfg
 
     load_configuration.__wrapped__ = kept  # type: ignore[attr-defined]

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -133,6 +134,20 @@ def test_what_help_needs_imports_nothing_heavy(name):
     light = {n.split(".")[1] for n in imported(SOURCE / "config" / f"{name}.py", SOURCE)
              if n.startswith("deephash.")}  # fmt: skip
     assert not light & HEAVY
+
+
+COMMANDS = {"data", "evaluate", "load", "train"}
+"""Commands, functions of the API and what they call have one name for one thing."""
+
+
+def test_no_public_name_has_two_meanings():
+    places = defaultdict(list)
+    for path in sorted(SOURCE.rglob("*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name[0] != "_":
+                places[node.name].append(path.relative_to(SOURCE).as_posix())
+    twice = {name: files for name, files in places.items() if len(files) > 1}
+    assert {name: twice[name] for name in set(twice) - COMMANDS} == {}
 
 
 def test_training_contains_no_name_of_a_method_loss_or_dataset():

@@ -123,10 +123,10 @@ def load(
         (1, 16)
     """
     from deephash import runs
-    from deephash.config.plugins import find, import_plugins
+    from deephash.config.plugins import find_plugins, import_plugins
 
     if names := list(plugins):
-        import_plugins(find(names, [Path.cwd()]))
+        import_plugins(find_plugins(names, [Path.cwd()]))
     return runs.load(Path(run), checkpoint, device)
 
 

@@ -319,7 +319,7 @@ def _completed(query: Callable[[], Any]) -> int:
     os.environ["COMP_LINE"] = " ".join([*typed[:first], *before]) + blank + fragment
     os.environ["COMP_POINT"] = str(len(os.environ["COMP_LINE"]))
     with (
-        open(os.devnull, "w", encoding="utf-8") as nowhere,
+        Path(os.devnull).open("w", encoding="utf-8") as nowhere,
         contextlib.redirect_stderr(nowhere),
         contextlib.suppress(SystemExit),  # of Hydra, for an error: no completions
     ):

@@ -27,7 +27,7 @@ from tests.paths import CONF, ROOT
 HERE = Path(__file__).parent
 SWEEPS, DIGESTS = ROOT / "sweeps", HERE / "composed.json"
 
-REQUIRED = {name: " dataset.root=x" for name in ("csv", "features", "folder", "lists")}
+REQUIRED = dict.fromkeys(("csv", "features", "folder", "lists"), " dataset.root=x")
 """Values that options of a group leave open."""
 
 WHOLE = ("dataset", "experiment", "hydra", "method", "pipeline", "shared", "views")

@@ -25,7 +25,7 @@ NOISE = np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8)
 
 
 @pytest.mark.parametrize(
-    "image, expected",
+    ("image", "expected"),
     [
         (Image.new("L", (2, 2), 70), (70, 70, 70)),
         (Image.new("1", (2, 2), 1), (255, 255, 255)),

@@ -186,7 +186,7 @@ def plugins_run(folder):
 
 def test_a_package_s_fingerprint_is_that_of_its_files(plugin, tmp_path):
     plugin({"mypkg/__init__.py": "", "mypkg/conf/loss/a.yaml": "a: 1"})
-    (result,) = plugins.find(["mypkg"], [tmp_path])
+    (result,) = plugins.find_plugins(["mypkg"], [tmp_path])
     before = result.record()
     (tmp_path / "mypkg" / "__pycache__").mkdir()
     (tmp_path / "mypkg" / "data.bin").write_bytes(b"x")

@@ -283,7 +283,7 @@ def test_values_that_wandb_does_not_take_end_its_run_only(fake, tmp_path, caplog
     logger = Wandb("p", {}, tmp_path, mode="offline")
     fake.run.log = lambda values, step=None: 1 / 0
     torn = []
-    fake.teardown = lambda exit_code: torn.append(exit_code)
+    fake.teardown = lambda exit_code: torn.append(exit_code)  # noqa: PLW0108 - by keyword
     for step in (1, 2, 3):
         logger.scalars("train", {"loss": 1.0}, step, 1)
     logger.report({"metrics": {"map": 0.5}}, 3)

@@ -458,7 +458,7 @@ def naive_spread(rows):
 
 
 @pytest.mark.parametrize("make", [signs, lambda *a: torch.randn(a[0], a[1])])
-@pytest.mark.parametrize("classes, nbit", [(2, 1), (3, 7), (50, 16), (301, 33)])
+@pytest.mark.parametrize(("classes", "nbit"), [(2, 1), (3, 7), (50, 16), (301, 33)])
 def test_the_spread_by_blocks_is_that_of_all_pairs(make, classes, nbit, monkeypatch):
     rows = make(classes, nbit, generator(1))
     assert spread(rows) == naive_spread(rows)

@@ -3,6 +3,7 @@
 import re
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -231,7 +232,7 @@ def test_weights_that_are_not_on_the_hub(no_network, tmp_path):
     assert "https://github.com/" in message
     [(url, file, digest)] = no_network
     assert url.endswith(f"-{digest}.pth") and file.endswith(url.rpartition("/")[2])
-    with open(file, "wb"):  # in the cache
+    with Path(file).open("wb"):  # in the cache
         Timm.check("gcvit_tiny.in1k")
     assert len(no_network) == 1
 

@@ -49,7 +49,7 @@ NESTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("prefix, nest", list(itertools.product(PREFIXES, NESTS)))
+@pytest.mark.parametrize(("prefix", "nest"), list(itertools.product(PREFIXES, NESTS)))
 def test_every_prefix_and_nesting(prefix, nest, tmp_path):
     source = tiny()
     saved = nest({prefix + name: value for name, value in source.state_dict().items()})
@@ -72,7 +72,7 @@ def test_types_and_counters_and_heads_that_differ(change, tmp_path):
     assert same(loaded(change(source.state_dict()), tmp_path), source)
 
 
-@pytest.mark.parametrize("protocol, new", [(2, False), (4, True), (5, False)])
+@pytest.mark.parametrize(("protocol", "new"), [(2, False), (4, True), (5, False)])
 def test_files_of_every_version(protocol, new, tmp_path):
     source = tiny()
     options = {"pickle_protocol": protocol, "_use_new_zipfile_serialization": new}
@@ -153,7 +153,7 @@ def not_finite(state):
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    ("change", "message"),
     [
         (lacking, r"does not fit backbone tiny \(width 4\): 16 of its 18 tensors are in the file"
                   r" behind 'module\.'(.|\n)*missing: blocks\.0\.weight, blocks\.1\.bias"),
@@ -171,7 +171,7 @@ def test_used_tensors_must_fit(change, message, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "names, family",
+    ("names", "family"),
     [
         (["conv_stem.weight", "blocks.0.0.conv_pw.weight"], "an EfficientNet or MobileNet of timm"),
         (["patch_embed.proj.weight"], "a vision transformer"),
@@ -185,7 +185,7 @@ def test_another_architecture_is_named(names, family, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content, message",
+    ("content", "message"),
     [
         (b"<!DOCTYPE html>", "is a web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),

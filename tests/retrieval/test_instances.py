@@ -457,7 +457,7 @@ def test_a_negative_scale_inverts_bits_and_no_distance():
 
 
 def test_a_scale_of_zero_stays_dead():
-    (query, database), remedied = shifted(lambda uniform: torch.zeros_like(uniform))
+    (query, database), remedied = shifted(torch.zeros_like)
     database, query = recentre(database, query)
     assert np.abs(database).max() < 1e-12 and np.abs(query).max() < 1e-12
     assert 0 < binarize(remedied[1]).mean() < 1

@@ -89,7 +89,7 @@ def test_graded_averages_are_within_their_bounds(seed, ordered):
     assert (retrieval.bit_statistics(bits).entropies <= 1).all()
 
 
-@pytest.mark.parametrize("seeds, queries", [(1, 7), (2, 3), (3, 10), (6, 4)])
+@pytest.mark.parametrize(("seeds", "queries"), [(1, 7), (2, 3), (3, 10), (6, 4)])
 @pytest.mark.parametrize("value", [1.0, -1.0, 0.1, 0.28039210728629, 0.0])
 def test_a_constant_difference_is_its_own_mean_and_interval(seeds, queries, value):
     a = np.full((seeds, queries), value)

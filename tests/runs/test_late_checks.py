@@ -49,7 +49,7 @@ def module(classes=None, **options):
 
 
 @pytest.mark.parametrize(
-    "options, smallest",
+    ("options", "smallest"),
     [
         ({}, 4),
         ({"drop_last": False}, 1),
@@ -85,7 +85,7 @@ class Recipe:
 
 
 @pytest.mark.parametrize(
-    "options, message",
+    ("options", "message"),
     [
         ({"drop_last": False}, "4 leaves a training batch of one image, of 21 in all"),
         ({"batch_size": 1}, "is 1, and batch normalisation needs two"),

@@ -51,7 +51,7 @@ def test_groups_are_read_once_and_jobs_do_not_touch_each_other(monkeypatch):
 
 @pytest.mark.parametrize("wrong", ["no.such=1", "method=nothing", "+seed=1", "seed=[", "seed=1,2"])
 def test_errors_are_hydras(wrong):
-    with pytest.raises(Exception) as whole:
+    with pytest.raises(Exception) as whole:  # noqa: PT011 - of several types
         compose("train", overrides=[wrong])
     with pytest.raises(type(whole.value)) as quick:
         composition.Composer("train")([Override.parse(wrong)])

@@ -12,7 +12,7 @@ from deephash.training.restore import (
     fitting,
     load_optimizer,
     load_progress,
-    load_weights,
+    restore_weights,
     set_generators,
 )
 from deephash.training.state import Progress
@@ -119,7 +119,7 @@ def test_weights_that_do_not_fit_are_refused(change, tmp_path):
         pytest.raises(CheckpointError, match=r"a\.pt does not fit this method: .*"),
         fitting(file, "this method"),
     ):
-        load_weights(module, state, "method")
+        restore_weights(module, state, "method")
 
 
 GOOD = {"epoch": 2, "step": 4, "images": 8, "wait": 1, "seconds": 1.0, "selected": 1,

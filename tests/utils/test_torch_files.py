@@ -144,7 +144,7 @@ def half():
 
 
 @pytest.mark.parametrize(
-    "content, message",
+    ("content", "message"),
     [
         (b"", "is empty"),
         (b"\n\n<!DOCTYPE html><html>", "is a web page"),

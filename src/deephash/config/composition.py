@@ -70,7 +70,7 @@ class Extension:
                 raise ConfigError(f"--config-dir  there is no folder {folder}. Nothing was loaded.")
             folders.append(expand_path(folder).resolve())
         names = [name for one in line.overrides if one.key == plugins.KEY for name in _listed(one)]
-        packages = plugins.find(names, [Path.cwd(), *folders]) if names else ()
+        packages = plugins.find_plugins(names, [Path.cwd(), *folders]) if names else ()
         entries = [it for one in line.overrides if one.key == SEARCH_PATH for it in _listed(one)]
         return cls(tuple(folders), tuple(entries), packages)
 

@@ -71,7 +71,7 @@ def _version(package: str) -> str | None:
     return None if version is None else str(version)
 
 
-def find(names: Sequence[str], folders: Iterable[Path] = ()) -> tuple[Plugin, ...]:
+def find_plugins(names: Sequence[str], folders: Iterable[Path] = ()) -> tuple[Plugin, ...]:
     """Locate packages by their names; none is imported, save the parents of a dotted name.
 
     Args:
@@ -122,7 +122,7 @@ def import_plugins(plugins: Iterable[Plugin]) -> None:
 
 def report_entries() -> dict[str, Any]:
     """Return the entries of all allowed packages in a report; empty without any."""
-    allowed = find(targets.plugins())
+    allowed = find_plugins(targets.plugins())
     return {KEY: {plugin.name: plugin.record() for plugin in allowed}} if allowed else {}
 
 
@@ -147,7 +147,7 @@ def packages(parts: Iterable[object]) -> dict[str, Any]:
     for name in sorted(names):  # the version of the code that runs, if it says one
         version = getattr(sys.modules.get(name), "__version__", None)
         versions[name] = _version(name) if version is None else str(version)
-    for plugin in find(targets.plugins()):
+    for plugin in find_plugins(targets.plugins()):
         if plugin.name.partition(".")[0] in names:
             versions[plugin.name] = plugin.record()
     return versions

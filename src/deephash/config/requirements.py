@@ -352,8 +352,10 @@ def _check_combination(cfg: Mapping[str, Any]) -> list[Fault]:
     method, recipe, name = cfg["method"], declared(cfg["method"]), cfg["method"]["name"]
     faults = []
     if "_target_" not in method:
-        for key in sorted(set(method) - RESERVED):
-            faults.append(Fault(f"method.{key}", "no method has such a part.", "Leave it out."))
+        faults += [
+            Fault(f"method.{key}", "no method has such a part.", "Leave it out.")
+            for key in sorted(set(method) - RESERVED)
+        ]
     classes = {part: class_of(method, part) for part in PARTS}
     if method.get("similarity") is not None and method.get("codebook") is None:
         message = f"compares codes with class centers; method={name} has none."

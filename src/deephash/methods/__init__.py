@@ -11,4 +11,4 @@ from deephash.methods.composed import Composed
 
 _papers = {module.name for module in iter_modules(__path__)} - {"base", "composed"}
 
-__all__ = ["Composed", "Method", *sorted(_papers)]
+__all__ = ["Composed", "Method", *sorted(_papers)]  # noqa: PLE0604 - they are strings

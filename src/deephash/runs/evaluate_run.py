@@ -242,7 +242,7 @@ def runs_of(paths: str | Sequence[str], finished: bool) -> list[RunFolder]:
             below = [run]
         else:
             is_folder = run.path.is_dir()
-            folders = [text] if is_folder else sorted(glob(text, recursive=True))
+            folders = [text] if is_folder else sorted(glob(text, recursive=True))  # noqa: PTH207 - may be absolute
             below = [RunFolder(path) for folder in folders for path in runs_below(Path(folder))]
             below = [run for run in below if run.finished or not finished]
         if not below:

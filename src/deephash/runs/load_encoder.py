@@ -16,7 +16,7 @@ from deephash.runs.folder import RunFolder
 from deephash.training import checkpoint as checkpoints
 from deephash.training.code_encoder import CodeEncoder
 from deephash.training.precision import autocast
-from deephash.training.restore import fitting, load_weights
+from deephash.training.restore import fitting, restore_weights
 from deephash.utils.files import expand_path
 
 log = logging.getLogger("deephash")
@@ -109,7 +109,7 @@ def load_checkpoint(file: Path, encoder: torch.nn.Module, fingerprint: str | Non
                 for key, value in state["method"].items()
                 if key.startswith(prefix)
             }
-        load_weights(encoder, weights, "encoder")
+        restore_weights(encoder, weights, "encoder")
 
 
 def _feature_width(file: Path) -> int:

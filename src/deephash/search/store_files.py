@@ -290,8 +290,7 @@ def _decode_labels(text: bytes, path: Path, where: str) -> list[Label]:
         values = json.loads(text)
     except ValueError as error:
         raise damaged(path, f"{where} holds no labels") from error
-    labels = [tuple(value) if isinstance(value, list) else value for value in values]
-    return labels
+    return [tuple(value) if isinstance(value, list) else value for value in values]
 
 
 def _unwritten(data: bytes, at: int, start: int) -> bool:

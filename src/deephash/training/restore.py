@@ -61,7 +61,7 @@ def check_last(state: Mapping[str, Any], path: Path) -> None:
         raise CheckpointError(f"{path} is no checkpoint of a run: {error.reason}. {ANEW}") from None
 
 
-def load_weights(module: Any, state: Any, name: str) -> None:
+def restore_weights(module: Any, state: Any, name: str) -> None:
     """Load tensors of the same names, shapes and kinds of numbers into a module.
 
     Raises:

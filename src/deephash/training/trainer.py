@@ -218,7 +218,7 @@ class Trainer:
                 "  Bring the data back as it was, or train anew with rerun=true."
             )
         with restore.fitting(last, "this method"):
-            restore.load_weights(method, state["method"], "method")
+            restore.restore_weights(method, state["method"], "method")
             restore.load_optimizer(self.optimizer, state["optimizer"])
             self.progress = restore.load_progress(state["progress"], last)
             restore.set_generators(state["rng"], self.device)

@@ -106,7 +106,7 @@ def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
             write(temporary)
             with temporary.open("r+b") as file:  # Windows syncs only files open for writing
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            temporary.replace(path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -271,7 +271,7 @@ def read_bytes(path: Path, what: str = "file", limit: int | None = MOST_BYTES) -
         Traceback (most recent call last):
         deephash.errors.FileError: cannot read the list no/such/file: it does not exist
     """
-    with _reading(path, what), open(path, "rb") as file:
+    with _reading(path, what), path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         if limit is not None and size > limit:
             raise FileError(path, f"it has {size:,} bytes, more than {limit:,}", what)
@@ -367,7 +367,7 @@ def read_end(path: Path, size: int = 1 << 16) -> str:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return ""
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - size))
             return file.read(size).decode("utf-8", "replace")
     except OSError:
@@ -567,7 +567,7 @@ def read_arrays(
     """
     from zipfile import ZipFile, is_zipfile
 
-    with _reading(path, what, advice), open(path, "rb") as file:
+    with _reading(path, what, advice), path.open("rb") as file:
         if not is_zipfile(file):
             raise ValueError("it is cut off, or not an npz file")
         with ZipFile(file) as archive:

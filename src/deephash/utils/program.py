@@ -5,7 +5,6 @@ notebook), ``python -m deephash train`` or ``python train.py``. A command withou
 ``python -m deephash report`` beside ``python train.py``.
 """
 
-import os
 import shlex
 from pathlib import Path
 
@@ -55,7 +54,7 @@ def command(page: str) -> str:
         return f"{_started_as} {page}"
     if page not in SCRIPTS:
         return f"{MODULE} {page}"
-    return f"python {shlex.quote(os.path.join(os.path.dirname(_started_as), f'{page}.py'))}"
+    return f"python {shlex.quote(str(Path(_started_as).with_name(f'{page}.py')))}"
 
 
 def train_arguments() -> tuple[str, ...]:

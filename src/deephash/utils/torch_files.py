@@ -152,7 +152,8 @@ class _Reader(pickle.Unpickler):
         module = module.replace("numpy._core", "numpy.core").replace("__builtin__", "builtins")
         wanted = f"{module}.{name}"
         if make := _MAKERS.get(wanted):
-            return lambda *args: make(*args)  # a new function: attributes set on it do not stay
+            # a new function, so that attributes set on it do not stay
+            return lambda *args: make(*args)  # noqa: PLW0108
         kind = name.removesuffix("Storage")
         if module.startswith("torch") and name.endswith("Storage") and kind in _STORAGES:
             return _Dtype(_STORAGES[kind])
@@ -196,7 +197,7 @@ _MAKERS: dict[str, Callable[..., Any]] = {
     "numpy.core.multiarray._reconstruct": lambda *_: _Array(),
     "numpy.core.numeric._frombuffer": lambda *args: _Array().fill(*args),
     "numpy.core.multiarray.scalar": _scalar,
-    "torch.Size": lambda *items: tuple(*items),
+    "torch.Size": tuple,
     "torch._utils._rebuild_tensor": _rebuilt,
     "torch._utils._rebuild_tensor_v2": _rebuilt,
     "torch._utils._rebuild_tensor_v3": _rebuilt,

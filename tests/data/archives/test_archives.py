@@ -127,7 +127,7 @@ def _emptied(part):
 
 
 @pytest.mark.parametrize(
-    "layout, change, message",
+    ("layout", "change", "message"),
     [
         ("folders", _without("train"), r"has no ILSVRC 2012; looked for\n.*train/<wnid>"),
         ("folders", _without(f"train/{WNIDS[1]}"), r"1 of 6 class folders.*train: n01537544\. Exp"),
@@ -149,7 +149,7 @@ SYNSETS = "imagenet_2012_validation_synset_labels.txt"
 
 
 @pytest.mark.parametrize(
-    "layout, change, message",
+    ("layout", "change", "message"),
     [
         ("devkit", lambda r: line(r / GROUND_TRUTH, 28, None), "00000028.JPEG has no label.*27 im"),
         ("devkit", lambda r: line(r / GROUND_TRUTH, 3, "1001"), r"line 3: '1001' is no class"),
@@ -274,7 +274,7 @@ LABELS = "Groundtruth/AllLabels/Labels_{}.txt"
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    ("change", "message"),
     [
         (lambda r: line(r / LABELS.format("lake"), 7, None), r"lake.txt has 59 lines.*60 images"),
         (lambda r: line(r / LABELS.format("lake"), 7, "-1130179"), r"line 7: '-1130179' is no lab"),
@@ -344,7 +344,7 @@ def annotations(root, change, part="train2014"):
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    ("change", "message"),
     [
         (lambda c: c["annotations"][4].update(category_id=12), "object of category 12 in image"),
         (lambda c: c["annotations"][4].update(image_id=-1), "but does not list the image"),
@@ -410,7 +410,7 @@ def test_an_image_of_mirflickr_that_only_the_annotations_know(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    ("change", "message"),
     [
         (lambda f: (f / "baby.txt").unlink(), "cannot read .*baby.txt"),
         (lambda f: (f / "baby.txt").write_text(""), "baby.txt is empty"),
@@ -449,7 +449,7 @@ def test_difficult_objects_of_voc_are_no_labels(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    ("change", "message"),
     [
         (lambda f: line(f, 3, "2008_000001 2"), r"cow_trainval.txt, line 3: .*expected an image"),
         (lambda f: line(f, 3, "2008_000001"), r"line 3: .*expected an image and"),
@@ -541,7 +541,7 @@ def test_roles_of_a_table(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "rows, options, message",
+    ("rows", "options", "message"),
     [
         (("name,label", "a.jpg,x"), {}, r"no column 'path' in its first line, .*write a header"),
         (

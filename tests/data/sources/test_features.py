@@ -116,7 +116,7 @@ def test_labels_of_an_image_in_two_files(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "labels, expected",
+    ("labels", "expected"),
     [
         (np.array([1, 2, 3, 1, 2]), [0, 1, 2, 0, 1]),  # counted from one
         (np.array([2, -1, 3, 1, 2]), [1, None, 2, 0, 1]),  # the second has none
@@ -287,7 +287,7 @@ def test_files_of_which_some_are_normalised_are_reported(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    "saved, message",
+    ("saved", "message"),
     [
         ({"features": torch.eye(4).to_sparse()}, "features is a sparse tensor"),
         ({"features": [torch.ones(4), torch.ones(3)]}, "a list with rows of 2 shapes"),
@@ -342,7 +342,7 @@ def spoiled(tmp_path, role="train", **change):
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    ("change", "message"),
     [
         ({"features": np.zeros((5, 7), "f4")}, r"several widths: \[4, 7\]"),
         ({"features": np.zeros((5, 4), complex)}, r"train\.npz must be \(n, D\) floats"),
@@ -469,7 +469,7 @@ def module(folder, **options):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("role, called", [("train", "train"), ("test", "queries"),
+@pytest.mark.parametrize(("role", "called"), [("train", "train"), ("test", "queries"),
                                           ("database", "database")])  # fmt: skip
 def test_what_is_not_finite_is_refused_with_file_row_and_id(role, called, value, tmp_path):
     written(tmp_path, role, 1, value)

@@ -31,7 +31,7 @@ def find_ids(root, places, find="auto", identity=None, ids=None):
 
 
 @pytest.mark.parametrize(
-    "place, expected",
+    ("place", "expected"),
     [
         ("train2014/a.jpg", "train2014/a.jpg"),
         ("./train2014//a.jpg", "train2014/a.jpg"),

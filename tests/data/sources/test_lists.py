@@ -103,7 +103,7 @@ def test_a_single_label_is_a_class_index(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "prefix, path",
+    ("prefix", "path"),
     [
         ("", "image/x.JPEG"),
         ("./", "image/x.JPEG"),
@@ -529,7 +529,7 @@ def test_classes_of_a_split_file_are_those_of_the_dataset(small):
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    ("change", "message"),
     [
         ({"find": "hash"}, "find=hash is unknown"),
         ({"strip_prefix": "("}, r"strip_prefix=\( is no regular expression"),

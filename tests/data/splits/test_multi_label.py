@@ -155,7 +155,7 @@ def test_validation_by_quota(labelled_images, inside):
 
 
 @pytest.mark.parametrize(
-    "protocol, message",
+    ("protocol", "message"),
     [
         (
             Quota(60, 1),
@@ -190,7 +190,7 @@ def test_drawn_is_one_permutation(labelled_images):
 
 
 @pytest.mark.parametrize(
-    "count, protocol, expected",
+    ("count", "protocol", "expected"),
     [
         (122_218, Drawn(5_000, 10_000), (10_000, 117_218, 5_000)),
         (122_218, Drawn(5_000, 10_000, train_in_database=False), (10_000, 107_218, 5_000)),
@@ -243,7 +243,7 @@ def test_drawn_gives_each_image_its_place(queries, train, inside, unlabelled, va
 
 
 @pytest.mark.parametrize(
-    "protocol, message",
+    ("protocol", "message"),
     [
         (Drawn(400, 1), r"400 images can be drawn and the protocol needs 401 .*\.queries$"),
         (Drawn(10, 391), r"needs 401 \(10 queries \+ 391 training images\).*\.train$"),
@@ -278,7 +278,7 @@ def test_a_seed_is_a_split(labelled_images, make):
 
 
 @pytest.mark.parametrize(
-    "make, key",
+    ("make", "key"),
     [
         (lambda: Quota(0, 1), "train=0"),
         (lambda: Quota(1, 0), "queries=0"),

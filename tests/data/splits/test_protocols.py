@@ -51,7 +51,7 @@ def counts(images, rows):
     return images.labels[rows].sum(axis=0).tolist()
 
 
-@pytest.mark.parametrize("num_queries, num_train", [(100, 500), (1000, 5000)])
+@pytest.mark.parametrize(("num_queries", "num_train"), [(100, 500), (1000, 5000)])
 def test_the_published_construction(sixty_thousand, num_queries, num_train):
     """The recipe as a naive loop over the global generator, seeded by 420."""
     targets = sixty_thousand.labels.argmax(axis=1).tolist()
@@ -74,7 +74,7 @@ def test_the_published_construction(sixty_thousand, num_queries, num_train):
 
 
 @pytest.mark.parametrize(
-    "protocol, sizes",
+    ("protocol", "sizes"),
     [
         (PerClass(100, 500), (5000, 59000, 1000)),
         (PerClass(100, 500, train_in_database=False), (5000, 54000, 1000)),
@@ -226,7 +226,7 @@ def test_facts_without_validation():
 
 
 @pytest.mark.parametrize(
-    "protocol, message",
+    ("protocol", "message"),
     [
         (PerClass(12, 1), r"class 'class0' has 12 images.*needs 13.*queries"),
         (PerClass(2, 11), r"has 12 images.*needs 13 \(2 queries \+ 11 training.*train"),
@@ -275,7 +275,7 @@ def test_validation_database_keeps_the_order():
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    ("change", "message"),
     [
         ({"ids": ("a", "a", "b")}, "same id: a"),
         ({"ids": ("a", "b")}, r"labels must be \(2, 2\)"),

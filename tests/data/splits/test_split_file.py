@@ -137,7 +137,7 @@ def test_nothing_needs_to_train_and_queries_may_be_hidden_from_themselves(tmp_pa
 
 
 @pytest.mark.parametrize(
-    "split, message",
+    ("split", "message"),
     [
         (of([], [0], []), "the role queries has no image"),
         (of([1], [], [0]), "the role database has no image"),
@@ -190,7 +190,7 @@ def test_a_forged_checksum_does_not_help(written, key):
 
 
 @pytest.mark.parametrize(
-    "values, message",
+    ("values", "message"),
     [
         ({"ids": None}, "ids is nothing, not a list"),
         ({"seed": True}, "seed is true or false, not a whole number"),
@@ -276,7 +276,7 @@ def test_damaged_bytes_are_reported(tmp_path_factory, data, at, inside):
 
 def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     def full(self, data):
-        with open(self, "wb") as file:
+        with self.open("wb") as file:
             file.write(data[:9])
         raise OSError(28, "No space left on device")
 
@@ -381,7 +381,7 @@ def test_lists_name_files_by_their_places(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, fault",
+    ("name", "fault"),
     [
         ("my image.jpg", "has a blank"),
         ("a\nb.jpg", "has a blank"),

@@ -156,7 +156,7 @@ def test_random_resized_crop_draws_what_it_says():
 
 
 @pytest.mark.parametrize(
-    "shape, expected", [((10, 100), (0, 43, 10, 13)), ((100, 10), (43, 0, 13, 10))]
+    ("shape", "expected"), [((10, 100), (0, 43, 10, 13)), ((100, 10), (43, 0, 13, 10))]
 )
 def test_random_resized_crop_falls_back_to_the_middle(shape, expected):
     """No tenth part of a strip has the allowed aspect and fits; its middle does."""

@@ -98,7 +98,7 @@ def test_the_table_and_the_record(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "texts, options, level, message",
+    ("texts", "options", "level", "message"),
     [
         ({"test": None}, {}, "error", r"no test\.txt in .*nor packed as test\.txt\.xz"),
         ({"database": None}, {}, "error", r"no database\.txt.*dataset\.source\.database=null"),

@@ -72,7 +72,7 @@ def test_a_long_line_is_thinned_and_keeps_its_ends():
     assert (few[0], few[-1]) == (points[0], points[-1])
 
 
-@pytest.mark.parametrize("low,high", [(0.6, 0.8), (0.5, 0.5)])
+@pytest.mark.parametrize(("low", "high"), [(0.6, 0.8), (0.5, 0.5)])
 def test_a_range_names_all_its_values(low, high):
     values = {"worst": low, "expected": (low + high) / 2, "best": high}
     root = parse(range_plot("one", values, "worst", "best"))

@@ -2,11 +2,11 @@
 
 import inspect
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -106,7 +106,7 @@ def test_each_job_has_a_gpu_to_itself(ray, tmp_path, monkeypatch):
     records = share(tmp_path, monkeypatch, gpus_per_job=1)
     assert {gpu for gpu, *_ in records} == {"0", "1"}
     assert together(records) == 1
-    assert {(threads, folder) for _, threads, folder, *_ in records} == {("1", os.getcwd())}
+    assert {(threads, folder) for _, threads, folder, *_ in records} == {("1", str(Path.cwd()))}
 
 
 @real

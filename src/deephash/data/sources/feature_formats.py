@@ -186,6 +186,7 @@ def _texts_of_hdf5(file: Path, name: str) -> np.ndarray:
         done = subprocess.run(
             [sys.executable, "-c", _TEXTS, str(file), name],
             capture_output=True, text=True, timeout=limit, stdin=subprocess.DEVNULL,
+            check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise DataError(

@@ -183,7 +183,7 @@ def bar_panels(rows: Sequence[RunGroup], columns: Mapping[str, Keys]) -> "Figure
 
 
 def draw_bars(panel: Any, rows: Sequence[RunGroup], path: Keys) -> None:
-    """A bar for each row, the first on top, with its value and deviation."""
+    """Draw a bar for each row, the first on top, with its value and deviation."""
     values = np.array([row.mean_sd(*path) for row in rows])
     places = np.arange(len(rows))
     panel.barh(

@@ -63,7 +63,7 @@ def queued() -> set[str]:
     """Return the queued and running jobs of this user; raise ConfigError if SLURM fails."""
     command = ["squeue", "--me", "--noheader", "--array", "--format=%i"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ConfigError(f"squeue, which lists the jobs of SLURM: {error}") from None
     if done.returncode:
