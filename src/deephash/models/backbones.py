@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from deephash.errors import ConfigError, DataError, raise_first
 from deephash.models.freezing import FreezableBackbone
-from deephash.models.weights import load_weights
+from deephash.models.weights import download_error, first_line, load_weights
 from deephash.utils import program
 from deephash.utils.bounds import Interval, Name
 
@@ -278,17 +278,12 @@ def _load_imagenet(name: str, choice: Any, load: Callable[[], T]) -> T:
     try:
         return load()
     except (URLError, OSError) as error:
-        raise DataError(
-            f"The ImageNet weights of {name} are not stored and could not be downloaded: {error}\n"
-            f"  looked for  {file}\n"
-            f"  either      download {choice.url} elsewhere and copy it to this path\n"
-            f"  or          give a state dict of the model: backbone.weights=FILE\n"
-            f"  (or start from random weights: backbone.weights=none)"
-        ) from error
+        action = f"download {choice.url} elsewhere and copy it to this path"
+        raise download_error(f"ImageNet weights of {name}", error, str(file), action) from error
     except (RuntimeError, EOFError, ValueError, KeyError, PickleError, BadZipFile) as error:
         raise DataError(
-            f"The ImageNet weights of {name} are damaged: remove {file} to download them"
-            f" again.\n  {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            f"backbone.weights  ImageNet weights of {name} are damaged: remove {file} to download"
+            f" them again.\n  {first_line(error)}"
         ) from error
 
 

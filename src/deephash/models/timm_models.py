@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from deephash.errors import ConfigError, DataError, DeephashError, raise_first
 from deephash.models.freezing import FreezableBackbone
-from deephash.models.weights import load_weights
+from deephash.models.weights import download_error, first_line, load_weights
 from deephash.utils.bounds import Interval, Name, Pixels
 from deephash.utils.extras import import_extra
 
@@ -339,7 +339,7 @@ def _build_pretrained(name: str, rates: Mapping[str, float]) -> nn.Module:
         trunk: nn.Module = _timm().create_model(name, pretrained=True, num_classes=0, **rates)
     except damage as error:
         raise DataError(
-            f"backbone.weights  timm's weights of {name} could not be read: {_reason(error)}\n"
+            f"backbone.weights  timm's weights of {name} could not be read: {first_line(error)}\n"
             f"  remove them from {_cache(name)} to download them again"
         ) from error
     return trunk
@@ -412,11 +412,6 @@ def _cache(name: str) -> str:
     return str(constants.HF_HUB_CACHE)
 
 
-def _reason(error: Exception) -> str:
-    """Return the first line of an error."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def _download_error(name: str, error: Exception) -> DataError:
     """Return the error of weights that could not be downloaded."""
     config = _timm().models.get_pretrained_cfg(name)
@@ -429,13 +424,8 @@ def _download_error(name: str, error: Exception) -> DataError:
         elsewhere = f"run  {command}  elsewhere, and copy its folder into this cache"
     else:
         where, elsewhere = config.url, "download this file elsewhere, and copy it into this cache"
-    return DataError(
-        f"backbone.weights  timm's weights of {name} could not be downloaded: {_reason(error)}\n"
-        f"  looked for  {where}, in the cache {_cache(name)}\n"
-        f"  either      {elsewhere}\n"
-        f"  or          give a state dict of the model: backbone.weights=FILE\n"
-        f"  (or start from random weights: backbone.weights=none)"
-    )
+    searched = f"{where}, in the cache {_cache(name)}"
+    return download_error(f"timm's weights of {name}", error, searched, elsewhere)
 
 
 def _disable_dropout(trunk: nn.Module) -> None:

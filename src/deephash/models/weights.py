@@ -96,6 +96,29 @@ def load_weights(
         network.load_state_dict(given, strict=False)
 
 
+def download_error(what: str, error: Exception, searched: str, action: str) -> DataError:
+    """Return the error of weights that are not stored and could not be downloaded.
+
+    Args:
+        what: description of the weights.
+        error: the error of the download.
+        searched: where the weights were searched.
+        action: how to get them otherwise.
+    """
+    return DataError(
+        f"{KEY}  {what} are not stored and could not be downloaded: {first_line(error)}\n"
+        f"  looked for  {searched}\n"
+        f"  either      {action}\n"
+        f"  or          give a state dict of the model: {KEY}=FILE\n"
+        f"  (or start from random weights: {KEY}=none)"
+    )
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error, or its class."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def _read_path(file: str) -> dict[str, Tensor]:
     """Read the file of ``backbone.weights=FILE``."""
     path = expand_path(file)
