@@ -1,6 +1,4 @@
-"""The base class of methods: hooks, parameter groups, views of a batch."""
-
-import copy
+"""Base class of methods: hooks, parameter groups, views of a batch."""
 
 import pytest
 import torch
@@ -13,118 +11,120 @@ from deephash.models.heads import BatchNorm, Linear
 from deephash.types import Batch
 
 
-class Listener(nn.Module):
+class Recorder(nn.Module):
     def __init__(self):
         super().__init__()
-        self.heard = []
+        self.calls = []
 
     def prepare(self, data):
-        self.heard.append(("prepare", data))
+        self.calls.append(("prepare", data))
 
     def fit(self, features):
-        self.heard.append(("fit", features))
+        self.calls.append(("fit", features))
 
     def on_epoch_start(self, epoch):
-        self.heard.append(("epoch", epoch))
+        self.calls.append(("epoch", epoch))
 
     def after_step(self, step):
-        self.heard.append(("step", step))
+        self.calls.append(("step", step))
 
 
-def encoder(head=Linear, width=3, nbit=4):
+def make_encoder(head=Linear, width=3, nbit=4):
     torch.manual_seed(0)
     return Encoder(IdentityBackbone(width), head(width, nbit))
 
 
-def method(head=Linear, **parts):
-    made = Method(encoder(head))
+def make_method(head=Linear, **parts):
+    method = Method(make_encoder(head))
     for name, part in parts.items():
-        setattr(made, name, part)
-    return made
+        setattr(method, name, part)
+    return method
 
 
-def batch(images=6, views=2, width=3):
+def make_batch(images=6, views=2, width=3):
     torch.manual_seed(1)
-    draws = torch.randn(images, views, width) * torch.tensor([1.0, 5.0])[:views, None]
-    return Batch(draws, torch.eye(images), torch.arange(images))
+    values = torch.randn(images, views, width) * torch.tensor([1.0, 5.0])[:views, None]
+    return Batch(values, torch.eye(images), torch.arange(images))
 
 
-def test_hooks_reach_every_part():
-    one = method(loss=Listener(), relaxation=nn.Sequential(Listener()))
-    one.prepare("data")
-    one.fit("features")
-    one.on_epoch_start(3)
-    one.after_step(7)
+def test_hooks_call_every_part():
+    method = make_method(loss=Recorder(), relaxation=nn.Sequential(Recorder()))
+    method.prepare("data")
+    method.fit("features")
+    method.on_epoch_start(3)
+    method.after_step(7)
     expected = [("prepare", "data"), ("fit", "features"), ("epoch", 3), ("step", 7)]
-    assert one.loss.heard == one.relaxation[0].heard == expected
+    assert method.loss.calls == method.relaxation[0].calls == expected
 
 
-def test_after_step_reaches_parts_that_came_later():
-    one = method()
-    one.after_step(1)
-    one.loss = Listener()
-    one.train().after_step(2)
-    assert one.loss.heard == [("step", 2)]
+def test_after_step_calls_parts_added_later():
+    method = make_method()
+    method.after_step(1)
+    method.loss = Recorder()
+    method.train().after_step(2)
+    assert method.loss.calls == [("step", 2)]
 
 
-def test_features_are_wanted_by_parts_and_by_methods_that_fit():
+def test_wants_features():
     class Fitted(Method):
         def fit(self, features):
             pass
 
-    assert not method().wants_features
-    assert method(loss=Listener()).wants_features
-    assert Fitted(encoder()).wants_features
+    assert not make_method().wants_features
+    assert make_method(loss=Recorder()).wants_features
+    assert Fitted(make_encoder()).wants_features
 
 
-def test_parameters_are_grouped_by_part_and_counted_once():
+def test_param_groups_are_disjoint():
     shared = nn.Parameter(torch.zeros(2))
-    one = method(loss=nn.ParameterList([shared]), momentum=nn.ParameterList([shared]))
-    one.scale = nn.Parameter(torch.zeros(()))
-    one.relaxation = nn.Linear(2, 2).requires_grad_(False)
-    groups = one.param_groups()
+    method = make_method(loss=nn.ParameterList([shared]), momentum=nn.ParameterList([shared]))
+    method.scale = nn.Parameter(torch.zeros(()))
+    method.relaxation = nn.Linear(2, 2).requires_grad_(False)
+    groups = method.param_groups()
     assert list(groups) == ["head", "loss", "method"]  # the backbone has none, the rest is fixed
     assert groups["loss"] == [shared]
-    assert groups["method"][0] is one.scale
+    assert groups["method"][0] is method.scale
     assert {id(p) for group in groups.values() for p in group} == {
-        id(p) for p in one.parameters() if p.requires_grad
+        id(p) for p in method.parameters() if p.requires_grad
     }
 
 
-def test_passes_decide_whose_statistics_batch_norm_takes():
-    one, two = method(BatchNorm).train(), method(BatchNorm).train()
-    two.passes = "separate"
-    some = batch()
-    features, stacked = one.encode(some)
-    others, separate = two.encode(some)
-    assert torch.equal(features, others)
-    assert torch.equal(features, some.flat())
-    alone = copy.deepcopy(method(BatchNorm)).train()
-    expected = torch.cat([alone.encoder(some.images[:, view])[1] for view in range(2)])
-    assert torch.equal(separate, expected)
-    assert not torch.allclose(stacked, separate)
-    assert int(one.encoder.head.norm.num_batches_tracked) == 1
-    assert int(two.encoder.head.norm.num_batches_tracked) == 2
+def test_passes_select_batch_norm_statistics():
+    stacked, separate = make_method(BatchNorm).train(), make_method(BatchNorm).train()
+    separate.passes = "separate"
+    batch = make_batch()
+    features, stacked_z = stacked.encode(batch)
+    separate_features, separate_z = separate.encode(batch)
+    assert torch.equal(features, separate_features)
+    assert torch.equal(features, batch.flat())
+    by_view = make_method(BatchNorm).train()
+    expected = torch.cat([by_view.encoder(batch.images[:, view])[1] for view in range(2)])
+    assert torch.equal(separate_z, expected)
+    assert not torch.allclose(stacked_z, separate_z)
+    assert int(stacked.encoder.head.norm.num_batches_tracked) == 1
+    assert int(separate.encoder.head.norm.num_batches_tracked) == 2
 
 
-def test_passes_are_the_same_without_batch_norm_and_for_one_view():
-    one, two = method(), method()
-    two.passes = "separate"
-    torch.testing.assert_close(one.encode(batch())[1], two.encode(batch())[1])
-    one, two = method(BatchNorm).train(), method(BatchNorm).train()
-    two.passes = "separate"
-    assert torch.equal(one.encode(batch(views=1))[1], two.encode(batch(views=1))[1])
+def test_passes_are_equal_without_batch_norm_or_for_one_view():
+    stacked, separate = make_method(), make_method()
+    separate.passes = "separate"
+    batch = make_batch()
+    torch.testing.assert_close(stacked.encode(batch)[1], separate.encode(batch)[1])
+    stacked, separate = make_method(BatchNorm).train(), make_method(BatchNorm).train()
+    separate.passes = "separate"
+    batch = make_batch(views=1)
+    assert torch.equal(stacked.encode(batch)[1], separate.encode(batch)[1])
 
 
-def test_a_method_without_forward_says_so():
+def test_missing_forward_is_reported():
     with pytest.raises(NotImplementedError, match="Method has no forward"):
-        method()(batch())
+        make_method()(make_batch())
 
 
-def test_a_label_free_batch_names_the_declaration():
-    one = Batch(torch.zeros(2, 2, 3), None, torch.arange(2))
-    for read in (lambda: one.labels, lambda: one.targets):
+def test_reading_labels_of_a_label_free_batch_is_reported():
+    batch = Batch(torch.zeros(2, 2, 3), None, torch.arange(2))
+    for read in (lambda: batch.labels, lambda: batch.targets):
         with pytest.raises(RuntimeError, match=r"labels = False, and reads batch\.labels"):
             read()
-    assert [len(each) for each in one.tensors()] == [2, 2]
-    assert one.map(torch.Tensor.double).images.dtype == torch.float64
+    assert [len(tensor) for tensor in batch.tensors()] == [2, 2]
+    assert batch.map(torch.Tensor.double).images.dtype == torch.float64

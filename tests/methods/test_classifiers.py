@@ -1,4 +1,4 @@
-"""Objectives over class scores: LMCL and OrthoHash, cross-entropy, GreedyHash and JMLH."""
+"""Losses of class scores: LMCL and OrthoHash, cross-entropy, GreedyHash and JMLH."""
 
 import math
 
@@ -18,8 +18,8 @@ from deephash.models.similarities import Cosine
 from deephash.types import Batch, Output
 
 
-def on_logits(loss, logits, labels):
-    """The terms of an objective that reads nothing but similarities."""
+def terms_of_logits(loss, logits, labels):
+    """The terms of a loss that reads only the logits."""
     z, labels = torch.zeros(len(logits), 4), torch.as_tensor(labels, dtype=torch.float32)
     batch = Batch(torch.zeros(len(logits), 1, 3, 1, 1), labels, torch.arange(len(logits)))
     return loss(Output(z, z, z, logits, None), batch)
@@ -27,34 +27,34 @@ def on_logits(loss, logits, labels):
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("relaxation", [Sign(), Tanh(), StochasticSign(stochastic=False)])
-def test_lmcl_is_the_loop(relaxation, seed, drawn, loops):
-    at = drawn(seed, relaxation=relaxation, similarity=Cosine())
+def test_lmcl_matches_loop(relaxation, seed, random_case, loop_loss):
+    case = random_case(seed, relaxation=relaxation, similarity=Cosine())
     for scale, margin in (("sqrt_nbit", 0.2), ("adaptive", 0.0), (8, 0.5)):
-        loss = at.made(LMCL, scale=scale, margin=margin)
-        expected = loops(at, loss, scale=scale, margin=margin)
-        assert at.total(loss).item() == pytest.approx(expected, rel=1e-9)
+        loss = case.loss(LMCL, scale=scale, margin=margin)
+        expected = loop_loss(case, loss, scale=scale, margin=margin)
+        assert case.total(loss).item() == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("margin_on", ["cosine", "angle"])
 @pytest.mark.parametrize("multi_label", ["softmax", "bce", "imbalance"])
-def test_single_cosine_is_the_loop(margin_on, multi_label, seed, drawn, loops):
-    """At a scale of 8 some absent classes are taken for present, and weigh 1."""
-    at = drawn(seed, similarity=Cosine())
+def test_single_cosine_matches_loop(margin_on, multi_label, seed, random_case, loop_loss):
+    """At a scale of 8 some absent classes are predicted, and have weight 1."""
+    case = random_case(seed, similarity=Cosine())
     for form in ("cosine", "l1", "l2"):
         options = {"margin_on": margin_on, "multi_label": multi_label, "scale": 8.0,
                    "quantization": 0.3, "quantization_form": form}  # fmt: skip
-        loss = at.made(SingleCosine, **options)
-        expected = loops(at, loss, **options)
-        assert at.total(loss).item() == pytest.approx(expected, rel=1e-9)
+        loss = case.loss(SingleCosine, **options)
+        expected = loop_loss(case, loss, **options)
+        assert case.total(loss).item() == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("multi_label", ["even", "first"])
 @pytest.mark.parametrize("bias", [True, False])
-def test_classifiers_are_the_loop(multi_label, bias, seed, drawn, loops):
+def test_classifiers_match_loop(multi_label, bias, seed, random_case, loop_loss):
     shared = {"multi_label": multi_label, "bias": bias}
-    for kind, relaxation, own in (
+    for loss_type, relaxation, variants in (
         (CrossEntropy, None, [{}]),
         (Greedy, Sign(), [{"penalty": 0.1}, {"power": 2.0}, {"power": 1.0}]),
         (
@@ -63,93 +63,98 @@ def test_classifiers_are_the_loop(multi_label, bias, seed, drawn, loops):
             [{}, {"log_epsilon": 0.0, "divergence": 0.2}],
         ),
     ):
-        at = drawn(seed, **({"relaxation": relaxation} if relaxation else {}))
-        for options in own:
-            loss = at.made(kind, **shared, **options)
-            expected = loops(at, loss, **shared, **options)
-            assert at.total(loss).item() == pytest.approx(expected, rel=1e-9), (kind, options)
+        case = random_case(seed, **({"relaxation": relaxation} if relaxation else {}))
+        for options in variants:
+            loss = case.loss(loss_type, **shared, **options)
+            expected = loop_loss(case, loss, **shared, **options)
+            assert case.total(loss).item() == pytest.approx(expected, rel=1e-9), (
+                loss_type,
+                options,
+            )
 
 
 @pytest.mark.parametrize("form", ["cosine", "l1", "l2", "l3", "log_cosh", "divergence"])
-@pytest.mark.parametrize("of", ["z", "u"])
-def test_lmcl_may_keep_the_terms_of_other_losses(form, of, drawn, loops):
-    """The term is of the code itself or, as CSQ has it, of the relaxed one."""
-    at = drawn(0, relaxation=Tanh(), similarity=Cosine())
+@pytest.mark.parametrize("code", ["z", "u"])
+def test_lmcl_with_quantization_terms(form, code, random_case, loop_loss):
+    """The quantization term reads the code or, as in CSQ, the relaxed code."""
+    case = random_case(0, relaxation=Tanh(), similarity=Cosine())
     options = {"margin": 0.2, "quantization": 0.3, "quantization_form": form,
-               "quantization_of": of}  # fmt: skip
-    loss = at.made(LMCL, scale=4.0, **options)
-    assert list(at.terms(loss)) == ["lmcl", "quantization"]
-    assert at.total(loss).item() == pytest.approx(loops(at, loss, scale=4.0, **options), rel=1e-9)
+               "quantization_of": code}  # fmt: skip
+    loss = case.loss(LMCL, scale=4.0, **options)
+    assert list(case.terms(loss)) == ["lmcl", "quantization"]
+    assert case.total(loss).item() == pytest.approx(
+        loop_loss(case, loss, scale=4.0, **options), rel=1e-9
+    )
 
 
 def test_lmcl_by_hand():
     """s = 8, m = 0.5, cosines (0.6, 0.1, -0.2), the first class is true.
 
-    Held back: (0.1, 0.1, -0.2). Times 8: (0.8, 0.8, -1.6). The true class ties with the
-    second, so the loss is log(1 + 1 + e^-2.4) = 0.7376.
+    With the margin: (0.1, 0.1, -0.2). Times 8: (0.8, 0.8, -1.6). The logits of the first two
+    classes are equal, so the loss is log(1 + 1 + e^-2.4) = 0.7376.
     """
-    terms = on_logits(LMCL(3, 4, 8, 0.5), torch.tensor([[0.6, 0.1, -0.2]]), [[1, 0, 0]])
+    terms = terms_of_logits(LMCL(3, 4, 8, 0.5), torch.tensor([[0.6, 0.1, -0.2]]), [[1, 0, 0]])
     assert list(terms) == ["lmcl"]
     assert terms["lmcl"].item() == pytest.approx(math.log(2 + math.exp(-2.4)))
 
 
 @pytest.mark.parametrize("multi_label", ["softmax", "bce", "imbalance"])
 @pytest.mark.parametrize("margin_on", ["cosine", "angle"])
-def test_a_row_without_labels_contributes_nothing(multi_label, margin_on):
+def test_unlabelled_rows_contribute_nothing(multi_label, margin_on):
     logits = torch.tensor([[0.6, 0.1, -0.2], [0.9, -0.9, 0.0]], requires_grad=True)
     loss = SingleCosine(3, 4, 8, 0.5, margin_on, multi_label)
-    result = on_logits(loss, logits, [[1, 0, 0], [0, 0, 0]])["lmcl"]
-    alone = on_logits(loss, logits[:1], [[1, 0, 0]])["lmcl"]
+    result = terms_of_logits(loss, logits, [[1, 0, 0], [0, 0, 0]])["lmcl"]
+    alone = terms_of_logits(loss, logits[:1], [[1, 0, 0]])["lmcl"]
     torch.testing.assert_close(result, alone if multi_label == "imbalance" else alone / 2)
     result.backward()
     assert torch.equal(logits.grad[1], torch.zeros(3)) and logits.grad[0].norm() > 0
 
 
-def test_lmcl_without_labels_contributes_nothing():
+def test_lmcl_of_unlabelled_rows_is_zero():
     logits = torch.tensor([[0.6, 0.1, -0.2], [0.9, -0.9, 0.0]], requires_grad=True)
-    result = on_logits(LMCL(3, 4, 8, 0.5), logits, [[1, 0, 0], [0, 0, 0]])["lmcl"]
+    result = terms_of_logits(LMCL(3, 4, 8, 0.5), logits, [[1, 0, 0], [0, 0, 0]])["lmcl"]
     assert result.item() == pytest.approx(math.log(2 + math.exp(-2.4)) / 2)
     result.backward()
     assert torch.equal(logits.grad[1], torch.zeros(3)) and logits.grad[0].norm() > 0
 
 
-def test_scales_by_name():
-    """The values that OrthoHash's supplement prints for 100 and 80 classes, one for the other."""
+def test_named_scales():
+    """OrthoHash's supplement prints the adaptive scales of 100 and 80 classes interchanged."""
     assert LMCL(10, 64, "sqrt_nbit", 0.2).scale == 8
     assert LMCL(100, 64, "adaptive", 0.2).scale == pytest.approx(6.4985, abs=5e-5)
     assert LMCL(80, 64, "adaptive", 0.2).scale == pytest.approx(6.1793, abs=5e-5)
-    assert all(LMCL(few, 64, "adaptive", 0.2).scale > 0 for few in (1, 2))
+    assert all(LMCL(classes, 64, "adaptive", 0.2).scale > 0 for classes in (1, 2))
     assert LMCL(10, 64, 3, 0.2).scale == 3
 
 
-def test_the_angle_may_pass_pi():
-    """cos theta = -0.9, m = 1: theta + m = 3.69 lies beyond pi, and its cosine turns back."""
+def test_angle_beyond_pi():
+    """cos theta = -0.9, m = 1: theta + m = 3.69 exceeds pi, where the cosine increases again."""
     logits = torch.tensor([[-0.9, 0.0]])
     loss = SingleCosine(2, 4, 2.0, 1.0, "angle")
-    true = 2 * math.cos(math.acos(-0.9) + 1)
-    expected = math.log1p(math.exp(-true))
-    assert on_logits(loss, logits, [[1, 0]])["lmcl"].item() == pytest.approx(expected)
+    positive = 2 * math.cos(math.acos(-0.9) + 1)
+    expected = math.log1p(math.exp(-positive))
+    assert terms_of_logits(loss, logits, [[1, 0]])["lmcl"].item() == pytest.approx(expected)
 
 
-def test_the_angle_is_cut_where_its_slope_has_no_end():
+def test_gradient_of_clamped_angles_is_zero():
     logits = torch.tensor([[0.999995, -0.999995, 0.5]], requires_grad=True)
-    on_logits(SingleCosine(3, 4, 2.0, 0.2, "angle"), logits, [[1, 0, 0]])["lmcl"].backward()
+    terms_of_logits(SingleCosine(3, 4, 2.0, 0.2, "angle"), logits, [[1, 0, 0]])["lmcl"].backward()
     assert logits.grad[0, :2].tolist() == [0, 0] and logits.grad[0, 2] > 0
 
 
 def test_imbalance_by_hand():
-    """s = 2, m = 0, cosines (0.5, 0.5, -0.5): chances 0.73, 0.73 and 0.27 of the two classes.
+    """s = 2, m = 0, cosines (0.5, 0.5, -0.5): probabilities 0.73, 0.73 and 0.27.
 
-    The first is present: weight 1. The second is absent and taken for present: 1. The third is
-    absent and not: 1/3.
+    The first class is present: weight 1. The second is absent but predicted: weight 1. The third is
+    absent and not predicted: weight 1/3.
     """
     loss = SingleCosine(3, 4, 2.0, 0.0, multi_label="imbalance")
-    result = on_logits(loss, torch.tensor([[0.5, 0.5, -0.5]]), [[1, 0, 0]])["lmcl"].item()
-    lost, gained = math.log1p(math.exp(1)), math.log1p(math.exp(-1))
-    assert result == pytest.approx((gained + lost + gained / 3) / (7 / 3))
+    result = terms_of_logits(loss, torch.tensor([[0.5, 0.5, -0.5]]), [[1, 0, 0]])["lmcl"].item()
+    absent, present = math.log1p(math.exp(1)), math.log1p(math.exp(-1))
+    assert result == pytest.approx((present + absent + present / 3) / (7 / 3))
 
 
-def test_targets_of_several_labels():
+def test_multi_label_targets():
     rows = torch.tensor([[1.0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0], [0, 1, 1, 1]])
     even = [[0.5, 0.5, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0], [0, 1 / 3, 1 / 3, 1 / 3]]
     torch.testing.assert_close(even_target(rows), torch.tensor(even))
@@ -157,27 +162,27 @@ def test_targets_of_several_labels():
     assert torch.equal(first_label(rows), torch.tensor(first).float())
 
 
-def test_the_divergence_by_hand(case):
-    """p = 3/4 at z = log 3: 3/4 log 3/2 + 1/4 log 1/2 a bit; a fair bit has none. Two bits, 0.1."""
-    at = case([[math.log(3), math.log(3)], [0.0, 0.0]], [[1], [1]], [[0, 0]])
-    result = at.terms(at.made(Variational, log_epsilon=0.0))["divergence"].item()
+def test_divergence_by_hand(make_case):
+    """p = 3/4 at z = log 3: 3/4 log 3/2 + 1/4 log 1/2 per bit, two bits, and a weight of 0.1."""
+    case = make_case([[math.log(3), math.log(3)], [0.0, 0.0]], [[1], [1]], [[0, 0]])
+    result = case.terms(case.loss(Variational, log_epsilon=0.0))["divergence"].item()
     bit = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
     assert result == pytest.approx(0.1 * 2 * bit / 2)
 
 
-def test_the_classifier_starts_as_pytorchs_and_may_have_no_bias(drawn):
-    at = drawn(nbit=16, classes=400, n=2)
-    bias = at.made(CrossEntropy).bias
+def test_initial_bias(random_case):
+    case = random_case(nbit=16, classes=400, n=2)
+    bias = case.loss(CrossEntropy).bias
     assert bias.requires_grad and 0.23 < bias.abs().max() <= 0.25
-    assert at.made(Greedy, bias=False).bias is None
+    assert case.loss(Greedy, bias=False).bias is None
 
 
-def test_cosine_is_that_of_pytorch_and_blind_to_length(drawn):
-    at = drawn()
-    expected = nn.functional.cosine_similarity(at.z[:, None], at.centers[None], dim=-1)
-    torch.testing.assert_close(Cosine()(at.z, at.centers), expected)
-    longer = torch.tensor([[0.1], [2], [3], [50], [1], [7]])
-    torch.testing.assert_close(Cosine()(longer * at.z, 5 * at.centers), expected)
+def test_cosine_matches_pytorch_and_ignores_length(random_case):
+    case = random_case()
+    expected = nn.functional.cosine_similarity(case.z[:, None], case.centers[None], dim=-1)
+    torch.testing.assert_close(Cosine()(case.z, case.centers), expected)
+    lengths = torch.tensor([[0.1], [2], [3], [50], [1], [7]])
+    torch.testing.assert_close(Cosine()(lengths * case.z, 5 * case.centers), expected)
 
 
 OBJECTIVES = [(LMCL, {"scale": 8, "margin": 0.2}), (SingleCosine, {"margin_on": "angle"}),
@@ -186,21 +191,21 @@ OBJECTIVES = [(LMCL, {"scale": 8, "margin": 0.2}), (SingleCosine, {"margin_on": 
 
 @pytest.mark.parametrize(("objective", "options"), OBJECTIVES)
 @pytest.mark.parametrize("similarity", [Relative(), Cosine()])
-def test_order_within_the_batch_does_not_matter(similarity, objective, options, drawn):
-    at = drawn(similarity=similarity)
-    loss, order = at.made(objective, **options), torch.tensor([3, 1, 0, 5, 2, 4])
-    expected = at.total(loss)
-    at.z, at.labels = at.z[order], at.labels[order]
-    torch.testing.assert_close(at.total(loss), expected)
+def test_order_of_the_batch_does_not_matter(similarity, objective, options, random_case):
+    case = random_case(similarity=similarity)
+    loss, order = case.loss(objective, **options), torch.tensor([3, 1, 0, 5, 2, 4])
+    expected = case.total(loss)
+    case.z, case.labels = case.z[order], case.labels[order]
+    torch.testing.assert_close(case.total(loss), expected)
 
 
 @pytest.mark.parametrize(("objective", "options"), OBJECTIVES[:4])
-def test_a_bit_turned_in_codes_and_centers_changes_nothing(objective, options, drawn):
-    """Not so for JMLH, whose bits are 0 and 1."""
-    at = drawn(similarity=Cosine())
-    loss, turned = at.made(objective, **options), torch.tensor([1.0, -1, 1, 1, -1, -1, 1, -1])
-    expected = at.total(loss)
-    at.z = at.z * turned
-    assert not torch.isclose(at.total(loss), expected)
-    at.centers = at.centers * turned
-    torch.testing.assert_close(at.total(loss), expected)
+def test_inverting_a_bit_of_codes_and_centers_changes_nothing(objective, options, random_case):
+    """JMLH is excluded: its bits are 0 and 1."""
+    case = random_case(similarity=Cosine())
+    loss, signs = case.loss(objective, **options), torch.tensor([1.0, -1, 1, 1, -1, -1, 1, -1])
+    expected = case.total(loss)
+    case.z = case.z * signs
+    assert not torch.isclose(case.total(loss), expected)
+    case.centers = case.centers * signs
+    torch.testing.assert_close(case.total(loss), expected)

@@ -1,4 +1,4 @@
-"""CSQ: values by its authors' code."""
+"""CSQ: values of its authors' code."""
 
 from deephash.methods.csq import CentralSimilarity
 from deephash.models.relaxations import Tanh

@@ -1,6 +1,6 @@
-"""Batches that are easily forgotten: every recipe and every form of its objective must bear them.
+"""Degenerate batches: every recipe, in several variants of its loss, must give finite values.
 
-The encoder is a stand-in that gives the codes of the case.
+The encoder is replaced by one that returns given codes.
 """
 
 import math
@@ -16,7 +16,7 @@ from deephash.types import Batch
 from tests.methods.worked import LEARNING, method_class
 from tests.pages import typed
 
-FORMS = [
+VARIANTS = [
     *(name for name in LEARNING if method_class(name) is Composed),  # others: in their own files
     "relahash method.similarity.sqrt_bk=true", "relahash loss=lmcl",
     "orthohash method.loss.quantization=1",
@@ -40,8 +40,8 @@ FORMS = [
 ]  # fmt: skip
 
 
-class Given(nn.Module):
-    """An encoder that gives these codes for images that say which: their first pixel is its row."""
+class FixedCodes(nn.Module):
+    """An encoder that returns given codes; the first pixel of an image is the row of its code."""
 
     def __init__(self, z):
         super().__init__()
@@ -53,150 +53,156 @@ class Given(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def judged(composed):
-    """``(form, codes, labels) -> (terms, gradient of their sum)``, float32 and finite.
+def compute(composed):
+    """``(variant, codes, labels) -> (terms, gradient of their sum)``, float32 and finite.
 
-    Of a method that takes several views, each further view has other codes. ``draws=False`` is the
-    method outside training, where nothing is drawn.
+    Each further view has other codes. ``keys`` selects terms. ``training=False`` is the evaluation
+    mode, in which relaxations are not random.
     """
 
-    def judge(form, z, labels, only=None, draws=True):
-        cfg = composed(f"method={form}".split()[0], *form.split()[1:])
+    def run(variant, z, labels, keys=None, training=True):
+        cfg = composed(f"method={variant}".split()[0], *variant.split()[1:])
         method, views = build.method(typed(cfg), 10, 60), requirements.num_views(cfg["method"])
-        method.encoder = Given(torch.cat([z, *(z.roll(at, dims=1) for at in range(1, views))]))
+        method.encoder = FixedCodes(
+            torch.cat([z, *(z.roll(shift, dims=1) for shift in range(1, views))])
+        )
         rows = torch.arange(views * len(z)).reshape(views, -1).T
         images = rows[:, :, None, None, None].expand(-1, -1, 3, 1, 1).float()
-        terms = method.train(draws)(Batch(images, labels, torch.arange(len(z))))
-        kept = {key: term for key, term in terms.items() if only is None or key in only}
-        if kept:
-            sum(kept.values()).backward()
+        terms = method.train(training)(Batch(images, labels, torch.arange(len(z))))
+        selected = {key: term for key, term in terms.items() if keys is None or key in keys}
+        if selected:
+            sum(selected.values()).backward()
             assert method.encoder.z.grad.isfinite().all()
         assert all(term.isfinite() for term in terms.values())
         grad = method.encoder.z.grad
-        return kept, None if grad is None else grad[: len(z)]
+        return selected, None if grad is None else grad[: len(z)]
 
-    return judge
+    return run
 
 
 @pytest.fixture(scope="module")
-def pointwise(judged):
-    """``form -> its terms that judge each image by its own labels``.
+def pointwise_terms(compute):
+    """``variant -> names of the terms that compare each image only with its own labels``.
 
-    Another label for an image changes such a term, and other codes of the other images do not turn
-    its gradient at the image (a common factor may change).
+    Such a term depends on the label of an image, and the direction of its gradient for one image
+    does not depend on the codes of the others (a common factor may change).
     """
-    known = {}
+    terms_of = {}
 
-    def find(form):
-        if form not in known:
-            z, other, labels = codes(6), codes(7)[1:], classes(0, 1, 2, 3, 4, 5)
-            other[0] = z[0]
-            result, turned = {}, labels[[1, 0, 2, 3, 4, 5]]
-            for key in judged(form, z, labels, draws=False)[0]:
-                (here, at), (there, _), (_, moved) = (
-                    judged(form, codes_, labels_, {key}, draws=False)
-                    for codes_, labels_ in ((z, labels), (z, turned), (other, labels))
+    def pointwise_terms_of(variant):
+        if variant not in terms_of:
+            z, labels = random_codes(6), one_hot(0, 1, 2, 3, 4, 5)
+            other_z, other_labels = random_codes(7)[1:], labels[[1, 0, 2, 3, 4, 5]]
+            other_z[0] = z[0]
+            terms_of[variant] = set()
+            for key in compute(variant, z, labels, training=False)[0]:
+                terms, grad = compute(variant, z, labels, {key}, training=False)
+                terms_of_labels, _ = compute(variant, z, other_labels, {key}, training=False)
+                _, grad_of_codes = compute(variant, other_z, labels, {key}, training=False)
+                direction, other_direction = (
+                    F.normalize(each[0], dim=0) for each in (grad, grad_of_codes)
                 )
-                own = torch.allclose(
-                    F.normalize(at[0], dim=0), F.normalize(moved[0], dim=0), atol=1e-5
-                )
-                result[key] = own and not torch.equal(here[key], there[key])
-            known[form] = {key for key, one in result.items() if one}
-        return known[form]
+                same_direction = torch.allclose(direction, other_direction, atol=1e-5)
+                if same_direction and not torch.equal(terms[key], terms_of_labels[key]):
+                    terms_of[variant].add(key)
+        return terms_of[variant]
 
-    return find
+    return pointwise_terms_of
 
 
-def codes(n):
+def random_codes(n):
     return torch.randn(n, 16, generator=torch.Generator().manual_seed(0))
 
 
-def classes(*which):
-    return F.one_hot(torch.tensor(which), 10).float()
+def one_hot(*labels):
+    return F.one_hot(torch.tensor(labels), 10).float()
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_batch_of_one_image(form, judged):
-    terms, _ = judged(form, codes(1), classes(3))
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_batch_of_one_image(variant, compute):
+    terms, _ = compute(variant, random_codes(1), one_hot(3))
     assert "triplet" not in terms or terms["triplet"] == 0
     assert terms.get("pairwise", 0) == 0
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_batch_of_one_class(form, judged):
-    terms, grad = judged(form, codes(6), classes(*6 * [3]))
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_batch_of_one_class(variant, compute):
+    terms, grad = compute(variant, random_codes(6), one_hot(*6 * [3]))
     assert grad.abs().sum() > 0
     if "triplet" in terms:
         assert terms["triplet"] == 0
-    if form == "hashnet":
-        u = torch.tanh(codes(6))
+    if variant == "hashnet":
+        u = torch.tanh(random_codes(6))
         torch.testing.assert_close(terms["likelihood"], F.softplus(-u @ u.T).mean())
 
 
-def test_the_terms_that_judge_single_images_are_known(pointwise, composed):
-    """Centers make single images judgeable, unless the similarity couples the batch."""
-    for form in FORMS:
+def test_pointwise_terms(pointwise_terms, composed):
+    """Losses that read centers or logits have them, unless the similarity couples the batch."""
+    for variant in VARIANTS:
         method = build.method(
-            typed(composed(f"method={form}".split()[0], *form.split()[1:])), 10, 60
+            typed(composed(f"method={variant}".split()[0], *variant.split()[1:])), 10, 60
         )
         centred = {"logits", "centers"} & method.loss.needs
         coupled = getattr(method.similarity, "batch_coupled", False)
-        assert bool(pointwise(form)) == bool(centred and not coupled), form
+        assert bool(pointwise_terms(variant)) == bool(centred and not coupled), variant
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_batch_without_labels(form, judged, pointwise):
-    """No image is then similar to another, nor to itself."""
-    terms, _ = judged(form, codes(6), torch.zeros(6, 10))
-    assert all(terms[key] == 0 for key in {*pointwise(form), "triplet"} & set(terms))
-    if form == "hashnet":
-        u = torch.tanh(codes(6))
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_batch_without_labels(variant, compute, pointwise_terms):
+    """Images without labels are similar to no image, not even to themselves."""
+    terms, _ = compute(variant, random_codes(6), torch.zeros(6, 10))
+    assert all(terms[key] == 0 for key in {*pointwise_terms(variant), "triplet"} & set(terms))
+    if variant == "hashnet":
+        u = torch.tanh(random_codes(6))
         torch.testing.assert_close(terms["likelihood"], F.softplus(u @ u.T).mean())
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_one_image_without_labels_among_others(form, judged):
-    labels = classes(0, 1, 2, 3, 4, 5)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_batch_with_an_unlabelled_image(variant, compute):
+    labels = one_hot(0, 1, 2, 3, 4, 5)
     labels[4] = 0
-    judged(form, codes(6), labels)
+    compute(variant, random_codes(6), labels)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_without_labels_an_image_teaches_nothing(form, judged, pointwise):
-    """Neither loss nor gradient; in the mean it may count. Pairs hold it for dissimilar to all.
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_unlabelled_image_has_no_loss_or_gradient(variant, compute, pointwise_terms):
+    """It may be counted in the mean.
 
-    In RelaHash its code moves the others, and so is not for here.
+    Only pointwise terms are tested: in pairs it is dissimilar to all images, and in RelaHash its
+    code changes the positions of the others.
     """
-    z, labels = codes(6), classes(0, 1, 2, 3, 4, 5)
+    z, labels = random_codes(6), one_hot(0, 1, 2, 3, 4, 5)
     labels[4] = 0
-    if not pointwise(form):
+    if not pointwise_terms(variant):
         return
-    terms, grad = judged(form, z, labels, pointwise(form), draws=False)
+    terms, grad = compute(variant, z, labels, pointwise_terms(variant), training=False)
     assert torch.equal(grad[4], torch.zeros(16)) and grad[:4].abs().sum(dim=1).min() > 0
-    rest = [0, 1, 2, 3, 5]
-    alone, _ = judged(form, z[rest], labels[rest], pointwise(form), draws=False)
+    labelled = [0, 1, 2, 3, 5]
+    expected, _ = compute(
+        variant, z[labelled], labels[labelled], pointwise_terms(variant), training=False
+    )
     for key, term in terms.items():
-        means = [torch.allclose(term, alone[key] * share) for share in (1, 5 / 6)]
-        assert any(means), key
+        matches = [torch.allclose(term, expected[key] * factor) for factor in (1, 5 / 6)]
+        assert any(matches), key
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_two_identical_images(form, judged):
-    judged(form, codes(1).repeat(2, 1), classes(1, 1))
-    judged(form, codes(1).repeat(2, 1), classes(1, 2))
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_two_identical_images(variant, compute):
+    compute(variant, random_codes(1).repeat(2, 1), one_hot(1, 1))
+    compute(variant, random_codes(1).repeat(2, 1), one_hot(1, 2))
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_saturated_codes(form, judged):
-    for z in (60 * codes(6).sign(), torch.full((6, 16), 60.0) * torch.tensor([1, -1] * 8)):
-        labels = classes(0, 0, 1, 2, 3, 3)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_saturated_codes(variant, compute):
+    for z in (60 * random_codes(6).sign(), torch.full((6, 16), 60.0) * torch.tensor([1, -1] * 8)):
+        labels = one_hot(0, 0, 1, 2, 3, 3)
         labels[0, 7] = 1
-        judged(form, z, labels)
+        compute(variant, z, labels)
 
 
-def test_what_is_left_of_a_single_class_by_hand(judged):
-    """HashNet on one image: log(1 + e^-theta), theta its squared length, and nothing else."""
+def test_hashnet_on_one_image_by_hand(compute):
+    """The loss is log(1 + e^-theta), where theta is the squared norm of the code."""
     z = torch.zeros(1, 16)
     z[0, 0] = math.atanh(0.5)
-    terms, _ = judged("hashnet", z, classes(3))
+    terms, _ = compute("hashnet", z, one_hot(3))
     assert terms["likelihood"].item() == pytest.approx(math.log1p(math.exp(-0.25)))

@@ -1,4 +1,4 @@
-"""DHN: values by swuxyj's code and by TreezzZ's."""
+"""DHN: values of swuxyj's code and of TreezzZ's."""
 
 from deephash.models.relaxations import Tanh
 from tests.methods.worked import Worked, pairs

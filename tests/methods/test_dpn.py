@@ -1,4 +1,4 @@
-"""DPN: values by its authors' code, and by swuxyj's."""
+"""DPN: values of its authors' code, and of swuxyj's."""
 
 from deephash.methods.dpn import Polarization
 from tests.methods.worked import CENTERS, CONTROL, Row, Worked

@@ -1,4 +1,4 @@
-"""DPSH: values by swuxyj's code and by FIRe."""
+"""DPSH: values of swuxyj's code and of FIRe."""
 
 from tests.methods.worked import Worked, pairs
 

@@ -1,4 +1,4 @@
-"""DTSH: values by swuxyj's code."""
+"""DTSH: values of swuxyj's code."""
 
 from deephash.methods.dtsh import TripletLikelihood
 from tests.methods.worked import PAIRS, Row, Worked

@@ -1,4 +1,4 @@
-"""GreedyHash: values by its authors' code."""
+"""GreedyHash: values of its authors' code."""
 
 from deephash.methods.greedyhash import Greedy
 from deephash.models.relaxations import Sign

@@ -1,4 +1,4 @@
-"""HashNet: values by its authors' code, by FIRe and by swuxyj's."""
+"""HashNet: values of its authors' code, of FIRe and of swuxyj's."""
 
 from deephash.models.relaxations import Continuation
 from tests.methods.worked import Worked, pairs

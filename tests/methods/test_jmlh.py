@@ -1,4 +1,4 @@
-"""JMLH: values by its authors' code; nothing is drawn."""
+"""JMLH: values of its authors' code, without random bits."""
 
 from deephash.methods.jmlh import Variational
 from deephash.models.relaxations import StochasticSign

@@ -1,4 +1,4 @@
-"""OrthoHash with the cosine margin: values by its authors' code."""
+"""OrthoHash with the cosine margin: values of its authors' code."""
 
 from deephash.methods.orthohash import SingleCosine
 from deephash.models.similarities import Cosine

@@ -1,4 +1,4 @@
-"""RelaHash: values by its authors' code."""
+"""RelaHash: values of its authors' code."""
 
 import pytest
 import torch

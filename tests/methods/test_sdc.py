@@ -1,4 +1,4 @@
-"""SDC on one view: values by hand, loops, the targets, odd and degenerate batches."""
+"""SDC on one view: values by hand, loops, targets, odd and degenerate batches."""
 
 import math
 
@@ -11,40 +11,32 @@ from deephash.config.overrides import parse_all
 from deephash.errors import ConfigError
 from deephash.methods.sdc import ContrastiveCalibration, SimilarityCalibration
 from deephash.types import Batch, Output
-from tests.methods.unlabelled import (
-    V,
-    X,
-    cosine,
-    drawn,
-    gradient_of,
-    pairs,
-    sign,
-    terms_of,
-)
+from tests.methods.loops import cosine, sign
+from tests.methods.unlabelled import V, X, gradient_of, pairs, random_rows, terms_of
 from tests.pages import typed
 
 
 def quantiles(count, a=5.0, b=5.0, clamp=False, gaussian=None):
-    """The target of each rank, by scipy's distributions."""
+    """The target of each rank, computed with scipy's distributions."""
     result = []
     for p in range(1, count + 1):
-        middle = (2 * p - 1) / (2 * count)
+        level = (2 * p - 1) / (2 * count)
         if gaussian is None:
-            value = 2 * stats.beta.ppf(middle, a, b) - 1
+            value = 2 * stats.beta.ppf(level, a, b) - 1
         else:
-            value = min(max(stats.norm.ppf(middle, scale=gaussian), -1), 1)
+            value = min(max(stats.norm.ppf(level, scale=gaussian), -1), 1)
         result.append(max(value, 0.0) if clamp else value)
     return result
 
 
 def reconstruction(z, x, targets, form="l1", parts=2):
-    """Pairs in order of their features, equal ones as they come; each with its target."""
+    """The reconstruction term, in loops over pairs in the order of their feature similarity."""
     z, x = z.tolist(), x.tolist()
-    result = [(cosine(x[i], x[j]), cosine(z[i], z[j])) for i, j in pairs(len(z), parts)]
-    ordered = sorted(range(len(result)), key=lambda p: (result[p][0], p))
-    gaps = [result[p][1] - target for p, target in zip(ordered, targets, strict=True)]
-    each = {"l1": abs, "l2": lambda g: g * g, "relu": lambda g: max(g, 0.0)}[form]
-    return sum(map(each, gaps)) / len(gaps)
+    cosines = [(cosine(x[i], x[j]), cosine(z[i], z[j])) for i, j in pairs(len(z), parts)]
+    ordered = sorted(range(len(cosines)), key=lambda p: (cosines[p][0], p))
+    gaps = [cosines[p][1] - target for p, target in zip(ordered, targets, strict=True)]
+    function = {"l1": abs, "l2": lambda g: g * g, "relu": lambda g: max(g, 0.0)}[form]
+    return sum(map(function, gaps)) / len(gaps)
 
 
 def quantization(z, form="cosine"):
@@ -56,30 +48,30 @@ def quantization(z, form="cosine"):
     return sum(each) / len(each)
 
 
-def test_the_worked_example():
+def test_worked_example():
     """C = (-.2161, .2161) against (0, .4472); 1 - cos(v, sign v) = .0513, 0, .0513, .1056."""
     result = terms_of(SimilarityCalibration(), V, X)
     assert result["reconstruction"] == pytest.approx(0.2236068, abs=1e-6)
     assert sum(result.values()) == pytest.approx(0.275658, abs=1e-6)
-    single = SimilarityCalibration()(
+    float32_terms = SimilarityCalibration()(
         Output.of(torch.tensor(V), features=torch.tensor(X)), Batch.of(None)
     )
-    assert sum(single.values()).item() == pytest.approx(0.275658, abs=1e-6)
+    assert sum(float32_terms.values()).item() == pytest.approx(0.275658, abs=1e-6)
 
 
 @pytest.mark.parametrize(
     ("beta", "expected"),
     [(1, (0.25, 0.75)), (2, (0.1683, 0.5579)), (5, (0.1030, 0.3603))],
 )
-def test_the_table_of_targets(beta, expected):
+def test_targets_of_published_betas(beta, expected):
     result = SimilarityCalibration(beta_ab=beta).targets(4, dtype=torch.float64)
-    both = [-expected[1], -expected[0], *expected]
-    assert result.tolist() == pytest.approx(both, abs=5e-5)
+    targets = [-expected[1], -expected[0], *expected]
+    assert result.tolist() == pytest.approx(targets, abs=5e-5)
 
 
-@pytest.mark.parametrize("pairs_", [1, 2, 7, 32, 128])
+@pytest.mark.parametrize("count", [1, 2, 7, 32, 128])
 @pytest.mark.parametrize(
-    ("options", "known"),
+    ("options", "arguments"),
     [
         ({"beta_ab": 0.2}, {"a": 0.2, "b": 0.2}),
         ({"beta_ab": 5}, {}),
@@ -90,32 +82,32 @@ def test_the_table_of_targets(beta, expected):
     ],
     ids=str,
 )
-def test_targets_are_quantiles(options, known, pairs_):
-    result = SimilarityCalibration(**options).targets(pairs_, dtype=torch.float64)
-    assert result.tolist() == pytest.approx(quantiles(pairs_, **known), abs=1e-9)
-    assert result.diff().min() >= 0 if pairs_ > 1 else len(result) == 1
+def test_targets_are_quantiles(options, arguments, count):
+    result = SimilarityCalibration(**options).targets(count, dtype=torch.float64)
+    assert result.tolist() == pytest.approx(quantiles(count, **arguments), abs=1e-9)
+    assert result.diff().min() >= 0 if count > 1 else len(result) == 1
 
 
-def test_the_gaussian_is_cut_to_the_range_of_cosines():
+def test_gaussian_targets_are_clipped():
     result = SimilarityCalibration(calibration="gaussian", std=1.0).targets(10)
     assert (result.min().item(), result.max().item()) == (-1.0, 1.0)
     assert result[3].item() == pytest.approx(stats.norm.ppf(0.35), abs=1e-6)
 
 
-def test_targets_are_computed_once_for_each_number_of_pairs():
+def test_targets_are_cached():
     loss = SimilarityCalibration()
-    one = loss.targets(8, torch.device("cpu"))
-    assert loss.targets(8) is one and loss.targets(4) is not one
-    assert loss.targets(8, "cpu", torch.float64) is not one
+    targets = loss.targets(8, torch.device("cpu"))
+    assert loss.targets(8) is targets and loss.targets(4) is not targets
+    assert loss.targets(8, "cpu", torch.float64) is not targets
     assert loss.state_dict() == {}
 
 
 @pytest.mark.parametrize("rows", [8, 9, 2, 3])
 @pytest.mark.parametrize("form", ["l1", "l2", "relu"])
 @pytest.mark.parametrize("quantization_form", ["cosine", "l1", "l2", "l3"])
-def test_it_is_the_loop(rows, form, quantization_form):
-    """The last row of an odd batch is in no pair, and in the other term."""
-    z, x = drawn(rows, 1), drawn(rows, 2, 5).relu()
+def test_matches_loop(rows, form, quantization_form):
+    """The last row of an odd batch is in no pair, but in the quantization term."""
+    z, x = random_rows(rows, 1), random_rows(rows, 2, 5).relu()
     loss = SimilarityCalibration(
         reconstruction=0.7, reconstruction_form=form, quantization=0.2,
         quantization_form=quantization_form,
@@ -128,8 +120,8 @@ def test_it_is_the_loop(rows, form, quantization_form):
     )
 
 
-def test_the_gradient_is_a_finite_difference():
-    z, x = drawn(8, 3).requires_grad_(), drawn(8, 4)
+def test_gradient_matches_finite_differences():
+    z, x = random_rows(8, 3).requires_grad_(), random_rows(8, 4)
     loss = SimilarityCalibration()
 
     def total(z):
@@ -138,9 +130,9 @@ def test_the_gradient_is_a_finite_difference():
     assert torch.autograd.gradcheck(total, (z,))
 
 
-def test_only_ranks_of_the_features_count():
-    """A change of the features that keeps the order of the pairs changes nothing."""
-    z, x = drawn(10, 5), drawn(10, 6).abs()
+def test_only_ranks_of_feature_similarities_matter():
+    """Features with the same order of pairs have the same loss."""
+    z, x = random_rows(10, 5), random_rows(10, 6).abs()
     angles = torch.tensor([0.1, 0.5, 0.3, 1.2, 0.9], dtype=torch.float64)
 
     def features(angles):
@@ -153,13 +145,13 @@ def test_only_ranks_of_the_features_count():
     assert not gradient_of(loss, z, x).isnan().any()
 
 
-def test_equal_similarities_keep_their_places():
-    """All pairs of the features are alike: the first one gets the smallest target."""
-    z = drawn(64, 7)
+def test_equal_similarities_keep_their_order():
+    """If all features are equal, the targets are assigned in the order of the batch."""
+    z = random_rows(64, 7)
     x = torch.ones(64, 3, dtype=torch.float64)
     result = terms_of(SimilarityCalibration(quantization=0), z, x)
-    own = [cosine(z[i].tolist(), z[j].tolist()) for i, j in pairs(64)]
-    expected = sum(abs(s - c) for s, c in zip(own, quantiles(32), strict=True)) / 32
+    similarities = [cosine(z[i].tolist(), z[j].tolist()) for i, j in pairs(64)]
+    expected = sum(abs(s - c) for s, c in zip(similarities, quantiles(32), strict=True)) / 32
     assert result == {"reconstruction": pytest.approx(expected, abs=1e-9)}
 
 
@@ -168,7 +160,7 @@ def test_equal_similarities_keep_their_places():
     "rows", [[[0.0] * 4] * 6, [[1.0, 2, 3, 4]] * 6, [[1.0, -2, 0, 4]], [[1.0, 2, 0, 0]] * 2]
 )
 def test_degenerate_batches_are_finite(rows, form):
-    """Zeros, all rows equal, one row, two rows; of one row there is no pair."""
+    """Zeros, equal rows, one row (without a pair), two rows."""
     loss = SimilarityCalibration(quantization_form=form)
     for x in (rows, [[0.0] * 4] * len(rows)):
         assert all(math.isfinite(term) for term in terms_of(loss, rows, x).values())
@@ -177,23 +169,23 @@ def test_degenerate_batches_are_finite(rows, form):
         assert terms_of(loss, rows, rows)["reconstruction"] == 0
 
 
-def test_terms_without_weight_are_left_out():
+def test_terms_without_weight_are_omitted():
     assert list(terms_of(SimilarityCalibration(quantization=0), V, X)) == ["reconstruction"]
     assert list(terms_of(SimilarityCalibration(reconstruction=0), V, X)) == ["quantization"]
 
 
 @pytest.mark.parametrize("key", ["beta_a", "beta_b"])
-def test_one_parameter_alone_is_refused(key, composed):
+def test_one_beta_parameter_is_refused(key, composed):
     other = {"beta_a": "beta_b", "beta_b": "beta_a"}[key]
     with pytest.raises(ConfigError, match=f"{key}  is set without {other}"):
         SimilarityCalibration(**{key: 2.0})
-    words = ["method=sdc", f"method.loss.{key}=2"]
-    (fault,) = checks.check_train(composed(*words), parse_all(words))
+    overrides = ["method=sdc", f"method.loss.{key}=2"]
+    (fault,) = checks.check_train(composed(*overrides), parse_all(overrides))
     assert fault.key == f"method.loss.{key}" and f"Set {other} too" in fault.hint
-    assert checks.check_train(composed(*words, f"method.loss.{other}=3")) == []
+    assert checks.check_train(composed(*overrides, f"method.loss.{other}=3")) == []
 
 
-def test_the_recipe_is_that_of_the_supplement(composed):
+def test_recipe_matches_the_supplement(composed):
     cfg = composed("method=sdc")
     head = build.method(typed(cfg), 10, 500).encoder.head
     names = [type(layer).__name__ for layer in head]
@@ -209,29 +201,29 @@ def test_the_recipe_is_that_of_the_supplement(composed):
     assert cfg["method"]["views"] == ["test"]
 
 
-def test_two_views_and_batches_of_one_are_refused(composed):
-    words = ["method=sdc", "method.views=2"]
-    (fault,) = checks.check_train(composed(*words), parse_all(words))
+def test_two_views_and_batch_size_one_are_refused(composed):
+    overrides = ["method=sdc", "method.views=2"]
+    (fault,) = checks.check_train(composed(*overrides), parse_all(overrides))
     assert fault.key == "method.views" and "SimilarityCalibration needs 1" in fault.message
-    words = ["method=sdc", "trainer.batch_size=1"]
-    (fault,) = checks.check_train(composed(*words), parse_all(words))
+    overrides = ["method=sdc", "trainer.batch_size=1"]
+    (fault,) = checks.check_train(composed(*overrides), parse_all(overrides))
     assert fault.key == "trainer.batch_size" and "needs a batch of 2" in fault.message
 
 
 @pytest.mark.parametrize(
-    ("kind", "options", "key"),
+    ("loss_type", "zero_options", "key"),
     [
         (SimilarityCalibration, {}, "reconstruction"),
         (ContrastiveCalibration, {"contrast": 0}, "contrast"),
         (ContrastiveCalibration, {"contrast_on": "features"}, "contrast_on"),
     ],
 )
-def test_weights_that_leave_nothing_to_train_are_refused(kind, options, key):
-    zero = {"reconstruction": 0.0, "quantization": 0, **options}
-    assert [fault[0] for fault in kind.refused(zero)] == [key]
+def test_zero_weights_are_refused(loss_type, zero_options, key):
+    options = {"reconstruction": 0.0, "quantization": 0, **zero_options}
+    assert [fault[0] for fault in loss_type.refused(options)] == [key]
     with pytest.raises(ConfigError, match=rf"{key}  is .* weight above 0"):
-        kind(**zero)
+        loss_type(**options)
     for weight in ("reconstruction", "quantization"):
-        kind(**zero | {weight: 0.1})
-    if kind is ContrastiveCalibration:
-        kind(reconstruction=0, quantization=0)
+        loss_type(**options | {weight: 0.1})
+    if loss_type is ContrastiveCalibration:
+        loss_type(reconstruction=0, quantization=0)

@@ -1,4 +1,4 @@
-"""SDC on two views: pairs within quarters, the contrastive term, the options of the sources."""
+"""SDC on two views: pairs within quarters, the contrastive term, options of the sources."""
 
 import pytest
 import torch
@@ -8,12 +8,12 @@ from deephash.config.overrides import parse_all
 from deephash.losses.contrastive import nt_xent, position_pairs
 from deephash.methods.sdc import ContrastiveCalibration
 from tests.methods.test_sdc import quantiles, quantization, reconstruction
-from tests.methods.unlabelled import contrast, drawn, gradient_of, terms_of
+from tests.methods.unlabelled import contrast, gradient_of, random_rows, terms_of
 from tests.pages import typed
 
 
 @pytest.mark.parametrize(
-    ("rows", "views", "one", "other"),
+    ("rows", "views", "left", "right"),
     [
         (4, 1, [0, 1], [2, 3]),
         (5, 1, [0, 1], [2, 3]),
@@ -25,24 +25,24 @@ from tests.pages import typed
         (2, 2, [], []),
     ],
 )
-def test_pairs_by_position(rows, views, one, other):
+def test_position_pairs(rows, views, left, right):
     result = position_pairs(torch.arange(rows), views)
-    assert [part.tolist() for part in result] == [one, other]
+    assert [part.tolist() for part in result] == [left, right]
     wide = position_pairs(torch.arange(rows * 2).view(rows, 2), views)
-    assert wide[0].shape == (len(one), 2)
+    assert wide[0].shape == (len(left), 2)
 
 
-def test_pairs_stay_within_a_view():
-    """With an even number of images."""
+def test_position_pairs_are_within_a_view():
+    """For an even number of images."""
     view = torch.arange(2).repeat_interleave(6)
-    one, other = position_pairs(view, views=2)
-    assert torch.equal(one, other) and len(one) == 6
+    left, right = position_pairs(view, views=2)
+    assert torch.equal(left, right) and len(left) == 6
 
 
 @pytest.mark.parametrize("images", [1, 2, 3, 4, 7, 8])
 @pytest.mark.parametrize("clamp", [True, False])
-def test_it_is_the_loop(images, clamp):
-    z, x = drawn(2 * images, 1), drawn(2 * images, 2, 5).abs()
+def test_matches_loop(images, clamp):
+    z, x = random_rows(2 * images, 1), random_rows(2 * images, 2, 5).abs()
     loss = ContrastiveCalibration(contrast=0.6, temperature=0.4, clamp=clamp, beta_ab=2)
     result = terms_of(loss, z, x, views=2)
     count = 2 * (2 * images // 4)
@@ -54,7 +54,7 @@ def test_it_is_the_loop(images, clamp):
     assert result["contrast"] == pytest.approx(0.6 * contrast(z.tolist(), 0.4), abs=1e-9)
 
 
-def test_one_image_has_no_pair_and_no_contrast():
+def test_terms_of_one_image_are_zero():
     result = terms_of(ContrastiveCalibration(), [[1.0, -2], [-1, 3]], [[1.0, 2], [1, 3]], views=2)
     assert result["reconstruction"] == result["contrast"] == 0
     assert nt_xent(torch.tensor([[1.0, -2], [-1, 3]]), 0.3) == 0
@@ -67,8 +67,8 @@ def test_degenerate_batches_are_finite(rows):
         assert gradient_of(loss, rows, x, views=2).isfinite().all()
 
 
-def test_the_contrast_may_be_that_of_the_features():
-    z, x = drawn(8, 1), drawn(8, 2, 5)
+def test_contrast_of_features():
+    z, x = random_rows(8, 1), random_rows(8, 2, 5)
     loss = ContrastiveCalibration(contrast_on="features")
     result = terms_of(loss, z, x, views=2)
     assert result["contrast"] == pytest.approx(contrast(x.tolist(), 0.3), abs=1e-9)
@@ -77,24 +77,22 @@ def test_the_contrast_may_be_that_of_the_features():
     ]  # fmt: skip
 
 
-def test_with_nothing_of_its_own_it_is_the_loss_of_one_view_on_quarters():
-    """The first two quarters and the last two, as two batches of the same targets, together."""
-    z, x = drawn(12, 3), drawn(12, 4).abs()
-    both = terms_of(ContrastiveCalibration(contrast=0, clamp=False), z, x, views=2)
+def test_reconstruction_without_contrast():
+    """It is the reconstruction of SDC on one view, for pairs within the halves of the batch."""
+    z, x = random_rows(12, 3), random_rows(12, 4).abs()
+    result = terms_of(ContrastiveCalibration(contrast=0, clamp=False), z, x, views=2)
     order = torch.cat([torch.arange(0, 3), torch.arange(6, 9), torch.arange(3, 6),
                        torch.arange(9, 12)])  # fmt: skip
     expected = reconstruction(z[order], x[order], quantiles(6))
-    assert both["reconstruction"] == pytest.approx(expected, abs=1e-9)
+    assert result["reconstruction"] == pytest.approx(expected, abs=1e-9)
 
 
-def test_the_recipe_has_two_views_of_its_own(composed):
+def test_recipe_has_two_views(composed):
     cfg = composed("method=sdc_simclr")
-    assert checks.check_train(cfg) == [] and cfg["method"]["views"] == [
-        "train",
-        "train",
-    ]  # on digits
+    assert checks.check_train(cfg) == []
+    assert cfg["method"]["views"] == ["train", "train"]  # on digits
     assert cfg["method"]["loss"]["clamp"] and cfg["method"]["loss"]["beta_ab"] == 5
     assert build.method(typed(cfg), 10, 500).loss.temperature == 0.3
-    words = ["method=sdc_simclr", "method.views=1"]
-    (fault,) = checks.check_train(composed(*words), parse_all(words))
+    overrides = ["method=sdc_simclr", "method.views=1"]
+    (fault,) = checks.check_train(composed(*overrides), parse_all(overrides))
     assert fault.key == "method.views" and "needs 2" in fault.message

@@ -10,7 +10,8 @@ from deephash.config.overrides import parse_all
 from deephash.losses.matching import CosineMatching
 from deephash.methods.ugh import UnsupervisedGreedy
 from deephash.models.relaxations import Sign
-from tests.methods.unlabelled import V, X, cosine, drawn, gradient_of, pairs, sign, terms_of
+from tests.methods.loops import cosine, sign
+from tests.methods.unlabelled import V, X, gradient_of, pairs, random_rows, terms_of
 from tests.pages import typed
 
 
@@ -24,58 +25,60 @@ def matching(bits, x, centered=False):
 
 
 def penalty(z, power=3):
-    each = [abs(abs(x) - 1) ** power for row in z.tolist() for x in row]
-    return sum(each) / len(each)
+    values = [abs(abs(x) - 1) ** power for row in z.tolist() for x in row]
+    return sum(values) / len(values)
 
 
-def test_the_worked_example():
-    """The bits of both pairs have cosine 0: .9487^2 / 2 = .45; penalty (1 + 1 + 8) / 8 = 1.25."""
+def test_worked_example():
+    """The bits of both pairs have cosine 0: .9487^2 / 2 = .45; penalty .1 (1 + 1 + 8) / 8."""
     result = terms_of(UnsupervisedGreedy(), V, X, Sign())
     assert result["matching"] == pytest.approx(0.45, abs=1e-6)
     assert result["penalty"] == pytest.approx(0.125, abs=1e-6)
     assert sum(result.values()) == pytest.approx(0.575, abs=1e-6)
 
 
-def test_the_gradient_of_the_penalty():
-    """alpha 3 (|h| - 1)^2 sign(|h| - 1) sign(h) / (N K); bits of a cosine at its extreme add 0."""
+def test_gradient_of_the_penalty():
+    """alpha 3 (|z| - 1)^2 sign(|z| - 1) sign(z) / (N K), plus the gradient of the bits."""
     z = torch.tensor([[2.0, 1.5], [0.5, -3.0]], dtype=torch.float64)
     result = gradient_of(UnsupervisedGreedy(penalty=0.4), z, z, Sign())
     gap = z.abs() - 1
-    own = 0.4 * 3 * gap**2 * gap.sign() * z.sign() / 4
+    penalty_gradient = 0.4 * 3 * gap**2 * gap.sign() * z.sign() / 4
     bits = torch.where(z >= 0, 1.0, -1.0).double().requires_grad_()
     target = torch.cosine_similarity(z[:1], z[1:])
     (torch.cosine_similarity(bits[:1], bits[1:]) - target).square().mean().backward()
-    torch.testing.assert_close(result, own + bits.grad)
+    torch.testing.assert_close(result, penalty_gradient + bits.grad)
 
 
 @pytest.mark.parametrize("rows", [8, 9, 2, 3])
 @pytest.mark.parametrize("target", ["raw", "centered"])
-def test_it_is_the_loop(rows, target):
-    """The last row of an odd batch is in no pair, and in the penalty."""
-    z, x = drawn(rows, 1), drawn(rows, 2, 5).relu()
+def test_matches_loop(rows, target):
+    """The last row of an odd batch is in no pair, but in the penalty."""
+    z, x = random_rows(rows, 1), random_rows(rows, 2, 5).relu()
     result = terms_of(UnsupervisedGreedy(target, penalty=0.3, power=2.5), z, x, Sign())
     bits = [[sign(v) for v in row] for row in z.tolist()]
     assert result["matching"] == pytest.approx(matching(bits, x, target == "centered"), abs=1e-9)
     assert result["penalty"] == pytest.approx(0.3 * penalty(z, 2.5), abs=1e-9)
 
 
-def test_an_odd_row_counts_in_the_penalty_alone():
-    z, x = drawn(5, 1), drawn(5, 2)
+def test_odd_row_is_in_the_penalty_only():
+    z, x = random_rows(5, 1), random_rows(5, 2)
     changed = z.clone()
     changed[4] = 7.0
-    one, two = (terms_of(UnsupervisedGreedy(), some, x, Sign()) for some in (z, changed))
-    assert one["matching"] == two["matching"] and one["penalty"] != two["penalty"]
+    terms = terms_of(UnsupervisedGreedy(), z, x, Sign())
+    changed_terms = terms_of(UnsupervisedGreedy(), changed, x, Sign())
+    assert terms["matching"] == changed_terms["matching"]
+    assert terms["penalty"] != changed_terms["penalty"]
 
 
-def test_the_centered_target_may_be_negative():
-    """Features of a ReLU have no negative cosine; less their mean they have."""
+def test_centered_target_can_be_negative():
+    """Cosines of features after a ReLU are negative only after centering."""
     x = torch.tensor([[1.0, 0.1], [1.0, 0.1], [0.1, 1.0], [0.1, 1.0]], dtype=torch.float64)
     opposite = torch.tensor([[1.0, 1], [1, 1], [-1, -1], [-1, -1]], dtype=torch.float64)
     assert terms_of(CosineMatching("centered"), opposite, x)["matching"] == pytest.approx(0)
     assert terms_of(CosineMatching("raw"), opposite, x)["matching"] > 1
 
 
-def test_zero_has_a_bit_or_none():
+def test_sign_of_zero():
     z, x = [[0.0, 1], [1, 1]], [[1.0, 0], [1, 0]]
     assert terms_of(UnsupervisedGreedy(penalty=0), z, x, Sign()) == {"matching": pytest.approx(0)}
     ternary = terms_of(UnsupervisedGreedy(penalty=0), z, x, Sign(sign_of_zero=0))
@@ -95,21 +98,21 @@ def test_degenerate_batches_are_finite(rows, target):
         assert len(rows) > 1 or result["matching"] == 0
 
 
-def test_the_recipe(composed):
+def test_recipe(composed):
     centered = composed("method=ugh")["method"]["loss"].pop("target")
-    assert centered == "centered"  # on digits alone, whose features are those of random weights
+    assert centered == "centered"  # only on digits, because its backbone has random weights
     cfg = composed("method=ugh", "~settings")
     method = build.method(typed(cfg), 10, 500)
     assert (method.loss.penalty, method.loss.power, method.loss.target) == (0.1, 3.0, "raw")
     shapes = [tuple(p.shape) for p in method.encoder.head.parameters()]
     assert shapes == [(16, 512), (16,)]
     assert cfg["optimizer"]["weight_decay"] == 1e-5 and cfg["backbone"]["frozen"]
-    words = ["method=ugh", "method.views=2"]
-    (fault,) = checks.check_train(composed(*words), parse_all(words))
+    overrides = ["method=ugh", "method.views=2"]
+    (fault,) = checks.check_train(composed(*overrides), parse_all(overrides))
     assert fault.key == "method.views" and "UnsupervisedGreedy needs 1" in fault.message
 
 
-def test_real_values_are_refused(composed):
-    words = ["method=ugh", "relaxation=tanh"]
-    (fault,) = checks.check_train(composed(*words), parse_all(words))
+def test_real_valued_relaxation_is_refused(composed):
+    overrides = ["method=ugh", "relaxation=tanh"]
+    (fault,) = checks.check_train(composed(*overrides), parse_all(overrides))
     assert fault.key == "loss" and "bits, not real values" in fault.message

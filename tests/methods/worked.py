@@ -1,6 +1,6 @@
-"""What a method's test file is made of: its worked values, and the checks that they undergo.
+"""Worked values of a method and the tests that compare the loss with them.
 
-``tests/methods/test_<name>.py`` holds the values of ``conf/method/<name>.yaml`` in a subclass::
+``tests/methods/test_<name>.py`` defines the values of ``conf/method/<name>.yaml`` in a subclass::
 
     class TestCSQ(Worked):
         method = "csq"
@@ -8,9 +8,8 @@
                     centers=CENTERS),)
 
 Each row is compared with the printed values, with plain loops and with finite differences, and the
-recipe must be one of the rows. What holds of every method is tested for every file of
-``conf/method`` elsewhere (``test_recipes``, ``test_degenerate``, ``test_devices``): from those
-nothing has to be registered.
+recipe must be one of the rows. ``test_recipes``, ``test_degenerate`` and ``test_devices`` test all
+files of ``conf/method``, without registration.
 """
 
 import re
@@ -23,8 +22,7 @@ import torch
 import yaml
 from torch import nn
 
-from deephash.config import requirements as recipe
-from deephash.config import targets
+from deephash.config import requirements, targets
 from deephash.losses.lmcl import LMCL
 from deephash.losses.pairwise import PairwiseLikelihood
 from deephash.models.relaxations import Identity
@@ -36,15 +34,15 @@ LOSSES = sorted(path.stem for path in (CONF / "loss").glob("*.yaml"))
 
 
 def page(group, name):
-    """A file of ``conf`` with what it takes from others of its group: values, and parts by seat."""
+    """A file of ``conf`` merged with its defaults of the same group: values, and parts by slot."""
     values = yaml.safe_load((CONF / group / f"{name}.yaml").read_text()) or {}
-    own = values.get(group, values)  # of a page that is global
+    group_values = values.get(group, values)  # of a file with the package _global_
     result = {"parts": {}}
     for entry in values.pop("defaults", ["_self_"]):
         if entry == "_self_":
-            result |= own
+            result |= group_values
         elif isinstance(entry, str):
-            if not entry.startswith("/"):  # what is shared has no part of a method
+            if not entry.startswith("/"):  # shared files contain no parts of a method
                 result |= page(group, entry)
         else:
             ((key, option),) = entry.items()
@@ -54,25 +52,25 @@ def page(group, name):
 
 def method_class(name):
     """The class of a recipe."""
-    return recipe.method_class(page("method", name))
+    return requirements.method_class(page("method", name))
 
 
 def loss_class(name):
-    """The class that a page of ``conf/loss`` names."""
+    """The class of a file of ``conf/loss``."""
     return targets.locate(page("loss", name)["_target_"])
 
 
 def unfrozen(cfg):
-    """A folded configuration whose backbone is trained, also where the recipe freezes it."""
+    """Remove ``backbone.frozen`` from a resolved configuration, so that the backbone is trained."""
     cfg["backbone"].pop("frozen", None)
     return cfg
 
 
 LEARNING = [name for name in METHODS if method_class(name).learns]
-"""The recipes that are trained by gradients."""
+"""Recipes that are trained by gradients."""
 
 OWNERS = {page("method", name)["parts"].get("loss"): name for name in reversed(METHODS)}
-"""For each loss a recipe that has it."""
+"""A recipe for each loss."""
 
 
 # worked values
@@ -88,7 +86,7 @@ PAIRS = {"single": [[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]],
 
 @dataclass(frozen=True)
 class Row:
-    """An objective with its numbers: labels -> (loss, norm of its gradient by the code)."""
+    """A loss with worked values for single and multiple labels: (loss, norm of its gradient)."""
 
     loss: type[nn.Module]
     single: tuple[float, float]
@@ -115,76 +113,78 @@ def lmcl(single, multi, relaxation=None, similarity=None, centers=CENTERS, scale
 
 
 CONTROL = lmcl((0.685122, 0.649601), (1.396207, 0.661585))
-"""The shared loss on the real-valued code and its cosine."""
+"""The shared loss on real-valued codes and cosines."""
 
 
-def made(case, row, labels, dtype=torch.float64):
-    """The case and the objective of a row; the memory knows nothing yet."""
+def build_row(make_case, row, labels, dtype=torch.float64):
+    """The case and the loss of a row, with an empty memory."""
     n = len(row.labels[labels])
-    at = case(Z[:n], row.labels[labels], row.centers, [0, 2, 3, 5][:n], 6, row.relaxation,
+    case = make_case(Z[:n], row.labels[labels], row.centers, [0, 2, 3, 5][:n], 6, row.relaxation,
               row.similarity, dtype)  # fmt: skip
-    loss = at.made(row.loss, **row.options)
+    loss = case.loss(row.loss, **row.options)
     with torch.no_grad():
         if getattr(loss, "bias", None) is not None:
             nn.init.zeros_(loss.bias)[:] = torch.tensor([0.1, 0, -0.1])
         if hasattr(loss, "ties"):
             loss.ties[:] = torch.tensor([1, -1, 1, -1])
-    return at, loss
+    return case, loss
 
 
 class Worked:
-    """The checks of a method's worked values; a subclass in a test file gives them.
+    """Base class of the tests of worked values.
 
     Attributes:
         method: the recipe, a file of ``conf/method``.
         rows: the worked values, in float64.
-        loop: ``(Numbers, **options) -> float``, the objective as one reads it; None for the shared
-            objectives, which have theirs in ``conftest.LOOPS``.
+        loop: ``(Numbers, **options) -> float``, the loss in plain loops; None for the losses in
+            ``loops.LOOPS``.
     """
 
     method: ClassVar[str]
     rows: ClassVar[Sequence[Row]] = ()
     loop: ClassVar[Callable[..., float] | None] = None
 
-    def test_worked_values(self, row, labels, case):
-        """To the last of six printed digits."""
-        loss, norm = getattr(row, labels)
-        at, objective = made(case, row, labels)
-        assert at.gradient(objective).norm().item() == pytest.approx(norm, abs=1e-6)
-        at, objective = made(case, row, labels)
-        assert at.total(objective).item() == pytest.approx(loss, abs=1e-6)
+    def test_worked_values(self, row, labels, make_case):
+        """Printed with six digits."""
+        expected, gradient_norm = getattr(row, labels)
+        case, loss = build_row(make_case, row, labels)
+        assert case.gradient(loss).norm().item() == pytest.approx(gradient_norm, abs=1e-6)
+        case, loss = build_row(make_case, row, labels)
+        assert case.total(loss).item() == pytest.approx(expected, abs=1e-6)
 
-    def test_rows_are_what_loops_give(self, row, labels, case, loops):
-        at, objective = made(case, row, labels)
-        expected = loops(at, objective, loop=type(self).loop, **row.options)
-        assert at.total(objective).item() == pytest.approx(expected, abs=1e-9, rel=0)
-        at, objective = made(case, row, labels, torch.float32)
-        result = at.total(objective)
+    def test_rows_match_loops(self, row, labels, make_case, loop_loss):
+        case, loss = build_row(make_case, row, labels)
+        expected = loop_loss(case, loss, loop=type(self).loop, **row.options)
+        assert case.total(loss).item() == pytest.approx(expected, abs=1e-9, rel=0)
+        case, loss = build_row(make_case, row, labels, torch.float32)
+        result = case.total(loss)
         assert result.dtype == torch.float32
         assert result.item() == pytest.approx(expected, rel=1e-5)
 
-    def test_gradients_are_finite_differences(self, row, labels, case):
-        """Bits have none: the real-valued code stands for them. A memory is filled, then kept."""
+    def test_gradients_match_finite_differences(self, row, labels, make_case):
+        """Bits are replaced by real-valued codes. A memory is filled first, and then constant."""
         if getattr(row.relaxation, "bits", False):
             row = replace(row, relaxation=Identity())
-        at, objective = made(case, row, labels)
-        at.total(objective)
-        objective.eval()
-        z = at.z.clone().requires_grad_()
-        assert torch.autograd.gradcheck(lambda z: at.total(objective, z), (z,))
+        case, loss = build_row(make_case, row, labels)
+        case.total(loss)
+        loss.eval()
+        z = case.z.clone().requires_grad_()
+        assert torch.autograd.gradcheck(lambda z: case.total(loss, z), (z,))
 
-    def test_the_recipe_as_it_is_written_is_one_of_the_rows(self, composed):
-        """Class for class and number for number; what the objective does not read is left open."""
+    def test_recipe_is_one_of_the_rows(self, composed):
+        """The classes of its parts and all options of its loss; parts that are None may differ."""
         recipe = composed(f"method={self.method}")["method"]
-        written = dict(recipe["loss"])
-        kind = targets.locate(written.pop("_target_"))
-        defaults = {key: p.default for key, p in targets.arguments(kind).items() if key in written}
-        result = []
+        options = dict(recipe["loss"])
+        loss_type = targets.locate(options.pop("_target_"))
+        arguments = targets.arguments(loss_type)
+        defaults = {key: p.default for key, p in arguments.items() if key in options}
+        matches = []
         for row in self.rows:
             parts = {"relaxation": row.relaxation, "similarity": row.similarity}
-            same = all(
+            same_parts = all(
                 part is None or recipe[key]["_target_"].endswith(f".{type(part).__name__}")
                 for key, part in parts.items()
             )
-            result.append(row.loss is kind and defaults | row.options == written and same)
-        assert any(result)
+            same_options = defaults | row.options == options
+            matches.append(row.loss is loss_type and same_options and same_parts)
+        assert any(matches)

@@ -137,7 +137,7 @@ class IMH(ClosedForm):
     ) -> None:
         super().__init__(encoder)
         count, width = self.head.anchors.shape
-        require_components(nbit, width)  # of which t-SNE starts
+        require_components(nbit, width)  # the initialization of t-SNE
         if count > num_train:
             raise ConfigError(
                 f"method.head.anchors  is {count}, but there are {num_train} training images.\n"
