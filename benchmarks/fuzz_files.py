@@ -346,8 +346,9 @@ class IntactFiles:
         self.cfgs = [cfg for _, cfg in grid]
         evaluation = configuration("run=x", "figures=false", "device=cpu", page="evaluate")
         self.evaluation = checks.parse_page(schema.Evaluate, evaluation)
-        report = configuration("sweep=a", "compare=best", "draws=100",
-                               f"paths.outputs={self.outputs}", page="report")  # fmt: skip
+        report = configuration(
+            "sweep=a", "compare=best", "draws=100", f"paths.outputs={self.outputs}", page="report"
+        )
         self.report = checks.parse_page(schema.Report, report)
         for job, cfg in grid:
             train(cfg, job)

@@ -83,7 +83,7 @@ def spawn(request: Request, log: Path, changed: Callable[[], None]) -> tuple[int
         "DEEPHASH_CACHE": str(Path(request["scratch"]).parent / "cache"),
         "CUBLAS_WORKSPACE_CONFIG": os.environ.get("CUBLAS_WORKSPACE_CONFIG", ":4096:8"),
         "MPLBACKEND": "agg",
-    }  # fmt: skip
+    }
     if request["device"] != "cuda":
         environment["CUDA_VISIBLE_DEVICES"] = ""
     with log.open("ab") as out:

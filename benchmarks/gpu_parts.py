@@ -207,9 +207,10 @@ def run_tests(request: Request) -> Values:
         "-p", "no:cacheprovider", *files,
     ]  # fmt: skip
     environment = os.environ | {
-        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONUNBUFFERED": "1",
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": str(max(1, min(8, cores() // 2))),  # the CPU computes expected values
-    }  # fmt: skip
+    }
     log = Path(request["scratch"]) / "pytest.txt"
     status = run_logged(command, log, request["until"] - time.time() - 3, environment, ROOT)
     text = log.read_text(errors="replace")
@@ -237,8 +238,9 @@ def read_pytest(text: str) -> Values:
         of an incomplete output, otherwise None.
     """
     outcomes = dict(OUTCOME.findall(text))
-    failures = {name: "" for name, outcome in outcomes.items()
-                if outcome in ("FAILED", "ERROR", "XPASS")}  # fmt: skip
+    failures = {
+        name: "" for name, outcome in outcomes.items() if outcome in ("FAILED", "ERROR", "XPASS")
+    }
     failures |= dict(SUMMARY.findall(text)) | dict(BROKEN.findall(text))
     complete = re.search(r"^=+ .*\bin [\d.]+s", text, re.MULTILINE) is not None
     last = next((line for line in reversed(text.splitlines()) if "::" in line), "")
@@ -901,7 +903,7 @@ def measure_retrieval(
     convention = Convention(top=load.top)
     map_seconds, value = time_calls(
         lambda: mean_average_precision(hist, convention).value, warm_up=1
-    )  # fmt: skip
+    )
     cpu_seconds, expected = time_calls(lambda: count(few, cpu))
     compared = len(few.query_codes)
     equal = all(np.array_equal(counts[:compared], wanted) for counts, wanted in
@@ -950,8 +952,9 @@ def label_free_methods() -> list[str]:
     methods = []
     for path in sorted((ROOT / "conf" / "method").glob("*.yaml")):
         entries = yaml.safe_load(path.read_text())["defaults"]
-        groups = dict(item for entry in entries if isinstance(entry, dict)
-                      for item in entry.items())  # fmt: skip
+        groups = dict(
+            item for entry in entries if isinstance(entry, dict) for item in entry.items()
+        )
         loss = groups.get("/loss@loss", groups.get("/loss@method.loss"))  # of a global recipe
         if loss is not None:
             node = yaml.safe_load((ROOT / "conf" / "loss" / f"{loss}.yaml").read_text())

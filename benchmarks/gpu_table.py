@@ -120,8 +120,9 @@ def profile_blocks(cells: Values) -> list[str]:
             *(f"{cell['calls'][name]:.0f}" for name in calls),
             figure(cell["device_ms"]), f"{cell['busy']:.0%}",
         ])  # fmt: skip
-        top = ", ".join(f"`{key[:48]}` {share:.0%} ({times:.0f})"
-                        for key, times, share in cell["top"][:5])  # fmt: skip
+        top = ", ".join(
+            f"`{key[:48]}` {share:.0%} ({times:.0f})" for key, times, share in cell["top"][:5]
+        )
         tops.append(f"- {form}, most time (and calls a step): {top}")
     return [table(rows), "\n".join(tops)]
 

@@ -239,8 +239,9 @@ def measure_transfer(request: Request) -> Values:
     values = {}
     for name, pinned in (("pageable", False), ("pinned", True)):
         source = torch.zeros(256 << 20, dtype=torch.uint8, pin_memory=pinned)
-        copy = partial(torch.empty_like(source, device=request["device"]).copy_, source,
-                       non_blocking=True)  # fmt: skip
+        copy = partial(
+            torch.empty_like(source, device=request["device"]).copy_, source, non_blocking=True
+        )
         values[name] = (
             source.nbytes / harness.time_calls(copy, warm_up=1, device=request["device"])[0]
         )
@@ -500,7 +501,7 @@ def run_section(name: str, options: Options, base: Request, report: Report) -> l
     cuda = on_cuda(options)
     harness.alternate(
         contenders, lambda series: harness.spawn(__file__, series.request, cuda), rounds, label=name
-    )  # fmt: skip
+    )
     complete = {series.name: series for series in contenders if series.rounds}
     blocks, notes = [f"### {section.title}"], []
     if complete:

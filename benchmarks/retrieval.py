@@ -418,8 +418,9 @@ def measured(request: Values) -> Values:
 def run(request: Values, folder: Path) -> Values:
     """Measure a contender in a process of its own."""
     cuda = request["contender"] == "cuda"
-    return harness.spawn(__file__, request | {"folder": str(folder)}, cuda,
-                 NUMBA_CACHE_DIR=str(folder / "numba"))  # fmt: skip
+    return harness.spawn(
+        __file__, request | {"folder": str(folder)}, cuda, NUMBA_CACHE_DIR=str(folder / "numba")
+    )
 
 
 # One case

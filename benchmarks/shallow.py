@@ -132,8 +132,9 @@ def main(arguments: Sequence[str]) -> int:
     report.add(f"{options.images:,} x {options.width:,} features, float32,"
                f" {features.nbytes / 1e9:.2f} GB; {options.bits} bits;"
                f" {torch.get_num_threads()} threads")  # fmt: skip
-    rows = [["method", "s", "CPU s", "GB", "naive: s", "CPU s", "GB",
-             "mean difference of distances"]]  # fmt: skip
+    rows = [
+        ["method", "s", "CPU s", "GB", "naive: s", "CPU s", "GB", "mean difference of distances"]
+    ]
     failed = False
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "features.npy"

@@ -142,10 +142,11 @@ def fills(name: str, side: int, batch_size: int) -> int:
         torch.use_deterministic_algorithms(False)
         flag.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return sum(
-        event.name == "aten::fill_" and str(event.cpu_parent and event.cpu_parent.name)
+        event.name == "aten::fill_"
+        and str(event.cpu_parent and event.cpu_parent.name)
         in ("aten::empty", "aten::empty_strided", "aten::empty_like", "aten::resize_")
         for event in profiled.events()
-    )  # fmt: skip
+    )
 
 
 def count_table(options: argparse.Namespace) -> list[list[str]]:

@@ -42,10 +42,13 @@ def names(group: str) -> list[str]:
 def lines() -> list[str]:
     """Return the command lines: a page and overrides, or a file of a group."""
     data = [f"data do=describe dataset={name}{REQUIRED.get(name, '')}" for name in names("dataset")]
-    groups = [[f" {group}={name}" for name in names(group)]
-              for group in ("method", "views", "pipeline")]  # fmt: skip
-    train = [f"train dataset=cifar10 ~settings{''.join(choices)}"
-             for choices in itertools.zip_longest(*groups, fillvalue="")]  # fmt: skip
+    groups = [
+        [f" {group}={name}" for name in names(group)] for group in ("method", "views", "pipeline")
+    ]
+    train = [
+        f"train dataset=cifar10 ~settings{''.join(choices)}"
+        for choices in itertools.zip_longest(*groups, fillvalue="")
+    ]
     train += [f"train experiment={name}" for name in names("experiment")]
     train += [f"train hydra/launcher={name}" for name in names("hydra/launcher")]
     files = [path.relative_to(CONF).with_suffix("") for path in sorted(CONF.glob("*/**/*.yaml"))]

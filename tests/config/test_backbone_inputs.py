@@ -34,8 +34,12 @@ def options(cfg, kind, option, pipeline=None):
     """The values of an option in the steps of a kind, of one pipeline or of all."""
     pipelines = cfg["dataset"]["transforms"]
     chosen = [pipelines[pipeline]] if pipeline else pipelines.values()
-    return [step.get(option) for steps in chosen for step in steps
-            if step["_target_"].endswith(f".{kind}")]  # fmt: skip
+    return [
+        step.get(option)
+        for steps in chosen
+        for step in steps
+        if step["_target_"].endswith(f".{kind}")
+    ]
 
 
 def faults(cfg):

@@ -334,8 +334,10 @@ def test_swapped_parts_are_built(folded):
     cfg = folded("codebook=bernoulli", "similarity=cosine", "head=linear", "relaxation=tanh")
     assert checks.check_train(cfg) == []
     method = build.method(typed(cfg), num_classes=10, num_train=500)
-    names = [type(part).__name__ for part in (method.codebook, method.similarity,
-                                              method.encoder.head, method.relaxation)]  # fmt: skip
+    names = [
+        type(part).__name__
+        for part in (method.codebook, method.similarity, method.encoder.head, method.relaxation)
+    ]
     assert names == ["Bernoulli", "Cosine", "Linear", "Tanh"]
 
 
@@ -361,8 +363,12 @@ def test_unknown_keys_of_a_part_are_reported_with_a_near_one(faults):
 
 
 def test_wrong_types_are_reported(faults):
-    result = faults("method.loss.scale=big", "backbone.width=1.5", "method.similarity.sqrt_bk=3",
-                   "backbone.pool=5")  # fmt: skip
+    result = faults(
+        "method.loss.scale=big",
+        "backbone.width=1.5",
+        "method.similarity.sqrt_bk=3",
+        "backbone.pool=5",
+    )
     assert {key: fault.message for key, fault in result.items()} == {
         "method.loss.scale": "'big' is not a number or one of sqrt_nbit, adaptive.",
         "backbone.width": "1.5 is not a whole number.",
@@ -412,10 +418,14 @@ def test_a_part_that_does_not_exist_is_reported(target, faults):
         (["trainer.graph=true", "trainer.compile=true", "trainer.device=cpu"], "trainer.graph"),
         (["dataset.protocol=other"], "dataset.protocol"),
         (["dataset.protocols.per_class.queries=0"], "dataset.protocols.per_class.queries"),
-        (["trainer.select_on=val", "dataset.protocols.per_class.validation=0"],
-         "trainer.select_on"),
-        (["trainer.select_on=agreement", "dataset.protocols.per_class.validation=0"],
-         "trainer.select_on"),
+        (
+            ["trainer.select_on=val", "dataset.protocols.per_class.validation=0"],
+            "trainer.select_on",
+        ),
+        (
+            ["trainer.select_on=agreement", "dataset.protocols.per_class.validation=0"],
+            "trainer.select_on",
+        ),
         (["trainer.select_on=last", "trainer.patience=3"], "trainer.patience"),
         (["trainer.batch_size=1"], "trainer.batch_size"),
         (["trainer.drop_last=false"], "trainer.drop_last"),
@@ -434,7 +444,7 @@ def test_a_part_that_does_not_exist_is_reported(target, faults):
         (["method.codebook=null"], "similarity"),
         (["method.similarity=null"], "loss"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_work_is_reported_alone(overrides, key, faults):
     result = faults(*overrides)
     assert list(result) == [key]
@@ -501,11 +511,13 @@ def test_numbers_of_parts_have_bounds(overrides, key, faults):
     ("overrides", "key"),
     [
         (["loss=lmcl", "+loss.scael=3"], "loss.scael"),
-        (["method=jmlh", "relaxation=stochastic_sign", "relaxation.stochastic=7"],
-         "relaxation.stochastic"),
+        (
+            ["method=jmlh", "relaxation=stochastic_sign", "relaxation.stochastic=7"],
+            "relaxation.stochastic",
+        ),
         (["+method.loss.scael=3"], "method.loss.scael"),
     ],
-)  # fmt: skip
+)
 def test_a_fault_stands_where_it_was_typed(overrides, key, composed):
     (fault,) = checks.check_train(resolve.resolve(composed(overrides)), parse_all(overrides))
     assert fault.key == key
@@ -530,8 +542,15 @@ def test_values_of_an_overlay_are_reported_as_such(composed):
 
 
 def test_unknown_keys_and_groups_are_explained_at_once(explained):
-    result = explained("nbit=64", "trainer.epoch=3", "method=rehash", "trainer.precision=fp8",
-                      "trainer.epochs=many", "trainer.batch_size=0", "bad")  # fmt: skip
+    result = explained(
+        "nbit=64",
+        "trainer.epoch=3",
+        "method=rehash",
+        "trainer.precision=fp8",
+        "trainer.epochs=many",
+        "trainer.batch_size=0",
+        "bad",
+    )
     assert result["nbit"].hint == "Did you mean model.nbit=64?"
     assert result["trainer.epoch"].hint == "Did you mean trainer.epochs=3?"
     assert "relahash" in result["method"].hint
@@ -998,7 +1017,9 @@ def test_an_option_that_a_recipe_sets_and_a_part_lacks_names_the_recipe():
 
 def test_a_protocol_that_is_no_part_is_no_crash(faults):
     result = faults(
-        "dataset=folder", "dataset.root=x", "trainer.select_on=agreement",
+        "dataset=folder",
+        "dataset.root=x",
+        "trainer.select_on=agreement",
         "dataset.protocols.drawn=null",
-    )  # fmt: skip
+    )
     assert result and all(fault.hint for fault in result.values())

@@ -166,8 +166,15 @@ def test_every_refusal_has_one_form(arguments, say):
 
 
 def test_all_faults_are_in_one_message(say):
-    words = ["optimizer.lr=fast", "optimizer.betas=[2,2]", "scheduler.gamma=-1", "model.nbit=0",
-             "dataset.expected=none", "epochs=3", "method.loss.margin=inf"]  # fmt: skip
+    words = [
+        "optimizer.lr=fast",
+        "optimizer.betas=[2,2]",
+        "scheduler.gamma=-1",
+        "model.nbit=0",
+        "dataset.expected=none",
+        "epochs=3",
+        "method.loss.margin=inf",
+    ]
     message = say("train", *words)
     assert message.startswith("config: 7 problems")
 

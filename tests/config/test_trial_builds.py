@@ -26,17 +26,23 @@ def faults():
     [
         (["optimizer.betas=[2,2]"], {"optimizer.betas"}),
         (["optimizer.weight_decay=-1"], {"optimizer.weight_decay"}),
-        (["optimizer.weight_decay=-1", "optimizer.betas=[2,2]", "+optimizer.eps=-1"],
-         {"optimizer.weight_decay", "optimizer.betas", "optimizer.eps"}),
-        (["optimizer=sgd", "optimizer.nesterov=true", "optimizer.momentum=0"],
-         {"optimizer.nesterov"}),
+        (
+            ["optimizer.weight_decay=-1", "optimizer.betas=[2,2]", "+optimizer.eps=-1"],
+            {"optimizer.weight_decay", "optimizer.betas", "optimizer.eps"},
+        ),
+        (
+            ["optimizer=sgd", "optimizer.nesterov=true", "optimizer.momentum=0"],
+            {"optimizer.nesterov"},
+        ),
         (["+optimizer.differentiable=true"], {"optimizer.differentiable"}),
-        (["optimizer._target_=torch.optim.LBFGS", "~optimizer.betas", "~optimizer.weight_decay"],
-         {"optimizer"}),
+        (
+            ["optimizer._target_=torch.optim.LBFGS", "~optimizer.betas", "~optimizer.weight_decay"],
+            {"optimizer"},
+        ),
         (["codebook=max_hamming", "codebook.tries=1000000", "model.nbit=512"], {"codebook.tries"}),
         (["codebook=hadamard", "codebook.rest=once", "model.nbit=48"], {"codebook.rest"}),
     ],
-)  # fmt: skip
+)
 def test_an_option_that_a_constructor_refuses_is_reported(words, keys, faults):
     assert set(faults(*words)) == keys
 

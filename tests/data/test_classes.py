@@ -39,11 +39,17 @@ class Given:
 def module(classes, images=None, **changes):
     data = DataModule(
         **{
-            "name": "made", "source": Given(images or made()), "protocol_name": "own",
-            "protocol": PerClass(queries=2, train=5, seed=3), "train_transform": Pipeline([]),
-            "test_transform": Pipeline([]), "batch_size": 4, "classes": classes, **changes,
+            "name": "made",
+            "source": Given(images or made()),
+            "protocol_name": "own",
+            "protocol": PerClass(queries=2, train=5, seed=3),
+            "train_transform": Pipeline([]),
+            "test_transform": Pipeline([]),
+            "batch_size": 4,
+            "classes": classes,
+            **changes,
         }
-    )  # fmt: skip
+    )
     data.setup("cpu")
     return data
 
@@ -142,9 +148,12 @@ def test_a_class_too_small_for_the_protocol_can_be_left_out():
     images = made()
     keep = np.flatnonzero((np.arange(40) % 4 != 2) | (np.arange(40) < 4))  # one c
     few = dataclasses.replace(
-        images, inputs=images.inputs[keep], labels=images.labels[keep],
-        ids=tuple(images.ids[row] for row in keep), official_query=None,
-    )  # fmt: skip
+        images,
+        inputs=images.inputs[keep],
+        labels=images.labels[keep],
+        ids=tuple(images.ids[row] for row in keep),
+        official_query=None,
+    )
     with pytest.raises(DataError, match="class 'c' has 1 images"):
         module(None, few)
     assert module(["a", "b", "d"], few).facts.num_classes == 3

@@ -182,8 +182,9 @@ def test_streams_are_shuffles_of_their_own():
     plain.setup("cpu")
     batches = list(made.train(0))
     assert len(batches) == made.steps == plain.steps == 6
-    first, second = (torch.cat([b.index[part] for b in batches])
-                     for part in (slice(3), slice(3, 6)))  # fmt: skip
+    first, second = (
+        torch.cat([b.index[part] for b in batches]) for part in (slice(3), slice(3, 6))
+    )
     for stream in (first, second):
         assert len(stream) == len(set(stream.tolist())) == 18
     assert torch.equal(first, torch.cat([b.index for b in plain.train(0)]))
@@ -240,8 +241,7 @@ class Halves:
 
     def split(self, images):
         rows = np.arange(40)
-        return Split(train=rows[5:25], database=rows[25:], queries=rows[25:30],
-                     validation=rows[:0])  # fmt: skip
+        return Split(train=rows[5:25], database=rows[25:], queries=rows[25:30], validation=rows[:0])
 
 
 @pytest.mark.parametrize("streams", [1, 2])
@@ -387,6 +387,9 @@ def test_features_are_batches_too():
     strong = {"strong": Pipeline([RandomHorizontalFlip()])}
     with pytest.raises(DataError, match=r"views \(strong\), .*\n.*method.cached_views=8"):
         module(
-            source=Described(), train_transform=Pipeline([]), test_transform=Pipeline([]),
-            views=["strong", "strong"], more_transforms=strong,
-        ).setup("cpu")  # fmt: skip
+            source=Described(),
+            train_transform=Pipeline([]),
+            test_transform=Pipeline([]),
+            views=["strong", "strong"],
+            more_transforms=strong,
+        ).setup("cpu")

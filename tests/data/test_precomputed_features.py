@@ -169,9 +169,11 @@ def test_pixels_are_read_once_for_each_set_of_rows(store, monkeypatch):
 
 def views_of(data, epoch=0):
     """For each place the views (V, D) that it had in an epoch."""
-    return {int(place): batch.images[row]
-            for batch in data.train(epoch)
-            for row, place in enumerate(batch.index)}  # fmt: skip
+    return {
+        int(place): batch.images[row]
+        for batch in data.train(epoch)
+        for row, place in enumerate(batch.index)
+    }
 
 
 def rows_of(data, name):
@@ -196,9 +198,9 @@ def test_views_are_drawn_anew_in_each_epoch_and_differ(store):
     plain = digits(["test"])
     served(plain)
     for place, views in views_of(data).items():
-        assert torch.equal(views[2], plain.features.views["test"].rows[
-            plain.features.views["test"].places[place]
-        ])  # fmt: skip
+        assert torch.equal(
+            views[2], plain.features.views["test"].rows[plain.features.views["test"].places[place]]
+        )
 
 
 def test_fixed_views_do_not_depend_on_the_seed_and_choices_do(store):

@@ -93,9 +93,11 @@ def test_a_tensor_that_is_there_stays():
 class Source:
     def load(self):
         return ImageSet(
-            inputs=pixels(26).numpy(), labels=one_hot(np.arange(26) % 4, 4),
-            ids=tuple(map(str, range(26))), classes=tuple("abcd"),
-        )  # fmt: skip
+            inputs=pixels(26).numpy(),
+            labels=one_hot(np.arange(26) % 4, 4),
+            ids=tuple(map(str, range(26))),
+            classes=tuple("abcd"),
+        )
 
 
 def module(device, drop_last=True, limit=1 << 30, views=1):

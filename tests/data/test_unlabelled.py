@@ -77,8 +77,10 @@ class TestFolder:
         images = Folder(root, size=8).load()
         assert images.classes == () and images.parts == ("train", "test", "val")
         split = Official(train=None).split(images)
-        named = {role: [images.ids[row] for row in getattr(split, role)]
-                 for role in ("train", "database", "queries", "validation")}  # fmt: skip
+        named = {
+            role: [images.ids[row] for row in getattr(split, role)]
+            for role in ("train", "database", "queries", "validation")
+        }
         assert named["train"] == named["database"] == ["train/0.png", "train/1.png"]
         assert named["queries"] == ["test/0.png", "test/1.png"]
         assert named["validation"] == ["val/0.png", "val/1.png"]
@@ -131,12 +133,16 @@ class TestLists:
         return root
 
     def test_lists_of_paths_alone_have_no_labels(self, tmp_path):
-        root = self.write(tmp_path, train=["0.png", "1.png"], test=["2.png"],
-                          database=["0.png", "1.png", "3.png"])  # fmt: skip
+        root = self.write(
+            tmp_path, train=["0.png", "1.png"], test=["2.png"], database=["0.png", "1.png", "3.png"]
+        )
         images = Lists(root, size=8).load()
         assert images.classes == () and images.labels.shape == (4, 0)
         assert {role: rows.tolist() for role, rows in images.lists.items()} == {
-            "database": [0, 1, 2], "queries": [3], "train": [0, 1]}  # fmt: skip
+            "database": [0, 1, 2],
+            "queries": [3],
+            "train": [0, 1],
+        }
         assert describe_split(images, Listed().split(images), "set", "lists", 0).num_classes == 0
 
     def test_paths_may_hold_blanks_and_the_list_may_be_packed(self, tmp_path):
@@ -179,8 +185,9 @@ class TestLists:
             Lists(root, class_names=["cat", "dog"]).read()
 
     def test_the_training_list_alone_may_have_none(self, tmp_path):
-        root = self.write(tmp_path, train=["0.png", "3.png"], test=["2.png 0"],
-                          database=["3.png 1", "4.png 0"])  # fmt: skip
+        root = self.write(
+            tmp_path, train=["0.png", "3.png"], test=["2.png 0"], database=["3.png 1", "4.png 0"]
+        )
         images = Lists(root).read()
         assert images.classes == ("0", "1")
         labels = dict(zip(images.ids, images.labels.toarray().tolist(), strict=True))

@@ -22,8 +22,11 @@ def check_terms(result: dict[str, list[str]], golden: dict[str, list[str]]) -> N
     for term in golden:
         assert len(result[term]) == len(golden[term]), term
         if EXACT:
-            steps = [at for at, pair in enumerate(zip(result[term], golden[term], strict=True))
-                     if pair[0] != pair[1]]  # fmt: skip
+            steps = [
+                at
+                for at, pair in enumerate(zip(result[term], golden[term], strict=True))
+                if pair[0] != pair[1]
+            ]
             assert not steps, f"{term} differs from step {steps[0] + 1} on, {len(steps)} steps"
         for at, (a, b) in enumerate(zip(result[term], golden[term], strict=True)):
             early = 1e-3 if term == "grad_norm" else 1e-4

@@ -87,8 +87,14 @@ TRAINED: dict[str, list[str]] = {
 
 SMALL = ["dataset=digits", "trainer.device=cpu", "trainer.log_every=1", "logger=quiet"]
 
-FROZEN = [*SMALL, "backbone.width=4", "model.nbit=8", "trainer.epochs=3", "trainer.eval_every=1",
-          "group=frozen"]  # fmt: skip
+FROZEN = [
+    *SMALL,
+    "backbone.width=4",
+    "model.nbit=8",
+    "trainer.epochs=3",
+    "trainer.eval_every=1",
+    "group=frozen",
+]
 """What the two frozen runs share."""
 
 FINISHED = [*FROZEN, "method=relahash"]
@@ -215,8 +221,10 @@ def fingerprints(folder: Path) -> dict[str, str]:
         folder: an empty one, for lists and images.
     """
     digits = composed(["dataset=digits"])[1]["dataset"]["protocols"]
-    made = {f"digits, {name}": of_data(["dataset=digits", f"dataset.protocol={name}"])
-            for name in digits}  # fmt: skip
+    made = {
+        f"digits, {name}": of_data(["dataset=digits", f"dataset.protocol={name}"])
+        for name in digits
+    }
     made["digits, four classes"] = of_data(["dataset=digits", "dataset.classes=[0,3,5,9]"])
     per_class = "dataset.protocols.per_class"
     made["digits, train outside"] = of_data(
@@ -259,8 +267,15 @@ def losses_of(folder: Path) -> dict[str, list[str]]:
     for line in (folder / "log.jsonl").read_text().splitlines():
         row = json.loads(line)
         if row["where"] == "train":
-            for term in set(row) - {"time", "where", "step", "epoch", "lr", "images_per_second",
-                                    "data_share"}:  # fmt: skip
+            for term in set(row) - {
+                "time",
+                "where",
+                "step",
+                "epoch",
+                "lr",
+                "images_per_second",
+                "data_share",
+            }:
                 result.setdefault(term, []).append(float(row[term]).hex())
     return dict(sorted(result.items()))
 
@@ -315,9 +330,12 @@ def freeze(outputs: Path) -> dict[str, Any]:
     )
     return {
         "finished": {"run": finished["run"], "map": float(finished["metrics"]["map"]).hex()},
-        "interrupted": {"run": whole["run"], "map": float(whole["metrics"]["map"]).hex(),
-                        "terms": after},
-    }  # fmt: skip
+        "interrupted": {
+            "run": whole["run"],
+            "map": float(whole["metrics"]["map"]).hex(),
+            "terms": after,
+        },
+    }
 
 
 def portable(runs: Path) -> None:

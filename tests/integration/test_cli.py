@@ -98,11 +98,15 @@ def test_deprecated_scripts_run_the_command_and_name_it(
         ("python -m deephash", [f"python -m deephash {page}" for page in program.PAGES]),
         (
             "../it/train.py",
-            ["python ../it/train.py", "python ../it/evaluate.py",
-             "python -m deephash report", "python -m deephash data"],
+            [
+                "python ../it/train.py",
+                "python ../it/evaluate.py",
+                "python -m deephash report",
+                "python -m deephash data",
+            ],
         ),
     ],
-)  # fmt: skip
+)
 def test_messages_name_commands_as_the_program_was_started(started_as, expected, monkeypatch):
     monkeypatch.setattr(program, "_started_as", started_as)
     assert [program.command(page) for page in program.PAGES] == expected

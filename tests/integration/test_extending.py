@@ -125,8 +125,13 @@ METHOD = """
 def test_a_dataset_page_a_source_and_a_recipe_of_a_package(plugin):
     from deephash.config import build
 
-    plugin({"mypkg/__init__.py": SOURCE, "mypkg/conf/dataset/birds.yaml": DATASET,
-            "mypkg/conf/method/mine.yaml": METHOD})  # fmt: skip
+    plugin(
+        {
+            "mypkg/__init__.py": SOURCE,
+            "mypkg/conf/dataset/birds.yaml": DATASET,
+            "mypkg/conf/method/mine.yaml": METHOD,
+        }
+    )
     words = ["plugins=[mypkg]", "dataset=birds", "method=mine"]
     cfg = checked(*words)
     assert run_identity.run_name(cfg.plain, parse_all(words)) == "birds/mine/32bit/seed0"
@@ -137,12 +142,15 @@ def test_a_dataset_page_a_source_and_a_recipe_of_a_package(plugin):
     ("files", "says"),
     [
         ({}, "plugins  there is no package mypkg: it is not installed, and not in this folder"),
-        ({"mypkg/__init__.py": "import nothing_like_this"}, r"mypkg cannot be imported: "
-         r"ModuleNotFoundError: No module named 'nothing_like_this' \(.*__init__.py, line 1\)"),
+        (
+            {"mypkg/__init__.py": "import nothing_like_this"},
+            r"mypkg cannot be imported: "
+            r"ModuleNotFoundError: No module named 'nothing_like_this' \(.*__init__.py, line 1\)",
+        ),
         ({"mypkg/__init__.py": "def f(:"}, r"mypkg cannot be imported: SyntaxError.*line 1"),
         ({"mypkg.py": "raise RuntimeError('no license')"}, "RuntimeError: no license"),
     ],
-)  # fmt: skip
+)
 def test_a_package_that_cannot_be_imported(plugin, files, says):
     plugin(files)
     with pytest.raises(ConfigError, match=says):

@@ -157,8 +157,12 @@ def test_the_default_protocol_is_one_for_images_without_labels(
 
 
 def test_an_epoch_is_selected_by_agreement(root, tmp_path, without_labels):
-    words = ["trainer.select_on=agreement", "trainer.patience=2", "trainer.epochs=4",
-             "dataset.protocols.drawn.validation=5"]  # fmt: skip
+    words = [
+        "trainer.select_on=agreement",
+        "trainer.patience=2",
+        "trainer.epochs=4",
+        "dataset.protocols.drawn.validation=5",
+    ]
     report = train(root, tmp_path, *words)
     selection, run = report["selection"], tmp_path / report["run"]
     history = checkpoint.load_state(run / "last.pt")["progress"]["history"]
@@ -233,8 +237,13 @@ def test_runs_stand_side_by_side_with_a_dash(root, run, tmp_path, capsys):
 def test_a_sweep_has_dashes_and_a_note(run, tmp_path, capsys):
     folder = tmp_path / "sweeps" / "few"
     folder.mkdir(parents=True)
-    values = {"dataset": "folder", "dataset.protocol": "drawn", "method": "dpsh",
-              "model.nbit": 8, "seed": 0}  # fmt: skip
+    values = {
+        "dataset": "folder",
+        "dataset.protocol": "drawn",
+        "method": "dpsh",
+        "model.nbit": 8,
+        "seed": 0,
+    }
     entry = {"run": str(run.relative_to(tmp_path)), "values": values}
     (folder / "sweep.json").write_text(json.dumps({"jobs": [entry], "report": {"rows": "method"}}))
     words = ["sweep=few", f"paths.outputs={tmp_path}", "compare=best"]
@@ -249,8 +258,14 @@ def test_a_sweep_has_dashes_and_a_note(run, tmp_path, capsys):
 
 
 def test_a_run_with_labels_is_measured_without(root, tmp_path, capsys):
-    report = train(root, tmp_path, f"dataset.root={root}/two", "dataset.protocol=per_class",
-                   "dataset.protocols.per_class.queries=2", "method=ce")  # fmt: skip
+    report = train(
+        root,
+        tmp_path,
+        f"dataset.root={root}/two",
+        "dataset.protocol=per_class",
+        "dataset.protocols.per_class.queries=2",
+        "method=ce",
+    )
     result = evaluate(f"run='{tmp_path / report['run']}'", "dataset=folder", "device=cpu",
                      f"dataset.root={root}/flat", "dataset.size=16", "dataset.source.size=16",
                      "dataset.protocol=drawn", "dataset.protocols.drawn.queries=4",
@@ -336,14 +351,26 @@ class TestData:
         for style in ("one_hot", "split"):
             self.do(root, tmp_path, "export", f"style={style}", f"out={tmp_path}")
         first = capsys.readouterr().out.split("fingerprint ")[1].split()[0]
-        words = ["do=verify", "dataset=lists", f"dataset.root={root}/flat",
-                 f"dataset.lists={tmp_path}", "images=false"]  # fmt: skip
+        words = [
+            "do=verify",
+            "dataset=lists",
+            f"dataset.root={root}/flat",
+            f"dataset.lists={tmp_path}",
+            "images=false",
+        ]
         runs.data(*job("data", words))
         assert f"protocol lists: {first}" in capsys.readouterr().out
 
     def test_encode(self, root, tmp_path, capsys):
-        self.do(root, tmp_path, "encode", "backbone=tiny", "backbone.width=4",
-                f"out={tmp_path / 'features'}", "trainer.device=cpu")  # fmt: skip
+        self.do(
+            root,
+            tmp_path,
+            "encode",
+            "backbone=tiny",
+            "backbone.width=4",
+            f"out={tmp_path / 'features'}",
+            "trainer.device=cpu",
+        )
         words = ["do=describe", "dataset=features", f"dataset.root={tmp_path / 'features'}"]
         runs.data(*job("data", words))
         assert "no labels" in capsys.readouterr().out

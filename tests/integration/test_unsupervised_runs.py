@@ -20,11 +20,15 @@ LEARNS = {
     "sdc": ["trainer.epochs=15", "trainer.eval_every=5"],
     "sdc_simclr": ["trainer.epochs=6", "trainer.eval_every=3", "optimizer.lr=0.001"],
     # random weights give features of cosines near 1, which one code for all images matches
-    "ugh": ["trainer.epochs=9", "trainer.eval_every=3", "method.loss.target=centered",
-            "optimizer.lr=0.001"],
+    "ugh": [
+        "trainer.epochs=9",
+        "trainer.eval_every=3",
+        "method.loss.target=centered",
+        "optimizer.lr=0.001",
+    ],
     "bihalf": ["trainer.epochs=8", "trainer.eval_every=2"],
     "cibhash": ["trainer.epochs=8", "trainer.eval_every=4", "optimizer.lr=0.001"],
-}  # fmt: skip
+}
 """Recipes, with what makes a run on the digits short."""
 
 

@@ -9,8 +9,12 @@ from deephash.errors import TrainingError
 from deephash.runs import evaluate_run
 from deephash.runs.folder import RunFolder
 
-THEIRS = {"_target_": "deephash.loggers.wandb.Wandb", "project": "theirs", "entity": "stranger",
-          "mode": "online"}  # fmt: skip
+THEIRS = {
+    "_target_": "deephash.loggers.wandb.Wandb",
+    "project": "theirs",
+    "entity": "stranger",
+    "mode": "online",
+}
 OURS = {"_target_": "deephash.loggers.wandb.Wandb", "project": "ours", "mode": "offline"}
 
 
@@ -19,9 +23,12 @@ class Run(RunFolder):
 
     def config(self):
         return {
-            "logger": {"wandb": THEIRS}, "method": {"name": "csq"}, "model": {"nbit": 8},
-            "dataset": {"name": "digits"}, "group": None,
-        }  # fmt: skip
+            "logger": {"wandb": THEIRS},
+            "method": {"name": "csq"},
+            "model": {"nbit": 8},
+            "dataset": {"name": "digits"},
+            "group": None,
+        }
 
 
 @pytest.fixture

@@ -15,8 +15,7 @@ import deephash
 from tests.commands import run
 from tests.paths import ROOT
 
-QUICK = ["trainer.epochs=2", "backbone.width=4", "model.nbit=8",
-         "logger=quiet"]  # fmt: skip
+QUICK = ["trainer.epochs=2", "backbone.width=4", "model.nbit=8", "logger=quiet"]
 
 DRIVER = """
 import os, sys
@@ -63,8 +62,13 @@ class Installed:
         foreign = ("PYTHON", "DEEPHASH", "WANDB", "HYDRA", "COVERAGE")
         kept = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
         path = f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
-        return kept | {"PATH": path, "DEEPHASH_CACHE": str(cwd / "cache"), "OMP_NUM_THREADS": "1",
-                       "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "300"}  # fmt: skip
+        return kept | {
+            "PATH": path,
+            "DEEPHASH_CACHE": str(cwd / "cache"),
+            "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+            "COLUMNS": "300",
+        }
 
     def call(self, cwd, *command, code=0, stdin=None):
         done = subprocess.run(
@@ -182,5 +186,8 @@ def test_bash_completes_words(installed, cwd):
     complete_line "deephash data verify dataset=cifar1"
     """
     lines = environment.call(cwd, "bash", "-c", script).splitlines()
-    assert lines == ["evaluate", "scheduler=constant scheduler=cosine",
-                     "dataset=cifar10 dataset=cifar100"]  # fmt: skip
+    assert lines == [
+        "evaluate",
+        "scheduler=constant scheduler=cosine",
+        "dataset=cifar10 dataset=cifar100",
+    ]

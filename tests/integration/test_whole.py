@@ -459,8 +459,13 @@ class TestFolder:
 
 
 class TestCifar:
-    LINE = ("dataset=cifar10", "dataset.root=cifar", "dataset.source.download=false",
-            "backbone=tiny", *SMALL)  # fmt: skip
+    LINE = (
+        "dataset=cifar10",
+        "dataset.root=cifar",
+        "dataset.source.download=false",
+        "backbone=tiny",
+        *SMALL,
+    )
 
     def test_without_files_both_ways_on_are_named(self, tmp_path):
         (tmp_path / "cifar").mkdir()
@@ -476,8 +481,10 @@ class TestCifar:
                     noise(tmp_path / f"cifar/{part}/class{label}/{at}.jpg", 32, label)
         output = run(tmp_path, *self.LINE, "dataset.protocol=full_official", code=1)
         for role, wanted, result in (
-            ("train", 50000, 20), ("database", 50000, 20), ("queries", 10000, 10)
-        ):  # fmt: skip
+            ("train", 50000, 20),
+            ("database", 50000, 20),
+            ("queries", 10000, 10),
+        ):
             assert f"num_{role} should be {wanted} and is {result}" in output
 
 
@@ -532,8 +539,11 @@ def readme_lines():
     text = "\n".join((ROOT / page).read_text() for page in pages).replace("\\\n", " ")
     blocks = re.findall(r"^```sh\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
     lines = [line.strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines if re.match(r"python (train|evaluate)\.py", line)
-            and "--" not in line.partition("#")[0]]  # fmt: skip
+    return [
+        line
+        for line in lines
+        if re.match(r"python (train|evaluate)\.py", line) and "--" not in line.partition("#")[0]
+    ]
 
 
 class TestReadme:

@@ -182,11 +182,14 @@ def test_the_summary_of_an_empty_report(capsys, tmp_path):
 
 def test_without_labels_the_summary_notes_it_and_shows_the_measurements(capsys, tmp_path):
     metrics = {
-        "map": None, "note": "The images have no labels.", "database": 40, "conventions": {},
+        "map": None,
+        "note": "The images have no labels.",
+        "database": 40,
+        "conventions": {},
         "precision_within_radius_2": {"mean_zero": None, "empty_fraction": 0.25},
         "codes": {"bits": {"entropy": 0.9, "dead_bits": 1, "distinct_codes": 38}},
         "distances": {"mean_nearest": 3.5},
-    }  # fmt: skip
+    }
     Console(1, 10).summary({**REPORT, "metrics": metrics}, tmp_path)
     shown = " ".join(capsys.readouterr().out.split())
     assert "mAP - The images have no labels." in shown

@@ -439,9 +439,13 @@ def session(folder, done, last, end):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "WANDB_SILENT": "true"}
     ran = subprocess.run(
         [sys.executable, "-c", SESSION, str(folder), str(done), str(last), end],
-        env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
         start_new_session=True,
-    )  # fmt: skip
+    )
     assert ran.returncode == (-signal.SIGKILL if end == "killed" else 0), ran.stderr
 
 
@@ -449,8 +453,11 @@ def read(record):
     """What wandb's own reader finds in an offline record, by kind."""
     done = subprocess.run(
         [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(record)],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     result = [json.loads(line) for line in done.stdout.splitlines()]
     return [(line["type"], line[line["type"]]) for line in result]
 
@@ -534,8 +541,11 @@ Wandb("p", config, sys.argv[1], mode="offline", run_id="ours").close()
 def test_a_sweep_of_wandbs_own_leaves_the_configuration_whole(tmp_path, parameters, place):
     file = tmp_path / "config-theirs.yaml"
     file.write_text(yaml.safe_dump({key: {"value": value} for key, value in parameters.items()}))
-    theirs = {"WANDB_SWEEP_ID": "sweep1", "WANDB_RUN_ID": "theirs",
-              "WANDB_SWEEP_PARAM_PATH": str(file)}  # fmt: skip
+    theirs = {
+        "WANDB_SWEEP_ID": "sweep1",
+        "WANDB_RUN_ID": "theirs",
+        "WANDB_SWEEP_PARAM_PATH": str(file),
+    }
     done = python(SWEPT, str(tmp_path), WANDB_SILENT="true", **theirs)
     assert done.returncode == 0, done.stderr
     (record,) = records(tmp_path, "theirs")

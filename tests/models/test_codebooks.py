@@ -485,8 +485,11 @@ def test_no_matrix_of_classes_by_classes(make, monkeypatch):
 
 
 def test_blocks_do_not_change_a_book(monkeypatch):
-    drawn = [(make, *size) for make in (max_hamming, balanced_book, hadamard)
-             for size in ((20, 16), (60, 32))]  # fmt: skip
+    drawn = [
+        (make, *size)
+        for make in (max_hamming, balanced_book, hadamard)
+        for size in ((20, 16), (60, 32))
+    ]
     whole = [make(classes, nbit, generator(3), tries=50) for make, classes, nbit in drawn]
     monkeypatch.setattr(codebooks, "MAX_DISTANCES", 100)
     monkeypatch.setattr(codebooks, "CANDIDATE_BLOCK", 3)

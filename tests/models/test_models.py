@@ -76,8 +76,9 @@ def test_features_of_alexnet_are_the_input_of_its_last_layer(alexnet, alexnet_fi
 
 def test_squeezenet_is_averaged_over_its_map(tmp_path):
     whole = models.squeezenet1_0(weights=None).eval()
-    torch.save({"state_dict": {f"module.{k}": v for k, v in whole.state_dict().items()}},
-               tmp_path / "s.pt")  # fmt: skip
+    torch.save(
+        {"state_dict": {f"module.{k}": v for k, v in whole.state_dict().items()}}, tmp_path / "s.pt"
+    )
     backbone = Torchvision(SMALL, weights=str(tmp_path / "s.pt")).eval()
     with torch.no_grad():
         expected = whole.features(images()).mean(dim=(2, 3))

@@ -101,8 +101,10 @@ def test_an_affine_layer_gives_rotated_components():
     x = decaying(80, 12)
     mean, axes = principal_axes(x, 6)
     rotation = random_rotation(6, seed=4)
-    for turn, codes in ((None, components(x, mean, axes)),
-                        (rotation, components(x, mean, axes) @ rotation)):  # fmt: skip
+    for turn, codes in (
+        (None, components(x, mean, axes)),
+        (rotation, components(x, mean, axes) @ rotation),
+    ):
         weight, bias = projection(mean, axes, turn)
         torch.testing.assert_close(x.double() @ weight.T + bias, codes)
 

@@ -95,8 +95,10 @@ def test_other_files_of_the_same_weights(tmp_path, caplog):
             for key, value in Timm("test_efficientnet", weights=file).state_dict().items()
         )
     assert not caplog.records
-    Timm("test_efficientnet", weights=saved(timm.create_model("test_efficientnet", num_classes=7),
-                                            tmp_path))  # fmt: skip
+    Timm(
+        "test_efficientnet",
+        weights=saved(timm.create_model("test_efficientnet", num_classes=7), tmp_path),
+    )
     assert "not used: classifier.weight, classifier.bias" in caplog.text
 
 
@@ -218,8 +220,13 @@ def test_weights_that_are_not_available(no_network, tmp_path):
         with pytest.raises(DataError) as caught:
             call("resnet18")
         message = str(caught.value)
-        for part in ("no route to host", "timm/resnet18.a1_in1k", str(tmp_path),
-                     "backbone.weights=FILE", "backbone.weights=none"):  # fmt: skip
+        for part in (
+            "no route to host",
+            "timm/resnet18.a1_in1k",
+            str(tmp_path),
+            "backbone.weights=FILE",
+            "backbone.weights=none",
+        ):
             assert part in message
 
 
@@ -278,8 +285,9 @@ def test_weights_in_the_cache_cause_no_request(no_network, monkeypatch, tmp_path
 
 def test_a_model_declares_its_images():
     declared = Timm.input_config({"name": "vit_small_patch14_dinov2.lvd142m"})
-    assert declared == InputConfig((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic", 518,
-                                   fixed=True, crop=1.0)  # fmt: skip
+    assert declared == InputConfig(
+        (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic", 518, fixed=True, crop=1.0
+    )
     smaller = Timm.input_config({"name": "vit_small_patch14_dinov2", "img_size": 224})
     assert smaller.size == 224 and smaller.mean == declared.mean
     lite = Timm.input_config({"name": "tf_efficientnet_lite0", "weights": "x.pth"})

@@ -40,13 +40,16 @@ PREFIXES = ["", "module.", "backbone.", "encoder.", "features_extractor.",
 NESTS = [
     lambda state: state,
     lambda state: {"state_dict": state, "epoch": 3, "best_acc1": np.float64(0.5)},
-    lambda state: {"model": state, "args": argparse.Namespace(lr=0.1), "optimizer": {"state": {
-        0: {"exp_avg": torch.ones(3)}}}},
+    lambda state: {
+        "model": state,
+        "args": argparse.Namespace(lr=0.1),
+        "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}},
+    },
     lambda state: {"model_state": OrderedDict(state), "scheduler": torch.optim.SGD},
     lambda state: {"epoch": 1, "net": {"state_dict": state}},
     lambda state: {"ema": {"shadow": state}},
     lambda state: (state, {"lr": 1}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("prefix", "nest"), list(itertools.product(PREFIXES, NESTS)))
@@ -61,12 +64,13 @@ def test_every_prefix_and_nesting(prefix, nest, tmp_path):
     [
         lambda state: {name: value.double() for name, value in state.items()},
         lambda state: {name: value.numpy() for name, value in state.items()},
-        lambda state: {name: nn.Parameter(value, requires_grad=False) for name, value in
-                       state.items()},
+        lambda state: {
+            name: nn.Parameter(value, requires_grad=False) for name, value in state.items()
+        },
         lambda state: {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")},
         lambda state: state | {"head.weight": torch.ones(7, 64), "head.bias": torch.ones(7)},
     ],
-)  # fmt: skip
+)
 def test_types_and_counters_and_heads_that_differ(change, tmp_path):
     source = tiny()
     assert same(loaded(change(source.state_dict()), tmp_path), source)
@@ -130,8 +134,10 @@ def test_a_network_without_its_last_layer_is_enough(tmp_path):
 
 def test_densenet_under_its_old_names(tmp_path):
     source = Torchvision("densenet121", weights="none")
-    state = {name.replace("norm1.", "norm.1.").replace("conv2.", "conv.2."): value
-             for name, value in source.trunk.state_dict().items()}  # fmt: skip
+    state = {
+        name.replace("norm1.", "norm.1.").replace("conv2.", "conv.2."): value
+        for name, value in source.trunk.state_dict().items()
+    }
     torch.save(state, tmp_path / "a.pth")
     assert same(Torchvision("densenet121", weights=str(tmp_path / "a.pth")), source)
 
@@ -155,14 +161,17 @@ def not_finite(state):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lacking, r"does not fit backbone tiny \(width 4\): 16 of its 18 tensors are in the file"
-                  r" behind 'module\.'(.|\n)*missing: blocks\.0\.weight, blocks\.1\.bias"),
+        (
+            lacking,
+            r"does not fit backbone tiny \(width 4\): 16 of its 18 tensors are in the file"
+            r" behind 'module\.'(.|\n)*missing: blocks\.0\.weight, blocks\.1\.bias",
+        ),
         (reshaped, r"blocks\.0\.weight is \(4, 1, 3, 3\) and should be \(4, 3, 3, 3\)"),
         (other_type, r"blocks\.0\.weight is \(4, 3, 3, 3\) int8"),
         (not_finite, r"holds NaN or inf in 1 tensors: blocks\.0\.weight"),
         (lambda state: state.clear(), "does not hold a state dict"),
     ],
-)  # fmt: skip
+)
 def test_used_tensors_must_fit(change, message, tmp_path):
     state = tiny().state_dict()
     change(state)
@@ -204,8 +213,11 @@ def test_no_weights_at_all(content, message, tmp_path):
 
 def test_weights_are_checked_without_a_network(tmp_path, monkeypatch):
     torch.save(models.squeezenet1_0(weights=None).state_dict(), tmp_path / "a.pth")
-    node = {"_target_": "deephash.models.backbones.Torchvision", "name": SMALL,
-            "weights": str(tmp_path / "a.pth")}  # fmt: skip
+    node = {
+        "_target_": "deephash.models.backbones.Torchvision",
+        "name": SMALL,
+        "weights": str(tmp_path / "a.pth"),
+    }
     torch.manual_seed(0)
     before = torch.get_rng_state()
     build.check_backbone(SimpleNamespace(backbone=node))

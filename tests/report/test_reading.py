@@ -11,13 +11,17 @@ GOOD = {
     "run": "digits/csq/8bit/seed0",
     "nbit": 8,
     "seed": 0,
-    "metrics": {"map": 0.5, "pr_curve": {"radius": [0], "precision_macro": [0.1]},
-                "precision_at": {"1": 0.5}, "conventions": {"metric": "mAP@all", "top": None}},
+    "metrics": {
+        "map": 0.5,
+        "pr_curve": {"radius": [0], "precision_macro": [0.1]},
+        "precision_at": {"1": 0.5},
+        "conventions": {"metric": "mAP@all", "top": None},
+    },
     "protocol": {"dataset": "digits", "protocol": "half", "fingerprint": "f"},
     "selection": {"epoch_last": 3},
     "training": {"seconds": 2.0},
     "codebook": None,
-}  # fmt: skip
+}
 
 
 def put(values, key, value):

@@ -48,8 +48,10 @@ def data(seed, queries=6, size=5, nbit=4):
 def test_recall_is_the_mean_over_all_orders_of_tied_items(seed, top):
     q, d, zq, zd = data(seed)
     result = feature_agreement(q, d, zq, zd, top=top)
-    each = [expected_recall([cosine(a, b) for b in d], [hamming(x, y) for y in zd], top)
-            for a, x in zip(q, zq, strict=True)]  # fmt: skip
+    each = [
+        expected_recall([cosine(a, b) for b in d], [hamming(x, y) for y in zd], top)
+        for a, x in zip(q, zq, strict=True)
+    ]
     assert result.recall == pytest.approx(np.mean(each), abs=1e-9)
     assert (result.top, result.queries, result.database) == (top, 6, 5)
 
@@ -189,8 +191,10 @@ def test_ternary_codes_and_memory_maps(tmp_path):
 def test_what_cannot_be_compared_is_refused(change, message):
     rng = np.random.default_rng(0)
     options = {
-        "query_features": rng.normal(size=(3, 2)), "database_features": rng.normal(size=(9, 2)),
-        "query_codes": rng.normal(size=(3, 8)), "database_codes": rng.normal(size=(9, 8)),
-    } | change  # fmt: skip
+        "query_features": rng.normal(size=(3, 2)),
+        "database_features": rng.normal(size=(9, 2)),
+        "query_codes": rng.normal(size=(3, 8)),
+        "database_codes": rng.normal(size=(9, 8)),
+    } | change
     with pytest.raises(DataError, match=message):
         feature_agreement(**options)

@@ -73,8 +73,12 @@ def naive_orthogonality(bits, labels):
     for c in range(hot.shape[1]):
         members = [i for i in range(len(bits)) if hot[i, c]]
         if members:
-            centers.append([1 if sum(signs(bits)[i, k] for i in members) >= 0 else -1
-                            for k in range(bits.shape[1])])  # fmt: skip
+            centers.append(
+                [
+                    1 if sum(signs(bits)[i, k] for i in members) >= 0 else -1
+                    for k in range(bits.shape[1])
+                ]
+            )
     matrix = np.array(centers)
     value = np.linalg.norm(matrix @ matrix.T / bits.shape[1] - np.eye(len(matrix)))
     return value, len(matrix), hot.shape[1] - len(matrix)

@@ -59,8 +59,9 @@ def test_the_report_holds_what_the_metrics_say(ties):
     assert (by_rank["rank"][0], by_rank["rank"][-1]) == (1, 120)
     precise = retrieval.pr_curve_by_rank(hist, by_rank["rank"])
     assert (by_rank["precision"], by_rank["recall"]) == (
-        precise.precision.tolist(), precise.recall.tolist()
-    )  # fmt: skip
+        precise.precision.tolist(),
+        precise.recall.tolist(),
+    )
     curve = retrieval.pr_curve_by_radius(hist)
     assert report["pr_curve"]["radius"] == list(range(13))
     assert report["pr_curve"]["recall_micro"] == curve.recall_micro.tolist()

@@ -161,8 +161,10 @@ def test_counts_and_places(engine, kind):
     assert ranking.sizes.tolist() == [single.size for single in every]
     assert {199, 200} == set(ranking.sizes.tolist()) and ranking.size == 200
     for top in (None, 1, 7, 198, 199, 200):
-        wanted = [single.each(np.copy, None if top is None else min(top, single.size))[0].tolist()
-                  for single in every]  # fmt: skip
+        wanted = [
+            single.each(np.copy, None if top is None else min(top, single.size))[0].tolist()
+            for single in every
+        ]
         assert [places.tolist() for places in ranking.each(np.copy, top)] == wanted
     for query, single_ranking in enumerate(every):
         for radius in (None, 0, 3, 12):
@@ -235,8 +237,10 @@ def test_curves_are_those_of_a_database_without_it(seed, kind, ties):
     hist, hists = Histograms.of(ranking), [Histograms.of(single) for single in every]
     radius, radii = pr_curve_by_radius(hist), [pr_curve_by_radius(counts) for counts in hists]
     near = [curve for curve, counts in zip(radii, hists, strict=True) if counts.relevant.any()]
-    items, relevant = (np.concatenate(side).sum(axis=0).cumsum() for side in zip(
-        *((counts.items, counts.relevant) for counts in hists), strict=True))  # fmt: skip
+    items, relevant = (
+        np.concatenate(side).sum(axis=0).cumsum()
+        for side in zip(*((counts.items, counts.relevant) for counts in hists), strict=True)
+    )
     wanted = {
         "precision_macro": np.mean([curve.precision_macro for curve in radii], axis=0),
         "recall_macro": np.mean([curve.recall_macro for curve in near], axis=0)
@@ -409,8 +413,9 @@ def test_the_last_rank_of_queries_with_different_sizes():
     with pytest.raises(DataError, match="more than the 2 items"):
         mean_average_precision(ranking, Convention(top=3))
     with pytest.raises(DataError, match="more than the 2 items"):
-        evaluate_codes(codes[:2] > 0, codes[2:] > 0, labels[:2], labels[2:], Convention(top=3),
-                       own=own)  # fmt: skip
+        evaluate_codes(
+            codes[:2] > 0, codes[2:] > 0, labels[:2], labels[2:], Convention(top=3), own=own
+        )
     for metric, ties in product((precision_at, recall_at, hit_rate_at), ("expected", "stable")):
         for order in ([0, 1], [1, 0]):
             ranking_ = Ranking(codes[:2], codes[2:], labels[:2], labels[2:], 4, own=own[order])

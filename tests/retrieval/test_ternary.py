@@ -56,8 +56,10 @@ def precision_of(order, top):
 
 def orders(distance, relevance):
     """The relevance of every order that sorts by distance."""
-    groups = [[r for d, r in zip(distance, relevance, strict=True) if d == value]
-              for value in sorted(set(distance))]  # fmt: skip
+    groups = [
+        [r for d, r in zip(distance, relevance, strict=True) if d == value]
+        for value in sorted(set(distance))
+    ]
     for parts in product(*(permutations(group) for group in groups)):
         yield [r for part in parts for r in part]
 
@@ -149,8 +151,9 @@ def test_map_by_definition(nbit, threshold, top):
         relevance = (database_labels == label).tolist()
         every = [precision_of(order, top) for order in orders(distance.tolist(), relevance)]
         expected.append(np.mean(every))
-        stable.append(precision_of([relevance[n] for n in np.argsort(distance, kind="stable")],
-                                   top))  # fmt: skip
+        stable.append(
+            precision_of([relevance[n] for n in np.argsort(distance, kind="stable")], top)
+        )
     report = evaluate_codes(
         query, database, query_labels, database_labels, Convention(top=top), ternary=threshold
     )

@@ -96,8 +96,7 @@ def test_packed_codes_and_every_backend_give_the_same(engine):
 
 
 def test_a_short_report_and_a_ranking():
-    assert evaluate_codes(QUERY, DATABASE, None, None, full=False) == {
-        "map": None, "map_min": None}  # fmt: skip
+    assert evaluate_codes(QUERY, DATABASE, None, None, full=False) == {"map": None, "map_min": None}
     ranking = rank_codes(QUERY, DATABASE, None, None)
     assert not ranking.counts[1].any() and ranking.counts[0].sum() == 9 * 40
 

@@ -125,8 +125,12 @@ def test_too_few_codes_and_equal_ones_make_no_plane(data, codes):
 def test_snapshots_of_two_or_three_bits_alone(tmp_path):
     for epoch, bits in ((0, 2), (3, 3), (6, 16)):
         labels = np.array([[True, False], [False, False]])
-        arrays = {"epoch": np.array(epoch), "z": np.ones((2, bits)), "labels": labels,
-                  "ids": np.array(["a", "b"])}  # fmt: skip
+        arrays = {
+            "epoch": np.array(epoch),
+            "z": np.ones((2, bits)),
+            "labels": labels,
+            "ids": np.array(["a", "b"]),
+        }
         (tmp_path / "snapshots").mkdir(exist_ok=True)
         write_arrays(tmp_path / "snapshots" / f"epoch{epoch:04d}.npz", arrays)
     result = gallery.snapshots(tmp_path)

@@ -233,19 +233,27 @@ def test_table1():
     assert constant(others, "trainer.batch_size") == "256"
     greedy = [job for job in others if job["method"] == "greedyhash"]
     assert picked(greedy, "dataset", "method.loss.penalty") == {
-        ("cifar10", "0.1"), ("imagenet100", None), ("nuswide21", None)
-    }  # fmt: skip
+        ("cifar10", "0.1"),
+        ("imagenet100", None),
+        ("nuswide21", None),
+    }
     ours = [job for job in jobs if job["method"] == "relahash"]
     assert picked(ours, "dataset", "model.nbit", "method.loss.scale") == {
-        ("cifar10", "16", "100"), ("cifar10", "32", "80"),
-        ("cifar10", "64", "200"), ("cifar10", "128", "250"),
-        ("imagenet100", "16", "500"), ("imagenet100", "32", "500"),
-        ("imagenet100", "64", "250"), ("imagenet100", "128", "100"),
+        ("cifar10", "16", "100"),
+        ("cifar10", "32", "80"),
+        ("cifar10", "64", "200"),
+        ("cifar10", "128", "250"),
+        ("imagenet100", "16", "500"),
+        ("imagenet100", "32", "500"),
+        ("imagenet100", "64", "250"),
+        ("imagenet100", "128", "100"),
         *(("nuswide21", nbit, "200") for nbit in BITS),
-    }  # fmt: skip
+    }
     assert picked(ours, "dataset", "trainer.batch_size") == {
-        ("cifar10", "16"), ("imagenet100", "64"), ("nuswide21", "256")
-    }  # fmt: skip
+        ("cifar10", "16"),
+        ("imagenet100", "64"),
+        ("nuswide21", "256"),
+    }
 
 
 def test_table2():
@@ -284,22 +292,25 @@ def test_table4():
     ("name", "axis", "values", "settled"),
     [
         (
-            "fig7_margin", "method.loss.margin",
+            "fig7_margin",
+            "method.loss.margin",
             (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
             {"method.loss.scale": "50", "trainer.batch_size": "16"},
         ),
         (
-            "fig8_beta", "method.loss.scale",
+            "fig8_beta",
+            "method.loss.scale",
             (0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
             {"method.loss.margin": "0.5", "trainer.batch_size": "16"},
         ),
         (
-            "fig9_batch_size", "trainer.batch_size",
+            "fig9_batch_size",
+            "trainer.batch_size",
             (4, 8, 16, 32, 64, 128, 256),
             {"method.loss.margin": "0.5", "method.loss.scale": "50"},
         ),
     ],
-)  # fmt: skip
+)
 def test_figures_7_to_9(name, axis, values, settled):
     jobs = jobs_of(name)
     assert [float(job[axis]) for job in jobs] == list(values)
@@ -313,10 +324,12 @@ def test_the_distributions_of_sdc():
     jobs = jobs_of("sdc_calibration", "dataset=cifar10")
     axes = ("method.loss.calibration", "method.loss.beta_ab", "method", "model.nbit")
     assert picked(jobs, *axes) == {
-        *(("beta", value, "sdc", "64") for value in
-          ("0.2", "0.5", "0.7", "1", "2", "3", "5", "7", "10")),
+        *(
+            ("beta", value, "sdc", "64")
+            for value in ("0.2", "0.5", "0.7", "1", "2", "3", "5", "7", "10")
+        ),
         ("gaussian", "5", "sdc", "64"),
-    }  # fmt: skip
+    }
 
 
 def test_one_table_of_sdc_has_one_protocol_backbone_and_selection():
@@ -326,7 +339,7 @@ def test_one_table_of_sdc_has_one_protocol_backbone_and_selection():
         *((method, None, "query") for method in ("ugh", "bihalf", "cibhash", "sdc_simclr", "sdc")),
         *((method, None, None) for method in SHALLOW),
         ("nsh", "59k", "query"),
-    }  # fmt: skip
+    }
     digits = jobs_of("sdc_table1", "dataset=digits")
     assert constant(digits, "backbone") is None and constant(digits, "dataset.protocol") is None
 
@@ -339,14 +352,20 @@ def test_all_methods_see_the_same_features():
         SweepSpec.read(SWEEPS, "unsupervised"), parse_all(["backbone.frozen=false"])
     )
     assert not any("++backbone.frozen=true" in texts(job) for job in result.jobs)
-    settled = {"backbone.frozen": "true", "trainer.select_on": "last", "evaluation.top": "1000",
-               "evaluation.tops": "[all]", "backbone": "vgg16"}  # fmt: skip
+    settled = {
+        "backbone.frozen": "true",
+        "trainer.select_on": "last",
+        "evaluation.top": "1000",
+        "evaluation.tops": "[all]",
+        "backbone": "vgg16",
+    }
     for key, value in settled.items():
         assert constant(jobs, key) == value
     result = multirun.build_grid(SweepSpec.read(SWEEPS, "unsupervised"), [])
     assert all("~settings" in texts(job) for job in result.jobs)
-    views = {(job["method"], job.get("method.views"), job.get("method.cached_views"))
-             for job in jobs}  # fmt: skip
+    views = {
+        (job["method"], job.get("method.views"), job.get("method.cached_views")) for job in jobs
+    }
     assert views == {
         (method, *((None, "8") if method in TWO_VIEWS else ("[test]", None)))
         for method in ("relahash", "orthohash", "csq", "dpn", "greedyhash", "hashnet", "ugh",
@@ -392,8 +411,9 @@ def test_sweeps_without_labels_compose(name, composed):
 def test_points_that_rules_make_the_same_stand_once():
     where = [{"if": {"a": "2"}, "then": {"b": 0}}]
     assert grids.grid_points({"a": ["1", "2"], "b": ["0", "1", "2"]}, where) == [
-        *({"a": "1", "b": value} for value in "012"), {"a": "2", "b": "0"}
-    ]  # fmt: skip
+        *({"a": "1", "b": value} for value in "012"),
+        {"a": "2", "b": "0"},
+    ]
 
 
 @pytest.mark.parametrize("name", RELAHASH)

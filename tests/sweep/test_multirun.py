@@ -71,8 +71,12 @@ def test_missing_data_are_reported_once_for_each_dataset(tmp_path):
     (tmp_path / "there" / "a").mkdir(parents=True)
     folder = ["dataset=folder", "dataset.name=x", f"dataset.root={tmp_path}/gone"]
     lists = ["dataset=lists", "dataset.name=y", f"dataset.root={tmp_path}/there"]
-    features = ["dataset=features", "dataset.name=z", f"dataset.root={tmp_path}/there",
-                "backbone=identity"]  # fmt: skip
+    features = [
+        "dataset=features",
+        "dataset.name=z",
+        f"dataset.root={tmp_path}/there",
+        "backbone=identity",
+    ]
     fine = ["dataset=folder", "dataset.name=w", f"dataset.root={tmp_path}/there"]
     messages = missing_data(
         planned(tmp_path, [*folder, "seed=0"], [*folder, "seed=1"], lists, features, fine, [])

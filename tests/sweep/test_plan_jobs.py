@@ -42,9 +42,11 @@ def finish(job, seconds=10.0, value=0.5, **config_changes):
     cfg = json.loads(json.dumps(job.cfg.plain)) | config_changes
     (job.run.path / "config.yaml").write_text(json.dumps(cfg))  # JSON is YAML
     report = {
-        "training": {"seconds": seconds - plan_jobs.START}, "metrics": {"map": value},
-        "selection": {"epoch_last": job.cfg.trainer.epochs}, "run": job.name,
-    }  # fmt: skip
+        "training": {"seconds": seconds - plan_jobs.START},
+        "metrics": {"map": value},
+        "selection": {"epoch_last": job.cfg.trainer.epochs},
+        "run": job.name,
+    }
     (job.run.path / "report.json").write_text(json.dumps(report))
 
 
@@ -75,9 +77,7 @@ def test_states_are_read_from_the_folders(plan):
         states = [job.state for job in plan(*lines)]
         left = [job.left for job in plan(*lines)]
         again = [job.left for job in plan(*(f"{line} rerun=true" for line in lines))]
-    assert states == [
-        State.finished, State.interrupted, State.failed, State.running, State.waiting
-    ]  # fmt: skip
+    assert states == [State.finished, State.interrupted, State.failed, State.running, State.waiting]
     assert left == [False, True, True, False, True]
     assert again == [True, True, True, False, True]  # rerun=true begins finished ones anew
     assert state_of(locked.run) is State.waiting  # the lock is gone with its process
@@ -138,8 +138,15 @@ def test_each_fault_is_reported_once_with_how_many_jobs_have_it(plan, tmp_path):
 
 
 def test_time_left_is_judged_by_the_most_alike(plan):
-    lines = ("method=relahash", "method=csq", "method=relahash seed=1", "method=csq seed=1",
-             "method=dpn", "method=dpn trainer.epochs=80", "method=csq seed=2")  # fmt: skip
+    lines = (
+        "method=relahash",
+        "method=csq",
+        "method=relahash seed=1",
+        "method=csq seed=1",
+        "method=dpn",
+        "method=dpn trainer.epochs=80",
+        "method=csq seed=2",
+    )
     jobs = plan(*lines)
     finish(jobs[0], seconds=10)
     finish(jobs[1], seconds=30)

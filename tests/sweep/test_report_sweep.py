@@ -19,8 +19,12 @@ from deephash.sweep.report_sweep import _conditions, read_sweep, report_sweeps
 from deephash.utils.files import write_arrays
 from tests.commands import run
 
-LAYOUT = {"rows": "method.loss.scale", "row_label": "β", "digits": 3,
-          "figure": {"x": "method.loss.scale", "scale": "log"}}  # fmt: skip
+LAYOUT = {
+    "rows": "method.loss.scale",
+    "row_label": "β",
+    "digits": 3,
+    "figure": {"x": "method.loss.scale", "scale": "log"},
+}
 QUERIES, ITEMS, BITS = 30, 80, 8
 
 
@@ -65,11 +69,16 @@ def finish(outputs, job, clean=0.5, ternary=None, **convention):
     run.mkdir(parents=True)
     write_arrays(run / "codes.npz", arrays)
     labels_ = {
-        "run": job["run"], "method": "relahash", "nbit": BITS, "seed": job["values"]["seed"],
-        "metrics": metrics, "selection": {"select_on": "last", "epochs": 2},
+        "run": job["run"],
+        "method": "relahash",
+        "nbit": BITS,
+        "seed": job["values"]["seed"],
+        "metrics": metrics,
+        "selection": {"select_on": "last", "epochs": 2},
         "protocol": {"dataset": "digits", "protocol": "per_class", "fingerprint": "f" * 64},
-        "training": {"seconds": 1.0, "batch_size": 50}, "environment": {"torch": "2"},
-    }  # fmt: skip
+        "training": {"seconds": 1.0, "batch_size": 50},
+        "environment": {"torch": "2"},
+    }
     (run / "report.json").write_text(json.dumps(labels_))
     return labels_
 
@@ -253,8 +262,9 @@ def test_real_runs_from_the_command_line(tmp_path, read_page):
     """Two tiny runs, their report with what W&B keeps on this machine."""
     jobs = []
     for scale in (5, 50):
-        job = entry(scale, 0) | {"run": f"digits/relahash/8bit/seed0,method.loss.scale={scale},"
-                                        "trainer.epochs=2"}  # fmt: skip
+        job = entry(scale, 0) | {
+            "run": f"digits/relahash/8bit/seed0,method.loss.scale={scale},trainer.epochs=2"
+        }
         jobs.append(job)
     variables = {"WANDB_MODE": "offline"}
     for folder_ in ("DATA", "CACHE", "CONFIG"):  # where wandb keeps copies of artifacts
@@ -280,8 +290,8 @@ def test_real_runs_from_the_command_line(tmp_path, read_page):
 
 DAMAGES = {
     "codes.npz": [b"", b"PK\x03\x04", b"no archive"],
-    "report.json": [b"", b"[1, 2]", b"[" * 50_000, b"{}", b"\xff", b"{\"metrics\": {}}"],
-}  # fmt: skip
+    "report.json": [b"", b"[1, 2]", b"[" * 50_000, b"{}", b"\xff", b'{"metrics": {}}'],
+}
 
 
 @pytest.mark.parametrize(

@@ -338,9 +338,11 @@ class Waiting(nn.Module):
 
 @pytest.mark.parametrize(
     ("tape", "counts", "reason"),
-    [(Refusing, (3, 1, 0), "because CUDA error: capture is not permitted. And a hint.;"),
-     (Looking, (3, 0, 0), r"because the step waits for the device \(loss.py, line 3\);")],
-)  # fmt: skip
+    [
+        (Refusing, (3, 1, 0), "because CUDA error: capture is not permitted. And a hint.;"),
+        (Looking, (3, 0, 0), r"because the step waits for the device \(loss.py, line 3\);"),
+    ],
+)
 def test_what_cannot_be_recorded_is_trained_without(tmp_path, caplog, tape, counts, reason):
     words = ["method=jmlh"]
     run(tmp_path / "plain", words, captured=False)

@@ -50,9 +50,11 @@ def made(**options):
     head = torch.nn.Linear(WIDTH, NBIT)
     torch.nn.init.normal_(head.weight, generator=torch.manual_seed(1))
     evaluation = Evaluation(
-        retrieval.Convention(), lambda: autocast(torch.device("cpu"), "fp32"), engine="numpy",
+        retrieval.Convention(),
+        lambda: autocast(torch.device("cpu"), "fp32"),
+        engine="numpy",
         **options,
-    )  # fmt: skip
+    )
     return Encoder(Backbone(), head), Features(), evaluation
 
 

@@ -19,15 +19,22 @@ from deephash.types import Batch
 from tests.pages import job
 from tests.paths import CONF
 
-LINE = ("dataset=digits", "dataset.classes=[0,1,2,3]", "model.nbit=2", "trainer.epochs=3",
-        "trainer.eval_every=2", "logger=quiet", "trainer.device=cpu")  # fmt: skip
+LINE = (
+    "dataset=digits",
+    "dataset.classes=[0,1,2,3]",
+    "model.nbit=2",
+    "trainer.epochs=3",
+    "trainer.eval_every=2",
+    "logger=quiet",
+    "trainer.device=cpu",
+)
 WITH = "trainer.snapshots=40"
 
 
 @pytest.mark.parametrize(
     ("count", "rows"),
     [(0, []), (1, [5]), (2, [5, 9]), (3, [5, 7, 9]), (4, [5, 7, 9, 11]), (9, [5, 7, 9, 11])],
-)  # fmt: skip
+)
 def test_images_are_spaced_evenly(count, rows):
     assert spaced(np.array([5, 7, 9, 11]), count).tolist() == rows
 
@@ -39,8 +46,11 @@ def test_no_rows_no_images():
 class Twelve:
     """Twelve images whose pixels are the row; the database is the later eight, in any order."""
 
-    split = SimpleNamespace(database=np.array([11, 4, 9, 6, 5, 8, 7, 10]),
-                            queries=np.arange(4), validation=np.array([4]))  # fmt: skip
+    split = SimpleNamespace(
+        database=np.array([11, 4, 9, 6, 5, 8, 7, 10]),
+        queries=np.arange(4),
+        validation=np.array([4]),
+    )
     images = SimpleNamespace(ids=tuple(f"image{row:02d}" for row in range(12)))
 
     def __init__(self):

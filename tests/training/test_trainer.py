@@ -100,9 +100,11 @@ def by_weights(encoder, data):
 def trainer(folder, method, schedule=None, **options):
     options = {"epochs": 4, "eval_every": 1, "fingerprint": "abc", **options}
     optimizer = torch.optim.Adam(
-        [{"params": method.encoder[0].parameters(), "lr": 0.001},
-         {"params": method.encoder[1:].parameters(), "lr": 0.01}]
-    )  # fmt: skip
+        [
+            {"params": method.encoder[0].parameters(), "lr": 0.001},
+            {"params": method.encoder[1:].parameters(), "lr": 0.01},
+        ]
+    )
     schedule = schedule or StepDecay(at=0.5)
     fingerprint = options.pop("fingerprint")
     return Trainer(RunPaths(folder), optimizer, schedule, CPU, fingerprint, LoopOptions(**options))

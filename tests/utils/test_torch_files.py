@@ -90,8 +90,9 @@ def test_no_code_is_executed_and_unused_content_is_ignored(new, tmp_path):
     result = read_torch(tmp_path / "a.pt")
     assert result["w"].tolist() == [1, 1]
     assert [described(result[key]) for key in ("args", "bomb")] == [
-        "an object of argparse.Namespace", "an object of builtins.exec"
-    ]  # fmt: skip
+        "an object of argparse.Namespace",
+        "an object of builtins.exec",
+    ]
     assert result["args"].state == {"lr": 1}
 
 
@@ -182,8 +183,9 @@ def test_every_cut_and_many_damages_end_in_a_sentence(tmp_path):
     file = tmp_path / "a.pt"
     for new in (False, True):
         buffer = io.BytesIO()
-        torch.save({"a": torch.ones(4), "b": np.arange(3)}, buffer,
-                   _use_new_zipfile_serialization=new)  # fmt: skip
+        torch.save(
+            {"a": torch.ones(4), "b": np.arange(3)}, buffer, _use_new_zipfile_serialization=new
+        )
         whole = buffer.getvalue()
         places = RNG.integers(0, len(whole), 200)
         changed = [bytearray(whole) for _ in places]

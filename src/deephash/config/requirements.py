@@ -361,12 +361,18 @@ def _check_combination(cfg: Mapping[str, Any]) -> list[Fault]:
         message = f"compares codes with class centers; method={name} has none."
         faults.append(Fault("similarity", message, "Try codebook=max_hamming with it."))
     needed = {
-        "logits": (method.get("similarity") is not None, "similarities to class centers",
-                   "similarity=cosine codebook=max_hamming"),
+        "logits": (
+            method.get("similarity") is not None,
+            "similarities to class centers",
+            "similarity=cosine codebook=max_hamming",
+        ),
         "centers": (method.get("codebook") is not None, "class centers", "codebook=max_hamming"),
-        "bits": (getattr(classes["relaxation"], "bits", False), "bits, not real values",
-                 "relaxation=sign, or relaxation=stochastic_sign"),
-    }  # fmt: skip
+        "bits": (
+            getattr(classes["relaxation"], "bits", False),
+            "bits, not real values",
+            "relaxation=sign, or relaxation=stochastic_sign",
+        ),
+    }
     for field in sorted(recipe.needs & set(needed)):
         available, description, options = needed[field]
         if not available:

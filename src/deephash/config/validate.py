@@ -229,8 +229,10 @@ def an_example(kind: Any) -> Any:
         candidates = [[an_example(one) for one in inner]]
     else:
         candidates = [True, 1, 0.5, None] if kind in (bool, int, float, type(None)) else []
-    return next((one for one in candidates if one is not inspect.Parameter.empty
-                 and fits(one, kind)), inspect.Parameter.empty)  # fmt: skip
+    return next(
+        (one for one in candidates if one is not inspect.Parameter.empty and fits(one, kind)),
+        inspect.Parameter.empty,
+    )
 
 
 def assignment(key: str, value: Any) -> str:
@@ -313,16 +315,20 @@ def check_fields(
                 continue
             known = default is not dataclasses.MISSING and default != "???"
             known = known and not dataclasses.is_dataclass(default)
-            removed = f"Leave out ~{key}" + (f": its default is {assignment(key, default)}"
-                                             if known else "") + "."  # fmt: skip
+            removed = (
+                f"Leave out ~{key}"
+                + (f": its default is {assignment(key, default)}" if known else "")
+                + "."
+            )
             faults.append(Fault(key, f"{REMOVED}.", removed))
             continue
         faults += check_value(node[field.name], annotations[field.name], key, default)
     if closed:
         faults += [
             Fault(f"{path}.{key}" if path else str(key), UNKNOWN, "See all keys with --cfg job.")
-            for key in node if key not in annotations
-        ]  # fmt: skip
+            for key in node
+            if key not in annotations
+        ]
     return faults
 
 
@@ -346,11 +352,15 @@ def check_value(
             return check_fields(value, one, key, closed=one is declared)
         if isinstance(value, Mapping) and get_origin(one) in (dict, Mapping):
             each = get_args(one)[1]
-            return [it for name, inner in value.items()
-                    for it in check_value(inner, each, f"{key}.{name}")]  # fmt: skip
+            return [
+                it
+                for name, inner in value.items()
+                for it in check_value(inner, each, f"{key}.{name}")
+            ]
     if isinstance(value, list) and get_origin(kind) is list and get_args(kind)[0] is Part:
-        return [it for at, inner in enumerate(value)
-                for it in check_value(inner, Part, f"{key}.{at}")]  # fmt: skip
+        return [
+            it for at, inner in enumerate(value) for it in check_value(inner, Part, f"{key}.{at}")
+        ]
     what = problem(value, kind)
     if what is None:
         return []

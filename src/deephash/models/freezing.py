@@ -18,9 +18,11 @@ def dropout_modules(network: nn.Module) -> list[nn.Module]:
     return [
         module
         for module in network.modules()
-        if any(isinstance(rate := getattr(module, name, None), float) and 0 < rate < 1
-               for name in RATES)
-    ]  # fmt: skip
+        if any(
+            isinstance(rate := getattr(module, name, None), float) and 0 < rate < 1
+            for name in RATES
+        )
+    ]
 
 
 class FreezableBackbone(nn.Module):

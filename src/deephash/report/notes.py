@@ -68,14 +68,29 @@ def section_notes(section: Section) -> list[Note]:
     for index, report in enumerate(first[key] for key in section.measurement_keys):
         if index and (mark := footnote_mark(index)) in marks:
             other = describe_difference(report, first[section.measurement_keys[0]])
-            notes.append((mark, "evaluated under another convention, and not ranked: "
-                          f"{other}; in brackets, the values of most runs"))  # fmt: skip
+            notes.append(
+                (
+                    mark,
+                    "evaluated under another convention, and not ranked: "
+                    f"{other}; in brackets, the values of most runs",
+                )
+            )
     if any(len(cell.included) < len(numeric_reports(cell.runs)) for cell in cells):
-        notes.append(("", "Seeds that were evaluated differently from the rest of their cell are "
-                      "left out of its mean."))  # fmt: skip
+        notes.append(
+            (
+                "",
+                "Seeds that were evaluated differently from the rest of their cell are "
+                "left out of its mean.",
+            )
+        )
     if any(map(unlabelled_note, section.reports)):
-        notes.append(("", f"{NO_LABELS}: images without labels; all other metrics are in the "
-                      "reports of these runs."))  # fmt: skip
+        notes.append(
+            (
+                "",
+                f"{NO_LABELS}: images without labels; all other metrics are in the "
+                "reports of these runs.",
+            )
+        )
     if any(cell.state and cell.included for cell in cells):
         notes.append(("", "Cells with fewer seeds than others say so, and are not ranked."))
     if ON_QUERIES in marks:
@@ -84,8 +99,11 @@ def section_notes(section: Section) -> list[Note]:
             "over several evaluations on the queries"
         )
         notes.append((ON_QUERIES, text))
-    lines = [*_baseline_notes(section), *_settings_note(section, reports),
-             *_published_notes(section, reports)]  # fmt: skip
+    lines = [
+        *_baseline_notes(section),
+        *_settings_note(section, reports),
+        *_published_notes(section, reports),
+    ]
     return [*notes, *(("", line) for line in lines)]
 
 
@@ -134,8 +152,10 @@ def _settings_note(section: Section, reports: Sequence[Report]) -> list[str]:
     if not reports:
         return []
     parts = []
-    for name, keys in (("epochs", ("selection", "epochs")),
-                       ("batch size", ("training", "batch_size"))):  # fmt: skip
+    for name, keys in (
+        ("epochs", ("selection", "epochs")),
+        ("batch size", ("training", "batch_size")),
+    ):
         if values := {get_nested(report, *keys) for report in reports} - {None}:
             parts.append(f"{name} {', '.join(map(str, sorted(values)))}")
     if early := sum(bool(get_nested(it, "selection", "stopped_early")) for it in reports):
@@ -166,8 +186,11 @@ def _rule_settings(section: Section) -> list[str]:
         if len(rows_by_values) == 1 and len(only) == 1:
             parts.append(f"{key} {only[0]}")
         else:
-            parts += [f"{key} {', '.join(values)} for {', '.join(rows)}"
-                      for values, rows in rows_by_values.items() if values]  # fmt: skip
+            parts += [
+                f"{key} {', '.join(values)} for {', '.join(rows)}"
+                for values, rows in rows_by_values.items()
+                if values
+            ]
     return parts
 
 
@@ -203,8 +226,11 @@ def _published_notes(section: Section, reports: Iterable[Report]) -> list[str]:
             "reproduced."
         )
     keys = {row: section.published_key(row) for row, _ in numbers}
-    notes = [f"{section.row_name(row)}: {table.notes[key]}" for row, key in keys.items()
-             if key in table.notes]  # fmt: skip
+    notes = [
+        f"{section.row_name(row)}: {table.notes[key]}"
+        for row, key in keys.items()
+        if key in table.notes
+    ]
     if notes:
         lines.append(f"Of the published numbers: {'; '.join(notes)}.")
     return [*lines, *_further_published(section)]

@@ -73,9 +73,16 @@ REPORT: dict[str, Kind] = {
     "selection.epoch_last": int,
     "selection.eval_every": int,
     "selection.selected_epoch": (int, None),
-    **{f"selection.{name}": (finite, None) for name in
-       ("map_best_on_query", "map_at_val_epoch", "map_at_agreement_epoch", "agreement_best",
-        "map_last")},
+    **{
+        f"selection.{name}": (finite, None)
+        for name in (
+            "map_best_on_query",
+            "map_at_val_epoch",
+            "map_at_agreement_epoch",
+            "agreement_best",
+            "map_last",
+        )
+    },
     "codebook.*": PLAIN,
     "reference": (dict, None),
     "reference.skipped": (str, None),
@@ -88,7 +95,7 @@ REPORT: dict[str, Kind] = {
     "training.seconds": finite,
     "training.data_share": (finite, None),
     "git.*": PLAIN,
-}  # fmt: skip
+}
 """Kinds of what ``report.json`` holds. Older ones and those of other programs hold less."""
 
 TABLE = (

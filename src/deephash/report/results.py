@@ -359,8 +359,11 @@ class Section:
             if backbones[method] > 1:
                 name += f", {backbone}"
             # A column with several datasets or numbers of bits has no single baseline.
-            unique = {column: next(iter(by_data.values())) for column, by_data in columns.items()
-                      if len(by_data) == 1}  # fmt: skip
+            unique = {
+                column: next(iter(by_data.values()))
+                for column, by_data in columns.items()
+                if len(by_data) == 1
+            }
             values = {column: mean_and_sd(maps) for column, maps in unique.items()}
             if values:
                 rows.append(BaselineRow(name, backbone, values, min(map(len, unique.values()))))
@@ -411,10 +414,11 @@ def _state(runs: Sequence[SweepRun], included: int, most: int) -> str:
         lost = [f", {states[state]} {state}" for state in ("failed", "damaged") if states[state]]
         return f"{included} of {total} seeds{''.join(lost)}"
     states = Counter(
-        NO_LABELS if run.report is not None and unlabelled_note(run.report)
+        NO_LABELS
+        if run.report is not None and unlabelled_note(run.report)
         else f"{run.state} {run.progress}".strip()
         for run in runs
-    )  # fmt: skip
+    )
     return ", ".join(f"{count} {state}" if count > 1 else state for state, count in states.items())
 
 

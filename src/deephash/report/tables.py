@@ -239,8 +239,10 @@ def section_markdown(section: Section) -> str:
     lines = [f"### {section.title}", ""]
     lines += markdown_table([*map(_md, table.head)], table.lines(_md_cell, _md))
     lines.append("")
-    lines += [f"- {_md(mark)}: {_md(text)}" if mark else f"- {_md(text)}"
-              for mark, text in table.notes("bold", "italics")]  # fmt: skip
+    lines += [
+        f"- {_md(mark)}: {_md(text)}" if mark else f"- {_md(text)}"
+        for mark, text in table.notes("bold", "italics")
+    ]
     head, rows = conditions_table(section)
     if head:
         lines += ["", "Conditions of the runs:", ""]
@@ -252,8 +254,10 @@ def section_latex(section: Section, title: str = "") -> str:
     """Return a ``table`` for the package booktabs; ``title`` is that of its sweeps."""
     table = SectionTable(section)
     label = re.sub(r"[^A-Za-z0-9]+", "-", "-".join([*section.sweeps, section.title])).strip("-")
-    notes = [(rf"\textsuperscript{{{_tex(mark)}}} " if mark else "") + _tex(text)
-             for mark, text in table.notes("bold", "underlined")]  # fmt: skip
+    notes = [
+        (rf"\textsuperscript{{{_tex(mark)}}} " if mark else "") + _tex(text)
+        for mark, text in table.notes("bold", "underlined")
+    ]
     return "\n".join(
         [
             r"\begin{table}",
@@ -353,15 +357,23 @@ def _csv_cell(section: Section, row: Key, cell: Cell) -> dict[str, Any]:
 
 def _convention(report: Report) -> str:
     conventions = get_nested(report, "metrics", "conventions") or {}
-    options = [f"{key}={conventions[key]}" for key in ("ties", "denominator", "empty", "ternary")
-               if conventions.get(key) is not None]  # fmt: skip
+    options = [
+        f"{key}={conventions[key]}"
+        for key in ("ties", "denominator", "empty", "ternary")
+        if conventions.get(key) is not None
+    ]
     return " ".join([str(conventions.get("metric")), *options])
 
 
 def _csv_baseline(baseline: BaselineRow, mean: float, sd: float) -> dict[str, Any]:
     """Return a cell of a baseline row, whose ``seeds`` are its draws."""
-    return {"row": baseline.label, "seeds": baseline.draws, "mean": mean, "sd": _finite(sd),
-            "kind": "shallow"}  # fmt: skip
+    return {
+        "row": baseline.label,
+        "seeds": baseline.draws,
+        "mean": mean,
+        "sd": _finite(sd),
+        "kind": "shallow",
+    }
 
 
 def _finite(value: float) -> float | None:

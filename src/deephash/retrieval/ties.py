@@ -66,10 +66,14 @@ class Groups:
             )
         sums: Floats = _running(
             _segment(
-                self.starts, self.reached[:, :-1], self.items, self.relevant,
-                ratio(self.gained, self.relevant), self.items,
+                self.starts,
+                self.reached[:, :-1],
+                self.items,
+                self.relevant,
+                ratio(self.gained, self.relevant),
+                self.items,
             )
-        )  # fmt: skip
+        )
         return sums
 
     def at(self, top: int | Array) -> Cut:
@@ -116,8 +120,10 @@ class Groups:
                 value_Q[rows] = self.compiled.mixed_by_hits(
                     tuple(field[rows] for field in cut),
                     *(bound[:, 0] for bound in _probable(part)),
-                    h[:, 0], self.sums[rows, cut.full[rows]], reached[:, 0],
-                )  # fmt: skip
+                    h[:, 0],
+                    self.sums[rows, cut.full[rows]],
+                    reached[:, 0],
+                )
                 continue
             x, weight = _hypergeometric(part)  # (rows, X)
             total = self.sums[rows, cut.full[rows]][:, None] + _segment(

@@ -38,8 +38,9 @@ def grid_points(
     """
     count = math.prod(map(len, axes.values()))
     if count > MOST:
-        several = " x ".join(f"{len(values)} {key}" for key, values in axes.items()
-                             if len(values) > 1)  # fmt: skip
+        several = " x ".join(
+            f"{len(values)} {key}" for key, values in axes.items() if len(values) > 1
+        )
         raise ConfigError(f"this grid has {count:,} jobs, more than {MOST:,}: {several}")
     for rule in where:
         if set(rule) != {"if", "then"} or not all(

@@ -119,13 +119,16 @@ def _check_axes(axes: Sequence[str]) -> None:
     bare = {key: Override.parse(key).key for key in axes}
     raise_faults(
         [
-            Fault(key, "takes one value in a grid: it does not name a run.",
-                         "Type one; or several commands, each with paths.outputs of its own.")
+            Fault(
+                key,
+                "takes one value in a grid: it does not name a run.",
+                "Type one; or several commands, each with paths.outputs of its own.",
+            )
             for key, name in bare.items()
             if name not in run_identity.NAME_KEYS and not run_identity.is_in_name(name)
         ],
         ["a grid"],
-    )  # fmt: skip
+    )
 
 
 def register_sweeps(sweeps: Path) -> None:

@@ -60,8 +60,10 @@ def report_sweeps(cfg: schema.Report, overrides: Sequence[Override] = ()) -> dic
     if cfg.compare is not None:
         rows = {section.row_name(row): None for section in sections for row in section.rows}
         if cfg.compare not in ("best", *rows):
-            raise ConfigError(f"compare  there is no row {cfg.compare}. Give best, null, or one "
-                              f"of: {', '.join(rows)}.")  # fmt: skip
+            raise ConfigError(
+                f"compare  there is no row {cfg.compare}. Give best, null, or one "
+                f"of: {', '.join(rows)}."
+            )
         for index, section in enumerate(sections):
             compared[index] = paired_differences(section, cfg.compare, outputs, cfg.draws, cfg.seed)
     folder = _report_folder(cfg, outputs / SWEEPS, "+".join(names))
@@ -188,8 +190,11 @@ def _progress(run: RunFolder) -> str:
 
 
 def _layout(entry: Mapping[str, Any]) -> Layout:
-    given = {key: entry[key] for key in ("columns", "row_label", "digits", "figure", "also")
-             if entry.get(key) is not None}  # fmt: skip
+    given = {
+        key: entry[key]
+        for key in ("columns", "row_label", "digits", "figure", "also")
+        if entry.get(key) is not None
+    }
     published = _as_list(entry.get("published") or [])
     return Layout(
         rows=tuple(_as_list(entry.get("rows") or [])),

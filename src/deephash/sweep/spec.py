@@ -75,8 +75,9 @@ class SweepSpec:
             expect(content, SPEC_KINDS, file, "sweep")
             for number, rule in enumerate(content.get("where") or ()):
                 rules = {f"where[{number}]": rule}
-                wanted: dict[str, Kind] = {f"{key}.{side}?": dict for key in rules
-                                           for side in ("if", "then")}  # fmt: skip
+                wanted: dict[str, Kind] = {
+                    f"{key}.{side}?": dict for key in rules for side in ("if", "then")
+                }
                 expect(rules, wanted, file, "sweep")
         except FileError as error:
             raise ConfigError(f"{file} is no sweep: {error.reason}") from error

@@ -17,12 +17,11 @@ ANEW = "Train anew with rerun=true."
 
 PROGRESS: dict[str, Kind] = {
     **dict.fromkeys(("epoch", "step", "images", "wait"), int),
-    **{f"{name}seconds": finite for name in
-       ("", "evaluation_", "retrieval_", "train_", "data_")},
+    **{f"{name}seconds": finite for name in ("", "evaluation_", "retrieval_", "train_", "data_")},
     "history": [dict],
     "selected": (int, None),
     "stopped_early": bool,
-}  # fmt: skip
+}
 
 LAST: dict[str, Kind] = {
     "fingerprint": str,

@@ -384,10 +384,12 @@ def start(tmp_path, body):
     command = [sys.executable, "-c", WORKER.replace("BODY", body)]
     return subprocess.Popen(
         [*command, tmp_path / "calls", tmp_path / "cache"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         # A shell's background jobs, such as tests may be, have it ignored and hand that on.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
+    )
 
 
 def until(done, seconds=300):
@@ -407,8 +409,9 @@ def test_a_killed_builder_is_gone_on_from(tmp_path):
         builder.kill()
         builder.communicate()
     assert pixel_entries(folder) == [] and [path.suffix for path in sorted(folder.iterdir())] == [
-        ".lock", ".part",
-    ]  # fmt: skip
+        ".lock",
+        ".part",
+    ]
     decode = Decode()
     pixels, _ = load_pixels(content(), decode, folder=folder)
     assert np.array_equal(pixels, expected())
@@ -418,8 +421,9 @@ def test_a_killed_builder_is_gone_on_from(tmp_path):
 
 def test_of_two_processes_one_builds_and_one_waits(tmp_path):
     go = tmp_path / "go"
-    both = [start(tmp_path, f"while not Path({str(go)!r}).exists(): time.sleep(0.01)")
-            for _ in range(2)]  # fmt: skip
+    both = [
+        start(tmp_path, f"while not Path({str(go)!r}).exists(): time.sleep(0.01)") for _ in range(2)
+    ]
     ready, _, _ = select.select([process.stderr for process in both], [], [], 300)
     line = ready[0].readline()  # of the one that waits; the other builds until `go` is there
     (builder,) = [process.pid for process in both if process.stderr is not ready[0]]

@@ -165,11 +165,13 @@ def as_tuple(path, contents):
 
 def as_lists(path, contents):
     torch.save(
-        {"features": [torch.from_numpy(row) for row in contents["features"]],
-         "labels": [torch.tensor(label) for label in contents["labels"].tolist()],
-         "ids": contents["ids"].tolist()},
+        {
+            "features": [torch.from_numpy(row) for row in contents["features"]],
+            "labels": [torch.tensor(label) for label in contents["labels"].tolist()],
+            "ids": contents["ids"].tolist(),
+        },
         path.with_suffix(".pt"),
-    )  # fmt: skip
+    )
 
 
 def as_bare_tensors(path, contents):
@@ -302,12 +304,14 @@ def test_files_of_which_some_are_normalised_are_reported(tmp_path, caplog):
         ({"features": torch.ones(4, 5), "labels": torch.ones(5)}, "They seem to be transposed"),
         ({"features": np.zeros((5, 4), "c8")}, "must be .n, D. floats, or integers or bools"),
         ({"features": np.zeros((5, 4)), "labels": list("01234")}, "numbers as text"),
-        ({"features": np.zeros((5, 4)), "labels": np.array([0, 1, 2, 2**31 - 1, 0])},
-         r"row 3 of .*train\.pt has the class 2147483647"),
+        (
+            {"features": np.zeros((5, 4)), "labels": np.array([0, 1, 2, 2**31 - 1, 0])},
+            r"row 3 of .*train\.pt has the class 2147483647",
+        ),
         ({"features": np.zeros((5, 4)), "labels": np.full(5, 2**64 - 1, "u8")}, "has the class"),
         ({"features": np.zeros((5, 4)), "labels": np.arange(5.0)}, r"labels\.astype\('int64'\)"),
     ],
-)  # fmt: skip
+)
 def test_invalid_features_are_reported_in_our_own_message(saved, message, tmp_path):
     for role in ("database", "test"):
         contents = arrays(role, ROLES[role])
@@ -407,8 +411,11 @@ def test_a_pickle_is_not_run(tmp_path):
 
 
 def test_stacked_rows_are_in_the_requested_order():
-    parts = [np.arange(6, dtype=np.float16).reshape(3, 2), np.zeros((0, 2), np.float16),
-             np.arange(6, 14, dtype=np.float16).reshape(4, 2)]  # fmt: skip
+    parts = [
+        np.arange(6, dtype=np.float16).reshape(3, 2),
+        np.zeros((0, 2), np.float16),
+        np.arange(6, 14, dtype=np.float16).reshape(4, 2),
+    ]
     whole, stacked = np.concatenate(parts), Stacked(parts)
     assert (
         stacked.shape == (7, 2) and stacked.dtype == np.float16 and stacked.nbytes == whole.nbytes
@@ -469,8 +476,9 @@ def module(folder, **options):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize(("role", "called"), [("train", "train"), ("test", "queries"),
-                                          ("database", "database")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("role", "called"), [("train", "train"), ("test", "queries"), ("database", "database")]
+)
 def test_what_is_not_finite_is_refused_with_file_row_and_id(role, called, value, tmp_path):
     written(tmp_path, role, 1, value)
     data = module(tmp_path)
@@ -499,8 +507,10 @@ def test_a_row_is_that_of_its_file_where_files_share_images(tmp_path):
     contents, rows = arrays("database", 9), np.array([7, 2, 4])
     as_npz(tmp_path / "test", arrays("test", 3))
     as_npz(tmp_path / "database", contents)
-    shared = {name: np.concatenate([values[rows], values[:2] if name != "ids" else ["x", "y"]])
-              for name, values in contents.items()}  # fmt: skip
+    shared = {
+        name: np.concatenate([values[rows], values[:2] if name != "ids" else ["x", "y"]])
+        for name, values in contents.items()
+    }
     shared["features"][4] = np.inf
     as_npz(tmp_path / "train", shared)
     with pytest.raises(DataError, match=r"y \(train\): inf in column 0 of .*train\.npz, row 4"):

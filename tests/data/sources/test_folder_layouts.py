@@ -102,9 +102,10 @@ def test_links_are_followed_once_and_never_in_a_circle(tmp_path):
     (tmp_path / "elsewhere" / "more" / "back").symlink_to(root)
     images = Folder(root, size=8).load()
     assert images.ids == (
-        *(f"cat/{n}.png" for n in range(3)), *(f"cat/again/{n}.png" for n in range(3)),
+        *(f"cat/{n}.png" for n in range(3)),
+        *(f"cat/again/{n}.png" for n in range(3)),
         *(f"dog/{n}.png" for n in range(3)),
-    )  # fmt: skip
+    )
     assert images.passed_over == {"links to folders read already": 6}
 
 
@@ -243,8 +244,15 @@ def test_training_tells_it_once_and_the_facts_keep_it(tmp_path, caplog):
     root = photos(tmp_path / "set", count=4)
     (root / "cat" / "x.psd").write_bytes(b"8BPS")
     views = Pipeline([])
-    data = DataModule("own", Folder(root, size=8), PerClass(queries=1, train=2), "per_class",
-                      views, views, batch_size=2)  # fmt: skip
+    data = DataModule(
+        "own",
+        Folder(root, size=8),
+        PerClass(queries=1, train=2),
+        "per_class",
+        views,
+        views,
+        batch_size=2,
+    )
     with caplog.at_level(logging.WARNING):
         data.setup("cpu")
         data.setup("cpu")

@@ -59,8 +59,10 @@ def write(folder, **lists):
 @pytest.fixture
 def small(tmp_path):
     """Five images of the database, two of them for training, and two queries; 5 has no label."""
-    database = [(f"im/{k}.png", labels) for k, labels in
-                ((3, "1 0 0"), (1, "1 1 0"), (5, "0 0 0"), (2, "0 1 1"), (4, "0 0 1"))]  # fmt: skip
+    database = [
+        (f"im/{k}.png", labels)
+        for k, labels in ((3, "1 0 0"), (1, "1 1 0"), (5, "0 0 0"), (2, "0 1 1"), (4, "0 0 1"))
+    ]
     return write(
         tmp_path / "data",
         database=database,
@@ -227,8 +229,10 @@ def test_rows_roles_and_pixels(small):
     assert images.inputs.shape == (7, 3, 4, 4)
     assert images.inputs[:, 0, 2, 2].tolist() == [3, 1, 5, 2, 4, 9, 8]
     assert {role: rows.tolist() for role, rows in images.lists.items()} == {
-        "database": [0, 1, 2, 3, 4], "queries": [5, 6], "train": [3, 0],
-    }  # fmt: skip
+        "database": [0, 1, 2, 3, 4],
+        "queries": [5, 6],
+        "train": [3, 0],
+    }
     labels = images.labels.toarray()
     assert labels[1].tolist() == [True, True, False] and not labels[2].any()
     assert images.classes == ("0", "1", "2") and images.multilabel
@@ -274,8 +278,10 @@ def test_files_are_found_where_they_are(small):
         after = Lists(small, size=4, find=find).load()
         assert after.ids == before.ids and np.array_equal(after.inputs, before.inputs)
         assert after.places == (
-            "3.png", *(f"im/{k}.png" for k in (1, 5, 2, 4, 9)), "im/deep/er/8.png"
-        )  # fmt: skip
+            "3.png",
+            *(f"im/{k}.png" for k in (1, 5, 2, 4, 9)),
+            "im/deep/er/8.png",
+        )
     (small / "other").mkdir()
     (small / "other" / "8.png").write_bytes(b"another")
     for find in ("auto", "id"):
@@ -318,8 +324,10 @@ def test_missing_and_unreadable_images_are_skipped(small, caplog):
         assert images.inputs[:, 0, 0, 0].tolist() == [3, 5, 4, 9, 8]
         assert images.labels.toarray()[2].tolist() == [False, False, True]
         assert {role: rows.tolist() for role, rows in images.lists.items()} == {
-            "database": [0, 1, 2], "queries": [3, 4], "train": [0],
-        }  # fmt: skip
+            "database": [0, 1, 2],
+            "queries": [3, 4],
+            "train": [0],
+        }
     assert "left out 1 missing of 7" in caplog.text and "left out 1 unreadable" in caplog.text
 
 
@@ -405,8 +413,10 @@ def test_a_set_has_one_fingerprint_in_every_dialect(tmp_path, dialect):
         file = root / "deep" / f"{k}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (3, 3), (k, k, k)).save(file)
-    labels = [f"{k % 3}" if style == "index" else " ".join(str(int(c == k % 3)) for c in range(3))
-              for k in range(6)]  # fmt: skip
+    labels = [
+        f"{k % 3}" if style == "index" else " ".join(str(int(c == k % 3)) for c in range(3))
+        for k in range(6)
+    ]
     lines = [f"{path.format(name=f'{k}.png')} {labels[k]}\n" for k in range(6)]
     for name, rows in {"database": (3, 1, 4, 0), "train": (0, 3), "test": (5, 2)}.items():
         file_of(tmp_path, "".join(lines[row] for row in rows), f"{name}.txt")
@@ -717,8 +727,10 @@ def miniature(dataset, root):
     else:
         folders = ("images", "images")
         columns = [[c in (k % 21, k % 5) for c in range(21)] for k in range(151)]
-    lines = [(f"{folders[k >= 130]}/{k}_{k}.png", " ".join(str(int(label)) for label in columns[k]))
-             for k in range(151)]  # fmt: skip
+    lines = [
+        (f"{folders[k >= 130]}/{k}_{k}.png", " ".join(str(int(label)) for label in columns[k]))
+        for k in range(151)
+    ]
     return write(root, train=lines[:100], test=lines[130:], database=lines[:126])
 
 
@@ -758,16 +770,21 @@ def test_a_whole_run(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     for name in ("train.txt", "test.txt", "database.txt"):
         (tmp_path / "moved" / name).rename(tmp_path / "elsewhere" / name)
-    words = (f'run="{report.parent}"', f"dataset.root={tmp_path / 'moved'}",
-             f"dataset.lists={tmp_path / 'elsewhere'}", "figures=false")  # fmt: skip
+    words = (
+        f'run="{report.parent}"',
+        f"dataset.root={tmp_path / 'moved'}",
+        f"dataset.lists={tmp_path / 'elsewhere'}",
+        "figures=false",
+    )
     output = run(tmp_path, *words, script="evaluate.py")
     assert f"{report_['metrics']['map']!r}: the same" in output
 
 
 @pytest.mark.slow
 def test_help_names_the_datasets_and_missing_data_fit_on_a_screen(tmp_path):
-    (line,) = (line for line in run(tmp_path, "--help").splitlines()
-               if line.startswith("dataset: "))  # fmt: skip
+    (line,) = (
+        line for line in run(tmp_path, "--help").splitlines() if line.startswith("dataset: ")
+    )
     assert {"imagenet100", "nuswide21"} <= set(re.findall(r"\w+", line))
     output = run(tmp_path, "dataset=imagenet100", "trainer.device=cpu", code=1)
     for word in (

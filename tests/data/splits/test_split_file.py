@@ -57,8 +57,14 @@ def forge(path, **values):
 @pytest.fixture
 def written(tmp_path):
     path = tmp_path / f"own{ENDING}"
-    write_split(path, *small(), **TOLD, seed=3, origin={"recipe": "by hand", "n": [1, None]},
-                lists={"train.txt": "ab"})  # fmt: skip
+    write_split(
+        path,
+        *small(),
+        **TOLD,
+        seed=3,
+        origin={"recipe": "by hand", "n": [1, None]},
+        lists={"train.txt": "ab"},
+    )
     return path
 
 
@@ -300,8 +306,9 @@ def splits(draw, names=NAMES, several=True):
     """Any catalogue and split: roles that overlap, images without labels, without roles."""
     ids = draw(st.lists(names, min_size=2, max_size=9, unique=True))
     count = draw(st.integers(2, 5))
-    columns = st.sets(st.integers(0, count - 1), min_size=0 if several else 1,
-                      max_size=count if several else 1)  # fmt: skip
+    columns = st.sets(
+        st.integers(0, count - 1), min_size=0 if several else 1, max_size=count if several else 1
+    )
     labels = np.zeros((len(ids), count), bool)
     for row in labels:
         row[list(draw(columns))] = True
@@ -351,10 +358,14 @@ def test_any_split_comes_back_from_lists_or_is_refused(tmp_path_factory, prefix,
     rows = np.unique(np.concatenate([split.train, split.database, split.queries]))
     message = come_back(tmp_path_factory.mktemp("lists"), images, split, style, prefix)
     odd = [
-        name for name in (images.ids[row] for row in rows)
-        if set(name) & set(" \t\r\n\f\v\\\0") or name[0] == "/" or ".." in name.split("/")
-        or name.startswith("./") or (name[0] == "\ufeff" and not prefix)
-    ]  # fmt: skip
+        name
+        for name in (images.ids[row] for row in rows)
+        if set(name) & set(" \t\r\n\f\v\\\0")
+        or name[0] == "/"
+        or ".." in name.split("/")
+        or name.startswith("./")
+        or (name[0] == "\ufeff" and not prefix)
+    ]
     assert (message is not None) == bool(odd)
     assert message is None or "HashNet's lists cannot contain" in message
 

@@ -248,9 +248,10 @@ def test_blur_of_images_that_have_no_mirror():
 
 
 @pytest.mark.parametrize(
-    "step", [T.ColorJitter(0.4, 0.4, 0.4, 0.2, p=0.8), T.RandomGrayscale(0.5), T.GaussianBlur(5)],
+    "step",
+    [T.ColorJitter(0.4, 0.4, 0.4, 0.2, p=0.8), T.RandomGrayscale(0.5), T.GaussianBlur(5)],
     ids=lambda step: type(step).__name__,
-)  # fmt: skip
+)
 @pytest.mark.parametrize("cached", [1, 5000, 2**40])
 def test_few_images_at_a_time_or_all(step, cached, monkeypatch):
     images = pixels(16)

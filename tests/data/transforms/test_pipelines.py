@@ -81,8 +81,9 @@ def test_steps_of_a_pipeline(file, folded):
             }
             size = 96 if "dataset.size=96" in words else 224  # the digits have no size
             sized = {"size": size}
-            expected = {key: {**(sized if key in SIZED else {}), **step}
-                        for key, step in steps.items()}  # fmt: skip
+            expected = {
+                key: {**(sized if key in SIZED else {}), **step} for key, step in steps.items()
+            }
             assert list(actual.items()) == list(expected.items())
         assert transforms == folded(*words)["dataset"]["transforms"]
 

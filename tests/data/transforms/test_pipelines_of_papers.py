@@ -115,12 +115,16 @@ def test_what_contrastive_methods_see(folded):
             "RandomResizedCrop": {"size": 224, "scale": [0.5, 1.0]},
             "RandomHorizontalFlip": {"p": 0.5},
             "ColorJitter": {
-                "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1, "p": 0.7,
+                "brightness": 0.4,
+                "contrast": 0.4,
+                "saturation": 0.4,
+                "hue": 0.1,
+                "p": 0.7,
             },
             "RandomGrayscale": {"p": 0.2},
             "GaussianBlur": {"kernel_size": 3, "sigma": [0.1, 2.0], "p": blurred},
             "Normalize": {"mean": MEAN, "std": STD},
-        }  # fmt: skip
+        }
 
 
 @pytest.mark.parametrize("name", RECIPES)

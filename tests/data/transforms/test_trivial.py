@@ -70,10 +70,12 @@ def test_pixels_move_bicubically_as_in_pillow(case):
     name, sign = MOVED[case]
     images = pixels()
     for magnitude in magnitudes(name, sign):
-        expected = torch.stack([
-            TF.pil_to_tensor(theirs(TF.to_pil_image(image), name, magnitude, "bicubic"))
-            for image in images
-        ])  # fmt: skip
+        expected = torch.stack(
+            [
+                TF.pil_to_tensor(theirs(TF.to_pil_image(image), name, magnitude, "bicubic"))
+                for image in images
+            ]
+        )
         actual = ours(images / 255, name, magnitude, "bicubic")
         off = (actual - expected / 255).abs() > ROUNDED
         assert off.double().mean() <= 0.003

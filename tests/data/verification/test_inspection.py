@@ -258,15 +258,18 @@ def test_dialects_have_one_digest_and_known_lists_are_named(tmp_path):
         "CSQ": {"train": of(a, "train").content, "queries": of(a, "train").digest},
     }
     assert identify(b, known) == {
-        "train": ["HashNet", "CSQ"], "queries": ["HashNet"], "database": ["HashNet"]
-    }  # fmt: skip
+        "train": ["HashNet", "CSQ"],
+        "queries": ["HashNet"],
+        "database": ["HashNet"],
+    }
     (tmp_path / "b" / "test.txt").write_text("0.jpg 0\n4.jpg 1\n3.jpg 0\n")
     moved = (tmp_path / "b" / "database.txt").read_text().splitlines(keepends=True)
     (tmp_path / "b" / "database.txt").write_text("".join(reversed(moved)))
     after = inspect_lists(Lists(tmp_path / "b", identity=FILE_NAME), files=False)
     assert identify(after, known) == {
-        "train": ["HashNet", "CSQ"], "database": ["HashNet (in another order)"]
-    }  # fmt: skip
+        "train": ["HashNet", "CSQ"],
+        "database": ["HashNet (in another order)"],
+    }
     assert identify(after, {}) == {}
     with pytest.raises(DataError, match=r"known\.HashNet\.queries was read as the number 5\.06"):
         identify(after, {"HashNet": {"queries": 5064364568e9}})

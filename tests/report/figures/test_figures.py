@@ -62,8 +62,11 @@ def test_a_label_contains_what_differs_between_runs(make):
         ]
     )
     assert [row.label for row in rows] == ["csq lr=0.1", "csq lr=0.2", "dpn lr=0.2"]
-    assert [row.name for row in rows] == ["csq optimizer.lr=0.1", "csq optimizer.lr=0.2",
-                                          "dpn optimizer.lr=0.2"]  # fmt: skip
+    assert [row.name for row in rows] == [
+        "csq optimizer.lr=0.1",
+        "csq optimizer.lr=0.2",
+        "dpn optimizer.lr=0.2",
+    ]
 
 
 def test_a_foreign_run_does_not_bring_back_what_the_others_share(make):
@@ -187,8 +190,14 @@ def test_a_run_that_is_named_by_its_folder_alone_is_called_by_its_method(make):
 def test_one_run_has_the_curves_as_they_were_measured(make):
     report = make()
     drawn = figures(report)
-    assert list(drawn) == ["pr_by_rank", "pr_by_radius", "precision_at", "recall_at", "distances",
-                           "bits"]  # fmt: skip
+    assert list(drawn) == [
+        "pr_by_rank",
+        "pr_by_radius",
+        "precision_at",
+        "recall_at",
+        "distances",
+        "bits",
+    ]
     metrics = report["metrics"]
     macro, micro = lines(drawn["pr_by_radius"])[:2]
     for line, kind in ((macro, "macro"), (micro, "micro")):

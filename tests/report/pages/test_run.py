@@ -233,8 +233,12 @@ def test_a_reference_stands_beside_the_run(folder, read_page):
 
 
 def test_selection_by_agreement_is_a_card(folder, read_page):
-    more = {"select_on": "agreement", "map_at_agreement_epoch": 0.6777, "epoch_at_agreement": 40,
-            "agreement_best": 0.5}  # fmt: skip
+    more = {
+        "select_on": "agreement",
+        "map_at_agreement_epoch": 0.6777,
+        "epoch_at_agreement": 40,
+        "agreement_best": 0.5,
+    }
     report = {**REPORT, "selection": {**REPORT["selection"], **more}}
     (folder / "report.json").write_text(json.dumps(report))
     with (folder / "log.jsonl").open("a") as log:

@@ -45,14 +45,18 @@ def make_report(value, print_="a" * 64, on="query", ties="expected", seed=0):
             "map": value,
             "queries": 10,
             "database": 90,
-            "conventions": {"metric": "mAP@all", "ties": ties, "denominator": "hits",
-                            "empty": "zero"},
+            "conventions": {
+                "metric": "mAP@all",
+                "ties": ties,
+                "denominator": "hits",
+                "empty": "zero",
+            },
         },
         "protocol": {"dataset": "cifar10", "protocol": "59k", "fingerprint": print_},
         "selection": {"select_on": on, "epochs": 30, "stopped_early": False},
         "training": {"batch_size": 16, "seconds": 60.0},
         "environment": {"torch": "2.15", "gpu": None},
-    }  # fmt: skip
+    }
 
 
 def job(scale=5, nbit=16, seed=0, value=None, dataset="cifar10", **more):
@@ -113,9 +117,11 @@ def test_cells_with_fewer_seeds_are_marked_and_not_ranked():
 
 
 def test_values_set_by_a_rule_for_some_rows_are_noted():
-    jobs = [job("a", 16, 0, 0.8, values={"batch": 16, "beta": 5}, run="1"),
-            job("a", 32, 0, 0.8, values={"batch": 16, "beta": 7}, run="2"),
-            job("b", 16, 0, 0.8, values={"batch": 16, "beta": None}, run="3")]  # fmt: skip
+    jobs = [
+        job("a", 16, 0, 0.8, values={"batch": 16, "beta": 5}, run="1"),
+        job("a", 32, 0, 0.8, values={"batch": 16, "beta": 7}, run="2"),
+        job("b", 16, 0, 0.8, values={"batch": 16, "beta": None}, run="3"),
+    ]
     assert "epochs 30; batch size 16; batch 16; beta 5, 7 for a." in section_markdown(
         section(*jobs)
     )
@@ -183,8 +189,11 @@ def test_csv_has_a_line_for_each_cell_in_full_precision():
                     "published": "0.805", "rank": "", "marks": "q", "selection": "query",
                     "states": "2 finished"}  # fmt: skip
     assert first["fingerprint"] == "a" * 64 and first["convention"].startswith("mAP@all ties=")
-    assert (missing["column"], missing["mean"], missing["states"]) == ("32", "", "1 failed; 1 "
-                                                                       "waiting")  # fmt: skip
+    assert (missing["column"], missing["mean"], missing["states"]) == (
+        "32",
+        "",
+        "1 failed; 1 waiting",
+    )
 
 
 def test_a_running_cell_shows_its_progress():
@@ -196,8 +205,10 @@ def test_a_running_cell_shows_its_progress():
 
 def test_ties_share_a_rank_and_one_row_has_none():
     layout = Layout(("method.loss.scale",), digits=3)
-    jobs = [job(scale, 16, 0, value) for scale, value in
-            ((5, 0.5), (10, 0.50004), (25, 0.4), (50, 0.4), (80, 0.3))]  # fmt: skip
+    jobs = [
+        job(scale, 16, 0, value)
+        for scale, value in ((5, 0.5), (10, 0.50004), (25, 0.4), (50, 0.4), (80, 0.3))
+    ]
     ranks = [entry.rank for entry in section(*jobs, layout=layout).cells.values()]
     assert ranks == [1, 1, 2, 2, 0]
     assert [cell.rank for cell in section(jobs[0], layout=layout).cells.values()] == [0]
@@ -220,12 +231,19 @@ def test_results_under_other_conditions_are_marked_noted_and_not_ranked():
 
 def test_runs_of_other_data_have_a_table_of_their_own():
     """Whose fingerprint is unknown, or is yet to come, stands in the one of most runs."""
-    jobs = [job(5, 16, 0, 0.9, print_="b" * 64), job(10, 16, 0, 0.5), job(25, 16, 0, 0.4),
-            job(50, 16), job(80, 16, state="running"), job(5, 16, 1, 0.7)]  # fmt: skip
+    jobs = [
+        job(5, 16, 0, 0.9, print_="b" * 64),
+        job(10, 16, 0, 0.5),
+        job(25, 16, 0, 0.4),
+        job(50, 16),
+        job(80, 16, state="running"),
+        job(5, 16, 1, 0.7),
+    ]
     first, other = make_sections([Sweep("s", tuple(jobs), Layout(("method.loss.scale",)))])
     assert (first.title, other.title) == (
-        "cifar10, 59k, data aaaaaaaa", "cifar10, 59k, data bbbbbbbb"
-    )  # fmt: skip
+        "cifar10, 59k, data aaaaaaaa",
+        "cifar10, 59k, data bbbbbbbb",
+    )
     assert first.rows == ((5,), (10,), (25,), (50,), (80,)) and other.rows == ((5,),)
     assert first.cells[(5,), 16].mean == 0.7 and other.cells[(5,), 16].mean == 0.9
     assert "\\*" not in section_markdown(first) + section_markdown(other)
@@ -246,14 +264,26 @@ def test_seeds_that_were_measured_otherwise_are_left_out_of_the_mean():
     assert "left out of its mean" in section_markdown(result)
 
 
-METHODS = Layout(rows=("method",), digits=2, published="sdc_table1",
-                 also_published=("sdc_rerun", "fire_unsupervised"), also="all")  # fmt: skip
+METHODS = Layout(
+    rows=("method",),
+    digits=2,
+    published="sdc_table1",
+    also_published=("sdc_rerun", "fire_unsupervised"),
+    also="all",
+)
 
 
 def method(name, nbit=16, seed=0, value=None, kind=None, maps=(), whole=None, **more):
     """A run of a method; ``maps``: of the draws of the reference, ``whole``: its mAP@all."""
-    run = job(nbit=nbit, seed=seed, value=value, run=f"{name}/{nbit}/{seed}", on="last",
-              values={"method": name, "method.loss.scale": None}, **more)  # fmt: skip
+    run = job(
+        nbit=nbit,
+        seed=seed,
+        value=value,
+        run=f"{name}/{nbit}/{seed}",
+        on="last",
+        values={"method": name, "method.loss.scale": None},
+        **more,
+    )
     if run.report is not None:
         reference = {"method": "pca_rr", "draws": len(maps), "maps": list(maps)} if maps else None
         run.report.update(nbit=nbit, reference=reference)
@@ -307,9 +337,7 @@ def test_kinds_missing_in_all_reports_have_no_column_and_in_some_are_unknown():
     assert "| method | 16 bits |" in section_markdown(section(*old, layout=METHODS))
     jobs = [*old, method("lsh", value=0.6, kind="shallow"), method("sh")]
     text = section_markdown(section(*jobs, layout=METHODS))
-    assert [line.split(" | ")[1] for line in cells(text)] == [
-        "unknown", "unknown", "shallow", ""
-    ]  # fmt: skip
+    assert [line.split(" | ")[1] for line in cells(text)] == ["unknown", "unknown", "shallow", ""]
     alike = [method("itq", seed=seed, value=0.5, kind="shallow") for seed in (0, 1)]
     alike = [
         replace(run, values=run.values | {"iterations": seed}) for seed, run in enumerate(alike)
@@ -319,23 +347,29 @@ def test_kinds_missing_in_all_reports_have_no_column_and_in_some_are_unknown():
 
 
 def test_references_of_several_backbones_are_several_and_equal_draws_count_once():
-    jobs = [method("itq", value=0.5, maps=(0.3, 0.5)),
-            method("sh", seed=1, value=0.5, maps=(0.31, 0.5)),
-            replace(method("lsh", value=0.5, maps=(0.1, 0.3)), conditions={"backbone": "vgg16"}),
-            method("pcah", value=0.5, maps=(0.8, 0.9), ties="worst")]  # fmt: skip
+    jobs = [
+        method("itq", value=0.5, maps=(0.3, 0.5)),
+        method("sh", seed=1, value=0.5, maps=(0.31, 0.5)),
+        replace(method("lsh", value=0.5, maps=(0.1, 0.3)), conditions={"backbone": "vgg16"}),
+        method("pcah", value=0.5, maps=(0.8, 0.9), ties="worst"),
+    ]
     jobs[:2] = [replace(run, conditions={"backbone": "tiny"}) for run in jobs[:2]]
     first, second = section(*jobs, layout=METHODS).baseline_rows
     assert (first.label, first.values[16][0], first.draws) == (
-        "PCA + random rotation, tiny (reference)", 0.4, 2
-    )  # fmt: skip
+        "PCA + random rotation, tiny (reference)",
+        0.4,
+        2,
+    )
     assert (second.name, second.values[16][0]) == ("PCA + random rotation, vgg16", 0.2)
 
 
 def test_only_rows_on_the_same_frozen_features_are_compared_with_a_reference():
     frozen = {"backbone": "vgg16", "frozen": "yes"}
-    jobs = [replace(method("itq", value=0.5, maps=(0.3, 0.5)), conditions=frozen),
-            replace(method("csq", value=0.1), conditions={**frozen, "frozen": "no"}),
-            replace(method("dpn", value=0.1), conditions={"backbone": "alexnet"})]  # fmt: skip
+    jobs = [
+        replace(method("itq", value=0.5, maps=(0.3, 0.5)), conditions=frozen),
+        replace(method("csq", value=0.1), conditions={**frozen, "frozen": "no"}),
+        replace(method("dpn", value=0.1), conditions={"backbone": "alexnet"}),
+    ]
     made = section(*jobs, layout=METHODS)
     assert "All rows on the same frozen features are above it." in section_markdown(made)
     below = replace(method("sdc", value=0.2), conditions=frozen)
@@ -344,9 +378,11 @@ def test_only_rows_on_the_same_frozen_features_are_compared_with_a_reference():
 
 
 def test_the_conditions_of_each_row_stand_below():
-    jobs = [replace(method("itq", value=0.5, kind="shallow"), conditions={"frozen": "yes"}),
-            replace(method("sdc", seed=0, value=0.5), conditions={"frozen": "yes", "views": "8"}),
-            replace(method("sdc", seed=1), conditions={"frozen": "no"})]  # fmt: skip
+    jobs = [
+        replace(method("itq", value=0.5, kind="shallow"), conditions={"frozen": "yes"}),
+        replace(method("sdc", seed=0, value=0.5), conditions={"frozen": "yes", "views": "8"}),
+        replace(method("sdc", seed=1), conditions={"frozen": "no"}),
+    ]
     text = section_markdown(section(*jobs, layout=METHODS))
     assert text.splitlines()[-6:] == [
         "Conditions of the runs:",
@@ -371,12 +407,17 @@ def test_a_published_number_of_several_keys_has_their_whole_name():
 
 
 def test_settings_and_protocols_make_sections_and_note_the_differences():
-    jobs = [job(5, 16, 0, 0.8), job(5, 16, 0, 0.3, run="small", settings=("trainer.epochs=2",)),
-            job(5, 16, 0, 0.4, run="other", values={"dataset.protocol": "54k"})]  # fmt: skip
+    jobs = [
+        job(5, 16, 0, 0.8),
+        job(5, 16, 0, 0.3, run="small", settings=("trainer.epochs=2",)),
+        job(5, 16, 0, 0.4, run="other", values={"dataset.protocol": "54k"}),
+    ]
     plain, small, other = make_sections([Sweep("s", tuple(jobs), BETA)])
     assert [part.title for part in (plain, small, other)] == [
-        "cifar10, 59k", "cifar10, 59k, trainer.epochs=2", "cifar10, 54k"
-    ]  # fmt: skip
+        "cifar10, 59k",
+        "cifar10, 59k, trainer.epochs=2",
+        "cifar10, 54k",
+    ]
     assert "another setting" not in section_markdown(plain)
     assert "of another setting than the published ones, in settings (trainer.epochs=2)" in (
         section_markdown(small).replace("\\_", "_")
@@ -401,8 +442,9 @@ def test_without_a_layout_rows_are_what_varies():
     result = section(*jobs, layout=Layout())
     assert result.keys == ("method.loss.scale", "trainer.batch_size")
     assert [result.row_name(row) for row in result.rows][:2] == [
-        "scale=5 batch_size=8", "scale=5 batch_size=16"
-    ]  # fmt: skip
+        "scale=5 batch_size=8",
+        "scale=5 batch_size=16",
+    ]
     assert all(len(cell.runs) == 2 for cell in result.cells.values())
     (alone,) = make_sections([Sweep("s", (job(),), Layout())])
     assert alone.keys == ("method",) and alone.row_name(alone.rows[0]) == "relahash"
@@ -458,8 +500,10 @@ def test_sweeps_of_other_layouts_follow_each_other():
 
 def test_only_compares_as_the_command_line_writes():
     jobs = [job(5), job(10), job(0.5)]
-    assert [run.values["method.loss.scale"] for run in
-            filter_runs(jobs, {"method.loss.scale": 10, "dataset": "cifar10"})] == [10]  # fmt: skip
+    assert [
+        run.values["method.loss.scale"]
+        for run in filter_runs(jobs, {"method.loss.scale": 10, "dataset": "cifar10"})
+    ] == [10]
     assert len(filter_runs(jobs, {"seed": 0})) == 3 and filter_runs(jobs, {"seed": 1}) == ()
     assert len(filter_runs(jobs, {"seed": [0, 1]})) == 3 and filter_runs(jobs, {"seed": []}) == ()
 
@@ -468,11 +512,17 @@ def test_the_figure_is_over_the_axis_of_the_layout():
     figure = sweep_figure(section(*SMALL)).figure
     (panel,) = figure.axes
     assert panel.get_xscale() == "log" and panel.get_xlabel() == "β"
-    ours = [line.get_xydata().tolist() for line in panel.lines if line.get_alpha() is None
-            and line.get_marker() in ("o", "s")]  # fmt: skip
+    ours = [
+        line.get_xydata().tolist()
+        for line in panel.lines
+        if line.get_alpha() is None and line.get_marker() in ("o", "s")
+    ]
     assert ours == [[[5, pytest.approx(0.805)], [10, 0.79]], [[10, 0.83]]]
-    pale = [line.get_xydata().tolist() for line in panel.lines if line.get_alpha() == 0.5
-            and line.get_marker() in ("o", "s")]  # fmt: skip
+    pale = [
+        line.get_xydata().tolist()
+        for line in panel.lines
+        if line.get_alpha() == 0.5 and line.get_marker() in ("o", "s")
+    ]
     assert pale == [[[5, 0.805], [10, 0.7978]], [[5, 0.8216], [10, 0.8201]]]
 
 
@@ -643,8 +693,10 @@ def test_published_numbers_without_labels_are_those_of_the_collection():
 
 def test_no_published_number_is_recalled():
     assert {table["verified"] for table in published_tables().values()} == {
-        "primary", "secondary", "rerun"
-    }  # fmt: skip
+        "primary",
+        "secondary",
+        "rerun",
+    }
     whole = "a: {source: A, verified: %s, metric: {d: m}, values: {%s: {csq: {16: %s}}}}"
     assert parse_tables(whole % ("rerun", "d", 0.5), Path("p.yaml"))
     for wrong, message in (

@@ -163,11 +163,17 @@ def test_codes_on_a_gpu_are_counted_there():
 CASES = pytest.mark.parametrize(
     ("queries", "size", "nbit", "kind"),
     [
-        (3, 2500, 1, "classes"), (3, 4097, 7, "multi_hot"), (2, 2048, 33, "one_hot"),
-        (2, 2049, 63, "classes"), (3, 100, 65, "multi_hot"), (1, 2100, 127, "one_hot"),
-        (4, 1, 64, "multi_hot"), (1, 1, 200, "classes"), (1, 2100, 300, "multi_hot"),
+        (3, 2500, 1, "classes"),
+        (3, 4097, 7, "multi_hot"),
+        (2, 2048, 33, "one_hot"),
+        (2, 2049, 63, "classes"),
+        (3, 100, 65, "multi_hot"),
+        (1, 2100, 127, "one_hot"),
+        (4, 1, 64, "multi_hot"),
+        (1, 1, 200, "classes"),
+        (1, 2100, 300, "multi_hot"),
     ],
-)  # fmt: skip
+)
 
 
 def assert_counts_of_numpy(counter, sides_):
@@ -205,8 +211,10 @@ def test_triton_counts_the_same_in_its_interpreter():
     command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "triton_interpreted"]
     done = subprocess.run(
         [sys.executable, *command],
-        env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True,
-    )  # fmt: skip
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0 and "." * 9 in done.stdout, done.stdout
 
 
@@ -326,7 +334,8 @@ def test_a_numba_that_does_not_load_is_reported_once_and_replaced():
     """As when numpy is newer than it allows."""
     process = subprocess.run(
         [
-            sys.executable, "-c",
+            sys.executable,
+            "-c",
             "import sys; sys.modules['numba.extending'] = None\n"
             "from deephash.retrieval import Engine, histograms\n"
             "import numpy as np\n"
@@ -334,8 +343,9 @@ def test_a_numba_that_does_not_load_is_reported_once_and_replaced():
             "codes, labels = np.zeros((1, 1), np.uint8), np.array([0])\n"
             "histograms(codes, codes, labels, labels, 8, 'numba')\n",
         ],
-        capture_output=True, text=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+    )
     assert process.stdout.strip() == "numpy numpy"
     assert process.stderr.count("numpy counts instead") == 1
     assert "try engine=auto" in process.stderr

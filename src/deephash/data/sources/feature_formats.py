@@ -106,8 +106,10 @@ def _array_of(file: Path) -> Any:
     """Return the array of a file, memory-mapped, or its pickled content."""
     with file.open("rb") as opened:
         version = np.lib.format.read_magic(opened)
-        header = {(1, 0): np.lib.format.read_array_header_1_0,
-                  (2, 0): np.lib.format.read_array_header_2_0}.get(version)  # fmt: skip
+        header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }.get(version)
         if header is not None and header(opened)[2].hasobject:
             array = read_pickle(opened, file)
             # NumPy saves a dict as an array of one object.
@@ -185,9 +187,12 @@ def _texts_of_hdf5(file: Path, name: str) -> np.ndarray:
     try:
         done = subprocess.run(
             [sys.executable, "-c", _TEXTS, str(file), name],
-            capture_output=True, text=True, timeout=limit, stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=limit,
+            stdin=subprocess.DEVNULL,
             check=False,
-        )  # fmt: skip
+        )
     except subprocess.TimeoutExpired:
         raise DataError(
             f"{file} is damaged: its {name} could not be read within {limit:.0f} seconds"

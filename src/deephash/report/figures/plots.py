@@ -52,8 +52,9 @@ def line_panels(
     cells.sort(key=lambda cell: (list(kinds).index(cell[0]), cell[1]))
     across = len({nbit for _, nbit in cells}) if len(kinds) > 1 else 0
     down, across = panel_grid(len(cells), len(cells) if across == 1 else across)
-    figure, panels = sheet(down, across, SIZES[min(across, 4)], sharey=True,
-                            sharex=True if limits else "col")  # fmt: skip
+    figure, panels = sheet(
+        down, across, SIZES[min(across, 4)], sharey=True, sharex=True if limits else "col"
+    )
     panels[0, 0].set(**limits or {})
     places = {cell: divmod(place, across) for place, cell in enumerate(cells)}
     handles: dict[str, Any] = {}

@@ -61,8 +61,10 @@ def sweep_figure(section: Section) -> Drawing | None:
     figure, panels = sheet(size=(6.4, 4.2))
     panel, handles = panels[0, 0], {}
     for label in dict.fromkeys(point.group.label for point in points):
-        line = sorted((point for point in points if point.group.label == label),
-                      key=lambda point: place[point.x])  # fmt: skip
+        line = sorted(
+            (point for point in points if point.group.label == label),
+            key=lambda point: place[point.x],
+        )
         group = line[0].group
         ours = [(place[it.x], *it.group.mean_sd("metrics", "map")) for it in line if it.group.runs]
         theirs = [(place[it.x], it.published, math.nan) for it in line if it.published is not None]

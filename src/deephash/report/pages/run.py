@@ -215,8 +215,9 @@ def _training_figures(
     validation = [line for line in log if line["where"] == "val"]
     if agreement := _points(validation, "epoch", "agreement"):
         caption = "The share of the 10 nearest by features that is among the 10 nearest by codes."
-        svg = line_plot("agreement", {"validation": agreement}, "epoch",
-                        "recall of the 10 nearest", marks)  # fmt: skip
+        svg = line_plot(
+            "agreement", {"validation": agreement}, "epoch", "recall of the 10 nearest", marks
+        )
         figures.append(("Agreement with features", caption, svg))
     if any(losses.values()):
         caption = "Means over the steps since the previous point, with their weights in the loss."
@@ -244,8 +245,11 @@ def _retrieval_figures(metrics: Mapping[str, Any]) -> list[Figure]:
             "the queries; precision is 0 for a query with no image within the radius."
         )
         figures.append(("Precision and recall by radius", caption, svg))
-    ties = {name: float(value) for name, value in (metrics.get("ties") or {}).items()
-            if is_number(value)}  # fmt: skip
+    ties = {
+        name: float(value)
+        for name, value in (metrics.get("ties") or {}).items()
+        if is_number(value)
+    }
     if {"worst", "best"} <= ties.keys():
         caption = (
             "Images at the same Hamming distance have no defined order. This is the mAP for the "

@@ -108,8 +108,9 @@ def _segment(
     return share * ((np.float64(reached) + w) * h + inner)
 
 
-def mixed_by_hits(cut: tuple[Counts, ...], least: Counts, most: Counts, h: Floats, sums: Floats,
-                  reached: Counts) -> Floats:  # fmt: skip
+def mixed_by_hits(
+    cut: tuple[Counts, ...], least: Counts, most: Counts, h: Floats, sums: Floats, reached: Counts
+) -> Floats:
     """Return ``Groups.by_hits`` for groups that are cut and mixed: (R,).
 
     Args:
