@@ -21,7 +21,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 """The repository."""
 
-if str(ROOT / "src") not in sys.path:  # the package need not be installed
+if str(ROOT / "src") not in sys.path:  # the package need not be installed: import this before it
     sys.path.insert(0, str(ROOT / "src"))
 
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "triton", "numba", "faiss-cpu", "hydra-core")

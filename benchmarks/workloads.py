@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import Stopwatch, Values, configuration, synchronize
+from harness import Values, configuration, cpu_seconds, synchronize
 from torch.profiler import ProfilerActivity, profile
 
 from deephash.config import build, requirements, schema
@@ -165,13 +165,12 @@ class TimedBatches:
         """Yield batches until the time is over."""
         images, waited, first, chunk = 0, 0.0, 0.0, 1
         utilisation: list[int] = []
-        watch, began = Stopwatch(), time.perf_counter()
+        began, cpu = time.perf_counter(), 0.0
         for done in itertools.count(1 - self.warm_up):  # steps of the measurement
             if done == 1:
                 synchronize(self.device)
                 self.on_start()
-                waited, began = 0.0, time.perf_counter()
-                watch.__enter__()
+                waited, began, cpu = 0.0, time.perf_counter(), cpu_seconds()
             requested = time.perf_counter()
             batch = next(self.batches)
             waited += time.perf_counter() - requested
@@ -192,11 +191,11 @@ class TimedBatches:
                 break
             if done == 1:
                 chunk = max(1, min(50, int(self.window / 4 / seconds)))
-        watch.__exit__()
+        cpu = cpu_seconds() - cpu
         self.on_stop()
         self.result = {
-            "images": images, "steps": done, "wall": watch.wall, "cpu": watch.cpu,
-            "rate": images / watch.wall, "first": first, "waited": waited,
+            "images": images, "steps": done, "wall": seconds, "cpu": cpu,
+            "rate": images / seconds, "first": first, "waited": waited,
             "utilisation": statistics.mean(utilisation) if utilisation else None,
         }  # fmt: skip
         raise Enough

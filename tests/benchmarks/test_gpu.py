@@ -1,4 +1,4 @@
-"""The script for a GPU, gone through on the CPU in small: it cannot fail for silly reasons."""
+"""The GPU benchmark, run on the CPU with small sizes."""
 
 import json
 import logging
@@ -57,7 +57,7 @@ def parts(modules):
 
 @pytest.fixture
 def in_process(modules, monkeypatch):
-    """Parts run in this process, and commands in forks of it, which have imported everything."""
+    """Run parts in this process, and commands in forks of it, which have imported everything."""
     gpu, parts, kill_runs = modules.gpu, modules.gpu_parts, modules.kill_runs
 
     def spawn(request, log, changed):
@@ -228,7 +228,7 @@ def test_a_part_that_does_not_end_keeps_its_results(bench, base, tmp_path, monke
 
 
 def test_tests_that_do_not_end_are_stopped_and_named(bench, base, tmp_path):
-    """By the part itself, in a process of its own, with what it started."""
+    """The part itself, in a process of its own, stops pytest and its children."""
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "test_it.py").write_text(
         "import time\nimport pytest\n"
@@ -290,7 +290,7 @@ def test_files_with_tests_for_a_gpu(parts):
     assert not {"test_progress.py", "test_published.py"} & chosen
 
 
-def test_what_pytest_says_is_read_also_where_it_breaks_off(parts):
+def test_incomplete_output_of_pytest_is_read(parts):
     text = (
         "tests/a.py::test_x[a b] PASSED                 [ 25%]\n"
         "tests/a.py::test_y FAILED                      [ 50%]\n"
@@ -312,7 +312,7 @@ def test_what_pytest_says_is_read_also_where_it_breaks_off(parts):
     }  # fmt: skip
 
 
-def test_a_command_is_stopped_with_all_it_started(parts, tmp_path):
+def test_a_command_is_stopped_with_its_children(parts, tmp_path):
     (tmp_path / "child").write_text("")
     code = (
         "import subprocess, sys, time\n"
@@ -332,7 +332,7 @@ def test_a_command_is_stopped_with_all_it_started(parts, tmp_path):
 
 
 def test_a_profile_of_a_cuda_device_is_read(modules):
-    """Made of what torch's profiler gives: calls of the runtime, operators, kernels, marks."""
+    """The events have the form of torch's profiler: runtime calls, operators, kernels, marks."""
     from torch.autograd import DeviceType
 
     def row(key, count, kind, time=0.0):
@@ -376,7 +376,7 @@ def test_a_card_is_described_by_its_driver(modules, monkeypatch):
     }  # fmt: skip
 
 
-def test_a_graph_that_is_not_replayed_is_no_measurement(parts):
+def test_a_graph_that_is_not_replayed_is_a_failure(parts):
     log = logging.getLogger("deephash.training")
     with parts.collect_warnings() as notes:
         log.warning("trainer.graph: the step is not replayed as a graph, because of this")
@@ -392,7 +392,7 @@ def test_a_graph_that_is_not_replayed_is_no_measurement(parts):
 
 @pytest.fixture
 def archive(parts, tmp_path):
-    """A small archive of JPEG files in the folders of CIFAR-10."""
+    """Return a small archive of JPEG files in the folders of CIFAR-10."""
     parts.draw_images(tmp_path / "drawn", 14)
     path = tmp_path / "images.tar.xz"
     with tarfile.open(path, "w:xz") as file:
@@ -480,7 +480,7 @@ def test_what_the_table_of_a_paper_costs(parts):
 
 
 def test_parts_that_are_stopped_late_stay_in_the_budget(bench, tmp_path, monkeypatch):
-    """A part takes its share and as long as stopping it may take."""
+    """Stopping a part takes time in addition to its share."""
     clock, shares = [1_000.0], []
 
     def run_part(name, base, seconds, log, changed):
@@ -534,7 +534,7 @@ def test_shares_of_what_is_left(bench):
 
 @pytest.fixture
 def whole(modules, parts):
-    """A result of a GPU on which everything was measured."""
+    """Return a result of a GPU on which everything was measured."""
     request = {"tiny": False, "device": "cuda"}
     steps = {}
     for cell in parts.cells_of_steps(request):
@@ -575,7 +575,7 @@ def whole(modules, parts):
     }  # fmt: skip
 
 
-def test_a_whole_table_fits_into_what_is_printed(modules, whole):
+def test_the_printed_table_is_limited(modules, whole):
     whole["parts"]["steps"]["cells"]["squeezenet1_0 | graph | 16"]["notes"] = ["slow", "late"]
     text = modules.gpu_table.markdown(whole)
     for note in ("slow", "late"):
@@ -615,7 +615,7 @@ def test_a_result_goes_into_the_page(bench, modules, whole, tmp_path):
         bench.main(["--record", str(file), "--page", str(page)])
 
 
-def test_a_command_line_that_cannot_be(bench, capsys, tmp_path, monkeypatch):
+def test_wrong_command_lines_are_refused(bench, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for words, message in (
         (["--out", "x", "--device", "cuda"], "there is no CUDA device"),

@@ -1,4 +1,4 @@
-"""A killed command is repeated, and what it leaves is as if nothing had happened."""
+"""A command that is killed and repeated leaves the files of an uninterrupted run."""
 
 import os
 import subprocess
@@ -28,7 +28,7 @@ def killed(*arguments):
     return done.stdout
 
 
-def test_a_kill_before_any_operation_of_a_rerun_is_made_good():
+def test_a_rerun_can_be_repeated_after_a_kill_at_each_operation():
     """Removing the old run and writing the new one: each prefix of both can be continued."""
     printed = killed("--every", "--quick", "--only", "rerun=true")
     (row,) = [line for line in printed.splitlines() if line.startswith("| rerun=true |")]
@@ -36,7 +36,7 @@ def test_a_kill_before_any_operation_of_a_rerun_is_made_good():
     assert operations == kills > 25
 
 
-def test_kills_at_random_moments_are_made_good():
+def test_commands_can_be_repeated_after_kills_at_random_moments():
     printed = killed(
         "--kills", "5", "--quick", "--only", "resumed", "evaluate", "prepare", "encode"
     )

@@ -1,4 +1,4 @@
-"""The benchmark of images and steps, on small sizes: its contenders do the same job."""
+"""The benchmark of images and steps, on small sizes: its contenders make the same batches."""
 
 import contextlib
 import json
@@ -66,7 +66,7 @@ def test_contenders_make_the_same_views_to_encode(bench, request_of, loader):
 
 
 @pytest.mark.parametrize("loader", ["field", "cached", "direct"])
-def test_contenders_train_from_every_image_and_go_on_for_ever(bench, request_of, loader):
+def test_contenders_train_from_every_image_without_end(bench, request_of, loader):
     every = bench.epochs_from(request_of | {"loader": loader, "train": True})
     epochs = [list(next(every)) for _ in range(2)]
     expected = 24 if loader == "field" else 14  # one query of each class does not train

@@ -1,4 +1,4 @@
-"""The benchmark of retrieval, on small sizes: its contenders do the same job, and it says so."""
+"""The retrieval benchmark, on small sizes: its contenders compute the same results."""
 
 import json
 from dataclasses import replace
@@ -101,7 +101,7 @@ def test_a_run_prints_tables_and_saves_what_it_measured(bench, in_process, tmp_p
     assert all(len(entry["rounds"]) == 2 for entry in first["entries"])
 
 
-def test_queries_that_do_not_fit_are_left_out_and_said_so(bench, in_process, capsys):
+def test_queries_beyond_the_memory_are_left_out_with_a_note(bench, in_process, capsys):
     sizes = ["--queries", "100", "--database", "500", "--rounds", "1", "--memory", "0.2"]
     assert bench.main(["--work", "W1", "--contenders", "field", *sizes]) == 0
     printed = capsys.readouterr().out

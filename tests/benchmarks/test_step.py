@@ -1,4 +1,4 @@
-"""The benchmark of the training step: what it counts, and that it runs."""
+"""The benchmark of the training step: the operators that it counts, and its tables."""
 
 import pytest
 import torch
