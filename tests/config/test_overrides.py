@@ -87,10 +87,17 @@ def test_flags_and_overrides_are_taken_apart_once():
         ("a=", "", "a", "", ""),
     ],
 )
-def test_an_override_knows_its_pieces(text, mark, key, value, plain):
-    one = Override.parse(text)
-    assert (one.mark, one.key, one.value, one.plain) == (mark, key, value, plain)
-    assert str(one) == text and one.name == mark + key and one.deletes == (mark == "~")
+def test_parts_of_an_override(text, mark, key, value, plain):
+    override = Override.parse(text)
+    assert (override.mark, override.key, override.value, override.plain) == (
+        mark,
+        key,
+        value,
+        plain,
+    )
+    assert (
+        str(override) == text and override.name == mark + key and override.deletes == (mark == "~")
+    )
 
 
 def test_several_values_are_single_overrides():
@@ -102,8 +109,12 @@ def test_several_values_are_single_overrides():
 
 
 def test_an_override_lies_within_keys():
-    one = Override.parse("dataset.source.root=x")
-    assert one.within("dataset") and one.within("dataset.source", "a") and not one.within("data")
+    override = Override.parse("dataset.source.root=x")
+    assert (
+        override.within("dataset")
+        and override.within("dataset.source", "a")
+        and not override.within("data")
+    )
     assert Override.parse("hydra/launcher=slurm").within("hydra", "hydra/launcher")
 
 

@@ -164,8 +164,8 @@ def test_an_account_of_a_failure_that_cannot_be_written_hides_it_not(tmp_path):
         plan_jobs.run_recording_failure(tmp_path / "file" / "run", job)
     with pytest.raises(OSError, match="No space left"):
         plan_jobs.run_recording_failure(tmp_path / "run", job)
-    told = (tmp_path / "run" / "error.txt").read_text()
-    assert told.startswith("last.pt: the disk is full") and "Traceback" not in told
+    message = (tmp_path / "run" / "error.txt").read_text()
+    assert message.startswith("last.pt: the disk is full") and "Traceback" not in message
 
 
 def test_what_a_kill_leaves_of_a_finished_run_is_swept_away(tmp_path):

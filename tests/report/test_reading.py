@@ -110,8 +110,8 @@ MANIFEST = {"jobs": [{"run": "a/b", "values": {"seed": 0}}], "report": {"digits"
         (MANIFEST | {"title": {}}, "title is a mapping, not a text or null"),
     ],
 )
-def test_kinds_of_a_sweep(tmp_path, values, said):
-    assert reason(read_sweep_file, tmp_path / "sweep.json", values).startswith(said)
+def test_kinds_of_a_sweep(tmp_path, values, expected):
+    assert reason(read_sweep_file, tmp_path / "sweep.json", values).startswith(expected)
 
 
 def test_a_value_of_a_log_is_a_number_or_stands_for_one():

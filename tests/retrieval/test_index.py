@@ -119,24 +119,24 @@ def test_numba_finds_what_numpy_finds(queries, size, nbit, k, removed, monkeypat
     """The same distances and ids in the same order, also with the smallest ranges and buffers."""
     pytest.importorskip("numba")
     rng = np.random.default_rng(size)
-    codes, asked = random_codes(rng, size, nbit), random_codes(rng, queries, nbit)
+    codes, queries_ = random_codes(rng, size, nbit), random_codes(rng, queries, nbit)
     codes = codes[np.argsort(-hamming(codes[:1], codes)[0], kind="stable")]  # the nearest last
     gone = 1 + np.flatnonzero(rng.random(size - 1) < removed)
     made = Index.over(codes, nbit, lambda rows: rows, gone)
-    radius = int(np.median(hamming(asked, codes))) if queries else 0
+    radius = int(np.median(hamming(queries_, codes))) if queries else 0
     k = min(k, len(made))
-    search, within = made.search(asked, k, "numpy"), made.range(asked, radius, "numpy")
-    order = [rows[~np.isin(rows, gone)][:k] for rows in brute(asked, codes, size)[1]]
+    search, within = made.search(queries_, k, "numpy"), made.range(queries_, radius, "numpy")
+    order = [rows[~np.isin(rows, gone)][:k] for rows in brute(queries_, codes, size)[1]]
     np.testing.assert_array_equal(search[1], np.reshape(order, (queries, k)))
     monkeypatch.setattr(nearest, "_TILES", 1)
     monkeypatch.setattr(nearest, "_SLACK", 10)
     for threads, smallest in ((1, 10**6), (3, 300)):
         monkeypatch.setattr(nearest, "_RANGE", smallest)
         engine = Engine("numba", threads)
-        for result, expected in zip(made.search(asked, k, engine), search, strict=True):
+        for result, expected in zip(made.search(queries_, k, engine), search, strict=True):
             np.testing.assert_array_equal(result, expected)
             assert result.dtype == expected.dtype
-        for result, expected in zip(made.range(asked, radius, engine), within, strict=True):
+        for result, expected in zip(made.range(queries_, radius, engine), within, strict=True):
             np.testing.assert_array_equal(result, expected)
 
 
@@ -147,10 +147,10 @@ def test_numba_searches_what_is_mapped(tmp_path):
         filled(nbit, random_codes(rng, 3000, nbit)).save(tmp_path / "x")
         read = Index.load(tmp_path / "x")
         queries = random_codes(rng, 5, nbit)
-        for one, other in zip(
+        for result, expected in zip(
             read.search(queries, 9, "numba"), read.search(queries, 9, "numpy"), strict=True
         ):
-            np.testing.assert_array_equal(one, other)
+            np.testing.assert_array_equal(result, expected)
 
 
 @pytest.mark.parametrize("radius", [0, 1, 12, 13, 10**9])

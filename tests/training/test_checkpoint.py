@@ -12,8 +12,8 @@ from deephash.training import checkpoint
 def test_a_round_trip(tmp_path):
     state = {"w": torch.arange(3.0), "n": {"epoch": 2, "history": [{"val": None, "query": 0.5}]}}
     checkpoint.save(tmp_path / "a.pt", state)
-    found = checkpoint.load_state(tmp_path / "a.pt")
-    assert torch.equal(found["w"], state["w"]) and found["n"] == state["n"]
+    loaded = checkpoint.load_state(tmp_path / "a.pt")
+    assert torch.equal(loaded["w"], state["w"]) and loaded["n"] == state["n"]
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
 
 

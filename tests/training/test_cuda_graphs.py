@@ -215,10 +215,10 @@ def run(folder, words, captured, dies=None, sizes=SIZES, tape=Tape, **options):
 
 def result(folder):
     """All of a finished run that may not depend on its form."""
-    found, last = tensors(folder), checkpoint.load_state(folder / "last.pt")
-    found["rng"] = last["rng"]["cpu"]
-    found["steps"] = torch.tensor(last["progress"]["step"])
-    return found
+    values, last = tensors(folder), checkpoint.load_state(folder / "last.pt")
+    values["rng"] = last["rng"]["cpu"]
+    values["steps"] = torch.tensor(last["progress"]["step"])
+    return values
 
 
 def differing(a, b):
