@@ -361,8 +361,8 @@ def test_threads_search_while_one_adds(tmp_path):
         searches = [pool.submit(search, number) for number in range(40)]
         for number in range(1, 40):
             store.add(codes[number : number + 1], [str(number)])
-        for one in searches:
-            size, *nearest = one.result()
+        for future in searches:
+            size, *nearest = future.result()
             assert 1 <= size <= 40
             assert nearest == [[[0]], [["0"]]]
 
