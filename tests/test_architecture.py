@@ -136,7 +136,7 @@ def test_what_help_needs_imports_nothing_heavy(name):
     assert not light & HEAVY
 
 
-COMMANDS = {"data", "evaluate", "load", "train"}
+COMMANDS = {"data", "encode", "evaluate", "load", "search", "train"}
 """Commands, functions of the API and what they call have one name for one thing."""
 
 

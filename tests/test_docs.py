@@ -3,13 +3,14 @@
 import importlib.util
 import json
 import re
+import shlex
 
 import pytest
 import torch
 from PIL import Image
 
-from deephash.config import injected_arguments
-from tests.paths import ROOT
+from deephash.config import composition, injected_arguments, overrides
+from tests.paths import CONF, ROOT
 
 SPEC = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
 generate = importlib.util.module_from_spec(SPEC)
@@ -60,6 +61,35 @@ def test_the_library_page_runs(tmp_path, monkeypatch, capsys):
     assert float(trained) == pytest.approx(float(expected[2]), abs=0.02)  # of other releases
     assert rest == expected[3:]
     assert names["ids"].shape == (100, 5)
+
+
+def test_the_search_page_runs(tmp_path, monkeypatch, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/search.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for name, gray in {"a": 0, "b": 200, "copy of a": 0}.items():
+        Image.new("L", (9, 7), gray).save(tmp_path / "photos" / f"{name}.png")
+    names = {}
+    exec(code, names)
+    _, updated, first, second, encoded = capsys.readouterr().out.splitlines()
+    expected = re.findall(r"^print\(.*\)  # (.*)$", code, re.MULTILINE)
+    assert [updated, encoded] == expected and first == "0 a.png"
+    assert second.split()[0] == "0" and len(names["groups"][0].hits) >= 2
+    assert (tmp_path / "codes.npz").is_file() and (tmp_path / "photos.deephash").is_dir()
+
+
+def search_commands():
+    text = (ROOT / "docs" / "search.md").read_text()
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("line", search_commands())
+def test_the_commands_of_the_search_page_compose(line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "PHOTOS").mkdir()
+    _, page, *words = shlex.split(line, comments=True)
+    composition.checked(CONF, page, overrides.read(overrides.quote_folders(words)))
 
 
 def test_every_method_has_a_line_and_a_page_and_no_page_is_left_over():

@@ -1,15 +1,20 @@
-"""Python API: train and evaluate runs, and load their encoders."""
+"""Python API: train and evaluate runs, load their encoders, and encode images."""
 
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deephash.config import composition, overrides, schema, targets
 from deephash.config.overrides import CommandLine
 from deephash.errors import ConfigError
 from deephash.training.code_encoder import CodeEncoder
 from deephash.utils import program
+
+if TYPE_CHECKING:
+    from deephash.search.code_files import CodeFile
+    from deephash.search.collection import Labels
+    from deephash.search.encode import UnreadableImage
 
 
 class Trained(NamedTuple):
@@ -128,6 +133,50 @@ def load(
     if names := list(plugins):
         import_plugins(find_plugins(names, [Path.cwd()]))
     return runs.load(Path(run), checkpoint, device)
+
+
+@targets.scope()
+def encode(
+    run: str | os.PathLike[str] | CodeEncoder,
+    images: str | os.PathLike[str],
+    *,
+    labels: "Labels" = "auto",
+    device: str = "auto",
+    unreadable: "list[UnreadableImage] | None" = None,
+) -> "CodeFile":
+    """Encode a folder, a list, a CSV file or an archive of images, decoded on all cores.
+
+    ``load(run).encode(images)`` encodes images in memory.
+
+    Args:
+        run: a run folder, or its encoder.
+        images: see ``ImageIndex``.
+        labels: see ``ImageIndex``.
+        device: as for ``load``.
+        unreadable: receives the images that cannot be read, and why; None for a warning.
+
+    Returns:
+        codes, ids and labels; ``.write("codes.npz")``, ``.parquet`` or ``.jsonl`` saves them.
+
+    Raises:
+        DeephashError: there are no images, none can be read, or the run is invalid.
+
+    Example:
+        >>> import deephash
+        >>> from PIL import Image
+        >>> _, run = deephash.train(["model.nbit=24", "trainer.epochs=0", "logger=quiet"])
+        done   outputs/digits/relahash/24bit/seed0,trainer.epochs=0  mAP@all 0...
+        >>> Path("pictures").mkdir()
+        >>> Image.new("L", (9, 9)).save("pictures/black.png")
+        >>> file = deephash.encode(run, "pictures")
+        >>> file.ids, file.codes.shape
+        (['black.png'], (1, 3))
+    """
+    from deephash.search.code_files import encode_collection
+    from deephash.search.collection import open_collection
+
+    encoder = run if isinstance(run, CodeEncoder) else load(run, device=device)
+    return encode_collection(encoder, open_collection(images, labels=labels), unreadable)
 
 
 def _read(arguments: Iterable[str]) -> CommandLine:

@@ -54,10 +54,18 @@ def run(page: str, arguments: Sequence[str]) -> int:
     """Run a command. Return the exit status.
 
     Args:
-        page: ``train``, ``evaluate``, ``report`` or ``data``.
+        page: one of ``program.PAGES``.
         arguments: its command line.
     """
-    return {"train": train, "evaluate": evaluate, "report": report, "data": data}[page](arguments)
+    pages = {
+        "train": train,
+        "evaluate": evaluate,
+        "report": report,
+        "data": data,
+        "encode": encode,
+        "search": search,
+    }
+    return pages[page](arguments)
 
 
 def train(arguments: Sequence[str]) -> int:
@@ -130,6 +138,24 @@ def data(arguments: Sequence[str]) -> int:
     return _flushed(_main("data", line, _data_job))
 
 
+OF_IMAGES = ("run", "images", "out", "root", "path_column", "label_column", "index", "query")
+"""Keys of ``encode`` and ``search`` that take paths or names."""
+
+
+@_alone
+def encode(arguments: Sequence[str]) -> int:
+    """Run ``encode``. Return the exit status."""
+    line = _read(overrides.quote_folders(arguments, OF_IMAGES))
+    return _flushed(_main("encode", line, _encode_job))
+
+
+@_alone
+def search(arguments: Sequence[str]) -> int:
+    """Run ``search``. Return the exit status."""
+    line = _read(overrides.quote_folders(arguments, OF_IMAGES))
+    return _flushed(_main("search", line, _search_job))
+
+
 def _train_job(launched: bool, cfg: schema.Train, given: tuple[Override, ...]) -> None:
     from deephash import runs
     from deephash.sweep import plan_jobs
@@ -165,6 +191,18 @@ def _data_job(cfg: schema.Data, given: tuple[Override, ...]) -> None:
     runs.data(cfg, given)
 
 
+def _encode_job(cfg: schema.Encode, given: tuple[Override, ...]) -> None:
+    from deephash.search import commands
+
+    commands.encode(cfg)
+
+
+def _search_job(cfg: schema.Search, given: tuple[Override, ...]) -> None:
+    from deephash.search import commands
+
+    commands.search(cfg)
+
+
 def _sweep(conf: Path, sweeps: Path, line: CommandLine) -> int:
     _prepare()
     if line.mistyped:
@@ -188,7 +226,7 @@ def _main(page: str, line: CommandLine, job: Job) -> int:
     """Run the flag of a command line, or compose and check a page and run its job.
 
     Args:
-        page: ``train``, ``evaluate``, ``report`` or ``data``.
+        page: one of ``program.PAGES``.
         line: the command line.
         job: of the page.
     """

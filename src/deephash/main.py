@@ -19,6 +19,9 @@ Deep hashing for image retrieval: networks that turn images into short binary co
   {0} report sweep=NAME           the tables and figures of a sweep
   {0} data ACTION dataset=NAME    prepare, verify, describe, export or encode a dataset
 
+  {0} encode run=FOLDER images=PHOTOS out=codes.npz     the codes of images
+  {0} search run=FOLDER images=PHOTOS query=PHOTO.jpg   the most similar images
+
   {0} COMMAND --help              the options of a command
   {0} --version"""
 

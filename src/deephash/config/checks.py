@@ -61,6 +61,8 @@ def check_page(
         schema.Evaluate: check_evaluate,
         schema.Data: check_data,
         schema.Report: check_report,
+        schema.Encode: check_encode,
+        schema.Search: check_search,
     }
     return checks[kind](cfg)
 
@@ -199,6 +201,38 @@ def check_report(cfg: Mapping[str, Any]) -> list[Fault]:
             hint = "Give its name; paths.outputs=FOLDER selects the folder of its runs."
             faults.append(Fault("sweep", f"{name!r} {reason}.", hint))
     return faults + _check_parts(cfg["logger"] or {}, "logger")
+
+
+def check_encode(cfg: Mapping[str, Any]) -> list[Fault]:
+    """Return all faults of a resolved page of ``encode``."""
+    faults = _check_fields(cfg, schema.Encode, closed=True)
+    faults += _check_given(cfg, run="FOLDER", images="FOLDER", out="codes.npz")
+    return faults or check_device("device", cfg["device"])
+
+
+def check_search(cfg: Mapping[str, Any]) -> list[Fault]:
+    """Return all faults of a resolved page of ``search``."""
+    faults = _check_fields(cfg, schema.Search, closed=True)
+    faults += _check_given(cfg, run="FOLDER", images="FOLDER")
+    if faults:
+        return faults
+    if (cfg["query"] is None) != bool(cfg["duplicates"]):
+        message = "must be given, or duplicates=true, and not both."
+        hint = "Try query=PHOTO.jpg, query=FOLDER, or duplicates=true."
+        faults.append(Fault("query", message, hint))
+    if cfg["duplicates"] and cfg["top"] is not None:
+        message = "has no use for duplicates: all groups are listed."
+        faults.append(Fault("top", message, "Leave it out."))
+    return faults + check_device("device", cfg["device"])
+
+
+def _check_given(cfg: Mapping[str, Any], **examples: str) -> list[Fault]:
+    """Return a fault for each key that is null and must be given."""
+    return [
+        Fault(key, "must be given.", f"Type {key}={example}.")
+        for key, example in examples.items()
+        if cfg.get(key) is None
+    ]
 
 
 def check_run(cfg: Mapping[str, Any]) -> list[Fault]:

@@ -39,6 +39,8 @@ PAGES: dict[str, type[schema.Node]] = {
     "evaluate": schema.Evaluate,
     "report": schema.Report,
     "data": schema.Data,
+    "encode": schema.Encode,
+    "search": schema.Search,
 }
 """The type of each page."""
 

@@ -370,23 +370,34 @@ def is_text(key: str) -> bool:
     return key in TEXTS or (place in ("dataset.source", "dataset.catalog") and leaf in SOURCE_TEXTS)
 
 
-def quote_folders(arguments: Iterable[str]) -> list[str]:
+FOLDERS = ("run", "runs", "out")
+"""Keys of ``evaluate`` that take folders."""
+
+SEVERAL = ("runs", "query")
+"""Keys that take a path or a list of paths."""
+
+
+def quote_folders(arguments: Iterable[str], keys: Sequence[str] = FOLDERS) -> list[str]:
     """Quote the folders in ``run=FOLDER``, ``runs=[FOLDER,FOLDER]`` and ``out=FOLDER``.
 
     The names of run folders hold ``,`` and ``=``, which are syntax for Hydra. Several folders are
     quoted one by one if they exist.
+
+    Args:
+        arguments: of the command line.
+        keys: whose values are paths.
     """
-    return [_with_folders(text) for text in arguments]
+    return [_with_folders(text, keys) for text in arguments]
 
 
-def _with_folders(text: str) -> str:
+def _with_folders(text: str, keys: Sequence[str]) -> str:
     key, _, folder = text.partition("=")
-    if key not in ("run", "runs", "out") or folder[:1] in ("'", '"'):
+    if key not in keys or folder[:1] in ("'", '"'):
         return text
-    if key == "runs" and not os.path.exists(folder):
+    if key in SEVERAL and not os.path.exists(folder):
         folders = _parted(folder.removeprefix("[").removesuffix("]").split(","))
         if folders is not None:
-            return f"runs=[{','.join(map(quoted, folders))}]"
+            return f"{key}=[{','.join(map(quoted, folders))}]"
     return text if folder.startswith("[") else f"{key}={quoted(folder)}"
 
 

@@ -382,6 +382,52 @@ class Report(Node):
     logger: Open[dict[str, Part] | None] = None
 
 
+@dataclass
+class ImagesOfRun(Node):
+    """What the pages have in common that encode images with a run."""
+
+    run: Name | None = None
+    images: Name | None = None  # a folder, a list, a CSV file, a zip or tar archive, or an image
+    # auto: those of a list or CSV file; folders: the folder that contains an image; none
+    labels: Open[Literal["auto", "folders", "none"]] = "auto"
+    root: Name | None = (
+        None  # folder of relative paths in a list or CSV file; null: that of the file
+    )
+    path_column: Name | None = None  # of a CSV file; null: the first with a usual name
+    label_column: Name | None = None  # likewise
+    checkpoint: Open[Checkpoint] = "best"
+    device: str = "auto"
+    batch_size: Count | None = None  # images in a forward pass; null: as the run was evaluated
+    workers: Count | None = None  # threads that decode images; null: one for each core
+    plugins: list[str] = field(default_factory=list)  # packages whose classes may be parts
+
+
+@dataclass
+class Encode(ImagesOfRun):
+    """The top page of ``deephash encode``."""
+
+    out: Name | None = None  # codes.npz, codes.parquet or codes.jsonl
+
+
+@dataclass
+class Search(ImagesOfRun):
+    """The top page of ``deephash search``."""
+
+    # an image, a folder of images, or the id of an image of the index; or several
+    query: Open[Name | list[Name] | None] = None
+    top: Count | None = None  # images for each query; null: 10, or with a radius all
+    radius: CountOrZero | None = None  # largest distance; null: any, and 0 for duplicates
+    duplicates: bool = False  # groups of images within the radius
+    update: bool = True  # false: search what the index holds, without looking for new images
+    itself: bool = False  # whether a query that is in the index finds itself
+    index: Name | None = None  # its folder; null: IMAGES.deephash beside the images
+    page: bool = True  # of the pictures that were found
+    out: Name | None = (
+        None  # folder of the page and of the results as JSON; null: that of the index
+    )
+    json: bool = False  # print JSON
+
+
 N = TypeVar("N", bound=Node)
 
 
@@ -442,6 +488,8 @@ def register() -> None:
     store.store(name="data_schema", node=Data)
     store.store(name="schema", node=Train)
     store.store(name="evaluate_schema", node=Evaluate)
+    store.store(name="encode_schema", node=Encode)
+    store.store(name="search_schema", node=Search)
     if "view" not in store.repo.get("shared", {}):  # not yet in this process
         for group, name, node in _pipelines():
             store.store(group=group, name=name, node=node)

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import logging
 import math
 import re
@@ -16,7 +17,13 @@ from deephash.data.catalogue import Catalogue, ImageSet
 from deephash.data.image_cache.builder import Unreadable
 from deephash.data.image_cache.cache import load_pixels
 from deephash.data.image_cache.entries import Content
-from deephash.data.image_formats import EXTENSIONS_OF, guess_format, special_file, supported_formats
+from deephash.data.image_formats import (
+    EXTENSIONS_OF,
+    guess_content,
+    guess_format,
+    special_file,
+    supported_formats,
+)
 from deephash.data.lazy_arrays import Undecoded, select_rows
 from deephash.data.prefetch import default_workers
 from deephash.errors import DataError
@@ -332,41 +339,69 @@ class Decoder:
             rule["heif"] = "HEIF" in supported_formats().names
         return Content(root.absolute(), files, rule, self.fit.size)
 
-    def decode(self, path: Path) -> np.ndarray:
+    def decode(self, path: Path, content: bytes | None = None) -> np.ndarray:
         """Return the pixels of a file, (3, size, size) uint8.
+
+        Args:
+            path: the file; with `content`, only a name for messages.
+            content: the bytes of the file, such as of a member of an archive; None to read it.
 
         Raises:
             Unreadable: the file is damaged, missing, or not an image.
             DataError: it has a size that `fit` does not accept, or the system fails.
         """
-        from PIL import Image, UnidentifiedImageError
+        with opened(path, content) as image:
+            upright = to_rgb(image)
+            upright.load()
+            return np.asarray(self.fit(upright, path)).transpose(2, 0, 1)
 
-        formats = supported_formats()
-        try:
-            if special := special_file(path.stat().st_mode):
-                raise OSError(f"it is {special}")
-            with (
-                Image.open(path, formats=formats.names) as image,
-                _budget.use(image.width * image.height),
-            ):
-                upright = to_rgb(image)
-                upright.load()
-                return np.asarray(self.fit(upright, path)).transpose(2, 0, 1)
-        except DataError:  # of `fit`
-            raise
-        except Image.DecompressionBombError as error:
-            declared = re.search(r"\d+", str(error))
-            count = f"{int(declared[0]):,}" if declared else "too many"
-            raise Unreadable(
-                path,
-                f"it declares {count} pixels, and at most {PILLOW_LIMIT:,} are read: shrink it",
-            ) from error
-        except Exception as error:  # of a dozen kinds, by format and damage
-            cause = f"{type(error).__name__}: {error}"
-            if isinstance(error, MemoryError) or getattr(error, "errno", None) in SYSTEM_ERRORS:
-                raise DataError(f"the system fails to read the image {path} ({cause})") from error
-            if isinstance(error, UnidentifiedImageError) and (kind := guess_format(path)):
-                cause += f". It is {kind}"
-            if path.is_symlink() and not path.exists():
-                cause += f". It is a link to {path.readlink()}"
+
+@contextlib.contextmanager
+def opened(path: Path, content: bytes | None = None) -> Iterator["Image"]:
+    """Open an image file; errors while it is read in the context are converted.
+
+    Args:
+        path: the file; with `content`, only a name for messages.
+        content: the bytes of the file; None to read it.
+
+    Raises:
+        Unreadable: the file is damaged, missing, or not an image.
+        DataError: the system fails.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    formats = supported_formats()
+    try:
+        if content is None and (special := special_file(path.stat().st_mode)):
+            raise OSError(f"it is {special}")
+        with (
+            Image.open(
+                path if content is None else io.BytesIO(content), formats=formats.names
+            ) as image,
+            _budget.use(image.width * image.height),
+        ):
+            yield image
+    except DataError:  # of the size of the image
+        raise
+    except Image.DecompressionBombError as error:
+        declared = re.search(r"\d+", str(error))
+        count = f"{int(declared[0]):,}" if declared else "too many"
+        raise Unreadable(
+            path,
+            f"it declares {count} pixels, and at most {PILLOW_LIMIT:,} are read: shrink it",
+        ) from error
+    except Exception as error:  # of a dozen kinds, by format and damage
+        cause = f"{type(error).__name__}: {error}"
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) in SYSTEM_ERRORS:
+            raise DataError(f"the system fails to read the image {path} ({cause})") from error
+        if content is not None:
+            if isinstance(error, UnidentifiedImageError):
+                kind = guess_content(content[:512])
+                cause = f"{type(error).__name__}: cannot identify the image"
+                cause += f". It is {kind}" if kind else ""
             raise Unreadable(path, cause) from error
+        if isinstance(error, UnidentifiedImageError) and (kind := guess_format(path)):
+            cause += f". It is {kind}"
+        if path.is_symlink() and not path.exists():
+            cause += f". It is a link to {path.readlink()}"
+        raise Unreadable(path, cause) from error

@@ -121,6 +121,16 @@ def guess_format(path: Path) -> str:
             head = file.read(512)
     except OSError:
         return ""
+    return guess_content(head)
+
+
+def guess_content(head: bytes) -> str:
+    """Return what a file seems to be, by its first bytes; empty if unknown.
+
+    Example:
+        >>> guess_content(b"%PDF-1.7")
+        'a PDF'
+    """
     if not head:
         return "an empty file"
     for magic, meaning in _MAGIC:

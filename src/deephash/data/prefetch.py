@@ -2,8 +2,9 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -17,18 +18,28 @@ def default_workers() -> int:
 
 
 def prefetch(
-    function: Callable[[T], R], items: Sequence[T], threads: int | None = None
+    function: Callable[[T], R],
+    items: Iterable[T],
+    threads: int | None = None,
+    ahead: int | None = None,
 ) -> Generator[R, None, None]:
     """Yield `function(item)` in order, computed in threads while earlier results are in use.
 
-    Results of up to twice as many items as threads are kept in memory. When the iterator is closed,
-    running calls are awaited and others cancelled. `threads` is by default ``default_workers()``.
+    When the iterator is closed, running calls are awaited and others cancelled.
+
+    Args:
+        function: called in a thread for each item.
+        items: read in the calling thread.
+        threads: by default ``default_workers()``.
+        ahead: number of results that may be in memory; by default twice the number of threads.
     """
     threads = threads or default_workers()
+    remaining = iter(items)
     with ThreadPoolExecutor(threads) as pool:
-        pending = deque(pool.submit(function, item) for item in items[: 2 * threads])
+        first = islice(remaining, max(ahead or 0, 2 * threads))
+        pending = deque(pool.submit(function, item) for item in first)
         try:
-            for item in items[2 * threads :]:
+            for item in remaining:
                 result = pending.popleft().result()
                 pending.append(pool.submit(function, item))
                 yield result

@@ -128,11 +128,27 @@ class CodeEncoder:
     @torch.inference_mode()
     def codes(self, images: ImageLike | Iterable[ImageLike]) -> np.ndarray:
         """Return real-valued codes, (N, K) float32; their signs are the bits. See ``encode``."""
-        parts = []
-        for batch in self._batches(images):
-            with self.autocast():
-                parts.append(self.network.encode(batch).float().cpu().numpy())  # type: ignore[operator]
+        parts = [self._codes(batch) for batch in self._batches(images)]
         return np.concatenate(parts) if parts else np.empty((0, self.nbit), np.float32)
+
+    @torch.inference_mode()
+    def codes_of_pixels(self, pixels: np.ndarray) -> np.ndarray:
+        """Return real-valued codes of images that ``preprocessing.pixels`` has decoded and fitted.
+
+        Args:
+            pixels: (N, 3, S, S) uint8, one batch.
+
+        Returns:
+            (N, K) float32.
+        """
+        assert self.preprocessing is not None
+        transform = self.preprocessing.transform.to(self.device)
+        return self._codes(transform(torch.from_numpy(pixels).to(self.device)))
+
+    def _codes(self, batch: Tensor) -> np.ndarray:
+        with self.autocast():
+            codes: np.ndarray = self.network.encode(batch).float().cpu().numpy()  # type: ignore[operator]
+        return codes
 
     def _batches(self, images: Any) -> Iterator[Tensor]:
         if self.preprocessing is None:

@@ -21,6 +21,7 @@ EXTRAS = {
     "h5py": "features",
     "safetensors": "features",
     "timm": "timm",
+    "pyarrow": "parquet",
 }
 """The extra of ``pyproject.toml`` that installs each package, by its import name."""
 

@@ -4,7 +4,7 @@ import csv
 import io
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -57,7 +57,7 @@ class CsvTable(NamedTuple):
             DataError: there is no such column, or two.
         """
         if name not in self.header:
-            guess = _guess_column(self.header, LABELS) if key == "label" else None
+            guess = guess_column(self.header, LABELS) if key == "label" else None
             advice = f"Set {KEY}.{key}={guess or 'NAME'}"
             if key == "label" and guess is None:
                 advice += f"; for images without labels {KEY}.label=null '{KEY}.columns=[]'"
@@ -192,15 +192,25 @@ class Csv:
         return labels, classes
 
 
-def read_table(file: Path, path: str, encoding: str | None = None) -> CsvTable:
+OPTIONS = {"file": f"{KEY}.file=FILE", "path": f"{KEY}.path=", "encoding": f"{KEY}.encoding="}
+"""What messages of `read_table` suggest to set."""
+
+
+def read_table(
+    file: Path,
+    path: str | None,
+    encoding: str | None = None,
+    options: Mapping[str, str] = OPTIONS,
+) -> CsvTable:
     """Read a CSV file, with the delimiter that makes `path` a column.
 
     Empty rows are left out, and so are empty cells after those of the header.
 
     Args:
         file: the table.
-        path: a column of its header.
+        path: a column of its header; None for any of the usual names, `PATHS`.
         encoding: its Python name; None for UTF-8 or UTF-16.
+        options: the names of these options in messages.
 
     Raises:
         DataError: the file cannot be read or has no such column, the header has that column twice,
@@ -209,8 +219,10 @@ def read_table(file: Path, path: str, encoding: str | None = None) -> CsvTable:
     try:
         data = read_bytes(file, "table", MOST)
     except DataError as error:
-        raise DataError(f"{error}; set {KEY}.file=FILE") from error
-    advice = f"Save it as CSV UTF-8; or set {KEY}.encoding=cp1252, or its actual encoding."
+        raise DataError(f"{error}; set {options['file']}") from error
+    advice = "Save it as CSV UTF-8."
+    if "encoding" in options:
+        advice = f"{advice[:-1]}; or set {options['encoding']}cp1252, or its actual encoding."
     text = decode_text(file, data, "table", encoding, advice)
     first = re.split("[\r\n]", text, maxsplit=1)[0]
     try:
@@ -220,13 +232,14 @@ def read_table(file: Path, path: str, encoding: str | None = None) -> CsvTable:
     candidates = [
         (len(header), delimiter)
         for header, delimiter in zip(headers, DELIMITERS, strict=True)
-        if path in [name.strip() for name in header]
+        if _has_paths([name.strip() for name in header], path)
     ]
     if not candidates:
         widest = [name.strip() for name in max(headers, key=len)]
+        what = "of paths" if path is None else repr(path)
         raise DataError(
-            f"{file} has no column {path!r} in its first line, {[first[:80]]}: write a header, or "
-            f"set {KEY}.path={_guess_column(widest, PATHS) or 'NAME'}"
+            f"{file} has no column {what} in its first line, {[first[:80]]}: write a header, or "
+            f"set {options['path']}{guess_column(widest, PATHS) or 'NAME'}"
         )
     delimiter = max(candidates)[1]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -263,7 +276,11 @@ def _describe_width(cells: Sequence[str], width: int, delimiter: str) -> str:
     return what
 
 
-def _guess_column(names: Sequence[str], usual: Sequence[str]) -> str | None:
+def _has_paths(header: Sequence[str], path: str | None) -> bool:
+    return guess_column(header, PATHS) is not None if path is None else path in header
+
+
+def guess_column(names: Sequence[str], usual: Sequence[str]) -> str | None:
     """Return the first column with one of the usual names."""
     lowered = {name.lower(): name for name in reversed(names)}
     return next((lowered[name] for name in usual if name in lowered), None)

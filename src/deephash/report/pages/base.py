@@ -15,15 +15,27 @@ from deephash.utils.formatting import number
 Rows = list[tuple[str, str]]
 
 
-def render(template: str, values: Mapping[str, Any]) -> str:
-    """Return a page from a template of this package; all text in ``values`` is escaped."""
-    folder = files("deephash.report")
+def render(template: str, values: Mapping[str, Any], package: str = "deephash.report") -> str:
+    """Return a page from a template; all text in ``values`` is escaped.
+
+    Args:
+        template: file name, in ``package`` or in this one.
+        values: of its variables.
+        package: with templates that extend those of this one.
+    """
+
+    def source(name: str) -> str:
+        for folder in (files(package), files("deephash.report")):
+            if (file := folder.joinpath(name)).is_file():
+                return file.read_text(encoding="utf-8")
+        raise FileNotFoundError(name)
+
     environment = Environment(
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        loader=FunctionLoader(lambda name: folder.joinpath(name).read_text(encoding="utf-8")),
+        loader=FunctionLoader(source),
     )
     return environment.get_template(template).render(values)
 

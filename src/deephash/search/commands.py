@@ -1,0 +1,388 @@
+"""The jobs of ``deephash encode`` and ``deephash search``."""
+
+import difflib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deephash import runs
+from deephash.config import schema
+from deephash.data.sources.folder_walk import describe_passed_over
+from deephash.errors import BusyError, DataError, WriteError
+from deephash.search.code_files import CodeFile, check_format
+from deephash.search.collection import Collection, Item, label_text, open_collection
+from deephash.search.encode import (
+    UnreadableImage,
+    encode_items,
+    read_unreadable,
+    update_store,
+    write_unreadable,
+)
+from deephash.search.image_index import Answer, Group, Hit, ImageIndex, search_codes
+from deephash.search.page import PageQuery, write_duplicates_page, write_search_page
+from deephash.search.store import CodeStore
+from deephash.search.store_files import MANIFEST
+from deephash.training.code_encoder import CodeEncoder
+from deephash.utils.files import check_writable, expand_path, make_folder, write_json
+from deephash.utils.progress import tell
+
+TOP = 10
+"""Images for each query, if neither ``top`` nor ``radius`` is given."""
+
+SHOWN = 20
+"""Groups of duplicates, and images of each, that are printed."""
+
+VERSION = 1
+"""Of the JSON files of results."""
+
+
+def encode(cfg: schema.Encode) -> Path:
+    """Write the codes of a collection of images to a file.
+
+    Codes are first added to a store beside the file, from which a repeated command goes on.
+
+    Args:
+        cfg: the checked configuration.
+
+    Returns:
+        The file.
+
+    Raises:
+        DeephashError: with a message for the user.
+    """
+    assert cfg.run is not None and cfg.images is not None and cfg.out is not None
+    out = expand_path(cfg.out)
+    check_format(out)
+    check_writable(out)
+    collection = _collect(cfg)
+    encoder = runs.load(Path(cfg.run), cfg.checkpoint, cfg.device)
+    failures = out.with_suffix(".unreadable.tsv")
+    before = read_unreadable(failures)
+    with _open_partial(out, encoder) as store:
+        update = update_store(store, collection, encoder, before, cfg.batch_size, cfg.workers)
+        file = code_file(store, collection)
+        file.write(out)
+        write_unreadable(failures, update.unreadable)
+        partial = store.folder
+    shutil.rmtree(partial, ignore_errors=True)
+    _tell_ignored(collection)
+    if update.unreadable:
+        tell(f"{_count(len(update.unreadable), 'image')} cannot be read: {failures}")
+    print(f"{len(file):,} codes of {file.nbit} bits: {out}")
+    return out
+
+
+def code_file(store: CodeStore, collection: Collection) -> CodeFile:
+    """Return the content of a store in the order of a collection."""
+    snapshot = store.snapshot()
+    places = snapshot.find([item.id for item in collection.items])
+    items = [item for item, place in zip(collection.items, places, strict=True) if place >= 0]
+    return CodeFile.of(snapshot.codes[places[places >= 0]], items, snapshot.encoder)
+
+
+def _open_partial(out: Path, encoder: CodeEncoder) -> CodeStore:
+    """Open the store of an unfinished command, or make one with the codes of a finished file.
+
+    Codes of another encoder are not used.
+    """
+    folder = out.with_name(out.name + ".partial")
+    described = encoder.describe()
+    if (folder / MANIFEST).is_file():
+        store = CodeStore.open(folder, write=True)
+        if store.encoder.get("fingerprint") == encoder.fingerprint:
+            return store
+        store.close()
+        tell(f"{folder} was made by another encoder: starting again")
+        shutil.rmtree(folder)
+    store = CodeStore.create(folder, encoder.nbit, described)
+    try:
+        file = _finished_file(out)
+        if file is not None and file.encoder.get("fingerprint") == encoder.fingerprint:
+            store.add(file.codes, file.ids, file.signatures, file.labels)
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def _finished_file(out: Path) -> CodeFile | None:
+    """Return the codes that an earlier command wrote; None if there are none."""
+    if not out.is_file():
+        return None
+    try:
+        return CodeFile.read(out)
+    except DataError:  # it is replaced
+        return None
+
+
+@dataclass(frozen=True)
+class Query:
+    """An image to search with.
+
+    Attributes:
+        name: as shown.
+        collection: contains it.
+        item: the image there.
+        own: its id in the index, if it is in it.
+    """
+
+    name: str
+    collection: Collection
+    item: Item
+    own: str | None = None
+
+
+def search(cfg: schema.Search) -> dict[str, Any]:
+    """Bring the index of a collection up to date, and search in it.
+
+    Args:
+        cfg: the checked configuration.
+
+    Returns:
+        What is also written as JSON.
+
+    Raises:
+        DeephashError: with a message for the user.
+    """
+    assert cfg.run is not None and cfg.images is not None
+    index = ImageIndex(
+        cfg.run,
+        cfg.images,
+        folder=cfg.index,
+        labels=cfg.labels,
+        root=cfg.root,
+        path_column=cfg.path_column,
+        label_column=cfg.label_column,
+        checkpoint=cfg.checkpoint,
+        device=cfg.device,
+    )
+    if cfg.update:
+        _update(index, cfg)
+    out = index.home if cfg.out is None else expand_path(cfg.out)
+    if cfg.duplicates:
+        return _duplicates(index, cfg, out)
+    return _search(index, cfg, out)
+
+
+def _update(index: ImageIndex, cfg: schema.Search) -> None:
+    """Bring an index up to date, or use it as it is while another process does."""
+    try:
+        update = index.update(cfg.batch_size, cfg.workers)
+    except BusyError as error:
+        if not index.exists:
+            raise
+        tell(f"{error}\n  Searching the {len(index.snapshot()):,} images that are in the index.")
+        return
+    _tell_ignored(index.collection)
+    tell(f"{cfg.images}: {update}")
+    if update.unreadable:
+        tell(f"  unreadable images: {index.unreadable_file}")
+
+
+def _search(index: ImageIndex, cfg: schema.Search, out: Path) -> dict[str, Any]:
+    queries = _queries(index, cfg)
+    unreadable: list[UnreadableImage] = []
+    encoded: dict[tuple[int, str], Any] = {}
+    for collection in {id(query.collection): query.collection for query in queries}.values():
+        items = [query.item for query in queries if query.collection is collection]
+        for part in encode_items(index.encoder, collection, items, unreadable, cfg.batch_size):
+            for item, code in zip(part.items, part.codes, strict=True):
+                encoded[id(collection), item.id] = code
+    for one in unreadable:
+        tell(f"the query {one.id} cannot be read: {one.cause}")
+    queries = [query for query in queries if (id(query.collection), query.item.id) in encoded]
+    if not queries:
+        raise DataError("query  none of the queries can be read.")
+    codes = np.stack([encoded[id(query.collection), query.item.id] for query in queries])
+    top = TOP if cfg.top is None and cfg.radius is None else cfg.top
+    exclude = None if cfg.itself else [query.own for query in queries]
+    answers = search_codes(index.snapshot(), codes, top, cfg.radius, exclude)
+    result = {
+        **_head(index),
+        "radius": cfg.radius,
+        "queries": [
+            {
+                "query": query.name,
+                "code": answer.hex,
+                "results": [_as_json(hit) for hit in answer.hits],
+                "more": answer.more,
+            }
+            for query, answer in zip(queries, answers, strict=True)
+        ],
+    }
+    if cfg.json:
+        print(json.dumps(result, ensure_ascii=False))
+    else:
+        for query, answer in zip(queries, answers, strict=True):
+            print("\n".join(answer_lines(query.name, answer, cfg.radius)))
+    if cfg.page:
+        _make_out(out)
+        write_json(out / "search.json", result)
+        shown = [
+            PageQuery(query.name, query.collection, query.item, answer)
+            for query, answer in zip(queries, answers, strict=True)
+        ]
+        page = write_search_page(out / "search.html", index, shown, cfg.radius)
+        tell(f"page: {page}")
+    return result
+
+
+def _duplicates(index: ImageIndex, cfg: schema.Search, out: Path) -> dict[str, Any]:
+    radius = cfg.radius or 0
+    groups = index.duplicates(radius)
+    result = {
+        **_head(index),
+        "radius": radius,
+        "groups": [
+            {
+                "width": group.width,
+                "images": [{**_as_json(hit), **_copy(group.copies, hit.id)} for hit in group.hits],
+            }
+            for group in groups
+        ],
+    }
+    if cfg.json:
+        print(json.dumps(result, ensure_ascii=False))
+    else:
+        print("\n".join(group_lines(groups, radius)))
+    if cfg.page:
+        _make_out(out)
+        write_json(out / "duplicates.json", result)
+        page = write_duplicates_page(out / "duplicates.html", index, groups, radius)
+        tell(f"page: {page}")
+    return result
+
+
+def _queries(index: ImageIndex, cfg: schema.Search) -> list[Query]:
+    """Find the images of ``query``: files, collections of them, or ids of the index.
+
+    Raises:
+        DataError: one is none of these.
+    """
+    assert cfg.query is not None
+    known = {item.id: item for item in index.collection.items}
+    queries: list[Query] = []
+    for given in [cfg.query] if isinstance(cfg.query, str) else cfg.query:
+        path = expand_path(given)
+        if path.exists():
+            collection = open_collection(given, labels=cfg.labels, key="query")
+            single = path.is_file() and len(collection) == 1
+            queries += [
+                Query(given if single else item.id, collection, item, own)
+                for item in collection.items
+                for own in [_own_id(index.collection, known, collection, item)]
+            ]
+        elif given in known:
+            queries.append(Query(given, index.collection, known[given], given))
+        else:
+            near = difflib.get_close_matches(given, known, n=1)
+            hint = f"Did you mean query={near[0]}?" if near else "Give a file or a folder."
+            raise DataError(
+                f"query={given}  is neither a file nor the id of an image of {cfg.images}. {hint}"
+            )
+    return queries
+
+
+def _own_id(
+    indexed: Collection, known: Mapping[str, Item], queries: Collection, item: Item
+) -> str | None:
+    """Return the id in the index of the image of a query; None if it is not in the index."""
+    file = queries.file(item.id)
+    if file is None or indexed.root is None:
+        return item.id if indexed.path == queries.path else None
+    relative = Path(os.path.relpath(file, indexed.root)).as_posix()
+    return next((name for name in (relative, file.as_posix()) if name in known), None)
+
+
+def _collect(cfg: schema.ImagesOfRun) -> Collection:
+    assert cfg.images is not None
+    return open_collection(
+        cfg.images,
+        labels=cfg.labels,
+        root=cfg.root,
+        path_column=cfg.path_column,
+        label_column=cfg.label_column,
+    )
+
+
+def _make_out(out: Path) -> None:
+    try:
+        make_folder(out)
+    except WriteError as error:
+        raise WriteError(out, error, "Give a folder for the results: out=FOLDER.") from error
+
+
+def _tell_ignored(collection: Collection) -> None:
+    if ignored := describe_passed_over(collection.passed_over):
+        tell(f"ignored: {ignored}")
+
+
+def _head(index: ImageIndex) -> dict[str, Any]:
+    """Return what both kinds of results begin with."""
+    return {
+        "version": VERSION,
+        "images": str(index.collection.path),
+        "total": len(index.snapshot()),
+        "nbit": index.encoder.nbit,
+        "encoder": index.encoder.fingerprint,
+    }
+
+
+def _as_json(hit: Hit) -> dict[str, Any]:
+    values: dict[str, Any] = {"id": hit.id, "distance": hit.distance}
+    if hit.label is not None:
+        values["label"] = hit.label if isinstance(hit.label, str) else list(hit.label)
+    return values
+
+
+def _copy(copies: Mapping[str, str], name: str) -> dict[str, str]:
+    return {"copy_of": copies[name]} if name in copies else {}
+
+
+def answer_lines(name: str, answer: Answer, radius: int | None) -> list[str]:
+    """Return the results of a query as lines of text.
+
+    >>> answer = Answer(np.array([3], np.uint8), [Hit(0, "a.jpg", "cat"), Hit(2, "b.jpg")], more=5)
+    >>> answer_lines("query.jpg", answer, None)[1:]
+    ['   0  a.jpg  cat', '   2  b.jpg', '      5 more at distance 2']
+    """
+    lines = [name]
+    for hit in answer.hits:
+        label = label_text(hit.label)
+        lines.append(f"{hit.distance:4}  {hit.id}" + (f"  {label}" if label else ""))
+    if not answer.hits:
+        lines.append("      nothing" + ("" if radius is None else f" within distance {radius}"))
+    if answer.more and radius is None:
+        lines.append(f"      {answer.more:,} more at distance {answer.hits[-1].distance}")
+    elif answer.more:
+        lines.append(f"      {answer.more:,} more within distance {radius}")
+    return lines
+
+
+def group_lines(groups: Sequence[Group], radius: int) -> list[str]:
+    """Return groups of duplicates as lines of text; of many, the first."""
+    images = sum(len(group.hits) for group in groups)
+    copies = sum(len(group.copies) for group in groups)
+    head = f"{len(groups):,} groups of {images:,} images within distance {radius}"
+    lines = [head + (f", {copies:,} of them identical files" if copies else "")]
+    for group in groups[:SHOWN]:
+        width = "" if group.width is None else f", at most {group.width} bits apart"
+        lines.append(f"{len(group.hits):,} images{width}")
+        for hit in group.hits[:SHOWN]:
+            copy = f"  identical to {group.copies[hit.id]}" if hit.id in group.copies else ""
+            lines.append(f"{hit.distance:4}  {hit.id}{copy}")
+        if len(group.hits) > SHOWN:
+            lines.append(f"      and {len(group.hits) - SHOWN:,} more")
+    if len(groups) > SHOWN:
+        lines.append(f"and {len(groups) - SHOWN:,} more groups")
+    return lines
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" + ("s" if number != 1 else "")
