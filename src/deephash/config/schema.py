@@ -483,6 +483,9 @@ def _typed(kind: Any, value: Any) -> Any:
 def register() -> None:
     """Register the types of the pages, and the resolver ``${command:page}``, with Hydra."""
     OmegaConf.register_new_resolver("command", program.command, replace=True)
+    # Hydra copies its singleton whenever it composes or lists a group, for `--help` 175 times.
+    # The copies are never changed, and `load` copies the node that it returns.
+    ConfigStore.__deepcopy__ = _itself  # type: ignore[attr-defined]
     store = ConfigStore.instance()
     store.store(name="report_schema", node=Report)
     store.store(name="data_schema", node=Data)
@@ -493,6 +496,10 @@ def register() -> None:
     if "view" not in store.repo.get("shared", {}):  # not yet in this process
         for group, name, node in _pipelines():
             store.store(group=group, name=name, node=node)
+
+
+def _itself(store: ConfigStore, memo: dict[int, Any]) -> ConfigStore:
+    return store
 
 
 def _pipelines() -> list[tuple[str, str, dict[str, Any]]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deephash.report.figures.style import GREY, PALE, Look, inline, sheet
+from deephash.report.figures.style import GREY, PALE, Look, inline, sheet, write_svg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -106,5 +106,5 @@ def _svg(figure: "Figure", name: str, title: str, hover: Mapping[str, Sequence[s
 
     file = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none"}):  # text of the page: small, and searchable
-        figure.savefig(file, format="svg", metadata={"Date": None})
+        write_svg(figure, file)
     return inline(file.getvalue(), name, title, hover)

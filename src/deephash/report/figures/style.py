@@ -187,13 +187,30 @@ def hues(count: int) -> list[tuple[float, float, float]]:
 
 
 def save_figure(figure: "Figure", folder: Path, name: str) -> tuple[Path, Path]:
-    """Write ``name.svg`` and ``name.png``, reproducible to the byte, and return their paths."""
+    """Write ``name.svg`` and ``name.png``, reproducible to the byte, and return their paths.
+
+    Both files have the same layout.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     svg, png = folder / f"{name}.svg", folder / f"{name}.png"
-    dateless = {"Date": None}
-    figure.draw_without_rendering()  # settles the layout, so that both files have the same
-    write_atomic(svg, lambda it: figure.savefig(it, format="svg", dpi=DPI, metadata=dateless))
-    write_atomic(png, lambda it: figure.savefig(it, format="png", dpi=DPI))
+    write_atomic(svg, lambda it: write_svg(figure, it))
+    figure.set_layout_engine("none")
+    figure.set_dpi(DPI)
+    write_atomic(png, FigureCanvasAgg(figure).print_png)
     return svg, png
+
+
+def write_svg(figure: "Figure", file: Any) -> None:
+    """Lay out a figure and write it as SVG, without the date.
+
+    ``Figure.savefig`` would draw the figure twice, first for the layout.
+    """
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    figure.set_dpi(DPI)  # of images inside
+    canvas: Any = FigureCanvasSVG(figure)
+    canvas.print_svg(file, metadata={"Date": None})
 
 
 def with_readable_text(drawing: Drawing) -> Drawing:
