@@ -460,6 +460,13 @@ def draw_images(folder: Path, number: int = 60) -> Path:
     return folder
 
 
+def without_curves() -> None:
+    """Leave the curves out of ``report.html``: drawing them takes half of a run and no file."""
+    from deephash.report.pages import run as page
+
+    page.line_plot = page.range_plot = lambda *_, **__: ""  # type: ignore[assignment]
+
+
 def warm_up(figures: bool) -> None:
     """Import what the commands need, so that forked processes start at once."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -506,9 +513,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60, help="stop after this time")
     parser.add_argument("--only", nargs="+", help="names of commands, such as: rerun=true train")
     parser.add_argument("--every", action="store_true", help="kill before each operation once")
-    parser.add_argument("--quick", action="store_true", help="train without the command line")
+    help_quick = "train without the command line and without drawing curves"
+    parser.add_argument("--quick", action="store_true", help=help_quick)
     options = parser.parse_args()
     until = time.monotonic() + 60 * options.minutes
+    if options.quick:
+        without_curves()
     drawing = {"evaluate, figures", "report", "train -m"}
     warm_up(figures=not options.only or bool(drawing & set(options.only)))
     with tempfile.TemporaryDirectory() as scratch:

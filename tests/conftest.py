@@ -5,6 +5,7 @@ is imported. ``OMP_NUM_THREADS`` may be given to try the tests with more threads
 """
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -18,6 +19,8 @@ INTEGRATION = Path(__file__).parent / "integration"
 
 for name in [name for name in os.environ if name.startswith(FOREIGN)]:
     del os.environ[name]
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # some 40 processes would compile all modules
+sys.dont_write_bytecode = False
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest -n auto runs a process on each core
 os.environ["MPLBACKEND"] = "agg"
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, at cuBLAS's first use
@@ -107,6 +110,15 @@ def device(request, without_tf32):
     import torch
 
     return torch.device(request.param)
+
+
+@pytest.fixture
+def without_curves(monkeypatch):
+    """Leave the curves out of the pages of runs: drawing them takes half of a short run."""
+    from deephash.report.pages import run
+
+    for name in ("line_plot", "range_plot"):
+        monkeypatch.setattr(run, name, lambda *_, **__: "")
 
 
 @pytest.fixture(scope="module")

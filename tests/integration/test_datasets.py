@@ -69,7 +69,7 @@ MINIATURES = {  # what makes it, its protocol, and what is smaller than in the p
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
+def here(tmp_path, monkeypatch, without_curves):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DEEPHASH_CACHE", str(tmp_path / "cache"))
 

@@ -36,7 +36,7 @@ OTHERS = [("cpu", "cpu"), pytest.param("cpu", "cuda", marks=pytest.mark.gpu),
 
 
 @pytest.fixture(autouse=True)
-def as_before(without_tf32):
+def as_before(without_tf32, without_curves):
     """Determinism is a setting of the whole process. Warnings are looked at where they matter."""
     fill = torch.utils.deterministic.fill_uninitialized_memory
     with warnings.catch_warnings():

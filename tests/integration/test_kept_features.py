@@ -33,7 +33,7 @@ from tests.recipes import Frozen
 
 
 @pytest.fixture(autouse=True)
-def kept(monkeypatch):
+def kept(monkeypatch, without_curves):
     """Keep features however quickly they are computed."""
     monkeypatch.setattr(targets, "_plugins", ["tests"])
     monkeypatch.setattr(feature_store, "MIN_SECONDS", 0.0)

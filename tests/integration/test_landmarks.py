@@ -9,7 +9,7 @@ from deephash import runs
 from deephash.errors import ConfigError, DataError, TrainingError
 from tests.pages import job
 
-pytestmark = pytest.mark.usefixtures("composable")
+pytestmark = pytest.mark.usefixtures("composable", "without_curves")
 
 
 WIDTH, LANDMARKS = 24, 12

@@ -43,7 +43,7 @@ FLIP = {"_target_": "deephash.data.transforms.RandomHorizontalFlip", "p": 0.5}
 
 
 @pytest.fixture(autouse=True)
-def plugins(monkeypatch):
+def plugins(monkeypatch, without_curves):
     monkeypatch.setattr(targets, "_plugins", ["tests"])
 
 

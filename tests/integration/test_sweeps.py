@@ -44,7 +44,7 @@ def trained(folder):
 def swept(tmp_path_factory):
     """A sweep of two jobs that nothing disturbed."""
     cwd = tmp_path_factory.mktemp("swept")
-    output = run(cwd, *GRID, "trainer.epochs=20", "trainer.eval_every=10", fresh=True)
+    output = run(cwd, *GRID, "trainer.epochs=20", "trainer.eval_every=10")
     return cwd, output
 
 

@@ -32,7 +32,7 @@ RUN_OPTIONS = ["trainer.device=cpu", "logger=quiet", "model.nbit=8"]
 
 
 @pytest.fixture(autouse=True)
-def fast_tsne(monkeypatch):
+def fast_tsne(monkeypatch, without_curves):
     """Replace t-SNE, which takes seconds and is tested in ``test_imh``, by PCA; use one thread."""
     monkeypatch.setattr("torch.get_num_threads", lambda: 1)
 

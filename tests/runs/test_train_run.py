@@ -12,7 +12,7 @@ from deephash.errors import ConfigError
 from deephash.training import checkpoint, cuda_graphs
 from tests.pages import job
 
-pytestmark = pytest.mark.usefixtures("composable")
+pytestmark = pytest.mark.usefixtures("composable", "without_curves")
 
 
 SMALL = ["dataset=digits", "trainer.device=cpu", "trainer.epochs=2", "trainer.eval_every=1",

@@ -10,8 +10,9 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -65,10 +66,16 @@ class Plugin:
 
 def _version(package: str) -> str | None:
     """Return the version of an imported package, by its metadata or ``__version__``."""
-    for distribution in metadata.packages_distributions().get(package, ()):
+    for distribution in _distributions(tuple(sys.path)).get(package, ()):
         return metadata.version(distribution)
     version = getattr(sys.modules.get(package), "__version__", None)
     return None if version is None else str(version)
+
+
+@cache
+def _distributions(path: tuple[str, ...]) -> Mapping[str, list[str]]:
+    """Return the distributions of each importable package: all metadata on the path are read."""
+    return metadata.packages_distributions()
 
 
 def find_plugins(names: Sequence[str], folders: Iterable[Path] = ()) -> tuple[Plugin, ...]:
