@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from deephash.errors import BusyError, DataError, FileError, WriteError
 from deephash.retrieval import Index
+from deephash.search import store as store_module
 from deephash.search import store_files
 from deephash.search.store import CodeStore
 
@@ -460,3 +461,30 @@ def test_hashes_do_not_depend_on_what_surrounds_an_id():
         return value
 
     assert alone == [by_hand(name) for name in names]
+
+
+def test_a_wasteful_store_is_compacted_when_it_is_closed(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "_WASTE", 5)
+    codes = random_codes(np.random.default_rng(0), 40)
+    ids = [str(number) for number in range(40)]
+    for name, batch, removed, generation in (("x", 40, 3, 1), ("y", 40, 30, 2), ("z", 1, 0, 2)):
+        with CodeStore.create(tmp_path / name, 20, ENCODER) as store:
+            for start in range(0, 40, batch):
+                store.add(codes[start : start + batch], ids[start : start + batch])
+            store.remove(ids[:removed])
+        assert (tmp_path / name / f"codes-{generation}.bin").exists()
+        assert CodeStore.open(tmp_path / name, verify=True).snapshot().ids == ids[removed:]
+
+
+def test_places_of_ids_are_those_of_the_snapshot(tmp_path):
+    """Also of an older snapshot, and after items were removed before it."""
+    codes = random_codes(np.random.default_rng(0), 4)
+    with CodeStore.create(tmp_path / "x", 20, ENCODER) as store:
+        store.add(codes, ["a", "b", "c", "d"])
+        old = store.snapshot()
+        store.remove(["a"])
+        store.add(codes[:2], ["b", "e"])
+        new = store.snapshot()
+        assert new.find(["e", "b", "a", "c"]).tolist() == [3, 2, -1, 0]
+        assert old.find(["e", "b", "a", "c"]).tolist() == [-1, 1, 0, 2]
+        assert new.codes[new.find(["e"])].tolist() == codes[1:2].tolist()

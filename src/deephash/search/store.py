@@ -33,7 +33,7 @@ from deephash.retrieval import Index
 from deephash.retrieval.codes import Array, ArrayLike, as_packed
 from deephash.search import store_files
 from deephash.search.store_files import COLUMNS, ITEM, Commit, Generation, Label, Places
-from deephash.utils.files import make_folder, write_json
+from deephash.utils.files import make_folder, write_json, writing
 from deephash.utils.locks import Lock, holder
 
 LOCK = "writer.lock"
@@ -44,6 +44,7 @@ VERIFIED = 1 << 25
 
 _ROWS = 1 << 16  # rows copied by compaction at once, and per commit of its result
 _OLD = re.compile(r"(codes|items|texts)-\d+\.bin|commits-\d+\.log")
+_WASTE = 10_000  # removed rows, or commits, up to which a store is not compacted by itself
 _LOOKS = 5  # attempts to open a store that is compacted meanwhile
 
 
@@ -67,9 +68,7 @@ class Snapshot:
         files, commit = state.files, state.commit
         width = -(-nbit // 8)
         self._codes = files.map("codes", commit.rows * width).reshape(-1, width)
-        self._items = files.map("items", commit.rows * ITEM.itemsize).view(ITEM)
-        texts = files.map("texts", commit.text_bytes)
-        self._texts = store_files.Texts(self._items, texts, files.path("texts"))
+        self._items, self._texts = _items_and_texts(state)
 
     def __len__(self) -> int:
         return self._state.commit.rows - len(self._state.removed)
@@ -123,7 +122,7 @@ class Snapshot:
     def find(self, ids: Sequence[str]) -> Places:
         """Return the places of ids, (n,); -1 for an id that is not in the store."""
         encoded = store_files.encode_texts(ids)
-        rows = _live_rows(self._lookup, self._texts, self._state.removed, encoded)
+        rows = _live_rows(self._state, encoded)
         places = rows - np.searchsorted(self._state.removed, rows)
         return np.where(rows < 0, -1, places)
 
@@ -135,12 +134,6 @@ class Snapshot:
             return np.array(ids, dtype=np.str_).reshape(rows.shape)
 
         return Index.over(self._codes, self.nbit, read_ids, self._state.removed)
-
-    @cached_property
-    def _lookup(self) -> store_files.Lookup:
-        lookup = store_files.Lookup()
-        lookup.extend(self._items["hash"])
-        return lookup
 
     @cached_property
     def _rows(self) -> Places | None:
@@ -171,7 +164,6 @@ class CodeStore:
         self.encoder: dict[str, Any] = {}
         self._lock = lock
         self._mutex = threading.RLock()  # of changes
-        self._lookup: store_files.Lookup | None = None
         self._state: _State
         self._uncertain = False  # a commit was interrupted
         self._failed = False  # the disk failed during a commit
@@ -296,7 +288,7 @@ class CodeStore:
             return
         with self._changing() as state:
             numbers, new = _label_numbers(labels, state.labels, len(ids))
-            live = _live_rows(self._rows_by_hash(state), _texts(state), state.removed, encoded)
+            live = _live_rows(state, encoded)
             items = np.empty(len(ids), dtype=ITEM)
             items["end"] = encoded.end + state.commit.text_bytes
             items["hash"], items["id_bytes"] = encoded.hash, encoded.length
@@ -315,7 +307,7 @@ class CodeStore:
         """
         encoded = store_files.encode_texts(list(ids))
         with self._changing() as state:
-            live = _live_rows(self._rows_by_hash(state), _texts(state), state.removed, encoded)
+            live = _live_rows(state, encoded)
             removed = np.unique(live[live >= 0])
             if len(removed):
                 self._commit(state, (b"", b"", b""), removed, [])
@@ -384,17 +376,26 @@ class CodeStore:
         with self._changing() as state:
             snapshot = Snapshot(self.nbit, self.encoder, state)
             rows = snapshot._at(None)
-            files = Generation(self.folder, state.files.number + 1, "w")
-            new = _State(files, *_copy(state, rows, files, self.nbit))
-            self._publish(new)
-            self._lookup = None
+            with writing(self.folder):
+                files = Generation(self.folder, state.files.number + 1, "w")
+            try:
+                self._publish(_State(files, *_copy(state, rows, files, self.nbit)))
+            except OSError:
+                files.remove()
+                raise
             self._clean()
 
     def close(self) -> None:
-        """Close the files and release the lock. Snapshots stay valid."""
+        """Close the files and release the lock. Snapshots stay valid.
+
+        A writer compacts a store of which most is removed items, or which has many small commits.
+        """
         with self._mutex:
             if self._closed:
                 return
+            if self._lock is not None and self._is_wasteful():
+                with contextlib.suppress(WriteError):  # it works as it is
+                    self.compact()
             self._closed = True
             if self._lock is not None:
                 self._lock.release()
@@ -404,6 +405,13 @@ class CodeStore:
 
     def __exit__(self, *raised: object) -> None:
         self.close()
+
+    def _is_wasteful(self) -> bool:
+        """Return whether the store should be compacted."""
+        if not hasattr(self, "_state") or self._failed:
+            return False
+        commit, removed = self._state.commit, len(self._state.removed)
+        return removed > max(_WASTE, len(self)) or commit.number > max(_WASTE, commit.rows // 16)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -512,14 +520,6 @@ class CodeStore:
                 with contextlib.suppress(OSError):
                     path.unlink()
 
-    def _rows_by_hash(self, state: _State) -> store_files.Lookup:
-        """Return the lookup of all rows; it is made when it is first needed."""
-        if self._lookup is None:
-            self._lookup = store_files.Lookup()
-        items = state.files.map("items", state.commit.rows * ITEM.itemsize).view(ITEM)
-        self._lookup.extend(items["hash"][self._lookup.rows :])
-        return self._lookup
-
 
 _NO_COMMIT = Commit(-1, 0, 0, np.empty(0, dtype=np.int64), [], (0, 0, 0), 0)
 
@@ -562,27 +562,29 @@ def _write_commit(
     return Commit(number, rows, text_bytes, removed, list(labels), checksums, offset + len(record))
 
 
-def _texts(state: _State) -> store_files.Texts:
+def _items_and_texts(state: _State) -> tuple[Array, store_files.Texts]:
+    """Return the mapped items (N,) and their texts."""
     items = state.files.map("items", state.commit.rows * ITEM.itemsize).view(ITEM)
     texts = state.files.map("texts", state.commit.text_bytes)
-    return store_files.Texts(items, texts, state.files.path("texts"))
+    return items, store_files.Texts(items, texts, state.files.path("texts"))
 
 
-def _live_rows(
-    lookup: store_files.Lookup,
-    texts: store_files.Texts,
-    removed: Places,
-    encoded: store_files.Encoded,
-) -> Places:
+def _live_rows(state: _State, encoded: store_files.Encoded) -> Places:
     """Return the row of each id that was not removed, (n,); -1 for ids that do not exist."""
-    rows = np.full(len(encoded.hash), -1, dtype=np.int64)
-    for position, row in lookup.candidates(encoded.hash):
-        at = int(np.searchsorted(removed, row))
-        if at < len(removed) and removed[at] == row:
-            continue
-        if texts.id_bytes(row) == encoded.id_bytes(position):
-            rows[position] = row
-    return rows
+    result = np.full(len(encoded.hash), -1, dtype=np.int64)
+    items, texts = _items_and_texts(state)
+    lookup, removed = state.files.lookup, state.removed
+    lookup.extend(items["hash"])
+    positions, rows = lookup.candidates(encoded.hash)
+    known = rows < len(items)  # it may have rows that were added later
+    positions, rows = positions[known], rows[known]
+    if len(removed):
+        at = np.minimum(np.searchsorted(removed, rows), len(removed) - 1)
+        live = removed[at] != rows
+        positions, rows = positions[live], rows[live]
+    equal = texts.have(rows, encoded, positions)
+    result[positions[equal]] = rows[equal]
+    return result
 
 
 def _merged(removed: Places, more: Places) -> Places:
@@ -598,18 +600,18 @@ def _label_numbers(
     Raises:
         DataError: a label is neither text nor texts nor None.
     """
-    numbers = np.full(count, -1, dtype=np.int32)
     if labels is None:
-        return numbers, []
+        return np.full(count, -1, dtype=np.int32), []
+    values = [one if one is None or isinstance(one, str) else tuple(one) for one in labels]
     number_of: dict[Label, int] = {label: number for number, label in enumerate(known)}
-    for place, given in enumerate(labels):
-        if given is None:
-            continue
-        label = given if isinstance(given, str) else tuple(given)
-        if not isinstance(label, str) and not all(isinstance(name, str) for name in label):
-            raise DataError(f"a label is text, texts or None, not {given!r}")
-        numbers[place] = number_of.setdefault(label, len(number_of))
-    return numbers, list(number_of)[len(known) :]
+    for label in dict.fromkeys(values):
+        if isinstance(label, tuple) and not all(isinstance(name, str) for name in label):
+            raise DataError(f"a label is text, texts or None, not {label!r}")
+        if label is not None:
+            number_of.setdefault(label, len(number_of))
+    new = list(number_of)[len(known) :]
+    number_of[None] = -1
+    return np.fromiter(map(number_of.__getitem__, values), dtype=np.int32, count=count), new
 
 
 def _copy(
@@ -618,8 +620,8 @@ def _copy(
     """Copy rows to a new generation, and return its last commit, removed rows and labels."""
     source, width = state.files, -(-nbit // 8)
     codes = source.map("codes", state.commit.rows * width).reshape(-1, width)
-    items = source.map("items", state.commit.rows * ITEM.itemsize).view(ITEM)
-    texts, blob = _texts(state), source.map("texts", state.commit.text_bytes)
+    items, texts = _items_and_texts(state)
+    blob = source.map("texts", state.commit.text_bytes)
     commit = _write_commit(files, None, 0, 0, _NO_COMMIT.removed, (), (0, 0, 0))
     records = b""
     numbers = items["label"][rows]

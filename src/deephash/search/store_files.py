@@ -51,6 +51,7 @@ import mmap
 import os
 import stat
 import struct
+import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -77,6 +78,7 @@ _RECORD = struct.Struct("<4sIQQQI3I8xII")
 _MAGIC = b"DHCR"
 _SECTOR = 512  # a disk writes as many bytes or none of them
 _BLOCK = 1 << 22  # bytes read or written at once
+_LOWER = np.uint64((1 << 32) - 1)
 _A, _B, _C = (np.uint64(x) for x in (0x9E3779B97F4A7C15, 0xD1B54A32D192ED03, 0xBF58476D1CE4E5B9))
 
 
@@ -108,6 +110,7 @@ class Generation:
     def __init__(self, folder: Path, number: int, mode: str) -> None:
         self.folder, self.number = folder, number
         flags = {"r": os.O_RDONLY, "r+": os.O_RDWR, "w": os.O_RDWR | os.O_CREAT | os.O_TRUNC}[mode]
+        self.lookup = Lookup()
         self._descriptors: dict[str, int] = {}
         self._maps: dict[str, Array] = {}
         try:
@@ -182,6 +185,13 @@ class Generation:
         with writing(self.path(name)):
             if self.size(name) > size:
                 os.ftruncate(self._descriptors[name], size)
+
+    def remove(self) -> None:
+        """Remove the files."""
+        self.close()
+        for name in (*COLUMNS, "commits"):
+            with contextlib.suppress(OSError):
+                self.path(name).unlink()
 
     def close(self) -> None:
         """Close the files; arrays that are mapped stay valid."""
@@ -342,10 +352,15 @@ class Texts:
         _, middle, end = self.spans(rows)
         return self._decoded(middle, end)
 
-    def id_bytes(self, row: int) -> bytes:
-        """Return the encoded id of a row."""
-        start, middle, _ = self.spans(np.array([row]))
-        return bytes(self._texts[int(start[0]) : int(middle[0])])
+    def have(self, rows: Places, encoded: "Encoded", positions: Places) -> npt.NDArray[np.bool_]:
+        """Return whether the id of each row is that of a position of encoded ids, (n,) bool."""
+        equal: npt.NDArray[np.bool_] = self._items["hash"][rows] == encoded.hash[positions]
+        equal &= self._items["id_bytes"][rows] == encoded.length[positions]
+        alike = np.flatnonzero(equal)
+        start, middle, _ = self.spans(rows[alike])
+        pairs = zip(start.tolist(), middle.tolist(), positions[alike].tolist(), strict=True)
+        equal[alike] = [self._texts[a:b] == encoded.id_bytes(place) for a, b, place in pairs]
+        return equal
 
     def _decoded(self, start: Places, stop: Places) -> list[str]:
         texts = self._texts
@@ -434,34 +449,51 @@ def hashes(blob: bytes, start: Places, length: Places) -> npt.NDArray[np.uint64]
 
 
 class Lookup:
-    """Find rows by the hash of their id: sorted runs, each at least twice as long as the next."""
+    """Find rows by the hash of their id.
+
+    Threads may share it. It consists of sorted runs, each at least twice as long as the next. Their
+    numbers have the upper half of the hash and the row as lower half: plain numbers are sorted
+    several times as fast as pairs.
+    """
 
     def __init__(self) -> None:
-        self._runs: list[tuple[npt.NDArray[np.uint64], Places]] = []
-        self.rows = 0
+        self._runs: list[npt.NDArray[np.uint64]] = []
+        self._rows = 0
+        self._mutex = threading.Lock()
 
     def extend(self, hash_: npt.NDArray[np.uint64]) -> None:
-        """Add the next rows."""
-        if not len(hash_):
-            return
-        values = np.asarray(hash_, dtype=np.uint64)
-        row = np.arange(self.rows, self.rows + len(values))
-        self.rows += len(values)
-        while self._runs and len(self._runs[-1][0]) < 2 * len(values):
-            before = self._runs.pop()
-            values = np.concatenate([before[0], values])
-            row = np.concatenate([before[1], row])
-        order = np.argsort(values, kind="stable")
-        self._runs.append((values[order], row[order]))
+        """Add the rows that follow those it has.
 
-    def candidates(self, hash_: npt.NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
-        """Yield pairs of a position in ``hash_`` and a row with that hash."""
-        for known, row in self._runs:
-            first = np.searchsorted(known, hash_, "left")
-            last = np.searchsorted(known, hash_, "right")
-            for position in np.flatnonzero(first < last).tolist():
-                for at in range(int(first[position]), int(last[position])):
-                    yield position, int(row[at])
+        Args:
+            hash_: (N,) of all rows.
+        """
+        with self._mutex:
+            if len(hash_) <= self._rows:
+                return
+            if len(hash_) > _LOWER:
+                raise DataError(f"a {WHAT} holds at most {int(_LOWER):,} rows")
+            rows = np.arange(self._rows, len(hash_), dtype=np.uint64)
+            run, runs = (hash_[self._rows :] & ~_LOWER) | rows, list(self._runs)
+            while runs and len(runs[-1]) < 2 * len(run):
+                run = np.concatenate([runs.pop(), run])
+            run.sort()
+            self._runs, self._rows = [*runs, run], len(hash_)
+
+    def candidates(self, hash_: npt.NDArray[np.uint64]) -> tuple[Places, Places]:
+        """Return pairs of a position in ``hash_`` and a row whose hash may be equal: (n,) each."""
+        positions, rows = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+        order = np.argsort(hash_)  # in order, a search is several times as fast
+        upper = (hash_ & ~_LOWER)[order]
+        for run in self._runs:
+            first = np.searchsorted(run, upper)
+            exists = (run[np.minimum(first, len(run) - 1)] & ~_LOWER) == upper
+            place, first = order[exists], first[exists]
+            count = np.searchsorted(run, upper[exists] | _LOWER, "right") - first
+            position = np.repeat(place, count)
+            at = np.arange(len(position)) - np.repeat(np.cumsum(count) - count - first, count)
+            positions.append(position)
+            rows.append((run[at] & _LOWER).astype(np.int64))
+        return np.concatenate(positions), np.concatenate(rows)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
