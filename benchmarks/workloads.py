@@ -23,7 +23,7 @@ from deephash.data.datamodule import DataModule
 from deephash.data.splits.protocols import PerClass
 from deephash.data.transforms import Pipeline
 from deephash.training import compile_options, cuda_graphs
-from deephash.training.evaluation import encode
+from deephash.training.evaluation import encode_images
 from deephash.training.precision import autocast
 from deephash.training.step import TrainingStep
 from deephash.training.trainer import LoopOptions, Trainer
@@ -280,7 +280,7 @@ class Learner:
     def encode(self, batches: TimedBatches) -> Values:
         """Encode as an evaluation does until the batches end; return their result."""
         with contextlib.suppress(Enough):
-            encode(self.method.encoder, batches, self.autocast, np.arange(1))
+            encode_images(self.method.encoder, batches, self.autocast, np.arange(1))
         return batches.result
 
 

@@ -19,7 +19,7 @@ from deephash.config import build, resolve, schema
 from deephash.config.overrides import parse_all
 from deephash.loggers import Loggers
 from deephash.training import checkpoint
-from deephash.training.evaluation import encode
+from deephash.training.evaluation import encode_images
 from deephash.training.precision import use_deterministic
 from deephash.types import Batch
 from tests.pages import typed
@@ -232,7 +232,7 @@ def test_codes_are_the_same_where_they_are_not_close_to_zero(device, folded, tmp
             for batch in data.eval_batches(ids)
         ])  # fmt: skip
     data.setup(device)
-    result = encode(encoder.to(device), data, warnings.catch_warnings, ids).z
+    result = encode_images(encoder.to(device), data, warnings.catch_warnings, ids).z
     scale = exact.abs().mean()
     margin = 1e-4 * scale
     assert (result - exact).abs().max() <= margin

@@ -112,7 +112,7 @@ def test_evaluation_uses_signs(composed):
     data = build.data_module(typed(cfg))
     data.setup("cpu")
     evaluation_options = build.evaluation(typed(cfg), torch.device("cpu"))
-    codes = evaluation.encode(method.encoder, data, evaluation_options.autocast)
+    codes = evaluation.encode_images(method.encoder, data, evaluation_options.autocast)
     assert (codes.z > 0).all()  # all bits are 1
     batch = next(data.train(0))
     z = method.train().encode(batch)[1]

@@ -17,7 +17,7 @@ from deephash.models.encoder import Encoder
 from deephash.models.heads import BatchNorm
 from deephash.models.relaxations import Identity
 from deephash.training import checkpoint, compile_options
-from deephash.training.evaluation import Measured, encode
+from deephash.training.evaluation import Measured, encode_images
 from deephash.training.precision import autocast
 from deephash.training.schedules import Constant
 from deephash.training.trainer import LoopOptions, Trainer
@@ -79,7 +79,7 @@ def relahash():
 
 
 def evaluate(encoder, data):
-    codes = encode(encoder, data, partial(autocast, CPU, "fp32"))
+    codes = encode_images(encoder, data, partial(autocast, CPU, "fp32"))
     return Measured(codes.z.double().sum().sin().item(), None, codes)
 
 

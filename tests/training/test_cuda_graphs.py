@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from deephash.config import build, resolve, schema
 from deephash.training import checkpoint, compile_options, cuda_graphs
 from deephash.training.cuda_graphs import GraphedStep, obstacle_of
-from deephash.training.evaluation import Measured, encode
+from deephash.training.evaluation import Measured, encode_images
 from deephash.training.precision import autocast
 from deephash.training.schedules import Every
 from deephash.training.step import Scalars, TrainingStep, total
@@ -195,7 +195,7 @@ def made(words, device="cpu"):
 
 
 def evaluate(encoder, data):
-    codes = encode(encoder, data, partial(autocast, CPU, "fp32"))
+    codes = encode_images(encoder, data, partial(autocast, CPU, "fp32"))
     return Measured(codes.z.double().sum().sin().item(), None, codes)
 
 

@@ -11,7 +11,7 @@ from deephash.models.encoder import Encoder
 from deephash.models.heads import TokenMLP
 from deephash.models.projections import principal_axes, random_rotation
 from deephash.training import feature_agreement, pca_reference
-from deephash.training.evaluation import Codes, Evaluation, encode
+from deephash.training.evaluation import Codes, Evaluation, encode_images
 from deephash.training.feature_agreement import FeatureAgreement
 from deephash.training.precision import autocast
 from deephash.types import Batch
@@ -61,8 +61,8 @@ def made(**options):
 def test_codes_of_a_tapped_pass_are_the_same_and_the_agreement_is_that_of_all_features():
     encoder, data, evaluation = made()
     kept = FeatureAgreement(QUERIES, DATABASE, None, WIDTH)
-    codes = encode(encoder, data, evaluation.autocast, taps=[kept])
-    assert torch.equal(codes.z, encode(encoder, data, evaluation.autocast).z)
+    codes = encode_images(encoder, data, evaluation.autocast, taps=[kept])
+    assert torch.equal(codes.z, encode_images(encoder, data, evaluation.autocast).z)
     assert kept.complete
     result = evaluation.agreement(codes, QUERIES, DATABASE, kept)
     wanted = retrieval.feature_agreement(
@@ -80,7 +80,7 @@ def test_samples_of_queries_and_database(monkeypatch):
     encoder, data, evaluation = made()
     own = np.arange(10)  # as if the queries stood at the head of the database
     kept = FeatureAgreement(DATABASE[:10], DATABASE, own, WIDTH)
-    codes = encode(encoder, data, evaluation.autocast, taps=[kept])
+    codes = encode_images(encoder, data, evaluation.autocast, taps=[kept])
     result = evaluation.agreement(codes, DATABASE[:10], DATABASE, kept)
     assert (result["queries"], result["database"]) == (4, 20)
     assert result["sampled"] == {"queries": True, "database": True}
@@ -124,7 +124,7 @@ def test_the_reference_is_the_mean_of_ten_rotations():
     encoder, data, evaluation = made()
     turned = pca_reference.PCAReference(encoder, data, evaluation.autocast, NBIT)
     kept = FeatureAgreement(QUERIES, DATABASE, None, WIDTH)
-    codes = encode(encoder, data, evaluation.autocast, taps=[kept, turned])
+    codes = encode_images(encoder, data, evaluation.autocast, taps=[kept, turned])
     result = turned.measure(codes, data, evaluation, kept)
     mean, axes = principal_axes(data.table[TRAIN], NBIT)
     maps, recalls = [], []
@@ -140,7 +140,7 @@ def test_the_reference_is_the_mean_of_ten_rotations():
     assert result["agreement"]["recall_at_10_sd"] == pytest.approx(np.std(recalls, ddof=1))
     assert result["draws"] == 10
     alone = pca_reference.PCAReference(encoder, data, evaluation.autocast, NBIT)
-    codes = encode(encoder, data, evaluation.autocast, taps=[alone])
+    codes = encode_images(encoder, data, evaluation.autocast, taps=[alone])
     assert "agreement" not in alone.measure(codes, data, evaluation, None)
 
 

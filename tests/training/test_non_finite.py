@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from deephash.errors import TrainingError
-from deephash.training.evaluation import encode
+from deephash.training.evaluation import encode_images
 from deephash.training.non_finite import faulty_inputs, faulty_weights
 from deephash.types import Batch
 from tests.training.test_trainer import Batches, Toy, run
@@ -83,7 +83,7 @@ def encoded(network, values):
         images=SimpleNamespace(ids=[f"image{row}" for row in ids]),
         eval_batches=lambda rows: iter([batch(np.asarray(values, "f4")[rows].tolist())]),
     )
-    return encode(network, data, lambda: torch.autocast("cpu", enabled=False), ids)
+    return encode_images(network, data, lambda: torch.autocast("cpu", enabled=False), ids)
 
 
 def test_codes_that_are_nan_name_their_cause():

@@ -13,7 +13,7 @@ from deephash import retrieval, runs
 from deephash.config import schema
 from deephash.errors import FileError
 from deephash.training import checkpoint
-from deephash.training.evaluation import encode
+from deephash.training.evaluation import encode_images
 from deephash.training.snapshots import Snapshots, read_snapshots, spaced
 from deephash.types import Batch
 from tests.pages import job
@@ -92,7 +92,7 @@ def test_a_snapshot_identifies_its_images(tmp_path):
     snapshots.take(0, method, data)
     assert data.encoded == [4, 6, 8, 10] and method.training  # and not the whole database
     method.factor = 2.0
-    codes = encode(method, data, plain)
+    codes = encode_images(method, data, plain)
     data.encoded.clear()
     snapshots.take(12, method, data, codes)
     assert data.encoded == []  # those of the evaluation serve

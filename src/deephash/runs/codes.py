@@ -11,7 +11,7 @@ from deephash import retrieval
 from deephash.config import requirements
 from deephash.data.datamodule import DataModule
 from deephash.models.encoder import Encoder
-from deephash.training.evaluation import Codes, Evaluation, Tap, encode, targets
+from deephash.training.evaluation import Codes, Evaluation, Tap, encode_images, targets
 from deephash.training.feature_agreement import FeatureAgreement
 
 
@@ -43,7 +43,7 @@ def encode_and_evaluate(
     split = data.split
     if agreement is not None:
         taps = [agreement, *taps]
-    codes = encode(encoder, data, evaluation.autocast, taps=taps)
+    codes = encode_images(encoder, data, evaluation.autocast, taps=taps)
     began = time.perf_counter()
     metrics = evaluation.measure(codes, data, split.queries, split.database, full=True)
     if agreement is not None:

@@ -49,7 +49,7 @@ class Measured:
 
 
 @torch.inference_mode()
-def encode(
+def encode_images(
     encoder: Any,
     data: Any,
     autocast: Any,
@@ -264,7 +264,7 @@ class Evaluation:
         split = data.split
         features = self._validation_features(encoder, data) if self.validates_agreement else None
         taps = [] if features is None or features.complete else [features]
-        codes = encode(encoder, data, self.autocast, taps=taps)
+        codes = encode_images(encoder, data, self.autocast, taps=taps)
         began, agreement = time.perf_counter(), None
         query = self.measure(codes, data, split.queries, split.database)["map"]
         val = None

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from deephash.errors import FileError
-from deephash.training.evaluation import Codes, encode
+from deephash.training.evaluation import Codes, encode_images
 from deephash.utils.files import make_subfolder, read_arrays, remove, write_arrays
 
 log = logging.getLogger("deephash")
@@ -44,7 +44,7 @@ class Snapshots:
             return
         ids = spaced(np.sort(data.split.database), self.count)
         if codes is None:
-            codes = encode(method.encoder, data, self.autocast, ids)
+            codes = encode_images(method.encoder, data, self.autocast, ids)
         centers = method.centers()
         arrays = {
             "epoch": np.array(epoch),
