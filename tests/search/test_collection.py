@@ -38,13 +38,14 @@ def photos(tmp_path):
     (folder / "cats" / "notes.txt").write_text("no image")
     (folder / "raw.cr2").write_text("raw")
     save(folder / ".trash" / "c.png")
+    save(folder / "cats.deephash" / "d.png")
     return folder
 
 
 def test_a_folder_is_searched_with_its_subfolders(photos):
     found = open_collection(photos)
     assert ids(found) == ["b.PNG", "cats/tom.jpg", "cats/wild/lynx.webp", "dogs/é ü.gif"]
-    assert found.passed_over == {".txt": 1, ".cr2": 1, ".trash/": 1}
+    assert found.passed_over == {".txt": 1, ".cr2": 1, ".trash/": 1, "cats.deephash/": 1}
     assert labels(found) == [None] * 4
     assert labels(open_collection(photos, labels="folders")) == [None, "cats", "wild", "dogs"]
     assert contents(found)["b.PNG"] == (photos / "b.PNG").read_bytes()

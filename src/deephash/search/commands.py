@@ -38,6 +38,9 @@ TOP = 10
 SHOWN = 20
 """Groups of duplicates, and images of each, that are printed."""
 
+MANY_IMAGES, MANY_OF_ALL = 50, 0.02
+"""Number and part of all images above which a group is no group of near-duplicates."""
+
 VERSION = 1
 """Of the JSON files of results."""
 
@@ -216,11 +219,6 @@ def _search(index: ImageIndex, cfg: schema.Search, out: Path) -> dict[str, Any]:
             for query, answer in zip(queries, answers, strict=True)
         ],
     }
-    if cfg.json:
-        print(json.dumps(result, ensure_ascii=False))
-    else:
-        for query, answer in zip(queries, answers, strict=True):
-            print("\n".join(answer_lines(query.name, answer, cfg.radius)))
     if cfg.page:
         _make_out(out)
         write_json(out / "search.json", result)
@@ -230,12 +228,24 @@ def _search(index: ImageIndex, cfg: schema.Search, out: Path) -> dict[str, Any]:
         ]
         page = write_search_page(out / "search.html", index, shown, cfg.radius)
         tell(f"page: {page}")
+    if cfg.json:
+        print(json.dumps(result, ensure_ascii=False))
+    else:
+        for query, answer in zip(queries, answers, strict=True):
+            print("\n".join(answer_lines(query.name, answer, cfg.radius)))
     return result
 
 
 def _duplicates(index: ImageIndex, cfg: schema.Search, out: Path) -> dict[str, Any]:
     radius = cfg.radius or 0
     groups = index.duplicates(radius)
+    largest = max((len(group.hits) for group in groups), default=0)
+    if largest > max(MANY_IMAGES, MANY_OF_ALL * len(index.snapshot())):
+        tell(
+            f"the largest group has {largest:,} images. Codes that were trained with labels are"
+            " equal within a class:\n  for near-duplicates use a run of method=lsh with 256 bits"
+            " or more on a frozen backbone."
+        )
     result = {
         **_head(index),
         "radius": radius,
@@ -247,15 +257,15 @@ def _duplicates(index: ImageIndex, cfg: schema.Search, out: Path) -> dict[str, A
             for group in groups
         ],
     }
-    if cfg.json:
-        print(json.dumps(result, ensure_ascii=False))
-    else:
-        print("\n".join(group_lines(groups, radius)))
     if cfg.page:
         _make_out(out)
         write_json(out / "duplicates.json", result)
         page = write_duplicates_page(out / "duplicates.html", index, groups, radius)
         tell(f"page: {page}")
+    if cfg.json:
+        print(json.dumps(result, ensure_ascii=False))
+    else:
+        print("\n".join(group_lines(groups, radius)))
     return result
 
 

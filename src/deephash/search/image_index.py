@@ -15,6 +15,7 @@ from scipy.sparse.csgraph import connected_components
 
 from deephash import retrieval, runs
 from deephash.data.preprocessing import ImageLike, images_in
+from deephash.data.sources.folder_walk import INDEX
 from deephash.errors import DataError, WriteError
 from deephash.search.collection import Collection, Labels, absolute, open_collection
 from deephash.search.encode import (
@@ -30,9 +31,6 @@ from deephash.search.store_files import MANIFEST, Label
 from deephash.training.code_encoder import CodeEncoder
 from deephash.utils.files import check_writable, make_folder
 from deephash.utils.progress import bar
-
-SUFFIX = ".deephash"
-"""Ending of the folder beside the images."""
 
 DIGITS = 12
 """Digits of an encoder's fingerprint in the name of a folder."""
@@ -259,7 +257,8 @@ class ImageIndex:
             radius: 0 for equal codes.
 
         Returns:
-            The largest group first; in each, files that are identical to others first.
+            Groups of the smallest width first, and among these the largest; in each group, files
+            that are identical to others first.
         """
         result = []
         for group in group_codes(self.snapshot(), radius):
@@ -304,7 +303,7 @@ def home_of(images: str | os.PathLike[str]) -> Path:
     path = absolute(images)
     if not path.name:
         raise DataError(f"images={images}  has no folder beside it: give index=FOLDER")
-    return path.with_name(path.name + SUFFIX)
+    return path.with_name(path.name + INDEX)
 
 
 def search_codes(
@@ -423,9 +422,9 @@ def group_codes(snapshot: Snapshot, radius: int) -> list[Group]:
     order = np.argsort(group_of, kind="stable")
     bounds = np.flatnonzero(np.diff(group_of[order])) + 1
     groups = [part for part in np.split(order, bounds) if len(part) > 1]
-    groups.sort(key=lambda part: (-len(part), part[0]))
     if not groups:
         return []
+    groups.sort(key=lambda part: part[0])
     everything = np.concatenate(groups)
     names, labels = iter(snapshot.ids_at(everything)), iter(snapshot.labels_at(everything))
     result = []
@@ -437,6 +436,8 @@ def group_codes(snapshot: Snapshot, radius: int) -> list[Group]:
         if len(members) <= MOST_WIDTH:
             width = int(retrieval.hamming(members, members).max())
         result.append(Group(hits, width, {}))
+    wide = snapshot.nbit + 1
+    result.sort(key=lambda it: (wide if it.width is None else it.width, -len(it.hits)))
     return result
 
 

@@ -30,6 +30,9 @@ SYSTEM_FOLDERS = frozenset(
 )
 """Folders of operating systems and network disks, in lower case, without those with a dot."""
 
+INDEX = ".deephash"
+"""Ending of folders that hold an index of the images in the folder beside them."""
+
 SYSTEM_FILES = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"))
 
 HIDDEN, BROKEN, AGAIN, SPECIAL, OUTSIDE = (
@@ -43,13 +46,13 @@ HIDDEN, BROKEN, AGAIN, SPECIAL, OUTSIDE = (
 
 
 def is_ignored(name: str) -> bool:
-    """Return whether a folder of this name is hidden or a system folder.
+    """Return whether a folder of this name is hidden, a system folder, or an index of images.
 
     Example:
-        >>> is_ignored("@eaDir"), is_ignored(".git"), is_ignored("cat")
-        (True, True, False)
+        >>> is_ignored("@eaDir"), is_ignored(".git"), is_ignored("cat"), is_ignored("cat.deephash")
+        (True, True, False, True)
     """
-    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
+    return name.startswith(".") or name.endswith(INDEX) or name.lower() in SYSTEM_FOLDERS
 
 
 class Walk:
