@@ -15,6 +15,7 @@ KINDS = {
     "evaluate": schema.Evaluate,
     "data": schema.Data,
     "report": schema.Report,
+    "export": schema.Export,
 }
 
 

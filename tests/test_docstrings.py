@@ -12,7 +12,8 @@ import torch
 from tests.paths import ROOT
 
 SOURCE = ROOT / "src" / "deephash"
-EXTRAS = {"h5py", "numba", "ray", "safetensors", "submitit", "triton", "wandb"}
+EXTRAS = {"h5py", "numba", "ray", "safetensors", "submitit", "triton", "wandb", "onnx",
+          "onnxscript", "onnxruntime"}  # fmt: skip
 
 
 def name_of(path):

@@ -1,7 +1,7 @@
 """Deep hashing for image retrieval: networks that turn images into short binary codes.
 
-``train``, ``evaluate``, ``load``, ``encode`` and ``ImageIndex`` do what the command ``deephash``
-does; the modules in ``__all__`` are usable on their own. See docs/library.md.
+``train``, ``evaluate``, ``load``, ``export``, ``encode`` and ``ImageIndex`` do what the command
+``deephash`` does; the modules in ``__all__`` are usable on their own. See docs/library.md.
 
 Importing the package is cheap: what is used of it is imported on first use.
 """
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deephash import data, losses, methods, models, retrieval
-    from deephash.api import Trained, encode, evaluate, load, train
+    from deephash.api import Trained, encode, evaluate, export, load, train
     from deephash.models import codebooks, similarities
     from deephash.search.image_index import ImageIndex
     from deephash.training.code_encoder import CodeEncoder
@@ -27,6 +27,7 @@ __all__ = [
     "data",
     "encode",
     "evaluate",
+    "export",
     "load",
     "losses",
     "methods",
@@ -36,7 +37,7 @@ __all__ = [
     "train",
 ]
 
-_FUNCTIONS = ("CodeEncoder", "Trained", "encode", "evaluate", "load", "train")
+_FUNCTIONS = ("CodeEncoder", "Trained", "encode", "evaluate", "export", "load", "train")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Python API: train and evaluate runs, load their encoders, and encode images."""
+"""Python API: train and evaluate runs, load their encoders, export them, and encode images."""
 
 import os
 from collections.abc import Iterable
@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deephash.config import composition, overrides, schema, targets
 from deephash.config.overrides import CommandLine
+from deephash.config.validate import quoted
 from deephash.errors import ConfigError
 from deephash.training.code_encoder import CodeEncoder
 from deephash.utils import program
+from deephash.utils.formatting import typed
 
 if TYPE_CHECKING:
+    from deephash.deployment import Exported
     from deephash.search.code_files import CodeFile
     from deephash.search.collection import Labels
     from deephash.search.encode import UnreadableImage
@@ -99,14 +102,16 @@ def load(
     *,
     checkpoint: str = "best",
     device: str = "auto",
+    precision: str | None = None,
     plugins: Iterable[str] = (),
 ) -> CodeEncoder:
     """Load the trained encoder of a run, with its preprocessing; the data are not needed.
 
     Args:
-        run: its folder.
+        run: its folder, or the folder that ``export`` made.
         checkpoint: ``best``, the selected encoder, or ``last``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``.
+        precision: number format of the network: ``fp32``, ``bf16``; None for that of the run.
         plugins: packages whose classes may be built in this call; see docs/extending.md.
 
     Returns:
@@ -132,7 +137,72 @@ def load(
 
     if names := list(plugins):
         import_plugins(find_plugins(names, [Path.cwd()]))
-    return runs.load(Path(run), checkpoint, device)
+    return runs.load(Path(run), checkpoint, device, precision)
+
+
+@targets.scope()
+def export(
+    run: str | os.PathLike[str],
+    to: str,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    size: str = "stored",
+    checkpoint: str = "best",
+    queries: int | None = 256,
+    limit: float = 0.001,
+    overwrite: bool = False,
+    plugins: Iterable[str] = (),
+) -> "Exported":
+    """Export the encoder of a run, as ``deephash export`` does, and compare its codes.
+
+    Args:
+        run: its folder.
+        to: ``onnx``, ``torch_export`` or ``safetensors``.
+        out: the file, or for ``safetensors`` the folder; None: in the run's folder.
+        size: ``stored``: images have the size that the source of the run stores; ``any``: images of
+            any size are resized in the graph.
+        checkpoint: ``best`` or ``last``.
+        queries: of the run, to compare codes on; None for all; 0: generated images.
+        limit: the fraction of bits that may differ.
+        overwrite: replace what is at ``out``.
+        plugins: packages whose classes may be built in this call; see docs/extending.md.
+
+    Returns:
+        the path, and the metadata: ``fingerprint``, ``nbit``, ``interface``, ``check``.
+
+    Raises:
+        DeephashError: the run or the output is invalid, a package is missing, or codes differ;
+            nothing was written.
+
+    Example:
+        >>> import deephash
+        >>> _, folder = deephash.train(["model.nbit=8", "trainer.epochs=0", "logger=quiet"])
+        done   outputs/digits/relahash/8bit/seed0,trainer.epochs=0  mAP@all 0...
+        >>> path, metadata = deephash.export(folder, to="safetensors", out="hub")
+        hub  ...
+        >>> deephash.load(path).fingerprint == metadata["fingerprint"]
+        True
+    """
+    from deephash.deployment import export as job
+
+    given = {
+        "run": os.fspath(run), "to": to, "size": size, "checkpoint": checkpoint,
+        "queries": queries, "limit": limit, "overwrite": overwrite, "plugins": list(plugins),
+        **({} if out is None else {"out": os.fspath(out)}),
+    }  # fmt: skip
+    line = _read([f"{key}={_as_typed(value)}" for key, value in given.items()])
+    cfg = composition.checked(program.folder("conf"), "export", line)
+    assert isinstance(cfg, schema.Export)
+    return job(cfg, composition.without_hydra(line.overrides))
+
+
+def _as_typed(value: object) -> str:
+    """Return a value as it is typed on the command line."""
+    if isinstance(value, str):
+        return quoted(value)
+    if isinstance(value, list):
+        return f"[{','.join(map(_as_typed, value))}]"
+    return typed(value)
 
 
 @targets.scope()

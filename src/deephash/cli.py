@@ -64,6 +64,7 @@ def run(page: str, arguments: Sequence[str]) -> int:
         "data": data,
         "encode": encode,
         "search": search,
+        "export": export,
     }
     return pages[page](arguments)
 
@@ -156,6 +157,13 @@ def search(arguments: Sequence[str]) -> int:
     return _flushed(_main("search", line, _search_job))
 
 
+@_alone
+def export(arguments: Sequence[str]) -> int:
+    """Run ``export``. Return the exit status."""
+    line = _read(overrides.quote_folders(arguments))
+    return _flushed(_main("export", line, _export_job))
+
+
 def _train_job(launched: bool, cfg: schema.Train, given: tuple[Override, ...]) -> None:
     from deephash import runs
     from deephash.sweep import plan_jobs
@@ -201,6 +209,12 @@ def _search_job(cfg: schema.Search, given: tuple[Override, ...]) -> None:
     from deephash.search import commands
 
     commands.search(cfg)
+
+
+def _export_job(cfg: schema.Export, given: tuple[Override, ...]) -> None:
+    from deephash import deployment
+
+    deployment.export(cfg, given)
 
 
 def _sweep(conf: Path, sweeps: Path, line: CommandLine) -> int:

@@ -43,6 +43,10 @@ class BusyError(TrainingError):
     """Another process is training the same run, or changing the same store."""
 
 
+class ExportError(DeephashError):
+    """An encoder cannot be exported, or the exported one gives other codes."""
+
+
 class FileError(DataError):
     """A file cannot be read, or has unexpected content.
 

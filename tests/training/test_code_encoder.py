@@ -104,6 +104,16 @@ def test_the_crop_is_a_fraction_of_what_is_resized(size, steps, kept):
     assert described["mean"] == [0, 0, 0] and described["std"] == [1, 1, 1]
 
 
+def test_another_precision_gives_other_codes_and_another_fingerprint():
+    made, images = encoder(method="a"), torch.randint(256, (9, 3, 20, 20), dtype=torch.uint8)
+    short = made.with_precision("bf16")
+    assert 0 < abs(made.codes(images) - short.codes(images)).max() < 0.1
+    assert short.fingerprint != made.fingerprint
+    again = short.with_precision("fp32")
+    assert again.describe() == made.describe()
+    assert (again.codes(images) == made.codes(images)).all()
+
+
 def test_an_encoder_of_features():
     net = Encoder(backbones.IdentityBackbone(in_features=5), heads.Linear(5, nbit=8))
     made = CodeEncoder(net, None, 8, torch.device("cpu"), contextlib.nullcontext)
@@ -117,6 +127,7 @@ def test_the_description():
         "fingerprint": made.fingerprint,
         "nbit": 10,
         "preprocess": made.preprocess,
+        "precision": "fp32",
         "method": "relahash",
         "dataset": "digits",
         "deephash": deephash.__version__,

@@ -132,7 +132,11 @@ def backbone(cfg: Data, width: int | None = None, pretrained: bool = True) -> nn
     Raises:
         ConfigError: the backbone takes images and the data are features, or vice versa.
     """
-    node = dict(cfg.backbone)
+    return _backbone(cfg.backbone, width, pretrained)
+
+
+def _backbone(described: Mapping[str, Any], width: int | None, pretrained: bool) -> nn.Module:
+    node = dict(described)
     target = targets.locate(node["_target_"], "backbone")
     if width is not None and "in_features" not in targets.arguments(target):
         name = node.get("name", target.__name__)
@@ -166,10 +170,20 @@ def check_backbone(cfg: Data, source: Any = None) -> None:
 
 def encoder(cfg: Trained, width: int | None = None, pretrained: bool = True) -> Encoder:
     """Build backbone and head; see ``backbone``."""
-    trunk = backbone(cfg, width, pretrained)
+    return network(cfg.backbone, cfg.method.head, cfg.model.nbit, width, pretrained)
+
+
+def network(
+    backbone: Mapping[str, Any],
+    head: Mapping[str, Any],
+    nbit: int,
+    width: int | None = None,
+    pretrained: bool = False,
+) -> Encoder:
+    """Build an encoder from the nodes of its backbone and head; see ``backbone``."""
+    trunk = _backbone(backbone, width, pretrained)
     features: Any = trunk.out_features
-    head = part(cfg.method.head, "method.head", in_features=features, nbit=cfg.model.nbit)
-    return Encoder(trunk, head)
+    return Encoder(trunk, part(head, "method.head", in_features=features, nbit=nbit))
 
 
 def method(

@@ -63,6 +63,7 @@ def check_page(
         schema.Report: check_report,
         schema.Encode: check_encode,
         schema.Search: check_search,
+        schema.Export: check_export,
     }
     return checks[kind](cfg)
 
@@ -235,6 +236,25 @@ def _check_given(cfg: Mapping[str, Any], **examples: str) -> list[Fault]:
     ]
 
 
+def check_export(cfg: Mapping[str, Any]) -> list[Fault]:
+    """Return all faults of a resolved page of ``export``."""
+    faults = _check_fields(cfg, schema.Export, closed=True)
+    faults += _check_given(cfg, run="FOLDER", to="onnx")
+    if not isinstance(cfg.get("dataset"), Mapping):
+        faults.append(Fault("dataset", "is the run's.", "Type dataset.root=FOLDER, if it moved."))
+    else:
+        faults += _check_places(cfg["dataset"])
+    if faults:
+        return faults
+    if cfg["to"] == "safetensors" and cfg["size"] != "stored":
+        message = "is of onnx and torch_export; to=safetensors has no graph."
+        faults.append(Fault("size", message, "Leave it out."))
+    if cfg["to"] != "safetensors" and cfg["license"] is not None:
+        message = f"is written into a model card, and to={cfg['to']} has none."
+        faults.append(Fault("license", message, "Leave it out."))
+    return faults
+
+
 def check_run(cfg: Mapping[str, Any]) -> list[Fault]:
     """Return the faults of a run folder's configuration that matter when the run is evaluated.
 
@@ -285,6 +305,11 @@ def _check_other_dataset(dataset: Any) -> list[Fault]:
     if "source" in dataset:
         faults = _check_fields(dataset, schema.Dataset, "dataset")
         return faults or check_names({"dataset": dataset}) + _check_membership(dataset)
+    return _check_places(dataset)
+
+
+def _check_places(dataset: Mapping[str, Any]) -> list[Fault]:
+    """Check ``dataset`` of a command that takes nothing of it but the place of the run's data."""
     faults = []
     for key, value in dataset.items():
         if key in ("root", "lists"):

@@ -41,6 +41,7 @@ PAGES: dict[str, type[schema.Node]] = {
     "data": schema.Data,
     "encode": schema.Encode,
     "search": schema.Search,
+    "export": schema.Export,
 }
 """The type of each page."""
 

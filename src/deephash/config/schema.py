@@ -428,6 +428,40 @@ class Search(ImagesOfRun):
     json: bool = False  # print JSON
 
 
+class ExportFormat(Enum):
+    """What ``deephash export`` writes."""
+
+    onnx = "onnx"
+    torch_export = "torch_export"
+    safetensors = "safetensors"
+
+
+class ExportSize(Enum):
+    """Which images an exported graph takes."""
+
+    stored = "stored"  # of the size that the source of the run stores
+    any = "any"  # of any size; the resize is part of the graph
+
+
+@dataclass
+class Export(Node):
+    """The top page of ``deephash export``."""
+
+    run: Name | None = None  # a run folder, or the folder of an exported encoder
+    to: ExportFormat | None = None
+    out: Name | None = None  # null: model.onnx, model.pt2 or hub/ in the run's folder
+    size: ExportSize = ExportSize.stored
+    checkpoint: Open[Checkpoint] = "best"
+    queries: CountOrZero | None = 256  # of the run, to compare codes on; 0: generated images
+    limit: Annotated[float, Interval(0, 1)] = 0.001  # the fraction of bits that may differ
+    overwrite: bool = False  # what is at out
+    license: Name | None = None  # of safetensors, for the model card; null: that of the backbone
+    # where the images, or the lists, are now
+    dataset: Loose[Mapping[str, Any]] = field(default_factory=lambda: {"root": None, "lists": None})
+    plugins: list[str] = field(default_factory=list)  # packages whose classes may be parts
+    paths: Paths = field(default_factory=Paths)
+
+
 N = TypeVar("N", bound=Node)
 
 
@@ -489,6 +523,7 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="report_schema", node=Report)
     store.store(name="data_schema", node=Data)
+    store.store(name="export_schema", node=Export)
     store.store(name="schema", node=Train)
     store.store(name="evaluate_schema", node=Evaluate)
     store.store(name="encode_schema", node=Encode)

@@ -473,3 +473,10 @@ def _output_shapes(name: str, img_size: int | None) -> _OutputShapes:
     if maps.shape[3] == trunk.num_features and maps.shape[1] != trunk.num_features:
         return _OutputShapes(width, "NHWC", maps.shape[3])
     return _OutputShapes(width, "NCHW", maps.shape[1])
+
+
+def license_of(name: str) -> str | None:
+    """Return the licence of timm's weights of a model, as timm states it; None if it does not."""
+    config = _timm().models.get_pretrained_cfg(name)
+    license = getattr(config, "license", None)
+    return None if license is None else str(license)

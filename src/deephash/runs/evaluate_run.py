@@ -17,7 +17,6 @@ from deephash.config import (
     requirements,
     run_identity,
     schema,
-    targets,
 )
 from deephash.config.faults import raise_faults
 from deephash.config.overrides import Override, parse_all
@@ -30,6 +29,7 @@ from deephash.runs import gallery
 from deephash.runs.codes import agreement_measurement, encode_and_evaluate, save_codes
 from deephash.runs.folder import FIGURES, RunFolder, environment, runs_below
 from deephash.runs.load_encoder import build_encoder
+from deephash.runs.run_data import move_data, without_download
 from deephash.training import out_of_memory
 from deephash.training.precision import use_deterministic
 from deephash.utils import program
@@ -267,14 +267,7 @@ def _changed(
             backbone_inputs.adapt(ran["dataset"], images, [one.key for one in overrides])
             raise_faults(backbone_inputs.check_images(ran), overrides)
     else:
-        for key, path in cfg.dataset.items():
-            if path is None:
-                continue
-            if key not in ran["dataset"]["source"]:
-                kind = {"root": "folder", "lists": "lists"}[key]
-                name = ran["dataset"]["name"]
-                raise ConfigError(f"dataset.{key}  {name} reads no {kind}. Leave it out.")
-            ran["dataset"][key] = ran["dataset"]["source"][key] = path
+        move_data(ran, cfg.dataset)
     ran["trainer"]["device"] = cfg.device
     ran["paths"] = dict(cfg.paths.plain)  # the run folder does not choose the output
     return ran
@@ -284,9 +277,7 @@ def _without_download(source: Mapping[str, Any], cfg: schema.Evaluate) -> Mappin
     """Disable downloads, unless this command line names the folder of the data."""
     if "source" in cfg.dataset or cfg.dataset.get("root") is not None:
         return source
-    target = targets.locate(source["_target_"], "dataset.source")
-    known = targets.arguments(target)
-    return {**source, "download": False} if "download" in known else source
+    return without_download(source)
 
 
 def _print_result(result: Result, run: RunFolder | None) -> None:

@@ -1,4 +1,4 @@
-"""Load the trained encoder of a run, to encode images with it."""
+"""Load the trained encoder of a run, or an exported one, to encode images with it."""
 
 import logging
 from functools import partial
@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 
 from deephash.config import build, checks, schema
-from deephash.config.faults import raise_faults
+from deephash.config.faults import Fault, raise_faults
 from deephash.config.validate import check_value
 from deephash.data.preprocessing import Preprocessing
 from deephash.errors import CheckpointError, ConfigError
 from deephash.models.encoder import Encoder
+from deephash.runs.exported_folder import is_exported, load_exported
 from deephash.runs.folder import RunFolder
 from deephash.training import checkpoint as checkpoints
 from deephash.training.code_encoder import CodeEncoder
@@ -22,13 +23,16 @@ from deephash.utils.files import expand_path
 log = logging.getLogger("deephash")
 
 
-def load(run: Path, checkpoint: str = "best", device: str = "auto") -> CodeEncoder:
+def load(
+    run: Path, checkpoint: str = "best", device: str = "auto", precision: str | None = None
+) -> CodeEncoder:
     """Build the encoder of a run and its preprocessing, without opening its data.
 
     Args:
-        run: its folder.
-        checkpoint: ``best`` or ``last``.
+        run: its folder, or the folder of an exported encoder.
+        checkpoint: ``best`` or ``last``; an exported encoder has only one.
         device: as ``trainer.device``.
+        precision: ``fp32`` or ``bf16``; None for that of the run.
 
     Raises:
         DeephashError: the folder is no run or is damaged, or the device is not available.
@@ -36,21 +40,30 @@ def load(run: Path, checkpoint: str = "best", device: str = "auto") -> CodeEncod
     folder = RunFolder(expand_path(run))
     faults = check_value(checkpoint, schema.Checkpoint, "checkpoint")
     faults += checks.check_device("device", device)
+    faults += check_value(precision, schema.Precision | None, "precision")
+    if is_exported(folder.path) and checkpoint == "last":
+        message = f"is last, and {folder.path} holds one exported encoder."
+        faults.append(Fault("checkpoint", message, "Leave it out."))
     raise_faults(faults, [f"load({str(run)!r})"])
+    if is_exported(folder.path):
+        exported = load_exported(folder.path, build.device(device))
+        return exported if precision is None else exported.with_precision(precision)
     ran = checks.parse_run(folder.config(whole=True), folder.config_file)
     on, file = build.device(device), folder.checkpoint(checkpoint)
     preprocessing = Preprocessing.of(build.source(ran), build.pipeline(ran.dataset.transforms.test))
     width = None if preprocessing is not None else _feature_width(file)
     encoder = build_encoder(ran, width, file, on)
+    chosen = precision or ran.trainer.precision.value
     return CodeEncoder(
         encoder,
         preprocessing,
         nbit=ran.model.nbit,
         device=on,
-        autocast=partial(autocast, on, ran.trainer.precision.value),
+        autocast=partial(autocast, on, chosen),
         batch_size=ran.trainer.eval_batch_size,
         method=ran.method.name,
         dataset=ran.dataset.name,
+        precision=chosen,
     )
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any
 
@@ -16,6 +16,7 @@ import deephash
 from deephash import retrieval
 from deephash.data.preprocessing import ImageLike, Preprocessing, describe_features, images_in
 from deephash.errors import DataError
+from deephash.training.precision import autocast
 
 
 class CodeEncoder:
@@ -32,6 +33,7 @@ class CodeEncoder:
         batch_size: images per forward pass.
         method: name of the method that trained the network; None if unknown.
         dataset: name of the dataset that it was trained on; None if unknown.
+        precision: of ``autocast``: ``fp32`` or ``bf16``.
 
     Attributes:
         nbit: K, the number of bits of a code.
@@ -47,6 +49,7 @@ class CodeEncoder:
         batch_size: int = 256,
         method: str | None = None,
         dataset: str | None = None,
+        precision: str = "fp32",
     ) -> None:
         self.network = network.eval()
         self.preprocessing = preprocessing
@@ -56,6 +59,27 @@ class CodeEncoder:
         self.batch_size = batch_size
         self.method = method
         self.dataset = dataset
+        self.precision = precision
+
+    def with_precision(self, precision: str) -> "CodeEncoder":
+        """Return an encoder with the same network that computes in another number format.
+
+        Its codes differ in the bits whose real value is close to 0, and so does its fingerprint.
+
+        Args:
+            precision: ``fp32`` or ``bf16``.
+        """
+        return CodeEncoder(
+            self.network,
+            self.preprocessing,
+            self.nbit,
+            self.device,
+            partial(autocast, self.device, precision),
+            self.batch_size,
+            self.method,
+            self.dataset,
+            precision,
+        )
 
     @cached_property
     def preprocess(self) -> dict[str, Any]:
@@ -74,10 +98,13 @@ class CodeEncoder:
 
         Codes of different encoders cannot be compared: two encoders with the same fingerprint give
         the same codes up to rounding. It depends neither on the place of the run nor on the device.
-        It is computed on first use.
+        A precision other than float32 is included, because it changes some percent of the bits. The
+        fingerprint is computed on first use.
         """
         result = hashlib.sha256()
         preprocess = {key: self.preprocess.get(key) for key in ("input", "stages", "width")}
+        if self.precision != "fp32":
+            preprocess["precision"] = self.precision
         result.update(json.dumps({"nbit": self.nbit, **preprocess}, sort_keys=True).encode())
         for name, value in sorted(self.network.state_dict().items()):
             result.update(f"\n{name} {value.dtype} {tuple(value.shape)}\n".encode())
@@ -89,8 +116,8 @@ class CodeEncoder:
         """Return what identifies the encoder, as codes, indexes and exported models store it.
 
         Returns:
-            ``fingerprint``, ``nbit``, ``preprocess``, ``method``, ``dataset`` and ``deephash``, the
-            version of the package.
+            ``fingerprint``, ``nbit``, ``preprocess``, ``precision``, ``method``, ``dataset`` and
+            ``deephash``, the version of the package.
 
         Example:
             >>> import deephash
@@ -104,6 +131,7 @@ class CodeEncoder:
             "fingerprint": self.fingerprint,
             "nbit": self.nbit,
             "preprocess": self.preprocess,
+            "precision": self.precision,
             "method": self.method,
             "dataset": self.dataset,
             "deephash": deephash.__version__,

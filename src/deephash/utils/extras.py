@@ -22,6 +22,9 @@ EXTRAS = {
     "safetensors": "features",
     "timm": "timm",
     "pyarrow": "parquet",
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnxruntime": "export",
 }
 """The extra of ``pyproject.toml`` that installs each package, by its import name."""
 
