@@ -65,6 +65,7 @@ def run(page: str, arguments: Sequence[str]) -> int:
         "encode": encode,
         "search": search,
         "export": export,
+        "serve": serve,
     }
     return pages[page](arguments)
 
@@ -140,7 +141,7 @@ def data(arguments: Sequence[str]) -> int:
 
 
 OF_IMAGES = ("run", "images", "out", "root", "path_column", "label_column", "index", "query")
-"""Keys of ``encode`` and ``search`` that take paths or names."""
+"""Keys of ``encode``, ``search`` and ``serve`` that take paths or names."""
 
 
 @_alone
@@ -162,6 +163,13 @@ def export(arguments: Sequence[str]) -> int:
     """Run ``export``. Return the exit status."""
     line = _read(overrides.quote_folders(arguments))
     return _flushed(_main("export", line, _export_job))
+
+
+@_alone
+def serve(arguments: Sequence[str]) -> int:
+    """Run ``serve``. Return the exit status."""
+    line = _read(overrides.quote_folders(arguments, OF_IMAGES))
+    return _flushed(_main("serve", line, _serve_job))
 
 
 def _train_job(launched: bool, cfg: schema.Train, given: tuple[Override, ...]) -> None:
@@ -215,6 +223,12 @@ def _export_job(cfg: schema.Export, given: tuple[Override, ...]) -> None:
     from deephash import deployment
 
     deployment.export(cfg, given)
+
+
+def _serve_job(cfg: schema.Serve, given: tuple[Override, ...]) -> None:
+    from deephash.search.server import command
+
+    command.serve(cfg)
 
 
 def _sweep(conf: Path, sweeps: Path, line: CommandLine) -> int:

@@ -21,6 +21,7 @@ Deep hashing for image retrieval: networks that turn images into short binary co
 
   {0} encode run=FOLDER images=PHOTOS out=codes.npz     the codes of images
   {0} search run=FOLDER images=PHOTOS query=PHOTO.jpg   the most similar images
+  {0} serve run=FOLDER images=PHOTOS                    a search page in the browser
   {0} export run=FOLDER to=onnx                         the encoder, for other programs
 
   {0} COMMAND --help              the options of a command

@@ -64,6 +64,7 @@ def check_page(
         schema.Encode: check_encode,
         schema.Search: check_search,
         schema.Export: check_export,
+        schema.Serve: check_serve,
     }
     return checks[kind](cfg)
 
@@ -225,6 +226,17 @@ def check_search(cfg: Mapping[str, Any]) -> list[Fault]:
         message = "has no use for duplicates: all groups are listed."
         faults.append(Fault("top", message, "Leave it out."))
     return faults + check_device("device", cfg["device"])
+
+
+def check_serve(cfg: Mapping[str, Any]) -> list[Fault]:
+    """Return all faults of a resolved page of ``serve``."""
+    faults = _check_fields(cfg, schema.Serve, closed=True)
+    faults += _check_given(cfg, run="FOLDER", images="FOLDER")
+    token = cfg["token"]
+    if isinstance(token, str) and not re.fullmatch(r"[\w-]{16,}", token, re.ASCII):
+        message = "must have at least 16 letters, digits, - and _."
+        faults.append(Fault("token", message, "Leave it out for a random one."))
+    return faults or check_device("device", cfg["device"])
 
 
 def _check_given(cfg: Mapping[str, Any], **examples: str) -> list[Fault]:

@@ -42,6 +42,7 @@ PAGES: dict[str, type[schema.Node]] = {
     "encode": schema.Encode,
     "search": schema.Search,
     "export": schema.Export,
+    "serve": schema.Serve,
 }
 """The type of each page."""
 

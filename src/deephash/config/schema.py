@@ -410,7 +410,15 @@ class Encode(ImagesOfRun):
 
 
 @dataclass
-class Search(ImagesOfRun):
+class IndexOfRun(ImagesOfRun):
+    """What the pages have in common that search in images."""
+
+    index: Name | None = None  # its folder; null: IMAGES.deephash beside the images
+    update: bool = True  # false: search what the index holds, without looking for new images
+
+
+@dataclass
+class Search(IndexOfRun):
     """The top page of ``deephash search``."""
 
     # an image, a folder of images, or the id of an image of the index; or several
@@ -418,9 +426,7 @@ class Search(ImagesOfRun):
     top: Count | None = None  # images for each query; null: 10, or with a radius all
     radius: CountOrZero | None = None  # largest distance; null: any, and 0 for duplicates
     duplicates: bool = False  # groups of images within the radius
-    update: bool = True  # false: search what the index holds, without looking for new images
     itself: bool = False  # whether a query that is in the index finds itself
-    index: Name | None = None  # its folder; null: IMAGES.deephash beside the images
     page: bool = True  # of the pictures that were found
     out: Name | None = (
         None  # folder of the page and of the results as JSON; null: that of the index
@@ -460,6 +466,17 @@ class Export(Node):
     dataset: Loose[Mapping[str, Any]] = field(default_factory=lambda: {"root": None, "lists": None})
     plugins: list[str] = field(default_factory=list)  # packages whose classes may be parts
     paths: Paths = field(default_factory=Paths)
+
+
+@dataclass
+class Serve(IndexOfRun):
+    """The top page of ``deephash serve``."""
+
+    host: Name = "127.0.0.1"  # 0.0.0.0: reachable from other machines, with a token
+    port: Annotated[int, Interval(1, 65535)] | None = None  # null: 8000, or a free one
+    token: str | None = None  # that requests must have; null: none here, random with another host
+    max_megabytes: Positive = 20.0  # of an uploaded image
+    max_megapixels: Positive = 50.0  # likewise
 
 
 N = TypeVar("N", bound=Node)
@@ -528,6 +545,7 @@ def register() -> None:
     store.store(name="evaluate_schema", node=Evaluate)
     store.store(name="encode_schema", node=Encode)
     store.store(name="search_schema", node=Search)
+    store.store(name="serve_schema", node=Serve)
     if "view" not in store.repo.get("shared", {}):  # not yet in this process
         for group, name, node in _pipelines():
             store.store(group=group, name=name, node=node)

@@ -153,8 +153,19 @@ def search(cfg: schema.Search) -> dict[str, Any]:
     Raises:
         DeephashError: with a message for the user.
     """
+    index = open_index(cfg)
+    if cfg.update:
+        update_index(index, cfg)
+    out = index.home if cfg.out is None else expand_path(cfg.out)
+    if cfg.duplicates:
+        return _duplicates(index, cfg, out)
+    return _search(index, cfg, out)
+
+
+def open_index(cfg: schema.IndexOfRun) -> ImageIndex:
+    """Return the index that a configuration describes; ``update_index`` fills it."""
     assert cfg.run is not None and cfg.images is not None
-    index = ImageIndex(
+    return ImageIndex(
         cfg.run,
         cfg.images,
         folder=cfg.index,
@@ -165,15 +176,9 @@ def search(cfg: schema.Search) -> dict[str, Any]:
         checkpoint=cfg.checkpoint,
         device=cfg.device,
     )
-    if cfg.update:
-        _update(index, cfg)
-    out = index.home if cfg.out is None else expand_path(cfg.out)
-    if cfg.duplicates:
-        return _duplicates(index, cfg, out)
-    return _search(index, cfg, out)
 
 
-def _update(index: ImageIndex, cfg: schema.Search) -> None:
+def update_index(index: ImageIndex, cfg: schema.IndexOfRun) -> None:
     """Bring an index up to date, or use it as it is while another process does."""
     try:
         update = index.update(cfg.batch_size, cfg.workers)

@@ -157,6 +157,7 @@ class ImageIndex:
         self.unreadable_file = self.home / f"{name}.unreadable.tsv"
         self._collection: Collection | None = None
         self._store: CodeStore | None = None
+        self._snapshot: Snapshot | None = None
 
     @property
     def collection(self) -> Collection:
@@ -219,9 +220,10 @@ class ImageIndex:
                 raise DataError(f"there is no index of {self.images} in {self.folder}: update it")
             self._store = CodeStore.open(self.folder)
             self._store.check_encoder(self.encoder.describe())
-        else:
-            self._store.reload()
-        return self._store.snapshot()
+            self._snapshot = self._store.snapshot()
+        elif self._store.reload() or self._snapshot is None:
+            self._snapshot = self._store.snapshot()
+        return self._snapshot
 
     def search(
         self,
@@ -270,7 +272,7 @@ class ImageIndex:
         """Close the files of the index; they are opened again when needed."""
         if self._store is not None:
             self._store.close()
-            self._store = None
+            self._store = self._snapshot = None
 
     def _check_collection(self, snapshot: Snapshot, collection: Collection) -> None:
         """Raise DataError if an index shares no image with the collection."""
@@ -312,6 +314,7 @@ def search_codes(
     top: int | None = 10,
     radius: int | None = None,
     exclude: Sequence[str | None] | None = None,
+    rows: Places | None = None,
 ) -> list[Answer]:
     """Find the images nearest to each code; see ``ImageIndex.search``.
 
@@ -321,20 +324,26 @@ def search_codes(
         top: number of images for each query.
         radius: largest distance.
         exclude: for each query, an id that is not returned.
+        rows: places of the images to search, ascending; None for all.
     """
-    count = len(snapshot)
-    if not count or not len(codes):
+    database = snapshot.codes if rows is None else snapshot.codes[rows]
+    if not len(database) or not len(codes):
         return [Answer(code, []) for code in codes]
     without = np.full(len(codes), -1)
     if exclude is not None:
         named = [at for at, name in enumerate(exclude) if name is not None]
         without[named] = snapshot.find([str(exclude[at]) for at in named])
+    if rows is not None:
+        position = np.searchsorted(rows, without).clip(max=len(rows) - 1)
+        without = np.where(rows[position] == without, position, -1)
     if radius is None:
         top = 10 if top is None else top
-        found = list(_nearest(snapshot, codes, top, without))
+        found = list(_nearest(database, snapshot.nbit, codes, top, without))
     else:
-        found = list(_within(snapshot, codes, top, radius, without))
+        found = list(_within(database, snapshot.nbit, codes, top, radius, without))
     everything = np.concatenate([places for _, places, _ in found])
+    if rows is not None:
+        everything = rows[everything]
     names = iter(snapshot.ids_at(everything))
     labels = iter(snapshot.labels_at(everything))
     return [
@@ -357,18 +366,22 @@ def _index_of_places(codes: npt.NDArray[np.uint8], nbit: int) -> retrieval.Index
 
 
 def _nearest(
-    snapshot: Snapshot, codes: npt.NDArray[np.uint8], top: int, without: Places
+    database: npt.NDArray[np.uint8],
+    nbit: int,
+    codes: npt.NDArray[np.uint8],
+    top: int,
+    without: Places,
 ) -> Iterator[Found]:
     """Yield the nearest images of each query, and the number of others at the last distance."""
     spare = int((without >= 0).any())
-    size = min(top + spare, len(snapshot))
-    distances_Qk, places_Qk = _index_of_places(snapshot.codes, snapshot.nbit).search(codes, size)
+    size = min(top + spare, len(database))
+    distances_Qk, places_Qk = _index_of_places(database, nbit).search(codes, size)
     kept = []
     for distances, places, own in zip(distances_Qk, places_Qk, without, strict=True):
         rows = np.flatnonzero(places != own)[:top]
         kept.append((distances[rows], places[rows]))
     last = np.array([distances[-1] if len(distances) else -1 for distances, _ in kept])
-    counts = _count_at(snapshot.codes, codes, last, without)
+    counts = _count_at(database, codes, last, without)
     for (distances, places), count, distance in zip(kept, counts, last, strict=True):
         yield distances, places, int(count - (distances == distance).sum())
 
@@ -394,14 +407,15 @@ def _count_at(
 
 
 def _within(
-    snapshot: Snapshot,
+    database: npt.NDArray[np.uint8],
+    nbit: int,
     codes: npt.NDArray[np.uint8],
     top: int | None,
     radius: int,
     without: Places,
 ) -> Iterator[Found]:
     """Yield the images within a radius of each query, and the number of those left out."""
-    within = _index_of_places(snapshot.codes, snapshot.nbit).range(codes, radius)
+    within = _index_of_places(database, nbit).range(codes, radius)
     for (start, stop), own in zip(pairwise(within.offsets.tolist()), without, strict=True):
         places = within.ids[start:stop]
         kept = np.flatnonzero(places != own)

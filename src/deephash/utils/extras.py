@@ -25,6 +25,8 @@ EXTRAS = {
     "onnx": "export",
     "onnxscript": "export",
     "onnxruntime": "export",
+    "fastapi": "serve",
+    "uvicorn": "serve",
 }
 """The extra of ``pyproject.toml`` that installs each package, by its import name."""
 

@@ -8,7 +8,7 @@ notebook), ``python -m deephash train`` or ``python train.py``. A command withou
 import shlex
 from pathlib import Path
 
-PAGES = ("train", "evaluate", "report", "data", "encode", "search", "export")
+PAGES = ("train", "evaluate", "report", "data", "encode", "search", "serve", "export")
 """The commands. Each has a page in ``conf/``."""
 
 SCRIPTS = ("train", "evaluate")

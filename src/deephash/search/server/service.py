@@ -1,0 +1,222 @@
+"""What the server computes: the images near an uploaded one or one of the index, and pictures."""
+
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from deephash import retrieval
+from deephash.data.decoding import opened
+from deephash.data.image_cache.builder import Unreadable
+from deephash.errors import DataError
+from deephash.search.collection import Item
+from deephash.search.encode import preprocessing_of
+from deephash.search.image_index import Answer, ImageIndex, search_codes
+from deephash.search.page import thumbnail
+from deephash.search.store import Snapshot
+
+UPLOAD = Path("the image")
+"""Name of an uploaded image in messages."""
+
+SIDES = {"small": 256, "large": 1600}
+"""Longest side of a picture in pixels."""
+
+KEPT_PICTURES = 1 << 26
+"""Bytes of small pictures that are kept in memory."""
+
+SEED = 0
+"""Of the images that are shown before the first search."""
+
+PictureSize = Literal["small", "large"]
+
+
+class UnknownImageError(DataError):
+    """There is no image of an id."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to search.
+
+    Attributes:
+        top: number of images.
+        radius: largest distance; None for any.
+        label: of the images to search; None for all.
+    """
+
+    top: int = 20
+    radius: int | None = None
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """The result of a search.
+
+    Attributes:
+        answer: the images.
+        searched: number of images that were compared.
+        values: the real-valued code of an uploaded image, (K,) float32; None for one of the index.
+        labels: of the query, if it is in the index.
+        encode_ms: time of decoding and encoding, in milliseconds.
+        search_ms: time of the search, in milliseconds.
+    """
+
+    answer: Answer
+    searched: int
+    values: npt.NDArray[np.float32] | None
+    labels: tuple[str, ...]
+    encode_ms: float
+    search_ms: float
+
+
+class Service:
+    """Search in an index of images. Methods may be called by several threads.
+
+    Args:
+        index: brought up to date before.
+        max_pixels: limit on the size of an uploaded image.
+    """
+
+    def __init__(self, index: ImageIndex, max_pixels: int) -> None:
+        self.index = index
+        self.max_pixels = max_pixels
+        self._decoder = preprocessing_of(index.encoder).decoder
+        self._items = {item.id: item for item in index.collection.items}
+        self._index_lock = threading.Lock()
+        self._encoder_lock = threading.Lock()  # one forward pass at a time
+        self._pictures: OrderedDict[str, bytes] = OrderedDict()
+        self._pictures_lock = threading.Lock()
+        self._pictures_size = 0
+
+    def snapshot(self) -> Snapshot:
+        """Return the present content of the index, including what other processes added."""
+        with self._index_lock:
+            return self.index.snapshot()
+
+    def classes(self) -> list[str]:
+        """Return the labels of the images, sorted."""
+        return sorted({name for label in self.snapshot().label_values for name in names(label)})
+
+    def search_upload(self, content: bytes, options: Options) -> Found:
+        """Search with an image.
+
+        Args:
+            content: of an image file.
+            options: how to search.
+
+        Raises:
+            DataError: it is no image, or is damaged or too large.
+        """
+        start = time.perf_counter()
+        if not content:
+            raise DataError("The request is empty: send the bytes of an image file.")
+        try:
+            with opened(UPLOAD, content) as image:
+                size = image.width * image.height
+            if size > self.max_pixels:
+                raise DataError(
+                    f"The image has {size:,} pixels, and at most {self.max_pixels:,} are accepted."
+                )
+            pixels = self._decoder.decode(UPLOAD, content)
+        except Unreadable as error:
+            raise DataError(f"The image cannot be read: {error.cause}") from error
+        with self._encoder_lock:
+            values = self.index.encoder.codes_of_pixels(pixels[None])[0]
+        encode_ms = 1000 * (time.perf_counter() - start)
+        code = retrieval.pack(values[None] >= 0)[0]
+        return self._search(self.snapshot(), code, options, values=values, encode_ms=encode_ms)
+
+    def search_similar(self, name: str, options: Options) -> Found:
+        """Search with an image of the index, which is not among the results.
+
+        Raises:
+            UnknownImageError: it is not in the index.
+        """
+        snapshot = self.snapshot()
+        place = int(snapshot.find([name])[0])
+        if place < 0:
+            raise UnknownImageError(f"There is no image {name!r} in the index.")
+        labels = names(snapshot.labels_at(np.array([place]))[0])
+        return self._search(snapshot, snapshot.codes[place], options, exclude=name, labels=labels)
+
+    def _search(
+        self,
+        snapshot: Snapshot,
+        code: npt.NDArray[np.uint8],
+        options: Options,
+        *,
+        exclude: str | None = None,
+        values: npt.NDArray[np.float32] | None = None,
+        labels: tuple[str, ...] = (),
+        encode_ms: float = 0.0,
+    ) -> Found:
+        start = time.perf_counter()
+        rows = None
+        if options.label is not None:
+            labelled = [options.label in names(label) for label in snapshot.label_values]
+            rows = np.flatnonzero(np.isin(snapshot.label_numbers, np.flatnonzero(labelled)))
+        [answer] = search_codes(
+            snapshot, code[None], options.top, options.radius, [exclude], rows=rows
+        )
+        searched = len(snapshot) if rows is None else len(rows)
+        search_ms = 1000 * (time.perf_counter() - start)
+        return Found(answer, searched, values, labels, encode_ms, search_ms)
+
+    def sample(self, count: int, label: str | None) -> list[tuple[str, tuple[str, ...]]]:
+        """Return the ids and labels of random images, the same on each call."""
+        snapshot = self.snapshot()
+        rows = np.arange(len(snapshot))
+        if label is not None:
+            labelled = [label in names(other) for other in snapshot.label_values]
+            rows = np.flatnonzero(np.isin(snapshot.label_numbers, np.flatnonzero(labelled)))
+        if len(rows) > count:
+            rows = np.sort(np.random.default_rng(SEED).choice(rows, count, replace=False))
+        labels = map(names, snapshot.labels_at(rows))
+        return list(zip(snapshot.ids_at(rows).tolist(), labels, strict=True))
+
+    def picture(self, name: str, size: PictureSize) -> bytes:
+        """Return an image of the index as a JPEG without its metadata.
+
+        Raises:
+            UnknownImageError: it is not in the index.
+            DataError: the file cannot be read any more.
+        """
+        item = self._items.get(name)
+        if item is None or self.snapshot().find([name])[0] < 0:
+            raise UnknownImageError(f"There is no image {name!r} in the index.")
+        with self._pictures_lock:
+            if size == "small" and name in self._pictures:
+                self._pictures.move_to_end(name)
+                return self._pictures[name]
+        picture = self._draw(item, SIDES[size])
+        if size == "small":
+            with self._pictures_lock:
+                if name not in self._pictures:
+                    self._pictures[name] = picture
+                    self._pictures_size += len(picture)
+                while self._pictures_size > KEPT_PICTURES:
+                    self._pictures_size -= len(self._pictures.popitem(last=False)[1])
+        return picture
+
+    def _draw(self, item: Item, side: int) -> bytes:
+        for read in self.index.collection.read([item]):
+            if read.cause is None:
+                return thumbnail(read.path, read.content, side)
+        raise DataError(f"The image {item.id} cannot be read any more.")
+
+
+def names(label: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """Return a label as a tuple of names.
+
+    >>> names("cat"), names(None)
+    (('cat',), ())
+    """
+    if label is None:
+        return ()
+    return (label,) if isinstance(label, str) else label
