@@ -37,6 +37,7 @@ ASSETS = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/app.js": ("app.js", "text/javascript; charset=utf-8"),
     "/style.css": ("style.css", "text/css; charset=utf-8"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 
 
@@ -294,7 +295,7 @@ def _add_errors(app: FastAPI) -> None:
     app.add_exception_handler(DataError, handler(lambda _: 422, str))
     app.add_exception_handler(DeephashError, handler(lambda _: 503, str))
     app.add_exception_handler(
-        HTTPException, handler(lambda error: error.status_code, lambda error: error.detail)
+        HTTPException, handler(lambda error: error.status_code, lambda error: str(error.detail))
     )
     app.add_exception_handler(RequestValidationError, handler(lambda _: 422, _explain))
     app.add_exception_handler(Exception, handler(lambda _: 500, unexpected))
