@@ -127,7 +127,7 @@ class Service:
         except Unreadable as error:
             raise DataError(f"The image cannot be read: {error.cause}") from error
         with self._encoder_lock:
-            values = self.index.encoder.codes_of_pixels(pixels[None])[0]
+            values = self.index.encoder.codes_of_pixels(np.stack([pixels]))[0]
         encode_ms = 1000 * (time.perf_counter() - start)
         code = retrieval.pack(values[None] >= 0)[0]
         return self._search(self.snapshot(), code, options, values=values, encode_ms=encode_ms)
