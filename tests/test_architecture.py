@@ -148,7 +148,7 @@ def test_what_help_needs_imports_nothing_heavy(name):
     assert not light & HEAVY
 
 
-COMMANDS = {"data", "encode", "evaluate", "export", "load", "search", "train"}
+COMMANDS = {"data", "encode", "evaluate", "export", "load", "search", "serve", "train"}
 """Commands, functions of the API and what they call have one name for one thing."""
 
 

@@ -23,7 +23,7 @@ from deephash.search.server.service import (
     PictureSize,
     Service,
     UnknownImageError,
-    names,
+    label_names,
 )
 
 log = logging.getLogger(__name__)
@@ -219,7 +219,7 @@ def _results(service: Service, found: Found) -> Results:
         values=None if found.values is None else [round(float(v), 4) for v in found.values],
         labels=list(found.labels),
         results=[
-            Result(id=hit.id, labels=list(names(hit.label)), distance=hit.distance)
+            Result(id=hit.id, labels=list(label_names(hit.label)), distance=hit.distance)
             for hit in answer.hits
         ],
         more=answer.more,

@@ -101,7 +101,9 @@ class Service:
 
     def classes(self) -> list[str]:
         """Return the labels of the images, sorted."""
-        return sorted({name for label in self.snapshot().label_values for name in names(label)})
+        return sorted(
+            {name for label in self.snapshot().label_values for name in label_names(label)}
+        )
 
     def search_upload(self, content: bytes, options: Options) -> Found:
         """Search with an image.
@@ -142,7 +144,7 @@ class Service:
         place = int(snapshot.find([name])[0])
         if place < 0:
             raise UnknownImageError(f"There is no image {name!r} in the index.")
-        labels = names(snapshot.labels_at(np.array([place]))[0])
+        labels = label_names(snapshot.labels_at(np.array([place]))[0])
         return self._search(snapshot, snapshot.codes[place], options, exclude=name, labels=labels)
 
     def _search(
@@ -159,7 +161,7 @@ class Service:
         start = time.perf_counter()
         rows = None
         if options.label is not None:
-            labelled = [options.label in names(label) for label in snapshot.label_values]
+            labelled = [options.label in label_names(label) for label in snapshot.label_values]
             rows = np.flatnonzero(np.isin(snapshot.label_numbers, np.flatnonzero(labelled)))
         [answer] = search_codes(
             snapshot, code[None], options.top, options.radius, [exclude], rows=rows
@@ -173,11 +175,11 @@ class Service:
         snapshot = self.snapshot()
         rows = np.arange(len(snapshot))
         if label is not None:
-            labelled = [label in names(other) for other in snapshot.label_values]
+            labelled = [label in label_names(other) for other in snapshot.label_values]
             rows = np.flatnonzero(np.isin(snapshot.label_numbers, np.flatnonzero(labelled)))
         if len(rows) > count:
             rows = np.sort(np.random.default_rng(SEED).choice(rows, count, replace=False))
-        labels = map(names, snapshot.labels_at(rows))
+        labels = map(label_names, snapshot.labels_at(rows))
         return list(zip(snapshot.ids_at(rows).tolist(), labels, strict=True))
 
     def picture(self, name: str, size: PictureSize) -> bytes:
@@ -211,10 +213,10 @@ class Service:
         raise DataError(f"The image {item.id} cannot be read any more.")
 
 
-def names(label: str | tuple[str, ...] | None) -> tuple[str, ...]:
+def label_names(label: str | tuple[str, ...] | None) -> tuple[str, ...]:
     """Return a label as a tuple of names.
 
-    >>> names("cat"), names(None)
+    >>> label_names("cat"), label_names(None)
     (('cat',), ())
     """
     if label is None:
