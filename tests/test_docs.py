@@ -64,8 +64,11 @@ def test_the_library_page_runs(tmp_path, monkeypatch, capsys):
 
 
 def test_the_search_page_runs(tmp_path, monkeypatch, capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/search.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/search.md").read_text(), re.DOTALL)
+    store, code = blocks
     monkeypatch.chdir(tmp_path)
+    exec(store, {})
+    assert f"print(ids[0, 0], len(store))  # {capsys.readouterr().out}" in store
     (tmp_path / "photos").mkdir()
     for name, gray in {"a": 0, "b": 200, "copy of a": 0}.items():
         Image.new("L", (9, 7), gray).save(tmp_path / "photos" / f"{name}.png")

@@ -18,6 +18,9 @@ from deephash.search import store as store_module
 from deephash.search import store_files
 from deephash.search.store import CodeStore
 
+SHARED = "/dev/shm" if Path("/dev/shm").is_dir() else None
+"""A folder where syncing takes no time; what a kill leaves is the same as on a disk."""
+
 ENCODER = {"fingerprint": "5e1f", "nbit": 20}
 
 
@@ -81,29 +84,30 @@ STEPS = st.one_of(
 
 @settings(max_examples=25)
 @given(steps=st.lists(STEPS, max_size=8), seed=st.integers(0, 99))
-def test_a_store_is_a_list_of_items(tmp_path_factory, steps, seed):
+def test_a_store_is_a_list_of_items(steps, seed):
     rng = np.random.default_rng(seed)
-    folder, model = tmp_path_factory.mktemp("store") / "x", Model()
-    store = CodeStore.create(folder, 20, ENCODER)
-    for step, values in steps:
-        if step == "add":
-            signatures = [value[0] for value in values.values()]
-            labels = [value[1] for value in values.values()]
-            codes = random_codes(rng, len(values))
-            for each in (store, model):
-                each.add(codes, list(values), signatures, labels)
-        elif step == "remove":
-            assert store.remove(values) == model.remove(values)
-        elif step == "compact":
-            store.compact()
-        else:
-            store.close()
-            store = CodeStore.open(folder, write=True, verify=True)
-        check(store, model)
-    reader = CodeStore.open(folder)
-    check(reader, model)
-    assert reader.encoder == ENCODER
-    store.close()
+    with tempfile.TemporaryDirectory(dir=SHARED) as parent:
+        folder, model = Path(parent) / "x", Model()
+        store = CodeStore.create(folder, 20, ENCODER)
+        for step, values in steps:
+            if step == "add":
+                signatures = [value[0] for value in values.values()]
+                labels = [value[1] for value in values.values()]
+                codes = random_codes(rng, len(values))
+                for each in (store, model):
+                    each.add(codes, list(values), signatures, labels)
+            elif step == "remove":
+                assert store.remove(values) == model.remove(values)
+            elif step == "compact":
+                store.compact()
+            else:
+                store.close()
+                store = CodeStore.open(folder, write=True, verify=True)
+            check(store, model)
+        reader = CodeStore.open(folder)
+        check(reader, model)
+        assert reader.encoder == ENCODER
+        store.close()
 
 
 def test_a_second_writer_is_refused(tmp_path):
@@ -191,10 +195,8 @@ def kill_at(number):
 
 
 @pytest.fixture
-def in_memory(tmp_path):
-    """A folder where syncing takes no time; what a kill leaves is the same as on a disk."""
-    shared = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else tmp_path) as folder:
+def in_memory():
+    with tempfile.TemporaryDirectory(dir=SHARED) as folder:
         yield Path(folder)
 
 

@@ -209,7 +209,7 @@ def _warn(path: Path, error: OSError) -> None:
         _warned = True
         log.warning(
             "files cannot be locked in %s (%s): locking is off, so see to it yourself that no two"
-            " processes train in one folder",
+            " processes write in one folder",
             path.parent,
             error.strerror,
         )
