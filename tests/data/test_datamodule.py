@@ -354,6 +354,7 @@ def test_batches_made_ahead_come_in_order_and_no_more_than_wanted():
     assert [int(batch) for batch in prefetch(make, batches, threads=2)] == list(range(20))
     assert [int(batch) for batch in prefetch(make, batches[:3], threads=2)] == [0, 1, 2]
     assert list(prefetch(make, [], threads=2)) == []
+    assert [int(batch) for batch in prefetch(make, iter(batches), 2, ahead=9)] == list(range(20))
     begun.clear()
     coming = prefetch(make, batches, threads=2)
     next(coming)

@@ -316,3 +316,20 @@ def test_of_several_frames_the_first_is_read(tmp_path, ending):
     options = {"lossless": True} if ending == ".webp" else {}
     frames[0].save(tmp_path / f"x{ending}", save_all=True, append_images=frames[1:], **options)
     assert decoded(tmp_path / f"x{ending}")[:, 4, 4].tolist() == [255, 0, 0]
+
+
+def test_content_is_decoded_like_its_file(tmp_path):
+    gradient = Image.linear_gradient("L").resize((40, 30)).convert("RGB")
+    gradient.save(tmp_path / "x.jpg", quality=90)
+    content = (tmp_path / "x.jpg").read_bytes()
+    decoder = Decoder(Square(16, "crop"))
+    pixels = decoder.decode(tmp_path / "of an archive.jpg", content)
+    np.testing.assert_array_equal(pixels, decoder.decode(tmp_path / "x.jpg"))
+    for broken, cause in (
+        (b"", "an empty file"),
+        (b"%PDF-1.7", "a PDF"),
+        (content[:300], "Truncated"),
+    ):
+        with pytest.raises(Unreadable) as raised:
+            decoder.decode(tmp_path / "of an archive.jpg", broken)
+        assert cause in raised.value.cause and "BytesIO" not in raised.value.cause

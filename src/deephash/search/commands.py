@@ -384,11 +384,10 @@ def group_lines(groups: Sequence[Group], radius: int) -> list[str]:
     """Return groups of duplicates as lines of text; of many, the first."""
     images = sum(len(group.hits) for group in groups)
     copies = sum(len(group.copies) for group in groups)
-    head = f"{len(groups):,} groups of {images:,} images within distance {radius}"
+    head = f"{_count(len(groups), 'group')} of {images:,} images within distance {radius}"
     lines = [head + (f", {copies:,} of them identical files" if copies else "")]
     for group in groups[:SHOWN]:
-        width = "" if group.width is None else f", at most {group.width} bits apart"
-        lines.append(f"{len(group.hits):,} images{width}")
+        lines.append(f"{len(group.hits):,} images{_width(group)}")
         for hit in group.hits[:SHOWN]:
             copy = f"  identical to {group.copies[hit.id]}" if hit.id in group.copies else ""
             lines.append(f"{hit.distance:4}  {hit.id}{copy}")
@@ -397,6 +396,13 @@ def group_lines(groups: Sequence[Group], radius: int) -> list[str]:
     if len(groups) > SHOWN:
         lines.append(f"and {len(groups) - SHOWN:,} more groups")
     return lines
+
+
+def _width(group: Group) -> str:
+    if group.width is None:
+        return ""
+    most = "at most " if len(group.hits) > 2 else ""
+    return f", {most}{_count(group.width, 'bit')} apart" if group.width else ", equal codes"
 
 
 def _count(number: int, what: str) -> str:
