@@ -109,7 +109,10 @@ def test_deprecated_scripts_run_the_command_and_name_it(
 )
 def test_messages_name_commands_as_the_program_was_started(started_as, expected, monkeypatch):
     monkeypatch.setattr(program, "_started_as", started_as)
-    assert [program.command(page) for page in program.PAGES] == expected
+    commands = [program.command(page) for page in program.PAGES]
+    assert commands[: len(expected)] == expected
+    started = "deephash" if started_as == "deephash" else "python -m deephash"
+    assert commands[4:] == [f"{started} {page}" for page in program.PAGES[4:]]
 
 
 @pytest.fixture

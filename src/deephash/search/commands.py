@@ -4,7 +4,7 @@ import difflib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,6 +154,7 @@ def search(cfg: schema.Search) -> dict[str, Any]:
         DeephashError: with a message for the user.
     """
     index = open_index(cfg)
+    _check_queries(index, cfg)
     if cfg.update:
         update_index(index, cfg)
     out = index.home if cfg.out is None else expand_path(cfg.out)
@@ -296,12 +297,31 @@ def _queries(index: ImageIndex, cfg: schema.Search) -> list[Query]:
         elif given in known:
             queries.append(Query(given, index.collection, known[given], given))
         else:
-            near = difflib.get_close_matches(given, known, n=1)
-            hint = f"Did you mean query={near[0]}?" if near else "Give a file or a folder."
-            raise DataError(
-                f"query={given}  is neither a file nor the id of an image of {cfg.images}. {hint}"
-            )
+            raise _no_query(given, known, cfg)
     return queries
+
+
+def _no_query(given: str, known: Iterable[str], cfg: schema.Search) -> DataError:
+    near = difflib.get_close_matches(given, known, n=1)
+    hint = f"Did you mean query={near[0]}?" if near else "Give a file or a folder."
+    return DataError(
+        f"query={given}  is neither a file nor the id of an image of {cfg.images}. {hint}"
+    )
+
+
+def _check_queries(index: ImageIndex, cfg: schema.Search) -> None:
+    """Check that queries exist, before images are encoded for hours.
+
+    Raises:
+        DataError: one is neither a file nor an image of the index.
+    """
+    for given in [cfg.query] if isinstance(cfg.query, str) else cfg.query or []:
+        if expand_path(given).exists():
+            open_collection(given, key="query")
+            continue
+        known = {item.id for item in index.collection.items}
+        if given not in known:
+            raise _no_query(given, known, cfg)
 
 
 def _own_id(
