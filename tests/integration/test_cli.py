@@ -94,15 +94,14 @@ def test_deprecated_scripts_run_the_command_and_name_it(
 @pytest.mark.parametrize(
     ("started_as", "expected"),
     [
-        ("deephash", ["deephash train", "deephash evaluate", "deephash report", "deephash data"]),
+        ("deephash", [f"deephash {page}" for page in program.PAGES]),
         ("python -m deephash", [f"python -m deephash {page}" for page in program.PAGES]),
         (
             "../it/train.py",
             [
                 "python ../it/train.py",
                 "python ../it/evaluate.py",
-                "python -m deephash report",
-                "python -m deephash data",
+                *(f"python -m deephash {page}" for page in program.PAGES[2:]),
             ],
         ),
     ],
