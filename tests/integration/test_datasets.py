@@ -394,7 +394,7 @@ def test_features_train_a_head_and_carry_the_split_along(tmp_path, capsys):
     assert report["metrics"]["map"] > 0.5  # chance is 0.1
     again = evaluate(f'run="outputs/{report["run"]}"', "figures=true", "tsne=0")
     assert again["metrics"]["map"] == report["metrics"]["map"]
-    with pytest.raises(ConfigError, match="takes features, and this dataset gives images"):
+    with pytest.raises(ConfigError, match="takes features, but this dataset has images"):
         train("dataset=digits", "backbone=identity", "paths.outputs=others")
     with pytest.raises(ConfigError, match=r"64 features: try backbone=identity"):
         train("dataset=features", "dataset.root=f", "backbone=tiny", "paths.outputs=others")

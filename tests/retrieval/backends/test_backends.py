@@ -191,7 +191,7 @@ def assert_counts_of_numpy(counter, sides_):
 
 
 def tied(queries, size, nbit, kind):
-    given_ = drawn(5, queries, size, nbit, 130, kind, ones=min(0.4, 3 / nbit))
+    given_ = drawn(5, queries, size, nbit, 130, kind, density=min(0.4, 3 / nbit))
     return *packed_pair(*given_), nbit
 
 
