@@ -63,6 +63,8 @@ from deephash.runs.folder import RunFolder
 from deephash.runs.load_encoder import load_checkpoint
 from deephash.runs.status import epochs_done, reason
 from deephash.runs.train_run import refuse_another, train
+from deephash.search.store import CodeStore
+from deephash.search.store_files import MANIFEST, file_name
 from deephash.sweep import multirun, plan_jobs, report_sweep
 from deephash.sweep.paired import NotComparableError, query_precision
 from deephash.sweep.spec import SweepSpec
@@ -398,6 +400,10 @@ class IntactFiles:
         index = Index(8)
         index.add(rng.integers(0, 256, (count, 1), dtype=np.uint8), ids)
         index.save(data / "a.index")
+        with CodeStore.create(self.folder / "store", 8, {"fingerprint": "x"}) as store:
+            store.add(index.codes[:4], ["a", "b", "ä/c", "d"], ["1", "2", "", "4"], ["x", None] * 2)
+            store.add(index.codes[:2], ["a", "e"], labels=[["x", "y"], "z"])
+            store.remove(["b"])
         (data / "mine.yaml").write_text(yaml.safe_dump({
             "title": "mine", "params": {"method": ["csq", "relahash"], "model.nbit": [8, 16]},
             "where": [{"if": {"method": "csq"}, "then": {"trainer.epochs": 3}}],
@@ -528,6 +534,7 @@ class IntactFiles:
         first = self.runs[0]
         run, runs, data = self.outputs / first, self.folder / "runs", self.folder / "data"
         cache, encoded = self.folder / "cache", self.folder / "encoded"
+        store = self.folder / "store"
         snapshot = max(path.name for path in (run / "snapshots").iterdir())
         entry = pixel_entries(cache)[0].name
         jsons = (mutate_json,) * 4 + (mutate_bytes, mutate_text)
@@ -561,6 +568,10 @@ class IntactFiles:
             Target("log.jsonl", run, "log.jsonl", (mutate_json_lines, *texts), self.read_log),
             Target("snapshot", run, f"snapshots/{snapshot}", npzs, read_snapshots),
             Target("index", data, "a.index", (mutate_bytes, mutate_index), read_index),
+            Target("store, manifest", store, MANIFEST, jsons, read_store),
+            *(Target(f"store, {name}", store, file_name(name, 1), mutate, read_store)
+              for name, mutate in (("commits", (mutate_bytes, mutate_log)),
+                                   ("items", (mutate_bytes,)), ("texts", (mutate_bytes,)))),
             Target("split file", data, "a.split.xz", splits, read_split_file),
             *(Target(f"list, {name}", data, name, xz if name.endswith("xz") else texts,
                      partial(read_list_file, name))
@@ -591,6 +602,17 @@ def read_index(folder: Path) -> None:
     for mmap in (True, False):
         index = Index.load(folder / "a.index", mmap)
         index.search(np.zeros((1, 1), np.uint8), min(3, max(1, len(index))))
+
+
+def read_store(folder: Path) -> None:
+    """Open, read, search and change a store of codes, without comparing checksums of columns."""
+    with CodeStore.open(folder, write=True, verify=False) as store:
+        snapshot = store.snapshot()
+        store.signatures()
+        len(snapshot.labels), len(snapshot.codes)
+        store.index().search(np.zeros((1, 1), np.uint8), min(3, max(1, len(store))))
+        store.add(np.zeros((1, 1), np.uint8), ["new"], labels=["x"])
+        store.compact()
 
 
 def read_list_file(name: str, folder: Path) -> None:
@@ -664,6 +686,21 @@ def mutate_index(path: Path, rng: random.Random) -> None:
         data[at] = rng.randrange(256)
     data[32:36] = zlib.crc32(bytes(data[64:])).to_bytes(4, "little")
     data[60:64] = zlib.crc32(bytes(data[:60])).to_bytes(4, "little")
+    path.write_bytes(data)
+
+
+def mutate_log(path: Path, rng: random.Random) -> None:
+    """Change bytes of the log of a store, and recompute the checksums of its records."""
+    data = bytearray(path.read_bytes())
+    for _ in range(rng.choice([1, 3])):
+        data[rng.randrange(len(data))] = rng.choice([0, 1, 255, rng.randrange(256)])
+    at = 0
+    while at + 64 <= len(data):
+        size = int.from_bytes(data[at + 4 : at + 8], "little")
+        payload = bytes(data[at + 64 : at + 64 + size])
+        data[at + 56 : at + 60] = zlib.crc32(payload).to_bytes(4, "little")
+        data[at + 60 : at + 64] = zlib.crc32(bytes(data[at : at + 60])).to_bytes(4, "little")
+        at += 64 + size
     path.write_bytes(data)
 
 

@@ -20,7 +20,7 @@ import os
 import re
 import threading
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -28,7 +28,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from deephash.errors import BusyError, DataError, WriteError
+from deephash.errors import BusyError, DataError, FileError, WriteError
 from deephash.retrieval import Index
 from deephash.retrieval.codes import Array, ArrayLike, as_packed
 from deephash.search import store_files
@@ -106,13 +106,7 @@ class Snapshot:
 
     def labels_at(self, places: ArrayLike) -> list[Label]:
         """Return the labels at places (n,)."""
-        known = (*self._state.labels, None)  # -1 is the last
-        numbers = self._items["label"][self._at(places)].tolist()
-        try:
-            return [known[number] for number in numbers]
-        except IndexError:
-            path = self._state.files.path("items")
-            raise store_files.damaged(path, "a number of a label is too large") from None
+        return _labels_of(self._state, self._items["label"][self._at(places)].tolist())
 
     def signatures(self) -> dict[str, str]:
         """Return the signature of each id; empty where none was given."""
@@ -371,18 +365,21 @@ class CodeStore:
         """Rewrite the files without removed items. Readers keep what they have opened.
 
         Raises:
+            FileError: the store is damaged; new files would hide that.
             WriteError: the disk is full or fails; the store is unchanged.
         """
         with self._changing() as state:
+            self.verify()
             snapshot = Snapshot(self.nbit, self.encoder, state)
             rows = snapshot._at(None)
             with writing(self.folder):
                 files = Generation(self.folder, state.files.number + 1, "w")
             try:
-                self._publish(_State(files, *_copy(state, rows, files, self.nbit)))
-            except OSError:
+                copied = _State(files, *_copy(state, rows, files, self.nbit))
+            except BaseException:
                 files.remove()
                 raise
+            self._publish(copied)
             self._clean()
 
     def close(self) -> None:
@@ -394,7 +391,7 @@ class CodeStore:
             if self._closed:
                 return
             if self._lock is not None and self._is_wasteful():
-                with contextlib.suppress(WriteError):  # it works as it is
+                with contextlib.suppress(WriteError, FileError):  # it is used as it is
                     self.compact()
             self._closed = True
             if self._lock is not None:
@@ -470,9 +467,13 @@ class CodeStore:
         """Make a generation whose files are on the disk the current one."""
         store_files.sync_folder(self.folder)
         values = store_files.manifest(self.nbit, self.encoder, state.files.number)
-        write_json(self.folder / store_files.MANIFEST, values)
+        try:
+            write_json(self.folder / store_files.MANIFEST, values)
+        finally:  # an interrupt may come after the file was replaced
+            with contextlib.suppress(FileError):
+                if store_files.read_manifest(self.folder) == values:
+                    self._state = state
         store_files.sync_folder(self.folder)
-        self._state = state
 
     def _load(self) -> None:
         """Open the current generation and read its log."""
@@ -614,6 +615,16 @@ def _label_numbers(
     return np.fromiter(map(number_of.__getitem__, values), dtype=np.int32, count=count), new
 
 
+def _labels_of(state: _State, numbers: Iterable[int]) -> list[Label]:
+    """Return the labels of numbers; None for -1."""
+    known = (*state.labels, None)
+    try:
+        return [known[number] for number in numbers]
+    except IndexError:
+        path = state.files.path("items")
+        raise store_files.damaged(path, "a number of a label is too large") from None
+
+
 def _copy(
     state: _State, rows: Places, files: Generation, nbit: int
 ) -> tuple[Commit, Places, tuple[Label, ...]]:
@@ -626,7 +637,7 @@ def _copy(
     records = b""
     numbers = items["label"][rows]
     used = np.unique(numbers[numbers >= 0])
-    labels = [state.labels[number] for number in used.tolist()]
+    labels = _labels_of(state, used.tolist())
     for first in range(0, len(rows), _ROWS):
         part = rows[first : first + _ROWS]
         start, _, end = texts.spans(part)

@@ -275,16 +275,13 @@ def decode_commits(data: bytes, start: int, path: Path, last: Commit | None) -> 
             if behind + size == len(data) and _unwritten(data, at, start):
                 return
             raise damaged(path, f"{where} was changed")
-        removed = np.frombuffer(payload[: 8 * count], dtype="<i8").astype(np.int64)
+        whole = 8 * count <= size
+        removed = np.frombuffer(payload[: 8 * count if whole else 0], "<i8").astype(np.int64)
+        bounds = np.concatenate([[-1], removed, [rows]])  # ascending, if all are rows
         expected = 0 if last is None else last.number + 1
         before = (0, 0) if last is None else (last.rows, last.text_bytes)
-        if (
-            number != expected
-            or rows < before[0]
-            or text_bytes < before[1]
-            or len(removed) != count
-            or (count and (removed[0] < 0 or removed[-1] >= rows or (np.diff(removed) <= 0).any()))
-        ):
+        shrinks = rows < before[0] or text_bytes < before[1]
+        if number != expected or shrinks or not whole or (np.diff(bounds) <= 0).any():
             raise damaged(path, f"{where} does not follow from the one before it")
         labels = _decode_labels(payload[8 * count :], path, where)
         end = start + behind + size
@@ -298,9 +295,12 @@ def _decode_labels(text: bytes, path: Path, where: str) -> list[Label]:
         return []
     try:
         values = json.loads(text)
-    except ValueError as error:
+        labels = [tuple(value) if isinstance(value, list) else value for value in values]
+        for label in labels:
+            "".join(label)  # text, or texts
+    except (ValueError, TypeError, RecursionError) as error:
         raise damaged(path, f"{where} holds no labels") from error
-    return [tuple(value) if isinstance(value, list) else value for value in values]
+    return labels
 
 
 def _unwritten(data: bytes, at: int, start: int) -> bool:
