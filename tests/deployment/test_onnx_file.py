@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torchvision.models import VisionTransformer
 
 from deephash.deployment.check import compare, in_batches
 from deephash.deployment.check_images import generated_inputs, generated_sizes
@@ -143,6 +144,33 @@ def test_tokens():
     run = onnx_runner(export_onnx(DeployedEncoder(encoder)).SerializeToString())
     differences, _ = compare(run, encoder, in_batches(generated_inputs(encoder, None)))
     assert differences.share == 0 and differences.largest_z_difference < 1e-4
+
+
+class TransformerTokens(torch.nn.Module):
+    """The patch tokens of a small vision transformer, as ``backbone.output=tokens`` computes them.
+
+    D is that of the tokens.
+    """
+
+    out_features = 8
+
+    def __init__(self):
+        super().__init__()
+        self.transformer = VisionTransformer(
+            18, patch_size=9, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=8
+        )
+
+    def forward(self, images):
+        return backbones._tokens(self.transformer, images)
+
+
+def test_tokens_of_a_transformer_take_batches_of_any_size():
+    encoder = of_images(TransformerTokens(), nbit=9, head=heads.TokenMLP(8, 9))
+    module = DeployedEncoder(encoder)
+    program = trace(module, "torch_export").module()
+    for count in (1, 3):
+        images = module.example(count)
+        torch.testing.assert_close(program(images)[1], module(images)[1], rtol=0, atol=1e-5)
 
 
 def test_torch_export(tmp_path):

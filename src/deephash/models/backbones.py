@@ -236,7 +236,8 @@ class Tiny(FreezableBackbone):
 def _tokens(transformer: Any, images: Tensor) -> Tensor:
     """Compute the patch tokens of a VisionTransformer, as in its ``forward``."""
     patches = transformer._process_input(images)
-    class_token = transformer.class_token.expand(len(images), -1, -1)
+    count = images.shape[0]  # len(images) would fix it in an exported graph
+    class_token = transformer.class_token.expand(count, -1, -1)
     tokens: Tensor = transformer.encoder(torch.cat([class_token, patches], dim=1))
     return tokens[:, 1:]
 
