@@ -304,7 +304,7 @@ def _show(conf: Path, page: str, line: CommandLine) -> int:
         print(program.completion())
         return 0
     sys.argv[1:] = [*kept, *more]
-    _hide_groups("shared", "settings/base")
+    _hide_groups("shared", "settings/base", "engine")
     main = hydra.main(version_base="1.3", config_path=str(conf.resolve()), config_name=page)
     show = main(lambda cfg: None)
     if COMPLETION & line.names and any(one.key == "query" for one in line.overrides):
@@ -315,7 +315,7 @@ def _show(conf: Path, page: str, line: CommandLine) -> int:
 
 @cache
 def _hide_groups(*hidden: str) -> None:
-    """Omit groups from ``--help`` that only the defaults lists of ``conf`` use."""
+    """Omit groups from ``--help`` that only defaults lists use, or only ``search``."""
     usual = Hydra.list_all_config_groups
 
     def shown(self: Hydra, parent: str = "") -> list[str]:

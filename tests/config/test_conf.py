@@ -31,6 +31,7 @@ from deephash.models.encoder import Encoder
 from deephash.models.heads import Linear
 from deephash.retrieval import Convention
 from deephash.types import Batch
+from deephash.utils import program
 from tests.methods.worked import page
 from tests.pages import typed
 from tests.paths import CONF
@@ -59,6 +60,7 @@ OPTIONS = [
     for path in sorted(CONF.rglob("*.yaml"))
     if path.parent not in (CONF, CONF / "settings" / "base")  # settings name their base themselves
     and CONF / "shared" not in path.parents  # only for the defaults lists of other files
+    and CONF / "engine" not in path.parents  # of ``search``
 ]
 GROUPS = {option.partition("=")[0] for option in OPTIONS}
 
@@ -104,8 +106,10 @@ def explained(composed):
 def test_every_yaml_is_an_option_or_a_top_page():
     pages = {path.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml")}
     options = {option.replace("=", "/") + ".yaml" for option in OPTIONS}
-    pages = {page for page in pages if not page.startswith(("settings/base/", "shared/"))}
-    assert pages == options | {"train.yaml", "evaluate.yaml", "report.yaml", "data.yaml"}
+    pages = {
+        page for page in pages if not page.startswith(("settings/base/", "shared/", "engine/"))
+    }
+    assert pages == options | {f"{page}.yaml" for page in program.PAGES}
     assert {"method", "dataset", "backbone", *resolve.SLOTS} <= GROUPS
 
 

@@ -176,6 +176,29 @@ def test_another_process_may_add_images_meanwhile(run, photos, capsys):
     assert "   0  new.png" in command(capsys, *words).out
 
 
+def test_search_by_an_engine(run, photos, capsys):
+    pytest.importorskip("faiss")
+    words = ("search", f"run={run}", "images=my photos", "query=my photos/3", "page=false")
+    exact = json.loads(command(capsys, *words, "json=true").out)
+    more = ("engine=faiss_ivf", "engine.lists=4", "check_recall=true", "json=true")
+    printed = command(capsys, *words, *more)
+    assert "recall of engine=faiss_ivf: 1.0000 (" in printed.err
+    result = json.loads(printed.out)
+    assert result["engine"] == {"name": "faiss_ivf", "exact": True, "recall": 1.0}
+    for one, other in zip(exact["queries"], result["queries"], strict=True):
+        assert [hit["distance"] for hit in one["results"]] == [
+            hit["distance"] for hit in other["results"]
+        ]
+    (folder,) = home_of(photos).glob("*.faiss_ivf")
+    (file,) = folder.glob("*.faiss")
+    # the index is read again, and follows the images
+    assert command(capsys, *words, *more).out == printed.out and file.exists()
+    shutil.copy(next(photos.glob("3/*.png")), photos / "new.png")
+    result = json.loads(command(capsys, *words, *more).out)
+    assert "new.png" in [hit["id"] for hit in result["queries"][0]["results"]]
+    assert not file.exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -184,6 +207,18 @@ def test_another_process_may_add_images_meanwhile(run, photos, capsys):
         (["search", "run=R", "images=my photos", "duplicates=true", "query=a.png"], "not both"),
         (["search", "run=R", "images=my photos", "query=a.png", "topk=3"], "Did you mean top=3?"),
         (["search", "run=R", "images=my photos", "query=a.png", "top=0"], "top"),
+        (
+            ["search", "run=R", "images=my photos", "query=a.png", "engine=faiss_hnsw", "radius=2"],
+            "needs all images within a distance",
+        ),
+        (
+            ["search", "run=R", "images=my photos", "query=a.png", "check_recall=true"],
+            "Try engine=faiss_ivf",
+        ),
+        (
+            ["search", "run=R", "images=my photos", "query=a.png", "engine=faiss"],
+            "Did you mean engine=faiss_ivf?",
+        ),
         (["encode", "run=R", "images=my photos"], "Type out=codes.npz."),
         (["encode", "run=R", "images=my photos", "out=codes.h5"], "a file such as codes.npz"),
         (["encode", "run=R", "images=no", "out=codes.npz"], "images=no  does not exist."),

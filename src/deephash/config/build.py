@@ -278,6 +278,18 @@ def optimizer(cfg: schema.Train, of: Method) -> torch.optim.Optimizer | None:
     return made
 
 
+def search_engine(node: Mapping[str, Any], nbit: int, folder: Path, store: Any) -> Any:
+    """Build the engine of ``deephash search``.
+
+    Args:
+        node: ``engine``.
+        nbit: K.
+        folder: for files of the engine.
+        store: the codes of the index.
+    """
+    return part(node, "engine", nbit=nbit, folder=folder, store=store)
+
+
 def convention(cfg: Data) -> Convention:
     """Build the definition of mAP; R is the dataset's unless the evaluation gives one."""
     return Convention.configured(cfg.evaluation.plain, cfg.dataset.top)

@@ -225,7 +225,24 @@ def check_search(cfg: Mapping[str, Any]) -> list[Fault]:
     if cfg["duplicates"] and cfg["top"] is not None:
         message = "has no use for duplicates: all groups are listed."
         faults.append(Fault("top", message, "Leave it out."))
+    faults += _check_parts(cfg["engine"], "engine") or _check_engine(cfg)
     return faults + check_device("device", cfg["device"])
+
+
+def _check_engine(cfg: Mapping[str, Any]) -> list[Fault]:
+    """Check what only the exact search of ``search`` can do."""
+    exact = cfg["engine"]["_target_"] == "deephash.search.engines.exact.ExactEngine"
+    if exact and cfg["check_recall"]:
+        message = "compares other engines with engine=exact, which was chosen."
+        return [Fault("check_recall", message, "Try engine=faiss_ivf, or leave it out.")]
+    if exact:
+        return []
+    message = "searches the nearest images alone, and {} needs all images within a distance."
+    return [
+        Fault("engine", message.format(key), "Leave the engine out.")
+        for key in ("radius", "duplicates")
+        if cfg[key] not in (None, False)
+    ][:1]
 
 
 def check_serve(cfg: Mapping[str, Any]) -> list[Fault]:

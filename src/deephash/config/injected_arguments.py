@@ -45,6 +45,8 @@ class Injected(TypedDict, total=False):
     group: str
     tags: list[str]
     job_type: str
+    # of a search engine, beside nbit and folder
+    store: Any  # a CodeStore
 
 
 PLACES: dict[str, frozenset[str]] = {
@@ -64,6 +66,7 @@ PLACES: dict[str, frozenset[str]] = {
     "logger.wandb": frozenset({
         "name", "run_id", "folder", "config", "group", "tags", "job_type", "history",
     }),
+    "engine": frozenset({"nbit", "folder", "store"}),
 }  # fmt: skip
 """The injected arguments of a part, by its place in the configuration; users cannot set them."""
 

@@ -432,6 +432,8 @@ class Search(IndexOfRun):
         None  # folder of the page and of the results as JSON; null: that of the index
     )
     json: bool = False  # print JSON
+    engine: Open[Part] = MISSING  # exact, or one that is faster on very many images
+    check_recall: bool = False  # compare the results of the engine with an exact search
 
 
 class ExportFormat(Enum):

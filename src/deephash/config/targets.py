@@ -107,6 +107,11 @@ KINDS = {
     r"optimizer": Kind("an optimizer", base="torch.optim.Optimizer", takes=("params",)),
     r"scheduler": Kind("a schedule of the learning rate", package="deephash", has=("factor",)),
     r"logger\.[^.]+": Kind("a logger", base="deephash.loggers.Logger"),
+    r"engine": Kind(
+        "a search engine",
+        base="deephash.search.engines.base.SearchEngine",
+        takes=("nbit", "folder"),
+    ),
     r"hydra\.launcher": Kind(
         "a launcher", package="deephash.sweep.launchers", has=("launch", "busy")
     ),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from deephash import runs
 from deephash.config import schema
@@ -24,6 +25,8 @@ from deephash.search.encode import (
     update_store,
     write_unreadable,
 )
+from deephash.search.engines.base import tie_aware_recall
+from deephash.search.engines.synchronise import open_engine, search_by_engine
 from deephash.search.image_index import Answer, Group, Hit, ImageIndex, search_codes
 from deephash.search.page import PageQuery, write_duplicates_page, write_search_page
 from deephash.search.store import CodeStore
@@ -31,6 +34,9 @@ from deephash.search.store_files import MANIFEST
 from deephash.training.code_encoder import CodeEncoder
 from deephash.utils.files import check_writable, expand_path, make_folder, write_json
 from deephash.utils.progress import tell
+
+EXACT = "deephash.search.engines.exact.ExactEngine"
+"""The engine that searches the codes where the index keeps them, also within a radius."""
 
 TOP = 10
 """Images for each query, if neither ``top`` nor ``radius`` is given."""
@@ -211,9 +217,14 @@ def _search(index: ImageIndex, cfg: schema.Search, out: Path) -> dict[str, Any]:
     codes = np.stack([encoded[id(query.collection), query.item.id] for query in queries])
     top = TOP if cfg.top is None and cfg.radius is None else cfg.top
     exclude = None if cfg.itself else [query.own for query in queries]
-    answers = search_codes(index.snapshot(), codes, top, cfg.radius, exclude)
+    head = _head(index)
+    if cfg.engine["_target_"] == EXACT:
+        answers = search_codes(index.snapshot(), codes, top, cfg.radius, exclude)
+    else:
+        assert top is not None
+        answers, head["engine"] = _search_by_engine(index, cfg, codes, top, exclude)
     result = {
-        **_head(index),
+        **head,
         "radius": cfg.radius,
         "queries": [
             {
@@ -240,6 +251,28 @@ def _search(index: ImageIndex, cfg: schema.Search, out: Path) -> dict[str, Any]:
         for query, answer in zip(queries, answers, strict=True):
             print("\n".join(answer_lines(query.name, answer, cfg.radius)))
     return result
+
+
+def _search_by_engine(
+    index: ImageIndex,
+    cfg: schema.Search,
+    codes: npt.NDArray[np.uint8],
+    top: int,
+    exclude: Sequence[str | None] | None,
+) -> tuple[list[Answer], dict[str, Any]]:
+    """Search with an engine, and measure its recall if that is wanted."""
+    snapshot = index.snapshot()
+    with open_engine(cfg.engine, index) as engine:
+        answers, distances = search_by_engine(engine, snapshot, codes, top, exclude)
+        described: dict[str, Any] = {"name": engine.name, "exact": engine.exact}
+    if cfg.check_recall:
+        nearest, _ = snapshot.index().search(codes, distances.shape[1])
+        recall = described["recall"] = tie_aware_recall(distances, nearest)
+        tell(
+            f"recall of engine={engine.name}: {recall:.4f} ({_count(len(codes), 'query')},"
+            f" {distances.shape[1]} nearest images, equal distances count alike)"
+        )
+    return answers, described
 
 
 def _duplicates(index: ImageIndex, cfg: schema.Search, out: Path) -> dict[str, Any]:
@@ -426,4 +459,5 @@ def _width(group: Group) -> str:
 
 
 def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" + ("s" if number != 1 else "")
+    plural = what[:-1] + "ies" if what.endswith("y") else what + "s"
+    return f"{number:,} {what if number == 1 else plural}"

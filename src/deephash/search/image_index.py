@@ -225,6 +225,17 @@ class ImageIndex:
             self._snapshot = self._store.snapshot()
         return self._snapshot
 
+    @property
+    def store(self) -> CodeStore:
+        """The codes of the index, opened for reading.
+
+        Raises:
+            DataError: there are none; call ``update`` first.
+        """
+        self.snapshot()
+        assert self._store is not None
+        return self._store
+
     def search(
         self,
         images: ImageLike | Iterable[ImageLike],

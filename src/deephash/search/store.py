@@ -57,6 +57,41 @@ class _State(NamedTuple):
     labels: tuple[Label, ...]
 
 
+class StoreVersion(NamedTuple):
+    """Identifies the content of a store after a commit."""
+
+    generation: int
+    commit: int
+    rows: int
+    removed: int
+    checksums: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, values: Sequence[Any]) -> Self:
+        """Return the version that was written as a list of JSON.
+
+        Raises:
+            ValueError, TypeError: the values are no version.
+        """
+        generation, commit, rows, removed, checksums = values
+        codes, items, texts = checksums
+        return cls(generation, commit, rows, removed, (codes, items, texts))
+
+
+class Changes(NamedTuple):
+    """Differences between an earlier version of a store and a snapshot.
+
+    Attributes:
+        removed: ids that do not exist; also some that were removed before that version.
+        added: places of items that are new, or replace one of the same id, ascending.
+        appended: whether all earlier items still have their earlier places.
+    """
+
+    removed: list[str]
+    added: Places
+    appended: bool
+
+
 class Snapshot:
     """The content of a store at one moment; later changes of the store do not affect it.
 
@@ -119,6 +154,37 @@ class Snapshot:
         rows = _live_rows(self._state, encoded)
         places = rows - np.searchsorted(self._state.removed, rows)
         return np.where(rows < 0, -1, places)
+
+    @property
+    def version(self) -> StoreVersion:
+        """The version of the store, as ``changes_since`` takes it."""
+        commit, removed = self._state.commit, self._state.removed
+        number = self._state.files.number
+        return StoreVersion(number, commit.number, commit.rows, len(removed), commit.checksums)
+
+    def changes_since(self, version: StoreVersion) -> Changes | None:
+        """Compare this content with an earlier version.
+
+        Returns:
+            None if it is no earlier version of this store, or from before a compaction.
+        """
+        rows, removed = version.rows, self._state.removed
+        if version == self.version:
+            return Changes([], np.empty(0, dtype=np.int64), True)
+        if version.generation != self._state.files.number or rows > self._state.commit.rows:
+            return None
+        if version.commit >= self._state.commit.number:
+            return None
+        columns = (self._codes[:rows], self._items[:rows])
+        if version.checksums[:2] != tuple(zlib.crc32(column.tobytes()) for column in columns):
+            return None
+        earlier = removed[: np.searchsorted(removed, rows)]
+        gone: list[str] = []
+        if len(earlier) != version.removed:
+            ids = list(dict.fromkeys(self._texts.ids(earlier)))
+            gone = [name for name, place in zip(ids, self.find(ids), strict=True) if place < 0]
+        added = np.arange(rows - len(earlier), len(self))
+        return Changes(gone, added, len(earlier) == version.removed)
 
     def index(self) -> Index:
         """Return an exact index over the codes; nothing is copied."""

@@ -6,6 +6,7 @@ users. Only `install_hint` makes such messages.
 """
 
 import importlib
+import shlex
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,9 @@ EXTRAS = {
     "wandb": "wandb",
     "numba": "fast",
     "faiss": "faiss",
+    "psycopg": "pgvector",
+    "pymilvus": "milvus",
+    "milvus_lite": "milvus",
     "pillow_heif": "heif",
     "submitit": "slurm",
     "ray": "ray",
@@ -30,8 +34,14 @@ EXTRAS = {
 }
 """The extra of ``pyproject.toml`` that installs each package, by its import name."""
 
-DISTRIBUTIONS = {"faiss": "faiss-cpu", "pillow_heif": "pillow-heif"}
-"""Names of packages on the index, where they differ from their import names."""
+DISTRIBUTIONS = {
+    "faiss": "faiss-cpu",
+    "pillow_heif": "pillow-heif",
+    "psycopg": "psycopg[binary]",
+    "pymilvus": "pymilvus<2.7",  # later ones do not open files of milvus-lite 2
+    "milvus_lite": "milvus-lite<3",  # later ones have no binary vectors
+}
+"""Requirements to install, where they differ from the import names."""
 
 
 def install_hint(package: str) -> str:
@@ -43,7 +53,7 @@ def install_hint(package: str) -> str:
     >>> install_hint("faiss")
     'pip install faiss-cpu (or in the checkout of deephash: pip install -e ".[faiss]")'
     """
-    name = DISTRIBUTIONS.get(package, package)
+    name = shlex.quote(DISTRIBUTIONS.get(package, package))
     extra = EXTRAS[package]
     return f'pip install {name} (or in the checkout of deephash: pip install -e ".[{extra}]")'
 

@@ -1,0 +1,1 @@
+"""Search engines: exact and approximate, in this process or on a server."""
