@@ -81,8 +81,17 @@ def test_the_search_page_runs(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "codes.npz").is_file() and (tmp_path / "photos.deephash").is_dir()
 
 
+def test_the_page_of_engines_runs(tmp_path, monkeypatch, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/engines.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert capsys.readouterr().out.splitlines() == re.findall(
+        r"^print\(.*\)  # (.*)$", code, re.MULTILINE
+    )
+
+
 def search_commands():
-    text = (ROOT / "docs" / "search.md").read_text()
+    text = "".join((ROOT / "docs" / name).read_text() for name in ("search.md", "engines.md"))
     blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
     return [line for line in lines if line.startswith("deephash ")]

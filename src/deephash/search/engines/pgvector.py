@@ -241,7 +241,7 @@ def table_of(folder: Path) -> str:
 
     Example:
         >>> table_of(Path("/photos.deephash/5e1f.pgvector"))
-        'deephash_91f1ba60f64a'
+        'deephash_f93428b4fa49'
     """
     digest = hashlib.sha256(str(folder.absolute()).encode("utf-8", "surrogateescape")).hexdigest()
     return f"deephash_{digest[:12]}"
