@@ -187,7 +187,7 @@ def test_bash_completes_words(installed, cwd):
     """
     lines = environment.call(cwd, "bash", "-c", script).splitlines()
     assert lines == [
-        "evaluate",
+        "evaluate encode export",
         "scheduler=constant scheduler=cosine",
         "dataset=cifar10 dataset=cifar100",
     ]
