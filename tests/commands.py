@@ -229,14 +229,12 @@ class _ForkedJob:
     def _run(self, words: Sequence[str], output: int, env: Mapping[str, str]) -> None:
         status = 1
         try:
-            from hydra.core.config_store import ConfigStore
             from hydra.core.global_hydra import GlobalHydra
 
             os.setsid()
             atexit._clear()
             _become(env, output, output)
             GlobalHydra.instance().clear()
-            ConfigStore.instance().repo.pop("sweep", None)
             logging.root.handlers.clear()
             _script(*words)
             status = 0

@@ -72,9 +72,13 @@ def run(page: str, arguments: Sequence[str]) -> int:
 
 def train(arguments: Sequence[str]) -> int:
     """Run ``train``: one run, or with ``-m`` a grid. Return the exit status."""
+    with multirun.registered_sweeps(program.folder("sweeps")):
+        return _train(arguments)
+
+
+def _train(arguments: Sequence[str]) -> int:
     conf, sweeps = program.folder("conf"), program.folder("sweeps")
     launched = process.follow_parent()
-    multirun.register_sweeps(sweeps)
     if not launched and (message := _several_processes(os.environ)) is not None:
         print(message, file=sys.stderr)
         return 2

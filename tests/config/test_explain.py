@@ -5,23 +5,14 @@ import shlex
 import sys
 
 import pytest
-from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 
 from deephash import cli
 from deephash.config import composition, overrides, schema
 from deephash.config.synonyms import BY_WORD, CHOICES, SYNONYMS
 from deephash.errors import DeephashError
-from deephash.sweep import multirun
 from deephash.utils import program
 from tests.paths import CONF
-
-
-@pytest.fixture(autouse=True)
-def without_sweeps():
-    """Forget the group that ``train`` registers: ``report`` has a key of the same name."""
-    yield
-    ConfigStore.instance().repo.pop(multirun.GROUP, None)
 
 
 @pytest.fixture

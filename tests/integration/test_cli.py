@@ -141,3 +141,9 @@ def folders(tmp_path, monkeypatch):
 )
 def test_folders_may_hold_what_hydra_reads_as_syntax(typed, means, folders):
     assert overrides.quote_folders([typed]) == [means]
+
+
+def test_a_report_after_a_grid_in_one_process(capsys):
+    assert cli.run("train", ["-m", "seed=0,1", "preview=true"]) == 0
+    assert cli.run("report", ["sweep=x"]) == 1
+    assert "there is no sweep" in capsys.readouterr().err.lower()

@@ -1,9 +1,10 @@
 """Option ``-m``: jobs from the command line and a file of ``sweeps/``, previewed or launched."""
 
+import contextlib
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,11 +132,19 @@ def _check_axes(axes: Sequence[str]) -> None:
     )
 
 
-def register_sweeps(sweeps: Path) -> None:
-    """Register the names of the sweeps with Hydra, for ``--help`` and completion."""
+@contextlib.contextmanager
+def registered_sweeps(sweeps: Path) -> Iterator[None]:
+    """Register the names of the sweeps with Hydra, for ``--help`` and completion.
+
+    The group is removed afterwards, because ``report`` has a key of the same name.
+    """
     store = ConfigStore.instance()
     for file in sorted(sweeps.glob("*.yaml")):
         store.store(group=GROUP, name=file.stem, node={}, package="_global_", provider=str(file))
+    try:
+        yield
+    finally:
+        store.repo.pop(GROUP, None)
 
 
 def sweep_name(overrides: Sequence[Override]) -> str | None:
