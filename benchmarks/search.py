@@ -28,7 +28,7 @@ from harness import Report, Series, Stopwatch, Values, figure, memory
 
 from deephash import retrieval
 from deephash.report.figures import style
-from deephash.retrieval.codes import Array
+from deephash.retrieval.codes import Array, as_words
 from deephash.search.engines.base import SearchEngine, tie_aware_recall
 from deephash.search.store import CodeStore
 
@@ -81,8 +81,9 @@ class Codes:
     @property
     def distinct(self) -> int:
         """The number of different items."""
-        words = np.sort(self.database.view(np.dtype((np.void, self.database.shape[1]))).ravel())
-        return 1 + int((words[1:] != words[:-1]).sum())
+        words = as_words(self.database)
+        words = words[:, np.lexsort(words)]
+        return 1 + int((words[:, 1:] != words[:, :-1]).any(axis=0).sum())
 
     def __str__(self) -> str:
         size = len(self.database)
@@ -277,11 +278,12 @@ def draw(tables: Mapping[str, Sequence[Sequence[str]]], folder: Path) -> None:
                 if points:
                     look = style.Look.of(names.index(name))
                     (handles[name],) = panel.plot(
-                        *zip(*sorted(points), strict=True),
+                        *zip(*sorted(points, key=lambda point: -point[1]), strict=True),
                         color=look.colour, marker=look.marker, linestyle=look.dash,
                     )  # fmt: skip
             panel.set_title(style.wrapped(title, 40))
             panel.set_yscale("log")
+            panel.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
             panel.set_xlabel("tie-aware recall")
         for panel in panels.flat[len(tables) :]:
             panel.set_axis_off()
