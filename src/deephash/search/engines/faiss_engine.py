@@ -175,7 +175,7 @@ class FaissIvfEngine(FaissEngine):
         folder: for files of the engine.
         store: see ``StoreEngine``.
         lists: number of lists; None for the square root of the number of items.
-        probes: number of lists that are searched; None for a sixteenth of them, at least 8.
+        probes: lists that are searched; None for the square root of their number, at least 8.
     """
 
     name = "faiss_ivf"
@@ -198,7 +198,7 @@ class FaissIvfEngine(FaissEngine):
 
     def _probes(self) -> int:
         lists: int = self._index.nlist
-        return min(lists, max(8, lists // 16) if self.probes is None else self.probes)
+        return min(lists, max(8, math.isqrt(lists)) if self.probes is None else self.probes)
 
     def _structure(self) -> dict[str, Any]:
         return {"lists": self.lists}

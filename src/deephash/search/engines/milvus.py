@@ -37,7 +37,7 @@ class MilvusEngine(SearchEngine):
         token: of the cluster, ``user:password`` or a key; empty for none.
         collection: its name; None for one derived from the folder.
         lists: number of lists; None for four times the square root of N, as Milvus advises.
-        probes: lists that are searched; None for a sixteenth, at least 8.
+        probes: lists that are searched; None for the square root of their number, at least 8.
     """
 
     name = "milvus"
@@ -200,7 +200,9 @@ class MilvusEngine(SearchEngine):
         if self.local:
             return {}
         lists = self._index_lists()
-        return {"nprobe": min(lists, max(8, lists // 16) if self.probes is None else self.probes)}
+        return {
+            "nprobe": min(lists, max(8, math.isqrt(lists)) if self.probes is None else self.probes)
+        }
 
     @contextlib.contextmanager
     def _requests(self, what: str = "") -> Iterator[Any]:

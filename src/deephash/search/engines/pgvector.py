@@ -43,7 +43,7 @@ class PgvectorEngine(SearchEngine):
         table: its name; None for one derived from the folder.
         lists: number of lists; None for N / 1000, from a million items on the square root of N;
             0 for no index, so that the search is exact.
-        probes: lists that are searched; None for an eighth, at least 8.
+        probes: lists that are searched; None for the square root of their number, at least 8.
     """
 
     name = "pgvector"
@@ -175,7 +175,7 @@ class PgvectorEngine(SearchEngine):
         return f"{self.table}_ivfflat"
 
     def _probes(self, lists: int) -> int:
-        return min(lists, max(8, lists // 8) if self.probes is None else self.probes)
+        return min(lists, max(8, math.isqrt(lists)) if self.probes is None else self.probes)
 
     def _prepare(self) -> None:
         """Check the extension, and create the table."""
