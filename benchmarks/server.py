@@ -102,6 +102,7 @@ def main(arguments: Sequence[str]) -> int:
         connection.close()
         files = [(Path(given.images) / name).read_bytes() for name in ids]
         before = memory_of(process.pid, "VmRSS")
+        Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # forgets the peak of encoding
         clients = [Client(port, ids, files, given.seed + at) for at in range(given.clients)]
         until = time.monotonic() + given.seconds
         for client in clients:
