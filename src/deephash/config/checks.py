@@ -229,9 +229,13 @@ def check_search(cfg: Mapping[str, Any]) -> list[Fault]:
     return faults + check_device("device", cfg["device"])
 
 
+EXACT_ENGINE = "deephash.search.engines.exact.ExactEngine"
+"""The engine that searches the codes where the index keeps them, also within a radius."""
+
+
 def _check_engine(cfg: Mapping[str, Any]) -> list[Fault]:
     """Check what only the exact search of ``search`` can do."""
-    exact = cfg["engine"]["_target_"] == "deephash.search.engines.exact.ExactEngine"
+    exact = cfg["engine"]["_target_"] == EXACT_ENGINE
     if exact and cfg["check_recall"]:
         message = "compares other engines with engine=exact, which was chosen."
         return [Fault("check_recall", message, "Try engine=faiss_ivf, or leave it out.")]

@@ -36,13 +36,13 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     """
     path = expand_path(path)
     if path.is_dir():
-        found = read_json(path / CONFIG, WHAT)
+        metadata = read_json(path / CONFIG, WHAT)
     elif not path.is_file():
         raise FileError(path, "it does not exist", WHAT)
     elif path.suffix == ".pt2":
-        found = torch_export_file.read_torch_export_metadata(path)
+        metadata = torch_export_file.read_torch_export_metadata(path)
     else:
-        found = onnx_file.read_onnx_metadata(path)
-    if "fingerprint" not in found:
+        metadata = onnx_file.read_onnx_metadata(path)
+    if "fingerprint" not in metadata:
         raise FileError(path, "it has no metadata of deephash", WHAT)
-    return dict(found)
+    return dict(metadata)

@@ -104,11 +104,11 @@ def read_onnx_metadata(path: Path) -> dict[str, Any]:
     """Return the metadata that ``save_onnx`` wrote; empty if the file has none of ours."""
     onnx = import_extra("onnx", str(path))
     model = onnx.load(str(path), load_external_data=False)
-    found = {}
+    metadata = {}
     for entry in model.metadata_props:
         if entry.key.startswith(PREFIX):
-            found[entry.key.removeprefix(PREFIX)] = _plain(entry.value)
-    return found
+            metadata[entry.key.removeprefix(PREFIX)] = _plain(entry.value)
+    return metadata
 
 
 def onnx_runner(model: bytes | Path, threads: int = 0) -> Run:

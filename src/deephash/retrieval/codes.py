@@ -239,6 +239,15 @@ def pack_ternary(bits: ArrayLike, mask: ArrayLike, side: str) -> npt.NDArray[np.
     return fours[:, ::2] << np.uint8(4) | fours[:, 1::2]
 
 
+def bit_text(code: npt.NDArray[np.uint8], nbit: int) -> str:
+    """Return one packed code as text of 0 and 1.
+
+    >>> bit_text(np.array([200], dtype=np.uint8), 6)
+    '110010'
+    """
+    return (np.unpackbits(code, count=nbit) + ord("0")).tobytes().decode("ascii")
+
+
 def unpack(packed: ArrayLike, nbit: int) -> npt.NDArray[np.bool_]:
     """Unpack bits, the inverse of ``pack``.
 

@@ -65,13 +65,24 @@ class Item(NamedTuple):
     label: Label = None
 
 
+def label_names(label: Label) -> tuple[str, ...]:
+    """Return a label as a tuple of names; empty for none.
+
+    >>> label_names("cat"), label_names(None)
+    (('cat',), ())
+    """
+    if label is None:
+        return ()
+    return (label,) if isinstance(label, str) else label
+
+
 def label_text(label: Label) -> str:
     """Return a label as text; empty for none.
 
     >>> label_text(("sky", "sea")), label_text(None)
     ('sky, sea', '')
     """
-    return label if isinstance(label, str) else ", ".join(label or ())
+    return ", ".join(label_names(label))
 
 
 class Read(NamedTuple):

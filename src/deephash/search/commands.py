@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from deephash import runs
 from deephash.config import schema
+from deephash.config.checks import EXACT_ENGINE
 from deephash.data.sources.folder_walk import describe_passed_over
 from deephash.errors import BusyError, DataError, WriteError
 from deephash.search.code_files import CodeFile, check_format
@@ -34,9 +35,6 @@ from deephash.search.store_files import MANIFEST
 from deephash.training.code_encoder import CodeEncoder
 from deephash.utils.files import check_writable, expand_path, make_folder, write_json
 from deephash.utils.progress import tell
-
-EXACT = "deephash.search.engines.exact.ExactEngine"
-"""The engine that searches the codes where the index keeps them, also within a radius."""
 
 TOP = 10
 """Images for each query, if neither ``top`` nor ``radius`` is given."""
@@ -218,7 +216,7 @@ def _search(index: ImageIndex, cfg: schema.Search, out: Path) -> dict[str, Any]:
     top = TOP if cfg.top is None and cfg.radius is None else cfg.top
     exclude = None if cfg.itself else [query.own for query in queries]
     head = _head(index)
-    if cfg.engine["_target_"] == EXACT:
+    if cfg.engine["_target_"] == EXACT_ENGINE:
         answers = search_codes(index.snapshot(), codes, top, cfg.radius, exclude)
     else:
         assert top is not None

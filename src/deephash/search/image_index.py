@@ -48,7 +48,7 @@ Places = npt.NDArray[np.int64]
 
 
 class Hit(NamedTuple):
-    """An image that was found."""
+    """A result of a search."""
 
     distance: int
     id: str
@@ -349,10 +349,10 @@ def search_codes(
         without = np.where(rows[position] == without, position, -1)
     if radius is None:
         top = 10 if top is None else top
-        found = list(_nearest(database, snapshot.nbit, codes, top, without))
+        results = list(_nearest(database, snapshot.nbit, codes, top, without))
     else:
-        found = list(_within(database, snapshot.nbit, codes, top, radius, without))
-    everything = np.concatenate([places for _, places, _ in found])
+        results = list(_within(database, snapshot.nbit, codes, top, radius, without))
+    everything = np.concatenate([places for _, places, _ in results])
     if rows is not None:
         everything = rows[everything]
     names = iter(snapshot.ids_at(everything))
@@ -363,11 +363,11 @@ def search_codes(
             [Hit(int(distance), next(names), next(labels)) for distance in distances],
             more,
         )
-        for code, (distances, _, more) in zip(codes, found, strict=True)
+        for code, (distances, _, more) in zip(codes, results, strict=True)
     ]
 
 
-Found = tuple[npt.NDArray[np.int16], Places, int]
+Neighbours = tuple[npt.NDArray[np.int16], Places, int]
 """Distances, places, and the number of images that are left out."""
 
 
@@ -382,7 +382,7 @@ def _nearest(
     codes: npt.NDArray[np.uint8],
     top: int,
     without: Places,
-) -> Iterator[Found]:
+) -> Iterator[Neighbours]:
     """Yield the nearest images of each query, and the number of others at the last distance."""
     spare = int((without >= 0).any())
     size = min(top + spare, len(database))
@@ -424,7 +424,7 @@ def _within(
     top: int | None,
     radius: int,
     without: Places,
-) -> Iterator[Found]:
+) -> Iterator[Neighbours]:
     """Yield the images within a radius of each query, and the number of those left out."""
     within = _index_of_places(database, nbit).range(codes, radius)
     for (start, stop), own in zip(pairwise(within.offsets.tolist()), without, strict=True):

@@ -12,7 +12,7 @@ from deephash.data.decoding import opened, to_rgb
 from deephash.data.prefetch import default_workers, prefetch
 from deephash.errors import DataError
 from deephash.report.pages.base import render
-from deephash.search.collection import Collection, Item, Read, absolute, label_text
+from deephash.search.collection import Collection, Item, Read, absolute, label_names, label_text
 from deephash.search.image_index import Answer, Group, Hit, ImageIndex
 from deephash.utils.files import write_text
 
@@ -170,7 +170,7 @@ def _card(
     """Return the values of an image on a page."""
     same = None
     if query is not None and query.label is not None and hit.label is not None:
-        same = bool(_label_set(query.label) & _label_set(hit.label))
+        same = not set(label_names(query.label)).isdisjoint(label_names(hit.label))
     return {
         "name": hit.id,
         "distance": hit.distance,
@@ -179,10 +179,6 @@ def _card(
         "picture": pictures.get(hit.id, ""),
         "link": _link(page, collection, hit.id),
     }
-
-
-def _label_set(label: str | tuple[str, ...]) -> set[str]:
-    return {label} if isinstance(label, str) else set(label)
 
 
 def _link(page: Path, collection: Collection, name: str) -> str:

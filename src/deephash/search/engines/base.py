@@ -1,5 +1,7 @@
 """The contract of search engines, and the recall of their results."""
 
+import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +19,7 @@ Distances = npt.NDArray[np.int16]
 
 
 class SearchEngine(ABC):
-    """Codes with ids, of which the nearest to a query are found.
+    """Codes with ids, and a search for the nearest ones.
 
     Ids are texts. What ``add`` and ``remove`` change, later searches of this object see; other
     processes see it after ``save``. As a context manager, an engine is closed at the end.
@@ -140,18 +142,18 @@ def check_items(
 
 
 def empty_results(queries: int, k: int) -> tuple[Distances, Array]:
-    """Return results of which none is found."""
+    """Return results without any item."""
     return np.full((queries, k), -1, dtype=np.int16), np.full((queries, k), None, dtype=object)
 
 
-def tie_aware_recall(found: Array, exact: Array) -> float:
-    """Return the part of the k nearest items that an approximate search found.
+def tie_aware_recall(distances: Array, exact: Array) -> float:
+    """Return the part of the k nearest items that an approximate search returns.
 
     A result counts if it is not farther than the k-th nearest item. Which of several equally near
     items are returned makes no difference; recall that compares ids counts them as errors.
 
     Args:
-        found: distances of the results (Q, k); -1 where there is none.
+        distances: of the results (Q, k); -1 where there is none.
         exact: distances of the nearest items (Q, k), ascending.
 
     Returns:
@@ -161,8 +163,31 @@ def tie_aware_recall(found: Array, exact: Array) -> float:
         >>> tie_aware_recall(np.array([[0, 2, 3], [1, 1, -1]]), np.array([[0, 1, 2], [1, 1, 1]]))
         0.6666666666666666
     """
-    if found.shape != exact.shape:
-        raise DataError(f"results {found.shape} and exact results {exact.shape} differ in shape")
-    if not found.size:
+    if distances.shape != exact.shape:
+        raise DataError(
+            f"results {distances.shape} and exact results {exact.shape} differ in shape"
+        )
+    if not distances.size:
         return 1.0
-    return float(((found >= 0) & (found <= exact[:, -1:])).mean())
+    return float(((distances >= 0) & (distances <= exact[:, -1:])).mean())
+
+
+def probed_lists(lists: int, probes: int | None) -> int:
+    """Return how many of the lists of an inverted file are searched.
+
+    Args:
+        lists: their number.
+        probes: the option of the engine; None for the square root of ``lists``, at least 8.
+    """
+    return min(lists, max(8, math.isqrt(lists)) if probes is None else probes)
+
+
+def table_name(folder: Path) -> str:
+    """Return the name of the table or collection of a folder of an index.
+
+    Example:
+        >>> table_name(Path("/photos.deephash/5e1f.pgvector"))
+        'deephash_f93428b4fa49'
+    """
+    digest = hashlib.sha256(str(folder.absolute()).encode("utf-8", "surrogateescape")).hexdigest()
+    return f"deephash_{digest[:12]}"

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from deephash.errors import DeephashError
 from deephash.retrieval.codes import Array, as_words
+from deephash.search.engines.base import probed_lists
 from deephash.search.engines.store_engine import StoreEngine
 from deephash.search.store import CodeStore, Snapshot, StoreVersion
 from deephash.search.store_files import Places
@@ -197,8 +198,7 @@ class FaissIvfEngine(FaissEngine):
         return self._index is not None and self._probes() >= self._index.nlist
 
     def _probes(self) -> int:
-        lists: int = self._index.nlist
-        return min(lists, max(8, math.isqrt(lists)) if self.probes is None else self.probes)
+        return probed_lists(self._index.nlist, self.probes)
 
     def _structure(self) -> dict[str, Any]:
         return {"lists": self.lists}

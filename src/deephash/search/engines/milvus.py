@@ -8,8 +8,14 @@ from typing import Any
 
 from deephash.errors import DataError
 from deephash.retrieval.codes import Array, ArrayLike
-from deephash.search.engines.base import Distances, SearchEngine, check_items, empty_results
-from deephash.search.engines.pgvector import table_of
+from deephash.search.engines.base import (
+    Distances,
+    SearchEngine,
+    check_items,
+    empty_results,
+    probed_lists,
+    table_name,
+)
 from deephash.utils.bounds import Count
 from deephash.utils.extras import import_extra
 from deephash.utils.files import make_folder
@@ -54,7 +60,7 @@ class MilvusEngine(SearchEngine):
     ) -> None:
         super().__init__(nbit, folder)
         self.lists, self.probes = lists, probes
-        self.collection = table_of(folder) if collection is None else collection
+        self.collection = table_name(folder) if collection is None else collection
         self.local = uri is None or not uri.startswith(("http://", "https://", "tcp://"))
         needed_by, otherwise = "engine=milvus", "search with engine=exact"
         self._driver = import_extra("pymilvus", needed_by, otherwise)
@@ -104,7 +110,7 @@ class MilvusEngine(SearchEngine):
         step = max(1, _RESULTS // k)
         with self._requests():
             for start in range(0, len(packed), step):
-                found = self._client.search(
+                results = self._client.search(
                     self.collection,
                     data=[code.tobytes() for code in packed[start : start + step]],
                     anns_field="code",
@@ -112,7 +118,7 @@ class MilvusEngine(SearchEngine):
                     search_params=parameters,
                     output_fields=["id"],
                 )
-                for row, hits in enumerate(found, start):
+                for row, hits in enumerate(results, start):
                     for column, hit in enumerate(hits):
                         distances[row, column] = round(hit["distance"])
                         ids[row, column] = hit["entity"]["id"]
@@ -199,10 +205,7 @@ class MilvusEngine(SearchEngine):
         """Return the parameters of a search."""
         if self.local:
             return {}
-        lists = self._index_lists()
-        return {
-            "nprobe": min(lists, max(8, math.isqrt(lists)) if self.probes is None else self.probes)
-        }
+        return {"nprobe": probed_lists(self._index_lists(), self.probes)}
 
     @contextlib.contextmanager
     def _requests(self, what: str = "") -> Iterator[Any]:

@@ -1,18 +1,22 @@
 """The engine that searches in PostgreSQL, with pgvector: https://github.com/pgvector/pgvector."""
 
 import contextlib
-import hashlib
 import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from deephash.errors import ConfigError, DataError
-from deephash.retrieval.codes import Array, ArrayLike
-from deephash.search.engines.base import Distances, SearchEngine, check_items, empty_results
+from deephash.retrieval.codes import Array, ArrayLike, bit_text
+from deephash.search.engines.base import (
+    Distances,
+    SearchEngine,
+    check_items,
+    empty_results,
+    probed_lists,
+    table_name,
+)
 from deephash.utils.bounds import Count, CountOrZero
 from deephash.utils.extras import import_extra
 
@@ -66,7 +70,7 @@ class PgvectorEngine(SearchEngine):
         if table is not None and not re.fullmatch(_TABLE, table):
             raise ConfigError(f"engine.table  {table!r}: use small letters, digits and _.")
         self.lists, self.probes = lists, probes
-        self.table = table_of(folder) if table is None else table
+        self.table = table_name(folder) if table is None else table
         self._driver = import_extra("psycopg", "engine=pgvector", "search with engine=exact")
         try:
             self._connection = self._driver.connect(dsn, autocommit=True)
@@ -86,7 +90,7 @@ class PgvectorEngine(SearchEngine):
     def exact(self) -> bool:
         """Whether there is no index, or all its lists are searched."""
         lists = self._index_lists()
-        return lists == 0 or self._probes(lists) >= lists
+        return lists == 0 or probed_lists(lists, self.probes) >= lists
 
     @property
     def location(self) -> str:
@@ -100,8 +104,8 @@ class PgvectorEngine(SearchEngine):
                 f"CREATE TEMP TABLE added (id text, code bit({self.nbit})) ON COMMIT DROP"
             )
             with cursor.copy("COPY added FROM STDIN") as copy:
-                for name, text in zip(names, _bit_texts(packed, self.nbit), strict=True):
-                    copy.write_row((name, text))
+                for name, code in zip(names, packed, strict=True):
+                    copy.write_row((name, bit_text(code, self.nbit)))
             cursor.execute(
                 f"INSERT INTO {self.table} SELECT id, code FROM added"
                 " ON CONFLICT (id) DO UPDATE SET code = EXCLUDED.code"
@@ -117,13 +121,14 @@ class PgvectorEngine(SearchEngine):
         lists = self._index_lists()
         with self._transaction() as cursor:
             if lists:
-                cursor.execute(f"SET LOCAL ivfflat.probes = {self._probes(lists)}")
+                cursor.execute(f"SET LOCAL ivfflat.probes = {probed_lists(lists, self.probes)}")
                 if self._version >= (0, 8):
                     cursor.execute("SET LOCAL ivfflat.iterative_scan = relaxed_order")
-            for row, text in enumerate(_bit_texts(packed, self.nbit)):
-                found = cursor.execute(query, (text, text)).fetchall()
-                found.sort(key=lambda one: one[1])  # a relaxed order is nearly sorted
-                for column, (name, value) in enumerate(found):
+            for row, code in enumerate(packed):
+                text = bit_text(code, self.nbit)
+                results = cursor.execute(query, (text, text)).fetchall()
+                results.sort(key=lambda one: one[1])  # a relaxed order is nearly sorted
+                for column, (name, value) in enumerate(results):
                     distances[row, column], ids[row, column] = int(value), name
         return distances, ids
 
@@ -173,9 +178,6 @@ class PgvectorEngine(SearchEngine):
     def _index(self) -> str:
         """The name of the index."""
         return f"{self.table}_ivfflat"
-
-    def _probes(self, lists: int) -> int:
-        return min(lists, max(8, math.isqrt(lists)) if self.probes is None else self.probes)
 
     def _prepare(self) -> None:
         """Check the extension, and create the table."""
@@ -234,20 +236,3 @@ class PgvectorEngine(SearchEngine):
         except self._driver.Error as error:
             reason = str(error).strip().splitlines()[0]
             raise DataError(f"engine=pgvector, table {self.table}: {reason}") from error
-
-
-def table_of(folder: Path) -> str:
-    """Return the name of the table or collection of a folder of an index.
-
-    Example:
-        >>> table_of(Path("/photos.deephash/5e1f.pgvector"))
-        'deephash_f93428b4fa49'
-    """
-    digest = hashlib.sha256(str(folder.absolute()).encode("utf-8", "surrogateescape")).hexdigest()
-    return f"deephash_{digest[:12]}"
-
-
-def _bit_texts(packed: Array, nbit: int) -> Iterator[str]:
-    """Yield codes as PostgreSQL writes them: 0 and 1."""
-    for code in packed:
-        yield (np.unpackbits(code, count=nbit) + ord("0")).tobytes().decode("ascii")

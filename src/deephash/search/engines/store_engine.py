@@ -46,10 +46,10 @@ class StoreEngine(SearchEngine):
         if not len(packed) or not k:
             return np.empty((len(packed), k), np.int16), np.empty((len(packed), k), object)
         distances, places = self._find(snapshot, packed, k)
-        found = places >= 0
+        filled = places >= 0
         ids = np.full(places.shape, None, dtype=object)
-        ids[found] = snapshot.ids_at(places[found])
-        return np.where(found, distances, -1).astype(np.int16), ids
+        ids[filled] = snapshot.ids_at(places[filled])
+        return np.where(filled, distances, -1).astype(np.int16), ids
 
     def remove(self, ids: Sequence[str]) -> int:
         self._check_own()

@@ -16,14 +16,15 @@ from starlette.exceptions import HTTPException
 
 import deephash
 from deephash.errors import DataError, DeephashError
+from deephash.retrieval.codes import bit_text
+from deephash.search.collection import label_names
 from deephash.search.server.guard import Guard
 from deephash.search.server.service import (
-    Found,
     Options,
     PictureSize,
+    SearchResult,
     Service,
     UnknownImageError,
-    label_names,
 )
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ class Image(BaseModel):
 
 
 class Result(Image):
-    """An image that was found."""
+    """An image near the query."""
 
     distance: int = Field(description="number of bits in which the codes differ")
 
@@ -202,30 +203,29 @@ def make_app(service: Service, limits: Limits, token: str | None = None) -> Fast
         try:
             content = await _body(request, limits)
             options = Options(top, radius, label)
-            found = await run_in_threadpool(service.search_upload, content, options)
+            result = await run_in_threadpool(service.search_upload, content, options)
         finally:
             slots.release()
-        return _results(service, found)
+        return _results(service, result)
 
     return app
 
 
-def _results(service: Service, found: Found) -> Results:
-    answer = found.answer
-    bits = "".join(f"{byte:08b}" for byte in answer.code.tolist())[: service.index.encoder.nbit]
+def _results(service: Service, result: SearchResult) -> Results:
+    answer = result.answer
     return Results(
         code=answer.hex,
-        bits=bits,
-        values=None if found.values is None else [round(float(v), 4) for v in found.values],
-        labels=list(found.labels),
+        bits=bit_text(answer.code, service.index.encoder.nbit),
+        values=None if result.values is None else [round(float(v), 4) for v in result.values],
+        labels=list(result.labels),
         results=[
             Result(id=hit.id, labels=list(label_names(hit.label)), distance=hit.distance)
             for hit in answer.hits
         ],
         more=answer.more,
-        searched=found.searched,
-        encode_ms=round(found.encode_ms, 3),
-        search_ms=round(found.search_ms, 3),
+        searched=result.searched,
+        encode_ms=round(result.encode_ms, 3),
+        search_ms=round(result.search_ms, 3),
     )
 
 

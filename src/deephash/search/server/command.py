@@ -1,7 +1,6 @@
 """The job of ``deephash serve``."""
 
 import contextlib
-import logging
 import secrets
 import socket
 
@@ -42,7 +41,6 @@ def serve(cfg: schema.Serve) -> None:
     if token is None and not is_loopback(cfg.host):
         token = secrets.token_urlsafe(24)
     app = make_app(service, Limits(size=int(cfg.max_megabytes * 1e6)), token)
-    logging.getLogger("deephash").setLevel(logging.INFO)
     with _listen(cfg.host, cfg.port) as listening:
         print(f"{images:,} images: {_address(cfg.host, listening, token)}   (Ctrl-C stops)")
         if token is not None:

@@ -14,11 +14,12 @@ from deephash import retrieval
 from deephash.data.decoding import opened
 from deephash.data.image_cache.builder import Unreadable
 from deephash.errors import DataError
-from deephash.search.collection import Item
+from deephash.search.collection import Item, label_names
 from deephash.search.encode import preprocessing_of
 from deephash.search.image_index import Answer, ImageIndex, search_codes
 from deephash.search.page import thumbnail
 from deephash.search.store import Snapshot
+from deephash.search.store_files import Places
 
 UPLOAD = Path("the image")
 """Name of an uploaded image in messages."""
@@ -55,7 +56,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """The result of a search.
 
     Attributes:
@@ -105,7 +106,7 @@ class Service:
             {name for label in self.snapshot().label_values for name in label_names(label)}
         )
 
-    def search_upload(self, content: bytes, options: Options) -> Found:
+    def search_upload(self, content: bytes, options: Options) -> SearchResult:
         """Search with an image.
 
         Args:
@@ -134,7 +135,7 @@ class Service:
         code = retrieval.pack(values[None] >= 0)[0]
         return self._search(self.snapshot(), code, options, values=values, encode_ms=encode_ms)
 
-    def search_similar(self, name: str, options: Options) -> Found:
+    def search_similar(self, name: str, options: Options) -> SearchResult:
         """Search with an image of the index, which is not among the results.
 
         Raises:
@@ -157,26 +158,20 @@ class Service:
         values: npt.NDArray[np.float32] | None = None,
         labels: tuple[str, ...] = (),
         encode_ms: float = 0.0,
-    ) -> Found:
+    ) -> SearchResult:
         start = time.perf_counter()
-        rows = None
-        if options.label is not None:
-            labelled = [options.label in label_names(label) for label in snapshot.label_values]
-            rows = np.flatnonzero(np.isin(snapshot.label_numbers, np.flatnonzero(labelled)))
+        rows = None if options.label is None else _places_of(snapshot, options.label)
         [answer] = search_codes(
             snapshot, code[None], options.top, options.radius, [exclude], rows=rows
         )
         searched = len(snapshot) if rows is None else len(rows)
         search_ms = 1000 * (time.perf_counter() - start)
-        return Found(answer, searched, values, labels, encode_ms, search_ms)
+        return SearchResult(answer, searched, values, labels, encode_ms, search_ms)
 
     def sample(self, count: int, label: str | None) -> list[tuple[str, tuple[str, ...]]]:
         """Return the ids and labels of random images, the same on each call."""
         snapshot = self.snapshot()
-        rows = np.arange(len(snapshot))
-        if label is not None:
-            labelled = [label in label_names(other) for other in snapshot.label_values]
-            rows = np.flatnonzero(np.isin(snapshot.label_numbers, np.flatnonzero(labelled)))
+        rows = np.arange(len(snapshot)) if label is None else _places_of(snapshot, label)
         if len(rows) > count:
             rows = np.sort(np.random.default_rng(SEED).choice(rows, count, replace=False))
         labels = map(label_names, snapshot.labels_at(rows))
@@ -213,12 +208,7 @@ class Service:
         raise DataError(f"The image {item.id} cannot be read any more.")
 
 
-def label_names(label: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    """Return a label as a tuple of names.
-
-    >>> label_names("cat"), label_names(None)
-    (('cat',), ())
-    """
-    if label is None:
-        return ()
-    return (label,) if isinstance(label, str) else label
+def _places_of(snapshot: Snapshot, label: str) -> Places:
+    """Return the places of the images that have a label, ascending."""
+    labelled = [label in label_names(other) for other in snapshot.label_values]
+    return np.flatnonzero(np.isin(snapshot.label_numbers, np.flatnonzero(labelled)))
