@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import importlib.util
 import itertools
 import json
 import logging
@@ -206,10 +207,13 @@ def run_tests(request: Request) -> Values:
         "-W", "default",  # a warning of another release of torch is no failure here
         "-p", "no:cacheprovider", *files,
     ]  # fmt: skip
+    workers = min(8, cores() // 2) if importlib.util.find_spec("xdist") else 1
+    if workers > 1:
+        command += ["-p", "xdist", "-n", str(workers)]
     environment = os.environ | {
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         "PYTHONUNBUFFERED": "1",
-        "OMP_NUM_THREADS": str(max(1, min(8, cores() // 2))),  # the CPU computes expected values
+        "OMP_NUM_THREADS": str(max(1, min(8, cores() // (2 * workers)))),  # of expected values
     }
     log = Path(request["scratch"]) / "pytest.txt"
     status = run_logged(command, log, request["until"] - time.time() - 3, environment, ROOT)
@@ -224,7 +228,9 @@ def has_gpu_tests(path: Path) -> bool:
     return "mark.gpu" in text or re.search(r"def test_\w+\([^)]*\bdevice\b", text) is not None
 
 
-OUTCOME = re.compile(r"^(\S*::.+?) (PASSED|FAILED|SKIPPED|ERROR|XFAIL|XPASS)\b", re.MULTILINE)
+OUTCOMES = "PASSED|FAILED|SKIPPED|ERROR|XFAIL|XPASS"
+OUTCOME = re.compile(rf"^(\S*::.+?) ({OUTCOMES})\b", re.MULTILINE)
+OUTCOME_OF_WORKER = re.compile(rf"^\[gw\d+\] \[ *\d+%\] ({OUTCOMES}) (\S*::.+?) *$", re.MULTILINE)
 SUMMARY = re.compile(r"^(?:FAILED|ERROR) (\S*::.+?)(?: - (.*))?$", re.MULTILINE)
 BROKEN = re.compile(r"^ERROR (\S+\.py)(?: - (.*))?$", re.MULTILINE)
 
@@ -238,12 +244,14 @@ def read_pytest(text: str) -> Values:
         of an incomplete output, otherwise None.
     """
     outcomes = dict(OUTCOME.findall(text))
+    outcomes |= {name: outcome for outcome, name in OUTCOME_OF_WORKER.findall(text)}
     failures = {
         name: "" for name, outcome in outcomes.items() if outcome in ("FAILED", "ERROR", "XPASS")
     }
     failures |= dict(SUMMARY.findall(text)) | dict(BROKEN.findall(text))
     complete = re.search(r"^=+ .*\bin [\d.]+s", text, re.MULTILINE) is not None
-    last = next((line for line in reversed(text.splitlines()) if "::" in line), "")
+    started = (line.strip() for line in reversed(text.splitlines()) if "::" in line)
+    running = next((name for name in started if name[0] != "[" and name not in outcomes), "")
     counts = list(outcomes.values())
     shown = {name[name.rfind("/", 0, name.find("::")) + 1 :]: reason[:160]  # without the folder
              for name, reason in failures.items()}  # fmt: skip
@@ -252,7 +260,7 @@ def read_pytest(text: str) -> Values:
         "failed_tests": len(failures),
         "skipped_tests": counts.count("SKIPPED") + counts.count("XFAIL"),
         "failures": shown,
-        "interrupted": None if complete else last.split(" ")[0][-120:] or "before the first test",
+        "interrupted": None if complete else running[-120:] or "before the first test",
     }
 
 
@@ -317,9 +325,10 @@ def cells_of_steps(request: Request) -> list[Cell]:
     sizes = sizes_of(request)
     backbones, batches = sizes.backbones, sizes.batches
     first, small = backbones[0], batches[0]
-    plan = [(b, form, small) for form in ("as train.py", "graph", "bf16 cl") for b in backbones]
-    plan += [(first, form, small) for form in ("not deterministic", "fill", "bf16 cl graph")]
+    plan = [(b, form, small) for form in ("as train.py", "graph") for b in backbones]
     early = len(plan)
+    plan += [(b, "bf16 cl", small) for b in backbones]
+    plan += [(first, form, small) for form in ("not deterministic", "fill", "bf16 cl graph")]
     for size in batches[1:]:
         plan += [(b, form, size) for form in ("as train.py", "bf16 cl") for b in backbones]
         plan.append((first, "bf16 cl compiled", small))
@@ -340,7 +349,7 @@ def cells_of_steps(request: Request) -> list[Cell]:
     loops = [Cell(f"loop | {use} | {kind}", 9,
                   partial(measure_loop, request, use == "train", kind), limit=60)
              for use in ("train", "encode") for kind in ("field", "ours")]  # fmt: skip
-    return [*steps[:early], *profiles, *loops, *steps[early:]]
+    return [*steps[:early], *loops, *profiles, *steps[early:]]
 
 
 def configuration_of(request: Request, backbone: str, method: str = "relahash") -> Values:

@@ -37,12 +37,17 @@ def pixels(count, side, more=0):
     return torch.randint(0, 256, (count, 3, side, side + more), dtype=torch.uint8, generator=drawn)
 
 
-def alike(step, images, device, atol):
-    """A seed gives the same view on each device."""
+def alike(step, images, device, atol, far=0.0):
+    """A seed gives the same view on each device.
+
+    ``far``: the share of values that may differ by more. Solarize and Posterize are not continuous,
+    so a value next to a threshold can fall on either side of it.
+    """
     expected = step.to("cpu")(images, torch.Generator().manual_seed(1))
     actual = step.to(device)(images.to(device), torch.Generator().manual_seed(1))
     assert actual.device.type == device.type
-    torch.testing.assert_close(actual.cpu(), expected, atol=atol, rtol=0)
+    difference = (actual.cpu() - expected).abs()
+    assert (difference > atol).float().mean().item() <= far, difference.max()
 
 
 def test_every_step_is_here():
@@ -67,4 +72,5 @@ def test_the_views_of_a_recipe_are_the_same(name, device):
     for role in ("train", "test"):
         steps = [build.part(step, "dataset.transforms") for step in node[role]]
         count = 1 if device.type == "cpu" else 4
-        alike(T.Pipeline(steps), pixels(count, 256), device, 2e-4)
+        far = 1e-4 if any(isinstance(step, T.TrivialAugmentWide) for step in steps) else 0.0
+        alike(T.Pipeline(steps), pixels(count, 256), device, 2e-4, far)

@@ -199,9 +199,9 @@ def tied(queries, size, nbit, kind):
 @CASES
 def test_triton_interpreted_counts_the_same(queries, size, nbit, kind):
     given_ = tied(queries, size, nbit, kind)
-    counter = torch_backend.counter(given_[0], nbit, torch.device("cpu"), "triton")
-    assert isinstance(counter, torch_backend.Triton)
-    assert_counts_of_numpy(counter, given_)
+    for required in (True, False, False):
+        counter = torch_backend.Triton(given_[0], nbit, torch.device("cpu"), required)
+        assert_counts_of_numpy(counter, given_)
     assert torch_backend._failed == {torch.device("cpu"): ""}  # nothing else has counted
 
 
@@ -262,6 +262,21 @@ def test_a_triton_that_fails_is_replaced_with_one_warning(monkeypatch, caplog):
         )
 
 
+def test_a_triton_that_works_counts_every_part(monkeypatch):
+    """Also after its first launch."""
+    launches = []
+    kernels = SimpleNamespace(MOST_BITS=1022, count=lambda *given: launches.append(given[3]))
+    monkeypatch.setattr(torch_backend, "load_kernels", lambda: kernels)
+    monkeypatch.setattr(torch_backend, "_failed", {})
+    query, database, nbit = tied(3, 2500, 64, "multi_hot")
+    for required in (False, True, False):
+        counter = torch_backend.Triton(query, nbit, torch.device("cpu"), required)
+        for start in (0, 1900):
+            counter.add(database.take(slice(start, start + 1900)))
+        assert counter.counts()[0].sum() == 0  # only Triton has counted
+    assert [marks.shape[1] for marks in launches] == [1900, 600] * 3
+
+
 def test_which_kernel_counts_is_chosen_with_a_reason(monkeypatch, caplog):
     cuda = torch.device("cuda:0")
     monkeypatch.setattr(torch_backend, "_failed", {})
@@ -293,7 +308,7 @@ class TestCuda:
     @pytest.mark.parametrize("kind", KINDS)
     @pytest.mark.parametrize("nbit", [12, 64, 130, 1022])
     def test_many_items(self, kernel, nbit, kind, tmp_path):
-        given_ = list(drawn(5, 300, 200_000, nbit, 70, kind))
+        given_ = list(drawn(5, 60, 200_000, nbit, 70, kind))
         np.save(tmp_path / "codes.npy", given_[1])
         given_[1] = np.load(tmp_path / "codes.npy", mmap_mode="r")
         for result, expected in zip(
@@ -310,8 +325,9 @@ def test_cuda_is_counted_by_triton_where_it_is_installed():
     if not TRITON:
         pytest.skip("triton is not installed")
     given_ = tied(3, 2500, 64, "multi_hot")
-    counter = torch_backend.counter(given_[0], 64, torch.device("cuda"), "auto")
-    assert_counts_of_numpy(counter, given_)
+    for _ in range(2):
+        counter = torch_backend.counter(given_[0], 64, torch.device("cuda"), "auto")
+        assert_counts_of_numpy(counter, given_)
     assert torch_backend._failed[torch.device("cuda")] == ""
 
 

@@ -152,8 +152,8 @@ class Triton(Bits):
 
     def add(self, part: PackedCodes) -> None:
         """Count the items of a part of the database."""
-        failed = _failed.get(self.device)
-        if failed is None or self.required:
+        failed = _failed.get(self.device, "")
+        if not failed or self.required:
             failed = self.launch(self.code_tensor(part), self.mark_tensor(part))
         if failed:
             super().add(part)
