@@ -316,6 +316,9 @@ FORMS: dict[str, Values] = {
 """Settings of the trainer in which each form differs from train.py, besides ``tf32`` for matrix
 products and convolutions, and ``fill`` for torch's filling of uninitialized memory."""
 
+LOOPS = ("field", "ours", "graph")
+"""Kinds of loops with their data."""
+
 SECONDS = {"compile": 45.0, "graph": 6.0}
 """Duration of a cell with such a form; that of the others is 4 seconds."""
 
@@ -348,7 +351,8 @@ def cells_of_steps(request: Request) -> list[Cell]:
                 for form in ("as train.py", "graph", "bf16 cl")]  # fmt: skip
     loops = [Cell(f"loop | {use} | {kind}", 9,
                   partial(measure_loop, request, use == "train", kind), limit=60)
-             for use in ("train", "encode") for kind in ("field", "ours")]  # fmt: skip
+             for use in ("train", "encode") for kind in LOOPS
+             if (use, kind) != ("encode", "graph")]  # fmt: skip
     return [*steps[:early], *loops, *profiles, *steps[early:]]
 
 
@@ -524,11 +528,13 @@ def measure_loop(request: Request, train: bool, kind: str) -> Values:
 
     ``field``: PIL and torchvision's transforms, image by image, in the workers of a DataLoader;
     the loss is read after each step. ``ours``: views that are made in batches on the device.
+    ``graph``: ours, with steps that are replayed as CUDA graphs.
     """
     from workloads import epochs_of, noise_data
 
     sizes, field = sizes_of(request), kind == "field"
-    with torch_settings(request, "not deterministic" if field else "as train.py") as settings:
+    form = {"field": "not deterministic", "ours": "as train.py"}.get(kind, kind)
+    with torch_settings(request, form) as settings:
         changed = {"channels_last": False} if field else {}
         learner = learner_of(request, sizes.backbones[0], settings | changed)
         size = sizes.batches[0] if train else max(sizes.batches)

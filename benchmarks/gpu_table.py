@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import harness
-from gpu_parts import FORMS, read_results
+from gpu_parts import FORMS, LOOPS, read_results
 from harness import Values, describe, figure, table
 
 LIMIT = 11_000
@@ -75,9 +75,10 @@ def step_blocks(cells: Values, result: Values) -> list[str]:
     for use in ("train", "encode"):
         rows = [[f"{use}, images/s", "B", *forms]]
         for backbone, size in dict.fromkeys((key[0], key[2]) for key in steps):
-            values = [cell_text(steps.get((backbone, form, size)), use) for form in forms]
-            rows.append([backbone, size, *values])
-        if steps:
+            row = [steps.get((backbone, form, size), {}) for form in forms]
+            if any(use in cell for cell in row):
+                rows.append([backbone, size, *(cell_text(cell, use) for cell in row)])
+        if len(rows) > 1:
             blocks.append(table(rows))
     if blocks:
         blocks.append(FORM_NOTE)
@@ -93,15 +94,17 @@ def step_blocks(cells: Values, result: Values) -> list[str]:
 
 def loop_blocks(cells: Values) -> list[str]:
     """Return a comparison of the loops with their data."""
-    rows = [["loop with its data, images/s", "the field's", "ours", "times as fast"]]
+    rows = [["loop with its data, images/s", "the field's", "ours", "times as fast",
+             "ours, graph", "times as fast"]]  # fmt: skip
     for use in ("train", "encode"):
-        pair = [cells.get(f"loop | {use} | {kind}", {}) for kind in ("field", "ours")]
-        if not any(pair):
+        field, *ours = (cells.get(f"loop | {use} | {kind}", {}) for kind in LOOPS)
+        if not any((field, *ours)):
             continue
-        ratio = "–"
-        if all("rate" in cell for cell in pair):
-            ratio = figure(pair[1]["rate"] / pair[0]["rate"])
-        rows.append([use, *(cell_text(cell, "rate") for cell in pair), ratio])
+        row = [use, cell_text(field, "rate")]
+        for cell in ours:
+            both = "rate" in cell and "rate" in field
+            row += [cell_text(cell, "rate"), figure(cell["rate"] / field["rate"]) if both else "–"]
+        rows.append(row)
     return [table(rows)] if len(rows) > 1 else []
 
 

@@ -186,7 +186,6 @@ def test_exact_takes_one_size(tmp_path):
 def test_skipping_needs_the_cache():
     with pytest.raises(DataError, match=r"on_error=skip needs dataset\.source\.cached=true"):
         Decoder(Exact(9), on_error="skip", cached=False)
-    assert Decoder(Exact(9), cached=False).workers >= 1
 
 
 @pytest.mark.parametrize(
@@ -333,3 +332,12 @@ def test_content_is_decoded_like_its_file(tmp_path):
         with pytest.raises(Unreadable) as raised:
             decoder.decode(tmp_path / "of an archive.jpg", broken)
         assert cause in raised.value.cause and "BytesIO" not in raised.value.cause
+
+
+def test_small_files_are_decoded_by_two_threads(monkeypatch):
+    monkeypatch.setattr(decoding, "default_workers", lambda: 16)
+    small, large = decoding.File("a", 1000, 0), decoding.File("b", 100_000, 0)
+    assert decoding.decoding_threads([small] * 3) == 2
+    assert decoding.decoding_threads([small, large]) == 16
+    monkeypatch.setattr(decoding, "default_workers", lambda: 1)
+    assert decoding.decoding_threads([small]) == 1

@@ -150,7 +150,7 @@ class Data:
             images = torch.randn(size, self.views, 3, 8, 8, generator=draw)
             labels = (torch.rand(size, CLASSES, generator=draw) < 0.4).float()
             labels[:, 0].clamp_(min=1 - labels.amax(dim=1))
-            yield Batch(images, labels, torch.arange(begin, begin + size))
+            yield Batch(images, labels, torch.arange(begin, begin + size) % TRAINED)
             begin += size
 
 

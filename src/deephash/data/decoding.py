@@ -243,12 +243,27 @@ class Square:
         return image.crop((left, top, left + size, top + size))
 
 
+SMALL_FILE = 8192
+"""Mean size of files, in bytes, below which more than two threads do not help."""
+
+
 class File(NamedTuple):
     """An image file; all three values are part of the cache key."""
 
     id: str  # path relative to the root, with forward slashes
     size: int
     mtime: int  # ns
+
+
+def decoding_threads(files: Sequence[File]) -> int:
+    """Return the default number of threads that decode files.
+
+    One per usable core, at most 16. Small images spend most of their time in Python, whose lock
+    makes many threads slower than two (docs/results.md, "On a GPU").
+    """
+    most = default_workers()
+    total = sum(file.size for file in files)
+    return min(2, most) if total < SMALL_FILE * len(files) else most
 
 
 class Decoder:
@@ -258,7 +273,8 @@ class Decoder:
         fit: brings an upright RGB image to one size: `Square`, or `Exact`.
         cache: folder for decoded pixels; None for the default one.
         on_error: `raise`, or `skip` to leave unreadable files out.
-        workers: number of decoding threads; None for one per core, at most 16.
+        workers: number of decoding threads; None for one per core, at most 16, or 2 for small
+            files.
         cached: decode once into the cache; or on each access, without storing anything.
 
     Raises:
@@ -283,7 +299,7 @@ class Decoder:
         self.fit = fit
         self.cache = cache
         self.on_error = on_error
-        self.workers = workers or default_workers()
+        self.workers = workers
         self.cached = cached
 
     def images(self, root: Path, files: Sequence[File], catalogue: Catalogue) -> ImageSet:
@@ -303,12 +319,13 @@ class Decoder:
                 cache cannot be used. Without the cache, unreadable files raise on access.
         """
         content = self.content(root, files)
+        workers = self.workers or decoding_threads(files)
         if not self.cached:
             places = [file.id for file in files]
-            inputs = Undecoded(root, places, self.decode, self.fit.size, self.workers)
+            inputs = Undecoded(root, places, self.decode, self.fit.size, workers)
             return ImageSet.of(catalogue, inputs, content.entry)
         strict = self.on_error == "raise"
-        pixels, unreadable = load_pixels(content, self.decode, strict, self.cache, self.workers)
+        pixels, unreadable = load_pixels(content, self.decode, strict, self.cache, workers)
         if not unreadable:
             return ImageSet.of(catalogue, pixels, content.entry)
         first = unreadable[0]
