@@ -212,6 +212,7 @@ def encode(
     *,
     labels: "Labels" = "auto",
     device: str = "auto",
+    precision: str | None = None,
     unreadable: "list[UnreadableImage] | None" = None,
 ) -> "CodeFile":
     """Encode a folder, a list, a CSV file or an archive of images, decoded on all cores.
@@ -223,6 +224,8 @@ def encode(
         images: see ``ImageIndex``.
         labels: see ``ImageIndex``.
         device: as for ``load``.
+        precision: ``fp32`` or ``bf16``; None for that of the run on CUDA, and ``fp32`` on a CPU,
+            where bf16 is slow.
         unreadable: receives the images that cannot be read, and why; None for a warning.
 
     Returns:
@@ -244,9 +247,11 @@ def encode(
     """
     from deephash.search.code_files import encode_collection
     from deephash.search.collection import open_collection
+    from deephash.search.encode import load_encoder
 
-    encoder = run if isinstance(run, CodeEncoder) else load(run, device=device)
-    return encode_collection(encoder, open_collection(images, labels=labels), unreadable)
+    if not isinstance(run, CodeEncoder):
+        run = load_encoder(run, device=device, precision=precision)
+    return encode_collection(run, open_collection(images, labels=labels), unreadable)
 
 
 def _read(arguments: Iterable[str]) -> CommandLine:

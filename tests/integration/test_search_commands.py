@@ -128,6 +128,32 @@ def test_search_prints_the_nearest_images_and_writes_a_page(run, photos, capsys)
     assert (answer["query"], answer["results"]) == ("3/03,=.png", expected)
 
 
+def test_codes_of_two_precisions_are_not_mixed(run, photos, capsys, tmp_path):
+    """Without ``precision``, codes that exist are used; on a CPU new ones are in float32."""
+    words = ("search", "images=my photos", "query=3/03,=.png", "page=false")
+    trained = tmp_path / "trained in bf16"
+    shutil.copytree(run, trained)
+    config = (trained / "config.yaml").read_text()
+    (trained / "config.yaml").write_text(config.replace("precision: fp32", "precision: bf16"))
+    encoder = deephash.load(trained, device="cpu")
+    folders = {
+        name: home_of(photos) / encoder.with_precision(name).fingerprint[:12]
+        for name in ("fp32", "bf16")
+    }
+    assert "40 added" in command(capsys, *words, f"run={trained}", "precision=bf16").err
+    assert folders["bf16"].exists() and not folders["fp32"].exists()
+    again = command(capsys, *words, f"run={trained}").err
+    assert "precision=bf16, as the codes that exist" in again and "added" not in again
+    assert "40 added" in command(capsys, *words, f"run={run}", "precision=fp32").err
+    assert "precision=" not in command(capsys, *words, f"run={trained}").err
+    words = ("encode", f"run={trained}", f"images={photos}", "out=codes.npz")
+    for more, expected in (((), "fp32"), (("precision=bf16",), "bf16"), ((), "bf16")):
+        printed = command(capsys, *words, *more)
+        assert CodeFile.read(tmp_path / "codes.npz").encoder["precision"] == expected
+        assert ("codes of another encoder: starting again" in printed.err) == bool(more)
+    assert deephash.encode(trained, photos, device="cpu").encoder["precision"] == "fp32"
+
+
 def test_search_with_many_queries_and_a_radius(run, photos, capsys, tmp_path):
     with zipfile.ZipFile("queries.zip", "w") as archive:
         for row in (10, 11):
@@ -221,6 +247,7 @@ def test_search_by_an_engine(run, photos, capsys):
         ),
         (["encode", "run=R", "images=my photos"], "Type out=codes.npz."),
         (["encode", "run=R", "images=my photos", "out=codes.h5"], "a file such as codes.npz"),
+        (["encode", "run=R", "images=no", "out=codes.npz", "precision=fp16"], "precision=bf16?"),
         (["encode", "run=R", "images=no", "out=codes.npz"], "images=no  does not exist."),
         (["encode", "run=R", "images=my photos", "out=no.npz"], "R"),
     ],

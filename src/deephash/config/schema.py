@@ -397,6 +397,8 @@ class ImagesOfRun(Node):
     label_column: Name | None = None  # likewise
     checkpoint: Open[Checkpoint] = "best"
     device: str = "auto"
+    precision: Precision | None = None  # null: that of the codes that exist; else fp32 on a CPU, on
+    # CUDA as the run was trained
     batch_size: Count | None = None  # images in a forward pass; null: as the run was evaluated
     workers: Count | None = None  # threads that decode images; null: one for each core
     plugins: list[str] = field(default_factory=list)  # packages whose classes may be parts

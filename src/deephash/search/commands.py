@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from deephash import runs
 from deephash.config import schema
 from deephash.config.checks import EXACT_ENGINE
 from deephash.data.sources.folder_walk import describe_passed_over
@@ -22,6 +21,7 @@ from deephash.search.collection import Collection, Item, label_text, open_collec
 from deephash.search.encode import (
     UnreadableImage,
     encode_items,
+    load_encoder,
     read_unreadable,
     update_store,
     write_unreadable,
@@ -31,7 +31,7 @@ from deephash.search.engines.synchronise import open_engine, search_by_engine
 from deephash.search.image_index import Answer, Group, Hit, ImageIndex, search_codes
 from deephash.search.page import PageQuery, write_duplicates_page, write_search_page
 from deephash.search.store import CodeStore
-from deephash.search.store_files import MANIFEST
+from deephash.search.store_files import MANIFEST, read_manifest
 from deephash.training.code_encoder import CodeEncoder
 from deephash.utils.files import check_writable, expand_path, make_folder, write_json
 from deephash.utils.progress import tell
@@ -68,15 +68,29 @@ def encode(cfg: schema.Encode) -> Path:
     check_format(out)
     check_writable(out)
     collection = _collect(cfg)
-    encoder = runs.load(Path(cfg.run), cfg.checkpoint, cfg.device)
+    partial, finished = out.with_name(out.name + ".partial"), None
+    if (partial / MANIFEST).is_file():
+        described = read_manifest(partial)["encoder"]
+    else:
+        finished = _finished_file(out)
+        described = {} if finished is None else finished.encoder
+    known = described.get("fingerprint")
+    encoder = load_encoder(
+        cfg.run,
+        cfg.checkpoint,
+        cfg.device,
+        _precision(cfg),
+        {known}.__contains__,
+    )
+    if known not in (None, encoder.fingerprint):
+        tell(f"{partial if finished is None else out} has codes of another encoder: starting again")
     failures = out.with_suffix(".unreadable.tsv")
     before = read_unreadable(failures)
-    with _open_partial(out, encoder) as store:
+    with _open_partial(partial, encoder, finished) as store:
         update = update_store(store, collection, encoder, before, cfg.batch_size, cfg.workers)
         file = code_file(store, collection)
         file.write(out)
         write_unreadable(failures, update.unreadable)
-        partial = store.folder
     shutil.rmtree(partial, ignore_errors=True)
     _tell_ignored(collection)
     if update.unreadable:
@@ -93,29 +107,34 @@ def code_file(store: CodeStore, collection: Collection) -> CodeFile:
     return CodeFile.of(snapshot.codes[places[places >= 0]], items, snapshot.encoder)
 
 
-def _open_partial(out: Path, encoder: CodeEncoder) -> CodeStore:
+def _open_partial(folder: Path, encoder: CodeEncoder, finished: CodeFile | None) -> CodeStore:
     """Open the store of an unfinished command, or make one with the codes of a finished file.
 
     Codes of another encoder are not used.
+
+    Args:
+        folder: of the store.
+        encoder: of the command.
+        finished: what an earlier command wrote.
     """
-    folder = out.with_name(out.name + ".partial")
-    described = encoder.describe()
     if (folder / MANIFEST).is_file():
         store = CodeStore.open(folder, write=True)
         if store.encoder.get("fingerprint") == encoder.fingerprint:
             return store
         store.close()
-        tell(f"{folder} was made by another encoder: starting again")
         shutil.rmtree(folder)
-    store = CodeStore.create(folder, encoder.nbit, described)
+    store = CodeStore.create(folder, encoder.nbit, encoder.describe())
     try:
-        file = _finished_file(out)
-        if file is not None and file.encoder.get("fingerprint") == encoder.fingerprint:
-            store.add(file.codes, file.ids, file.signatures, file.labels)
+        if finished is not None and finished.encoder.get("fingerprint") == encoder.fingerprint:
+            store.add(finished.codes, finished.ids, finished.signatures, finished.labels)
     except BaseException:
         store.close()
         raise
     return store
+
+
+def _precision(cfg: schema.ImagesOfRun) -> str | None:
+    return None if cfg.precision is None else cfg.precision.value
 
 
 def _finished_file(out: Path) -> CodeFile | None:
@@ -180,6 +199,7 @@ def open_index(cfg: schema.IndexOfRun) -> ImageIndex:
         label_column=cfg.label_column,
         checkpoint=cfg.checkpoint,
         device=cfg.device,
+        precision=_precision(cfg),
     )
 
 

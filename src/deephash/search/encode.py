@@ -1,7 +1,8 @@
 """Encode the images of a collection, and keep a store of codes up to date with it."""
 
+import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from deephash import retrieval
+from deephash import retrieval, runs
+from deephash.config import schema
 from deephash.data.image_cache.builder import Unreadable
 from deephash.data.prefetch import default_workers, prefetch
 from deephash.data.preprocessing import Preprocessing
@@ -19,7 +21,7 @@ from deephash.search.store import CodeStore, Snapshot
 from deephash.training.code_encoder import CodeEncoder
 from deephash.training.out_of_memory import explain_memory_errors
 from deephash.utils.files import read_text, remove, write_text
-from deephash.utils.progress import bar
+from deephash.utils.progress import bar, tell
 
 COMMIT_SECONDS = 2.0
 """Time between two writes to the store; a killed process loses the images encoded since."""
@@ -79,6 +81,44 @@ class Update:
         }
         parts = [f"{count:,} {name}" for name, count in counts.items() if count]
         return f"{self.total:,} images" + (f" ({', '.join(parts)})" if parts else "")
+
+
+def load_encoder(
+    run: str | os.PathLike[str],
+    checkpoint: str = "best",
+    device: str = "auto",
+    precision: str | None = None,
+    has_codes: Callable[[str], bool] = lambda fingerprint: False,
+) -> CodeEncoder:
+    """Load the encoder of a run, to encode collections of images.
+
+    Args:
+        run: a run folder, or that of an exported encoder.
+        checkpoint: ``best`` or ``last``.
+        device: for the network.
+        precision: ``fp32`` or ``bf16``. None for the one in which there are codes already; without
+            codes, for that of the run on CUDA and for ``fp32`` on a CPU, where bf16 is slow.
+        has_codes: whether there are codes of an encoder with a given fingerprint.
+
+    Raises:
+        DeephashError: the folder is no run or is damaged, or the device is not available.
+    """
+    loaded = runs.load(Path(run), checkpoint, device, precision)
+    if precision is not None:
+        return loaded
+    usual = loaded if loaded.device.type == "cuda" else loaded.with_precision("fp32")
+    if has_codes(usual.fingerprint):
+        return usual
+    for other in schema.Precision:
+        if other.value != usual.precision:
+            encoder = loaded.with_precision(other.value)
+            if has_codes(encoder.fingerprint):
+                tell(
+                    f"precision={other.value}, as the codes that exist; with"
+                    f" precision={usual.precision} all images are encoded again"
+                )
+                return encoder
+    return usual
 
 
 def preprocessing_of(encoder: CodeEncoder) -> Preprocessing:

@@ -13,13 +13,14 @@ import numpy.typing as npt
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
-from deephash import retrieval, runs
+from deephash import retrieval
 from deephash.data.preprocessing import ImageLike, images_in
 from deephash.data.sources.folder_walk import INDEX
 from deephash.errors import DataError, WriteError
 from deephash.search.collection import Collection, Labels, absolute, open_collection
 from deephash.search.encode import (
     Update,
+    load_encoder,
     plan_update,
     preprocessing_of,
     read_unreadable,
@@ -107,6 +108,8 @@ class ImageIndex:
         label_column: column of the labels in a CSV file.
         checkpoint: of the run, ``best`` or ``last``.
         device: for the network.
+        precision: number format of the network, ``fp32`` or ``bf16``; None for that of the codes in
+            the folder, without codes for that of the run on CUDA and ``fp32`` on a CPU.
 
     Raises:
         DataError: the run encodes features, or there is no place for the index.
@@ -139,9 +142,11 @@ class ImageIndex:
         label_column: str | None = None,
         checkpoint: str = "best",
         device: str = "auto",
+        precision: str | None = None,
     ) -> None:
+        self.home = home_of(images) if folder is None else absolute(folder)
         if not isinstance(run, CodeEncoder):
-            run = runs.load(Path(run), checkpoint, device)
+            run = load_encoder(run, checkpoint, device, precision, self._has_codes)
         self.encoder = run
         preprocessing_of(self.encoder)
         self.images = images
@@ -151,7 +156,6 @@ class ImageIndex:
             "path_column": path_column,
             "label_column": label_column,
         }
-        self.home = home_of(images) if folder is None else absolute(folder)
         name = self.encoder.fingerprint[:DIGITS]
         self.folder = self.home / name
         self.unreadable_file = self.home / f"{name}.unreadable.tsv"
@@ -169,7 +173,10 @@ class ImageIndex:
     @property
     def exists(self) -> bool:
         """Whether there are codes of this encoder in the folder."""
-        return (self.folder / MANIFEST).is_file()
+        return self._has_codes(self.encoder.fingerprint)
+
+    def _has_codes(self, fingerprint: str) -> bool:
+        return (self.home / fingerprint[:DIGITS] / MANIFEST).is_file()
 
     def update(self, batch_size: int | None = None, workers: int | None = None) -> Update:
         """Encode the images that are new or were changed, and remove those that are gone.
