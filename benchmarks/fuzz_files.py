@@ -608,7 +608,7 @@ def read_store(folder: Path) -> None:
     """Open, read, search and change a store of codes, without comparing checksums of columns."""
     with CodeStore.open(folder, write=True, verify=False) as store:
         snapshot = store.snapshot()
-        store.signatures()
+        snapshot.signatures_at(range(len(snapshot)))
         len(snapshot.labels), len(snapshot.codes)
         store.index().search(np.zeros((1, 1), np.uint8), min(3, max(1, len(store))))
         store.add(np.zeros((1, 1), np.uint8), ["new"], labels=["x"])

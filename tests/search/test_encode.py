@@ -8,10 +8,11 @@ import pytest
 
 from deephash.errors import DataError, WriteError
 from deephash.search import encode as module
-from deephash.search.collection import open_collection
+from deephash.search.collection import Files, Item, open_collection
 from deephash.search.encode import (
     UnreadableImage,
     encode_items,
+    plan_update,
     read_unreadable,
     update_store,
     write_unreadable,
@@ -132,6 +133,38 @@ def test_only_what_changed_is_encoded_again(photos, encoder, tmp_path, monkeypat
         expected = encoder.encode([photos / name for name in names])
         assert codes_of(store) == dict(zip(names, expected.tolist(), strict=True))
         assert set(store.snapshot().labels) == {None}
+
+
+def test_a_plan_is_that_of_a_plain_loop(tmp_path, encoder, monkeypatch):
+    monkeypatch.setattr(module, "COMPARED", 7)
+    rng = np.random.default_rng(0)
+
+    def draw(count):
+        names = [f"{number}.jpg" for number in rng.permutation(60)[:count]]
+        return [
+            Item(name, str(rng.integers(3) or ""), [None, "a", "b"][rng.integers(3)])
+            for name in names
+        ]
+
+    for trial in range(20):
+        stored, items = draw(rng.integers(60)), draw(rng.integers(1, 60))
+        before = [UnreadableImage(it.id, "x", it.signature) for it in (*stored[:5], *items[:5])]
+        with CodeStore.create(tmp_path / str(trial), 20, encoder.describe()) as store:
+            ids, signatures, labels = zip(*stored, strict=True) if stored else ((), (), ())
+            store.add(np.zeros((len(ids), 3), np.uint8), ids, signatures, labels)
+            store.remove(ids[:2])
+            plan = plan_update(store.snapshot(), Files(tmp_path, items, {}, tmp_path), before)
+        known = {item.id: item for item in stored[2:]}
+        failed = {one.id: one for one in before if one.signature}
+        bad = {it.id for it in items if it.id in failed and failed[it.id].signature == it.signature}
+        rest = [item for item in items if item.id not in bad]
+        same = [it for it in rest if it.id in known and it.signature == known[it.id].signature]
+        same = [item for item in same if item.signature]
+        assert plan.todo == [item for item in rest if item not in same]
+        assert plan.relabelled == [item for item in same if item.label != known[item.id].label]
+        assert plan.gone == [name for name in known if name not in {item.id for item in rest}]
+        assert plan.unreadable == [failed[item.id] for item in items if item.id in bad]
+        assert plan.common == len(known.keys() & {item.id for item in items})
 
 
 def test_an_image_that_becomes_unreadable_is_removed(photos, encoder, tmp_path):

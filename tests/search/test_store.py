@@ -55,7 +55,7 @@ def check(store, model):
     assert len(store) == len(snapshot) == len(ids)
     assert snapshot.codes.tolist() == [item[1] for item in model.items]
     assert snapshot.ids == ids
-    assert store.signatures() == {item[0]: item[2] for item in model.items}
+    assert snapshot.signatures_at(range(len(ids))) == [item[2] for item in model.items]
     assert snapshot.labels == [item[3] for item in model.items]
     assert snapshot.find([*ids, "absent"]).tolist() == [*range(len(ids)), -1]
     if not ids:
@@ -146,13 +146,10 @@ def states():
 
 
 def items_of(store):
-    snapshot, signatures = store.snapshot(), store.signatures()
-    return [
-        [id_, code, signatures[id_], label]
-        for id_, code, label in zip(
-            snapshot.ids, snapshot.codes.tolist(), snapshot.labels, strict=True
-        )
-    ]
+    snapshot = store.snapshot()
+    signatures = snapshot.signatures_at(range(len(snapshot)))
+    columns = snapshot.ids, snapshot.codes.tolist(), signatures, snapshot.labels
+    return [list(item) for item in zip(*columns, strict=True)]
 
 
 def in_child(job):

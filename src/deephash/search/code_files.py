@@ -220,12 +220,10 @@ def encode_collection(
         DataError: none of the images can be read.
     """
     failed: list[UnreadableImage] = []
-    rows = {
-        item.id: (item, code)
-        for part in encode_items(encoder, collection, collection.items, failed)
-        for item, code in zip(part.items, part.codes, strict=True)
-    }
-    raise_if_none(len(rows), failed, collection)
+    parts = list(encode_items(encoder, collection, collection.items, failed))
+    encoded = (item.id for part in parts for item in part.items)
+    row_of = {name: row for row, name in enumerate(encoded)}
+    raise_if_none(len(row_of), failed, collection)
     if unreadable is not None:
         unreadable += failed
     elif failed:
@@ -236,10 +234,9 @@ def encode_collection(
             failed[0].id,
             failed[0].cause,
         )
-    kept = [rows[item.id] for item in collection.items if item.id in rows]
-    return CodeFile.of(
-        np.stack([code for _, code in kept]), [item for item, _ in kept], encoder.describe()
-    )
+    items = [item for item in collection.items if item.id in row_of]
+    codes = np.concatenate([part.codes for part in parts])[[row_of[item.id] for item in items]]
+    return CodeFile.of(codes, items, encoder.describe())
 
 
 def format_of(path: Path) -> str:

@@ -4,7 +4,7 @@ import difflib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -330,34 +330,22 @@ def _queries(index: ImageIndex, cfg: schema.Search) -> list[Query]:
     """Find the images of ``query``: files, collections of them, or ids of the index.
 
     Raises:
-        DataError: one is none of these.
+        DataError: a file holds no images.
     """
-    assert cfg.query is not None
-    known = {item.id: item for item in index.collection.items}
     queries: list[Query] = []
-    for given in [cfg.query] if isinstance(cfg.query, str) else cfg.query:
-        path = expand_path(given)
-        if path.exists():
-            collection = open_collection(given, labels=cfg.labels, key="query")
-            single = path.is_file() and len(collection) == 1
-            queries += [
-                Query(given if single else item.id, collection, item, own)
-                for item in collection.items
-                for own in [_own_id(index.collection, known, collection, item)]
-            ]
-        elif given in known:
+    known = _images_with_ids(index.collection, _names(cfg))
+    for given in _given(cfg):
+        if given in known:
             queries.append(Query(given, index.collection, known[given], given))
-        else:
-            raise _no_query(given, known, cfg)
+            continue
+        collection = open_collection(given, labels=cfg.labels, key="query")
+        single = expand_path(given).is_file() and len(collection) == 1
+        queries += [
+            Query(given if single else item.id, collection, item, own)
+            for item in collection.items
+            for own in [_own_id(index, collection, item)]
+        ]
     return queries
-
-
-def _no_query(given: str, known: Iterable[str], cfg: schema.Search) -> DataError:
-    near = difflib.get_close_matches(given, known, n=1)
-    hint = f"Did you mean query={near[0]}?" if near else "Give a file or a folder."
-    return DataError(
-        f"query={given}  is neither a file nor the id of an image of {cfg.images}. {hint}"
-    )
 
 
 def _check_queries(index: ImageIndex, cfg: schema.Search) -> None:
@@ -366,24 +354,40 @@ def _check_queries(index: ImageIndex, cfg: schema.Search) -> None:
     Raises:
         DataError: one is neither a file nor an image of the index.
     """
-    for given in [cfg.query] if isinstance(cfg.query, str) else cfg.query or []:
-        if expand_path(given).exists():
+    names = _names(cfg)
+    known = _images_with_ids(index.collection, names) if names else {}
+    for given in _given(cfg):
+        if given not in names:
             open_collection(given, key="query")
-            continue
-        known = {item.id for item in index.collection.items}
-        if given not in known:
-            raise _no_query(given, known, cfg)
+        elif given not in known:
+            near = difflib.get_close_matches(given, [it.id for it in index.collection.items], n=1)
+            hint = f"Did you mean query={near[0]}?" if near else "Give a file or a folder."
+            raise DataError(
+                f"query={given}  is neither a file nor the id of an image of {cfg.images}. {hint}"
+            )
 
 
-def _own_id(
-    indexed: Collection, known: Mapping[str, Item], queries: Collection, item: Item
-) -> str | None:
+def _given(cfg: schema.Search) -> list[str]:
+    return [cfg.query] if isinstance(cfg.query, str) else cfg.query or []
+
+
+def _names(cfg: schema.Search) -> set[str]:
+    """Return the queries that are no files, and so ids of images of the index."""
+    return {given for given in _given(cfg) if not expand_path(given).exists()}
+
+
+def _images_with_ids(collection: Collection, names: Container[str]) -> dict[str, Item]:
+    return {item.id: item for item in collection.items if item.id in names}
+
+
+def _own_id(index: ImageIndex, queries: Collection, item: Item) -> str | None:
     """Return the id in the index of the image of a query; None if it is not in the index."""
-    file = queries.file(item.id)
+    file, indexed = queries.file(item.id), index.collection
     if file is None or indexed.root is None:
         return item.id if indexed.path == queries.path else None
-    relative = Path(os.path.relpath(file, indexed.root)).as_posix()
-    return next((name for name in (relative, file.as_posix()) if name in known), None)
+    names = [Path(os.path.relpath(file, indexed.root)).as_posix(), file.as_posix()]
+    places = index.snapshot().find(names)
+    return next((name for name, place in zip(names, places, strict=True) if place >= 0), None)
 
 
 def _collect(cfg: schema.ImagesOfRun) -> Collection:

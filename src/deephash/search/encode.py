@@ -26,6 +26,9 @@ from deephash.utils.progress import bar, tell
 COMMIT_SECONDS = 2.0
 """Time between two writes to the store; a killed process loses the images encoded since."""
 
+COMPARED = 1 << 16
+"""Images that are compared with a store at once."""
+
 ADVICE = "Try a smaller batch_size, or device=cpu."
 
 Codes = npt.NDArray[np.uint8]
@@ -212,12 +215,14 @@ class Plan(NamedTuple):
         gone: ids in the store that are not in the collection.
         relabelled: images with another label than in the store.
         unreadable: images that could not be read before, and were not changed since.
+        common: number of images of the collection that are in the store.
     """
 
     todo: list[Item]
     gone: list[str]
     relabelled: list[Item]
     unreadable: list[UnreadableImage]
+    common: int
 
     @property
     def changes(self) -> bool:
@@ -230,25 +235,38 @@ def plan_update(
 ) -> Plan:
     """Compare a collection with the content of a store.
 
+    The store is read in blocks, so the comparison takes little memory beside the collection.
+
     Args:
         snapshot: of the store.
         collection: the images.
         before: images that could not be read by an earlier update.
     """
-    known = snapshot.signatures()
-    labels = dict(zip(known, snapshot.labels, strict=True))
     failed = {one.id: one for one in before if one.signature}
-    plan = Plan([], [], [], [])
-    for item in collection.items:
-        if item.id in failed and failed[item.id].signature == item.signature:
-            plan.unreadable.append(failed[item.id])
-        elif not item.signature or known.get(item.id) != item.signature:
-            plan.todo.append(item)
-        elif labels[item.id] != item.label:
-            plan.relabelled.append(item)
-    present = {item.id for item in collection.items} - {one.id for one in plan.unreadable}
-    plan.gone.extend(name for name in known if name not in present)
-    return plan
+    todo: list[Item] = []
+    relabelled: list[Item] = []
+    unreadable: list[UnreadableImage] = []
+    common, kept = 0, np.zeros(len(snapshot), dtype=bool)
+    for start in range(0, len(collection), COMPARED):
+        items = collection.items[start : start + COMPARED]
+        places = snapshot.find([item.id for item in items])
+        known = places[places >= 0]
+        common += len(known)
+        signatures = iter(snapshot.signatures_at(known))
+        labels = iter(snapshot.labels_at(known))
+        for item, place in zip(items, places.tolist(), strict=True):
+            signature, label = ("", None) if place < 0 else (next(signatures), next(labels))
+            if item.id in failed and failed[item.id].signature == item.signature:
+                unreadable.append(failed[item.id])
+                continue
+            if place >= 0:
+                kept[place] = True
+            if not item.signature or signature != item.signature:
+                todo.append(item)
+            elif label != item.label:
+                relabelled.append(item)
+    gone = snapshot.ids_at(np.flatnonzero(~kept)).tolist()
+    return Plan(todo, gone, relabelled, unreadable, common)
 
 
 def update_store(
@@ -278,7 +296,6 @@ def update_store(
     store.check_encoder(encoder.describe())
     snapshot = store.snapshot()
     plan = plan_update(snapshot, collection, before)
-    known = set(snapshot.ids)
     update = Update(unreadable=list(plan.unreadable))
     pending: list[EncodedBatch] = []
 
@@ -288,30 +305,29 @@ def update_store(
             codes = np.concatenate([part.codes for part in pending])
             pending.clear()
             _add(store, codes, items)
+            changed = int((snapshot.find([item.id for item in items]) >= 0).sum())
+            update.changed += changed
+            update.added += len(items) - changed
 
     if plan.todo:
         with bar(f"encoding {len(plan.todo):,} images", len(plan.todo)) as progress:
-            last, done, failed = time.monotonic(), 0, len(update.unreadable)
+            last, failed = time.monotonic(), len(update.unreadable)
             parts = encode_items(
                 encoder, collection, plan.todo, update.unreadable, batch_size, workers
             )
             try:
                 for part in parts:
-                    changed = sum(item.id in known for item in part.items)
-                    update.changed += changed
-                    update.added += len(part.items) - changed
                     pending.append(part)
+                    progress.advance(len(part.items) + len(update.unreadable) - failed)
+                    failed = len(update.unreadable)
                     if time.monotonic() - last > COMMIT_SECONDS:
                         commit()
                         last = time.monotonic()
-                    now = update.added + update.changed + len(update.unreadable) - failed
-                    progress.advance(now - done)
-                    done = now
             finally:  # also if the command is interrupted
                 commit()
     raise_if_none(len(collection) - len(update.unreadable), update.unreadable, collection)
     gone = plan.gone + [one.id for one in update.unreadable[len(plan.unreadable) :]]
-    update.removed = store.remove([name for name in gone if name in known])
+    update.removed = store.remove(gone)
     if plan.relabelled:
         places = snapshot.find([item.id for item in plan.relabelled])
         _add(store, np.asarray(snapshot.codes[places]), plan.relabelled)

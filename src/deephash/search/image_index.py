@@ -199,8 +199,14 @@ class ImageIndex:
         before = read_unreadable(self.unreadable_file)
         if self.exists:
             snapshot = self.snapshot()
-            self._check_collection(snapshot, collection)
             plan = plan_update(snapshot, collection, before)
+            if len(snapshot) and not plan.common:
+                [name] = snapshot.ids_at(np.array([0]))
+                raise DataError(
+                    f"the index in {self.folder} holds other images, such as {name}, and none of"
+                    f" {self.images}. Give another folder,"
+                    f" index=FOLDER; or remove {self.folder} if its images are gone."
+                )
             if not plan.changes:
                 return Update(total=len(snapshot), unreadable=plan.unreadable)
             self.close()
@@ -291,16 +297,6 @@ class ImageIndex:
         if self._store is not None:
             self._store.close()
             self._store = self._snapshot = None
-
-    def _check_collection(self, snapshot: Snapshot, collection: Collection) -> None:
-        """Raise DataError if an index shares no image with the collection."""
-        ids = {item.id for item in collection.items}
-        if len(snapshot) and ids.isdisjoint(snapshot.ids):
-            raise DataError(
-                f"the index in {self.folder} holds other images, such as {snapshot.ids[0]}, and"
-                f" none of {self.images}. Give another folder, index=FOLDER; or remove"
-                f" {self.folder} if its images are gone."
-            )
 
     def _make_home(self) -> None:
         try:

@@ -143,10 +143,9 @@ class Snapshot:
         """Return the labels at places (n,)."""
         return _labels_of(self._state, self._items["label"][self._at(places)].tolist())
 
-    def signatures(self) -> dict[str, str]:
-        """Return the signature of each id; empty where none was given."""
-        rows = self._at(None)
-        return dict(zip(self._texts.ids(rows), self._texts.signatures(rows), strict=True))
+    def signatures_at(self, places: ArrayLike) -> list[str]:
+        """Return the signatures at places (n,); empty where none was given."""
+        return self._texts.signatures(self._at(places))
 
     def find(self, ids: Sequence[str]) -> Places:
         """Return the places of ids, (n,); -1 for an id that is not in the store."""
@@ -372,10 +371,6 @@ class CodeStore:
             if len(removed):
                 self._commit(state, (b"", b"", b""), removed, [])
         return len(removed)
-
-    def signatures(self) -> dict[str, str]:
-        """Return the signature of each id; empty where none was given."""
-        return self.snapshot().signatures()
 
     def snapshot(self) -> Snapshot:
         """Return the content at this moment; see ``reload`` for changes by other processes."""

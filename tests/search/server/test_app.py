@@ -8,10 +8,15 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.testclient import TestClient
 
 from deephash.errors import DataError
+from deephash.search.image_index import ImageIndex
 from deephash.search.server import service as service_module
-from tests.search.pictures import content, noise
+from deephash.search.server.app import Limits, make_app
+from deephash.search.server.service import Service
+from tests.search.conftest import make_encoder
+from tests.search.pictures import content, noise, save
 from tests.search.server.conftest import TOKEN, running
 
 
@@ -101,6 +106,18 @@ class TestSearch:
             assert response.headers["content-type"] == "image/jpeg"
             picture = Image.open(io.BytesIO(response.content))
             assert (picture.format, picture.size) == ("JPEG", (10, 10))
+
+    def test_an_image_that_another_process_adds_has_a_picture(self, tmp_path):
+        folder = save(tmp_path / "photos" / "a.png").parent
+        served, other = (ImageIndex(make_encoder(), folder) for _ in range(2))
+        served.update()
+        client = TestClient(
+            make_app(Service(served, 10_000), Limits()), base_url="http://localhost"
+        )
+        save(folder / "b.png", 1)
+        assert client.get("/api/picture?id=b.png").status_code == 404
+        other.update()
+        assert client.get("/api/picture?id=b.png").status_code == 200
 
     def test_the_memory_of_pictures_is_limited(self, client, service, monkeypatch):
         monkeypatch.setattr(service_module, "KEPT_PICTURES", 2000)

@@ -88,7 +88,7 @@ class Service:
         self.index = index
         self.max_pixels = max_pixels
         self._decoder = preprocessing_of(index.encoder).decoder
-        self._items = {item.id: item for item in index.collection.items}
+        self._collection = index.collection
         self._index_lock = threading.Lock()
         self._encoder_lock = threading.Lock()  # one forward pass at a time
         self._pictures: OrderedDict[str, bytes] = OrderedDict()
@@ -184,13 +184,15 @@ class Service:
             UnknownImageError: it is not in the index.
             DataError: the file cannot be read any more.
         """
-        item = self._items.get(name)
-        if item is None or self.snapshot().find([name])[0] < 0:
+        snapshot = self.snapshot()
+        places = snapshot.find([name])
+        if places[0] < 0:
             raise UnknownImageError(f"There is no image {name!r} in the index.")
         with self._pictures_lock:
             if size == "small" and name in self._pictures:
                 self._pictures.move_to_end(name)
                 return self._pictures[name]
+        item = Item(name, snapshot.signatures_at(places)[0])
         picture = self._draw(item, SIDES[size])
         if size == "small":
             with self._pictures_lock:
@@ -202,7 +204,7 @@ class Service:
         return picture
 
     def _draw(self, item: Item, side: int) -> bytes:
-        for read in self.index.collection.read([item]):
+        for read in self._collection.read([item]):
             if read.cause is None:
                 return thumbnail(read.path, read.content, side)
         raise DataError(f"The image {item.id} cannot be read any more.")
