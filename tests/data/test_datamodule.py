@@ -355,6 +355,9 @@ def test_batches_made_ahead_come_in_order_and_no_more_than_wanted():
     assert [int(batch) for batch in prefetch(make, batches[:3], threads=2)] == [0, 1, 2]
     assert list(prefetch(make, [], threads=2)) == []
     assert [int(batch) for batch in prefetch(make, iter(batches), 2, ahead=9)] == list(range(20))
+    for block in (3, 4, 99):
+        results = prefetch(make, iter(batches), threads=2, ahead=5, block=block)
+        assert list(map(int, results)) == list(range(20))
     begun.clear()
     coming = prefetch(make, batches, threads=2)
     next(coming)
@@ -366,6 +369,8 @@ def test_batches_made_ahead_come_in_order_and_no_more_than_wanted():
 
     with pytest.raises(DataError, match="no such image"):
         list(prefetch(fail, batches, threads=2))
+    with pytest.raises(DataError, match="no such image"):
+        list(prefetch(fail, batches, threads=2, block=3))
 
 
 def test_features_are_batches_too():

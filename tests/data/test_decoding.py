@@ -336,8 +336,7 @@ def test_content_is_decoded_like_its_file(tmp_path):
 
 def test_small_files_are_decoded_by_two_threads(monkeypatch):
     monkeypatch.setattr(decoding, "default_workers", lambda: 16)
-    small, large = decoding.File("a", 1000, 0), decoding.File("b", 100_000, 0)
-    assert decoding.decoding_threads([small] * 3) == 2
-    assert decoding.decoding_threads([small, large]) == 16
+    assert decoding.decoding_threads([1000] * 3) == 2
+    assert decoding.decoding_threads([1000, 100_000]) == 16
     monkeypatch.setattr(decoding, "default_workers", lambda: 1)
-    assert decoding.decoding_threads([small]) == 1
+    assert decoding.decoding_threads([1000]) == 1

@@ -400,7 +400,9 @@ class ImagesOfRun(Node):
     precision: Precision | None = None  # null: that of the codes that exist; else fp32 on a CPU, on
     # CUDA as the run was trained
     batch_size: Count | None = None  # images in a forward pass; null: as the run was evaluated
-    workers: Count | None = None  # threads that decode images; null: one for each core
+    workers: Count | None = (
+        None  # threads that decode images; null: one for each core, 2 for small files
+    )
     plugins: list[str] = field(default_factory=list)  # packages whose classes may be parts
 
 

@@ -230,6 +230,8 @@ class Square:
 
         size = self.size
         width, height = image.size
+        if width == height == size:
+            return image
         if self.fit == "squash":
             return image.resize((size, size), Resampling.BILINEAR)
         short = min(width, height)
@@ -255,15 +257,26 @@ class File(NamedTuple):
     mtime: int  # ns
 
 
-def decoding_threads(files: Sequence[File]) -> int:
+def are_small(sizes: Sequence[int]) -> bool:
+    """Return whether image files are so small that decoding them is mostly Python.
+
+    Args:
+        sizes: of the files in bytes.
+    """
+    return sum(sizes) < SMALL_FILE * len(sizes)
+
+
+def decoding_threads(sizes: Sequence[int]) -> int:
     """Return the default number of threads that decode files.
 
     One per usable core, at most 16. Small images spend most of their time in Python, whose lock
     makes many threads slower than two (docs/results.md, "On a GPU").
+
+    Args:
+        sizes: of the files in bytes.
     """
     most = default_workers()
-    total = sum(file.size for file in files)
-    return min(2, most) if total < SMALL_FILE * len(files) else most
+    return min(2, most) if are_small(sizes) else most
 
 
 class Decoder:
@@ -319,7 +332,7 @@ class Decoder:
                 cache cannot be used. Without the cache, unreadable files raise on access.
         """
         content = self.content(root, files)
-        workers = self.workers or decoding_threads(files)
+        workers = self.workers or decoding_threads([file.size for file in files])
         if not self.cached:
             places = [file.id for file in files]
             inputs = Undecoded(root, places, self.decode, self.fit.size, workers)

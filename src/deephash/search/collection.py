@@ -56,13 +56,19 @@ class Item(NamedTuple):
 
     Attributes:
         id: its name: a path below the folder, as written in the list, or in the archive.
-        signature: changes if the image changes: size and modification time.
+        signature: changes if the image changes: size and modification time, or a checksum; empty
+            for an image that does not exist.
         label: one, several, or None.
     """
 
     id: str
     signature: str
     label: Label = None
+
+    @property
+    def size(self) -> int:
+        """The bytes of the image file, from the signature; 0 if it does not exist."""
+        return int(self.signature.partition(":")[0] or 0)
 
 
 def label_names(label: Label) -> tuple[str, ...]:

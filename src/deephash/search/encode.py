@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from deephash import retrieval, runs
 from deephash.config import schema
+from deephash.data.decoding import are_small, decoding_threads
 from deephash.data.image_cache.builder import Unreadable
-from deephash.data.prefetch import default_workers, prefetch
+from deephash.data.prefetch import prefetch
 from deephash.data.preprocessing import Preprocessing
 from deephash.errors import DataError
 from deephash.search.collection import Collection, Item, Read
@@ -28,6 +29,9 @@ COMMIT_SECONDS = 2.0
 
 COMPARED = 1 << 16
 """Images that are compared with a store at once."""
+
+BLOCK, SAMPLED = 16, 1000
+"""Small images that a thread decodes at once; images whose mean size is computed."""
 
 ADVICE = "Try a smaller batch_size, or device=cpu."
 
@@ -161,7 +165,7 @@ def encode_items(
         items: the images to encode.
         unreadable: receives the images that cannot be read, with the cause.
         batch_size: images in a forward pass; None for that of the run's evaluation.
-        workers: decoding threads; None for one per core.
+        workers: decoding threads; None for one per core, at most 16, or 2 for small files.
 
     Raises:
         DataError: the encoder takes features, or the system fails.
@@ -193,8 +197,9 @@ def encode_items(
         return EncodedBatch([item for item, _ in batch], codes)
 
     batch: list[tuple[Item, npt.NDArray[np.uint8]]] = []
-    threads = workers or default_workers()
-    results = prefetch(decode, collection.read(items), threads, ahead=batch_size)
+    sizes = [item.size for item in items[:: len(items) // SAMPLED + 1]]
+    threads, block = workers or decoding_threads(sizes), BLOCK if are_small(sizes) else 1
+    results = prefetch(decode, collection.read(items), threads, ahead=batch_size, block=block)
     for item, pixels in results:
         if isinstance(pixels, UnreadableImage):
             unreadable.append(pixels)

@@ -186,7 +186,7 @@ class ImageIndex:
 
         Args:
             batch_size: images in a forward pass; None for that of the run's evaluation.
-            workers: decoding threads; None for one per core.
+            workers: decoding threads; None for one per core, at most 16, or 2 for small files.
 
         Raises:
             DataError: there are no images, none can be read, or the index holds another
