@@ -61,12 +61,12 @@ from deephash.retrieval import Index
 from deephash.runs import evaluate_run
 from deephash.runs.folder import RunFolder
 from deephash.runs.load_encoder import load_checkpoint
+from deephash.runs.query_precision import NotComparableError, query_precision
 from deephash.runs.status import epochs_done, reason
 from deephash.runs.train_run import refuse_another, train
 from deephash.search.store import CodeStore
 from deephash.search.store_files import MANIFEST, file_name
 from deephash.sweep import multirun, plan_jobs, report_sweep
-from deephash.sweep.paired import NotComparableError, query_precision
 from deephash.sweep.spec import SweepSpec
 from deephash.training import checkpoint
 from deephash.training.snapshots import read_snapshots

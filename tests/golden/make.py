@@ -274,6 +274,7 @@ def losses_of(folder: Path) -> dict[str, list[str]]:
                 "epoch",
                 "lr",
                 "images_per_second",
+                "images_seen",
                 "data_share",
             }:
                 result.setdefault(term, []).append(float(row[term]).hex())

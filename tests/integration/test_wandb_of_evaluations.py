@@ -35,19 +35,18 @@ class Run(RunFolder):
 def sent(monkeypatch):
     calls = []
 
-    class Silent:
-        def __getattr__(self, name):
-            return lambda *args: None
+    def loggers(nodes, offered, run_id):
+        calls.append((nodes, offered, run_id and run_id()))
+        return SimpleNamespace(
+            loggers=[1] * bool(nodes),
+            **dict.fromkeys(("figures", "table", "close", "summary"), lambda *args: None),
+        )
 
-    def wandb(*args):
-        calls.append(args)
-        return Silent()
-
-    monkeypatch.setattr(build, "wandb", wandb)
+    monkeypatch.setattr(build, "result_loggers", loggers)
     return calls
 
 
-@pytest.mark.parametrize("logger", [None, {}, {"console": {}}])
+@pytest.mark.parametrize("logger", [None, {}])
 @pytest.mark.parametrize("out", [None, "comparison"])
 def test_the_logger_of_a_run_folder_is_never_used(tmp_path, sent, logger, out):
     out = None if out is None else tmp_path / out
@@ -57,13 +56,22 @@ def test_the_logger_of_a_run_folder_is_never_used(tmp_path, sent, logger, out):
     assert sent == [] and list(tmp_path.iterdir()) == []
 
 
+def test_a_logger_that_keeps_no_figures_makes_no_id(tmp_path):
+    console = {"_target_": "deephash.loggers.console.Console"}
+    evaluate_run._log_figures(
+        SimpleNamespace(logger={"console": console}), [tmp_path / "tsne.png"], Run(tmp_path)
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_with_a_logger_of_this_command_line_figures_go_to_the_run(tmp_path, sent):
     (tmp_path / "run_id.txt").write_text("abc123")
     evaluate_run._log_figures(
         SimpleNamespace(logger={"wandb": OURS}), [tmp_path / "tsne.png"], Run(tmp_path)
     )
-    ((node, _, folder, _, run_id, job_type),) = sent
-    assert (node, folder, run_id, job_type) == (OURS, tmp_path, "abc123", "train")
+    ((nodes, offered, run_id),) = sent
+    assert (nodes, run_id) == ({"wandb": OURS}, "abc123")
+    assert (offered["folder"], offered["job_type"]) == (tmp_path, "train")
 
 
 @pytest.mark.parametrize("text", ["", "a/b", "../x", "a b", "x" * 65, "a\nb", "é"])

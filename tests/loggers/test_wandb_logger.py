@@ -17,6 +17,8 @@ from hydra import compose, initialize_config_dir
 from deephash.config import checks, resolve, schema
 from deephash.errors import ConfigError
 from deephash.loggers import Jsonl, Wandb
+from deephash.loggers.jsonl import read_rows
+from deephash.loggers.summary import summary_of
 from deephash.loggers.wandb import (
     MOST_NAME,
     MOST_TAG,
@@ -24,7 +26,6 @@ from deephash.loggers.wandb import (
     is_complete,
     records,
     resolve_mode,
-    rows,
     sync_all_command,
     sync_command,
 )
@@ -51,6 +52,9 @@ class FakeRun:
 
     def log(self, values, step=None):
         self.logged.append((values, step))
+
+    def define_metric(self, name, **options):
+        pass
 
     def finish(self, exit_code):
         self.ended.append(exit_code)
@@ -127,64 +131,8 @@ def test_online_without_an_answer_goes_offline(fake, tmp_path, caplog, monkeypat
     assert first["resume"] == second["resume"] == "allow"
     for options in fake.asked:
         assert (options["id"], options["reinit"]) == ("seed0", "finish_previous")
-        assert options["config"] == {"nbit": 32}
-        assert options["settings"].wanted["console"] == "off"
+        assert options["config"] == {"config": {"nbit": 32}}
     assert "no answer" in caplog.text
-
-
-def test_figures_are_images_of_the_run_that_is_resumed(fake, tmp_path):
-    fake.Image = lambda path: ("image", path)
-    logger = Wandb("p", {}, tmp_path, run_id="seed0", job_type="evaluate")
-    logger.figures({"tsne": tmp_path / "tsne.png"})
-    assert fake.run.logged == [({"figures/tsne": ("image", str(tmp_path / "tsne.png"))}, None)]
-    assert (fake.asked[-1]["id"], fake.asked[-1]["job_type"]) == ("seed0", "evaluate")
-    logger.close()
-    assert fake.run.ended == [0]
-    logger.figures({"tsne": tmp_path / "tsne.png"})  # after the end: nothing
-    assert len(fake.run.logged) == 1
-
-
-def test_an_artifact_holds_files_by_name_and_its_own_name_is_allowed(fake, tmp_path):
-    made = []
-
-    class Artifact:
-        def __init__(self, name, type):
-            self.name, self.type, self.files = name, type, {}
-
-        def add_file(self, path, name):
-            self.files[name] = path
-
-    fake.Artifact, fake.run.log_artifact = Artifact, made.append
-    logger = Wandb("p", {}, tmp_path, job_type="report")
-    logger.artifact("table2_beta+fig8", "report", {"figures/a.png": tmp_path / "a.png"})
-    (artifact,) = made
-    assert (artifact.name, artifact.type) == ("table2_beta-fig8", "report")
-    assert artifact.files == {"figures/a.png": str(tmp_path / "a.png")}
-    logger.close()
-    logger.artifact("late", "report", {})  # after the end: nothing
-    assert len(made) == 1
-
-
-def test_without_labels_the_summary_explains_the_missing_map(fake, tmp_path):
-    logger = Wandb("p", {}, tmp_path)
-    metrics = {"map": None, "note": "The images have no labels.", "codes": {"bit_correlation": 1.5}}
-    logger.report({"metrics": metrics, "selection": {"map_last": None}}, step=5)
-    assert fake.run.summary == {"codes/bit_correlation": 1.5, "note": "The images have no labels."}
-
-
-def test_the_report_becomes_the_summary_and_ends_the_run(fake, tmp_path):
-    logger = Wandb("p", {}, tmp_path)
-    logger.scalars("train", {"loss": 1.0}, step=5, epoch=2)
-    report = {
-        "metrics": {"map": 0.7, "ties": {"best": 0.8}, "conventions": {"cutoff": "all"}},
-        "selection": {"map_last": 0.6, "map_at_val_epoch": None},
-    }
-    logger.report(report, step=5)
-    logger.scalars("train", {"loss": 2.0}, step=6, epoch=2)
-    logger.close(failed=True)
-    assert fake.run.logged == [({"train/loss": 1.0, "epoch": 2}, 5)]
-    assert fake.run.summary == {"map": 0.7, "ties/best": 0.8, "selection/map_last": 0.6}
-    assert fake.run.ended == [0]
 
 
 def test_a_failed_job_ends_its_run_and_a_failed_upload_is_a_warning(fake, tmp_path, caplog):
@@ -293,17 +241,6 @@ def test_values_that_wandb_does_not_take_end_its_run_only(fake, tmp_path, caplog
     assert not is_complete(tmp_path, "seed0")
 
 
-def test_a_step_is_one_row(fake, tmp_path):
-    logger = Wandb("p", {}, tmp_path, mode="offline")
-    logger.scalars("train", {"loss": float("nan")}, 10, 1)
-    logger.scalars("query", {"map": 0.5}, 10, 1)
-    logger.scalars("val", {"map": 0.4}, 10, 1)
-    assert fake.run.logged == []
-    logger.close()
-    ((row, step),) = fake.run.logged
-    assert (set(row), step) == ({"train/loss", "query/map", "val/map", "epoch"}, 10)
-
-
 def test_an_online_run_continues_at_the_step_of_the_server(fake, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     record = Jsonl(tmp_path / "log.jsonl")
@@ -395,21 +332,21 @@ def test_rows_of_a_log_are_one_for_each_step(tmp_path):
     record.close()
     with record.path.open("a") as file:
         file.write("no line of ours\n[]\n")
-    first, second = rows(record.path)
+    first, second = read_rows(record.path)
     assert first[0].pop("_timestamp") > 1e9
     assert first == (
         {"train/loss": float("inf"), "train/lr": 0.1, "query/map": 0.5, "epoch": 1},
         10,
     )
     assert (second[0]["train/loss"], second[1]) == (1.0, 20)
-    assert list(rows(tmp_path / "none")) == []
+    assert list(read_rows(tmp_path / "none")) == []
 
 
 def test_damaged_lines_of_a_log_are_passed_over(tmp_path):
     deep = "[" * 50_000
     lines = [deep, '{"step": ' + deep, "{}", "5", "null", '{"step": 1e999, "where": "train"}', "{"]
     (tmp_path / "log.jsonl").write_text("\n".join(lines) + "\n")
-    assert list(rows(tmp_path / "log.jsonl")) == []
+    assert list(read_rows(tmp_path / "log.jsonl")) == []
 
 
 SESSION = """
@@ -469,7 +406,7 @@ def history(folder):
         for kind, content in read(record):
             if kind == "run":
                 assert (content["run_id"], content["resume"]) == ("seed0", True)
-                assert content["config"]["update"]["method"] == {"name": "csq"}
+                assert content["config"]["update"]["config"] == {"method": {"name": "csq"}}
             if kind == "history":
                 steps.append(content["item"]["_step"])
                 maps += [content["item"]["query/map"]] if "query/map" in content["item"] else []
@@ -529,16 +466,13 @@ SWEPT = """
 import sys
 from deephash.loggers import Wandb
 config = {"method": {"name": "csq", "loss": {"scale": 5}}, "seed": 0}
-Wandb("p", config, sys.argv[1], mode="offline", run_id="ours").close()
+Wandb("p", config, sys.argv[1], mode="offline", run_id="ours", parameters={"method": "csq"}).close()
 """
 
 
 @needs_wandb
-@pytest.mark.parametrize(
-    ("parameters", "place"),
-    [({"job/method": "csq", "job/seed": 0}, ()), ({"method": "csq", "seed": 0}, ("config",))],
-)
-def test_a_sweep_of_wandbs_own_leaves_the_configuration_whole(tmp_path, parameters, place):
+def test_a_sweep_of_wandbs_own_leaves_the_configuration_whole(tmp_path):
+    parameters = {"method": "csq", "seed": 0, "job/model.nbit": 8}
     file = tmp_path / "config-theirs.yaml"
     file.write_text(yaml.safe_dump({key: {"value": value} for key, value in parameters.items()}))
     theirs = {
@@ -551,9 +485,7 @@ def test_a_sweep_of_wandbs_own_leaves_the_configuration_whole(tmp_path, paramete
     (record,) = records(tmp_path, "theirs")
     config = next(content for kind, content in read(record) if kind == "run")["config"]["update"]
     assert {key: config[key] for key in parameters} == parameters
-    for key in place:
-        config = config[key]
-    assert config["method"] == {"name": "csq", "loss": {"scale": 5}} and config["seed"] == 0
+    assert config["config"] == {"method": {"name": "csq", "loss": {"scale": 5}}, "seed": 0}
 
 
 @pytest.mark.parametrize("script", ["evaluate", "report"])
@@ -579,3 +511,135 @@ def test_a_link_in_a_run_folder_is_not_followed(fake, tmp_path, caplog):
     logger = Wandb("p", {}, tmp_path / "run", mode="offline")
     assert logger.mode == "disabled" and "symbolic link" in caplog.text
     assert fake.asked == []
+
+
+WHOLE = """
+import json, os, sys
+from pathlib import Path
+import numpy as np
+from PIL import Image
+from deephash.loggers import Jsonl, Loggers, Picture, Wandb
+
+folder = Path(sys.argv[1])
+os.chdir(folder)  # outside of the repository
+record = Jsonl(folder / "log.jsonl")
+wandb = Wandb("p", {"seed": 0}, folder, mode="offline", run_id="seed0", history=record.path,
+              parameters={"method": "csq", "bits": 8, "scale": 5.0})
+logger = Loggers([record, wandb])
+for epoch in (1, 2, 3):
+    print("epoch", epoch, file=sys.stderr)
+    loss = float("nan") if epoch == 1 else 1.0
+    values = {"loss": loss, "center": loss, "lr": 0.1, "images_seen": 256 * epoch}
+    logger.scalars("train", values, 10 * epoch, epoch)
+    logger.scalars("query", {"map": [0.4, 0.6, 0.5][epoch - 1]}, 10 * epoch, epoch)
+    logger.scalars("val", {"map": 0.3}, 10 * epoch, epoch)
+pixels = np.zeros((4, 4, 3), np.uint8)
+Image.fromarray(pixels).save(folder / "tsne.png")
+(folder / "best.pt").write_bytes(b"weights")
+logger.figures({"tsne": folder / "tsne.png"})
+logger.table("nearest", ("query", "1"), [[Picture(pixels), Picture(pixels, "3 bits")]])
+logger.lines("beta", [5, 50], {"8 bits": [0.5, 0.6]}, "mAP over beta", "beta")
+logger.uses_data("digits-per_class", "deephash://digits/per_class?fingerprint=abc", {"queries": 9})
+logger.artifact("digits/csq+lmcl", "model", {"best.pt": folder / "best.pt"})
+logger.report(json.loads(sys.argv[2]), 30)
+"""
+REPORT = {
+    "metrics": {
+        "map": 0.55,
+        "note": None,
+        "precision_at": {"1": 0.9, "100": 0.7},
+        "codes": {"bits": {"imbalance": 0.1, "ones": [0.5, 0.4]}},
+        "conventions": {"cutoff": "all"},
+    },
+    "selection": {"map_last": 0.5, "map_at_val_epoch": None},
+}
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory):
+    """The records of a run that logs everything, by kind."""
+    if importlib.util.find_spec("wandb") is None:
+        pytest.skip("wandb is not installed")
+    folder = tmp_path_factory.mktemp("offline")
+    places = {f"WANDB_{name}_DIR": str(folder / "data") for name in ("DATA", "CACHE", "CONFIG")}
+    done = python(WHOLE, str(folder), json.dumps(REPORT), **places)
+    assert done.returncode == 0 and "WARNING" not in done.stderr, done.stderr
+    (record,) = records(folder, "seed0")
+    kinds = {}
+    for kind, content in read(record):
+        kinds.setdefault(kind, []).append(content)
+    return kinds
+
+
+def test_axes_do_not_depend_on_the_batch_size(offline):
+    metrics = {one.get("name") or one["glob_name"]: one for one in offline["metric"]}
+    axes = {name: one.get("step_metric") for name, one in metrics.items()}
+    assert axes["train/*"] == axes["train/loss"] == "images_seen"
+    assert axes["query/map"] == axes["val/map"] == "epoch"
+    assert metrics["query/map"]["summary"] == metrics["val/map"]["summary"] == {"max": True}
+
+
+def test_a_step_is_one_row_with_both_axes_and_the_tables(offline):
+    rows = [one["item"] for one in offline["history"]]
+    assert [row["_step"] for row in rows] == [10, 20, 30]
+    assert [row["images_seen"] for row in rows] == [256, 512, 768]
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert [row["query/map"] for row in rows] == [0.4, 0.6, 0.5]
+    assert rows[-1]["tables/nearest._type"] == "table-file"
+    assert rows[-1]["figures/tsne._type"] == "image-file"
+
+
+def test_the_summary_is_a_dozen_values(offline):
+    summary = {}
+    for one in offline["summary"]:
+        summary |= one["update"]
+    keys = {key for key in summary if key[0] != "_" and "/" not in key}
+    assert keys == {
+        "map", "map_last", "precision_at_100", "bit_imbalance", "epoch", "images_seen",
+    }  # fmt: skip
+    series = {key for key in summary if key.startswith(("train/", "query/", "val/"))}
+    assert series == {"train/loss", "query/map", "val/map"}  # no term, no rate
+    assert (summary["map"], summary["query/map"]) == (0.55, {"max": 0.6})
+
+
+def test_the_configuration_has_flat_values_and_the_whole(offline):
+    (run,) = offline["run"]
+    config = run["config"]["update"]
+    assert {key: config[key] for key in ("method", "bits", "scale", "config")} == {
+        "method": "csq",
+        "bits": 8,
+        "scale": 5,
+        "config": {"seed": 0},
+    }
+
+
+def test_the_model_and_the_data_that_it_used_are_artifacts(offline):
+    artifacts = {one["name"]: one for one in offline["artifact"] if one["type"] != "run_table"}
+    data, model = artifacts["digits-per_class"], artifacts["digits-csq-lmcl"]
+    assert data["type"] == "dataset" and data["use_after_commit"]
+    (entry,) = data["manifest"]["contents"]
+    assert entry["ref"] == "deephash://digits/per_class?fingerprint=abc"
+    assert model["type"] == "model" and not model.get("use_after_commit")
+    (file,) = model["manifest"]["contents"]
+    assert file["path"] == "best.pt"
+    assert Path(file["local_path"]).parent.name.startswith("offline")  # not a copy
+    assert json.loads(model["metadata"])["scale"] == 5
+
+
+def test_the_console_and_the_commit_are_recorded(offline):
+    console = "".join(one["line"] for one in offline["output_raw"])
+    assert console == "epoch 1\nepoch 2\nepoch 3\n"
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
+    if head:
+        commits = [one["git"]["commit"] for one in offline["environment"] if "git" in one]
+        assert commits == [head]
+
+
+def test_a_summary_explains_a_missing_map_and_has_setups():
+    report = {"metrics": {"map": None, "note": "The images have no labels."}}
+    assert summary_of(report) == {"note": "The images have no labels."}
+    setups = {"medium": {"map": 0.4}, "hard": {"map": {"first": 0.2}}}
+    summary = summary_of({"metrics": {"map": 0.2, "setups": setups}})
+    assert summary == {"map": 0.2, "medium/map": 0.4, "hard/map/first": 0.2}

@@ -14,7 +14,8 @@ from deephash.config import checks, schema
 from deephash.errors import ConfigError, WriteError
 from deephash.report.results import make_sections
 from deephash.runs.folder import RunFolder
-from deephash.sweep.paired import NotComparableError, paired_differences, query_precision
+from deephash.runs.query_precision import NotComparableError, query_precision
+from deephash.sweep.paired import paired_differences
 from deephash.sweep.report_sweep import _conditions, read_sweep, report_sweeps
 from deephash.utils.files import write_arrays
 from tests.commands import run

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from deephash import methods
-from deephash.config import requirements, schema, targets
+from deephash.config import grouping, requirements, schema, targets
 from deephash.config.injected_arguments import Injected, given
 from deephash.data.datamodule import DataModule
 from deephash.data.transforms import Pipeline
 from deephash.errors import ConfigError
-from deephash.loggers import Jsonl, Loggers
+from deephash.loggers import Jsonl, Logger, Loggers
 from deephash.methods.base import Method
 from deephash.models.encoder import Encoder
 from deephash.retrieval import Convention, Engine
@@ -317,7 +317,7 @@ def loggers(
     Args:
         cfg: the checked configuration.
         folder: the run folder.
-        run_id: returns the run's id for W&B; called if that logger is used.
+        run_id: returns the id of the run on a server; called if a logger takes it.
         name: name of the run.
         steps: steps of an epoch.
         done: state of the run after an earlier session.
@@ -326,7 +326,8 @@ def loggers(
     record.truncate_after(done.step)
     parts = ("query", "val", "agreement")
     best = {which: row[which] for which in parts if (row := done.best(which))}
-    offered: Injected = {
+    offered = for_loggers(cfg.plain, folder, name, "train", record.path)
+    offered |= {
         "total_epochs": cfg.trainer.epochs,
         "steps_per_epoch": steps,
         "metric": convention(cfg).name,
@@ -334,43 +335,55 @@ def loggers(
         "eval_every": cfg.trainer.eval_every,
         "evaluation_seconds": done.evaluation_seconds / max(1, len(done.history)) or None,
     }
-    if "wandb" in cfg.logger:
-        offered |= _to_wandb(cfg.plain, folder, name, run_id(), record.path)
-    others = [part(node, f"logger.{key}", **offered) for key, node in cfg.logger.items()]
-    return Loggers([record, *others])
+    return Loggers([record, *_loggers(cfg.logger, offered, run_id)])
 
 
-def wandb(
-    node: Mapping[str, Any],
-    config: Mapping[str, Any],
-    folder: Path,
-    name: str,
-    run_id: str | None,
-    job_type: str,
-    history: Path | None = None,
+def require_loggers(nodes: Mapping[str, Any] | None) -> None:
+    """Raise ConfigError if a logger needs a package that is not installed."""
+    for kind in _logger_classes(nodes or {}).values():
+        kind.require()
+
+
+def result_loggers(
+    nodes: Mapping[str, Any] | None, offered: Injected, run_id: Callable[[], str] | None = None
 ) -> Loggers:
-    """Build the W&B logger for a job after training.
+    """Build the loggers that keep figures, tables and files, for a job after training.
 
     Args:
-        node: ``logger.wandb``.
+        nodes: ``logger``.
+        offered: see ``for_loggers``.
+        run_id: returns the id of a run, to add to it; None for a run of its own.
+    """
+    kept = [key for key, kind in _logger_classes(nodes or {}).items() if kind.keeps_results]
+    return Loggers(_loggers({key: (nodes or {})[key] for key in kept}, offered, run_id))
+
+
+def incomplete_loggers(
+    nodes: Mapping[str, Any], offered: Injected, run_id: Callable[[], str]
+) -> Loggers:
+    """Build the loggers that do not have all of a finished run."""
+    folder = offered["folder"]
+    kept = [
+        key for key, kind in _logger_classes(nodes).items() if not kind.is_complete(folder, run_id)
+    ]
+    return Loggers(_loggers({key: nodes[key] for key in kept}, offered, run_id))
+
+
+def for_loggers(
+    config: Mapping[str, Any], folder: Path, name: str, job_type: str, history: Path | None = None
+) -> Injected:
+    """Return the values of a run for its loggers.
+
+    Args:
         config: the plain configuration of the run.
         folder: where the files land.
         name: of the run.
-        run_id: the run's, to add to it; None for a run of its own.
-        job_type: what it is.
+        job_type: what it is: ``train`` or ``comparison``.
         history: ``log.jsonl``, to write the whole training; None to add to what was written.
     """
-    offered = _to_wandb(config, folder, name, run_id, history)
-    offered["job_type"] = job_type
-    return Loggers([part(node, "logger.wandb", **offered)])
-
-
-def _to_wandb(
-    config: Mapping[str, Any], folder: Path, name: str, run_id: str | None, history: Path | None
-) -> Injected:
     return {
         "name": name,
-        "run_id": run_id,
+        "run_id": None,
         "folder": folder,
         "history": history,
         "config": config,
@@ -380,4 +393,20 @@ def _to_wandb(
             f"{config['model']['nbit']} bits",
             config["method"]["name"],
         ],
+        "job_type": job_type,
+        "parameters": grouping.group_values(config),
     }
+
+
+def _logger_classes(nodes: Mapping[str, Any]) -> dict[str, type[Logger]]:
+    return {key: targets.locate(node["_target_"], f"logger.{key}") for key, node in nodes.items()}
+
+
+def _loggers(
+    nodes: Mapping[str, Any], offered: Injected, run_id: Callable[[], str] | None
+) -> list[Logger]:
+    """Build loggers; the id of the run, which is saved when it is made, only if one takes it."""
+    classes = _logger_classes(nodes).values()
+    if run_id is not None and any("run_id" in targets.arguments(kind) for kind in classes):
+        offered = offered | {"run_id": run_id()}
+    return [part(node, f"logger.{key}", **offered) for key, node in nodes.items()]

@@ -45,6 +45,7 @@ class Injected(TypedDict, total=False):
     group: str
     tags: list[str]
     job_type: str
+    parameters: Mapping[str, Any]  # by which runs are grouped, see `grouping.group_values`
     # of a search engine, beside nbit and folder
     store: Any  # a CodeStore
 
@@ -60,11 +61,9 @@ PLACES: dict[str, frozenset[str]] = {
     "method.loss": frozenset({"num_classes", "nbit", "seed", "num_train"}),
     "dataset.source": frozenset({"cache"}),
     "optimizer": frozenset({"params"}),
-    "logger.console": frozenset({
+    "logger": frozenset({
         "total_epochs", "steps_per_epoch", "metric", "best", "eval_every", "evaluation_seconds",
-    }),
-    "logger.wandb": frozenset({
-        "name", "run_id", "folder", "config", "group", "tags", "job_type", "history",
+        "name", "run_id", "folder", "config", "group", "tags", "job_type", "history", "parameters",
     }),
     "engine": frozenset({"nbit", "folder", "store"}),
 }  # fmt: skip
@@ -73,7 +72,8 @@ PLACES: dict[str, frozenset[str]] = {
 
 def names(path: str) -> frozenset[str]:
     """Return the injected arguments of a part at a place of the configuration."""
-    return PLACES.get(path, frozenset())
+    place = "logger" if path.startswith("logger.") else path
+    return PLACES.get(place, frozenset())
 
 
 def given(path: str, arguments: Collection[str], offered: Injected) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import torch
 from deephash import retrieval, runs
 from deephash.config import checks, schema
 from deephash.config.overrides import Override
-from deephash.deployment import model_card, onnx_file, safetensors_folder, torch_export_file
+from deephash.deployment import onnx_file, safetensors_folder, torch_export_file
 from deephash.deployment.check import (
     CodeDifferences,
     Run,
@@ -33,6 +33,7 @@ from deephash.deployment.check_images import (
 from deephash.deployment.graph import DeployedEncoder
 from deephash.errors import ConfigError, DataError, ExportError, WriteError
 from deephash.runs.exported_folder import FILES, describe_encoder, is_exported, load_exported
+from deephash.runs.model_card import write_card
 from deephash.training import out_of_memory
 from deephash.training.code_encoder import CodeEncoder
 from deephash.utils.files import check_writable, expand_path, make_folder
@@ -185,7 +186,7 @@ def _export_folder(source: _Source, out: Path, cfg: schema.Export) -> Exported:
             return retrieval.pack(z >= 0), z
 
         config["check"] = _check(source, run, cfg, "safetensors", False)
-        card = model_card.write_card(
+        card = write_card(
             source.folder, source.ran, encoder, _check_text(config["check"]),
             cfg.checkpoint, cfg.license,
         )  # fmt: skip

@@ -1,16 +1,16 @@
 """Loggers of a run: the console, the JSON lines on disk, and optionally Weights & Biases."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from deephash.loggers.console import Console
 from deephash.loggers.jsonl import Jsonl
-from deephash.loggers.logger import Logger
+from deephash.loggers.logger import Logger, Picture
 from deephash.loggers.wandb import Wandb
 
-__all__ = ["Console", "Jsonl", "Logger", "Loggers", "Wandb"]
+__all__ = ["Console", "Jsonl", "Logger", "Loggers", "Picture", "Wandb"]
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,27 @@ class Loggers(Logger):
 
     def figures(self, paths: Mapping[str, Path]) -> None:
         self._call(lambda logger: logger.figures(paths))
+
+    @property
+    def keep_results(self) -> bool:
+        """Whether a logger has a place for figures, tables and files."""
+        return any(logger.keeps_results for logger in self.loggers)
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        self._call(lambda logger: logger.table(name, columns, rows))
+
+    def lines(
+        self,
+        name: str,
+        x: Sequence[float],
+        lines: Mapping[str, Sequence[float]],
+        title: str,
+        x_label: str,
+    ) -> None:
+        self._call(lambda logger: logger.lines(name, x, lines, title, x_label))
+
+    def uses_data(self, name: str, uri: str, facts: Mapping[str, Any]) -> None:
+        self._call(lambda logger: logger.uses_data(name, uri, facts))
 
     def artifact(self, name: str, kind: str, paths: Mapping[str, Path]) -> None:
         self._call(lambda logger: logger.artifact(name, kind, paths))

@@ -16,7 +16,7 @@ from deephash.utils.formatting import clock, number
 from deephash.utils.progress import LiveBar
 from deephash.utils.run_paths import RunPaths
 
-RATES = ("lr", "images_per_second", "data_share")
+NOT_TERMS = ("lr", "images_per_second", "images_seen", "data_share")
 
 
 class Console(Logger):
@@ -175,7 +175,7 @@ class Console(Logger):
 
     def _texts(self) -> str:
         """Format the terms, the learning rate, the speed and the time left."""
-        terms = {name: v for name, v in self._train.items() if name not in RATES}
+        terms = {name: v for name, v in self._train.items() if name not in NOT_TERMS}
         if len(terms) == 2:  # a single term equals the loss
             terms.pop("loss", None)
         texts = [f"{name} {value:.3f}" for name, value in terms.items()]

@@ -3,9 +3,10 @@
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from deephash.errors import FileError, WriteError
 from deephash.loggers.logger import Logger
@@ -95,3 +96,43 @@ def remove_partial_line(path: Path) -> None:
         content = file.read()
         if not content.endswith(b"\n"):
             file.truncate(content.rfind(b"\n") + 1)
+
+
+def make_row(where: str, values: Mapping[str, float], epoch: int) -> dict[str, Any]:
+    """Return the values of a line as those of a row, which joins all lines of a step.
+
+    >>> make_row("train", {"loss": 0.5, "images_seen": 100}, 1)
+    {'train/loss': 0.5, 'epoch': 1, 'images_seen': 100}
+    """
+    row: dict[str, Any] = {f"{where}/{name}": value for name, value in values.items()}
+    row["epoch"] = epoch
+    if (seen := row.pop(f"{where}/images_seen", None)) is not None:
+        row["images_seen"] = seen
+    return row
+
+
+def read_rows(history: Path) -> Iterator[tuple[dict[str, Any], int]]:
+    """Yield the row of each step of a ``log.jsonl``, and the step."""
+    row: dict[str, Any] = {}
+    at = -1
+    text = history.read_text(encoding="utf-8", errors="replace") if history.is_file() else ""
+    for text_line in text.splitlines():
+        try:
+            line = parse_json(history, text_line, "log")
+            step, where, epoch = int(line.pop("step")), line.pop("where"), line.pop("epoch")
+            time = datetime.fromisoformat(line.pop("time")).timestamp()
+        except (FileError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
+            continue  # not a line of the log
+        if row and step != at:
+            yield row, at
+            row = {}
+        at = step
+        values = {name: value for name, value in line.items() if not isinstance(value, str)}
+        values |= {name: float(value) for name, value in line.items() if value in NOT_FINITE}
+        row |= make_row(where, values, epoch) | {"_timestamp": time}
+    if row:
+        yield row, at
+
+
+NOT_FINITE = ("nan", "inf", "-inf")
+"""Strings for numbers that JSON does not have."""

@@ -1,8 +1,18 @@
 """The interface of loggers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Picture(NamedTuple):
+    """An image in a cell of a table."""
+
+    pixels: npt.NDArray[np.uint8]  # (H, W, 3)
+    caption: str = ""
 
 
 class Logger:
@@ -10,6 +20,24 @@ class Logger:
 
     A logger never blocks the training loop; failed uploads are warnings.
     """
+
+    keeps_results: ClassVar[bool] = False
+    """Whether it has a place for figures, tables and files, so that evaluations and reports are
+    logged as well."""
+
+    @classmethod
+    def require(cls) -> None:
+        """Raise ConfigError if a package is missing; called before data are opened."""
+
+    @classmethod
+    def is_complete(cls, folder: Path, run_id: Callable[[], str]) -> bool:
+        """Return whether a finished run needs nothing more from this logger.
+
+        Args:
+            folder: The run folder.
+            run_id: Returns the id of the run.
+        """
+        return True
 
     def tick(self, n: int = 1) -> None:
         """Count ``n`` more optimizer steps; called at each step, so it must be cheap."""
@@ -29,8 +57,24 @@ class Logger:
     def figures(self, paths: Mapping[str, Path]) -> None:
         """Log the figures of an evaluation: PNG files by name."""
 
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Log a table, whose cells are numbers, texts or `Picture`."""
+
+    def lines(
+        self,
+        name: str,
+        x: Sequence[float],
+        lines: Mapping[str, Sequence[float]],
+        title: str,
+        x_label: str,
+    ) -> None:
+        """Log a chart of lines over the same x, by their labels."""
+
     def artifact(self, name: str, kind: str, paths: Mapping[str, Path]) -> None:
-        """Log a set of files, by their names in it."""
+        """Log a set of files, by their names in it; of kind ``model`` or ``report``."""
+
+    def uses_data(self, name: str, uri: str, facts: Mapping[str, Any]) -> None:
+        """Log which data the run used: their name, a URI with the fingerprint, and their facts."""
 
     def close(self, failed: bool = False) -> None:
         """Close files and connections; a second call does nothing."""

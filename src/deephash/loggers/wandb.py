@@ -6,6 +6,7 @@ for all others. So each session writes all rows that the server cannot have yet,
 records that the new one replaces.
 """
 
+import io
 import json
 import logging
 import netrc
@@ -14,18 +15,19 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from datetime import datetime
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from deephash.errors import ConfigError, FileError
-from deephash.loggers.logger import Logger
+from deephash.errors import ConfigError
+from deephash.loggers.jsonl import make_row, read_rows
+from deephash.loggers.logger import Logger, Picture
+from deephash.loggers.summary import flat, summary_of
+from deephash.utils import program
 from deephash.utils.bounds import Name, Positive
 from deephash.utils.extras import import_extra
-from deephash.utils.files import parse_json
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,18 @@ ASIDE = ".replaced"
 FIGURES = "figures.txt"
 """File that marks an offline record without a history of training."""
 
+METRICS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("epoch", {"hidden": True}),
+    ("images_seen", {"hidden": True}),
+    ("train/*", {"step_metric": "images_seen", "summary": "none"}),
+    ("train/loss", {"step_metric": "images_seen", "summary": "last"}),
+    ("query/map", {"step_metric": "epoch", "summary": "max"}),
+    ("val/map", {"step_metric": "epoch", "summary": "max"}),
+    ("val/agreement", {"step_metric": "epoch", "summary": "max"}),
+)
+"""Definitions of metrics: the horizontal axis, which does not depend on the batch size, and the
+value of the runs table. Terms of the loss have none there, since ``summary_of`` chooses it."""
+
 COMPLETE = "complete.txt"
 """File in the folder ``wandb`` of a run: the id of a run that is complete at W&B or offline."""
 
@@ -59,7 +73,8 @@ class Wandb(Logger):
 
     Args:
         project: The project the run belongs to.
-        config: The resolved configuration, as plain containers.
+        config: The resolved configuration, as plain containers. W&B has it under the key
+            ``config``.
         folder: The run folder; the files are in its subfolder ``wandb``.
         mode: ``auto`` follows ``WANDB_MODE`` and ``wandb offline``, and otherwise is online if
             there are credentials. ``online`` falls back to ``offline``, with a warning, without
@@ -72,10 +87,14 @@ class Wandb(Logger):
         job_type: ``train``, ``comparison`` or ``report``.
         init_timeout: Seconds to wait for the server before going offline.
         history: ``log.jsonl`` of training, to upload all its rows; None to add to a run.
+        parameters: What runs are grouped by, at the top of the configuration at W&B.
+        upload: Whether the encoder of a run, its card and its codes become an artifact.
 
     Raises:
         ConfigError: The package is not installed, or an option is invalid.
     """
+
+    keeps_results: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -91,22 +110,28 @@ class Wandb(Logger):
         job_type: str = "train",
         init_timeout: Positive = 15.0,
         history: str | Path | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        upload: bool = True,
     ) -> None:
         if wrong := self.refused({"mode": mode, "project": project, "entity": entity}):
             key, what, instead = wrong[0]
             raise ConfigError(f"logger.wandb.{key}  {what} {instead}")
         self._wandb = load_package()
         self._run: Any = None
+        self._url = ""
         self._row: dict[str, Any] = {}  # of the current step
         self._step = -1
         self._first = 0  # the first step that W&B does not have
         self._folder = Path(folder)
         self._history = None if history is None else Path(history)
+        self._upload = upload
+        self._parameters = dict(parameters or {})
         swept = "WANDB_SWEEP_ID" in os.environ
         self._id = id_of(run_id)
         self._options: dict[str, Any] = {
             "project": project or None,
-            "config": beside_parameters(config, sweep_parameters()) if swept else dict(config),
+            # A filter of W&B does not find nested keys, and a sweep of W&B replaces top keys.
+            "config": {**self._parameters, "config": dict(config)},
             "dir": str(folder),
             "entity": entity,
             "group": cut(group, MOST_NAME),
@@ -126,6 +151,14 @@ class Wandb(Logger):
             self._complete_history()
         except (Exception, SystemExit) as error:
             self._give_up("cannot start", error)
+
+    @classmethod
+    def require(cls) -> None:
+        load_package()
+
+    @classmethod
+    def is_complete(cls, folder: Path, run_id: Callable[[], str]) -> bool:
+        return is_complete(folder, id_of(run_id()))
 
     @staticmethod
     def refused(options: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -160,20 +193,18 @@ class Wandb(Logger):
         if step != self._step:
             self._write_row()
         self._step = step
-        self._row |= {f"{where}/{name}": value for name, value in values.items()}
-        self._row["epoch"] = epoch
+        self._row |= make_row(where, values, epoch)
 
     def report(self, report: Mapping[str, Any], step: int) -> None:
-        """Write the numbers of the report into the run's summary, and end the run."""
+        """Write the summary of the run and a table of all metrics, and end the run."""
         if self._run is None:
             return
         self._write_row()
         try:
             if self._run is not None:
-                metrics = report.get("metrics", {})
-                note = {"note": metrics["note"]} if metrics.get("note") else {}
-                self._run.summary.update(flat(metrics) | note)
-                self._run.summary.update(flat(report.get("selection", {}), "selection/"))
+                self._run.summary.update(summary_of(report))
+                rows = sorted(flat(report.get("metrics", {})).items())
+                self.table("metrics", ("metric", "value"), rows)
         except Exception as error:
             self._give_up("does not take the report", error)
         if self._finish() and self._history is not None and self._id and self.mode != "disabled":
@@ -181,7 +212,9 @@ class Wandb(Logger):
                 (self._folder / "wandb" / COMPLETE).write_text(self._id)
 
     def summary(self, report: Mapping[str, Any], folder: Path) -> None:
-        """Print the command that uploads an offline run."""
+        """Print the address of an online run, or the command that uploads an offline one."""
+        if self._url:
+            print(f"W&B     {self._url}")
         if self.mode == "offline":
             print(f"W&B     offline; to upload it: {sync_command(self._folder)}")
 
@@ -190,21 +223,76 @@ class Wandb(Logger):
             return
         try:
             image = self._wandb.Image
-            self._run.log({f"figures/{name}": image(str(path)) for name, path in paths.items()})
+            self._log({f"figures/{name}": image(str(path)) for name, path in paths.items()})
         except Exception as error:
             self._give_up("does not take the figures", error)
 
-    def artifact(self, name: str, kind: str, paths: Mapping[str, Path]) -> None:
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         if self._run is None:
             return
         try:
-            allowed = re.sub(r"[^A-Za-z0-9_.-]", "-", name)[:MOST_NAME]
-            made = self._wandb.Artifact(allowed, type=kind)
+            data = [[self._cell(value) for value in row] for row in rows]
+            table = self._wandb.Table(columns=list(columns), data=data, allow_mixed_types=True)
+            self._log({f"tables/{name}": table})
+        except Exception as error:
+            self._give_up("does not take a table", error)
+
+    def _log(self, values: Mapping[str, Any]) -> None:
+        """Log values in the row of the last step of this session."""
+        self._write_row()
+        self._run.log(values, step=None if self._step < 0 else self._step)
+
+    def _cell(self, value: Any) -> Any:
+        if isinstance(value, Picture):
+            return self._wandb.Image(value.pixels, caption=value.caption)
+        return value
+
+    def lines(
+        self,
+        name: str,
+        x: Sequence[float],
+        lines: Mapping[str, Sequence[float]],
+        title: str,
+        x_label: str,
+    ) -> None:
+        if self._run is None:
+            return
+        try:
+            chart = self._wandb.plot.line_series(
+                list(x), [list(line) for line in lines.values()], list(lines), title, x_label
+            )
+            self._log({f"charts/{name}": chart})
+        except Exception as error:
+            self._give_up("does not take a chart", error)
+
+    def artifact(self, name: str, kind: str, paths: Mapping[str, Path]) -> None:
+        if self._run is None or (kind == "model" and not self._upload):
+            return
+        try:
+            artifact = self._artifact(name, kind, self._parameters)
             for inside, path in paths.items():
-                made.add_file(str(path), name=inside)
-            self._run.log_artifact(made)
+                # Files of a run are not copied: a copy of each best.pt would fill the disk.
+                policy = "immutable" if kind == "model" else "mutable"
+                artifact.add_file(str(path), name=inside, policy=policy, skip_cache=True)
+            self._run.log_artifact(artifact)
         except Exception as error:
             self._give_up("does not take the files", error)
+
+    def uses_data(self, name: str, uri: str, facts: Mapping[str, Any]) -> None:
+        if self._run is None:
+            return
+        try:
+            artifact = self._artifact(name, "dataset", facts)
+            with redirect_stderr(io.StringIO()):  # a warning that the URI has no checksum
+                artifact.add_reference(uri, name="data", checksum=False)
+            # `use_artifact` waits for the server, and refuses offline runs.
+            self._run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
+        except Exception as error:
+            log.warning("wandb does not record which data the run used: %r", error)
+
+    def _artifact(self, name: str, kind: str, metadata: Mapping[str, Any]) -> Any:
+        allowed = re.sub(r"[^A-Za-z0-9_.-]", "-", name)[:MOST_NAME]
+        return self._wandb.Artifact(allowed, type=kind, metadata=dict(metadata))
 
     def close(self, failed: bool = False) -> None:
         """End the run, also after an exception, so that the next job of a sweep starts another."""
@@ -262,10 +350,16 @@ class Wandb(Logger):
                 mode = "offline"
         if mode != "online":
             self._start(mode)
+        else:
+            self._url = str(getattr(self._run, "url", None) or "")
         return mode
 
     def _start(self, mode: str) -> None:
-        settings = {"silent": True, "console": "off", "init_timeout": self._timeout}
+        settings: dict[str, Any] = {"silent": True, "init_timeout": self._timeout}
+        if self._id and self._history is None:
+            settings["console"] = "off"  # keeps the console log of training
+        if (checkout := program.checkout()) is not None:
+            settings["git_root"] = str(checkout)  # W&B searches the run folder
         if "finish_timeout" in self._wandb.Settings.model_fields:  # not in the older ones
             settings |= {"finish_timeout": FINISH_TIMEOUT, "finish_timeout_raises": False}
         if (self._folder / "wandb").is_symlink():  # a run folder may come from an untrusted source
@@ -293,16 +387,18 @@ class Wandb(Logger):
             if self.mode == "offline" and own is not None:
                 (own / FIGURES).touch()
             return
+        for metric, definition in METRICS:
+            self._run.define_metric(metric, **definition)
         if self.mode == "online":
             resumed = getattr(self._run, "resumed", False)
             self._first = int(getattr(self._run, "starting_step", 0)) if resumed else 0
         else:
             steps = [last_step(file) for file in earlier if uploaded(file)]
             self._first = 1 + max(steps, default=-1)
-        for row, step in rows(self._history):
+        for row, step in read_rows(self._history):
             if step >= self._first:
                 self._run.log(row, step=step)
-                self._first = step + 1
+                self._first, self._step = step + 1, step
         replaced = [file for file in earlier if not uploaded(file) and not holds_figures(file)]
         for file in replaced:
             file.rename(file.with_name(file.name + ASIDE))
@@ -350,59 +446,6 @@ def has_credentials() -> bool:
                 if host in netrc.netrc(str(path)).hosts:
                     return True
     return False
-
-
-def sweep_parameters() -> set[str]:
-    """Return the names of the parameters that a sweep of W&B sets for this run."""
-    import yaml
-
-    path = os.environ.get("WANDB_SWEEP_PARAM_PATH")
-    if path:
-        with suppress(OSError, yaml.YAMLError):
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-            return set(values) if isinstance(values, dict) else set()
-    return set()
-
-
-def beside_parameters(config: Mapping[str, Any], taken: set[str]) -> dict[str, Any]:
-    """Return a configuration without the keys that parameters of a W&B sweep overwrite.
-
-    W&B replaces a key by a parameter of the same name: ``method: relahash`` instead of the options
-    of the method. Such a configuration is also stored under ``config``.
-
-    >>> beside_parameters({"method": {"name": "csq"}, "seed": 0}, {"method"})
-    {'seed': 0, 'config': {'method': {'name': 'csq'}, 'seed': 0}}
-    """
-    free = {key: value for key, value in config.items() if key not in taken}
-    return free if len(free) == len(config) else free | {"config": dict(config)}
-
-
-def rows(history: Path) -> Iterator[tuple[dict[str, Any], int]]:
-    """Yield the row of each step of a ``log.jsonl``, and the step."""
-    row: dict[str, Any] = {}
-    at = -1
-    text = history.read_text(encoding="utf-8", errors="replace") if history.is_file() else ""
-    for text_line in text.splitlines():
-        try:
-            line = parse_json(history, text_line, "log")
-            step, where, epoch = int(line.pop("step")), line.pop("where"), line.pop("epoch")
-            time = datetime.fromisoformat(line.pop("time")).timestamp()
-        except (FileError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
-            continue  # not a line of the log
-        if row and step != at:
-            yield row, at
-            row = {}
-        at = step
-        values = {name: value for name, value in line.items() if not isinstance(value, str)}
-        values |= {name: float(value) for name, value in line.items() if value in NOT_FINITE}
-        row |= {f"{where}/{name}": value for name, value in values.items()}
-        row |= {"epoch": epoch, "_timestamp": time}
-    if row:
-        yield row, at
-
-
-NOT_FINITE = ("nan", "inf", "-inf")
-"""Strings for numbers that JSON does not have."""
 
 
 def records(folder: Path, run_id: str) -> list[Path]:
@@ -506,18 +549,3 @@ def cut(text: str | None, most: int) -> Any:
         return text
     front = (most - 1) // 2
     return f"{text[:front]}…{text[len(text) - (most - 1 - front) :]}"
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested numbers to names with slashes; leave out lists, texts and None.
-
-    >>> flat({"map": 0.5, "ties": {"best": 0.6}, "curve": [1, 2], "note": "all"})
-    {'map': 0.5, 'ties/best': 0.6}
-    """
-    result: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            result |= flat(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float):
-            result[prefix + name] = value
-    return result

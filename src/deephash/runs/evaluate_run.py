@@ -22,13 +22,13 @@ from deephash.config.faults import raise_faults
 from deephash.config.overrides import Override, parse_all
 from deephash.errors import ConfigError, DeephashError, FileError, TrainingError, WriteError
 from deephash.loggers.console import format_agreement, unlabelled_metrics
-from deephash.loggers.wandb import load_package
-from deephash.report import write_comparison, write_evaluation
+from deephash.report import Retrieved, write_comparison, write_evaluation
 from deephash.report.tables import reports_markdown
 from deephash.runs import gallery
 from deephash.runs.codes import agreement_measurement, encode_and_evaluate, save_codes
 from deephash.runs.folder import FIGURES, RunFolder, environment, runs_below
 from deephash.runs.load_encoder import build_encoder
+from deephash.runs.log_results import log_nearest
 from deephash.runs.run_data import move_data, without_download
 from deephash.training import out_of_memory
 from deephash.training.precision import use_deterministic
@@ -63,8 +63,7 @@ def evaluate(cfg: schema.Evaluate, overrides: Sequence[Override] = ()) -> dict[s
     Raises:
         DeephashError: with a message for the user.
     """
-    if "wandb" in (cfg.logger or {}):
-        load_package()  # before anything is read
+    build.require_loggers(cfg.logger)  # before anything is read
     out = None if cfg.out is None else expand_path(cfg.out)
     if cfg.run is not None:
         return measure(cfg, RunFolder(expand_path(cfg.run)), out, overrides)
@@ -161,14 +160,14 @@ def measure(
     _print_result(result, None if elsewhere else run)
     if cfg.figures and data.truth is None:
         output.remove("figures/.*.tmp")  # left by a process that was killed
-        images = []
+        images: list[Retrieved] = []
         if data.width is None:
             images = gallery.nearest_images(evaluation, codes, data, cfg.gallery)
         plane = gallery.plane(codes, data, cfg.tsne)
         snapshots = gallery.snapshots(run.path)
         made = write_evaluation(out, result, gallery=images, plane=plane, snapshots=snapshots)
         print(f"figures {output.evaluation_page}")
-        _log_figures(cfg, made, run)
+        _log_figures(cfg, made, run, images=images)
     return result
 
 
@@ -357,9 +356,13 @@ def _print_setups(metrics: Result, labels: Sequence[str]) -> None:
 
 
 def _log_figures(
-    cfg: schema.Evaluate, made: Sequence[Path], run: RunFolder, out: Path | None = None
+    cfg: schema.Evaluate,
+    made: Sequence[Path],
+    run: RunFolder,
+    out: Path | None = None,
+    images: Sequence[Retrieved] = (),
 ) -> None:
-    """Upload the figures to W&B if this command line has ``logger=wandb``.
+    """Log the figures with the loggers of this command line that keep figures.
 
     The logger in the run's configuration is never used: the folder may come from an untrusted
     source, which would choose the account.
@@ -369,19 +372,23 @@ def _log_figures(
         made: the figures.
         run: the run they are added to; of several, the first.
         out: folder of a comparison, which is a run of its own.
+        images: queries with their nearest images.
     """
-    node = (cfg.logger or {}).get("wandb")
-    if node is None:
-        return
-    ran = run.config()
+    folder = run.path if out is None else out
     if out is None:
-        logger = build.wandb(node, ran, run.path, _name(run), run.run_id(), "train")
+        name, job_type, run_id = _name(run), "train", run.run_id
     else:
-        logger = build.wandb(node, ran, out, "comparison", None, "comparison")
+        name, job_type, run_id = "comparison", "comparison", None
+    if not cfg.logger:
+        return
+    offered = build.for_loggers(run.config(), folder, name, job_type)
+    logger = build.result_loggers(cfg.logger, offered, run_id)
+    if not logger.loggers:
+        return
     logger.figures({path.stem: path for path in made})
+    log_nearest(logger, images)
     logger.close()
-    print(f"figures to W&B: {(run.path if out is None else out) / 'wandb'}")
-    logger.summary({}, run.path)
+    logger.summary({}, folder)
 
 
 def _name(run: RunFolder) -> str:

@@ -199,7 +199,7 @@ class RunFolder(RunPaths):
         # The order matters: a process that is killed in between leaves a finished, a resumable or
         # an empty run, and last.pt never remains without the files that it needs.
         if fresh:
-            self.remove("report.json", "report.*", "run_id.txt", "last.pt", "*.pt")
+            self.remove("report.json", "report.*", "README.md", "run_id.txt", "last.pt", "*.pt")
         if fresh or not self.resumable:
             self.remove("best.pt", "best-epoch*.pt", "log.jsonl", *EVALUATED)
         write_text(self.config_file, yaml.safe_dump(dict(config), sort_keys=False))

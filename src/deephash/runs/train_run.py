@@ -17,16 +17,16 @@ from deephash.data.datamodule import DataModule
 from deephash.data.feature_store import FeatureStore
 from deephash.data.precomputed_features import precompute_features
 from deephash.errors import ConfigError, TrainingError
-from deephash.loggers import wandb
 from deephash.methods.base import Method
 from deephash.models.codebooks import spread
 from deephash.models.encoder import Encoder
 from deephash.models.weights import digest
-from deephash.report import write_html, write_nearest
+from deephash.report import Retrieved, write_html, write_nearest
 from deephash.runs import gallery
 from deephash.runs.codes import agreement_measurement, encode_and_evaluate, save_codes
 from deephash.runs.folder import RunFolder, environment, git
 from deephash.runs.load_encoder import load_checkpoint
+from deephash.runs.log_results import log_nearest, log_results
 from deephash.training import compile_options, cuda_graphs, out_of_memory
 from deephash.training.evaluation import Codes, Evaluation
 from deephash.training.feature_agreement import constant_features
@@ -58,8 +58,7 @@ def train(cfg: schema.Train, overrides: Sequence[Override], launch: str = "") ->
     Raises:
         DeephashError: with a message for the user.
     """
-    if "wandb" in cfg.logger:
-        wandb.load_package()  # before data is opened
+    build.require_loggers(cfg.logger)  # before data is opened
     name = run_identity.run_name(cfg.plain, overrides)
     run = RunFolder.of(cfg, overrides)
     fresh = cfg.rerun and not run.begun_in(launch)
@@ -106,7 +105,7 @@ def _skip(cfg: schema.Train, run: RunFolder, name: str) -> dict[str, Any]:
     run.tidy()
     if not run.report_page.is_file():  # killed between the two
         write_html(run.path)
-    _complete_wandb(cfg, run, name, report)
+    _complete_loggers(cfg, run, name, report)
     print(
         f"finished already, skipped (rerun=true trains anew): {run.path}"
         f"  {report['metrics']['conventions']['metric']} {number(report['metrics']['map'])}"
@@ -141,20 +140,22 @@ def _warn_unlabelled(cfg: schema.Train) -> None:
     log.warning("the images have no labels: %s", kept)
 
 
-def _complete_wandb(
+def _complete_loggers(
     cfg: schema.Train, run: RunFolder, name: str, report: Mapping[str, Any]
 ) -> None:
-    """Write a finished run to W&B if the command line requires it and W&B does not have all of it.
+    """Write a finished run to the loggers of the command line that do not have all of it.
 
-    The run may have been killed during the upload, may have been trained without W&B, or may belong
-    to a sweep of W&B.
+    The run may have been killed during an upload, may have been trained without this logger, or may
+    belong to a sweep of W&B.
     """
-    node = cfg.logger.get("wandb")
-    if node is None or wandb.is_complete(run.path, wandb.id_of(run.run_id())):
+    offered = build.for_loggers(cfg.plain, run.path, name, "train", run.history)
+    logger = build.incomplete_loggers(cfg.logger, offered, run.run_id)
+    if not logger.loggers:
         return
-    logger = build.wandb(node, cfg.plain, run.path, name, run.run_id(), "train", run.history)
-    logger.report(report, report["training"]["steps"])
+    log_results(logger, run, report)
     logger.summary(report, run.path)
+    logger.report(report, report["training"]["steps"])
+    logger.close()
 
 
 @torch.inference_mode()
@@ -339,13 +340,22 @@ def _train(
         trainer.fit(method, data, evaluation, logger)
         report, codes = _report(cfg, name, run, data, method, evaluation, trainer)
         save_codes(run.codes(), codes, data, evaluation)
-        if not data.has_labels and data.width is None:  # in place of mAP: the nearest images
+        images: list[Retrieved] = []
+        if (
+            data.width is None
+            and data.truth is None
+            and (not data.has_labels or logger.keep_results)
+        ):
             images = gallery.nearest_images(evaluation, codes, data, schema.Gallery())
+        if not data.has_labels and data.width is None:  # in place of mAP
             write_nearest(run.path, images)
         write_json(run.report_file, report)
         write_html(run.path)
-        logger.report(report, trainer.progress.step)
+        if logger.keep_results:
+            log_nearest(logger, images)
+            log_results(logger, run, report, data.images.classes)
         logger.summary(report, run.path)
+        logger.report(report, trainer.progress.step)  # may upload files
         failed = False
     finally:
         logger.close(failed)

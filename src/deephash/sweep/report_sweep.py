@@ -9,8 +9,6 @@ from deephash.config import build, run_identity, schema
 from deephash.config.injected_arguments import Injected
 from deephash.config.overrides import Override, parse_all
 from deephash.errors import ConfigError, FileError, TrainingError
-from deephash.loggers import Loggers
-from deephash.loggers.wandb import load_package
 from deephash.report import write_sweeps
 from deephash.report.pages.base import format_value
 from deephash.report.pages.sweep import all_markdown, count_states, damaged_runs
@@ -50,8 +48,7 @@ def report_sweeps(cfg: schema.Report, overrides: Sequence[Override] = ()) -> dic
     Raises:
         ConfigError: If there is no such sweep, row or axis.
     """
-    if "wandb" in (cfg.logger or {}):
-        load_package()  # fails before anything is read
+    build.require_loggers(cfg.logger)  # before anything is read
     outputs = expand_path(cfg.paths.outputs)
     names = list(dict.fromkeys(_as_list(cfg.sweep)))
     sweeps = _filter([read_sweep(outputs, name) for name in names], cfg.only or {})
@@ -256,22 +253,22 @@ def _log_report(
     cfg: schema.Report, names: Sequence[str], files: Mapping[str, Path], out: Path
 ) -> None:
     """Log the report to W&B, as an artifact of a run in the group of the sweep."""
-    node = (cfg.logger or {}).get("wandb")
-    if node is None:
-        return
     name = "+".join(names)
-    injected: Injected = {
+    offered: Injected = {
         "name": f"report {name}",
         "run_id": None,
         "folder": out,
+        "history": None,
         "config": dict(cfg.plain),
         "group": name,
         "tags": list(names),
         "job_type": "report",
+        "parameters": {"sweep": name},
     }
-    logger = Loggers([build.part(node, "logger.wandb", **injected)])
+    logger = build.result_loggers(cfg.logger, offered)
+    if not logger.loggers:
+        return
     logger.artifact(name, "report", files)
     logger.figures({path.stem: path for path in files.values() if path.suffix == ".png"})
     logger.close()
-    print(f"report to W&B: {out / 'wandb'}")
     logger.summary({}, out)

@@ -316,6 +316,7 @@ class Trainer:
         assert self.optimizer is not None
         means["lr"] = self.optimizer.param_groups[0]["lr"]
         means["images_per_second"] = (now.images - images) / seconds
+        means["images_seen"] = now.images
         means["data_share"] = (now.data_seconds - waited) / seconds
         self.logger.scalars("train", means, self.progress.step, epoch + 1)
 

@@ -24,7 +24,17 @@ MOST_BYTES = 1 << 24
 """Largest figure that a page includes."""
 
 NOT_TERMS = frozenset(
-    {"time", "where", "step", "epoch", "lr", "images_per_second", "data_share", "grad_norm"}
+    {
+        "time",
+        "where",
+        "step",
+        "epoch",
+        "lr",
+        "images_per_second",
+        "images_seen",
+        "data_share",
+        "grad_norm",
+    }
 )
 """Keys of a line of the log that are not terms of the loss."""
 

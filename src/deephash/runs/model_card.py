@@ -1,4 +1,4 @@
-"""The model card of an exported encoder, made from the report of its run."""
+"""The model card of an encoder, made from the report of its run."""
 
 import importlib
 from collections.abc import Mapping
@@ -10,13 +10,12 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import deephash
-from deephash import retrieval
 from deephash.config import schema
 from deephash.errors import FileError
 from deephash.report.reading import TABLE
 from deephash.runs.exported_folder import LIBRARY, architecture
 from deephash.runs.folder import RunFolder
-from deephash.sweep.paired import NotComparableError, query_precision
+from deephash.runs.query_precision import NotComparableError, query_precision
 from deephash.training.code_encoder import CodeEncoder
 from deephash.utils.formatting import number, typed
 
@@ -42,7 +41,7 @@ def write_card(
     run: RunFolder,
     ran: schema.Run,
     encoder: CodeEncoder,
-    check: str,
+    check: str | None = None,
     checkpoint: str = "best",
     license: str | None = None,
 ) -> str:
@@ -52,7 +51,7 @@ def write_card(
         run: the run folder. Without a report there are no results on the card.
         ran: its configuration.
         encoder: of the run.
-        check: the result of the comparison with the encoder of the run.
+        check: the result of the comparison of an exported encoder with that of the run.
         checkpoint: that was exported; the report is of ``best``.
         license: of the exported weights; None for that of the initial weights.
     """
@@ -101,7 +100,7 @@ def write_card(
         "citation": citation(ran.method.name),
     }
     environment = Environment(
-        loader=PackageLoader("deephash.deployment", ""),
+        loader=PackageLoader("deephash.runs", ""),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -186,13 +185,12 @@ def _results(run: RunFolder, report: Mapping[str, Any]) -> dict[str, Any]:
 def _interval(run: RunFolder, report: Mapping[str, Any]) -> str:
     """Return the bootstrap interval of the mAP over its queries, from the codes of the run."""
     try:
-        precision = query_precision(run.path, report).precision
+        interval = query_precision(run.path, report).interval()
     except NotComparableError as error:
         return f" (no interval: {error})"
-    counted = precision[~(precision != precision)][None]  # without nan
-    if counted.size < 2:
+    if interval is None:
         return ""
-    _, low, high, _, queries = retrieval.paired_difference(counted, 0 * counted)
+    low, high, queries = interval
     return f" (95 % interval {number(low)} to {number(high)}, bootstrap over {queries:,} queries)"
 
 
