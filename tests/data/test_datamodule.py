@@ -12,7 +12,8 @@ from deephash.data.catalogue import ImageSet, one_hot
 from deephash.data.datamodule import DataModule
 from deephash.data.lazy_arrays import Stacked
 from deephash.data.prefetch import prefetch
-from deephash.data.splits.protocols import PerClass, Split
+from deephash.data.splits.multi_label import Drawn
+from deephash.data.splits.protocols import Listed, PerClass, Split
 from deephash.data.transforms import Pipeline, RandomHorizontalFlip, RandomShift
 from deephash.errors import DataError
 
@@ -173,6 +174,25 @@ def test_errors_come_before_the_first_epoch():
 
 
 # streams
+
+
+def test_an_error_of_the_split_contains_the_name_of_the_protocol():
+    message = r"lower dataset\.protocols\.mine\.queries=4, for example"
+    with pytest.raises(DataError, match=message):
+        module(protocol=Drawn(queries=50, train=None), protocol_name="mine").setup("cpu")
+
+
+def test_data_without_training_images_are_only_evaluated():
+    class Lists(Made):
+        def load(self):
+            lists = {"queries": np.arange(4), "database": np.arange(4, 40)}
+            return dataclasses.replace(super().load(), lists=lists)
+
+    data = module(source=Lists(), protocol=Listed())
+    with pytest.raises(DataError, match=r"made has no training images.*evaluate run=RUN"):
+        data.setup("cpu")
+    data.setup("cpu", trains=False)
+    assert data.facts.num_train == 0
 
 
 def test_streams_are_shuffles_of_their_own():

@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 
 import pytest
 
@@ -132,7 +133,7 @@ def test_an_epoch_without_evaluation_has_its_line_too(capsys):
     console = Console(3, 10)
     for epoch in (1, 2, 3):
         console.scalars("train", TRAIN, epoch * 10, epoch)
-    console.close()
+    console.summary({}, Path("run"))  # below the line of the last epoch
     assert [line[:10] for line in capsys.readouterr().err.splitlines()] == [
         "epoch  1/3",
         "epoch  2/3",
@@ -187,14 +188,18 @@ def test_without_labels_the_summary_notes_it_and_shows_the_measurements(capsys, 
         "database": 40,
         "conventions": {},
         "precision_within_radius_2": {"mean_zero": None, "empty_fraction": 0.25},
-        "codes": {"bits": {"entropy": 0.9, "dead_bits": 1, "distinct_codes": 38}},
+        "codes": {
+            "bits": {"entropy": 0.9, "dead_bits": 1, "distinct_codes": 38},
+            "quantization": {"degrees": 34.04},
+        },
         "distances": {"mean_nearest": 3.5},
     }
     Console(1, 10).summary({**REPORT, "metrics": metrics}, tmp_path)
     shown = " ".join(capsys.readouterr().out.split())
     assert "mAP - The images have no labels." in shown
     assert "bit entropy 0.9000, dead bits 1, distinct codes 38 of 40" in shown
-    assert "empty balls 0.2500, nearest 3.5000" in shown
+    assert "quantization error 34.0 degrees, empty balls of radius 2 0.2500" in shown
+    assert "bits to the nearest 3.5000" in shown
     Console(1, 10, quiet=True).summary({**REPORT, "metrics": metrics}, tmp_path)
     assert capsys.readouterr().out.endswith("mAP -  (images without labels)\n")
 

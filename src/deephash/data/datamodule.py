@@ -230,6 +230,12 @@ class DataModule:
                 self._refuse(f"{len(split.train):,} training images")
         self.trainable = torch.from_numpy(places)  # places in split.train of the images in use
         count, part = len(places), self.batch_size // self.streams
+        if trains and not len(split.train):
+            raise DataError(
+                f"dataset {self.name} has no training images. Train on other data and evaluate "
+                f"that run: deephash evaluate run=RUN dataset={self.name}. Features can be trained "
+                "on the database itself: dataset.source.train=database"
+            )
         if trains and epochs and count < (part if self.drop_last else 1):
             raise DataError(
                 f"an epoch has no batch: {count} training images are fewer than "
@@ -250,7 +256,7 @@ class DataModule:
             self._catalogue = None
             if not catalogue.labelled and self.classes is None:
                 self._choose_protocol(catalogue)
-                self.protocol.split(catalogue)  # may need labels: fail before images are decoded
+                self._draw(catalogue)  # may need labels: fail before images are decoded
             images = self.source.load(catalogue)
         else:
             images = self.source.load()
@@ -295,9 +301,19 @@ class DataModule:
         )
 
     def _split_images(self, images: ImageSet) -> tuple[Split, Facts]:
-        split = self.protocol.split(images)
+        split = self._draw(images)
         name, seed = self.protocol_name, self.protocol.seed
         return split, describe_split(images, split, self.name, name, seed)
+
+    def _draw(self, images: Catalogue) -> Split:
+        """Split images; messages of errors contain the name of the protocol."""
+        try:
+            return self.protocol.split(images)
+        except DataError as error:
+            message = str(error).replace(
+                "protocols.<protocol>.", f"protocols.{self.protocol_name}."
+            )
+            raise DataError(message) from error
 
     @property
     def images(self) -> ImageSet:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from deephash.loggers.logger import Logger
 from deephash.report.reference_comparison import AGREEMENT, measures, not_beaten
+from deephash.report.values import unlabelled_metrics
 from deephash.utils.formatting import clock, number
 from deephash.utils.progress import LiveBar
 from deephash.utils.run_paths import RunPaths
@@ -98,7 +99,7 @@ class Console(Logger):
             self._bar.update(step, before=f"epoch {self._count(epoch)}", after=self._texts())
 
     def summary(self, report: Mapping[str, Any], folder: Path) -> None:
-        self._close_bar()
+        self._finish()
         page = RunPaths(Path(folder)).report_page
         screen = Screen(highlight=False)
         metrics = report.get("metrics", {})
@@ -122,6 +123,10 @@ class Console(Logger):
             screen.print(Text(f"report  {page}"), soft_wrap=True)
 
     def close(self, failed: bool = False) -> None:
+        self._finish()
+
+    def _finish(self) -> None:
+        """Close the bar, and print the line of the last epoch if it had no evaluation."""
         self._close_bar()
         if self._printed < self._epoch:
             self._print_epoch(self._epoch)
@@ -223,20 +228,6 @@ class Console(Logger):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-
-
-def unlabelled_metrics(metrics: Mapping[str, Any]) -> str:
-    """Format the metrics of codes without labels in one line."""
-    codes, ball = metrics.get("codes") or {}, metrics.get("precision_within_radius_2") or {}
-    bits, distances = codes.get("bits") or {}, metrics.get("distances") or {}
-    shown = {
-        "bit entropy": number(bits.get("entropy")),
-        "dead bits": bits.get("dead_bits", "-"),
-        "distinct codes": f"{bits.get('distinct_codes', '-')} of {metrics.get('database', '-')}",
-        "empty balls": number(ball.get("empty_fraction")),
-        "nearest": number(distances.get("mean_nearest")),
-    }
-    return ", ".join(f"{name} {value}" for name, value in shown.items())
 
 
 def format_agreement(values: Mapping[str, Any]) -> str:

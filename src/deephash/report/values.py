@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from deephash.utils.formatting import shorten
+from deephash.utils.formatting import number, shorten
 from deephash.utils.nested import get_nested
 
 Report = Mapping[str, Any]
@@ -120,6 +120,22 @@ def _shorten_pair(value: Any, other: Any) -> list[str]:
 def unlabelled_note(report: Report) -> str:
     """Return the note of a run that was evaluated without labels; empty for other runs."""
     return str(get_nested(report, "metrics", "note") or "")
+
+
+def unlabelled_metrics(metrics: Mapping[str, Any]) -> str:
+    """Format the metrics of codes without labels in one line."""
+    codes, ball = metrics.get("codes") or {}, metrics.get("precision_within_radius_2") or {}
+    bits, distances = codes.get("bits") or {}, metrics.get("distances") or {}
+    angle = (codes.get("quantization") or {}).get("degrees")
+    shown = {
+        "bit entropy": number(bits.get("entropy")),
+        "dead bits": bits.get("dead_bits", "-"),
+        "distinct codes": f"{bits.get('distinct_codes', '-')} of {metrics.get('database', '-')}",
+        "quantization error": "-" if angle is None else f"{angle:.1f} degrees",
+        "empty balls of radius 2": number(ball.get("empty_fraction")),
+        "bits to the nearest": number(distances.get("mean_nearest")),
+    }
+    return ", ".join(f"{name} {value}" for name, value in shown.items())
 
 
 def unlabelled_sentence(reports: Iterable[Report]) -> str:

@@ -21,9 +21,10 @@ from deephash.config import (
 from deephash.config.faults import raise_faults
 from deephash.config.overrides import Override, parse_all
 from deephash.errors import ConfigError, DeephashError, FileError, TrainingError, WriteError
-from deephash.loggers.console import format_agreement, unlabelled_metrics
+from deephash.loggers.console import format_agreement
 from deephash.report import Retrieved, write_comparison, write_evaluation
 from deephash.report.tables import reports_markdown
+from deephash.report.values import unlabelled_metrics
 from deephash.runs import gallery
 from deephash.runs.codes import agreement_measurement, encode_and_evaluate, save_codes
 from deephash.runs.folder import FIGURES, RunFolder, environment, runs_below

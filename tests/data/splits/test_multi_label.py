@@ -245,10 +245,20 @@ def test_drawn_gives_each_image_its_place(queries, train, inside, unlabelled, va
 @pytest.mark.parametrize(
     ("protocol", "message"),
     [
-        (Drawn(400, 1), r"400 images can be drawn and the protocol needs 401 .*\.queries$"),
-        (Drawn(10, 391), r"needs 401 \(10 queries \+ 391 training images\).*\.train$"),
-        (Drawn(10, 390, train_in_database=False), r"at least 1 to search.*\.train$"),
-        (Drawn(400, None), r"400 queries \+ at least 1 to search.*\.queries$"),
+        (
+            Drawn(400, 1),
+            r"400 images can be drawn and the protocol needs 401 .*\.queries=40, for example$",
+        ),
+        (
+            Drawn(10, 391),
+            r"needs 401 \(10 queries \+ 391 training images\).*\.train=40, for example$",
+        ),
+        (
+            Drawn(10, 390, train_in_database=False),
+            r"at least 1 to search.*\.train=40, for example$",
+        ),
+        (Drawn(400, None), r"400 queries \+ at least 1 to search.*\.queries=40, for example$"),
+        (Drawn(401, 400), r"needs 801 .*\.queries$"),
         (Drawn(10, 371, unlabelled="drop"), r"380 images can be drawn"),
         (
             Drawn(10, 300, validation=91),

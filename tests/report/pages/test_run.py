@@ -257,9 +257,11 @@ def test_the_figure_of_nearest_images_is_on_the_page_without_labels_alone(folder
         "note": "no labels",
         "distances": {"distance": [0.0], "share": [1.0]},
         "codes": {"bits": {"ones": [0.5, 0.4]}, "distances": {"share": [0.2, 0.8]}},
+        "agreement": {"spearman": 0.5, "recall_at_10": 0.25},
     }
     (folder / "report.json").write_text(json.dumps({**REPORT, "metrics": metrics}))
     page = read_page(write_html(folder))
     assert 'src="data:image/png;base64,cG5n"' in page.source
+    assert "0.2500 recall of the 10 nearest" in page.text and "Codes: bit entropy" in page.text
     assert "share of ones over bit: ones" in page.labels()
     assert any(label.startswith("share of pairs over Hamming distance") for label in page.labels())

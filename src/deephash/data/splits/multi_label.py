@@ -183,9 +183,11 @@ class Drawn:
             if apart or not self.train:
                 wanted += " + at least 1 to search"
             key = "queries" if self.queries >= (self.train or 0) else "train"
+            most = len(rows) - (needed - getattr(self, key))
+            value = f"={min(most, max(1, len(rows) // 10))}, for example" if most > 0 else ""
             raise DataError(
                 f"{len(rows)} images can be drawn and the protocol needs {needed} ({wanted}): "
-                f"lower dataset.protocols.<protocol>.{key}"
+                f"lower dataset.protocols.<protocol>.{key}{value}"
             )
         order = np.random.RandomState(self.seed).permutation(rows)
         rest = order[self.queries :]

@@ -14,8 +14,8 @@ from deephash.report.figures.images import retrieved
 from deephash.report.figures.run import Point, line_plot, range_plot
 from deephash.report.pages.base import Rows, header_chips, render, save_figures, value_rows
 from deephash.report.reading import read_log, read_optional, read_report
-from deephash.report.reference_comparison import measures, not_beaten
-from deephash.report.values import is_number, metric_name, unlabelled_note
+from deephash.report.reference_comparison import AGREEMENT, measures, not_beaten
+from deephash.report.values import is_number, metric_name, unlabelled_metrics, unlabelled_note
 from deephash.utils.files import read_bytes, write_text
 from deephash.utils.formatting import clock, number
 from deephash.utils.nested import get_nested
@@ -121,6 +121,10 @@ def page_values(folder: Path) -> dict[str, Any]:
         report.get(name) or {} for name in ("metrics", "selection", "protocol")
     )
     unlabelled = "note" in metrics
+    title, value = metric_name(report), metrics.get("map")
+    if unlabelled and metrics.get("agreement"):
+        title = dict(AGREEMENT)["recall_at_10"]
+        value = metrics["agreement"].get("recall_at_10")
     selected = {name: value for name, value in selection.items() if value is not None}
     tables = {
         "Retrieval": metric_rows(metrics),
@@ -136,9 +140,10 @@ def page_values(folder: Path) -> dict[str, Any]:
         curves, retrieval = _training_figures(log, selection), _retrieval_figures(metrics)
     return {
         "title": report.get("run") or folder.name,
-        "metric": metric_name(report),
-        "map": number(metrics.get("map")),
+        "metric": title,
+        "value": number(value),
         "note": unlabelled_note(report),
+        "codes": unlabelled_metrics(metrics) if unlabelled else "",
         "chips": header_chips(report),
         "fingerprint": str(protocol.get("fingerprint", "")),
         "choices": map_choices(selection),
