@@ -14,7 +14,7 @@ from deephash.utils.files import Kind, expect, finite
 
 TRUST = {
     "primary": "",
-    "secondary": "quoted by somebody else, not read in the source itself",
+    "secondary": "quoted by another source, not read in the original",
     "rerun": "re-run by a third party",
 }
 """Descriptions of the values of ``verified``."""

@@ -316,7 +316,7 @@ def test_kinds_references_and_a_further_R_stand_beside():
         "",
     ]
     assert "over 2 rotations; no training, and not ranked. Not above it: itq at 16 bits." in text
-    assert "Published: SDC" in text and "quotes it (quoted by somebody else, not read" in text
+    assert "Published: SDC" in text and "quotes it (quoted by another source, not read" in text
     assert "itq: the rotation behind the published number does not minimise" in text
     assert "Also published: sdc\\_simclr 64 bits 0.6646 (weight decay 5e-4)." in text
     assert "run again, seed 42 (re-run by a third party; mAP@1000;" in text
@@ -711,7 +711,7 @@ def test_no_published_number_is_recalled():
 
 
 def test_how_a_published_number_is_known_is_part_of_what_is_printed():
-    assert published("sdc_table1", "cifar10").describe().startswith("quoted by somebody else")
+    assert published("sdc_table1", "cifar10").describe().startswith("quoted by another source")
     assert published("sdc_rerun", "cifar10").describe().startswith("re-run by a third party")
     assert published("sdc_contrastive", "cifar10").describe().startswith("mAP@1000; protocol 59k")
 
