@@ -111,7 +111,8 @@ def load(
         run: its folder, or the folder that ``export`` made.
         checkpoint: ``best``, the selected encoder, or ``last``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``.
-        precision: number format of the network: ``fp32``, ``bf16``; None for that of the run.
+        precision: number format of the network: ``fp32``, ``bf16``, ``fp16``; None for that of the
+            run.
         plugins: packages whose classes may be built in this call; see docs/extending.md.
 
     Returns:

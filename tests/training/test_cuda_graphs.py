@@ -239,7 +239,9 @@ def test_replayed_it_is_the_same_run(tmp_path, words):
     assert (capture.warmed, capture.recorded, capture.replayed) == (3 + 1, 2, 2 + 4)
 
 
-@pytest.mark.parametrize("options", [{"precision": "bf16"}, {"clip_norm": 0.1}])
+@pytest.mark.parametrize(
+    "options", [{"precision": "bf16"}, {"clip_norm": 0.1}, {"precision": "fp16"}], ids=str
+)
 def test_replayed_it_is_the_same_run_in_other_forms(tmp_path, options):
     words = ["method=orthohash"]
     _, plain = run(tmp_path / "plain", words, captured=False, **options)

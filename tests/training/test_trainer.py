@@ -342,17 +342,22 @@ def test_the_toy_is_worth_resuming(tmp_path):
     assert not same(result(tmp_path / "a"), result(tmp_path / "b"))
 
 
-def test_two_and_two_epochs_are_four_to_the_bit(tmp_path):
+FEATURES = [{}, {"precision": "fp16"}]
+"""Options of the loop with state of their own in ``last.pt``."""
+
+
+@pytest.mark.parametrize("options", FEATURES, ids=str)
+def test_two_and_two_epochs_are_four_to_the_bit(tmp_path, options):
     straight, resumed = folder_of(tmp_path, "straight"), folder_of(tmp_path, "resumed")
-    _, _, log = run(straight)
+    _, _, log = run(straight, **options)
     method = Toy()
-    stopped = trainer(resumed, method)
+    stopped = trainer(resumed, method, **options)
     stopped.start(method, Batches())
     with pytest.raises(Killed):
         stopped.fit(method, Dying(at=(2, 0)), by_weights, Log())
     other = Toy(seed=9)  # its own weights are overwritten
     torch.rand(100)
-    _, loop, late = run(resumed, method=other)
+    _, loop, late = run(resumed, method=other, **options)
     assert other.epochs == [2, 3] and other.prepared == 0
     assert loop.progress.step == 12
     assert same(result(straight), result(resumed))

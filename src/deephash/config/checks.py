@@ -144,9 +144,10 @@ def check_train(cfg: Mapping[str, Any], overrides: Sequence[Override] = ()) -> l
     if not broken & {"dataset", "dataset.protocols", "dataset.unlabelled", "trainer"}:
         faults += _check_protocol(cfg) + _check_classes(cfg["dataset"])
     if not broken & {"trainer", "trainer.device"}:
-        faults += check_device("trainer.device", cfg["trainer"]["device"]) or _check_graph(
-            cfg["trainer"]
-        )
+        faults += check_device("trainer.device", cfg["trainer"]["device"]) or [
+            *_check_graph(cfg["trainer"]),
+            *_check_precision(cfg["trainer"]),
+        ]
     faults += [fault for fault in check_names(cfg) if fault.key not in broken]
     if not broken:
         faults += _check_convention(cfg)
@@ -456,13 +457,32 @@ def _check_graph(trainer: Mapping[str, Any]) -> list[Fault]:
     if trainer.get("compile"):
         message = "is true, and trainer.compile=true replays CUDA graphs of its own."
         return [Fault("trainer.graph", message, "Type one of them.")]
+    if _on_cpu(trainer):
+        message = f"is true, and trainer.device={trainer['device']} is a CPU here."
+        return [Fault("trainer.graph", message, "Leave it out, or train on a CUDA device.")]
+    return []
+
+
+def _check_precision(trainer: Mapping[str, Any]) -> list[Fault]:
+    """Check that the device can train in the number format."""
+    if trainer.get("precision") != "fp16" or not _on_cpu(trainer):
+        return []
+    import torch
+
+    from deephash.training.precision import fp16_fault  # late: imports torch
+
+    if not (reason := fp16_fault(torch.device("cpu"))):
+        return []
+    message = f"is fp16, and this CPU cannot train in it: {reason}."
+    return [Fault("trainer.precision", message, "Type trainer.precision=bf16, or fp32.")]
+
+
+def _on_cpu(trainer: Mapping[str, Any]) -> bool:
+    """Return whether a run would train on a CPU of this machine."""
     import torch
 
     device = trainer["device"]
-    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
-        message = f"is true, and trainer.device={device} is a CPU here."
-        return [Fault("trainer.graph", message, "Leave it out, or train on a CUDA device.")]
-    return []
+    return device == "cpu" or (device == "auto" and not torch.cuda.is_available())
 
 
 def _check_convention(cfg: Mapping[str, Any]) -> list[Fault]:

@@ -93,6 +93,7 @@ class Precision(Enum):
 
     fp32 = "fp32"
     bf16 = "bf16"
+    fp16 = "fp16"  # with a scaled loss, for GPUs without bf16: V100, T4, RTX 20
 
 
 class SelectOn(Enum):

@@ -49,7 +49,8 @@ def _wandb(value: str) -> str:
 
 
 def _amp(value: str) -> str:
-    return f"trainer.precision={'fp32' if value.lower() in ('false', '0', '32') else 'bf16'}"
+    off = value.lower() in ("false", "0", "32", "fp32", "no")
+    return f"trainer.precision={'fp32' if off else 'bf16'}"
 
 
 def _flag(key: str) -> Callable[[str], str]:
@@ -143,8 +144,9 @@ SYNONYMS = (
     Synonym(("cache", "cache_dir", "cache_path"), "elsewhere", ("paths.cache={}",)),
     Synonym(("exp_name", "experiment_name", "run_name", "exp", "tag", "tags", "name", "comment"),
             "first", ("sweep={}", "group={}"), "Runs name their folders by their settings."),
-    Synonym(("amp", "fp16", "bf16", "half", "mixed_precision", "use_amp", "precision"), "true",
+    Synonym(("amp", "bf16", "mixed_precision", "use_amp", "precision"), "true",
             ("trainer.precision={}", _amp)),
+    Synonym(("fp16", "half", "float16"), "true", ("trainer.precision=fp16",)),
     Synonym(("patience", "early_stop", "early_stopping"), "5", ("trainer.patience={}",)),
     Synonym(("eval_every", "eval_freq", "eval_interval", "test_every", "test_freq", "val_interval",
              "valid_interval", "evaluate_every", "eval_epoch", "test_map"), "5",

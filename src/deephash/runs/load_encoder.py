@@ -32,7 +32,7 @@ def load(
         run: its folder, or the folder of an exported encoder.
         checkpoint: ``best`` or ``last``; an exported encoder has only one.
         device: as ``trainer.device``.
-        precision: ``fp32`` or ``bf16``; None for that of the run.
+        precision: ``fp32``, ``bf16`` or ``fp16``; None for that of the run.
 
     Raises:
         DeephashError: the folder is no run or is damaged, or the device is not available.

@@ -33,7 +33,7 @@ class CodeEncoder:
         batch_size: images per forward pass.
         method: name of the method that trained the network; None if unknown.
         dataset: name of the dataset that it was trained on; None if unknown.
-        precision: of ``autocast``: ``fp32`` or ``bf16``.
+        precision: of ``autocast``: ``fp32``, ``bf16`` or ``fp16``.
 
     Attributes:
         nbit: K, the number of bits of a code.
@@ -67,7 +67,7 @@ class CodeEncoder:
         Its codes differ in the bits whose real value is close to 0, and so does its fingerprint.
 
         Args:
-            precision: ``fp32`` or ``bf16``.
+            precision: ``fp32``, ``bf16`` or ``fp16``.
         """
         return CodeEncoder(
             self.network,

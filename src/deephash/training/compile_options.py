@@ -66,6 +66,8 @@ def fuse(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
     for group in optimizer.param_groups:
         if group["fused"] is None and not group["foreach"] and not group["differentiable"]:
             group["fused"] = True
+            # as its constructor does: it then skips steps of fp16 without waiting for the device
+            optimizer._step_supports_amp_scaling = True  # type: ignore[attr-defined]
 
 
 def make_capturable(optimizer: torch.optim.Optimizer) -> str:

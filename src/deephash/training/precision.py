@@ -4,10 +4,37 @@ import os
 
 import torch
 
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""The number formats of forward passes in reduced precision."""
+
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Return the context of a forward pass in ``fp32`` (no change) or ``bf16``."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    """Return the context of a forward pass in ``fp32`` (no change), ``bf16`` or ``fp16``."""
+    dtype = DTYPES.get(precision, torch.bfloat16)
+    return torch.autocast(device.type, dtype=dtype, enabled=precision in DTYPES)
+
+
+def gradient_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler | None:
+    """Return the scaler that keeps gradients in the range of ``fp16``; None for other formats."""
+    return torch.amp.GradScaler(device.type) if precision == "fp16" else None
+
+
+def fp16_fault(device: torch.device) -> str:
+    """Return why a device cannot train in ``fp16``; empty if it can.
+
+    GPUs can. A CPU can if torch has its convolution and matrix product in this format, forward and
+    backward.
+    """
+    if device.type != "cpu":
+        return ""
+    convolution, product = torch.nn.Conv2d(1, 1, 3), torch.nn.Linear(1, 1)
+    try:
+        with torch.random.fork_rng(devices=[]), autocast(device, "fp16"):
+            out = product(convolution(torch.zeros(1, 1, 3, 3)).flatten(1))
+        torch.autograd.backward(out.float().sum())
+    except (RuntimeError, NotImplementedError) as error:
+        return (str(error).splitlines() or [type(error).__name__])[0]
+    return ""
 
 
 def use_deterministic(on: bool) -> None:

@@ -35,6 +35,9 @@ LAST: dict[str, Kind] = {
     "rng": dict,
     "rng.cpu": Tensor,
     "rng.cuda?": (Tensor, None),
+    "scaler?": dict,  # of trainer.precision=fp16
+    **{f"scaler.{key}?": finite for key in ("scale", "growth_factor", "backoff_factor")},
+    **{f"scaler.{key}?": int for key in ("growth_interval", "_growth_tracker")},
 }
 """The keys of ``last.pt``."""
 
@@ -128,6 +131,21 @@ def load_optimizer(optimizer: torch.optim.Optimizer | None, state: Mapping[str, 
     for group, names in zip(optimizer.param_groups, options, strict=True):
         if missing := sorted(names - set(group)):  # torch adds options that older releases lack
             raise ValueError(f"the optimizer's state lacks {', '.join(missing)}")
+
+
+def load_scaler(scaler: torch.amp.GradScaler | None, state: Mapping[str, Any] | None) -> None:
+    """Load the state of the scaler of fp16, which is saved only in this precision.
+
+    Raises:
+        ValueError: there is a state without a scaler, or vice versa.
+    """
+    if (scaler is None) != (state is None):
+        other = "lacks" if state is None else "has"
+        raise ValueError(f"it {other} the state of a gradient scaler (trainer.precision=fp16)")
+    if scaler is not None and state is not None:
+        if set(state) != set(scaler.state_dict()):
+            raise ValueError("the state of the gradient scaler has other keys")
+        scaler.load_state_dict(dict(state))
 
 
 def _fresh_state(optimizer: torch.optim.Optimizer, device: str) -> dict[int, dict[str, Any]] | None:

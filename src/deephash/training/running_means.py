@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from deephash.errors import TrainingError
-from deephash.training.step import Scalars
+from deephash.training.step import NORM, SCALE, SKIPPED, Scalars
 
 
 class NotFiniteError(TrainingError):
@@ -43,18 +43,24 @@ class RunningMeans:
 
         Raises:
             NotFiniteError: a value was not finite; the error has the first step and the term.
+                A gradient of fp16 that is not finite is no fault, since the scaler skips the step
+                and reduces the scale, but one at a scale of 1 or less is.
         """
         if not self.rows:
             return {}
         keys, values = self.keys, torch.cat(self.rows).cpu().double().tolist()
         self.keys, self.rows = [], []
+        by_key = dict(zip(keys, values, strict=True))
+        for step in [step for (step, name), value in by_key.items() if name == SKIPPED and value]:
+            if by_key[step, SCALE] > 1:
+                del by_key[step, NORM]
         by_name: dict[str, list[float]] = {}
-        for (_, name), value in zip(keys, values, strict=True):
+        for (_, name), value in by_key.items():
             by_name.setdefault(name, []).append(value)
-        faults = [key for key, value in zip(keys, values, strict=True) if not math.isfinite(value)]
+        faults = [key for key, value in by_key.items() if not math.isfinite(value)]
         if faults:
             first = faults[0][0]
             terms = [name for step, name in faults if step == first]
-            single = [name for name in terms if name not in ("loss", "grad_norm")] or terms
+            single = [name for name in terms if name not in ("loss", NORM)] or terms
             raise NotFiniteError(single, first)
         return {name: math.fsum(items) / len(items) for name, items in by_name.items()}

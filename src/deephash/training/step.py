@@ -9,12 +9,21 @@ from torch import Tensor, nn
 from deephash.training.precision import autocast
 from deephash.types import Batch, Terms
 
+NORM = "grad_norm"
+"""The norm of the whole gradient before clipping."""
+
+SCALE = "loss_scale"
+"""The factor of the loss in the backward pass of fp16."""
+
+SKIPPED = "skipped_steps"
+"""1 if the gradient of fp16 was not finite, so that the parameters were not updated; else 0."""
+
 
 @dataclass(frozen=True)
 class Scalars:
     """Named scalars of one step, on the device."""
 
-    names: tuple[str, ...]  # loss, its terms, grad_norm
+    names: tuple[str, ...]  # loss, its terms, grad_norm; with a scaler also SCALE and SKIPPED
     values: Tensor  # (n,), without a graph
 
 
@@ -25,8 +34,9 @@ class TrainingStep:
         method: ``method(batch) -> Terms``, in training mode.
         optimizer: over the parameters of the method.
         device: of the method and of the batches.
-        precision: ``fp32`` or ``bf16``.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
         clip_norm: largest norm of the whole gradient; None does not clip.
+        scaler: of the loss, for ``fp16``. It skips updates with a gradient that is not finite.
 
     Example:
         >>> method = torch.nn.Linear(2, 1)
@@ -47,12 +57,14 @@ class TrainingStep:
         device: torch.device,
         precision: str = "fp32",
         clip_norm: float | None = None,
+        scaler: torch.amp.GradScaler | None = None,
     ) -> None:
         self.method = method
         self.optimizer = optimizer
         self.device = device
         self.precision = precision
         self.clip_norm = clip_norm
+        self.scaler = scaler
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def __call__(self, batch: Batch) -> Scalars:
@@ -60,12 +72,37 @@ class TrainingStep:
         with autocast(self.device, self.precision):
             terms = self.method(batch)
             loss = total(terms)
-        torch.autograd.backward(loss)
-        norm = self.gradient_norm()
-        self.optimizer.step()
+        torch.autograd.backward(loss if self.scaler is None else self.scaler.scale(loss))
+        after = self.update()
+        values = torch.stack([loss, *terms.values(), *after.values()]).detach()
+        return Scalars(("loss", *terms, *after), values)
+
+    def update(self) -> dict[str, Tensor]:
+        """Update the parameters, and free the gradients.
+
+        Returns:
+            The gradient norm, and with a scaler its state.
+        """
+        if self.scaler is None:
+            scalars = {NORM: self.gradient_norm()}
+            self.optimizer.step()
+        else:
+            self.scaler.unscale_(self.optimizer)
+            norm = self.gradient_norm()
+            scale = self.scaler.scale(norm.new_ones(()))  # reads the scale without waiting for it
+            scalars = {NORM: norm, SCALE: scale, SKIPPED: (~torch.isfinite(norm)).float()}
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
         self.forget_gradients()
-        values = torch.stack([loss, *terms.values(), norm]).detach()
-        return Scalars(("loss", *terms, "grad_norm"), values)
+        return scalars
+
+    @property
+    def obstacle(self) -> str:
+        """Why the step cannot be recorded as a CUDA graph; empty if no reason is known."""
+        if self.scaler is None or getattr(self.optimizer, "_step_supports_amp_scaling", False):
+            return ""
+        name = type(self.optimizer).__name__
+        return f"trainer.precision=fp16 waits for the device before each step of {name}"
 
     def gradient_norm(self) -> Tensor:
         """Clip the whole gradient, and return its norm before."""

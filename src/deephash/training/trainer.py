@@ -15,7 +15,7 @@ from deephash.training import checkpoint, compile_options, out_of_memory, restor
 from deephash.training.cuda_graphs import Capture, GraphedStep, obstacle_of
 from deephash.training.evaluation import Measured, training_features
 from deephash.training.non_finite import faulty_inputs
-from deephash.training.precision import autocast
+from deephash.training.precision import autocast, gradient_scaler
 from deephash.training.running_means import NotFiniteError, RunningMeans
 from deephash.training.snapshots import Snapshots
 from deephash.training.state import Progress
@@ -66,7 +66,7 @@ class LoopOptions:
         select_on: ``query``, ``val``, ``agreement`` or ``last``; one of the last two for images
             without labels.
         patience: evaluations without a better value after which training stops; None: never.
-        precision: ``fp32`` or ``bf16``.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
         log_every: steps between two lines of the log.
         clip_norm: largest norm of the whole gradient; None: no clipping.
         snapshots: database images whose codes are saved before training and at each evaluation.
@@ -118,6 +118,7 @@ class Trainer:
         self.snapshots = Snapshots(paths.path, options.snapshots, self.autocast)
         self.capture = capture
         self._obstacle = compile_options.make_capturable(optimizer) if capture and optimizer else ""
+        self.scaler = None if optimizer is None else gradient_scaler(device, options.precision)
         self.progress = Progress()
         self.running_means = RunningMeans()
         self._epoch_start = 0  # steps before this epoch
@@ -220,6 +221,7 @@ class Trainer:
         with restore.fitting(last, "this method"):
             restore.restore_weights(method, state["method"], "method")
             restore.load_optimizer(self.optimizer, state["optimizer"])
+            restore.load_scaler(self.scaler, state.get("scaler"))
             self.progress = restore.load_progress(state["progress"], last)
             restore.set_generators(state["rng"], self.device)
         self._recover_best(method)
@@ -294,10 +296,13 @@ class Trainer:
     ) -> TrainingStep | GraphedStep:
         """Return the callable that trains on one batch."""
         options = self.options
-        step = TrainingStep(method, optimizer, self.device, options.precision, options.clip_norm)
+        step = TrainingStep(
+            method, optimizer, self.device, options.precision, options.clip_norm, self.scaler
+        )
         if self.capture is None:
             return step
-        return GraphedStep(step, self.capture, self._obstacle or obstacle_of(method))
+        obstacle = self._obstacle or step.obstacle or obstacle_of(method)
+        return GraphedStep(step, self.capture, obstacle)
 
     def _log(self, epoch: int, began: float, data: TrainingData) -> None:
         try:
@@ -360,6 +365,8 @@ class Trainer:
             },
             "fingerprint": self.fingerprint,
         }
+        if self.scaler is not None:
+            state["scaler"] = self.scaler.state_dict()
         checkpoint.save(self.paths.last, state)
         self._remove_outdated()
 
