@@ -119,6 +119,27 @@ def test_ten_steps_decrease_the_loss(overrides, composed, batch_for):
     assert losses[-1] < 0.95 * losses[0]
 
 
+@pytest.mark.parametrize("overrides", OWN_LOSS + SHARED_LOSS, ids=" ".join)
+def test_losses_that_may_be_accumulated_are_means_of_small_batches(overrides, composed, batch_for):
+    """``batch_coupled = False`` where the batch makes no difference."""
+    cfg = composed(*overrides)
+    cfg["trainer"]["accumulate"] = 2
+    refused = any(fault.key == "trainer.accumulate" for fault in requirements.check_recipe(cfg))
+    single = {"ce", "orthohash", "orthohash_arc", "csq", "dpn", "greedyhash", "jmlh"}
+    if overrides[0].startswith("method=") and len(overrides) == 1:
+        assert refused == (overrides[0].removeprefix("method=") not in single)
+    if refused:
+        return
+    method, batch = build.method(typed(cfg), 10, 500).eval(), batch_for(cfg)
+    half = len(batch.index) // 2
+    parts = [batch.map(lambda tensor: tensor[:half]), batch.map(lambda tensor: tensor[half:])]
+    torch.manual_seed(0)
+    whole = total_loss(method, batch).item()
+    torch.manual_seed(0)
+    mean = sum(total_loss(method, part).item() for part in parts) / 2
+    assert mean == pytest.approx(whole, rel=1e-5)
+
+
 STATEFUL = [
     *([name] for name in LEARNING),
     ["hashnet", "method.loss.pairs=memory"],

@@ -188,6 +188,7 @@ def made(words, device="cpu"):
     cfg = pages(*words)
     method = build.method(typed(cfg), CLASSES, TRAINED).to(device)
     optimizer = build.optimizer(typed(cfg), method)
+    compile_options.fuse(optimizer, CPU)
     for group in optimizer.param_groups:
         if "fused" in group:
             group["fused"] = True  # the other forms of Adam refuse to be capturable on a CPU
@@ -207,6 +208,11 @@ def run(folder, words, captured, dies=None, sizes=SIZES, tape=Tape, **options):
     torch.manual_seed(0)
     options = LoopOptions(**options)
     loop = Trainer(RunPaths(folder), optimizer, Every(1, 0.5), CPU, "abc", options, capture)
+    if captured and (scaler := loop.scaler) is not None:
+        capture.keepers += tuple(
+            SimpleNamespace(state_dict=partial(getattr, scaler, name))
+            for name in ("_scale", "_growth_tracker")
+        )
     data, logger = Data(sizes, dies, views(words)), Log()
     loop.start(method, data)
     loop.fit(method, data, evaluate, logger)

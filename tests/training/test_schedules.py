@@ -1,7 +1,9 @@
+import math
+
 import pytest
 import torch
 
-from deephash.training.schedules import Constant, CosineDecay, Every, StepDecay
+from deephash.training.schedules import Constant, CosineDecay, Every, StepDecay, WarmupCosine
 
 RATE = 0.1
 
@@ -56,3 +58,12 @@ def test_cosine_may_end_above_zero():
 
 def test_constant():
     assert {Constant().factor(epoch, 10) for epoch in range(10)} == {1.0}
+
+
+def test_warm_up_and_cosine_by_step():
+    schedule = WarmupCosine(warmup=0.25, start=0.1, floor=0.2)
+    factors = [schedule.factor(step / 4, 2) for step in range(9)]  # 4 steps an epoch, 2 to warm up
+    assert factors[:3] == pytest.approx([0.1, 0.55, 1.0])
+    cosine = [0.2 + 0.8 * 0.5 * (1 + math.cos(math.pi * k / 6)) for k in range(7)]
+    assert factors[2:] == pytest.approx(cosine)
+    assert WarmupCosine(warmup=0.0).factor(0, 3) == 1.0

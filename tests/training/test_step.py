@@ -9,7 +9,7 @@ from torch import nn
 from deephash.training import compile_options
 from deephash.training.precision import fp16_fault, gradient_scaler
 from deephash.training.running_means import NotFiniteError, RunningMeans
-from deephash.training.step import SCALE, SKIPPED, TrainingStep
+from deephash.training.step import SCALE, SKIPPED, AccumulatingStep, TrainingStep
 from deephash.types import Batch
 
 CPU = torch.device("cpu")
@@ -84,3 +84,36 @@ def test_a_gradient_that_is_not_finite_at_the_smallest_scale_is_an_error():
         means.add(number, step(next(batches(8))))
     with pytest.raises(NotFiniteError, match="grad_norm is not finite at step 17"):
         means.read()
+
+
+@pytest.mark.parametrize("sizes", [(8, 8, 8), (8, 8, 4), (5,)])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_accumulated_batches_are_one_large_batch(sizes, precision):
+    """Also if the last one is short, or if an epoch ends with fewer of them."""
+    whole = Fit()
+    parts = copy.deepcopy(whole)
+    scalers = [gradient_scaler(CPU, precision) for _ in range(2)]
+    step, small = (
+        kind(method, torch.optim.SGD(method.parameters(), lr=0.1), CPU, precision, 0.5, scaler,
+             **options)
+        for kind, method, scaler, options in (
+            (TrainingStep, whole, scalers[0], {}),
+            (AccumulatingStep, parts, scalers[1], {"accumulate": 3}),
+        )
+    )  # fmt: skip
+    given = list(batches(*sizes))
+    joined = Batch(*(torch.cat([getattr(batch, name) for batch in given])
+                     for name in ("images", "labels", "index")))  # fmt: skip
+    results = [small(batch) for batch in given]
+    if len(sizes) < 3:
+        assert results[-1] is None
+        results.append(small.finish())
+    expected, result = step(joined), results[-1]
+    assert results[:-1] == [None] * (len(results) - 1) and small.finish() is None
+    assert result.names == expected.names
+    tolerance = (
+        {"rtol": 1e-2, "atol": 1e-3} if precision == "fp16" else {"rtol": 1e-5, "atol": 1e-6}
+    )
+    torch.testing.assert_close(result.values, expected.values, **tolerance)
+    for one, other in zip(parts.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(one, other, **tolerance)

@@ -1,3 +1,4 @@
+import json
 import math
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from deephash.errors import TrainingError
 from deephash.training import checkpoint
 from deephash.training import trainer as loop_module
 from deephash.training.evaluation import Measured
-from deephash.training.schedules import Constant, StepDecay
+from deephash.training.profiling import STEPS as STEPS_OF_PROFILE
+from deephash.training.schedules import Constant, StepDecay, WarmupCosine
 from deephash.training.trainer import LoopOptions, Trainer
 from deephash.types import Batch, generator
 from deephash.utils.run_paths import RunPaths
@@ -225,6 +227,28 @@ def test_rates_follow_the_schedule_group_by_group(tmp_path):
     assert [g["lr"] for g in loop.optimizer.param_groups] == pytest.approx([1e-4, 1e-3])
 
 
+def test_rates_by_step(tmp_path):
+    """The fraction of an epoch counts updates, also those of several batches."""
+    for accumulate, updates in ((1, 3), (2, 2)):
+        folder = folder_of(tmp_path, str(accumulate))
+        options = {"accumulate": accumulate, "updates": updates, "log_every": 1}
+        schedule = WarmupCosine(warmup=0.5, start=0.0)
+        _, _, log = run(folder, epochs=2, schedule=schedule, **options)
+        expected = [0.001 * schedule.factor(at / updates, 2) for at in range(2 * updates)]
+        assert log.of("train", "lr") == pytest.approx(expected)
+
+
+def test_the_profile_of_some_steps(tmp_path):
+    plain, profiled = folder_of(tmp_path, "plain"), folder_of(tmp_path, "profiled")
+    run(plain, epochs=8)
+    run(profiled, epochs=8, profile=True)
+    assert same(result(plain), result(profiled))
+    trace = json.loads((profiled / "profile" / "trace.json").read_text())
+    names = [event.get("name", "") for event in trace["traceEvents"]]
+    assert sum(name == "Optimizer.step#Adam.step" for name in names) == STEPS_OF_PROFILE
+    assert "aten::addmm" in (profiled / "profile" / "table.txt").read_text()
+
+
 def test_eval_every_and_the_last_epoch(tmp_path):
     scores = Scores(0.1, 0.2, 0.3)
     _, loop, log = run(tmp_path, scores, epochs=5, eval_every=2)
@@ -331,6 +355,40 @@ def test_the_gradient_is_clipped(tmp_path):
     assert min(log.of("train", "grad_norm")) > 0.05  # the record tells the norm before
 
 
+def test_the_average_of_the_encoder_is_evaluated_and_saved(tmp_path):
+    """Computed by a plain loop; the method keeps its own weights."""
+    seen, method = [], Toy()
+
+    def evaluate(encoder, data):
+        seen.append({key: value.clone() for key, value in encoder.state_dict().items()})
+        return by_weights(encoder, data)
+
+    run(tmp_path, evaluate, method, ema=0.3, select_on="last")
+    weights = [weight for _, weight, _ in method.followed]
+    mean = weights[0]
+    for step, weight in enumerate(weights[1:], start=1):
+        decay = min(0.3, (1 + step) / (10 + step))
+        mean = decay * mean + (1 - decay) * weight
+    torch.testing.assert_close(seen[-1]["0.weight"], mean)
+    assert torch.equal(method.encoder[0].weight, weights[-1])
+    last, best = result(tmp_path)
+    assert same(dict(best["encoder"]), seen[-1])
+    averages = {key.removeprefix("module."): value for key, value in last["ema"].items()}
+    assert averages.pop("n_averaged") == 4 * STEPS and same(averages, seen[-1])
+    assert torch.equal(last["method"]["encoder.0.weight"], weights[-1])
+
+
+@pytest.mark.parametrize("options", [{"precision": "fp16"}, {"ema": 0.9}], ids=str)
+def test_a_checkpoint_without_the_state_of_an_option_is_refused(tmp_path, options):
+    run(tmp_path, epochs=1)
+    with pytest.raises(TrainingError, match=r"it lacks .* \(trainer\."):
+        run(tmp_path, **options)
+    (tmp_path / "last.pt").unlink()
+    run(tmp_path, epochs=1, **options)
+    with pytest.raises(TrainingError, match=r"it has .* \(trainer\."):
+        run(tmp_path)
+
+
 def test_the_toy_is_worth_resuming(tmp_path):
     """Dropout draws from the global stream and moves the result: else resuming proves little."""
     method = Toy()
@@ -342,7 +400,13 @@ def test_the_toy_is_worth_resuming(tmp_path):
     assert not same(result(tmp_path / "a"), result(tmp_path / "b"))
 
 
-FEATURES = [{}, {"precision": "fp16"}]
+FEATURES = [
+    {},
+    {"precision": "fp16"},
+    {"accumulate": 2},
+    {"ema": 0.9},
+    {"precision": "fp16", "ema": 0.9, "accumulate": 3},
+]
 """Options of the loop with state of their own in ``last.pt``."""
 
 
@@ -359,7 +423,7 @@ def test_two_and_two_epochs_are_four_to_the_bit(tmp_path, options):
     torch.rand(100)
     _, loop, late = run(resumed, method=other, **options)
     assert other.epochs == [2, 3] and other.prepared == 0
-    assert loop.progress.step == 12
+    assert loop.progress.step == 4 * -(-STEPS // options.get("accumulate", 1))
     assert same(result(straight), result(resumed))
     kept = [(w, v["map"] if w == "query" else v["loss"], s, e) for w, v, s, e in log.rows if e > 2]
     again = [(w, v["map"] if w == "query" else v["loss"], s, e) for w, v, s, e in late.rows]

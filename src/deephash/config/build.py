@@ -272,8 +272,11 @@ def optimizer(cfg: schema.Train, of: Method) -> torch.optim.Optimizer | None:
     if cfg.optimizer is None:
         return None
     node = dict(cfg.optimizer)
-    scale, scales = node.pop("backbone_scale"), node.pop("lr_scale", None)
-    groups = parameter_groups(of.param_groups(), node["lr"], scale, scales)
+    rates = {key: node.pop(key) for key in requirements.GROUP_OPTIONS if key in node}
+    if rates.get("layer_decay") is not None:
+        backbone: Any = of.encoder.backbone
+        rates["layers"] = backbone.layers()
+    groups = parameter_groups(of.param_groups(), node["lr"], **rates)
     made: torch.optim.Optimizer = part(node, "optimizer", params=groups)
     return made
 

@@ -147,6 +147,7 @@ def check_train(cfg: Mapping[str, Any], overrides: Sequence[Override] = ()) -> l
         faults += check_device("trainer.device", cfg["trainer"]["device"]) or [
             *_check_graph(cfg["trainer"]),
             *_check_precision(cfg["trainer"]),
+            *_check_compile(cfg["trainer"]),
         ]
     faults += [fault for fault in check_names(cfg) if fault.key not in broken]
     if not broken:
@@ -383,7 +384,9 @@ def check_part(path: str, node: Mapping[str, Any]) -> list[Fault]:
     free = sorted(set(known) - given)
     if path == "method":
         node = requirements.options(node)
-    ignored = {"_target_", "lr_scale"} if path == "optimizer" else {"_target_"}
+    ignored = {"_target_"}
+    if path == "optimizer":
+        ignored |= requirements.GROUP_OPTIONS - set(own)  # checked there
     faults = []
     for key, value in node.items():
         place = f"{path}.{key}"
@@ -454,6 +457,9 @@ def _check_graph(trainer: Mapping[str, Any]) -> list[Fault]:
     """Check that the training step can be replayed as a CUDA graph."""
     if not trainer.get("graph"):
         return []
+    if trainer.get("accumulate", 1) > 1:
+        message = "is true, and trainer.accumulate updates the parameters after several batches."
+        return [Fault("trainer.graph", message, "Type one of them.")]
     if trainer.get("compile"):
         message = "is true, and trainer.compile=true replays CUDA graphs of its own."
         return [Fault("trainer.graph", message, "Type one of them.")]
@@ -461,6 +467,14 @@ def _check_graph(trainer: Mapping[str, Any]) -> list[Fault]:
         message = f"is true, and trainer.device={trainer['device']} is a CPU here."
         return [Fault("trainer.graph", message, "Leave it out, or train on a CUDA device.")]
     return []
+
+
+def _check_compile(trainer: Mapping[str, Any]) -> list[Fault]:
+    """Check that compiled steps, on CUDA replayed as CUDA graphs, can add gradients."""
+    if not trainer.get("compile") or trainer.get("accumulate", 1) == 1 or _on_cpu(trainer):
+        return []
+    message = "is true, and its CUDA graphs overwrite the gradients that trainer.accumulate adds."
+    return [Fault("trainer.compile", message, "Type one of them.")]
 
 
 def _check_precision(trainer: Mapping[str, Any]) -> list[Fault]:

@@ -6,7 +6,7 @@ The module is cheap to import; its functions import the classes that a recipe na
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from deephash.config import backbone_inputs
 from deephash.config.faults import Fault
@@ -19,8 +19,9 @@ from deephash.config.validate import (
     check_value,
     problem,
 )
-from deephash.utils.bounds import Count, NonNegative
+from deephash.utils.bounds import Count, Interval, NonNegative
 from deephash.utils.files import expand_path
+from deephash.utils.nested import get_nested
 
 PARTS = ("relaxation", "codebook", "similarity", "loss")
 """Parts that may be arguments of the constructor of a method, beside its encoder."""
@@ -34,6 +35,9 @@ RESERVED = frozenset({
 DEFAULT = "deephash.methods.composed.Composed"
 """The class of a method without a ``_target_``."""
 
+GROUP_OPTIONS = frozenset({"backbone_scale", "lr_scale", "layer_decay", "decay_1d"})
+"""Keys of ``optimizer`` that divide the parameters into groups; see ``parameter_groups``."""
+
 SPECIAL = frozenset({"bits"})
 """Further names that ``needs`` may contain, beside the fields of ``Output``."""
 
@@ -43,6 +47,8 @@ LOSS_INPUTS = {
     "similarity": {"logits"},
 }
 """The fields of ``Output`` that depend on a part, which has no effect if the loss reads none."""
+
+LayerDecay = Annotated[float, Interval(0, 1, above=True)]
 
 Kind = Literal["supervised", "unsupervised", "shallow"]
 """How a method learns; see `kind`."""
@@ -324,18 +330,46 @@ def _check_learning(cfg: Mapping[str, Any]) -> list[Fault]:
     if not recipe.learns and epochs:
         message = f"is {epochs}, and method={name} is fitted in closed form, without epochs."
         faults.append(Fault("trainer.epochs", message, "Leave it out, or type trainer.epochs=0."))
+    if not recipe.learns:
+        faults += [
+            Fault(
+                f"trainer.{key}",
+                f"is {value}, and method={name} is fitted in closed form, without steps.",
+                "Leave it out.",
+            )
+            for key, off in (
+                ("accumulate", 1), ("ema", None), ("profile", False),
+                ("gradient_checkpointing", False),
+            )
+            if (value := cfg["trainer"].get(key, off)) != off
+        ]  # fmt: skip
+    elif cfg["trainer"].get("gradient_checkpointing"):
+        key = "trainer.gradient_checkpointing"
+        faults += _check_backbone_layers(cfg, key, "checkpoint_gradients")
+        if cfg["trainer"].get("compile"):
+            message = "is true, and trainer.compile=true chooses what to compute again."
+            faults.append(Fault(key, message, "Type one of them."))
     return faults + _check_rates(cfg)
 
 
 def _check_rates(cfg: Mapping[str, Any]) -> list[Fault]:
     """Check the factors of learning rates; a custom method may have further parts."""
-    key, method = "optimizer.lr_scale", cfg["method"]
-    scales = (cfg.get("optimizer") or {}).get("lr_scale")
+    key, method, optimizer = "optimizer.lr_scale", cfg["method"], cfg.get("optimizer") or {}
+    kinds: dict[str, Any] = {"layer_decay": LayerDecay | None, "decay_1d": bool}
+    faults = [
+        fault
+        for name, kind in kinds.items()
+        if name in optimizer
+        for fault in check_value(optimizer[name], kind, f"optimizer.{name}")
+    ]
+    if optimizer.get("layer_decay") is not None:
+        faults += _check_backbone_layers(cfg, "optimizer.layer_decay", "layers")
+    scales = optimizer.get("lr_scale")
     if scales is None:
-        return []
+        return faults
     if not isinstance(scales, Mapping):
         return [Fault(key, f"is {scales!r}.", f"Give factors by part: {key}={{head:10}}.")]
-    faults = check_value(scales, dict[str, NonNegative], key)
+    faults += check_value(scales, dict[str, NonNegative], key)
     if "backbone" in scales:
         hint = f"Type {assignment('optimizer.backbone_scale', scales['backbone'])}."
         faults.append(Fault(f"{key}.backbone", "has a key of its own.", hint))
@@ -345,6 +379,20 @@ def _check_rates(cfg: Mapping[str, Any]) -> list[Fault]:
             message = f"method={method['name']} has no {name}."
             faults.append(Fault(f"{key}.{name}", message, f"It has {', '.join(known)}."))
     return faults
+
+
+def _check_backbone_layers(cfg: Mapping[str, Any], key: str, function: str) -> list[Fault]:
+    """Check that an option of the layers of the backbone has layers that are trained."""
+    backbone = cfg["backbone"]
+    target = locate(backbone["_target_"], "backbone")
+    value = get_nested(cfg, *key.split("."))
+    if not hasattr(target, function):
+        message = f"is {value}, and {target.__name__} has no function {function}()."
+        return [Fault(key, message, "Leave it out, or choose another backbone.")]
+    if backbone.get("frozen") is True:
+        message = f"is {value}, and the backbone is frozen."
+        return [Fault(key, message, "Leave it out, or type backbone.frozen=false.")]
+    return []
 
 
 def _check_combination(cfg: Mapping[str, Any]) -> list[Fault]:
@@ -383,11 +431,40 @@ def _check_combination(cfg: Mapping[str, Any]) -> list[Fault]:
         message = f"learns, and {recipe.source} takes centers that do not."
         hint = "Try codebook=hadamard, max_hamming, balanced or bernoulli."
         faults.append(Fault("codebook", message, hint))
+    if cfg["trainer"].get("accumulate", 1) > 1 and (part := _coupled_part(method)) is not None:
+        message = (
+            f"is {cfg['trainer']['accumulate']}, and {part} compares the images of a batch with"
+            " each other: the sum over small batches is another objective."
+        )
+        hint = (
+            "Leave it out. Methods with a loss of single images: csq, orthohash, dpn, greedyhash."
+        )
+        faults.append(Fault("trainer.accumulate", message, hint))
     coupled = getattr(classes["similarity"], "batch_coupled", False)
     if coupled and not cfg["trainer"]["drop_last"]:
         message = f"is false, and the similarity of {name} depends on the batch size."
         faults.append(Fault("trainer.drop_last", message, "Leave it true."))
     return faults
+
+
+def _coupled_part(method: Mapping[str, Any]) -> str | None:
+    """Return the class of a part whose result for an image depends on the others of its batch.
+
+    A loss does unless it declares ``batch_coupled = False``; batch norm is not considered. A loss
+    that depends on an option has a function ``batch_coupled_of(options)`` instead.
+    """
+    whole = method_class(method)
+    if getattr(whole, "batch_coupled", True):
+        return whole.__name__
+    for part, default in (("loss", True), ("similarity", False), ("relaxation", False)):
+        if (kind := class_of(method, part)) is None:
+            continue
+        coupled = getattr(kind, "batch_coupled", default)
+        if hasattr(kind, "batch_coupled_of"):
+            coupled = kind.batch_coupled_of(method[part])
+        if coupled:
+            return kind.__name__
+    return None
 
 
 def _check_batch_size(cfg: Mapping[str, Any]) -> list[Fault]:

@@ -28,6 +28,8 @@ IGNORED_KEYS = (
     "trainer.snapshots",
     "trainer.compile",
     "trainer.graph",
+    "trainer.gradient_checkpointing",
+    "trainer.profile",
     "evaluation.engine",
     "evaluation.reference",
     "evaluation.tops",
@@ -43,7 +45,12 @@ IGNORED_KEYS = (
 )
 """Keys that cannot change a result: locations, devices and logging."""
 
-LEGACY_DEFAULTS = {"evaluation.centred": False, "trainer.compile": False, "trainer.graph": False}
+LEGACY_DEFAULTS = {
+    "evaluation.centred": False,
+    "trainer.compile": False,
+    "trainer.graph": False,
+    "trainer.accumulate": 1,
+}
 """Keys that older runs lack, and the values that reproduce those runs.
 
 For options of parts (nodes with a ``_target_``) these are the defaults of the constructor: the
@@ -52,6 +59,8 @@ default of a new option must reproduce the behaviour before it.
 
 NEUTRAL_VALUES = {
     "optimizer.lr_scale": None,
+    "optimizer.layer_decay": None,
+    "optimizer.decay_1d": True,
     "method.passes": "stacked",
     "method.cached_views": None,
 }

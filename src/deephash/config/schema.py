@@ -159,7 +159,12 @@ class TrainerConfig(Node):
     compile: bool = False  # torch.compile, on CUDA with CUDA graphs: minutes first, then faster
     graph: bool = False  # on CUDA: each epoch records the step as a CUDA graph and replays it
     clip_norm: Positive | None = None  # largest norm of the whole gradient
+    accumulate: Count = 1  # batches for each update; the effective batch is so many times as large
+    # decay of the moving average of the encoder, which is evaluated and saved: 0.999
+    ema: Annotated[float, Interval(0, 1, above=True, below=True)] | None = None
+    gradient_checkpointing: bool = False  # activations again in the backward pass: less memory
     log_every: Count = 50  # steps between lines in log.jsonl
+    profile: bool = False  # a trace and a table of the first steps, in profile/ of the run folder
     feature_store: bool = True  # keep features of a frozen backbone in the cache for other runs
     snapshots: CountOrZero = 0  # codes of so many database images at each evaluation, in snapshots/
 

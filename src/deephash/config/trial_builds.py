@@ -15,6 +15,7 @@ from torch import nn
 
 from deephash.config.faults import Fault
 from deephash.config.injected_arguments import Injected, given
+from deephash.config.requirements import GROUP_OPTIONS
 from deephash.config.targets import arguments, locate
 from deephash.config.validate import assignment, shown
 
@@ -163,8 +164,8 @@ def _build(path: str, node: Mapping[str, Any], nbit: int) -> None:
 def _step(node: Mapping[str, Any], on_cpu: bool) -> None:
     """Build an optimizer of two parameters, and take a step if it would run on this device."""
     options = {key: value for key, value in node.items() if key != "_target_"}
-    scale, lr = options.pop("backbone_scale"), options["lr"]
-    options.pop("lr_scale", None)
+    scale, lr = options["backbone_scale"], options["lr"]
+    options = {key: value for key, value in options.items() if key not in GROUP_OPTIONS}
     some = [nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2))]
     groups = [
         {"name": name, "params": [parameter], "lr": rate}

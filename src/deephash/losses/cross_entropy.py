@@ -34,6 +34,7 @@ class CrossEntropy(nn.Module):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"u", "centers"})
+    batch_coupled: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -52,6 +52,7 @@ class LMCL(nn.Module):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"logits"})
+    batch_coupled: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -33,6 +33,8 @@ class Method(nn.Module):
             them.
         cached_features: True if `forward` uses images only through `encode` or
             ``self.encoder(images)``; features of a frozen backbone may then replace the images.
+        batch_coupled: False if the objective is a mean over images, each of which depends on its
+            image alone; required by ``trainer.accumulate``.
         passes: ``stacked``: one forward pass for all views. ``separate``: one forward pass per
             view, so batch norm normalizes each view by its own statistics. Set by the program.
 
@@ -57,6 +59,7 @@ class Method(nn.Module):
     needs: ClassVar[frozenset[str]] = frozenset()
     tokens: ClassVar[bool] = False
     cached_features: ClassVar[bool] = False
+    batch_coupled: ClassVar[bool] = True
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()

@@ -43,6 +43,7 @@ class BiHalf(nn.Module):
     """
 
     bits: ClassVar[bool] = True
+    batch_coupled: ClassVar[bool] = True
 
     def __init__(
         self, gamma: NonNegative = 6.0, rule: Literal["median", "sort"] = "median"

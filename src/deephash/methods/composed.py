@@ -39,6 +39,7 @@ class Composed(Method):
     """
 
     cached_features: ClassVar[bool] = True
+    batch_coupled: ClassVar[bool] = False  # depends on the parts
 
     def __init__(
         self,

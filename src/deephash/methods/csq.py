@@ -3,7 +3,8 @@
 Yuan et al., "Central Similarity Quantization for Efficient Image and Video Retrieval".
 """
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +64,11 @@ class CentralSimilarity(nn.Module):
         self.quantization_form = quantization_form
         self.pairwise = pairwise
         self.register_buffer("ties", tie_vector(nbit, seed))
+
+    @staticmethod
+    def batch_coupled_of(options: Mapping[str, Any]) -> bool:
+        """Return whether images of a batch are compared with each other."""
+        return bool(options.get("pairwise"))
 
     def forward(self, output: Output, batch: Batch) -> Terms:
         z, targets = output.z, batch.targets

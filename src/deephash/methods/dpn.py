@@ -55,6 +55,7 @@ class Polarization(nn.Module):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"u", "centers"})
+    batch_coupled: ClassVar[bool] = False
     fixed_centers: ClassVar[bool] = True  # trainable centers would grow without bound
     ties: Tensor  # (K,)
     centers: Tensor  # (C, K), used if `adapted`

@@ -1,8 +1,10 @@
-"""Backbones whose weights can be frozen, with dropout active or not."""
+"""Base class of backbones: weights that can be frozen, and layers in their order."""
 
 from typing import Self
 
 from torch import nn
+
+from deephash.models.layers import checkpoint_layers, layer_parameters
 
 RATES = ("p", "drop_prob", "drop_rate", "prob")
 """Attributes with a rate of dropout or stochastic depth, in modules of torch and timm."""
@@ -36,6 +38,19 @@ class FreezableBackbone(nn.Module):
     """
 
     frozen = False
+
+    def divided(self) -> nn.Module:
+        """Return the network whose children are the layers."""
+        trunk = getattr(self, "trunk", self)
+        return trunk if isinstance(trunk, nn.Module) else self
+
+    def layers(self) -> list[list[nn.Parameter]]:
+        """Return the parameters of each layer, from the input to the output."""
+        return layer_parameters(self.divided())
+
+    def checkpoint_gradients(self) -> None:
+        """Compute activations again in the backward pass, to save memory."""
+        checkpoint_layers(self.divided())
 
     def freeze(self) -> None:
         """Exclude all parameters from training."""

@@ -13,9 +13,11 @@ from zipfile import BadZipFile
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from deephash.errors import ConfigError, DataError, DeephashError, raise_first
 from deephash.models.freezing import FreezableBackbone
+from deephash.models.layers import REASON
 from deephash.models.weights import download_error, first_line, load_weights
 from deephash.utils.bounds import Interval, Name, Pixels
 from deephash.utils.extras import import_extra
@@ -180,6 +182,22 @@ class Timm(FreezableBackbone):
             return self.tokens(images)
         features: Tensor = self.trunk(images)
         return features
+
+    def layers(self) -> list[list[nn.Parameter]]:
+        """Return the parameters of each layer as timm groups them, from the input to the output."""
+        from timm.models import group_parameters
+
+        names = group_parameters(self.trunk, self.trunk.group_matcher(coarse=False))
+        parameters = dict(self.trunk.named_parameters())
+        return [[parameters[name] for name in group] for group in names.values()]
+
+    def checkpoint_gradients(self) -> None:
+        """Compute activations again in the backward pass, to save memory."""
+        if any(isinstance(module, _BatchNorm) for module in self.trunk.modules()):
+            super().checkpoint_gradients()  # timm's would update running statistics twice
+            return
+        self.trunk.set_grad_checkpointing(True)
+        self.uncapturable = REASON
 
     def tokens(self, images: Tensor) -> Tensor:
         """Compute the tokens: ``(N, 3, H, W) -> (N, T, D)``."""

@@ -44,7 +44,7 @@ LOOK = 2.0
 LOCK = ".lock"
 """The file that a training process keeps locked in its run folder."""
 
-UNFINISHED = (".*.tmp", "snapshots/.*.tmp", "figures/.*.tmp")
+UNFINISHED = (".*.tmp", "snapshots/.*.tmp", "figures/.*.tmp", "profile/.*.tmp")
 """Temporary files that a killed process may leave."""
 
 MOST_FOLDERS = 2000

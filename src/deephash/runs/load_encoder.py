@@ -115,11 +115,11 @@ def load_checkpoint(file: Path, encoder: torch.nn.Module, fingerprint: str | Non
         )
     with fitting(file, "the configuration beside it", "Bring back a copy of it."):
         weights = state.get("encoder")
-        if weights is None:
-            prefix = "encoder."
+        if weights is None:  # last.pt: with trainer.ema the average, as in best.pt
+            node, prefix = ("ema", "module.") if "ema" in state else ("method", "encoder.")
             weights = {
                 key.removeprefix(prefix): value
-                for key, value in state["method"].items()
+                for key, value in state[node].items()
                 if key.startswith(prefix)
             }
         restore_weights(encoder, weights, "encoder")

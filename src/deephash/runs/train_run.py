@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,7 +28,7 @@ from deephash.runs.codes import agreement_measurement, encode_and_evaluate, save
 from deephash.runs.folder import RunFolder, environment, git
 from deephash.runs.load_encoder import load_checkpoint
 from deephash.runs.log_results import log_nearest, log_results
-from deephash.training import compile_options, cuda_graphs, out_of_memory
+from deephash.training import compile_options, cuda_graphs, out_of_memory, profiling
 from deephash.training.evaluation import Codes, Evaluation
 from deephash.training.feature_agreement import constant_features
 from deephash.training.pca_reference import PCAReference, obstacle
@@ -303,7 +304,11 @@ def _train(
         method.encoder.to(memory_format=torch.channels_last)
     if settings.compile:
         compile_options.compile_in_place(method, device)
+    if settings.gradient_checkpointing:
+        backbone: Any = method.encoder.backbone
+        backbone.checkpoint_gradients()
     optimizer = build.optimizer(cfg, method)
+    updates = max(1, math.ceil(data.steps / settings.accumulate))
     if optimizer is not None:
         compile_options.fuse(optimizer, device)
     torch.manual_seed(cfg.seed)
@@ -322,6 +327,10 @@ def _train(
             log_every=settings.log_every,
             clip_norm=settings.clip_norm,
             snapshots=settings.snapshots,
+            accumulate=settings.accumulate,
+            ema=settings.ema,
+            updates=updates,
+            profile=settings.profile,
         ),
         cuda_graphs.CudaCapture(device) if settings.graph else None,
     )
@@ -334,10 +343,12 @@ def _train(
     trainer.progress.seconds += spent
     if done:
         print(f"resumed after epoch {done}: {run.path}")
-    logger = build.loggers(cfg, run.path, run.run_id, name, data.steps, trainer.progress)
+    logger = build.loggers(cfg, run.path, run.run_id, name, updates, trainer.progress)
     failed = True
     try:
         trainer.fit(method, data, evaluation, logger)
+        if settings.profile:
+            print(f"profile of the first steps: {run.path / profiling.FOLDER}")
         report, codes = _report(cfg, name, run, data, method, evaluation, trainer)
         save_codes(run.codes(), codes, data, evaluation)
         images: list[Retrieved] = []
@@ -439,8 +450,11 @@ def _report(
             "batch_size": settings.batch_size,
             "cached_views": cfg.method.cached_views,
             "precision": settings.precision.value,
+            "accumulate": settings.accumulate,
+            "ema": settings.ema,
             "compile": settings.compile,
             "graph": settings.graph,
+            "gradient_checkpointing": settings.gradient_checkpointing,
             "device": str(trainer.device),
             "parameters": sum(p.numel() for p in encoder.parameters()),
         },

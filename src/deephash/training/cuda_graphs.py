@@ -135,7 +135,7 @@ class GraphedStep:
         if obstacle:
             self._give_up(obstacle)
 
-    def __call__(self, batch: Batch) -> Scalars:
+    def __call__(self, batch: Batch) -> Scalars | None:
         """Train on one batch; see `TrainingStep`."""
         if self.obstacle:
             return self.step(batch)
@@ -165,6 +165,10 @@ class GraphedStep:
         scalars = self._replay()
         return Scalars(scalars.names, scalars.values.clone())  # the next replay overwrites them
 
+    def finish(self) -> Scalars | None:
+        """Do nothing, since each step updates the parameters; see `TrainingStep.finish`."""
+        return None
+
     def release(self) -> None:
         """Free graph and buffers at the end of an epoch, for the memory of the evaluation."""
         self._replay = self._buffers = None
@@ -172,7 +176,9 @@ class GraphedStep:
 
     def _on_buffers(self) -> Scalars:
         assert self._buffers is not None
-        return self.step(self._buffers)
+        scalars = self.step(self._buffers)
+        assert scalars is not None  # each of its steps is an update
+        return scalars
 
     def _give_up(self, obstacle: str) -> None:
         self.obstacle = obstacle

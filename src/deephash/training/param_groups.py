@@ -1,6 +1,6 @@
 """Parameter groups of an optimizer: a learning rate for each part of a method."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -13,6 +13,9 @@ def parameter_groups(
     lr: float,
     backbone_scale: float,
     lr_scale: Mapping[str, float] | None = None,
+    layers: Sequence[Sequence[nn.Parameter]] = (),
+    layer_decay: float | None = None,
+    decay_1d: bool = True,
 ) -> list[dict[str, Any]]:
     """Divide the trainable parameters into groups with a rate each.
 
@@ -21,10 +24,16 @@ def parameter_groups(
         lr: the rate of parts without a factor.
         backbone_scale: the factor of the backbone's rate.
         lr_scale: factors of the rates of other parts, by name.
+        layers: parameters of each layer of the backbone, from the input to the output; used with
+            `layer_decay`.
+        layer_decay: factor of the rates from one layer of the backbone to the one before it. The
+            last layer has it once.
+        decay_1d: whether weight decay applies to parameters with one dimension, which are biases
+            and the parameters of norm layers.
 
     Returns:
         The groups for the optimizer: ``rest``, the parts of `lr_scale` in the order of `parts`,
-        ``backbone``. Empty groups are left out.
+        ``backbone`` or its layers. Empty groups are left out.
 
     Raises:
         ConfigError: `lr_scale` names a part that has no trainable parameters, or nothing is
@@ -36,6 +45,10 @@ def parameter_groups(
         >>> groups = parameter_groups({"head": [one], "loss": [two]}, 0.1, 1.0, {"loss": 10})
         >>> [(group["name"], group["lr"]) for group in groups]
         [('rest', 0.1), ('loss', 1.0)]
+        >>> parts, layers = {"backbone": [one, two]}, [[one], [two]]
+        >>> groups = parameter_groups(parts, 0.1, 1.0, layers=layers, layer_decay=0.5)
+        >>> [(group["name"], group["lr"]) for group in groups]
+        [('backbone.0', 0.025), ('backbone.1', 0.05)]
     """
     scales = dict(lr_scale or {})
     names = [name for name in parts if name != "backbone"]
@@ -48,10 +61,28 @@ def parameter_groups(
     rest = [p for name in names if name not in scales for p in parts[name]]
     groups = [("rest", rest, lr)]
     groups += [(name, parts[name], lr * scales[name]) for name in names if name in scales]
-    groups.append(("backbone", parts.get("backbone", []), lr * backbone_scale))
+    backbone, rate = parts.get("backbone", []), lr * backbone_scale
+    if layer_decay is None:
+        groups.append(("backbone", backbone, rate))
+    else:
+        depth = {id(p): at for at, layer in enumerate(layers) for p in layer}
+        divided: list[list[nn.Parameter]] = [[] for _ in layers]
+        for parameter in backbone:
+            divided[depth.get(id(parameter), 0)].append(parameter)
+        scales_of = [layer_decay ** (len(divided) - at) for at in range(len(divided))]
+        groups += [
+            (f"backbone.{at}", inside, rate * scale)
+            for at, (inside, scale) in enumerate(zip(divided, scales_of, strict=True))
+        ]
     if not any(parameters for _, parameters, _ in groups):
         raise ConfigError(
             "optimizer  there is nothing to train: the method has no trainable parameters. Try"
             " backbone.frozen=false, or head=linear."
         )
-    return [{"name": n, "params": p, "lr": rate} for n, p, rate in groups if p]
+    made: list[dict[str, Any]] = []
+    for name, inside, rate in groups:
+        decayed = [p for p in inside if decay_1d or p.ndim > 1]
+        vectors = [p for p in inside if not decay_1d and p.ndim <= 1]
+        made.append({"name": name, "params": decayed, "lr": rate})
+        made.append({"name": f"{name}, 1-d", "params": vectors, "lr": rate, "weight_decay": 0.0})
+    return [group for group in made if group["params"]]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from deephash.errors import CheckpointError, FileError
 from deephash.training import compile_options
+from deephash.training.averaging import AveragedEncoder
 from deephash.training.state import Progress
 from deephash.utils.files import Kind, expect, finite
 
@@ -35,6 +36,8 @@ LAST: dict[str, Kind] = {
     "rng": dict,
     "rng.cpu": Tensor,
     "rng.cuda?": (Tensor, None),
+    "ema?": dict,  # of trainer.ema
+    "ema.*?": Tensor,
     "scaler?": dict,  # of trainer.precision=fp16
     **{f"scaler.{key}?": finite for key in ("scale", "growth_factor", "backoff_factor")},
     **{f"scaler.{key}?": int for key in ("growth_interval", "_growth_tracker")},
@@ -146,6 +149,19 @@ def load_scaler(scaler: torch.amp.GradScaler | None, state: Mapping[str, Any] | 
         if set(state) != set(scaler.state_dict()):
             raise ValueError("the state of the gradient scaler has other keys")
         scaler.load_state_dict(dict(state))
+
+
+def load_average(average: AveragedEncoder | None, state: Mapping[str, Any] | None) -> None:
+    """Load the averaged weights of an encoder, which are saved only with ``trainer.ema``.
+
+    Raises:
+        ValueError: there is a state without an average, or vice versa.
+    """
+    if (average is None) != (state is None):
+        other = "lacks" if state is None else "has"
+        raise ValueError(f"it {other} averaged weights (trainer.ema)")
+    if average is not None:
+        restore_weights(average.model, state, "ema")
 
 
 def _fresh_state(optimizer: torch.optim.Optimizer, device: str) -> dict[int, dict[str, Any]] | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,15 +68,23 @@ class TrainingStep:
         self.scaler = scaler
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
-    def __call__(self, batch: Batch) -> Scalars:
+    def __call__(self, batch: Batch) -> Scalars | None:
         """Update the parameters; return the loss, its terms and the gradient norm."""
         with autocast(self.device, self.precision):
             terms = self.method(batch)
             loss = total(terms)
-        torch.autograd.backward(loss if self.scaler is None else self.scaler.scale(loss))
+        self.backward(loss)
         after = self.update()
         values = torch.stack([loss, *terms.values(), *after.values()]).detach()
         return Scalars(("loss", *terms, *after), values)
+
+    def finish(self) -> Scalars | None:
+        """Update the parameters with the batches of an epoch since the last update, if any."""
+        return None
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a loss to the gradients of the parameters."""
+        torch.autograd.backward(loss if self.scaler is None else self.scaler.scale(loss))
 
     def update(self) -> dict[str, Tensor]:
         """Update the parameters, and free the gradients.
@@ -116,6 +125,50 @@ class TrainingStep:
 
     def release(self) -> None:
         """Do nothing; the counterpart of `GraphedStep.release`."""
+
+
+class AccumulatingStep(TrainingStep):
+    """Add the gradients of several batches before each update of the parameters.
+
+    The gradient is the mean over all images of these batches, as in one large batch, if the
+    objective is a mean over images. The last update of an epoch has the remaining batches, also
+    if there are fewer.
+
+    Args:
+        *args: of `TrainingStep`.
+        accumulate: batches for an update.
+        **kwargs: of `TrainingStep`.
+    """
+
+    def __init__(self, *args: Any, accumulate: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.accumulate = accumulate
+        self._names: tuple[str, ...] = ()
+        self._values: list[Tensor] = []  # weighted loss and terms of the batches since the update
+        self._sizes: list[int] = []  # their images
+
+    def __call__(self, batch: Batch) -> Scalars | None:
+        """Add a batch; after `accumulate` batches, update the parameters."""
+        with autocast(self.device, self.precision):
+            terms = self.method(batch)
+            loss = total(terms)
+        self._sizes.append(len(batch.index))
+        weight = self._sizes[-1] / self._sizes[0]
+        self.backward(loss * weight)
+        self._names = ("loss", *terms)
+        self._values.append(torch.stack([loss, *terms.values()]).detach() * weight)
+        return self.finish() if len(self._sizes) == self.accumulate else None
+
+    def finish(self) -> Scalars | None:
+        if not self._sizes:
+            return None
+        factor = self._sizes[0] / sum(self._sizes)
+        torch._foreach_mul_([p.grad for p in self.parameters if p.grad is not None], factor)
+        after = self.update()
+        means = torch.stack(self._values).sum(dim=0) * factor
+        values = torch.cat([means, torch.stack([*after.values()]).detach()])
+        self._sizes, self._values = [], []
+        return Scalars((*self._names, *after), values)
 
 
 def total(terms: Terms) -> Tensor:

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -12,14 +13,16 @@ from torch import Tensor, nn
 
 from deephash.errors import TrainingError
 from deephash.training import checkpoint, compile_options, out_of_memory, restore
+from deephash.training.averaging import AveragedEncoder
 from deephash.training.cuda_graphs import Capture, GraphedStep, obstacle_of
 from deephash.training.evaluation import Measured, training_features
 from deephash.training.non_finite import faulty_inputs
 from deephash.training.precision import autocast, gradient_scaler
+from deephash.training.profiling import StepProfile
 from deephash.training.running_means import NotFiniteError, RunningMeans
 from deephash.training.snapshots import Snapshots
 from deephash.training.state import Progress
-from deephash.training.step import TrainingStep
+from deephash.training.step import AccumulatingStep, Scalars, TrainingStep
 from deephash.types import Batch, Terms
 from deephash.utils import program
 from deephash.utils.files import remove, writing
@@ -70,6 +73,11 @@ class LoopOptions:
         log_every: steps between two lines of the log.
         clip_norm: largest norm of the whole gradient; None: no clipping.
         snapshots: database images whose codes are saved before training and at each evaluation.
+        accumulate: batches for each update of the parameters.
+        ema: decay of the moving average of the encoder's weights, which is then evaluated and
+            saved in its place; None: no average.
+        updates: updates of an epoch, for schedules with a rate for each step.
+        profile: profile the first steps of the session.
     """
 
     epochs: int
@@ -80,6 +88,10 @@ class LoopOptions:
     log_every: int = 50
     clip_norm: float | None = None
     snapshots: int = 0
+    accumulate: int = 1
+    ema: float | None = None
+    updates: int = 1
+    profile: bool = False
 
 
 class Trainer:
@@ -119,6 +131,9 @@ class Trainer:
         self.capture = capture
         self._obstacle = compile_options.make_capturable(optimizer) if capture and optimizer else ""
         self.scaler = None if optimizer is None else gradient_scaler(device, options.precision)
+        self.by_step: bool = getattr(schedule, "by_step", False)
+        self.profile = StepProfile(paths.path, device) if options.profile else None
+        self.average: AveragedEncoder | None = None
         self.progress = Progress()
         self.running_means = RunningMeans()
         self._epoch_start = 0  # steps before this epoch
@@ -147,7 +162,8 @@ class Trainer:
         if not now.epoch:
             self.snapshots.take(0, method, data)
         if self.optimizer is not None:
-            self._train(method, data, evaluate, self.optimizer)
+            with nullcontext() if self.profile is None else self.profile.recording():
+                self._train(method, data, evaluate, self.optimizer)
         if not now.history:  # epochs=0: evaluated without training
             self._evaluate(method, data, evaluate, 0)
             self._save(method)
@@ -171,13 +187,15 @@ class Trainer:
             method.train()
             method.on_epoch_start(epoch)
             self._set_rates(optimizer, epoch)
-            for batch in self._timed(data.train(epoch)):
-                scalars = step(batch)
+            for scalars in self._updates(step, data.train(epoch), epoch, optimizer):
                 now.step += 1
-                now.images += len(batch.index)
                 with torch.no_grad():
                     method.after_step(now.step)
+                if self.average is not None:
+                    self.average.update(method.encoder)
                 self.running_means.add(now.step, scalars)
+                if self.profile is not None:
+                    self.profile.step()
                 self.logger.tick()
                 if now.step % options.log_every == 0:
                     self._log(epoch, began, data)  # the only synchronization with the GPU
@@ -209,7 +227,9 @@ class Trainer:
                 with torch.no_grad():
                     method.fit(features)
             self.progress.seconds += time.perf_counter() - began
+            self._begin_average(method)
             return 0
+        self._begin_average(method)
         state = checkpoint.load_state(last)
         restore.check_last(state, last)
         if state["fingerprint"] != self.fingerprint:
@@ -222,11 +242,16 @@ class Trainer:
             restore.restore_weights(method, state["method"], "method")
             restore.load_optimizer(self.optimizer, state["optimizer"])
             restore.load_scaler(self.scaler, state.get("scaler"))
+            restore.load_average(self.average, state.get("ema"))
             self.progress = restore.load_progress(state["progress"], last)
             restore.set_generators(state["rng"], self.device)
         self._recover_best(method)
         self.snapshots.remove_after(self.progress.epoch)
         return self.progress.epoch
+
+    def _begin_average(self, method: Trainable) -> None:
+        if self.options.ema is not None:
+            self.average = AveragedEncoder(method.encoder, self.options.ema)
 
     def _recover_best(self, method: Trainable) -> None:
         """Check the file of the selected encoder before training resumes.
@@ -275,6 +300,25 @@ class Trainer:
             return f"{best} should be of epoch {selected} and is of epoch {state['epoch']}"
         return ""
 
+    def _updates(
+        self,
+        step: TrainingStep | GraphedStep,
+        batches: Iterable[Batch],
+        epoch: int,
+        optimizer: torch.optim.Optimizer,
+    ) -> Iterator[Scalars]:
+        """Train on the batches of an epoch; yield the scalars of each update."""
+        for batch in self._timed(batches):
+            if self.by_step:
+                done = (self.progress.step - self._epoch_start) / self.options.updates
+                self._set_rates(optimizer, epoch + done)
+            scalars = step(batch)
+            self.progress.images += len(batch.index)
+            if scalars is not None:
+                yield scalars
+        if (scalars := step.finish()) is not None:
+            yield scalars
+
     def _timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yield the batches, and count the time spent waiting for them."""
         iterator = iter(batches)
@@ -286,7 +330,7 @@ class Trainer:
                 return
             yield batch
 
-    def _set_rates(self, optimizer: torch.optim.Optimizer, epoch: int) -> None:
+    def _set_rates(self, optimizer: torch.optim.Optimizer, epoch: float) -> None:
         factor = self.schedule.factor(epoch, self.options.epochs)
         for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
@@ -296,21 +340,23 @@ class Trainer:
     ) -> TrainingStep | GraphedStep:
         """Return the callable that trains on one batch."""
         options = self.options
-        step = TrainingStep(
-            method, optimizer, self.device, options.precision, options.clip_norm, self.scaler
-        )
+        given = (method, optimizer, self.device, options.precision, options.clip_norm, self.scaler)
+        if options.accumulate > 1:
+            return AccumulatingStep(*given, accumulate=options.accumulate)
+        step = TrainingStep(*given)
         if self.capture is None:
             return step
         obstacle = self._obstacle or step.obstacle or obstacle_of(method)
+        if self.by_step:
+            obstacle = obstacle or f"{type(self.schedule).__name__} changes the rate in each step"
         return GraphedStep(step, self.capture, obstacle)
 
     def _log(self, epoch: int, began: float, data: TrainingData) -> None:
         try:
             means = self.running_means.read()
         except NotFiniteError as error:
-            batches = (
-                error.step - self._epoch_start
-            )  # of this epoch, up to the first non-finite one
+            # of this epoch, up to the first non-finite one
+            batches = (error.step - self._epoch_start) * self.options.accumulate
             cause = faulty_inputs(data.train(epoch), getattr(data, "train_ids", None), batches)
             raise NotFiniteError(error.terms, error.step, cause) from None
         if not means:
@@ -330,7 +376,8 @@ class Trainer:
     ) -> None:
         """Evaluate the encoder after ``epoch`` whole epochs, and save it if it is the best."""
         now, began, options = self.progress, time.perf_counter(), self.options
-        result = evaluate(method.encoder, data)
+        with self.averaged(method):
+            result = evaluate(method.encoder, data)
         self.snapshots.take(epoch, method, data, result.codes)
         is_best = now.add(epoch, result.query, result.val, options.select_on, result.agreement)
         now.evaluation_seconds += time.perf_counter() - began
@@ -344,9 +391,15 @@ class Trainer:
             self._save_best(method, epoch)
         now.stopped_early = options.patience is not None and now.wait >= options.patience
 
+    def averaged(self, method: Trainable) -> AbstractContextManager[None]:
+        """Return a context in which the encoder has its averaged weights, if there are such."""
+        return nullcontext() if self.average is None else self.average.applied(method.encoder)
+
     def _save_best(self, method: Trainable, epoch: int) -> None:
+        average = self.average
+        weights = method.encoder.state_dict() if average is None else average.encoder_state()
         state = {
-            "encoder": method.encoder.state_dict(),
+            "encoder": weights,
             "epoch": epoch,
             "fingerprint": self.fingerprint,
         }
@@ -367,6 +420,8 @@ class Trainer:
         }
         if self.scaler is not None:
             state["scaler"] = self.scaler.state_dict()
+        if self.average is not None:
+            state["ema"] = self.average.model.state_dict()
         checkpoint.save(self.paths.last, state)
         self._remove_outdated()
 
