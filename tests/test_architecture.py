@@ -39,7 +39,7 @@ ONLY_IN = {
     "triton": ("retrieval/backends/triton_kernel.py",),
     "hydra": ("config/", "sweep/multirun.py", "cli.py"),
     "omegaconf": ("config/", "sweep/multirun.py"),
-    "torchvision": ("data/", "models/backbones.py", "runs/folder.py"),
+    "torchvision": ("data/", "models/backbones.py", "models/layers.py", "runs/folder.py"),
 }
 
 

@@ -481,11 +481,9 @@ def _check_precision(trainer: Mapping[str, Any]) -> list[Fault]:
     """Check that the device can train in the number format."""
     if trainer.get("precision") != "fp16" or not _on_cpu(trainer):
         return []
-    import torch
+    from deephash.config import trial_builds  # late: imports torch
 
-    from deephash.training.precision import fp16_fault  # late: imports torch
-
-    if not (reason := fp16_fault(torch.device("cpu"))):
+    if not (reason := trial_builds.fp16_fault()):
         return []
     message = f"is fp16, and this CPU cannot train in it: {reason}."
     return [Fault("trainer.precision", message, "Type trainer.precision=bf16, or fp32.")]

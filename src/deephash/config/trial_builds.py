@@ -18,6 +18,7 @@ from deephash.config.injected_arguments import Injected, given
 from deephash.config.requirements import GROUP_OPTIONS
 from deephash.config.targets import arguments, locate
 from deephash.config.validate import assignment, shown
+from deephash.training import precision
 
 DUMMY: Injected = {
     "in_features": 4, "num_classes": 2, "num_train": 2, "seed": 0, "cache": None,
@@ -46,6 +47,11 @@ def check_builds(cfg: Mapping[str, Any], wrong: Collection[str] = ()) -> list[Fa
         on_cpu = device == "cpu" or not torch.cuda.is_available()
         faults += _problems("optimizer", json.dumps(mended), int(on_cpu))
     return faults
+
+
+def fp16_fault() -> str:
+    """Return why the CPU cannot train in ``fp16``; empty if it can."""
+    return precision.fp16_fault(torch.device("cpu"))
 
 
 def _mended(path: str, node: Any, wrong: Collection[str]) -> dict[str, Any] | None:
