@@ -483,7 +483,7 @@ def _check_precision(trainer: Mapping[str, Any]) -> list[Fault]:
         return []
     from deephash.config import trial_builds  # late: imports torch
 
-    if not (reason := trial_builds.fp16_fault()):
+    if not (reason := trial_builds.cpu_fp16_fault()):
         return []
     message = f"is fp16, and this CPU cannot train in it: {reason}."
     return [Fault("trainer.precision", message, "Type trainer.precision=bf16, or fp32.")]

@@ -49,7 +49,7 @@ def check_builds(cfg: Mapping[str, Any], wrong: Collection[str] = ()) -> list[Fa
     return faults
 
 
-def fp16_fault() -> str:
+def cpu_fp16_fault() -> str:
     """Return why the CPU cannot train in ``fp16``; empty if it can."""
     return precision.fp16_fault(torch.device("cpu"))
 
