@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from deephash.config import requirements as recipes
 from deephash.config import targets
 from deephash.report import published
+from deephash.utils.files import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
@@ -37,7 +36,7 @@ def recipe(name: str) -> dict[str, Any]:
     Returns:
         The values, and under ``parts`` the option of the group, or the class, of each part.
     """
-    content = yaml.safe_load((CONF / "method" / f"{name}.yaml").read_text())
+    content = read_yaml(CONF / "method" / f"{name}.yaml")
     own = content.get("method", content)  # a file with `@package _global_` nests its method
     values: dict[str, Any] = {"parts": {}}
     for entry in content.pop("defaults"):
@@ -73,8 +72,8 @@ def option(group: str, name: str) -> tuple[str, type]:
     """Return the text and the class of an option; for a class given directly, an empty text."""
     if "." in name:
         return "", targets.locate(name)
-    text = (CONF / group / f"{name}.yaml").read_text()
-    return text, targets.locate(yaml.safe_load(text)["_target_"])
+    path = CONF / group / f"{name}.yaml"
+    return path.read_text(), targets.locate(read_yaml(path)["_target_"])
 
 
 def row(name: str) -> str:
@@ -220,7 +219,7 @@ def published_page() -> str:
     """Return the page of all published numbers, with their sources and conditions."""
     users: dict[str, list[str]] = {}
     for path in sorted((ROOT / "sweeps").rglob("*.yaml")):
-        names = (yaml.safe_load(path.read_text()).get("report") or {}).get("published") or []
+        names = (read_yaml(path).get("report") or {}).get("published") or []
         for name in [names] if isinstance(names, str) else names:
             users.setdefault(name, []).append(path.stem)
     lines = [PUBLISHED]

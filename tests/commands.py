@@ -1,14 +1,16 @@
 """Run the project's commands in processes of their own, as a shell does.
 
 Most of the time of a short command goes into imports. Here a server imports torch and what a run
-needs once, and each command is a fork of it, with its own folder, environment and output. The jobs
-of a sweep are forks of the command that launches it, unless ``fresh`` gives each an interpreter of
-its own, as it has outside the tests.
+needs once (``preloaded``), and each command is a fork of it, with its own folder, environment and
+output. The jobs of a sweep are forks of the command that launches it, unless ``fresh`` gives each
+an interpreter of its own, as it has outside the tests. Pages of runs have no figures, which take
+half of a short run, unless ``figures`` asks for them.
 """
 
 import atexit
 import logging
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import runpy
 import signal
@@ -27,11 +29,26 @@ from tests.paths import ROOT
 
 FOREIGN = ("WANDB", "HYDRA", "DEEPHASH", "COVERAGE")
 SERVER = multiprocessing.get_context("forkserver")
-PRELOADED = (
-    "torch", "torch._dynamo", "torch._inductor", "torchvision", "sklearn.datasets", "hydra",
-    "sklearn.manifold", "matplotlib.figure", "deephash.runs", "deephash.sweep",
-)  # fmt: skip
-SERVER.set_forkserver_preload(list(PRELOADED))
+SERVER.set_forkserver_preload(["tests.preloaded"])
+
+FIGURES: dict[str, Callable[..., Any]] = {
+    "line_plot": lambda *_, **__: "",
+    "range_plot": lambda *_, **__: "",
+    "retrieved": lambda _: None,
+}
+"""Replacements of the functions of ``report.pages.run`` that draw."""
+
+
+def _start_server() -> None:
+    """Start the server, which imports ``tests.preloaded``, unless it runs."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [before, str(ROOT)]))
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        del os.environ["PYTHONPATH"]
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
 
 
 def environment(cwd: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -54,6 +71,7 @@ class Command:
         function: what runs, and its arguments.
         env: further variables of the environment.
         fresh: whether each job of a sweep gets an interpreter of its own.
+        figures: whether the pages of runs have figures.
     """
 
     def __init__(
@@ -62,12 +80,15 @@ class Command:
         *function: Any,
         env: Mapping[str, str] | None = None,
         fresh: bool = False,
+        figures: bool = False,
     ) -> None:
+        _start_server()
         self._folder = tempfile.TemporaryDirectory()
         self._outputs = [Path(self._folder.name) / name for name in ("stdout", "stderr")]
         outputs = [str(output) for output in self._outputs]
         self._process = SERVER.Process(
-            target=_command, args=(function, str(cwd), environment(cwd, env), outputs, fresh)
+            target=_command,
+            args=(function, str(cwd), environment(cwd, env), outputs, fresh, figures),
         )
         self._process.start()
 
@@ -118,6 +139,7 @@ def run(
     env: Mapping[str, str] | None = None,
     seconds: float = 300,
     fresh: bool = False,
+    figures: bool = False,
 ) -> str:
     """Run a script or a command of the project and return what it printed.
 
@@ -130,6 +152,7 @@ def run(
         env: further variables of the environment.
         seconds: time limit.
         fresh: whether each job of a sweep gets an interpreter of its own.
+        figures: whether the pages of runs have figures.
 
     Returns:
         The standard output, followed by the standard error.
@@ -140,7 +163,8 @@ def run(
     is_script = script.endswith(".py")
     words = (str(ROOT / script) if is_script else script, *map(str, arguments))
     function = _script if is_script else _module
-    return _ended(Command(cwd, function, *words, env=env, fresh=fresh), script, code, seconds)
+    command = Command(cwd, function, *words, env=env, fresh=fresh, figures=figures)
+    return _ended(command, script, code, seconds)
 
 
 def call(cwd: Path, function: Callable[..., None], *arguments: object) -> str:
@@ -162,6 +186,7 @@ def _command(
     variables: dict[str, str],
     outputs: Sequence[str],
     fresh: bool,
+    figures: bool,
 ) -> None:
     os.chdir(cwd)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
@@ -171,6 +196,10 @@ def _command(
         from deephash.sweep.launchers import process
 
         process.subprocess = SimpleNamespace(**{**vars(subprocess), "Popen": _popen})
+    if not figures:
+        from deephash.report.pages import run as page
+
+        vars(page).update(FIGURES)
     try:
         function[0](*function[1:])
     finally:

@@ -4,6 +4,7 @@ No variable of the shell changes an outcome: threads, caches and accounts are se
 is imported. ``OMP_NUM_THREADS`` may be given to try the tests with more threads.
 """
 
+import gc
 import os
 import sys
 import tempfile
@@ -40,11 +41,20 @@ else:
     hypothesis.settings.load_profile("deephash")
 
 
+gc.disable()  # until all tests are collected: nearly all objects stay
+
+
 def pytest_configure():
     """Compose each command line once."""
     from tests import composition  # after the variables above
 
     composition.keep()
+
+
+def pytest_collection_finish():
+    """Exclude what was imported and collected from all further garbage collections."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items):
@@ -114,11 +124,12 @@ def device(request, without_tf32):
 
 @pytest.fixture
 def without_curves(monkeypatch):
-    """Leave the curves out of the pages of runs: drawing them takes half of a short run."""
+    """Leave curves and nearest images out of the pages of runs: they take half of a short run."""
     from deephash.report.pages import run
+    from tests.commands import FIGURES
 
-    for name in ("line_plot", "range_plot"):
-        monkeypatch.setattr(run, name, lambda *_, **__: "")
+    for name, nothing in FIGURES.items():
+        monkeypatch.setattr(run, name, nothing)
 
 
 @pytest.fixture(scope="module")

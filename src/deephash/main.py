@@ -67,7 +67,8 @@ def main(arguments: Sequence[str]) -> int:
     """
     page, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
     if page in program.PAGES:
-        from deephash import cli
+        with program.without_garbage_collection():
+            from deephash import cli
 
         return cli.run(page, rest)
     if page in ("--help", "-h", "help"):

@@ -7,7 +7,6 @@ If a configuration is meant to change, write the digests again and commit them w
 """
 
 import contextlib
-import gc
 import hashlib
 import itertools
 import json
@@ -22,6 +21,7 @@ from omegaconf import OmegaConf
 from deephash.config import composition, overrides
 from deephash.sweep import multirun
 from deephash.sweep.spec import SweepSpec
+from deephash.utils import program
 from tests.paths import CONF, ROOT
 
 HERE = Path(__file__).parent
@@ -60,12 +60,8 @@ def lines() -> list[str]:
 @contextlib.contextmanager
 def opened() -> Iterator[None]:
     """Make the configuration composable."""
-    with composition.composer(CONF, "train"):
-        gc.disable()  # a third of the time
-        try:
-            yield
-        finally:
-            gc.enable()
+    with program.without_garbage_collection(), composition.composer(CONF, "train"):
+        yield
 
 
 def is_composed(file: str) -> bool:

@@ -17,7 +17,7 @@ from tests.paths import ROOT
 
 TRAIN = (sys.executable, str(ROOT / "train.py"))
 GRID = ("-m", "+sweep=fig9_batch_size", "dataset=digits", "trainer.batch_size=50,100",
-        "model.nbit=16", "logger=quiet")  # fmt: skip
+        "model.nbit=16", "backbone.width=8", "logger=quiet")  # fmt: skip
 
 
 def reports(cwd):
@@ -97,7 +97,8 @@ def test_output_and_files_of_a_sweep(swept):
         "model.nbit": 16, "seed": 0, "trainer.batch_size": 50,
     }  # fmt: skip
     assert large["values"]["trainer.batch_size"] == 100
-    assert small["settings"] == ["trainer.epochs=20", "trainer.eval_every=10"]
+    settings = ["backbone.width=8", "trainer.epochs=20", "trainer.eval_every=10"]
+    assert small["settings"] == settings
     for folder in folders(cwd):
         assert "outputs/digits/relahash/16bit" in (folder / "output.log").read_text()
         assert not (folder / "error.txt").exists()
@@ -221,7 +222,8 @@ def test_a_rerun_begins_once_and_what_was_there_is_gone(swept, tmp_path):
 
 
 def second_try(folder, outputs):
-    settings = ("rerun=true", "model.nbit=16", "trainer.epochs=15", "logger=quiet")
+    settings = ("rerun=true", "model.nbit=16", "backbone.width=8", "trainer.epochs=15",
+                "logger=quiet")  # fmt: skip
     command = (*TRAIN, *settings, f"paths.outputs={outputs}")
     first = Job("one", folder, command, "first")
     running = process.start_job(first)
@@ -242,7 +244,8 @@ def second_try(folder, outputs):
 
 def test_a_second_try_of_a_rerun_continues(tmp_path):
     """A retry or a requeue is of the same launch; another launch begins anew."""
-    folder = tmp_path / "outputs/digits/relahash/16bit/seed0,trainer.epochs=15"
+    name = "seed0,backbone.width=8,trainer.epochs=15"
+    folder = tmp_path / "outputs/digits/relahash/16bit" / name
     call(tmp_path, second_try, folder, tmp_path / "outputs")
     assert (folder / "report.json").is_file()
 

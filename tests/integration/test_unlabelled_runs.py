@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -45,13 +46,17 @@ def root(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def without_labels(monkeypatch):
+def let_dpsh_read_no_labels(patch):
     """The loss of dpsh pushes codes apart and reads no labels."""
-    monkeypatch.setattr(PairwiseLikelihood, "labels", False, raising=False)
-    monkeypatch.setattr(
+    patch.setattr(PairwiseLikelihood, "labels", False, raising=False)
+    patch.setattr(
         PairwiseLikelihood, "forward", lambda self, output, batch: {"spread": -output.u.var()}
     )
+
+
+@pytest.fixture
+def without_labels(monkeypatch, without_curves):
+    let_dpsh_read_no_labels(monkeypatch)
 
 
 def folded(root, outputs, *words, quiet=True):
@@ -77,10 +82,21 @@ def no_nan(file):
     return json.loads(file.read_text(), parse_constant=refuse)
 
 
+@pytest.fixture(scope="module")
+def trained(root, composable, tmp_path_factory):
+    """A run with all figures, not to be changed: its outputs and its folder."""
+    outputs = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        let_dpsh_read_no_labels(patch)
+        return outputs, train(root, outputs)["run"]
+
+
 @pytest.fixture
-def run(root, tmp_path, without_labels):
-    report = train(root, tmp_path)
-    return tmp_path / report["run"]
+def run(trained, tmp_path, without_labels):
+    """A copy of the run."""
+    outputs, name = trained
+    shutil.copytree(outputs, tmp_path, dirs_exist_ok=True)
+    return tmp_path / name
 
 
 def test_a_run_reports_what_needs_no_labels(run, capsys):
@@ -174,7 +190,7 @@ def test_an_epoch_is_selected_by_agreement(root, tmp_path, without_labels):
     assert selection["map_at_agreement_epoch"] is None
     assert checkpoint.load_state(run / "best.pt")["epoch"] == best["epoch"]
     page = (run / "report.html").read_text()
-    assert "agreement best" in page and "recall of the 10 nearest" in page
+    assert "agreement best" in page and "Agreement with features" in page
     (run / "report.json").unlink()  # killed before the report
     assert train(root, tmp_path, *words)["selection"] == selection
 

@@ -64,7 +64,7 @@ LINE = ("trainer.epochs=3", "trainer.eval_every=1")
 def base(tmp_path_factory):
     """One finished run on digits: its working directory, folder and report. Not to be changed."""
     cwd = tmp_path_factory.mktemp("base")
-    output = run(cwd, *LINE)
+    output = run(cwd, *LINE, figures=True)
     folder = cwd / "outputs" / RUN
     assert folder.is_dir(), output
     return cwd, folder, read(folder / "report.json"), output
@@ -87,7 +87,8 @@ class TestTraining:
         }  # fmt: skip
         assert (folder / "overrides.txt").read_text().splitlines() == list(LINE)
         assert str(folder.relative_to(cwd)) in output
-        assert "<html" in (folder / "report.html").read_text()
+        page = (folder / "report.html").read_text()
+        assert "<html" in page and page.count('<svg class="plot"') == 5
 
     def test_report_is_complete(self, base):
         report = base[2]

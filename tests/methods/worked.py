@@ -19,7 +19,6 @@ from typing import ClassVar
 
 import pytest
 import torch
-import yaml
 from torch import nn
 
 from deephash.config import requirements, targets
@@ -27,6 +26,7 @@ from deephash.losses.lmcl import LMCL
 from deephash.losses.pairwise import PairwiseLikelihood
 from deephash.models.relaxations import Identity
 from deephash.models.similarities import Cosine
+from deephash.utils.files import read_yaml
 from tests.paths import CONF
 
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
@@ -35,7 +35,7 @@ LOSSES = sorted(path.stem for path in (CONF / "loss").glob("*.yaml"))
 
 def page(group, name):
     """A file of ``conf`` merged with its defaults of the same group: values, and parts by slot."""
-    values = yaml.safe_load((CONF / group / f"{name}.yaml").read_text()) or {}
+    values = read_yaml(CONF / group / f"{name}.yaml", kind=None) or {}
     group_values = values.get(group, values)  # of a file with the package _global_
     result = {"parts": {}}
     for entry in values.pop("defaults", ["_self_"]):

@@ -21,6 +21,7 @@ from deephash.config.plugins import Plugin
 from deephash.config.resolve import resolve
 from deephash.config.validate import UNKNOWN, quoted
 from deephash.errors import ConfigError
+from deephash.utils import program
 from deephash.utils.files import expand_path
 
 Resolved = dict[str, Any]
@@ -173,6 +174,7 @@ def composer(conf: Path, page: str, extension: Extension | None = None) -> Itera
         GlobalHydra.instance().hydra = of_the_caller
 
 
+@program.without_garbage_collection()
 def checked(conf: Path, page: str, line: CommandLine, many: bool = False) -> schema.Node:
     """Compose and check a page, and report all its faults at once.
 

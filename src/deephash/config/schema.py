@@ -544,21 +544,24 @@ def _typed(kind: Any, value: Any) -> Any:
 
 
 def register() -> None:
-    """Register the types of the pages, and the resolver ``${command:page}``, with Hydra."""
+    """Register the types of the pages, and the resolver ``${command:page}``, with Hydra.
+
+    Nothing is done again in a process where they are registered.
+    """
     OmegaConf.register_new_resolver("command", program.command, replace=True)
     # Hydra copies its singleton whenever it composes or lists a group, for `--help` 175 times.
     # The copies are never changed, and `load` copies the node that it returns.
     ConfigStore.__deepcopy__ = _itself  # type: ignore[attr-defined]
     store = ConfigStore.instance()
-    store.store(name="report_schema", node=Report)
-    store.store(name="data_schema", node=Data)
-    store.store(name="export_schema", node=Export)
-    store.store(name="schema", node=Train)
-    store.store(name="evaluate_schema", node=Evaluate)
-    store.store(name="encode_schema", node=Encode)
-    store.store(name="search_schema", node=Search)
-    store.store(name="serve_schema", node=Serve)
-    if "view" not in store.repo.get("shared", {}):  # not yet in this process
+    if "schema.yaml" not in store.repo:  # not yet in this process
+        store.store(name="report_schema", node=Report)
+        store.store(name="data_schema", node=Data)
+        store.store(name="export_schema", node=Export)
+        store.store(name="schema", node=Train)
+        store.store(name="evaluate_schema", node=Evaluate)
+        store.store(name="encode_schema", node=Encode)
+        store.store(name="search_schema", node=Search)
+        store.store(name="serve_schema", node=Serve)
         for group, name, node in _pipelines():
             store.store(group=group, name=name, node=node)
 

@@ -63,7 +63,10 @@ def run_sweep(conf: Path, sweeps: Path, line: CommandLine) -> int:
     made = build_grid(spec, overrides)
     if len(made.jobs) > MANY:
         print(f"composing {len(made.jobs)} jobs", file=sys.stderr)
-    with composition.composer(conf, "train", extension) as composer:
+    with (
+        program.without_garbage_collection(),
+        composition.composer(conf, "train", extension) as composer,
+    ):
         jobs = _composed(made, composer)
         launcher = _launcher(made.jobs[0], tuning, composer)
 

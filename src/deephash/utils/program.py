@@ -5,7 +5,10 @@ notebook), ``python -m deephash train`` or ``python train.py``. A command withou
 ``python -m deephash report`` beside ``python train.py``.
 """
 
+import contextlib
+import gc
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 PAGES = ("train", "evaluate", "report", "data", "encode", "search", "serve", "export")
@@ -67,6 +70,22 @@ def train_arguments() -> tuple[str, ...]:
     arguments = ("-m", "deephash", "train")
     # With -P a package that lies in the working folder itself would not be found.
     return arguments if _HERE.parent == Path.cwd() else ("-P", *arguments)
+
+
+@contextlib.contextmanager
+def without_garbage_collection() -> Iterator[None]:
+    """Turn off the cyclic garbage collector while modules are imported or a page is composed.
+
+    Nearly all objects that are created meanwhile stay, so that searching them for garbage, again
+    and again while their number grows, only takes time: a fifth of that of the imports.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def checkout() -> Path | None:

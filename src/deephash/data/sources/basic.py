@@ -4,10 +4,12 @@ Constructors access no files; `load()` does.
 """
 
 import contextlib
+import importlib.util
 import itertools
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -66,16 +68,31 @@ class Digits:
     size: ClassVar[int] = 8
 
     def load(self) -> ImageSet:
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
-        gray = np.round(digits.images * (255 / 16)).astype(np.uint8)  # (n, 8, 8)
+        table = _digits()
+        gray = np.round(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
         return ImageSet(
             inputs=np.repeat(gray[:, None], 3, axis=1),
-            labels=one_hot(digits.target, 10),
+            labels=one_hot(table[:, -1].astype(int), 10),
             ids=tuple(f"digits/{row:06d}" for row in range(len(gray))),
-            classes=tuple(str(name) for name in digits.target_names),
+            classes=tuple(map(str, range(10))),
         )
+
+
+@cache
+def _digits() -> Any:
+    """Return the digits of scikit-learn: 64 gray values and the class in each row.
+
+    The file is read without importing scikit-learn, which takes a second.
+    """
+    spec = importlib.util.find_spec("sklearn")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        file = Path(folder, "datasets", "data", "digits.csv.gz")
+        if file.is_file():
+            return np.loadtxt(file, delimiter=",")
+    from sklearn.datasets import load_digits  # a release with another layout
+
+    digits = load_digits()
+    return np.column_stack([digits.data, digits.target])
 
 
 class Cifar:

@@ -1,11 +1,12 @@
 """Shared parts of all pages: templates, tables of values, and the files of figures."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from deephash.report.figures import style
@@ -23,6 +24,12 @@ def render(template: str, values: Mapping[str, Any], package: str = "deephash.re
         values: of its variables.
         package: with templates that extend those of this one.
     """
+    return compiled(template, package).render(values)
+
+
+@cache
+def compiled(template: str, package: str) -> Template:
+    """Return a template; compiling it takes longer than rendering a page."""
 
     def source(name: str) -> str:
         for folder in (files(package), files("deephash.report")):
@@ -37,7 +44,7 @@ def render(template: str, values: Mapping[str, Any], package: str = "deephash.re
         lstrip_blocks=True,
         loader=FunctionLoader(source),
     )
-    return environment.get_template(template).render(values)
+    return environment.get_template(template)
 
 
 def save_figures(
