@@ -31,7 +31,9 @@ FLOOR_OF = {name: level for level, names in enumerate(FLOORS) for name in names.
 ONLY_IN = {
     "filelock": ("utils/locks.py",),
     "fcntl": (),
-    "wandb": ("loggers/wandb.py",),
+    "wandb": ("loggers/wandb.py", "loggers/wandb_workspace.py"),
+    "wandb_workspaces": ("loggers/wandb_workspace.py",),
+    "tensorboard": ("loggers/tensorboard.py",),
     "matplotlib": ("report/figures/",),
     "numba": ("retrieval/backends/",),
     "timm": ("models/timm_models.py",),

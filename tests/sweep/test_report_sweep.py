@@ -286,7 +286,9 @@ def test_real_runs_from_the_command_line(tmp_path, read_page):
     assert len(list((folder / "figures").glob("*.png"))) == 1
     if wandb:
         (kept,) = folder.glob("wandb/offline-run-*/*.wandb")
-        assert b"report.html" in kept.read_bytes()
+        content = kept.read_bytes()
+        assert b"report.html" in content
+        assert b"tables/results" in content and b"charts/map" in content
 
 
 DAMAGES = {

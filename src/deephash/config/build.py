@@ -357,8 +357,14 @@ def result_loggers(
         offered: see ``for_loggers``.
         run_id: returns the id of a run, to add to it; None for a run of its own.
     """
-    kept = [key for key, kind in _logger_classes(nodes or {}).items() if kind.keeps_results]
-    return Loggers(_loggers({key: (nodes or {})[key] for key in kept}, offered, run_id))
+    kept = {key: (nodes or {})[key] for key in result_classes(nodes)}
+    return Loggers(_loggers(kept, offered, run_id))
+
+
+def result_classes(nodes: Mapping[str, Any] | None) -> dict[str, type[Logger]]:
+    """Return the classes of the loggers that keep figures, tables and files, by key."""
+    classes = _logger_classes(nodes or {})
+    return {key: kind for key, kind in classes.items() if kind.keeps_results}
 
 
 def incomplete_loggers(

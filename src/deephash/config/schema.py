@@ -383,6 +383,8 @@ class Report(Node):
     compare: str | None = "best"  # the row that others are compared with, in pairs; null: none
     draws: Annotated[int, Interval(100, 1_000_000)] = 2000  # of the bootstrap of differences
     seed: Seed = 0  # of the bootstrap
+    # workspace: save a view of the runs at W&B (pip install wandb-workspaces)
+    wandb: Open[Literal["workspace"] | None] = None
     plugins: list[str] = field(default_factory=list)  # packages whose classes may be parts
     paths: Paths = field(default_factory=Paths)
     logger: Open[dict[str, Part] | None] = None

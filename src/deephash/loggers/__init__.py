@@ -7,7 +7,7 @@ from typing import Any
 
 from deephash.loggers.console import Console
 from deephash.loggers.jsonl import Jsonl
-from deephash.loggers.logger import Logger, Picture
+from deephash.loggers.logger import Lines, Logger, Picture
 from deephash.loggers.wandb import Wandb
 
 __all__ = ["Console", "Jsonl", "Logger", "Loggers", "Picture", "Wandb"]
@@ -48,15 +48,8 @@ class Loggers(Logger):
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         self._call(lambda logger: logger.table(name, columns, rows))
 
-    def lines(
-        self,
-        name: str,
-        x: Sequence[float],
-        lines: Mapping[str, Sequence[float]],
-        title: str,
-        x_label: str,
-    ) -> None:
-        self._call(lambda logger: logger.lines(name, x, lines, title, x_label))
+    def lines(self, name: str, lines: Lines, title: str, x_label: str) -> None:
+        self._call(lambda logger: logger.lines(name, lines, title, x_label))
 
     def uses_data(self, name: str, uri: str, facts: Mapping[str, Any]) -> None:
         self._call(lambda logger: logger.uses_data(name, uri, facts))

@@ -7,6 +7,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+Lines = Mapping[str, Sequence[tuple[float, float]]]
+"""The points (x, y) of each line, by its label."""
+
 
 class Picture(NamedTuple):
     """An image in a cell of a table."""
@@ -60,15 +63,8 @@ class Logger:
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Log a table, whose cells are numbers, texts or `Picture`."""
 
-    def lines(
-        self,
-        name: str,
-        x: Sequence[float],
-        lines: Mapping[str, Sequence[float]],
-        title: str,
-        x_label: str,
-    ) -> None:
-        """Log a chart of lines over the same x, by their labels."""
+    def lines(self, name: str, lines: Lines, title: str, x_label: str) -> None:
+        """Log a chart of lines, by their labels; each is a sequence of points (x, y)."""
 
     def artifact(self, name: str, kind: str, paths: Mapping[str, Path]) -> None:
         """Log a set of files, by their names in it; of kind ``model`` or ``report``."""

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from deephash.errors import ConfigError
 from deephash.loggers.jsonl import make_row, read_rows
-from deephash.loggers.logger import Logger, Picture
+from deephash.loggers.logger import Lines, Logger, Picture
 from deephash.loggers.summary import flat, summary_of
 from deephash.utils import program
 from deephash.utils.bounds import Name, Positive
@@ -247,19 +247,16 @@ class Wandb(Logger):
             return self._wandb.Image(value.pixels, caption=value.caption)
         return value
 
-    def lines(
-        self,
-        name: str,
-        x: Sequence[float],
-        lines: Mapping[str, Sequence[float]],
-        title: str,
-        x_label: str,
-    ) -> None:
+    def lines(self, name: str, lines: Lines, title: str, x_label: str) -> None:
         if self._run is None:
             return
         try:
             chart = self._wandb.plot.line_series(
-                list(x), [list(line) for line in lines.values()], list(lines), title, x_label
+                [[x for x, _ in points] for points in lines.values()],
+                [[y for _, y in points] for points in lines.values()],
+                list(lines),
+                title,
+                x_label,
             )
             self._log({f"charts/{name}": chart})
         except Exception as error:
@@ -356,8 +353,8 @@ class Wandb(Logger):
 
     def _start(self, mode: str) -> None:
         settings: dict[str, Any] = {"silent": True, "init_timeout": self._timeout}
-        if self._id and self._history is None:
-            settings["console"] = "off"  # keeps the console log of training
+        if self._history is None:  # keeps the console log of training
+            settings["console"] = "off"
         if (checkout := program.checkout()) is not None:
             settings["git_root"] = str(checkout)  # W&B searches the run folder
         if "finish_timeout" in self._wandb.Settings.model_fields:  # not in the older ones

@@ -1,6 +1,7 @@
 """Option ``-m``: jobs from the command line and a file of ``sweeps/``, previewed or launched."""
 
 import contextlib
+import io
 import re
 import shlex
 import sys
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from deephash.config import checks, composition, plugins, resolve, run_identity, targets
+from deephash.config import checks, composition, plugins, resolve, run_identity, schema, targets
 from deephash.config.composition import Composer, Extension, refuse_hydra, without_hydra
 from deephash.config.explain import explain
 from deephash.config.faults import Fault, raise_faults
@@ -313,12 +314,27 @@ def _launch(
         print(f"\n{reports_markdown(reports, _rows(after, made.axes))}")
     if any(has_offline_records(job.run.path) for job in after):
         print(f"\nW&B     offline; to upload the runs: {sync_all_command(outputs)}")
+    if group is not None and reports:
+        _log_report(planned[0].cfg, group)
     if group is not None:
         arguments = [f"sweep={group}"]
         if outputs != Path("outputs"):
             arguments.append(f"paths.outputs={outputs}")
         print(f"\nreport: {program.command('report')} {shlex.join(arguments)}")
     return 0 if all(job.state is State.finished for job in after) else 1
+
+
+def _log_report(cfg: schema.Train, group: str) -> None:
+    """Log the report of a sweep, where its runs log to a place that keeps tables."""
+    from deephash.config import build
+    from deephash.sweep.report_sweep import report_sweeps
+
+    if not build.result_classes(cfg.logger):
+        return
+    plain = {"sweep": group, "paths": cfg.paths.plain, "logger": cfg.logger}
+    with contextlib.redirect_stdout(io.StringIO()):  # the tables above have the same numbers
+        report_sweeps(schema.parse(schema.Report, plain))
+    print(f"the report of the sweep is a run of its own, called report {group}")
 
 
 def _rows(planned: Sequence["PlannedJob"], axes: Sequence[str]) -> dict[str, str]:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from deephash.config import build, run_identity, schema
-from deephash.config.injected_arguments import Injected
 from deephash.config.overrides import Override, parse_all
 from deephash.errors import ConfigError, FileError, TrainingError
+from deephash.loggers import wandb_workspace
 from deephash.report import write_sweeps
 from deephash.report.pages.base import format_value
 from deephash.report.pages.sweep import all_markdown, count_states, damaged_runs
@@ -16,6 +16,7 @@ from deephash.report.reading import read_sweep_file
 from deephash.report.results import Layout, Sweep, SweepRun, filter_runs, make_sections
 from deephash.runs.folder import RunFolder
 from deephash.runs.status import State, epochs_done, reason, state_of
+from deephash.sweep.log_sweep import log_report, save_view
 from deephash.sweep.paired import paired_differences
 from deephash.utils import filenames, program
 from deephash.utils.files import (
@@ -49,6 +50,8 @@ def report_sweeps(cfg: schema.Report, overrides: Sequence[Override] = ()) -> dic
         ConfigError: If there is no such sweep, row or axis.
     """
     build.require_loggers(cfg.logger)  # before anything is read
+    if cfg.wandb is not None:
+        wandb_workspace.check_server()
     outputs = expand_path(cfg.paths.outputs)
     names = list(dict.fromkeys(_as_list(cfg.sweep)))
     sweeps = _filter([read_sweep(outputs, name) for name in names], cfg.only or {})
@@ -84,7 +87,9 @@ def report_sweeps(cfg: schema.Report, overrides: Sequence[Override] = ()) -> dic
         print(f"left out: {run.name}, {run.error}")
     for name in ("report.html", "table.md", "table.tex", "table.csv"):
         print(f"{Path(name).stem:<7} {files[name]}")
-    _log_report(cfg, names, files, folder)
+    log_report(cfg, names, sections, files, folder)
+    if cfg.wandb is not None:
+        save_view(cfg, sweeps)
     return summary
 
 
@@ -247,28 +252,3 @@ def _files_before(folder: Path) -> set[str]:
     except FileError:
         return set()
     return set(filter(filenames.is_below, summary["files"]))
-
-
-def _log_report(
-    cfg: schema.Report, names: Sequence[str], files: Mapping[str, Path], out: Path
-) -> None:
-    """Log the report to W&B, as an artifact of a run in the group of the sweep."""
-    name = "+".join(names)
-    offered: Injected = {
-        "name": f"report {name}",
-        "run_id": None,
-        "folder": out,
-        "history": None,
-        "config": dict(cfg.plain),
-        "group": name,
-        "tags": list(names),
-        "job_type": "report",
-        "parameters": {"sweep": name},
-    }
-    logger = build.result_loggers(cfg.logger, offered)
-    if not logger.loggers:
-        return
-    logger.artifact(name, "report", files)
-    logger.figures({path.stem: path for path in files.values() if path.suffix == ".png"})
-    logger.close()
-    logger.summary({}, out)

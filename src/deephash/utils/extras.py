@@ -14,6 +14,8 @@ from deephash.errors import ConfigError
 
 EXTRAS = {
     "wandb": "wandb",
+    "wandb_workspaces": "workspaces",
+    "tensorboard": "tensorboard",
     "numba": "fast",
     "faiss": "faiss",
     "psycopg": "pgvector",
@@ -35,6 +37,7 @@ EXTRAS = {
 """The extra of ``pyproject.toml`` that installs each package, by its import name."""
 
 DISTRIBUTIONS = {
+    "wandb_workspaces": "wandb-workspaces",
     "faiss": "faiss-cpu",
     "pillow_heif": "pillow-heif",
     "psycopg": "psycopg[binary]",

@@ -43,16 +43,11 @@ def sweep_figure(section: Section) -> Drawing | None:
     By default it is over the bits, or over the rows if there is one number of bits. Returns None if
     the axis has fewer than two values, or no run has finished.
     """
-    by_bits = section.layout.columns == BITS and len(section.columns) > 1
-    key = section.layout.figure.get("x") or (BITS if by_bits else section.keys[0])
-    if key == section.layout.columns:
-        values = list(section.columns)
-    elif key in section.keys:
-        index = section.keys.index(key)
-        values = list(dict.fromkeys(row[index] for row in section.rows))
-    else:
+    axis = figure_axis(section)
+    if axis is None:
         return None
-    points = _points(section, key)
+    key, values, x_label = axis
+    points = cell_points(section, key)
     groups = [point.group for point in points if point.group.runs]
     if len(values) < 2 or not groups:
         return None
@@ -77,7 +72,7 @@ def sweep_figure(section: Section) -> Drawing | None:
         handles["published"] = sample_line(**PUBLISHED)
         assert section.published is not None  # it has the numbers
         caption = f"Dashed and hollow: published, {section.published.source}."
-    metric, x_label = metric_name(groups[0].runs[0]), _axis_label(section, key)
+    metric = metric_name(groups[0].runs[0])
     panel.set(xlabel=x_label, ylabel=metric)
     if not numeric:
         panel.set_xticks(range(len(values)), [typed(value) for value in values])
@@ -89,7 +84,20 @@ def sweep_figure(section: Section) -> Drawing | None:
     return finish(figure, name, title, caption, groups, handles, with_sd=True)
 
 
-def _points(section: Section, key: str) -> list[CellPoint]:
+def figure_axis(section: Section) -> tuple[str, list[Any], str] | None:
+    """Return key, values and title of the x axis of a section; None if it has no such key."""
+    by_bits = section.layout.columns == BITS and len(section.columns) > 1
+    key = section.layout.figure.get("x") or (BITS if by_bits else section.keys[0])
+    if key == section.layout.columns:
+        return key, list(section.columns), _axis_label(section, key)
+    if key not in section.keys:
+        return None
+    index = section.keys.index(key)
+    values = list(dict.fromkeys(row[index] for row in section.rows))
+    return key, values, _axis_label(section, key)
+
+
+def cell_points(section: Section, key: str) -> list[CellPoint]:
     """Return the cells; those of one line have the same label, and the same index."""
     over_columns, indices = key == section.layout.columns, dict[str, int]()
     comparable = not setting_differences(section)  # else published numbers are in the table only
