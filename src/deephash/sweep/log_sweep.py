@@ -145,7 +145,7 @@ def section_lines(
     )
 
 
-def save_view(cfg: schema.Report, sweeps: Sequence[Sweep]) -> None:
+def save_sweep_view(cfg: schema.Report, sweeps: Sequence[Sweep]) -> None:
     """Save a view of the runs of sweeps at W&B, and print its address."""
     outputs = expand_path(cfg.paths.outputs)
     node: Mapping[str, Any] = (cfg.logger or {}).get("wandb", {})

@@ -16,7 +16,7 @@ from deephash.report.reading import read_sweep_file
 from deephash.report.results import Layout, Sweep, SweepRun, filter_runs, make_sections
 from deephash.runs.folder import RunFolder
 from deephash.runs.status import State, epochs_done, reason, state_of
-from deephash.sweep.log_sweep import log_report, save_view
+from deephash.sweep.log_sweep import log_report, save_sweep_view
 from deephash.sweep.paired import paired_differences
 from deephash.utils import filenames, program
 from deephash.utils.files import (
@@ -89,7 +89,7 @@ def report_sweeps(cfg: schema.Report, overrides: Sequence[Override] = ()) -> dic
         print(f"{Path(name).stem:<7} {files[name]}")
     log_report(cfg, names, sections, files, folder)
     if cfg.wandb is not None:
-        save_view(cfg, sweeps)
+        save_sweep_view(cfg, sweeps)
     return summary
 
 

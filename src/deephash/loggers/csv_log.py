@@ -13,7 +13,7 @@ from deephash.utils.files import write_text
 FILE = "log.csv"
 
 
-class Csv(Logger):
+class CsvLog(Logger):
     """Write ``log.csv`` into the run folder, from all rows of ``log.jsonl``.
 
     The file is replaced atomically after each evaluation and at the end, because a column may begin

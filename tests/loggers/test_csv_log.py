@@ -1,7 +1,7 @@
 import csv
 
 from deephash.loggers import Jsonl, Loggers
-from deephash.loggers.csv_file import Csv
+from deephash.loggers.csv_log import CsvLog
 
 
 def rows_of(path):
@@ -12,7 +12,7 @@ def rows_of(path):
 def session(folder, epochs, done=0):
     record = Jsonl(folder / "log.jsonl")
     record.truncate_after(10 * done)
-    logger = Loggers([record, Csv(folder, record.path)])
+    logger = Loggers([record, CsvLog(folder, record.path)])
     for epoch in epochs:
         values = {"loss": 1 / epoch, "images_seen": 64 * epoch}
         logger.scalars("train", values, 10 * epoch, epoch)
@@ -27,7 +27,7 @@ def test_a_row_for_each_step_with_columns_that_begin_late(tmp_path):
     assert list(rows[0]) == ["step", "epoch", "train/loss", "images_seen", "query/map"]
     assert [row["step"] for row in rows] == ["10", "20", "30"]
     assert [row["query/map"] for row in rows] == ["", "0.2", ""]
-    assert Csv.is_complete(tmp_path, lambda: "") and not Csv.is_complete(tmp_path / "b", str)
+    assert CsvLog.is_complete(tmp_path, lambda: "") and not CsvLog.is_complete(tmp_path / "b", str)
 
 
 def test_a_killed_run_is_one_table(tmp_path):
