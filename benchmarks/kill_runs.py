@@ -7,7 +7,9 @@ of reports and logs, all bytes of codes, checkpoints and caches; no file is miss
 Only measured times may differ.
 
 Commands: train.py (started, resumed, rerun=true), train.py -m, evaluate.py, and deephash report,
-data prepare (the image cache), data encode and data export.
+data prepare (the image cache), data encode, data export, encode, and search of an index some of
+whose images were changed. Of stores of codes the items are compared: a command that was repeated
+has written them in other parts.
 
 The table contains for each command: kills; repetitions that failed; files that differed; epochs
 that had finished before the kill and were trained again; tracebacks.
@@ -47,6 +49,9 @@ EXIST = {"report.html", "evaluation.html", "launch.txt", "output.log", "override
 
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.link"}
 """Audit events of operations that change a folder, besides ``open`` for writing."""
+
+UNAUDITED = ("pwrite", "ftruncate")
+"""Functions of ``os`` that change open files, without an audit event."""
 
 TINY = (
     "dataset=digits", "dataset.classes=[0,1,2]", "model.nbit=8", "trainer.epochs=3",
@@ -147,6 +152,17 @@ def watch(folder: Path, operations: Iterator[int], at: int | None) -> None:
     """Count operations that change files below a folder; kill this process before one of them."""
     root, owner = os.path.realpath(folder), os.getpid()
 
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            if os.getpid() == owner and next(operations) == at:
+                os.kill(owner, signal.SIGKILL)
+            return function(*arguments)
+
+        return call
+
+    for name in UNAUDITED:
+        setattr(os, name, counted(getattr(os, name)))
+
     def hook(event: str, arguments: Any) -> None:
         if event not in CHANGES and event != "open":
             return
@@ -217,6 +233,18 @@ def command(name: str, *arguments: str) -> Job:
     return job
 
 
+def committing(name: str, *arguments: str) -> Job:
+    """Return a command that writes codes to a store after each batch, not every few seconds."""
+
+    def job() -> int:
+        from deephash.search import encode
+
+        encode.COMMIT_SECONDS = 0.0
+        return command(name, *arguments)()
+
+    return job
+
+
 def direct(*arguments: str) -> Job:
     """Return a training run as a job, without the command line, which takes longer."""
     from deephash import runs
@@ -252,17 +280,37 @@ def sweep(*arguments: str) -> Job:
 def content(folder: Path) -> dict[str, Any]:
     """Return the content of all files of a folder, without measured times."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() or path.is_symlink())
-    return {path.relative_to(folder).as_posix(): content_of(path) for path in files}
+    stores = {path.parent for path in files if path.name == "store.json"}
+    result = {
+        path.relative_to(folder).as_posix(): content_of(path, folder)
+        for path in files
+        if path.parent not in stores
+    }
+    return result | {store.relative_to(folder).as_posix(): items_of(store) for store in stores}
 
 
-def content_of(path: Path) -> Any:
-    """Return the content of a file, without measured times."""
+def items_of(folder: Path) -> Any:
+    """Return the items of a store of codes, and the kinds of its files."""
+    from deephash.search.store import CodeStore
+
+    with CodeStore.open(folder, verify=True) as store:
+        snapshot = store.snapshot()
+    places = range(len(snapshot))
+    columns = snapshot.codes.tolist(), snapshot.labels, snapshot.signatures_at(places)
+    kinds = sorted(
+        path.name.replace(f"-{snapshot.version.generation}", "") for path in folder.iterdir()
+    )
+    return dict(zip(snapshot.ids, zip(*columns, strict=True), strict=True)), kinds
+
+
+def content_of(path: Path, folder: Path) -> Any:
+    """Return the content of a file below a folder, without measured times."""
     if path.name in EXIST:
         return "exists"
     if path.suffix == ".jsonl":
         return [without_times(json.loads(line)) for line in path.read_text().splitlines()]
     if path.suffix == ".json":
-        return without_times(json.loads(path.read_text()))
+        return without_times(json.loads(path.read_text().replace(str(folder), "FOLDER")))
     if path.name == "config.yaml":
         return [line for line in path.read_text().splitlines() if not line.startswith("rerun:")]
     if path.name == "last.pt":
@@ -425,6 +473,27 @@ def cases(images: Path, quick: bool = False) -> list[Case]:
     def swept(folder: Path) -> None:
         assert run(sweep(*grid), folder).status == 0
 
+    def cut_off(path: Path) -> None:
+        path.write_bytes(path.read_bytes()[:200])
+
+    def with_photos(folder: Path) -> None:
+        trained(folder)
+        shutil.copytree(images, folder / "photos")
+        cut_off(folder / "photos" / "a" / "50.png")
+
+    def with_changed_photos(folder: Path) -> None:
+        with_photos(folder)
+        assert run(search, folder).status == 0
+        photos = folder / "photos"
+        for number in range(40):  # of 60: enough for a compaction of the store
+            (photos / "a" / f"{number}.png").unlink()
+            shutil.copy(photos / "b" / f"{number}.png", photos / "c" / f"{number}.png")
+        shutil.copytree(photos / "b", photos / "new")
+        cut_off(photos / "d" / "0.png")
+
+    of_photos = (f"run='{RUN}'", "images=photos", "labels=folders", "device=cpu", "batch_size=32")
+    encode = committing("encode", *of_photos, "out=codes.npz")
+    search = committing("search", *of_photos, "query=b/0.png", "top=5")
     grid = (*TINY[:2], "model.nbit=8", "trainer.epochs=1,2", *TINY[4:], "group=both",
             "hydra.launcher.jobs=2")  # fmt: skip
     photos = ("dataset=folder", f"dataset.root={images}", "dataset.source.size=32",
@@ -443,6 +512,8 @@ def cases(images: Path, quick: bool = False) -> list[Case]:
         Case("encode", command("data", "encode", "dataset=digits", "backbone=tiny", "out=features",
                                "trainer.eval_batch_size=64", "trainer.device=cpu"), weight=2),
         Case("export", command("data", "export", "dataset=digits", "out=lists", "style=split")),
+        Case("encode images", encode, before=with_photos, weight=2),
+        Case("search", search, before=with_changed_photos, weight=3),
     ]  # fmt: skip
 
 
@@ -474,6 +545,7 @@ def warm_up(figures: bool) -> None:
 
     import deephash.report
     import deephash.runs
+    import deephash.search.commands
     import deephash.sweep.multirun
 
     torch.set_num_threads(1)

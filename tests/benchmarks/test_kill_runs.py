@@ -38,6 +38,6 @@ def test_a_rerun_can_be_repeated_after_a_kill_at_each_operation():
 
 def test_commands_can_be_repeated_after_kills_at_random_moments():
     printed = killed(
-        "--kills", "5", "--quick", "--only", "resumed", "evaluate", "prepare", "encode"
+        "--kills", "5", "--quick", "--only", "resumed", "evaluate", "prepare", "encode", "search"
     )
     assert "5 kills, 0 faults" in printed

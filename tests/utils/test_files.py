@@ -4,6 +4,8 @@ import lzma
 import math
 import os
 import pickle
+import subprocess
+import sys
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -25,6 +27,7 @@ from deephash.utils.files import (
     read_packed,
     read_text,
     read_yaml,
+    remove_temporaries,
     write_atomic,
     write_json,
     write_text,
@@ -438,3 +441,13 @@ def test_the_advice_of_the_reader_is_given_for_bytes_that_are_not_utf_8(file, re
         read(file, advice="Delete it.")
     with pytest.raises(FileError, match=r"not UTF-8.*\n  Save it as UTF-8\."):
         read(file)
+
+
+def test_temporary_files_of_killed_processes_are_removed(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    names = [f".a.json.{process}.tmp" for process in (dead.pid, os.getpid(), "x")]
+    for name in (*names, f".b.json.{dead.pid}.tmp"):
+        (tmp_path / name).touch()
+    remove_temporaries(tmp_path / "a.json")
+    assert {path.name for path in tmp_path.iterdir()} == {*names[1:], f".b.json.{dead.pid}.tmp"}

@@ -40,6 +40,7 @@ from deephash.utils.files import (
     read_arrays,
     read_json,
     read_text,
+    remove_temporaries,
     write_arrays,
     write_atomic,
     write_json,
@@ -98,6 +99,8 @@ class CodeFile:
             ".parquet": self._write_parquet,
             ".jsonl": self._write_jsonl,
         }
+        for written in (path, _encoder_file(path)):
+            remove_temporaries(written)
         writers[format_of(path)](path)
 
     @classmethod

@@ -33,7 +33,13 @@ from deephash.search.page import PageQuery, write_duplicates_page, write_search_
 from deephash.search.store import CodeStore
 from deephash.search.store_files import MANIFEST, read_manifest
 from deephash.training.code_encoder import CodeEncoder
-from deephash.utils.files import check_writable, expand_path, make_folder, write_json
+from deephash.utils.files import (
+    check_writable,
+    expand_path,
+    make_folder,
+    remove_temporaries,
+    write_json,
+)
 from deephash.utils.progress import tell
 
 TOP = 10
@@ -255,7 +261,7 @@ def _search(index: ImageIndex, cfg: schema.Search, out: Path) -> dict[str, Any]:
         ],
     }
     if cfg.page:
-        _make_out(out)
+        _make_out(out, "search.json", "search.html")
         write_json(out / "search.json", result)
         shown = [
             PageQuery(query.name, query.collection, query.item, answer)
@@ -315,7 +321,7 @@ def _duplicates(index: ImageIndex, cfg: schema.Search, out: Path) -> dict[str, A
         ],
     }
     if cfg.page:
-        _make_out(out)
+        _make_out(out, "duplicates.json", "duplicates.html")
         write_json(out / "duplicates.json", result)
         page = write_duplicates_page(out / "duplicates.html", index, groups, radius)
         tell(f"page: {page}")
@@ -401,11 +407,14 @@ def _collect(cfg: schema.ImagesOfRun) -> Collection:
     )
 
 
-def _make_out(out: Path) -> None:
+def _make_out(out: Path, *names: str) -> None:
+    """Make the folder of the results, and remove what killed commands have left of files there."""
     try:
         make_folder(out)
     except WriteError as error:
         raise WriteError(out, error, "Give a folder for the results: out=FOLDER.") from error
+    for name in names:
+        remove_temporaries(out / name)
 
 
 def _tell_ignored(collection: Collection) -> None:

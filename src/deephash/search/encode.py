@@ -21,7 +21,7 @@ from deephash.search.collection import Collection, Item, Read
 from deephash.search.store import CodeStore, Snapshot
 from deephash.training.code_encoder import CodeEncoder
 from deephash.training.out_of_memory import explain_memory_errors
-from deephash.utils.files import read_text, remove, write_text
+from deephash.utils.files import read_text, remove, remove_temporaries, write_text
 from deephash.utils.progress import bar, tell
 
 COMMIT_SECONDS = 2.0
@@ -371,6 +371,7 @@ def write_unreadable(path: Path, unreadable: Sequence[UnreadableImage]) -> None:
 
     Without such images, a file of an earlier call is removed.
     """
+    remove_temporaries(path)
     if unreadable:
         lines = ["\t".join(one) for one in (HEADER, *unreadable)]
         write_text(path, "".join(f"{line}\n" for line in lines))

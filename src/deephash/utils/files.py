@@ -9,6 +9,7 @@ Common arguments of the readers: ``path``, ``what`` kind of file it is and ``adv
 
 import contextlib
 import errno
+import glob
 import json
 import lzma
 import math
@@ -93,7 +94,7 @@ def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
     """Call ``write(temporary_path)`` and rename the result to ``path``.
 
     A process that is killed leaves the old file or the new one, and at most a temporary
-    ``.NAME.PID.tmp`` beside it, which the next run in this folder removes. A link at ``path`` is
+    ``.NAME.PID.tmp`` beside it, for ``remove_temporaries``. A link at ``path`` is
     replaced; its target is not written.
 
     Raises:
@@ -110,6 +111,27 @@ def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def remove_temporaries(path: Path) -> None:
+    """Remove what killed processes have left of ``write_atomic``, but not of running ones."""
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        process = temporary.name.rpartition(".")[0].rpartition(".")[2]
+        if process.isdecimal() and not _is_running(int(process)):
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+def _is_running(process: int) -> bool:
+    if os.name == "nt":  # open files are not removed there
+        return False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # of another user
+        pass
+    return True
 
 
 @contextlib.contextmanager

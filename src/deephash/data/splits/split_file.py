@@ -1,6 +1,5 @@
 """Files of splits: a packed format with a checksum, and HashNet's lists."""
 
-import glob
 import hashlib
 import itertools
 import json
@@ -24,6 +23,7 @@ from deephash.utils.files import (
     expect,
     parse_json,
     read_packed,
+    remove_temporaries,
     write_atomic,
 )
 
@@ -340,10 +340,7 @@ def _are_indices(numbers: Sequence[Any], count: int) -> bool:
 def _write(path: Path, data: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(
-            f".{glob.escape(path.name)}.*.tmp"
-        ):  # left by an interrupted write
-            left.unlink(missing_ok=True)
+        remove_temporaries(path)
         write_atomic(path, lambda beside: beside.write_bytes(data))
     except OSError as error:
         raise DataError(f"cannot write {path}: {os_reason(error)}") from error
