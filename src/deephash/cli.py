@@ -10,7 +10,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial, wraps
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -57,23 +57,16 @@ def run(page: str, arguments: Sequence[str]) -> int:
         page: one of ``program.PAGES``.
         arguments: its command line.
     """
-    pages = {
-        "train": train,
-        "evaluate": evaluate,
-        "report": report,
-        "data": data,
-        "encode": encode,
-        "search": search,
-        "export": export,
-        "serve": serve,
-    }
-    return pages[page](arguments)
-
-
-def train(arguments: Sequence[str]) -> int:
-    """Run ``train``: one run, or with ``-m`` a grid. Return the exit status."""
-    with multirun.registered_sweeps(program.folder("sweeps")):
-        return _train(arguments)
+    if page == "train":
+        with multirun.registered_sweeps(program.folder("sweeps")):
+            return _train(arguments)
+    if (message := _several_processes(os.environ)) is not None:  # they would write the same files
+        print(message, file=sys.stderr)
+        return 2
+    if page == "data":
+        return _data(arguments)
+    line = _read(overrides.quote_folders(arguments, NAMES.get(page, overrides.FOLDERS)))
+    return _flushed(_main(page, line, JOBS[page]))
 
 
 def _train(arguments: Sequence[str]) -> int:
@@ -98,34 +91,7 @@ def _train(arguments: Sequence[str]) -> int:
     return _flushed(_main("train", line, partial(_train_job, launched)))
 
 
-def _alone(page: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str]], int]:
-    """Refuse to run one command in several processes, which would write the same files."""
-
-    @wraps(page)
-    def alone(arguments: Sequence[str]) -> int:
-        if (message := _several_processes(os.environ)) is not None:
-            print(message, file=sys.stderr)
-            return 2
-        return page(arguments)
-
-    return alone
-
-
-@_alone
-def evaluate(arguments: Sequence[str]) -> int:
-    """Run ``evaluate``. Return the exit status."""
-    line = _read(overrides.quote_folders(arguments))
-    return _flushed(_main("evaluate", line, _evaluate_job))
-
-
-@_alone
-def report(arguments: Sequence[str]) -> int:
-    """Run ``report``. Return the exit status."""
-    return _flushed(_main("report", _read(arguments), _report_job))
-
-
-@_alone
-def data(arguments: Sequence[str]) -> int:
+def _data(arguments: Sequence[str]) -> int:
     """Run ``data ACTION``. Return the exit status."""
     actions = get_args(schema.Action)
     done = [text for text in arguments if text in actions]
@@ -142,38 +108,6 @@ def data(arguments: Sequence[str]) -> int:
         return 2
     line = _read([f"do={text}" if text in done else text for text in arguments])
     return _flushed(_main("data", line, _data_job))
-
-
-OF_IMAGES = ("run", "images", "out", "root", "path_column", "label_column", "index", "query")
-"""Keys of ``encode``, ``search`` and ``serve`` that take paths or names."""
-
-
-@_alone
-def encode(arguments: Sequence[str]) -> int:
-    """Run ``encode``. Return the exit status."""
-    line = _read(overrides.quote_folders(arguments, OF_IMAGES))
-    return _flushed(_main("encode", line, _encode_job))
-
-
-@_alone
-def search(arguments: Sequence[str]) -> int:
-    """Run ``search``. Return the exit status."""
-    line = _read(overrides.quote_folders(arguments, OF_IMAGES))
-    return _flushed(_main("search", line, _search_job))
-
-
-@_alone
-def export(arguments: Sequence[str]) -> int:
-    """Run ``export``. Return the exit status."""
-    line = _read(overrides.quote_folders(arguments))
-    return _flushed(_main("export", line, _export_job))
-
-
-@_alone
-def serve(arguments: Sequence[str]) -> int:
-    """Run ``serve``. Return the exit status."""
-    line = _read(overrides.quote_folders(arguments, OF_IMAGES))
-    return _flushed(_main("serve", line, _serve_job))
 
 
 def _train_job(launched: bool, cfg: schema.Train, given: tuple[Override, ...]) -> None:
@@ -233,6 +167,21 @@ def _serve_job(cfg: schema.Serve, given: tuple[Override, ...]) -> None:
     from deephash.search.server import command
 
     command.serve(cfg)
+
+
+JOBS: dict[str, Job] = {
+    "evaluate": _evaluate_job,
+    "report": _report_job,
+    "encode": _encode_job,
+    "search": _search_job,
+    "serve": _serve_job,
+    "export": _export_job,
+}
+"""Jobs of the pages besides ``train`` and ``data``."""
+
+_OF_IMAGES = ("run", "images", "out", "root", "path_column", "label_column", "index", "query")
+NAMES = {"encode": _OF_IMAGES, "search": _OF_IMAGES, "serve": _OF_IMAGES}
+"""Keys that take paths or names; of other pages ``overrides.FOLDERS``."""
 
 
 def _sweep(conf: Path, sweeps: Path, line: CommandLine) -> int:
