@@ -259,6 +259,7 @@ def check_serve(cfg: Mapping[str, Any]) -> list[Fault]:
     if isinstance(token, str) and not re.fullmatch(r"[\w-]{16,}", token, re.ASCII):
         message = "must have at least 16 letters, digits, - and _."
         faults.append(Fault("token", message, "Leave it out for a random one."))
+    faults += _check_parts(cfg["engine"], "engine") if "engine" in cfg else []
     return faults or check_device("device", cfg["device"])
 
 

@@ -427,6 +427,7 @@ class IndexOfRun(ImagesOfRun):
 
     index: Name | None = None  # its folder; null: IMAGES.deephash beside the images
     update: bool = True  # false: search what the index holds, without looking for new images
+    engine: Open[Part] = MISSING  # exact, or one that is faster on very many images
 
 
 @dataclass
@@ -444,7 +445,6 @@ class Search(IndexOfRun):
         None  # folder of the page and of the results as JSON; null: that of the index
     )
     json: bool = False  # print JSON
-    engine: Open[Part] = MISSING  # exact, or one that is faster on very many images
     check_recall: bool = False  # compare the results of the engine with an exact search
 
 

@@ -381,9 +381,21 @@ class Decoder:
             DataError: it has a size that `fit` does not accept, or the system fails.
         """
         with opened(path, content) as image:
-            upright = to_rgb(image)
-            upright.load()
-            return np.asarray(self.fit(upright, path)).transpose(2, 0, 1)
+            return self.pixels(image, path)
+
+    def pixels(self, image: "Image", path: Path) -> np.ndarray:
+        """Return the pixels of an image that is open, (3, size, size) uint8.
+
+        Args:
+            image: see ``opened``.
+            path: for messages.
+
+        Raises:
+            DataError: it has a size that `fit` does not accept. Other errors are those of Pillow.
+        """
+        upright = to_rgb(image)
+        upright.load()
+        return np.asarray(self.fit(upright, path)).transpose(2, 0, 1)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from deephash.errors import DataError
+from deephash.search.engines.exact import ExactEngine
 from deephash.search.image_index import ImageIndex
 from deephash.search.server import service as service_module
 from deephash.search.server.app import Limits, make_app
@@ -80,6 +81,32 @@ class TestSearch:
         assert len(result["results"]) == 4
         result = client.get("/api/similar", params={**params, "label": "cats"}).json()
         assert len(result["results"]) == 7
+
+    def test_an_engine_finds_the_nearest_images(self, client, index, tmp_path, monkeypatch):
+        class Named(ExactEngine):
+            name = "named"
+
+        expected = client.get("/api/similar?id=cats/1.png&top=5").json()
+        with Named(20, tmp_path / "engine", index.store) as engine:
+            app = make_app(Service(index, 10_000, engine), Limits())
+            served = TestClient(app, base_url="http://localhost")
+            result = served.get("/api/similar?id=cats/1.png&top=5").json()
+            assert (expected["engine"], result["engine"]) == ("exact", "named")
+            distances = [[one["distance"] for one in it["results"]] for it in (expected, result)]
+            assert distances[0] == distances[1] and len(distances[0]) == 5
+            assert all(one["id"] != "cats/1.png" for one in result["results"])
+            assert served.post("/api/search", content=content(3)).json()["engine"] == "named"
+            for more in ("radius=9", "label=cats"):
+                path = f"/api/similar?id=cats/1.png&{more}"
+                exact, other = client.get(path).json(), served.get(path).json()
+                assert other["engine"] == "exact" and other["results"] == exact["results"]
+
+            def fail(*arguments):
+                raise DataError("the table is gone")
+
+            monkeypatch.setattr(engine, "search", fail)
+            response = served.get("/api/similar?id=cats/1.png")
+            assert (response.status_code, response.json()["error"]) == (503, "the table is gone")
 
     def test_an_unknown_class_gives_nothing(self, client):
         result = client.post("/api/search?label=bird", content=content(3)).json()
@@ -177,7 +204,7 @@ class TestUploads:
     def test_a_large_file_without_a_length_is_refused(self, client):
         response = client.post("/api/search", content=(bytes(50_000) for _ in range(5)))
         assert response.status_code == 413
-        assert "0.19" in message(response)
+        assert "0.2 MB" in message(response)
 
     def test_many_pixels_are_refused(self, client):
         bomb = image_bytes(Image.new("1", (400, 400)))

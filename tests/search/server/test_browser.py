@@ -129,4 +129,4 @@ def test_a_file_that_is_no_image_gives_a_message(page, tmp_path):
     large = tmp_path / "large.png"
     large.write_bytes(bytes(60_000))
     page.set_input_files("#file", large)
-    playwright.expect(page.locator("#status")).to_contain_text("MiB")
+    playwright.expect(page.locator("#status")).to_contain_text("MB")

@@ -42,17 +42,30 @@ def open_engine(node: Mapping[str, Any], index: ImageIndex) -> SearchEngine:
     folder = index.home / f"{index.folder.name}.{name}"
     engine: SearchEngine = build.search_engine(node, snapshot.nbit, folder, index.store)
     try:
-        if isinstance(engine, StoreEngine):
-            try:
-                engine.save()
-            except WriteError as error:  # it was built in memory
-                tell(f"{error}\n  The index of engine={name} was not saved.")
-        else:
-            synchronise(engine, snapshot)
+        update_engine(engine, snapshot)
     except BaseException:
         engine.close()
         raise
     return engine
+
+
+def update_engine(engine: SearchEngine, snapshot: Snapshot) -> None:
+    """Bring an engine up to date with an index, and save it.
+
+    Args:
+        engine: searches the store of the index, or has items of its own.
+        snapshot: of the index.
+
+    Raises:
+        DeephashError: the engine cannot be changed.
+    """
+    if not isinstance(engine, StoreEngine):
+        synchronise(engine, snapshot)
+        return
+    try:
+        engine.save()
+    except WriteError as error:  # it was built in memory
+        tell(f"{error}\n  The index of engine={engine.name} was not saved.")
 
 
 def synchronise(engine: SearchEngine, snapshot: Snapshot) -> Changes:

@@ -52,7 +52,7 @@ class Limits:
         uploads: uploads in memory at a time.
     """
 
-    size: int = 20 << 20
+    size: int = 20_000_000
     seconds: float = 30.0
     uploads: int = UPLOADS
 
@@ -105,7 +105,8 @@ class Results(BaseModel):
     more: int = Field(
         description="further images at the last distance; with a radius, further ones within it"
     )
-    searched: int = Field(description="number of images that were compared")
+    searched: int = Field(description="number of images that were searched")
+    engine: str = Field(description="that searched: exact within a radius or a class")
     encode_ms: float
     search_ms: float
 
@@ -224,6 +225,7 @@ def _results(service: Service, result: SearchResult) -> Results:
         ],
         more=answer.more,
         searched=result.searched,
+        engine=result.engine,
         encode_ms=round(result.encode_ms, 3),
         search_ms=round(result.search_ms, 3),
     )
@@ -258,7 +260,7 @@ async def _body(request: Request, limits: Limits) -> bytes:
 
 
 def _too_large(limit: int) -> str:
-    return f"The image is larger than {limit / (1 << 20):g} MiB."
+    return f"The image is larger than {limit / 1e6:g} MB."
 
 
 def _add_assets(app: FastAPI) -> None:

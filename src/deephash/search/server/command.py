@@ -5,8 +5,10 @@ import secrets
 import socket
 
 from deephash.config import schema
+from deephash.config.checks import EXACT_ENGINE
 from deephash.errors import ConfigError
 from deephash.search.commands import open_index, update_index
+from deephash.search.engines.synchronise import open_engine
 from deephash.search.server.guard import is_loopback
 from deephash.utils.extras import import_extra
 from deephash.utils.progress import tell
@@ -35,13 +37,15 @@ def serve(cfg: schema.Serve) -> None:
     index = open_index(cfg)
     if cfg.update:
         update_index(index, cfg)
-    service = Service(index, max_pixels=int(cfg.max_megapixels * 1e6))
+    exact = cfg.engine["_target_"] == EXACT_ENGINE
+    engine = None if exact else open_engine(cfg.engine, index)
+    service = Service(index, int(cfg.max_megapixels * 1e6), engine)
     images = len(service.snapshot())
     token = cfg.token
     if token is None and not is_loopback(cfg.host):
         token = secrets.token_urlsafe(24)
     app = make_app(service, Limits(size=int(cfg.max_megabytes * 1e6)), token)
-    with _listen(cfg.host, cfg.port) as listening:
+    with _listen(cfg.host, cfg.port) as listening, engine or contextlib.nullcontext():
         print(f"{images:,} images: {_address(cfg.host, listening, token)}   (Ctrl-C stops)")
         if token is not None:
             tell("The connection is not encrypted: use it in a network that you trust.")

@@ -13,9 +13,11 @@ import numpy.typing as npt
 from deephash import retrieval
 from deephash.data.decoding import opened
 from deephash.data.image_cache.builder import Unreadable
-from deephash.errors import DataError
+from deephash.errors import DataError, DeephashError
 from deephash.search.collection import Item, label_names
 from deephash.search.encode import preprocessing_of
+from deephash.search.engines.base import SearchEngine
+from deephash.search.engines.synchronise import search_by_engine, update_engine
 from deephash.search.image_index import Answer, ImageIndex, search_codes
 from deephash.search.page import thumbnail
 from deephash.search.store import Snapshot
@@ -40,6 +42,10 @@ class UnknownImageError(DataError):
     """There is no image of an id."""
 
 
+class EngineFailureError(DeephashError):
+    """The search engine failed; the query is not the cause."""
+
+
 @dataclass(frozen=True)
 class Options:
     """How to search.
@@ -61,7 +67,8 @@ class SearchResult:
 
     Attributes:
         answer: the images.
-        searched: number of images that were compared.
+        searched: number of images that were searched.
+        engine: name of the engine.
         values: the real-valued code of an uploaded image, (K,) float32; None for one of the index.
         labels: of the query, if it is in the index.
         encode_ms: time of decoding and encoding, in milliseconds.
@@ -70,6 +77,7 @@ class SearchResult:
 
     answer: Answer
     searched: int
+    engine: str
     values: npt.NDArray[np.float32] | None
     labels: tuple[str, ...]
     encode_ms: float
@@ -82,10 +90,17 @@ class Service:
     Args:
         index: brought up to date before.
         max_pixels: limit on the size of an uploaded image.
+        engine: has the items of the index. Searches within a radius or a class are exact, without
+            it. None: all are.
     """
 
-    def __init__(self, index: ImageIndex, max_pixels: int) -> None:
+    def __init__(
+        self, index: ImageIndex, max_pixels: int, engine: SearchEngine | None = None
+    ) -> None:
         self.index = index
+        self.engine = engine
+        self._engine_lock = threading.Lock()
+        self._engine_version = None if engine is None else index.snapshot().version
         self.max_pixels = max_pixels
         self._decoder = preprocessing_of(index.encoder).decoder
         self._collection = index.collection
@@ -122,11 +137,11 @@ class Service:
         try:
             with opened(UPLOAD, content) as image:
                 size = image.width * image.height
-            if size > self.max_pixels:
-                raise DataError(
-                    f"The image has {size:,} pixels, and at most {self.max_pixels:,} are accepted."
-                )
-            pixels = self._decoder.decode(UPLOAD, content)
+                if size > self.max_pixels:
+                    raise DataError(
+                        f"The image has {size:,} pixels; at most {self.max_pixels:,} are accepted."
+                    )
+                pixels = self._decoder.pixels(image, UPLOAD)
         except Unreadable as error:
             raise DataError(f"The image cannot be read: {error.cause}") from error
         with self._encoder_lock:
@@ -160,13 +175,37 @@ class Service:
         encode_ms: float = 0.0,
     ) -> SearchResult:
         start = time.perf_counter()
-        rows = None if options.label is None else _places_of(snapshot, options.label)
-        [answer] = search_codes(
-            snapshot, code[None], options.top, options.radius, [exclude], rows=rows
-        )
-        searched = len(snapshot) if rows is None else len(rows)
+        searched, engine = len(snapshot), "exact"
+        if self.engine is not None and options.radius is None and options.label is None:
+            engine = self.engine.name
+            answer = self._search_by_engine(self.engine, snapshot, code, options.top, exclude)
+        else:
+            rows = None if options.label is None else _places_of(snapshot, options.label)
+            searched = searched if rows is None else len(rows)
+            [answer] = search_codes(
+                snapshot, code[None], options.top, options.radius, [exclude], rows=rows
+            )
         search_ms = 1000 * (time.perf_counter() - start)
-        return SearchResult(answer, searched, values, labels, encode_ms, search_ms)
+        return SearchResult(answer, searched, engine, values, labels, encode_ms, search_ms)
+
+    def _search_by_engine(
+        self,
+        engine: SearchEngine,
+        snapshot: Snapshot,
+        code: npt.NDArray[np.uint8],
+        top: int,
+        exclude: str | None,
+    ) -> Answer:
+        """Search with the engine, one query at a time, with the items that the index has now."""
+        with self._engine_lock:
+            try:
+                if self._engine_version != snapshot.version:
+                    update_engine(engine, snapshot)
+                    self._engine_version = snapshot.version
+                [answer], _ = search_by_engine(engine, snapshot, code[None], top, [exclude])
+            except DataError as error:
+                raise EngineFailureError(str(error)) from error
+        return answer
 
     def sample(self, count: int, label: str | None) -> list[tuple[str, tuple[str, ...]]]:
         """Return the ids and labels of random images, the same on each call."""

@@ -129,6 +129,7 @@ function showQuery(results) {
 function describe(results) {
   const times = [`searched ${count(results.searched)} images in ${results.search_ms.toFixed(1)} ms`];
   if (results.encode_ms) times.unshift(`encoded in ${results.encode_ms.toFixed(0)} ms`);
+  if (results.engine !== "exact") times.push(`by ${results.engine}`);
   say(times.join(", "));
   const found = results.results;
   const radius = parameters().get("radius");
@@ -175,7 +176,7 @@ async function run() {
 
 function start(next) {
   if (next.file && next.file.size > info.max_bytes) {
-    say(`The image is larger than ${(info.max_bytes / 1048576).toFixed(0)} MiB.`, true);
+    say(`The image is larger than ${info.max_bytes / 1e6} MB.`, true);
     return;
   }
   query = next;
