@@ -31,6 +31,7 @@ FLOOR_OF = {name: level for level, names in enumerate(FLOORS) for name in names.
 ONLY_IN = {
     "filelock": ("utils/locks.py",),
     "fcntl": (),
+    "optuna": ("sweep/study.py",),
     "wandb": ("loggers/wandb.py", "loggers/wandb_workspace.py"),
     "wandb_workspaces": ("loggers/wandb_workspace.py",),
     "tensorboard": ("loggers/tensorboard.py",),

@@ -76,7 +76,7 @@ def _train(arguments: Sequence[str]) -> int:
         print(message, file=sys.stderr)
         return 2
     many = bool(MANY & set(arguments))
-    line = _read(arguments, many)
+    line = _read(arguments if many else overrides.quote_folders(arguments, overrides.ORIGINS), many)
     if many and (one := line.names & {"--cfg", "-c", "--info", "-i"}):
         message = "shows one run. Leave out -m; preview=true shows the jobs of a grid."
         print(f"{min(one)}  {message}", file=sys.stderr)
@@ -84,9 +84,12 @@ def _train(arguments: Sequence[str]) -> int:
     if not line.names & SHOWING:
         if many:
             return _flushed(_exit_status(lambda: _sweep(conf, sweeps, line), GOES_ON))
-        if (name := multirun.sweep_name(line.overrides)) is not None:
+        sweep, search = multirun.sweep_name(line.overrides), multirun.search_name(line.overrides)
+        if sweep is not None or search is not None:
             command = f"{program.command('train')} -m {shlex.join(arguments)}"
-            print(f"+sweep={name} is a grid: it needs -m.\n  Type: {command}", file=sys.stderr)
+            typed = f"+search={search}" if sweep is None else f"+sweep={sweep}"
+            kind = "a search" if sweep is None else "a grid"
+            print(f"{typed} is {kind}: it needs -m.\n  Type: {command}", file=sys.stderr)
             return 2
     return _flushed(_main("train", line, partial(_train_job, launched)))
 
@@ -188,7 +191,12 @@ def _sweep(conf: Path, sweeps: Path, line: CommandLine) -> int:
     _prepare()
     if line.mistyped:
         composition.checked(conf, "train", line.without(*MANY), many=True)
-    return multirun.run_sweep(conf, sweeps, line.without(*MANY))
+    line = line.without(*MANY)
+    if multirun.search_name(line.overrides) is None:
+        return multirun.run_sweep(conf, sweeps, line)
+    from deephash.sweep import search_values  # late: imports torch
+
+    return search_values.search_over_values(conf, sweeps, line)
 
 
 def _read(arguments: Sequence[str], many: bool = False) -> CommandLine:

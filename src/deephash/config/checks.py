@@ -151,7 +151,7 @@ def check_train(cfg: Mapping[str, Any], overrides: Sequence[Override] = ()) -> l
         ]
     faults += [fault for fault in check_names(cfg) if fault.key not in broken]
     if not broken:
-        faults += _check_convention(cfg)
+        faults += _check_convention(cfg) + _check_origins(cfg)
     faults = faults or requirements.check_recipe(cfg, overrides)
     return [_as_typed(fault, overrides) for fault in faults + _check_builds(cfg, faults)]
 
@@ -454,6 +454,14 @@ def check_device(key: str, device: Any) -> list[Fault]:
     return []
 
 
+def _check_origins(cfg: Mapping[str, Any]) -> list[Fault]:
+    """Check that a run starts from one other run at most."""
+    if cfg.get("init") is None or cfg.get("extend") is None:
+        return []
+    message = "is given, and extend continues with the weights of its own run."
+    return [Fault("init", message, "Type one of them.")]
+
+
 def _check_graph(trainer: Mapping[str, Any]) -> list[Fault]:
     """Check that the training step can be replayed as a CUDA graph."""
     if not trainer.get("graph"):
@@ -538,7 +546,7 @@ def _check_protocol(cfg: Mapping[str, Any]) -> list[Fault]:
     protocol, key = dataset["protocols"][name], f"dataset.protocols.{name}"
     if not isinstance(protocol, Mapping):  # a fault of its own
         return []
-    if select_on in ("val", "agreement") and not _validates(dataset, select_on):
+    if select_on in ("val", "agreement") and not validates(dataset, select_on):
         validation = f"{key}.validation=50"
         if not name.isidentifier():  # Hydra's grammar takes a key such as 54k in braces only
             validation = f"'dataset.protocols={{{name}:{{validation:50}}}}'"
@@ -557,7 +565,7 @@ def _check_protocol(cfg: Mapping[str, Any]) -> list[Fault]:
     return faults
 
 
-def _validates(dataset: Mapping[str, Any], select_on: str) -> bool:
+def validates(dataset: Mapping[str, Any], select_on: str) -> bool:
     """Return whether there may be a validation split, which may depend on the data.
 
     A folder may have an official validation part, and images without labels a protocol of their

@@ -37,7 +37,8 @@ VALUED = {"--cfg", "-c", "--info", "-i", "--package", "-p", "--shell-completion"
           "--experimental-rerun"}  # fmt: skip
 """Hydra's flags that take a value, or may take one."""
 
-TEXTS = {"run", "runs", "out", "group", "sweep", "compare", "prefix", "checkpoint", "device",
+TEXTS = {"run", "runs", "init", "extend", "out", "group", "sweep", "search", "compare", "prefix",
+         "checkpoint", "device",
          "dataset.root", "dataset.lists", "dataset.name", "dataset.protocol", "backbone.weights",
          "backbone.name", "method.name", "paths.outputs", "paths.data", "paths.cache",
          "trainer.device", "evaluation.convention", "logger.wandb.project", "logger.wandb.entity",
@@ -370,8 +371,11 @@ def is_text(key: str) -> bool:
     return key in TEXTS or (place in ("dataset.source", "dataset.catalog") and leaf in SOURCE_TEXTS)
 
 
-FOLDERS = ("run", "runs", "out")
-"""Keys of ``evaluate`` that take folders."""
+ORIGINS = ("init", "extend")
+"""Keys of ``train`` that take the folder of another run."""
+
+FOLDERS = ("run", "runs", "out", *ORIGINS)
+"""Keys that take folders, of all commands."""
 
 SEVERAL = ("runs", "query")
 """Keys that take a path or a list of paths."""
@@ -392,7 +396,7 @@ def quote_folders(arguments: Iterable[str], keys: Sequence[str] = FOLDERS) -> li
 
 def _with_folders(text: str, keys: Sequence[str]) -> str:
     key, _, folder = text.partition("=")
-    if key not in keys or folder[:1] in ("'", '"'):
+    if key not in keys or folder[:1] in ("'", '"') or folder == "null":
         return text
     if key in SEVERAL and not os.path.exists(folder):
         folders = _parted(folder.removeprefix("[").removesuffix("]").split(","))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deephash.config import injected_arguments
-from deephash.config.overrides import Override, last_values
+from deephash.config.overrides import ORIGINS, Override, last_values
 from deephash.config.resolve import SLOTS
 from deephash.config.targets import arguments, current, locate, parts
 from deephash.errors import ConfigError
@@ -126,6 +126,8 @@ def is_in_name(key: str) -> bool:
 
 def name_part(key: str, value: str) -> str:
     """Return an override as it is written in the name of a run."""
+    if key in ORIGINS:  # the name of that run, wherever it lies
+        value = "-".join(Path(value.strip("'\"")).parts[-4:])
     return f"{key}={_short(value)}"
 
 

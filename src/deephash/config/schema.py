@@ -268,6 +268,8 @@ class Train(Node):
     paths: Paths = field(default_factory=Paths)
     plugins: list[str] = field(default_factory=list)  # packages whose classes may be parts
     seed: Seed = 0
+    init: Name | None = None  # folder of a finished run, whose encoder training starts from
+    extend: Name | None = None  # folder of a finished run, to train it to trainer.epochs in total
     group: str | None = None  # runs that belong together, such as a sweep: its report, W&B's group
     rerun: bool = False
     preview: bool = False  # of what would run, and what has; nothing runs

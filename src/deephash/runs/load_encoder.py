@@ -1,8 +1,10 @@
 """Load the trained encoder of a run, or an exported one, to encode images with it."""
 
 import logging
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -114,15 +116,22 @@ def load_checkpoint(file: Path, encoder: torch.nn.Module, fingerprint: str | Non
             fingerprint[:16],
         )
     with fitting(file, "the configuration beside it", "Bring back a copy of it."):
-        weights = state.get("encoder")
-        if weights is None:  # last.pt: with trainer.ema the average, as in best.pt
-            node, prefix = ("ema", "module.") if "ema" in state else ("method", "encoder.")
-            weights = {
-                key.removeprefix(prefix): value
-                for key, value in state[node].items()
-                if key.startswith(prefix)
-            }
-        restore_weights(encoder, weights, "encoder")
+        restore_weights(encoder, encoder_weights(state), "encoder")
+
+
+def encoder_weights(state: Mapping[str, Any]) -> Any:
+    """Return the weights of the encoder in ``best.pt``, or in ``last.pt``.
+
+    With ``trainer.ema`` these are the average, also in ``last.pt``.
+    """
+    if "encoder" in state:
+        return state["encoder"]
+    node, prefix = ("ema", "module.") if "ema" in state else ("method", "encoder.")
+    return {
+        key.removeprefix(prefix): value
+        for key, value in state[node].items()
+        if key.startswith(prefix)
+    }
 
 
 def _feature_width(file: Path) -> int:

@@ -23,7 +23,7 @@ from deephash.models.codebooks import spread
 from deephash.models.encoder import Encoder
 from deephash.models.weights import digest
 from deephash.report import Retrieved, write_html, write_nearest
-from deephash.runs import gallery
+from deephash.runs import gallery, start_from
 from deephash.runs.codes import agreement_measurement, encode_and_evaluate, save_codes
 from deephash.runs.folder import RunFolder, environment, git
 from deephash.runs.load_encoder import load_checkpoint
@@ -74,10 +74,12 @@ def train(cfg: schema.Train, overrides: Sequence[Override], launch: str = "") ->
     run.lock()
     try:  # faults of data and parts are found before anything is written
         resumes = run.resumable and not fresh
+        source = None if resumes else start_from.check_extension(cfg)
+        given = resumes or cfg.init is not None or source is not None  # the weights
         evaluation = build.evaluation(cfg, device)
         data = build.data_module(cfg)
         build.require_labels(cfg, data)
-        if not resumes:
+        if not given:
             build.check_backbone(cfg, data.source)
         learns = cfg.optimizer is not None
         data.setup(device, epochs=learns)
@@ -89,12 +91,16 @@ def train(cfg: schema.Train, overrides: Sequence[Override], launch: str = "") ->
             log.warning("%d training images have no label and are left out", unlabelled)
         facts = data.facts
         method = build.method(
-            cfg, facts.num_classes, facts.num_train, data.width, pretrained=not resumes
+            cfg, facts.num_classes, facts.num_train, data.width, pretrained=not given
         ).to(device)
+        origin = None if resumes else start_from.initialize(cfg, method.encoder)
         _check_image_size(method, data, cfg)
         _check_single_image(method, data, cfg)
         build.optimizer(cfg, method)  # refuses rate factors of parts without parameters
         run.begin(cfg.plain, texts(overrides), fresh, launch)
+        start_from.record(run, origin)
+        if source is not None:
+            start_from.extend(source, run)
         return _train(cfg, run, name, data, method, evaluation)
     finally:
         run.close()
@@ -463,6 +469,8 @@ def _report(
         "git": git(),
         "checkpoint": "best.pt",
     }
+    if (origin := start_from.recorded(run)) is not None:
+        report["origin"] = origin
     return report, codes
 
 

@@ -29,7 +29,7 @@ from deephash.utils.formatting import all_typed
 if TYPE_CHECKING:
     from deephash.sweep.plan_jobs import PlannedJob
 
-GROUP = "sweep"
+GROUP, SEARCH = "sweep", "search"
 MANY = 20
 """Grids with more jobs print a message, since composing them takes a while."""
 
@@ -68,8 +68,8 @@ def run_sweep(conf: Path, sweeps: Path, line: CommandLine) -> int:
         program.without_garbage_collection(),
         composition.composer(conf, "train", extension) as composer,
     ):
-        jobs = _composed(made, composer)
-        launcher = _launcher(made.jobs[0], tuning, composer)
+        jobs = compose_grid(made, composer)
+        launcher = make_launcher(made.jobs[0], tuning, composer)
 
     from deephash.sweep import plan_jobs
 
@@ -98,7 +98,7 @@ def build_grid(spec: SweepSpec, overrides: Sequence[Override]) -> Grid:
     axes = {key: all_typed(value) for key, value in spec.params.items()}
     several = [key for made in (axes, typed) for key, values in made.items() if len(values) > 1]
     ruled = [key for rule in spec.where for key in rule.get("then", ())]
-    _check_axes(several)
+    check_axes(several)
     given = {one.key for one in overrides}
     axes = {
         key: values
@@ -119,7 +119,7 @@ def build_grid(spec: SweepSpec, overrides: Sequence[Override]) -> Grid:
     return Grid(jobs, tuple(dict.fromkeys([*several, *ruled])), tuple(sorted(settings)))
 
 
-def _check_axes(axes: Sequence[str]) -> None:
+def check_axes(axes: Sequence[str]) -> None:
     """Raise for axes that are not part of a run's name: their values would share one run."""
     bare = {key: Override.parse(key).key for key in axes}
     raise_faults(
@@ -157,6 +157,11 @@ def sweep_name(overrides: Sequence[Override]) -> str | None:
     return ",".join(made) if made else None
 
 
+def search_name(overrides: Sequence[Override]) -> str | None:
+    """Return the name of the search over values on a command line, or None."""
+    return next((one.plain for one in overrides if one.key == SEARCH and one.value), None)
+
+
 def _is_name(override: Override) -> bool:
     return override.key == GROUP and override.value is not None
 
@@ -172,6 +177,16 @@ def _split_overrides(
             f"       Their reports can be joined: {program.command('report')} sweep=[{name}]"
         )
     spec = SweepSpec() if name is None else SweepSpec.read(sweeps, name)
+    tuning, rest = split_tuning(overrides)
+    return spec, tuning, [one for one in rest if not _is_name(one)]
+
+
+def split_tuning(overrides: Sequence[Override]) -> tuple[list[Override], list[Override]]:
+    """Return the overrides of Hydra, and those of the jobs.
+
+    Raises:
+        ConfigError: If one of them has no effect here.
+    """
     tuning = [one for one in overrides if one.within("hydra")]
     if wrong := [one for one in tuning if one.within("hydra.sweeper", "hydra/sweeper")]:
         raise ConfigError(
@@ -179,11 +194,13 @@ def _split_overrides(
             " sweeps/.\n  Type the values of an axis: seed=0,1,2"
         )
     refuse_hydra(tuning)
-    rest = [one for one in without_hydra(overrides) if not _is_name(one)]
-    return spec, [one for one in tuning if one.key != composition.SEARCH_PATH], rest
+    tuning = [one for one in tuning if one.key != composition.SEARCH_PATH]
+    return tuning, list(without_hydra(overrides))
 
 
-def _composed(made: Grid, composed: Composed) -> list[tuple[tuple[Override, ...], dict[str, Any]]]:
+def compose_grid(
+    made: Grid, composed: Composed
+) -> list[tuple[tuple[Override, ...], dict[str, Any]]]:
     """Return the resolved configuration of each job.
 
     Raises:
@@ -206,7 +223,7 @@ def _composed(made: Grid, composed: Composed) -> list[tuple[tuple[Override, ...]
     return jobs
 
 
-def _launcher(
+def make_launcher(
     overrides: Sequence[Override], tuning: Sequence[Override], composer: Composer
 ) -> Launcher:
     """Return the launcher that the command line selects.

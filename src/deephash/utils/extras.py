@@ -23,6 +23,7 @@ EXTRAS = {
     "milvus_lite": "milvus",
     "pillow_heif": "heif",
     "submitit": "slurm",
+    "optuna": "optuna",
     "ray": "ray",
     "h5py": "features",
     "safetensors": "features",

@@ -22,6 +22,7 @@ class RunPaths:
         self.overrides_file = path / "overrides.txt"
         self.launch_file = path / "launch.txt"
         self.id_file = path / "run_id.txt"
+        self.origin_file = path / "origin.json"
         self.history = path / "log.jsonl"
         self.last = path / "last.pt"
         self.best = path / "best.pt"
