@@ -1,7 +1,6 @@
 """All files of ``conf``, and the messages of the checks of a configuration."""
 
 import copy
-import functools
 import itertools
 import json
 import re
@@ -975,10 +974,8 @@ def is_refused(method, codebook, similarity, relaxation):
 
 
 @pytest.mark.parametrize("name", COMPOSED)
-def test_every_crossing_works_or_is_refused_by_name(name, crossed, finite, monkeypatch):
+def test_every_crossing_works_or_is_refused_by_name(name, crossed, finite):
     """A fault stands at a seat and names the loss that lacks something or does not read it."""
-    monkeypatch.setattr(checks, "locate", functools.cache(targets.locate))
-    monkeypatch.setattr(checks, "arguments", functools.cache(targets.arguments))
     works = refused = 0
     for chosen in itertools.product(*PAGES.values()):
         cfg, words = crossed(name, *chosen)

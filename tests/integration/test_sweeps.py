@@ -149,12 +149,15 @@ def test_killed_in_the_middle_it_resumes_and_comes_to_the_same(swept, tmp_path):
 
 
 def test_a_failing_job_is_accounted_for(tmp_path):
-    line = ("-m", "model.nbit=2,16", "trainer.epochs=1", "logger=quiet", "group=mine")
+    line = ("-m", "model.nbit=2,16", "trainer.epochs=1", "backbone.width=4", "logger=quiet",
+            "group=mine")  # fmt: skip
     output = run(tmp_path, *line, code=1)
     assert "[2/2]" in output and "FAILED" in output and "1 failed" in output
     (bad,) = (tmp_path / "outputs").rglob("error.txt")
     assert "10 classes do not fit into 2 bits" in bad.read_text().splitlines()[0]
-    assert str(bad.parent) in output and "failed: model.nbit=2" in output
+    end = output[output.index("failed: ") :]
+    assert str(bad.parent) in output and "failed: model.nbit=2" in end
+    assert "10 classes do not fit into 2 bits" in end
     assert [name.split("/")[2] for name in reports(tmp_path)] == ["16bit"]
     output = run(tmp_path, *line, "preview=true")
     assert "2 jobs: 1 failed, 1 finished" in output

@@ -275,8 +275,8 @@ class TestEvaluation:
         assert not (cwd / "ran").exists()
 
 
-LONG = ("logger=quiet", "trainer.epochs=8", "trainer.eval_every=1", "backbone.width=48")
-LONG_NAME = "digits/relahash/32bit/seed0,backbone.width=48,trainer.epochs=8,trainer.eval_every=1"
+LONG = ("logger=quiet", "trainer.epochs=8", "trainer.eval_every=1", "backbone.width=24")
+LONG_NAME = "digits/relahash/32bit/seed0,backbone.width=24,trainer.epochs=8,trainer.eval_every=1"
 
 
 def kill_after(cwd, epoch):
@@ -356,14 +356,14 @@ class TestKilled:
 
 
 class TestGrid:
-    GRID = ("-m", "model.nbit=8,16", "seed=0,1", *SMALL)
+    GRID = ("-m", "model.nbit=8,16", "seed=0,1", "backbone.width=4", *SMALL)
 
     def test_every_job_has_a_folder_and_runs_once(self, tmp_path):
         run(tmp_path, *self.GRID)
         reports = sorted((tmp_path / "outputs").rglob("report.json"))
         method = tmp_path / "outputs/digits/relahash"
         assert reports == [
-            method / f"{bits}bit/seed{seed},trainer.epochs=1/report.json"
+            method / f"{bits}bit/seed{seed},backbone.width=4,trainer.epochs=1/report.json"
             for bits in (16, 8)
             for seed in (0, 1)
         ]
@@ -373,14 +373,6 @@ class TestGrid:
         before = [file.stat().st_mtime_ns for file in reports]
         assert "4 jobs: 0 to run, 4 finished already" in run(tmp_path, *self.GRID)
         assert [file.stat().st_mtime_ns for file in reports] == before
-
-    def test_a_failing_job_does_not_stop_the_others(self, tmp_path):
-        output = run(tmp_path, "-m", "model.nbit=2,16", *SMALL, code=1)
-        method = tmp_path / "outputs/digits/relahash"
-        assert (method / "16bit/seed0,trainer.epochs=1/report.json").is_file()
-        assert not (method / "2bit/seed0,trainer.epochs=1/report.json").exists()
-        end = output[output.index("failed: ") :]
-        assert "model.nbit=2" in end and "10 classes do not fit into 2 bits" in end
 
 
 class TestOtherConfiguration:
@@ -601,7 +593,7 @@ class TestSelection:
 
     def test_select_on_selects_by_its_metric(self, tmp_path):
         line = ("-m", "trainer.select_on=val,last", "trainer.epochs=4", "trainer.eval_every=1")
-        run(tmp_path, *line, "optimizer.lr=0.02", "logger=quiet")
+        run(tmp_path, *line, "optimizer.lr=0.02", "backbone.width=8", "logger=quiet")
         files = sorted((tmp_path / "outputs").rglob("report.json"))
         assert len(files) == 2
         for file in files:

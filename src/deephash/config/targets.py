@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -182,6 +183,23 @@ def locate(target: str, path: str = "") -> type:
     >>> locate("deephash.models.similarities.Cosine", "method.similarity").__name__
     'Cosine'
     """
+    place = (target, path, allowed())
+    known = _located.get(place) if isinstance(target, str) else None
+    if known is not None:
+        module, name, found = known
+        if getattr(sys.modules.get(module), name, None) is found:  # not another of this name
+            return known[2]
+    found = _locate(target, path)
+    module, _, name = current(target).rpartition(".")
+    _located[place] = module, name, found
+    return found
+
+
+_located: dict[tuple[str, str, tuple[str, ...]], tuple[str, str, type]] = {}
+"""Module, name and class of the targets that were located; all jobs of a grid have the same."""
+
+
+def _locate(target: str, path: str) -> type:
     key = f"{path}._target_" if path else "_target_"
     kind = kind_at(path) if path else None
     target = current(target)
@@ -233,6 +251,11 @@ def foreign_package(target: Any) -> str:
 
 def arguments(target: type) -> dict[str, inspect.Parameter]:
     """Return the named arguments of a part's constructor: its schema."""
+    return dict(_arguments(target))
+
+
+@lru_cache(maxsize=1024)
+def _arguments(target: type) -> dict[str, inspect.Parameter]:
     return {
         name: parameter
         for name, parameter in inspect.signature(target).parameters.items()
