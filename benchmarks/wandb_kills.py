@@ -88,9 +88,7 @@ class Server(BaseHTTPRequestHandler):
             return self._answer({"exitcode": None, "limits": {}})
         name = request.get("operationName") or re.findall(r"\w+", request["query"])[1]
         variables = request.get("variables") or {}
-        if (
-            "Artifact" in name
-        ):  # tables are uploaded as artifacts too; the history does not need them
+        if "Artifact" in name:  # of tables; the history does not need them
             return self._answer({"errors": [{"message": "this server takes no artifacts"}]})
         return self._answer({"data": self._data(name, variables)})
 
