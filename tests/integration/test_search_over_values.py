@@ -56,7 +56,7 @@ def test_killed_it_resumes_and_comes_to_the_same(tmp_path):
     assert after.keys() == finished(straight).keys()
     more = run(killed, *LINE, "search.trials=4")
     assert "3 of 4 trials finished already" in more and len(finished(killed)) == 4
-    assert "csq" in run(killed, "sweep=mine", script="report")
+    assert "4 runs: 4 finished" in run(killed, "sweep=mine", script="report")
     refused = run(killed, *LINE, "optimizer.lr=0.1", code=2)
     assert "has a range in the search" in refused
     assert "it needs -m" in run(killed, *LINE[1:], code=2)
