@@ -128,6 +128,9 @@ def test_numba_finds_what_numpy_finds(queries, size, nbit, k, removed, monkeypat
     search, within = made.search(queries_, k, "numpy"), made.range(queries_, radius, "numpy")
     order = [rows[~np.isin(rows, gone)][:k] for rows in brute(queries_, codes, size)[1]]
     np.testing.assert_array_equal(search[1], np.reshape(order, (queries, k)))
+    radii = rng.integers(0, nbit + 3, queries)
+    near = np.delete(hamming(queries_, codes), gone, axis=1) <= radii[:, None]
+    np.testing.assert_array_equal(made.count(queries_, radii, "numpy"), near.sum(axis=1))
     monkeypatch.setattr(nearest, "_TILES", 1)
     monkeypatch.setattr(nearest, "_SLACK", 10)
     for threads, smallest in ((1, 10**6), (3, 300)):
@@ -138,6 +141,7 @@ def test_numba_finds_what_numpy_finds(queries, size, nbit, k, removed, monkeypat
             assert result.dtype == expected.dtype
         for result, expected in zip(made.range(queries_, radius, engine), within, strict=True):
             np.testing.assert_array_equal(result, expected)
+        np.testing.assert_array_equal(made.count(queries_, radii, engine), near.sum(axis=1))
 
 
 def test_numba_searches_what_is_mapped(tmp_path):
@@ -292,6 +296,8 @@ def test_ids_that_are_refused(ids, words):
         (lambda x: x.add(np.full((1, 2), 255, np.uint8)), "beyond bit 12"),
         (lambda x: x.range(np.zeros((1, 2), np.uint8), -1), "radius=-1 must be .* at least 0"),
         (lambda x: x.range(np.zeros((1, 2), np.uint8), 0.5), "radius=0.5 must be a whole number"),
+        (lambda x: x.count(np.zeros((1, 2), np.uint8), np.array([-1])), "at least 0, not -1"),
+        (lambda x: x.count(np.zeros((1, 2), np.uint8), np.zeros(2, int)), r"\(1,\) integers"),
         (lambda x: Index(8).search(np.zeros((1, 1), np.uint8), 1), "more than the 0 codes"),
         (lambda x: x.search(np.zeros((1, 2), np.uint8), 1, "gpu"), "engine='gpu' is unknown"),
         (lambda x: Index(0), "nbit=.* must be"),

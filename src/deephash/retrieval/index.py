@@ -51,7 +51,7 @@ from deephash.retrieval.codes import (
     check_packed,
 )
 from deephash.retrieval.codes_file import read_database
-from deephash.retrieval.nearest import Nearest, find
+from deephash.retrieval.nearest import Nearest, count_within, find
 from deephash.utils.extras import import_extra
 from deephash.utils.files import write_atomic
 
@@ -281,6 +281,40 @@ class Index:
             place_M.append(place)
         offsets = np.cumsum(np.concatenate(count_Q))
         return Within(offsets, np.concatenate(distance_M), self._ids_at(np.concatenate(place_M)))
+
+    def count(
+        self, queries: ArrayLike, radius: ArrayLike, engine: Engine | str = "auto"
+    ) -> npt.NDArray[np.int64]:
+        """Count the codes within a radius of each query.
+
+        Args:
+            queries: (Q, ceil(K / 8)) uint8, or (Q, K) bool or signed numbers.
+            radius: (Q,) integers of at least 0.
+            engine: as of ``search``.
+
+        Returns:
+            the counts, (Q,).
+
+        Raises:
+            DataError: if the queries or their radii are malformed.
+
+        Example:
+            >>> index = Index(nbit=8)
+            >>> index.add(np.array([[0], [1], [3], [255]], dtype=np.uint8))
+            >>> index.count(np.array([[1], [255]], dtype=np.uint8), radius=np.array([1, 0]))
+            array([3, 1])
+        """
+        packed = as_packed(queries, self.nbit, "queries")
+        radii = as_array(radius)
+        if radii.shape != (len(packed),) or radii.dtype.kind not in "iu":
+            raise DataError(f"radius must be ({len(packed)},) integers, one for each query")
+        if len(radii) and radii.min() < 0:
+            raise DataError(f"radius must be at least 0, not {radii.min()}")
+        Index._compared += len(packed) * self._size
+        chosen, radii = Engine.of(engine), np.minimum(radii, self.nbit).astype(np.int64)
+        name = chosen.on_cpu(Index._compared)
+        codes = self._codes[: self._size]
+        return count_within(codes, self._removed, packed, radii, self.nbit, name, chosen.workers)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to one file, atomically, in the format above.

@@ -128,6 +128,51 @@ def _scan(
         start = end
 
 
+def count_within(
+    codes: Array, removed: Counts, queries: Array, radius: Counts, nbit: int, name: str,
+    threads: int,
+) -> Counts:  # fmt: skip
+    """Return how many codes are within a radius of each query, (Q,).
+
+    Args:
+        codes: (N, ceil(K / 8)) uint8.
+        removed: rows of ``codes`` that do not count, ascending.
+        queries: (Q, ceil(K / 8)) uint8.
+        radius: (Q,) largest distances.
+        nbit: K.
+        name: of the backend, ``numpy`` or ``numba``.
+        threads: number of threads; numpy uses one.
+    """
+
+    def count(part: tuple[int, int]) -> Counts:
+        start, stop = part
+        result = np.zeros(len(queries), dtype=np.int64)
+        if name == "numba":
+            compiled = load_search()
+            query_words = compiled.query_words(queries)
+            while start < stop:
+                words, start = compiled.code_words(codes, start, stop)
+                compiled.add_near(words, query_words, radius, result)
+            return result
+        words = as_words(codes[start:stop])
+        for first in range(0, len(queries), _QUERIES):
+            rows = slice(first, first + _QUERIES)
+            distance = _distances_buffer(len(queries[rows]), stop - start, nbit)
+            _distances(words, as_words(queries[rows]), removed[:0], distance)
+            result[rows] = (distance <= radius[rows, None]).sum(axis=1)
+        return result
+
+    if not len(queries):
+        return np.zeros(0, dtype=np.int64)
+    step = _RANGE if name == "numba" else _CHUNK
+    parts = [(start, min(start + step, len(codes))) for start in range(0, len(codes), step)]
+    counts = sum(thread_map(count, parts, threads if name == "numba" else 1))
+    if len(removed):
+        none = removed[:0]
+        counts = counts - count_within(codes[removed], none, queries, radius, nbit, "numpy", 1)
+    return np.zeros(len(queries), dtype=np.int64) + counts
+
+
 def _between(removed: Counts, start: int, stop: int) -> Counts:
     """Return the removed rows of a part, counted from its start."""
     first, last = np.searchsorted(removed, (start, stop))

@@ -42,7 +42,7 @@ COMPACT = 0.25
 MOST_WIDTH = 2000
 """Number of different codes in a group up to which its largest distance is computed."""
 
-_QUERIES, _ITEMS = 64, 1 << 18  # codes that are compared at once
+_QUERIES = 64  # codes that are compared at once
 _EDGES = 1 << 22  # pairs of near codes in memory
 
 Places = npt.NDArray[np.int64]
@@ -394,30 +394,15 @@ def _nearest(
     for distances, places, own in zip(distances_Qk, places_Qk, without, strict=True):
         rows = np.flatnonzero(places != own)[:top]
         kept.append((distances[rows], places[rows]))
-    last = np.array([distances[-1] if len(distances) else -1 for distances, _ in kept])
-    counts = _count_at(database, codes, last, without)
-    for (distances, places), count, distance in zip(kept, counts, last, strict=True):
-        yield distances, places, int(count - (distances == distance).sum())
-
-
-def _count_at(
-    database: npt.NDArray[np.uint8],
-    codes: npt.NDArray[np.uint8],
-    distances: npt.NDArray[np.int64],
-    without: Places,
-) -> npt.NDArray[np.int64]:
-    """Return how many codes have a given distance from each query, (Q,)."""
-    counts = np.zeros(len(codes), np.int64)
-    for start in range(0, len(database), _ITEMS):
-        block = np.asarray(database[start : start + _ITEMS])
-        for first in range(0, len(codes), _QUERIES):
-            rows = slice(first, first + _QUERIES)
-            at = retrieval.hamming(codes[rows], block) == distances[rows, None]
-            own = without[rows] - start
-            inside = np.flatnonzero((own >= 0) & (own < len(block)))
-            at[inside, own[inside]] = False
-            counts[rows] += at.sum(axis=1)
-    return counts
+    last = np.array([distances[-1] if len(distances) else 0 for distances, _ in kept])
+    counts = _index_of_places(database, nbit).count(codes, last)
+    for code, (distances, places), count, own, limit in zip(
+        codes, kept, counts, without, last, strict=True
+    ):
+        more = int(count) - len(distances)
+        if own >= 0 and retrieval.hamming(code[None], database[own : own + 1])[0, 0] <= limit:
+            more -= 1
+        yield distances, places, more
 
 
 def _within(

@@ -114,6 +114,28 @@ def collect(
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def add_near(words: Array, queries: Array, radius: Counts, counts: Counts) -> None:
+    """Add to ``counts`` (G,) how many items (n * W,) are within a radius (G,) of queries (G, W)."""
+    wide = queries.shape[1]
+    size = len(words) // wide
+    for start in range(0, size, TILE):
+        stop = min(size, start + TILE)
+        for g in range(len(queries)):
+            limit, near = words.dtype.type(radius[g]), words.dtype.type(0)
+            if wide == 1:
+                query = queries[g, 0]
+                for j in range(start, stop):
+                    near += words.dtype.type(_popcount(words[j] ^ query) <= limit)
+            else:
+                for j in range(start, stop):
+                    distance = words.dtype.type(0)
+                    for w in range(wide):
+                        distance += _popcount(words[j * wide + w] ^ queries[g, w])
+                    near += words.dtype.type(distance <= limit)
+            counts[g] += near
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def _compare(words: Array, query: Any, limit: Any) -> Any:
     """Return whether any code of one word is nearer than a limit.
 
