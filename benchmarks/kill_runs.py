@@ -17,6 +17,7 @@ that had finished before the kill and were trained again; tracebacks.
 
 import argparse
 import contextlib
+import gc
 import itertools
 import json
 import os
@@ -55,10 +56,10 @@ UNAUDITED = ("pwrite", "ftruncate")
 
 TINY = (
     "dataset=digits", "dataset.classes=[0,1,2]", "model.nbit=8", "trainer.epochs=3",
-    "logger=quiet", "trainer.device=cpu",
+    "logger=quiet", "trainer.device=cpu", "backbone.width=4",
 )  # fmt: skip
 
-RUN = "outputs/digits/relahash/8bit/seed0,dataset.classes=-0-1-2-,trainer.epochs=3"
+RUN = "outputs/digits/relahash/8bit/seed0,backbone.width=4,dataset.classes=-0-1-2-,trainer.epochs=3"
 """The folder of a run of ``TINY``."""
 
 Job = Callable[[], int]
@@ -559,6 +560,7 @@ def warm_up(figures: bool) -> None:
             deephash.report.write_html(Path(RUN))
     os.chdir(directory)
     sys.argv = arguments
+    gc.freeze()  # a garbage collection in a fork would copy the memory of all these objects
 
 
 Moment = tuple[Case, int | None, float | None]

@@ -1,14 +1,10 @@
 """A command that is killed and repeated leaves the files of an uninterrupted run."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 
-from tests.paths import ROOT
-
-SCRIPT = ROOT / "benchmarks" / "kill_runs.py"
+from tests.commands import run
 
 pytestmark = [
     pytest.mark.slow,
@@ -16,28 +12,19 @@ pytestmark = [
 ]
 
 
-def killed(*arguments):
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments],
-        capture_output=True,
-        check=False,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+def killed(cwd, *arguments):
+    return run(cwd, *arguments, script="benchmarks/kill_runs.py", seconds=1800)
 
 
-def test_a_rerun_can_be_repeated_after_a_kill_at_each_operation():
+def test_a_rerun_can_be_repeated_after_a_kill_at_each_operation(tmp_path):
     """Removing the old run and writing the new one: each prefix of both can be continued."""
-    printed = killed("--every", "--quick", "--only", "rerun=true")
+    printed = killed(tmp_path, "--every", "--quick", "--only", "rerun=true")
     (row,) = [line for line in printed.splitlines() if line.startswith("| rerun=true |")]
     operations, kills = map(int, row.split("|")[2:4])
     assert operations == kills > 25
 
 
-def test_commands_can_be_repeated_after_kills_at_random_moments():
-    printed = killed(
-        "--kills", "5", "--quick", "--only", "resumed", "evaluate", "prepare", "encode", "search"
-    )
+def test_commands_can_be_repeated_after_kills_at_random_moments(tmp_path):
+    names = ("resumed", "evaluate", "prepare", "encode", "search")
+    printed = killed(tmp_path, "--kills", "5", "--quick", "--only", *names)
     assert "5 kills, 0 faults" in printed
