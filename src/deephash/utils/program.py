@@ -77,7 +77,7 @@ def without_garbage_collection() -> Iterator[None]:
     """Turn off the cyclic garbage collector while modules are imported or a page is composed.
 
     Nearly all objects that are created meanwhile stay, so that searching them for garbage, again
-    and again while their number grows, only takes time: a fifth of that of the imports.
+    and again while their number grows, only takes time: a sixth of that of the imports.
     """
     enabled = gc.isenabled()
     gc.disable()
