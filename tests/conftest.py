@@ -18,7 +18,7 @@ FOREIGN = ("WANDB", "HYDRA", "DEEPHASH", "SLURM", "RANK", "LOCAL_RANK", "WORLD_S
 INTEGRATION = Path(__file__).parent / "integration"
 """Whole commands and runs, all marked ``slow``."""
 
-for name in [name for name in os.environ if name.startswith(FOREIGN)]:
+for name in {name for name in os.environ if name.startswith(FOREIGN)} - {"DEEPHASH_SCREENSHOTS"}:
     del os.environ[name]
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # some 40 processes would compile all modules
 sys.dont_write_bytecode = False

@@ -72,7 +72,7 @@ def test_figures_need_a_number():
 def test_a_page_of_a_run_has_no_card_of_a_map():
     nothing = {"map_last": None, "map_best_on_query": None, "map_at_val_epoch": None}
     assert map_choices(nothing) == [] and selection_gap(nothing) == ""
-    rows = dict(metric_rows(BARE[0]["metrics"]))
+    rows = dict(metric_rows(BARE[0]["metrics"])[0])
     assert "map" not in rows and "note" not in rows and "recall at" not in rows
     assert rows["distances: mean nearest"] != "-"
 

@@ -69,3 +69,17 @@ def test_a_run_from_scratch_forgets_what_an_earlier_one_left(tmp_path):
         "config.yaml", "overrides.txt", "figures", "notes.md"
     }  # fmt: skip
     assert [path.name for path in (tmp_path / "figures").iterdir()] == ["mine.txt"]
+
+
+def test_latest_is_a_link_to_the_run_that_began_last_and_keeps_a_folder_of_that_name(tmp_path):
+    for name in ("digits/csq/8bit/seed0", "digits/csq/8bit/seed1"):
+        run = RunFolder(tmp_path / name)
+        run.path.mkdir(parents=True)
+        run.mark_latest(tmp_path)
+        assert (tmp_path / "latest").resolve() == run.path.resolve()
+    assert not (tmp_path / "latest").readlink().is_absolute()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["digits", "latest"]
+    (tmp_path / "latest").unlink()
+    (tmp_path / "latest").mkdir()
+    run.mark_latest(tmp_path)
+    assert not (tmp_path / "latest").is_symlink()

@@ -29,6 +29,7 @@ def data():
         inputs=pixels,
         labels=csr_array(labels),
         classes=("ant", "bee", "cow", "dog"),
+        ids=tuple(f"{row}.jpg" for row in range(SIZE)),
         multilabel=False,
     )
     split = SimpleNamespace(own=None, queries=np.arange(QUERIES), database=np.arange(QUERIES, SIZE))
@@ -99,6 +100,27 @@ def test_queries_are_chosen_by_how_hard_they_are(data, codes):
     assert (spread[0], spread[-1]) == (precision.max(), precision.min())
     assert len(shown(data, codes, rows=100)) == QUERIES - 1
     assert shown(data, codes, rows=0) == []
+
+
+def test_there_is_a_gallery_of_each_kind_and_the_selected_one_is_first(data, codes):
+    evaluation, options = Evaluation(Convention(), None), schema.Gallery(queries="easiest", rows=2)
+    shown_ = gallery.galleries(evaluation, codes, data, options)
+    assert list(shown_) == ["easiest", "hardest", "spread"]
+    assert all(len(queries) == 2 for queries in shown_.values())
+    options = schema.Gallery(queries=[3, 1])
+    assert next(iter(gallery.galleries(evaluation, codes, data, options))) == "selected"
+    (row, _) = gallery.galleries(evaluation, codes, data, options)["selected"]
+    rows = [int(image[0, 0, 0]) for image in (row.query, *row.images)]
+    assert row.names == [f"{at}.jpg" for at in rows]
+
+
+def test_results_by_class_name_the_classes(data, codes):
+    result = gallery.results_by_class(Evaluation(Convention(), None), codes, data)
+    assert (result["depth"], result["compared"]) == (SIZE - QUERIES, QUERIES)
+    assert {row["name"] for row in result["classes"]} <= set(data.images.classes)
+    assert sum(row["queries"] for row in result["classes"]) == QUERIES
+    last = next(row for row in result["classes"] if row["name"] == "dog")
+    assert last["map"] == 0 and last["own"] == 0 and sum(last["others"].values()) == 1
 
 
 def test_a_query_that_is_not_there():

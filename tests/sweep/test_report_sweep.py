@@ -87,7 +87,7 @@ def finish(outputs, job, clean=0.5, ternary=None, **convention):
 def page(outputs, sweep, **more):
     values = {"sweep": sweep, "only": {}, "out": None, "compare": "best", "draws": 200, "seed": 0,
               "paths": {"outputs": str(outputs), "data": "data", "cache": None},
-              "plugins": [], "logger": None} | more  # fmt: skip
+              "plugins": [], "logger": None, "wandb": None} | more  # fmt: skip
     return checks.parse_page(schema.Report, values)
 
 

@@ -149,11 +149,25 @@ def check_train(cfg: Mapping[str, Any], overrides: Sequence[Override] = ()) -> l
             *_check_precision(cfg["trainer"]),
             *_check_compile(cfg["trainer"]),
         ]
+    faults += _check_run_name(cfg)
     faults += [fault for fault in check_names(cfg) if fault.key not in broken]
     if not broken:
         faults += _check_convention(cfg) + _check_origins(cfg)
     faults = faults or requirements.check_recipe(cfg, overrides)
     return [_as_typed(fault, overrides) for fault in faults + _check_builds(cfg, faults)]
+
+
+RUN_NAME = re.compile(r"[^\W_][\w.+ -]{0,79}")
+"""Names of run folders. Without ``,`` and ``=`` they are distinct from folders of overrides."""
+
+
+def _check_run_name(cfg: Mapping[str, Any]) -> list[Fault]:
+    """Check the short name of a run."""
+    name = cfg.get("name")
+    if not isinstance(name, str) or (RUN_NAME.fullmatch(name) and name == name.strip()):
+        return []
+    message = f"{name!r} is not a name of a run: up to 80 letters, digits, blanks and . _ + -"
+    return [Fault("name", f"{message}, the first a letter or digit.", "Try name=first.")]
 
 
 def check_evaluate(cfg: Mapping[str, Any]) -> list[Fault]:
@@ -199,6 +213,11 @@ def check_report(cfg: Mapping[str, Any]) -> list[Fault]:
     faults = _check_fields(cfg, schema.Report, closed=True)
     if faults:
         return faults
+    if cfg["sweep"] is None:
+        message = "has no use without a sweep: the page of all runs has filters."
+        hint = "Give the name of one: sweep=NAME."
+        given = [key for key in ("only", "logger", "wandb") if cfg.get(key)]
+        return [Fault(key, message if key == "only" else "logs sweeps.", hint) for key in given]
     for name in [cfg["sweep"]] if isinstance(cfg["sweep"], str) else cfg["sweep"]:
         reason = filenames.name_fault(name)
         if reason is not None:

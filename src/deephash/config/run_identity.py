@@ -18,6 +18,7 @@ IGNORED_KEYS = (
     "logger",
     "paths",
     "plugins",
+    "name",
     "group",
     "rerun",
     "preview",
@@ -95,8 +96,13 @@ NAME_KEYS = ("dataset", "method", "model.nbit", "seed")
 
 
 def run_name(cfg: Mapping[str, Any], overrides: Sequence[Override]) -> str:
-    """Return the folder of a run: its full name, the last component cut to a valid length."""
+    """Return the folder of a run: its full name, the last component cut to a valid length.
+
+    With ``name`` the overrides in the last component are replaced by that name.
+    """
     front, _, last = full_name(cfg, overrides).rpartition("/")
+    if cfg.get("name") is not None:
+        return f"{front}/seed{cfg['seed']},{cfg['name']}"
     mark = "~" + hashlib.sha256(last.encode()).hexdigest()[:12]
     return f"{front}/{filenames.truncate(last, mark, most=160, head=140)}"
 

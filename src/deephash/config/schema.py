@@ -270,6 +270,7 @@ class Train(Node):
     seed: Seed = 0
     init: Name | None = None  # folder of a finished run, whose encoder training starts from
     extend: Name | None = None  # folder of a finished run, to train it to trainer.epochs in total
+    name: str | None = None  # of the run folder, in place of the values that were changed
     group: str | None = None  # runs that belong together, such as a sweep: its report, W&B's group
     rerun: bool = False
     preview: bool = False  # of what would run, and what has; nothing runs
@@ -378,8 +379,8 @@ class Data(Node):
 class Report(Node):
     """The top page of ``deephash report``."""
 
-    # its name, or those of several: [table2_beta,fig8_beta]
-    sweep: Open[Name | list[Name]] = MISSING
+    # its name, or those of several: [table2_beta,fig8_beta]; null: the page of all sweeps and runs
+    sweep: Open[Name | list[Name] | None] = None
     only: Open[dict[str, Any] | None] = None
     out: Name | None = None  # null: the sweep's folder; of several, a folder named for all of them
     compare: str | None = "best"  # the row that others are compared with, in pairs; null: none

@@ -143,7 +143,7 @@ SYNONYMS = (
              "checkpoint_dir", "ckpt_dir", "dest"), "elsewhere", ("out={}", "paths.outputs={}")),
     Synonym(("cache", "cache_dir", "cache_path"), "elsewhere", ("paths.cache={}",)),
     Synonym(("exp_name", "experiment_name", "run_name", "exp", "tag", "tags", "name", "comment"),
-            "first", ("sweep={}", "group={}"), "Runs name their folders by their settings."),
+            "first", ("sweep={}", "name={}"), "Otherwise folders are named by settings."),
     Synonym(("amp", "bf16", "mixed_precision", "use_amp", "precision"), "true",
             ("trainer.precision={}", _amp)),
     Synonym(("fp16", "half", "float16"), "true", ("trainer.precision=fp16",)),

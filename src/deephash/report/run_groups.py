@@ -18,6 +18,7 @@ from deephash.report.values import (
     measurement_key,
     run_label,
 )
+from deephash.utils.filenames import TRUNCATED
 from deephash.utils.nested import get_nested
 
 MIN_CLIPPED = 12
@@ -140,7 +141,9 @@ def _common_pieces(reports: Sequence[Report]) -> str:
 
 def _pieces(report: Report) -> list[str]:
     """Return the method of a run and its overrides."""
-    name = str(report.get("full_name") or report.get("name") or "")
+    name = str(report.get("name") or report.get("full_name") or "")
+    if TRUNCATED.search(name):
+        name = str(report.get("full_name") or name)
     if name.count("/") < 3:  # the run has not finished
         name = str(report.get("method") or name or report.get("run") or "run")
     return run_label(name).split(" ")

@@ -99,6 +99,7 @@ from deephash.retrieval.ndcg import (
     ndcg_at,
     wmap_at,
 )
+from deephash.retrieval.per_class import ByClass, by_class
 from deephash.retrieval.precision_recall import (
     PrecisionRecall,
     PrecisionRecallByRank,
@@ -125,6 +126,7 @@ __all__ = [
     "TIES",
     "Agreement",
     "BitStatistics",
+    "ByClass",
     "Convention",
     "DistanceHistograms",
     "Engine",
@@ -157,6 +159,7 @@ __all__ = [
     "binarize",
     "bit_correlation",
     "bit_statistics",
+    "by_class",
     "check_threshold",
     "counted_precision",
     "dcg_at",

@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import os
-import re
 from collections.abc import Mapping, Sequence
 from glob import glob
 from pathlib import Path
@@ -22,7 +21,7 @@ from deephash.config.faults import raise_faults
 from deephash.config.overrides import Override, parse_all
 from deephash.errors import ConfigError, DeephashError, FileError, TrainingError, WriteError
 from deephash.loggers.console import format_agreement
-from deephash.report import Retrieved, write_comparison, write_evaluation
+from deephash.report import Retrieved, write_comparison, write_evaluation, write_html
 from deephash.report.tables import reports_markdown
 from deephash.report.values import unlabelled_metrics
 from deephash.runs import gallery
@@ -34,6 +33,7 @@ from deephash.runs.run_data import move_data, without_download
 from deephash.training import out_of_memory
 from deephash.training.precision import use_deterministic
 from deephash.utils import program
+from deephash.utils.filenames import TRUNCATED
 from deephash.utils.files import (
     check_writable,
     expand_path,
@@ -153,6 +153,8 @@ def measure(
         "environment": environment(),
         **plugins.report_entries(),
     }
+    if data.truth is None:
+        result["classes"] = gallery.results_by_class(evaluation, codes, data)
     make_folder(out)
     if not cfg.figures:
         _remove_outdated_figures(output, result)
@@ -161,14 +163,16 @@ def measure(
     _print_result(result, None if elsewhere else run)
     if cfg.figures and data.truth is None:
         output.remove("figures/.*.tmp")  # left by a process that was killed
-        images: list[Retrieved] = []
+        images: dict[str, list[Retrieved]] = {}
         if data.width is None:
-            images = gallery.nearest_images(evaluation, codes, data, cfg.gallery)
+            images = gallery.galleries(evaluation, codes, data, cfg.gallery)
         plane = gallery.plane(codes, data, cfg.tsne)
         snapshots = gallery.snapshots(run.path)
         made = write_evaluation(out, result, gallery=images, plane=plane, snapshots=snapshots)
+        if out == run.path and run.report_page.is_file():
+            write_html(run.path)  # with a link to the new page
         print(f"figures {output.evaluation_page}")
-        _log_figures(cfg, made, run, images=images)
+        _log_figures(cfg, made, run, images=next(iter(images.values()), []))
     return result
 
 
@@ -213,12 +217,13 @@ def _kind(run: RunFolder, ran: schema.Run) -> requirements.Kind | None:
 
 
 def _full_name(run: RunFolder) -> dict[str, str]:
-    """Return the full name of a run whose folder's name was truncated."""
-    file = run.overrides_file
-    if not re.search(r"~[0-9a-f]{12}$", run.path.name) or not file.is_file():
+    """Return the full name of a run whose folder has a truncated or given name."""
+    file, config = run.overrides_file, run.config(whole=True)
+    given = config.get("name") is not None
+    if not (given or TRUNCATED.search(run.path.name)) or not file.is_file():
         return {}
     overrides = parse_all(read_text(file).splitlines())
-    return {"full_name": run_identity.full_name(run.config(whole=True), overrides)}
+    return {"full_name": run_identity.full_name(config, overrides)}
 
 
 def runs_of(paths: str | Sequence[str], finished: bool) -> list[RunFolder]:

@@ -41,6 +41,9 @@ from deephash.utils.run_paths import ERROR, RunPaths
 LOOK = 2.0
 """Seconds to wait for a lock, which ``is_locked`` of another process may hold briefly."""
 
+LATEST = "latest"
+"""Symbolic link in the folder of outputs to the run that began last."""
+
 LOCK = ".lock"
 """The file that a training process keeps locked in its run folder."""
 
@@ -93,6 +96,7 @@ CONFIG: dict[str, Kind] = {
     "evaluation.*": (str, finite, bool, None, [finite, str]),  # tops: [100, all]
     "logger.*": dict,
     "paths.*": (str, None),
+    "name?": (str, None),
     "group?": (str, None),
 }
 """The keys of ``config.yaml`` that are read outside of the parts; ``config`` checks the parts."""
@@ -206,6 +210,19 @@ class RunFolder(RunPaths):
         write_text(self.overrides_file, "".join(f"{text}\n" for text in overrides))
         if launch:
             write_text(self.launch_file, launch)
+
+    def mark_latest(self, outputs: Path) -> None:
+        """Make ``latest`` in the folder of outputs a link to this run, where links are possible.
+
+        A file or folder of that name is kept.
+        """
+        link, new = outputs / LATEST, outputs / f".{LATEST}.{os.getpid()}.tmp"
+        if link.exists() and not link.is_symlink():
+            return
+        with contextlib.suppress(OSError, NotImplementedError):  # a filesystem without links
+            new.unlink(missing_ok=True)
+            new.symlink_to(os.path.relpath(self.path, outputs), target_is_directory=True)
+            new.replace(link)
 
     def begun_in(self, launch: str) -> bool:
         """Return whether a launch of a sweep has begun this run already."""

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,15 @@ from deephash.training.snapshots import read_snapshots, spaced
 PERPLEXITY = 30.0
 SEED = 0
 """Seed of the random order of equally near images, and of t-SNE."""
+
+KINDS = ("hardest", "easiest", "spread")
+"""Kinds of queries, by their average precision."""
+
+MOST_CLASSES = 1000
+"""With more classes there are no results by class."""
+
+MOST_RETURNED = 20
+"""Other classes of each class in a report."""
 
 FEWEST = 10
 """Smallest number of codes for t-SNE."""
@@ -38,6 +48,28 @@ def nearest_images(
         data: set up.
         options: which queries, how many of them, and the number of images of each.
     """
+    return galleries(evaluation, codes, data, options, ())["selected"]
+
+
+def galleries(
+    evaluation: Evaluation,
+    codes: Codes,
+    data: DataModule,
+    options: schema.Gallery,
+    kinds: Sequence[str] = KINDS,
+) -> dict[str, list[Retrieved]]:
+    """Return ``nearest_images`` of several kinds of queries.
+
+    Args:
+        evaluation: how the codes are compared.
+        codes: of all images.
+        data: set up.
+        options: which queries are first, how many of each kind, and the number of images of each.
+        kinds: the other kinds.
+
+    Returns:
+        The queries of the options by their kind, ``selected`` if they are listed; then the others.
+    """
     split = data.split
     ranking = evaluation.rank(codes, data, split.queries, split.database)
     labelled = bool(data.images.classes)
@@ -49,8 +81,8 @@ def nearest_images(
         score, answerable = -nearest.astype(float), ranking.sizes > 0
     step = ranking.nbit // codes.z.shape[1]  # ternary codes have several distances per bit
     shuffled = np.random.default_rng(SEED).permutation(ranking.size)
-    shown = []
-    for query in _chosen(options, score, answerable):
+
+    def shown(query: int) -> Retrieved:
         distance, relevant = ranking.distances(query), ranking.relevant(query)
         candidate = np.zeros(ranking.size, bool)
         candidate[ranking.candidates(query)] = True
@@ -61,19 +93,25 @@ def nearest_images(
         value = f"AP {score[query]:.3f}"
         if not labelled:
             value = f"nearest at {_bits(nearest[query] / step)}"
-        shown.append(
-            Retrieved(
-                query=_image(data, query_row),
-                title=f"query {query}: {_labels(data, query_row)}, {value}",
-                images=[_image(data, row) for row in rows],
-                right=relevant[first].tolist() if labelled else None,
-                captions=[
-                    f"{_labels(data, row)}, {_bits(distance[i] / step)}"
-                    for i, row in zip(first, rows, strict=True)
-                ],
-            )
+        return Retrieved(
+            query=_image(data, query_row),
+            title=f"query {query}: {_labels(data, query_row)}, {value}",
+            images=[_image(data, row) for row in rows],
+            right=relevant[first].tolist() if labelled else None,
+            captions=[
+                f"{_labels(data, row)}, {_bits(distance[i] / step)}"
+                for i, row in zip(first, rows, strict=True)
+            ],
+            names=[str(data.images.ids[row]) for row in (query_row, *rows)],
         )
-    return shown
+
+    selected: str = options.queries if isinstance(options.queries, str) and kinds else "selected"
+    chosen: dict[str, list[int]] = {
+        selected: _chosen(options.queries, options.rows, score, answerable)
+    }
+    for kind in kinds:
+        chosen.setdefault(kind, _chosen(kind, options.rows, score, answerable))
+    return {kind: [shown(query) for query in queries] for kind, queries in chosen.items()}
 
 
 def check_queries(queries: str | Sequence[int], count: int) -> None:
@@ -84,19 +122,56 @@ def check_queries(queries: str | Sequence[int], count: int) -> None:
         )
 
 
-def _chosen(options: schema.Gallery, score: np.ndarray, answerable: np.ndarray) -> list[int]:
+def _chosen(
+    queries: str | Sequence[int], rows: int, score: np.ndarray, answerable: np.ndarray
+) -> list[int]:
     """Return the indices of the queries to show; easy queries have a high score."""
-    if not isinstance(options.queries, str):
-        return list(options.queries)
+    if not isinstance(queries, str):
+        return list(queries)
     falling = np.argsort(-score, kind="stable")
     falling = falling[answerable[falling]]  # a query without an answer is not a hard one
-    if options.queries == "hardest":
+    if queries == "hardest":
         falling = falling[::-1]
-    if options.queries == "spread":
-        count = min(options.rows, len(falling))
+    if queries == "spread":
+        count = min(rows, len(falling))
         falling = falling[np.linspace(0, len(falling) - 1, count).round().astype(int)]
-    chosen: list[int] = falling[: options.rows].tolist()
+    chosen: list[int] = falling[:rows].tolist()
     return chosen
+
+
+def results_by_class(
+    evaluation: Evaluation, codes: Codes, data: DataModule
+) -> dict[str, Any] | None:
+    """Return the mAP of the queries of each class, and the classes of the images they return.
+
+    None without classes, or with more than ``MOST_CLASSES``.
+    """
+    images, split = data.images, data.split
+    if not 0 < len(images.classes) <= MOST_CLASSES:
+        return None
+    ranking = evaluation.rank(codes, data, split.queries, split.database)
+    precision = retrieval.counted_precision(ranking, evaluation.convention)
+    query, items = (images.labels[rows].toarray() for rows in (split.queries, split.database))
+    result = retrieval.by_class(ranking, precision, query, items)
+    classes = []
+    for at, name in enumerate(images.classes):
+        if not result.queries[at]:
+            continue
+        shares = result.returned[at]
+        order = [int(other) for other in np.argsort(-shares, kind="stable") if shares[other] > 0]
+        classes.append(
+            {
+                "name": str(name),
+                "queries": int(result.queries[at]),
+                "map": None if np.isnan(result.precision[at]) else float(result.precision[at]),
+                "own": None if np.isnan(shares[at]) else float(shares[at]),
+                "others": {
+                    str(images.classes[other]): float(shares[other])
+                    for other in [other for other in order if other != at][:MOST_RETURNED]
+                },
+            }
+        )
+    return {"depth": result.depth, "compared": result.compared, "classes": classes}
 
 
 def plane(codes: Codes, data: DataModule, count: int) -> Plane | None:

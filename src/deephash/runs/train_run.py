@@ -28,6 +28,7 @@ from deephash.runs.codes import agreement_measurement, encode_and_evaluate, save
 from deephash.runs.folder import RunFolder, environment, git
 from deephash.runs.load_encoder import load_checkpoint
 from deephash.runs.log_results import log_nearest, log_results
+from deephash.runs.outputs_index import refresh_index
 from deephash.training import compile_options, cuda_graphs, out_of_memory, profiling
 from deephash.training.evaluation import Codes, Evaluation
 from deephash.training.feature_agreement import constant_features
@@ -35,7 +36,7 @@ from deephash.training.pca_reference import PCAReference, obstacle
 from deephash.training.precision import use_deterministic
 from deephash.training.trainer import LoopOptions, Trainer
 from deephash.utils import progress
-from deephash.utils.files import write_json
+from deephash.utils.files import expand_path, write_json
 from deephash.utils.formatting import number
 
 log = logging.getLogger("deephash")
@@ -101,7 +102,8 @@ def train(cfg: schema.Train, overrides: Sequence[Override], launch: str = "") ->
         start_from.record(run, origin)
         if source is not None:
             start_from.extend(source, run)
-        return _train(cfg, run, name, data, method, evaluation)
+        run.mark_latest(expand_path(cfg.paths.outputs))
+        return _train(cfg, overrides, run, name, data, method, evaluation, launch)
     finally:
         run.close()
 
@@ -219,10 +221,11 @@ def refuse_another(run: RunFolder, cfg: schema.Train) -> None:
         return
     changed = run_identity.changed_keys(run.config(whole=True), cfg.plain)
     if changed:
+        other = "" if cfg.name is None else f"Give this run another name than name={cfg.name}. "
         raise ConfigError(
             f"{run.path} holds a run with another configuration:\n  "
             + "\n  ".join(changed[:8])
-            + "\nTrain anew with rerun=true, or elsewhere with paths.outputs=FOLDER"
+            + f"\n{other}Train anew with rerun=true, or elsewhere with paths.outputs=FOLDER"
             + " (images of your own: dataset.name=NAME)."
         )
 
@@ -299,11 +302,13 @@ def feature_store(cfg: schema.Train, backbone: torch.nn.Module, data: DataModule
 @compile_options.explain_compile_errors()
 def _train(
     cfg: schema.Train,
+    overrides: Sequence[Override],
     run: RunFolder,
     name: str,
     data: DataModule,
     method: Method,
     evaluation: Evaluation,
+    launch: str,
 ) -> dict[str, Any]:
     settings, device = cfg.trainer, data.device
     if settings.channels_last:
@@ -355,7 +360,7 @@ def _train(
         trainer.fit(method, data, evaluation, logger)
         if settings.profile:
             print(f"profile of the first steps: {run.path / profiling.FOLDER}")
-        report, codes = _report(cfg, name, run, data, method, evaluation, trainer)
+        report, codes = _report(cfg, overrides, name, run, data, method, evaluation, trainer)
         save_codes(run.codes(), codes, data, evaluation)
         images: list[Retrieved] = []
         if (
@@ -371,6 +376,8 @@ def _train(
         if logger.keep_results:
             log_nearest(logger, images)
             log_results(logger, run, report, data.images.classes)
+        if not launch:  # a sweep writes the index once, at its end
+            refresh_index(expand_path(cfg.paths.outputs))
         logger.summary(report, run.path)
         logger.report(report, trainer.progress.step)  # may upload files
         failed = False
@@ -405,6 +412,7 @@ def _reference(
 
 def _report(
     cfg: schema.Train,
+    overrides: Sequence[Override],
     name: str,
     run: RunFolder,
     data: DataModule,
@@ -436,6 +444,7 @@ def _report(
         "schema": 1,
         "deephash": deephash.__version__,
         "run": name,
+        **_full_name(cfg, name, overrides),
         "method": cfg.method.name,
         "kind": kind,
         "nbit": cfg.model.nbit,
@@ -472,6 +481,12 @@ def _report(
     if (origin := start_from.recorded(run)) is not None:
         report["origin"] = origin
     return report, codes
+
+
+def _full_name(cfg: schema.Train, name: str, overrides: Sequence[Override]) -> dict[str, str]:
+    """Return the full name of a run, if its folder has another one."""
+    full = run_identity.full_name(cfg.plain, overrides)
+    return {} if full == name else {"full_name": full}
 
 
 def _distances(method: Method, epoch: int) -> dict[str, Any] | None:

@@ -145,7 +145,6 @@ def _head(index: ImageIndex) -> dict[str, Any]:
     return {
         "collection": index.collection.path.name,
         "chips": [(name, str(value)) for name, value in chips.items() if value is not None],
-        "fingerprint": encoder["fingerprint"],
     }
 
 

@@ -18,7 +18,7 @@ from deephash.config.composition import Composer, Extension, refuse_hydra, witho
 from deephash.config.explain import explain
 from deephash.config.faults import Fault, raise_faults
 from deephash.config.overrides import CommandLine, Override
-from deephash.errors import ConfigError
+from deephash.errors import ConfigError, DeephashError
 from deephash.sweep.grid import grid_points
 from deephash.sweep.launchers.process import Launcher
 from deephash.sweep.spec import BASE, SweepSpec
@@ -332,7 +332,7 @@ def _launch(
     if any(has_offline_records(job.run.path) for job in after):
         print(f"\nW&B     offline; to upload the runs: {sync_all_command(outputs)}")
     if group is not None and reports:
-        _log_report(planned[0].cfg, group)
+        _report(planned[0].cfg, group)
     if group is not None:
         arguments = [f"sweep={group}"]
         if outputs != Path("outputs"):
@@ -341,17 +341,25 @@ def _launch(
     return 0 if all(job.state is State.finished for job in after) else 1
 
 
-def _log_report(cfg: schema.Train, group: str) -> None:
-    """Log the report of a sweep, where its runs log to a place that keeps tables."""
+def _report(cfg: schema.Train, group: str) -> None:
+    """Write the page of a sweep that has ended, and log it where its runs log tables.
+
+    A page that cannot be written is a message, and no failure of the sweep.
+    """
     from deephash.config import build
     from deephash.sweep.report_sweep import report_sweeps
 
-    if not build.result_classes(cfg.logger):
+    logs = bool(build.result_classes(cfg.logger))
+    plain = {"sweep": group, "paths": cfg.paths.plain, "logger": cfg.logger if logs else None}
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # the tables above have the same numbers
+            report_sweeps(schema.parse(schema.Report, plain))
+    except DeephashError as error:
+        print(f"the page of the sweep was not written: {error}", file=sys.stderr)
         return
-    plain = {"sweep": group, "paths": cfg.paths.plain, "logger": cfg.logger}
-    with contextlib.redirect_stdout(io.StringIO()):  # the tables above have the same numbers
-        report_sweeps(schema.parse(schema.Report, plain))
-    print(f"the report of the sweep is a run of its own, called report {group}")
+    print(f"\npage    {expand_path(cfg.paths.outputs) / SWEEPS / group / 'report.html'}")
+    if logs:
+        print(f"the report of the sweep is a run of its own, called report {group}")
 
 
 def _rows(planned: Sequence["PlannedJob"], axes: Sequence[str]) -> dict[str, str]:

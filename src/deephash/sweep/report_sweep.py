@@ -15,6 +15,7 @@ from deephash.report.pages.sweep import all_markdown, count_states, damaged_runs
 from deephash.report.reading import read_sweep_file
 from deephash.report.results import Layout, Sweep, SweepRun, filter_runs, make_sections
 from deephash.runs.folder import RunFolder
+from deephash.runs.outputs_index import refresh_index, write_index
 from deephash.runs.status import State, epochs_done, reason, state_of
 from deephash.sweep.log_sweep import log_report, save_sweep_view
 from deephash.sweep.paired import paired_differences
@@ -39,6 +40,8 @@ SUMMARY = "summary.json"
 def report_sweeps(cfg: schema.Report, overrides: Sequence[Override] = ()) -> dict[str, Any]:
     """Write tables and figures of sweeps, from those of their runs that have finished.
 
+    Without a sweep, write the page of all sweeps and runs.
+
     Args:
         cfg: the checked configuration of the command ``report``.
         overrides: the command line.
@@ -50,6 +53,8 @@ def report_sweeps(cfg: schema.Report, overrides: Sequence[Override] = ()) -> dic
         ConfigError: If there is no such sweep, row or axis.
     """
     build.require_loggers(cfg.logger)  # before anything is read
+    if cfg.sweep is None:
+        return _report_outputs(expand_path(cfg.paths.outputs))
     if cfg.wandb is not None:
         wandb_workspace.check_server()
     outputs = expand_path(cfg.paths.outputs)
@@ -70,7 +75,7 @@ def report_sweeps(cfg: schema.Report, overrides: Sequence[Override] = ()) -> dic
     before = _files_before(folder)
     check_writable(folder)
     RunFolder(folder).tidy()
-    files = write_sweeps(folder, sweeps, sections, compared)
+    files = write_sweeps(folder, sweeps, sections, compared, outputs)
     target = folder.resolve()
     for name in before - set(files):
         if (folder / name).parent.resolve() in (target, target / "figures"):  # not behind a link
@@ -82,6 +87,7 @@ def report_sweeps(cfg: schema.Report, overrides: Sequence[Override] = ()) -> dic
         "files": sorted(files),
     }
     write_json(folder / SUMMARY, summary)
+    refresh_index(outputs)
     print(all_markdown(sweeps, sections, compared))
     for run in damaged_runs(sweeps):
         print(f"left out: {run.name}, {run.error}")
@@ -91,6 +97,23 @@ def report_sweeps(cfg: schema.Report, overrides: Sequence[Override] = ()) -> dic
     if cfg.wandb is not None:
         save_sweep_view(cfg, sweeps)
     return summary
+
+
+def _report_outputs(outputs: Path) -> dict[str, Any]:
+    """Write the page of all sweeps and runs, and list the sweeps.
+
+    Raises:
+        ConfigError: If there are no runs.
+    """
+    if not outputs.is_dir():
+        raise ConfigError(f"paths.outputs  there is no folder {outputs}.{_known_sweeps(outputs)}")
+    page, sweeps, runs = write_index(outputs)
+    for sweep in sweeps:
+        print(f"{sweep.finished:>4} of {sweep.total:<4} {sweep.name}  {sweep.title}".rstrip())
+    if sweeps:
+        print(f"\nreport of a sweep: {program.command('report')} sweep={sweeps[0].name}")
+    print(f"index   {page}  ({len(sweeps)} sweeps, {len(runs)} runs)")
+    return {"sweeps": [sweep.name for sweep in sweeps], "runs": len(runs), "index": str(page)}
 
 
 def _report_folder(cfg: schema.Report, sweeps: Path, name: str) -> Path:

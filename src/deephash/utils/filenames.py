@@ -38,6 +38,10 @@ def name_fault(value: object) -> str | None:
     return None
 
 
+TRUNCATED = re.compile(r"~[0-9a-f]{12}$")
+"""The end of a truncated run name: a part of the digest of the whole one."""
+
+
 def is_below(path: object) -> bool:
     """Return whether a relative path stays below the folder that it is joined to.
 

@@ -190,20 +190,12 @@ def test_a_run_that_is_named_by_its_folder_alone_is_called_by_its_method(make):
 def test_one_run_has_the_curves_as_they_were_measured(make):
     report = make()
     drawn = figures(report)
-    assert list(drawn) == [
-        "pr_by_rank",
-        "pr_by_radius",
-        "precision_at",
-        "recall_at",
-        "distances",
-        "bits",
-    ]
+    assert list(drawn) == ["precision_recall", "precision_at", "recall_at", "distances", "bits"]
     metrics = report["metrics"]
-    macro, micro = lines(drawn["pr_by_radius"])[:2]
+    rank, macro, micro = lines(drawn["precision_recall"])[:3]
     for line, kind in ((macro, "macro"), (micro, "micro")):
         assert line[0] == metrics["pr_curve"][f"recall_{kind}"]
         assert line[1] == metrics["pr_curve"][f"precision_{kind}"]
-    rank = lines(drawn["pr_by_rank"])[0]
     assert rank == [metrics["pr_curve_by_rank"][name] for name in ("recall", "precision")]
     assert lines(drawn["precision_at"]) == [[[20, 100, 1000], [0.6, 0.5, 0.25]]]
     assert lines(drawn["recall_at"]) == [[[20, 100, 1000], [0.01, 0.1, 0.9]]]
@@ -216,7 +208,7 @@ def test_round_ranks_are_pointed_out_on_the_line(make):
         "precision": [0.9, 0.8, 0.7, 0.1],
         "recall": [0.0, 0.3, 0.6, 0.9],
     }
-    drawn = figures(report)["pr_by_rank"].figure
+    drawn = figures(report)["precision_recall"].figure
     annotations = [text for text in drawn.axes[0].texts if text.get_text().startswith("k = ")]
     assert [text.get_text() for text in annotations] == ["k = 1", "k = 10", "k = 100", "k = 1,000"]
     assert annotations[0].xy == pytest.approx([0.0, 0.9])
@@ -225,7 +217,7 @@ def test_round_ranks_are_pointed_out_on_the_line(make):
 
 def test_captions_tell_conventions_and_sizes(make):
     drawn = figures(make())
-    radius = drawn["pr_by_radius"].caption
+    radius = drawn["precision_recall"].caption
     assert "precision is 0 for a query with an empty ball" in radius
     assert "Empty balls at r = 2: 12.5%." in radius
     assert all("200 queries, 1,597 images" in figure.caption for figure in drawn.values())
@@ -256,7 +248,7 @@ def test_ternary_codes_have_half_radii(make):
     report = make()
     curve = report["metrics"]["pr_curve"]
     curve["radius"] = [0, 0.5, 1, 1.5, 2]
-    assert "r = 2: 0.0%" in figures(report)["pr_by_radius"].caption
+    assert "r = 2: 0.0%" in figures(report)["precision_recall"].caption
 
 
 def test_dead_bits_are_named(make):
@@ -388,17 +380,17 @@ def test_bits_of_several_runs_are_in_order_of_their_share(make):
 @pytest.mark.parametrize("gone", [None, {}, "absent"])
 def test_what_was_not_measured_is_left_out(make, gone):
     names = {
-        "pr_curve": "pr_by_radius",
-        "pr_curve_by_rank": "pr_by_rank",
+        "pr_curve pr_curve_by_rank": "precision_recall",
         "precision_at": "precision_at",
         "recall_at": "recall_at",
         "codes": "distances bits",
     }
     for key, figure in names.items():
         report = make()
-        report["metrics"][key] = gone
-        if gone == "absent":
-            del report["metrics"][key]
+        for name in key.split():
+            report["metrics"][name] = gone
+            if gone == "absent":
+                del report["metrics"][name]
         assert set(figures(make())) - set(figures(report)) == set(figure.split())
 
 
@@ -415,7 +407,7 @@ def test_what_is_no_number_breaks_a_line_and_draws_no_bar(make, tmp_path):
     report["metrics"]["codes"]["quantization"]["degrees"] = None
     report["metrics"]["codes"]["histograms"]["intra"][1] = None
     alone = figures(report)
-    assert math.isnan(lines(alone["pr_by_radius"])[0][1][1])
+    assert math.isnan(lines(alone["precision_recall"])[1][1][1])
     assert lines(alone["precision_at"])[0][0] == [20, 1000]
     for drawing in [*alone.values(), *figures(report, make("dpn"), make(nbit=8)).values()]:
         save_figure(drawing.figure, tmp_path, drawing.name)

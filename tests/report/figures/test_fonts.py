@@ -100,7 +100,7 @@ def test_the_pages_name_the_classes(make, tmp_path, read_page, recwarn):
     image = rng.integers(0, 255, (8, 8, 3)).astype(np.uint8)
     gallery = [Retrieved(image, NAMES[0], [image], [True], [f"{NAMES[1]} 3"])]
     result = make(more=",dataset.name=猫")
-    write_evaluation(tmp_path, result, plane=plane, gallery=gallery)
+    write_evaluation(tmp_path, result, plane=plane, gallery={"spread": gallery})
     page = read_page(tmp_path / "evaluation.html")
     assert "[732B] is 猫" in page.text and "고양이" in page.text
     write_comparison(tmp_path, [result, make(more=",dataset.name=犬")])

@@ -21,7 +21,7 @@ def pictures():
     classes = np.arange(20) % 2
     codes = random.normal(size=(20, 2))
     return {
-        "gallery": [Retrieved(image, "ship", [image], [True], ["ship, 0 bits"])],
+        "gallery": {"hardest": [Retrieved(image, "ship", [image], [True], ["ship, 0 bits"])]},
         "plane": Plane(codes, classes, ["cat", "dog"], "t-SNE"),
         "snapshots": [CodeSnapshot(0, codes, classes, None)],
     }
@@ -33,7 +33,7 @@ def files(folder):
 
 def test_a_run_has_a_page_and_its_figures(make, tmp_path, read_page):
     paths = write_evaluation(tmp_path, make(), **pictures())
-    names = ["pr_by_rank", "pr_by_radius", "precision_at", "recall_at", "distances", "bits",
+    names = ["precision_recall", "precision_at", "recall_at", "distances", "bits",
              "retrieved", "tsne", "codes_over_training"]  # fmt: skip
     assert paths == [tmp_path / "figures" / f"{name}.png" for name in names]
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
@@ -41,13 +41,11 @@ def test_a_run_has_a_page_and_its_figures(make, tmp_path, read_page):
     }
     page = read_page(tmp_path / "evaluation.html")
     assert page.labels() == [
-        "Precision and recall by rank",
-        "Precision and recall by radius",
+        "Precision and recall",
         "Precision at N",
         "Recall at N",
         "Distances within and between classes",
         "Balance of the bits",
-        "Nearest images",
         "Codes on a plane",
         "Codes over training",
     ]
@@ -58,10 +56,10 @@ def test_a_run_has_a_page_and_its_figures(make, tmp_path, read_page):
         "a" * 64,
         "precision within radius 2: empty fraction 0.2500",
         "quantization: degrees 30.0",
-        "N P@N recall@N hit rate@N mAP@N 20 0.6000 0.0100 - - 100 0.5000 0.1000 1.0000 0.5000",
+        "N P@N recall@N hit rate@N mAP@N 100 0.5000 0.1000 1.0000 0.5000 1,000 0.2500 0.9000 - -",
         "radius precision macro recall macro",
         "torch 2.15",
-        "figures/pr_by_rank.svg",
+        "figures/precision_recall.svg",
         "best.pt",
     ):
         assert text in page.text, text
@@ -103,9 +101,11 @@ def test_the_pages_load_nothing_and_run_nothing(make, tmp_path, read_page):
     for name in ("evaluation.html", "comparison.html"):
         page = read_page(tmp_path / name)
         for tag, attributes in page.seen:
-            assert tag not in {"script", "link", "img", "iframe", "object", "embed", "base"}
-            assert not {"src", "srcset", "xlink:href"} & attributes.keys()
-            assert attributes.get("href", "#").startswith(("#", "data:image/png;base64,"))
+            assert tag not in {"script", "link", "iframe", "object", "embed", "base"}
+            assert not {"srcset", "xlink:href"} & attributes.keys()
+            data = ("#", "data:image/png;base64,")
+            assert attributes.get("src", "#").startswith(data)
+            assert tag == "a" or attributes.get("href", "#").startswith(data)
             assert not any(key.startswith("on") for key in attributes)
         assert not re.search(r"https?:|@import|<!--", page.source)
         assert all(name[0] == "#" for name in re.findall(r"url\(([^)]*)\)", page.source))
@@ -126,12 +126,23 @@ def test_untrusted_text_is_escaped(make, tmp_path, read_page):
     report["metrics"]["precision_at"] = {EVIL: 0.5, "20": 0.5}
     shown = pictures()
     shown["plane"] = Plane(shown["plane"].points, shown["plane"].classes, [EVIL, EVIL], EVIL)
-    shown["gallery"] = [Retrieved(shown["gallery"][0].query, EVIL, [], [], [EVIL])]
+    image = np.zeros((8, 8, 3), np.uint8)
+    shown["gallery"] = {"hardest": [Retrieved(image, EVIL, [image], [True], [EVIL], [EVIL, EVIL])]}
+    others = {EVIL: 0.5}
+    report["classes"] = {
+        "depth": 10,
+        "compared": 2,
+        "classes": [
+            {"name": name, "queries": 1, "map": 0.5, "own": 0.5, "others": others}
+            for name in (EVIL, "a")
+        ],
+    }
     write_evaluation(tmp_path, report, **shown)
     write_comparison(tmp_path, [report, make(), make(nbit=8)])
     for name in ("evaluation.html", "comparison.html"):
         page = read_page(tmp_path / name)
-        assert not {"script", "img"} & {tag for tag, _ in page.seen}
+        assert "script" not in {tag for tag, _ in page.seen}
+        assert all(a["src"].startswith("data:") for tag, a in page.seen if tag == "img")
         assert EVIL in "".join(page.texts)
     for path in (tmp_path / "figures").glob("*.svg"):
         ElementTree.parse(path)
@@ -182,7 +193,7 @@ def test_figures_of_an_earlier_evaluation_go_but_nothing_else(make, tmp_path):
     other.write_bytes(b"")
     write_evaluation(tmp_path, make())
     left = {path.stem for path in (tmp_path / "figures").iterdir()}
-    assert "mine" in left and "pr_by_rank" in left and not {"tsne", "retrieved"} & left
+    assert "mine" in left and "precision_recall" in left and not {"tsne", "retrieved"} & left
 
 
 def test_a_failure_leaves_the_old_page_and_no_pieces(make, tmp_path, monkeypatch):
@@ -253,3 +264,39 @@ def test_the_users_settings_change_nothing_and_are_not_changed(make, tmp_path):
         write_evaluation(tmp_path / "b", report)
         assert {key: matplotlib.rcParams[key] for key in settings} == settings
     assert list(files(tmp_path / "a").values()) == list(files(tmp_path / "b").values())
+
+
+CLASSES = {
+    "depth": 100,
+    "compared": 200,
+    "classes": [
+        {"name": "cat", "queries": 3, "map": 0.9, "own": 0.8, "others": {"dog": 0.2}},
+        {"name": "dog", "queries": 2, "map": 0.4, "own": 0.3, "others": {"cat": 0.7}},
+    ],
+}
+
+
+def test_classes_are_sorted_by_map_with_the_classes_that_their_queries_return(
+    make, tmp_path, read_page
+):
+    write_evaluation(tmp_path, make() | {"classes": CLASSES})
+    text = read_page(tmp_path / "evaluation.html").text
+    assert "dog 0.4000 2 30.0% cat 70.0% cat 0.9000 3 80.0% dog 20.0%" in text
+    assert "query cat dog cat 80.0 20.0 dog 70.0 30.0" in text
+    write_evaluation(tmp_path, make())
+    assert "Classes" not in read_page(tmp_path / "evaluation.html").text
+
+
+def test_nearest_images_have_a_tab_for_each_kind_and_open_in_large(make, tmp_path, read_page):
+    image = np.zeros((80, 70, 3), np.uint8)
+    query = Retrieved(image, "q", [image], [False], ["dog, 3 bits"], ["test/1.jpg", "train/2.jpg"])
+    write_evaluation(tmp_path, make(), gallery={"spread": [query], "hardest": [query, query]})
+    page = read_page(tmp_path / "evaluation.html")
+    radios = [a for tag, a in page.seen if tag == "input"]
+    assert [("checked" in radio) for radio in radios] == [True, False]
+    assert "train/2.jpg" in page.text and "✗ dog, 3 bits" in page.text
+    images = [a["src"] for tag, a in page.seen if tag == "img"]
+    assert len(images) == 6 and images[0].startswith("data:image/jpeg;base64,")
+    assert page.text.index("Nearest images") < page.text.index("Figures")
+    targets = {a["href"] for tag, a in page.seen if tag == "a" and a["href"].startswith("#image-")}
+    assert targets == {f"#image-{place}" for place in range(1, 7)}

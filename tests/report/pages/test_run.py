@@ -101,12 +101,11 @@ def test_the_page_holds_the_numbers(folder, read_page):
         assert text in page.text, text
     assert page.text.count("reported ") >= 1
     headings = page.labels()
-    assert headings[:3] == [
-        "mAP over epoch: queries, validation",
-        "loss over step: loss, lmcl, quantization",
-        "learning rate over step: lr",
-    ]
-    assert len(headings) == 5
+    assert headings[0] == (
+        "mAP over epoch: queries, validation; loss over epoch: loss, lmcl, quantization; "
+        "learning rate over epoch: learning rate"
+    )
+    assert len(headings) == 3
     assert "selected: 80" in page.text
 
 
@@ -115,7 +114,7 @@ def test_the_page_loads_nothing_and_runs_nothing(folder, read_page):
     for tag, attributes in page.seen:
         assert tag not in {"script", "link", "img", "iframe", "object", "embed", "base"}
         assert not {"src", "srcset", "xlink:href"} & attributes.keys()
-        assert attributes.get("href", "#").startswith("#")
+        assert tag == "a" or attributes.get("href", "#").startswith("#")
         assert not any(name.startswith("on") for name in attributes)
     assert not re.search(r"https?:|@import|<!--", page.source)
     assert all(name[0] == "#" for name in re.findall(r"url\(([^)]*)\)", page.source))
@@ -144,7 +143,7 @@ def test_untrusted_text_is_escaped(folder, read_page):
     page = read_page(write_html(folder))
     assert not {"script", "img"} & {tag for tag, _ in page.seen}
     assert evil in "".join(page.texts)
-    assert len(page.drawings()) == 4
+    assert len(page.drawings()) == 3
 
 
 @pytest.mark.parametrize(
@@ -162,7 +161,7 @@ def test_what_is_missing_is_left_out(tmp_path, report, read_page):
     page = read_page(write_html(tmp_path))
     assert page.drawings() == []
     assert "None" not in page.text
-    assert "<h2>Training</h2>" not in page.source
+    assert "Over the epochs" not in page.source
 
 
 def test_without_validation_the_gap_is_to_the_last_epoch(folder, read_page):
@@ -176,7 +175,7 @@ def test_a_sole_term_is_drawn_once(folder, read_page):
         "".join(line("train", step, 1, loss=1 / step, lmcl=1 / step) for step in (1, 2, 3))
     )
     drawings = read_page(write_html(folder)).drawings()
-    assert drawings[0].get("aria-label") == "loss over step: lmcl"
+    assert drawings[0].get("aria-label") == "loss over epoch: lmcl"
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]"])
@@ -245,7 +244,7 @@ def test_selection_by_agreement_is_a_card(folder, read_page):
         log.write("\n" + line("val", 600, 110, agreement=0.5))
     page = read_page(write_html(folder))
     assert "Chosen by agreement" in page.text and "0.6777" in page.text
-    assert "recall of the 10 nearest over epoch: validation" in page.labels()
+    assert "; recall of the 10 nearest over epoch: validation; " in page.labels()[0]
 
 
 def test_the_figure_of_nearest_images_is_on_the_page_without_labels_alone(folder, read_page):

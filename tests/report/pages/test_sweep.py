@@ -5,12 +5,13 @@ import io
 import math
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 import yaml
 
 from deephash.errors import FileError
-from deephash.report.figures.sweep import sweep_figure
+from deephash.report.figures.sweep import heat_map, sweep_figure
 from deephash.report.pages.sweep import write_sweeps
 from deephash.report.paired_results import (
     NotCompared,
@@ -718,3 +719,47 @@ def test_how_a_published_number_is_known_is_part_of_what_is_printed():
 
 def _beta(name):
     return int(name.removeprefix("beta_"))
+
+
+def test_two_axes_have_a_heat_map():
+    layout = Layout(("method.loss.scale", "batch"))
+    jobs = [
+        job(scale, 16, 0, 0.5 + scale / 100 + size / 1000, run=f"{scale}{size}",
+            values={"batch": size})
+        for scale in (5, 10) for size in (8, 16, 32)
+    ]  # fmt: skip
+    drawing = heat_map(section(*jobs[:-1], layout=layout))
+    (panel,) = drawing.figure.axes
+    shown = [text.get_text() for text in panel.texts]
+    assert shown == ["0.558", "0.566", "0.582", "0.608", "0.616"]  # the last has not finished
+    assert (panel.get_xlabel(), panel.get_ylabel()) == ("batch", "scale")
+    assert heat_map(section(*SMALL)) is None  # bits are not a second axis
+    by_scale = Layout(("batch",), columns="method.loss.scale")
+    assert len(heat_map(section(*jobs, layout=by_scale)).figure.axes[0].texts) == 6
+
+
+def test_bars_of_several_lines_are_side_by_side_and_data_stay():
+    (panel,) = sweep_figure(section(*SMALL)).figure.axes
+    lines = [line for line in panel.lines if line.get_marker() in ("o", "s")]
+    shifts = {line.get_transform().transform((5, 0.8))[0] for line in lines}
+    assert len(shifts) == 2
+    low, high = panel.get_ylim()
+    assert low < 0.79 and 0.83 < high < 0.9
+
+
+def test_cells_link_to_their_runs_and_repeated_notes_are_on_the_page_once(tmp_path, read_page):
+    runs = [
+        job(scale, 16, seed, 0.8, dataset=dataset)
+        for dataset in ("cifar10", "digits") for scale in (5, 10) for seed in (0, 1)
+    ]  # fmt: skip
+    for run in runs[:-1]:
+        (tmp_path / run.name).mkdir(parents=True)
+        (tmp_path / run.name / "report.html").touch()
+    sweep, folder = Sweep("s", tuple(runs), BETA), tmp_path / "sweeps" / "s"
+    write_sweeps(folder, [sweep], make_sections([sweep]), {}, tmp_path)
+    page = read_page(folder / "report.html")
+    targets = [a["href"] for tag, a in page.seen if tag == "a" and "seed" in a.get("href", "")]
+    assert len(targets) == len(runs) - 1
+    for target in targets:
+        assert (folder / unquote(target)).is_file()
+    assert page.text.count("the epoch was selected on the query set") == 1

@@ -6,7 +6,7 @@ are those of the RelaHash paper, Minh et al., IEEE Access 2023.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -54,6 +54,7 @@ class Retrieved:
     images: list[Array]  # (H, W, 3) uint8, nearest first
     right: list[bool] | None  # relevant to the query; None where there are no labels
     captions: list[str]
+    names: list[str] = field(default_factory=list)  # ids of the query and of the images
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,7 @@ def figures_of(rows: Sequence[RunGroup]) -> list[Drawing]:
     draws = (
         draw_map_over_bits,
         draw_precision_within_radius_2,
-        draw_pr_by_rank,
-        draw_pr_by_radius,
+        *((draw_precision_recall,) if len(rows) == 1 else (draw_pr_by_rank, draw_pr_by_radius)),
         draw_precision_at,
         draw_recall_at,
         draw_distances,
@@ -150,61 +150,70 @@ def draw_precision_within_radius_2(rows: Sequence[RunGroup]) -> Drawing | None:
     return finish(figure, name, title, caption, rows, handles, with_sd=True)
 
 
-def draw_pr_by_radius(rows: Sequence[RunGroup]) -> Drawing | None:
-    """Draw precision over recall for growing Hamming radius, macro and micro."""
+RADIUS_CAPTION = (
+    "By radius: all images within each Hamming radius r are returned. Macro: mean over the "
+    "queries, where precision is 0 for a query with an empty ball and recall is over the queries "
+    "that have relevant images. Micro: the balls of all queries pooled."
+)
+RANK_CAPTION = (
+    "By rank: the first k images are returned, for growing k; precision is the mean over all "
+    f"queries, recall over the queries that have relevant images. {TIES}"
+)
+
+
+def _pr_lines() -> tuple[Callable[[RunGroup], Line], dict[str, Callable[[RunGroup], Line]]]:
+    """Return the curve by rank, and those by radius, of a group."""
     path = ("metrics", "pr_curve")
-    kinds = {
+    by_radius: dict[str, Callable[[RunGroup], Line]] = {
         kind: partial(_line, path=path, x=f"recall_{kind}", y=f"precision_{kind}")
         for kind in ("macro", "micro")
     }
-    caption = (
-        "Through a point for each Hamming radius r: all images within it are returned. Macro: mean "
-        "over the queries; precision is 0 for a query with an empty ball, recall is over the "
-        "queries that have relevant images. Micro: the balls of all queries pooled."
-    )
-    title = "Precision and recall by radius"
-    if len(rows) > 1:
-        drawn = line_panels(rows, kinds, "recall", "precision", UNIT)
-        return drawn and finish(drawn[0], "pr_by_radius", title, caption, rows, drawn[1])
-    radius, empty = rows[0].mean_list(*path, "radius"), rows[0].mean_list(*path, "empty_fraction")
-    if len(radius) == len(empty) and 2 in radius:
-        caption += f" Empty balls at r = 2: {empty[radius == 2][0]:.1%}."
+    by_rank = partial(_line, path=("metrics", "pr_curve_by_rank"), x="recall", y="precision")
+    return by_rank, by_radius
+
+
+def draw_precision_recall(rows: Sequence[RunGroup]) -> Drawing | None:
+    """Draw precision over recall of one run, by rank (Fig. 6a) and by Hamming radius."""
+    (row,) = rows
+    by_rank, by_radius = _pr_lines()
+    lines = {"by rank": by_rank(row)}
+    lines |= {f"by radius, {kind}": of(row) for kind, of in by_radius.items()}
     figure, panels = sheet(size=SIZES[1])
-    panels[0, 0].set(**UNIT)
-    handles = {}
-    for place, (kind, of) in enumerate(kinds.items()):
-        line = of(rows[0])
-        if len(line[0]):
-            look = replace(rows[0], index=place, label=kind)
-            handles[kind] = draw_line(panels[0, 0], look, line)
+    panel = panels[0, 0]
+    panel.set(**UNIT)
+    handles = {
+        label: draw_line(panel, replace(row, index=place, label=label), line)
+        for place, (label, line) in enumerate(lines.items())
+        if len(line[0])
+    }
     if not handles:
         return None
-    if len(radius) == len(kinds["macro"](rows[0])[0]):
-        _point_out(panels[0, 0], kinds["macro"](rows[0]), "r", radius, (0, 2))
+    rank = row.mean_list("metrics", "pr_curve_by_rank", "rank")
+    if len(rank) == len(lines["by rank"][0]):
+        _point_out(panel, lines["by rank"], "k", rank, (1, 10, 100, 1000, 10000))
+    caption = f"{RANK_CAPTION} {RADIUS_CAPTION}"
+    radius = row.mean_list("metrics", "pr_curve", "radius")
+    empty = row.mean_list("metrics", "pr_curve", "empty_fraction")
+    if len(radius) == len(empty) and 2 in radius:
+        caption += f" Empty balls at r = 2: {empty[radius == 2][0]:.1%}."
+    if len(radius) == len(lines["by radius, macro"][0]):
+        _point_out(panel, lines["by radius, macro"], "r", radius, (2,))
     frame(panels, [(0, 0)], "recall", "precision")
-    return finish(figure, "pr_by_radius", title, caption, rows, handles)
+    return finish(figure, "precision_recall", "Precision and recall", caption, rows, handles)
+
+
+def draw_pr_by_radius(rows: Sequence[RunGroup]) -> Drawing | None:
+    """Draw precision over recall of several runs for growing Hamming radius, macro and micro."""
+    drawn = line_panels(rows, _pr_lines()[1], "recall", "precision", UNIT)
+    title = "Precision and recall by radius"
+    return drawn and finish(drawn[0], "pr_by_radius", title, RADIUS_CAPTION, rows, drawn[1])
 
 
 def draw_pr_by_rank(rows: Sequence[RunGroup]) -> Drawing | None:
-    """Draw precision over recall for a growing number of returned images (Fig. 6a)."""
-    path = ("metrics", "pr_curve_by_rank")
-    caption = (
-        "The first k images are returned, for growing k: precision, the mean over all queries, "
-        f"over recall, the mean over the queries that have relevant images. {TIES}"
-    )
-
-    def of(row: RunGroup) -> Line:
-        return _line(row, path, "recall", "precision")
-
-    drawn = line_panels(rows, {"": of}, "recall", "precision", UNIT)
-    if drawn is None:
-        return None
-    rank = rows[0].mean_list(*path, "rank")
-    if len(rows) == 1 and len(rank) == len(of(rows[0])[0]):
-        _point_out(drawn[0].axes[0], of(rows[0]), "k", rank, (1, 10, 100, 1000, 10000))
-        caption += " A mark between two measured k lies on the line between them."
+    """Draw precision over recall of several runs for a growing number of images (Fig. 6a)."""
+    drawn = line_panels(rows, {"": _pr_lines()[0]}, "recall", "precision", UNIT)
     title = "Precision and recall by rank"
-    return finish(drawn[0], "pr_by_rank", title, caption, rows, drawn[1])
+    return drawn and finish(drawn[0], "pr_by_rank", title, RANK_CAPTION, rows, drawn[1])
 
 
 def draw_precision_at(rows: Sequence[RunGroup]) -> Drawing | None:
@@ -388,7 +397,7 @@ def _point_out(panel: Any, line: Line, letter: str, over: Floats, some: Sequence
         panel.annotate(
             f"{letter} = {value:,g}",
             point,
-            (5 * side, 6 if value and side > 0 else -12),
+            (5 * side, 6 if letter == "k" and side > 0 else -12),
             textcoords="offset points",
             ha="left" if side > 0 else "right",
             fontsize=8.5,

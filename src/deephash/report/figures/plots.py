@@ -20,7 +20,7 @@ Line = tuple[Floats, Floats, Floats]
 
 Keys = tuple[str, ...]
 
-SIZES = {1: (5.4, 3.7), 2: (4.7, 3.5), 3: (3.8, 3.2), 4: (3.2, 2.9)}
+SIZES = {1: (4.8, 3.5), 2: (4.7, 3.5), 3: (3.8, 3.2), 4: (3.2, 2.9)}
 """Size of a panel in inches, by the number of panels in a row."""
 
 FEW = 24

@@ -3,7 +3,8 @@
 import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,31 +21,55 @@ MOST_MARKERS = 40
 """Longer lines show their markers on hover only."""
 
 
+@dataclass(frozen=True)
+class Axes:
+    """Lines of one panel over the common x axis of a figure."""
+
+    y_label: str
+    series: Mapping[str, Sequence[Point]]  # points of each line, in order of x
+    y_range: Sequence[float] = ()  # values that the y axis includes
+
+
 def line_plot(
     name: str,
-    series: Mapping[str, Sequence[Point]],
+    panels: Sequence[Axes],
     x_label: str,
-    y_label: str,
     marks: Mapping[str, float] | None = None,
-    y_range: Sequence[float] = (),
 ) -> str:
-    """Return lines over a common x axis as SVG, with a legend and the values on hover.
+    """Return panels of lines over one x axis as SVG, with legends and the values on hover.
 
     A line breaks where a value is not finite, and a long line is thinned evenly.
 
     Args:
         name: of the figure, unique on its page.
-        series: the points of each line, in order of x.
+        panels: from top to bottom.
         x_label: title of the x axis.
-        y_label: title of the y axis.
-        marks: named values of x, each shown as a vertical line.
-        y_range: values that the y axis includes.
+        marks: named values of x, each shown as a vertical line; the first panel has their names.
     """
-    figure, panels = sheet(size=(5.6, 3.1))
-    panel, hover = panels[0, 0], {}
+    height = 2.9 if len(panels) == 1 else 1.75
+    figure, axes = sheet(len(panels), 1, (4.8, height), sharex=True)
+    hover: dict[str, list[str]] = {}
+    for row, content in enumerate(panels):
+        _draw(axes[row, 0], content, x_label, f"panel{row}", hover)
+        for label, at in (marks or {}).items():
+            axes[row, 0].axvline(at, color="#222222", linestyle=(0, (3, 4)), linewidth=1)
+            left = at < sum(axes[row, 0].get_xlim()) / 2
+            if row == 0:
+                axes[0, 0].annotate(
+                    label, (at, 0.02), (5 if left else -5, 0), ha="left" if left else "right",
+                    xycoords=("data", "axes fraction"), textcoords="offset points",
+                )  # fmt: skip
+    axes[-1, 0].set_xlabel(x_label)
+    title = "; ".join(f"{it.y_label} over {x_label}: {', '.join(it.series)}" for it in panels)
+    return _svg(figure, name, title, hover)
+
+
+def _draw(panel: Any, content: Axes, x_label: str, name: str, hover: dict[str, list[str]]) -> None:
+    """Draw the lines of one panel, and add the texts of their markers to ``hover``."""
+    series = content.series
     for index, (label, points) in enumerate(series.items()):
         points = thin(points)
-        look, group = Look.of(index), f"points{index}"
+        look, group = Look.of(index), f"{name}-points{index}"
         if len(points) > MOST_MARKERS:
             group += "-hover"
         x, y = np.array([point[:2] for point in points], dtype=float).reshape(-1, 2).T
@@ -53,23 +78,19 @@ def line_plot(
         panel.plot(x, y, look.marker, color=look.colour, gid=group)
         hover[group] = [
             point[2] if len(point) == 3
-            else f"{label}: {point[1]:.4g} at {x_label} {point[0]:g}"
+            else f"{label}: {point[1]:.4g} at {x_label} {point[0]:.4g}"
             for point, value in zip(points, y, strict=True) if math.isfinite(value)
         ]  # fmt: skip
-    for label, at in (marks or {}).items():
-        panel.axvline(at, color="#222222", linestyle=(0, (3, 4)), linewidth=1)
-        left = at < sum(panel.get_xlim()) / 2
-        panel.annotate(label, (at, 0.02), (5 if left else -5, 0), ha="left" if left else "right",
-                       xycoords=("data", "axes fraction"), textcoords="offset points")  # fmt: skip
-    if y_range:
-        panel.update_datalim([(panel.dataLim.x0, y) for y in y_range if series], updatex=False)
+    if content.y_range:
+        panel.update_datalim(
+            [(panel.dataLim.x0, y) for y in content.y_range if series], updatex=False
+        )
         panel.autoscale_view()
     if all(float(point[0]).is_integer() for points in series.values() for point in points):
         panel.locator_params(axis="x", integer=True)
-    panel.set(xlabel=x_label, ylabel=y_label)
+    panel.set_ylabel(content.y_label)
     if len(series) > 1:
-        figure.legend(loc="outside upper left", ncols=3)
-    return _svg(figure, name, f"{y_label} over {x_label}: {', '.join(series)}", hover)
+        panel.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
 
 
 def range_plot(name: str, values: Mapping[str, float], low: str, high: str) -> str:
@@ -77,7 +98,7 @@ def range_plot(name: str, values: Mapping[str, float], low: str, high: str) -> s
 
     All values are named; those between the two are ticks on the bar.
     """
-    figure, panels = sheet(size=(5.6, 1.1))
+    figure, panels = sheet(size=(4.8, 1.1))
     panel, (start, end) = panels[0, 0], (values[low], values[high])
     panel.barh(0, end - start, 0.5, start, color=PALE, edgecolor=GREY)
     inner = sorted((value, label) for label, value in values.items() if label not in (low, high))

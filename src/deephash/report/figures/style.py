@@ -243,7 +243,8 @@ def inline(
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = text.replace('xlink:href="', 'href="')
     text = text.replace('href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
-    box = re.search(r'viewBox="[^"]*"', text)
+    box = re.search(r'viewBox="0 0 (\d+)[^"]*"', text)
     assert box is not None  # matplotlib writes it
-    opening = f'<svg class="plot" role="img" aria-label="{escape(title)}" {box[0]}>'
+    width = f'style="--width: {box[1]}"'  # letters have the same size in all figures of a page
+    opening = f'<svg class="plot" {width} role="img" aria-label="{escape(title)}" {box[0]}>'
     return opening + re.sub(r"\n\s*", "\n", text[text.index(">") + 1 :]).strip()

@@ -1,5 +1,6 @@
 """Shared parts of all pages: templates, tables of values, and the files of figures."""
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -12,8 +13,18 @@ from markupsafe import Markup
 from deephash.report.figures import style
 from deephash.utils.files import make_folder, make_subfolder
 from deephash.utils.formatting import number
+from deephash.utils.nested import get_nested
 
 Rows = list[tuple[str, str]]
+
+TitledTable = tuple[str, list[str], list[list[str]]]
+"""Title, head and rows."""
+
+MIN_CONTENTS = 3
+"""Pages with fewer headings have no list of contents."""
+
+MAIN_CUTOFFS = (1, 10, 100, 1000)
+"""Cut-offs N that are always shown; the others are folded."""
 
 
 def render(template: str, values: Mapping[str, Any], package: str = "deephash.report") -> str:
@@ -24,7 +35,7 @@ def render(template: str, values: Mapping[str, Any], package: str = "deephash.re
         values: of its variables.
         package: with templates that extend those of this one.
     """
-    return compiled(template, package).render(values)
+    return _with_contents(compiled(template, package).render(values))
 
 
 @cache
@@ -45,6 +56,16 @@ def compiled(template: str, package: str) -> Template:
         loader=FunctionLoader(source),
     )
     return environment.get_template(template)
+
+
+def _with_contents(page: str) -> str:
+    """Add links to the headings of a page after its header."""
+    headings = re.findall(r'<h2 id="([\w-]+)">(.*?)</h2>', page, flags=re.DOTALL)
+    if len(headings) < MIN_CONTENTS:
+        return page
+    links = "".join(f'<a href="#{place}">{title}</a>\n' for place, title in headings)
+    contents = f'<nav class="contents" aria-label="Contents">\n{links}</nav>'
+    return page.replace("</header>", f"</header>\n{contents}", 1)
 
 
 def save_figures(
@@ -75,9 +96,43 @@ def header_chips(report: Mapping[str, Any]) -> Rows:
         "dataset": protocol.get("dataset"),
         "protocol": protocol.get("protocol"),
         "seed": report.get("seed"),
-        "fingerprint": str(protocol.get("fingerprint") or "")[:12] or None,
     }
     return [(name, str(value)) for name, value in named.items() if value is not None]
+
+
+def cutoff_table(metrics: Mapping[str, Any]) -> tuple[TitledTable, TitledTable]:
+    """Return the metrics by cut-off N, a column for each: the main cut-offs, and all of them."""
+    columns = {
+        "P@N": metrics.get("precision_at"),
+        "recall@N": metrics.get("recall_at"),
+        "hit rate@N": metrics.get("hit_rate_at"),
+        "mAP@N": metrics.get("map_at"),
+        "ACG@N": get_nested(metrics, "graded", "acg_at"),
+        "NDCG@N": get_nested(metrics, "graded", "ndcg_at"),
+        "wMAP@N": get_nested(metrics, "graded", "wmap_at"),
+    }
+    columns = {
+        name: values
+        for name, values in columns.items()
+        if values and any(value is not None for value in values.values())
+    }
+    cutoffs = sorted(
+        {str(cutoff) for values in columns.values() for cutoff in values},
+        key=lambda cutoff: (int(cutoff), "") if cutoff.isdecimal() else (0, cutoff),
+    )
+    rows = {
+        cutoff: [f"{int(cutoff):,}" if cutoff.isdecimal() else cutoff]
+        + [number(values.get(cutoff)) for values in columns.values()]
+        for cutoff in cutoffs
+    }
+    main = {*map(str, MAIN_CUTOFFS), str(get_nested(metrics, "conventions", "top"))}
+    shown = [row for cutoff, row in rows.items() if cutoff in main] or list(rows.values())
+    title = "By the number N of images returned"
+    if gain := get_nested(metrics, "graded", "gain"):
+        title += f"; gain of NDCG: {gain}"
+    head = ["N", *columns]
+    every = list(rows.values()) if len(shown) < len(rows) else []
+    return (title, head, shown), (f"All {len(rows)} cut-offs", head, every)
 
 
 def value_rows(values: Mapping[str, Any] | None, prefix: str = "") -> Rows:

@@ -1,5 +1,7 @@
 """Pages and figures of evaluations: of one run, or of several in comparison."""
 
+import base64
+import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -8,17 +10,26 @@ from typing import Any
 from markupsafe import Markup
 
 from deephash.errors import DataError
-from deephash.report.figures.evaluation import CodeSnapshot, Plane, Retrieved, figures_of
+from deephash.report.figures.evaluation import (
+    Array,
+    CodeSnapshot,
+    Plane,
+    Retrieved,
+    figures_of,
+)
 from deephash.report.figures.images import codes_over_training, on_plane, retrieved
 from deephash.report.figures.plots import NOTE
 from deephash.report.figures.style import Drawing, style
 from deephash.report.pages.base import (
+    TitledTable,
+    cutoff_table,
     format_value,
     header_chips,
     render,
     save_figures,
     value_rows,
 )
+from deephash.report.pages.links import file_links, page_links
 from deephash.report.run_groups import RunGroup, first_runs, group_seeds, mark_differences
 from deephash.report.tables import format_sd
 from deephash.report.values import (
@@ -35,6 +46,7 @@ from deephash.utils.nested import get_nested
 NAMES = (
     "map",
     "map_over_bits",
+    "precision_recall",
     "pr_by_rank",
     "pr_by_radius",
     "precision_at",
@@ -66,42 +78,152 @@ HEADLINES = {
 
 CURVES = ("pr_curve", "pr_curve_by_rank")
 
-TitledTable = tuple[str, list[str], list[list[str]]]
-"""Title, head and rows."""
+SIDE = 256
+"""Longest side of an image on a page, in pixels."""
+
+LOSSLESS_SIDE = 64
+"""Images up to this side are stored without loss."""
+
+MATRIX_CLASSES = 20
+"""With more classes there is no matrix of classes."""
+
+LEAST_SHARE = 0.0005
+"""Smallest share of another class that is listed: 0.1 % when rounded."""
+
+KINDS = {
+    "selected": "Selected queries",
+    "hardest": "Hardest queries",
+    "easiest": "Easiest queries",
+    "spread": "Spread from easy to hard",
+}
+"""Titles of the kinds of queries; the names are used in the style of the page."""
 
 
 def write_evaluation(
     folder: Path,
     report: Report,
     *,
-    gallery: Sequence[Retrieved] = (),
+    gallery: Mapping[str, Sequence[Retrieved]] | None = None,
     plane: Plane | None = None,
     snapshots: Sequence[CodeSnapshot] = (),
 ) -> list[Path]:
     """Write ``evaluation.html`` and ``figures/*.svg``, ``*.png`` of one evaluated run.
 
-    The page is self-contained: it loads no files and runs no scripts. Metrics that were not
-    computed are left out.
+    The page is self-contained: it loads no files and runs no scripts; its links are relative.
+    Metrics that were not computed are left out.
 
     Args:
         folder: of the run.
         report: as in ``evaluation.json``.
-        gallery: queries with their nearest images.
+        gallery: queries with their nearest images, by kind; the first kind is also a figure.
         plane: codes in two dimensions.
         snapshots: codes of two or three bits at several epochs of training.
 
     Returns:
         The PNG files of the figures.
     """
-    folder = Path(folder)
+    folder, gallery = Path(folder), gallery or {}
     with style():
         drawings = figures_of(group_seeds([report]))
-        of_codes = (retrieved(gallery), on_plane(plane), codes_over_training(snapshots))
+        nearest = retrieved(next(iter(gallery.values()), ()))
+        of_codes = (nearest, on_plane(plane), codes_over_training(snapshots))
         drawings += [drawing for drawing in of_codes if drawing is not None]
         files, plots = _write_figures(drawings, folder / "figures")
-    page = render("evaluation.html.j2", _evaluation_values(report) | {"plots": plots})
-    write_text(folder / "evaluation.html", page)
+    run = Path(str(report.get("run") or folder))
+    values = _evaluation_values(report) | {
+        "pages": [
+            link
+            for link in page_links(folder, run, str(report.get("name") or ""))
+            if link[0] != "evaluation"
+        ],
+        "files": file_links(folder, run),
+        "nearest": _gallery_values(gallery),
+        "marked": any(query.right for queries in gallery.values() for query in queries),
+        # The nearest images are shown as a gallery.
+        "plots": [plot for plot in plots if plot[0].name != "retrieved"],
+    }
+    write_text(folder / "evaluation.html", render("evaluation.html.j2", values))
     return files
+
+
+def _gallery_values(gallery: Mapping[str, Sequence[Retrieved]]) -> list[dict[str, Any]]:
+    """Return the queries of each kind with their images as data URLs."""
+    kinds, place = [], 0
+    for kind, queries in gallery.items():
+        shown = []
+        for query in queries:
+            names = [*query.names, *[""] * (1 + len(query.images) - len(query.names))]
+            right: Sequence[bool | None] = query.right or [None] * len(query.images)
+            rows = zip(
+                [query.query, *query.images],
+                ["", *query.captions],
+                [None, *right],
+                names,
+                strict=False,
+            )
+            images = []
+            for image, caption, relevant, name in rows:
+                place += 1
+                images.append(
+                    {
+                        "place": place,
+                        "url": _data_url(image),
+                        "caption": caption,
+                        "relevant": relevant,
+                        "name": name,
+                    }
+                )
+            shown.append({"title": query.title, "images": images})
+        if shown:
+            kinds.append({"kind": kind, "title": KINDS.get(kind, kind), "queries": shown})
+    return kinds
+
+
+def _data_url(image: Array) -> str:
+    """Return an image, (H, W, 3) uint8, as a data URL."""
+    from PIL import Image
+
+    picture, file = Image.fromarray(image), io.BytesIO()
+    if max(picture.size) <= LOSSLESS_SIDE:
+        picture.save(file, "PNG")
+        return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    picture.thumbnail((SIDE, SIDE))
+    picture.save(file, "JPEG", quality=88)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _class_values(classes: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the table of classes, the lowest mAP first, and the matrix of returned classes."""
+    rows = [row for row in (classes or {}).get("classes") or [] if row.get("map") is not None]
+    if not rows or classes is None:
+        return None
+    names = [row["name"] for row in rows]
+    table = []
+    for row in sorted(rows, key=lambda row: float(row["map"])):
+        others = [it for it in (row.get("others") or {}).items() if it[1] >= LEAST_SHARE][:3]
+        table.append(
+            {
+                "name": row["name"],
+                "queries": format_value(row["queries"]),
+                "map": number(row["map"]),
+                "share": float(row["map"]),
+                "own": f"{row['own']:.1%}",
+                "others": ", ".join(f"{name} {share:.1%}" for name, share in others) or "-",
+            }
+        )
+    matrix = []
+    if 1 < len(names) <= MATRIX_CLASSES:
+        for row in rows:
+            shares = {**(row.get("others") or {}), row["name"]: row["own"]}
+            matrix.append((row["name"], [float(shares.get(name, 0.0)) for name in names]))
+    compared = classes.get("compared")
+    return {
+        "depth": classes.get("depth"),
+        "compared": format_value(compared),
+        "table": table,
+        "names": names,
+        "matrix": matrix,
+    }
 
 
 def write_comparison(
@@ -150,6 +272,7 @@ def _write_figures(
 
 def _evaluation_values(report: Report) -> dict[str, Any]:
     metrics, protocol = report.get("metrics") or {}, report.get("protocol") or {}
+    cutoffs, every_cutoff = cutoff_table(metrics)
     tables = {
         "Retrieval": value_rows(_single_values(metrics, {"codes", "graded", "agreement"})),
         "Agreement with features": value_rows(metrics.get("agreement")),
@@ -166,9 +289,11 @@ def _evaluation_values(report: Report) -> dict[str, Any]:
         "chips": header_chips(report),
         "fingerprint": str(protocol.get("fingerprint") or ""),
         "checkpoint": report.get("checkpoint"),
-        "run": report.get("run"),
         "tables": [(title, rows) for title, rows in tables.items() if rows],
-        "grids": [it for it in (_cutoff_table(metrics), *_list_tables(metrics)) if it[2]],
+        "classes": _class_values(report.get("classes")),
+        "cutoffs": cutoffs,
+        "every_cutoff": every_cutoff,
+        "grids": [table for table in _list_tables(metrics) if table[2]],
     }
 
 
@@ -326,37 +451,6 @@ def _single_values(values: Mapping[str, Any], without: Iterable[str] = ()) -> di
                 continue
         kept[name] = value
     return kept
-
-
-def _cutoff_table(metrics: Mapping[str, Any]) -> TitledTable:
-    """Return the metrics by cutoff N, one in each column."""
-    columns = {
-        "P@N": metrics.get("precision_at"),
-        "recall@N": metrics.get("recall_at"),
-        "hit rate@N": metrics.get("hit_rate_at"),
-        "mAP@N": metrics.get("map_at"),
-        "ACG@N": get_nested(metrics, "graded", "acg_at"),
-        "NDCG@N": get_nested(metrics, "graded", "ndcg_at"),
-        "wMAP@N": get_nested(metrics, "graded", "wmap_at"),
-    }
-    columns = {
-        name: values
-        for name, values in columns.items()
-        if values and any(value is not None for value in values.values())
-    }
-    cutoffs = sorted(
-        {str(cutoff) for values in columns.values() for cutoff in values},
-        key=lambda cutoff: (int(cutoff), "") if cutoff.isdecimal() else (0, cutoff),
-    )
-    lines = [
-        [f"{int(cutoff):,}" if cutoff.isdecimal() else cutoff]
-        + [number(values.get(cutoff)) for values in columns.values()]
-        for cutoff in cutoffs
-    ]
-    title = "By the number N of images returned"
-    if gain := get_nested(metrics, "graded", "gain"):
-        title += f"; gain of NDCG: {gain}"
-    return title, ["N", *columns], lines
 
 
 def _list_tables(metrics: Mapping[str, Any]) -> list[TitledTable]:

@@ -1,6 +1,7 @@
 """Page of a finished run: its results, its training, and the conditions of both."""
 
 import base64
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,16 @@ from deephash.errors import FileError
 from deephash.report.figures import style
 from deephash.report.figures.evaluation import Retrieved
 from deephash.report.figures.images import retrieved
-from deephash.report.figures.run import Point, line_plot, range_plot
-from deephash.report.pages.base import Rows, header_chips, render, save_figures, value_rows
+from deephash.report.figures.run import Axes, Point, line_plot, range_plot
+from deephash.report.pages.base import (
+    Rows,
+    cutoff_table,
+    header_chips,
+    render,
+    save_figures,
+    value_rows,
+)
+from deephash.report.pages.links import file_links, page_links
 from deephash.report.reading import read_log, read_optional, read_report
 from deephash.report.reference_comparison import AGREEMENT, measures, not_beaten
 from deephash.report.values import is_number, metric_name, unlabelled_metrics, unlabelled_note
@@ -80,8 +89,8 @@ CHOICES = (
 def write_html(folder: Path) -> Path:
     """Write ``report.html`` beside a run's ``report.json`` and return its path.
 
-    The page is self-contained: it loads no files and runs no scripts. Values that the report does
-    not contain are left out.
+    The page is self-contained: it loads no files and runs no scripts; its links are relative.
+    Values that the report does not contain are left out.
     """
     folder = Path(folder)
     path = folder / "report.html"
@@ -126,20 +135,27 @@ def page_values(folder: Path) -> dict[str, Any]:
         title = dict(AGREEMENT)["recall_at_10"]
         value = metrics["agreement"].get("recall_at_10")
     selected = {name: value for name, value in selection.items() if value is not None}
+    retrieval_rows, folded = metric_rows(metrics)
+    cutoffs, every_cutoff = cutoff_table(metrics)
+    overrides = read_optional(folder / "overrides.txt").splitlines()
+    name = str(report.get("run") or folder.name)
+    training = _training_rows(report.get("training") or {})
     tables = {
-        "Retrieval": metric_rows(metrics),
+        "Retrieval": retrieval_rows,
         "Agreement with features": value_rows(metrics.get("agreement")),
         "Conventions": value_rows(metrics.get("conventions")),
         "Selection": value_rows(selected) if unlabelled else [],
         "Protocol": value_rows(protocol),
         "Codebook": value_rows(report.get("codebook")),
-        "Training": _training_rows(report.get("training") or {}),
         "Plugins": value_rows(report.get("plugins")),
     }
     with style.style():
         curves, retrieval = _training_figures(log, selection), _retrieval_figures(metrics)
     return {
-        "title": report.get("run") or folder.name,
+        "title": name,
+        "command": shlex.join(["deephash", "train", *overrides]) if overrides else "",
+        "pages": [link for link in page_links(folder, folder, name) if link[0] != "run"],
+        "files": file_links(folder, folder),
         "metric": title,
         "value": number(value),
         "note": unlabelled_note(report),
@@ -149,13 +165,16 @@ def page_values(folder: Path) -> dict[str, Any]:
         "choices": map_choices(selection),
         "gap": selection_gap(selection),
         "curves": curves,
+        "training": [("Time and work", training)] if training else [],
         "retrieval": retrieval,
         "reference": _reference_table(report),
         "not_beaten": not_beaten(report),
         "nearest": _nearest_images(folder) if unlabelled else "",
+        "cutoffs": cutoffs,
+        "every_cutoff": every_cutoff,
         "tables": [(title, rows) for title, rows in tables.items() if rows],
+        "folded": [("Statistics of the codes", folded)] if folded else [],
         "config": read_optional(folder / "config.yaml"),
-        "overrides": " ".join(read_optional(folder / "overrides.txt").split()),
         "environment": value_rows(report.get("environment")),
         "git": value_rows(report.get("git")),
         "made_by": f"deephash {report.get('deephash', '')}".strip(),
@@ -204,7 +223,7 @@ def selection_gap(selection: Mapping[str, Any]) -> str:
 def _training_figures(
     log: Sequence[Mapping[str, Any]], selection: Mapping[str, Any]
 ) -> list[Figure]:
-    """Return mAP, agreement, losses and learning rate over training."""
+    """Return a figure of mAP, agreement, losses and learning rate over the epochs of training."""
     train = [line for line in log if line["where"] == "train"]
     terms = list(dict.fromkeys(key for line in train for key in line if key not in NOT_TERMS))
     if (
@@ -213,34 +232,46 @@ def _training_figures(
         and all(line.get(terms[0]) == line.get(terms[1]) for line in train)
     ):
         terms.remove("loss")  # the only term is the loss
-    losses = {name: _points(train, "step", name) for name in terms}
     titles = {"query": "queries", "val": "validation"}
-    parts = dict.fromkeys(line["where"] for line in log if "map" in line)
+    evaluations = dict.fromkeys(line["where"] for line in log if "map" in line)
+    steps = _steps_of_epoch(log)
     maps = {
-        titles.get(part, part): _points([it for it in log if it["where"] == part], "epoch", "map")
-        for part in parts
+        titles.get(where, where): _points([it for it in log if it["where"] == where], "map", steps)
+        for where in evaluations
     }
+    validation = [line for line in log if line["where"] == "val"]
+    agreement = {"validation": _points(validation, "agreement", steps)}
+    losses = {name: _points(train, name, steps) for name in terms}
+    rates = {"learning rate": _points(train, "lr", steps)}
+    panels = [
+        Axes("mAP", maps),
+        Axes("recall of the 10 nearest", agreement),
+        Axes("loss", losses),
+        Axes("learning rate", rates, (0.0,)),
+    ]
+    panels = [panel for panel in panels if any(panel.series.values())]
+    if not panels:
+        return []
     selected = selection.get("selected_epoch")
     marks = {} if selected is None else {f"selected: {selected}": float(selected)}
-    figures = []
-    if any(maps.values()):
-        caption = "Each point is an evaluation"
-        caption += "; the line marks the epoch that is reported." if marks else "."
-        figures.append(("mAP", caption, line_plot("map", maps, "epoch", "mAP", marks)))
-    validation = [line for line in log if line["where"] == "val"]
-    if agreement := _points(validation, "epoch", "agreement"):
-        caption = "The share of the 10 nearest by features that is among the 10 nearest by codes."
-        svg = line_plot(
-            "agreement", {"validation": agreement}, "epoch", "recall of the 10 nearest", marks
-        )
-        figures.append(("Agreement with features", caption, svg))
-    if any(losses.values()):
-        caption = "Means over the steps since the previous point, with their weights in the loss."
-        figures.append(("Loss", caption, line_plot("loss", losses, "step", "loss")))
-    if rates := _points(train, "step", "lr"):
-        svg = line_plot("lr", {"lr": rates}, "step", "learning rate", y_range=(0.0,))
-        figures.append(("Learning rate", "", svg))
-    return [(title, caption, Markup(svg)) for title, caption, svg in figures]
+    caption = {
+        "mAP": "mAP: each point is an evaluation.",
+        "recall of the 10 nearest": "Agreement with features: the share of the 10 nearest by "
+        "features that is among the 10 nearest by codes.",
+        "loss": "Losses: means over the steps since the previous point, with their weights.",
+    }
+    parts = [caption[panel.y_label] for panel in panels if panel.y_label in caption]
+    if marks:
+        parts.append("The vertical line marks the epoch that is reported.")
+    svg = line_plot("training", panels, "epoch", marks)
+    return [("Over the epochs", " ".join(parts), Markup(svg))]
+
+
+def _steps_of_epoch(log: Sequence[Mapping[str, Any]]) -> float:
+    """Return the steps of an epoch, from the last evaluation if there is one."""
+    lines = [line for line in log if line["epoch"] > 0 and line["step"] > 0]
+    ends = [line for line in lines if line["where"] != "train"] or lines
+    return ends[-1]["step"] / ends[-1]["epoch"] if ends else 1.0
 
 
 def _retrieval_figures(metrics: Mapping[str, Any]) -> list[Figure]:
@@ -254,7 +285,8 @@ def _retrieval_figures(metrics: Mapping[str, Any]) -> list[Figure]:
         if x is not None and y is not None
     ]
     if points:
-        svg = line_plot("pr", {"precision": points}, "recall", "precision", y_range=(0.0, 1.0))
+        panel = Axes("precision", {"precision": points}, (0.0, 1.0))
+        svg = line_plot("pr", [panel], "recall")
         caption = (
             "One point for each Hamming radius: all images within it are returned. Means over "
             "the queries; precision is 0 for a query with no image within the radius."
@@ -290,12 +322,13 @@ def _code_figures(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     shares = {name: points for name, points in shares.items() if points}
     if shares:
         caption = "The share of pairs at each Hamming distance, whatever their content."
-        svg = line_plot("distances", shares, "Hamming distance", "share of pairs", y_range=(0.0,))
+        panel = Axes("share of pairs", shares, (0.0,))
+        svg = line_plot("distances", [panel], "Hamming distance")
         figures.append(("Distances", caption, svg))
     ones = get_nested(metrics, "codes", "bits", "ones") or []
     if ones:
         points: list[Point] = [(float(bit), share) for bit, share in enumerate(ones, 1)]
-        svg = line_plot("bits", {"ones": points}, "bit", "share of ones", y_range=(0.0, 1.0))
+        svg = line_plot("bits", [Axes("share of ones", {"ones": points}, (0.0, 1.0))], "bit")
         caption = "A balanced bit is at 1/2; one at 0 or 1 is dead, the same for all images."
         figures.append(("Balance of the bits", caption, svg))
     return figures
@@ -326,15 +359,21 @@ def _reference_table(report: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def metric_rows(metrics: Mapping[str, Any]) -> Rows:
+def metric_rows(metrics: Mapping[str, Any]) -> tuple[Rows, Rows]:
     """Return the metrics that have neither a figure nor a table of their own.
 
     For runs without labels, metrics that need labels are left out.
+
+    Returns:
+        Measures of retrieval, and statistics of the codes.
     """
-    drawn = {"ties", "pr_curve", "pr_curve_by_rank", "conventions", "agreement"}
+    drawn = {"ties", "pr_curve", "pr_curve_by_rank", "conventions", "agreement", "graded"}
+    drawn |= {name for name in metrics if name.endswith("_at")}
     if "note" in metrics:
         drawn |= {"note", *(name for name, value in metrics.items() if value is None)}
-    return value_rows({name: value for name, value in metrics.items() if name not in drawn})
+    kept = {name: value for name, value in metrics.items() if name not in drawn}
+    codes = kept.pop("codes", None)
+    return value_rows(kept), value_rows(codes)
 
 
 def _training_rows(training: Mapping[str, Any]) -> Rows:
@@ -354,6 +393,6 @@ def _training_rows(training: Mapping[str, Any]) -> Rows:
     return rows
 
 
-def _points(log: Sequence[Mapping[str, Any]], over: str, name: str) -> list[Point]:
-    """Return the values of one key of the log; nan and inf are text in JSON."""
-    return [(float(line[over]), float(line[name])) for line in log if name in line]
+def _points(log: Sequence[Mapping[str, Any]], name: str, steps: float) -> list[Point]:
+    """Return the values of one key over epochs of so many steps; nan and inf are text in JSON."""
+    return [(line["step"] / steps, float(line[name])) for line in log if name in line]

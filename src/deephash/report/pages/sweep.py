@@ -8,12 +8,14 @@ from typing import Any
 
 from markupsafe import Markup
 
+from deephash.report.answer import answer_sentences
 from deephash.report.figures.style import Drawing, style
-from deephash.report.figures.sweep import sweep_figure
+from deephash.report.figures.sweep import heat_map, sweep_figure
 from deephash.report.notes import conditions_table
 from deephash.report.pages.base import Rows, format_value, render, save_figures, value_rows
+from deephash.report.pages.links import INDEX, PAGE, address
 from deephash.report.paired_results import PairedResults, pair_notes, pair_tables
-from deephash.report.results import Section, Sweep, SweepRun
+from deephash.report.results import SEED, Cell, Section, Sweep, SweepRun
 from deephash.report.tables import (
     SectionTable,
     markdown_table,
@@ -23,7 +25,7 @@ from deephash.report.tables import (
 )
 from deephash.report.values import Report, is_number, measurement_key
 from deephash.utils.files import write_text
-from deephash.utils.formatting import clock
+from deephash.utils.formatting import clock, typed
 from deephash.utils.nested import get_nested
 
 STATES = ("finished", "running", "failed", "damaged", "interrupted", "waiting")
@@ -33,7 +35,11 @@ Compared = Mapping[int, PairedResults]
 
 
 def write_sweeps(
-    folder: Path, sweeps: Sequence[Sweep], sections: Sequence[Section], compared: Compared
+    folder: Path,
+    sweeps: Sequence[Sweep],
+    sections: Sequence[Section],
+    compared: Compared,
+    outputs: Path | None = None,
 ) -> dict[str, Path]:
     """Write ``report.html``, ``table.md``, ``.tex``, ``.csv`` and the figures of sweeps.
 
@@ -42,6 +48,7 @@ def write_sweeps(
         sweeps: to report.
         sections: of the sweeps.
         compared: paired differences of some sections.
+        outputs: folder that contains the runs, to which the page links; None for no links.
 
     Returns:
         The files by their names below the folder.
@@ -51,11 +58,19 @@ def write_sweeps(
         section_latex(section, joint_title([it for it in sweeps if it.name in section.sweeps]))
         for section in sections
     ]
+    values = _page_values(sweeps, sections, compared, plots) | {"pages": []}
+    values["links"] = {}
+    if outputs is not None:
+        values["pages"] = [("all runs", address(outputs / INDEX, folder))]
+        for run in _distinct_runs(sweeps):
+            if run.report is not None and (outputs / run.name / PAGE).is_file():
+                values["links"][run.name] = address(outputs / run.name / PAGE, folder)
+    values["files"] = [(name, name) for name in ("table.csv", "table.md", "table.tex")]
     texts = {
         "table.md": all_markdown(sweeps, sections, compared),
         "table.tex": "\n\n".join(["% needs \\usepackage{booktabs}", *tex]) + "\n",
         "table.csv": sections_csv(sections),
-        "report.html": render("sweep.html.j2", _page_values(sweeps, sections, compared, plots)),
+        "report.html": render("sweep.html.j2", values),
     }
     for name, text in texts.items():
         write_text(folder / name, text)
@@ -64,20 +79,24 @@ def write_sweeps(
 
 def _write_figures(
     folder: Path, sections: Sequence[Section]
-) -> tuple[dict[int, tuple[Drawing, Markup]], dict[str, Path]]:
+) -> tuple[dict[int, list[tuple[Drawing, Markup]]], dict[str, Path]]:
     """Return the figures by index of their section, and the files of all figures."""
     with style():
-        drawings: dict[int, Drawing] = {}
+        drawings: list[tuple[int, Drawing]] = []
         for index, section in enumerate(sections):
-            if (drawing := sweep_figure(section)) is not None:
-                if any(drawing.name == other.name for other in drawings.values()):
+            for drawing in (sweep_figure(section), heat_map(section)):
+                if drawing is None:
+                    continue
+                if any(drawing.name == other.name for _, other in drawings):
                     drawing = replace(drawing, name=f"{drawing.name}-{index + 1}")
-                drawings[index] = drawing
-        saved = save_figures(list(drawings.values()), folder)
+                drawings.append((index, drawing))
+        saved = save_figures([drawing for _, drawing in drawings], folder)
     files = {
         f"figures/{it.name}": it for _, png, _ in saved for it in (png.with_suffix(".svg"), png)
     }
-    plots = {at: (it, element) for at, (it, _, element) in zip(drawings, saved, strict=True)}
+    plots: dict[int, list[tuple[Drawing, Markup]]] = {}
+    for (index, _), (drawing, _, element) in zip(drawings, saved, strict=True):
+        plots.setdefault(index, []).append((drawing, element))
     return plots, files
 
 
@@ -86,8 +105,10 @@ def all_markdown(sweeps: Sequence[Sweep], sections: Sequence[Section], compared:
     lines = [f"## {joint_title(sweeps)}", "", _progress_line(sweeps)]
     lines += [sweep.source for sweep in sweeps if sweep.source]
     for index, section in enumerate(sections):
+        results = compared.get(index)
+        lines += ["", *answer_sentences(section, results)]
         lines += ["", section_markdown(section)]
-        if (results := compared.get(index)) is None:
+        if results is None:
             continue
         for title, head, rows in pair_tables(section, results):
             lines += ["", f"Paired differences, {title}:", "", *markdown_table(head, rows)]
@@ -135,10 +156,12 @@ def _page_values(
     sweeps: Sequence[Sweep],
     sections: Sequence[Section],
     compared: Compared,
-    plots: Mapping[int, tuple[Drawing, Markup]],
+    plots: Mapping[int, Sequence[tuple[Drawing, Markup]]],
 ) -> dict[str, Any]:
     states, runs = count_states(sweeps), _distinct_runs(sweeps)
     reports = [run.report for run in runs if run.report is not None]
+    notes = [SectionTable(section).notes("bold", "underlined") for section in sections]
+    repeated = Counter(note for of_section in notes for note in dict.fromkeys(of_section))
     seconds = sum(filter(is_number, (get_nested(it, "training", "seconds") for it in reports)))
     return {
         "title": joint_title(sweeps),
@@ -149,9 +172,11 @@ def _page_values(
         "states": [(state, str(states[state])) for state in STATES[1:] if states[state]],
         "spent": clock(seconds) if seconds else None,
         "sections": [
-            _section_values(section, plots.get(index), compared.get(index))
+            _section_values(section, plots.get(index, ()), compared.get(index))
+            | {"notes": [note for note in notes[index] if repeated[note] == 1]}
             for index, section in enumerate(sections)
         ],
+        "notes": [note for note, count in repeated.items() if count > 1],
         "failures": [
             (run.name, run.error or "no error message was saved")
             for run in runs
@@ -163,23 +188,41 @@ def _page_values(
 
 
 def _section_values(
-    section: Section, plot: tuple[Drawing, Markup] | None, results: PairedResults | None
+    section: Section, plots: Sequence[tuple[Drawing, Markup]], results: PairedResults | None
 ) -> dict[str, Any]:
     table = SectionTable(section)
+    cells = [
+        [section.cells.get((row, column)) for column in section.columns] for row in section.rows
+    ]
     return {
         "title": section.title,
-        "plots": [] if plot is None else [plot],
+        "answer": answer_sentences(section, results),
+        "plots": list(plots),
         "label": section.row_label,
         "kinds": bool(section.kinds),
         "heads": [section.column_name(column) for column in section.columns],
-        "rows": table.rows,
+        # Baseline rows, which have no runs, are last.
+        "rows": [
+            (names, list(zip(texts, runs, strict=True)))
+            for (names, texts), runs in zip(
+                table.rows,
+                [[*map(_runs, row)] for row in cells]
+                + [[[]] * len(section.columns)] * (len(table.rows) - len(cells)),
+                strict=True,
+            )
+        ],
         "extra_metric": section.extra_metric,
         "published_label": table.published_label,
         "conditions": conditions_table(section),
-        "notes": table.notes("bold", "underlined"),
         "pairs": [] if results is None else pair_tables(section, results),
         "pair_notes": [] if results is None else pair_notes(section, results),
     }
+
+
+def _runs(cell: Cell | None) -> list[tuple[str, str]]:
+    """Return name and seed of the finished runs of a cell."""
+    runs = [] if cell is None else [run for run in cell.runs if run.report is not None]
+    return [(run.name, typed(run.values.get(SEED))) for run in runs]
 
 
 def _measurements(reports: Sequence[Report]) -> list[tuple[str, Rows]]:
