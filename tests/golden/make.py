@@ -370,7 +370,9 @@ def main(sections: Sequence[str]) -> None:
             with contextlib.chdir(temporary):
                 values["frozen"] = freeze(Path("outputs"))
             shutil.rmtree(RUNS, ignore_errors=True)
-            shutil.copytree(temporary / "outputs", RUNS)
+            shutil.copytree(
+                temporary / "outputs", RUNS, ignore=shutil.ignore_patterns("latest", "index.html")
+            )
             portable(RUNS)
     VALUES.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n")
 

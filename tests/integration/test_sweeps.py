@@ -211,7 +211,7 @@ def test_invalid_sweeps_are_refused_and_nothing_is_written(tmp_path, line, messa
 
 def test_a_rerun_begins_once_and_what_was_there_is_gone(swept, tmp_path):
     line = (*GRID, "trainer.epochs=20", "trainer.eval_every=10")
-    shutil.copytree(swept[0] / "outputs", tmp_path / "outputs")
+    shutil.copytree(swept[0] / "outputs", tmp_path / "outputs", symlinks=True)
     for file in (tmp_path / "outputs").rglob("last.pt"):
         file.unlink()  # so that `begun` sees the new ones
     sweep = begun(tmp_path, *line, "rerun=true")

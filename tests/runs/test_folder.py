@@ -83,3 +83,11 @@ def test_latest_is_a_link_to_the_run_that_began_last_and_keeps_a_folder_of_that_
     (tmp_path / "latest").mkdir()
     run.mark_latest(tmp_path)
     assert not (tmp_path / "latest").is_symlink()
+
+
+def test_a_copy_of_latest_is_not_another_run(tmp_path):
+    for name in ("digits/csq/8bit/seed0", "latest"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.yaml").touch()
+        (tmp_path / name / "best.pt").touch()
+    assert [path.name for path in runs_below(tmp_path)] == ["seed0"]

@@ -282,7 +282,14 @@ def runs_below(folder: Path) -> Iterator[Path]:
             inner.clear()
             if {"best.pt", "last.pt"} & set(files):
                 yield Path(here)
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        inner[:] = sorted(
+            name for name in inner if not name.startswith(".") and not _is_copied_link(here, name)
+        )
+
+
+def _is_copied_link(folder: str, name: str) -> bool:
+    """Return whether a folder is ``latest`` that was copied as a folder: a run without parents."""
+    return name == LATEST and (Path(folder) / name / "config.yaml").is_file()
 
 
 def _runs_to_copy(folder: Path) -> str:
