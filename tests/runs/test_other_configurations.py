@@ -40,3 +40,14 @@ def test_a_cut_file_is_not_another_configuration(tmp_path, cfg, share):
     text = "".join(lines[: int(len(lines) * share)])
     with pytest.raises(FileError, match=r"config\.yaml.*(it has no|is nothing).*\n.*rerun=true"):
         refuse_another(folder(tmp_path, text), cfg)
+
+
+def test_a_second_configuration_under_a_given_name_is_refused(tmp_path, cfg):
+    named = cfg.with_values(name="first")
+    run = RunFolder.of(named, [])
+    assert run.path.name == "seed0,first"
+    here = folder(tmp_path, yaml.safe_dump(named.plain))
+    refuse_another(here, named)
+    refuse_another(here, cfg)  # the name is no setting
+    with pytest.raises(ConfigError, match=r"(?s)seed: 0 -> 1.*another name than name=first"):
+        refuse_another(here, named.with_values(seed=1))

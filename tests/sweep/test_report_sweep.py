@@ -151,6 +151,22 @@ def test_several_are_joined_in_a_folder_named_for_all(outputs):
     assert "Paired" not in text
 
 
+def test_without_a_sweep_the_page_of_all_runs_is_written(outputs, capsys, read_page):
+    run = outputs / entry(5, 0)["run"]
+    (run / "config.yaml").write_text("dataset: {}\n")
+    (run / "report.html").touch()
+    report = json.loads((run / "report.json").read_text())
+    report["selection"]["epoch_last"] = 2  # every report of a training has it
+    (run / "report.json").write_text(json.dumps(report))
+    summary = report_sweeps(page(outputs, None))
+    assert (summary["sweeps"], summary["runs"]) == (["beta"], 1)
+    assert "1 of 4    beta  The beta" in capsys.readouterr().out
+    links = [a.get("href") for _, a in read_page(outputs / "index.html").seen]
+    assert any(link and link.endswith("report.html") for link in links)
+    with pytest.raises(ConfigError, match="only  has no use without a sweep"):
+        report_sweeps(page(outputs, None, only={"seed": 0}))
+
+
 def test_out_sets_the_folder(outputs, tmp_path):
     report_sweeps(page(outputs, "beta", out=str(tmp_path / "elsewhere")))
     assert (tmp_path / "elsewhere" / "table.tex").is_file()
