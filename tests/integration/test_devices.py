@@ -165,7 +165,7 @@ def test_a_killed_run_ends_like_one_that_was_not(device, folded, tmp_path):
 def test_a_run_continues_on_another_device(first, then, folded, tmp_path, monkeypatch):
     """Its last epoch comes out alike on both; Adam's moments and counters are where they must."""
     interrupted(*folded(tmp_path / "moved", first), 2 * STEPS + 3, monkeypatch)
-    shutil.copytree(tmp_path / "moved", tmp_path / "stayed")
+    shutil.copytree(tmp_path / "moved", tmp_path / "stayed", symlinks=True)
     reports = []
     for name, device in (("moved", then), ("stayed", first)):
         cfg, words = folded(tmp_path / name, device)

@@ -123,7 +123,7 @@ def test_on_another_set_codes_are_mended_by_centring(gldv2, oxford, tmp_path, ca
 
 
 def test_unsupported_uses_of_lists_are_reported(gldv2, oxford, tmp_path):
-    with pytest.raises((ConfigError, DataError), match="no batch: 0 training images"):
+    with pytest.raises((ConfigError, DataError), match="has no training images"):
         train(*oxford)
     with pytest.raises(DataError, match=r"evaluation\.ternary"):
         train(*gldv2, "evaluation.ternary=0.5")

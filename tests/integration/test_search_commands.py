@@ -247,7 +247,7 @@ def test_search_by_an_engine(run, photos, capsys):
         ),
         (["encode", "run=R", "images=my photos"], "Type out=codes.npz."),
         (["encode", "run=R", "images=my photos", "out=codes.h5"], "a file such as codes.npz"),
-        (["encode", "run=R", "images=no", "out=codes.npz", "precision=fp16"], "precision=bf16?"),
+        (["encode", "run=R", "images=no", "out=codes.npz", "precision=b16"], "precision=bf16?"),
         (["encode", "run=R", "images=no", "out=codes.npz"], "images=no  does not exist."),
         (["encode", "run=R", "images=my photos", "out=no.npz"], "R"),
     ],

@@ -33,6 +33,7 @@ from deephash.utils.files import (
     read_text,
     read_yaml,
     remove,
+    remove_temporaries,
     write_text,
 )
 from deephash.utils.locks import Lock, holder, is_locked
@@ -219,6 +220,7 @@ class RunFolder(RunPaths):
         link, new = outputs / LATEST, outputs / f".{LATEST}.{os.getpid()}.tmp"
         if link.exists() and not link.is_symlink():
             return
+        remove_temporaries(link)
         with contextlib.suppress(OSError, NotImplementedError):  # a filesystem without links
             new.unlink(missing_ok=True)
             new.symlink_to(os.path.relpath(self.path, outputs), target_is_directory=True)

@@ -114,6 +114,7 @@ def _skip(cfg: schema.Train, run: RunFolder, name: str) -> dict[str, Any]:
     run.tidy()
     if not run.report_page.is_file():  # killed between the two
         write_html(run.path)
+    refresh_index(expand_path(cfg.paths.outputs))
     _complete_loggers(cfg, run, name, report)
     print(
         f"finished already, skipped (rerun=true trains anew): {run.path}"

@@ -11,7 +11,7 @@ from typing import Any
 from deephash.report.pages.base import render
 from deephash.report.pages.links import INDEX, PAGE, address
 from deephash.report.values import Report, is_number, metric_name
-from deephash.utils.files import SWEEPS, write_text
+from deephash.utils.files import SWEEPS, remove_temporaries, write_text
 from deephash.utils.formatting import clock, number, shorten
 from deephash.utils.nested import get_nested
 from deephash.utils.run_paths import RunPaths
@@ -102,6 +102,7 @@ def write_index_page(
         "finished": sum(run.state == "finished" for run in runs),
     }
     path = outputs / INDEX
+    remove_temporaries(path)
     write_text(path, render("index.html.j2", values))
     return path
 
