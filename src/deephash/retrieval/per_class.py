@@ -14,7 +14,12 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ByClass:
-    """Results of the queries of each of C classes; a query with several labels counts in each."""
+    """Results of the queries of each of C classes; a query with several labels counts in each.
+
+    Example:
+        >>> ByClass(np.array([1.0]), np.array([3]), np.array([[0.9]]), 100, 3).precision
+        array([1.])
+    """
 
     precision: Floats  # (C,) mean average precision; nan without queries that count
     queries: Counts  # (C,) queries of the class
