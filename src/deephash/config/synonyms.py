@@ -198,7 +198,7 @@ CHOICES: dict[str, dict[str, str]] = {
         "baseline": "ce", "crossentropy": "ce", "lmcl": "relahash", "rela": "relahash",
         "ortho": "orthohash",
     },
-    "optimizer": {"adamw": "adam optimizer._target_=torch.optim.AdamW", "momentum": "sgd"},
+    "optimizer": {"momentum": "sgd"},
     "scheduler": {
         "steplr": "step", "multistep": "step", "cosineannealing": "cosine", "cos": "cosine",
         "none": "constant", "fixed": "constant", "null": "constant",
