@@ -16,8 +16,8 @@ def test_the_best_row_is_named_with_the_differences_of_the_others():
     pairs = (pair(10, -0.001, -0.004, 0.002), pair(200, -0.03, -0.038, -0.022))
     results = PairedResults(pairs, (), True, 100)
     assert answer_sentences(section(*JOBS), results) == [
-        "At 16 bits, β = 5 has the highest mAP@all, 0.948. No difference from it was found for "
-        "10. Lower: 200 by 3.0 points (2.2 to 3.8)."
+        "At 16 bits, β = 5 has the highest mAP@all, 0.948. The interval of the difference "
+        "from it contains 0 for 10. Lower: 200 by 3.0 points (2.2 to 3.8)."
     ]
 
 
@@ -31,7 +31,7 @@ def test_without_differences_only_the_best_row_is_named():
 def test_a_reference_that_is_not_the_best_is_named():
     pairs = (pair(5, 0.03, 0.022, 0.038, 200), pair(10, 0.001, -0.01, 0.01, 200))
     text = " ".join(answer_sentences(section(*JOBS), PairedResults(pairs, (), False, 100)))
-    assert "No difference from β = 200 was found for 10." in text
+    assert "The interval of the difference from β = 200 contains 0 for 10." in text
     assert "Higher than β = 200: 5 by 3.0 points (2.2 to 3.8)." in text
 
 

@@ -60,7 +60,7 @@ def test_a_whole_disk_is_not_searched(tmp_path, monkeypatch):
 
 def test_a_run_from_scratch_forgets_what_an_earlier_one_left(tmp_path):
     left = ("report.json", "evaluation.json", "evaluation.html", "codes.npz", "codes-last.npz",
-            "best.pt", "log.jsonl", "run_id.txt")  # fmt: skip
+            "best.pt", "log.jsonl", "run_id.txt", "origin.json")  # fmt: skip
     make(tmp_path, *left)
     make(tmp_path / "figures", "tsne.png", "tsne.svg", "mine.txt")
     make(tmp_path, "notes.md")

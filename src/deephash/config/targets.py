@@ -186,13 +186,13 @@ def locate(target: str, path: str = "") -> type:
     place = (target, path, allowed())
     known = _located.get(place) if isinstance(target, str) else None
     if known is not None:
-        module, name, found = known
-        if getattr(sys.modules.get(module), name, None) is found:  # not another of this name
+        module, name, kind = known
+        if getattr(sys.modules.get(module), name, None) is kind:  # not another of this name
             return known[2]
-    found = _locate(target, path)
+    kind = _locate(target, path)
     module, _, name = current(target).rpartition(".")
-    _located[place] = module, name, found
-    return found
+    _located[place] = module, name, kind
+    return kind
 
 
 _located: dict[tuple[str, str, tuple[str, ...]], tuple[str, str, type]] = {}

@@ -45,7 +45,7 @@ def _column_answer(section: Section, column: object, results: PairedResults | No
     equal = [pair for pair in pairs if not pair.excludes_zero]
     if equal:
         listed = _joined(_limited([section.row_name(pair.row) for pair in equal]))
-        parts.append(f"No difference{to or ' from it'} was found for {listed}.")
+        parts.append(f"The interval of the difference{to or ' from it'} contains 0 for {listed}.")
     for word, some in (
         ("lower", [pair for pair in pairs if pair.high < 0]),
         ("higher", [pair for pair in pairs if pair.low > 0]),

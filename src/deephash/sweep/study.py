@@ -1,4 +1,4 @@
-"""A study of Optuna on disk, asked for trials and told their results (the extra ``optuna``)."""
+"""A study of Optuna on disk: it chooses trials and stores their results (extra ``optuna``)."""
 
 import logging
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ class Trial:
 class Study:
     """The trials of a search, of this launch and of earlier ones.
 
-    The sampler of trial n is seeded by n, so a study that was killed asks for the same trials as
+    The sampler of trial n is seeded by n, so a study that was killed chooses the same trials as
     one that was not.
 
     Args:

@@ -287,6 +287,15 @@ def test_classes_are_sorted_by_map_with_the_classes_that_their_queries_return(
     assert "Classes" not in read_page(tmp_path / "evaluation.html").text
 
 
+def test_a_class_of_which_no_query_was_compared_has_its_map_alone(make, tmp_path, read_page):
+    rare = {"name": "owl", "queries": 1, "map": 0.5, "own": None, "others": {}}
+    classes = CLASSES | {"classes": [*CLASSES["classes"], rare]}
+    write_evaluation(tmp_path, make() | {"classes": classes})
+    text = read_page(tmp_path / "evaluation.html").text
+    assert "owl 0.5000 1 - - cat 0.9000" in text
+    assert "dog 70.0 30.0 0.0 A row" in text  # the matrix has no row of owl
+
+
 def test_nearest_images_have_a_tab_for_each_kind_and_open_in_large(make, tmp_path, read_page):
     image = np.zeros((80, 70, 3), np.uint8)
     query = Retrieved(image, "q", [image], [False], ["dog, 3 bits"], ["test/1.jpg", "train/2.jpg"])

@@ -96,7 +96,7 @@ KINDS = {
     "easiest": "Easiest queries",
     "spread": "Spread from easy to hard",
 }
-"""Titles of the kinds of queries; the names are used in the style of the page."""
+"""Titles of the kinds of queries."""
 
 
 def write_evaluation(
@@ -175,7 +175,7 @@ def _gallery_values(gallery: Mapping[str, Sequence[Retrieved]]) -> list[dict[str
                 )
             shown.append({"title": query.title, "images": images})
         if shown:
-            kinds.append({"kind": kind, "title": KINDS.get(kind, kind), "queries": shown})
+            kinds.append({"title": KINDS.get(kind, kind), "queries": shown})
     return kinds
 
 
@@ -207,13 +207,15 @@ def _class_values(classes: Mapping[str, Any] | None) -> dict[str, Any] | None:
                 "queries": format_value(row["queries"]),
                 "map": number(row["map"]),
                 "share": float(row["map"]),
-                "own": f"{row['own']:.1%}",
+                "own": "-" if row["own"] is None else f"{row['own']:.1%}",
                 "others": ", ".join(f"{name} {share:.1%}" for name, share in others) or "-",
             }
         )
     matrix = []
     if 1 < len(names) <= MATRIX_CLASSES:
         for row in rows:
+            if row["own"] is None:  # none of its queries was compared
+                continue
             shares = {**(row.get("others") or {}), row["name"]: row["own"]}
             matrix.append((row["name"], [float(shares.get(name, 0.0)) for name in names]))
     compared = classes.get("compared")
