@@ -99,7 +99,7 @@ from deephash.retrieval.ndcg import (
     ndcg_at,
     wmap_at,
 )
-from deephash.retrieval.per_class import ByClass, by_class
+from deephash.retrieval.per_class import ByClass, by_class, class_means
 from deephash.retrieval.precision_recall import (
     PrecisionRecall,
     PrecisionRecallByRank,
@@ -161,6 +161,7 @@ __all__ = [
     "bit_statistics",
     "by_class",
     "check_threshold",
+    "class_means",
     "counted_precision",
     "dcg_at",
     "describe_codes",

@@ -22,7 +22,7 @@ class ByClass:
     """
 
     precision: Floats  # (C,) mean average precision; nan without queries that count
-    queries: Counts  # (C,) queries of the class
+    queries: Counts  # (C,) queries of the class that count
     returned: Floats
     """(C, C) mean share of the first ``depth`` items that are of each class; nan without queries.
 
@@ -70,9 +70,7 @@ def by_class(
             f"{shapes[0]} queries and {shapes[1]} items"
         )
     classes = query.shape[1]
-    counted = np.isfinite(scores)
-    with np.errstate(invalid="ignore"):
-        means = query[counted].T @ scores[counted] / query[counted].sum(axis=0)
+    means, queries = class_means(scores, query)
     depth = min(depth, ranking.size)
     rows = np.arange(ranking.queries)
     if len(rows) > most_queries:
@@ -88,7 +86,29 @@ def by_class(
         totals[own] += 1
     with np.errstate(invalid="ignore"):
         returned = sums / (totals * depth)[:, None]
-    return ByClass(means, query.sum(axis=0), returned, depth, len(rows))
+    return ByClass(means, queries, returned, depth, len(rows))
+
+
+def class_means(precision: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Floats, Counts]:
+    """Return the mean average precision of the queries of each class, and their number.
+
+    Args:
+        precision: (Q,) average precision, nan for queries that do not count.
+        labels: (Q, C) multi-hot; a query with several labels counts in each.
+
+    Returns:
+        The means, (C,), nan without queries that count; the numbers of these queries, (C,).
+
+    Example:
+        >>> class_means([1.0, 0.5, np.nan], np.eye(2, dtype=bool)[[0, 0, 1]])
+        (array([0.75,  nan]), array([2, 0]))
+    """
+    scores = np.asarray(precision, float)
+    counted = np.isfinite(scores)
+    members = np.asarray(labels, bool)[counted]
+    numbers = members.sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        return members.T @ scores[counted] / numbers, numbers
 
 
 def _first(ranking: Ranking, query: int, depth: int) -> Floats:

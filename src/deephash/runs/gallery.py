@@ -163,7 +163,7 @@ def results_by_class(
             {
                 "name": str(name),
                 "queries": int(result.queries[at]),
-                "map": None if np.isnan(result.precision[at]) else float(result.precision[at]),
+                "map": float(result.precision[at]),
                 "own": None if np.isnan(shares[at]) else float(shares[at]),
                 "others": {
                     str(images.classes[other]): float(shares[other])

@@ -42,15 +42,11 @@ class QueryPrecision:
 
         A query with several labels belongs to each of their classes.
         """
-        rows = []
-        several = self.labels.ndim == 2
-        classes = range(self.labels.shape[1]) if several else np.unique(self.labels).tolist()
-        for label in classes:
-            members = self.labels[:, label] if several else self.labels == label
-            values = self.precision[members & np.isfinite(self.precision)]
-            if len(values):
-                rows.append((label, len(values), float(values.mean())))
-        return rows
+        labels = self.labels
+        if labels.ndim == 1:
+            labels = labels[:, None] == np.arange(labels.max(initial=-1) + 1)
+        means, counts = retrieval.class_means(self.precision, labels)
+        return [(c, int(counts[c]), float(means[c])) for c in np.flatnonzero(counts).tolist()]
 
 
 def query_precision(run: Path, report: Report) -> QueryPrecision:
