@@ -54,7 +54,7 @@ def test_results_of_a_run(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "tsne.png")
     logger = session(tmp_path, (1,))
     assert logger.keep_results
-    logger.table("per_class", ("class", "map"), [["cat", 0.5], ["dog", None]])
+    logger.table("per_class", ("class", "map"), [["cat|lynx", 0.5], ["dog", None]])
     logger.table("nearest", ("query", "1"), [["0", Picture(pixels)]])
     logger.report({"metrics": {"map": 0.5}}, 10)
     logger.close()
@@ -65,7 +65,7 @@ def test_results_of_a_run(tmp_path):
     assert events.Tags()["images"] == ["figures/tsne"]
     assert events.Scalars("summary/map")[0].value == 0.5
     table = events.Tensors("tables/per_class/text_summary")[0].tensor_proto.string_val[0].decode()
-    assert table == "| class | map |\n| --- | --- |\n| cat | 0.5 |\n| dog |  |"
+    assert table == "| class | map |\n|---|---|\n| cat\\|lynx | 0.5 |\n| dog |  |"
     assert "_hparams_/session_start_info" in events.PluginTagToContent("hparams")
 
 

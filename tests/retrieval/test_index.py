@@ -144,6 +144,15 @@ def test_numba_finds_what_numpy_finds(queries, size, nbit, k, removed, monkeypat
         np.testing.assert_array_equal(made.count(queries_, radii, engine), near.sum(axis=1))
 
 
+def test_numba_counts_for_more_queries_than_are_copied_at_once():
+    pytest.importorskip("numba")
+    rng = np.random.default_rng(0)
+    codes, many = random_codes(rng, 5, 24), random_codes(rng, 70_000, 24)
+    made, radii = Index.over(codes, 24, lambda rows: rows), np.full(len(many), 12)
+    counts = made.count(many, radii, "numba")
+    np.testing.assert_array_equal(counts, made.count(many, radii, "numpy"))
+
+
 def test_numba_searches_what_is_mapped(tmp_path):
     pytest.importorskip("numba")
     rng = np.random.default_rng(0)

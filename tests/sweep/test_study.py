@@ -1,4 +1,4 @@
-"""A study on disk. The trials of a process that is killed are asked again, and no others."""
+"""A study on disk. The trials of a process that is killed are run again, and no others."""
 
 import math
 
@@ -34,7 +34,7 @@ def rows(study):
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_a_study_that_is_opened_again_asks_for_the_same_trials(tmp_path, batch):
+def test_a_study_that_is_opened_again_chooses_the_same_trials(tmp_path, batch):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     straight = Study(tmp_path / "a" / FILE, SPACE, batch)
@@ -43,15 +43,15 @@ def test_a_study_that_is_opened_again_asks_for_the_same_trials(tmp_path, batch):
         for trial in trials:
             straight.tell(trial, value(trial))
     assert len(rows(straight)) == 7 and straight.next_batch() == []
-    told = []
+    numbers = []
     Study(tmp_path / "b" / FILE, SPACE, batch)
     while True:  # opened again for each result
         study = Study(tmp_path / "b" / FILE, SPACE, batch=8)  # its own batch goes on
         if not (trials := study.next_batch()):
             break
         study.tell(trials[0], value(trials[0]))
-        told.append(trials[0].number)
-    assert told == list(range(7))
+        numbers.append(trials[0].number)
+    assert numbers == list(range(7))
     assert rows(study) == rows(straight)
     assert {trial.params["bits"] for trial in study.trials()} <= {16, 32, 48, 64}
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from deephash.loggers.jsonl import make_row, read_rows
 from deephash.loggers.logger import Logger, Picture
 from deephash.loggers.summary import summary_of
+from deephash.report.tables import markdown_table
 from deephash.utils.extras import import_extra
 
 FOLDER = "tensorboard"
@@ -85,9 +86,8 @@ class TensorBoard(Logger):
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Write a table as Markdown; images are left out."""
         shown = [at for at, _ in enumerate(columns) if not any(_is_image(row[at]) for row in rows)]
-        lines = [[columns[at] for at in shown], ["---"] * len(shown)]
-        lines += [["" if row[at] is None else str(row[at]) for at in shown] for row in rows]
-        text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        cells = [[_cell(row[at]) for at in shown] for row in rows]
+        text = "\n".join(markdown_table([columns[at] for at in shown], cells))
         self._writer.add_text(f"tables/{name}", text, self._step)  # type: ignore[no-untyped-call]
 
     def close(self, failed: bool = False) -> None:
@@ -109,3 +109,7 @@ class TensorBoard(Logger):
 
 def _is_image(value: Any) -> bool:
     return isinstance(value, Picture)
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else str(value).replace("|", "\\|").replace("\n", " ")

@@ -150,12 +150,13 @@ def heat_map(section: Section) -> Drawing | None:
         panel = axes[divmod(place, across)]
         grid = np.array([[cells.get((a, b), math.nan) for b in seconds] for a in firsts])
         panel.imshow(grid, cmap="Blues", vmin=_floor(every), vmax=max(every), aspect="auto")
+        highest = np.nanmax(grid)
         for (row, column), value in np.ndenumerate(grid):
             if math.isfinite(value):
                 dark = value > (_floor(every) + max(every)) / 2
                 panel.text(column, row, f"{value:.3f}", ha="center", va="center", fontsize=8.5,
                            color="white" if dark else "#222222",
-                           fontweight="bold" if value == np.nanmax(grid) else "normal")  # fmt: skip
+                           fontweight="bold" if value == highest else "normal")  # fmt: skip
         panel.set_xticks(range(len(seconds)), [typed(value) for value in seconds])
         panel.set_yticks(range(len(firsts)), [typed(value) for value in firsts])
         panel.set_title(title)

@@ -16,16 +16,16 @@ _COPIED = 1 << 16  # items whose words are copied at once
 _FEW = 4  # queries for which several words per code are not transposed
 
 
-def code_words(codes: Array, start: int, stop: int) -> tuple[Array, int]:
+def code_words(codes: Array, start: int, stop: int, most: int = _COPIED) -> tuple[Array, int]:
     """Return the words (n * W,) of the codes from ``start``, and where they end.
 
-    Nothing is copied if a code is 4 bytes or a multiple of 8; else, not all are returned.
+    Nothing is copied if a code is 4 bytes or a multiple of 8; else ``most`` codes are returned.
     """
     width = codes.shape[1]
     if width % 8 == 0 or width == 4:
         words = codes[start:stop].reshape(-1).view("<u4" if width == 4 else "<u8")
     else:
-        stop = min(stop, start + _COPIED)
+        stop = min(stop, start + most)
         padded = np.zeros((stop - start, width + -width % 8), dtype=np.uint8)
         padded[:, :width] = codes[start:stop]
         words = padded.reshape(-1).view("<u8")
@@ -35,8 +35,7 @@ def code_words(codes: Array, start: int, stop: int) -> tuple[Array, int]:
 
 def query_words(codes: Array) -> Array:
     """Return the words (G, W) of queries, of the type that ``code_words`` gives."""
-    words, stop = code_words(np.ascontiguousarray(codes), 0, len(codes))
-    assert stop == len(codes)
+    words, _ = code_words(np.ascontiguousarray(codes), 0, len(codes), most=len(codes))
     return words.reshape(len(codes), -1)
 
 
