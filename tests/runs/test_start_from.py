@@ -55,6 +55,10 @@ def test_a_run_starts_from_the_encoder_of_another(tmp_path, source):
         train(tmp_path, f"init='{folder}'", "trainer.epochs=1")
 
 
+def test_a_run_has_finished_on_the_page_of_all_runs_when_it_ends(tmp_path, source):
+    assert "<b>1 of 1</b>" in (tmp_path / "first" / "index.html").read_text()
+
+
 def test_the_encoder_of_another_shape_is_refused(tmp_path, source):
     with pytest.raises(CheckpointError, match=r"(?s)best\.pt does not fit the encoder .*weights="):
         train(tmp_path / "second", f"init='{source[1]}'", "model.nbit=16", "trainer.epochs=1")

@@ -47,4 +47,4 @@ def epochs_done(run: RunFolder) -> int:
 
 def reason(run: RunFolder) -> str:
     """Return why a run failed, in full."""
-    return read_end(run.error).strip() or "it left no account"
+    return read_end(run.error).strip() or "no error message was saved"

@@ -103,9 +103,12 @@ def train(cfg: schema.Train, overrides: Sequence[Override], launch: str = "") ->
         if source is not None:
             start_from.extend(source, run)
         run.mark_latest(expand_path(cfg.paths.outputs))
-        return _train(cfg, overrides, run, name, data, method, evaluation, launch)
+        report = _train(cfg, overrides, run, name, data, method, evaluation)
     finally:
         run.close()
+    if not launch:  # a sweep writes the index once, at its end
+        refresh_index(expand_path(cfg.paths.outputs))  # the lock is released: the run has finished
+    return report
 
 
 def _skip(cfg: schema.Train, run: RunFolder, name: str) -> dict[str, Any]:
@@ -309,7 +312,6 @@ def _train(
     data: DataModule,
     method: Method,
     evaluation: Evaluation,
-    launch: str,
 ) -> dict[str, Any]:
     settings, device = cfg.trainer, data.device
     if settings.channels_last:
@@ -377,8 +379,6 @@ def _train(
         if logger.keep_results:
             log_nearest(logger, images)
             log_results(logger, run, report, data.images.classes)
-        if not launch:  # a sweep writes the index once, at its end
-            refresh_index(expand_path(cfg.paths.outputs))
         logger.summary(report, run.path)
         logger.report(report, trainer.progress.step)  # may upload files
         failed = False
