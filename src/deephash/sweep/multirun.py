@@ -284,6 +284,7 @@ def _launch(
     from deephash.loggers.wandb import has_offline_records, sync_all_command
     from deephash.report.reading import TABLE
     from deephash.report.tables import reports_markdown
+    from deephash.runs.outputs_index import refresh_index
     from deephash.runs.status import State
     from deephash.sweep import plan_jobs
     from deephash.sweep.watch import SweepProgress, unfinished_text
@@ -333,6 +334,8 @@ def _launch(
         print(f"\nW&B     offline; to upload the runs: {sync_all_command(outputs)}")
     if group is not None and reports:
         _report(planned[0].cfg, group)
+    else:
+        refresh_index(outputs)
     if group is not None:
         arguments = [f"sweep={group}"]
         if outputs != Path("outputs"):

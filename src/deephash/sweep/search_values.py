@@ -12,6 +12,7 @@ from deephash.config.composition import Composer, Extension
 from deephash.config.overrides import CommandLine, Override
 from deephash.errors import BusyError, ConfigError
 from deephash.report.reading import read_log
+from deephash.runs.outputs_index import refresh_index
 from deephash.runs.status import State
 from deephash.sweep import multirun, plan_jobs
 from deephash.sweep.launchers.process import Launcher
@@ -80,6 +81,7 @@ def search_over_values(conf: Path, sweeps: Path, line: CommandLine) -> int:
             command = (*program.train_arguments(), *extension.flags)
             typed = shlex.join(["deephash", "train", "-m", *line.arguments])
             status = _run(study, base, composer, launcher, command, folder, typed)
+    refresh_index(expand_path(first[1].paths.outputs))
     _print_best(study)
     print(f"\nreport: {program.command('report')} sweep={shlex.quote(group)}")
     return status
