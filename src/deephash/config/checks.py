@@ -242,6 +242,8 @@ def check_search(cfg: Mapping[str, Any]) -> list[Fault]:
     if (cfg["query"] is None) != bool(cfg["duplicates"]):
         message = "must be given, or duplicates=true, and not both."
         hint = "Try query=PHOTO.jpg, query=FOLDER, or duplicates=true."
+        if cfg["duplicates"]:
+            hint = "Leave one of them out."
         faults.append(Fault("query", message, hint))
     if cfg["duplicates"] and cfg["top"] is not None:
         message = "has no use for duplicates: all groups are listed."

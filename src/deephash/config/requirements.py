@@ -437,7 +437,8 @@ def _check_combination(cfg: Mapping[str, Any]) -> list[Fault]:
             " each other: the sum over small batches is another objective."
         )
         hint = (
-            "Leave it out. Methods with a loss of single images: csq, orthohash, dpn, greedyhash."
+            "Leave it out. Methods with a loss of single images: ce, csq, orthohash, dpn,"
+            " greedyhash, jmlh."
         )
         faults.append(Fault("trainer.accumulate", message, hint))
     coupled = getattr(classes["similarity"], "batch_coupled", False)
@@ -448,14 +449,14 @@ def _check_combination(cfg: Mapping[str, Any]) -> list[Fault]:
 
 
 def _coupled_part(method: Mapping[str, Any]) -> str | None:
-    """Return the class of a part whose result for an image depends on the others of its batch.
+    """Return the part whose result for an image depends on the others of its batch.
 
     A loss does unless it declares ``batch_coupled = False``; batch norm is not considered. A loss
     that depends on an option has a function ``batch_coupled_of(options)`` instead.
     """
     whole = method_class(method)
     if getattr(whole, "batch_coupled", True):
-        return whole.__name__
+        return f"the method {whole.__name__}"
     for part, default in (("loss", True), ("similarity", False), ("relaxation", False)):
         if (kind := class_of(method, part)) is None:
             continue
@@ -463,7 +464,7 @@ def _coupled_part(method: Mapping[str, Any]) -> str | None:
         if hasattr(kind, "batch_coupled_of"):
             coupled = kind.batch_coupled_of(method[part])
         if coupled:
-            return kind.__name__
+            return f"the {part} {kind.__name__}"
     return None
 
 

@@ -142,6 +142,10 @@ class RunFolder(RunPaths):
         file = self.config_file
         if not file.is_file():
             why = "it has no config.yaml" if self.path.is_dir() else "it does not exist"
+            if self.path.is_file():
+                why = "it is a file"
+            elif (self.path / "model.safetensors").is_file():
+                why = "it is an exported encoder, for deephash encode, search, serve and export"
             raise TrainingError(f"{self.path} is not a run folder: {why}{_runs_to_copy(self.path)}")
         advice = "Bring back a copy of it, or train anew with rerun=true."
         config: dict[str, Any] = read_yaml(file, "configuration of a run", advice=advice)

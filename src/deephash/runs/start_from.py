@@ -65,8 +65,9 @@ def check_extension(cfg: schema.Train) -> RunFolder | None:
         raise ConfigError(
             f"extend  {source.path} has another configuration:\n  "
             + "\n  ".join(changed[:8])
-            + f"\nOnly {', '.join(EXTENDABLE[2:])} may differ. With others, start from its encoder:"
-            f" init={source.path}"
+            + f"\nOnly {', '.join(EXTENDABLE[2:])} may differ. With others, start a run from its"
+            f" encoder, init={source.path}; with other bits or another head, from its backbone,"
+            f" backbone.weights={source.best}"
         )
     done = get_nested(checkpoint.load_state(source.last), "progress", "epoch")
     if cfg.trainer.epochs <= done:

@@ -34,18 +34,19 @@ def serve(cfg: schema.Serve) -> None:
     from deephash.search.server.app import Limits, make_app
     from deephash.search.server.service import Service
 
-    index = open_index(cfg)
-    if cfg.update:
-        update_index(index, cfg)
-    exact = cfg.engine["_target_"] == EXACT_ENGINE
-    engine = None if exact else open_engine(cfg.engine, index)
-    service = Service(index, int(cfg.max_megapixels * 1e6), engine)
-    images = len(service.snapshot())
-    token = cfg.token
-    if token is None and not is_loopback(cfg.host):
-        token = secrets.token_urlsafe(24)
-    app = make_app(service, Limits(size=int(cfg.max_megabytes * 1e6)), token)
-    with _listen(cfg.host, cfg.port) as listening, engine or contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(_listen(cfg.host, cfg.port))  # refused before the update
+        index = open_index(cfg)
+        if cfg.update:
+            update_index(index, cfg)
+        exact = cfg.engine["_target_"] == EXACT_ENGINE
+        engine = None if exact else stack.enter_context(open_engine(cfg.engine, index))
+        service = Service(index, int(cfg.max_megapixels * 1e6), engine)
+        images = len(service.snapshot())
+        token = cfg.token
+        if token is None and not is_loopback(cfg.host):
+            token = secrets.token_urlsafe(24)
+        app = make_app(service, Limits(size=int(cfg.max_megabytes * 1e6)), token)
         print(f"{images:,} images: {_address(cfg.host, listening, token)}   (Ctrl-C stops)")
         if token is not None:
             tell("The connection is not encrypted: use it in a network that you trust.")
