@@ -23,6 +23,7 @@ from deephash.sweep.spec import BASE, SweepSpec
 from deephash.sweep.study import FILE, Study, Trial
 from deephash.sweep.watch import SweepProgress, unfinished_text
 from deephash.utils import program
+from deephash.utils.extras import import_extra
 from deephash.utils.files import SWEEPS, check_writable, expand_path, make_folder
 from deephash.utils.formatting import number
 from deephash.utils.locks import Lock
@@ -74,6 +75,7 @@ def search_over_values(conf: Path, sweeps: Path, line: CommandLine) -> int:
         if first[1].preview:
             _preview(folder, space, launcher)
             return 0
+        import_extra("optuna", "+search")  # before the folder is made
         check_writable(folder)
         make_folder(folder)
         with _exclusive(folder):
