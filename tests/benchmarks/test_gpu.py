@@ -318,8 +318,8 @@ def test_output_of_several_workers_is_read(parts):
         "[gw1] [ 33%] FAILED tests/a.py::test_y \ntests/b.py::test_z \n"
         "[gw0] [ 66%] PASSED tests/a.py::test_x[a b] \n"
     )
-    found = parts.read_pytest(text)
-    assert (found["passed"], found["failed_tests"], found["interrupted"]) == (
+    result = parts.read_pytest(text)
+    assert (result["passed"], result["failed_tests"], result["interrupted"]) == (
         1, 1, "tests/b.py::test_z")  # fmt: skip
     text += "[gw1] [100%] PASSED tests/b.py::test_z \n= 1 failed, 2 passed in 3.21s =\n"
     assert (parts.read_pytest(text)["passed"], parts.read_pytest(text)["interrupted"]) == (2, None)

@@ -17,7 +17,8 @@ from deephash.utils.formatting import clock, number
 from deephash.utils.progress import LiveBar
 from deephash.utils.run_paths import RunPaths
 
-NOT_TERMS = ("lr", "images_per_second", "images_seen", "data_share")
+SHOWN_APART = ("lr", "images_per_second", "images_seen", "data_share")
+"""Values of training that the line of an epoch shows apart from the loss and its terms."""
 
 
 class Console(Logger):
@@ -180,7 +181,7 @@ class Console(Logger):
 
     def _texts(self) -> str:
         """Format the terms, the learning rate, the speed and the time left."""
-        terms = {name: v for name, v in self._train.items() if name not in NOT_TERMS}
+        terms = {name: v for name, v in self._train.items() if name not in SHOWN_APART}
         if len(terms) == 2:  # a single term equals the loss
             terms.pop("loss", None)
         texts = [f"{name} {value:.3f}" for name, value in terms.items()]

@@ -45,6 +45,19 @@ class Grid:
     typed: tuple[str, ...]  # further overrides that can change a result
 
 
+def load_extension(line: CommandLine) -> Extension:
+    """Return the configuration folders and plugins of a command line, with the plugins imported.
+
+    Raises:
+        ConfigError: there is another flag, which several jobs cannot have.
+    """
+    if unsupported := line.without(*composition.CONFIG_DIR).flags:
+        raise ConfigError(f"{unsupported[0]}  does not go with -m.")
+    extension = Extension.of(line)
+    plugins.import_plugins(extension.plugins)
+    return extension
+
+
 def run_sweep(conf: Path, sweeps: Path, line: CommandLine) -> int:
     """Run or preview a grid, and return the exit status: 0 if all jobs are finished.
 
@@ -56,10 +69,7 @@ def run_sweep(conf: Path, sweeps: Path, line: CommandLine) -> int:
     Raises:
         DeephashError: If the command line is wrong; nothing was started.
     """
-    if strange := line.without(*composition.CONFIG_DIR).flags:
-        raise ConfigError(f"{strange[0]}  does not go with -m.")
-    extension = Extension.of(line)
-    plugins.import_plugins(extension.plugins)
+    extension = load_extension(line)
     spec, tuning, overrides = _split_overrides(sweeps, line.overrides)
     made = build_grid(spec, overrides)
     if len(made.jobs) > MANY:

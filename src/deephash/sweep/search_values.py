@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from deephash.config import checks, composition, plugins, run_identity, schema
-from deephash.config.composition import Composer, Extension
+from deephash.config import checks, composition, run_identity, schema
+from deephash.config.composition import Composer
 from deephash.config.overrides import CommandLine, Override
 from deephash.errors import BusyError, ConfigError
 from deephash.report.reading import read_log
@@ -48,10 +48,7 @@ def search_over_values(conf: Path, sweeps: Path, line: CommandLine) -> int:
     Raises:
         DeephashError: the command line is wrong, or a run folder holds another run.
     """
-    if strange := line.without(*composition.CONFIG_DIR).flags:
-        raise ConfigError(f"{strange[0]}  does not go with -m.")
-    extension = Extension.of(line)
-    plugins.import_plugins(extension.plugins)
+    extension = multirun.load_extension(line)
     own = [one for one in line.overrides if one.within(SEARCH)]
     changes = {one.key.removeprefix(f"{SEARCH}."): one.plain for one in own if one.key != SEARCH}
     name = multirun.search_name(own)

@@ -98,11 +98,13 @@ def check_results(engine, items, queries, k, exact):
     assert distances.dtype == np.int16 and ids.dtype == object
     place = {name: at for at, name in enumerate(names)}
     for row in range(len(queries)):
-        found = [name for name in ids[row] if name is not None]
-        assert len(set(found)) == len(found)
+        result = [name for name in ids[row] if name is not None]
+        assert len(set(result)) == len(result)
         assert [name is None for name in ids[row]] == (distances[row] == -1).tolist()
-        assert [every[row, place[name]] for name in found] == distances[row][: len(found)].tolist()
-        assert (np.diff(distances[row][: len(found)]) >= 0).all()
+        assert [every[row, place[name]] for name in result] == distances[row][
+            : len(result)
+        ].tolist()
+        assert (np.diff(distances[row][: len(result)]) >= 0).all()
     if exact:
         np.testing.assert_array_equal(distances, nearest)
     return tie_aware_recall(distances, nearest)

@@ -10,7 +10,7 @@ from deephash.search.store import CodeStore, StoreVersion
 
 
 class OwnItems(ExactEngine):
-    """An engine with items of its own, which records what it is asked to do."""
+    """An engine with items of its own, which records its calls."""
 
     def __init__(self, nbit, folder):
         super().__init__(nbit, folder)
