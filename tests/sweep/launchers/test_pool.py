@@ -142,8 +142,9 @@ def test_retries_are_for_failures_alone(job):
 
 
 def test_interrupted_it_stops_what_runs_and_starts_nothing_more(job):
-    code = "import time; print('re' + 'ady', flush=True)\n"
-    code += "try: time.sleep(600)\nexcept KeyboardInterrupt: print('stop' + 'ped')"
+    code = "import time\n"
+    code += "try: print('re' + 'ady', flush=True); time.sleep(600)\n"
+    code += "except KeyboardInterrupt: print('stop' + 'ped')"
     jobs = [job(f"{at}", HANDLED + code) for at in range(3)]
 
     class Interrupting(Seen):
