@@ -410,8 +410,6 @@ def torch_settings(request: Request, form: str) -> Iterator[Values]:
     changed = dict(FORMS[form])
     fill, tf32 = changed.pop("fill", None), changed.pop("tf32", None)
     settings = configuration_of(request, sizes_of(request).backbones[0])["trainer"]
-    if changed.get("graph") and "graph" not in settings:
-        raise NotAvailable("trainer.graph does not exist")
     if not on_cuda and (tf32 or changed.get("graph")):
         raise NotAvailable("only on a CUDA device")
     if not on_cuda and changed.get("compile") and request["tiny"]:
@@ -821,8 +819,6 @@ def read_run(outputs: Path, seconds: float) -> Values:
         "finished": True, "map": report["metrics"]["map"],
         "begins": max(0.0, seconds - training["seconds"]), "epoch": epoch,
         "evaluation": encoding + retrieval, "encoding": encoding, "retrieval": retrieval,
-        "whole_rate": training["images_per_second"],
-        "encode_rate": training["encode_images_per_second"],
     }  # fmt: skip
 
 

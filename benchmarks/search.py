@@ -242,7 +242,7 @@ def compare(codes: Codes, options: argparse.Namespace, folder: Path) -> list[Ser
     return entries
 
 
-def rows_of(entries: Sequence[Series], queries: int, server: bool = False) -> list[list[str]]:
+def rows_of(entries: Sequence[Series], queries: int) -> list[list[str]]:
     """Return the table: a row for each setting of each engine."""
     rows = [["engine", "setting", "recall", "queries / s", "build s", "MB"]]
     for entry in entries:

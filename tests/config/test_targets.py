@@ -1,7 +1,6 @@
 """Targets: only parts of the right kind are built, for any configuration."""
 
 import sys
-from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -238,7 +237,7 @@ def test_an_encoder_that_a_checkpoint_fills_downloads_no_weights(monkeypatch):
 
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", download)
     node = {"_target_": "deephash.models.backbones.Torchvision", "name": "alexnet"}
-    assert build.backbone(SimpleNamespace(backbone=node), pretrained=False) is not None
+    assert build.backbone(node, pretrained=False) is not None
 
 
 @pytest.mark.parametrize("name", ["../../x", "", "/abs"])

@@ -121,21 +121,19 @@ def split_recipe(cfg: Data) -> tuple[Any, Any] | None:
     return part(dataset.catalog, "dataset.catalog"), part(node, "dataset.recipes")
 
 
-def backbone(cfg: Data, width: int | None = None, pretrained: bool = True) -> nn.Module:
+def backbone(
+    described: Mapping[str, Any], width: int | None = None, pretrained: bool = True
+) -> nn.Module:
     """Build the backbone alone.
 
     Args:
-        cfg: the configuration.
+        described: its node of the configuration.
         width: D of the data, if these are features.
         pretrained: false if a checkpoint is loaded anyway.
 
     Raises:
         ConfigError: the backbone takes images and the data are features, or vice versa.
     """
-    return _backbone(cfg.backbone, width, pretrained)
-
-
-def _backbone(described: Mapping[str, Any], width: int | None, pretrained: bool) -> nn.Module:
     node = dict(described)
     target = targets.locate(node["_target_"], "backbone")
     if width is not None and "in_features" not in targets.arguments(target):
@@ -174,16 +172,16 @@ def encoder(cfg: Trained, width: int | None = None, pretrained: bool = True) -> 
 
 
 def network(
-    backbone: Mapping[str, Any],
-    head: Mapping[str, Any],
+    backbone_node: Mapping[str, Any],
+    head_node: Mapping[str, Any],
     nbit: int,
     width: int | None = None,
     pretrained: bool = False,
 ) -> Encoder:
     """Build an encoder from the nodes of its backbone and head; see ``backbone``."""
-    trunk = _backbone(backbone, width, pretrained)
+    trunk = backbone(backbone_node, width, pretrained)
     features: Any = trunk.out_features
-    return Encoder(trunk, part(head, "method.head", in_features=features, nbit=nbit))
+    return Encoder(trunk, part(head_node, "method.head", in_features=features, nbit=nbit))
 
 
 def method(

@@ -111,16 +111,14 @@ def read_onnx_metadata(path: Path) -> dict[str, Any]:
     return metadata
 
 
-def onnx_runner(model: bytes | Path, threads: int = 0) -> Run:
+def onnx_runner(model: bytes | Path) -> Run:
     """Return a function that runs an ONNX model in onnxruntime, on the CPU.
 
     Args:
         model: the serialized model, or its file.
-        threads: of one call; 0: as onnxruntime chooses.
     """
     runtime = import_extra("onnxruntime", "to=onnx")
     options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors
     given = model if isinstance(model, bytes) else str(model)
     session = runtime.InferenceSession(given, options, providers=["CPUExecutionProvider"])

@@ -49,7 +49,7 @@ def encode_dataset(cfg: schema.Data) -> Path:
     split = data.split
     rows = np.unique(np.concatenate([split.database, split.queries, split.train]))
     torch.manual_seed(cfg.seed)
-    trunk: Any = build.backbone(cfg).to(device).eval()
+    trunk: Any = build.backbone(cfg.backbone).to(device).eval()
     if cfg.trainer.channels_last:
         trunk.to(memory_format=torch.channels_last)
     places = ("root", "lists", "origin", "on_error")

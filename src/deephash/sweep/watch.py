@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
@@ -118,7 +117,7 @@ class SweepProgress:
         return left / min(self.slots, len(self._estimates))
 
 
-def unfinished_text(planned: Sequence[PlannedJob], folder: Path | None = None) -> str:
+def unfinished_text(planned: Sequence[PlannedJob]) -> str:
     """List the jobs that did not finish, with reasons; empty if all did."""
     lines = []
     for job in planned:

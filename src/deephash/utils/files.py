@@ -491,7 +491,6 @@ def read_yaml(
     path: Path,
     what: str = "file",
     kind: type | tuple[type, ...] | None = dict,
-    limit: int = YAML_BYTES,
     advice: str = "",
 ) -> Any:
     """Read a YAML file of plain values, with the type ``kind`` at the top; None for any.
@@ -503,7 +502,7 @@ def read_yaml(
     """
     import yaml
 
-    text = read_text(path, what, limit, advice=advice)
+    text = read_text(path, what, YAML_BYTES, advice=advice)
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         _check_yaml(yaml.parse(text, Loader=loader), yaml)
@@ -644,7 +643,7 @@ def _array(archive: Any, name: str, member: Any) -> Any:
     return array
 
 
-def map_array(path: Path, what: str = "array", mode: str = "c", advice: str = "") -> Any:
+def map_array(path: Path, what: str = "array", mode: str = "c") -> Any:
     """Memory-map the array of an ``.npy`` file.
 
     Changes of the array stay in memory with mode ``c``, and are written to the file with ``r+``.
@@ -655,7 +654,7 @@ def map_array(path: Path, what: str = "array", mode: str = "c", advice: str = ""
     import numpy as np
 
     with (
-        _reading(path, what, advice, "it is damaged, or no array: "),
+        _reading(path, what, prefix="it is damaged, or no array: "),
         warnings.catch_warnings(action="ignore"),  # about headers that Python 2 wrote
     ):
         kind: Any = mode
