@@ -14,6 +14,7 @@ class AveragedEncoder:
 
     After step t, counted from 0, the average moves to the weights by 1 - min(decay,
     (1 + t) / (10 + t)): without this limit, the first weights would dominate short runs.
+    Buffers of integers, such as the indices of a relative position bias, are copied.
 
     Args:
         encoder: whose current weights are the first average; it is copied.
@@ -60,6 +61,9 @@ class AveragedEncoder:
     def _average(
         self, average: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int
     ) -> None:
+        if not average[0].is_floating_point():  # all are of one kind
+            torch._foreach_copy_(list(average), list(current))
+            return
         steps = int(self.model.n_averaged)  # on the CPU, unlike `count`
         decay = min(self.decay, (1 + steps) / (10 + steps))
         get_ema_multi_avg_fn(decay)(average, current, count)  # type: ignore[no-untyped-call]
