@@ -315,3 +315,93 @@ def test_checking_a_model_draws_no_random_numbers():
         warnings.simplefilter("error")
         Timm.refused({"name": "test_vit", "output": "tokens"})
     assert torch.equal(before, torch.get_rng_state())
+
+
+# layers
+
+
+def rates(parameters_of, model):
+    """The factor of the rate of each parameter of a model, by name."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {names[id(p)]: factor for factor, group in parameters_of for p in group}
+
+
+@pytest.mark.parametrize(
+    "name", ["test_vit", "swin_tiny_patch4_window7_224", "test_convnext", "beit_base_patch16_224"]
+)
+def test_rates_by_depth_are_those_of_timm(name):
+    """Of all blocks; a norm layer after them has timm's rate of the classifier."""
+    from timm.optim import param_groups_layer_decay
+
+    with torch.device("meta"):
+        backbone, whole = Timm(name, weights="none"), timm.create_model(name)
+    groups = param_groups_layer_decay(whole, layer_decay=0.75)
+    expected = rates([(group["lr_scale"], group["params"]) for group in groups], whole)
+    layers = backbone.layers()
+    depth = len(layers)
+    given = rates([(0.75 ** (depth - at), layers[at]) for at in range(depth)], backbone.trunk)
+    assert set(given) == {name for name, _ in backbone.trunk.named_parameters()}
+    different = {name for name in given if given[name] != pytest.approx(expected[name])}
+    assert all("norm" in name and expected[name] == 1 for name in different)
+    assert max(given.values()) == 0.75
+
+
+class Plain(nn.Module):
+    """A model that timm neither groups nor computes again."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(3, 3)
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(3, 3)), nn.Sequential(nn.ReLU())])
+        self.blocks.append(nn.TransformerEncoderLayer(3, 1, 4))
+
+
+def test_models_without_functions_of_timm():
+    backbone = Timm("test_vit", weights="none")
+    backbone.trunk = Plain()
+    assert [len(layer) for layer in backbone.layers()] == [2, 2, 12]
+    assert backbone.checkpoint_gradients() == 1
+
+
+def small(name):
+    if name == "swin":  # timm has none for tests
+        from timm.models.swin_transformer import SwinTransformer
+
+        backbone = Timm("test_vit", weights="none")
+        torch.manual_seed(0)
+        backbone.trunk = SwinTransformer(
+            img_size=32, patch_size=2, window_size=4, embed_dim=8, depths=(2, 2),
+            num_heads=(2, 2), num_classes=0, drop_path_rate=0.5,
+        )  # fmt: skip
+        backbone.side = None
+        return backbone
+    torch.manual_seed(0)
+    return Timm(name, weights="none", dropout=True, drop_path_rate=0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "side"), [("test_vit", 160), ("swin", 32), ("test_convnext", 64), ("test_resnet", 64)]
+)
+def test_gradient_checkpointing_changes_no_bit(name, side):
+    """Nor do stochastic depth and batch norm, and less is kept for the backward pass."""
+    kept, results = [], []
+    for checkpointing in (False, True):
+        backbone = small(name).train()
+        if checkpointing:
+            assert backbone.checkpoint_gradients() > 0
+        count = 0
+
+        def pack(tensor):
+            nonlocal count
+            count += tensor.numel()
+            return tensor
+
+        torch.manual_seed(1)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = backbone(images(side)).square().mean()
+        loss.backward()
+        kept.append(count)
+        results.append([torch.rand(3), *backbone.state_dict().values(),
+                        *(p.grad for p in backbone.parameters())])  # fmt: skip
+    assert all(map(torch.equal, *results))
+    assert kept[1] < 0.6 * kept[0]

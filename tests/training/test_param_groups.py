@@ -44,7 +44,7 @@ def test_layers_have_rates_by_depth_and_vectors_no_decay():
     matrices = [nn.Parameter(torch.zeros(2, 2)) for _ in range(3)]
     biases = [nn.Parameter(torch.zeros(2)) for _ in range(3)]
     layers = [list(pair) for pair in zip(matrices, biases, strict=True)]
-    token = nn.Parameter(torch.zeros(1, 1, 2))  # in no layer: of the first
+    token = nn.Parameter(torch.zeros(1, 1, 2))  # in no layer: of the first; a vector
     head = nn.Parameter(torch.zeros(2, 2))
     parts = {"backbone": [token, *matrices, *biases], "head": [head]}
     groups = parameter_groups(parts, 0.1, 0.5, layers=layers, layer_decay=0.5, decay_1d=False)
@@ -52,8 +52,8 @@ def test_layers_have_rates_by_depth_and_vectors_no_decay():
     rows = {g["name"]: (g["lr"], g["weight_decay"], g["params"]) for g in optimizer.param_groups}
     assert rows == {
         "rest": (0.1, 0.3, [head]),
-        "backbone.0": (0.1 * 0.5 * 0.125, 0.3, [token, matrices[0]]),
-        "backbone.0, 1-d": (0.1 * 0.5 * 0.125, 0.0, [biases[0]]),
+        "backbone.0": (0.1 * 0.5 * 0.125, 0.3, [matrices[0]]),
+        "backbone.0, 1-d": (0.1 * 0.5 * 0.125, 0.0, [token, biases[0]]),
         "backbone.1": (0.1 * 0.5 * 0.25, 0.3, [matrices[1]]),
         "backbone.1, 1-d": (0.1 * 0.5 * 0.25, 0.0, [biases[1]]),
         "backbone.2": (0.1 * 0.5 * 0.5, 0.3, [matrices[2]]),

@@ -48,9 +48,13 @@ class FreezableBackbone(nn.Module):
         """Return the parameters of each layer, from the input to the output."""
         return layer_parameters(self.divided())
 
-    def checkpoint_gradients(self) -> None:
-        """Compute activations again in the backward pass, to save memory."""
-        checkpoint_layers(self.divided())
+    def checkpoint_gradients(self) -> int:
+        """Compute activations again in the backward pass, to save memory.
+
+        Returns:
+            The number of modules for which this is done; 0 if there is nothing to compute again.
+        """
+        return checkpoint_layers(self.divided())
 
     def freeze(self) -> None:
         """Exclude all parameters from training."""

@@ -16,8 +16,8 @@ def layers(network: nn.Module) -> list[list[nn.Module]]:
 
     A layer is a module with a matrix or a kernel, such as a convolution or a transformer block,
     and the modules after it that have none (normalization, activation). The network itself,
-    ``nn.Sequential``, and the stack of blocks of torchvision's vision transformers are divided
-    further.
+    ``nn.Sequential``, ``nn.ModuleList``, and the stack of blocks of torchvision's vision
+    transformers are divided further.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.ReLU(), nn.Linear(4, 2))
@@ -47,22 +47,32 @@ def layer_parameters(network: nn.Module) -> list[list[nn.Parameter]]:
     return divided
 
 
-def checkpoint_layers(network: nn.Module) -> None:
+def checkpoint_layers(network: nn.Module) -> int:
     """Keep only the inputs of the `layers`, and compute the rest again in the backward pass.
 
     Results are the same: dropout draws the same numbers again, and the statistics of batch norm
     are updated once.
+
+    Returns:
+        The number of modules whose activations are computed again. It is 0 for a plain sequence of
+        operators, such as VGG: an operator has only its input to keep.
     """
-    for module in (module for layer in layers(network) for module in layer):
-        if next(module.children(), None) is not None:  # an operator has only its input to keep
-            _checkpoint(module)
+    modules = [
+        module
+        for layer in layers(network)
+        for module in layer
+        if next(module.children(), None) is not None
+    ]
+    for module in modules:
+        _checkpoint(module)
+    return len(modules)
 
 
 def _undivided(module: nn.Module, divide: bool = False) -> Iterator[nn.Module]:
     """Yield the modules of a network that are not divided further, in their order."""
     from torchvision.models.vision_transformer import Encoder
 
-    if divide or type(module) is nn.Sequential or isinstance(module, Encoder):
+    if divide or type(module) in (nn.Sequential, nn.ModuleList) or isinstance(module, Encoder):
         for child in module.children():
             yield from _undivided(child)
     else:
@@ -77,10 +87,10 @@ def _checkpoint(module: Any) -> None:
     def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
         return nullcontext(), _kept_statistics(module)
 
-    def checkpointed(*args: Any) -> Any:
+    def checkpointed(*args: Any, **kwargs: Any) -> Any:
         if not module.training:
-            return forward(*args)
-        return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts)
+            return forward(*args, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
 
     module.forward = checkpointed
 

@@ -184,20 +184,34 @@ class Timm(FreezableBackbone):
         return features
 
     def layers(self) -> list[list[nn.Parameter]]:
-        """Return the parameters of each layer as timm groups them, from the input to the output."""
+        """Return the parameters of each layer as timm groups them, from the input to the output.
+
+        timm counts a norm layer after the last block to the classifier; here it is part of the
+        last layer, so that the rates of the blocks are those of timm. Models that timm does not
+        group have the layers of other backbones.
+        """
         from timm.models import group_parameters
 
+        if not hasattr(self.trunk, "group_matcher"):
+            return super().layers()
         names = group_parameters(self.trunk, self.trunk.group_matcher(coarse=False))
         parameters = dict(self.trunk.named_parameters())
-        return [[parameters[name] for name in group] for group in names.values()]
+        divided = [[parameters[name] for name in group] for group in names.values()]
+        while len(divided) > 1 and all(parameter.ndim <= 1 for parameter in divided[-1]):
+            norm = divided.pop()
+            divided[-1] += norm
+        return divided
 
-    def checkpoint_gradients(self) -> None:
-        """Compute activations again in the backward pass, to save memory."""
+    def checkpoint_gradients(self) -> int:
+        """Compute activations again in the backward pass; see `FreezableBackbone`."""
         if any(isinstance(module, _BatchNorm) for module in self.trunk.modules()):
-            super().checkpoint_gradients()  # timm's would update running statistics twice
-            return
-        self.trunk.set_grad_checkpointing(True)
+            return super().checkpoint_gradients()  # timm's updates running statistics twice
+        try:
+            self.trunk.set_grad_checkpointing(True)
+        except (AssertionError, AttributeError):  # models for which timm has none
+            return super().checkpoint_gradients()
         self.uncapturable = REASON
+        return 1
 
     def tokens(self, images: Tensor) -> Tensor:
         """Compute the tokens: ``(N, 3, H, W) -> (N, T, D)``."""
@@ -269,7 +283,8 @@ def _dropout_fault(options: Mapping[str, Any]) -> Fault | None:
         return None
     if any(rates):
         return ("dropout", "is false, but a rate is given.", "Type backbone.dropout=true.")
-    return ("dropout", "is true, but both rates are 0.", "Type backbone.drop_rate=0.2.")
+    hint = "Type backbone.drop_path_rate=0.1 (stochastic depth), or backbone.drop_rate=0.2."
+    return ("dropout", "is true, but both rates are 0.", hint)
 
 
 def _output_fault(options: Mapping[str, Any]) -> Fault | None:

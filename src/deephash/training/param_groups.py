@@ -28,8 +28,8 @@ def parameter_groups(
             `layer_decay`.
         layer_decay: factor of the rates from one layer of the backbone to the one before it. The
             last layer has it once.
-        decay_1d: whether weight decay applies to parameters with one dimension, which are biases
-            and the parameters of norm layers.
+        decay_1d: whether weight decay applies to vectors, with one dimension larger than 1: biases
+            and the parameters of norm layers, class tokens, and ConvNeXt's factors of channels.
 
     Returns:
         The groups for the optimizer: ``rest``, the parts of `lr_scale` in the order of `parts`,
@@ -81,8 +81,13 @@ def parameter_groups(
         )
     made: list[dict[str, Any]] = []
     for name, inside, rate in groups:
-        decayed = [p for p in inside if decay_1d or p.ndim > 1]
-        vectors = [p for p in inside if not decay_1d and p.ndim <= 1]
+        decayed = [p for p in inside if decay_1d or not is_vector(p)]
+        vectors = [p for p in inside if not decay_1d and is_vector(p)]
         made.append({"name": name, "params": decayed, "lr": rate})
         made.append({"name": f"{name}, 1-d", "params": vectors, "lr": rate, "weight_decay": 0.0})
     return [group for group in made if group["params"]]
+
+
+def is_vector(parameter: nn.Parameter) -> bool:
+    """Return whether at most one dimension of a parameter is larger than 1."""
+    return sum(size > 1 for size in parameter.shape) <= 1
