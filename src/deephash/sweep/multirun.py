@@ -23,7 +23,7 @@ from deephash.sweep.grid import grid_points
 from deephash.sweep.launchers.process import Launcher
 from deephash.sweep.spec import BASE, SweepSpec
 from deephash.utils import program
-from deephash.utils.files import SWEEPS, check_writable, expand_path
+from deephash.utils.files import STUDY, SWEEPS, check_writable, expand_path
 from deephash.utils.formatting import all_typed
 
 if TYPE_CHECKING:
@@ -304,6 +304,11 @@ def _launch(
     group, outputs = planned[0].cfg.group, expand_path(planned[0].cfg.paths.outputs)
     if group is not None:
         folder = outputs / SWEEPS / group
+        if (folder / STUDY).is_file():
+            raise ConfigError(
+                f"group  {group} is a search over values ({folder / STUDY}).\n"
+                "       Type another name: group=NAME"
+            )
         plan_jobs.write_manifest(
             folder,
             planned,

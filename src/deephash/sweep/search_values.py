@@ -20,11 +20,11 @@ from deephash.sweep.multirun import SEARCH
 from deephash.sweep.plan_jobs import PlannedJob
 from deephash.sweep.search_space import SearchSpace, as_typed
 from deephash.sweep.spec import BASE, SweepSpec
-from deephash.sweep.study import FILE, Study, Trial
+from deephash.sweep.study import Study, Trial
 from deephash.sweep.watch import SweepProgress, unfinished_text
 from deephash.utils import program
 from deephash.utils.extras import import_extra
-from deephash.utils.files import SWEEPS, check_writable, expand_path, make_folder
+from deephash.utils.files import MANIFEST, STUDY, SWEEPS, check_writable, expand_path, make_folder
 from deephash.utils.formatting import number
 from deephash.utils.locks import Lock
 
@@ -69,14 +69,20 @@ def search_over_values(conf: Path, sweeps: Path, line: CommandLine) -> int:
         group = first[1].group
         assert group is not None
         folder = expand_path(first[1].paths.outputs) / SWEEPS / group
+        if (folder / MANIFEST).is_file() and not (folder / STUDY).is_file():
+            raise ConfigError(
+                f"group  {group} has runs that no search has chosen (sweep.json without {STUDY}).\n"
+                "       Type another name: group=NAME"
+            )
+        run = run_identity.full_name(first[1].plain, base)
         if first[1].preview:
-            _preview(folder, space, launcher)
+            _preview(folder, space, launcher, run)
             return 0
         import_extra("optuna", "+search")  # before the folder is made
         check_writable(folder)
         make_folder(folder)
         with _exclusive(folder):
-            study = Study(folder / FILE, space, space.batch or launcher.slots)
+            study = Study(folder / STUDY, space, space.batch or launcher.slots, run)
             command = (*program.train_arguments(), *extension.flags)
             typed = shlex.join(["deephash", "train", "-m", *line.arguments])
             status = _run(study, base, composer, launcher, command, folder, typed)
@@ -142,8 +148,6 @@ def _run(
             except ConfigError as error:
                 print(f"trial {trial.number} failed: {error}", file=sys.stderr)
                 study.tell(trial, None)
-                if len(trials) == 1 or (trial is trials[-1] and not jobs):
-                    raise
         if not jobs:
             continue
         planned = plan_jobs.plan_sweep(list(jobs.values()))
@@ -169,7 +173,7 @@ def _run(
             print(text, file=sys.stderr)
         if study.open_trials():  # stopped, or run by another process
             return 1
-    return 0
+    return 0 if all(trial.value is not None for trial in study.trials()) else 1
 
 
 def _launched(
@@ -206,7 +210,7 @@ def _value(job: PlannedJob, metric: str) -> float | None:
 @contextlib.contextmanager
 def _exclusive(folder: Path) -> Iterator[None]:
     """Keep other launches out of a study."""
-    lock = Lock.acquire(folder / f".{FILE}.lock")
+    lock = Lock.acquire(folder / f".{STUDY}.lock")
     if lock is None:
         raise BusyError(f"another process runs the search in {folder}")
     try:
@@ -215,10 +219,10 @@ def _exclusive(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _preview(folder: Path, space: SearchSpace, launcher: Launcher) -> None:
+def _preview(folder: Path, space: SearchSpace, launcher: Launcher, run: str) -> None:
     trials = []
-    if (folder / FILE).is_file():
-        trials = Study(folder / FILE, space, launcher.slots).trials()
+    if (folder / STUDY).is_file():
+        trials = Study(folder / STUDY, space, launcher.slots, run).trials()
     for trial in trials:
         print(f"trial {trial.number:>3}  {number(trial.value):>6}  {_text(trial)}")
     print(f"{space.trials - len(trials)} more trials of {space.trials}")

@@ -11,10 +11,7 @@ from deephash.sweep.search_space import SearchSpace, is_whole
 from deephash.types import derive
 from deephash.utils.extras import import_extra
 
-FILE = "study.db"
-"""The study in the folder of its sweep, an SQLite database."""
-
-SPACE, BATCH = "space", "batch"
+SPACE, BATCH, RUN = "space", "batch", "run"
 """Attributes of the study."""
 
 
@@ -37,32 +34,33 @@ class Study:
         file: the database; it is created if it does not exist.
         space: ranges and options.
         batch: trials at a time; of a study that exists its own.
+        run: name of the run that a trial would be without its values.
 
     Raises:
-        ConfigError: Optuna is not installed, or the study was begun with other ranges or options.
+        ConfigError: Optuna is not installed, or the study was begun with other ranges, options or
+            runs.
     """
 
-    def __init__(self, file: Path, space: SearchSpace, batch: int) -> None:
+    def __init__(self, file: Path, space: SearchSpace, batch: int, run: str) -> None:
         self.optuna = import_extra("optuna", "+search")
         self.optuna.logging.set_verbosity(logging.WARNING)
         self.space = space
-        try:
-            self.study = self.optuna.create_study(
-                storage=f"sqlite:///{file.absolute()}",
-                study_name=space.name,
-                direction="maximize",
-                load_if_exists=True,
-            )
-        except OSError as error:
-            raise from_os_error(error) from error
-        before = self.study.user_attrs.get(SPACE)
-        if before is not None and before != space.identity():
-            keys = [key for key, value in space.identity().items() if before.get(key) != value]
+        self.study = self._open(file)
+        before = self.study.user_attrs
+        if (known := before.get(SPACE)) is not None and known != space.identity():
+            keys = [key for key, value in space.identity().items() if known.get(key) != value]
             raise ConfigError(
                 f"search  the study in {file} was begun with other {', '.join(keys)}.\n"
                 "        Restore them, or begin another study: group=NAME"
             )
-        if before is None:
+        if before.get(RUN, run) != run:
+            raise ConfigError(
+                f"search  the study in {file} is of other runs:\n"
+                f"        {before[RUN]} -> {run}\n"
+                "        Restore the command line, or begin another study: group=NAME"
+            )
+        self.study.set_user_attr(RUN, run)
+        if known is None:
             self.study.set_user_attr(BATCH, batch)
             self.study.set_user_attr(SPACE, space.identity())
         self.batch: int = self.study.user_attrs[BATCH]
@@ -94,6 +92,29 @@ class Study:
             self.study.tell(trial.number, state=state.FAIL)
         else:
             self.study.tell(trial.number, value)
+
+    def _open(self, file: Path) -> Any:
+        """Open the study of a file, whatever the search was called, or create it."""
+        from sqlalchemy.engine import URL
+        from sqlalchemy.exc import DatabaseError
+
+        url = URL.create("sqlite", database=str(file.absolute()))
+        try:
+            storage = self.optuna.storages.RDBStorage(url.render_as_string())
+            names = self.optuna.get_all_study_names(storage)
+            return self.optuna.create_study(
+                storage=storage,
+                study_name=names[0] if names else self.space.name,
+                direction="maximize",
+                load_if_exists=True,
+            )
+        except OSError as error:
+            raise from_os_error(error) from error
+        except DatabaseError as error:
+            raise ConfigError(
+                f"search  the study in {file} could not be read: {error.orig}\n"
+                "        Bring back a copy of it, or begin another study: group=NAME"
+            ) from error
 
     def _ask(self, number: int) -> None:
         samplers, seed = self.optuna.samplers, derive(self.space.seed, "search", number) % 2**32

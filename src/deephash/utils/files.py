@@ -55,6 +55,9 @@ DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.E
 SWEEPS, MANIFEST = "sweeps", "sweep.json"
 """The folder of sweeps in the outputs, and the file in it that lists the runs of a sweep."""
 
+STUDY = "study.db"
+"""The trials of a search over values in the folder of its sweep, an SQLite database."""
+
 Kind = type | None | list[Any] | tuple[Any, ...]
 """A type, None for null, ``[kind, ...]`` for a list of such values, a tuple for alternatives."""
 
