@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 import deephash
 from deephash import runs
-from deephash.errors import CheckpointError, ConfigError
+from deephash.errors import ConfigError
 from deephash.training import checkpoint
 from tests.pages import job
 
@@ -59,10 +60,53 @@ def test_a_run_has_finished_on_the_page_of_all_runs_when_it_ends(tmp_path, sourc
     assert "<b>1 of 1</b>" in (tmp_path / "first" / "index.html").read_text()
 
 
-def test_the_encoder_of_another_shape_is_refused(tmp_path, source):
-    with pytest.raises(CheckpointError, match=r"(?s)best\.pt does not fit the encoder .*weights="):
-        train(tmp_path / "second", f"init='{source[1]}'", "model.nbit=16", "trainer.epochs=1")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model.nbit=16"], r"model\.nbit: 8 -> 16\n  head\.linear\.weight: 8x64 -> 16x64\n"),
+        (["backbone.width=8"], r"backbone\.width: 4 -> 8\n"),
+        (["head=mlp"], r"method\.head\._target_: .*Linear' -> '.*MLP'\n"),
+    ],
+)
+def test_the_encoder_of_another_shape_is_refused(tmp_path, source, words, message):
+    with pytest.raises(ConfigError, match=rf"(?s)^init .* has another encoder:\n  .*{message}"):
+        train(tmp_path / "second", f"init='{source[1]}'", "trainer.epochs=1", *words)
     assert not any(path.is_file() for path in (tmp_path / "second").rglob("*"))
+
+
+def test_a_run_that_is_typed_in_two_ways_is_one(tmp_path, source, monkeypatch):
+    folder = source[1]
+    report, run = train(tmp_path, f"init='{folder}'", "trainer.epochs=0")
+    (tmp_path / "link").symlink_to(tmp_path / "first", target_is_directory=True)
+    monkeypatch.chdir(folder.parent)
+    name = folder.name
+    for typed in (name, f"./{name}/", f"../8bit/{name}", tmp_path / "link" / source[0]["run"]):
+        again, _ = train(tmp_path, f"init='{typed}'", "trainer.epochs=0")
+        assert (again["run"], again["origin"]) == (report["run"], report["origin"])
+    assert (run / report["origin"]["folder"]).resolve() == folder.resolve()
+    assert not Path(report["origin"]["folder"]).is_absolute()
+
+
+def test_a_namesake_with_another_encoder_is_refused(tmp_path, source):
+    """The same name in another folder of outputs, or the same folder after another training."""
+    train(tmp_path, f"init='{source[1]}'", "trainer.epochs=0")
+    state = checkpoint.load_state(source[1] / "best.pt")
+    state["encoder"]["head.linear.weight"] += 1
+    checkpoint.save(source[1] / "best.pt", state)
+    with pytest.raises(ConfigError, match=r"started from another encoder(.|\n)*rerun=true"):
+        train(tmp_path, f"init='{source[1]}'", "trainer.epochs=0")
+    train(tmp_path, f"init='{source[1]}'", "trainer.epochs=0", "rerun=true")
+
+
+def test_neither_itself_nor_the_link_to_the_latest(tmp_path, source):
+    for key in ("init", "extend"):
+        with pytest.raises(ConfigError, match=rf"{key} .*latest, a link .*\n.*{source[1].name}"):
+            train(tmp_path, f"{key}={tmp_path / 'first' / 'latest'}", "trainer.epochs=4")
+    _, named = train(tmp_path, "name=mine", "trainer.epochs=1")
+    for key in ("init", "extend"):
+        with pytest.raises(ConfigError, match="the folder of this run itself"):
+            train(tmp_path, "name=mine", f"{key}='{named}'", "trainer.epochs=2", "rerun=true")
+    assert (named / "report.json").is_file()
 
 
 @pytest.mark.parametrize("options", [[], ["trainer.ema=0.9", "trainer.select_on=val"]], ids=str)

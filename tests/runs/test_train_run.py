@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import deephash
 from deephash import runs
 from deephash.config import checks
 from deephash.errors import ConfigError
+from deephash.runs.load_encoder import encoder_weights
 from deephash.training import checkpoint, cuda_graphs
 from tests.pages import job
 
@@ -82,3 +84,32 @@ def test_unfused_is_another_run(tmp_path):
     assert "optimizer.fused=false" in before["run"]
     _, groups = numbers(tmp_path, before)
     assert {group["fused"] for group in groups} == {False}
+
+
+def test_the_average_is_the_encoder_of_both_checkpoints(tmp_path):
+    """Of an earlier epoch in ``best.pt``, and in ``last.pt`` beside the weights of training."""
+    words = ["trainer.ema=0.9", "trainer.select_on=val", "trainer.epochs=4", "method=csq",
+             "dataset.protocols.per_class.validation=20"]  # fmt: skip
+    report = train(tmp_path, *words)
+    folder, selection = tmp_path / report["run"], report["selection"]
+    state = checkpoint.load_state(folder / "last.pt")
+    name = "head.linear.weight"
+    assert torch.equal(encoder_weights(state)[name], state["ema"][f"module.{name}"])
+    assert not torch.equal(state["ema"][f"module.{name}"], state["method"][f"encoder.{name}"])
+    options = [f"run='{folder}'", "figures=false", "device=cpu"]
+    for name, key in (("best", "map_at_val_epoch"), ("last", "map_last")):
+        measured = deephash.evaluate([*options, f"checkpoint={name}"])
+        assert measured["metrics"]["map"] == selection[key]
+
+
+def test_fp16_on_a_cpu_is_a_warning(tmp_path, caplog):
+    train(tmp_path, "trainer.epochs=0")
+    assert "fp16" not in caplog.text
+    train(tmp_path, "trainer.epochs=0", "trainer.precision=fp16")
+    assert caplog.text.count("fp16 is for tests on a CPU") == 1
+
+
+def test_nothing_to_compute_again_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ConfigError, match=r"gradient_checkpointing +would save no memory: Tiny"):
+        train(tmp_path, "trainer.gradient_checkpointing=true")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -247,6 +248,17 @@ def test_the_profile_of_some_steps(tmp_path):
     names = [event.get("name", "") for event in trace["traceEvents"]]
     assert sum(name == "Optimizer.step#Adam.step" for name in names) == STEPS_OF_PROFILE
     assert "aten::addmm" in (profiled / "profile" / "table.txt").read_text()
+
+
+@pytest.mark.parametrize(("epochs", "recorded"), [(1, 0), (2, 1), (5, 10)])
+def test_the_profile_of_a_short_session(tmp_path, epochs, recorded):
+    _, loop, _ = run(tmp_path, epochs=epochs, profile=True)
+    assert loop.profile.recorded == recorded
+    expected = (
+        f"profile of {recorded} step" if recorded else "no step .* trained 3, and the first 5"
+    )
+    assert re.search(expected, loop.profile.summary)
+    assert (tmp_path / "profile").exists() == bool(recorded)
 
 
 def test_eval_every_and_the_last_epoch(tmp_path):

@@ -5,6 +5,7 @@ The module is cheap to import; its functions import the classes of the parts, an
 
 import difflib
 import inspect
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ from typing import Any
 
 from deephash.config import backbone_inputs, injected_arguments, requirements, schema, validate
 from deephash.config.faults import Fault, raise_faults
-from deephash.config.overrides import Override
+from deephash.config.overrides import ORIGINS, Override
 from deephash.config.resolve import SLOTS
 from deephash.config.targets import arguments, foreign_package, locate, parts
 from deephash.config.validate import (
@@ -27,6 +28,8 @@ from deephash.config.validate import (
 from deephash.errors import ConfigError, DeephashError
 from deephash.utils import filenames
 from deephash.utils.bounds import Name, NonNegative, Seed
+from deephash.utils.files import expand_path
+from deephash.utils.run_paths import LATEST
 
 OWN_KEYS: dict[str, dict[str, Any]] = {
     "optimizer": {"lr": NonNegative, "backbone_scale": NonNegative},
@@ -476,11 +479,18 @@ def check_device(key: str, device: Any) -> list[Fault]:
 
 
 def _check_origins(cfg: Mapping[str, Any]) -> list[Fault]:
-    """Check that a run starts from one other run at most."""
-    if cfg.get("init") is None or cfg.get("extend") is None:
-        return []
-    message = "is given, and extend continues with the weights of its own run."
-    return [Fault("init", message, "Type one of them.")]
+    """Check that a run starts from one other run at most, and not from a link that it changes."""
+    if cfg.get("init") is not None and cfg.get("extend") is not None:
+        message = "is given, and extend continues with the weights of its own run."
+        return [Fault("init", message, "Type one of them.")]
+    for key in ORIGINS:
+        if cfg.get(key) is None or not (link := expand_path(cfg[key])).is_symlink():
+            continue
+        if link.name == LATEST:
+            message = f"is {cfg[key]}, a link to the run that began last, which this run changes."
+            hint = f"Type {assignment(key, os.path.normpath(link.parent / link.readlink()))}."
+            return [Fault(key, message, hint)]
+    return []
 
 
 def _check_graph(trainer: Mapping[str, Any]) -> list[Fault]:

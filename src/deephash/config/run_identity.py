@@ -13,6 +13,7 @@ from deephash.config.resolve import SLOTS
 from deephash.config.targets import arguments, current, locate, parts
 from deephash.errors import ConfigError
 from deephash.utils import filenames
+from deephash.utils.run_paths import name_of
 
 IGNORED_KEYS = (
     "logger",
@@ -132,8 +133,8 @@ def is_in_name(key: str) -> bool:
 
 def name_part(key: str, value: str) -> str:
     """Return an override as it is written in the name of a run."""
-    if key in ORIGINS:  # the name of that run, wherever it lies
-        value = "-".join(Path(value.strip("'\"")).parts[-4:])
+    if key in ORIGINS and value != "null":
+        value = name_of(value.strip("'\"")).replace("/", "-")
     return f"{key}={_short(value)}"
 
 
@@ -149,7 +150,8 @@ def _short(value: str) -> str:
 def identity_of(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a configuration that determines the result of a run.
 
-    Of the protocols only the one in use is kept, and as ``dataset.unlabelled`` that of images
+    Another run is identified by its name, wherever it lies. Of the protocols only the one in use is
+    kept, and as ``dataset.unlabelled`` that of images
     without labels where it is another one, unless it is `DEFAULT_UNLABELLED`: which of the two is
     used depends on the data.
     """
@@ -162,6 +164,9 @@ def identity_of(cfg: Mapping[str, Any]) -> dict[str, Any]:
             node = node.get(part, {}) if isinstance(node, dict) else {}
         if isinstance(node, dict):
             node.pop(last, None)
+    for key in ORIGINS:
+        if plain.get(key) is not None:
+            plain[key] = name_of(plain[key])
     for key, default in NEUTRAL_VALUES.items():
         group, last = key.split(".")
         if isinstance(node := plain.get(group), dict) and node.get(last) == default:

@@ -37,13 +37,10 @@ from deephash.utils.files import (
     write_text,
 )
 from deephash.utils.locks import Lock, holder, is_locked
-from deephash.utils.run_paths import ERROR, RunPaths
+from deephash.utils.run_paths import ERROR, LATEST, NAME_PARTS, RunPaths
 
 LOOK = 2.0
 """Seconds to wait for a lock, which ``is_locked`` of another process may hold briefly."""
-
-LATEST = "latest"
-"""Symbolic link in the folder of outputs to the run that began last."""
 
 LOCK = ".lock"
 """The file that a training process keeps locked in its run folder."""
@@ -211,6 +208,7 @@ class RunFolder(RunPaths):
             self.remove("report.json", "report.*", "README.md", "run_id.txt", "last.pt", "*.pt")
         if fresh or not self.resumable:
             self.remove("best.pt", "best-epoch*.pt", "log.jsonl", "origin.json", *EVALUATED)
+            self.remove("profile/trace.json", "profile/table.txt")
         write_text(self.config_file, yaml.safe_dump(dict(config), sort_keys=False))
         write_text(self.overrides_file, "".join(f"{text}\n" for text in overrides))
         if launch:
@@ -247,7 +245,7 @@ class RunFolder(RunPaths):
             return
         self._lock.release()
         with contextlib.suppress(OSError):  # until a folder is not empty
-            for folder in (self.path, *self.path.parents[:3]):  # a run's name has four parts
+            for folder in (self.path, *self.path.parents[: NAME_PARTS - 1]):
                 folder.rmdir()
         self._lock = None
 

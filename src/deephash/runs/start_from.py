@@ -1,6 +1,8 @@
 """Start a run from the encoder of another (``init``), or after its last epoch (``extend``)."""
 
+import os
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +20,64 @@ EXTENDABLE = ("extend", "init", "trainer.epochs", "trainer.eval_every", "trainer
               "scheduler", "optimizer.lr")  # fmt: skip
 """Keys that may differ between a run and the run that extends it."""
 
+ENCODER = ("model.nbit", "backbone._target_", "backbone.name", "backbone.width", "method.head")
+"""Keys of the shape of an encoder."""
 
-def initialize(cfg: schema.Train, encoder: nn.Module) -> dict[str, Any] | None:
+SHOWN = 4
+"""Differences in the message on an encoder of another shape."""
+
+
+def initialize(cfg: schema.Train, encoder: nn.Module, run: RunFolder) -> dict[str, Any] | None:
     """Load the weights of ``init`` into an encoder.
 
     Returns:
         The origin of the weights, for `record`; None without ``init``.
 
     Raises:
-        ConfigError: the folder is not that of a finished run.
-        CheckpointError: its encoder has another backbone, head or number of bits.
+        ConfigError: the folder is not that of a finished run, or its encoder has another backbone,
+            head or number of bits.
     """
     if cfg.init is None:
         return None
-    source = _finished("init", cfg.init)
+    source = _finished("init", cfg.init, run)
     state = checkpoint.load_state(source.best)
-    advice = (
-        "Choose the backbone, the head and model.nbit of that run; or take its backbone alone:"
-        f" backbone.weights={source.best}"
-    )
-    with restore.fitting(source.best, "the encoder of this run", advice):
-        restore.restore_weights(encoder, encoder_weights(state), "encoder")
-    return _origin("init", source, state.get("epoch"))
+    weights = encoder_weights(state)
+    if different := _different_shapes(weights, encoder.state_dict()):
+        changed = run_identity.changed_keys(source.config(whole=True), cfg.plain)
+        lines = [line for line in changed if _is_below(line.partition(":")[0], ENCODER)]
+        raise ConfigError(
+            f"init  {source.path} has another encoder:\n  "
+            + "\n  ".join([*lines, *different][:SHOWN])
+            + "\nChoose the backbone, the head and model.nbit of that run; or take its backbone"
+            f" alone: backbone.weights={source.best}"
+        )
+    with restore.fitting(source.best, "the encoder of this run"):
+        restore.restore_weights(encoder, weights, "encoder")
+    return _origin("init", source, run, state.get("epoch"))
 
 
-def check_extension(cfg: schema.Train) -> RunFolder | None:
+def check_origin(cfg: schema.Train, run: RunFolder) -> None:
+    """Check that an existing run started from the run that is typed, and not from its namesake.
+
+    Raises:
+        ConfigError: that run has another encoder than the one that this run started from.
+    """
+    typed = cfg.init or cfg.extend
+    if typed is None or (origin := recorded(run)) is None:
+        return
+    source = RunFolder(expand_path(typed))
+    if not source.best.is_file():  # removed since: its name is the same
+        return
+    encoder = load(source.path, device="cpu").fingerprint
+    if encoder != origin.get("encoder"):
+        raise ConfigError(
+            f"{run.path} started from another encoder than the one that {source.path} has now"
+            f" ({str(origin.get('encoder'))[:16]}, now {encoder[:16]}).\n"
+            "  Train anew with rerun=true, or elsewhere with paths.outputs=FOLDER."
+        )
+
+
+def check_extension(cfg: schema.Train, run: RunFolder) -> RunFolder | None:
     """Check that ``extend`` names a finished run with fewer epochs and the same options.
 
     Returns:
@@ -54,12 +89,12 @@ def check_extension(cfg: schema.Train) -> RunFolder | None:
     """
     if cfg.extend is None:
         return None
-    source = _finished("extend", cfg.extend)
+    source = _finished("extend", cfg.extend, run)
     before = source.config(whole=True)
     changed = [
         line
         for line in run_identity.changed_keys(before, cfg.plain)
-        if not any(f"{line.partition(':')[0]}.".startswith(f"{key}.") for key in EXTENDABLE)
+        if not _is_below(line.partition(":")[0], EXTENDABLE)
     ]
     if changed:
         raise ConfigError(
@@ -86,7 +121,7 @@ def extend(source: RunFolder, run: RunFolder) -> None:
     state = checkpoint.load_state(source.last)
     restore.check_last(state, source.last)
     selected = state["progress"]["selected"]
-    record(run, _origin("extend", source, state["progress"]["epoch"]))
+    record(run, _origin("extend", source, run, state["progress"]["epoch"]))
     _copy(source.history, run.history)
     _copy(source.best, run.best_of_epoch(selected))
     state["progress"] |= {"stopped_early": False, "wait": 0}
@@ -104,25 +139,47 @@ def recorded(run: RunFolder) -> dict[str, Any] | None:
     return read_json(run.origin_file, "origin of a run") if run.origin_file.is_file() else None
 
 
-def _finished(key: str, folder: str) -> RunFolder:
-    run = RunFolder(expand_path(folder))
-    run.config()  # raises for what is no run folder
-    if not (run.finished and run.best.is_file() and run.last.is_file()):
+def _finished(key: str, folder: str, run: RunFolder) -> RunFolder:
+    """Return the run that another one starts from."""
+    source = RunFolder(expand_path(folder))
+    if source.path.resolve() == run.path.resolve():
         raise ConfigError(
-            f"{key}  {run.path} is not a finished run: report.json, best.pt or last.pt is missing."
-            "\n  Finish it with its own command line (overrides.txt)."
+            f"{key}  {source.path} is the folder of this run itself.\n"
+            "  Give this run another name: name=NAME"
         )
-    return run
+    source.config()  # raises for what is no run folder
+    if not (source.finished and source.best.is_file() and source.last.is_file()):
+        raise ConfigError(
+            f"{key}  {source.path} is not a finished run: report.json, best.pt or last.pt is"
+            " missing.\n  Finish it with its own command line (overrides.txt)."
+        )
+    return source
 
 
-def _origin(kind: str, source: RunFolder, epoch: int | None) -> dict[str, Any]:
+def _different_shapes(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """Return the tensors whose shapes differ, or that only one of two encoders has."""
+
+    def shape(state: Mapping[str, Any], name: str) -> str:
+        return "x".join(map(str, state[name].shape)) or "1" if name in state else "none"
+
+    names = dict.fromkeys((*ours, *theirs))
+    shapes = {name: (shape(theirs, name), shape(ours, name)) for name in names}
+    return [f"{name}: {one} -> {other}" for name, (one, other) in shapes.items() if one != other]
+
+
+def _is_below(key: str, keys: Sequence[str]) -> bool:
+    """Return whether a key is one of the keys, or inside of one."""
+    return any(f"{key}.".startswith(f"{other}.") for other in keys)
+
+
+def _origin(kind: str, source: RunFolder, run: RunFolder, epoch: int | None) -> dict[str, Any]:
     """Return what identifies a run and its encoder, independent of its place."""
     report = source.report(("run", "protocol.fingerprint"))
     described = load(source.path, device="cpu").describe()
     return {
         "kind": kind,
         "run": report["run"],
-        "folder": str(source.path),
+        "folder": Path(os.path.relpath(source.path.resolve(), run.path.resolve())).as_posix(),
         "epoch": epoch,
         "encoder": described["fingerprint"],
         "data": report["protocol"]["fingerprint"],

@@ -29,7 +29,7 @@ from deephash.runs.folder import RunFolder, environment, git
 from deephash.runs.load_encoder import load_checkpoint
 from deephash.runs.log_results import log_nearest, log_results
 from deephash.runs.outputs_index import refresh_index
-from deephash.training import compile_options, cuda_graphs, out_of_memory, profiling
+from deephash.training import compile_options, cuda_graphs, out_of_memory
 from deephash.training.evaluation import Codes, Evaluation
 from deephash.training.feature_agreement import constant_features
 from deephash.training.pca_reference import PCAReference, obstacle
@@ -40,6 +40,11 @@ from deephash.utils.files import expand_path, write_json
 from deephash.utils.formatting import number
 
 log = logging.getLogger("deephash")
+
+SLOW_FP16 = (
+    "trainer.precision=fp16 is for tests on a CPU: the backward pass of a convolution takes about"
+    " 100 times as long as in float32. Try fp32 or bf16."
+)
 
 REFERENCE = "pca_rr"
 """The reference of runs on frozen features: see ``training/pca_reference.py``."""
@@ -66,23 +71,26 @@ def train(cfg: schema.Train, overrides: Sequence[Override], launch: str = "") ->
     fresh = cfg.rerun and not run.begun_in(launch)
     if not fresh:
         refuse_another(run, cfg)
+        start_from.check_origin(cfg, run)
         if run.finished:
             return _skip(cfg, run, name)
     console = cfg.logger.get("console")
     progress.quiet(console is not None and bool(console.get("quiet")))
     device = build.device(cfg.trainer.device)
     use_deterministic(cfg.trainer.deterministic)
+    learns = cfg.optimizer is not None
+    if learns and device.type == "cpu" and cfg.trainer.precision is schema.Precision.fp16:
+        log.warning(SLOW_FP16)
     run.lock()
     try:  # faults of data and parts are found before anything is written
         resumes = run.resumable and not fresh
-        source = None if resumes else start_from.check_extension(cfg)
+        source = None if resumes else start_from.check_extension(cfg, run)
         given = resumes or cfg.init is not None or source is not None  # the weights
         evaluation = build.evaluation(cfg, device)
         data = build.data_module(cfg)
         build.require_labels(cfg, data)
         if not given:
             build.check_backbone(cfg, data.source)
-        learns = cfg.optimizer is not None
         data.setup(device, epochs=learns)
         evaluation.check(data)
         _check_validation(cfg, data)
@@ -94,10 +102,12 @@ def train(cfg: schema.Train, overrides: Sequence[Override], launch: str = "") ->
         method = build.method(
             cfg, facts.num_classes, facts.num_train, data.width, pretrained=not given
         ).to(device)
-        origin = None if resumes else start_from.initialize(cfg, method.encoder)
+        origin = None if resumes else start_from.initialize(cfg, method.encoder, run)
         _check_image_size(method, data, cfg)
         _check_single_image(method, data, cfg)
         build.optimizer(cfg, method)  # refuses rate factors of parts without parameters
+        if cfg.trainer.gradient_checkpointing:
+            _checkpoint_gradients(cfg, method)
         run.begin(cfg.plain, texts(overrides), fresh, launch)
         start_from.record(run, origin)
         if source is not None:
@@ -138,6 +148,18 @@ def _check_validation(cfg: schema.Train, data: DataModule) -> None:
         f"                   Try dataset.protocols.{name}.validation=100, or"
         f" trainer.select_on={last}."
     )
+
+
+def _checkpoint_gradients(cfg: schema.Train, method: Method) -> None:
+    """Let the backbone compute activations again, or refuse one that has none to compute again."""
+    backbone: Any = method.encoder.backbone
+    if backbone.checkpoint_gradients() == 0:
+        name = cfg.backbone.get("name", type(backbone).__name__)
+        raise ConfigError(
+            f"trainer.gradient_checkpointing  would save no memory: {name} is a sequence of single"
+            " operators, without blocks.\n"
+            "                                Leave it out, or choose another backbone."
+        )
 
 
 def _warn_unlabelled(cfg: schema.Train) -> None:
@@ -318,9 +340,6 @@ def _train(
         method.encoder.to(memory_format=torch.channels_last)
     if settings.compile:
         compile_options.compile_in_place(method, device)
-    if settings.gradient_checkpointing:
-        backbone: Any = method.encoder.backbone
-        backbone.checkpoint_gradients()
     optimizer = build.optimizer(cfg, method)
     updates = max(1, math.ceil(data.steps / settings.accumulate))
     if optimizer is not None:
@@ -361,8 +380,8 @@ def _train(
     failed = True
     try:
         trainer.fit(method, data, evaluation, logger)
-        if settings.profile:
-            print(f"profile of the first steps: {run.path / profiling.FOLDER}")
+        if trainer.profile is not None:
+            print(trainer.profile.summary)
         report, codes = _report(cfg, overrides, name, run, data, method, evaluation, trainer)
         save_codes(run.codes(), codes, data, evaluation)
         images: list[Retrieved] = []

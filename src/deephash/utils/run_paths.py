@@ -2,8 +2,25 @@
 
 from pathlib import Path
 
+from deephash.utils.files import expand_path
+
 ERROR, JOB_LOG = "error.txt", "output.log"
 """Why a job of a sweep failed, and its output."""
+
+LATEST = "latest"
+"""Symbolic link in the folder of outputs to the run that began last."""
+
+NAME_PARTS = 4
+"""Folders in the name of a run: dataset, method, bits, seed with further values."""
+
+
+def name_of(folder: str) -> str:
+    """Return the name of the run in a folder, which may be typed in any way.
+
+    >>> name_of("outputs/a/../digits/csq/8bit/seed0/")
+    'digits/csq/8bit/seed0'
+    """
+    return "/".join(expand_path(folder).resolve().parts[-NAME_PARTS:])
 
 
 class RunPaths:
