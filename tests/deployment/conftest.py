@@ -1,7 +1,5 @@
 """Small encoders to export."""
 
-import contextlib
-
 import pytest
 import torch
 
@@ -18,7 +16,7 @@ CPU = torch.device("cpu")
 def of_features(head, width=6):
     """An encoder of features with a head."""
     network = Encoder(backbones.IdentityBackbone(in_features=width), head)
-    return CodeEncoder(network, None, nbit_of(head, width), CPU, contextlib.nullcontext)
+    return CodeEncoder(network, None, nbit_of(head, width), CPU)
 
 
 def nbit_of(head, width):
@@ -43,7 +41,7 @@ def of_images(backbone=None, nbit=12, size=16, fit="crop", steps=None, head=None
             Normalize([0.5] * 3, [0.25] * 3),
         ]
     preprocessing = Preprocessing(Decoder(Square(size, fit)), Pipeline(steps))
-    return CodeEncoder(network, preprocessing, nbit, CPU, contextlib.nullcontext)
+    return CodeEncoder(network, preprocessing, nbit, CPU)
 
 
 @pytest.fixture(scope="module")

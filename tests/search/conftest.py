@@ -1,7 +1,5 @@
 """A small encoder of images: a random projection of their pixels."""
 
-import contextlib
-
 import pytest
 import torch
 
@@ -30,7 +28,6 @@ def make_encoder(nbit=20, seed=0, batch_size=4):
         preprocessing,
         nbit=nbit,
         device=torch.device("cpu"),
-        autocast=contextlib.nullcontext,
         batch_size=batch_size,
         method="projection",
         dataset="none",

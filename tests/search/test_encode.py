@@ -205,7 +205,7 @@ def test_codes_of_two_encoders_are_not_mixed(photos, encoder, tmp_path):
 
 
 def test_an_encoder_of_features_is_refused(photos, encoder):
-    features = CodeEncoder(encoder.network, None, 20, encoder.device, encoder.autocast)
+    features = CodeEncoder(encoder.network, None, 20, encoder.device)
     with pytest.raises(DataError, match="encodes features, not images"):
         list(encode_items(features, open_collection(photos), open_collection(photos).items, []))
 

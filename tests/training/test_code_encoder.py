@@ -1,6 +1,5 @@
 """What identifies an encoder."""
 
-import contextlib
 import copy
 
 import pytest
@@ -27,7 +26,7 @@ def network(seed=0):
 def encoder(net=None, fit=None, steps=STEPS, nbit=10, **more):
     preprocessing = Preprocessing(Decoder(fit or Square(20, "crop")), Pipeline(steps))
     cpu = torch.device("cpu")
-    return CodeEncoder(net or network(), preprocessing, nbit, cpu, contextlib.nullcontext, **more)
+    return CodeEncoder(net or network(), preprocessing, nbit, cpu, **more)
 
 
 def test_equal_encoders_have_one_fingerprint():
@@ -116,7 +115,7 @@ def test_another_precision_gives_other_codes_and_another_fingerprint():
 
 def test_an_encoder_of_features():
     net = Encoder(backbones.IdentityBackbone(in_features=5), heads.Linear(5, nbit=8))
-    made = CodeEncoder(net, None, 8, torch.device("cpu"), contextlib.nullcontext)
+    made = CodeEncoder(net, None, 8, torch.device("cpu"))
     assert made.preprocess == {"input": "features", "width": 5}
     assert len(made.fingerprint) == 64
 

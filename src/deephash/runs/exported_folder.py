@@ -5,7 +5,6 @@ encoder and its preprocessing, and nothing of its training or of the machine tha
 """
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +19,6 @@ from deephash.errors import CheckpointError, FileError
 from deephash.models.encoder import Encoder
 from deephash.models.weights import read_weights
 from deephash.training.code_encoder import CodeEncoder
-from deephash.training.precision import autocast
 from deephash.training.restore import fitting, restore_weights
 from deephash.utils.bounds import Count, Pixels
 from deephash.utils.files import Kind, expect, read_json
@@ -151,7 +149,6 @@ def load_exported(folder: Path, device: torch.device) -> CodeEncoder:
         preprocessing,
         nbit=nbit,
         device=device,
-        autocast=partial(autocast, device, values["precision"]),
         batch_size=values["batch_size"],
         method=values["method"],
         dataset=values["dataset"],

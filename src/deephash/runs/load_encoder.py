@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from deephash.runs.exported_folder import is_exported, load_exported
 from deephash.runs.folder import RunFolder
 from deephash.training import checkpoint as checkpoints
 from deephash.training.code_encoder import CodeEncoder
-from deephash.training.precision import autocast
 from deephash.training.restore import fitting, restore_weights
 from deephash.utils.files import expand_path
 
@@ -61,7 +59,6 @@ def load(
         preprocessing,
         nbit=ran.model.nbit,
         device=on,
-        autocast=partial(autocast, on, chosen),
         batch_size=ran.trainer.eval_batch_size,
         method=ran.method.name,
         dataset=ran.dataset.name,

@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
-from functools import cached_property, partial
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -19,6 +19,7 @@ from deephash.errors import DataError
 from deephash.training.precision import autocast
 
 
+@dataclass(eq=False, repr=False)
 class CodeEncoder:
     """Turn images into hash codes, with the preprocessing of the run that trained the network.
 
@@ -29,37 +30,26 @@ class CodeEncoder:
         preprocessing: None if the network takes features (N, D).
         nbit: K.
         device: of the network.
-        autocast: returns the context of the forward pass.
         batch_size: images per forward pass.
         method: name of the method that trained the network; None if unknown.
         dataset: name of the dataset that it was trained on; None if unknown.
-        precision: of ``autocast``: ``fp32``, ``bf16`` or ``fp16``.
+        precision: of the forward pass: ``fp32``, ``bf16`` or ``fp16``.
 
     Attributes:
         nbit: K, the number of bits of a code.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        preprocessing: Preprocessing | None,
-        nbit: int,
-        device: torch.device,
-        autocast: Callable[[], AbstractContextManager[Any]],
-        batch_size: int = 256,
-        method: str | None = None,
-        dataset: str | None = None,
-        precision: str = "fp32",
-    ) -> None:
-        self.network = network.eval()
-        self.preprocessing = preprocessing
-        self.nbit = nbit
-        self.device = device
-        self.autocast = autocast
-        self.batch_size = batch_size
-        self.method = method
-        self.dataset = dataset
-        self.precision = precision
+    network: nn.Module
+    preprocessing: Preprocessing | None
+    nbit: int
+    device: torch.device
+    batch_size: int = 256
+    method: str | None = None
+    dataset: str | None = None
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        self.network.eval()
 
     def with_precision(self, precision: str) -> "CodeEncoder":
         """Return an encoder with the same network that computes in another number format.
@@ -69,17 +59,7 @@ class CodeEncoder:
         Args:
             precision: ``fp32``, ``bf16`` or ``fp16``.
         """
-        return CodeEncoder(
-            self.network,
-            self.preprocessing,
-            self.nbit,
-            self.device,
-            partial(autocast, self.device, precision),
-            self.batch_size,
-            self.method,
-            self.dataset,
-            precision,
-        )
+        return replace(self, precision=precision)
 
     @cached_property
     def preprocess(self) -> dict[str, Any]:
@@ -174,7 +154,7 @@ class CodeEncoder:
         return self._codes(transform(torch.from_numpy(pixels).to(self.device)))
 
     def _codes(self, batch: Tensor) -> np.ndarray:
-        with self.autocast():
+        with autocast(self.device, self.precision):
             codes: np.ndarray = self.network.encode(batch).float().cpu().numpy()  # type: ignore[operator]
         return codes
 
