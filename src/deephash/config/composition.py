@@ -35,18 +35,6 @@ SEARCH_PATH = "hydra.searchpath"
 OURS = ("hydra.launcher", "hydra/launcher", SEARCH_PATH)
 """Keys of Hydra that have an effect."""
 
-PAGES: dict[str, type[schema.Node]] = {
-    "train": schema.Train,
-    "evaluate": schema.Evaluate,
-    "report": schema.Report,
-    "data": schema.Data,
-    "encode": schema.Encode,
-    "search": schema.Search,
-    "export": schema.Export,
-    "serve": schema.Serve,
-}
-"""The type of each page."""
-
 
 @dataclass(frozen=True)
 class Extension:
@@ -197,7 +185,7 @@ def checked(conf: Path, page: str, line: CommandLine, many: bool = False) -> sch
     with composer(conf, page, extension) as composed:
 
         def check(resolved: Resolved) -> list[Fault]:
-            return check_page(PAGES[page], resolved, given)
+            return check_page(schema.PAGES[page], resolved, given)
 
         grids = [] if many else several(given, page)
         cfg = None
@@ -217,7 +205,7 @@ def checked(conf: Path, page: str, line: CommandLine, many: bool = False) -> sch
             if any(fault.message == UNKNOWN for fault in faults):
                 faults = explain(given, composed, check)
     raise_faults(faults, [*given, *(one.typed for one in line.mistyped)])
-    return schema.parse(PAGES[page], resolved)
+    return schema.parse(schema.PAGES[page], resolved)
 
 
 def without_hydra(some: Sequence[Override]) -> tuple[Override, ...]:

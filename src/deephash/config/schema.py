@@ -548,6 +548,19 @@ def _typed(kind: Any, value: Any) -> Any:
     return value
 
 
+PAGES: dict[str, type[Node]] = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "report": Report,
+    "data": Data,
+    "encode": Encode,
+    "search": Search,
+    "export": Export,
+    "serve": Serve,
+}
+"""The type of each page."""
+
+
 def register() -> None:
     """Register the types of the pages, and the resolver ``${command:page}``, with Hydra.
 
@@ -558,15 +571,9 @@ def register() -> None:
     # The copies are never changed, and `load` copies the node that it returns.
     ConfigStore.__deepcopy__ = _itself  # type: ignore[attr-defined]
     store = ConfigStore.instance()
-    if "schema.yaml" not in store.repo:  # not yet in this process
-        store.store(name="report_schema", node=Report)
-        store.store(name="data_schema", node=Data)
-        store.store(name="export_schema", node=Export)
-        store.store(name="schema", node=Train)
-        store.store(name="evaluate_schema", node=Evaluate)
-        store.store(name="encode_schema", node=Encode)
-        store.store(name="search_schema", node=Search)
-        store.store(name="serve_schema", node=Serve)
+    if "train_schema.yaml" not in store.repo:  # not yet in this process
+        for page, kind in PAGES.items():
+            store.store(name=f"{page}_schema", node=kind)
         for group, name, node in _pipelines():
             store.store(group=group, name=name, node=node)
 
