@@ -49,7 +49,10 @@ XZ_SMALL, XZ_RATIO, XZ_PIECE, XZ_MEMORY = 16 * MEBI, 1_000, 1 << 12, 1 << 28
 with running names is packed by 950. And the memory their decoder may take (``xz -9``: a quarter).
 """
 
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE}
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""Errors of a disk, a quota or a limit on file sizes that is reached."""
+
+DISK = DISK_FULL | {errno.EIO, errno.EROFS, errno.ESTALE}
 """Errors of a disk: a library error that was caused by one of them is a ``WriteError``."""
 
 SWEEPS, MANIFEST = "sweeps", "sweep.json"
@@ -216,6 +219,23 @@ def open_no_follow(path: Path, mode: str) -> IO[Any]:
     with writing(path):
         encoding = None if "b" in mode else "utf-8"
         return open(path, mode, encoding=encoding, opener=opener)
+
+
+def reserve(file: int, size: int) -> None:
+    """Reserve disk space where the system can, so that a full disk is an error and no fatal signal.
+
+    Args:
+        file: descriptor of a file that is open for writing; it becomes at least this large.
+        size: in bytes.
+
+    Raises:
+        OSError: its number is in ``DISK_FULL``.
+    """
+    try:
+        os.posix_fallocate(file, 0, size)
+    except (AttributeError, OSError) as error:  # not on macOS, and not on every filesystem
+        if getattr(error, "errno", None) in DISK_FULL:
+            raise
 
 
 def check_writable(path: Path) -> None:

@@ -26,11 +26,10 @@ from deephash.data.image_cache.entries import (
 )
 from deephash.data.prefetch import prefetch
 from deephash.errors import DataError, FileError, os_reason
-from deephash.utils.files import parse_json, read_text, write_text
+from deephash.utils.files import DISK_FULL, parse_json, read_text, reserve, write_text
 from deephash.utils.progress import bar
 
 JOURNAL = "journal.jsonl"  # the finished blocks of an unfinished entry, one per line
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 ANNOUNCED_BYTES = 1 << 30  # of pixels whose size is printed before anything is decoded
 
 Decode = Callable[[Path], np.ndarray]
@@ -162,11 +161,7 @@ def _open_pixels(folder: Path, content: Content) -> Iterator[int]:
         missing = size - os.fstat(descriptor).st_blocks * 512
         if missing > shutil.disk_usage(folder).free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        try:
-            os.posix_fallocate(descriptor, 0, size)
-        except (AttributeError, OSError) as error:  # not on macOS, and not on every filesystem
-            if getattr(error, "errno", None) in DISK_FULL:
-                raise
+        reserve(descriptor, size)
         os.ftruncate(descriptor, size)
         os.pwrite(descriptor, header(content.shape), 0)
         yield descriptor

@@ -1,10 +1,8 @@
 """Readers of feature files in common formats, and the writer of ours."""
 
-import errno
 import io
 import json
 import math
-import os
 import shutil
 import subprocess
 import sys
@@ -27,6 +25,7 @@ from deephash.utils.files import (
     expect,
     map_array,
     read_json,
+    reserve,
     write_json,
 )
 from deephash.utils.torch_files import Unread, described, is_module, read_pickle, read_torch
@@ -416,7 +415,8 @@ def write_features(
                     f"{needed / 1e9:.1f} GB: set out=FOLDER on a larger disk, or dtype=float16"
                 )
             array = np.lib.format.open_memmap(array_file, "w+", np.dtype(dtype), (count, width))
-            _reserve(array_file)
+            with array_file.open("r+b") as opened:
+                reserve(opened.fileno(), array_file.stat().st_size)
         else:
             array = map_array(array_file, "features", "r+")
         flushed = time.monotonic()
@@ -451,16 +451,6 @@ def is_written(folder: Path, count: int, width: int, dtype: str, notes: Mapping[
 
 def _complete(notes: Mapping[str, Any], count: int, width: int, dtype: str) -> dict[str, Any]:
     return {**notes, "shape": [count, width], "dtype": dtype}
-
-
-def _reserve(file: Path) -> None:
-    """Reserve the disk space of a file, so that a full disk is an error and not a fatal signal."""
-    with file.open("r+b") as opened:
-        try:
-            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
-        except (AttributeError, OSError) as error:  # not on macOS, and not on every filesystem
-            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise
 
 
 def _check_written(block: np.ndarray, written: np.ndarray, start: int) -> None:
