@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from deephash.errors import ConfigError, DataError, raise_first
 from deephash.models.freezing import FreezableBackbone
-from deephash.models.weights import download_error, first_line, load_weights
+from deephash.models.weights import download_error, load_weights
 from deephash.utils import program
 from deephash.utils.bounds import Interval, Name
+from deephash.utils.formatting import first_line
 
 T = TypeVar("T")
 

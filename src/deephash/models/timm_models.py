@@ -18,9 +18,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from deephash.errors import ConfigError, DataError, DeephashError, raise_first
 from deephash.models.freezing import FreezableBackbone
 from deephash.models.layers import REASON
-from deephash.models.weights import download_error, first_line, load_weights
+from deephash.models.weights import download_error, load_weights
 from deephash.utils.bounds import Interval, Name, Pixels
 from deephash.utils.extras import import_extra
+from deephash.utils.formatting import first_line
 
 Rate = Annotated[float, Interval(0, 1, below=True)]
 Fault = tuple[str, str, str]

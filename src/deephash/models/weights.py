@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from deephash.errors import DataError
 from deephash.utils.extras import import_extra
 from deephash.utils.files import expand_path
+from deephash.utils.formatting import first_line
 from deephash.utils.torch_files import Unread, described, read_torch
 
 log = logging.getLogger("deephash")
@@ -112,11 +113,6 @@ def download_error(what: str, error: Exception, searched: str, action: str) -> D
         f"  or          give a state dict of the model: {KEY}=FILE\n"
         f"  (or start from random weights: {KEY}=none)"
     )
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error, or its class."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _read_path(file: str) -> dict[str, Tensor]:

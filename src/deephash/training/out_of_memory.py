@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 
 from deephash.errors import TrainingError
+from deephash.utils.formatting import first_line
 
 ADVICE = (
     "Try a smaller trainer.batch_size (in evaluation: trainer.eval_batch_size), smaller images\n"
@@ -44,8 +45,7 @@ def is_device_error(error: BaseException) -> bool:
 
 def first_sentences(error: BaseException) -> str:
     """Return the first sentences of an error; torch appends advice on its allocator."""
-    line = (str(error) or type(error).__name__).splitlines()[0]
-    return " ".join(re.split(r"(?<=\.) (?=[A-Z])", line)[:3])
+    return " ".join(re.split(r"(?<=\.) (?=[A-Z])", first_line(error))[:3])
 
 
 def _mentions(error: BaseException, signs: tuple[str, ...]) -> bool:

@@ -52,6 +52,15 @@ def all_typed(value: Any) -> list[str]:
     return [typed(item) for item in (value if isinstance(value, list) else [value])]
 
 
+def first_line(error: BaseException) -> str:
+    r"""Return the first line of an error, or the name of its class if it has no message.
+
+    >>> first_line(ValueError("no such key\nSee the manual.")), first_line(MemoryError())
+    ('no such key', 'MemoryError')
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def shorten(text: str, most: int) -> str:
     """Return a text of at most ``most`` characters, with its middle left out if it is longer.
 

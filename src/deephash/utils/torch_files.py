@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from deephash.errors import DataError
+from deephash.utils.formatting import first_line
 
 MAGIC = 0x1950A86A20F9469CFC6C  # the first number of a file of torch before 1.6
 EXPANDED = 1 << 24  # elements that a tensor may have beyond those of its storage
@@ -251,7 +252,7 @@ def read_torch(file: Path) -> Any:
         ) from error
     except Exception as error:  # a foreign pickle may raise anything
         raise DataError(
-            f"{file} cannot be read as a file of torch or a pickle of data: {_first_line(error)}"
+            f"{file} cannot be read as a file of torch or a pickle of data: {first_line(error)}"
         ) from error
 
 
@@ -261,11 +262,7 @@ def read_pickle(opened: BinaryIO, file: Path) -> Any:
     try:
         return _settled(_read_stream(io.BytesIO(rest), len(rest)), {})
     except Exception as error:  # a foreign pickle may raise anything
-        raise DataError(f"{file} cannot be read as data: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{file} cannot be read as data: {first_line(error)}") from error
 
 
 def _foreign(head: bytes) -> str | None:

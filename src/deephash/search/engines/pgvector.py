@@ -19,6 +19,7 @@ from deephash.search.engines.base import (
 )
 from deephash.utils.bounds import Count, CountOrZero
 from deephash.utils.extras import import_extra
+from deephash.utils.formatting import first_line
 
 OLDEST = (0, 7)
 """The first pgvector with an index for bits."""
@@ -75,9 +76,8 @@ class PgvectorEngine(SearchEngine):
         try:
             self._connection = self._driver.connect(dsn, autocommit=True)
         except self._driver.Error as error:
-            reason = str(error).strip().splitlines()[0]
             raise DataError(
-                f"engine=pgvector cannot connect to PostgreSQL: {reason}\n"
+                f"engine=pgvector cannot connect to PostgreSQL: {first_line(error)}\n"
                 "  Give the database: engine.dsn=postgresql://USER@HOST/DATABASE"
             ) from error
         try:
@@ -186,7 +186,7 @@ class PgvectorEngine(SearchEngine):
                 cursor.execute("CREATE EXTENSION IF NOT EXISTS vector")
             except self._driver.Error as error:
                 raise DataError(
-                    f"engine=pgvector: {str(error).strip().splitlines()[0]}\n  Install pgvector"
+                    f"engine=pgvector: {first_line(error)}\n  Install pgvector"
                     " on the server, and let its administrator run: CREATE EXTENSION vector"
                 ) from error
             query = "SELECT extversion FROM pg_extension WHERE extname = 'vector'"
@@ -234,5 +234,4 @@ class PgvectorEngine(SearchEngine):
             with self._connection.transaction(), self._connection.cursor() as cursor:
                 yield cursor
         except self._driver.Error as error:
-            reason = str(error).strip().splitlines()[0]
-            raise DataError(f"engine=pgvector, table {self.table}: {reason}") from error
+            raise DataError(f"engine=pgvector, table {self.table}: {first_line(error)}") from error
