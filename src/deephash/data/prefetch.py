@@ -1,6 +1,5 @@
 """Compute results in threads, in order and a few ahead."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -8,14 +7,15 @@ from contextlib import closing
 from itertools import islice
 from typing import TypeVar
 
+from deephash.utils.processors import usable_cores
+
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 def default_workers() -> int:
     """Return the default number of threads: one per usable core, at most 16."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return min(16, len(affinity(0)) if affinity else os.cpu_count() or 1)
+    return min(16, usable_cores())
 
 
 def prefetch(

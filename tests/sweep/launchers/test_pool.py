@@ -82,7 +82,7 @@ def test_on_the_cpu_a_job_sees_no_gpu_and_has_its_share_of_the_cores(job, monkey
         "import os; print(repr(os.environ['CUDA_VISIBLE_DEVICES']), os.environ['OMP_NUM_THREADS'])"
     )
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("deephash.sweep.launchers.pool._cores", lambda: 8)
+    monkeypatch.setattr("deephash.sweep.launchers.pool.usable_cores", lambda: 8)
     first, second = job("one", code), job("two", code)
     launched(Pool(gpus=[], jobs=3), [first])
     launched(Pool(gpus=[], jobs=3, threads=5), [second])

@@ -22,6 +22,7 @@ from deephash.retrieval.codes import Counts
 from deephash.retrieval.packed_codes import PackedCodes
 from deephash.utils import choices
 from deephash.utils.extras import install_hint
+from deephash.utils.processors import usable_cores
 
 if TYPE_CHECKING:
     import torch
@@ -150,9 +151,7 @@ def _processors() -> int:
     threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     if threads.isdecimal() and int(threads):
         return int(threads)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return usable_cores()
 
 
 def load_compiled() -> ModuleType:

@@ -13,6 +13,7 @@ from deephash.errors import ConfigError
 from deephash.sweep.launchers import process
 from deephash.sweep.launchers.process import Job, Watch, failed
 from deephash.utils.bounds import Count, CountOrZero
+from deephash.utils.processors import usable_cores
 
 MEMORY = 2.0
 """GiB of memory per job on the CPU."""
@@ -56,7 +57,7 @@ class Pool:
         slots = devices * jobs_per_gpu or [""] * (jobs or _jobs_by_memory())
         self.environments = [{"CUDA_VISIBLE_DEVICES": device} for device in slots]
         if threads is not None or "OMP_NUM_THREADS" not in os.environ:
-            each = threads or max(1, _cores() // self.slots)
+            each = threads or max(1, usable_cores() // self.slots)
             for environment in self.environments:
                 environment["OMP_NUM_THREADS"] = str(each)
         self.retries = retries
@@ -134,15 +135,11 @@ def _refuse_missing(gpus: Sequence[str]) -> None:
         raise ConfigError(f"hydra.launcher.gpus  there is no GPU {', '.join(missing)}: {have}.")
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _jobs_by_memory() -> int:
     """Return the number of jobs for which there are cores and memory."""
     try:
         text = Path("/proc/meminfo").read_text()
     except OSError:
-        return _cores()
+        return usable_cores()
     free = int(text.partition("MemAvailable:")[2].split()[0]) / 2**20  # kB to GiB
-    return max(1, min(_cores(), int(free / MEMORY)))
+    return max(1, min(usable_cores(), int(free / MEMORY)))
