@@ -2,9 +2,10 @@
 
 Composing a page takes 0.2 s of CPU time, most of it in OmegaConf and in YAML, and the tests compose
 some thousand pages of the same files, often of the same command line. In a process of tests each
-file of ``conf/`` is parsed once and each command line is composed once; every further call returns
-a copy. Command lines that Hydra refuses, and configurations of other folders, are composed in each
-call, and commands in processes of their own are not affected.
+file of ``conf/`` is parsed once, the files of the same options are merged once, and each command
+line is composed once; every further call returns a copy. Command lines that Hydra refuses, and
+configurations of other folders, are composed in each call, and commands in processes of their own
+are not affected.
 """
 
 import os
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hydra._internal import defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_store import ConfigStore
@@ -33,7 +35,10 @@ def keep() -> None:
     Plugins.instance()  # registers the sources
     source: Any = SourcesRegistry.instance().types["file"]
     source.load_config = _kept(source.load_config, _file)
+    defaults_list._create_interpolation_map = _if_needed(defaults_list._create_interpolation_map)
     loader: Any = ConfigLoaderImpl
+    merge = loader._compose_config_from_defaults_list
+    loader._compose_config_from_defaults_list = _kept(merge, _options)
     kept = _kept(loader._load_configuration_impl, _command_line)
 
     def load_configuration(self: Any, *arguments: Any, **options: Any) -> Any:
@@ -60,16 +65,40 @@ def _kept(function: Callable[..., Any], key_of: Callable[..., Any]) -> Callable[
     return method
 
 
+def _if_needed(create: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that creates the values of interpolations where there is one."""
+
+    def map_of(overrides: Any, defaults: list[Any], self_added: bool) -> Any:
+        used = any(default.is_interpolation() for default in defaults)
+        return create(overrides, defaults, self_added) if used else None
+
+    return map_of
+
+
 def _file(source: Any, config_path: str) -> Any:
     return (source.provider, config_path) if os.path.realpath(source.path) == CONF else None
 
 
 def _command_line(loader: Any, *arguments: Any, **options: Any) -> Any:
-    searched = {entry.path for entry in loader.config_search_path.get_path()}
     called = str((arguments, options))
-    if not searched <= SEARCHED or CONF not in str(searched) or "hydra.searchpath" in called:
+    if (files := _files(loader)) is None or "hydra.searchpath" in called:
         return None
-    return called, len(searched), _stored(ConfigStore.instance().repo)
+    return called, files
+
+
+def _options(loader: Any, defaults: list[Any], repo: Any) -> Any:
+    sources = {source.path for source in repo.get_sources()}  # with those of hydra.searchpath
+    if (files := _files(loader)) is None or not sources <= {"hydra.conf", CONF, ""}:
+        return None
+    return str([vars(default) for default in defaults]), files
+
+
+def _files(loader: Any) -> Any:
+    """Return a key of the files and nodes that are searched; None if others are searched too."""
+    searched = {entry.path for entry in loader.config_search_path.get_path()}
+    if not searched <= SEARCHED or CONF not in str(searched):
+        return None
+    return len(searched), _stored(ConfigStore.instance().repo)
 
 
 _nodes: dict[int, Any] = {}

@@ -118,3 +118,18 @@ def make():
 def read_page():
     """Reads a page."""
     return Page
+
+
+@pytest.fixture
+def empty_figures(monkeypatch):
+    """Write all figures empty, for tests of a page: drawing is most of the work of one."""
+    from deephash.report.figures import style
+
+    save = style.save_figure
+
+    def save_empty(figure, folder, name):
+        figure.clear()
+        figure.set_layout_engine("none")
+        return save(figure, folder, name)
+
+    monkeypatch.setattr(style, "save_figure", save_empty)

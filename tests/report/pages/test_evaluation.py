@@ -65,6 +65,7 @@ def test_a_run_has_a_page_and_its_figures(make, tmp_path, read_page):
         assert text in page.text, text
 
 
+@pytest.mark.usefixtures("empty_figures")
 def test_several_runs_have_a_page_a_table_and_its_numbers(make, tmp_path, read_page):
     runs = [make(seed=seed, value=0.5 + seed / 10) for seed in range(3)]
     paths = write_comparison(tmp_path, [*runs, make("dpn", nbit=8, value=0.3)])
@@ -83,6 +84,7 @@ def test_several_runs_have_a_page_a_table_and_its_numbers(make, tmp_path, read_p
     assert first["runs"][1]["metrics"]["precision_at.20"] == pytest.approx(0.7)
 
 
+@pytest.mark.usefixtures("empty_figures")
 def test_what_does_not_compare_is_marked_in_tables(make, tmp_path, read_page):
     write_comparison(tmp_path, [make(), make("dpn", print_="b" * 64), make("dtsh", top=100)])
     page = read_page(tmp_path / "comparison.html")
@@ -173,6 +175,7 @@ def test_what_is_missing_is_left_out(report, tmp_path, read_page):
     assert page.drawings() == [] and "2 runs" in page.text and "None" not in page.text
 
 
+@pytest.mark.usefixtures("empty_figures")
 def test_multi_label_numbers_stand_beside_the_others(make, tmp_path, read_page):
     report = make()
     report["metrics"]["graded"] = {
@@ -187,6 +190,7 @@ def test_multi_label_numbers_stand_beside_the_others(make, tmp_path, read_page):
     assert "0.5000 1.2500 0.7500 1.5000" in text
 
 
+@pytest.mark.usefixtures("empty_figures")
 def test_figures_of_an_earlier_evaluation_go_but_nothing_else(make, tmp_path):
     write_evaluation(tmp_path, make(), **pictures())
     other = tmp_path / "figures" / "mine.png"
@@ -196,6 +200,7 @@ def test_figures_of_an_earlier_evaluation_go_but_nothing_else(make, tmp_path):
     assert "mine" in left and "precision_recall" in left and not {"tsne", "retrieved"} & left
 
 
+@pytest.mark.usefixtures("empty_figures")
 def test_a_failure_leaves_the_old_page_and_no_pieces(make, tmp_path, monkeypatch):
     write_evaluation(tmp_path, make())
     before = files(tmp_path)
@@ -209,6 +214,7 @@ def test_a_failure_leaves_the_old_page_and_no_pieces(make, tmp_path, monkeypatch
     assert files(tmp_path) == before
 
 
+@pytest.mark.usefixtures("empty_figures")
 def test_a_long_name_can_break(make, tmp_path, read_page):
     long = make(more="," + "x" * 150)
     write_evaluation(tmp_path, long)
@@ -219,6 +225,7 @@ def test_a_long_name_can_break(make, tmp_path, read_page):
     assert "name" in cells and long["name"] in page.text
 
 
+@pytest.mark.usefixtures("empty_figures")
 def test_the_tables_tell_whole_what_the_figures_shorten(make, tmp_path, read_page):
     names = [f"{'a' * 60}{middle}{'z' * 60}" for middle in "xy"]
     write_comparison(tmp_path, [make(more=f",{name}") for name in names])
@@ -276,6 +283,7 @@ CLASSES = {
 }
 
 
+@pytest.mark.usefixtures("empty_figures")
 def test_classes_are_sorted_by_map_with_the_classes_that_their_queries_return(
     make, tmp_path, read_page
 ):
@@ -287,6 +295,7 @@ def test_classes_are_sorted_by_map_with_the_classes_that_their_queries_return(
     assert "Classes" not in read_page(tmp_path / "evaluation.html").text
 
 
+@pytest.mark.usefixtures("empty_figures")
 def test_a_class_of_which_no_query_was_compared_has_its_map_alone(make, tmp_path, read_page):
     rare = {"name": "owl", "queries": 1, "map": 0.5, "own": None, "others": {}}
     classes = CLASSES | {"classes": [*CLASSES["classes"], rare]}
@@ -296,6 +305,7 @@ def test_a_class_of_which_no_query_was_compared_has_its_map_alone(make, tmp_path
     assert "dog 70.0 30.0 0.0 A row" in text  # the matrix has no row of owl
 
 
+@pytest.mark.usefixtures("empty_figures")
 def test_nearest_images_have_a_tab_for_each_kind_and_open_in_large(make, tmp_path, read_page):
     image = np.zeros((80, 70, 3), np.uint8)
     query = Retrieved(image, "q", [image], [False], ["dog, 3 bits"], ["test/1.jpg", "train/2.jpg"])
