@@ -1011,8 +1011,8 @@ def test_every_crossing_works_or_is_refused_by_name(name, crossed, finite):
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_method_with_its_own_class_receives_the_parts_of_its_constructor(name, crossed):
     for seat, pages in PAGES.items():
-        for page in pages[1:]:
-            cfg, words = crossed(name, *(page if group == seat else None for group in CROSSED))
+        for part in pages[1:]:
+            cfg, words = crossed(name, *(part if group == seat else None for group in CROSSED))
             asks = targets.arguments(targets.locate(cfg["method"]["_target_"], "method"))
             if seat not in asks:
                 (fault,) = checks.check_train(cfg, parse_all(words))
