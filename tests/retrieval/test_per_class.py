@@ -1,12 +1,21 @@
 """Results by class, compared with plain loops over all orders of ties."""
 
+import tracemalloc
 from itertools import permutations
 
 import numpy as np
 import pytest
+from scipy.sparse import coo_array, csr_array
 
 from deephash.errors import DataError
-from deephash.retrieval import Convention, Ranking, by_class, counted_precision, pack
+from deephash.retrieval import (
+    Convention,
+    Ranking,
+    by_class,
+    class_means,
+    counted_precision,
+    pack,
+)
 
 
 def ranking_of(bits, items, query, database, **options):
@@ -66,3 +75,51 @@ def test_labels_of_other_images_are_refused():
     labels, bits = np.eye(2, dtype=bool), np.zeros((2, 2), bool)
     with pytest.raises(DataError, match="do not belong to 2 queries and 2 items"):
         by_class(ranking_of(bits, bits, labels, labels), [1.0], labels, labels)
+
+
+def test_dense_and_sparse_labels_and_class_indices_give_the_same():
+    random = np.random.default_rng(5)
+    bits, items = random.random((9, 4)) < 0.5, random.random((40, 4)) < 0.5
+    query, database = random.integers(0, 4, 9), np.append(random.integers(0, 4, 39), 5)
+    eye = np.eye(6, dtype=bool)
+    ranking = ranking_of(bits, items, query, database)
+    precision = counted_precision(ranking, Convention())
+    results = [
+        by_class(ranking, precision, *labels, depth=7)
+        for labels in (
+            (query, database),
+            (eye[query], eye[database]),
+            (csr_array(eye[query]), coo_array(eye[database])),
+        )
+    ]
+    for result in results:
+        assert result.returned.shape == (6, 6)
+        for name in ("precision", "queries", "returned"):
+            np.testing.assert_array_equal(getattr(result, name), getattr(results[0], name))
+
+
+def test_sparse_labels_are_not_made_dense():
+    count, classes = 100_000, 300
+    labels = np.arange(count) % classes
+    hot = csr_array((np.ones(count, bool), labels, np.arange(count + 1)), (count, classes))
+    bits = (labels[:, None] >> np.arange(8)) % 2 == 1
+    ranking = ranking_of(bits[:4], bits, labels[:4], labels)
+    tracemalloc.start()
+    try:
+        result = by_class(ranking, np.ones(4), hot[:4], hot)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert result.queries.sum() == 4
+    assert peak < count * classes / 2  # bytes of dense labels
+
+
+def test_means_of_very_many_classes():
+    means, counts = class_means(np.ones(100_000), np.arange(100_000))  # dense: 10 GB
+    assert means.tolist() == counts.tolist() == [1] * 100_000
+
+
+@pytest.mark.parametrize("labels", [[-1, 0], [0.5, 1.0], [[[1]]]])
+def test_what_is_neither_rows_nor_indices_is_refused(labels):
+    with pytest.raises(DataError, match="neither multi-hot rows nor class indices from 0"):
+        class_means(np.ones(len(labels)), labels)

@@ -151,7 +151,7 @@ def results_by_class(
         return None
     ranking = evaluation.rank(codes, data, split.queries, split.database)
     precision = retrieval.counted_precision(ranking, evaluation.convention)
-    query, items = (images.labels[rows].toarray() for rows in (split.queries, split.database))
+    query, items = images.labels[split.queries], images.labels[split.database]
     result = retrieval.by_class(ranking, precision, query, items)
     classes = []
     for at, name in enumerate(images.classes):

@@ -42,10 +42,7 @@ class QueryPrecision:
 
         A query with several labels belongs to each of their classes.
         """
-        labels = self.labels
-        if labels.ndim == 1:
-            labels = labels[:, None] == np.arange(labels.max(initial=-1) + 1)
-        means, counts = retrieval.class_means(self.precision, labels)
+        means, counts = retrieval.class_means(self.precision, self.labels)
         return [(c, int(counts[c]), float(means[c])) for c in np.flatnonzero(counts).tolist()]
 
 
