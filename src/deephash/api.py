@@ -250,9 +250,10 @@ def encode(
     from deephash.search.collection import open_collection
     from deephash.search.encode import load_encoder
 
+    collection = open_collection(images, labels=labels)
     if not isinstance(run, CodeEncoder):
         run = load_encoder(run, device=device, precision=precision)
-    return encode_collection(run, open_collection(images, labels=labels), unreadable)
+    return encode_collection(run, collection, unreadable)
 
 
 def _read(arguments: Iterable[str]) -> CommandLine:

@@ -68,3 +68,16 @@ def test_a_page_is_checked_key_by_key():
 def test_a_value_is_typed_as_hydra_reads_it(value):
     assert parsed(f"k={literal(value)}").value() == value
     assert assignment("k", value).strip('"').startswith("k=")
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "expected"),
+    [
+        (Literal["auto", "folders"] | None, "folder", "Did you mean labels=folders?"),
+        (Annotated[Any, Literal["best", "last"]], "lst", "Did you mean labels=last?"),
+        (Literal["auto", "folders"], "xyz", "Type for example labels=auto."),
+        (Literal[1, 2], "one", "Type for example labels=1."),
+    ],
+)
+def test_a_choice_that_is_near_is_offered(kind, value, expected):
+    assert advice("labels", kind, value=value) == expected

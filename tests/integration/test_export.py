@@ -176,6 +176,13 @@ def test_what_exists_is_not_replaced_unless_told(run, tmp_path):
         (["run=x", "to=onnx", "license=mit"], ["license  is written into a model card"]),
         (["run=x", "to=onnx", "limit=2", "queries=-1"], ["limit", "queries", "2 problems"]),
         (["run=x", "to=onnx", "quieries=3"], ["Did you mean queries=3?"]),
+        (["run=x", "to=onnx", "out=a.pt2"], ["out  is a.pt2, and to=onnx writes a .onnx file."]),
+        (["run=x", "to=torch_export", "out=a.onnx"], ["Type out=a.pt2."]),
+        (
+            ["run=x", "to=safetensors", "out=a.safetensors"],
+            ["to=safetensors writes a folder.", "Type out=a."],
+        ),
+        (["run=x", "to=onnx", "dataset.root=no"], ["dataset.root there is no no."]),
         (["run=x", "to=onnx", "dataset.size=3"], ["dataset.size there is no such key"]),
     ],
 )

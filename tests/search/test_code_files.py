@@ -8,15 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deephash.config.checks import CODE_FILES
 from deephash.errors import ConfigError, DataError, FileError
 from deephash.retrieval import unpack
-from deephash.search.code_files import ENDINGS, CodeFile, check_format, encode_collection
+from deephash.search.code_files import CodeFile, check_format, encode_collection
 from deephash.search.collection import open_collection
 from tests.search.pictures import save
 
 HAS_ARROW = importlib.util.find_spec("pyarrow") is not None
 ARROW = pytest.mark.skipif(not HAS_ARROW, reason="needs pyarrow")
-FORMATS = [pytest.param(one, marks=[ARROW] if one == ".parquet" else []) for one in ENDINGS]
+FORMATS = [pytest.param(one, marks=[ARROW] if one == ".parquet" else []) for one in CODE_FILES]
 
 
 def make(nbit=12, count=3, labels=True, seed=0):

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import re
 import shutil
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import deephash
-from deephash.errors import BusyError, DataError, WriteError
+from deephash.errors import BusyError, ConfigError, DataError, WriteError
 from deephash.search import image_index as module
 from deephash.search.image_index import ImageIndex, group_codes, home_of, search_codes
 from deephash.search.store import CodeStore
@@ -250,3 +251,70 @@ def test_labels_are_found_with_the_images(photos, encoder):
 
 def test_it_is_part_of_the_package():
     assert deephash.ImageIndex is ImageIndex and "ImageIndex" in dir(deephash)
+
+
+def labels_of(index):
+    snapshot = index.snapshot()
+    return snapshot.labels_at(np.arange(len(snapshot)))
+
+
+def test_labels_are_those_of_the_last_update_that_named_them(tmp_path, encoder):
+    for seed in range(4):
+        save(tmp_path / "photos" / f"{seed % 2}" / f"{seed}.png", seed)
+    photos, other = tmp_path / "photos", make_encoder(seed=1)
+    index = ImageIndex(encoder, photos)
+    index.update()
+    assert labels_of(index) == [None] * 4 and not (index.home / module.LABELS).exists()
+    ImageIndex(encoder, photos, labels="folders").update()
+    for made in (ImageIndex(encoder, photos), ImageIndex(other, photos)):
+        made.update()
+        assert made.labels == "folders" and sorted(labels_of(made)) == ["0", "0", "1", "1"]
+    assert ImageIndex(encoder, photos).update().relabelled == 0
+    assert ImageIndex(encoder, photos, labels="none").update().relabelled == 4
+    save(photos / "1" / "new.png", 9)
+    index.update()  # another object, with the labels of its beginning
+    assert set(labels_of(ImageIndex(encoder, photos))) == {None}
+
+
+def test_the_column_of_labels_is_kept(tmp_path, encoder):
+    save(tmp_path / "a.png")
+    (tmp_path / "table.csv").write_text("path,label,author\na.png,cat,eva\n")
+    for options, expected in (
+        ({}, "cat"),
+        ({"label_column": "author"}, "eva"),
+        ({}, "eva"),
+        ({"labels": "auto"}, "cat"),
+        ({}, "cat"),
+    ):
+        index = ImageIndex(encoder, tmp_path / "table.csv", **options)
+        index.update()
+        assert labels_of(index) == [expected]
+
+
+@pytest.mark.parametrize("text", ["{", '{"labels": "folder"}', '{"label_column": 3}', "[]"])
+def test_a_damaged_file_of_labels_is_named(photos, encoder, text):
+    home_of(photos).mkdir()
+    (home_of(photos) / module.LABELS).write_text(text)
+    with pytest.raises(DataError, match=r"labels\.json: .*\n  Remove it, and repeat"):
+        ImageIndex(encoder, photos)
+    ImageIndex(encoder, photos, labels="auto")
+
+
+def test_unknown_labels_are_refused_before_the_run_is_loaded(photos):
+    match = "labels  'folder' is not one of auto, folders, none. Did you mean labels=folders?"
+    for call in (
+        lambda: ImageIndex("no run", photos, labels="folder"),
+        lambda: deephash.encode("no run", photos, labels="folder"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(match)):
+            call()
+
+
+def test_images_that_were_read_already_are_not_read_again(photos, encoder, monkeypatch):
+    collection = module.open_collection(photos)
+    index = ImageIndex(encoder, photos, collection=collection)
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "open_collection", None)
+        assert index.update().added == 8
+    save(photos / "new.png", 9)
+    assert index.update().added == 1

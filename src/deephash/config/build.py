@@ -279,6 +279,20 @@ def optimizer(cfg: schema.Train, of: Method) -> torch.optim.Optimizer | None:
     return made
 
 
+def require_search_engine(node: Mapping[str, Any]) -> None:
+    """Check that an engine of ``deephash search`` can be opened, before codes are computed.
+
+    Args:
+        node: ``engine``.
+
+    Raises:
+        DeephashError: a package is not installed, or a server does not answer.
+    """
+    options = {key: value for key, value in node.items() if key != "_target_"}
+    target: Any = targets.locate(node["_target_"], "engine")
+    target.require(options)
+
+
 def search_engine(node: Mapping[str, Any], nbit: int, folder: Path, store: Any) -> Any:
     """Build the engine of ``deephash search``.
 

@@ -233,7 +233,13 @@ def check_encode(cfg: Mapping[str, Any]) -> list[Fault]:
     """Return all faults of a resolved page of ``encode``."""
     faults = _check_fields(cfg, schema.Encode, closed=True)
     faults += _check_given(cfg, run="FOLDER", images="FOLDER", out="codes.npz")
-    return faults or check_device("device", cfg["device"])
+    if faults:
+        return faults
+    if not cfg["out"].lower().endswith(CODE_FILES):
+        example = assignment("out", str(Path(cfg["out"]).with_suffix(".npz")))
+        hint = f"Give a file such as {example} ({', '.join(CODE_FILES)})."
+        faults.append(Fault("out", f"{cfg['out']} has no ending of a code file.", hint))
+    return faults + check_device("device", cfg["device"])
 
 
 def check_search(cfg: Mapping[str, Any]) -> list[Fault]:
@@ -254,6 +260,12 @@ def check_search(cfg: Mapping[str, Any]) -> list[Fault]:
     faults += _check_parts(cfg["engine"], "engine") or _check_engine(cfg)
     return faults + check_device("device", cfg["device"])
 
+
+CODE_FILES = (".npz", ".parquet", ".jsonl")
+"""Endings of the files that ``encode`` writes, one for each format."""
+
+GRAPH_FILES = {"onnx": ".onnx", "torch_export": ".pt2"}
+"""Endings of the graphs that ``export`` writes, by format."""
 
 EXACT_ENGINE = "deephash.search.engines.exact.ExactEngine"
 """The engine that searches the codes where the index keeps them, also within a radius."""
@@ -306,6 +318,12 @@ def check_export(cfg: Mapping[str, Any]) -> list[Fault]:
         faults += _check_places(cfg["dataset"])
     if faults:
         return faults
+    out, ending = Path(cfg["out"] or ""), GRAPH_FILES.get(cfg["to"])
+    if out.suffix in {*GRAPH_FILES.values(), ".safetensors"} - {ending}:
+        message = f"is {out}, and to={cfg['to']} writes "
+        message += "a folder." if ending is None else f"a {ending} file."
+        example = out.with_suffix("") if ending is None else out.with_suffix(ending)
+        faults.append(Fault("out", message, f"Type {assignment('out', str(example))}."))
     if cfg["to"] == "safetensors" and cfg["size"] != "stored":
         message = "is of onnx and torch_export; to=safetensors has no graph."
         faults.append(Fault("size", message, "Leave it out."))
@@ -373,7 +391,11 @@ def _check_places(dataset: Mapping[str, Any]) -> list[Fault]:
     faults = []
     for key, value in dataset.items():
         if key in ("root", "lists"):
-            faults += check_value(value, Name | None, f"dataset.{key}", None)
+            found = check_value(value, Name | None, f"dataset.{key}", None)
+            if key == "root" and value and not found and not expand_path(value).exists():
+                hint = "Give the place where the data of the run are now."
+                found = [Fault("dataset.root", f"there is no {value}.", hint)]
+            faults += found
         else:
             message = "is the run's, and cannot be changed here."
             hint = "dataset.root and dataset.lists can: where its data are now."

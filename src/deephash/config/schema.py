@@ -399,8 +399,9 @@ class ImagesOfRun(Node):
 
     run: Name | None = None
     images: Name | None = None  # a folder, a list, a CSV file, a zip or tar archive, or an image
-    # auto: those of a list or CSV file; folders: the folder that contains an image; none
-    labels: Open[Literal["auto", "folders", "none"]] = "auto"
+    # auto: those of a list or CSV file; folders: the folder that contains an image; none; null: of
+    # an index those of its last update, otherwise auto
+    labels: Open[Literal["auto", "folders", "none"] | None] = None
     root: Name | None = (
         None  # folder of relative paths in a list or CSV file; null: that of the file
     )

@@ -5,6 +5,7 @@ The validator serves the constructors of parts (ours, torch's, torchvision's) an
 """
 
 import dataclasses
+import difflib
 import inspect
 import math
 import re
@@ -199,6 +200,8 @@ def advice(key: str, kind: Any, default: Any = inspect.Parameter.empty, value: A
         if _is_number(value):
             return f"It must be {' or '.join(dict.fromkeys(pieces))}."
         prefix = f"It must be {spell(plain(kind))}: {', '.join(dict.fromkeys(pieces))}. "
+    if isinstance(value, str) and (near := difflib.get_close_matches(value, choices(kind), n=1)):
+        return f"{prefix}Did you mean {assignment(key, near[0])}?"
     example = default
     if isinstance(example, tuple):
         example = list(example)
@@ -207,6 +210,22 @@ def advice(key: str, kind: Any, default: Any = inspect.Parameter.empty, value: A
     if example is inspect.Parameter.empty:
         return prefix.strip() or "Leave it as it was: --cfg job shows the defaults."
     return f"{prefix}Type for example {assignment(key, example)}."
+
+
+def choices(kind: Any) -> list[str]:
+    """Return the texts that an annotation takes by name.
+
+    >>> choices(Literal["auto", "none"] | int | None)
+    ['auto', 'none']
+    """
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return list(kind.__members__)
+    inner = get_args(kind)
+    if get_origin(kind) is Literal:
+        return [one for one in inner if isinstance(one, str)]
+    if get_origin(kind) in (Annotated, Union, types.UnionType):
+        return [name for one in inner for name in choices(one)]
+    return []
 
 
 def an_example(kind: Any) -> Any:

@@ -34,6 +34,7 @@ from deephash.deployment.graph import DeployedEncoder
 from deephash.errors import ConfigError, DataError, ExportError, WriteError
 from deephash.runs.exported_folder import FILES, describe_encoder, is_exported, load_exported
 from deephash.runs.model_card import write_card
+from deephash.runs.run_data import move_data
 from deephash.training import out_of_memory
 from deephash.training.code_encoder import CodeEncoder
 from deephash.utils.files import check_writable, expand_path, make_folder
@@ -96,6 +97,13 @@ def export(cfg: schema.Export, overrides: Sequence[Override] = ()) -> Exported:
     out = folder.path / DEFAULT_OUT[cfg.to] if cfg.out is None else expand_path(cfg.out)
     _check_packages(cfg.to)
     _check_out(out, cfg, cfg.to)
+    ran = runs.check_loadable(folder.path, cfg.checkpoint, "cpu")
+    if ran is None and cfg.to is schema.ExportFormat.safetensors:
+        raise ConfigError(
+            f"to  is safetensors, and {folder.path} is such a folder already: copy it."
+        )
+    if ran is not None:
+        move_data(ran.plain, cfg.dataset)  # refused here, if it reads no folder
     encoder = runs.load(folder.path, cfg.checkpoint, "cpu")
     if cfg.to is schema.ExportFormat.safetensors:
         return _export_folder(_open(folder, encoder, cfg), out, cfg)
@@ -168,10 +176,7 @@ def _export_graph(source: _Source, out: Path, cfg: schema.Export) -> Exported:
 
 def _export_folder(source: _Source, out: Path, cfg: schema.Export) -> Exported:
     """Export to the three files of a model hub."""
-    if source.ran is None:
-        raise ConfigError(
-            f"to  is safetensors, and {source.folder.path} is such a folder already: copy it."
-        )
+    assert source.ran is not None  # checked before
     encoder = source.encoder
     config = describe_encoder(source.ran, encoder)
     parent = out

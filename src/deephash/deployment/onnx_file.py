@@ -101,9 +101,18 @@ def save_onnx(path: Path, model: Any, metadata: Mapping[str, Any]) -> None:
 
 
 def read_onnx_metadata(path: Path) -> dict[str, Any]:
-    """Return the metadata that ``save_onnx`` wrote; empty if the file has none of ours."""
+    """Return the metadata that ``save_onnx`` wrote; empty if the file has none of ours.
+
+    Raises:
+        ValueError: it is no such file, or is damaged.
+    """
     onnx = import_extra("onnx", str(path))
-    model = onnx.load(str(path), load_external_data=False)
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except OSError:
+        raise
+    except Exception as error:  # of protobuf, which is no dependency of ours
+        raise ValueError("it is damaged, or not an ONNX file") from error
     metadata = {}
     for entry in model.metadata_props:
         if entry.key.startswith(PREFIX):

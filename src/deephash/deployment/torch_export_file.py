@@ -1,6 +1,7 @@
 """``torch.export``: a ``.pt2`` file that torch runs without deephash, or compiles for a device."""
 
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from deephash.utils.files import write_atomic
 
 METADATA = "deephash.json"
 """The file inside of the archive that holds our metadata."""
+
+MOST_METADATA = 1 << 24
+"""Limit on the bytes of that file."""
 
 
 def save_torch_export(
@@ -29,10 +33,27 @@ def save_torch_export(
 
 
 def read_torch_export_metadata(path: Path) -> dict[str, Any]:
-    """Return the metadata that ``save_torch_export`` wrote; empty if the file has none of ours."""
-    extra = {METADATA: ""}
-    torch.export.load(str(path), extra_files=extra)
-    return dict(json.loads(extra[METADATA])) if extra[METADATA] else {}
+    """Return the metadata that ``save_torch_export`` wrote; empty if the file has none of ours.
+
+    The program is not loaded.
+
+    Raises:
+        ValueError: it is no such file, or is damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                # torch 2.6 writes extra_files/NAME, later versions ROOT/extra/NAME
+                if not member.filename.endswith((f"extra/{METADATA}", f"extra_files/{METADATA}")):
+                    continue
+                if member.file_size <= MOST_METADATA:
+                    return dict(json.loads(archive.read(member)))
+                raise ValueError(f"{METADATA} unpacks to {member.file_size:,} bytes")
+    except OSError:
+        raise
+    except Exception as error:  # of zipfile, zlib and json
+        raise ValueError("it is damaged, or not a file of torch.export") from error
+    return {}
 
 
 def torch_export_runner(path: Path) -> Run:

@@ -30,6 +30,7 @@ from deephash.runs.folder import FIGURES, RunFolder, environment, runs_below
 from deephash.runs.load_encoder import build_encoder
 from deephash.runs.log_results import log_nearest
 from deephash.runs.run_data import move_data, without_download
+from deephash.training import checkpoint as checkpoints
 from deephash.training import out_of_memory
 from deephash.training.precision import use_deterministic
 from deephash.utils import program
@@ -117,6 +118,8 @@ def measure(
     """
     changed = _changed(run.config(whole=True), cfg, overrides)
     ran = checks.parse_run(changed, run.config_file)
+    file = run.checkpoint(cfg.checkpoint)
+    checkpoints.require(file)  # before the data are read
     source = _without_download(ran.dataset.source, cfg)
     ran = ran.with_values(dataset=ran.dataset.with_values(source=source).plain)
     elsewhere = "source" in cfg.dataset
@@ -132,7 +135,6 @@ def measure(
     data.setup(device, trains=False)
     evaluation.check(data)
     gallery.check_queries(cfg.gallery.queries, len(data.split.queries))
-    file = run.checkpoint(cfg.checkpoint)
     fingerprint = None if elsewhere else data.facts.fingerprint
     encoder = build_encoder(ran, data.width, file, device, fingerprint)
     kind = _kind(run, ran)

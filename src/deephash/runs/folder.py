@@ -141,6 +141,8 @@ class RunFolder(RunPaths):
             why = "it has no config.yaml" if self.path.is_dir() else "it does not exist"
             if self.path.is_file():
                 why = "it is a file"
+                if self.path.suffix in (".onnx", ".pt2"):
+                    why = "it is an exported graph, which onnxruntime or torch runs"
             elif (self.path / "model.safetensors").is_file():
                 why = "it is an exported encoder, for deephash encode, search, serve and export"
             raise TrainingError(f"{self.path} is not a run folder: {why}{_runs_to_copy(self.path)}")

@@ -38,17 +38,10 @@ def load(
         DeephashError: the folder is no run or is damaged, or the device is not available.
     """
     folder = RunFolder(expand_path(run))
-    faults = check_value(checkpoint, schema.Checkpoint, "checkpoint")
-    faults += checks.check_device("device", device)
-    faults += check_value(precision, schema.Precision | None, "precision")
-    if is_exported(folder.path) and checkpoint == "last":
-        message = f"is last, and {folder.path} holds one exported encoder."
-        faults.append(Fault("checkpoint", message, "Leave it out."))
-    raise_faults(faults, [f"load({str(run)!r})"])
-    if is_exported(folder.path):
+    ran = check_loadable(run, checkpoint, device, precision)
+    if ran is None:
         exported = load_exported(folder.path, build.device(device))
         return exported if precision is None else exported.with_precision(precision)
-    ran = checks.parse_run(folder.config(whole=True), folder.config_file)
     on, file = build.device(device), folder.checkpoint(checkpoint)
     preprocessing = Preprocessing.of(build.source(ran), build.pipeline(ran.dataset.transforms.test))
     width = None if preprocessing is not None else _feature_width(file)
@@ -64,6 +57,39 @@ def load(
         dataset=ran.dataset.name,
         precision=chosen,
     )
+
+
+def check_loadable(
+    run: Path, checkpoint: str = "best", device: str = "auto", precision: str | None = None
+) -> schema.Run | None:
+    """Check what ``load`` is given, without building an encoder or reading its weights.
+
+    Args:
+        run: see ``load``; also the other arguments.
+        checkpoint: must exist.
+        device: must be available.
+        precision: a number format.
+
+    Returns:
+        The configuration of the run; None for an exported encoder.
+
+    Raises:
+        DeephashError: the folder is no run or is damaged, or an option is invalid.
+    """
+    folder = RunFolder(expand_path(run))
+    faults = check_value(checkpoint, schema.Checkpoint, "checkpoint")
+    faults += checks.check_device("device", device)
+    faults += check_value(precision, schema.Precision | None, "precision")
+    exported = is_exported(folder.path)
+    if exported and checkpoint == "last":
+        message = f"is last, and {folder.path} holds one exported encoder."
+        faults.append(Fault("checkpoint", message, "Leave it out."))
+    raise_faults(faults, [f"load({str(run)!r})"])
+    if exported:
+        return None
+    ran = checks.parse_run(folder.config(whole=True), folder.config_file)
+    checkpoints.require(folder.checkpoint(checkpoint))
+    return ran
 
 
 def build_encoder(

@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deephash import retrieval
+from deephash.config.checks import CODE_FILES
 from deephash.errors import DataError, FileError
 from deephash.retrieval.codes import check_packed
 from deephash.search.collection import Collection, Item, label_text
@@ -46,10 +47,11 @@ from deephash.utils.files import (
     write_json,
 )
 
-ENDINGS = (".npz", ".parquet", ".jsonl")
-"""Endings of the formats."""
-
 WHAT = "code file"
+ADVICE = (
+    "deephash encode writes such files; StoredCodes.read of deephash.retrieval reads the codes.npz"
+    " of a run."
+)
 VERSION = 1
 METADATA = b"deephash"
 
@@ -246,14 +248,14 @@ def format_of(path: Path) -> str:
     """Return the ending of a code file.
 
     Raises:
-        DataError: it is none of ``ENDINGS``.
+        DataError: it is none of ``CODE_FILES``.
     """
-    for ending in ENDINGS:
+    for ending in CODE_FILES:
         if path.name.lower().endswith(ending):
             return ending
     raise DataError(
-        f"out={path}  has no known ending: give a file such as {path.with_suffix('.npz').name}"
-        f" ({', '.join(ENDINGS)})"
+        f"{path}  has no ending of a code file: give a file such as"
+        f" {path.with_suffix('.npz').name} ({', '.join(CODE_FILES)})"
     )
 
 
@@ -286,7 +288,9 @@ def _encoder_file(path: Path) -> Path:
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
-    arrays = read_arrays(path, WHAT, ["codes", "ids", "encoder"], ["labels", "signatures"])
+    arrays = read_arrays(
+        path, WHAT, ["codes", "ids", "encoder"], ["labels", "signatures"], advice=ADVICE
+    )
     texts = {name: arrays.get(name) for name in ("ids", "labels", "signatures")}
     for name, array in texts.items():
         if array is not None and (array.ndim != 1 or array.dtype.kind != "U"):
@@ -301,7 +305,7 @@ def _read_npz(path: Path) -> dict[str, Any]:
 def _read_parquet(path: Path) -> dict[str, Any]:
     _, parquet = _pyarrow()
     if not path.is_file():
-        raise FileError(path, "it does not exist", WHAT)
+        raise FileError(path, "it does not exist", WHAT, ADVICE)
     try:
         table = parquet.read_table(path)
         text = (table.schema.metadata or {}).get(METADATA, b"null").decode()

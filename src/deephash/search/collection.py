@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple, Self
 
+from deephash.config.validate import check_value
 from deephash.data.archives.csvfile import LABELS, PATHS, URL, guess_column, read_table
 from deephash.data.catalogue import BLANKS, is_below_root
 from deephash.data.image_formats import IMAGES, supported_formats
@@ -27,7 +28,7 @@ from deephash.data.sources.folder_walk import (
 )
 from deephash.data.sources.list_parser import with_slashes
 from deephash.data.sources.text_files import decode_text
-from deephash.errors import DataError
+from deephash.errors import DataError, raise_first
 from deephash.search.store_files import Label
 from deephash.utils.files import expand_path, read_packed
 
@@ -221,6 +222,7 @@ def open_collection(
         key: name of the option in messages.
 
     Raises:
+        ConfigError: there are no such labels.
         DataError: there are no images, or a list or archive cannot be read.
 
     Example:
@@ -230,6 +232,7 @@ def open_collection(
         >>> [(item.id, item.label) for item in open_collection("photos", labels="folders").items]
         [('cats/tom.png', 'cats')]
     """
+    check_labels(labels)
     path = absolute(images)
     name = path.name.lower()
     if not path.exists():
@@ -265,6 +268,12 @@ def open_collection(
         more = f" Ignored: {ignored}." if ignored else ""
         raise DataError(f"{key}={images}  holds no images.{more}")
     return _with_labels(result, labels)
+
+
+def check_labels(labels: str) -> None:
+    """Raise ConfigError if labels come from none of ``Labels``."""
+    faults = check_value(labels, Labels, "labels")
+    raise_first((fault.key, fault.message, fault.hint) for fault in faults)
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:

@@ -4,7 +4,7 @@ import difflib
 import json
 import os
 import shutil
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from deephash.config import schema
+from deephash import runs
+from deephash.config import build, schema
 from deephash.config.checks import EXACT_ENGINE
 from deephash.data.sources.folder_walk import describe_passed_over
 from deephash.errors import BusyError, DataError, WriteError
 from deephash.search.code_files import CodeFile, check_format
-from deephash.search.collection import Collection, Item, label_text, open_collection
+from deephash.search.collection import (
+    Collection,
+    Item,
+    Labels,
+    absolute,
+    label_text,
+    open_collection,
+)
 from deephash.search.encode import (
     UnreadableImage,
     encode_items,
@@ -28,7 +36,15 @@ from deephash.search.encode import (
 )
 from deephash.search.engines.base import tie_aware_recall
 from deephash.search.engines.synchronise import open_engine, search_by_engine
-from deephash.search.image_index import Answer, Group, Hit, ImageIndex, search_codes
+from deephash.search.image_index import (
+    Answer,
+    Group,
+    Hit,
+    ImageIndex,
+    home_of,
+    label_options,
+    search_codes,
+)
 from deephash.search.page import PageQuery, write_duplicates_page, write_search_page
 from deephash.search.store import CodeStore
 from deephash.search.store_files import MANIFEST, read_manifest
@@ -73,7 +89,8 @@ def encode(cfg: schema.Encode) -> Path:
     out = expand_path(cfg.out)
     check_format(out)
     check_writable(out)
-    collection = _collect(cfg)
+    runs.check_loadable(Path(cfg.run), cfg.checkpoint, cfg.device, _precision(cfg))
+    collection = _collect(cfg, cfg.labels or "auto", cfg.label_column)
     partial, finished = out.with_name(out.name + ".partial"), None
     if (partial / MANIFEST).is_file():
         described = read_manifest(partial)["encoder"]
@@ -182,8 +199,9 @@ def search(cfg: schema.Search) -> dict[str, Any]:
     Raises:
         DeephashError: with a message for the user.
     """
-    index = open_index(cfg)
-    _check_queries(index, cfg)
+    if cfg.out is not None and cfg.page:
+        _check_folder(expand_path(cfg.out), "Give a folder for the results: out=FOLDER.")
+    index = open_index(cfg, lambda collection: _check_queries(collection, cfg))
     if cfg.update:
         update_index(index, cfg)
     out = index.home if cfg.out is None else expand_path(cfg.out)
@@ -192,9 +210,27 @@ def search(cfg: schema.Search) -> dict[str, Any]:
     return _search(index, cfg, out)
 
 
-def open_index(cfg: schema.IndexOfRun) -> ImageIndex:
-    """Return the index that a configuration describes; ``update_index`` fills it."""
+def open_index(
+    cfg: schema.IndexOfRun, check: Callable[[Collection], None] = lambda collection: None
+) -> ImageIndex:
+    """Return the index that a configuration describes; ``update_index`` fills it.
+
+    What can be checked without the run is checked before its encoder is loaded.
+
+    Args:
+        cfg: the checked configuration.
+        check: is called with the images, before the encoder is loaded.
+
+    Raises:
+        DeephashError: with a message for the user.
+    """
     assert cfg.run is not None and cfg.images is not None
+    build.require_search_engine(cfg.engine)
+    runs.check_loadable(Path(cfg.run), cfg.checkpoint, cfg.device, _precision(cfg))
+    home = home_of(cfg.images) if cfg.index is None else absolute(cfg.index)
+    _check_folder(home, "Give a folder for the index: index=FOLDER.", writes=cfg.update)
+    collection = _collect(cfg, **label_options(home, cfg.labels, cfg.label_column))
+    check(collection)
     return ImageIndex(
         cfg.run,
         cfg.images,
@@ -206,6 +242,7 @@ def open_index(cfg: schema.IndexOfRun) -> ImageIndex:
         checkpoint=cfg.checkpoint,
         device=cfg.device,
         precision=_precision(cfg),
+        collection=collection,
     )
 
 
@@ -344,7 +381,7 @@ def _queries(index: ImageIndex, cfg: schema.Search) -> list[Query]:
         if given in known:
             queries.append(Query(given, index.collection, known[given], given))
             continue
-        collection = open_collection(given, labels=cfg.labels, key="query")
+        collection = open_collection(given, labels=index.labels, key="query")
         single = expand_path(given).is_file() and len(collection) == 1
         queries += [
             Query(given if single else item.id, collection, item, own)
@@ -354,19 +391,19 @@ def _queries(index: ImageIndex, cfg: schema.Search) -> list[Query]:
     return queries
 
 
-def _check_queries(index: ImageIndex, cfg: schema.Search) -> None:
+def _check_queries(collection: Collection, cfg: schema.Search) -> None:
     """Check that queries exist, before images are encoded for hours.
 
     Raises:
         DataError: one is neither a file nor an image of the index.
     """
     names = _names(cfg)
-    known = _images_with_ids(index.collection, names) if names else {}
+    known = _images_with_ids(collection, names) if names else {}
     for given in _given(cfg):
         if given not in names:
             open_collection(given, key="query")
         elif given not in known:
-            near = difflib.get_close_matches(given, [it.id for it in index.collection.items], n=1)
+            near = difflib.get_close_matches(given, [it.id for it in collection.items], n=1)
             hint = f"Did you mean query={near[0]}?" if near else "Give a file or a folder."
             raise DataError(
                 f"query={given}  is neither a file nor the id of an image of {cfg.images}. {hint}"
@@ -396,15 +433,26 @@ def _own_id(index: ImageIndex, queries: Collection, item: Item) -> str | None:
     return next((name for name, place in zip(names, places, strict=True) if place >= 0), None)
 
 
-def _collect(cfg: schema.ImagesOfRun) -> Collection:
+def _collect(cfg: schema.ImagesOfRun, labels: Labels, label_column: str | None) -> Collection:
     assert cfg.images is not None
     return open_collection(
         cfg.images,
-        labels=cfg.labels,
+        labels=labels,
         root=cfg.root,
         path_column=cfg.path_column,
-        label_column=cfg.label_column,
+        label_column=label_column,
     )
+
+
+def _check_folder(folder: Path, advice: str, writes: bool = True) -> None:
+    """Raise WriteError for a file in place of a folder, or one that cannot be written."""
+    if folder.exists() and not folder.is_dir():
+        raise WriteError(folder, "it is a file", advice)
+    if writes and not folder.exists():
+        try:
+            check_writable(folder)
+        except WriteError as error:
+            raise WriteError(folder, error, advice) from error
 
 
 def _make_out(out: Path, *names: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +16,14 @@ from scipy.sparse.csgraph import connected_components
 from deephash import retrieval
 from deephash.data.preprocessing import ImageLike, images_in
 from deephash.data.sources.folder_walk import INDEX
-from deephash.errors import DataError, WriteError
-from deephash.search.collection import Collection, Labels, absolute, open_collection
+from deephash.errors import DataError, FileError, WriteError
+from deephash.search.collection import (
+    Collection,
+    Labels,
+    absolute,
+    check_labels,
+    open_collection,
+)
 from deephash.search.encode import (
     Update,
     load_encoder,
@@ -30,7 +36,7 @@ from deephash.search.encode import (
 from deephash.search.store import CodeStore, Snapshot
 from deephash.search.store_files import MANIFEST, Label
 from deephash.training.code_encoder import CodeEncoder
-from deephash.utils.files import check_writable, make_folder
+from deephash.utils.files import check_writable, make_folder, read_json, write_json
 from deephash.utils.progress import bar
 
 DIGITS = 12
@@ -38,6 +44,12 @@ DIGITS = 12
 
 COMPACT = 0.25
 """Part of removed items above which a store is rewritten."""
+
+LABELS = "labels.json"
+"""The file in the folder of the indexes that names where the labels of the last update came from.
+
+Without it they are those of a list or CSV file.
+"""
 
 MOST_WIDTH = 2000
 """Number of different codes in a group up to which its largest distance is computed."""
@@ -102,7 +114,8 @@ class ImageIndex:
         run: a run folder, or the encoder that ``deephash.load`` returns.
         images: a folder, a list, a CSV file, an archive or an image; see ``open_collection``.
         folder: of the index; None for the one beside the images.
-        labels: see ``open_collection``; also ``root``, ``path_column`` and ``label_column``.
+        labels: see ``open_collection``; None, without ``label_column``: as the last update of the
+            index in the folder, ``auto`` if there is none.
         root: folder of relative paths in a list or CSV file.
         path_column: column of the paths in a CSV file.
         label_column: column of the labels in a CSV file.
@@ -110,6 +123,7 @@ class ImageIndex:
         device: for the network.
         precision: number format of the network, ``fp32`` or ``bf16``; None for that of the codes in
             the folder, without codes for that of the run on CUDA and ``fp32`` on a CPU.
+        collection: the images, if they were read already; the first ``update`` uses it.
 
     Raises:
         DataError: the run encodes features, or there is no place for the index.
@@ -136,30 +150,32 @@ class ImageIndex:
         images: str | os.PathLike[str],
         *,
         folder: str | os.PathLike[str] | None = None,
-        labels: Labels = "auto",
+        labels: Labels | None = None,
         root: str | os.PathLike[str] | None = None,
         path_column: str | None = None,
         label_column: str | None = None,
         checkpoint: str = "best",
         device: str = "auto",
         precision: str | None = None,
+        collection: Collection | None = None,
     ) -> None:
         self.home = home_of(images) if folder is None else absolute(folder)
+        self._labels = label_options(self.home, labels, label_column)
         if not isinstance(run, CodeEncoder):
             run = load_encoder(run, checkpoint, device, precision, self._has_codes)
         self.encoder = run
         preprocessing_of(self.encoder)
         self.images = images
         self._options: dict[str, Any] = {
-            "labels": labels,
+            **self._labels,
             "root": root,
             "path_column": path_column,
-            "label_column": label_column,
         }
         name = self.encoder.fingerprint[:DIGITS]
         self.folder = self.home / name
         self.unreadable_file = self.home / f"{name}.unreadable.tsv"
-        self._collection: Collection | None = None
+        self._collection = collection
+        self._is_new = collection is not None
         self._store: CodeStore | None = None
         self._snapshot: Snapshot | None = None
 
@@ -169,6 +185,12 @@ class ImageIndex:
         if self._collection is None:
             self._collection = open_collection(self.images, **self._options)
         return self._collection
+
+    @property
+    def labels(self) -> Labels:
+        """Where the labels come from; see ``open_collection``."""
+        labels: Labels = self._labels["labels"]
+        return labels
 
     @property
     def exists(self) -> bool:
@@ -194,7 +216,9 @@ class ImageIndex:
             BusyError: another process is adding images.
             WriteError: the folder cannot be written.
         """
-        self._collection = None
+        if not self._is_new:
+            self._collection = None
+        self._is_new = False
         collection = self.collection
         before = read_unreadable(self.unreadable_file)
         if self.exists:
@@ -208,6 +232,7 @@ class ImageIndex:
                     f" index=FOLDER; or remove {self.folder} if its images are gone."
                 )
             if not plan.changes:
+                self._save_labels()
                 return Update(total=len(snapshot), unreadable=plan.unreadable)
             self.close()
             store = CodeStore.open(self.folder, write=True)
@@ -216,6 +241,7 @@ class ImageIndex:
             self._make_home()
             store = CodeStore.create(self.folder, self.encoder.nbit, self.encoder.describe())
         with store:
+            self._save_labels()
             update = update_store(store, collection, self.encoder, before, batch_size, workers)
             if update.removed + update.changed > COMPACT * len(store):
                 store.compact()
@@ -298,6 +324,11 @@ class ImageIndex:
             self._store.close()
             self._store = self._snapshot = None
 
+    def _save_labels(self) -> None:
+        """Write where the labels come from, if a later update would not find it out itself."""
+        if label_options(self.home) != self._labels:
+            write_json(self.home / LABELS, self._labels)
+
     def _make_home(self) -> None:
         try:
             check_writable(self.folder)
@@ -320,6 +351,34 @@ def home_of(images: str | os.PathLike[str]) -> Path:
     if not path.name:
         raise DataError(f"images={images}  has no folder beside it: give index=FOLDER")
     return path.with_name(path.name + INDEX)
+
+
+def label_options(
+    home: Path, labels: Labels | None = None, label_column: str | None = None
+) -> dict[str, Any]:
+    """Return where the labels of an index come from: what is given, else as its last update.
+
+    Args:
+        home: the folder of the indexes.
+        labels: see ``open_collection``; None if it was not given.
+        label_column: likewise.
+
+    Returns:
+        The options ``labels`` and ``label_column`` of ``open_collection``.
+
+    Raises:
+        FileError: the file of the last update is damaged.
+    """
+    file = home / LABELS
+    if labels is not None:
+        check_labels(labels)
+    elif label_column is None and file.is_file():
+        what, advice = "labels of an index", "Remove it, and repeat the command with labels=."
+        known = read_json(file, what, advice=advice)
+        labels, label_column = known.get("labels"), known.get("label_column")
+        if labels not in get_args(Labels) or not isinstance(label_column, str | None):
+            raise FileError(file, f"it names the labels {labels!r}", what, advice)
+    return {"labels": labels or "auto", "label_column": label_column}
 
 
 def search_codes(

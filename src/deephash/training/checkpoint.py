@@ -57,6 +57,12 @@ def save(path: Path, state: dict[str, Any]) -> None:
     write_atomic(path, write)
 
 
+def require(path: Path) -> None:
+    """Raise CheckpointError if there is no such file."""
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint {path}")
+
+
 def load_state(path: Path) -> dict[str, Any]:
     """Load a checkpoint; a file cannot run code.
 

@@ -153,6 +153,25 @@ class TestSearch:
         kept = service._pictures
         assert 0 < sum(map(len, kept.values())) == service._pictures_size <= 2000
 
+    @pytest.mark.parametrize(
+        ("path", "message"),
+        [
+            ("similar?id=cats/1.png&topk=3", "/api/similar has no parameter 'topk'. Did you mean"),
+            ("similar?id=cats/1.png&topk=3", "top? It takes id, top, radius, label."),
+            ("images?radius=3", "/api/images has no parameter 'radius'. It takes top, label."),
+            ("picture?id=cats/1.png&Size=large", "Did you mean size?"),
+            ("health?verbose=1", "It takes no parameters."),
+        ],
+    )  # fmt: skip
+    def test_an_unknown_parameter_is_refused(self, client, path, message):
+        response = client.get(f"/api/{path}")
+        assert response.status_code == 422 and message in response.json()["error"]
+
+    def test_an_unknown_parameter_of_an_upload_is_refused(self, client):
+        response = client.post("/api/search?k=3", content=content(3))
+        assert response.status_code == 422 and "top, radius, label" in response.json()["error"]
+        assert client.get("/?token=of-an-earlier-start").status_code == 200
+
     def test_the_schema_has_types(self, client):
         schema = client.get("/openapi.json").json()
         result = schema["components"]["schemas"]["Result"]["properties"]

@@ -3,9 +3,9 @@
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,18 @@ class SearchEngine(ABC):
     def __init__(self, nbit: int, folder: Path) -> None:
         self.nbit = check_integer("nbit", nbit, 1)
         self.folder = folder
+
+    @classmethod  # noqa: B027 - an engine may need nothing
+    def require(cls, options: Mapping[str, Any]) -> None:
+        """Check that an engine can be opened, before codes are computed for it.
+
+        Args:
+            options: of the constructor; those that are missing have their defaults.
+
+        Raises:
+            ConfigError: a package is not installed, or an option is invalid.
+            DataError: a server does not answer.
+        """
 
     @property
     def exact(self) -> bool:

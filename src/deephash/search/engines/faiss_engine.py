@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,7 +40,7 @@ class FaissEngine(StoreEngine):
     """
 
     def __init__(self, nbit: int, folder: Path, store: CodeStore | None = None) -> None:
-        self._faiss = import_extra("faiss", f"engine={self.name}", "search with engine=exact")
+        self._faiss = _faiss(self.name)
         super().__init__(nbit, folder, store)
         self._index: Any = None
         self._version: StoreVersion | None = None
@@ -47,6 +48,10 @@ class FaissEngine(StoreEngine):
         self._saved: StoreVersion | None = None
         with contextlib.suppress(DeephashError):  # built again
             self._load()
+
+    @classmethod
+    def require(cls, options: Mapping[str, Any]) -> None:
+        _faiss(cls.name)
 
     def save(self) -> None:
         snapshot = self._store.snapshot()
@@ -149,6 +154,11 @@ class FaissEngine(StoreEngine):
         self._index, self._trained = index, trained
         self._version = self._saved = version
         self._loaded(snapshot)
+
+
+def _faiss(name: str) -> Any:
+    """Import FAISS for the engine of a name."""
+    return import_extra("faiss", f"engine={name}", "search with engine=exact")
 
 
 class FaissFlatEngine(FaissEngine):

@@ -2,7 +2,8 @@
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,21 +62,24 @@ class MilvusEngine(SearchEngine):
         super().__init__(nbit, folder)
         self.lists, self.probes = lists, probes
         self.collection = table_name(folder) if collection is None else collection
-        self.local = uri is None or not uri.startswith(("http://", "https://", "tcp://"))
-        needed_by, otherwise = "engine=milvus", "search with engine=exact"
-        self._driver = import_extra("pymilvus", needed_by, otherwise)
-        if self.local:
-            import_extra("milvus_lite", f"{needed_by} without engine.uri", otherwise)
-            if uri is None:
-                uri = str(make_folder(folder) / "milvus.db")
-        self.uri = uri
-        with self._requests(f"cannot open {uri}"):
-            self._client = self._driver.MilvusClient(uri=uri, token=token)
+        self.local = _is_file(uri)
+        self._driver = _driver(self.local)
+        self.uri = str(make_folder(folder) / "milvus.db") if uri is None else uri
+        with _requests(self._driver, f"cannot open {self.uri}"):
+            self._client = self._driver.MilvusClient(uri=self.uri, token=token)
         try:
             self._prepare()
         except BaseException:
             self.close()
             raise
+
+    @classmethod
+    def require(cls, options: Mapping[str, Any]) -> None:
+        uri = options.get("uri")
+        driver = _driver(_is_file(uri))
+        if uri is not None and not _is_file(uri):
+            with _requests(driver, f"cannot open {uri}"):
+                driver.MilvusClient(uri=uri, token=options.get("token", "")).close()
 
     @property
     def exact(self) -> bool:
@@ -207,14 +211,34 @@ class MilvusEngine(SearchEngine):
             return {}
         return {"nprobe": probed_lists(self._index_lists(), self.probes)}
 
-    @contextlib.contextmanager
-    def _requests(self, what: str = "") -> Iterator[Any]:
+    def _requests(self) -> contextlib.AbstractContextManager[None]:
         """Turn the errors of the client into DataError."""
-        try:
-            yield
-        except self._driver.MilvusException as error:
-            where = what or f"collection {self.collection}"
-            raise DataError(f"engine=milvus, {where}: {error.message or error}") from error
+        return _requests(self._driver, f"collection {self.collection}")
+
+
+def _is_file(uri: str | None) -> bool:
+    """Return whether the collection is in a local file, which ``milvus-lite`` opens."""
+    return uri is None or not uri.startswith(("http://", "https://", "tcp://"))
+
+
+def _driver(local: bool) -> Any:
+    """Import the packages, those of a cluster or also those of a local file."""
+    needed_by, otherwise = "engine=milvus", "search with engine=exact"
+    if local:  # its server answers the pings of an idle connection with errors, which are logged
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    driver = import_extra("pymilvus", needed_by, otherwise)
+    if local:
+        import_extra("milvus_lite", f"{needed_by} without engine.uri", otherwise)
+    return driver
+
+
+@contextlib.contextmanager
+def _requests(driver: Any, where: str) -> Iterator[None]:
+    """Turn the errors of the client into DataError."""
+    try:
+        yield
+    except driver.MilvusException as error:
+        raise DataError(f"engine=milvus, {where}: {error.message or error}") from error
 
 
 def index_options(local: bool, lists: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,23 +68,21 @@ class PgvectorEngine(SearchEngine):
                 f"engine  the index of pgvector takes at most {MOST_BITS:,} bits, and the codes"
                 f" have {nbit:,}. Type engine.lists=0 to search without it."
             )
-        if table is not None and not re.fullmatch(_TABLE, table):
-            raise ConfigError(f"engine.table  {table!r}: use small letters, digits and _.")
+        _check_table(table)
         self.lists, self.probes = lists, probes
         self.table = table_name(folder) if table is None else table
-        self._driver = import_extra("psycopg", "engine=pgvector", "search with engine=exact")
-        try:
-            self._connection = self._driver.connect(dsn, autocommit=True)
-        except self._driver.Error as error:
-            raise DataError(
-                f"engine=pgvector cannot connect to PostgreSQL: {first_line(error)}\n"
-                "  Give the database: engine.dsn=postgresql://USER@HOST/DATABASE"
-            ) from error
+        self._driver, self._connection = _connect(dsn)
         try:
             self._prepare()
         except BaseException:
             self.close()
             raise
+
+    @classmethod
+    def require(cls, options: Mapping[str, Any]) -> None:
+        _check_table(options.get("table"))
+        _, connection = _connect(options.get("dsn", ""))
+        connection.close()
 
     @property
     def exact(self) -> bool:
@@ -235,3 +233,26 @@ class PgvectorEngine(SearchEngine):
                 yield cursor
         except self._driver.Error as error:
             raise DataError(f"engine=pgvector, table {self.table}: {first_line(error)}") from error
+
+
+def _check_table(table: str | None) -> None:
+    """Raise ConfigError for the name of a table that would have to be quoted."""
+    if table is not None and not re.fullmatch(_TABLE, table):
+        raise ConfigError(f"engine.table  {table!r}: use small letters, digits and _.")
+
+
+def _connect(dsn: str) -> tuple[Any, Any]:
+    """Return the driver and a connection.
+
+    Raises:
+        ConfigError: the driver is not installed.
+        DataError: the server does not answer, or refuses the user.
+    """
+    driver = import_extra("psycopg", "engine=pgvector", "search with engine=exact")
+    try:
+        return driver, driver.connect(dsn, autocommit=True)
+    except driver.Error as error:
+        raise DataError(
+            f"engine=pgvector cannot connect to PostgreSQL: {first_line(error)}\n"
+            "  Give the database: engine.dsn=postgresql://USER@HOST/DATABASE"
+        ) from error

@@ -1,13 +1,14 @@
 """The web application of ``deephash serve``: one page, and the HTTP API that it uses."""
 
 import asyncio
+import difflib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Query, Request
+from fastapi import Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
@@ -141,6 +142,7 @@ def make_app(service: Service, limits: Limits, token: str | None = None) -> Fast
         description="Find similar images by the Hamming distance of their codes.",
         docs_url=None,  # these pages load scripts from another host
         redoc_url=None,
+        dependencies=[Depends(_refuse_unknown)],
         responses={code: {"model": Failure} for code in (400, 401, 403, 404, 408, 413, 422, 503)},
     )
     app.add_middleware(Guard, token=token)
@@ -210,6 +212,24 @@ def make_app(service: Service, limits: Limits, token: str | None = None) -> Fast
         return _results(service, result)
 
     return app
+
+
+def _refuse_unknown(request: Request) -> None:
+    """Raise HTTPException for a parameter that a route of the API does not have.
+
+    The page may be opened with any, such as a token of an earlier start.
+    """
+    path, route = request.url.path, request.scope["route"]
+    if not path.startswith("/api/"):
+        return
+    known = [parameter.alias for parameter in route.dependant.query_params]
+    unknown = [name for name in request.query_params if name not in known]
+    if not unknown:
+        return
+    near = difflib.get_close_matches(unknown[0], known, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    takes = ", ".join(known) or "no parameters"
+    raise HTTPException(422, f"{path} has no parameter {unknown[0]!r}.{hint} It takes {takes}.")
 
 
 def _results(service: Service, result: SearchResult) -> Results:
