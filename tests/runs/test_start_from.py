@@ -52,7 +52,7 @@ def test_a_run_starts_from_the_encoder_of_another(tmp_path, source):
     assert "init=digits-csq-8bit-seed0-backbone.width=4-" in run.name
     shutil.rmtree(folder)  # a finished run needs it no longer
     assert train(tmp_path, f"init='{folder}'", "trainer.epochs=0")[0]["origin"] == report["origin"]
-    with pytest.raises(Exception, match="does not exist"):
+    with pytest.raises(ConfigError, match=r"init  .* does not exist"):
         train(tmp_path, f"init='{folder}'", "trainer.epochs=1")
 
 

@@ -21,6 +21,11 @@ def test_a_file_and_the_command_line(tmp_path):
     assert "optimizer.lr" in shipped.params and shipped.batch is None
 
 
+def test_ranges_with_steps(tmp_path):
+    for values in ("{low: 0.1, high: 0.7, step: 0.2}", "{low: 32, high: 128, step: 32}"):
+        read(tmp_path, f"params: {{seed: {values}}}")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -31,6 +36,13 @@ def test_a_file_and_the_command_line(tmp_path):
         ("params: {optimizer.lr: {low: 2, high: 1}}", "not less"),
         ("params: {optimizer.lr: {low: 0, high: 1, log: true}}", "positive low"),
         ("params: {optimizer.lr: {low: 1}}", "high"),
+        ("params: {optimizer.lr: {low: 1e-4, high: 1}}", "low is a text.*1.0e-4 as a number"),
+        ("params: {seed: {low: 1, high: 9, step: 0}}", "step is 0, not more"),
+        ("params: {seed: {low: 1, high: 9, step: 3}}", "step 3 does not lead from 1 to 9"),
+        ("params: {seed: {low: 1, high: 9, step: 20}}", "step 20 does not lead"),
+        ("params: {seed: {low: 1, high: 9, step: 0.5}}", "step is 0.5, and .* whole"),
+        ("params: {seed: [1, 2, 1]}", "seed +has 1 twice"),
+        ("params: {3: [1, 2]}", "3 +is a number, not a key"),
         ("params: {optimizer.lr: {low: 1, high: 2, width: 3}}", "width"),
         (GOOD + "trials: 0", "search.trials"),
         (GOOD + "metric: loss", "val or query"),

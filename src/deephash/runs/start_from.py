@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from deephash.config import run_identity, schema
-from deephash.errors import ConfigError
+from deephash.errors import ConfigError, TrainingError
 from deephash.runs.folder import RunFolder
 from deephash.runs.load_encoder import encoder_weights, load
 from deephash.training import checkpoint, restore
@@ -27,19 +27,27 @@ SHOWN = 4
 """Differences in the message on an encoder of another shape."""
 
 
-def initialize(cfg: schema.Train, encoder: nn.Module, run: RunFolder) -> dict[str, Any] | None:
-    """Load the weights of ``init`` into an encoder.
-
-    Returns:
-        The origin of the weights, for `record`; None without ``init``.
+def find_source(cfg: schema.Train, run: RunFolder) -> RunFolder | None:
+    """Return the finished run that ``init`` or ``extend`` names; None without.
 
     Raises:
-        ConfigError: the folder is not that of a finished run, or its encoder has another backbone,
-            head or number of bits.
+        ConfigError: it is not finished, or cannot be extended by this run.
     """
-    if cfg.init is None:
+    if cfg.init is not None:
+        return _finished("init", cfg.init, run)
+    if cfg.extend is None:
         return None
-    source = _finished("init", cfg.init, run)
+    source = _finished("extend", cfg.extend, run)
+    _check_extension(cfg, source)
+    return source
+
+
+def initialize(encoder: nn.Module, cfg: schema.Train, source: RunFolder) -> None:
+    """Load the best encoder of a finished run.
+
+    Raises:
+        ConfigError: it has another backbone, head or number of bits.
+    """
     state = checkpoint.load_state(source.best)
     weights = encoder_weights(state)
     if different := _different_shapes(weights, encoder.state_dict()):
@@ -53,7 +61,6 @@ def initialize(cfg: schema.Train, encoder: nn.Module, run: RunFolder) -> dict[st
         )
     with restore.fitting(source.best, "the encoder of this run"):
         restore.restore_weights(encoder, weights, "encoder")
-    return _origin("init", source, run, state.get("epoch"))
 
 
 def check_origin(cfg: schema.Train, run: RunFolder) -> None:
@@ -77,19 +84,8 @@ def check_origin(cfg: schema.Train, run: RunFolder) -> None:
         )
 
 
-def check_extension(cfg: schema.Train, run: RunFolder) -> RunFolder | None:
-    """Check that ``extend`` names a finished run with fewer epochs and the same options.
-
-    Returns:
-        Its folder; None without ``extend``.
-
-    Raises:
-        ConfigError: it is not finished, has as many epochs, or differs in other keys than
-            `EXTENDABLE`.
-    """
-    if cfg.extend is None:
-        return None
-    source = _finished("extend", cfg.extend, run)
+def _check_extension(cfg: schema.Train, source: RunFolder) -> None:
+    """Check that a finished run has fewer epochs and the same options, except `EXTENDABLE`."""
     before = source.config(whole=True)
     changed = [
         line
@@ -110,7 +106,6 @@ def check_extension(cfg: schema.Train, run: RunFolder) -> RunFolder | None:
             f"trainer.epochs  is {cfg.trainer.epochs}, and {source.path} has {done} epochs already."
             f"\n                Type the total: trainer.epochs={2 * done}"
         )
-    return source
 
 
 def extend(source: RunFolder, run: RunFolder) -> None:
@@ -121,17 +116,23 @@ def extend(source: RunFolder, run: RunFolder) -> None:
     state = checkpoint.load_state(source.last)
     restore.check_last(state, source.last)
     selected = state["progress"]["selected"]
-    record(run, _origin("extend", source, run, state["progress"]["epoch"]))
     _copy(source.history, run.history)
     _copy(source.best, run.best_of_epoch(selected))
     state["progress"] |= {"stopped_early": False, "wait": 0}
     checkpoint.save(run.last, state)
 
 
-def record(run: RunFolder, origin: dict[str, Any] | None) -> None:
-    """Save where a run comes from, before its first epoch."""
-    if origin is not None:
-        write_json(run.origin_file, origin)
+def record(kind: str, source: RunFolder, run: RunFolder) -> None:
+    """Save where a run comes from, before its first epoch.
+
+    Args:
+        kind: ``init`` or ``extend``.
+        source: the finished run.
+        run: the new one.
+    """
+    key = ("epoch",) if kind == "init" else ("progress", "epoch")
+    epoch = get_nested(checkpoint.load_state(source.best if kind == "init" else source.last), *key)
+    write_json(run.origin_file, _origin(kind, source, run, epoch))
 
 
 def recorded(run: RunFolder) -> dict[str, Any] | None:
@@ -147,7 +148,10 @@ def _finished(key: str, folder: str, run: RunFolder) -> RunFolder:
             f"{key}  {source.path} is the folder of this run itself.\n"
             "  Give this run another name: name=NAME"
         )
-    source.config()  # raises for what is no run folder
+    try:
+        source.config()
+    except TrainingError as error:  # no run folder
+        raise ConfigError(f"{key}  {error}") from error
     if not (source.finished and source.best.is_file() and source.last.is_file()):
         raise ConfigError(
             f"{key}  {source.path} is not a finished run: report.json, best.pt or last.pt is"

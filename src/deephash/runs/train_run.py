@@ -84,8 +84,8 @@ def train(cfg: schema.Train, overrides: Sequence[Override], launch: str = "") ->
     run.lock()
     try:  # faults of data and parts are found before anything is written
         resumes = run.resumable and not fresh
-        source = None if resumes else start_from.check_extension(cfg, run)
-        given = resumes or cfg.init is not None or source is not None  # the weights
+        source = None if resumes else start_from.find_source(cfg, run)
+        given = resumes or source is not None  # the weights
         evaluation = build.evaluation(cfg, device)
         data = build.data_module(cfg)
         build.require_labels(cfg, data)
@@ -102,15 +102,17 @@ def train(cfg: schema.Train, overrides: Sequence[Override], launch: str = "") ->
         method = build.method(
             cfg, facts.num_classes, facts.num_train, data.width, pretrained=not given
         ).to(device)
-        origin = None if resumes else start_from.initialize(cfg, method.encoder, run)
+        if source is not None and cfg.init is not None:
+            start_from.initialize(method.encoder, cfg, source)
         _check_image_size(method, data, cfg)
         _check_single_image(method, data, cfg)
         build.optimizer(cfg, method)  # refuses rate factors of parts without parameters
         if cfg.trainer.gradient_checkpointing:
             _checkpoint_gradients(cfg, method)
         run.begin(cfg.plain, texts(overrides), fresh, launch)
-        start_from.record(run, origin)
         if source is not None:
+            start_from.record("extend" if cfg.init is None else "init", source, run)
+        if source is not None and cfg.init is None:
             start_from.extend(source, run)
         run.mark_latest(expand_path(cfg.paths.outputs))
         report = _train(cfg, overrides, run, name, data, method, evaluation)

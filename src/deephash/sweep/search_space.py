@@ -1,5 +1,6 @@
 """Files that define a search over values: ranges, the number of trials, the metric."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -28,6 +29,10 @@ KINDS: dict[str, Kind] = {
 
 RANGE: dict[str, Kind] = {"low": finite, "high": finite, "log?": bool, "step?": finite}
 """Keys of a range."""
+
+EXPONENT = "YAML reads 1e-4 as a text, and 1.0e-4 as a number."
+
+HINT = "Write {low: 1.0e-4, high: 1.0e-2, log: true}, or a list of two values or more."
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,8 @@ class SearchSpace:
                 if isinstance(values, dict):
                     expect(values, RANGE, file, f"range of {key}")
         except FileError as error:
-            raise ConfigError(f"{file} is no search: {error.reason}") from error
+            advice = "" if "a text, not a number" not in error.reason else f"\n  {EXPONENT}"
+            raise ConfigError(f"{file} is no search: {error.reason}{advice}") from error
         space = cls(file.stem, **content)
         raise_faults(space.faults(), [str(file)])
         return space
@@ -107,17 +113,11 @@ class SearchSpace:
                 hint = f"Type {' or '.join(choices)}."
                 faults.append(Fault(f"search.{key}", f"is {value!r}.", hint))
         for key, values in self.params.items():
-            hint = "Write {low: 1.0e-4, high: 1.0e-2, log: true}, or a list of two values or more."
-            if isinstance(values, Mapping):
-                if set(values) - {"low", "high", "log", "step"}:
-                    faults.append(Fault(key, f"has the keys {', '.join(map(str, values))}.", hint))
-                elif values["low"] >= values["high"]:
-                    faults.append(Fault(key, "low is not less than high.", hint))
-                elif values.get("log") and (values["low"] <= 0 or "step" in values):
-                    message = "log: true needs a positive low, and has no step."
-                    faults.append(Fault(key, message, hint))
-            elif len(values) < 2:
-                faults.append(Fault(key, "has fewer than two values.", hint))
+            fault = _range_fault(values) if isinstance(values, Mapping) else _list_fault(values)
+            if not isinstance(key, str):
+                fault = "is a number, not a key."
+            if fault:
+                faults.append(Fault(str(key), fault, HINT))
         if not self.params:
             faults.append(Fault("params", "is empty.", "Give a range for at least one key."))
         return faults
@@ -126,6 +126,35 @@ class SearchSpace:
         """Return what must stay the same while a study goes on; trials may be added."""
         return {key: value for key, value in asdict(self).items()
                 if key not in ("name", "title", "trials", "batch")}  # fmt: skip
+
+
+def _range_fault(values: Mapping[str, Any]) -> str:
+    """Return what is wrong with a range; empty if nothing is."""
+    if unknown := set(values) - {key.removesuffix("?") for key in RANGE}:
+        return f"has no use for {', '.join(sorted(map(str, unknown)))}."
+    low, high, step = values["low"], values["high"], values.get("step")
+    if low >= high:
+        return "low is not less than high."
+    if values.get("log") and (low <= 0 or step is not None):
+        return "log: true needs a positive low, and has no step."
+    if step is None:
+        return ""
+    if step <= 0:
+        return f"step is {step}, not more than 0."
+    if is_whole([low, high]) and not is_whole([step]):
+        return f"step is {step}, and the range is of whole numbers."
+    count = (high - low) / step
+    if round(count) < 1 or not math.isclose(count, round(count), rel_tol=1e-6):
+        return f"step {step} does not lead from {low} to {high}."
+    return ""
+
+
+def _list_fault(values: Sequence[Any]) -> str:
+    """Return what is wrong with a list of values; empty if nothing is."""
+    if len(values) < 2:
+        return "has fewer than two values."
+    twice = [value for at, value in enumerate(values) if value in values[:at]]
+    return f"has {typed(twice[0])} twice." if twice else ""
 
 
 def as_typed(value: Any) -> str:

@@ -1,6 +1,7 @@
 """A study of Optuna on disk: it chooses trials and stores their results (extra ``optuna``)."""
 
 import logging
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +130,9 @@ class Study:
     def _range(self, values: Any) -> Any:
         distributions = self.optuna.distributions
         if not isinstance(values, Mapping):
-            return distributions.CategoricalDistribution(values)
+            with warnings.catch_warnings():  # on lists, which are saved as JSON
+                warnings.simplefilter("ignore", UserWarning)
+                return distributions.CategoricalDistribution(values)
         options = {key: value for key, value in values.items() if key != "step"}
         if is_whole([value for key, value in values.items() if key != "log"]):
             return distributions.IntDistribution(**options, step=values.get("step", 1))

@@ -11,7 +11,7 @@ from deephash.utils.formatting import first_line
 
 ADVICE = (
     "Try a smaller trainer.batch_size (in evaluation: trainer.eval_batch_size), smaller images\n"
-    "  (dataset.size), trainer.precision=bf16, or an idle device."
+    "  (dataset.size), trainer.precision=bf16, trainer.gradient_checkpointing=true, an idle device."
 )
 SHORT = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
 FAILED = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS")
