@@ -1,5 +1,7 @@
 """What is wrong with a command is found before its run is loaded."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from deephash import cli, runs
@@ -80,3 +82,17 @@ def test_a_server_that_does_not_answer(folder, capsys):
     words = ["run=R", "device=cpu", "images=photos", "query=a.png", "engine=pgvector", dsn]
     assert cli.run("search", words) == 1
     assert "engine=pgvector cannot connect to PostgreSQL" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("method", "nbit", "radius", "message"),
+    [
+        ("lsh", 512, 90, "Try a smaller radius than 90."),
+        ("lsh", 64, 8, "use a run of method=lsh with 256 bits or more"),
+        ("lsh", 512, 0, "use a run of method=lsh"),
+        ("csq", 512, 2, "trained with labels"),
+    ],
+)
+def test_advice_about_large_groups(method, nbit, radius, message):
+    encoder = SimpleNamespace(method=method, nbit=nbit)
+    assert message in commands._group_advice(encoder, radius)

@@ -67,6 +67,9 @@ SHOWN = 20
 MANY_IMAGES, MANY_OF_ALL = 50, 0.02
 """Number and part of all images above which a group is no group of near-duplicates."""
 
+LSH_BITS = 256
+"""Fewest bits of codes of ``method=lsh`` that separate near-duplicates from other images."""
+
 VERSION = 1
 """Of the JSON files of results."""
 
@@ -341,11 +344,7 @@ def _duplicates(index: ImageIndex, cfg: schema.Search, out: Path) -> dict[str, A
     groups = index.duplicates(radius)
     largest = max((len(group.hits) for group in groups), default=0)
     if largest > max(MANY_IMAGES, MANY_OF_ALL * len(index.snapshot())):
-        tell(
-            f"the largest group has {largest:,} images. Codes that were trained with labels are"
-            " equal within a class:\n  for near-duplicates use a run of method=lsh with 256 bits"
-            " or more on a frozen backbone."
-        )
+        tell(f"the largest group has {largest:,} images. {_group_advice(index.encoder, radius)}")
     result = {
         **_head(index),
         "radius": radius,
@@ -367,6 +366,17 @@ def _duplicates(index: ImageIndex, cfg: schema.Search, out: Path) -> dict[str, A
     else:
         print("\n".join(group_lines(groups, radius)))
     return result
+
+
+def _group_advice(encoder: CodeEncoder, radius: int) -> str:
+    """Return what to do about groups that are too large to be near-duplicates."""
+    if encoder.method == "lsh" and encoder.nbit >= LSH_BITS and radius:
+        return f"Try a smaller radius than {radius}."
+    return (
+        "Codes of few bits, or that were trained with labels, are often equal:\n  for"
+        f" near-duplicates use a run of method=lsh with {LSH_BITS} bits or more on a frozen"
+        " backbone."
+    )
 
 
 def _queries(index: ImageIndex, cfg: schema.Search) -> list[Query]:
