@@ -142,12 +142,13 @@ def _neighbours(marks: Array, order: Counts, any_labels: bool) -> Counts:
     return ordered
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    compiled: Callable[..., Any] = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
-    return compiled
+def jitted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function on its first call; its machine code is kept on disk."""
+    result: Callable[..., Any] = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+    return result
 
 
-@_compiled
+@jitted
 def _pairs(
     pairs: Counts, query: Array, query_marks: Array, words: Array, marks: Array, single: bool,
     spare: int, items: Counts, relevant: Counts,
@@ -202,7 +203,7 @@ def _pairs(
             _remove_padding(b, spare, query, items)
 
 
-@_compiled
+@jitted
 def _singles(
     pairs: Counts, query: Array, query_marks: Array, words: Array, marks: Array, single: bool,
     spare: int, items: Counts, relevant: Counts,
@@ -239,7 +240,7 @@ def _singles(
         _remove_padding(a, spare, query, items)
 
 
-@_compiled
+@jitted
 def _equal(marks: Array, a: int, b: int) -> bool:
     """Return whether two queries have equal labels."""
     equal = True
@@ -248,7 +249,7 @@ def _equal(marks: Array, a: int, b: int) -> bool:
     return equal
 
 
-@_compiled
+@jitted
 def _tables(
     table: Array, a: int, b: int, query_marks: Array, marks: Array, single: bool,
     first: Any, second: Any,
@@ -274,7 +275,7 @@ def _tables(
             starts[j] = _u16(to_a + to_b)
 
 
-@_compiled
+@jitted
 def _add_two(base: Array, row: Array, words: Array, a: Any, b: Any, values: int) -> None:
     """Add V times the distance from ``a``, plus that from ``b``, to the keys of a row."""
     factor = _u64(_u32(values))
@@ -287,7 +288,7 @@ def _add_two(base: Array, row: Array, words: Array, a: Any, b: Any, values: int)
         row[j] = bits
 
 
-@_compiled
+@jitted
 def _add_one(base: Array, row: Array, words: Array, a: Any) -> None:
     """Add the distance from ``a`` to the keys of a row."""
     for j in range(_ROW):
@@ -297,7 +298,7 @@ def _add_one(base: Array, row: Array, words: Array, a: Any) -> None:
         row[j] = bits
 
 
-@_compiled
+@jitted
 def _remove_padding(query: int, spare: int, words: Array, items: Counts) -> None:
     """Subtract the counts of the padding: codes of zeros without labels."""
     distance = np.int64(0)
@@ -337,7 +338,7 @@ def positions(
     return positions_of
 
 
-@_compiled
+@jitted
 def _place(
     query: int, query_words: Array, query_marks: Array, words: Array, marks: Array, single: bool,
     radius: int, place: Counts, rank: Counts, result: Counts,

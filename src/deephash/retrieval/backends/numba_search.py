@@ -5,10 +5,9 @@
 
 from typing import Any
 
-import numba
 import numpy as np
 
-from deephash.retrieval.backends.numba_backend import _popcount
+from deephash.retrieval.backends.numba_backend import _popcount, jitted
 from deephash.retrieval.codes import Array, Counts
 
 TILE = 1024  # items compared with all queries before the next ones: they fit into the L1 cache
@@ -39,7 +38,7 @@ def query_words(codes: Array) -> Array:
     return words.reshape(len(codes), -1)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@jitted
 def collect(
     words: Array, start: int, queries: Array, k: int, bound: Counts, near: Counts, counts: Counts,
     removed: Counts, first: int, keys: Array, places: Counts,
@@ -112,7 +111,7 @@ def collect(
     return start, count
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@jitted
 def add_near(words: Array, queries: Array, radius: Counts, counts: Counts) -> None:
     """Add to ``counts`` (G,) how many items (n * W,) are within a radius (G,) of queries (G, W)."""
     wide = queries.shape[1]
@@ -134,7 +133,7 @@ def add_near(words: Array, queries: Array, radius: Counts, counts: Counts) -> No
             counts[g] += near
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@jitted
 def _compare(words: Array, query: Any, limit: Any) -> Any:
     """Return whether any code of one word is nearer than a limit.
 
@@ -146,7 +145,7 @@ def _compare(words: Array, query: Any, limit: Any) -> Any:
     return signs > words.dtype.type(1 << 31)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@jitted
 def _compare_tile(tile: Array, items: int, query: Array, limit: Any, distance: Array) -> Any:
     """Compute the distances of a tile (W, n); return whether any is less than a limit."""
     wide, signs = len(query), tile.dtype.type(0)
@@ -168,7 +167,7 @@ def _compare_tile(tile: Array, items: int, query: Array, limit: Any, distance: A
     return signs > tile.dtype.type(1 << 31)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@jitted
 def _compare_rows(words: Array, items: int, query: Array, limit: Any, distance: Array) -> Any:
     """As ``_compare_tile`` for words (n * W,)."""
     wide, signs = len(query), words.dtype.type(0)
@@ -181,7 +180,7 @@ def _compare_rows(words: Array, items: int, query: Array, limit: Any, distance: 
     return signs > words.dtype.type(1 << 31)
 
 
-@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@jitted
 def _contains(rows: Counts, row: int) -> Any:
     """Return whether ascending rows contain a row."""
     at = np.searchsorted(rows, row)

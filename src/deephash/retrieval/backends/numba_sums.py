@@ -6,12 +6,11 @@ to numpy between two compiled loops, because the functions of the compiler may r
 Requires numba. ``Q`` queries, ``G`` groups of tied items, ``R`` rows, ``X`` hits.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
+from deephash.retrieval.backends.numba_backend import jitted
 from deephash.retrieval.codes import Counts, Floats
 
 
@@ -24,11 +23,6 @@ class BallSums(NamedTuple):
     relevant: Counts
     empty: Counts  # queries without an item within the radius
     answerable: int  # queries with relevant items
-
-
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    compiled: Callable[..., Any] = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
-    return compiled
 
 
 def running_sums(
@@ -53,7 +47,7 @@ def running_sums(
     return sums
 
 
-@_compiled
+@jitted
 def _beyond(starts: Counts, items: Counts, last: int) -> Floats:
     """Return the relative growth from start to end of each group, from ``last`` on: (Q, G)."""
     growth = np.zeros(starts.shape)
@@ -67,7 +61,7 @@ def _beyond(starts: Counts, items: Counts, last: int) -> Floats:
     return growth
 
 
-@_compiled
+@jitted
 def _running(
     starts: Counts, hits_before: Counts, items: Counts, relevant: Counts, harmonic: Floats,
     logarithm: Floats,
@@ -90,13 +84,13 @@ def _running(
     return sums
 
 
-@_compiled
+@jitted
 def _series(inverse: float) -> float:
     square = inverse * inverse
     return square * (square * (1 / 120 - square / 252) - 1 / 12)
 
 
-@_compiled
+@jitted
 def _segment(
     before: int, reached: int, items: int, relevant: int, gains: bool, kept: int, h: float
 ) -> float:
@@ -133,7 +127,7 @@ def mixed_by_hits(
     return gained
 
 
-@_compiled
+@jitted
 def _odds(
     items: Counts, relevant: Counts, kept: Counts, least: Counts, most: Counts, width: int
 ) -> tuple[Floats, Counts]:
@@ -152,7 +146,7 @@ def _odds(
     return odds, hits
 
 
-@_compiled
+@jitted
 def _subtract_largest(values: Floats) -> None:
     """Replace each row by its running sums, minus the largest of them."""
     for row in values:
@@ -164,7 +158,7 @@ def _subtract_largest(values: Floats) -> None:
             row[j] -= largest
 
 
-@_compiled
+@jitted
 def _clear_repeated(weight: Floats, hits: Counts) -> None:
     """Set the weight of hits that are repeated to pad a row to 0."""
     for i in range(weight.shape[0]):
@@ -173,7 +167,7 @@ def _clear_repeated(weight: Floats, hits: Counts) -> None:
                 weight[i, j] = 0.0
 
 
-@_compiled
+@jitted
 def _weighted(
     weight: Floats, total: Floats, hits: Counts, before: Counts, hits_before: Counts, kept: Counts,
     h: Floats, sums: Floats, reached: Counts,
@@ -188,7 +182,7 @@ def _weighted(
     return weight
 
 
-@_compiled
+@jitted
 def hits_at(
     ends: Counts, hits_before: Counts, items: Counts, relevant: Counts, tops: Counts
 ) -> Floats:
@@ -213,7 +207,7 @@ def ball_sums(items: Counts, relevant: Counts) -> BallSums:
     return BallSums(*_ball_sums(items, relevant))
 
 
-@_compiled
+@jitted
 def _ball_sums(items: Counts, relevant: Counts) -> tuple[Any, ...]:
     queries, values = items.shape
     precision, recall = np.zeros(values), np.zeros(values)
