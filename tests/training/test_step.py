@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from deephash.config.trial_builds import cpu_fp16_fault
 from deephash.training import compile_options
-from deephash.training.precision import fp16_fault, gradient_scaler
+from deephash.training.precision import gradient_scaler
 from deephash.training.running_means import NotFiniteError, RunningMeans
 from deephash.training.step import SCALE, SKIPPED, AccumulatingStep, TrainingStep
 from deephash.types import Batch
@@ -46,7 +47,7 @@ def half(method, optimizer=None, **options):
 
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.SGD])
 def test_fp16_trains_as_fp32_does(kind):
-    assert fp16_fault(CPU) == ""
+    assert cpu_fp16_fault() == ""
     plain = Fit()
     mixed = copy.deepcopy(plain)
     exact = TrainingStep(plain, kind(plain.parameters(), lr=0.01), CPU)

@@ -543,9 +543,9 @@ def _check_precision(trainer: Mapping[str, Any]) -> list[Fault]:
     """Check that the device can train in the number format."""
     if trainer.get("precision") != "fp16" or not _on_cpu(trainer):
         return []
-    from deephash.config import trial_builds  # late: imports torch
+    from deephash.config.trial_builds import cpu_fp16_fault  # late: imports torch
 
-    if not (reason := trial_builds.cpu_fp16_fault()):
+    if not (reason := cpu_fp16_fault()):
         return []
     message = f"is fp16, and this CPU cannot train in it: {reason}."
     return [Fault("trainer.precision", message, "Type trainer.precision=bf16, or fp32.")]

@@ -18,7 +18,8 @@ from deephash.config.injected_arguments import Injected, given
 from deephash.config.requirements import GROUP_OPTIONS
 from deephash.config.targets import arguments, locate
 from deephash.config.validate import assignment, shown
-from deephash.training import precision
+from deephash.training.precision import autocast
+from deephash.utils.formatting import first_line
 
 DUMMY: Injected = {
     "in_features": 4, "num_classes": 2, "num_train": 2, "seed": 0, "cache": None,
@@ -50,8 +51,19 @@ def check_builds(cfg: Mapping[str, Any], wrong: Collection[str] = ()) -> list[Fa
 
 
 def cpu_fp16_fault() -> str:
-    """Return why the CPU cannot train in ``fp16``; empty if it can."""
-    return precision.fp16_fault(torch.device("cpu"))
+    """Return why the CPU cannot train in ``fp16``; empty if it can.
+
+    It can if torch has its convolution and matrix product in this format, forward and backward.
+    GPUs always can.
+    """
+    convolution, product = torch.nn.Conv2d(1, 1, 3), torch.nn.Linear(1, 1)
+    try:
+        with torch.random.fork_rng(devices=[]), autocast(torch.device("cpu"), "fp16"):
+            out = product(convolution(torch.zeros(1, 1, 3, 3)).flatten(1))
+        torch.autograd.backward(out.float().sum())
+    except (RuntimeError, NotImplementedError) as error:
+        return first_line(error)
+    return ""
 
 
 def _mended(path: str, node: Any, wrong: Collection[str]) -> dict[str, Any] | None:

@@ -19,24 +19,6 @@ def gradient_scaler(device: torch.device, precision: str) -> torch.amp.GradScale
     return torch.amp.GradScaler(device.type) if precision == "fp16" else None
 
 
-def fp16_fault(device: torch.device) -> str:
-    """Return why a device cannot train in ``fp16``; empty if it can.
-
-    GPUs can. A CPU can if torch has its convolution and matrix product in this format, forward and
-    backward.
-    """
-    if device.type != "cpu":
-        return ""
-    convolution, product = torch.nn.Conv2d(1, 1, 3), torch.nn.Linear(1, 1)
-    try:
-        with torch.random.fork_rng(devices=[]), autocast(device, "fp16"):
-            out = product(convolution(torch.zeros(1, 1, 3, 3)).flatten(1))
-        torch.autograd.backward(out.float().sum())
-    except (RuntimeError, NotImplementedError) as error:
-        return (str(error).splitlines() or [type(error).__name__])[0]
-    return ""
-
-
 def use_deterministic(on: bool) -> None:
     """Make equal seeds give equal numbers; torch warns about operators that cannot.
 
