@@ -147,9 +147,9 @@ def record_failure(job: Job, why: str) -> None:
     record_end(job, 1)
 
 
-def run_job(job: Job, environment: Mapping[str, str] | None = None) -> int:
+def run_job(job: Job) -> int:
     """Run a job; return its exit status."""
-    process = start_job(job, environment)
+    process = start_job(job)
     try:
         while (status := process.poll()) is None:
             time.sleep(0.2)  # not wait(): after an interruption in it, it cannot be called again
