@@ -89,13 +89,14 @@ def time_calls(
     return statistics.median(times[warm_up:]), result
 
 
-def memory(name: str) -> int:
-    """Return a line of ``/proc/self/status`` in bytes, 0 on systems without it.
+def memory(name: str, process: int | str = "self") -> int:
+    """Return a line of ``/proc/PROCESS/status`` in bytes, 0 on systems without it.
 
     Args:
         name: ``VmHWM``, the peak; ``RssAnon``, private memory; ``RssFile``, mapped files.
+        process: its number; by default this one.
     """
-    status = Path("/proc/self/status")
+    status = Path(f"/proc/{process}/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(name + ":"))
 

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from harness import ROOT, Report, figure, parser, table
+from harness import ROOT, Report, figure, memory, parser, table
 
 KINDS = ("upload", "similar", "picture")
 
@@ -65,12 +65,6 @@ class Client(threading.Thread):
         connection.request("GET", f"/api/{page}?id={quote(self.random.choice(self.ids))}")
 
 
-def memory_of(process: int, name: str) -> int:
-    """Return a line of the status of another process in bytes; see ``harness.memory``."""
-    lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(name + ":"))
-
-
 def start(run: str, images: str) -> tuple[subprocess.Popen[str], int]:
     """Start the server, and wait until it listens. Return the process and the port."""
     line = [sys.executable, "-m", "deephash", "serve", f"run={run}", f"images={images}"]
@@ -101,7 +95,7 @@ def main(arguments: Sequence[str]) -> int:
         ids = [image["id"] for image in json.load(connection.getresponse())]
         connection.close()
         files = [(Path(given.images) / name).read_bytes() for name in ids]
-        before = memory_of(process.pid, "VmRSS")
+        before = memory("VmRSS", process.pid)
         Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # forgets the peak of encoding
         clients = [Client(port, ids, files, given.seed + at) for at in range(given.clients)]
         until = time.monotonic() + given.seconds
@@ -110,7 +104,7 @@ def main(arguments: Sequence[str]) -> int:
             client.start()
         for client in clients:
             client.join()
-        peak = memory_of(process.pid, "VmHWM")
+        peak = memory("VmHWM", process.pid)
     finally:
         process.terminate()
         process.wait()
