@@ -27,10 +27,10 @@ from deephash.data.splits.split_file import write_split
 from deephash.data.transforms import Pipeline
 from deephash.errors import DataError
 from tests.commands import run
+from tests.data.verification.test_inspection import MEASURED, REAL, SHARED
 from tests.pages import typed
 from tests.paths import ROOT
 
-REAL = ROOT.parent / "shared" / "lists"
 NO_PREFIX = Naming()
 FILE_NAME = "([^/]+)$"
 FLICKR = r"(?:^|/)\d+_(\d+)[^/]*$"
@@ -802,42 +802,7 @@ def test_help_names_the_datasets_and_missing_data_fit_on_a_screen(tmp_path):
 # the real lists
 
 
-COUNTED = {  # roles -> rows, mean labels, images without a label, smallest and largest class
-    "imagenet100": {
-        "train": (13000, 1.0, 0, 130, 130),
-        "queries": (5000, 1.0, 0, 50, 50),
-        "database": (128503, 1.0, 0, 1029, 1300),
-    },
-    "nuswide21": {
-        "train": (10500, 2.862, 0, 732, 5051),
-        "queries": (2100, 3.315, 0, 142, 1171),
-    },
-    "coco": {
-        "train": (10000, 2.929, 0, 9, 5467),
-        "queries": (5000, 2.921, 0, 8, 2764),
-        "database": (112218, 2.926, 0, 186, 61341),
-    },
-    "mirflickr25k": {
-        "train": (4000, 4.612, 72, 15, 1610),
-        "queries": (1000, 4.613, 19, 4, 412),
-        "database": (20000, 4.742, 328, 96, 8371),
-    },
-    "voc2012": {
-        "train": (4000, 1.437, 0, 108, 1415),
-        "queries": (1000, 1.471, 0, 28, 363),
-        "database": (6540, 1.447, 0, 162, 2309),
-    },
-}
-OVERLAPS = {  # train and queries, queries and database, train and database; all images
-    "imagenet100": (0, 0, 13000, 133503),
-    "nuswide21": (0, 0, 10500, 12600),
-    "coco": (0, 5000, 0, 122218),
-    "mirflickr25k": (0, 0, 0, 25000),
-    "voc2012": (0, 0, 0, 11540),
-}
-
-
-@pytest.mark.parametrize("dataset", COUNTED)
+@pytest.mark.parametrize("dataset", MEASURED)
 def test_the_real_lists(dataset, pages):
     if not (REAL / dataset).is_dir():
         pytest.skip("the real lists are not here")
@@ -845,16 +810,19 @@ def test_the_real_lists(dataset, pages):
     options = {key: node[key] for key in ("class_names", "strip_prefix", "identity")}
     file = None if dataset == "nuswide21" else "database.txt"
     images = Lists(REAL / dataset, database=file, **options).read()
-    for role, counted in COUNTED[dataset].items():
+    for role, (*counted, _) in MEASURED[dataset].items():
         labels = images.labels[images.lists[role]].toarray()
         each = labels.sum(axis=0)
         result = (len(labels), labels.sum() / len(labels), int((~labels.any(axis=1)).sum()))
-        assert (result[0], round(result[1], 3), result[2], each.min(), each.max()) == counted
+        assert (result[0], round(result[1], 3), result[2], each.min(), each.max()) == tuple(counted)
     protocol = Listed(
         "listed" if file else "rest", queries_in_database="keep" if dataset == "coco" else "refuse"
     )
     facts = describe_split(images, protocol.split(images), dataset, "lists", 0)
-    assert (*facts.overlaps.values(), len(images)) == OVERLAPS[dataset]
+    if file is None:  # the rest is the database
+        assert (*facts.overlaps.values(), len(images)) == (0, 0, 10500, 12600)
+    else:
+        assert (*facts.overlaps.values(), len(images)) == SHARED[dataset]
     prints = {facts.fingerprint[:16]}
     if dataset == "imagenet100":
         of = [images.ids[row] for row in images.lists["database"]]
