@@ -9,15 +9,9 @@ import pytest
 from deephash.report import CodeSnapshot, Plane, Retrieved
 from deephash.report.figures.evaluation import figures_of
 from deephash.report.figures.images import codes_over_training, on_plane, retrieved
-from deephash.report.figures.style import MARKERS, PALETTE, Look, save_figure, style
+from deephash.report.figures.style import MARKERS, PALETTE, Look, save_figure
 from deephash.report.run_groups import first_runs, group_seeds, mark_differences
 from deephash.utils.formatting import shorten
-
-
-@pytest.fixture(autouse=True)
-def drawn_in_style():
-    with style():
-        yield
 
 
 def figures(*reports):

@@ -4,13 +4,6 @@ from xml.etree import ElementTree
 import pytest
 
 from deephash.report.figures.run import MOST_POINTS, Axes, line_plot, range_plot, thin
-from deephash.report.figures.style import style
-
-
-@pytest.fixture(autouse=True)
-def drawn_in_style():
-    with style():
-        yield
 
 
 def parse(drawing):
