@@ -118,8 +118,11 @@ def from_os_error(error: OSError) -> DeephashError:
     """
     if isinstance(error, DeephashError):
         return error
-    where = [os.fsdecode(name) for name in (error.filename, error.filename2)
-             if isinstance(name, str | bytes)]  # fmt: skip
+    where = [
+        os.fsdecode(name)
+        for name in (error.filename, error.filename2)
+        if isinstance(name, str | bytes)
+    ]
     if where:
         place = " -> ".join(where)
     elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):

@@ -342,8 +342,12 @@ def check_run(cfg: Mapping[str, Any]) -> list[Fault]:
     Args:
         cfg: the whole of ``config.yaml``.
     """
-    kinds = {"dataset": schema.Dataset, "model": schema.Model, "trainer": schema.TrainerConfig,
-             "evaluation": schema.EvaluationConfig}  # fmt: skip
+    kinds = {
+        "dataset": schema.Dataset,
+        "model": schema.Model,
+        "trainer": schema.TrainerConfig,
+        "evaluation": schema.EvaluationConfig,
+    }
     if missing := [key for key in kinds if not isinstance(cfg.get(key), Mapping)]:
         return [Fault(key, "is not a group of keys and values.", "Restore it.") for key in missing]
     faults = [fault for key, kind in kinds.items() for fault in _check_fields(cfg[key], kind, key)]

@@ -220,8 +220,12 @@ def refuse_hydra(some: Sequence[Override]) -> None:
         ConfigError: all of them.
     """
     faults = [
-        Fault(one.text, "has no effect: Hydra composes the configuration and does not run it.",
-              "Leave it out; paths.outputs=FOLDER selects where runs are written.")
-        for one in some if one.within("hydra") and not one.within(*OURS)
-    ]  # fmt: skip
+        Fault(
+            one.text,
+            "has no effect: Hydra composes the configuration and does not run it.",
+            "Leave it out; paths.outputs=FOLDER selects where runs are written.",
+        )
+        for one in some
+        if one.within("hydra") and not one.within(*OURS)
+    ]
     raise_faults(faults, some)

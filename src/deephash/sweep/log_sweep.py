@@ -181,8 +181,12 @@ def sweep_view(sweeps: Sequence[Sweep], outputs: Path) -> wandb_workspace.SweepV
                 terms |= dict.fromkeys(key for key in line if key not in NOT_TERMS)
     vary = {key: some for key, some in values.items() if len(set(some)) > 1}
     numeric = [key for key, some in vary.items() if all(map(is_number, some))]
-    labels = {short_key(row): sweep.layout.row_label for sweep in sweeps for row in
-              sweep.layout.rows[:1] if len(sweep.layout.rows) == 1}  # fmt: skip
+    labels = {
+        short_key(row): sweep.layout.row_label
+        for sweep in sweeps
+        for row in sweep.layout.rows[:1]
+        if len(sweep.layout.rows) == 1
+    }
     reports = [run.report for run in runs if run.report is not None]
     notes = [f"## {joint_title(sweeps)}"]
     notes += dict.fromkeys(sweep.source for sweep in sweeps if sweep.source)

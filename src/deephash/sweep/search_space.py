@@ -124,8 +124,11 @@ class SearchSpace:
 
     def identity(self) -> dict[str, Any]:
         """Return what must stay the same while a study goes on; trials may be added."""
-        return {key: value for key, value in asdict(self).items()
-                if key not in ("name", "title", "trials", "batch")}  # fmt: skip
+        return {
+            key: value
+            for key, value in asdict(self).items()
+            if key not in ("name", "title", "trials", "batch")
+        }
 
 
 def _range_fault(values: Mapping[str, Any]) -> str:

@@ -160,8 +160,9 @@ def _run(
             spec={"title": study.space.title or None, "source": None, "report": {}},
         )
         after = {job.name: job for job in _launched(planned, launcher, command)}
-        named = {number: run_identity.run_name(cfg.plain, line)
-                 for number, (line, cfg) in jobs.items()}  # fmt: skip
+        named = {
+            number: run_identity.run_name(cfg.plain, line) for number, (line, cfg) in jobs.items()
+        }
         for trial in trials:
             job = after.get(named.get(trial.number, ""))
             if job is not None and job.state is State.finished:

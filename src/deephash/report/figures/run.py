@@ -56,9 +56,13 @@ def line_plot(
             left = at < sum(axes[row, 0].get_xlim()) / 2
             if row == 0:
                 axes[0, 0].annotate(
-                    label, (at, 0.02), (5 if left else -5, 0), ha="left" if left else "right",
-                    xycoords=("data", "axes fraction"), textcoords="offset points",
-                )  # fmt: skip
+                    label,
+                    (at, 0.02),
+                    (5 if left else -5, 0),
+                    ha="left" if left else "right",
+                    xycoords=("data", "axes fraction"),
+                    textcoords="offset points",
+                )
     axes[-1, 0].set_xlabel(x_label)
     title = "; ".join(f"{it.y_label} over {x_label}: {', '.join(it.series)}" for it in panels)
     return _svg(figure, name, title, hover)
@@ -77,10 +81,10 @@ def _draw(panel: Any, content: Axes, x_label: str, name: str, hover: dict[str, l
         panel.plot(x, y, color=look.colour, linestyle=look.dash, label=label)
         panel.plot(x, y, look.marker, color=look.colour, gid=group)
         hover[group] = [
-            point[2] if len(point) == 3
-            else f"{label}: {point[1]:.4g} at {x_label} {point[0]:.4g}"
-            for point, value in zip(points, y, strict=True) if math.isfinite(value)
-        ]  # fmt: skip
+            point[2] if len(point) == 3 else f"{label}: {point[1]:.4g} at {x_label} {point[0]:.4g}"
+            for point, value in zip(points, y, strict=True)
+            if math.isfinite(value)
+        ]
     if content.y_range:
         panel.update_datalim(
             [(panel.dataLim.x0, y) for y in content.y_range if series], updatex=False
