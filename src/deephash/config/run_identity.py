@@ -13,6 +13,7 @@ from deephash.config.resolve import SLOTS
 from deephash.config.targets import arguments, current, locate, parts
 from deephash.errors import ConfigError
 from deephash.utils import filenames
+from deephash.utils.nested import get_nested
 from deephash.utils.run_paths import name_of
 
 IGNORED_KEYS = (
@@ -159,10 +160,7 @@ def identity_of(cfg: Mapping[str, Any]) -> dict[str, Any]:
     unlabelled = (plain.get("dataset") or {}).get("unlabelled")
     for key in IGNORED_KEYS:
         *path, last = key.split(".")
-        node: Any = plain
-        for part in path:
-            node = node.get(part, {}) if isinstance(node, dict) else {}
-        if isinstance(node, dict):
+        if isinstance(node := get_nested(plain, *path), dict):
             node.pop(last, None)
     for key in ORIGINS:
         if plain.get(key) is not None:

@@ -20,6 +20,7 @@ from deephash.config.targets import arguments, locate
 from deephash.config.validate import assignment, shown
 from deephash.training.precision import autocast
 from deephash.utils.formatting import first_line
+from deephash.utils.nested import get_nested
 
 DUMMY: Injected = {
     "in_features": 4, "num_classes": 2, "num_train": 2, "seed": 0, "cache": None,
@@ -44,7 +45,7 @@ def check_builds(cfg: Mapping[str, Any], wrong: Collection[str] = ()) -> list[Fa
         if (mended := _mended(path, node, wrong)) is not None:
             faults += _problems(path, json.dumps(mended), nbit)
     if "optimizer" in cfg and (mended := _mended("optimizer", cfg["optimizer"], wrong)) is not None:
-        device = _mapping(cfg.get("trainer")).get("device")
+        device = get_nested(cfg, "trainer", "device")
         on_cpu = device == "cpu" or not torch.cuda.is_available()
         faults += _problems("optimizer", json.dumps(mended), int(on_cpu))
     return faults
@@ -89,25 +90,21 @@ def _mended(path: str, node: Any, wrong: Collection[str]) -> dict[str, Any] | No
 
 def _cheap(cfg: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield the parts that are cheap to build, with their places."""
-    dataset = _mapping(cfg.get("dataset"))
-    protocol, steps = str(dataset.get("protocol")), _mapping(dataset.get("transforms"))
-    nodes = {"dataset.source": dataset.get("source")}
-    nodes[f"dataset.protocols.{protocol}"] = _mapping(dataset.get("protocols")).get(protocol)
+    protocol = str(get_nested(cfg, "dataset", "protocol"))
+    nodes = {"dataset.source": get_nested(cfg, "dataset", "source")}
+    nodes[f"dataset.protocols.{protocol}"] = get_nested(cfg, "dataset", "protocols", protocol)
     if "method" not in cfg:
-        nodes[f"dataset.recipes.{protocol}"] = _mapping(dataset.get("recipes")).get(protocol)
-    for name, pipeline in steps.items():
+        nodes[f"dataset.recipes.{protocol}"] = get_nested(cfg, "dataset", "recipes", protocol)
+    steps = get_nested(cfg, "dataset", "transforms")
+    for name, pipeline in steps.items() if isinstance(steps, Mapping) else ():
         if isinstance(pipeline, list):
             nodes |= {f"dataset.transforms.{name}.{at}": it for at, it in enumerate(pipeline)}
     for part in ("head", "relaxation", "codebook", "similarity", "loss"):
-        nodes[f"method.{part}"] = _mapping(cfg.get("method")).get(part)
+        nodes[f"method.{part}"] = get_nested(cfg, "method", part)
     nodes["scheduler"] = cfg.get("scheduler")
     for path, node in nodes.items():
         if isinstance(node, Mapping) and "_target_" in node:
             yield path, node
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 @lru_cache(maxsize=4096)  # a sweep has the same parts again and again
