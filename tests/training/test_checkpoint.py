@@ -128,6 +128,25 @@ def test_the_error_states_what_can_be_done(tmp_path, damaged, beside, advice):
         checkpoint.load_state(tmp_path / damaged)
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_an_interruption_is_not_replaced_by_an_error_of_torch(error, tmp_path, monkeypatch):
+    """Torch closes its archive after an interrupted write, which fails with a RuntimeError."""
+    state, write = {"a": torch.zeros(3), "b": torch.ones(100)}, checkpoint._Archive.write
+
+    def failing_after(writes):
+        left = iter(range(writes))
+        return lambda archive, data: fail() if next(left, None) is None else write(archive, data)
+
+    def fail():
+        raise error
+
+    for writes in range(12):
+        monkeypatch.setattr(checkpoint._Archive, "write", failing_after(writes))
+        with pytest.raises(error):
+            checkpoint.save(tmp_path / "last.pt", state)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO])
 @pytest.mark.parametrize("room", [0, 100, 900, 1500])
 def test_a_full_disk_is_a_sentence_and_the_old_file_stays(tmp_path, monkeypatch, number, room):

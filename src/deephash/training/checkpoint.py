@@ -51,7 +51,10 @@ def save(path: Path, state: dict[str, Any]) -> None:
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
             archive = _Archive(file)
-            torch.save(state, cast(BinaryIO, archive))
+            try:
+                torch.save(state, cast(BinaryIO, archive))
+            except RuntimeError as error:  # torch closes the archive after an interrupted write
+                raise error.__context__ or error from None
             archive.finish()
 
     write_atomic(path, write)
