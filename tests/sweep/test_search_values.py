@@ -76,6 +76,13 @@ def test_other_runs_need_another_group(search):
     assert search("method=csq", "trainer.log_every=10")[0] == 0  # which changes no result
 
 
+def test_a_grid_is_not_searched(search):
+    with pytest.raises(
+        ConfigError, match=r"search +is mine.yaml, and \+sweep=table2_beta is a grid"
+    ):
+        search("method=csq", "+sweep=table2_beta")
+
+
 def test_a_grid_and_a_search_have_groups_of_their_own(search, tmp_path, monkeypatch):
     folder = tmp_path / "outputs" / SWEEPS / "mine"
     folder.mkdir(parents=True)

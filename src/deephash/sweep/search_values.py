@@ -53,6 +53,10 @@ def search_over_values(conf: Path, sweeps: Path, line: CommandLine) -> int:
     changes = {one.key.removeprefix(f"{SEARCH}."): one.plain for one in own if one.key != SEARCH}
     name = multirun.search_name(own)
     assert name is not None
+    if (grid := multirun.sweep_name(line.overrides)) is not None:
+        raise ConfigError(
+            f"search  is {name}, and +sweep={grid} is a grid.\n        Type one of them."
+        )
     space = SearchSpace.read(sweeps / FOLDER, name, changes)
     rest = [one for one in line.overrides if one not in own]
     tuning, shared = multirun.split_tuning(rest)
