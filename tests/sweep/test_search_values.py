@@ -76,6 +76,11 @@ def test_other_runs_need_another_group(search):
     assert search("method=csq", "trainer.log_every=10")[0] == 0  # which changes no result
 
 
+def test_trials_do_not_share_a_folder(search):
+    with pytest.raises(ConfigError, match=r"name +is x, and all trials .*group=NAME"):
+        search("method=csq", "name=x")
+
+
 def test_a_grid_is_not_searched(search):
     with pytest.raises(
         ConfigError, match=r"search +is mine.yaml, and \+sweep=table2_beta is a grid"

@@ -122,6 +122,10 @@ def _single_job(overrides: Sequence[Override], space: SearchSpace) -> tuple[Over
 def _check(cfg: schema.Train, space: SearchSpace) -> None:
     if cfg.rerun:
         raise ConfigError("rerun  would run the trials of a study again. Type group=NAME instead.")
+    if cfg.name is not None:
+        raise ConfigError(
+            f"name  is {cfg.name}, and all trials would have this folder. Type group=NAME instead."
+        )
     if space.metric == "val" and not checks.validates(cfg.plain["dataset"], "val"):
         raise ConfigError(
             "search.metric  is val, and the protocol has no validation split.\n  Try"
