@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from deephash.config import run_identity, schema
-from deephash.errors import ConfigError, TrainingError
+from deephash.errors import ConfigError, DeephashError, TrainingError
 from deephash.runs.folder import RunFolder
 from deephash.runs.load_encoder import encoder_weights, load
 from deephash.training import checkpoint, restore
@@ -73,9 +73,10 @@ def check_origin(cfg: schema.Train, run: RunFolder) -> None:
     if typed is None or (origin := recorded(run)) is None:
         return
     source = RunFolder(expand_path(typed))
-    if not source.best.is_file():  # removed since: its name is the same
+    try:
+        encoder = load(source.path, device="cpu").fingerprint
+    except DeephashError:  # removed or damaged since: its name is the same
         return
-    encoder = load(source.path, device="cpu").fingerprint
     if encoder != origin.get("encoder"):
         raise ConfigError(
             f"{run.path} started from another encoder than the one that {source.path} has now"
