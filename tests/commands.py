@@ -34,7 +34,6 @@ SERVER.set_forkserver_preload(["tests.preloaded"])
 FIGURES: dict[str, Callable[..., Any]] = {
     "line_plot": lambda *_, **__: "",
     "range_plot": lambda *_, **__: "",
-    "retrieved": lambda _: None,
 }
 """Replacements of the functions of ``report.pages.run`` that draw."""
 

@@ -209,3 +209,19 @@ def test_a_shell_that_completes_a_word_gets_no_error(page, line, offered, monkey
         GlobalHydra.instance().clear()
     captured = capsys.readouterr()
     assert offered in captured.out and captured.err == ""
+
+
+@pytest.mark.parametrize("page", ["train", "evaluate"])
+def test_an_option_of_a_list_that_does_not_exist_is_named(say, page):
+    message = say(page, "logger=[csv,tensorbord]")
+    assert "there is no logger/tensorbord." in message
+    assert suggested(message) == ["logger=[csv,tensorboard]"]
+    assert say("train", *suggested(message)) == ""
+    message = say(page, "logger=[csv,nonsense]")
+    assert "There are console, csv, " in message and "Did you mean" not in message
+
+
+def test_a_choice_that_is_nearly_right_is_suggested(say):
+    assert suggested(say("report", "wandb=workspce")) == ["wandb=workspace"]
+    message = say("train", "logger=wandb", "logger.wandb.mode=offlin")
+    assert suggested(message) == ["logger.wandb.mode=offline"]

@@ -132,7 +132,7 @@ def test_it_reports_agreement_and_shows_nearest_images(run):
     for title in ("Agreement with features", "Nearest images", "Distances", "Balance of the bits"):
         assert title in page, title
     assert 'src="data:image/png;base64,' in page and "img-src data:" in page
-    assert (run / "figures" / "retrieved.png").is_file()
+    assert (run / "nearest.json").is_file()
 
 
 def test_a_frozen_backbone_has_a_reference(root, tmp_path, without_labels, capsys):

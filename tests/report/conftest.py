@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-VOID = {"meta", "link", "br", "hr", "img", "input"}
+VOID = {"meta", "link", "br", "hr", "img", "input", "wbr"}
 
 
 class Page(HTMLParser):

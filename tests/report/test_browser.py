@@ -5,7 +5,8 @@ Needs the package playwright and Chromium; DEEPHASH_SCREENSHOTS=FOLDER keeps scr
 
 import json
 import os
-import shutil
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
@@ -15,18 +16,14 @@ from deephash.report.pages.index import IndexedRun, IndexedSweep, write_index_pa
 from deephash.report.pages.sweep import write_sweeps
 from deephash.report.paired_results import Pair, PairedResults
 from deephash.report.results import Layout, Sweep, make_sections
+from tests import browser as browsers
 from tests.report.conftest import make_report
 from tests.report.pages.test_evaluation import CLASSES
 from tests.report.pages.test_run import REPORT, line
 from tests.report.pages.test_sweep import job
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the extra test-browser")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
-]
+browsers.driver()
+pytestmark = browsers.needs_browser
 
 LONG = "backbone.weights=" + "tf_efficientnet_lite0-imagenet," * 4
 
@@ -114,10 +111,8 @@ def pages(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with browsers.started() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture
@@ -155,8 +150,7 @@ def test_all_links_of_the_pages_exist(pages, opened):
         targets = page.eval_on_selector_all("a[href]", "all => all.map(link => link.href)")
         for target in targets:
             if target.startswith("file:") and "#" not in target:
-                file = path.__class__.from_uri(target) if hasattr(path, "from_uri") else None
-                assert file is None or file.is_file(), target
+                assert Path(unquote(urlsplit(target).path)).is_file(), target
 
 
 def test_tabs_and_images_work_without_a_script(pages, opened):

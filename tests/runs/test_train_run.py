@@ -10,6 +10,7 @@ import deephash
 from deephash import runs
 from deephash.config import checks
 from deephash.errors import ConfigError
+from deephash.runs import outputs_index, train_run
 from deephash.runs.load_encoder import encoder_weights
 from deephash.training import checkpoint, cuda_graphs
 from tests.pages import job
@@ -113,3 +114,25 @@ def test_nothing_to_compute_again_is_refused_before_anything_is_written(tmp_path
     with pytest.raises(ConfigError, match=r"gradient_checkpointing +would save no memory: Tiny"):
         train(tmp_path, "trainer.gradient_checkpointing=true")
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_result_is_kept_if_its_page_or_its_artifacts_cannot_be_made(
+    tmp_path, monkeypatch, caplog
+):
+    def fails(*_, **__):
+        raise ValueError("no font")
+
+    for name in ("write_html", "log_results"):
+        monkeypatch.setattr(train_run, name, fails)
+    monkeypatch.setattr(outputs_index, "write_index", fails)
+    report = train(tmp_path)
+    folder = tmp_path / report["run"]
+    assert json.loads((folder / "report.json").read_text())["metrics"] == report["metrics"]
+    assert not (folder / "report.html").exists() and not (folder / "error.txt").exists()
+    assert [record.getMessage().partition(" could not")[0] for record in caplog.records] == [
+        "the page of the run", "what loggers get of the result", "the page of all runs",
+    ]  # fmt: skip
+    assert "no font" in caplog.text
+    monkeypatch.undo()
+    assert train(tmp_path)["metrics"] == report["metrics"]  # finished
+    assert (folder / "report.html").is_file()

@@ -111,6 +111,12 @@ def test_two_jobs_of_one_folder_that_differ_are_refused(plan, composed, tmp_path
         )
 
 
+def test_a_name_that_two_jobs_would_share_is_refused(plan):
+    assert len(plan("seed=0 name=mine", "seed=1 name=mine")) == 2  # folders of their own
+    with pytest.raises(ConfigError, match=r"(?s)^name  is mine for two jobs.*lr.*group=NAME"):
+        plan("optimizer.lr=0.1 name=mine", "optimizer.lr=0.2 name=mine")
+
+
 def test_folders_of_other_configurations_are_reported_at_once(plan):
     for job in plan("seed=0", "seed=1", "seed=2")[:2]:
         finish(job, optimizer={**job.cfg.optimizer, "lr": 0.25})

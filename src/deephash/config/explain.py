@@ -35,6 +35,9 @@ NEVER = ("dataset.schedule", "dataset.expected")
 IDLE = ("trainer.batch_size", "trainer.epochs")
 """Keys that the page of ``data`` has and does not read."""
 
+AVAILABLE = re.compile(r"Available options in '[^']*':\n((?:\t\S+\n?)+)")
+"""The options of a group in an error message of Hydra."""
+
 PLACEHOLDER = Override.parse("dataset.root=FOLDER")
 """An override that some datasets need in addition."""
 
@@ -140,8 +143,15 @@ class Suggestions:
         for near in difflib.get_close_matches(leaf, leaves, n=2, cutoff=0.8):
             yield f"{leaves[near]}={typed}"
 
-    def of_choice(self, group: str, name: str, there: Sequence[str]) -> str:
-        """Return what to type instead of an option that a group does not have."""
+    def of_choice(self, group: str, name: str, there: Sequence[str], listed: str = "") -> str:
+        """Return what to type instead of an option that a group does not have.
+
+        Args:
+            group: the key.
+            name: the option.
+            there: the options of the group.
+            listed: the list that contains the option, as it was typed; empty if it is alone.
+        """
         bare = {_bare(one): one for one in there}
         candidates = []
         if (known := CHOICES.get(group, {}).get(_bare(name))) is not None:
@@ -154,9 +164,14 @@ class Suggestions:
         candidates += [bare[one] for one in near]
         if group == "backbone":  # last: timm takes seconds to import
             candidates.append(f"timm backbone.name={shlex.quote(name)}")
+        if listed:
+            candidates = [
+                re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])", one, listed)
+                for one in candidates
+            ]
         found = self.first(f"{group}={one}" for one in candidates)
-        listed = f"There are {', '.join(there)}."
-        return listed if found is None else f"Did you mean {found}? {listed}"
+        known = f"There are {', '.join(there)}."
+        return known if found is None else f"Did you mean {found}? {known}"
 
 
 def explain(
@@ -279,14 +294,13 @@ def _instead(
     """
     text = f"{error}\n{error.__cause__ or ''}"
     key, plain = typed.key, given.plain
-    if options := re.search(r"Available options in '[^']*':\n((?:\t\S+\n?)+)", text):
-        return suggestions.of_choice(key, plain, options.group(1).split())
-    if "group override must be" in text:
-        try:
-            suggestions._compose([*suggestions.given, Override.parse(f"{key}=no_such_option")])
-        except Exception as other:
-            if options := re.search(r"Available options in '[^']*':\n((?:\t\S+\n?)+)", f"{other}"):
-                return suggestions.of_choice(key, plain, options.group(1).split())
+    loaded = re.search(rf"Could not load '{re.escape(key)}/([^']+)'", text)  # of a list of options
+    if loaded and (there := _options(suggestions, key)):
+        return suggestions.of_choice(key, loaded.group(1), there, plain)
+    if single := AVAILABLE.search(text):
+        return suggestions.of_choice(key, plain, single.group(1).split())
+    if "group override must be" in text and (there := _options(suggestions, key)):
+        return suggestions.of_choice(key, plain, there)
     if options := re.search(r"expected one of \[(.*?)\]", text):
         there = [one.strip() for one in options.group(1).split(",")]
         near = difflib.get_close_matches(_bare(plain), there, n=1)
@@ -316,6 +330,16 @@ def _instead(
     return suggestions.of_key(key, plain)
 
 
+def _options(suggestions: Suggestions, group: str) -> list[str]:
+    """Return the options of a group, from Hydra's refusal of another; empty if it is no group."""
+    try:
+        suggestions._compose([*suggestions.given, Override.parse(f"{group}=no_such_option")])
+    except Exception as error:
+        if found := AVAILABLE.search(f"{error}"):
+            return found.group(1).split()
+    return []
+
+
 def _in_quotes(override: Override) -> str:
     """Return what to type instead of an override that cannot be parsed."""
     name = f"{override.mark}{override.key}"
@@ -330,7 +354,7 @@ def _first_line(error: BaseException, key: str = "") -> str:
         return "there is no such key."
     if value := re.search(r"Invalid value '([^']*)'", text):
         return f"{value.group(1)!r} is no choice."
-    if options := re.search(r"Could not find '([^']*)'", text):
+    if options := re.search(r"Could not (?:find|load) '([^']*)'", text):
         return f"there is no {options.group(1)}."
     if value := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text):
         kind = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}

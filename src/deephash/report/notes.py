@@ -19,6 +19,7 @@ from deephash.report.values import (
     footnote_mark,
     measurement_key,
     metric_name,
+    seeds_text,
     unlabelled_note,
 )
 from deephash.utils.formatting import typed
@@ -120,7 +121,7 @@ def _measurement_note(section: Section, reports: Sequence[Report]) -> str:
     return (
         f"{metric_name(report)} ({', '.join(named)}), fingerprint "
         f"{str(get_nested(report, 'protocol', 'fingerprint') or '?')[:16]}; "
-        f"mean ± sd (n − 1) over seeds {', '.join(seeds)}."
+        f"{seeds_text(seeds, 'mean ± sd (n − 1)')}."
     )
 
 

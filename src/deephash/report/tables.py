@@ -12,7 +12,14 @@ from typing import Any
 
 from deephash.report.notes import Note, conditions_table, section_notes
 from deephash.report.results import BaselineRow, Cell, Key, Section
-from deephash.report.values import Report, mean_and_sd, measurement_key, metric_name, run_label
+from deephash.report.values import (
+    Report,
+    mean_and_sd,
+    measurement_key,
+    metric_name,
+    run_label,
+    seeds_text,
+)
 from deephash.utils.formatting import number, typed
 from deephash.utils.nested import get_nested
 
@@ -84,10 +91,10 @@ def _reports_table(reports: Sequence[Report], names: Mapping[str, str]) -> str:
         [name, *(_reports_cell(by_bits.get(nbit, []), first) for nbit in bits)]
         for name, by_bits in cells.items()
     ]
-    seeds = ", ".join(str(seed) for seed in sorted({report["seed"] for report in reports}))
+    seeds = [str(seed) for seed in sorted({report["seed"] for report in reports})]
     lines = [
         f"{metric_name(first)}, {protocol['dataset']}, protocol {protocol['protocol']},"
-        f" fingerprint {protocol['fingerprint'][:16]}; mean ± sd over seeds {seeds}",
+        f" fingerprint {protocol['fingerprint'][:16]}; {seeds_text(seeds)}",
         "",
         *markdown_table(["method", *(f"{nbit} bits" for nbit in bits)], rows),
     ]

@@ -43,6 +43,17 @@ def mean_and_sd(values: Iterable[Any]) -> tuple[float, float]:
     return mean, statistics.stdev(numbers) if len(numbers) > 1 else math.nan
 
 
+def seeds_text(seeds: Sequence[str], statistic: str = "mean ± sd") -> str:
+    """Return what a table shows of runs with these seeds.
+
+    >>> seeds_text(["0", "1"]), seeds_text(["0"])
+    ('mean ± sd over seeds 0, 1', 'seed 0')
+    """
+    if len(seeds) == 1:
+        return f"seed {seeds[0]}"
+    return f"{statistic} over seeds {', '.join(seeds)}"
+
+
 def metric_name(report: Report) -> str:
     """Return the name of the main metric, such as ``mAP@all``."""
     return str(get_nested(report, "metrics", "conventions", "metric") or "mAP")

@@ -209,8 +209,8 @@ class RunFolder(RunPaths):
         if fresh:
             self.remove("report.json", "report.*", "README.md", "run_id.txt", "last.pt", "*.pt")
         if fresh or not self.resumable:
-            self.remove("best.pt", "best-epoch*.pt", "log.jsonl", "origin.json", *EVALUATED)
-            self.remove("profile/trace.json", "profile/table.txt")
+            self.remove("best.pt", "best-epoch*.pt", "log.jsonl", "origin.json", "nearest.json")
+            self.remove("profile/trace.json", "profile/table.txt", *EVALUATED)
         write_text(self.config_file, yaml.safe_dump(dict(config), sort_keys=False))
         write_text(self.overrides_file, "".join(f"{text}\n" for text in overrides))
         if launch:

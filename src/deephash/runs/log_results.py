@@ -54,7 +54,7 @@ def log_results(
 
 def log_nearest(logger: Loggers, images: Sequence[Retrieved]) -> None:
     """Log queries and their nearest images as a table with a row for each query."""
-    if not images:
+    if not images or not logger.keep_results:
         return
     most = max(len(shown.images) for shown in images)
     rows = []

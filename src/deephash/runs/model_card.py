@@ -15,7 +15,7 @@ from deephash.errors import FileError
 from deephash.report.reading import TABLE
 from deephash.runs.exported_folder import LIBRARY, architecture
 from deephash.runs.folder import RunFolder
-from deephash.runs.query_precision import NotComparableError, query_precision
+from deephash.runs.query_precision import NotComparableError, map_interval, query_precision
 from deephash.training.code_encoder import CodeEncoder
 from deephash.utils.formatting import number, typed
 
@@ -185,7 +185,7 @@ def _results(run: RunFolder, report: Mapping[str, Any]) -> dict[str, Any]:
 def _interval(run: RunFolder, report: Mapping[str, Any]) -> str:
     """Return the bootstrap interval of the mAP over its queries, from the codes of the run."""
     try:
-        interval = query_precision(run.path, report).interval()
+        interval = map_interval([query_precision(run.path, report)])
     except NotComparableError as error:
         return f" (no interval: {error})"
     if interval is None:

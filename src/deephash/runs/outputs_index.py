@@ -10,6 +10,7 @@ from deephash.report.pages.index import IndexedRun, IndexedSweep, write_index_pa
 from deephash.report.reading import read_sweep_file
 from deephash.runs.folder import RunFolder
 from deephash.runs.status import State, reason, state_of
+from deephash.utils.attempt import attempt
 from deephash.utils.files import MANIFEST, SWEEPS
 
 MOST_RUNS = 500
@@ -49,7 +50,7 @@ def refresh_index(outputs: Path) -> None:
     """Write the page again after a run, unless that takes long or the folder is read-only."""
     count = sum(1 for _ in zip(_run_folders(outputs), range(MOST_RUNS + 1), strict=False))
     if count <= MOST_RUNS:
-        with contextlib.suppress(WriteError):
+        with attempt("the page of all runs"), contextlib.suppress(WriteError):
             write_index(outputs)
 
 

@@ -1,7 +1,7 @@
 """Average precision of each query of a finished run, computed from its codes."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,17 +25,6 @@ class QueryPrecision:
     ids: npt.NDArray[Any]  # (Q,)
     precision: npt.NDArray[np.float64]  # (Q,), nan for queries that do not count
     labels: npt.NDArray[Any]  # (Q, C) bool, or (Q,) class indices
-
-    def interval(self) -> tuple[float, float, int] | None:
-        """Return the ends of the 95 % interval of the mAP, and the queries that it is over.
-
-        It is a bootstrap over the queries; None for fewer than two.
-        """
-        counted = self.precision[np.isfinite(self.precision)][None]
-        if counted.size < 2:
-            return None
-        _, low, high, _, queries = retrieval.paired_difference(counted, 0 * counted)
-        return low, high, queries
 
     def by_class(self) -> list[tuple[int, int, float]]:
         """Return class, number of its queries and their mAP; classes without queries are left out.
@@ -75,6 +64,29 @@ def query_precision(run: Path, report: Report) -> QueryPrecision:
         raise NotComparableError("codes.npz of a run does not reproduce the mAP of its report")
     assert codes.query.labels is not None  # otherwise there is no ranking
     return QueryPrecision(codes.query.ids, precision, codes.query.labels)
+
+
+def map_interval(
+    runs: Sequence[QueryPrecision], draws: int = 2000, seed: int = 0
+) -> tuple[float, float, int] | None:
+    """Return the ends of the 95 % interval of the mean mAP of runs, and its number of queries.
+
+    It is a bootstrap over runs and queries, with the queries that count in all of the runs; None
+    for fewer than two of these, or if the runs have different queries.
+
+    Args:
+        runs: with different seeds.
+        draws: number of resamples.
+        seed: of the resamples.
+    """
+    if not runs or any(not np.array_equal(run.ids, runs[0].ids) for run in runs):
+        return None
+    precision = np.array([run.precision for run in runs])  # (S, Q)
+    counted = precision[:, np.isfinite(precision).all(axis=0)]
+    if counted.shape[1] < 2:
+        return None
+    _, low, high, _, queries = retrieval.paired_difference(counted, 0 * counted, draws, seed)
+    return low, high, queries
 
 
 def _ranking(stored: retrieval.StoredCodes, conventions: Mapping[str, Any]) -> retrieval.Ranking:

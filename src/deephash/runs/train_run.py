@@ -36,6 +36,7 @@ from deephash.training.pca_reference import PCAReference, obstacle
 from deephash.training.precision import use_deterministic
 from deephash.training.trainer import LoopOptions, Trainer
 from deephash.utils import progress
+from deephash.utils.attempt import attempt
 from deephash.utils.files import expand_path, write_json
 from deephash.utils.formatting import number
 
@@ -128,7 +129,8 @@ def _skip(cfg: schema.Train, run: RunFolder, name: str) -> dict[str, Any]:
     report = run.report()
     run.tidy()
     if not run.report_page.is_file():  # killed between the two
-        write_html(run.path)
+        with attempt("the page of the run"):
+            write_html(run.path)
     refresh_index(expand_path(cfg.paths.outputs))
     _complete_loggers(cfg, run, name, report)
     print(
@@ -189,7 +191,8 @@ def _complete_loggers(
     logger = build.incomplete_loggers(cfg.logger, offered, run.run_id)
     if not logger.loggers:
         return
-    log_results(logger, run, report)
+    with attempt("what loggers get of the result"):
+        log_results(logger, run, report)
     logger.summary(report, run.path)
     logger.report(report, report["training"]["steps"])
     logger.close()
@@ -387,17 +390,16 @@ def _train(
         report, codes = _report(cfg, overrides, name, run, data, method, evaluation, trainer)
         save_codes(run.codes(), codes, data, evaluation)
         images: list[Retrieved] = []
-        if (
-            data.width is None
-            and data.truth is None
-            and (not data.has_labels or logger.keep_results)
-        ):
-            images = gallery.nearest_images(evaluation, codes, data, schema.Gallery())
-        if not data.has_labels and data.width is None:  # in place of mAP
-            write_nearest(run.path, images)
+        with attempt("nearest images"):
+            shown = not data.has_labels or logger.keep_results
+            if shown and data.width is None and data.truth is None:
+                images = gallery.nearest_images(evaluation, codes, data, schema.Gallery())
+            if not data.has_labels:  # in place of mAP
+                write_nearest(run.path, images)
         write_json(run.report_file, report)
-        write_html(run.path)
-        if logger.keep_results:
+        with attempt("the page of the run"):
+            write_html(run.path)
+        with attempt("what loggers get of the result"):
             log_nearest(logger, images)
             log_results(logger, run, report, data.images.classes)
         logger.summary(report, run.path)

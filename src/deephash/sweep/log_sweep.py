@@ -1,13 +1,11 @@
 """Log the report of a sweep as a run of its own, and save a view of its runs at W&B."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from deephash import retrieval
 from deephash.config import build, schema
 from deephash.config.grouping import group_values
 from deephash.config.injected_arguments import Injected
@@ -21,7 +19,7 @@ from deephash.report.reading import read_log
 from deephash.report.results import SEED, Cell, Section, Sweep, short_key
 from deephash.report.values import is_number, metric_name
 from deephash.runs.folder import RunFolder
-from deephash.runs.query_precision import NotComparableError, query_precision
+from deephash.runs.query_precision import NotComparableError, map_interval, query_precision
 from deephash.utils.files import expand_path
 
 Interval = tuple[float | None, float | None]
@@ -92,7 +90,7 @@ def results_table(
         if not cell.included:
             continue
         interval = _interval(cell, outputs, draws, seed)
-        sd = cell.sd if np.isfinite(cell.sd) else None
+        sd = cell.sd if math.isfinite(cell.sd) else None
         values = [cell.mean, *interval, sd, len(cell.included), cell.published]
         rows.append([section.title, *row, column, *values])
     return columns, rows
@@ -103,21 +101,18 @@ def _interval(cell: Cell, outputs: Path, draws: int, seed: int) -> Interval:
     included = set(map(id, cell.included))
     runs = {run.values.get(SEED): run for run in cell.runs if id(run.report) in included}
     try:
-        precisions = [
-            query_precision(outputs / run.name, run.report)
-            for run in runs.values()
-            if run.report is not None
-        ]
+        interval = map_interval(
+            [
+                query_precision(outputs / run.name, run.report)
+                for run in runs.values()
+                if run.report is not None
+            ],
+            draws,
+            seed,
+        )
     except NotComparableError:
         return None, None
-    if any(not np.array_equal(it.ids, precisions[0].ids) for it in precisions):
-        return None, None
-    values = np.array([it.precision for it in precisions])  # (S, Q)
-    counted = values[:, np.isfinite(values).all(axis=0)]
-    if counted.shape[1] < 2:
-        return None, None
-    _, low, high, *_ = retrieval.paired_difference(counted, 0 * counted, draws, seed)
-    return low, high
+    return (None, None) if interval is None else interval[:2]
 
 
 def section_lines(

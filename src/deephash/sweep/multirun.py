@@ -18,11 +18,12 @@ from deephash.config.composition import Composer, Extension, refuse_hydra, witho
 from deephash.config.explain import explain
 from deephash.config.faults import Fault, raise_faults
 from deephash.config.overrides import CommandLine, Override
-from deephash.errors import ConfigError, DeephashError
+from deephash.errors import ConfigError
 from deephash.sweep.grid import grid_points
 from deephash.sweep.launchers.process import Launcher
 from deephash.sweep.spec import BASE, SweepSpec
 from deephash.utils import program
+from deephash.utils.attempt import attempt
 from deephash.utils.files import STUDY, SWEEPS, check_writable, expand_path
 from deephash.utils.formatting import all_typed
 
@@ -139,6 +140,8 @@ def check_axes(axes: Sequence[str]) -> None:
                 "takes one value in a grid: it does not name a run.",
                 "Type one; or several commands, each with paths.outputs of its own.",
             )
+            if name != "name"
+            else Fault(key, "takes one value in a grid.", "group=NAME names the sweep.")
             for key, name in bare.items()
             if name not in run_identity.NAME_KEYS and not run_identity.is_in_name(name)
         ],
@@ -362,22 +365,19 @@ def _launch(
 def _report(cfg: schema.Train, group: str) -> None:
     """Write the page of a sweep that has ended, and log it where its runs log tables.
 
-    A page that cannot be written is a message, and no failure of the sweep.
+    A page that cannot be written is a warning, and no failure of the sweep.
     """
     from deephash.config import build
     from deephash.sweep.report_sweep import report_sweeps
 
     logs = bool(build.result_classes(cfg.logger))
     plain = {"sweep": group, "paths": cfg.paths.plain, "logger": cfg.logger if logs else None}
-    try:
+    with attempt("the page of the sweep"):
         with contextlib.redirect_stdout(io.StringIO()):  # the tables above have the same numbers
             report_sweeps(schema.parse(schema.Report, plain))
-    except DeephashError as error:
-        print(f"the page of the sweep was not written: {error}", file=sys.stderr)
-        return
-    print(f"\npage    {expand_path(cfg.paths.outputs) / SWEEPS / group / 'report.html'}")
-    if logs:
-        print(f"the report of the sweep is a run of its own, called report {group}")
+        print(f"\npage    {expand_path(cfg.paths.outputs) / SWEEPS / group / 'report.html'}")
+        if logs:
+            print(f"the report of the sweep is a run of its own, called report {group}")
 
 
 def _rows(planned: Sequence["PlannedJob"], axes: Sequence[str]) -> dict[str, str]:

@@ -74,10 +74,14 @@ def plan_sweep(grid: Sequence[tuple[Sequence[Override], schema.Train]]) -> list[
         job = PlannedJob(tuple(overrides), cfg, name, run, state_of(run))
         other = planned.setdefault(name, job)
         if unlike := run_identity.changed_keys(other.cfg.plain, cfg.plain):
-            raise ConfigError(
-                f"two jobs have the same folder, {name}, and differ in\n  "
-                + "\n  ".join(unlike[:SEVERAL])
-            )
+            listed = "\n  ".join(unlike[:SEVERAL])
+            if cfg.name is not None:
+                raise ConfigError(
+                    f"name  is {cfg.name} for two jobs, which would have the same folder, {name},"
+                    f" and differ in\n  {listed}\nLeave it out: each job is named by its values,"
+                    " and group=NAME names the sweep."
+                )
+            raise ConfigError(f"two jobs have the same folder, {name}, and differ in\n  {listed}")
     _refuse_others([job for job in planned.values() if not job.cfg.rerun])
     return list(planned.values())
 

@@ -112,7 +112,7 @@ def _report_outputs(outputs: Path) -> dict[str, Any]:
         print(f"{sweep.finished:>4} of {sweep.total:<4} {sweep.name}  {sweep.title}".rstrip())
     if sweeps:
         print(f"\nreport of a sweep: {program.command('report')} sweep={sweeps[0].name}")
-    print(f"index   {page}  ({len(sweeps)} sweeps, {len(runs)} runs)")
+    print(f"index   {page}  (sweeps: {len(sweeps)}, runs: {len(runs)})")
     return {"sweeps": [sweep.name for sweep in sweeps], "runs": len(runs), "index": str(page)}
 
 

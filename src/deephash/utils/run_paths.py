@@ -45,6 +45,7 @@ class RunPaths:
         self.best = path / "best.pt"
         self.report_file = path / "report.json"
         self.report_page = path / "report.html"
+        self.nearest_file = path / "nearest.json"
         self.evaluation_file = path / "evaluation.json"
         self.evaluation_page = path / "evaluation.html"
         self.error = path / ERROR

@@ -313,9 +313,13 @@ def test_nearest_images_have_a_tab_for_each_kind_and_open_in_large(make, tmp_pat
     page = read_page(tmp_path / "evaluation.html")
     radios = [a for tag, a in page.seen if tag == "input"]
     assert [("checked" in radio) for radio in radios] == [True, False]
-    assert "train/2.jpg" in page.text and "✗ dog, 3 bits" in page.text
+    assert "train/ 2.jpg" in page.text and "✗ dog, 3 bits" in page.text
     images = [a["src"] for tag, a in page.seen if tag == "img"]
     assert len(images) == 6 and images[0].startswith("data:image/jpeg;base64,")
     assert page.text.index("Nearest images") < page.text.index("Figures")
     targets = {a["href"] for tag, a in page.seen if tag == "a" and a["href"].startswith("#image-")}
-    assert targets == {f"#image-{place}" for place in range(1, 7)}
+    assert targets == {
+        f"#image-{kind}-{query}-{place}"
+        for kind, query in ((1, 1), (2, 1), (2, 2))
+        for place in (1, 2)
+    }

@@ -1,10 +1,11 @@
 import json
 import re
 
+import numpy as np
 import pytest
 
 from deephash.errors import DataError
-from deephash.report import write_html
+from deephash.report import Retrieved, write_html, write_nearest
 
 REPORT = {
     "schema": 1,
@@ -247,20 +248,41 @@ def test_selection_by_agreement_is_a_card(folder, read_page):
     assert "; recall of the 10 nearest over epoch: validation; " in page.labels()[0]
 
 
-def test_the_figure_of_nearest_images_is_on_the_page_without_labels_alone(folder, read_page):
-    (folder / "figures").mkdir()
-    (folder / "figures" / "retrieved.png").write_bytes(b"png")
+UNLABELLED = {
+    "map": None,
+    "note": "no labels",
+    "distances": {"distance": [0.0], "share": [1.0]},
+    "codes": {"bits": {"ones": [0.5, 0.4]}, "distances": {"share": [0.2, 0.8]}},
+    "agreement": {"spearman": 0.5, "recall_at_10": 0.25},
+}
+
+
+def test_nearest_images_are_on_the_page_without_labels_alone(folder, read_page):
+    image = np.zeros((80, 70, 3), np.uint8)
+    query = Retrieved(image, "q", [image] * 2, None, ["2.jpg, 1 bit", "3.jpg, 2 bits"],
+                      ["1.jpg", "2.jpg", "far/3.jpg"])  # fmt: skip
+    write_nearest(folder, [query])
     assert "<img" not in read_page(write_html(folder)).source
-    metrics = {
-        "map": None,
-        "note": "no labels",
-        "distances": {"distance": [0.0], "share": [1.0]},
-        "codes": {"bits": {"ones": [0.5, 0.4]}, "distances": {"share": [0.2, 0.8]}},
-        "agreement": {"spearman": 0.5, "recall_at_10": 0.25},
-    }
-    (folder / "report.json").write_text(json.dumps({**REPORT, "metrics": metrics}))
+    (folder / "report.json").write_text(json.dumps({**REPORT, "metrics": UNLABELLED}))
     page = read_page(write_html(folder))
-    assert 'src="data:image/png;base64,cG5n"' in page.source
+    images = [a for tag, a in page.seen if tag == "img"]
+    assert [a["alt"] for a in images] == ["query", "2.jpg, 1 bit", "3.jpg, 2 bits"]
+    assert all(a["src"].startswith("data:image/jpeg;base64,") for a in images)
+    assert page.text.count("2.jpg") == 1 and "far/ 3.jpg" in page.text  # no name twice
+    assert not any(tag == "input" for tag, _ in page.seen)  # of one kind there are no tabs
+    assert "✓" not in page.text
     assert "0.2500 recall of the 10 nearest" in page.text and "Codes: bit entropy" in page.text
     assert "share of ones over bit: ones" in page.labels()
     assert any(label.startswith("share of pairs over Hamming distance") for label in page.labels())
+
+
+@pytest.mark.parametrize(
+    "url", ["https://elsewhere.org/a.png", "data:text/html;base64,cG5n", 'data:image/png;base64,"']
+)
+def test_images_from_elsewhere_are_not_on_the_page(folder, read_page, url):
+    image = {"url": url, "caption": "", "relevant": None, "name": ""}
+    content = {"schema": 1, "queries": [{"title": "q", "images": [image]}]}
+    (folder / "report.json").write_text(json.dumps({**REPORT, "metrics": UNLABELLED}))
+    (folder / "nearest.json").write_text(json.dumps(content))
+    page = read_page(write_html(folder))
+    assert not any(tag == "img" for tag, _ in page.seen) and "Nearest images" not in page.text

@@ -4,21 +4,16 @@ Needs the package playwright and Chromium; DEEPHASH_SCREENSHOTS=FOLDER keeps scr
 """
 
 import os
-import shutil
 
 import pytest
 
 from deephash.search.server.app import Limits, make_app
+from tests import browser as browsers
 from tests.search.pictures import save
 from tests.search.server.conftest import running
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the extra test-browser")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
-]
+playwright = browsers.driver()
+pytestmark = browsers.needs_browser
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +24,8 @@ def address(service):
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with browsers.started() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture(params=[(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")],

@@ -199,7 +199,7 @@ def cell_points(section: Section, key: str) -> list[CellPoint]:
     comparable = not setting_differences(section)  # else published numbers are in the table only
     points = []
     for (row, column), cell in section.cells.items():
-        label = section.row_name(row) if over_columns else _other_axes(section, row, column, key)
+        label = _row_label(section, row) if over_columns else _other_axes(section, row, column, key)
         mark = next((mark for mark in cell.marks if mark != ON_QUERIES), "")
         label = f"{label} {mark}".strip()
         index = indices.setdefault(label, len(indices))
@@ -208,6 +208,12 @@ def cell_points(section: Section, key: str) -> list[CellPoint]:
         x = column if over_columns else row[section.keys.index(key)]
         points.append(CellPoint(group, x, cell.published if comparable else None))
     return points
+
+
+def _row_label(section: Section, row: Key) -> str:
+    """Return the label of the line of a row; a number has its key."""
+    name = section.row_name(row)
+    return f"{section.row_label} = {name}" if len(row) == 1 and is_number(row[0]) else name
 
 
 def _other_axes(section: Section, row: Key, column: Any, key: str) -> str:

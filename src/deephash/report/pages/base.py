@@ -168,6 +168,8 @@ def format_value(value: Any) -> str:
             return f"{value:.3g}"
         return number(value) if abs(value) < 10 else f"{value:,.1f}"
     if isinstance(value, list | tuple):
+        if not value:
+            return "-"
         if len(value) > 12 and all(isinstance(item, int | float) for item in value):
             low, high = format_value(min(value)), format_value(max(value))
             return f"{len(value)} values from {low} to {high}"

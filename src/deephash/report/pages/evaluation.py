@@ -1,7 +1,5 @@
 """Pages and figures of evaluations: of one run, or of several in comparison."""
 
-import base64
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +9,6 @@ from markupsafe import Markup
 
 from deephash.errors import DataError
 from deephash.report.figures.evaluation import (
-    Array,
     CodeSnapshot,
     Plane,
     Retrieved,
@@ -29,6 +26,7 @@ from deephash.report.pages.base import (
     save_figures,
     value_rows,
 )
+from deephash.report.pages.gallery import gallery_values
 from deephash.report.pages.links import file_links, page_links
 from deephash.report.run_groups import RunGroup, first_runs, group_seeds, mark_differences
 from deephash.report.tables import format_sd
@@ -78,25 +76,11 @@ HEADLINES = {
 
 CURVES = ("pr_curve", "pr_curve_by_rank")
 
-SIDE = 256
-"""Longest side of an image on a page, in pixels."""
-
-LOSSLESS_SIDE = 64
-"""Images up to this side are stored without loss."""
-
 MATRIX_CLASSES = 20
 """With more classes there is no matrix of classes."""
 
 LEAST_SHARE = 0.0005
 """Smallest share of another class that is listed: 0.1 % when rounded."""
-
-KINDS = {
-    "selected": "Selected queries",
-    "hardest": "Hardest queries",
-    "easiest": "Easiest queries",
-    "spread": "Spread from easy to hard",
-}
-"""Titles of the kinds of queries."""
 
 
 def write_evaluation(
@@ -137,59 +121,12 @@ def write_evaluation(
             if link[0] != "evaluation"
         ],
         "files": file_links(folder, run),
-        "nearest": _gallery_values(gallery),
-        "marked": any(query.right for queries in gallery.values() for query in queries),
+        "nearest": gallery_values(gallery),
         # The nearest images are shown as a gallery.
         "plots": [plot for plot in plots if plot[0].name != "retrieved"],
     }
     write_text(folder / "evaluation.html", render("evaluation.html.j2", values))
     return files
-
-
-def _gallery_values(gallery: Mapping[str, Sequence[Retrieved]]) -> list[dict[str, Any]]:
-    """Return the queries of each kind with their images as data URLs."""
-    kinds, place = [], 0
-    for kind, queries in gallery.items():
-        shown = []
-        for query in queries:
-            names = [*query.names, *[""] * (1 + len(query.images) - len(query.names))]
-            right: Sequence[bool | None] = query.right or [None] * len(query.images)
-            rows = zip(
-                [query.query, *query.images],
-                ["", *query.captions],
-                [None, *right],
-                names,
-                strict=False,
-            )
-            images = []
-            for image, caption, relevant, name in rows:
-                place += 1
-                images.append(
-                    {
-                        "place": place,
-                        "url": _data_url(image),
-                        "caption": caption,
-                        "relevant": relevant,
-                        "name": name,
-                    }
-                )
-            shown.append({"title": query.title, "images": images})
-        if shown:
-            kinds.append({"title": KINDS.get(kind, kind), "queries": shown})
-    return kinds
-
-
-def _data_url(image: Array) -> str:
-    """Return an image, (H, W, 3) uint8, as a data URL."""
-    from PIL import Image
-
-    picture, file = Image.fromarray(image), io.BytesIO()
-    if max(picture.size) <= LOSSLESS_SIDE:
-        picture.save(file, "PNG")
-        return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-    picture.thumbnail((SIDE, SIDE))
-    picture.save(file, "JPEG", quality=88)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _class_values(classes: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -289,6 +226,7 @@ def _evaluation_values(report: Report) -> dict[str, Any]:
         "map": number(metrics.get("map")),
         "note": unlabelled_note(report),
         "chips": header_chips(report),
+        "settings": str(report.get("full_name") or ""),
         "fingerprint": str(protocol.get("fingerprint") or ""),
         "checkpoint": report.get("checkpoint"),
         "tables": [(title, rows) for title, rows in tables.items() if rows],

@@ -86,17 +86,21 @@ def file_links(folder: Path, run: Path) -> list[Link]:
 def method_links(folder: Path, config: Mapping[str, Any]) -> list[Link]:
     """Return links to the description of a method and to its paper.
 
-    The description is a file of the repository, so an installed package has no link to it.
+    The description is a file of the repository. Pages elsewhere have no link to it, since they are
+    copied to places without the repository, and an installed package has no such file.
     """
     links, root = [], program.checkout()
     name = get_nested(config, "method", "name")
-    if root is not None and filenames.name_fault(name) is None:
+    within = root is not None and folder.resolve().is_relative_to(root)
+    if root is not None and within and filenames.name_fault(name) is None:
         page = root / "docs" / "methods" / f"{name}.md"
         if page.is_file():
             links.append((f"method {name}", address(page, folder)))
     paper = get_nested(config, "method", "paper")
     if isinstance(paper, str) and paper.strip():
-        links.append(("paper", PAPERS + quote_plus(paper)))
+        facts = [get_nested(config, "method", key) for key in ("authors", "venue", "year")]
+        listed = ", ".join(str(fact) for fact in facts if isinstance(fact, str | int))
+        links.append((f"paper: {listed}" if listed else "paper", PAPERS + quote_plus(paper)))
     return links
 
 

@@ -1,6 +1,5 @@
 """Page of a finished run: its results, its training, and the conditions of both."""
 
-import base64
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,29 +7,28 @@ from typing import Any
 
 from markupsafe import Markup
 
-from deephash.errors import FileError
 from deephash.report.figures import style
 from deephash.report.figures.evaluation import Retrieved
-from deephash.report.figures.images import retrieved
 from deephash.report.figures.run import Axes, Point, line_plot, range_plot
 from deephash.report.pages.base import (
     Rows,
     cutoff_table,
     header_chips,
     render,
-    save_figures,
     value_rows,
 )
+from deephash.report.pages.gallery import read_gallery, write_gallery
 from deephash.report.pages.links import file_links, page_links
 from deephash.report.reading import read_log, read_optional, read_report
 from deephash.report.reference_comparison import AGREEMENT, measures, not_beaten
 from deephash.report.values import is_number, metric_name, unlabelled_metrics, unlabelled_note
-from deephash.utils.files import read_bytes, write_text
+from deephash.utils.files import write_text
 from deephash.utils.formatting import clock, number
 from deephash.utils.nested import get_nested
+from deephash.utils.run_paths import RunPaths
 
-MOST_BYTES = 1 << 24
-"""Largest figure that a page includes."""
+LEAST_RANGE = 0.02
+"""Smallest range of an axis of mAP over the epochs."""
 
 NOT_TERMS = frozenset(
     {
@@ -99,28 +97,13 @@ def write_html(folder: Path) -> Path:
 
 
 def write_nearest(folder: Path, gallery: Sequence[Retrieved]) -> None:
-    """Write ``figures/retrieved.png`` and ``.svg``, which ``report.html`` shows.
+    """Write ``nearest.json``, the images that ``report.html`` shows for a run without labels.
 
     Args:
         folder: of the run.
         gallery: queries with their nearest images; nothing is written if there are none.
     """
-    with style.style():
-        drawing = retrieved(gallery)
-        if drawing is not None:
-            save_figures([drawing], folder / "figures")
-
-
-def _nearest_images(folder: Path) -> str:
-    """Return the figure of nearest images as a data URL; empty if there is none."""
-    file = folder / "figures" / "retrieved.png"
-    if not file.is_file() or file.is_symlink():
-        return ""
-    try:
-        content = read_bytes(file, "figure", MOST_BYTES)
-    except FileError:
-        return ""
-    return "data:image/png;base64," + base64.b64encode(content).decode()
+    write_gallery(RunPaths(folder).nearest_file, gallery)
 
 
 def page_values(folder: Path) -> dict[str, Any]:
@@ -169,7 +152,7 @@ def page_values(folder: Path) -> dict[str, Any]:
         "retrieval": retrieval,
         "reference": _reference_table(report),
         "not_beaten": not_beaten(report),
-        "nearest": _nearest_images(folder) if unlabelled else "",
+        "nearest": read_gallery(RunPaths(folder).nearest_file) if unlabelled else [],
         "cutoffs": cutoffs,
         "every_cutoff": every_cutoff,
         "tables": [(title, rows) for title, rows in tables.items() if rows],
@@ -213,9 +196,14 @@ def selection_gap(selection: Mapping[str, Any]) -> str:
     if best is None or other is None:
         return ""
     text = f"Choosing on the queries is worth {best - other:+.4f} over {epoch}."
-    if (every := selection.get("eval_every")) and selection.get("epochs"):
-        often = "epoch" if every == 1 else f"{every} epochs"
-        text += f" The run of {selection['epochs']} epochs was evaluated every {often}"
+    if best == other:
+        text = f"Choosing on the queries gives no more than {epoch}."
+    every, epochs = selection.get("eval_every"), selection.get("epochs")
+    if every and epochs:
+        often = "every epoch" if every == 1 else f"every {every} epochs"
+        if every >= epochs:
+            often = "once, at the end"
+        text += f" The run of {epochs} epochs was evaluated {often}"
         text += ", and stopped early." if selection.get("stopped_early") else "."
     return text
 
@@ -244,7 +232,7 @@ def _training_figures(
     losses = {name: _points(train, name, steps) for name in terms}
     rates = {"learning rate": _points(train, "lr", steps)}
     panels = [
-        Axes("mAP", maps),
+        Axes("mAP", maps, _padding([point[1] for line in maps.values() for point in line])),
         Axes("recall of the 10 nearest", agreement),
         Axes("loss", losses),
         Axes("learning rate", rates, (0.0,)),
@@ -265,6 +253,15 @@ def _training_figures(
         parts.append("The vertical line marks the epoch that is reported.")
     svg = line_plot("training", panels, "epoch", marks)
     return [("Over the epochs", " ".join(parts), Markup(svg))]
+
+
+def _padding(values: Sequence[float]) -> tuple[float, ...]:
+    """Return ends of an axis of mAP, so that no difference below `LEAST_RANGE` fills it."""
+    finite = [value for value in values if is_number(value)]
+    if not finite or max(finite) - min(finite) >= LEAST_RANGE:
+        return ()
+    middle = (max(finite) + min(finite)) / 2
+    return max(0.0, middle - LEAST_RANGE / 2), min(1.0, middle + LEAST_RANGE / 2)
 
 
 def _steps_of_epoch(log: Sequence[Mapping[str, Any]]) -> float:
