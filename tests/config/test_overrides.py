@@ -1,9 +1,14 @@
 """Values that are text, and arguments without ``=``."""
 
+import importlib
+import pkgutil
+import typing
+
 import pytest
 
 from deephash.config import overrides
-from deephash.config.overrides import Override, as_text, read, texts
+from deephash.config.overrides import Override, as_text, is_text, read, texts
+from deephash.data import archives, sources
 
 NASTY = ["~/my data", "a (1)", "Übung", "数据", "x=y", "a#b", "$HOME", "it's", 'say "x"', "[old] x",
          "{x", "a\\b", "a\\", "\\'", "100%", "a&b;c", "~nobody/x", "2024", "1e3", "true", "007",
@@ -121,3 +126,16 @@ def test_an_override_lies_within_keys():
 @pytest.mark.parametrize("text", ["plugins=mypkg", "plugins=[mypkg]"])
 def test_one_plugin_is_a_list_of_one(text):
     assert as_text(text) == "plugins=[mypkg]"
+
+
+def test_no_switch_of_a_source_is_a_text():
+    """``dataset.source.labels=false`` is a boolean."""
+    for package in (sources, archives):
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            for kind in vars(importlib.import_module(module.name)).values():
+                if isinstance(kind, type) and kind.__module__ == module.name:
+                    hints = typing.get_type_hints(kind.__init__)
+                    switches = [key for key, hint in hints.items()
+                                if hint is bool or bool in typing.get_args(hint)]  # fmt: skip
+                    assert not [key for key in switches if is_text(f"dataset.source.{key}")]
+    assert as_text("dataset.source.labels=false") == "dataset.source.labels=false"

@@ -49,7 +49,7 @@ TEXTS = {"run", "runs", "init", "extend", "out", "group", "sweep", "search", "co
 LISTS = {"plugins"}
 """Keys that take a list: one value is a list of one."""
 
-SOURCE_TEXTS = {"root", "lists", "train", "queries", "database", "split", "truth", "labels",
+SOURCE_TEXTS = {"root", "lists", "train", "queries", "database", "split", "truth",
                 "images", "image_list", "annotations", "file", "path", "label", "role", "name",
                 "strip_prefix", "identity", "origin", "cache", "separator", "encoding"}  # fmt: skip
 """The same below ``dataset.source`` and ``dataset.catalog``."""
