@@ -120,8 +120,6 @@ def _single_job(overrides: Sequence[Override], space: SearchSpace) -> tuple[Over
 
 
 def _check(cfg: schema.Train, space: SearchSpace) -> None:
-    if cfg.name is not None:
-        raise ConfigError("name  would be that of all trials. Type group=NAME instead.")
     if cfg.rerun:
         raise ConfigError("rerun  would run the trials of a study again. Type group=NAME instead.")
     if cfg.name is not None:
