@@ -12,8 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 
+from tests.pages import composable
 from tests.paths import ROOT
 
 TESTED = """
@@ -451,7 +452,6 @@ def test_images_of_an_archive_are_prepared(parts, in_process, base, archive, tmp
 
 
 def test_the_full_run_prepares_the_protocol_of_the_paper(parts, base, tmp_path, monkeypatch):
-    from deephash.config import schema
 
     commands = []
     monkeypatch.setattr(
@@ -462,8 +462,7 @@ def test_the_full_run_prepares_the_protocol_of_the_paper(parts, base, tmp_path, 
     base |= {"data": str(tmp_path / "data"), "tiny": False, "until": time.time() + 60}
     parts.Run(base).images()
     ((_, _, *words),) = commands
-    schema.register()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with composable():
         dataset = compose("data", overrides=words).dataset
     assert dataset.protocol == "59k"
     assert dataset.expected["59k"].num_train == 5_000

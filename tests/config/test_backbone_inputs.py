@@ -4,11 +4,11 @@ import json
 import sys
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
 
-from deephash.config import backbone_inputs, checks, resolve, run_identity, schema
+from deephash.config import backbone_inputs, checks, resolve, run_identity
 from deephash.config.overrides import parse_all
-from tests.paths import CONF
+from tests.pages import composable
 
 pytest.importorskip("timm")
 
@@ -20,8 +20,7 @@ IMAGENET = [0.485, 0.456, 0.406]
 
 @pytest.fixture(scope="module")
 def folded():
-    schema.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with composable():
 
         def fold(*words, page="train"):
             more = ["trainer.device=cpu", *words]

@@ -1,15 +1,14 @@
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
 
-from deephash.config import resolve, schema
+from deephash.config import resolve
 from deephash.config.grouping import group_values
-from tests.paths import ROOT
+from tests.pages import composable
 
 
 @pytest.fixture(scope="module")
 def resolved():
-    schema.register()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with composable():
         yield lambda *line: resolve.resolve(compose("train", overrides=list(line)))
 
 

@@ -3,18 +3,16 @@
 from types import SimpleNamespace
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
 
-from deephash.config import build, injected_arguments, resolve, schema, trial_builds
+from deephash.config import build, injected_arguments, resolve, trial_builds
 from deephash.runs.folder import RunFolder
-from tests.pages import typed
-from tests.paths import ROOT
+from tests.pages import composable, typed
 
 
 @pytest.fixture(scope="module")
 def composed():
-    schema.register()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with composable():
         yield lambda *words: typed(resolve.resolve(compose("train", overrides=list(words))))
 
 

@@ -4,12 +4,11 @@ import copy
 import functools
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
 
 from deephash.config import build, checks, requirements, resolve, run_identity, schema, targets
 from deephash.config.overrides import parse_all
-from tests.pages import typed
-from tests.paths import CONF
+from tests.pages import composable, typed
 
 CLOSED = """\
 # @package _global_
@@ -40,8 +39,7 @@ def pages(tmp_path_factory):
 
     @functools.cache
     def composed(words):
-        schema.register()
-        with initialize_config_dir(str(CONF), version_base="1.3"):
+        with composable():
             given = [f"hydra.searchpath=[file://{folder}]", "trainer.device=cpu", *words]
             return resolve.resolve(compose("train", overrides=given))
 

@@ -4,12 +4,12 @@ import sys
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
+from hydra import compose
 
 from deephash import runs
 from deephash.config import build, checks, resolve, schema, targets
 from deephash.errors import ConfigError, DataError
-from tests.paths import CONF
+from tests.pages import composable
 
 EVIL = (
     "os.system",
@@ -129,8 +129,7 @@ def test_the_message_names_what_is_expected(target, place, message):
 
 @pytest.fixture(scope="module")
 def digits():
-    schema.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with composable():
         return resolve.resolve(compose("train", overrides=[])), resolve.resolve(compose("evaluate"))
 
 

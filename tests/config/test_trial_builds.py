@@ -2,17 +2,16 @@
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 
-from deephash.config import checks, resolve, schema
+from deephash.config import checks, resolve
 from deephash.config.overrides import parse_all
-from tests.paths import CONF
+from tests.pages import composable
 
 
 @pytest.fixture(scope="module")
 def faults():
-    schema.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with composable():
 
         def find(*words):
             cfg = resolve.resolve(compose("train", overrides=["trainer.device=cpu", *words]))

@@ -12,18 +12,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 
 from deephash import runs
-from deephash.config import build, resolve, schema
+from deephash.config import build, resolve
 from deephash.config.overrides import parse_all
 from deephash.loggers import Loggers
 from deephash.training import checkpoint
 from deephash.training.evaluation import encode_images
 from deephash.training.precision import use_deterministic
 from deephash.types import Batch
-from tests.pages import typed
-from tests.paths import CONF
+from tests.pages import composable, typed
 
 WORDS = ["dataset=digits", "dataset.classes=[0,1,2]", "model.nbit=16", "backbone.width=8",
          "trainer.epochs=3", "trainer.eval_every=1", "trainer.batch_size=25",
@@ -49,8 +48,7 @@ def as_before(without_tf32, without_curves):
 
 @pytest.fixture(scope="module")
 def folded():
-    schema.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with composable():
 
         def fold(outputs, device, base=WORDS):
             words = [*base, f"trainer.device={device}", f"paths.outputs={outputs}"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from scipy.sparse import csr_array
 
 from deephash import runs
@@ -21,7 +21,7 @@ from deephash.runs import train_run
 from deephash.training import checkpoint
 from deephash.training.trainer import Trainer
 from tests.methods import worked
-from tests.pages import typed
+from tests.pages import composable, typed
 from tests.paths import CONF
 from tests.recipes import Frozen
 
@@ -49,8 +49,7 @@ def plugins(monkeypatch, without_curves):
 
 @functools.cache
 def composed(words):
-    schema.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with composable():
         return resolve.resolve(compose("train", overrides=[*SMALL, *words]))
 
 

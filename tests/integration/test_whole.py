@@ -16,14 +16,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from PIL import Image
 
-from deephash.config import checks, resolve, schema
+from deephash.config import checks, resolve
 from deephash.config.explain import explain
 from deephash.config.overrides import parse_all, texts
 from deephash.sweep import multirun, spec
 from tests.commands import environment, run, start
+from tests.pages import composable
 from tests.paths import ROOT
 
 SMALL = ("logger=quiet", "trainer.epochs=1")
@@ -556,8 +557,7 @@ class TestReadme:
         for word in overrides:  # placeholders such as FILE stand for something that is there
             if re.fullmatch("[A-Z_]+", word.partition("=")[2]):
                 (tmp_path / word.partition("=")[2]).touch()
-        schema.register()
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        with composable():
             if script != "train.py":
                 resolve.resolve(compose(Path(script).stem, overrides=overrides))
                 return

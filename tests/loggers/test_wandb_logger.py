@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
+from hydra import compose
 
 from deephash.config import checks, resolve, schema
 from deephash.errors import ConfigError
@@ -29,6 +29,7 @@ from deephash.loggers.wandb import (
     sync_all_command,
     sync_command,
 )
+from tests.pages import composable
 from tests.paths import ROOT
 
 needs_wandb = pytest.mark.skipif(
@@ -493,7 +494,7 @@ def test_options_are_checked_before_anything_is_read(script):
     schema.register()
     check = {"evaluate": checks.check_evaluate, "report": checks.check_report}[script]
     words = ["run=r"] if script == "evaluate" else ["sweep=s"]
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with composable():
         page = resolve.resolve(compose(script, [*words, "logger=wandb"]))
     assert check(page) == []
     node = page["logger"]["wandb"]

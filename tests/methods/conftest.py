@@ -8,21 +8,19 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from torch import nn
 
-from deephash.config import build, requirements, resolve, schema, targets
+from deephash.config import build, requirements, resolve, targets
 from deephash.models.relaxations import Identity
 from deephash.types import Batch, Output
 from tests.methods.loops import LOOPS, RELAXED, Numbers, cosine, relative
-from tests.pages import typed
-from tests.paths import CONF
+from tests.pages import composable, typed
 
 
 @functools.cache
 def base_configuration(*overrides):
-    schema.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with composable():
         defaults = ["dataset=digits", "trainer.device=cpu", "model.nbit=16"]
         return resolve.resolve(compose("train", overrides=[*defaults, *overrides]))
 

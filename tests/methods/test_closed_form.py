@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from PIL import Image
 from torch import nn
 
@@ -23,8 +23,8 @@ from deephash.methods.sh import SH, Waves
 from deephash.models.encoder import Encoder
 from deephash.models.heads import MLP, BatchNorm, Linear
 from deephash.models.projections import components, principal_axes
-from tests.methods.worked import CONF, LEARNING, METHODS, method_class
-from tests.pages import typed
+from tests.methods.worked import LEARNING, METHODS, method_class
+from tests.pages import composable, typed
 
 CLOSED_FORM = [name for name in METHODS if name not in LEARNING]
 FEW_ANCHORS = {"imh": ["method.head.anchors=20", "method.perplexity=5"]}
@@ -262,7 +262,7 @@ def train(folder, *overrides):
         f"paths.cache={folder}/cache",
         *overrides,
     ]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with composable():
         cfg = resolve.resolve(compose("train", overrides=overrides), parse_all(overrides))
     report = runs.train(
         checks.parse_page(schema.Train, cfg, parse_all(overrides)), parse_all(overrides)

@@ -2,19 +2,18 @@
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
+from hydra import compose
 
 from deephash.config import checks, resolve, schema
 from deephash.errors import ConfigError, FileError
 from deephash.runs.folder import RunFolder
 from deephash.runs.train_run import refuse_another
-from tests.paths import ROOT
+from tests.pages import composable
 
 
 @pytest.fixture
 def cfg():
-    schema.register()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with composable():
         return checks.parse_page(schema.Train, resolve.resolve(compose("train")))
 
 

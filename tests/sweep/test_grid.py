@@ -6,14 +6,15 @@ from dataclasses import replace
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
+from hydra import compose
 
-from deephash.config import checks, resolve, schema
+from deephash.config import checks, resolve
 from deephash.config.overrides import parse_all, texts
 from deephash.errors import ConfigError
 from deephash.sweep import grid as grids
 from deephash.sweep import multirun
 from deephash.sweep.spec import SweepSpec
+from tests.pages import composable
 from tests.paths import ROOT
 
 SWEEPS = ROOT / "sweeps"
@@ -41,8 +42,7 @@ def constant(jobs, key):
 
 @pytest.fixture(scope="module")
 def composed():
-    schema.register()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with composable():
 
         def compose_job(job):
             overrides = [f"{key}={value}".removesuffix("=") for key, value in job.items()]

@@ -13,12 +13,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from deephash.config import build, resolve, schema
+from deephash.config import build, resolve
 from deephash.training import checkpoint, compile_options, cuda_graphs
 from deephash.training.cuda_graphs import GraphedStep, obstacle_of
 from deephash.training.evaluation import Measured, encode_images
@@ -29,8 +29,7 @@ from deephash.training.trainer import LoopOptions, Trainer
 from deephash.types import Batch, generator
 from deephash.utils.run_paths import RunPaths
 from tests.methods.worked import LEARNING
-from tests.pages import typed
-from tests.paths import CONF
+from tests.pages import composable, typed
 from tests.training.test_compile_options import tensors
 
 CPU, CLASSES, NBIT, TRAINED = torch.device("cpu"), 4, 8, 44
@@ -172,8 +171,7 @@ class Log:
 
 @functools.cache
 def pages(*words):
-    schema.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with composable():
         given = ["dataset=digits", "trainer.device=cpu", f"model.nbit={NBIT}", "backbone.width=4"]
         return resolve.resolve(compose("train", overrides=[*given, *words]))
 

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hydra import initialize_config_dir
 from torch import nn
 
 from deephash import retrieval, runs
@@ -16,8 +15,7 @@ from deephash.training import checkpoint
 from deephash.training.evaluation import encode_images
 from deephash.training.snapshots import Snapshots, read_snapshots, spaced
 from deephash.types import Batch
-from tests.pages import job
-from tests.paths import CONF
+from tests.pages import composable, job
 
 LINE = (
     "dataset=digits",
@@ -153,7 +151,7 @@ def train():
 
     def run(outputs, *more):
         words = [*LINE, *more, f"paths.outputs={outputs}"]
-        with initialize_config_dir(str(CONF), version_base="1.3"):
+        with composable():
             return outputs / runs.train(*job("train", words))["run"]
 
     yield run

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 
-from deephash.config import build, resolve, schema
+from deephash.config import build, resolve
 from deephash.config.overrides import parse_all
 from deephash.data import transforms as T
+from tests.pages import composable
 from tests.paths import CONF
 
 VIEWS = sorted(path.stem for path in (CONF / "views").glob("*.yaml"))
@@ -63,8 +64,7 @@ def test_a_step_makes_the_same_of_images(step, device):
 @pytest.mark.parametrize("name", VIEWS)
 def test_the_views_of_a_recipe_are_the_same(name, device):
     """Normalised, so that a difference is four to five times that of the pixels."""
-    schema.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with composable():
         words = ["trainer.device=cpu", "dataset=cifar10", f"views={name}"]
         node = resolve.resolve(compose("train", overrides=words), parse_all(words))["dataset"][
             "transforms"

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from PIL import ImageFilter
 from torchvision.transforms import v2
 
-from deephash.config import build, checks, resolve, run_identity, schema
+from deephash.config import build, checks, resolve, run_identity
 from deephash.config.overrides import parse_all
 from deephash.data.transforms import GaussianBlur
+from tests.pages import composable
 from tests.paths import CONF
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -59,8 +60,7 @@ SIZED = ("RandomResizedCrop", "Resize", "CenterCrop")
 
 @pytest.fixture(scope="module")
 def folded():
-    schema.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with composable():
         yield lambda *words: resolve.resolve(
             compose("train", overrides=["trainer.device=cpu", *words]), parse_all(words)
         )
