@@ -32,6 +32,16 @@ def typed(folded: Mapping[str, Any]) -> schema.Train:
     return schema.parse(schema.Train, folded)
 
 
+def resolved(words: Sequence[str], page: str = "train") -> dict[str, Any]:
+    """The folded values of a command line, where Hydra is initialized.
+
+    Args:
+        words: the command line.
+        page: ``train`` or another page.
+    """
+    return resolve.resolve(compose(page, overrides=list(words)), parse_all(words))
+
+
 def job(page: str, words: Sequence[str]) -> tuple[Any, tuple[Override, ...]]:
     """The checked page and the overrides that a job takes, where Hydra is initialized.
 
@@ -40,5 +50,4 @@ def job(page: str, words: Sequence[str]) -> tuple[Any, tuple[Override, ...]]:
         words: the command line.
     """
     overrides = parse_all(words)
-    resolved = resolve.resolve(compose(page, overrides=list(words)), overrides)
-    return checks.parse_page(KINDS[page], resolved, overrides), overrides
+    return checks.parse_page(KINDS[page], resolved(words, page), overrides), overrides

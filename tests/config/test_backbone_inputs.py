@@ -4,11 +4,10 @@ import json
 import sys
 
 import pytest
-from hydra import compose
 
-from deephash.config import backbone_inputs, checks, resolve, run_identity
+from deephash.config import backbone_inputs, checks, run_identity
 from deephash.config.overrides import parse_all
-from tests.pages import composable
+from tests.pages import composable, resolved
 
 pytest.importorskip("timm")
 
@@ -21,12 +20,7 @@ IMAGENET = [0.485, 0.456, 0.406]
 @pytest.fixture(scope="module")
 def folded():
     with composable():
-
-        def fold(*words, page="train"):
-            more = ["trainer.device=cpu", *words]
-            return resolve.resolve(compose(page, overrides=more), parse_all(more))
-
-        yield fold
+        yield lambda *words, page="train": resolved(["trainer.device=cpu", *words], page)
 
 
 def options(cfg, kind, option, pipeline=None):

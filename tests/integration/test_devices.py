@@ -12,17 +12,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose
 
 from deephash import runs
-from deephash.config import build, resolve
+from deephash.config import build
 from deephash.config.overrides import parse_all
 from deephash.loggers import Loggers
 from deephash.training import checkpoint
 from deephash.training.evaluation import encode_images
 from deephash.training.precision import use_deterministic
 from deephash.types import Batch
-from tests.pages import composable, typed
+from tests.pages import composable, resolved, typed
 
 WORDS = ["dataset=digits", "dataset.classes=[0,1,2]", "model.nbit=16", "backbone.width=8",
          "trainer.epochs=3", "trainer.eval_every=1", "trainer.batch_size=25",
@@ -52,7 +51,7 @@ def folded():
 
         def fold(outputs, device, base=WORDS):
             words = [*base, f"trainer.device={device}", f"paths.outputs={outputs}"]
-            return resolve.resolve(compose("train", overrides=words), parse_all(words)), words
+            return resolved(words), words
 
         yield fold
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from hydra import compose
 
-from deephash.config import checks, resolve, schema
+from deephash.config import checks, resolve
 from deephash.errors import ConfigError
 from deephash.loggers import Jsonl, Wandb
 from deephash.loggers.jsonl import read_rows
@@ -491,7 +491,6 @@ def test_a_sweep_of_wandbs_own_leaves_the_configuration_whole(tmp_path):
 
 @pytest.mark.parametrize("script", ["evaluate", "report"])
 def test_options_are_checked_before_anything_is_read(script):
-    schema.register()
     check = {"evaluate": checks.check_evaluate, "report": checks.check_report}[script]
     words = ["run=r"] if script == "evaluate" else ["sweep=s"]
     with composable():

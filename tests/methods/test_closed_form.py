@@ -5,12 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from hydra import compose
 from PIL import Image
 from torch import nn
 
 from deephash import runs
-from deephash.config import build, checks, resolve, schema
+from deephash.config import build, checks
 from deephash.config.overrides import parse_all
 from deephash.errors import ConfigError
 from deephash.methods.closed_form import ClosedForm
@@ -24,7 +23,7 @@ from deephash.models.encoder import Encoder
 from deephash.models.heads import MLP, BatchNorm, Linear
 from deephash.models.projections import components, principal_axes
 from tests.methods.worked import LEARNING, METHODS, method_class
-from tests.pages import composable, typed
+from tests.pages import composable, job, typed
 
 CLOSED_FORM = [name for name in METHODS if name not in LEARNING]
 FEW_ANCHORS = {"imh": ["method.head.anchors=20", "method.perplexity=5"]}
@@ -250,11 +249,6 @@ def test_codes_under_autocast(name):
 # whole runs
 
 
-@pytest.fixture(scope="module", autouse=True)
-def registered_schema():
-    schema.register()
-
-
 def train(folder, *overrides):
     overrides = [
         *RUN_OPTIONS,
@@ -263,10 +257,7 @@ def train(folder, *overrides):
         *overrides,
     ]
     with composable():
-        cfg = resolve.resolve(compose("train", overrides=overrides), parse_all(overrides))
-    report = runs.train(
-        checks.parse_page(schema.Train, cfg, parse_all(overrides)), parse_all(overrides)
-    )
+        report = runs.train(*job("train", overrides))
     return report, folder / "outputs" / report["run"]
 
 

@@ -6,15 +6,14 @@ from dataclasses import replace
 
 import pytest
 import yaml
-from hydra import compose
 
-from deephash.config import checks, resolve
+from deephash.config import checks
 from deephash.config.overrides import parse_all, texts
 from deephash.errors import ConfigError
 from deephash.sweep import grid as grids
 from deephash.sweep import multirun
 from deephash.sweep.spec import SweepSpec
-from tests.pages import composable
+from tests.pages import composable, resolved
 from tests.paths import ROOT
 
 SWEEPS = ROOT / "sweeps"
@@ -46,7 +45,7 @@ def composed():
 
         def compose_job(job):
             overrides = [f"{key}={value}".removesuffix("=") for key, value in job.items()]
-            cfg = resolve.resolve(compose("train", overrides=overrides), parse_all(overrides))
+            cfg = resolved(overrides)
             assert checks.check_train(cfg, parse_all(overrides)) == []
             return cfg
 

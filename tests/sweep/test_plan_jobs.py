@@ -5,22 +5,21 @@ import json
 from dataclasses import replace
 
 import pytest
-from hydra import compose
 
-from deephash.config import checks, resolve
+from deephash.config import checks
 from deephash.config.overrides import parse_all
 from deephash.errors import ConfigError, TrainingError
 from deephash.runs.status import State, state_of
 from deephash.sweep import plan_jobs
 from deephash.sweep.launchers.process import ERROR
 from deephash.sweep.watch import SweepProgress, unfinished_text
-from tests.pages import composable
+from tests.pages import composable, resolved
 
 
 @pytest.fixture(scope="module")
 def composed():
     with composable():
-        yield lambda line: resolve.resolve(compose("train", overrides=list(line)), parse_all(line))
+        yield resolved
 
 
 @pytest.fixture

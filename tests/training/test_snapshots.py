@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from deephash import retrieval, runs
-from deephash.config import schema
 from deephash.errors import FileError
 from deephash.training import checkpoint
 from deephash.training.evaluation import encode_images
@@ -146,7 +145,6 @@ def test_a_damaged_snapshot_is_reported(tmp_path, content):
 @pytest.fixture(scope="module")
 def train():
     """``(folder, overrides) -> run folder``, in this process."""
-    schema.register()
     deterministic = torch.are_deterministic_algorithms_enabled()
 
     def run(outputs, *more):

@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from deephash.config import build, checks, resolve, run_identity
+from deephash.config import build, checks, run_identity
 from deephash.config.overrides import parse_all
 from deephash.data.catalogue import select_classes
 from deephash.data.datamodule import DataModule
@@ -28,7 +27,7 @@ from deephash.data.transforms import Pipeline
 from deephash.errors import DataError
 from tests.commands import run
 from tests.data.verification.test_inspection import MEASURED, REAL, SHARED
-from tests.pages import composable, typed
+from tests.pages import composable, resolved, typed
 from tests.paths import ROOT
 
 NO_PREFIX = Naming()
@@ -681,9 +680,7 @@ def test_images_without_a_label_stay_and_do_not_train(small):
 @pytest.fixture(scope="module")
 def pages():
     with composable():
-        yield lambda *words: resolve.resolve(
-            compose("train", overrides=["trainer.device=cpu", *words]), parse_all(words)
-        )
+        yield lambda *words: resolved(["trainer.device=cpu", *words])
 
 
 @pytest.mark.parametrize("dataset", ["imagenet100", "nuswide21"])

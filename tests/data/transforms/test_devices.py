@@ -2,12 +2,10 @@
 
 import pytest
 import torch
-from hydra import compose
 
-from deephash.config import build, resolve
-from deephash.config.overrides import parse_all
+from deephash.config import build
 from deephash.data import transforms as T
-from tests.pages import composable
+from tests.pages import composable, resolved
 from tests.paths import CONF
 
 VIEWS = sorted(path.stem for path in (CONF / "views").glob("*.yaml"))
@@ -66,9 +64,7 @@ def test_the_views_of_a_recipe_are_the_same(name, device):
     """Normalised, so that a difference is four to five times that of the pixels."""
     with composable():
         words = ["trainer.device=cpu", "dataset=cifar10", f"views={name}"]
-        node = resolve.resolve(compose("train", overrides=words), parse_all(words))["dataset"][
-            "transforms"
-        ]
+        node = resolved(words)["dataset"]["transforms"]
     for role in ("train", "test"):
         steps = [build.part(step, "dataset.transforms") for step in node[role]]
         count = 1 if device.type == "cpu" else 4

@@ -2,14 +2,13 @@
 
 import pytest
 import torch
-from hydra import compose
 from PIL import ImageFilter
 from torchvision.transforms import v2
 
-from deephash.config import build, checks, resolve, run_identity
+from deephash.config import build, checks, run_identity
 from deephash.config.overrides import parse_all
 from deephash.data.transforms import GaussianBlur
-from tests.pages import composable
+from tests.pages import composable, resolved
 from tests.paths import CONF
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -61,9 +60,7 @@ SIZED = ("RandomResizedCrop", "Resize", "CenterCrop")
 @pytest.fixture(scope="module")
 def folded():
     with composable():
-        yield lambda *words: resolve.resolve(
-            compose("train", overrides=["trainer.device=cpu", *words]), parse_all(words)
-        )
+        yield lambda *words: resolved(["trainer.device=cpu", *words])
 
 
 def test_every_file_is_here():

@@ -3,14 +3,13 @@
 import pytest
 import torch
 import yaml
-from hydra import compose
 from torchvision.transforms import InterpolationMode, v2
 
-from deephash.config import build, checks, resolve, run_identity
+from deephash.config import build, checks, run_identity
 from deephash.config.overrides import parse_all
 from deephash.data.transforms import Pipeline
 from deephash.errors import DataError
-from tests.pages import composable
+from tests.pages import composable, resolved
 from tests.paths import CONF
 
 RESIZE = v2.Resize(224)
@@ -53,9 +52,7 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 @pytest.fixture(scope="module")
 def folded():
     with composable():
-        yield lambda *words: resolve.resolve(
-            compose("train", overrides=["trainer.device=cpu", *words]), parse_all(words)
-        )
+        yield lambda *words: resolved(["trainer.device=cpu", *words])
 
 
 @pytest.fixture(scope="module")
