@@ -2,7 +2,7 @@ import pytest
 
 from deephash.errors import TrainingError
 from deephash.runs import folder as run
-from deephash.runs.folder import RunFolder, runs_below
+from deephash.runs.folder import RunFolder, runs_below, without_latest
 
 
 def make(folder, *files):
@@ -78,6 +78,8 @@ def test_latest_is_a_link_to_the_run_that_began_last_and_keeps_a_folder_of_that_
         run.mark_latest(tmp_path)
         assert (tmp_path / "latest").resolve() == run.path.resolve()
     assert not (tmp_path / "latest").readlink().is_absolute()
+    assert without_latest(tmp_path / "latest") == run.path
+    assert without_latest(run.path) == run.path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["digits", "latest"]
     (tmp_path / "latest").unlink()
     (tmp_path / "latest").mkdir()

@@ -26,7 +26,7 @@ from deephash.report.tables import reports_markdown
 from deephash.report.values import unlabelled_metrics
 from deephash.runs import gallery
 from deephash.runs.codes import agreement_measurement, encode_and_evaluate, save_codes
-from deephash.runs.folder import FIGURES, RunFolder, environment, runs_below
+from deephash.runs.folder import FIGURES, RunFolder, environment, runs_below, without_latest
 from deephash.runs.load_encoder import build_encoder
 from deephash.runs.log_results import log_nearest
 from deephash.runs.run_data import move_data, without_download
@@ -68,7 +68,7 @@ def evaluate(cfg: schema.Evaluate, overrides: Sequence[Override] = ()) -> dict[s
     build.require_loggers(cfg.logger)  # before anything is read
     out = None if cfg.out is None else expand_path(cfg.out)
     if cfg.run is not None:
-        return measure(cfg, RunFolder(expand_path(cfg.run)), out, overrides)
+        return measure(cfg, RunFolder(without_latest(expand_path(cfg.run))), out, overrides)
     changes = [*cfg.evaluation.plain.values(), *cfg.dataset.values()]
     again = cfg.checkpoint != "best" or any(value is not None for value in changes)
     runs = runs_of(cfg.runs or [], finished=not again)
@@ -240,7 +240,7 @@ def runs_of(paths: str | Sequence[str], finished: bool) -> list[RunFolder]:
     """
     runs: dict[Path, RunFolder] = {}
     for text in map(os.path.expanduser, [paths] if isinstance(paths, str) else paths):
-        run = RunFolder(Path(text))
+        run = RunFolder(without_latest(Path(text)))
         if run.config_file.is_file():
             if finished and not run.finished:
                 raise TrainingError(

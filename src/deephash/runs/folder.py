@@ -293,6 +293,13 @@ def runs_below(folder: Path) -> Iterator[Path]:
         )
 
 
+def without_latest(folder: Path) -> Path:
+    """Return the run to which ``latest`` points, which a later run changes; else the folder."""
+    if folder.name == LATEST and folder.is_symlink():
+        return folder.parent / folder.readlink()
+    return folder
+
+
 def _is_copied_link(folder: str, name: str) -> bool:
     """Return whether a folder is ``latest`` that was copied as a folder: a run without parents."""
     return name == LATEST and (Path(folder) / name / "config.yaml").is_file()

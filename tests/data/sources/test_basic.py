@@ -271,3 +271,10 @@ def test_cifar_without_network_states_the_alternatives(tmp_path, monkeypatch):
         assert part in message
     with pytest.raises(DataError, match="downloads are disabled"):
         Cifar("cifar10", tmp_path / "none", download=False).load()
+
+
+def test_an_archive_is_not_the_folder_of_cifar(tmp_path):
+    file = tmp_path / "cifar10-jpeg.tar.xz"
+    file.write_bytes(b"")
+    with pytest.raises(DataError, match=r"cifar10-jpeg.tar.xz is a file.\n  Unpack it"):
+        Cifar("cifar10", file, download=True).load()

@@ -154,6 +154,11 @@ class Cifar:
         return f"there are no images of {self.name} in {self.root}, and downloads are disabled"
 
     def load(self) -> ImageSet:
+        if self.root.is_file():
+            raise DataError(
+                f"dataset.root  {self.root} is a file.\n  Unpack it, and give the folder with"
+                " train/<class> and test/<class>; of the authors' archive, the folder that holds it"
+            )
         if (self.root / "train").is_dir() and (self.root / "test").is_dir():
             return self._load_folders()
         return self._load_archive()
