@@ -14,6 +14,7 @@ import pytest
 import torch
 from hydra import compose
 
+from tests import commands
 from tests.pages import composable
 from tests.paths import ROOT
 
@@ -41,8 +42,8 @@ def test_is_not_run():
 
 @pytest.fixture(scope="module")
 def modules(script):
-    """Return gpu, the modules that it imports, and kill_runs."""
-    names = ("gpu", "gpu_parts", "gpu_table", "harness", "kill_runs", "workloads")
+    """Return gpu and the modules that it imports."""
+    names = ("gpu", "gpu_parts", "gpu_table", "harness", "workloads")
     return SimpleNamespace(**{name: script(name) for name in names})
 
 
@@ -58,8 +59,11 @@ def parts(modules):
 
 @pytest.fixture
 def in_process(modules, monkeypatch):
-    """Run parts in this process, and commands in forks of it, which have imported everything."""
-    gpu, parts, kill_runs = modules.gpu, modules.gpu_parts, modules.kill_runs
+    """Run parts in this process, and commands in forks of a server that has imported everything.
+
+    This process computes gradients, and torch computes none in forks of such a process.
+    """
+    gpu, parts = modules.gpu, modules.gpu_parts
 
     def spawn(request, log, changed):
         try:
@@ -74,14 +78,10 @@ def in_process(modules, monkeypatch):
 
     def call(request, arguments, seconds):
         name, *rest = arguments
-        assert name in ("train", "data")
-        if "-m" in rest:
-            job = kill_runs.sweep(*(override for override in rest if override != "-m"))
-        else:
-            job = kill_runs.command(name, *rest)
-        done = kill_runs.run(job, Path(request["scratch"]))
-        assert done.status == 0, done.output
-        return done.seconds
+        script = {"train": "train.py", "data": "data"}[name]
+        began = time.perf_counter()
+        commands.run(Path(request["scratch"]), *rest, script=script, seconds=seconds)
+        return time.perf_counter() - began
 
     threads = torch.get_num_threads()
     monkeypatch.setattr(gpu, "spawn", spawn)
