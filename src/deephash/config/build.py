@@ -225,7 +225,7 @@ def label_free_methods() -> list[str]:
 
     Modules without a recipe of their name, such as base classes, are left out.
     """
-    found = set()
+    names = set()
     recipes = {file.stem for file in (program.folder("conf") / "method").glob("*.yaml")}
     for _, name, _ in pkgutil.iter_modules(methods.__path__):
         if name not in recipes:
@@ -234,8 +234,8 @@ def label_free_methods() -> list[str]:
         for one in vars(module).values():
             own = isinstance(one, type) and one.__module__ == module.__name__
             if own and vars(one).get("labels") is False:
-                found.add(name)
-    return sorted(found)
+                names.add(name)
+    return sorted(names)
 
 
 def require_labels(cfg: schema.Train, on: DataModule) -> None:

@@ -395,11 +395,11 @@ def _check_places(dataset: Mapping[str, Any]) -> list[Fault]:
     faults = []
     for key, value in dataset.items():
         if key in ("root", "lists"):
-            found = check_value(value, Name | None, f"dataset.{key}", None)
-            if key == "root" and value and not found and not expand_path(value).exists():
+            invalid = check_value(value, Name | None, f"dataset.{key}", None)
+            if key == "root" and value and not invalid and not expand_path(value).exists():
                 hint = "Give the place where the data of the run are now."
-                found = [Fault("dataset.root", f"there is no {value}.", hint)]
-            faults += found
+                invalid = [Fault("dataset.root", f"there is no {value}.", hint)]
+            faults += invalid
         else:
             message = "is the run's, and cannot be changed here."
             hint = "dataset.root and dataset.lists can: where its data are now."

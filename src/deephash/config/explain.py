@@ -102,11 +102,11 @@ class Suggestions:
         candidates = [*_meant(entry, value), *self._near(key, value)]
         if entry is None:
             candidates = list(self._near(key, value))
-        found = self.first(candidates)
+        suggestion = self.first(candidates)
         noted = entry or _synonym(key.rpartition(".")[2])
         note = "" if noted is None or not noted.note else f" {noted.note}"
-        if found is not None:
-            return f"Did you mean {found}?{note}"
+        if suggestion is not None:
+            return f"Did you mean {suggestion}?{note}"
         for candidate in candidates if entry is None else _meant(entry, value):  # not this value
             last = _overrides(candidate)[-1].key
             if last in self.keys() and not isinstance(
@@ -169,9 +169,9 @@ class Suggestions:
                 re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])", one, listed)
                 for one in candidates
             ]
-        found = self.first(f"{group}={one}" for one in candidates)
+        suggestion = self.first(f"{group}={one}" for one in candidates)
         known = f"There are {', '.join(there)}."
-        return known if found is None else f"Did you mean {found}? {known}"
+        return known if suggestion is None else f"Did you mean {suggestion}? {known}"
 
 
 def explain(
@@ -265,8 +265,9 @@ def _explain_mistyped(one: Mistyped, suggestions: Suggestions) -> Fault:
                 way = f"Did you mean {group}={key}?"
                 break
         else:
-            found = suggestions.first(f"{name}={shlex.quote(key)}" for name in ("sweep", "run"))
-            way = way if found is None else f"Did you mean {found}?"
+            texts = (f"{name}={shlex.quote(key)}" for name in ("sweep", "run"))
+            suggestion = suggestions.first(texts)
+            way = way if suggestion is None else f"Did you mean {suggestion}?"
         return Fault(one.typed, "is no key with a value.", way)
     meant = Override.of(key, one.meant.value, one.meant.mark)
     if suggestions.accepts([meant]):
@@ -320,8 +321,8 @@ def _instead(
             return f"Give it a value: {key}=..."
         return f"Its default is {assignment(key, default)}."
     entry = _synonym(key)
-    if key in keys and entry is not None and (found := suggestions.first(_meant(entry, plain))):
-        return f"Did you mean {found}? {key} has values of its own: --cfg job."
+    if key in keys and entry and (suggestion := suggestions.first(_meant(entry, plain))):
+        return f"Did you mean {suggestion}? {key} has values of its own: --cfg job."
     if key in keys:
         inner = ", ".join(f"{key}.{name}" for name in get_nested(suggestions.page, *key.split(".")))
         return f"It holds {inner}." if inner else "See all keys with --cfg job."
@@ -335,8 +336,8 @@ def _options(suggestions: Suggestions, group: str) -> list[str]:
     try:
         suggestions._compose([*suggestions.given, Override.parse(f"{group}=no_such_option")])
     except Exception as error:
-        if found := AVAILABLE.search(f"{error}"):
-            return found.group(1).split()
+        if match := AVAILABLE.search(f"{error}"):
+            return match.group(1).split()
     return []
 
 
@@ -367,8 +368,8 @@ def _first_line(error: BaseException, key: str = "") -> str:
         return "takes a name."
     if "Error merging override" in text and key:
         return "does not take this value."
-    found = [line.strip() for line in text.splitlines() if line.strip()]
-    return (found or [type(error).__name__])[0].rstrip(".") + "."
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return (lines or [type(error).__name__])[0].rstrip(".") + "."
 
 
 def _is_unknown(error: BaseException) -> bool:
@@ -390,8 +391,8 @@ def _meant(entry: Synonym | None, value: str) -> list[str]:
 
 def _rank(key: str) -> tuple[int, int, str]:
     """Return the sort key of a suggestion: by node, then from short to long."""
-    found = [at for at, node in enumerate(FIRST) if key.startswith(f"{node}.")]
-    return (min(found, default=len(FIRST)), key.count("."), key)
+    places = [at for at, node in enumerate(FIRST) if key.startswith(f"{node}.")]
+    return (min(places, default=len(FIRST)), key.count("."), key)
 
 
 def _same_place(fault: str, key: str) -> bool:
@@ -420,8 +421,8 @@ def _bare(name: str) -> str:
 def _keys(node: Any, path: str = "") -> list[str]:
     if not isinstance(node, Mapping):
         return []
-    found = []
+    keys = []
     for key, value in node.items():
         here = f"{path}.{key}" if path else str(key)
-        found += [here, *_keys(value, here)]
-    return found
+        keys += [here, *_keys(value, here)]
+    return keys

@@ -152,8 +152,8 @@ def allowed() -> tuple[str, ...]:
 
 def kind_at(path: str) -> Kind | None:
     """Return the kind of part that a place of the configuration holds; None if it holds none."""
-    found = (kind for pattern, kind in KINDS.items() if re.fullmatch(pattern, path))
-    return next(found, None)
+    kinds = (kind for pattern, kind in KINDS.items() if re.fullmatch(pattern, path))
+    return next(kinds, None)
 
 
 def current(target: Any) -> Any:
@@ -219,20 +219,20 @@ def _locate(target: str, path: str) -> type:
         holder = _import(module)
     except ConfigError as error:
         raise ConfigError(f"{key}  there is no {target}: {error}") from error
-    found = getattr(holder, name, None)
-    if not isinstance(found, type):
-        what = f"a {type(found).__name__}, not a class" if hasattr(holder, name) else "not there"
+    result = getattr(holder, name, None)
+    if not isinstance(result, type):
+        what = f"a {type(result).__name__}, not a class" if hasattr(holder, name) else "not there"
         raise ConfigError(f"{key}  there is no class {target}: {name} in {module} is {what}.")
-    if not _within(found.__module__, allowed()) or found.__name__.startswith("_"):
+    if not _within(result.__module__, allowed()) or result.__name__.startswith("_"):
         raise ConfigError(
             f"{key}  {target} is not a part of deephash, torch or torchvision: it is defined in"
-            f" {found.__module__}."
+            f" {result.__module__}."
         )
-    if inspect.isabstract(found) or getattr(found, "_is_protocol", False):
+    if inspect.isabstract(result) or getattr(result, "_is_protocol", False):
         raise ConfigError(f"{key}  {target} is abstract: choose a class that derives from it.")
-    if kind is not None and (fault := kind.fault(found)) is not None:
+    if kind is not None and (fault := kind.fault(result)) is not None:
         raise ConfigError(f"{key}  {target} {fault}.")
-    return found
+    return result
 
 
 def foreign_package(target: Any) -> str:
@@ -265,16 +265,16 @@ def _arguments(target: type) -> dict[str, inspect.Parameter]:
 
 def parts(node: Any, path: str = "") -> list[tuple[str, Mapping[str, Any]]]:
     """Return every node of a configuration that has a ``_target_``, with its place."""
-    found: list[tuple[str, Mapping[str, Any]]] = []
+    result: list[tuple[str, Mapping[str, Any]]] = []
     if isinstance(node, Mapping):
         if "_target_" in node:
-            found.append((path, node))
+            result.append((path, node))
         for key, value in node.items():
-            found += parts(value, f"{path}.{key}" if path else str(key))
+            result += parts(value, f"{path}.{key}" if path else str(key))
     elif isinstance(node, list):
         for at, value in enumerate(node):
-            found += parts(value, f"{path}.{at}")
-    return found
+            result += parts(value, f"{path}.{at}")
+    return result
 
 
 def _within(name: str, packages: tuple[str, ...]) -> bool:

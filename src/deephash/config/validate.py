@@ -152,8 +152,8 @@ def spell(kind: Any) -> str:
     if origin is Literal:
         return ("one of " if len(inner) > 1 else "") + ", ".join(map(str, inner))
     if origin in (Union, types.UnionType):
-        told = [spell(one) for one in inner if not _is_foreign(one)]
-        return " or ".join(dict.fromkeys(told))
+        kinds = [spell(one) for one in inner if not _is_foreign(one)]
+        return " or ".join(dict.fromkeys(kinds))
     if (isinstance(origin, type) and issubclass(origin, Mapping)) or kind is dict:
         return "a group of keys and values"
     if origin is tuple and inner and inner[-1] is not ...:

@@ -91,8 +91,8 @@ def without_garbage_collection() -> Iterator[None]:
 def checkout() -> Path | None:
     """Return the root of the repository that contains this package; None if it is installed."""
     root = _HERE.parent.parent
-    found = _HERE.parent.name == "src" and (root / "conf" / "train.yaml").is_file()
-    return root if found and (root / "pyproject.toml").is_file() else None
+    has_conf = _HERE.parent.name == "src" and (root / "conf" / "train.yaml").is_file()
+    return root if has_conf and (root / "pyproject.toml").is_file() else None
 
 
 def folder(name: str) -> Path:

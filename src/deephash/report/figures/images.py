@@ -50,8 +50,8 @@ def retrieved(gallery: Sequence[Retrieved]) -> Drawing | None:
         _frame(panel, 0.08, top, "#222222", "-")
         panel.text(0.08, top - 0.07, shorten(one.title, 16 * (most + 1)), fontsize=9, va="bottom")
         relevant: Sequence[bool | None] = one.right or [None] * len(one.images)
-        told = zip(one.images, relevant, one.captions, strict=False)
-        for rank, (image, right, caption) in enumerate(told):
+        retrieved = zip(one.images, relevant, one.captions, strict=False)
+        for rank, (image, right, caption) in enumerate(retrieved):
             left = 0.08 + step * (rank + 1) + 0.18
             _image(panel, image, left, top)
             if right is not None:
