@@ -22,7 +22,7 @@ for name in {name for name in os.environ if name.startswith(FOREIGN)} - {"DEEPHA
     del os.environ[name]
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # some 40 processes would compile all modules
 sys.dont_write_bytecode = False
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest -n auto keeps all cores busy
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest -n auto runs a process on each core
 os.environ["MPLBACKEND"] = "agg"
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, at cuBLAS's first use
 
@@ -63,14 +63,6 @@ def pytest_collection_modifyitems(items):
         if INTEGRATION in item.path.parents:
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers():
-    """Run a process more than there are cores, because some tests wait for others of their own."""
-    from deephash.utils import processors
-
-    return processors.usable_cores() + 1
 
 
 @pytest.hookimpl(optionalhook=True)
