@@ -1,4 +1,4 @@
-"""What is wrong with a command is found before its run is loaded."""
+"""Invalid arguments of a command are refused before its run is loaded."""
 
 from types import SimpleNamespace
 
